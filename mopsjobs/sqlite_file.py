@@ -1,0 +1,46 @@
+"""Opening a SQLite file, the same way for the embedded registry and for the cache."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+
+def connect(path: str, *, writable: bool, busy_seconds: float, synchronous: str) -> sqlite3.Connection:
+    """A connection to the file at `path`, which must be there. No transaction is begun that was not asked for.
+
+    Args:
+        path: the file.
+        writable: whether to write.
+        busy_seconds: how long to wait for others that hold it.
+        synchronous: SQLite's level of durability, `FULL` or `NORMAL`.
+
+    Raises:
+        sqlite3.Error: it cannot be opened, or is no SQLite file.
+    """
+    if writable:
+        return _connect(path, "mode=rw", busy_seconds, synchronous)
+    try:
+        return _connect(path, "mode=ro", busy_seconds, synchronous)
+    except sqlite3.OperationalError:
+        # In a directory that we may not write, reading in WAL mode has no place for its shared memory. Without a WAL
+        # nobody is writing, and the file can be read as it lies.
+        if os.path.exists(path + "-wal") or not os.access(path, os.R_OK):
+            raise
+        return _connect(path, "mode=ro&immutable=1", busy_seconds, synchronous)
+
+
+def _connect(path: str, options: str, busy_seconds: float, synchronous: str) -> sqlite3.Connection:
+    # The three characters that mean something in a SQLite URI; urllib would cost 3 ms, on the way to every listing.
+    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    connection = sqlite3.connect(
+        f"file:{quoted}?{options}", uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        # SQLite opens lazily: only this finds out whether the file can be used.
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection

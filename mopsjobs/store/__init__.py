@@ -1,0 +1,154 @@
+"""Versioned bytes under keys, one module a backend; `open_store(url)` picks one.
+
+A backend's SDK is imported by its own module alone, and that module only when its URL is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mopsjobs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+
+DEFAULT_CONTAINER = "job-registry"
+
+URL_FORMS = "memory:, sqlite:///path/registry.db, azure://CONTAINER or https://ACCOUNT.blob.core.windows.net/CONTAINER"
+
+
+def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
+    """The store at `url`. Opening sends nothing over the network; the first use does.
+
+    Args:
+        url: one of the forms in `URL_FORMS`.
+        env: where credentials are looked for.
+
+    Raises:
+        ConfigError: the URL is none of these.
+        StoreAccessError: the credentials in `env` cannot be used as they are.
+    """
+    scheme = check_url(url)
+    if scheme == "memory":
+        from mopsjobs.store.memory import InMemoryVersionedStore
+
+        return InMemoryVersionedStore()
+    if scheme == "sqlite":
+        from mopsjobs.store.sqlite import SQLiteVersionedStore
+
+        return SQLiteVersionedStore(sqlite_path(url))
+    from mopsjobs.store.azure import open_azure_store
+
+    return open_azure_store(url, env)
+
+
+def check_url(url: str) -> str:
+    """The scheme of a registry URL: `memory`, `sqlite`, `azure`, `https` or `http`.
+
+    Raises:
+        ConfigError: it is no registry URL. Says which forms there are.
+    """
+    scheme, colon, rest = url.partition(":")
+    if not colon or not url.isprintable():
+        raise ConfigError(f"'{_shown(url)}' is no registry URL: use {URL_FORMS}.")
+    if scheme == "memory":
+        if rest:
+            raise ConfigError(f"'{_shown(url)}' is no registry URL: after memory: nothing may follow.")
+    elif scheme == "sqlite":
+        if rest.startswith("//") and not rest.startswith("///"):
+            raise ConfigError(
+                f"'{_shown(url)}' is no registry URL: an absolute path has three slashes, sqlite:///path."
+            )
+        if not rest.strip("/"):
+            raise ConfigError(f"'{_shown(url)}' names no file: use sqlite:///path/registry.db.")
+    elif scheme in ("azure", "https", "http"):
+        if "@" in rest.lstrip("/").partition("/")[0]:
+            raise ConfigError("A registry URL holds no user name or password: credentials come from the environment.")
+        _check_azure(url, scheme, rest)
+    else:
+        raise ConfigError(f"'{_shown(url)}' is no registry URL: use {URL_FORMS}.")
+    return scheme
+
+
+def _check_azure(url: str, scheme: str, rest: str) -> None:
+    if "?" in rest or "#" in rest:
+        raise ConfigError(
+            f"The registry URL '{_shown(url)}' has a query: no secret belongs there; "
+            "put a SAS token into AZURE_STORAGE_SAS_TOKEN."
+        )
+    segments = rest.removeprefix("//").rstrip("/").split("/")
+    least = 1 if scheme == "azure" else 2
+    if not rest.startswith("//") or len(segments) < least or not all(segments):
+        raise ConfigError(f"'{_shown(url)}' names no container: use {URL_FORMS}.")
+    if scheme == "azure" and len(segments) > 1:
+        raise ConfigError(f"'{_shown(url)}' names more than a container: use azure://CONTAINER.")
+
+
+def sqlite_path(url: str) -> str:
+    """The absolute path in a `sqlite:` URL; a relative one (`sqlite:registry.db`) counts from the working directory."""
+    path = url.removeprefix("sqlite:")
+    if path.startswith("///"):
+        path = "/" + path.lstrip("/")
+        if os.name == "nt":  # sqlite:///C:/path
+            path = path[1:]
+    return os.path.abspath(path)
+
+
+def is_local(url: str) -> bool:
+    """Whether the store lives on this machine, so that reading it costs no network."""
+    return url.startswith(("memory:", "sqlite:"))
+
+
+def default_url(env: Mapping[str, str], data_dir: str) -> str:
+    """The registry to use when nobody names one: Azure's where the environment knows an account, else embedded."""
+    if env.get("AZURE_STORAGE_CONNECTION_STRING") or env.get("AZURE_STORAGE_ACCOUNT"):
+        return f"azure://{DEFAULT_CONTAINER}"
+    return "sqlite://" + os.path.join(data_dir, "registry.db")
+
+
+def identity(url: str, env: Mapping[str, str]) -> str:
+    """What tells one registry from another, without secrets: the same text for the same container or file.
+
+    `azure://container` means another container when the environment names another account, so the account is in it.
+    """
+    scheme = url.partition(":")[0]
+    if scheme == "sqlite":
+        return "sqlite://" + sqlite_path(url)
+    if scheme != "azure":
+        return _normal(url) if scheme in ("https", "http") else url
+    container = url.removeprefix("azure://").strip("/")
+    facts: dict[str, str] = {}
+    for part in env.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name.lower() in ("accountname", "blobendpoint", "endpointsuffix", "usedevelopmentstorage"):
+            facts[name.lower()] = value.strip()
+    account = facts.get("accountname") or env.get("AZURE_STORAGE_ACCOUNT")
+    if endpoint := facts.get("blobendpoint"):
+        return _normal(f"{endpoint.partition('?')[0].rstrip('/')}/{container}")
+    if facts.get("usedevelopmentstorage") or not account:
+        return f"azure://{'development' if facts else ''}/{container}"
+    return _normal(f"https://{account}.blob.{facts.get('endpointsuffix') or 'core.windows.net'}/{container}")
+
+
+def _normal(url: str) -> str:
+    """An http(s) URL with scheme and host in lower case, and no port or slash that says nothing."""
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    port = {"https": ":443", "http": ":80"}.get(scheme.lower(), "")
+    return f"{scheme.lower()}://{host.lower().removesuffix(port)}{slash}{path.rstrip('/')}"
+
+
+def _shown(url: str) -> str:
+    """The URL as it may stand in a message: without query, user or password, and nothing that moves a cursor.
+
+    Nor with what follows a `=` or `;`, since people paste connection strings and SAS tokens in the place of URLs.
+    """
+    bare = url
+    for mark in "?#=;":
+        bare = bare.partition(mark)[0]
+    scheme, slashes, rest = bare.partition("//")
+    host, slash, path = rest.partition("/")
+    shown = scheme + slashes + host.rpartition("@")[2] + slash + path
+    return shown if shown.isprintable() else ascii(shown)[1:-1]

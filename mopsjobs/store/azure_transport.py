@@ -1,0 +1,197 @@
+"""How `AzureVersionedStore` talks over the wire, and how what goes wrong there is told.
+
+The SDK's own patience (20 s to connect, 60 s to read, retries after 15 s) is made for copying disks. A command that a
+person waits for has to fail within five seconds when the network is gone, and never repeat a conditional write.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import socket
+import ssl
+import threading
+import urllib.request
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    DecodeError,
+    IncompleteReadError,
+    ServiceRequestTimeoutError,
+    ServiceResponseError,
+)
+from azure.core.pipeline.transport import RequestsTransport
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUDGET_SECONDS = 4.5
+"""What one read may take in all while the account does not answer: five seconds, less the start of the program."""
+
+SECONDS_PER_MIB = 1.0
+"""What a write may take longer for each MiB that it carries, so that a slow line still gets a large value through."""
+
+POOL_CONNECTIONS = 32
+"""Connections kept for reuse: twice the 16 threads that a synchronisation runs."""
+
+_BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
+_CAUSES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((socket.gaierror,), "its name does not resolve"),
+    ((ssl.SSLCertVerificationError,), "its TLS certificate is not trusted"),
+    ((ssl.SSLError,), "TLS could not be agreed on"),
+    ((TimeoutError, requests.Timeout, ServiceRequestTimeoutError), "no answer in time"),
+    ((ConnectionRefusedError,), "connection refused"),
+)
+_ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
+
+
+def timeouts(left: float, value_bytes: int = 0) -> dict[str, Any]:
+    """The SDK's two timeouts for one request that may use `left` seconds: a third to connect, the rest to be answered.
+
+    The read timeout counts from one received piece to the next, not for the whole reply: a listing of many megabytes
+    may take as long as it takes while it keeps coming; a server that falls silent is given up.
+    """
+    return {
+        "connection_timeout": left / 3,
+        "read_timeout": left * 2 / 3 + SECONDS_PER_MIB * value_bytes / 2**20,
+    }
+
+
+class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core exports it untyped
+    """The SDK's transport, with a pool for many threads, a bound on name resolution, and bodies read in one go."""
+
+    def __init__(self) -> None:
+        session = requests.Session()
+        adapter = HTTPAdapter(pool_maxsize=POOL_CONNECTIONS, max_retries=0)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        # Without this, an entry in ~/.netrc would silently replace the signature of each request.
+        session.auth = _leave_alone
+        super().__init__(session=session)
+        self._name_resolves = False
+
+    def send(self, request: Any, **kwargs: Any) -> Any:
+        """Send one request and read the whole reply.
+
+        The SDK reads a download's body outside its pipeline, and answers a broken one by sleeping a second and asking
+        again, twice. Read here, a broken body is an error like any other.
+        """
+        self._check_name(request.url, kwargs.get("connection_timeout", BUDGET_SECONDS / 3))
+        response = super().send(request, **kwargs)
+        if kwargs.get("stream"):
+            raw = response.internal_response.raw
+            try:
+                body = raw.read(decode_content=False)
+            except (HTTPError, OSError) as error:
+                response.internal_response.close()
+                raise ServiceResponseError("The reply broke off.", error=error) from error
+            response.internal_response.raw = io.BytesIO(body)
+        return response
+
+    def _check_name(self, url: str, seconds: float) -> None:
+        """Raise if resolving the host's name takes too long. No socket timeout covers that, and it may take 30 s."""
+        if self._name_resolves or urllib.request.getproxies():
+            return
+        parts = urlsplit(url)
+        thread = threading.Thread(target=_resolve, args=(parts.hostname, parts.port), daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if thread.is_alive():
+            raise ServiceRequestTimeoutError("The name server does not answer.")
+        self._name_resolves = True
+
+
+def _leave_alone(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _resolve(host: str | None, port: int | None) -> None:
+    # What it finds is thrown away, an error too: the request itself will meet it again, and tell it properly.
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return
+
+
+def error_code(error: Exception) -> str:
+    """Azure's own word for what is wrong, such as `BlobNotFound`; empty when there is none."""
+    code = getattr(error, "error_code", None)
+    word = str(getattr(code, "value", code) or "")
+    return word if _ERROR_CODE.fullmatch(word) else ""
+
+
+def retry_after(error: Exception) -> float:
+    """The seconds for which the reply asks us to stay away; 0 when it does not say so."""
+    response = getattr(error, "response", None)
+    text = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(text) if text.isdecimal() else 0.0
+
+
+def explain(error: Exception, location: str, credential_source: str) -> StoreError:
+    """The error of the store's contract that `error` amounts to, in one sentence that no secret can be part of.
+
+    The SDK's texts are never passed on: those of network errors hold the request's URL, SAS token included.
+    """
+    if isinstance(error, StoreError):
+        return error
+    # An incomplete reply has the status of its first line, which says nothing about how it ended.
+    status = None if isinstance(error, IncompleteReadError) else getattr(error, "status_code", None)
+    answer = f"{status} {error_code(error)}".rstrip()
+    if status in (401, 403):
+        return StoreAccessError(
+            f"{location} refused the credentials from {credential_source}: {answer}.",
+            hint="Either they are not for this account, or they do not allow this.",
+        )
+    if isinstance(error, ClientAuthenticationError):
+        return StoreAccessError(
+            f"There are no credentials for {location}: {credential_source} gave none.",
+            hint="Sign in with `az login`, or set AZURE_STORAGE_CONNECTION_STRING.",
+        )
+    if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
+        return StoreUnavailableError(f"{location} asks to be tried again later: {answer}.")
+    if status is None and _is_outage(error):
+        return StoreUnavailableError(f"Cannot reach {location}: {_cause(error)}.")
+    answer = answer if status else type(error).__name__
+    return StoreError(f"{location} gave an answer that mops-jobs cannot use: {answer}.")
+
+
+def _is_outage(error: Exception) -> bool:
+    if isinstance(error, DecodeError) and not isinstance(error, IncompleteReadError):
+        return False
+    # requests reports a URL or header that it will not send as a ValueError too: that is no outage.
+    if any(isinstance(each, requests.RequestException) and isinstance(each, ValueError) for each in _chain(error)):
+        return False
+    return isinstance(error, AzureError | requests.RequestException | OSError)
+
+
+def _cause(error: Exception) -> str:
+    """Why there was no reply, in a few words of ours."""
+    chain = list(_chain(error))
+    for kinds, words in _CAUSES:
+        if any(isinstance(each, kinds) for each in chain):
+            return words
+    named = (each.strerror for each in chain if isinstance(each, OSError) and not isinstance(each, ConnectionError))
+    return next((words.lower() for words in named if words), "the connection broke")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything it wraps. Each library on the way hides its cause in a place of its own."""
+    todo: list[object] = [error]
+    seen: set[int] = set()
+    while todo and len(seen) < 32:
+        each = todo.pop()
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        inner = (getattr(each, name, None) for name in ("reason", "inner_exception", "__cause__", "__context__"))
+        todo.extend([*each.args, *inner])

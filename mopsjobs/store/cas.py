@@ -1,0 +1,181 @@
+"""Compare-and-swap, made usable: read, apply a function, put; after a lost race back off and read again.
+
+No leases: a writer that dies holds nothing. The price is that a write may have to be tried again, so `fn` must be pure.
+
+The delicate case is a write whose reply was lost. It comes back as a conflict with one's own write, and a naive loop
+then applies `fn` twice, or reports an illegal transition that never was (slatedb#766, icechunk#2099, hudi#14373 and
+azure-sdk-for-net#35632 each met it). Only the caller knows how its effect looks in the bytes, so the caller passes
+`landed`; without it an unknown outcome is reported as such, never guessed.
+"""
+
+from __future__ import annotations
+
+import random as _random
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mopsjobs.errors import KeyNotFoundError, StoreUnavailableError, TooManyRetriesError
+from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
+
+ATTEMPTS = 24
+"""Races that may be lost in a row. With the delays below, some 45 s of them at most, half of that on average."""
+
+BASE_SECONDS = 0.05
+"""Longest first delay: about two round trips to a store in the same region, the time in which a rival finishes."""
+
+CAP_SECONDS = 3.0
+"""Longest delay of all. Longer ones would let one writer starve while others come and go."""
+
+OUTAGES = 3
+"""Writes with an unknown outcome that one update may look into before it reports the outage."""
+
+Apply = Callable[[bytes], "bytes | None"]
+Landed = Callable[[bytes], bool]
+Sleep = Callable[[float], None]
+Random = Callable[[], float]
+
+
+class Outcome(NamedTuple):
+    """What an update came to. `written` is False when `fn` saw nothing to change."""
+
+    value: bytes
+    version: VersionToken
+    written: bool
+    attempts: int
+
+
+def update(
+    store: VersionedStore,
+    key: str,
+    fn: Apply,
+    *,
+    landed: Landed | None = None,
+    attempts: int = ATTEMPTS,
+    sleep: Sleep = time.sleep,
+    random: Random = _random.random,
+) -> Outcome:
+    """Replace the value of `key` by `fn(value)`, however many others do the same at the same time.
+
+    Args:
+        store: where the key lives.
+        key: an existing key.
+        fn: a pure function from the current bytes to the new ones, or to None when nothing is to be changed. It is
+            called once an attempt. What it raises passes through untouched, and then nothing was written.
+        landed: tells whether some bytes already hold the effect of this update. Asked after each conflict and after
+            each lost reply, so that an own write is taken for what it is. A caller that passes it vouches that applying
+            `fn` again to bytes without the effect is right.
+        attempts: how many puts may lose the race before `TooManyRetriesError`.
+        sleep: waits that many seconds.
+        random: a number from 0 to 1.
+
+    Raises:
+        KeyNotFoundError: there is no such key.
+        TooManyRetriesError: every attempt lost the race. Nothing was written.
+        StoreUnavailableError: the store is out of reach. The hint says when the write may have landed all the same.
+    """
+    outages = 0
+    doubt: Versioned | None = None
+    for attempt in range(1, attempts + 1):
+        current = _get(store, key, in_doubt=doubt is not None)
+        if attempt > 1 and landed is not None and landed(current.value):
+            return Outcome(current.value, current.version, written=True, attempts=attempt)
+        if doubt is not None and current.version != doubt.version:
+            if landed is None:
+                raise _unknown_outcome(key)
+            doubt = None  # no trace of it was found, and over this version it cannot land any more
+        value = fn(current.value)
+        if value is None:
+            return Outcome(current.value, current.version, written=False, attempts=attempt)
+        try:
+            version = store.put(key, value, current.version)
+        except StoreUnavailableError as error:
+            outages += 1
+            if outages >= OUTAGES:
+                raise _unknown_outcome(key) from error
+            doubt = current
+        else:
+            if version is not None:
+                return Outcome(value, version, written=True, attempts=attempt)
+        if attempt < attempts:
+            sleep(delay(attempt, random))
+    lost = TooManyRetriesError(
+        f"Lost the race for {key} {attempts} times in a row; nothing was written.",
+        key=key,
+        attempts=attempts,
+        hint="Many writers are at this record. Try again in a minute.",
+    )
+    raise lost if doubt is None else _unknown_outcome(key)
+
+
+def create(
+    store: VersionedStore,
+    key: str,
+    value: bytes,
+    *,
+    landed: Landed | None = None,
+    sleep: Sleep = time.sleep,
+    random: Random = _random.random,
+) -> Outcome | None:
+    """Create `key`; None when somebody else has created it.
+
+    Takes `landed`, `sleep` and `random` as `update` does.
+
+    Raises:
+        StoreUnavailableError: the store is out of reach. The hint says when the write may have landed all the same.
+    """
+    for attempt in range(1, OUTAGES + 1):
+        try:
+            version = store.create_if_absent(key, value)
+        except StoreUnavailableError as error:
+            if attempt == OUTAGES:
+                raise _unknown_outcome(key) from error
+            try:
+                found = store.get(key)
+            except StoreUnavailableError:
+                raise _unknown_outcome(key) from error
+            if found is not None:
+                if landed is None:
+                    raise _unknown_outcome(key) from error
+                return _own(found, landed, attempt)
+            sleep(delay(attempt, random))
+            continue
+        if version is not None:
+            return Outcome(value, version, written=True, attempts=attempt)
+        # A key that exists can be our own doing only if an earlier attempt, here or below, was answered by silence.
+        found = store.get(key) if landed is not None else None
+        return None if found is None or landed is None else _own(found, landed, attempt)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def delay(attempt: int, random: Random) -> float:
+    """Seconds to wait after the given attempt, counted from 1: exponential, with full jitter, capped.
+
+    Full jitter, the whole range from zero, spreads rivals better than a delay with a floor (AWS Architecture Blog,
+    "Exponential Backoff And Jitter", 2015).
+    """
+    return random() * min(CAP_SECONDS, BASE_SECONDS * 2.0 ** min(attempt - 1, 30))
+
+
+def _get(store: VersionedStore, key: str, *, in_doubt: bool) -> Versioned:
+    """The current value. `in_doubt`: an earlier write may have landed, so an outage now leaves that open."""
+    try:
+        current = store.get(key)
+    except StoreUnavailableError as error:
+        if in_doubt:
+            raise _unknown_outcome(key) from error
+        raise
+    if current is None:
+        raise KeyNotFoundError(f"There is no {key}.")
+    return current
+
+
+def _own(found: Versioned, landed: Landed, attempt: int) -> Outcome | None:
+    return Outcome(found.value, found.version, written=True, attempts=attempt) if landed(found.value) else None
+
+
+def _unknown_outcome(key: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"The store stopped answering while {key} was being written.",
+        hint="The write may or may not have landed: look before you repeat it.",
+    )

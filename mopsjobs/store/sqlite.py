@@ -1,0 +1,219 @@
+"""A versioned store in one SQLite file: the embedded default, so that nobody needs an account to try mops-jobs.
+
+Durability: WAL with `synchronous=FULL`, so a write that was acknowledged has been fsynced. Concurrency: writers queue
+on SQLite's own lock for up to `BUSY_SECONDS`; readers never wait. WAL needs shared memory, so the file belongs on a
+local disk, not on a network file system (`doctor` says so).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.sqlite_file import connect
+from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+
+BUSY_SECONDS = 10.0
+"""How long a writer waits for another one before it gives up. A write takes milliseconds; ten seconds mean trouble."""
+
+PAGE_ROWS = 1000
+"""Keys read at once by a scan. No statement stays open between pages, so a slow reader never holds back the WAL."""
+
+APPLICATION_ID = 0x6D6F7073
+"""Marks the file as ours in its header ("mops"), so that `file` and `open` can tell it from any other database."""
+
+_SCHEMA = """
+CREATE TABLE objects (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE store (id TEXT NOT NULL, writes INTEGER NOT NULL);
+"""
+
+
+class SQLiteVersionedStore:
+    """The contract of `VersionedStore` over one SQLite file, which the first write creates (mode 0600).
+
+    A version is `<store id>-<n>`: n counts the writes to the whole file, and the id is drawn when the file is made.
+    So no version comes twice, not for a key that was deleted and made again, nor for a file that was.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self.location = self.path
+        self._threads = threading.local()
+        self._lock = threading.Lock()
+        self._opened: list[sqlite3.Connection] = []
+        self._closed = False
+
+    def get(self, key: str) -> Versioned | None:
+        """See `VersionedStore.get`."""
+        check_key(key)
+        with self._reading() as connection:
+            if connection is None:
+                return None
+            row = connection.execute(
+                "SELECT value, store.id || '-' || version FROM objects, store WHERE key = ?", (key,)
+            ).fetchone()
+        return None if row is None else Versioned(bytes(row[0]), VersionToken(row[1]))
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        """See `VersionedStore.put`."""
+        check_key(key)
+        with self._writing() as connection:
+            written = connection.execute(
+                "UPDATE objects SET value = ?, version = (SELECT writes + 1 FROM store)"
+                " WHERE key = ? AND (SELECT id FROM store) || '-' || version = ?",
+                (value, key, version.value),
+            ).rowcount
+            return self._new_version(connection) if written else None
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        """See `VersionedStore.create_if_absent`."""
+        check_key(key)
+        with self._writing() as connection:
+            written = connection.execute(
+                "INSERT INTO objects SELECT ?, ?, writes + 1 FROM store WHERE true ON CONFLICT DO NOTHING", (key, value)
+            ).rowcount
+            return self._new_version(connection) if written else None
+
+    def delete(self, key: str) -> bool:
+        """See `VersionedStore.delete`."""
+        check_key(key)
+        if not os.path.exists(self.path):
+            return False
+        with self._writing() as connection:
+            return connection.execute("DELETE FROM objects WHERE key = ?", (key,)).rowcount > 0
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """See `VersionedStore.list_keys`."""
+        return (key for (key,) in self._pages("key", prefix))
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        """See `VersionedStore.scan`. Every entry carries its value."""
+        columns = "key, store.id || '-' || version, value"
+        return (
+            Entry(key, VersionToken(version), bytes(value), len(value))
+            for key, version, value in self._pages(columns, prefix)
+        )
+
+    def close(self) -> None:
+        """See `VersionedStore.close`."""
+        with self._lock:
+            self._closed = True
+            opened, self._opened = self._opened, []
+        for connection in opened:
+            connection.close()
+
+    def _pages(self, columns: str, prefix: str) -> Iterator[tuple[Any, ...]]:
+        after = ""
+        # No key holds U+10FFFF, which does not print: it bounds the keys with this prefix from above.
+        end = prefix + "\U0010ffff"
+        while True:
+            with self._reading() as connection:
+                if connection is None:
+                    return
+                rows = connection.execute(
+                    f"SELECT {columns} FROM objects, store"  # noqa: S608 - the columns are two literals of this class
+                    " WHERE key >= ? AND key < ? AND key > ? ORDER BY key LIMIT ?",
+                    (prefix, end, after, PAGE_ROWS),
+                ).fetchall()
+            yield from rows
+            if len(rows) < PAGE_ROWS:
+                return
+            after = rows[-1][0]
+
+    @staticmethod
+    def _new_version(connection: sqlite3.Connection) -> VersionToken:
+        connection.execute("UPDATE store SET writes = writes + 1")
+        (version,) = connection.execute("SELECT id || '-' || writes FROM store").fetchone()
+        return VersionToken(version)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        with self._errors():
+            yield self._connection(create=False)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            connection = self._connection(create=True)
+            assert connection is not None  # noqa: S101 - create=True always gives one
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what sqlite3 raises into the errors of the contract."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            where = f"the registry {self.path}"
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StoreUnavailableError(f"Somebody else has held {where} for {BUSY_SECONDS:g} s.") from error
+            if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+                raise StoreAccessError(f"Not allowed to use {where}: {error}.") from error
+            if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise StoreUnavailableError(f"The disk refused to serve {where}: {error}.") from error
+            raise StoreError(f"Cannot use {where}: {error}.") from error
+
+    def _connection(self, *, create: bool) -> sqlite3.Connection | None:
+        """This thread's connection; None when there is no file and none is to be made.
+
+        One connection a thread and process: SQLite forbids carrying one across a fork.
+        """
+        if self._closed:
+            raise StoreError(f"The store {self.path} is closed.")
+        mine = self._threads.__dict__
+        if mine.get("pid") == os.getpid():
+            if mine["writable"] or not create:
+                return mine["connection"]  # type: ignore[no-any-return]
+            mine["connection"].close()
+        if not os.path.exists(self.path):
+            if not create:
+                return None
+            self._create_file()
+        connection = self._open(create=create)
+        mine.update(pid=os.getpid(), connection=connection, writable=create)
+        with self._lock:
+            self._opened.append(connection)
+        return connection
+
+    def _open(self, *, create: bool) -> sqlite3.Connection:
+        connection = connect(self.path, writable=create, busy_seconds=BUSY_SECONDS, synchronous="FULL")
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        if application_id != APPLICATION_ID:
+            connection.close()
+            raise StoreError(f"{self.path} is a SQLite file, but no mops-jobs registry.")
+        return connection
+
+    def _create_file(self) -> None:
+        """Make the file whole under another name, then link it into place: two creators never see half of one."""
+        draft = f"{self.path}.{secrets.token_hex(8)}.new"
+        try:
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            try:
+                connection = sqlite3.connect(draft, isolation_level=None)
+                with contextlib.closing(connection):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    connection.executescript(_SCHEMA)
+                    connection.execute("INSERT INTO store VALUES (?, 0)", (secrets.token_hex(4),))
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft, self.path)
+            finally:
+                os.unlink(draft)
+        except PermissionError as error:
+            raise StoreAccessError(f"Not allowed to create the registry {self.path}.") from error
+        except OSError as error:
+            raise StoreError(f"Cannot create the registry {self.path}: {error.strerror}.") from error

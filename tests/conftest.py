@@ -1,0 +1,234 @@
+"""Fixtures shared by all tests: a clean environment, a real Azurite, and one empty store of each backend."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import hypothesis.configuration
+import pytest
+
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.store.memory import InMemoryVersionedStore
+from support_cli import REMOTE_URL, Cli, Clock, LineStore, Remote
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
+    from mopsjobs.store.base import VersionedStore
+
+ROOT = Path(__file__).resolve().parent.parent
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # published
+START_SECONDS = 60
+
+# No test is judged by the clock, none depends on what an earlier run found, and nothing is written outside build/.
+hypothesis.settings.register_profile("mops-jobs", deadline=None, database=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("mops-jobs")
+hypothesis.configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees the settings, the home or the proxy of whoever runs it."""
+    for name in list(os.environ):
+        ours = name.startswith(("MOPS_", "AZURE_", "XDG_")) and not name.startswith("MOPS_TEST_")
+        if ours or name == "NO_COLOR" or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(home / name.lower()))
+
+
+class Azurite:
+    """A real Azurite on a free port of this machine, which keeps everything in memory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = _free_port()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+
+    @property
+    def connection_string(self) -> str:
+        account = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
+        return f"{account}BlobEndpoint={self.endpoint};"
+
+    def new_container(self) -> str:
+        """A container name that nobody has used. The container is not made."""
+        return f"test-{uuid.uuid4().hex}"
+
+    def client(self, container: str) -> ContainerClient:
+        """The plain SDK, to look behind the store. Close it."""
+        from azure.storage.blob import ContainerClient
+
+        return ContainerClient.from_connection_string(self.connection_string, container)
+
+    def start(self) -> None:
+        command = ["node", str(_azurite_script()), "--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
+        command += ["--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence", "--silent"]
+        with (self._directory / "azurite.out").open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        for _ in range(START_SECONDS * 10):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.1)
+                break
+        self.stop()
+        pytest.fail(f"Azurite did not start: {(self._directory / 'azurite.out').read_text(errors='replace')[-2000:]}")
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """One Azurite for the whole run. A test that stops its server asks for `private_azurite`."""
+    server = Azurite(tmp_path_factory.mktemp("azurite"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def private_azurite(tmp_path: Path) -> Iterator[Azurite]:
+    """An Azurite of the test's own, to be stopped and started at will. What it holds is gone when it stops."""
+    server = Azurite(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+class Backend:
+    """A place for one store: `open()` gives one client after another to the same, at first missing, data."""
+
+    def __init__(self, name: str, url: str, open_one: Callable[[], VersionedStore], exists: Callable[[], bool]) -> None:
+        self.name = name
+        self.url = url
+        self._open_one = open_one
+        self.exists = exists
+        self._opened: list[VersionedStore] = []
+
+    def open(self) -> VersionedStore:
+        store = self._open_one()
+        self._opened.append(store)
+        return store
+
+    def close(self) -> None:
+        for store in self._opened:
+            store.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("azure", marks=pytest.mark.azurite)])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    """Each backend in turn. A new one is one line here."""
+    if request.param == "memory":
+        one = InMemoryVersionedStore()
+        made = Backend("memory", "memory:", lambda: one, lambda: True)
+    elif request.param == "sqlite":
+        path = tmp_path / "registry.db"
+        url = f"sqlite://{path}"
+        made = Backend("sqlite", url, lambda: open_store(url, {}), path.exists)
+    else:
+        server: Azurite = request.getfixturevalue("azurite")
+        container = server.new_container()
+        url = f"{server.endpoint}/{container}"
+        made = Backend("azure", url, lambda: open_store(url, {}), lambda: _container_exists(server, container))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def store(backend: Backend) -> VersionedStore:
+    """An empty store of each backend in turn."""
+    return backend.open()
+
+
+def _container_exists(server: Azurite, container: str) -> bool:
+    with server.client(container) as client:
+        return client.exists()
+
+
+def _azurite_script() -> Path:
+    modules = Path(os.environ.get("MOPS_TEST_AZURITE") or ROOT / "build" / "azurite" / "node_modules")
+    script = modules / "azurite" / "dist" / "src" / "blob" / "main.js"
+    if not script.is_file():
+        pytest.fail(f"There is no Azurite at {modules}: run ./build.sh test, which installs it.")
+    return script
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+# --- the command, run in this process: see support_cli.py -----------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands until it is moved."""
+    return Clock()
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock) -> Cli:
+    """The command, with an embedded registry and a cache of its own."""
+    home = tmp_path / "cli"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    return Cli(home, clock, capsys)
+
+
+@pytest.fixture
+def jobs(cli: Cli) -> JobRegistry:
+    """The embedded registry of `cli`, as another program on this machine uses it."""
+    return JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}), now=cli.clock.now, sleep=cli.clock.sleep)
+
+
+@pytest.fixture
+def remote(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Remote:
+    """Gives `cli` a registry across a network, which can be cut off."""
+    made = Remote(cli.clock)
+    cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
+    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: made.store)
+    return made
+
+
+@pytest.fixture
+def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> VersionedStore:
+    """Gives `cli` a registry on each backend in turn, and returns its store."""
+    opened = backend.open()
+    if backend.name == "memory":
+        cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
+        monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: LineStore(opened))
+    else:
+        cli.env["MOPS_JOBS_REGISTRY"] = backend.url
+    return opened

@@ -1,0 +1,472 @@
+"""The contract of `VersionedStore` (mopsjobs/store/base.py), sentence by sentence, in its order, for every backend."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mopsjobs.errors import InvalidKeyError, StoreError
+from mopsjobs.store import cas, sqlite
+from mopsjobs.store.azure import AzureVersionedStore
+from mopsjobs.store.base import MAX_KEY_LENGTH, VersionedStore, VersionToken, check_key
+
+if TYPE_CHECKING:
+    from conftest import Backend
+
+BAD_KEYS = ["", "/a", "a/", "a//b", ".", "..", "a/./b", "a/../b", "a\nb", "a\x00b", "a\u200bb", "\ud800", "k" * 901]
+ODD_KEYS = [
+    "a b",
+    "é/ü",
+    "日本/語",
+    "😀",
+    "50%41",
+    "what?x=1",
+    "a#b",
+    "1+1",
+    "~&=;:@,$!*'()",
+    "k" * 900,
+    "...",
+    "a.b/.c",
+]
+
+INCREMENT = """
+import sys
+from mopsjobs.store import cas, open_store
+store = open_store(sys.argv[1], {})
+for _ in range(int(sys.argv[2])):
+    cas.update(store, "counter", lambda value: b"%d" % (int(value) + 1), attempts=1000)
+store.close()
+"""
+
+
+def version_of(store: VersionedStore, key: str) -> VersionToken:
+    found = store.get(key)
+    assert found is not None
+    return found.version
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
+def test_a_key_outside_the_contract_is_refused_by_every_method(store: VersionedStore, key: str) -> None:
+    """A key outside the contract raises InvalidKeyError before anything is sent."""
+    for attempt in (
+        lambda: store.get(key),
+        lambda: store.put(key, b"", VersionToken("1")),
+        lambda: store.create_if_absent(key, b""),
+        lambda: store.delete(key),
+    ):
+        with pytest.raises(InvalidKeyError):
+            attempt()
+
+
+@given(st.text(max_size=20))
+def test_a_key_is_refused_exactly_if_the_contract_says_so(key: str) -> None:
+    """1 to 900 printable characters, no empty, `.` or `..` segment: a leading slash makes an empty one."""
+    allowed = key.isprintable() and all(segment not in ("", ".", "..") for segment in key.split("/"))
+    try:
+        assert check_key(key) == key
+        assert allowed
+    except InvalidKeyError:
+        assert not allowed
+
+
+def test_a_key_has_at_most_900_characters() -> None:
+    assert check_key("é" * MAX_KEY_LENGTH)
+    with pytest.raises(InvalidKeyError, match="901"):
+        check_key("é" * (MAX_KEY_LENGTH + 1))
+
+
+@pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
+def test_every_allowed_character_survives(store: VersionedStore, key: str) -> None:
+    """An allowed key comes back from every method as it went in, and is no other key."""
+    version = store.create_if_absent(key, b"value")
+    assert version is not None
+    assert store.get(key) == (b"value", version)
+    assert list(store.list_keys()) == [key]
+    assert [(entry.key, entry.version) for entry in store.scan(key)] == [(key, version)]
+    assert store.delete(key)
+
+
+# --- a store that does not exist yet ------------------------------------------------------------------------------
+
+
+def test_a_missing_store_holds_no_keys_and_no_read_creates_it(backend: Backend) -> None:
+    """A container or file that does not exist yet holds no keys; a read never creates it."""
+    store = backend.open()
+    assert store.get("a") is None
+    assert list(store.list_keys()) == []
+    assert list(store.scan()) == []
+    assert not store.delete("a")
+    assert backend.name == "memory" or not backend.exists()
+
+
+def test_the_first_write_creates_the_store(backend: Backend) -> None:
+    store = backend.open()
+    assert store.create_if_absent("a", b"1")
+    assert backend.exists()
+    assert backend.open().get("a") == (b"1", version_of(store, "a"))
+
+
+def test_put_into_a_missing_store_finds_the_key_gone(store: VersionedStore) -> None:
+    assert store.put("a", b"1", VersionToken("0x1")) is None
+    assert store.get("a") is None
+
+
+# --- get ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"\x00\xff\r\n", b"{}", os.urandom(2**20)], ids=["empty", "raw", "json", "1 MiB"]
+)
+def test_get_gives_the_bytes_that_were_written(store: VersionedStore, value: bytes) -> None:
+    """Values are bytes, of any content and length."""
+    version = store.create_if_absent("a", value)
+    assert store.get("a") == (value, version)
+
+
+def test_get_gives_none_for_a_missing_key(store: VersionedStore) -> None:
+    store.create_if_absent("a/b", b"")
+    assert store.get("a") is None
+    assert store.get("a/b/c") is None
+
+
+# --- put ------------------------------------------------------------------------------------------------------------
+
+
+def test_put_replaces_the_value_of_the_current_version(store: VersionedStore) -> None:
+    first = store.create_if_absent("a", b"1")
+    assert first is not None
+    second = store.put("a", b"2", first)
+    assert second is not None
+    assert store.get("a") == (b"2", second)
+
+
+def test_put_gives_a_version_that_differs_from_every_earlier_one_even_for_equal_bytes(store: VersionedStore) -> None:
+    version = store.create_if_absent("a", b"same")
+    seen = {version}
+    for _ in range(5):
+        assert version is not None
+        version = store.put("a", b"same", version)
+        seen.add(version)
+    assert None not in seen
+    assert len(seen) == 6
+
+
+def test_put_of_a_stale_version_changes_nothing(store: VersionedStore) -> None:
+    stale = store.create_if_absent("a", b"1")
+    assert stale is not None
+    current = store.put("a", b"2", stale)
+    assert store.put("a", b"3", stale) is None
+    assert store.get("a") == (b"2", current)
+
+
+@pytest.mark.parametrize("value", ["", "*", '"', "nonsense", "0", "é", "a\r\nb: c"], ids=ascii)
+def test_put_of_a_version_that_never_was_changes_nothing(store: VersionedStore, value: str) -> None:
+    """No token but the current one lets a write through: not even those that mean something to HTTP."""
+    version = store.create_if_absent("a", b"1")
+    assert store.put("a", b"2", VersionToken(value)) is None
+    assert store.get("a") == (b"1", version)
+
+
+def test_put_of_a_key_that_is_gone_changes_nothing(store: VersionedStore) -> None:
+    version = store.create_if_absent("a", b"1")
+    assert version is not None
+    store.delete("a")
+    assert store.put("a", b"2", version) is None
+    assert store.get("a") is None
+
+
+def test_the_version_of_another_key_is_stale(store: VersionedStore) -> None:
+    store.create_if_absent("a", b"1")
+    other = store.create_if_absent("b", b"1")
+    assert other is not None
+    assert store.put("a", b"2", other) is None
+
+
+# --- create_if_absent -----------------------------------------------------------------------------------------------
+
+
+def test_create_of_an_existing_key_changes_nothing(store: VersionedStore) -> None:
+    version = store.create_if_absent("a", b"1")
+    assert version is not None
+    assert store.create_if_absent("a", b"2") is None
+    assert store.get("a") == (b"1", version)
+
+
+def test_a_key_that_is_created_again_never_gets_an_old_version_back(store: VersionedStore) -> None:
+    versions = set()
+    for _ in range(5):
+        version = store.create_if_absent("a", b"same")
+        assert version is not None
+        versions.add(version)
+        assert store.delete("a")
+    last = store.create_if_absent("a", b"same")
+    assert last not in versions
+    assert len(versions) == 5
+    assert all(store.put("a", b"", stale) is None for stale in versions)
+
+
+# --- delete ---------------------------------------------------------------------------------------------------------
+
+
+def test_delete_removes_the_key_whatever_its_version(store: VersionedStore) -> None:
+    version = store.create_if_absent("a", b"1")
+    assert version is not None
+    store.put("a", b"2", version)
+    assert store.delete("a") is True
+    assert store.get("a") is None
+    assert list(store.list_keys()) == []
+
+
+def test_delete_is_false_when_there_was_none(store: VersionedStore) -> None:
+    store.create_if_absent("ab", b"1")
+    assert store.delete("a") is False
+    assert list(store.list_keys()) == ["ab"]
+
+
+# --- list_keys ------------------------------------------------------------------------------------------------------
+
+
+def test_list_keys_gives_the_keys_that_start_with_the_prefix(store: VersionedStore) -> None:
+    """A prefix is the beginning of a text, not a folder, and none of its characters means anything."""
+    for key in ("jobs/a", "jobs/ab", "jobs/a/x", "jobs/b", "job", "other", "jobs/%", "jobs/_", "jobs/*"):
+        store.create_if_absent(key, b"1")
+    assert list(store.list_keys("jobs/a")) == ["jobs/a", "jobs/a/x", "jobs/ab"]
+    assert list(store.list_keys("jobs/%")) == ["jobs/%"]
+    assert list(store.list_keys("jobs/_")) == ["jobs/_"]
+    assert list(store.list_keys("jobs/*")) == ["jobs/*"]
+    assert list(store.list_keys("Jobs")) == []
+    assert len(list(store.list_keys("job"))) == 8
+    assert len(list(store.list_keys())) == 9
+
+
+def small_pages(store: VersionedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a page of a listing three keys long, in the backends that have pages."""
+    monkeypatch.setattr(sqlite, "PAGE_ROWS", 3)
+    if isinstance(store, AzureVersionedStore):
+        monkeypatch.setattr(store, "_page_size", 3)
+
+
+def test_listings_are_in_ascending_order_of_code_points_over_all_pages(
+    store: VersionedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where UTF-16, which Azure compares by, has another order: an emoji comes after a full-width letter."""
+    small_pages(store, monkeypatch)
+    keys = [
+        "k/a",
+        "k/B",
+        "k/a/b",
+        "k/a-b",
+        "k/a b",
+        "k/é",
+        "k/\uff21",
+        "k/\U0001f600",
+        "k/\U0001f600/\uff21",
+        "k/_",
+        "k/z",
+    ]
+    for key in keys:
+        store.create_if_absent(key, b"1")
+    assert list(store.list_keys("k/")) == sorted(keys)
+    assert [entry.key for entry in store.scan("k/")] == sorted(keys)
+
+
+@pytest.mark.parametrize("listing", ["list_keys", "scan"])
+def test_a_listing_streams(store: VersionedStore, monkeypatch: pytest.MonkeyPatch, listing: str) -> None:
+    """What is gone before the listing comes to it is not listed; what stays is listed once."""
+    small_pages(store, monkeypatch)
+    for number in range(10):
+        store.create_if_absent(f"k{number}", b"1")
+    found = iter(getattr(store, listing)())
+    first = next(found)
+    for number in (0, 9):
+        store.delete(f"k{number}")
+    rest = [entry if listing == "list_keys" else entry.key for entry in found]
+    assert (first if listing == "list_keys" else first.key) == "k0"
+    assert rest == [f"k{number}" for number in range(1, 9)]
+
+
+# --- scan -----------------------------------------------------------------------------------------------------------
+
+
+def test_scan_gives_the_version_and_the_value_that_get_gives(store: VersionedStore) -> None:
+    """Tokens are equal, wherever they come from; the value belongs to the version; the size is the value's."""
+    values = {"empty": b"", "json": b'{"status": "running"}', "raw": bytes(range(256)), "long": os.urandom(20_000)}
+    written = {key: store.create_if_absent(key, value) for key, value in values.items()}
+    for entry in store.scan():
+        assert entry.version == written[entry.key]
+        assert store.get(entry.key) == (values[entry.key], entry.version)
+        assert entry.value in (values[entry.key], None)
+        assert entry.size in (len(values[entry.key]), None)
+
+
+def test_scan_carries_the_value_of_a_small_record(store: VersionedStore) -> None:
+    version = store.create_if_absent("a", b"1" * 500)
+    assert version is not None
+    assert [entry.value for entry in store.scan()] == [b"1" * 500]
+    store.put("a", b"2" * 500, version)
+    assert [entry.value for entry in store.scan()] == [b"2" * 500]
+
+
+def test_a_version_from_a_scan_can_be_put(store: VersionedStore) -> None:
+    store.create_if_absent("a", b"1")
+    (entry,) = store.scan()
+    assert store.put("a", b"2", entry.version)
+
+
+@given(operations=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["create", "put", "stale", "delete"]))))
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_store_behaves_as_a_dict_with_versions(backend: Backend, operations: list[tuple[str, str]]) -> None:
+    """Any sequence of writes leaves what the same sequence leaves in a dict."""
+    store = backend.open()
+    for key in ("a", "b"):
+        store.delete(key)
+    model: dict[str, tuple[bytes, VersionToken]] = {}
+    old = VersionToken("0x1")
+    for number, (key, operation) in enumerate(operations):
+        value = b"%d" % number
+        if operation == "delete":
+            assert store.delete(key) == (model.pop(key, None) is not None)
+            continue
+        if operation == "create":
+            version = store.create_if_absent(key, value)
+            assert (version is None) == (key in model)
+        else:
+            version = store.put(key, value, model[key][1] if operation == "put" and key in model else old)
+            assert (version is None) == (operation == "stale" or key not in model)
+        if version is not None:
+            old = model[key][1] if key in model else old
+            model[key] = (value, version)
+    assert {key: store.get(key) for key in model} == model
+    assert list(store.list_keys()) == sorted(model)
+
+
+# --- close ----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_twice_is_harmless_and_any_use_after_it_is_an_error(backend: Backend) -> None:
+    store = backend.open()
+    version = store.create_if_absent("a", b"1")
+    assert version is not None
+    store.close()
+    store.close()
+    for attempt in (
+        lambda: store.get("a"),
+        lambda: store.put("a", b"2", version),
+        lambda: store.create_if_absent("b", b""),
+        lambda: store.delete("a"),
+        lambda: list(store.list_keys()),
+        lambda: list(store.scan()),
+    ):
+        with pytest.raises(StoreError, match="closed"):
+            attempt()
+
+
+# --- several at once ------------------------------------------------------------------------------------------------
+
+
+def test_every_method_may_be_called_from_several_threads_at_once(store: VersionedStore) -> None:
+    """Sixteen threads, each with keys of its own, do not get in each other's way."""
+
+    def work(thread: int) -> bool:
+        key = f"t{thread}"
+        version = store.create_if_absent(key, b"0")
+        for number in range(1, 4):
+            assert version is not None
+            version = store.put(key, b"%d" % number, version)
+        assert store.get(key) == (b"3", version)
+        assert [entry.key for entry in store.scan(key + "/")] == []
+        assert key in list(store.list_keys("t"))
+        return store.delete(key) if thread % 2 else True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(work, range(16)))
+    assert len(list(store.list_keys())) == 8
+
+
+def test_of_concurrent_creates_exactly_one_wins(backend: Backend) -> None:
+    """Also when the store itself does not exist yet, and each thread has a client of its own."""
+    barrier = threading.Barrier(8)
+    stores = [backend.open() for _ in range(8)]
+
+    def create(number: int) -> VersionToken | None:
+        barrier.wait(30)
+        return stores[number].create_if_absent("a", b"%d" % number)
+
+    with ThreadPoolExecutor(8) as pool:
+        versions = list(pool.map(create, range(8)))
+    (winner,) = [number for number, version in enumerate(versions) if version is not None]
+    assert stores[0].get("a") == (b"%d" % winner, versions[winner])
+
+
+def test_concurrent_increments_by_threads_lose_nothing(store: VersionedStore) -> None:
+    store.create_if_absent("counter", b"0")
+    barrier = threading.Barrier(4)
+
+    def count(_: int) -> None:
+        barrier.wait(30)
+        for _step in range(10):
+            cas.update(store, "counter", lambda value: b"%d" % (int(value) + 1), attempts=1000, sleep=lambda _: None)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, range(4)))
+    found = store.get("counter")
+    assert found is not None
+    assert found.value == b"40"
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("azure", marks=pytest.mark.azurite)], indirect=True)
+def test_concurrent_increments_by_processes_lose_nothing(backend: Backend) -> None:
+    store = backend.open()
+    store.create_if_absent("counter", b"0")
+    command = [sys.executable, "-c", INCREMENT, backend.url, "10"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    writers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [writer.communicate(timeout=60)[1] for writer in writers]
+    assert [(writer.returncode, error) for writer, error in zip(writers, errors, strict=True)] == [(0, "")] * 3
+    found = store.get("counter")
+    assert found is not None
+    assert found.value == b"30"
+
+
+def test_a_reader_never_sees_a_value_with_the_version_of_another(store: VersionedStore) -> None:
+    """`get` and `scan` during writes: each version always comes with the one value that was written under it."""
+    version = store.create_if_absent("a", b"0")
+    assert version is not None
+    written = {version: b"0"}
+    seen: list[tuple[VersionToken, bytes]] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            found = store.get("a")
+            assert found is not None
+            seen.append((found.version, found.value))
+            seen.extend((entry.version, entry.value) for entry in store.scan() if entry.value is not None)
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            for number in itertools.count(1):
+                if number > 30 and len(seen) > 30:
+                    break
+                version = store.put("a", b"%d" % number, version)
+                assert version is not None
+                written[version] = b"%d" % number
+                assert number < 5000
+        finally:
+            done.set()
+        for reader in readers:
+            reader.result(timeout=30)
+    assert all(written[version] == value for version, value in seen)
