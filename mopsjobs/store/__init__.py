@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mopsjobs.errors import ConfigError
+from mopsjobs.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -39,7 +39,14 @@ def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
         from mopsjobs.store.sqlite import SQLiteVersionedStore
 
         return SQLiteVersionedStore(sqlite_path(url))
-    from mopsjobs.store.azure import open_azure_store
+    try:
+        from mopsjobs.store.azure import open_azure_store
+    except ImportError as error:
+        # cryptography is the one part of the single file that is made for one platform.
+        raise StoreError(
+            f"Azure's libraries do not load on this platform: {error}.",
+            hint="Build the file here with ./build.sh, or install mops-jobs with pip.",
+        ) from None
 
     return open_azure_store(url, env)
 

@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# From a bare machine to the file, the demo or the tests, in one command. `./build.sh help` lists them.
+# Everything that is generated lies in build/ and dist/.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+root=$PWD
+venv=$root/build/venv
+file=$root/dist/mops-jobs.pyz
+azurite=$root/build/azurite
+uv_version=0.13.9 # resolves the lock files; nothing else needs it
+
+unset PYTHONPATH PYTHONHOME
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
+if [ ! -d "${HOME:-}" ] || [ ! -w "$HOME" ]; then # then pip and npm keep what they fetched here
+  export PIP_CACHE_DIR=$root/build/cache/pip npm_config_cache=$root/build/cache/npm
+fi
+
+usage() {
+  cat <<'USAGE'
+usage: ./build.sh [command]
+  build          make dist/mops-jobs.pyz (the default)
+  demo           build, then run the main job with the file, in a fresh directory
+  test [ARG...]  set up all that the tests need, Azurite included, and run pytest with the arguments
+  lint           ruff and mypy
+  lock           resolve requirements*.lock anew from pyproject.toml, with the newest versions
+  clean          remove build/ and dist/
+PYTHON=/path/to/python3 names the Python to use; otherwise the first of python3, python3.15 ... python3.11 that starts.
+USAGE
+}
+
+say() { printf '%s\n' "build.sh: $*" >&2; }
+die() {
+  say "$*"
+  exit 1
+}
+
+same() { [ -f "$2" ] && [ "$(<"$1")" = "$(<"$2")" ]; }
+
+# Debian and its kind, as root: the only place where this script installs anything outside of build/.
+can_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+apt_install() {
+  say "installing $*"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -qq update >/dev/null && apt-get -qq --yes install --no-install-recommends "$@" >/dev/null </dev/null
+}
+
+# --- Python -------------------------------------------------------------------------------------------------------
+
+# Print the interpreter behind a name, if it starts and is new enough. A version manager's shim may do neither.
+real_python() {
+  "$1" -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' 2>/dev/null </dev/null
+}
+
+find_python() {
+  local name
+  if [ -n "${PYTHON:-}" ]; then
+    real_python "$PYTHON" || die "PYTHON=$PYTHON does not start, or is older than Python 3.11."
+    return
+  fi
+  for name in python3 python3.15 python3.14 python3.13 python3.12 python3.11; do
+    real_python "$name" && return
+  done
+  die "needs Python 3.11 or newer; found none. On Debian or Ubuntu: apt-get install python3 python3-venv"
+}
+
+make_venv() {
+  "$venv/bin/python" -c '' 2>/dev/null && return
+  local python package
+  python=$(find_python)
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    can_apt || die "$python cannot make virtual environments. On Debian or Ubuntu: apt-get install $package"
+    apt_install "$package" || die "$package could not be installed."
+  fi
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+}
+
+# Install what a lock file names, unless the same bytes were installed already.
+install_lock() {
+  make_venv
+  local stamp=$venv/$1
+  same "$1" "$stamp" && return
+  say "installing $1"
+  "$venv/bin/python" -m pip install --quiet --require-hashes --no-deps --requirement "$1"
+  cp "$1" "$stamp"
+}
+
+# --- Azurite --------------------------------------------------------------------------------------------------------
+
+node_is_new_enough() {
+  command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null </dev/null
+}
+
+install_azurite() {
+  same tests/azurite/package-lock.json "$azurite/installed" && return
+  if ! node_is_new_enough; then
+    ! can_apt || apt_install nodejs npm || true
+    node_is_new_enough || die "the tests need Node.js 20 or newer with npm, for Azurite." \
+      "On Debian or Ubuntu: apt-get install nodejs npm; elsewhere your package manager or version manager has it."
+  fi
+  say "installing Azurite"
+  rm -rf "$azurite"
+  mkdir -p "$azurite"
+  cp -r tests/azurite/. "$azurite"
+  (cd "$azurite" && npm ci --omit=dev --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null </dev/null)
+  cp tests/azurite/package-lock.json "$azurite/installed"
+}
+
+# --- the commands ---------------------------------------------------------------------------------------------------
+
+build_file() { "$venv/bin/python" onefile/build.py --output "$file" >&2; }
+
+cmd_build() {
+  make_venv
+  same requirements-dev.lock "$venv/requirements-dev.lock" || install_lock requirements-build.lock
+  build_file
+}
+
+cmd_demo() {
+  cmd_build
+  exec bash examples/demo.sh "$venv/bin/python" "$file"
+}
+
+cmd_test() {
+  install_azurite
+  install_lock requirements-dev.lock
+  build_file
+  exec "$venv/bin/python" -m pytest "$@"
+}
+
+cmd_lint() {
+  install_lock requirements-dev.lock
+  "$venv/bin/python" -m ruff check --quiet .
+  "$venv/bin/python" -m ruff format --check --quiet .
+  "$venv/bin/python" -m mypy
+}
+
+cmd_lock() {
+  make_venv
+  "$venv/bin/python" -m pip install --quiet "uv==$uv_version"
+  # Whatever this machine is set to (mirrors, folders of wheels, constraints), the locks name versions and hashes only.
+  compile() {
+    local lock=$1
+    shift
+    env PIP_CONFIG_FILE=/dev/null UV_NO_CONFIG=1 UV_FIND_LINKS='' UV_CONSTRAINT='' "$venv/bin/python" -m uv pip compile \
+      --quiet --upgrade --universal --python-version 3.11 --generate-hashes --native-tls \
+      --no-emit-index-url --no-emit-find-links --no-emit-package pip --no-header "$@" \
+      --output-file "$lock.body" >/dev/null
+    {
+      echo "# Exact versions and hashes for every platform and every Python from 3.11. Written by: ./build.sh lock"
+      cat "$lock.body"
+    } >"$lock"
+    rm "$lock.body"
+  }
+  compile requirements.lock pyproject.toml --no-emit-package setuptools
+  compile requirements-dev.lock pyproject.toml --group dev --constraint requirements.lock
+  compile requirements-build.lock --group build --no-emit-package setuptools --constraint requirements-dev.lock
+}
+
+command=${1:-build}
+[ $# = 0 ] || shift
+case $command in
+  build | demo | test | lint | lock) "cmd_$command" "$@" ;;
+  clean) rm -rf "$root/build" "$root/dist" ;;
+  help | -h | --help) usage ;;
+  *)
+    usage >&2
+    exit 2
+    ;;
+esac

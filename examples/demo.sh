@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The main job from end to end, on the embedded registry, in a fresh directory of its own: no account, no cluster.
+#
+#   examples/demo.sh [COMMAND...]     how mops-jobs is started: mops-jobs, unless said otherwise
+#
+# What a script or a pod would report is reported here by hand. The registry is left there, to look at.
+set -euo pipefail
+
+[ $# -gt 0 ] || set -- mops-jobs
+command=("$@")
+place=$(mktemp -d "${TMPDIR:-/tmp}/mops-jobs-demo.XXXXXX")
+export MOPS_JOBS_REGISTRY="sqlite://$place/registry.db" MOPS_JOBS_CACHE="$place/cache.db"
+
+# Show a command as one would type it, and run it.
+mops-jobs() {
+  local word shown='$ mops-jobs'
+  for word in "$@"; do
+    case $word in
+      *[!A-Za-z0-9_@%+=:,./-]*) shown+=" \"$word\"" ;;
+      *) shown+=" $word" ;;
+    esac
+  done
+  printf '%s\n' "$shown"
+  "${command[@]}" "$@" 2>&1
+}
+chapter() { printf '\n# %s\n' "$*"; }
+
+chapter "Five jobs are registered, each by whoever launched it"
+mops-jobs register nightly-1 --owner ana --label exp=7 --total 10
+mops-jobs register nightly-2 --owner ana --label exp=7 --total 4
+mops-jobs register nightly-3 --owner ben --label exp=8 --total 20
+mops-jobs register nightly-4 --owner ben --label exp=8
+mops-jobs register nightly-5 --owner ana --label exp=9
+
+chapter "They report how they get on"
+mops-jobs update nightly-1 running
+mops-jobs progress nightly-1 5/10
+mops-jobs progress nightly-2 4/4
+mops-jobs update nightly-2 succeeded --results results/nightly-2
+mops-jobs progress nightly-3 12/20 --failed 1
+mops-jobs update nightly-3 failed --error-code OOM --error "task 13 ran out of memory"
+mops-jobs cancel nightly-4 --reason "wrong parameters"
+
+chapter "What has ended stays as it ended"
+mops-jobs update nightly-2 running || printf '(exit code %s: refused)\n' $?
+
+chapter "The registry is mirrored, and looked at"
+mops-jobs sync
+mops-jobs list
+mops-jobs list --status failed --json
+mops-jobs list --label exp=7 -q
+mops-jobs status nightly-1
+
+printf '\nThe registry is left in %s. To look at it again:\n\n' "$place"
+printf '  export MOPS_JOBS_REGISTRY=%q MOPS_JOBS_CACHE=%q\n' "$MOPS_JOBS_REGISTRY" "$MOPS_JOBS_CACHE"
+printf ' '
+printf ' %q' "${command[@]}" list
+printf '\n'

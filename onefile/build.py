@@ -1,0 +1,189 @@
+"""Build mops-jobs.pyz: one file that runs on every CPython from 3.11.
+
+    python onefile/build.py [--output dist/mops-jobs.pyz] [--wheels build/wheels]
+
+The runtime lock decides what goes in; pip fetches it, hash by hash, for the oldest C library that the wheels admit and
+not for the Python that happens to build; shiv packs it. shiv's archive then goes whole, as one stored member, into an
+envelope with our own start-up code: an archive of 700 members costs 5 ms to open at each start, one of four costs
+nothing, and the bootstrap of shiv costs another 20 ms. `unzip -p mops-jobs.pyz app.pyz` gives shiv's own file back.
+
+The same tree gives the same bytes: fixed times and modes, sorted names, no path of the machine that built it.
+The folder is called neither packaging nor zipapp since Python modules have those names.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+TREE = Path(__file__).resolve().parent.parent
+SHEBANG = b"#!/usr/bin/env python3\n"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip archive can tell
+EPOCH_SECONDS = "315532800"
+
+# cryptography's library serves every Python; the small one that loads it, cffi's, exists once per Python.
+PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
+ONE_PER_PYTHON = "cffi"
+
+# In the lock, not in the file. pip and setuptools are not even in the lock.
+LEFT_OUT = {
+    "pycparser": "cffi reads C headers with it when something is built",
+    "tzdata": "python-dateutil falls back on it where a machine has no time zones; our times are UTC",
+}
+# Files of the others that nothing at run time reads.
+PRUNED = re.compile(
+    r"""
+      \.(pyi|pyd|pyc)$                # for type checkers, for Windows, for one Python only
+    | (^|/)(__pycache__|tests?)/
+    | (^|/)aio/                       # asynchronous clients: mops-jobs has threads
+    | ^cffi/                          # the compiler; the loader is _cffi_backend
+    | ^charset_normalizer/.*\.so$     # an accelerator for one Python only; the plain module stands beside it
+    | \.dist-info/(?!METADATA$|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)   # what pip notes for uninstalling
+    """,
+    re.VERBOSE,
+)
+OURS = ("mops_jobs.py", "mopsjobs")
+OUR_SUFFIXES = {".py", ".json", ".sql"}  # a new kind goes here and to package-data in pyproject.toml; tests insist
+
+
+def main() -> None:
+    """Read the arguments, build, and say what came out."""
+    parser = argparse.ArgumentParser(description="Build mops-jobs.pyz.", allow_abbrev=False)
+    parser.add_argument("--output", type=Path, default=TREE / "dist" / "mops-jobs.pyz", help="the file to write")
+    parser.add_argument("--wheels", type=Path, default=TREE / "build" / "wheels", help="where fetched wheels are kept")
+    args = parser.parse_args()
+    wheels = fetch(TREE / "requirements.lock", args.wheels)
+    build_id = build(wheels, args.output)
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, build {build_id}")
+
+
+def build(wheels: list[Path], output: Path) -> str:
+    """Write the archive made of `wheels` and this tree to `output`, at once or not at all. Return its build id."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-build-") as scratch:
+        site_packages = Path(scratch, "site-packages")
+        for name, content in [*from_wheels(wheels), *from_tree()]:
+            path = site_packages / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o644)  # shiv writes modes into the archive: not those of the builder's umask
+        app = Path(scratch, "app.pyz")
+        pack(site_packages, app)
+        with zipfile.ZipFile(app) as archive:
+            build_id = json.loads(archive.read("environment.json"))["build_id"][:16]
+        finished = Path(scratch, "mops-jobs.pyz")
+        put_in_envelope(app, build_id, finished)
+        beside = output.with_name(f"{output.name}.{os.getpid()}.part")
+        shutil.copyfile(finished, beside)
+        beside.chmod(0o755)
+        beside.replace(output)
+    return build_id
+
+
+def pack(site_packages: Path, app: Path) -> None:
+    """Let shiv pack `site_packages`, with times that say nothing."""
+    command = [sys.executable, "-W", "ignore", "-m", "shiv", "--reproducible", "--entry-point", "mops_jobs:entry"]
+    command += ["--site-packages", str(site_packages), "--output-file", str(app)]
+    subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH_SECONDS})
+
+
+def put_in_envelope(app: Path, build_id: str, finished: Path) -> None:
+    """Put shiv's archive beside our own start-up code. Stored, so that starting needs no decompression."""
+    here = Path(__file__).resolve().parent
+    bootstrap = (here / "bootstrap.py").read_text(encoding="utf-8").replace("@BUILD_ID@", build_id)
+    with finished.open("wb") as file:
+        file.write(SHEBANG)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as envelope:
+            for name, content in (
+                ("__main__.py", bootstrap.encode()),
+                ("unpack.py", (here / "unpack.py").read_bytes()),
+                ("app.pyz", app.read_bytes()),
+            ):
+                info = zipfile.ZipInfo(name, date_time=EPOCH)
+                info.external_attr = 0o100644 << 16
+                envelope.writestr(info, content)
+
+
+def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of all wheels that the archive needs."""
+    seen: dict[str, bytes] = {}
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            for info in archive.infolist():
+                name = str(PurePosixPath(info.filename))
+                if info.is_dir() or PRUNED.search(name):
+                    continue
+                if ".data/" in name:
+                    raise SystemExit(f"{wheel.name}: {name} belongs outside of site-packages; teach build.py where")
+                content = archive.read(info)
+                if seen.setdefault(name, content) != content:
+                    raise SystemExit(f"{wheel.name}: {name} is in another wheel too, with other content")
+    # Without this, an `azure` package in the user's own site-packages would take the place of ours.
+    seen.setdefault("azure/__init__.py", b"")
+    yield from seen.items()
+
+
+def from_tree() -> Iterator[tuple[str, bytes]]:
+    """Yield our own files."""
+    for name in OURS:
+        top = TREE / name
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            if path.is_file() and path.suffix in OUR_SUFFIXES and not path.name.startswith("."):
+                yield path.relative_to(TREE).as_posix(), path.read_bytes()
+
+
+def fetch(lock: Path, store: Path) -> list[Path]:
+    """Have pip download what `lock` names, for each Python, unless it was done before. Return the wheels."""
+    blocks = requirements(lock)
+    key = hashlib.sha256(json.dumps([blocks, platforms(), PYTHONS]).encode()).hexdigest()[:16]
+    done = store / key
+    if not done.is_dir():
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=store) as partial:
+            wheels = Path(partial, "wheels")
+            download([text for name, text in blocks.items() if name != ONE_PER_PYTHON], PYTHONS[0], wheels)
+            for python in PYTHONS:
+                download([blocks[ONE_PER_PYTHON]], python, wheels)
+            if not done.is_dir():  # else a build beside this one was quicker, with the same bytes
+                wheels.rename(done)
+    return sorted(done.glob("*.whl"))
+
+
+def requirements(lock: Path) -> dict[str, str]:
+    """Return the entries of a lock file, with their hashes, by name, without those that stay out of the archive."""
+    entries = re.split(r"^(?=[\w.-]+==)", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    blocks = {entry.partition("==")[0]: re.sub(r"^\s*#.*\n", "", entry, flags=re.MULTILINE) for entry in entries}
+    return {name: text for name, text in blocks.items() if name not in LEFT_OUT}
+
+
+def download(entries: list[str], python: str, wheels: Path) -> None:
+    """Have pip download wheels for one Python."""
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-fetch-") as scratch:
+        asked = Path(scratch, "requirements.txt")
+        asked.write_text("\n".join(entries), encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+        command += ["--require-hashes", "--no-deps", "--only-binary=:all:", "--requirement", str(asked)]
+        command += ["--dest", str(wheels), "--implementation", "cp", "--python-version", python]
+        command += [f"--abi=cp{python.replace('.', '')}", "--abi=abi3", "--abi=none"]
+        subprocess.run(command + [f"--platform={tag}" for tag in platforms()], check=True)
+
+
+def platforms() -> list[str]:
+    """Return the wheel tags to ask for, best first: the oldest C library, so that the file runs on old clusters too."""
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        machine = platform.machine()
+        return [f"{tag}_{machine}" for tag in ("manylinux2014", "manylinux_2_17", "manylinux_2_28")]
+    return []  # pip takes what suits this machine
+
+
+if __name__ == "__main__":
+    main()
