@@ -32,12 +32,22 @@ class MopsJobsError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross processes; the arguments of most are keyword-only, which the default cannot bring along.
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         # KeyError, which JobNotFoundError also is, would print the repr of its argument.
         return self.message
 
 
-class UsageError(MopsJobsError):
+def _rebuilt(kind: type[MopsJobsError], args: tuple[object, ...], facts: dict[str, object]) -> MopsJobsError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
+
+
+class UsageError(MopsJobsError, ValueError):
     """What the caller asked for makes no sense: a malformed value, or two that contradict each other."""
 
     exit_code = EXIT_USAGE

@@ -1,0 +1,142 @@
+"""The rules by which a record changes, as pure functions from one `JobState` to the next.
+
+The registry applies them inside compare-and-swap, once an attempt; so none of them looks at a clock or a store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
+from mopsjobs.job import JobState, JsonObject
+from mopsjobs.status import ACTIVE, TRANSITIONS, JobStatus, steps
+
+BEFORE_RUNNING = ACTIVE - {JobStatus.RUNNING, JobStatus.VALIDATING}
+
+MERGED = ("metadata", "labels")
+"""Fields to which an update adds. Only None takes away, and then all."""
+
+
+def walk(state: JobState, changed: JobState, target: JobStatus, at: str, write_id: str) -> JobState:
+    """`changed`, moved from the status of `state` to `target`, with every step in its history.
+
+    Raises:
+        TerminalStateError: the job has ended.
+        InvalidTransitionError: no way leads there, or the job's status is one that this version does not know.
+    """
+    if state.is_terminal:
+        raise TerminalStateError(
+            f"Job {state.job_id} has ended ({state.status}); it cannot become {target}.",
+            job_id=state.job_id,
+            from_status=state.status,
+            to_status=target,
+        )
+    if state.status not in TRANSITIONS:
+        raise _unknown_status(state, target)
+    current = JobStatus(state.status)
+    way = steps(current, target)
+    if way is None:
+        following = ", ".join(sorted(TRANSITIONS[current]))
+        raise InvalidTransitionError(
+            f"Job {state.job_id} is {current}; it cannot become {target}.",
+            job_id=state.job_id,
+            from_status=current,
+            to_status=target,
+            hint=f"From {current} a job can go to: {following}.",
+        )
+    taken = tuple(step(status, at, write_id) for status in way)
+    return changed.evolve(status=target, transitions=_seen(state) + taken)
+
+
+def _seen(state: JobState) -> tuple[JsonObject, ...]:
+    """The history, and the status that another program gave the job without writing it there: it had it by then."""
+    if state.transitions and state.transitions[-1]["status"] == state.status:
+        return state.transitions
+    return (*state.transitions, step(state.status, state.updated_at, None))
+
+
+def unless_ended(state: JobState, changed: JobState) -> JobState | None:
+    """`changed`, or None when it changes nothing.
+
+    Raises:
+        TerminalStateError: it changes something, and the job has ended.
+        InvalidTransitionError: it changes something, and the job's status is one that this version does not know.
+    """
+    if changed.to_json() == state.to_json():  # as Python objects, True equals 1
+        return None
+    if state.is_terminal:
+        raise TerminalStateError(
+            f"Job {state.job_id} has ended ({state.status}); its record does not change any more.",
+            job_id=state.job_id,
+            from_status=state.status,
+            to_status=state.status,
+        )
+    if state.status not in TRANSITIONS:
+        raise _unknown_status(state, state.status)
+    return changed
+
+
+def _unknown_status(state: JobState, target: str) -> InvalidTransitionError:
+    return InvalidTransitionError(
+        f"Job {state.job_id} has the status {state.status!r}, which this version does not know; it is left alone.",
+        job_id=state.job_id,
+        from_status=state.status,
+        to_status=target,
+        hint="A newer mops-jobs may know it.",
+    )
+
+
+def merge(state: JobState, values: Mapping[str, object]) -> JobState:
+    """`state` with these fields: `metadata` and `labels` merged into what is there, others replaced."""
+    merged = dict(values)
+    for name in MERGED:
+        if merged.get(name):
+            merged[name] = MappingProxyType({**getattr(state, name), **merged[name]})  # type: ignore[dict-item]
+    return state.evolve(**merged)
+
+
+def counts(state: JobState) -> tuple[int, int, int]:
+    """The counts that have to fit together."""
+    return state.tasks_completed, state.tasks_failed, state.tasks_total
+
+
+def check_counts(state: JobState) -> None:
+    """Refuse more tasks done, well or badly, than there are.
+
+    Raises:
+        UsageError: so it is.
+    """
+    if 0 < state.tasks_total < state.tasks_completed + state.tasks_failed:
+        failed = f" and {state.tasks_failed} failed" if state.tasks_failed else ""
+        raise UsageError(
+            f"Job {state.job_id} cannot have {state.tasks_completed} tasks completed{failed} of {state.tasks_total}."
+        )
+
+
+def readable(state: JobState) -> bytes:
+    """The bytes of a record.
+
+    Raises:
+        UsageError: it has grown into one that nobody could read or change any more.
+    """
+    value = state.to_json()
+    try:
+        JobState.from_json(value)
+    except RecordError as error:
+        raise UsageError(f"The record of job {state.job_id} would be unusable: {error.reason}.") from None
+    return value
+
+
+def step(status: str, at: str, write_id: str | None) -> JsonObject:
+    """One entry of a record's history."""
+    return {"status": str(status), "at": at, "id": write_id}
+
+
+def has_write(value: bytes, write_id: str) -> bool:
+    """Whether the write of that id has left its trace in the record."""
+    with contextlib.suppress(RecordError):
+        state = JobState.from_json(value)
+        return state.write_id == write_id or any(one.get("id") == write_id for one in state.transitions)
+    return False

@@ -1,0 +1,385 @@
+"""The record of a job: what is read, what is refused and why, what is written back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.job import (
+    FIELDS,
+    MAX_DEPTH,
+    MAX_RECORD_BYTES,
+    UPDATABLE,
+    JobState,
+    check_field,
+    check_job_id,
+    check_new_job_id,
+)
+from mopsjobs.status import JobStatus
+
+AT = "2026-11-24T09:00:00+00:00"
+REQUIRED = {"job_id": "job-1", "status": "running", "created_at": AT, "updated_at": AT}
+
+MODELOPS = {
+    **REQUIRED,
+    "k8s_name": "job-1-runner",
+    "k8s_namespace": "modelops",
+    "k8s_uid": None,
+    "tasks_total": 10,
+    "tasks_completed": 4,
+    "error_message": None,
+    "error_code": None,
+    "results_path": None,
+    "expected_outputs": [{"param_id": "p1", "seed": 1, "output_type": "simulation"}],
+    "verified_outputs": ["sims/p1"],
+    "missing_outputs": [],
+    "tasks_verified": 0,
+    "validation_started_at": None,
+    "validation_completed_at": None,
+    "validation_attempts": 0,
+    "last_validation_error": None,
+    "metadata": {"simulations": 10, "bundle": "sha256:ab", "nested": {"deep": [1, 2.5, None, True]}},
+}
+"""A record with every field of ModelOps' contract and none of ours."""
+
+OURS = {
+    "write_id": "w2",
+    "revision": 2,
+    "transitions": [
+        {"status": "pending", "at": AT, "id": "w1"},
+        {"status": "running", "at": AT, "id": "w2", "by": "x"},
+    ],
+    "tasks_failed": 1,
+    "heartbeat_at": AT,
+    "owner": "ada",
+    "labels": {"exp": "7"},
+    "engine": "local",
+    "parent_job_id": "job-0",
+}
+
+TEXTS = ("k8s_name", "k8s_namespace", "k8s_uid", "error_message", "error_code", "results_path", "last_validation_error")
+TEXTS += ("write_id", "owner", "engine", "parent_job_id")
+COUNTS = ("tasks_total", "tasks_completed", "tasks_verified", "validation_attempts", "revision", "tasks_failed")
+TIMES = ("validation_started_at", "validation_completed_at", "heartbeat_at")
+LISTS = ("expected_outputs", "verified_outputs", "missing_outputs", "transitions")
+OBJECTS = ("metadata", "labels")
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+numbers = st.integers(-(10**18), 10**18) | st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | numbers | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=8,
+)
+unknown_fields = st.dictionaries(words.filter(lambda name: name not in FIELDS), json_values, max_size=4)
+
+
+def encoded(**fields: object) -> bytes:
+    return json.dumps({**REQUIRED, **fields}).encode()
+
+
+def reason(value: bytes) -> str:
+    with pytest.raises(RecordError) as caught:
+        JobState.from_json(value)
+    assert caught.value.reason == str(caught.value)
+    return caught.value.reason
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+def test_a_state_is_frozen_with_its_collections() -> None:
+    """Neither a field nor what a field holds can be changed in place."""
+    state = JobState.from_dict({**MODELOPS, **OURS})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        state.status = "failed"  # type: ignore[misc]
+    for collection in (state.metadata, state.labels, state.extra, state.transitions[0]):
+        with pytest.raises(TypeError):
+            collection["x"] = "y"  # type: ignore[index]
+    assert all(isinstance(getattr(state, name), tuple) for name in LISTS)
+
+
+def test_evolve_makes_a_copy_and_leaves_the_original() -> None:
+    """A change is a new state."""
+    state = JobState.from_dict(MODELOPS)
+    assert state.evolve(tasks_completed=5).tasks_completed == 5
+    assert state.tasks_completed == 4
+
+
+def test_four_fields_are_enough() -> None:
+    """The others have the values that say nothing."""
+    state = JobState.from_json(encoded())
+    assert state == JobState(job_id="job-1", status=JobStatus.RUNNING, created_at=AT, updated_at=AT)
+    assert (state.tasks_total, state.metadata, state.transitions, state.extra) == (0, {}, (), {})
+
+
+def test_a_record_as_modelops_writes_it_loses_nothing() -> None:
+    """Indented JSON with all its fields and none of ours comes out with the same fields and values."""
+    state = JobState.from_json(json.dumps(MODELOPS, indent=2).encode())
+    assert state.status is JobStatus.RUNNING
+    assert json.loads(state.to_json()) == MODELOPS
+
+
+def test_a_record_of_ours_loses_nothing() -> None:
+    """Our own fields come out too, and what other versions have put into a transition."""
+    assert json.loads(JobState.from_dict({**MODELOPS, **OURS}).to_json()) == {**MODELOPS, **OURS}
+
+
+def test_modelops_fields_are_always_written_and_ours_only_when_they_say_something() -> None:
+    """ModelOps' programs index their fields without asking; ours would only be in their way."""
+    assert set(JobState.from_json(encoded()).to_dict()) == set(MODELOPS)
+
+
+def test_the_known_fields_are_those_of_the_contract() -> None:
+    """Their names are a contract with programs outside of this project."""
+    assert set(FIELDS) == {*MODELOPS, *OURS}
+    assert set(REQUIRED) | {"write_id", "revision", "transitions"} | set(UPDATABLE) == set(FIELDS)
+
+
+@given(unknown_fields)
+def test_unknown_fields_are_carried_along_unchanged(fields: dict[str, object]) -> None:
+    """Arbitrary JSON in fields of a later version survives reading and writing."""
+    state = JobState.from_json(encoded(**fields))
+    assert state.extra == fields
+    assert {**json.loads(state.to_json()), **fields} == json.loads(state.evolve(tasks_total=0).to_json())
+    assert JobState.from_json(state.to_json()) == state
+
+
+@given(unknown_fields, st.dictionaries(words, json_values, max_size=3))
+def test_reading_leaves_its_argument_alone(fields: dict[str, object], metadata: dict[str, object]) -> None:
+    """`from_dict` changes nothing in the object that it is given; nor do changes of that reach the state."""
+    record = {**REQUIRED, **fields, "metadata": metadata}
+    before = copy.deepcopy(record)
+    state = JobState.from_dict(record)
+    assert record == before
+    assert record["status"].__class__ is str
+    record["metadata"]["later"] = 1  # type: ignore[index]
+    assert state.metadata == before["metadata"]
+
+
+@pytest.mark.parametrize("status", ["archived", "Running", "PENDING", "état"])
+def test_an_unknown_status_is_kept_as_it_is(status: str) -> None:
+    """A newer version may have more of them. As far as we know, such a job has not ended."""
+    state = JobState.from_json(encoded(status=status))
+    assert state.status == status
+    assert not state.is_terminal
+    assert json.loads(state.to_json())["status"] == status
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_a_known_status_becomes_a_member(status: JobStatus) -> None:
+    """Code may compare by identity, and ask whether the job has ended."""
+    state = JobState.from_json(encoded(status=str(status)))
+    assert state.status is status
+    assert state.is_terminal == (status in ("succeeded", "partial", "failed", "cancelled"))
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in REQUIRED])
+def test_null_says_the_same_as_a_missing_field(name: str) -> None:
+    """ModelOps writes null for what is not set."""
+    assert JobState.from_json(encoded(**{name: None})) == JobState.from_json(encoded())
+
+
+@pytest.mark.parametrize("at", ["2026-11-24T09:00:00Z", "2026-11-24T09:00:00", "2026-11-24T10:00:00.123+01:00"])
+def test_a_time_keeps_the_form_in_which_it_was_written(at: str) -> None:
+    """Reading does not rewrite what another program has written."""
+    assert json.loads(JobState.from_json(encoded(created_at=at)).to_json())["created_at"] == at
+
+
+def test_a_byte_order_mark_is_no_obstacle() -> None:
+    """Editors on Windows leave one."""
+    assert JobState.from_json(b"\xef\xbb\xbf" + encoded()).job_id == "job-1"
+
+
+def test_a_whole_number_may_be_written_as_a_float() -> None:
+    """JSON knows one kind of number, and JavaScript writes 5.0 or 5e0 at will."""
+    assert JobState.from_json(encoded(tasks_total=5.0)).tasks_total == 5
+
+
+# --- what is refused, and why ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_missing_field_is_named(name: str) -> None:
+    """Without one of the four there is no record."""
+    fields = {other: value for other, value in REQUIRED.items() if other != name}
+    assert reason(json.dumps(fields).encode()) == f"no field {name}"
+
+
+WRONG = [(name, value) for name in (*TEXTS, "job_id", "status", "created_at") for value in (1, True, [], {})]
+WRONG += [(name, None) for name in REQUIRED]
+WRONG += [(name, value) for name in COUNTS for value in ("5", True, 1.5, [], {}, -1, 2**53, 10**300, 1e300)]
+WRONG += [(name, value) for name in (*TIMES, "created_at", "updated_at") for value in (0, "", "yesterday", "9" * 99)]
+WRONG += [(name, value) for name in LISTS for value in ("a", 1, {}, False)]
+WRONG += [(name, value) for name in OBJECTS for value in ("a", 1, [], True)]
+WRONG += [("status", ""), ("status", "x" * 65)]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=repr)
+def test_a_field_of_a_wrong_type_or_range_is_named(name: str, value: object) -> None:
+    """The reason says which field, and what it should be."""
+    assert re.match(rf"field {name} should be \w+", reason(encoded(**{name: value})))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"labels": {"exp": 7}}, "labels.exp"),
+        ({"transitions": ["running"]}, "transitions[0]"),
+        ({"transitions": [OURS["transitions"][0], {"status": "running"}]}, "transitions[1].at"),  # type: ignore[index]
+        ({"transitions": [{"at": AT}]}, "transitions[0].status"),
+    ],
+)
+def test_a_wrong_type_inside_a_field_is_named_with_its_place(fields: dict[str, object], named: str) -> None:
+    """So that somebody can find it in the record."""
+    assert reason(encoded(**fields)).startswith(f"field {named} should be ")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"", "not JSON: "),
+        (b"<html>", "not JSON: "),
+        (encoded()[:-1], "not JSON: "),
+        (encoded() + b"{}", "not JSON: "),
+        (encoded()[:-1] + b', "x": NaN}', "not JSON: NaN is no JSON number"),
+        (encoded()[:-1] + b', "x": -Infinity}', "not JSON: -Infinity is no JSON number"),
+        (encoded()[:-1] + b', "x": 1e999}', "not JSON: 1e999 is no JSON number"),
+        (encoded()[:-1] + b', "x": ' + b"9" * 5000 + b"}", "not JSON: "),
+        (encoded()[:-1] + b', "status": "failed"}', "not JSON: 'status' comes twice"),
+        (encoded()[:-1] + b', "metadata": {"a": 1, "a": 2}}', "not JSON: 'a' comes twice"),
+        (b"[]", "not a JSON object but a list"),
+        (b'"text"', "not a JSON object but text"),
+        (b"1", "not a JSON object but a number"),
+        (b"null", "not a JSON object but null"),
+        (b"true", "not a JSON object but true or false"),
+        (encoded(owner="\ud800"), "has half a surrogate pair in a text"),
+        (encoded(**{"\udfff": 1}), "has half a surrogate pair in a text"),
+        (encoded().replace(b"job-1", b"job-\xff"), "not UTF-8 text"),
+        (json.dumps(REQUIRED).encode("utf-16"), "not UTF-8 text"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, "nested too deeply"),
+        (encoded(error_message="x" * 5_000_000), "5,000,147 bytes are no record: at most 1,048,576 are read"),
+    ],
+    ids=range(22),
+)
+def test_bytes_that_are_no_record_are_refused_with_a_reason(value: bytes, expected: str) -> None:
+    """Nothing foreseeable in a blob ends otherwise than in a RecordError of one line."""
+    found = reason(value)
+    assert found.startswith(expected)
+    assert "\n" not in found
+
+
+@given(st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_no_bytes_at_all_make_reading_fail_otherwise(value: bytes) -> None:
+    """Arbitrary bytes and arbitrary JSON are a record or a RecordError."""
+    with contextlib.suppress(RecordError):
+        assert JobState.from_json(value).job_id is not None
+
+
+def test_the_largest_record_is_a_megabyte() -> None:
+    """At the limit it is read, a byte beyond it is not."""
+    padding = MAX_RECORD_BYTES - len(encoded(owner=""))
+    assert JobState.from_json(encoded(owner="x" * padding)).owner == "x" * padding
+    assert reason(encoded(owner="x" * (padding + 1))).startswith("1,048,577 bytes are no record")
+
+
+def test_nesting_has_a_bound_of_its_own() -> None:
+    """At the limit a record is read and written; beyond it, it is refused long before Python would give up."""
+    inside = b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1)
+    value = encoded()[:-1] + b', "x": ' + inside + b"}"
+    assert JobState.from_json(value).to_json()
+    assert reason(value.replace(inside, b"[" + inside + b"]")) == "nested too deeply"
+
+
+def test_the_key_stands_before_the_reason_where_it_is_known() -> None:
+    """A report can group by reason and still say which record it was."""
+    with pytest.raises(RecordError) as caught:
+        JobState.from_json(b"[]", key="jobs/a/state.json")
+    assert (caught.value.key, caught.value.reason) == ("jobs/a/state.json", "not a JSON object but a list")
+    assert str(caught.value) == "jobs/a/state.json: not a JSON object but a list"
+
+
+# --- ids ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job_id", ["a", "7", "nightly-1", "job-a1b2c3d4", "A.b_c+d=e-f", "x" * 128])
+def test_a_new_id_can_be_typed_without_quotes(job_id: str) -> None:
+    """Letters, digits and `._+=-`, beginning with a letter or digit."""
+    assert check_new_job_id(job_id) == job_id
+
+
+@pytest.mark.parametrize(
+    "job_id", ["", "-a", ".a", "a b", "a/b", "a\n", "a\x00", "é", "٣", "a*", "$a", "~", "..", "a:b", "x" * 129]
+)
+def test_any_other_new_id_is_refused_by_name(job_id: str) -> None:
+    """The sentence shows it escaped, and says what an id looks like."""
+    with pytest.raises(UsageError, match="letters, digits and") as caught:
+        check_new_job_id(job_id)
+    assert repr(job_id) in str(caught.value)
+
+
+@pytest.mark.parametrize("job_id", ["a b", "é", "-a", ".a", "...", "a:b", "@latest", "x" * 512])
+def test_an_existing_id_may_be_anything_that_fits_into_a_key(job_id: str) -> None:
+    """Other programs have given jobs their ids by other rules; those jobs can be shown and changed too."""
+    assert check_job_id(job_id) == job_id
+
+
+@pytest.mark.parametrize("job_id", ["", ".", "..", "a/b", "/", "a\n", "a\x1b[31m", "\u202e", "x" * 513])
+def test_what_no_key_can_hold_is_no_id(job_id: str) -> None:
+    """The sentence shows it escaped: nothing in it reaches a terminal."""
+    with pytest.raises(UsageError, match="cannot be a job id") as caught:
+        check_job_id(job_id)
+    assert str(caught.value).isprintable()
+
+
+# --- fields that a caller sets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["job_id", "status", "created_at", "updated_at", "write_id", "revision", "transitions"]
+)
+def test_the_bookkeeping_of_the_registry_cannot_be_set(name: str) -> None:
+    """Nor can what is no field; the sentence lists what can be."""
+    for bad in (name, name.upper(), "extra"):
+        with pytest.raises(UsageError, match=f"'{bad}' is no field that can be set: use engine, "):
+            check_field(bad, "x")
+
+
+@pytest.mark.parametrize("name", sorted(UPDATABLE))
+def test_none_unsets_a_field(name: str) -> None:
+    """It becomes what it is in a record that does not have it."""
+    assert check_field(name, None) == getattr(JobState.from_dict(REQUIRED), name)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, value in WRONG if name in UPDATABLE], ids=repr)
+def test_a_value_of_the_wrong_type_is_a_usage_error_that_names_the_field(name: str, value: object) -> None:
+    """What would be refused on reading is refused before it is written."""
+    if value is not None:
+        with pytest.raises(UsageError, match=f"The field {name} should be "):
+            check_field(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("owner", "\ud800"),
+        ("labels", {"\udc80": "x"}),
+        ("metadata", {"a": float("nan")}),
+        ("metadata", {"a": object()}),
+        ("metadata", {("a", "b"): 1}),
+        ("expected_outputs", [{1, 2}]),
+    ],
+)
+def test_a_value_that_json_cannot_hold_is_a_usage_error_that_names_the_field(name: str, value: object) -> None:
+    """An argument that the shell could not decode is one of these."""
+    with pytest.raises(UsageError, match=f"The field {name} "):
+        check_field(name, value)

@@ -1,0 +1,241 @@
+"""Points in time and durations: what is understood, and how they are written for records, scripts and people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mopsjobs.errors import UsageError
+from mopsjobs.times import (
+    MAX_SECONDS,
+    from_timestamp,
+    human_age,
+    human_duration,
+    json_time,
+    parse_duration,
+    parse_time,
+    parse_when,
+    record_time,
+    utc_now,
+)
+
+NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+YEAR = 365 * 86400
+
+zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+EARLIEST, LATEST = NOW.replace(year=1970, tzinfo=None), NOW.replace(year=2200, tzinfo=None)
+moments = st.datetimes(EARLIEST, LATEST, timezones=zones)
+
+
+# --- points in time -------------------------------------------------------------------------------------------------
+
+
+@given(moments)
+def test_what_is_written_is_read_back_as_the_same_moment(moment: datetime) -> None:
+    """Both written forms keep every microsecond, whatever the zone was."""
+    assert parse_time(record_time(moment)) == moment
+    assert parse_time(json_time(moment)) == moment
+
+
+@given(moments)
+def test_records_carry_an_offset_and_json_a_z(moment: datetime) -> None:
+    """`+00:00` is what ModelOps writes and every `fromisoformat` reads; `Z` is what scripts expect."""
+    assert record_time(moment).endswith("+00:00")
+    assert json_time(moment) == record_time(moment).removesuffix("+00:00") + "Z"
+
+
+@given(moments, moments)
+def test_times_of_all_zones_are_read_into_utc_and_keep_their_order(one: datetime, other: datetime) -> None:
+    """Every time that is read comes out in UTC, so times can be compared with each other."""
+    first, second = parse_time(one.isoformat()), parse_time(other.isoformat())
+    assert first.tzinfo is UTC
+    assert (first < second) == (one < other)
+
+
+def test_a_time_without_offset_is_taken_for_utc() -> None:
+    """ModelOps' oldest records have none."""
+    assert parse_time("2026-11-24T09:00:00") == NOW
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-11-24T09:00:00Z", "2026-11-24T10:30:00+01:30", "2026-11-24 09:00", "20261124T09"]
+)
+def test_the_usual_forms_of_iso_8601_are_read(text: str) -> None:
+    """Z, an offset, a blank instead of the T, the basic format."""
+    assert parse_time(text) == NOW
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "now", "2026-13-01", "24.11.2026", "2026-11-24T25:00", "0001-01-01T00:00:00+10:00", " 2026-11-24", "1e9"],
+)
+def test_what_is_no_time_is_a_value_error(text: str) -> None:
+    """So is a time that only exists outside the years 1 to 9999 once it is in UTC."""
+    with pytest.raises(ValueError):
+        parse_time(text)
+
+
+@given(st.text(max_size=40))
+def test_no_text_at_all_makes_reading_a_time_fail_otherwise(text: str) -> None:
+    """Arbitrary text gives a time in UTC or a ValueError, and nothing else."""
+    try:
+        moment = parse_time(text)
+    except ValueError:
+        return
+    assert moment.tzinfo is UTC
+
+
+def test_now_and_timestamps_are_in_utc() -> None:
+    """The clock of this module knows no local time."""
+    assert utc_now().tzinfo is UTC
+    assert from_timestamp(NOW.timestamp()) == NOW
+
+
+# --- durations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0),
+        ("90s", 90),
+        ("5m", 300),
+        ("2h", 7200),
+        ("7d", 7 * 86400),
+        ("2w", 14 * 86400),
+        ("1.5d", 36 * 3600),
+        ("1h30m", 5400),
+        ("30m1h", 5400),
+        ("0.25s", 0.25),
+        ("36500d", MAX_SECONDS),
+    ],
+)
+def test_a_duration_is_a_row_of_numbers_with_units(text: str, seconds: float) -> None:
+    """Decimals and several units in one, in any order, up to a century."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "h", "-5m", "+5m", "5 m", "5M", "5min", "1h30", ".5h", "5.h", "1,5h", "1e3s", "٣h", "²h", "5m\n", "inf"],
+)
+def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
+    """The sentence repeats what was given and shows how it is written."""
+    with pytest.raises(UsageError, match="90s, 5m, 2h, 7d or 1h30m") as caught:
+        parse_duration(text)
+    assert f"'{text}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["36501d", "9" * 400 + "s", "100000w", "36500d1s"])
+def test_a_duration_longer_than_a_century_is_refused(text: str) -> None:
+    """An impossible one never becomes an overflow somewhere else."""
+    with pytest.raises(UsageError, match="longer than a century"):
+        parse_duration(text)
+
+
+@given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 999), st.integers(0, 9999))
+def test_the_parts_of_a_duration_add_up(days: int, hours: int, minutes: int, seconds: int) -> None:
+    """A row of units is the sum of its parts."""
+    expected = days * 86400 + hours * 3600 + minutes * 60 + seconds
+    assert parse_duration(f"{days}d{hours}h{minutes}m{seconds}s") == expected
+
+
+@given(st.text(alphabet="0123456789.smhdw -", max_size=12))
+def test_any_text_is_a_duration_within_bounds_or_a_usage_error(text: str) -> None:
+    """No text is read as a negative, infinite or endless duration."""
+    try:
+        seconds = parse_duration(text)
+    except UsageError:
+        return
+    assert 0 <= seconds <= MAX_SECONDS
+
+
+# --- when -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2h", NOW - timedelta(hours=2)),
+        ("1.5d", NOW - timedelta(hours=36)),
+        ("0s", NOW),
+        ("2026-11-23T09:00:00Z", NOW - timedelta(days=1)),
+        ("2026-11-24T11:00:00+02:00", NOW),
+        ("2026-11-24", NOW.replace(hour=0)),
+    ],
+)
+def test_a_point_in_time_is_a_time_or_a_duration_before_now(text: str, expected: datetime) -> None:
+    """`--since 2h` and `--since 2026-11-23T09:00:00Z` are both understood."""
+    assert parse_when(text, NOW) == expected
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "-2h", "2 h", "2026-99-99", "12:00"])
+def test_what_is_neither_is_refused_with_an_example_of_each(text: str) -> None:
+    """The sentence repeats what was given."""
+    with pytest.raises(UsageError, match="a duration like 2h or 7d, or RFC 3339 like 2026") as caught:
+        parse_when(text, NOW)
+    assert f"'{text}'" in str(caught.value)
+
+
+def test_a_point_more_than_a_century_ago_is_refused_as_duration() -> None:
+    """`--since 999999d` says what is wrong, rather than leaving the calendar."""
+    with pytest.raises(UsageError, match="longer than a century"):
+        parse_when("999999d", NOW)
+
+
+# --- for people -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0s"),
+        (0, "0s"),
+        (0.9, "0s"),
+        (59.9, "59s"),
+        (60, "1m"),
+        (185, "3m 5s"),
+        (3599, "59m 59s"),
+        (3600, "1h"),
+        (7800, "2h 10m"),
+        (86399, "23h 59m"),
+        (86400, "1d"),
+        (4 * 86400 + 3700, "4d 1h"),
+        (99 * 86400 + 3600, "99d 1h"),
+        (100 * 86400 + 3600, "100d"),
+        (YEAR, "365d"),
+    ],
+)
+def test_a_duration_for_people_has_at_most_two_units(seconds: float, text: str) -> None:
+    """Seconds beside days tell nobody anything; a zero in second place is left out."""
+    assert human_duration(seconds) == text
+
+
+@given(st.integers(0, YEAR * 50))
+def test_a_duration_for_people_is_right_to_its_smallest_unit(seconds: int) -> None:
+    """Read back, it falls short by less than the unit it leaves out: rounded down, never up."""
+    lost = seconds - parse_duration(human_duration(seconds).replace(" ", ""))
+    below = 1 if seconds < 3600 else 60 if seconds < 86400 else 3600 if seconds < 100 * 86400 else 86400
+    assert 0 <= lost < below
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "just now"),
+        (1.9, "just now"),
+        (2, "2s ago"),
+        (3 * 60 + 59, "3m ago"),
+        (2 * 3600 + 600, "2h ago"),
+        (3 * 86400 + 5 * 3600, "3d ago"),
+        (-59, "just now"),
+        (-60, "in 1m"),
+        (-7300, "in 2h"),
+    ],
+)
+def test_an_age_for_people_has_one_unit(seconds: float, text: str) -> None:
+    """What another clock wrote a little ahead of ours is `just now`; far ahead it says so."""
+    assert human_age(seconds) == text
