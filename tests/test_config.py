@@ -1,0 +1,398 @@
+"""Settings and registry URLs: who speaks first, what is refused and how it is named, and that no secret is repeated."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs import config
+from mopsjobs.errors import ConfigError
+from mopsjobs.store import check_url, identity, is_local, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ACCOUNT = {"AZURE_STORAGE_ACCOUNT": "acct"}
+SECRETS = ("SECRET", "s3cr3t")
+CONNECTION_STRING = (
+    "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=c2VjcmV0U0VDUkVU;EndpointSuffix=core.windows.net"
+)
+
+
+class Home:
+    """A user's directories, and a project below them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.project = root / "project"
+        self.below = self.project / "a" / "b"
+        self.below.mkdir(parents=True)
+        self.env = {"HOME": str(root)}
+
+    def write_user(self, text: str) -> Path:
+        path = self.root / ".config" / "mops-jobs" / "config.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def write_project(self, text: str) -> Path:
+        path = self.project / ".mops-jobs.toml"
+        path.write_text(text)
+        return path
+
+    def load(self, cwd: Path | None = None, env: dict[str, str] | None = None, **flags: str | None) -> config.Settings:
+        return config.load(flags, {**self.env, **(env or {})}, str(cwd or self.project))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+# --- who speaks first -----------------------------------------------------------------------------------------------
+
+VALUES = {
+    "registry": [f"sqlite:///{source}.db" for source in ("flag", "env", "project", "user")],
+    "cache": [f"/cache/{source}.db" for source in ("flag", "env", "project", "user")],
+    "color": ["always", "never", "auto", "always"],
+    "stale_after": ["1m", "2m", "3m", "4m"],
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_flag_beats_environment_beats_project_file_beats_user_file(home: Home, name: str) -> None:
+    """For each setting; and `config show` is told which one it was."""
+    flag, environment, project, user = VALUES[name]
+    variable = f"MOPS_JOBS_{name.upper()}"
+
+    def found(**arguments: object) -> tuple[str, str]:
+        setting = home.load(**arguments).named()[name]  # type: ignore[arg-type]
+        return setting.value, setting.origin
+
+    assert found()[1] == "default"
+    user_file = home.write_user(f'{name} = "{user}"')
+    assert found() == (user, f"file {user_file}")
+    project_file = home.write_project(f'{name} = "{project}"')
+    assert found() == (project, f"file {project_file}")
+    assert found(env={variable: environment}) == (environment, f"environment {variable}")
+    assert found(env={variable: environment}, **{name: flag}) == (flag, f"flag --{name}")
+    assert found(env={variable: ""}, **{name: None}) == (project, f"file {project_file}")
+
+
+def test_the_files_together_say_what_each_of_them_says(home: Home) -> None:
+    """A project file that speaks of one setting leaves the others to the user's."""
+    user = home.write_user('color = "never"\nstale_after = "1h"\n')
+    project = home.write_project('stale_after = "2h"\n')
+    settings = home.load()
+    assert (settings.color.value, settings.stale_after.value) == ("never", "2h")
+    assert settings.files == (str(project), str(user))
+
+
+def test_without_any_word_there_is_an_embedded_registry_in_the_data_directory(home: Home) -> None:
+    """Nobody needs an account, a file or a variable to try it."""
+    settings = home.load()
+    assert settings.registry.value == f"sqlite://{home.root}/.local/share/mops-jobs/registry.db"
+    assert settings.cache.value.startswith(f"{home.root}/.cache/mops-jobs/")
+    assert (settings.color.value, settings.stale_after.value) == ("auto", "15m")
+    assert (settings.is_local, settings.files) == (True, ())
+
+
+@pytest.mark.parametrize("env", [ACCOUNT, {"AZURE_STORAGE_CONNECTION_STRING": CONNECTION_STRING}], ids=["name", "text"])
+def test_an_account_in_the_environment_means_the_registry_in_it(home: Home, env: dict[str, str]) -> None:
+    """With Azure's settings at hand, the container of ModelOps is the default; a file still beats that."""
+    settings = home.load(env=env)
+    assert (settings.registry.value, settings.is_local) == ("azure://job-registry", False)
+    home.write_user('registry = "sqlite:///r.db"')
+    assert home.load(env=env).registry.value == "sqlite:///r.db"
+
+
+def test_the_directories_of_the_xdg_specification_are_used(home: Home) -> None:
+    """An absolute value is taken; a relative one is ignored, as the specification says."""
+    names = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")
+    (home.root / "conf" / "mops-jobs").mkdir(parents=True)
+    (home.root / "conf" / "mops-jobs" / "config.toml").write_text('color = "never"')
+    xdg = dict(zip(names, [f"{home.root}/conf", f"{home.root}/data", f"{home.root}/cache"], strict=True))
+    settings = home.load(env=xdg)
+    assert settings.color.value == "never"
+    assert settings.registry.value == f"sqlite://{home.root}/data/mops-jobs/registry.db"
+    assert settings.cache.value.startswith(f"{home.root}/cache/mops-jobs/")
+    assert home.load(env=dict.fromkeys(names, "rel")).registry.value == home.load().registry.value
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_project_file_above_is_used_and_no_other(home: Home) -> None:
+    """From a directory below it counts; a nearer one replaces it as a whole."""
+    outer = home.write_project('color = "never"\nstale_after = "2h"')
+    assert home.load(home.below).files == (str(outer),)
+    inner = home.below.parent / ".mops-jobs.toml"
+    inner.write_text('color = "always"')
+    settings = home.load(home.below)
+    assert (settings.files, settings.color.value, settings.stale_after.value) == ((str(inner),), "always", "15m")
+    assert home.load(home.root).files == ()
+
+
+def test_a_relative_path_in_a_file_counts_from_the_file(home: Home) -> None:
+    """Wherever below it the command is run."""
+    home.write_project('registry = "sqlite:data/r.db"\ncache = "../c.db"')
+    for cwd in (home.project, home.below):
+        settings = home.load(cwd)
+        assert settings.registry_id == f"sqlite://{home.project}/data/r.db"
+        assert settings.cache.value == f"{home.root}/c.db"
+
+
+def test_a_relative_path_elsewhere_counts_from_the_working_directory(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As everybody expects of a flag."""
+    monkeypatch.chdir(home.below)
+    settings = home.load(registry="sqlite:r.db", env={"MOPS_JOBS_CACHE": "c.db"})
+    assert settings.registry_id == f"sqlite://{home.below}/r.db"
+    assert settings.cache.value == f"{home.below}/c.db"
+
+
+def test_a_tilde_in_the_path_of_the_cache_is_the_home_directory(home: Home) -> None:
+    """In a file no shell has replaced it."""
+    home.write_user('cache = "~/c.db"')
+    assert home.load().cache.value == os.path.expanduser("~/c.db")
+
+
+@pytest.mark.parametrize("where", ["user", "project"])
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('regsitry = "memory:"', "a wrong key 'regsitry': use registry, cache, color, stale_after"),
+        ('[registry]\nurl = "memory:"', "should give registry as a text"),
+        ("color = true", "should give color as a text"),
+        ("stale_after = 5", "should give stale_after as a text"),
+        ('cache = ""', "should give cache as a text"),
+        ("registry = memory:", "is no TOML: "),
+        ("\x00", "is no TOML: "),
+        ('color = "pink"', "'pink' is no colour mode: use auto, always, never"),
+        ('stale_after = "soon"', "'soon' is no duration"),
+        ('stale_after = "200000d"', "longer than a century"),
+        ('registry = "nowhere"', "'nowhere' is no registry URL"),
+        ('registry = "sqlite:"', "names no file"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name_and_key(home: Home, where: str, text: str, named: str) -> None:
+    """A wrong key, a wrong type, no TOML, a value without sense: one line that names the file and what is wrong."""
+    path = home.write_user(text) if where == "user" else home.write_project(text)
+    with pytest.raises(ConfigError) as caught:
+        home.load()
+    message = str(caught.value)
+    assert named in message
+    assert str(path) in message
+    assert "\n" not in message
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(home: Home) -> None:
+    """Bytes that are not UTF-8 are no TOML."""
+    path = home.write_user("")
+    path.write_bytes(b'color = "\xff"')
+    with pytest.raises(ConfigError, match="is no TOML") as caught:
+        home.load()
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_refused_by_name(home: Home) -> None:
+    """It is not taken for a file that is not there."""
+    path = home.write_user('color = "never"')
+    path.chmod(0)
+    with pytest.raises(ConfigError, match="Permission denied") as caught:
+        home.load()
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "origin"),
+    [
+        ({"registry": "nowhere"}, {}, "registry, from flag --registry"),
+        ({}, {"MOPS_JOBS_REGISTRY": "nowhere"}, "registry, from environment MOPS_JOBS_REGISTRY"),
+        ({"cache": ""}, {}, "cache, from flag --cache"),
+        ({"color": "pink"}, {}, "color, from flag --color"),
+        ({}, {"MOPS_JOBS_COLOR": "pink"}, "color, from environment MOPS_JOBS_COLOR"),
+        ({}, {"MOPS_JOBS_STALE_AFTER": "soon"}, "stale_after, from environment MOPS_JOBS_STALE_AFTER"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_origin(
+    home: Home, flags: dict[str, str], env: dict[str, str], origin: str
+) -> None:
+    """So that nobody looks for it in the wrong place."""
+    with pytest.raises(ConfigError) as caught:
+        home.load(env=env, **flags)
+    assert origin in str(caught.value)
+
+
+# --- registry URLs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        ("memory:", "memory"),
+        ("sqlite:///path/registry.db", "sqlite"),
+        ("sqlite:registry.db", "sqlite"),
+        ("sqlite:../a=b;c.db", "sqlite"),
+        ("azure://job-registry", "azure"),
+        ("azure://job-registry/", "azure"),
+        ("https://acct.blob.core.windows.net/job-registry", "https"),
+        ("http://127.0.0.1:10000/devstoreaccount1/job-registry", "http"),
+    ],
+)
+def test_the_forms_of_a_registry_url(url: str, scheme: str) -> None:
+    """Each is accepted, and is local exactly when nothing goes over the network."""
+    assert check_url(url) == scheme
+    assert is_local(url) == (scheme in ("memory", "sqlite"))
+
+
+MALFORMED = [
+    ("", "''"),
+    ("job-registry", "'job-registry'"),
+    ("/path/registry.db", "'/path/registry.db'"),
+    ("memory://", "'memory://'"),
+    ("memory:x", "'memory:x'"),
+    ("sqlite:", "'sqlite:'"),
+    ("sqlite:///", "'sqlite:///'"),
+    ("sqlite://relative/registry.db", "three slashes"),
+    ("file:///registry.db", "'file:///registry.db'"),
+    ("SQLITE:///r.db", "'SQLITE:///r.db'"),
+    ("s3://bucket", "'s3://bucket'"),
+    ("dynamodb://table", "'dynamodb://table'"),
+    ("azure:container", "'azure:container'"),
+    ("azure://", "'azure://'"),
+    ("azure:///container", "'azure:///container'"),
+    ("azure://container/jobs", "'azure://container/jobs'"),
+    ("https://acct.blob.core.windows.net", "'https://acct.blob.core.windows.net'"),
+    ("https:///container", "'https:///container'"),
+    ("https://acct.blob.core.windows.net//container", "names no container"),
+    (" azure://container", "' azure://container'"),
+    ("azure://con\ntainer", "'azure://con\\ntainer'"),
+    ("azure://con\x1b[31mtainer", "'azure://con\\x1b[31mtainer'"),
+    ("azure://\u202ereniatnoc", "'azure://\\u202ereniatnoc'"),
+]
+
+
+@pytest.mark.parametrize(("url", "named"), MALFORMED)
+def test_a_malformed_url_is_refused_by_name(url: str, named: str) -> None:
+    """One printable line that shows what was given; so does opening it."""
+    with pytest.raises(ConfigError) as caught:
+        check_url(url)
+    assert named in str(caught.value)
+    assert str(caught.value).isprintable()
+    with pytest.raises(ConfigError):
+        open_store(url, {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "azure://UPPER",
+        "azure://a",
+        "azure://a--b",
+        "azure://con tainer",
+        "https://acct.blob.core.windows.net/a/b",
+        "http://acct.blob.core.windows.net/abc",
+        "https://host:port/abc/def",
+        "https://[::1/abc/def",
+    ],
+)
+def test_what_only_azure_would_refuse_is_refused_when_it_is_opened(url: str) -> None:
+    """Before anything is sent: a bad name of a container, plain http across the network, no port."""
+    with pytest.raises(ConfigError):
+        open_store(url, ACCOUNT)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://acct.blob.core.windows.net/c?sv=2022-11-02&sig=SECRET",
+        "https://acct.blob.core.windows.net/c#SECRET",
+        "azure://c?sig=SECRET",
+        "https://user:SECRET@acct.blob.core.windows.net/c",
+        "https://SECRET@acct.blob.core.windows.net/c",
+        "azure://user:SECRET@c",
+        "http://x:SECRET@127.0.0.1:10000/devstoreaccount1/c",
+        "ftp://user:SECRET@host/c",
+        "sv=2022-11-02&sig=SECRET",
+        "?sv=2022-11-02&sig=SECRET",
+        "AccountKey=SECRET==;AccountName=acct",
+        "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=SECRET==",
+        "BlobEndpoint=https://acct.blob.core.windows.net/;SharedAccessSignature=sv=1&sig=SECRET",
+    ],
+)
+def test_a_secret_in_the_place_of_a_url_is_refused_and_not_repeated(home: Home, url: str) -> None:
+    """A URL with a SAS token or a password, and a whole connection string: the message holds none of it."""
+    for attempt in (lambda: check_url(url), lambda: home.load(registry=url), lambda: open_store(url, {})):
+        with pytest.raises(ConfigError) as caught:
+            attempt()
+        assert "SECRET" not in f"{caught.value} {caught.value.hint}"
+
+
+# --- which registry is which ----------------------------------------------------------------------------------------
+
+AZURITE = "http://127.0.0.1:10000/devstoreaccount1"
+SAS = {
+    "AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://acct.blob.core.windows.net;SharedAccessSignature=sig=SECRET"
+}
+SAS_IN_ENDPOINT = {"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://acct.blob.core.windows.net/?sig=SECRET"}
+KEY = {"AZURE_STORAGE_CONNECTION_STRING": CONNECTION_STRING}
+LOCAL = {"AZURE_STORAGE_CONNECTION_STRING": f"AccountName=devstoreaccount1;AccountKey=SECRET=;BlobEndpoint={AZURITE};"}
+CHINA = {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct;AccountKey=SECRET;EndpointSuffix=core.chinacloudapi.cn"}
+
+
+@pytest.mark.parametrize(
+    ("url", "env", "expected"),
+    [
+        ("azure://c", ACCOUNT, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", KEY, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", SAS, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", SAS_IN_ENDPOINT, "https://acct.blob.core.windows.net/c"),
+        ("azure://c/", ACCOUNT, "https://acct.blob.core.windows.net/c"),
+        ("https://acct.blob.core.windows.net/c", {}, "https://acct.blob.core.windows.net/c"),
+        ("https://acct.blob.core.windows.net/c/", LOCAL, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", LOCAL, f"{AZURITE}/c"),
+        (f"{AZURITE}/c", {}, f"{AZURITE}/c"),
+        ("azure://c", CHINA, "https://acct.blob.core.chinacloudapi.cn/c"),
+        ("azure://c", {name: text.lower() for name, text in KEY.items()}, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", {"AZURE_STORAGE_CONNECTION_STRING": "UseDevelopmentStorage=true"}, f"{AZURITE}/c"),
+        ("azure://c", {"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://u:SECRET@h/;"}, "https://h/c"),
+        ("azure://c", {}, "azure:///c"),
+        ("sqlite:///a/../b/r.db", {}, "sqlite:///b/r.db"),
+        ("sqlite:////b//r.db", {}, "sqlite:///b/r.db"),
+    ],
+)
+def test_a_container_is_the_same_by_whatever_name_and_credential(url: str, env: dict[str, str], expected: str) -> None:
+    """So one cache serves it; and nothing secret is in what tells it from others."""
+    found = identity(url, env)
+    assert found == expected
+    assert not any(secret in found for secret in SECRETS)
+
+
+def test_the_same_container_name_in_another_account_is_another_registry() -> None:
+    """A cache of one account is never shown for another."""
+    environments = [ACCOUNT, {"AZURE_STORAGE_ACCOUNT": "other"}, LOCAL, CHINA, {}]
+    assert len({identity("azure://c", env) for env in environments}) == len(environments)
+
+
+def test_the_location_of_an_open_store_is_its_identity(tmp_path: Path) -> None:
+    """What tells registries apart is where their bytes are."""
+    for url, env in [("azure://job-registry", KEY), (f"{AZURITE}/job-registry", {}), (f"sqlite://{tmp_path}/r.db", {})]:
+        store = open_store(url, env)
+        assert identity(url, env).removeprefix("sqlite://") == store.location  # type: ignore[attr-defined]
+        store.close()
+
+
+def test_each_registry_has_a_cache_of_its_own_with_a_name_that_people_recognise(home: Home) -> None:
+    """Names differ even where only what a file name cannot hold tells the registries apart."""
+    urls = ["azure://c", "azure://c-d", "https://other.blob.core.windows.net/c", "sqlite:///r/c.db", "sqlite:///r-c.db"]
+    urls += ["sqlite:///" + "x" * 300, "sqlite:///" + "y" * 10 + "x" * 300, "memory:", "sqlite:///é", "sqlite:///è"]
+    caches = {url: os.path.basename(home.load(registry=url, env=ACCOUNT).cache.value) for url in urls}
+    assert len(set(caches.values())) == len(urls)
+    assert caches["azure://c"].startswith("acct-blob-core-windows-net-c-")
+    assert all(len(name) < 70 and name.endswith(".db") and name.isascii() for name in caches.values())
