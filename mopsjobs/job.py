@@ -31,6 +31,9 @@ MAX_DEPTH = 100
 
 _NEW_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
 
+# Made once: json.dumps makes one for each call that is not a plain one.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 JsonObject = Mapping[str, object]
 
 
@@ -112,7 +115,7 @@ class JobState:
 
     def to_json(self) -> bytes:
         """The record as it is stored: compact JSON in UTF-8."""
-        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return _ENCODER.encode(self.to_dict()).encode()
 
     @classmethod
     def from_dict(cls, record: JsonObject) -> JobState:

@@ -670,7 +670,7 @@ def test_a_dict_update_whose_reply_was_lost_is_reported_as_unknown_and_never_app
         line = FaultyStore(InMemoryVersionedStore())
         create_with_retry(line, "k", {"n": 1})
         line.lose_reply_next()
-        with pytest.raises(StoreUnavailableError, match="stopped answering while k was being written"):
+        with pytest.raises(StoreUnavailableError, match="reply to the write of k was lost"):
             update_with_retry(line, "k", lambda found: {"n": int(str(found["n"])) + 1}, attempts)
         assert json.loads(line.inner.get("k").value) == {"n": 2}  # type: ignore[union-attr]
 

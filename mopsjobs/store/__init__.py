@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from mopsjobs.errors import ConfigError, StoreError
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
 

@@ -92,7 +92,7 @@ def update(
         except StoreUnavailableError as error:
             outages += 1
             if outages >= OUTAGES:
-                raise _unknown_outcome(key) from error
+                raise _unknown_outcome(key, error) from error
             doubt = current
         else:
             if version is not None:
@@ -129,14 +129,14 @@ def create(
             version = store.create_if_absent(key, value)
         except StoreUnavailableError as error:
             if attempt == OUTAGES:
-                raise _unknown_outcome(key) from error
+                raise _unknown_outcome(key, error) from error
             try:
                 found = store.get(key)
             except StoreUnavailableError:
-                raise _unknown_outcome(key) from error
+                raise _unknown_outcome(key, error) from error
             if found is not None:
                 if landed is None:
-                    raise _unknown_outcome(key) from error
+                    raise _unknown_outcome(key, error) from error
                 return _own(found, landed, attempt)
             sleep(delay(attempt, random))
             continue
@@ -163,7 +163,7 @@ def _get(store: VersionedStore, key: str, *, in_doubt: bool) -> Versioned:
         current = store.get(key)
     except StoreUnavailableError as error:
         if in_doubt:
-            raise _unknown_outcome(key) from error
+            raise _unknown_outcome(key, error) from error
         raise
     if current is None:
         raise KeyNotFoundError(f"There is no {key}.")
@@ -174,8 +174,8 @@ def _own(found: Versioned, landed: Landed, attempt: int) -> Outcome | None:
     return Outcome(found.value, found.version, written=True, attempts=attempt) if landed(found.value) else None
 
 
-def _unknown_outcome(key: str) -> StoreUnavailableError:
+def _unknown_outcome(key: str, cause: StoreUnavailableError | None = None) -> StoreUnavailableError:
     return StoreUnavailableError(
-        f"The store stopped answering while {key} was being written.",
-        hint="The write may or may not have landed: look before you repeat it.",
+        str(cause) if cause is not None else f"The reply to the write of {key} was lost.",
+        hint=f"The write of {key} may or may not have landed: look before you repeat it.",
     )

@@ -1,0 +1,162 @@
+"""mops-jobs, the command: parse, run, print, exit code. The only place that catches errors and exits."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from mopsjobs import __version__
+from mopsjobs.commands import COMMANDS, load
+from mopsjobs.commands.arguments import HelpFormatter
+from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNEXPECTED, MopsJobsError, UsageError
+from mopsjobs.output import Output, silence_stdout
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from mopsjobs.commands import Commands
+
+DESCRIPTION = "See, wait for and report batch simulation jobs, without kubectl."
+
+EPILOG = """exit codes:
+  0 done, also an empty list   1 unexpected   2 usage   3 no such job, or several
+  4 sign-in or permission   5 registry unreachable, try again   6 refused
+  7 partly done   8 not finished yet   130 interrupted
+  100 failed, 103 cancelled, 104 partial: the job's end, from wait and status --exit-status
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one sentence for an error, printed where all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"See: {self.prog} --help")
+
+
+def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        names: the commands to declare. All of them by default; a run declares only those it may need, since each costs
+            an import.
+    """
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    group = common.add_argument_group("common")
+    group.add_argument("--registry", metavar="URL", help="the registry to use (MOPS_JOBS_REGISTRY)")
+    group.add_argument("--cache", metavar="PATH", help="its local cache (MOPS_JOBS_CACHE)")
+    group.add_argument("--color", metavar="WHEN", help="auto, always or never (NO_COLOR)")
+    group.add_argument("-v", "--verbose", action="count", help="say more; an unexpected error then shows where")
+
+    parser = _Parser(
+        prog="mops-jobs",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        parents=[common],
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mops-jobs {__version__}")
+    commands: Commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=_Parser
+    )
+    for name in names:
+        load(name).add_parser(name, commands, [common])
+    return parser
+
+
+def main(
+    argv: list[str] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    now: Callable[[], datetime] | None = None,
+    sleep: Callable[[float], None] | None = None,
+    monotonic: Callable[[], float] | None = None,
+) -> int:
+    """Run the command line `argv` and return the exit code.
+
+    `env`, `now`, `sleep` and `monotonic` stand in for the environment, the clocks and the waiting, in tests.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    env = os.environ if env is None else env
+    out = Output(sys.stdout, sys.stderr, env)
+    try:
+        clocks = {"now": now, "sleep": sleep, "monotonic": monotonic}
+        return _run(argv, env, out, {name: clock for name, clock in clocks.items() if clock is not None})
+    except MopsJobsError as error:
+        out.error(error)
+        return error.exit_code
+    except SystemExit as stop:  # argparse, after --help and --version
+        return stop.code if isinstance(stop.code, int) else EXIT_DONE
+    except BrokenPipeError:
+        silence_stdout(sys.stdout)
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if out.verbose:
+            raise
+        out.error(MopsJobsError(f"Unexpected: {type(error).__name__}: {error}", hint="Add -v to see where."))
+        return EXIT_UNEXPECTED
+
+
+def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[str, object]) -> int:
+    # The last words of a dying program may be any bytes; a `?` for what is not UTF-8 is better than no report.
+    argv = [word.encode("utf-8", "replace").decode() for word in _joined(argv)]
+    args = _parsed(argv)
+    if args.command is None:
+        build_parser().print_help()
+        return EXIT_DONE
+    out.verbose = getattr(args, "verbose", 0)
+    out.quiet = getattr(args, "quiet", False)
+
+    from mopsjobs import config
+    from mopsjobs.context import Context
+
+    flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color")}
+    settings = config.load(flags, env, os.getcwd())
+    out.color = settings.color.value
+    context = Context(settings, out, env, build_parser, **clocks)  # type: ignore[arg-type]
+    try:
+        result = load(args.command).run(args, context)
+    finally:
+        context.close()
+    out.show(result)
+    return result.exit_code
+
+
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    """The arguments, by a parser of only those commands that stand among the words: each costs an import."""
+    meant = [name for name in COMMANDS if name in argv]
+    if argv == ["--version"] or (meant and argv[0] in meant):
+        try:
+            return build_parser(meant).parse_args(argv)
+        except UsageError:
+            pass  # the whole parser has the better words for it
+    return build_parser().parse_args(argv)
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`--sort -updated` as `--sort=-updated`: argparse would take the value for a flag."""
+    joined: list[str] = []
+    words = iter(argv)
+    for word in words:
+        following = next(words, None) if word == "--sort" else None
+        joined.append(word if following is None else f"{word}={following}")
+    return joined
+
+
+def entry() -> NoReturn:
+    """The installed command."""
+    if sys.stdout is not None:  # closed, as by `>&-`
+        # A terminal that knows few characters gets escapes for the others.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

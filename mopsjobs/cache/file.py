@@ -1,0 +1,164 @@
+"""The cache file: opened to read or to write, set aside when damaged, refused when from the future.
+
+Mode 0600, since names and errors of jobs are not everybody's business. WAL, so that readers never wait for a sync,
+and a busy timeout, so that writers wait for each other instead of failing. `synchronous=NORMAL`: a power cut may cost
+the last transactions of a mirror, which the next sync brings back; it cannot damage the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+
+from mopsjobs.errors import CacheError, UsageError
+from mopsjobs.sqlite_file import connect
+
+SCHEMA_VERSION = 1
+"""What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
+
+BUSY_SECONDS = 30.0
+"""How long a writer waits for others. Their transactions are single batches, milliseconds each."""
+
+
+def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
+    """A read-only connection to the cache; None when there is none, or one that was never begun.
+
+    Raises:
+        CacheError: the file is damaged, or a newer mops-jobs has made it.
+        UsageError: it mirrors another registry.
+    """
+    if not os.path.exists(path):
+        return None
+    with explained(path):
+        connection = _connect(path, writable=False)
+        version = _schema_version(connection)
+        if version != SCHEMA_VERSION:
+            connection.close()
+            _refuse_future(path, version)
+            return open_to_read(path, registry_id) if version and _upgrade(path, registry_id) else None
+        _check_registry(connection, path, registry_id)
+    return connection
+
+
+def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
+    """A connection to the cache, which is made or brought up to date first.
+
+    Raises:
+        CacheError: the file is damaged or from a newer mops-jobs, or its directory cannot be written.
+        UsageError: it mirrors another registry.
+    """
+    with explained(path):
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            # SQLite gives the WAL the mode of the file, so it is enough to make this one private.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise CacheError(
+                f"Cannot write the cache {path}: {error.strerror}.", hint="Name another place: --cache PATH."
+            ) from None
+        connection = _connect(path, writable=True)
+        try:
+            version = _schema_version(connection)
+            if version != SCHEMA_VERSION:
+                _refuse_future(path, version)
+                _build(connection, path, registry_id)
+            _check_registry(connection, path, registry_id)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def set_aside(path: str, stamp: str) -> str | None:
+    """Move a damaged cache out of the way, and return its new path; None when somebody else has just done so.
+
+    Nothing is deleted.
+    """
+    from filelock import FileLock
+
+    with FileLock(path + ".build", mode=0o600, timeout=BUSY_SECONDS):
+        if _is_sound(path):
+            return None
+        aside = f"{path}.damaged-{stamp}"
+        os.replace(path, aside)
+        for suffix in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path + suffix, aside + suffix)
+        return aside
+
+
+def _is_sound(path: str) -> bool:
+    if not os.path.exists(path):
+        return True
+    try:
+        with contextlib.closing(_connect(path, writable=True)) as connection:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+    except sqlite3.DatabaseError:
+        return False
+
+
+class DamagedCacheError(CacheError):
+    """The file is no SQLite database, or not one that can be read any more. It can be rebuilt from the registry."""
+
+
+def _connect(path: str, *, writable: bool) -> sqlite3.Connection:
+    return connect(path, writable=writable, busy_seconds=BUSY_SECONDS, synchronous="NORMAL")
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _refuse_future(path: str, version: int) -> None:
+    if version > SCHEMA_VERSION:
+        raise CacheError(
+            f"The cache {path} was made by a newer mops-jobs (schema {version}, this one knows {SCHEMA_VERSION}).",
+            hint="Use the newer version, or another cache: --cache PATH.",
+        )
+
+
+def _upgrade(path: str, registry_id: str) -> bool:
+    open_to_write(path, registry_id).close()
+    return True
+
+
+def _build(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
+    from filelock import FileLock
+
+    from mopsjobs.cache.schema import migrate
+
+    # Turning WAL on does not wait for other connections, it fails: so one builder at a time.
+    with FileLock(path + ".build", mode=0o600, timeout=BUSY_SECONDS):
+        if _schema_version(connection) == SCHEMA_VERSION:
+            return
+        connection.execute("PRAGMA journal_mode = WAL")
+        migrate(connection)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("INSERT INTO meta VALUES ('registry', ?) ON CONFLICT DO NOTHING", (registry_id,))
+
+
+def _check_registry(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
+    row = connection.execute("SELECT value FROM meta WHERE name = 'registry'").fetchone()
+    if row is not None and row[0] != registry_id:
+        raise UsageError(
+            f"The cache {path} mirrors {row[0]}, not {registry_id}.",
+            hint="Leave --cache out: each registry has its own.",
+        )
+
+
+@contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Turn what sqlite3 raises over the cache at `path` into a `CacheError`, a `DamagedCacheError` where it is that."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
+            raise DamagedCacheError(f"The cache {path} is damaged: {error}.") from None
+        if isinstance(error, sqlite3.OperationalError):
+            raise CacheError(
+                f"Cannot use the cache {path}: {error}.", hint="Name another place: --cache PATH."
+            ) from None
+        raise

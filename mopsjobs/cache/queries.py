@@ -1,0 +1,301 @@
+"""The reading path: list, filter, count and find jobs in the cache, in SQL, with the standard library alone.
+
+One `Filter` makes one WHERE clause, and rows, totals and counts all come from it, so that a table, its JSON and its
+footer never tell different stories.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+
+from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, UsageError
+from mopsjobs.status import ACTIVE
+from mopsjobs.times import from_timestamp, json_time
+
+COMPUTED = (
+    "progress", "is_active", "status_since", "started_at", "ended_at", "duration_seconds", "queued_seconds",
+    "run_seconds"
+)  # fmt: skip
+"""What `job_view` adds to the fields of the record."""
+
+MAX_CANDIDATES = 5
+"""Ids named when a prefix is ambiguous: enough to see the pattern, few enough for a line."""
+
+SORTS = {
+    "updated": "changed_ts",
+    "created": "created_ts",
+    "name": "job_id",
+    "status": "status",
+    "owner": "owner",
+    "progress": "progress",
+    "duration": "coalesce(ended_ts, 1e12) - created_ts",
+}
+"""What `--sort` may name, and the column behind it."""
+
+DEFAULT_SORT = "-updated"
+
+_COLUMNS = "record, is_active, created_ts, started_ts, ended_ts, progress"
+_Where = tuple[str, list[object]]
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Filter:
+    """Which jobs to show. Every condition that is set must hold; within one, any of its values will do."""
+
+    __slots__ = ("labels", "match", "name", "namespace", "owner", "since", "statuses", "until")
+
+    def __init__(
+        self,
+        *,
+        statuses: frozenset[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        name: str | None = None,
+        match: str | None = None,
+        labels: tuple[tuple[str, str | None], ...] = (),
+        namespace: str | None = None,
+        owner: str | None = None,
+    ) -> None:
+        """Set the conditions.
+
+        Args:
+            statuses: one of these statuses.
+            since: created or changed at or after this time (seconds since 1970), or still active.
+            until: created at or before this time.
+            name: id or Kubernetes name fits this glob.
+            match: this regular expression is found in the id or the Kubernetes name.
+            labels: has each of these labels, with this value, or with any where it is None.
+            namespace: runs in this namespace.
+            owner: belongs to this owner.
+
+        Raises:
+            UsageError: `match` is no regular expression.
+        """
+        self.statuses = statuses
+        self.since = since
+        self.until = until
+        self.name = name
+        self.match = match
+        self.labels = labels
+        self.namespace = namespace
+        self.owner = owner
+        if match is not None:
+            try:
+                re.compile(match)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise UsageError(f"'{match}' is no regular expression: {error}.") from None
+
+    def parts(self) -> list[_Where]:
+        """WHERE clauses with their parameters; the jobs that pass are those of all parts, which have none in common.
+
+        A window has two parts: what changed in it, and what did not and is still active. As one condition with OR,
+        SQLite would read the whole table; apart, each reads an index as far as it must.
+        """
+        condition, values = self._where()
+        if self.since is None:
+            return [(condition, values)]
+        return [
+            (f"changed_ts >= ? AND {condition}", [self.since, *values]),
+            (f"changed_ts < ? AND is_active = 1 AND {condition}", [self.since, *values]),
+        ]
+
+    def _where(self) -> _Where:
+        conditions: list[str] = []
+        values: list[object] = []
+
+        def add(condition: str, *parameters: object) -> None:
+            conditions.append(condition)
+            values.extend(parameters)
+
+        if self.statuses is not None:
+            # The group of the active ones also takes statuses that this version does not know.
+            group = self.statuses >= ACTIVE
+            named = sorted(self.statuses - ACTIVE if group else self.statuses)
+            add(f"({'is_active = 1 OR ' if group else ''}status IN ({', '.join('?' * len(named))}))", *named)
+        if self.until is not None:
+            add("created_ts <= ?", self.until)
+        if self.name is not None:
+            add("(job_id GLOB ? OR name GLOB ?)", self.name, self.name)
+        if self.match is not None:
+            add("(job_id REGEXP ? OR name REGEXP ?)", self.match, self.match)
+        for label, value in self.labels:
+            if value is None:
+                add("job_id IN (SELECT job_id FROM job_label WHERE label = ?)", label)
+            else:
+                add("job_id IN (SELECT job_id FROM job_label WHERE label = ? AND value = ?)", label, value)
+        if self.namespace is not None:
+            add("namespace = ?", self.namespace)
+        if self.owner is not None:
+            add("owner = ?", self.owner)
+        return " AND ".join(conditions) or "true", values
+
+
+def parse_sort(text: str) -> str:
+    """The ORDER BY clause for something like `-updated,name`; a leading `-` means descending.
+
+    Raises:
+        UsageError: a name is none that can be sorted by. Lists those that can.
+    """
+    terms = []
+    for word in text.split(","):
+        name = word.strip().removeprefix("-").removeprefix("+")
+        if name not in SORTS:
+            raise UsageError(f"Cannot sort by '{name}': use {', '.join(SORTS)}, with - in front for descending.")
+        terms.append(f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")
+    return ", ".join([*terms, "job_id ASC"])
+
+
+class Page:
+    """The jobs found: as many as asked for and every active one, and how many there are in all."""
+
+    __slots__ = ("jobs", "total")
+
+    def __init__(self, jobs: list[dict[str, object]], total: int) -> None:
+        self.jobs = jobs
+        self.total = total
+
+
+def list_jobs(connection: sqlite3.Connection, chosen: Filter, *, order: str, limit: int, now: float) -> Page:
+    """The jobs that pass the filter.
+
+    Args:
+        connection: the cache.
+        chosen: which jobs.
+        order: what `parse_sort` gave.
+        limit: the first so many in that order, 0 for all. Active jobs come in any case, wherever they stand in it.
+        now: seconds since 1970, for the duration of what still runs.
+    """
+    if chosen.match is not None:
+        connection.create_function("REGEXP", 2, _regexp, deterministic=True)
+    parts = chosen.parts()
+    total = sum(
+        connection.execute(f"SELECT count(*) FROM job WHERE {condition}", values).fetchone()[0]  # noqa: S608 - names of ours; values bound
+        for condition, values in parts
+    )
+    wanted, bound = _wanted(parts, order, limit)
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM job WHERE rowid IN ({wanted}) ORDER BY {order}", bound)  # noqa: S608
+    jobs = [job_view(*row, now=now) for place, row in enumerate(rows) if limit == 0 or place < limit or row[1]]
+    return Page(jobs, total)
+
+
+def _wanted(parts: list[_Where], order: str, limit: int) -> _Where:
+    """The rows of which those to show are: each part's first ones, and its active ones wherever they stand."""
+    selects: list[str] = []
+    bound: list[object] = []
+    for condition, values in parts:
+        if limit == 0:
+            selects.append(f"SELECT rowid FROM job WHERE {condition}")  # noqa: S608
+            bound += values
+            continue
+        first = f"SELECT rowid FROM job WHERE {condition} ORDER BY {order} LIMIT {limit:d}"  # noqa: S608
+        selects.append(f"SELECT * FROM ({first}) UNION SELECT rowid FROM job WHERE is_active = 1 AND {condition}")  # noqa: S608
+        bound += values * 2
+    return " UNION ".join(selects), bound
+
+
+def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[str, object]:
+    """The job with this id, the only one whose id begins with it, or the one created last for `@latest`.
+
+    Raises:
+        JobNotFoundError: there is none.
+        AmbiguousJobError: several ids begin so.
+    """
+    if name == "@latest":
+        where = "? IS NOT NULL ORDER BY created_ts DESC, job_id LIMIT 1"
+    elif name.startswith("@"):
+        raise UsageError(f"'{name}' names no job: the one such word is @latest.")
+    else:
+        where = "job_id = ?"
+    sql = f"SELECT {_COLUMNS} FROM job WHERE {where}"  # noqa: S608 - two literals
+    row = connection.execute(sql, (name,)).fetchone()
+    if row is None and not name.startswith("@"):
+        row = _by_prefix(connection, name)
+    if row is None:
+        raise JobNotFoundError(f"There is no job {name}.", job_id=name)
+    return job_view(*row, now=now)
+
+
+def _by_prefix(connection: sqlite3.Connection, prefix: str) -> tuple[Any, ...] | None:
+    # No id holds U+10FFFF, which does not print: it bounds the ids with this prefix from above.
+    found = connection.execute(
+        f"SELECT job_id, {_COLUMNS} FROM job WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?",  # noqa: S608
+        (prefix, prefix + "\U0010ffff", MAX_CANDIDATES + 1),
+    ).fetchall()
+    if len(found) > 1:
+        more = ("…",) if len(found) > MAX_CANDIDATES else ()
+        raise AmbiguousJobError(
+            f"Several jobs begin with {prefix}.",
+            job_id=prefix,
+            candidates=tuple(row[0] for row in found[:MAX_CANDIDATES]) + more,
+        )
+    return found[0][1:] if found else None
+
+
+def count_jobs(connection: sqlite3.Connection) -> int:
+    """How many jobs the cache holds."""
+    return int(connection.execute("SELECT count(*) FROM job").fetchone()[0])
+
+
+def problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """Key, kind and reason of everything in the registry that is no sound record."""
+    return connection.execute("SELECT key, kind, reason FROM problem ORDER BY key").fetchall()
+
+
+def meta(connection: sqlite3.Connection) -> dict[str, str]:
+    """What the cache knows of itself: `registry`, `synced_at`, `attempted_at`, `last_error`, `sync_seconds`."""
+    return dict(connection.execute("SELECT name, value FROM meta").fetchall())
+
+
+def job_fields() -> tuple[str, ...]:
+    """The fields of a job as scripts get it, in their order."""
+    from mopsjobs.job import FIELDS
+
+    return (*FIELDS, *COMPUTED)
+
+
+def job_view(
+    record: str,
+    is_active: int,
+    created: float,
+    started: float | None,
+    ended: float | None,
+    progress: float | None,
+    *,
+    now: float,
+) -> dict[str, object]:
+    """A job as scripts get it, from the columns of its row: the record's fields, and what follows from them.
+
+    Besides the fields: `progress` (0 to 1, or null), `is_active`, `status_since`, `started_at` and `ended_at` (RFC
+    3339 or null), and in seconds `duration_seconds` since it was created, `queued_seconds` before its first task ran,
+    and `run_seconds` since. The latter two are null where the record does not tell.
+    """
+    job: dict[str, object] = json.loads(record)
+    steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
+    # A clock behind the writer's must not give a negative duration.
+    until = max(now if ended is None else ended, created)
+    queued = (until if started is None else started) - created
+    since = next((step["at"] for step in reversed(steps) if step["status"] == job["status"]), _time(ended))
+    job |= {
+        "progress": progress,
+        "is_active": bool(is_active),
+        "status_since": since,
+        "started_at": _time(started),
+        "ended_at": _time(ended),
+        "duration_seconds": round(until - created, 3),
+        "queued_seconds": round(max(queued, 0.0), 3) if steps else None,
+        "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
+    }
+    return job
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else json_time(from_timestamp(seconds))
+
+
+def _regexp(pattern: str, text: str | None) -> bool:
+    return text is not None and re.search(pattern, text) is not None

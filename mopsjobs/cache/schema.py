@@ -1,0 +1,73 @@
+"""Tables and views of the cache, as migrations. The views are the contract with other programs; the tables are not.
+
+Only this module imports sqlite-utils, and only a cache that is new or out of date needs it: its import takes longer
+than a whole listing. For the same reason, rows are written with plain `executemany` (rows.py): measured on 10,000
+records, an upsert by sqlite-utils takes twice as long.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("mops-jobs")
+
+
+@migrations()
+def m001_mirror(db: Database) -> None:
+    """The first schema."""
+    db.table("job").create(
+        {
+            "key": str,
+            "job_id": str,
+            "version": str,
+            "generation": int,
+            "status": str,
+            "is_active": int,
+            "created_ts": float,
+            "changed_ts": float,
+            "started_ts": float,
+            "ended_ts": float,
+            "progress": float,
+            "name": str,
+            "namespace": str,
+            "owner": str,
+            "record": str,
+        },
+        pk="job_id",
+        not_null={"key", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "record"},
+    )
+    db.table("job").create_index(["key"], unique=True)
+    db.table("job").create_index(["changed_ts"])
+    db.table("job").create_index(["created_ts"])
+    db.table("job").create_index(["status", "changed_ts"])
+    db.table("job").create_index(["owner", "changed_ts"])
+    # Partial: the few jobs that a listing must never cut, however old they are.
+    db.execute("CREATE INDEX idx_job_active ON job (changed_ts) WHERE is_active = 1")
+    db.execute(
+        "CREATE TABLE job_label (label TEXT NOT NULL, value TEXT NOT NULL, job_id TEXT NOT NULL,"
+        " PRIMARY KEY (label, value, job_id)) WITHOUT ROWID"
+    )
+    db.table("job_label").create_index(["job_id"])
+    db.table("problem").create({"key": str, "kind": str, "reason": str, "version": str}, pk="key")
+    db.table("meta").create({"name": str, "value": str}, pk="name")
+
+    fields = (
+        "k8s_uid", "updated_at", "created_at", "tasks_total", "tasks_completed", "tasks_failed", "error_message",
+        "error_code", "results_path", "engine", "parent_job_id", "heartbeat_at", "metadata", "labels", "transitions",
+    )  # fmt: skip
+    extracted = ", ".join(f"json_extract(record, '$.{field}') AS {field}" for field in fields)
+    db.create_view(
+        "jobs",
+        f"SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, {extracted},"  # noqa: S608 - field names from above
+        " created_ts, started_ts, ended_ts, changed_ts FROM job",
+    )
+    db.create_view("job_labels", "SELECT job_id, label, value FROM job_label")
+    db.create_view("sync_problems", "SELECT key, kind, reason FROM problem")
+    db.create_view("sync_state", "SELECT name, value FROM meta")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the cache behind `connection` to the newest schema. The data that is there stays."""
+    migrations.apply(Database(connection))

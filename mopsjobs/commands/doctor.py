@@ -1,0 +1,175 @@
+"""`doctor`: is everything in place, and if not, what to do. Each check names its fix."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sqlite3
+from collections.abc import Iterator
+
+from mopsjobs import __version__
+from mopsjobs.cache import queries
+from mopsjobs.commands.arguments import add_command
+from mopsjobs.context import Context
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError, StoreError
+from mopsjobs.output import Document, Result, Text, styled
+from mopsjobs.store import sqlite_path
+from mopsjobs.times import human_age, parse_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+SCHEMA_VERSION = 1
+SHOWN_PROBLEMS = 20
+
+NETWORK_FILE_SYSTEMS = (
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "afs",
+    "9p",
+    "fuse.sshfs",
+    "ceph",
+    "lustre",
+    "glusterfs",
+)
+"""SQLite's WAL needs shared memory between the processes at a file, which none of these gives across machines."""
+
+STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+class Check:
+    """One thing looked at."""
+
+    __slots__ = ("detail", "exit_code", "fix", "name", "state")
+
+    def __init__(
+        self, name: str, state: str, detail: str, *, fix: str | None = None, exit_code: int = EXIT_DONE
+    ) -> None:
+        self.name = name
+        self.state = state
+        self.detail = detail
+        self.fix = fix
+        self.exit_code = exit_code
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `doctor`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="check configuration, registry and cache, with a fix for what is wrong",
+        description="Check configuration, registry and cache. The exit code is that of the first thing that fails.",
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON document")
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Check everything."""
+    try:
+        problems = context.peek(queries.problems) or []
+    except MopsJobsError:
+        problems = []  # the check of the cache says why
+    checks = list(_checks(context, problems))
+    exit_code = next((check.exit_code for check in checks if check.state == "fail"), EXIT_DONE)
+    if args.json:
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "checks": [{"name": one.name, "state": one.state, "detail": one.detail, "fix": one.fix} for one in checks],
+            "problems": [{"key": key, "kind": kind, "reason": reason} for key, kind, reason in problems],
+        }
+        return Result(Document(document), exit_code=exit_code)
+    lines: list[str | list[str]] = []
+    for check in checks:
+        lines.append([styled(f"{check.state:<5}", STYLES[check.state]), f"{check.name:<12}", check.detail])
+        if check.fix is not None:
+            lines.append(f"{'':17}fix: {check.fix}")
+    lines += [f"{'':17}{key}: {reason}" for key, _, reason in problems[:SHOWN_PROBLEMS]]
+    if len(problems) > SHOWN_PROBLEMS:
+        lines.append(f"{'':17}and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json")
+    return Result(Text(lines), exit_code=exit_code)
+
+
+def _checks(context: Context, problems: list[tuple[str, str, str]]) -> Iterator[Check]:
+    system = f"{platform.system()} {platform.machine()}"
+    yield Check("version", "ok", f"mops-jobs {__version__}, Python {platform.python_version()}, {system}")
+    yield Check("config", "ok", ", ".join(context.settings.files) or "no configuration file")
+    registry = context.settings.registry
+    yield Check("registry", "ok", f"{registry.value} (from {registry.origin})")
+    yield _reachable(context)
+    try:
+        yield context.peek(lambda connection: _cache(context, connection)) or Check(
+            "cache", "warn", f"{context.cache_path}: nothing there yet", fix="mops-jobs sync"
+        )
+    except MopsJobsError as error:
+        yield Check("cache", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
+    yield from _file_systems(context)
+    unreadable = sum(kind == "unreadable" for _, kind, _ in problems)
+    if unreadable:
+        yield Check(
+            "records",
+            "fail",
+            f"{unreadable} unreadable, {len(problems) - unreadable} to note",
+            fix="look at the records below; each job keeps its last good row until its record is mended",
+            exit_code=EXIT_PARTLY_DONE,
+        )
+    elif problems:
+        yield Check("records", "warn", f"{len(problems)} to note")
+    else:
+        yield Check("records", "ok", "all sound as of the last sync")
+
+
+def _reachable(context: Context) -> Check:
+    try:
+        begun = context.monotonic()
+        first = next(context.registry.scan(), None)
+        taken = context.monotonic() - begun
+    except StoreError as error:
+        fix = error.hint or "check the network, the URL and the credentials in the environment"
+        return Check("access", "fail", str(error), fix=fix, exit_code=error.exit_code)
+    source = getattr(context.store, "credential_source", None)
+    signed = f", signed in by {source}" if source else ""
+    if first is None:
+        return Check("access", "warn", f"reachable, no jobs there yet{signed}", fix="mops-jobs register JOB")
+    return Check("access", "ok", f"reachable in {taken * 1000:.0f} ms{signed}")
+
+
+def _cache(context: Context, connection: sqlite3.Connection) -> Check:
+    known = queries.meta(connection)
+    size = os.path.getsize(context.cache_path) / 1e6
+    facts = f"{context.cache_path}: {queries.count_jobs(connection):,} jobs, {size:.1f} MB"
+    synced_at = known.get("synced_at")
+    if known.get("last_error"):
+        return Check("cache", "warn", f"{facts}; the last sync failed: {known['last_error']}", fix="mops-jobs sync")
+    if synced_at is None:
+        return Check("cache", "warn", f"{facts}, never synced", fix="mops-jobs sync")
+    age = human_age((context.now() - parse_time(synced_at)).total_seconds())
+    return Check("cache", "ok", f"{facts}, synced {age}")
+
+
+def _file_systems(context: Context) -> Iterator[Check]:
+    paths = {"cache": context.cache_path}
+    if context.settings.registry.value.startswith("sqlite:"):
+        paths["registry"] = sqlite_path(context.settings.registry.value)
+    for name, path in paths.items():
+        kind = _file_system(path)
+        if kind in NETWORK_FILE_SYSTEMS:
+            detail = f"the {name} {path} is on a network file system ({kind}), where SQLite cannot lock it safely"
+            yield Check("file system", "warn", detail, fix=f"put the {name} on a local disk")
+
+
+def _file_system(path: str) -> str | None:
+    """The type of the file system that holds `path`; None where the system does not tell as Linux does."""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
+            mounts = [line.split(" ")[1:3] for line in file]
+    except OSError:
+        return None
+    real = os.path.realpath(path) + "/"
+    holding = [(point, kind) for point, kind in mounts if real.startswith(point.rstrip("/") + "/")]
+    return max(holding, key=lambda mount: len(mount[0]), default=("", None))[1]

@@ -1,0 +1,206 @@
+"""`list`: which jobs there are. The command people and scripts run most, so it imports next to nothing."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sqlite3
+
+from mopsjobs.cache import queries
+from mopsjobs.commands.arguments import add_command, add_freshness, wanted
+from mopsjobs.context import Context, Freshness
+from mopsjobs.errors import UsageError
+from mopsjobs.output import Document, JsonLines, Result, Table, Tsv, status_style
+from mopsjobs.status import parse_statuses
+from mopsjobs.times import human_age, human_duration, json_time, parse_time, parse_when
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+SCHEMA_VERSION = 1
+"""Of the JSON document. Fields are only ever added, so it stays until one has to go."""
+
+DEFAULT_LIMIT = 50
+
+HEADERS = ("JOB", "STATUS", "PROGRESS", "OWNER", "CREATED", "UPDATED", "DURATION")
+TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
+
+EXAMPLES = """examples:
+  mops-jobs list --hours 48 --status running
+  mops-jobs list --status active,failed --name 'night*' --sort -duration
+  mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.progress < 0.5) | .job_id'
+"""
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `list`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="list jobs, from the local cache",
+        description="List jobs, newest change first. Active jobs are always shown, however old and whatever the limit.",
+        epilog=EXAMPLES,
+    )
+    which = parser.add_argument_group("which jobs")
+    which.add_argument("--hours", metavar="N", type=_hours, help="created or changed in the last N hours")
+    which.add_argument("--since", metavar="WHEN", help="created or changed since: 2h, 7d or RFC 3339")
+    which.add_argument("--until", metavar="WHEN", help="created before: 2h, 7d or RFC 3339")
+    which.add_argument("--status", metavar="A,B", help="with one of these statuses; also the groups active and done")
+    which.add_argument("--name", metavar="GLOB", help="whose id or Kubernetes name fits, like 'night*'")
+    which.add_argument("--match", metavar="REGEX", help="whose id or Kubernetes name contains this")
+    which.add_argument("--label", metavar="K=V", action="append", default=[], help="with this label; repeat for more")
+    which.add_argument("--namespace", metavar="NS", help="in this Kubernetes namespace")
+    which.add_argument("--owner", metavar="WHO", help="of this owner")
+    how = parser.add_argument_group("how to show them")
+    how.add_argument("--sort", metavar="A,-B", default=queries.DEFAULT_SORT, help=f"by {', '.join(queries.SORTS)}")
+    how.add_argument(
+        "--limit", metavar="N", type=_limit, default=DEFAULT_LIMIT, help="at most N, 0 for all (default 50)"
+    )
+    how.add_argument(
+        "--fields", metavar="A,B", nargs="?", const="", help="only these; without names, say which there are"
+    )
+    form = how.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_const", dest="form", const="json", help="one JSON document")
+    form.add_argument("--jsonl", action="store_const", dest="form", const="jsonl", help="one JSON object a line")
+    form.add_argument("--tsv", action="store_const", dest="form", const="tsv", help="tab-separated, without a header")
+    form.add_argument("-q", "--ids", action="store_const", dest="form", const="ids", help="ids only")
+    add_freshness(parser)
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """List jobs."""
+    if args.hours is not None and args.since is not None:
+        raise UsageError("--hours and --since both say where the window begins: use one of them.")
+    if args.fields is not None and args.form == "ids":
+        raise UsageError("-q shows ids and nothing else: leave --fields out.")
+    now = context.now()
+    since = f"{args.hours}h" if args.hours is not None else args.since
+    chosen = queries.Filter(
+        statuses=None if args.status is None else parse_statuses(args.status),
+        since=None if since is None else parse_when(since, now).timestamp(),
+        until=None if args.until is None else parse_when(args.until, now).timestamp(),
+        name=args.name,
+        match=args.match,
+        labels=tuple(_label(text) for text in args.label),
+        namespace=args.namespace,
+        owner=args.owner,
+    )
+    if chosen.since is not None and chosen.until is not None and chosen.since > chosen.until:
+        raise UsageError("The window ends before it begins.")
+    order = queries.parse_sort(args.sort)
+    fields = _parse_fields(args.fields)
+    if fields == ():
+        return Result(Tsv([(name,) for name in queries.job_fields()]))
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
+        page = queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
+        return _result(args, context, page, freshness, fields)
+
+    return context.read(view, wanted(args))
+
+
+def _result(
+    args: argparse.Namespace,
+    context: Context,
+    page: queries.Page,
+    freshness: Freshness,
+    fields: tuple[str, ...] | None,
+) -> Result:
+    warnings = []
+    if freshness.problem is not None:
+        warnings.append(f"{freshness.problem} Showing what was {freshness.said()}.")
+    jobs = page.jobs if fields is None else [{name: job[name] for name in fields} for job in page.jobs]
+    if args.form == "json":
+        return Result(Document(_document(context, page, freshness, jobs)), warnings=warnings)
+    # These forms have no place for the total: so what was cut is said beside them.
+    cut = [_footer(args, page, freshness)] if len(jobs) < page.total else []
+    if args.form == "jsonl":
+        return Result(JsonLines(jobs), warnings=warnings, notes=cut)
+    if args.form == "tsv":
+        names = fields or TSV_FIELDS
+        return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
+    if args.form == "ids":
+        return Result(Tsv([(job["job_id"],) for job in jobs]), warnings=warnings, notes=cut)
+    if fields is not None:
+        table = Table(fields, [[job[name] for name in fields] for job in jobs])
+    else:
+        table = Table(HEADERS, [_row(job, context) for job in jobs])
+    return Result(table if jobs else None, warnings=warnings, notes=[_footer(args, page, freshness)])
+
+
+def _document(
+    context: Context, page: queries.Page, freshness: Freshness, jobs: list[dict[str, object]]
+) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generated_at": json_time(context.now()),
+        "synced_at": freshness.synced_at,
+        "age_seconds": freshness.age_seconds,
+        "stale": freshness.stale,
+        "registry": context.settings.registry_id,
+        "total": page.total,
+        "returned": len(jobs),
+        "jobs": jobs,
+    }
+
+
+def _row(job: dict[str, object], context: Context) -> list[object]:
+    created, updated = str(job["created_at"]), str(job["updated_at"])
+    if context.out.is_terminal:
+        now = context.now()
+        created, updated = (human_age((now - parse_time(text)).total_seconds()) for text in (created, updated))
+    total, done = job["tasks_total"], job["tasks_completed"]
+    return [
+        job["job_id"],
+        status_style(job["status"]),
+        f"{done}/{total}" if total else (done or None),
+        job["owner"],
+        created,
+        updated,
+        human_duration(job["duration_seconds"]),  # type: ignore[arg-type]
+    ]
+
+
+def _footer(args: argparse.Namespace, page: queries.Page, freshness: Freshness) -> str:
+    counted = f"{page.total} job{'' if page.total == 1 else 's'}"
+    if len(page.jobs) < page.total:
+        counted = f"{len(page.jobs)} of {counted} (--limit 0 shows all)"
+    window = f", last {args.hours:g} h" if args.hours is not None else ""
+    stale = ", stale" if freshness.stale else ""
+    return f"{counted}{window}, {freshness.said()}{stale}"
+
+
+def _parse_fields(text: str | None) -> tuple[str, ...] | None:
+    if not text:
+        return None if text is None else ()
+    names = tuple(name.strip() for name in text.split(","))
+    there_are = queries.job_fields()
+    for name in names:
+        if name not in there_are:
+            raise UsageError(f"A job has no field '{name}': use {', '.join(there_are)}.")
+    return names
+
+
+def _label(text: str) -> tuple[str, str | None]:
+    label, equals, value = text.partition("=")
+    if not label:
+        raise UsageError(f"'{text}' is no label: use key=value, or key alone for any value.")
+    return label, value if equals else None
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours <= 100 * 365 * 24:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of hours: use one above 0, at most a century")
+    return hours
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise argparse.ArgumentTypeError(f"'{text}' is no limit: use a whole number, 0 for all")
+    return int(text)

@@ -1,0 +1,195 @@
+"""`status`: everything known about one job, and what to type next."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sqlite3
+
+from mopsjobs.cache import queries, rows
+from mopsjobs.commands.arguments import add_command, add_freshness, wanted
+from mopsjobs.context import Context, Freshness, Wanted
+from mopsjobs.errors import JobNotFoundError, StoreError
+from mopsjobs.job import check_job_id
+from mopsjobs.outcome import exit_code_of
+from mopsjobs.output import Document, Result, Text, status_style, styled
+from mopsjobs.times import human_age, human_duration, parse_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+BAR_WIDTH = 24
+SHOWN_OUTPUTS = 5
+
+Job = dict[str, object]
+Line = str | list[str]
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `status`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="show one job: state, progress, times, error, history",
+        description="Show one job, from the local cache; a job that is not there is looked up in the registry.",
+    )
+    parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
+    parser.add_argument("--json", action="store_true", help="the job as one JSON object")
+    parser.add_argument(
+        "--exit-status", action="store_true", help="tell the state: 0 succeeded, 100 failed, 103, 104, 8 not finished"
+    )
+    add_freshness(parser)
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Show one job."""
+    if not args.job.startswith("@"):
+        check_job_id(args.job)
+    job, freshness, warnings = _find(args.job, context, wanted(args))
+    exit_code = exit_code_of(job) if args.exit_status else 0
+    if args.json:
+        return Result(Document(job), warnings=warnings, exit_code=exit_code)
+    age = freshness.said() if freshness is not None else "read from the registry just now"
+    stale = ", stale" if freshness is not None and freshness.stale else ""
+    notes = [f"Data: {age}{stale}", f"Next: {_next_command(job, freshness)}"]
+    if job["job_id"] != args.job and not args.job.startswith("@"):
+        notes.insert(0, f"{args.job} is short for {job['job_id']}")
+    return Result(Text(_lines(job, context)), warnings=warnings, notes=notes, exit_code=exit_code)
+
+
+def _find(name: str, context: Context, wishes: Wanted) -> tuple[Job, Freshness | None, list[str]]:
+    """The job, the age of the cache if it came from there, and what went wrong on the way."""
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[Job, Freshness]:
+        return queries.find_job(connection, name, now=context.now().timestamp()), freshness
+
+    warnings = []
+    if wishes.refresh and not context.settings.is_local and not name.startswith("@"):
+        # One job is asked for: one request, not a sync.
+        try:
+            job = _from_registry(name, context)
+        except StoreError as error:
+            warnings.append(f"{error} Showing what the cache has.")
+            wishes = Wanted()
+        else:
+            if job is not None:
+                return job, None, warnings
+    try:
+        job, freshness = context.read(view, wishes)
+    except JobNotFoundError:
+        if wishes.offline or context.settings.is_local or name.startswith("@"):
+            raise
+        job = _from_registry(name, context)
+        if job is None:
+            raise
+        return job, None, warnings
+    if freshness.problem is not None:
+        warnings.append(f"{freshness.problem} Showing what was {freshness.said()}.")
+    return job, freshness, warnings
+
+
+def _from_registry(name: str, context: Context) -> Job | None:
+    state = context.registry.get_job(name)
+    return None if state is None else rows.view_of(state, now=context.now().timestamp())
+
+
+def _lines(job: Job, context: Context) -> list[Line]:
+    now = context.now()
+    lines: list[Line] = []
+
+    def add(title: str, *pieces: object) -> None:
+        shown = [piece if isinstance(piece, str) else str(piece) for piece in pieces if piece is not None]
+        if shown:
+            lines.append([styled(f"{title:<11}", "bold"), *shown])
+
+    add("Job", job["job_id"])
+    since = job["status_since"]
+    add("Status", status_style(job["status"]), None if since is None else f", since {_ago(since, context)}")
+    add("Progress", _progress(job))
+    add("Created", _ago(job["created_at"], context))
+    add("Updated", _ago(job["updated_at"], context))
+    add("Queued", _duration(job["queued_seconds"]))
+    add("Running" if job["is_active"] else "Ran", _duration(job["run_seconds"]))
+    if job["heartbeat_at"] is not None and job["is_active"]:
+        add("Heartbeat", human_age((now - parse_time(str(job["heartbeat_at"]))).total_seconds()))
+    add("Owner", job["owner"])
+    labels: dict[str, str] = job["labels"]  # type: ignore[assignment]
+    add("Labels", ", ".join(f"{label}={value}" for label, value in sorted(labels.items())) or None)
+    add("Engine", job["engine"])
+    add("Kubernetes", _kubernetes(job))
+    add("Parent", job["parent_job_id"])
+    add("Results", job["results_path"])
+    add("Outputs", _outputs(job))
+    if job["error_code"] is not None or job["error_message"] is not None:
+        words = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None)
+        add("Error", styled(words, "red"))
+    add("Validation", job["last_validation_error"])
+    lines += _timeline(job)
+    return lines
+
+
+def _progress(job: Job) -> str | None:
+    total, done, failed = job["tasks_total"], job["tasks_completed"], job["tasks_failed"]
+    told = f", {failed} failed" if failed else ""
+    if not total:
+        return f"{done} tasks done{told}" if done or failed else None
+    share: float = job["progress"]  # type: ignore[assignment]
+    full = int(share * BAR_WIDTH)
+    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %{told}"
+
+
+def _kubernetes(job: Job) -> str | None:
+    if job["k8s_name"] is None and job["k8s_namespace"] is None:
+        return None
+    name = f"{job['k8s_namespace'] or 'default'}/{job['k8s_name'] or '?'}"
+    return name if job["k8s_uid"] is None else f"{name}, uid {job['k8s_uid']}"
+
+
+def _outputs(job: Job) -> str | None:
+    verified: list[object] = job["verified_outputs"]  # type: ignore[assignment]
+    missing: list[object] = job["missing_outputs"]  # type: ignore[assignment]
+    if not (verified or missing or job["tasks_verified"]):
+        return None
+    counted = f"{len(verified) or job['tasks_verified']} verified, {len(missing)} missing"
+    if not missing:
+        return counted
+    more = ", …" if len(missing) > SHOWN_OUTPUTS else ""
+    return f"{counted}: {', '.join(str(name) for name in missing[:SHOWN_OUTPUTS])}{more}"
+
+
+def _timeline(job: Job) -> list[Line]:
+    steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
+    lines: list[Line] = [[styled("Timeline", "bold")]] if steps else []
+    before = None
+    for step in steps:
+        at = parse_time(str(step["at"]))
+        passed = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
+        lines.append([f"  {at:%Y-%m-%d %H:%M:%SZ}  ", status_style(step["status"]), passed])
+        before = at
+    return lines
+
+
+def _ago(text: object, context: Context) -> str:
+    """A time: for people how long ago, with the time itself; in a pipe the time alone."""
+    moment = parse_time(str(text))
+    if not context.out.is_terminal:
+        return str(text)
+    return f"{human_age((context.now() - moment).total_seconds())} ({moment:%Y-%m-%d %H:%M:%SZ})"
+
+
+def _duration(seconds: object) -> str | None:
+    return None if seconds is None else human_duration(seconds)  # type: ignore[arg-type]
+
+
+def _next_command(job: Job, freshness: Freshness | None) -> str:
+    job_id = shlex.quote(str(job["job_id"]))
+    if freshness is not None and freshness.stale:
+        return "mops-jobs sync"
+    if job["is_active"]:
+        return f"mops-jobs wait {job_id}"
+    if job["status"] == "failed" and job["k8s_name"] is not None:
+        namespace = shlex.quote(str(job["k8s_namespace"] or "default"))
+        return f"kubectl -n {namespace} describe job {shlex.quote(str(job['k8s_name']))}"
+    return f"mops-jobs status {job_id} --json"

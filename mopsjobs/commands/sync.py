@@ -1,0 +1,79 @@
+"""`sync`: make the local cache equal the registry. What cron runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from mopsjobs.cache import queries
+from mopsjobs.cache.mirror import SyncReport
+from mopsjobs.commands.arguments import add_command
+from mopsjobs.context import Context
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
+from mopsjobs.output import Document, Result, Text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+SCHEMA_VERSION = 1
+SHOWN_PROBLEMS = 10
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `sync`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="mirror the registry into the local cache",
+        description="Mirror the registry into the local cache. Records that cannot be read are named and left out; "
+        "then the exit code is 7. A second sync at the same time says so and ends with 0.",
+    )
+    parser.add_argument("--full", action="store_true", help="read every record again, also the unchanged ones")
+    parser.add_argument("--json", action="store_true", help="what it did, as one JSON document")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing unless something is wrong; for cron")
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Mirror the registry."""
+    with context.out.progress("jobs", _cached(context)) as on_progress:
+        report = context.sync(wait=0, full=args.full, on_progress=on_progress)
+    if report is None:
+        body = Document({"schema_version": SCHEMA_VERSION, "already_running": True}) if args.json else None
+        return Result(body, notes=["Another sync is running; nothing to do."])
+    exit_code = EXIT_PARTLY_DONE if report.unreadable else EXIT_DONE
+    if args.json:
+        return Result(Document(_document(report)), exit_code=exit_code)
+    problems = report.unreadable if args.quiet else report.problems
+    warnings = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
+    if len(problems) > SHOWN_PROBLEMS:
+        warnings.append(f"and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json lists them all")
+    return Result(None if args.quiet else Text([_summary(report)]), warnings=warnings, exit_code=exit_code)
+
+
+def _cached(context: Context) -> int | None:
+    """How many jobs the cache has: what a progress bar may expect. Heals a damaged cache on the way."""
+    return context.peek(queries.count_jobs)
+
+
+def _summary(report: SyncReport) -> str:
+    counts = ", ".join(
+        f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
+    )
+    jobs = f"{report.seen:,} job{'' if report.seen == 1 else 's'}"
+    trouble = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
+    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{trouble}"
+
+
+def _document(report: SyncReport) -> dict[str, object]:
+    names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "already_running": False,
+        "synced_at": report.synced_at,
+        "seconds": round(report.seconds, 3),
+        **{name: getattr(report, name) for name in names},
+        "problems": [
+            {"key": problem.key, "kind": problem.kind, "reason": problem.reason} for problem in report.problems
+        ],
+    }

@@ -1,0 +1,259 @@
+"""What a command works with: settings, registry, cache, clock and streams of one run, made when first asked for."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+
+from mopsjobs.cache import queries
+from mopsjobs.cache.file import DamagedCacheError, explained, open_to_read, set_aside
+from mopsjobs.config import Settings
+from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
+from mopsjobs.output import Output
+from mopsjobs.times import human_age, parse_duration, parse_time, utc_now
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from mopsjobs.cache.mirror import OnProgress, SyncReport
+    from mopsjobs.registry import JobRegistry
+    from mopsjobs.store.base import VersionedStore, VersionToken
+
+    T = TypeVar("T")
+
+LOCK_SECONDS = 60.0
+"""How long a view that must be fresh waits for a sync that somebody else has begun."""
+
+
+class Freshness:
+    """How old what a view shows is."""
+
+    __slots__ = ("age_seconds", "is_local", "problem", "stale", "synced_at")
+
+    def __init__(
+        self, *, synced_at: str | None, age_seconds: float | None, stale: bool, is_local: bool, problem: str | None
+    ) -> None:
+        self.synced_at = synced_at
+        """When the last complete sync began, RFC 3339; None when there was none."""
+        self.age_seconds = age_seconds
+        self.stale = stale
+        """Whether the data is older than it should be: a sync failed, or has not run for long."""
+        self.is_local = is_local
+        self.problem = problem
+        """Why a sync that this view wanted has failed."""
+
+    def said(self) -> str:
+        """The age for people."""
+        if self.is_local:
+            return "read fresh"
+        if self.age_seconds is None:
+            return "never synced"
+        return f"synced {human_age(self.age_seconds)}"
+
+
+class Wanted:
+    """How fresh a view has to be."""
+
+    __slots__ = ("max_age", "offline", "refresh")
+
+    def __init__(self, *, refresh: bool = False, max_age: float | None = None, offline: bool = False) -> None:
+        self.refresh = refresh
+        """Sync first, in any case."""
+        self.max_age = max_age
+        """Sync first if the data is older than so many seconds."""
+        self.offline = offline
+        """Send nothing over the network, whatever is missing."""
+
+
+class Context:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        out: Output,
+        env: Mapping[str, str],
+        build_parser: Callable[[], argparse.ArgumentParser],
+        *,
+        now: Callable[[], datetime] = utc_now,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.out = out
+        self.env = env
+        self.build_parser = build_parser
+        """Makes the parser of the whole command line, for what describes it."""
+        self.now = now
+        self.sleep = sleep
+        self.monotonic = monotonic
+        self._store: VersionedStore | None = None
+
+    @property
+    def cache_path(self) -> str:
+        """Where the cache is."""
+        return self.settings.cache.value
+
+    @property
+    def store(self) -> VersionedStore:
+        """The store of the registry, opened once."""
+        if self._store is None:
+            from mopsjobs.store import open_store
+
+            self._store = open_store(self.settings.registry.value, self.env)
+        return self._store
+
+    @property
+    def registry(self) -> JobRegistry:
+        """The registry. What it writes goes into the cache too."""
+        from mopsjobs.registry import JobRegistry
+
+        return JobRegistry(self.store, now=self.now, sleep=self.sleep, on_write=self._write_through)
+
+    def close(self) -> None:
+        """Release what was opened."""
+        if self._store is not None:
+            self._store.close()
+
+    # --- the cache -------------------------------------------------------------------------------------------
+
+    def read(self, view: Callable[[sqlite3.Connection, Freshness], T], wanted: Wanted) -> T:
+        """Call `view` with the cache and its age, after a sync if one is called for.
+
+        A listing is silent on the network, except: `wanted` says otherwise; the cache has never been filled; or the
+        registry lives on this machine, where reading it fresh costs nothing. A sync that fails does not take away what
+        is there: the view gets the old rows, and says so.
+
+        Raises:
+            StoreError: the cache has never been filled, and the registry cannot be reached either.
+            CacheError: the cache cannot be used.
+        """
+        return self._healed(lambda: self._read(view, wanted))
+
+    def peek(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Call `view` with the cache as it lies, without a sync; None when there is no cache."""
+
+        def look() -> T | None:
+            with self._opened() as connection:
+                return None if connection is None else view(connection)
+
+        return self._healed(look)
+
+    def _healed(self, action: Callable[[], T]) -> T:
+        """`action`; once more if it finds the cache damaged, after setting that aside."""
+        try:
+            return action()
+        except DamagedCacheError as error:
+            aside = set_aside(self.cache_path, self.now().strftime("%Y%m%dT%H%M%S"))
+            if aside is not None:
+                self.out.warn(f"{error} Set aside as {aside}; rebuilding it.")
+            return action()
+
+    def _read(self, view: Callable[[sqlite3.Connection, Freshness], T], wanted: Wanted) -> T:
+        failure = self._freshen(wanted)
+        with self._opened() as connection:
+            known = {} if connection is None else queries.meta(connection)
+            if connection is None or "synced_at" not in known:
+                raise failure or StoreUnavailableError(
+                    "The registry has never been synced to this machine.", hint="Run: mops-jobs sync"
+                )
+            return view(connection, self._freshness(known, failure))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection | None]:
+        connection = open_to_read(self.cache_path, self.settings.registry_id)
+        if connection is None:
+            yield None
+            return
+        with contextlib.closing(connection), explained(self.cache_path):
+            yield connection
+
+    def _freshen(self, wanted: Wanted) -> StoreError | None:
+        """Sync if a view with these wishes should. Returns the failure, if it failed and old rows may do."""
+        if wanted.offline and not self.settings.is_local:
+            return None
+        if not (wanted.refresh or self.settings.is_local):
+            with self._opened() as connection:
+                synced_at = None if connection is None else queries.meta(connection).get("synced_at")
+            if synced_at is not None and (wanted.max_age is None or self._age(synced_at) <= wanted.max_age):
+                return None
+        try:
+            # Two local syncs at once do each other no harm; so no lock, whose import would cost more than the sync.
+            self.sync(wait=None if self.settings.is_local else LOCK_SECONDS)
+        except StoreError as error:
+            return error
+        return None
+
+    def _freshness(self, known: Mapping[str, str], failure: StoreError | None) -> Freshness:
+        age = self._age(known["synced_at"])
+        late = age > parse_duration(self.settings.stale_after.value)
+        return Freshness(
+            synced_at=known["synced_at"],
+            age_seconds=round(max(age, 0.0), 3),
+            stale=failure is not None or (late and not self.settings.is_local) or bool(known.get("last_error")),
+            is_local=self.settings.is_local and failure is None,
+            problem=None if failure is None else str(failure),
+        )
+
+    def _age(self, synced_at: str) -> float:
+        return (self.now() - parse_time(synced_at)).total_seconds()
+
+    def sync(
+        self, *, wait: float | None, full: bool = False, on_progress: OnProgress | None = None
+    ) -> SyncReport | None:
+        """Mirror the registry into the cache.
+
+        Args:
+            wait: seconds to wait for a sync that is already running; None to run beside it.
+            full: see `mopsjobs.cache.mirror.sync`.
+            on_progress: called with the number of jobs seen so far.
+
+        Returns:
+            What it did; None when another sync was running for longer than `wait`.
+        """
+        return self._healed(lambda: self._sync(wait, full=full, on_progress=on_progress))
+
+    def _sync(self, wait: float | None, *, full: bool, on_progress: OnProgress | None) -> SyncReport | None:
+        from mopsjobs.cache.mirror import sync
+
+        with contextlib.ExitStack() as stack:
+            if wait is not None:
+                from filelock import FileLock, Timeout
+
+                try:
+                    os.makedirs(os.path.dirname(self.cache_path), mode=0o700, exist_ok=True)
+                    stack.enter_context(FileLock(self.cache_path + ".lock", mode=0o600, timeout=wait))
+                except Timeout:
+                    return None
+                except OSError as error:
+                    raise CacheError(
+                        f"Cannot write the cache {self.cache_path}: {error.strerror}.",
+                        hint="Name another place: --cache PATH.",
+                    ) from None
+            return sync(
+                self.registry,
+                self.cache_path,
+                self.settings.registry_id,
+                full=full,
+                on_progress=on_progress,
+                now=self.now,
+            )
+
+    def _write_through(self, key: str, value: bytes, version: VersionToken) -> None:
+        """Show this machine its own writes at once. A cache that cannot be written must not spoil the write."""
+        if self.settings.is_local or not os.path.exists(self.cache_path):
+            return
+        from mopsjobs.cache.mirror import write_through
+
+        job_id = self.registry.job_id_of(key)
+        assert job_id is not None  # noqa: S101 - the registry made this key from a job id
+        try:
+            write_through(self.cache_path, self.settings.registry_id, job_id, key, value, version)
+        except Exception as error:  # noqa: BLE001 - the next sync brings it; the job's record is what counts
+            self.out.debug(f"The cache did not take the write: {error}")

@@ -1,0 +1,270 @@
+"""The only printer. stdout gets the data that was asked for and nothing else; stderr gets everything said about it.
+
+Text that came from a record may hold anything, escape sequences included. `clean` stands between it and the terminal;
+JSON needs no cleaning, since everything outside ASCII leaves as an escape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from mopsjobs.errors import EXIT_DONE, MopsJobsError
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+if TYPE_CHECKING:
+    from typing import TextIO
+
+STATUS_STYLES = {
+    "pending": "dim",
+    "submitting": "dim",
+    "scheduled": "cyan",
+    "running": "blue",
+    "validating": "blue",
+    "succeeded": "green",
+    "partial": "yellow",
+    "failed": "red",
+    "cancelled": "magenta",
+}
+_CODES = {
+    "dim": "2",
+    "bold": "1",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+}
+
+
+class Styled(str):
+    """Text of ours with a style, which shows only where colour is wanted. The words tell everything by themselves."""
+
+    __slots__ = ("style",)
+    style: str
+
+
+def styled(text: str, style: str) -> Styled:
+    """Text with one of the styles."""
+    made = Styled(text)
+    made.style = style
+    return made
+
+
+class Document:
+    """One JSON document."""
+
+    def __init__(self, content: object) -> None:
+        self.content = content
+
+
+class JsonLines:
+    """One JSON document a line."""
+
+    def __init__(self, contents: Iterable[object]) -> None:
+        self.contents = contents
+
+
+class Table:
+    """Rows under headers, aligned for people."""
+
+    def __init__(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.headers = headers
+        self.rows = rows
+
+
+class Tsv:
+    """Rows with a tab between the values and no header, for `cut` and `awk`."""
+
+    def __init__(self, rows: Iterable[Sequence[object]]) -> None:
+        self.rows = rows
+
+
+class Text:
+    """Lines for people; each line is a row of pieces, so that a piece may have a style."""
+
+    def __init__(self, lines: Iterable[str | Sequence[str]]) -> None:
+        self.lines = lines
+
+
+class Verbatim:
+    """Text of ours as it is: a script, a schema."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+Body = Document | JsonLines | Table | Tsv | Text | Verbatim
+
+
+class Result:
+    """What a command came to: what goes to stdout, what is said about it on stderr, and the exit code."""
+
+    __slots__ = ("body", "exit_code", "notes", "warnings")
+
+    def __init__(
+        self,
+        body: Body | None = None,
+        *,
+        notes: Sequence[str] = (),
+        warnings: Sequence[str] = (),
+        exit_code: int = EXIT_DONE,
+    ) -> None:
+        self.body = body
+        self.notes = notes
+        self.warnings = warnings
+        self.exit_code = exit_code
+
+
+class Output:
+    """Where a run prints."""
+
+    def __init__(self, stdout: TextIO, stderr: TextIO, env: Mapping[str, str]) -> None:
+        self._stdout = stdout
+        self._stderr = stderr
+        self._env = env
+        self.color = "auto"
+        self.quiet = False
+        self.verbose = 0
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads stdout: then times are relative."""
+        return self._stdout.isatty()
+
+    def show(self, result: Result) -> None:
+        """Print a result: what was asked for first, then what is to be said about it."""
+        for warning in result.warnings:
+            self.warn(warning)
+        if result.body is not None:
+            self._print_body(result.body)
+            self._stdout.flush()
+        for note in result.notes:
+            self.note(note)
+
+    def note(self, text: str) -> None:
+        """Say something on stderr, unless it should be quiet."""
+        if not self.quiet:
+            self._say(clean(text))
+
+    def warn(self, text: str) -> None:
+        """Say on stderr that something is not as it should be. Not silenced by `--quiet`."""
+        self._say(self._paint("warning: ", "yellow", self._stderr) + clean(text))
+
+    def debug(self, text: str) -> None:
+        """Say on stderr what only `-v` should hear."""
+        if self.verbose:
+            self._say(clean(text))
+
+    def error(self, error: MopsJobsError) -> None:
+        """Say on stderr why the command ends, in one sentence, and what to try next."""
+        self._say(self._paint("error: ", "red", self._stderr) + clean(str(error)))
+        if error.hint:
+            self._say(self._paint("hint: ", "cyan", self._stderr) + clean(error.hint))
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+        """A progress bar on stderr while the block runs, if a person is there to see it.
+
+        Args:
+            what: unit of the count.
+            total: the expected count, None when nobody knows.
+
+        Yields:
+            What to call with the count so far; None when nothing is to be shown.
+        """
+        if self.quiet or not self._stderr.isatty():
+            yield None
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, unit=f" {what}", file=self._stderr, leave=False, delay=0.2) as bar:
+            yield lambda count: _advance(bar, count)
+
+    def _say(self, text: str) -> None:
+        self._stderr.write(text + "\n")
+        self._stderr.flush()
+
+    def _print_body(self, body: Body) -> None:
+        write = self._stdout.write
+        if isinstance(body, Document):
+            indent = 2 if self.is_terminal else None
+            write(json.dumps(body.content, indent=indent, allow_nan=False) + "\n")
+        elif isinstance(body, JsonLines):
+            for content in body.contents:
+                write(json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
+        elif isinstance(body, Tsv):
+            for row in body.rows:
+                write("\t".join(_plain_cell(value) for value in row) + "\n")
+        elif isinstance(body, Table):
+            from tabulate import tabulate
+
+            cells = [[self._cell(value) for value in row] for row in body.rows]
+            headers = [self._paint(header, "bold", self._stdout) for header in body.headers]
+            table = tabulate(cells, headers, tablefmt="plain", disable_numparse=True)
+            write("".join(line.rstrip() + "\n" for line in table.splitlines()))
+        elif isinstance(body, Text):
+            for line in body.lines:
+                write("".join(self._cell(piece) for piece in ([line] if isinstance(line, str) else line)) + "\n")
+        else:
+            write(body.text)
+
+    def _cell(self, value: object) -> str:
+        text = "" if value is None else clean(str(value))
+        return self._paint(text, value.style, self._stdout) if isinstance(value, Styled) else text
+
+    def _paint(self, text: str, style: str, stream: TextIO) -> str:
+        if not text or style not in _CODES or not self._wants_color(stream):
+            return text
+        return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
+
+    def _wants_color(self, stream: TextIO) -> bool:
+        if self.color != "auto":
+            return self.color == "always"
+        if self._env.get("NO_COLOR"):
+            return False
+        if self._env.get("CLICOLOR_FORCE", "0") != "0" or self._env.get("FORCE_COLOR", "0") != "0":
+            return True
+        return self._env.get("TERM") != "dumb" and stream.isatty()
+
+
+def clean(text: str) -> str:
+    """The text with nothing in it that could move a cursor, change a colour or turn the writing direction.
+
+    White space becomes a blank; control, format and unassigned characters, the bidirectional marks among them, go.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
+
+
+def status_style(status: object) -> Styled:
+    """A status as a cell in its colour."""
+    text = clean(str(status))
+    return styled(text, STATUS_STYLES.get(text, "bold"))
+
+
+def silence_stdout(stdout: TextIO) -> None:
+    """After a reader closed the pipe: let the interpreter flush into nothing at its exit, instead of complaining.
+
+    As Python's documentation of SIGPIPE recommends; setting the signal to its default would hit sockets too.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+
+
+def _plain_cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, separators=(",", ":"))
+    return clean(str(value))
+
+
+def _advance(bar: object, count: int) -> None:
+    bar.update(count - bar.n)  # type: ignore[attr-defined]

@@ -1,0 +1,226 @@
+"""The cache file: private, shared by many, and never a reason to lose anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database, Migrations
+
+from mopsjobs.cache import file, schema
+from support_cli import Cli, Remote, add, sentences, unprivileged
+
+VIEWS = {
+    "jobs": [
+        "job_id", "status", "is_active", "progress", "owner", "k8s_name", "k8s_namespace", "k8s_uid", "updated_at",
+        "created_at", "tasks_total", "tasks_completed", "tasks_failed", "error_message", "error_code", "results_path",
+        "engine", "parent_job_id", "heartbeat_at", "metadata", "labels", "transitions", "created_ts", "started_ts",
+        "ended_ts", "changed_ts",
+    ],
+    "job_labels": ["job_id", "label", "value"],
+    "sync_problems": ["key", "kind", "reason"],
+    "sync_state": ["name", "value"],
+}  # fmt: skip
+"""The views and their columns: a contract with other programs. Columns are only ever added."""
+
+
+@pytest.fixture
+def filled(cli: Cli, remote: Remote) -> Path:
+    """A cache of 60 jobs of a registry across the network."""
+    for number in range(60):
+        add(remote.jobs, f"job-{number:02}", "running", owner="ada", labels={"exp": str(number % 3)}, tasks_total=4)
+    cli.ok("sync")
+    return cli.cache
+
+
+def test_the_cache_is_private(filled: Path) -> None:
+    """Names and errors of jobs are nobody else's business: the file has mode 0600, and what lies beside it too."""
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in filled.parent.glob("cache.db*")}
+    assert set(modes.values()) == {0o600}, modes
+
+
+def test_a_directory_made_for_the_cache_is_private(cli: Cli, remote: Remote) -> None:
+    """A directory that is made for the cache can be entered by its owner alone."""
+    place = cli.cache.parent / "made" / "cache.db"
+    cli.ok("sync", "--cache", str(place))
+    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+
+
+def test_the_cache_is_in_wal_mode(filled: Path) -> None:
+    """Readers never wait for a sync, since the file is in WAL mode."""
+    with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"no database at all\n" * 1000)
+
+
+def _truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _middle(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write(b"\xff" * (size - 4096))
+
+
+@pytest.mark.parametrize("damage", [_garbage, _truncated, _middle])
+@pytest.mark.parametrize("argv", [("list", "--json", "--limit", "0"), ("sync", "-q"), ("status", "job-07", "--json")])
+def test_a_damaged_cache_is_set_aside_and_rebuilt(
+    cli: Cli, filled: Path, damage: object, argv: tuple[str, ...]
+) -> None:
+    """A damaged file is set aside whole, the cache rebuilt from the registry, and one line on stderr says so."""
+    damage(filled)  # type: ignore[operator]
+    broken = filled.read_bytes()
+    ran = cli.ok(*argv)
+    assert len(sentences(ran.err)) == 1
+    assert "damaged" in ran.err
+    assert "Set aside as" in ran.err
+    (aside,) = (path for path in filled.parent.glob("cache.db.damaged-*") if not path.name.endswith(("wal", "shm")))
+    assert aside.name in ran.err
+    assert aside.read_bytes() == broken
+    assert len(cli.ids("--offline", "--limit", "0")) == 60
+
+
+def test_a_damaged_cache_without_a_registry_is_told_as_such(cli: Cli, remote: Remote, filled: Path) -> None:
+    """With the registry gone as well, the damaged file is still set aside, and the exit code is 5."""
+    _garbage(filled)
+    remote.store.down = True
+    ran = cli("list", "--json")
+    assert (ran.code, ran.out) == (5, "")
+    assert "Set aside as" in ran.err
+    assert list(filled.parent.glob("cache.db.damaged-*"))
+
+
+def test_an_empty_file_is_a_cache_not_begun(cli: Cli, filled: Path) -> None:
+    """An empty file, as a full disk or a `touch` leaves it, is filled without a word."""
+    filled.write_bytes(b"")
+    ran = cli.ok("list", "--json", "--limit", "0")
+    assert (ran.json["total"], ran.err) == (60, "")
+
+
+@pytest.mark.parametrize("argv", [("list",), ("list", "--json"), ("status", "job-07"), ("sync",), ("doctor",)])
+def test_a_cache_from_a_newer_version_is_refused_untouched(cli: Cli, filled: Path, argv: tuple[str, ...]) -> None:
+    """What a newer version has made is refused in one sentence, and not one byte of it changes."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = filled.read_bytes()
+    ran = cli(*argv)
+    assert ran.code == 1
+    said = ran.out + ran.err if argv == ("doctor",) else ran.err
+    assert said.count("newer mops-jobs (schema 99") == 1
+    if argv != ("doctor",):
+        assert ran.out == ""
+        assert len(sentences(ran.err)) == 1
+    assert filled.read_bytes() == before
+    assert not list(filled.parent.glob("*.damaged-*"))
+
+
+def test_a_write_does_not_fail_over_a_cache_it_cannot_use(cli: Cli, remote: Remote, filled: Path) -> None:
+    """Reporting a job works with a cache from a newer version: the record is what counts."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    cli.ok("register", "new-1", "-q")
+    assert remote.jobs.get_job("new-1") is not None
+
+
+@pytest.mark.parametrize("argv", [("list",), ("sync",), ("status", "job-07")])
+def test_the_cache_of_another_registry_is_refused(cli: Cli, filled: Path, argv: tuple[str, ...]) -> None:
+    """A cache mirrors one registry; under another one's URL it is refused with exit code 2, naming both."""
+    other = "https://example.blob.core.windows.net/other"
+    ran = cli(*argv, "--registry", other)
+    assert (ran.code, ran.out) == (2, "")
+    assert len(sentences(ran.err)) == 1
+    assert f"mirrors {cli.env['MOPS_JOBS_REGISTRY']}, not {other}" in ran.err
+
+
+@pytest.fixture
+def read_only(filled: Path) -> object:
+    """A copy of the filled cache that everybody may read and nobody may write, beside its directory."""
+    directory = Path(tempfile.mkdtemp())
+    shutil.copy(filled, directory / "cache.db")
+    (directory / "cache.db").chmod(0o444)
+    directory.chmod(0o555)
+    yield directory / "cache.db"
+    directory.chmod(0o700)
+    shutil.rmtree(directory)
+
+
+def test_a_cache_that_cannot_be_written_can_be_read(cli: Cli, remote: Remote, read_only: Path) -> None:
+    """`list` and `status` answer from a cache in a directory that they may not write."""
+    with unprivileged():
+        listed = cli("list", "--json", "--limit", "0", "--cache", str(read_only))
+        shown = cli("status", "job-07", "--json", "--cache", str(read_only))
+    assert (listed.code, listed.json["total"], listed.err) == (0, 60, "")
+    assert (shown.code, shown.json["job_id"]) == (0, "job-07")
+
+
+def test_a_sync_into_a_read_only_place_is_refused_in_one_sentence(cli: Cli, read_only: Path) -> None:
+    """A sync that may not write its cache says which file, and what to do."""
+    with unprivileged():
+        ran = cli("sync", "--cache", str(read_only))
+    assert (ran.code, ran.out) == (1, "")
+    assert len(sentences(ran.err)) == 1
+    assert f"Cannot write the cache {read_only}" in ran.err
+    assert "--cache PATH" in ran.err
+
+
+def test_documented_views_have_the_documented_columns(filled: Path) -> None:
+    """The views are the contract with other programs; each has exactly these columns, in this order."""
+    database = Database(filled)
+    found = {name: [column.name for column in database[name].columns] for name in database.view_names()}
+    database.close()
+    assert found == VIEWS
+
+
+def test_the_cache_opens_with_sqlite_utils(filled: Path) -> None:
+    """sqlite-utils reads jobs, labels and state from the views as it is."""
+    database = Database(filled)
+    rows = list(database.query("SELECT * FROM jobs JOIN job_labels USING (job_id) WHERE value = '1' ORDER BY job_id"))
+    state = {row["name"]: row["value"] for row in database["sync_state"].rows}
+    database.close()
+    assert [row["job_id"] for row in rows][:2] == ["job-01", "job-04"]
+    assert len(rows) == 20
+    assert {row["status"] for row in rows} == {"running"}
+    assert rows[0]["tasks_total"] == 4
+    assert state["registry"] == "https://example.blob.core.windows.net/jobs"
+
+
+def test_an_interrupted_build_is_finished(cli: Cli, filled: Path) -> None:
+    """A file that has its tables, but not yet the mark that it is complete, is completed and keeps its rows."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA user_version = 0")
+    cli.ok("sync")
+    assert len(cli.ids("--offline", "--limit", "0")) == 60
+    with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
+
+
+@pytest.mark.parametrize("argv", [("list", "-q", "--offline", "--limit", "0"), ("sync",)])
+def test_an_older_schema_is_upgraded_and_keeps_its_rows(
+    cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    """The first command of a version with a newer schema, a listing included, upgrades the cache and its rows stay."""
+    newer = Migrations("mops-jobs")
+    newer(name="m001_mirror")(schema.m001_mirror)
+
+    @newer()
+    def m002_more(database: Database) -> None:
+        database["job"].add_column("more", str)
+
+    monkeypatch.setattr(schema, "migrations", newer)
+    monkeypatch.setattr(file, "SCHEMA_VERSION", file.SCHEMA_VERSION + 1)
+    cli.ok(*argv)
+    database = Database(filled)
+    assert "more" in database["job"].columns_dict
+    assert database["job"].count == 60
+    database.close()

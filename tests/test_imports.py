@@ -1,0 +1,71 @@
+"""`list` must be instant: on a filled cache it imports next to nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import mops_jobs
+from support_cli import Cli, Remote, environment, foreign, key
+
+HEAVY = {
+    "asyncio", "azure", "base64", "bz2", "concurrent", "ctypes", "dataclasses", "email", "filelock", "hashlib",
+    "hmac", "http", "inspect", "jsonschema", "logging", "lzma", "multiprocessing", "pathlib", "platform", "queue",
+    "random", "requests", "secrets", "shtab", "shutil", "socket", "sqlite_utils", "ssl", "subprocess", "tabulate",
+    "tempfile", "threading", "tomllib", "tqdm", "typing", "typing_extensions", "urllib3", "uuid", "xml", "zipfile",
+}  # fmt: skip
+"""Modules that cost more than a listing may take, or that a listing has no business with."""
+
+LOOK = """
+import sys
+before = set(sys.modules)
+sys.path.insert(0, sys.argv.pop(1))
+import mops_jobs
+code = mops_jobs.main(sys.argv[1:])
+print(*sorted(set(sys.modules) - before), file=sys.stderr)
+sys.exit(code)
+"""
+
+LISTINGS = [
+    ("list", "--json"), ("list", "--offline", "--jsonl"), ("list", "--hours", "48", "--json"), ("list", "-q"),
+    ("list", "--tsv", "--status", "active", "--label", "a=b", "--match", "x", "--sort", "-updated,name"),
+]  # fmt: skip
+
+
+def _imported(cli: Cli, argv: tuple[str, ...]) -> set[str]:
+    """What a run imports on top of a bare interpreter without site-packages."""
+    directory = mops_jobs.__file__.rpartition("/")[0]
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", LOOK, directory, *argv],
+        capture_output=True,
+        env=environment(cli),
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stderr.split())
+
+
+@pytest.mark.parametrize("argv", LISTINGS, ids=" ".join)
+def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
+    """On a filled cache of a registry in Azure, `list` runs on the standard library alone, and on little of that."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    imported = _imported(cli, argv)
+    assert not {name for name in imported if name.partition(".")[0] in HEAVY}
+    assert "mopsjobs.cache.queries" in imported
+    assert not {name for name in imported if name.startswith(("mopsjobs.store.", "mopsjobs.registry", "mopsjobs.job"))}
+    assert {name for name in imported if name.startswith("mopsjobs.commands.")} == {
+        "mopsjobs.commands.arguments",
+        "mopsjobs.commands.listing",
+    }
+
+
+def test_a_command_imports_no_other_command(cli: Cli, remote: Remote) -> None:
+    """`config show` imports its own module of the commands alone, and no SDK."""
+    imported = _imported(cli, ("config", "show", "--json"))
+    commands = {name for name in imported if name.startswith("mopsjobs.commands.")}
+    assert commands - {"mopsjobs.commands.arguments"} == {"mopsjobs.commands.config"}
+    assert not {name for name in imported if name.startswith(("azure", "sqlite_utils", "tqdm"))}

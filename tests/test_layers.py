@@ -1,0 +1,206 @@
+"""The layers, as arrows that can be run: who imports whom, who prints, and how long things are.
+
+Read from the source, not from what happens to be loaded: an import inside a function counts like any other, since it is
+the same arrow, drawn late for the sake of start-up. An import under `if TYPE_CHECKING` does not count, since it is not
+there when the program runs: it names what is handed in from above, such as the registry of a context.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import mops_jobs
+
+ROOT = Path(mops_jobs.__file__).parent
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 50
+
+ARROWS = {
+    "mopsjobs": "",
+    "mopsjobs.errors": "",
+    "mopsjobs.sqlite_file": "",
+    "mopsjobs.times": "errors",
+    "mopsjobs.status": "errors",
+    "mopsjobs.outcome": "errors",
+    "mopsjobs.job": "errors status times",
+    "mopsjobs.rules": "errors status job",
+    "mopsjobs.store": "errors store.memory store.sqlite store.azure",
+    "mopsjobs.store.base": "errors",
+    "mopsjobs.store.cas": "errors store.base",
+    "mopsjobs.store.memory": "errors store.base",
+    "mopsjobs.store.sqlite": "errors store.base sqlite_file",
+    "mopsjobs.store.azure": "errors store.base store.azure_credentials store.azure_transport",
+    "mopsjobs.store.azure_credentials": "errors",
+    "mopsjobs.store.azure_transport": "errors",
+    "mopsjobs.documents": "errors store.base store.cas",
+    "mopsjobs.registry": "errors status times job rules store.base store.cas",
+    "mopsjobs.cache": "",
+    "mopsjobs.cache.queries": "errors status times job",
+    "mopsjobs.cache.rows": "errors status times job store.base cache.queries",
+    "mopsjobs.cache.schema": "",
+    "mopsjobs.cache.file": "errors cache.schema sqlite_file",
+    "mopsjobs.cache.mirror": "errors times job registry store.base cache.file cache.rows",
+    "mopsjobs.output": "errors",
+    "mopsjobs.config": "errors times store",
+    "mopsjobs.context": "errors times store config output registry cache.file cache.mirror cache.queries",
+    "mopsjobs.commands": "",
+    "mopsjobs.commands.arguments": "errors times context",
+    "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
+}
+"""What each module may import of ours. Nothing else, and a module that is not here is a command."""
+
+COMMANDS_MAY = (
+    "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror"
+    " commands.arguments"
+)
+
+OUTSIDE = {
+    "azure": "store.azure store.azure_credentials store.azure_transport",
+    "requests": "store.azure_transport",
+    "urllib3": "store.azure_transport",
+    "sqlite3": (
+        "sqlite_file store.sqlite cache.file cache.mirror cache.queries cache.rows cache.schema context"
+        " commands.doctor commands.listing commands.status"
+    ),
+    "sqlite_utils": "cache.schema",
+    "tabulate": "output",
+    "tqdm": "output",
+    "shtab": "commands.completion",
+    "filelock": "cache.file context",
+    "tomllib": "config",
+    "argparse": "mops_jobs context commands commands.*",
+}
+"""Which of our modules may import each of these; they are costly, replaceable, or mark a layer."""
+
+
+class Import(NamedTuple):
+    module: str
+    line: int
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_name(path): path for path in [*sorted((ROOT / "mopsjobs").rglob("*.py")), ROOT / "mops_jobs.py"]}
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
+def _imports(module: str) -> list[Import]:
+    """Everything that a module imports when it runs, wherever in it."""
+    skipped = {node for block in ast.walk(_tree(module)) if _is_for_types(block) for node in _lines(block)}
+    found = []
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: line {node.lineno} is a relative import"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            # `from package import module` means the module.
+            names = [name if name in MODULES else str(node.module) for name in inner]
+        else:
+            continue
+        found += [Import(name, node.lineno) for name in names if node.lineno not in skipped]
+    return found
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _lines(node: ast.AST) -> range:
+    return range(node.lineno, node.end_lineno + 1)  # type: ignore[attr-defined]
+
+
+def _ours(names: str) -> set[str]:
+    return {name if name in ("mopsjobs", "mops_jobs") else f"mopsjobs.{name}" for name in names.split()}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_arrows(module: str) -> None:
+    """A module imports only what lies below it; backends and commands do not know each other."""
+    is_command = module.startswith("mopsjobs.commands.") and module not in ARROWS
+    assert is_command or module in ARROWS, f"{module} has no place in the layers yet: give it one here"
+    allowed = _ours(COMMANDS_MAY if is_command else ARROWS[module])
+    for imported in _imports(module):
+        if imported.module.partition(".")[0] in ("mopsjobs", "mops_jobs"):
+            assert imported.module in allowed, f"{module}, line {imported.line}, imports {imported.module}"
+
+
+@pytest.mark.parametrize("package", OUTSIDE)
+def test_each_library_has_its_place(package: str) -> None:
+    """An SDK is imported by the one module, or the few, that stand between it and the rest."""
+    allowed = _ours(OUTSIDE[package])
+    importers = {module for module in MODULES for one in _imports(module) if one.module.partition(".")[0] == package}
+    if "mopsjobs.commands.*" in allowed:
+        importers = {module for module in importers if not module.startswith("mopsjobs.commands.")}
+    assert importers <= allowed
+    assert importers, f"nobody imports {package} any more: take it out of this list"
+
+
+def test_nothing_else_comes_from_outside() -> None:
+    """Besides those, the standard library is all that is imported."""
+    import sys
+
+    known = {*sys.stdlib_module_names, *OUTSIDE, "mopsjobs", "mops_jobs"}
+    imported = {one.module.partition(".")[0] for module in MODULES for one in _imports(module)}
+    assert imported <= known
+
+
+def test_every_arrow_is_used() -> None:
+    """The table says no more than is true: every module in it exists, and imports what it may."""
+    for module, names in ARROWS.items():
+        unused = _ours(names) - {one.module for one in _imports(module)}
+        assert not unused, f"{module} may import {unused}, but does not"
+
+
+def test_the_arrows_have_no_circle_but_one() -> None:
+    """Layers are layers: following the arrows never leads back, but for a cache file that is built when missing."""
+    below = {module: _ours(names) for module, names in ARROWS.items()}
+    below["mopsjobs.cache.schema"] = set()  # it takes the number of the schema from the module that calls it
+    done: set[str] = set()
+    while done != below.keys():
+        ready = {module for module in below.keys() - done if below[module] <= done}
+        assert ready, f"a circle among {below.keys() - done}"
+        done |= ready
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"mopsjobs.output"}))
+def test_one_module_prints(module: str) -> None:
+    """`print`, `sys.stdout` and `sys.stderr` are for output.py; mops_jobs.py hands it the streams."""
+    names = {"stdout", "stderr"} if module != "mops_jobs" else set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("print", "input"), f"{module}, line {node.lineno}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
+            assert node.attr not in {"exit", *names} or module == "mops_jobs", f"{module}, line {node.lineno}"
+
+
+def test_one_module_ends_the_program() -> None:
+    """Errors are caught for good, and the process ended, in mops_jobs.py alone."""
+    for module in MODULES.keys() - {"mops_jobs"}:
+        for node in ast.walk(_tree(module)):
+            raised = node.exc if isinstance(node, ast.Raise) else None
+            name = raised.func if isinstance(raised, ast.Call) else raised
+            assert not (isinstance(name, ast.Name) and name.id in ("SystemExit", "KeyboardInterrupt")), module
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_and_no_function_is_too_long(module: str) -> None:
+    """A module above 400 lines or a function above 50 is asking for a better cut. Docstrings count for nobody."""
+    text = MODULES[module].read_text("utf-8")
+    assert text.count("\n") <= MAX_MODULE_LINES
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node) is not None
+            body = node.body[1:] if documented and len(node.body) > 1 else node.body
+            length = (body[0].lineno - node.body[0].lineno if documented else 0) or 0
+            assert len(_lines(node)) - length <= MAX_FUNCTION_LINES, f"{node.name}, line {node.lineno}"

@@ -1,0 +1,178 @@
+"""`doctor`, `config show`, `schema`, `completion`: what the operator asks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from mopsjobs import __version__
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store.azure_credentials import EMULATOR_KEY
+from support_cli import REMOTE_URL, Cli, Remote, add, foreign, key
+
+SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
+
+
+def _checks(cli: Cli, code: int = 0) -> dict[str, dict[str, str | None]]:
+    ran = cli("doctor", "--json")
+    assert ran.code == code, ran
+    assert ran.err == ""
+    return {check["name"]: check for check in ran.json["checks"]}
+
+
+def test_doctor_is_content_on_a_sound_machine(cli: Cli, jobs: JobRegistry) -> None:
+    """With a registry, a cache and sound records, every check is ok, and nothing needs a fix."""
+    add(jobs, "a")
+    cli.ok("sync")
+    checks = _checks(cli)
+    assert {check["state"] for check in checks.values()} == {"ok"}
+    assert {check["fix"] for check in checks.values()} == {None}
+    assert list(checks) == ["version", "config", "registry", "access", "cache", "records"]
+    assert __version__ in str(checks["version"]["detail"])
+    assert "(from environment MOPS_JOBS_REGISTRY)" in str(checks["registry"]["detail"])
+
+
+def test_doctor_names_the_fix_for_a_first_run(cli: Cli) -> None:
+    """Where nothing is there yet, it says what to type, and this is no failure."""
+    checks = _checks(cli)
+    assert (checks["access"]["state"], checks["access"]["fix"]) == ("warn", "mops-jobs register JOB")
+    assert (checks["cache"]["state"], checks["cache"]["fix"]) == ("warn", "mops-jobs sync")
+
+
+def test_doctor_tells_an_outage_and_the_last_error(cli: Cli, remote: Remote) -> None:
+    """A registry out of reach fails with exit code 5; the cache is still told, with what the last sync met."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.store.down = True
+    assert cli("sync").code == 5
+    checks = _checks(cli, 5)
+    assert checks["access"]["state"] == "fail"
+    assert checks["access"]["fix"]
+    assert "the last sync failed: Cannot reach the registry" in str(checks["cache"]["detail"])
+
+
+def test_doctor_tells_bad_records_by_key_and_reason(cli: Cli, remote: Remote) -> None:
+    """Unreadable records fail with exit code 7 and are listed; what is only odd is a warning."""
+    remote.put(key("bad"), "{")
+    remote.put("jobs/x/notes.txt", "")
+    assert cli("sync").code == 7
+    ran = cli("doctor")
+    assert ran.code == 7
+    assert "1 unreadable, 1 to note" in ran.out
+    assert f"{key('bad')}: not JSON" in ran.out
+    remote.store.delete(key("bad"))
+    cli.ok("sync")
+    assert _checks(cli)["records"]["state"] == "warn"
+
+
+def test_doctor_lists_no_more_bad_records_than_a_screen_holds(cli: Cli, remote: Remote) -> None:
+    """Twenty are shown, the rest counted; `--json` has all."""
+    for number in range(30):
+        remote.put(key(f"bad-{number:02}"), "{")
+    cli("sync", "-q")
+    assert cli("doctor").out.count("not JSON") == 20
+    assert "and 10 more: mops-jobs doctor --json" in cli("doctor").out
+    assert len(cli("doctor", "--json").json["problems"]) == 30
+
+
+def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:
+    """Which credential was used is said by its source, never by its value."""
+    ran = cli(
+        "doctor",
+        MOPS_JOBS_REGISTRY="http://127.0.0.1:1/devstoreaccount1/jobs",
+        AZURE_STORAGE_ACCOUNT="devstoreaccount1",
+        AZURE_STORAGE_KEY=SECRET,
+    )
+    assert ran.code == 5
+    assert SECRET not in ran.out + ran.err
+    assert EMULATOR_KEY not in ran.out + ran.err
+
+
+def test_doctor_sets_a_damaged_cache_aside(cli: Cli, remote: Remote) -> None:
+    """A damaged cache is no reason to end: it is set aside, said so, and the other checks are made."""
+    cli.cache.write_bytes(b"garbage" * 1000)
+    ran = cli("doctor")
+    assert ran.code == 0
+    assert "Set aside as" in ran.err
+    assert "nothing there yet" in ran.out
+
+
+# --- config ----------------------------------------------------------------------------------------------------------
+
+
+def test_config_show_says_where_each_setting_came_from(cli: Cli) -> None:
+    """Flag, environment, project file, user file, default: the first that speaks wins, and is named."""
+    home = cli.cache.parent
+    (home / ".mops-jobs.toml").write_text('registry = "sqlite:project.db"\nstale_after = "1h"\n')
+    (home / ".config" / "mops-jobs").mkdir(parents=True)
+    (home / ".config" / "mops-jobs" / "config.toml").write_text('stale_after = "2h"\ncolor = "never"\n')
+    cli.env.pop("MOPS_JOBS_REGISTRY")
+    shown = cli.ok("config", "show", "--json", "--cache", "here.db").json
+    assert shown == {
+        "registry": {"value": f"sqlite://{home}/project.db", "origin": f"file {home}/.mops-jobs.toml"},
+        "cache": {"value": f"{home}/here.db", "origin": "flag --cache"},
+        "color": {"value": "never", "origin": f"file {home}/.config/mops-jobs/config.toml"},
+        "stale_after": {"value": "1h", "origin": f"file {home}/.mops-jobs.toml"},
+    }
+    table = cli.ok("config", "show", MOPS_JOBS_STALE_AFTER="3h").lines
+    assert table[0].split() == ["SETTING", "VALUE", "FROM"]
+    assert any(line.split() == ["stale_after", "3h", "environment", "MOPS_JOBS_STALE_AFTER"] for line in table)
+
+
+def test_with_nothing_set_the_registry_is_embedded(cli: Cli) -> None:
+    """Nobody needs an account to try it: with no settings at all, the registry is a file in the data directory."""
+    home = cli.env["HOME"]
+    cli.env.clear()
+    cli.env["HOME"] = home
+    shown = cli.ok("config", "show", "--json").json
+    assert shown["registry"] == {"value": f"sqlite://{home}/.local/share/mops-jobs/registry.db", "origin": "default"}
+    assert shown["cache"]["value"].startswith(f"{home}/.cache/mops-jobs/")
+    cli.ok("register", "first")
+    assert cli.ids() == ["first"]
+
+
+def test_each_registry_has_a_cache_of_its_own(cli: Cli) -> None:
+    """Two registries never share a cache by default, not even two with names that look alike."""
+    del cli.env["MOPS_JOBS_CACHE"]
+    urls = [REMOTE_URL, REMOTE_URL.replace("jobs", "jobs-"), REMOTE_URL.replace("/jobs", "-/jobs"), "azure://jobs"]
+    paths = {cli.ok("config", "show", "--json", "--registry", url).json["cache"]["value"] for url in urls}
+    assert len(paths) == len(urls)
+
+
+# --- schema, completion ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["job", "list", "sync", "doctor"])
+def test_schema_prints_a_schema(cli: Cli, name: str) -> None:
+    """Each is a complete JSON Schema, with nothing to be fetched from elsewhere."""
+    schema = cli.ok("schema", name).json
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    text = json.dumps(schema)
+    assert text.count('"$ref"') == text.count('"#/$defs/job"')
+
+
+def test_schema_is_that_of_list_by_default(cli: Cli) -> None:
+    """Without a name, it is the schema of `list --json`."""
+    assert cli.ok("schema").out == cli.ok("schema", "list").out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_and_flags(cli: Cli, shell: str) -> None:
+    """The script of each shell completes the commands and the flags of each."""
+    script = cli.ok("completion", shell).out
+    for word in ("list", "status", "wait", "sync", "--refresh", "--fail-fast", "--exit-status"):
+        assert word.removeprefix("--") in script
+
+
+def test_the_bash_script_is_sound(cli: Cli) -> None:
+    """Bash parses the script, and it completes `mops-jobs`."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("There is no bash.")
+    script = cli.ok("completion", "bash").out + "\ncomplete -p mops-jobs\n"
+    ran = subprocess.run([bash, "--norc"], input=script, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "mops-jobs" in ran.stdout
