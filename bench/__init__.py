@@ -1,0 +1,15 @@
+"""Benchmarks: whole processes, side by side on one machine, several runs each, told as ratios.
+
+A number of seconds says more about the machine than about the program, so each figure stands beside what people would
+use instead, measured in the same minutes, run by run in turn. `python -m bench` from the checkout, with the Python
+that `./build.sh test` has prepared in `build/venv`.
+
+    __main__.py       the options; which benchmarks there are
+    machine.py        which Python is measured, in which environment, and what the report says about the machine
+    measure.py        runs processes in turn: time, processor time, peak memory
+    azurite.py        a private Azurite
+    registry_data.py  made-up jobs, as mops-jobs and as other programs write them
+    peers.py          what we are compared with, as processes of their own
+    listing.py  syncing.py  racing.py    the benchmarks; each has run(setup), which gives lines for the report
+    report.py         the table, and bench/RESULTS.md
+"""

@@ -1,0 +1,48 @@
+"""`python -m bench`: measure, print the table, and with `--write` keep it in bench/RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import azurite, listing, machine, racing, report, syncing
+
+BENCHMARKS = {"list": listing.run, "sync": syncing.run, "race": racing.run}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--jobs", type=int, default=10_000, metavar="N", help="jobs in each registry (default 10000)")
+    parser.add_argument(
+        "--runs", type=int, default=5, metavar="N", help="rounds; short processes run five times as many"
+    )
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this benchmark; repeat for more")
+    parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md instead of printing")
+    args = parser.parse_args()
+    if args.jobs < 100 or args.runs < 1:
+        parser.error("needs at least 100 jobs and one run")
+
+    lines: list[report.Line] = []
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-") as directory:
+        setup = machine.Setup(args.jobs, args.runs, Path(directory))
+        for name in args.only or BENCHMARKS:
+            lines += BENCHMARKS[name](setup)
+    settings = f"rounds: {args.runs}, short processes {args.runs * listing.RUNS_FACTOR}; Azurite {azurite.version()}"
+    text = report.markdown(lines, machine.description(), settings)
+    if args.write:
+        report.RESULTS.write_text(text, encoding="utf-8")
+        print(f"wrote {report.RESULTS.relative_to(machine.ROOT)}")
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except RuntimeError as error:
+        sys.exit(f"bench: {error}")

@@ -1,0 +1,135 @@
+"""Made-up jobs: the same ones for the same number, and as real ones are in what costs time.
+
+About one in a hundred is active, created within two days; the others ended some time in the last 30 days. A record of
+ours has its history, an owner and labels; one of another program is indented JSON of some 670 bytes, without either.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from mopsjobs.job import FIELDS, JobState
+from mopsjobs.store import open_store
+from mopsjobs.store.base import Entry, VersionToken
+from mopsjobs.times import record_time
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mopsjobs.store.base import VersionedStore
+
+SEED = 20260101
+WRITERS = 16
+OWNERS = ("ada", "grace", "edsger", "barbara", "donald", "frances", "tony", "leslie")
+WAYS = (
+    ("pending", "submitting", "scheduled", "running", "validating", "succeeded"),
+    ("pending", "submitting", "scheduled", "running", "validating", "partial"),
+    ("pending", "submitting", "scheduled", "running", "failed"),
+    ("pending", "cancelled"),
+)
+WEIGHTS = (80, 5, 12, 3)
+ACTIVE_WAYS = (WAYS[0][:1], WAYS[0][:3], WAYS[0][:4], WAYS[0][:5])
+ACTIVE_SHARE = 0.01
+
+_THEIRS = FIELDS[: FIELDS.index("write_id")]
+
+
+def states(count: int, now: datetime) -> Iterator[JobState]:
+    """That many jobs, in the order of their ids."""
+    draw = random.Random(SEED)
+    ids = sorted(f"job-{number:010x}" for number in draw.sample(range(16**10), count))
+    for number, job_id in enumerate(ids):
+        active = draw.random() < ACTIVE_SHARE or number == 0
+        way = draw.choice(ACTIVE_WAYS) if active else draw.choices(WAYS, WEIGHTS)[0]
+        at = now - timedelta(seconds=draw.uniform(7200, (2 if active else 30) * 86400))
+        steps = []
+        for status in way:
+            steps.append({"status": status, "at": record_time(at), "id": f"{draw.getrandbits(64):016x}"})
+            at += timedelta(seconds=draw.uniform(1, 1200))
+        total = draw.choice((1, 20, 500, 2000))
+        failed = way[-1] == "failed"
+        yield JobState(
+            job_id=job_id,
+            status=way[-1],
+            created_at=str(steps[0]["at"]),
+            updated_at=str(steps[-1]["at"]),
+            k8s_name=f"{job_id}-runner",
+            k8s_namespace="modelops-jobs",
+            k8s_uid=f"{draw.getrandbits(128):032x}",
+            tasks_total=total,
+            tasks_completed=total if way[-1] == "succeeded" else draw.randrange(total),
+            error_message="Task 17 ended with exit code 137: out of memory" if failed else None,
+            error_code="OOM" if failed else None,
+            results_path=f"results/{job_id}" if way[-1] in ("succeeded", "partial") else None,
+            metadata={"study": f"calibration-{draw.randrange(40)}", "model": "sir", "n_replicates": 10},
+            write_id=str(steps[-1]["id"]),
+            revision=len(steps),
+            transitions=tuple(steps),
+            owner=draw.choice(OWNERS),
+            labels={"exp": str(draw.randrange(50)), "team": "epi"},
+            engine="kubernetes",
+        )
+
+
+def foreign(state: JobState) -> bytes:
+    """The record as a program writes it that knows nothing of our fields."""
+    record = state.to_dict()
+    return json.dumps({name: record[name] for name in _THEIRS}, indent=2).encode()
+
+
+class MadeUpStore:
+    """Just enough of a store for `mopsjobs.cache.mirror.sync` to fill a cache from it, in constant memory."""
+
+    def __init__(self, count: int, now: datetime) -> None:
+        self._states = states(count, now)
+
+    def get(self, key: str) -> None:
+        """Nothing: each value came with the scan."""
+
+    def scan(self, prefix: str) -> Iterator[Entry]:
+        """All jobs, with their values."""
+        for number, state in enumerate(self._states):
+            yield Entry(f"{prefix}{state.job_id}/state.json", VersionToken(f"0x{number:X}"), state.to_json())
+
+
+def fill_cache(path: Path, registry: str, count: int) -> None:
+    """Make a cache that mirrors a registry of that many jobs, without the registry."""
+    from mopsjobs.cache.mirror import sync
+    from mopsjobs.registry import JobRegistry
+
+    sync(JobRegistry(MadeUpStore(count, datetime.now(UTC))), str(path), registry)  # type: ignore[arg-type]
+
+
+def fill_ours(url: str, env: dict[str, str], count: int) -> None:
+    """Create a registry of that many jobs, as mops-jobs writes them."""
+    store: VersionedStore = open_store(url, env)
+    made = states(count, datetime.now(UTC))
+    first = next(made)
+    store.create_if_absent(f"jobs/{first.job_id}/state.json", first.to_json())  # and with it the container
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for version in writers.map(
+            lambda state: store.create_if_absent(f"jobs/{state.job_id}/state.json", state.to_json()), made
+        ):
+            if version is None:
+                raise RuntimeError(f"{url} was not empty.")
+    store.close()
+
+
+def fill_foreign(url: str, connection_string: str, count: int) -> None:
+    """Create a registry of that many jobs, as other programs write them: plain blobs."""
+    from azure.storage.blob import ContainerClient
+
+    name = url.rpartition("/")[2]
+    with ContainerClient.from_connection_string(connection_string, name) as container:
+        container.create_container()
+        with ThreadPoolExecutor(WRITERS) as writers:
+            made = states(count, datetime.now(UTC))
+            for _ in writers.map(
+                lambda state: container.upload_blob(f"jobs/{state.job_id}/state.json", foreign(state)), made
+            ):
+                pass

@@ -1,0 +1,77 @@
+"""The report: one line a figure, with what it is compared with and whether it reaches its goals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
+HEADERS = ("what", "median", "compared with", "ratio", "of processor time", "goal", "next goal")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A limit, and whether it is kept."""
+
+    text: str
+    reached: bool
+
+    def __str__(self) -> str:
+        return f"{self.text}: {'reached' if self.reached else 'MISSED'}"
+
+
+def at_most(limit: float | None, figure: float, unit: str) -> Goal | None:
+    """The goal that `figure` be at most `limit`; None where there is no limit."""
+    return None if limit is None else Goal(f"at most {limit:g}{unit}", figure <= limit)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure."""
+
+    what: str
+    measured: str
+    against: str
+    ratio: float | None
+    cpu_ratio: float | None = None
+    goal: Goal | None = None
+    next_goal: Goal | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """The line as text, in the order of the headers."""
+        ratios = ("" if ratio is None else f"{ratio:.2f}" for ratio in (self.ratio, self.cpu_ratio))
+        return (self.what, self.measured, self.against, *ratios, str(self.goal or ""), str(self.next_goal or ""))
+
+
+def markdown(lines: list[Line], machine: dict[str, str], settings: str) -> str:
+    """The whole report."""
+    rows = [line.cells() for line in lines]
+    widths = [max(len(row[column]) for row in (HEADERS, *rows)) for column in range(len(HEADERS))]
+    table = [
+        _row(HEADERS, widths),
+        _row(["-" * width for width in widths], widths),
+        *(_row(row, widths) for row in rows),
+    ]
+    missed = [line.what for line in lines if line.goal is not None and not line.goal.reached]
+    return "\n".join(
+        [
+            "# Measured",
+            "",
+            "Written by `python -m bench --write`. Whole processes, run in turn after a warm-up; medians, and ratios",
+            "taken within each round. Compare ratios: the times are those of one machine, which may have been busy.",
+            "",
+            *(f"- {name}: {value}" for name, value in machine.items()),
+            f"- date: {datetime.now(UTC):%Y-%m-%d}",
+            f"- {settings}",
+            "",
+            *table,
+            "",
+            f"Goals missed: {', '.join(missed) or 'none'}.",
+            "",
+        ]
+    )
+
+
+def _row(cells: tuple[str, ...] | list[str], widths: list[int]) -> str:
+    return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
