@@ -181,12 +181,7 @@ def _parse(value: bytes) -> JsonObject:
     if len(value) > MAX_RECORD_BYTES:
         raise RecordError(f"{len(value):,} bytes are no record: at most {MAX_RECORD_BYTES:,} are read")
     try:
-        record = json.loads(
-            value.decode("utf-8-sig"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            object_pairs_hook=_unique_names,
-        )
+        record = _DECODER.decode(value.decode("utf-8-sig"))
         if b"\\ud" in value or b"\\uD" in value:
             # Half a surrogate pair passes json.loads and fails in every later encoder; so find it here.
             json.dumps(record, ensure_ascii=False).encode()
@@ -232,6 +227,9 @@ def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{max(names, key=names.count)[:40]!r} comes twice in one object")
     return members
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_names)
 
 
 def _is_deep(value: object) -> bool:

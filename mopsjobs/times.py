@@ -6,6 +6,7 @@ Records carry `+00:00` (readable by `datetime.fromisoformat` of any Python), JSO
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,7 @@ def utc_now() -> datetime:
     return datetime.fromtimestamp(time.time(), UTC)
 
 
+@functools.lru_cache(1024)  # the times of one record are few and looked at often, and a sync has many records
 def parse_time(text: str) -> datetime:
     """A point in time from ISO 8601 text, in UTC.
 

@@ -21,6 +21,7 @@ import logging
 import re
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from urllib.parse import unquote
 
@@ -266,18 +267,27 @@ class AzureVersionedStore:
     # --- listings ---------------------------------------------------------------------------------------------------
 
     def _entries(self, prefix: str, *, values: bool) -> Iterator[Entry]:
-        token: str | None = None
-        while True:
-            page = self._read(functools.partial(self._page, prefix, token, ["metadata"] if values else []))
-            if not values and any(blob.findtext("Properties/Content-Length") == "0" for blob in page.blobs):
-                # A folder of an account with a hierarchical namespace looks like an empty blob; its metadata tells.
-                page = self._read(functools.partial(self._page, prefix, token, ["metadata"]))
-            for blob in page.blobs:
-                if blob.findtext("Metadata/hdi_isfolder") != "true":
-                    yield self._entry(blob)
-            if not page.following:
-                return
-            token = page.following
+        # While the reader works on a page, the next one is on its way: the server's time and ours then overlap.
+        with ThreadPoolExecutor(1) as ahead:
+            page = self._filled_page(prefix, None, values=values)
+            while True:
+                following = None
+                for blob in page.blobs:
+                    if blob.findtext("Metadata/hdi_isfolder") != "true":
+                        yield self._entry(blob)
+                    # Not before the reader has come back for more: many want to know no more than whether there is any.
+                    if page.following and following is None:
+                        following = ahead.submit(self._filled_page, prefix, page.following, values=values)
+                if not page.following:
+                    return
+                page = following.result() if following else self._filled_page(prefix, page.following, values=values)
+
+    def _filled_page(self, prefix: str, token: str | None, *, values: bool) -> _Page:
+        page = self._read(functools.partial(self._page, prefix, token, ["metadata"] if values else []))
+        if not values and any(blob.findtext("Properties/Content-Length") == "0" for blob in page.blobs):
+            # A folder of an account with a hierarchical namespace looks like an empty blob; its metadata tells.
+            page = self._read(functools.partial(self._page, prefix, token, ["metadata"]))
+        return page
 
     def _entry(self, blob: Element) -> Entry:
         name, length = blob.find("Name"), blob.findtext("Properties/Content-Length") or ""
