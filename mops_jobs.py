@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from datetime import datetime
 from mopsjobs import __version__
 from mopsjobs.commands import COMMANDS, load
 from mopsjobs.commands.arguments import HelpFormatter
-from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNEXPECTED, MopsJobsError, UsageError
+from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.output import Output, silence_stdout
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -52,11 +53,16 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     group.add_argument("--color", metavar="WHEN", help="auto, always or never (NO_COLOR)")
     group.add_argument("-v", "--verbose", action="count", help="say more; an unexpected error then shows where")
 
+    quiet = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, parents=[common])
+    quiet.add_argument(
+        "-q", "--quiet", action="store_true", help="say nothing that was not asked for, unless it is wrong"
+    )
+
     parser = _Parser(
         prog="mops-jobs",
         description=DESCRIPTION,
         epilog=EPILOG,
-        parents=[common],
+        parents=[quiet],
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
@@ -65,7 +71,8 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
         dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=_Parser
     )
     for name in names:
-        load(name).add_parser(name, commands, [common])
+        # In a listing, a fixed contract gives -q another meaning: ids alone.
+        load(name).add_parser(name, commands, [common if name == "list" else quiet])
     return parser
 
 
@@ -87,9 +94,6 @@ def main(
     try:
         clocks = {"now": now, "sleep": sleep, "monotonic": monotonic}
         return _run(argv, env, out, {name: clock for name, clock in clocks.items() if clock is not None})
-    except MopsJobsError as error:
-        out.error(error)
-        return error.exit_code
     except SystemExit as stop:  # argparse, after --help and --version
         return stop.code if isinstance(stop.code, int) else EXIT_DONE
     except BrokenPipeError:
@@ -97,16 +101,28 @@ def main(
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for a user who did not ask
+        return _failed(error, out)
+
+
+def _failed(error: Exception, out: Output) -> int:
+    """Say why, and return the exit code that tells it."""
+    if not isinstance(error, MopsJobsError):
         if out.verbose:
-            raise
-        out.error(MopsJobsError(f"Unexpected: {type(error).__name__}: {error}", hint="Add -v to see where."))
-        return EXIT_UNEXPECTED
+            raise error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            error = MopsJobsError(f"Cannot write: {error.strerror}.")
+        else:
+            error = MopsJobsError(f"Unexpected: {type(error).__name__}: {error}", hint="Add -v to see where.")
+    out.error(error)
+    return error.exit_code
 
 
 def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[str, object]) -> int:
     # The last words of a dying program may be any bytes; a `?` for what is not UTF-8 is better than no report.
-    argv = [word.encode("utf-8", "replace").decode() for word in _joined(argv)]
+    argv = [os.fsencode(word).decode("utf-8", "replace") for word in _joined(argv)]
+    if argv == ["help"]:
+        argv = []
     args = _parsed(argv)
     if args.command is None:
         build_parser().print_help()
@@ -137,7 +153,12 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
             return build_parser(meant).parse_args(argv)
         except UsageError:
             pass  # the whole parser has the better words for it
-    return build_parser().parse_args(argv)
+    try:
+        return build_parser().parse_args(argv)
+    except UsageError as error:
+        if argv and argv[0] in COMMANDS:
+            error.hint = f"See: mops-jobs {argv[0]} --help"
+        raise
 
 
 def _joined(argv: list[str]) -> list[str]:

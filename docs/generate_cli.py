@@ -28,7 +28,7 @@ def render() -> str:
     parser = build_parser()
     commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
     lines = [HEAD, "Flags that every command takes:", "", *_table(_common(parser))]
-    shared = {option for action in _common(parser) for option in action.option_strings}
+    shared = {option for action in _common(parser) for option in action.option_strings} - {"-q"}
     for name, command in commands.choices.items():
         lines += ["", f"## {name}", "", str(command.description), "", f"    {_usage(name, command)}", ""]
         lines += _table([one for one in command._actions if not shared & set(one.option_strings)])  # noqa: SLF001

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -34,10 +35,17 @@ LOCK_SECONDS = 60.0
 class Freshness:
     """How old what a view shows is."""
 
-    __slots__ = ("age_seconds", "is_local", "problem", "stale", "synced_at")
+    __slots__ = ("age_seconds", "is_local", "problem", "stale", "sync_failed", "synced_at")
 
     def __init__(
-        self, *, synced_at: str | None, age_seconds: float | None, stale: bool, is_local: bool, problem: str | None
+        self,
+        *,
+        synced_at: str | None,
+        age_seconds: float | None,
+        stale: bool,
+        is_local: bool,
+        problem: str | None,
+        sync_failed: bool,
     ) -> None:
         self.synced_at = synced_at
         """When the last complete sync began, RFC 3339; None when there was none."""
@@ -47,14 +55,15 @@ class Freshness:
         self.is_local = is_local
         self.problem = problem
         """Why a sync that this view wanted has failed."""
+        self.sync_failed = sync_failed
+        """Whether the last sync failed, this view's or an earlier one."""
 
     def said(self) -> str:
         """The age for people."""
         if self.is_local:
             return "read fresh"
-        if self.age_seconds is None:
-            return "never synced"
-        return f"synced {human_age(self.age_seconds)}"
+        failed = ", the last sync failed" if self.sync_failed else ""
+        return f"synced {human_age(self.age_seconds or 0.0)}{failed}"
 
 
 class Wanted:
@@ -94,11 +103,17 @@ class Context:
         self.sleep = sleep
         self.monotonic = monotonic
         self._store: VersionedStore | None = None
+        self._cache_path: str | None = None
 
     @property
     def cache_path(self) -> str:
-        """Where the cache is."""
-        return self.settings.cache.value
+        """Where the cache is: where the settings say, or in a directory of ours where there is no writable home."""
+        if self._cache_path is None:
+            self._cache_path = self.settings.cache.value
+            if self.settings.cache.origin == "default" and not _can_be_made(os.path.dirname(self._cache_path)):
+                self._cache_path = os.path.join(_private_directory(), os.path.basename(self._cache_path))
+                self.out.note(f"There is no writable home; the cache is {self._cache_path}")
+        return self._cache_path
 
     @property
     def store(self) -> VersionedStore:
@@ -150,7 +165,8 @@ class Context:
         try:
             return action()
         except DamagedCacheError as error:
-            aside = set_aside(self.cache_path, self.now().strftime("%Y%m%dT%H%M%S"))
+            stamp = self.now().strftime("%Y%m%dT%H%M%S")
+            aside = set_aside(self.cache_path, stamp, is_default=self.settings.cache.origin == "default")
             if aside is not None:
                 self.out.warn(f"{error} Set aside as {aside}; rebuilding it.")
             return action()
@@ -199,6 +215,7 @@ class Context:
             stale=failure is not None or (late and not self.settings.is_local) or bool(known.get("last_error")),
             is_local=self.settings.is_local and failure is None,
             problem=None if failure is None else str(failure),
+            sync_failed=failure is not None or bool(known.get("last_error")),
         )
 
     def _age(self, synced_at: str) -> float:
@@ -257,3 +274,23 @@ class Context:
             write_through(self.cache_path, self.settings.registry_id, job_id, key, value, version)
         except Exception as error:  # noqa: BLE001 - the next sync brings it; the job's record is what counts
             self.out.debug(f"The cache did not take the write: {error}")
+
+
+def _can_be_made(directory: str) -> bool:
+    """Whether a directory is there and can be written, or can be made."""
+    while not os.path.exists(directory) and directory != os.path.dirname(directory):
+        directory = os.path.dirname(directory)
+    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
+
+
+def _private_directory() -> str:
+    """A directory of ours below the temporary one, which everybody may write: so it must be ours, and nobody else's."""
+    import tempfile
+
+    path = os.path.join(tempfile.gettempdir(), f"mops-jobs-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise CacheError(f"{path} is not ours alone.", hint="Name another place: --cache PATH.")
+    return path

@@ -76,6 +76,19 @@ class StoreUnavailableError(StoreError):
 
     exit_code = EXIT_UNREACHABLE
 
+    def __init__(self, message: str, *, hint: str | None = None, sent: bool = True, silent: bool = False) -> None:
+        """Say what happened.
+
+        Args:
+            message: one sentence.
+            hint: the next thing to try.
+            sent: whether anything may have reached the store. If not, nothing was written.
+            silent: whether the store kept silent until the time was up, so that asking it again is as slow.
+        """
+        super().__init__(message, hint=hint)
+        self.sent = sent
+        self.silent = silent
+
 
 class StoreAccessError(StoreError):
     """The store refused our credentials, or there are none. Says which source of credentials was tried."""
@@ -163,7 +176,9 @@ class TooManyRetriesError(MopsJobsError):
 class RecordError(MopsJobsError, ValueError):
     """Bytes that are no record. `reason` says why, without the key, so that a report can group them."""
 
+    exit_code = EXIT_REFUSED
+
     def __init__(self, reason: str, *, key: str | None = None) -> None:
-        super().__init__(f"{key}: {reason}" if key else reason)
+        super().__init__(f"{key}: {reason}" if key else reason, hint="See: mops-jobs doctor" if key else None)
         self.key = key
         self.reason = reason

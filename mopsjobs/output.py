@@ -17,6 +17,9 @@ TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be 
 if TYPE_CHECKING:
     from typing import TextIO
 
+MIN_COLUMN = 12
+"""A column of a table is not cut below this, however narrow the terminal."""
+
 STATUS_STYLES = {
     "pending": "dim",
     "submitting": "dim",
@@ -200,17 +203,24 @@ class Output:
             for row in body.rows:
                 write("\t".join(_plain_cell(value) for value in row) + "\n")
         elif isinstance(body, Table):
-            from tabulate import tabulate
-
-            cells = [[self._cell(value) for value in row] for row in body.rows]
-            headers = [self._paint(header, "bold", self._stdout) for header in body.headers]
-            table = tabulate(cells, headers, tablefmt="plain", disable_numparse=True)
-            write("".join(line.rstrip() + "\n" for line in table.splitlines()))
+            self._print_table(body)
         elif isinstance(body, Text):
             for line in body.lines:
                 write("".join(self._cell(piece) for piece in ([line] if isinstance(line, str) else line)) + "\n")
         else:
             write(body.text)
+
+    def _print_table(self, table: Table) -> None:
+        import tabulate
+
+        tabulate.MIN_PADDING = 0  # else a column is as wide as its header and two blanks more
+        cells = [[_shown_cell(value) for value in row] for row in table.rows]
+        if self.is_terminal:
+            cells = _fitted(table.headers, cells, _columns(self._stdout))
+        rows = [[self._cell(value) for value in row] for row in cells]
+        headers = [self._paint(header, "bold", self._stdout) for header in table.headers]
+        lines = tabulate.tabulate(rows, headers, tablefmt="plain", disable_numparse=True).splitlines()
+        self._stdout.write("".join(line.rstrip() + "\n" for line in lines))
 
     def _cell(self, value: object) -> str:
         text = "" if value is None else clean(str(value))
@@ -254,6 +264,36 @@ def silence_stdout(stdout: TextIO) -> None:
     """
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+
+
+def _shown_cell(value: object) -> str:
+    return value if isinstance(value, Styled) else _plain_cell(value)
+
+
+def _fitted(headers: Sequence[str], rows: list[list[str]], columns: int) -> list[list[str]]:
+    """The cells, with those of the widest columns cut so that a row fits into that many columns, if it can."""
+    widths = [max(len(header), *(len(row[place]) for row in rows), 0) for place, header in enumerate(headers)]
+    least = [max(len(header), MIN_COLUMN) for header in headers]
+    while sum(widths) + 2 * (len(widths) - 1) > columns:
+        widest = max(range(len(widths)), key=lambda place: widths[place] - least[place])
+        if widths[widest] <= least[widest]:
+            break
+        widths[widest] -= 1
+    return [[_cut(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+
+
+def _cut(cell: str, width: int) -> str:
+    if len(cell) <= width:
+        return cell
+    cut = cell[: width - 1] + "…"
+    return styled(cut, cell.style) if isinstance(cell, Styled) else cut
+
+
+def _columns(stdout: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def _plain_cell(value: object) -> str:

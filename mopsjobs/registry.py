@@ -345,7 +345,9 @@ class JobRegistry:
                 random=self._random,
             )
         except KeyNotFoundError:
-            raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id) from None
+            raise JobNotFoundError(
+                f"There is no job {job_id}.", job_id=job_id, hint="It takes the whole id: `mops-jobs list` shows them."
+            ) from None
         return self._written(key, outcome)
 
     def _read(self, key: str, value: bytes) -> JobState:

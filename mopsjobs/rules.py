@@ -38,7 +38,7 @@ def walk(state: JobState, changed: JobState, target: JobStatus, at: str, write_i
     current = JobStatus(state.status)
     way = steps(current, target)
     if way is None:
-        following = ", ".join(sorted(TRANSITIONS[current]))
+        following = ", ".join(status for status in JobStatus if status in TRANSITIONS[current])
         raise InvalidTransitionError(
             f"Job {state.job_id} is {current}; it cannot become {target}.",
             job_id=state.job_id,

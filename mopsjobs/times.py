@@ -64,6 +64,11 @@ def rfc3339(text: str) -> str:
     return json_time(parse_time(text))
 
 
+def whole_seconds(text: str) -> str:
+    """A time in the form of `json_time`, without the fraction that no person reads."""
+    return re.sub(r"\.\d+Z$", "Z", text)
+
+
 def from_timestamp(seconds: float) -> datetime:
     """The point in time that many seconds after 1970, in UTC; the last one there is, if it would be beyond that."""
     return datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC)

@@ -18,6 +18,9 @@ from mopsjobs.sqlite_file import connect
 SCHEMA_VERSION = 1
 """What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
 
+APPLICATION_ID = 0x6D6F7063
+"""Marks the file as ours in its header ("mopc"): whatever else lies where the cache should be is left alone."""
+
 BUSY_SECONDS = 30.0
 """How long a writer waits for others. Their transactions are single batches, milliseconds each."""
 
@@ -33,7 +36,7 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
         return None
     with explained(path):
         connection = _connect(path, writable=False)
-        version = _schema_version(connection)
+        version = _schema_version(connection, path)
         if version != SCHEMA_VERSION:
             connection.close()
             _refuse_future(path, version)
@@ -60,7 +63,7 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
             ) from None
         connection = _connect(path, writable=True)
         try:
-            version = _schema_version(connection)
+            version = _schema_version(connection, path)
             if version != SCHEMA_VERSION:
                 _refuse_future(path, version)
                 _build(connection, path, registry_id)
@@ -71,17 +74,29 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
     return connection
 
 
-def set_aside(path: str, stamp: str) -> str | None:
+def set_aside(path: str, stamp: str, *, is_default: bool) -> str | None:
     """Move a damaged cache out of the way, and return its new path; None when somebody else has just done so.
 
-    Nothing is deleted.
+    Nothing is deleted, and nothing is moved that has never been a cache.
+
+    Args:
+        path: the cache.
+        stamp: what tells this time from others.
+        is_default: whether the path is of our own choosing. Where the user named it, it may be a file of the user's.
+
+    Raises:
+        UsageError: the file has never been a SQLite file, and the user named it.
     """
     from filelock import FileLock
 
     with FileLock(path + ".build", mode=0o600, timeout=BUSY_SECONDS):
         if _is_sound(path):
             return None
+        if not is_default and not _begins_as_sqlite(path):
+            raise UsageError(f"{path} is no cache of mops-jobs; it is left alone.", hint="Name another: --cache PATH.")
         aside = f"{path}.damaged-{stamp}"
+        while os.path.exists(aside):
+            aside += "x"
         os.replace(path, aside)
         for suffix in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
@@ -89,11 +104,18 @@ def set_aside(path: str, stamp: str) -> str | None:
         return aside
 
 
+def _begins_as_sqlite(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(16) in (b"SQLite format 3\0", b"")
+
+
 def _is_sound(path: str) -> bool:
     if not os.path.exists(path):
         return True
     try:
         with contextlib.closing(_connect(path, writable=True)) as connection:
+            if _schema_version(connection, path) == SCHEMA_VERSION:
+                connection.execute("SELECT 1 FROM job, job_label, problem, meta LIMIT 1").fetchone()
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.DatabaseError:
         return False
@@ -107,7 +129,19 @@ def _connect(path: str, *, writable: bool) -> sqlite3.Connection:
     return connect(path, writable=writable, busy_seconds=BUSY_SECONDS, synchronous="NORMAL")
 
 
-def _schema_version(connection: sqlite3.Connection) -> int:
+def _schema_version(connection: sqlite3.Connection, path: str) -> int:
+    """The schema of the cache, 0 for a file that is still empty.
+
+    Raises:
+        UsageError: the file is somebody else's.
+    """
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if mark != APPLICATION_ID and (mark or tables):
+        connection.close()
+        raise UsageError(
+            f"{path} is no cache of mops-jobs; it is left alone.", hint="Name another place: --cache PATH."
+        )
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
@@ -131,9 +165,10 @@ def _build(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
 
     # Turning WAL on does not wait for other connections, it fails: so one builder at a time.
     with FileLock(path + ".build", mode=0o600, timeout=BUSY_SECONDS):
-        if _schema_version(connection) == SCHEMA_VERSION:
+        if _schema_version(connection, path) == SCHEMA_VERSION:
             return
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("INSERT INTO meta VALUES ('registry', ?) ON CONFLICT DO NOTHING", (registry_id,))
@@ -155,7 +190,9 @@ def explained(path: str) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
+        # A table that is gone from a cache of the right schema is damage too, of another kind.
+        is_torn = str(error).startswith(("no such table", "no such column"))
+        if is_torn or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
             raise DamagedCacheError(f"The cache {path} is damaged: {error}.") from None
         if isinstance(error, sqlite3.OperationalError):
             raise CacheError(

@@ -112,7 +112,8 @@ def sync(
 def write_through(path: str, registry_id: str, job_id: str, key: str, value: bytes, version: VersionToken) -> None:
     """Take a record that this machine has just written into the cache, so that the next listing shows it.
 
-    Does nothing to a cache that already has a later revision.
+    A row from a sync is older than what this machine has just written, unless that sync is at work right now; then
+    the next one mends it. Of two own writes since, the later revision stays.
     """
     connection = open_to_write(path, registry_id)
     try:
@@ -120,9 +121,10 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, value: byt
             generation = _last_generation(connection) + 1
             record = rows.mirrored(key, job_id, value, version, generation)
             newer = connection.execute(
-                "SELECT 1 FROM job WHERE job_id = ?1 AND CAST(json_extract(record, '$.revision') AS INTEGER)"
+                "SELECT 1 FROM job WHERE job_id = ?1 AND generation = ?3"
+                " AND CAST(json_extract(record, '$.revision') AS INTEGER)"
                 " >= CAST(json_extract(?2, '$.revision') AS INTEGER)",
-                (job_id, value.decode()),
+                (job_id, value.decode(), generation),
             ).fetchone()
             if newer is None and isinstance(record, rows.Mirrored):
                 rows.write(connection, [record])

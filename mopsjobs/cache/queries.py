@@ -10,7 +10,7 @@ import json
 import re
 import sqlite3
 
-from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, UsageError
+from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, RecordError, UsageError
 from mopsjobs.status import ACTIVE
 from mopsjobs.times import from_timestamp, json_time
 
@@ -216,6 +216,8 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
     if row is None and not name.startswith("@"):
         row = _by_prefix(connection, name)
     if row is None:
+        for key, reason in unreadable(connection, name):
+            raise RecordError(reason, key=key)
         raise JobNotFoundError(f"There is no job {name}.", job_id=name)
     return job_view(*row, now=now)
 
@@ -246,8 +248,14 @@ def problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
     return connection.execute("SELECT key, kind, reason FROM problem ORDER BY key").fetchall()
 
 
+def unreadable(connection: sqlite3.Connection, job_id: str | None = None) -> list[tuple[str, str]]:
+    """Key and reason of the records that could not be read, of one job or of all; their rows are the last good ones."""
+    chosen = "kind = 'unreadable' AND (?1 IS NULL OR key LIKE '%/' || ?1 || '/state.json')"
+    return connection.execute(f"SELECT key, reason FROM problem WHERE {chosen} ORDER BY key", (job_id,)).fetchall()  # noqa: S608
+
+
 def meta(connection: sqlite3.Connection) -> dict[str, str]:
-    """What the cache knows of itself: `registry`, `synced_at`, `attempted_at`, `last_error`, `sync_seconds`."""
+    """What the cache knows of itself: `registry`, `synced_at`, `attempted_at`, `last_error`, generations of syncs."""
     return dict(connection.execute("SELECT name, value FROM meta").fetchall())
 
 

@@ -20,6 +20,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_terminal_width() - 2)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        # Examples are laid out already; a paragraph is not.
+        if "\n" in text:
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001
+
 
 def _terminal_width() -> int:
     columns = os.environ.get("COLUMNS", "")

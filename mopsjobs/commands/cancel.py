@@ -29,7 +29,6 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("jobs", metavar="JOB", nargs="+", help="the whole id")
     parser.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
     parser.add_argument("--json", action="store_true", help="each job as a JSON object in a line of its own")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing")
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
             cancelled.append(context.registry.cancel_job(job_id, args.reason))
         except JobError as error:
             refused.append(error)
-    if refused and not cancelled and len({error.exit_code for error in refused}) == 1:
+    if refused and not cancelled:
         return _all_refused(refused, context)
     now = context.now().timestamp()
     return Result(
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
 
 def _all_refused(refused: list[JobError], context: Context) -> Result:
-    """None was cancelled, all for the same kind of reason: that reason is the outcome."""
+    """None was cancelled: the last reason is the outcome, after the others were told."""
     for error in refused[:-1]:
         context.out.error(error)
     last: MopsJobsError = refused[-1]

@@ -22,7 +22,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         help="show the settings in force",
         description="Show each setting and where it came from: flag, environment, project file, user file or default.",
     )
-    parser.add_argument("action", choices=["show"], help="show: the settings in force")
+    parser.add_argument("action", metavar="show", choices=["show"], help="show: the settings in force")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 

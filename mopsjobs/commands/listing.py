@@ -12,7 +12,7 @@ from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import UsageError
 from mopsjobs.output import Document, JsonLines, Result, Table, Tsv, status_style
 from mopsjobs.status import parse_statuses
-from mopsjobs.times import human_age, human_duration, json_time, parse_time, parse_when
+from mopsjobs.times import human_age, human_duration, json_time, parse_time, parse_when, whole_seconds
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at
 EXAMPLES = """examples:
   mops-jobs list --hours 48 --status running
   mops-jobs list --status active,failed --name 'night*' --sort -duration
-  mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.progress < 0.5) | .job_id'
+  mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.progress != null and .progress < 0.5) | .job_id'
 """
 
 
@@ -50,7 +50,9 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     which.add_argument("--status", metavar="A,B", help="with one of these statuses; also the groups active and done")
     which.add_argument("--name", metavar="GLOB", help="whose id or Kubernetes name fits, like 'night*'")
     which.add_argument("--match", metavar="REGEX", help="whose id or Kubernetes name contains this")
-    which.add_argument("--label", metavar="K=V", action="append", default=[], help="with this label; repeat for more")
+    which.add_argument(
+        "--label", metavar="K[=V]", action="append", default=[], help="with this label, of this value; repeat"
+    )
     which.add_argument("--namespace", metavar="NS", help="in this Kubernetes namespace")
     which.add_argument("--owner", metavar="WHO", help="of this owner")
     how = parser.add_argument_group("how to show them")
@@ -96,7 +98,11 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         page = queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
-        return _result(args, context, page, freshness, fields)
+        result = _result(args, context, page, freshness, fields)
+        if broken := len(queries.unreadable(connection)):
+            records = "1 record" if broken == 1 else f"{broken} records"
+            result.warnings = [*result.warnings, f"{records} cannot be read, shown as last known: mops-jobs doctor"]
+        return result
 
     return context.read(view, wanted(args))
 
@@ -151,6 +157,8 @@ def _row(job: dict[str, object], context: Context) -> list[object]:
     if context.out.is_terminal:
         now = context.now()
         created, updated = (human_age((now - parse_time(text)).total_seconds()) for text in (created, updated))
+    else:
+        created, updated = whole_seconds(created), whole_seconds(updated)
     total, done = job["tasks_total"], job["tasks_completed"]
     return [
         job["job_id"],
@@ -166,7 +174,7 @@ def _row(job: dict[str, object], context: Context) -> list[object]:
 def _footer(args: argparse.Namespace, page: queries.Page, freshness: Freshness) -> str:
     counted = f"{page.total} job{'' if page.total == 1 else 's'}"
     if len(page.jobs) < page.total:
-        counted = f"{len(page.jobs)} of {counted} (--limit 0 shows all)"
+        counted = f"{len(page.jobs)} of {counted} (--limit 0 shows all; active ones are never cut)"
     window = f", last {args.hours:g} h" if args.hours is not None else ""
     stale = ", stale" if freshness.stale else ""
     return f"{counted}{window}, {freshness.said()}{stale}"

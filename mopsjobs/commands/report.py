@@ -75,7 +75,6 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         parser.add_argument("--label", metavar="K=V", action="append", default=[], help="a label; repeat for more")
         parser.add_argument("--metadata", metavar="JSON", help="anything else, as a JSON object")
     parser.add_argument("--json", action="store_true", help="the job as one JSON object")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing")
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
@@ -83,7 +82,8 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     state = {"register": _register, "update": _update, "progress": _progress}[args.command](args, context)
     if args.json:
         return Result(Document(view_of(state, now=context.now().timestamp())))
-    progress = f", {state.tasks_completed}/{state.tasks_total} tasks" if state.tasks_total else ""
+    done, total = state.tasks_completed, state.tasks_total
+    progress = f", {done}/{total} tasks" if total else f", {done} tasks done" if done else ""
     return Result(notes=[f"{state.job_id}: {state.status}{progress}"])
 
 
@@ -105,6 +105,8 @@ def _progress(args: argparse.Namespace, context: Context) -> JobState:
     if counts is None:
         raise UsageError(f"'{args.done}' is no progress: use DONE or DONE/TOTAL, like 5/10.")
     done, total = (None if count is None else int(count) for count in counts.groups())
+    if total == 0:
+        raise UsageError(f"'{args.done}' is no progress: there is at least one task, or leave the total out.")
     return context.registry.update_progress(args.job, done, total, tasks_failed=args.failed, start=True)
 
 

@@ -13,7 +13,7 @@ from mopsjobs.errors import JobNotFoundError, StoreError
 from mopsjobs.job import check_job_id
 from mopsjobs.outcome import exit_code_of
 from mopsjobs.output import Document, Result, Text, status_style, styled
-from mopsjobs.times import human_age, human_duration, parse_time
+from mopsjobs.times import human_age, human_duration, parse_time, whole_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,25 +61,33 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
 def _find(name: str, context: Context, wishes: Wanted) -> tuple[Job, Freshness | None, list[str]]:
     """The job, the age of the cache if it came from there, and what went wrong on the way."""
+    warnings: list[str] = []
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[Job, Freshness]:
-        return queries.find_job(connection, name, now=context.now().timestamp()), freshness
+        job = queries.find_job(connection, name, now=context.now().timestamp())
+        for key, reason in queries.unreadable(connection, str(job["job_id"])):
+            warnings.append(f"{key} cannot be read any more ({reason}); this is its last good state.")
+        return job, freshness
 
-    warnings = []
-    if wishes.refresh and not context.settings.is_local and not name.startswith("@"):
-        # One job is asked for: one request, not a sync.
+    failure: StoreError | None = None
+    is_remote = not context.settings.is_local and not name.startswith("@")
+    if wishes.refresh and is_remote:
+        # One job is asked for: one request, not a sync; and after an outage no second one.
         try:
             job = _from_registry(name, context)
         except StoreError as error:
+            failure = error
             warnings.append(f"{error} Showing what the cache has.")
-            wishes = Wanted()
+            wishes = Wanted(offline=True)
         else:
             if job is not None:
                 return job, None, warnings
     try:
         job, freshness = context.read(view, wishes)
     except JobNotFoundError:
-        if wishes.offline or context.settings.is_local or name.startswith("@"):
+        if failure is not None:
+            raise failure from None
+        if wishes.offline or not is_remote:
             raise
         job = _from_registry(name, context)
         if job is None:
@@ -163,9 +171,12 @@ def _timeline(job: Job) -> list[Line]:
     steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
     lines: list[Line] = [[styled("Timeline", "bold")]] if steps else []
     before = None
-    for step in steps:
+    for step, following in zip(steps, [*steps[1:], {}], strict=True):
         at = parse_time(str(step["at"]))
         passed = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
+        # Steps of one write share its id: all but the last were passed unseen.
+        if step.get("id") is not None and step.get("id") == following.get("id"):
+            passed = "  (passed unseen)"
         lines.append([f"  {at:%Y-%m-%d %H:%M:%SZ}  ", status_style(step["status"]), passed])
         before = at
     return lines
@@ -175,7 +186,7 @@ def _ago(text: object, context: Context) -> str:
     """A time: for people how long ago, with the time itself; in a pipe the time alone."""
     moment = parse_time(str(text))
     if not context.out.is_terminal:
-        return str(text)
+        return whole_seconds(str(text))
     return f"{human_age((context.now() - moment).total_seconds())} ({moment:%Y-%m-%d %H:%M:%SZ})"
 
 

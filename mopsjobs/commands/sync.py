@@ -31,7 +31,6 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     )
     parser.add_argument("--full", action="store_true", help="read every record again, also the unchanged ones")
     parser.add_argument("--json", action="store_true", help="what it did, as one JSON document")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing unless something is wrong; for cron")
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
@@ -44,11 +43,11 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     exit_code = EXIT_PARTLY_DONE if report.unreadable else EXIT_DONE
     if args.json:
         return Result(Document(_document(report)), exit_code=exit_code)
-    problems = report.unreadable if args.quiet else report.problems
+    problems = report.unreadable if context.out.quiet else report.problems
     warnings = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
         warnings.append(f"and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json lists them all")
-    return Result(None if args.quiet else Text([_summary(report)]), warnings=warnings, exit_code=exit_code)
+    return Result(None if context.out.quiet else Text([_summary(report)]), warnings=warnings, exit_code=exit_code)
 
 
 def _cached(context: Context) -> int | None:

@@ -20,12 +20,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
 
-DEFAULT_INTERVAL = "5s"
+INTERVAL_SECONDS = 5.0
+LOCAL_INTERVAL_SECONDS = 1.0
+"""Between two looks, where nobody says otherwise: a registry on this machine costs nothing to look at."""
 
 MIN_INTERVAL = 0.1
 """Seconds. Looking more often tells nobody more, and a registry may be paid by the request."""
 
-MAX_OUTAGE_DELAY = 60.0
+MAX_OUTAGE_DELAY = 30.0
 """Seconds. The longest pause between two attempts at a registry that does not answer."""
 
 
@@ -42,19 +44,20 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("jobs", metavar="JOB", nargs="+", help="an id, the only id that begins so, or @latest")
     parser.add_argument("--timeout", metavar="DURATION", help="give up after this long, like 2h (default: never)")
     parser.add_argument(
-        "--interval", metavar="DURATION", default=DEFAULT_INTERVAL, help="between two looks (default 5s)"
+        "--interval", metavar="DURATION", help="between two looks (default 5s, 1s for a registry on this machine)"
     )
     until = parser.add_mutually_exclusive_group()
     until.add_argument("--all", action="store_true", help="until every job has ended (default)")
     until.add_argument("--any", action="store_true", help="until one has ended, and tell how that one did")
     parser.add_argument("--fail-fast", action="store_true", help="end as soon as one has not succeeded")
     parser.add_argument("--json", action="store_true", help="each job as a JSON object in a line of its own")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing on the way")
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Wait for jobs."""
-    interval = parse_duration(args.interval)
+    interval = LOCAL_INTERVAL_SECONDS if context.settings.is_local else INTERVAL_SECONDS
+    if args.interval is not None:
+        interval = parse_duration(args.interval)
     if interval < MIN_INTERVAL:
         raise UsageError(f"--interval {args.interval} is too short: use {MIN_INTERVAL:g}s or more.")
     timeout = None if args.timeout is None else parse_duration(args.timeout)
@@ -120,7 +123,7 @@ class _Watched:
         if state is not None:
             return state
         now = self._context.now().timestamp()
-        job = self._context.read(lambda cache, _age: queries.find_job(cache, name, now=now), Wanted())
+        job = self._context.read(lambda cache, _age: queries.find_job(cache, name, now=now), Wanted(refresh=True))
         return self._registry.get_job(str(job["job_id"]))
 
 

@@ -9,15 +9,15 @@ import os
 from collections.abc import Mapping
 
 from mopsjobs.errors import ConfigError, StoreError
+from mopsjobs.store.azure_url import FORMS, parse_azure_url
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
 
 DEFAULT_CONTAINER = "job-registry"
 
-URL_FORMS = "memory:, sqlite:///path/registry.db, azure://CONTAINER or https://ACCOUNT.blob.core.windows.net/CONTAINER"
+URL_FORMS = f"memory:, sqlite:///path/registry.db, {FORMS}"
 
 
 def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
@@ -69,29 +69,15 @@ def check_url(url: str) -> str:
             raise ConfigError(
                 f"'{_shown(url)}' is no registry URL: an absolute path has three slashes, sqlite:///path."
             )
+        if rest.startswith("//") and any(segment in (".", "..") for segment in rest.split("/")):
+            raise ConfigError(f"'{_shown(url)}' is no absolute path: a relative one is written sqlite:registry.db.")
         if not rest.strip("/"):
             raise ConfigError(f"'{_shown(url)}' names no file: use sqlite:///path/registry.db.")
-    elif scheme in ("azure", "https", "http"):
-        if "@" in rest.lstrip("/").partition("/")[0]:
-            raise ConfigError("A registry URL holds no user name or password: credentials come from the environment.")
-        _check_azure(url, scheme, rest)
+    elif scheme in ("azure", "https", "http") and rest.startswith("//"):
+        parse_azure_url(url)
     else:
         raise ConfigError(f"'{_shown(url)}' is no registry URL: use {URL_FORMS}.")
     return scheme
-
-
-def _check_azure(url: str, scheme: str, rest: str) -> None:
-    if "?" in rest or "#" in rest:
-        raise ConfigError(
-            f"The registry URL '{_shown(url)}' has a query: no secret belongs there; "
-            "put a SAS token into AZURE_STORAGE_SAS_TOKEN."
-        )
-    segments = rest.removeprefix("//").rstrip("/").split("/")
-    least = 1 if scheme == "azure" else 2
-    if not rest.startswith("//") or len(segments) < least or not all(segments):
-        raise ConfigError(f"'{_shown(url)}' names no container: use {URL_FORMS}.")
-    if scheme == "azure" and len(segments) > 1:
-        raise ConfigError(f"'{_shown(url)}' names more than a container: use azure://CONTAINER.")
 
 
 def sqlite_path(url: str) -> str:

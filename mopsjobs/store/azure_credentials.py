@@ -9,7 +9,6 @@ and hosts, never a value that might be a secret.
 from __future__ import annotations
 
 import base64
-import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
 from mopsjobs.errors import ConfigError, StoreAccessError
+from mopsjobs.store.azure_url import AzureUrl, parse_azure_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,12 +37,6 @@ EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K
 EMULATOR_ENDPOINT = f"http://127.0.0.1:10000/{EMULATOR_ACCOUNT}"
 
 _ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
-_CONTAINER_NAME = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
-# Public cloud, China, US Government, and the DNS zones of Azure's newer accounts; with or without a private link.
-_AZURE_HOST = re.compile(
-    r"(?P<account>[a-z0-9]{3,24})(?:\.z[0-9]+|\.privatelink)?\.blob\."
-    r"(?:core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net)"
-)
 
 # A sign-in looks in many places; these bounds are for each of them. The Azure CLI alone takes one to three seconds.
 _SIGN_IN_BOUNDS = {"process_timeout": 4, "connection_timeout": 2, "read_timeout": 4, "retry_total": 1}
@@ -63,17 +57,6 @@ class AzureContainer:
         return f"{self.endpoint}/{self.container}"
 
 
-@dataclass(frozen=True)
-class _Target:
-    """What a registry URL names. `endpoint` is None for `azure://container`: then the environment names the account."""
-
-    endpoint: str | None
-    account: str | None
-    container: str
-    is_azure: bool = False
-    is_loopback: bool = False
-
-
 def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
     """Find the account and the credential for `url` in `env`.
 
@@ -86,7 +69,7 @@ def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
         ConfigError: the URL or a variable makes no sense, or the two name different accounts.
         StoreAccessError: nothing says which account `azure://` means.
     """
-    target = _parse(url)
+    target = parse_azure_url(url)
     settings = {name: env.get(name, "").strip() for name in (CONNECTION_STRING, ACCOUNT, KEY, SAS_TOKEN)}
     if settings[CONNECTION_STRING]:
         endpoint, credential = _parse_connection_string(settings[CONNECTION_STRING])
@@ -112,7 +95,7 @@ def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
     return _emulator(target) or _signed_in(target, settings[ACCOUNT])
 
 
-def _signed_in(target: _Target, account: str) -> AzureContainer:
+def _signed_in(target: AzureUrl, account: str) -> AzureContainer:
     if target.endpoint is None and not account:
         raise StoreAccessError(
             f"Nothing says which storage account holds the container {target.container!r}.",
@@ -127,7 +110,7 @@ def _signed_in(target: _Target, account: str) -> AzureContainer:
     return AzureContainer(target.endpoint or _public_endpoint(account), target.container, credential, SIGN_IN)
 
 
-def _emulator(target: _Target) -> AzureContainer | None:
+def _emulator(target: AzureUrl) -> AzureContainer | None:
     """An Azurite's own account, opened by the key that everybody knows; None for any other account."""
     if target.endpoint is None or not target.is_loopback or target.account != EMULATOR_ACCOUNT:
         return None
@@ -135,7 +118,7 @@ def _emulator(target: _Target) -> AzureContainer | None:
     return AzureContainer(target.endpoint, target.container, credential, EMULATOR)
 
 
-def _refuse(target: _Target, source: str) -> AzureContainer:
+def _refuse(target: AzureUrl, source: str) -> AzureContainer:
     if source == SIGN_IN:
         raise ConfigError(
             f"The registry URL names {target.endpoint}, no Azure storage host: a sign-in token is not sent there.",
@@ -149,46 +132,6 @@ def _refuse(target: _Target, source: str) -> AzureContainer:
 
 def _public_endpoint(account: str) -> str:
     return f"https://{account}.blob.core.windows.net"
-
-
-def _parse(url: str) -> _Target:
-    parts = _split(url, "The registry URL")
-    if parts.query or parts.fragment or "?" in url:
-        raise ConfigError(
-            "The registry URL has a query: secrets do not come by a URL.", hint=f"Put a SAS token into {SAS_TOKEN}."
-        )
-    if "@" in parts.netloc:
-        raise ConfigError("The registry URL has a user name in it: secrets do not come by a URL.")
-    path = parts.path.strip("/")
-    if parts.scheme == "azure":
-        if path:
-            raise ConfigError("A registry URL of this kind is azure://CONTAINER, without a path.")
-        return _Target(None, None, _container(parts.netloc))
-    base, _, container = path.rpartition("/")
-    host = parts.hostname or ""
-    azure = _AZURE_HOST.fullmatch(host)
-    loopback = _is_loopback(host)
-    if parts.scheme not in ("http", "https") or (parts.scheme == "http" and not loopback):
-        raise ConfigError(
-            "A registry in Azure is azure://CONTAINER or https://ACCOUNT.blob.core.windows.net/CONTAINER;"
-            " plain http is for an emulator on this machine only."
-        )
-    if azure and (base or parts.port not in (None, 443)):
-        raise ConfigError("A registry URL in Azure is https://ACCOUNT.blob.core.windows.net/CONTAINER, and no more.")
-    if loopback and (not base or "/" in base):
-        raise ConfigError("The registry URL of an emulator is http://127.0.0.1:PORT/ACCOUNT/CONTAINER.")
-    endpoint = f"{parts.scheme}://{host if azure else parts.netloc.lower()}" + (f"/{base}" if base else "")
-    account = azure["account"] if azure else base if loopback else None
-    return _Target(endpoint, account, _container(container), is_azure=azure is not None, is_loopback=loopback)
-
-
-def _container(name: str) -> str:
-    if not _CONTAINER_NAME.fullmatch(name):
-        # The name is not repeated: what sits in its place may be anything, a SAS token included.
-        raise ConfigError(
-            "The container in the registry URL has no valid name: 3 to 63 lower-case letters, digits, single hyphens."
-        )
-    return name
 
 
 def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | AzureSasCredential]:
@@ -243,10 +186,3 @@ def _address(endpoint: str) -> tuple[str | None, int | None, str]:
     parts = urlsplit(endpoint)
     # 443 and 80 are said or left out as one likes.
     return parts.hostname, None if parts.port in (80, 443) else parts.port, parts.path.strip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

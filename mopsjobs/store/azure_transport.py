@@ -44,11 +44,12 @@ POOL_CONNECTIONS = 32
 
 _BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
+_SILENCES = (TimeoutError, requests.Timeout, ServiceRequestTimeoutError)
 _CAUSES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((socket.gaierror,), "its name does not resolve"),
     ((ssl.SSLCertVerificationError,), "its TLS certificate is not trusted"),
     ((ssl.SSLError,), "TLS could not be agreed on"),
-    ((TimeoutError, requests.Timeout, ServiceRequestTimeoutError), "no answer in time"),
+    (_SILENCES, "no answer in time"),
     ((ConnectionRefusedError,), "connection refused"),
 )
 _ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
@@ -159,7 +160,12 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
     if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
         return StoreUnavailableError(f"{location} asks to be tried again later: {answer}.")
     if status is None and _is_outage(error):
-        return StoreUnavailableError(f"Cannot reach {location}: {_cause(error)}.")
+        kinds = {type(each) for each in _chain(error)}
+        return StoreUnavailableError(
+            f"Cannot reach {location}: {_cause(error)}.",
+            sent=not kinds & {ConnectionRefusedError, socket.gaierror},
+            silent=any(issubclass(kind, _SILENCES) for kind in kinds),
+        )
     answer = answer if status else type(error).__name__
     return StoreError(f"{location} gave an answer that mops-jobs cannot use: {answer}.")
 

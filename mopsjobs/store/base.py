@@ -83,9 +83,8 @@ def check_key(key: str) -> str:
     """Return `key` if the contract allows it.
 
     Raises:
-        InvalidKeyError: it is empty, longer than 900 characters, has a leading `/`, a character that does not print, a
-            backslash, or
-            a segment that is empty, `.` or `..`.
+        InvalidKeyError: it is empty or longer than 900 characters; it has a leading `/`, a character that does not
+            print, a backslash, or a segment that is empty, `.` or `..`.
     """
     if not key or len(key) > MAX_KEY_LENGTH:
         raise InvalidKeyError(f"A key has 1 to {MAX_KEY_LENGTH} characters; this one has {len(key)}.")

@@ -91,7 +91,9 @@ def update(
             version = store.put(key, value, current.version)
         except StoreUnavailableError as error:
             outages += 1
-            if outages >= OUTAGES:
+            if not error.sent and doubt is None:
+                raise
+            if outages >= OUTAGES or error.silent:
                 raise _unknown_outcome(key, error) from error
             doubt = current
         else:
@@ -128,7 +130,9 @@ def create(
         try:
             version = store.create_if_absent(key, value)
         except StoreUnavailableError as error:
-            if attempt == OUTAGES:
+            if not error.sent and attempt == 1:
+                raise
+            if attempt == OUTAGES or error.silent:
                 raise _unknown_outcome(key, error) from error
             try:
                 found = store.get(key)

@@ -213,7 +213,8 @@ class SQLiteVersionedStore:
                     os.link(draft, self.path)
             finally:
                 os.unlink(draft)
-        except PermissionError as error:
-            raise StoreAccessError(f"Not allowed to create the registry {self.path}.") from error
         except OSError as error:
-            raise StoreError(f"Cannot create the registry {self.path}: {error.strerror}.") from error
+            raise StoreAccessError(
+                f"Cannot create the registry {self.path}: {error.strerror}.",
+                hint="Name another place: --registry sqlite:///path/registry.db",
+            ) from error
