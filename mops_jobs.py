@@ -31,6 +31,8 @@ EPILOG = """exit codes:
   100 failed, 103 cancelled, 104 partial: the job's end, from wait and status --exit-status
 """
 
+INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse with one sentence for an error, printed where all others are."""
@@ -54,7 +56,8 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     group.add_argument("-v", "--verbose", action="count", help="say more; an unexpected error then shows where")
 
     quiet = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, parents=[common])
-    quiet.add_argument(
+    # Not to the parser itself: that would import shutil, to look how wide the terminal is.
+    quiet.add_argument_group("common").add_argument(
         "-q", "--quiet", action="store_true", help="say nothing that was not asked for, unless it is wrong"
     )
 
@@ -110,7 +113,9 @@ def _failed(error: Exception, out: Output) -> int:
     if not isinstance(error, MopsJobsError):
         if out.verbose:
             raise error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mopsjobs"):
+            error = MopsJobsError(f"The package {error.name} is not installed.", hint=INSTALL)
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             error = MopsJobsError(f"Cannot write: {error.strerror}.")
         else:
             error = MopsJobsError(f"Unexpected: {type(error).__name__}: {error}", hint="Add -v to see where.")

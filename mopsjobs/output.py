@@ -7,6 +7,7 @@ JSON needs no cleaning, since everything outside ASCII leaves as an escape.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -125,9 +126,10 @@ class Result:
 class Output:
     """Where a run prints."""
 
-    def __init__(self, stdout: TextIO, stderr: TextIO, env: Mapping[str, str]) -> None:
-        self._stdout = stdout
-        self._stderr = stderr
+    def __init__(self, stdout: TextIO | None, stderr: TextIO | None, env: Mapping[str, str]) -> None:
+        # A stream that was closed before the start, as by `>&-`, is None: what would go there goes nowhere.
+        self._stdout = stdout or io.StringIO()
+        self._stderr = stderr or io.StringIO()
         self._env = env
         self.color = "auto"
         self.quiet = False
@@ -257,11 +259,13 @@ def status_style(status: object) -> Styled:
     return styled(text, STATUS_STYLES.get(text, "bold"))
 
 
-def silence_stdout(stdout: TextIO) -> None:
+def silence_stdout(stdout: TextIO | None) -> None:
     """After a reader closed the pipe: let the interpreter flush into nothing at its exit, instead of complaining.
 
     As Python's documentation of SIGPIPE recommends; setting the signal to its default would hit sockets too.
     """
+    if stdout is None:
+        return
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 

@@ -24,6 +24,8 @@ class FaultyStore:
     def __init__(self, inner: VersionedStore) -> None:
         self.inner = inner
         self.calls: Counter[str] = Counter()
+        self.sent = True
+        self.silent = False
         self.before_put: Callable[[str], None] | None = None
         self._conflicts = 0
         self._lost_replies = 0
@@ -41,6 +43,10 @@ class FaultyStore:
         """The next `n` calls of each of `methods` (all of put, create_if_absent, get if none) raise, and do nothing."""
         for method in methods or ("put", "create_if_absent", "get"):
             self._failures[method] += n
+
+    def outage(self, message: str) -> StoreUnavailableError:
+        """What a call that is cut off raises: with the facts in `sent` and `silent`."""
+        return StoreUnavailableError(message, sent=self.sent, silent=self.silent)
 
     def get(self, key: str) -> Versioned | None:
         self._enter("get")
@@ -75,7 +81,7 @@ class FaultyStore:
         self.calls[method] += 1
         if self._failures[method] > 0:
             self._failures[method] -= 1
-            raise StoreUnavailableError(f"No connection for {method}.")
+            raise self.outage(f"No connection for {method}.")
 
     def _write(self, write: Callable[[], VersionToken | None]) -> VersionToken | None:
         if self._conflicts > 0:
@@ -84,7 +90,7 @@ class FaultyStore:
         version = write()
         if self._lost_replies > 0:
             self._lost_replies -= 1
-            raise StoreUnavailableError("The reply was lost.")
+            raise StoreUnavailableError("The reply was lost.", silent=self.silent)
         return version
 
 

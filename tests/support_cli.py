@@ -125,7 +125,7 @@ class LineStore(FaultyStore):
     def _enter(self, method: str) -> None:
         super()._enter(method)
         if self.down:
-            raise StoreUnavailableError("Cannot reach the registry: connection refused.")
+            raise StoreUnavailableError("Cannot reach the registry: connection refused.", sent=False)
 
 
 class Remote:

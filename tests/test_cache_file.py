@@ -8,13 +8,16 @@ import sqlite3
 import stat
 import tempfile
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import file, schema
-from support_cli import Cli, Remote, add, sentences, unprivileged
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from support_cli import Cli, Remote, add, foreign, key, sentences, unprivileged
 
 VIEWS = {
     "jobs": [
@@ -73,27 +76,215 @@ def _middle(path: Path) -> None:
         opened.write(b"\xff" * (size - 4096))
 
 
-@pytest.mark.parametrize("damage", [_garbage, _truncated, _middle])
-@pytest.mark.parametrize("argv", [("list", "--json", "--limit", "0"), ("sync", "-q"), ("status", "job-07", "--json")])
-def test_a_damaged_cache_is_set_aside_and_rebuilt(
-    cli: Cli, filled: Path, damage: object, argv: tuple[str, ...]
-) -> None:
-    """A damaged file is set aside whole, the cache rebuilt from the registry, and one line on stderr says so."""
-    damage(filled)  # type: ignore[operator]
-    broken = filled.read_bytes()
+def _dropped(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE job")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@pytest.fixture
+def at_default(cli: Cli, filled: Path) -> Path:
+    """The same cache at the path of our own choosing, with the settings that lead there."""
+    del cli.env["MOPS_JOBS_CACHE"]
+    place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    cli.ok("sync")
+    return place
+
+
+def _assert_rebuilt(cli: Cli, path: Path, argv: tuple[str, ...], broken: bytes) -> None:
     ran = cli.ok(*argv)
     assert len(sentences(ran.err)) == 1
     assert "damaged" in ran.err
     assert "Set aside as" in ran.err
-    (aside,) = (path for path in filled.parent.glob("cache.db.damaged-*") if not path.name.endswith(("wal", "shm")))
+    asides = path.parent.glob(f"{path.name}.damaged-*")
+    (aside,) = (found for found in asides if not found.name.endswith(("wal", "shm")))
     assert aside.name in ran.err
     assert aside.read_bytes() == broken
     assert len(cli.ids("--offline", "--limit", "0")) == 60
 
 
+READERS = [("list", "--json", "--limit", "0"), ("sync", "-q"), ("status", "job-07", "--json")]
+
+
+@pytest.mark.parametrize("damage", [_truncated, _middle, _dropped])
+@pytest.mark.parametrize("argv", READERS)
+def test_a_damaged_cache_is_set_aside_and_rebuilt(
+    cli: Cli, filled: Path, damage: object, argv: tuple[str, ...]
+) -> None:
+    """A damaged file is set aside whole, the cache rebuilt from the registry, and one line on stderr says so."""
+    damage(filled)  # type: ignore[operator]
+    _assert_rebuilt(cli, filled, argv, filled.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [_garbage, _truncated, _middle, _dropped])
+@pytest.mark.parametrize("argv", READERS)
+def test_at_the_default_path_anything_damaged_is_set_aside_and_rebuilt(
+    cli: Cli, at_default: Path, damage: object, argv: tuple[str, ...]
+) -> None:
+    """What lies at the path of our own choosing was ours, even if it is no SQLite file any more."""
+    damage(at_default)  # type: ignore[operator]
+    _assert_rebuilt(cli, at_default, argv, at_default.read_bytes())
+
+
+def test_two_caches_damaged_in_the_same_second_are_both_kept(cli: Cli, filled: Path) -> None:
+    """A second file set aside does not replace the first."""
+    for _ in range(2):
+        _dropped(filled)
+        cli.ok("list", "-q")
+    assert len([path for path in filled.parent.glob("cache.db.damaged-*") if path.suffix != "-wal"]) == 2
+
+
+def _text(path: Path) -> None:
+    path.write_text("My notes.\n" * 100)
+
+
+def _binary(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 64)
+
+
+def _foreign_database(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE job (job_id TEXT)")
+
+
+def _marked_database(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA application_id = 7")
+        connection.execute("PRAGMA user_version = 1")
+
+
+COMMANDS = [
+    ("list",),
+    ("list", "--json", "--offline"),
+    ("sync",),
+    ("status", "job-07"),
+    ("wait", "no", "--timeout", "1s"),
+]
+
+
+@pytest.mark.parametrize("make", [_text, _garbage, _binary, _foreign_database, _marked_database])
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("named_by", ["--cache", "MOPS_JOBS_CACHE"])
+def test_what_is_no_cache_is_refused_and_left_byte_for_byte(
+    cli: Cli, remote: Remote, make: object, argv: tuple[str, ...], named_by: str
+) -> None:
+    """A file that the user named and that has never been a cache: exit code 2, one sentence, and it stays as it is."""
+    place = cli.cache.parent / "precious"
+    make(place)  # type: ignore[operator]
+    before = place.read_bytes()
+    ran = cli(*argv, "--cache", str(place)) if named_by == "--cache" else cli(*argv, MOPS_JOBS_CACHE=str(place))
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    assert f"{place} is no cache of mops-jobs; it is left alone." in ran.err
+    assert place.read_bytes() == before
+    assert not list(place.parent.glob("precious.damaged-*"))
+
+
+@pytest.mark.parametrize("argv", [("list",), ("sync",), ("status", "a"), ("register", "b"), ("doctor",)])
+def test_the_registry_itself_is_no_cache(cli: Cli, jobs: JobRegistry, argv: tuple[str, ...]) -> None:
+    """`--cache` that names the file of the registry harms nothing in it; a report goes to the registry as ever."""
+    add(jobs, "a", "running")
+    registry = cli.cache.parent / "registry.db"
+    before = list(jobs.store.scan())
+    ran = cli(*argv, "--cache", str(registry))
+    if argv == ("register", "b"):
+        assert ran.code == 0
+        jobs.store.delete(key("b"))
+    else:
+        assert ran.code == 2
+        assert (ran.out + ran.err).count("is no cache of mops-jobs; it is left alone.") == 1
+    assert list(jobs.store.scan()) == before
+    assert not list(registry.parent.glob("registry.db.*"))
+    with closing(sqlite3.connect(registry)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'meta'").fetchone() is None
+
+
+@pytest.mark.parametrize("url", ["remote", "embedded"])
+def test_the_file_of_a_registry_stays_byte_for_byte(cli: Cli, remote: Remote, tmp_path: Path, url: str) -> None:
+    """A registry that nobody has open, named as the cache of itself or of another one, is not changed by one byte."""
+    path = tmp_path / "registry.db"
+    store = SQLiteVersionedStore(path)
+    store.create_if_absent(key("a"), foreign("a").encode())
+    store.close()
+    before = path.read_bytes()
+    if url == "embedded":
+        cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    for argv in COMMANDS:
+        assert cli(*argv, "--cache", str(path)).code == 2
+    assert path.read_bytes() == before
+
+
+def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, remote: Remote) -> None:
+    """The other checks are made all the same, and the exit code is that of the check that fails."""
+    place = cli.cache.parent / "precious"
+    _text(place)
+    ran = cli("doctor", "--json", "--cache", str(place))
+    checks = {check["name"]: check for check in ran.json["checks"]}
+    assert (ran.code, ran.err) == (2, "")
+    assert checks["cache"]["state"] == "fail"
+    assert "is no cache of mops-jobs" in checks["cache"]["detail"]
+    assert checks["access"]["state"] == "warn"
+    assert checks["records"] == {
+        "name": "records", "state": "warn", "detail": "not looked at: never synced", "fix": "mops-jobs sync"
+    }  # fmt: skip
+
+
+def test_the_cache_bears_its_mark(filled: Path) -> None:
+    """`file` and SQLite tell it from any other database by the application id in its header."""
+    with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("PRAGMA application_id").fetchone() == (file.APPLICATION_ID,)
+    assert filled.read_bytes()[68:72] == b"mopc"
+
+
+def test_without_a_writable_home_the_cache_is_a_private_one_below_the_temporary_directory(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing works, a note says where the cache is, and nobody else can enter its directory."""
+    add(remote.jobs, "a", "running")
+    temporary, home = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    temporary.chmod(0o1777)
+    home.chmod(0o555)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    del cli.env["MOPS_JOBS_CACHE"]
+    monkeypatch.chdir(home)
+    with unprivileged():
+        monkeypatch.setattr(os, "getuid", os.geteuid)  # as it is for everybody who is not root
+        monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
+        ran = cli("list", "-q", HOME=str(home))
+        again = cli("list", "-q", "--offline", HOME=str(home))
+        private = temporary / f"mops-jobs-{os.geteuid()}"
+    assert (ran.code, ran.lines, again.lines) == (0, ["a"], ["a"])
+    assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert not list(home.iterdir())
+    shutil.rmtree(temporary)
+    home.rmdir()
+
+
+@pytest.mark.parametrize("trap", ["open to others", "a link"])
+def test_a_temporary_directory_that_others_may_enter_is_not_trusted(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trap: str
+) -> None:
+    """Whoever made it first could read or replace the cache: refused in one sentence."""
+    place = tmp_path / f"mops-jobs-{os.getuid()}"
+    if trap == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("mopsjobs.context._can_be_made", lambda directory: False)
+    del cli.env["MOPS_JOBS_CACHE"]
+    ran = cli("list")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)
+    assert f"{place} is not ours alone." in ran.err
+
+
 def test_a_damaged_cache_without_a_registry_is_told_as_such(cli: Cli, remote: Remote, filled: Path) -> None:
     """With the registry gone as well, the damaged file is still set aside, and the exit code is 5."""
-    _garbage(filled)
+    _middle(filled)
     remote.store.down = True
     ran = cli("list", "--json")
     assert (ran.code, ran.out) == (5, "")

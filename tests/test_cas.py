@@ -302,3 +302,64 @@ def test_outages_of_a_creation_are_bounded(store: FaultyStore) -> None:
     with pytest.raises(StoreUnavailableError):
         create(store)
     assert store.calls["create_if_absent"] == cas.OUTAGES
+
+
+# --- silence, and nothing sent --------------------------------------------------------------------------------------
+
+
+def test_an_update_of_which_nothing_was_sent_is_reported_as_it_is(store: FaultyStore) -> None:
+    """Connection refused: nothing was written, so there is no doubt to be told, and no second attempt."""
+    store.sent = False
+    store.fail_next(100, "put")
+    with pytest.raises(StoreUnavailableError) as caught:
+        update(store)
+    assert (str(caught.value), caught.value.hint) == ("No connection for put.", None)
+    assert store.calls == {"get": 1, "put": 1}
+
+
+def test_a_creation_of_which_nothing_was_sent_is_reported_as_it_is(store: FaultyStore) -> None:
+    store.sent = False
+    store.fail_next(100, "create_if_absent")
+    with pytest.raises(StoreUnavailableError) as caught:
+        create(store)
+    assert (str(caught.value), caught.value.hint) == ("No connection for create_if_absent.", None)
+    assert store.calls == {"create_if_absent": 1}
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_an_update_that_met_silence_is_an_unknown_outcome_at_once(store: FaultyStore, landed: bool) -> None:
+    """A second request would wait as long as the first: it is not made, and the doubt is told."""
+    store.silent = True
+    store.lose_reply_next() if landed else store.fail_next(100, "put")
+    sleep = RecordingSleep()
+    with pytest.raises(StoreUnavailableError) as caught:
+        update(store, sleep=sleep)
+    assert "may or may not have landed" in (caught.value.hint or "")
+    assert store.calls == {"get": 1, "put": 1}
+    assert sleep.requested == []
+    assert marks(store) == (["mine"] if landed else [])
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_creation_that_met_silence_is_an_unknown_outcome_at_once(store: FaultyStore, landed: bool) -> None:
+    store.silent = True
+    store.lose_reply_next() if landed else store.fail_next(100, "create_if_absent")
+    with pytest.raises(StoreUnavailableError) as caught:
+        create(store)
+    assert "may or may not have landed" in (caught.value.hint or "")
+    assert store.calls == {"create_if_absent": 1}
+
+
+def test_a_refused_connection_after_a_lost_reply_leaves_the_doubt(store: FaultyStore) -> None:
+    """The first write may have landed, whatever became of the second: its doubt is not forgotten."""
+    store.fail_next(1, "put")
+
+    class Sleep(RecordingSleep):
+        def __call__(self, seconds: float) -> None:
+            super().__call__(seconds)
+            store.sent = False
+            store.fail_next(100, "put")
+
+    with pytest.raises(StoreUnavailableError) as caught:
+        update(store, sleep=Sleep())
+    assert "may or may not have landed" in (caught.value.hint or "")

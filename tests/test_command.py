@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,7 +32,10 @@ BAD_USAGE = {
     "list --registry https://account.blob.core.windows.net": "names no container",
     "list --registry https://a.blob.core.windows.net/c?sv=SECRET": "has a query",
     "list --registry https://me:SECRET@a.blob.core.windows.net/c": "no user name or password",
-    "sync --registry https://a.blob.core.windows.net/Bad_Name": "no valid name",
+    "sync --registry https://a.blob.core.windows.net/Bad_Name": "names no container Azure may have",
+    "list --registry azure://job-registry/more": "names more than a container",
+    "list --registry sqlite:///./x.db": "is no absolute path",
+    "list --registry sqlite:///a/../x.db": "is no absolute path",
     "list --registry memory:x": "nothing may follow",
     "list --status flying": f"'flying' is no status: use {STATUSES}, or the groups active, done.",
     "update job flying": f"'flying' is no status: use one of {STATUSES}.",
@@ -349,6 +353,82 @@ def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
     assert ran.err == "error: Unexpected: ZeroDivisionError: by zero\nhint: Add -v to see where.\n"
     with pytest.raises(ZeroDivisionError):
         cli("list", "-v")
+
+
+@pytest.mark.parametrize("line", ["list", "list --json", "status a", "sync", "doctor", "help", "config show"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_closed_before_the_start_is_no_surprise(cli: Cli, jobs: JobRegistry, line: str, closed: str) -> None:
+    """With stdout or stderr closed, what would go there goes nowhere, and the command does its work."""
+    add(jobs, "a")
+    words = shlex.join(command(*line.split()))
+    ran = subprocess.run(
+        ["sh", "-c", f"{words} {closed}"], capture_output=True, env=environment(cli), text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Unexpected" not in ran.stderr
+
+
+def test_a_missing_library_is_told_with_how_to_install_it(cli: Cli) -> None:
+    """Run from the sources without its libraries, the command says which one is missing and what to type."""
+    python = [sys.executable, "-S", *command("list")[1:]]
+    ran = subprocess.run(python, capture_output=True, env=environment(cli), text=True, check=False)
+    assert (ran.returncode, ran.stdout, len(sentences(ran.stderr))) == (1, "", 1)
+    assert " is not installed." in ran.stderr
+    assert "python -m pip install" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "argv", [("list",), ("sync",), ("register", "a"), ("status", "a"), ("cancel", "a"), ("doctor",)]
+)
+def test_a_registry_that_is_a_directory_is_told_in_one_sentence(cli: Cli, argv: tuple[str, ...]) -> None:
+    """It cannot be used, now or later: exit code 4, and a hint, and it stays empty."""
+    place = cli.cache.parent / "directory"
+    place.mkdir()
+    ran = cli(*argv, "--registry", f"sqlite://{place}")
+    assert ran.code == 4
+    assert f"The registry {place} is a directory, and should be a file." in ran.out + ran.err
+    assert "--registry sqlite:///path/registry.db" in ran.out + ran.err
+    if argv != ("doctor",):
+        assert (ran.out, len(sentences(ran.err))) == ("", 1)
+    assert not list(place.iterdir())
+
+
+def test_a_registry_that_cannot_be_made_is_a_matter_of_access(cli: Cli) -> None:
+    """A path below a file: exit code 4, one sentence and a hint where else it might go."""
+    (cli.cache.parent / "file").write_text("")
+    ran = cli("register", "a", "--registry", f"sqlite://{cli.cache.parent}/file/registry.db")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (4, "", 1)
+    assert "Cannot create the registry" in ran.err
+    assert "hint: Name another place: --registry" in ran.err
+
+
+def test_help_is_a_command_too(cli: Cli) -> None:
+    """`mops-jobs help` prints what `--help` prints."""
+    assert cli.ok("help") == cli.ok("--help")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_flag_points_to_the_help_of_its_command(cli: Cli, name: str) -> None:
+    """The hint names the command's own help, which lists the flags that there are."""
+    ran = cli(name, "--no-such-flag")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines()[-1] == f"hint: See: mops-jobs {name} --help"
+
+
+QUIET = ["status a", "wait ended", "sync", "doctor", "config show", "schema", "completion bash", "update a running"]
+
+
+@pytest.mark.parametrize("line", QUIET)
+def test_quiet_is_known_to_every_command(cli: Cli, jobs: JobRegistry, line: str) -> None:
+    """`-q` silences what was not asked for, and changes nothing of what was; in `list` it means ids."""
+    add(jobs, "a", "running")
+    add(jobs, "ended", "succeeded")
+    asked = cli.ok(*line.split()).out
+    for flag in ("-q", "--quiet"):
+        ran = cli.ok(*line.split(), flag)
+        assert ran.err == ""
+        assert ran.out == ("" if line == "sync" else asked)
+    assert sorted(cli.ok("list", "-q").lines) == ["a", "ended"]
 
 
 @pytest.mark.parametrize("line", ["list --json", "status a --json", "sync --json", "doctor --json", "cancel a --json"])

@@ -260,6 +260,8 @@ MALFORMED = [
     ("sqlite:", "'sqlite:'"),
     ("sqlite:///", "'sqlite:///'"),
     ("sqlite://relative/registry.db", "three slashes"),
+    ("sqlite:///./registry.db", "'sqlite:///./registry.db' is no absolute path"),
+    ("sqlite:///a/../registry.db", "'sqlite:///a/../registry.db' is no absolute path"),
     ("file:///registry.db", "'file:///registry.db'"),
     ("SQLITE:///r.db", "'SQLITE:///r.db'"),
     ("s3://bucket", "'s3://bucket'"),
@@ -293,6 +295,8 @@ def test_a_malformed_url_is_refused_by_name(url: str, named: str) -> None:
     "url",
     [
         "azure://UPPER",
+        "azure://c",
+        "https://acct.blob.core.windows.net/c",
         "azure://a",
         "azure://a--b",
         "azure://con tainer",
@@ -302,10 +306,12 @@ def test_a_malformed_url_is_refused_by_name(url: str, named: str) -> None:
         "https://[::1/abc/def",
     ],
 )
-def test_what_only_azure_would_refuse_is_refused_when_it_is_opened(url: str) -> None:
+def test_what_azure_would_refuse_is_refused_by_the_settings_and_when_it_is_opened(home: Home, url: str) -> None:
     """Before anything is sent: a bad name of a container, plain http across the network, no port."""
-    with pytest.raises(ConfigError):
-        open_store(url, ACCOUNT)
+    for attempt in (lambda: check_url(url), lambda: home.load(registry=url), lambda: open_store(url, ACCOUNT)):
+        with pytest.raises(ConfigError) as caught:
+            attempt()
+        assert f"'{url}'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -390,9 +396,10 @@ def test_the_location_of_an_open_store_is_its_identity(tmp_path: Path) -> None:
 
 def test_each_registry_has_a_cache_of_its_own_with_a_name_that_people_recognise(home: Home) -> None:
     """Names differ even where only what a file name cannot hold tells the registries apart."""
-    urls = ["azure://c", "azure://c-d", "https://other.blob.core.windows.net/c", "sqlite:///r/c.db", "sqlite:///r-c.db"]
+    urls = ["azure://abc", "azure://abc-d", "https://other.blob.core.windows.net/abc"]
+    urls += ["sqlite:///r/c.db", "sqlite:///r-c.db"]
     urls += ["sqlite:///" + "x" * 300, "sqlite:///" + "y" * 10 + "x" * 300, "memory:", "sqlite:///é", "sqlite:///è"]
     caches = {url: os.path.basename(home.load(registry=url, env=ACCOUNT).cache.value) for url in urls}
     assert len(set(caches.values())) == len(urls)
-    assert caches["azure://c"].startswith("acct-blob-core-windows-net-c-")
+    assert caches["azure://abc"].startswith("acct-blob-core-windows-net-abc-")
     assert all(len(name) < 70 and name.endswith(".db") and name.isascii() for name in caches.values())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from conftest import Azurite, Backend
     from mopsjobs.store.base import VersionedStore
+    from support_cli import Cli
 
     Write = Callable[[str, Callable[[dict[str, Any]], dict[str, Any]]], None]
 
@@ -219,6 +220,24 @@ def test_a_writer_that_drops_our_fields_takes_nothing_but_them(registry: JobRegi
     with pytest.raises(TerminalStateError):
         registry.update_progress("a", 1)
     assert registry.cancel_job("a").status is JobStatus.CANCELLED
+
+
+@pytest.mark.usefixtures("store")
+@over_real_stores
+def test_our_write_is_listed_after_a_writer_that_dropped_our_fields(
+    cli: Cli, backend: Backend, another_program: Write
+) -> None:
+    """The cache shows it at once, though the revision has begun anew; a listing of a remote registry sends nothing."""
+    cli.env["MOPS_JOBS_REGISTRY"] = backend.url
+    cli.ok("sync")
+    cli.ok("register", "a", "-q")
+    for number in range(1, 5):
+        cli.clock.advance(seconds=1)
+        cli.ok("progress", "a", f"{number}/4", "-q")
+    another_program("a", forgetful("running"))
+    cli.clock.advance(seconds=1)
+    assert cli.ok("update", "a", "succeeded", "--json").json["revision"] == 1
+    assert cli.ids("--status", "succeeded", "--offline") == ["a"]
 
 
 @pytest.mark.parametrize("change", [step, forgetful])

@@ -120,7 +120,8 @@ def test_active_jobs_are_never_cut(cli: Cli, limit: int) -> None:
     assert document["returned"] == len(shown)
     assert shown == [job for job in cli.ids("--limit", "0") if job in shown]
     err = cli.ok("list", "--limit", str(limit)).err
-    assert err.startswith("5 jobs" if len(shown) == 5 else f"{len(shown)} of 5 jobs (--limit 0 shows all)")
+    cut = f"{len(shown)} of 5 jobs (--limit 0 shows all; active ones are never cut), read fresh\n"
+    assert err == ("5 jobs, read fresh\n" if len(shown) == 5 else cut)
 
 
 @pytest.mark.usefixtures("five")
@@ -251,7 +252,41 @@ def test_a_failed_refresh_shows_the_old_rows(cli: Cli, cached: Remote, flags: tu
     ran = cli.ok("list", "--json", *flags)
     assert [job["job_id"] for job in ran.json["jobs"]] == ["a"]
     assert ran.json["stale"] is True
-    assert ran.err == ("warning: Cannot reach the registry: connection refused. Showing what was synced 1h ago.\n")
+    assert ran.err == (
+        "warning: Cannot reach the registry: connection refused."
+        " Showing what was synced 1h ago, the last sync failed.\n"
+    )
+    assert cli.ok("list").err == "1 job, synced 1h ago, the last sync failed, stale\n"
+
+
+def test_unreadable_records_are_told_of_beside_their_last_good_state(cli: Cli, cached: Remote) -> None:
+    """Their rows are shown as last known, in every form, with one warning that counts them and names `doctor`."""
+    cli.ok("sync")
+    for number, (name, said) in enumerate((("a", "1 record"), ("b", "2 records")), 1):
+        cached.put(key(name), "{")
+        assert cli("sync", "-q").code == 7
+        warning = f"warning: {said} cannot be read, shown as last known: mops-jobs doctor\n"
+        for form in ((), ("-q",), ("--json",), ("--jsonl",), ("--tsv",), ("--refresh", "--json")):
+            ran = cli.ok("list", *form)
+            assert ran.err.startswith(warning), number
+            assert "a" in ran.out
+    assert cli.ok("list", "--json").json["total"] == 2
+    for name in "ab":
+        cached.put(key(name), foreign(name))
+    cli.ok("sync")
+    assert cli.ok("list", "--json").err == ""
+
+
+@pytest.mark.usefixtures("five")
+def test_times_in_a_piped_table_are_whole_seconds(cli: Cli, jobs: JobRegistry) -> None:
+    """No person reads fractions; JSON keeps them."""
+    cli.clock.advance(seconds=0.25)
+    add(jobs, "precise")
+    (row,) = (line for line in cli.ok("list").lines if line.startswith("precise"))
+    assert re.search(r" 2026-03-01T12:00:00Z +2026-03-01T12:00:00Z ", row)
+    (job,) = cli.ok("list", "--json", "--name", "precise").json["jobs"]
+    assert job["created_at"] == "2026-03-01T12:00:00.250000Z"
+    assert "Created    2026-03-01T12:00:00Z" in cli.ok("status", "precise").lines
 
 
 def test_stale_follows_the_setting(cli: Cli, cached: Remote) -> None:

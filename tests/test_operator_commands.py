@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from mopsjobs import __version__
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store.azure_credentials import EMULATOR_KEY
-from support_cli import REMOTE_URL, Cli, Remote, add, foreign, key
+from support_cli import REMOTE_URL, Cli, Remote, add, foreign, key, put
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 
@@ -39,7 +40,34 @@ def test_doctor_names_the_fix_for_a_first_run(cli: Cli) -> None:
     """Where nothing is there yet, it says what to type, and this is no failure."""
     checks = _checks(cli)
     assert (checks["access"]["state"], checks["access"]["fix"]) == ("warn", "mops-jobs register JOB")
+    assert (checks["cache"]["state"], checks["cache"]["fix"]) == ("ok", None)
+    assert ": 0 jobs, " in str(checks["cache"]["detail"])
+    assert checks["records"]["state"] == "ok"
+
+
+def test_doctor_names_the_fix_for_a_first_run_of_a_registry_across_the_network(cli: Cli, remote: Remote) -> None:
+    """Nothing is synced behind the user's back: neither the cache nor the records can be judged yet."""
+    remote.put(key("a"), foreign("a"))
+    checks = _checks(cli)
     assert (checks["cache"]["state"], checks["cache"]["fix"]) == ("warn", "mops-jobs sync")
+    assert checks["records"] == {
+        "name": "records", "state": "warn", "detail": "not looked at: never synced", "fix": "mops-jobs sync"
+    }  # fmt: skip
+    assert not cli.cache.exists()
+    remote.store.down = True
+    assert cli("sync").code == 5
+    assert _checks(cli, 5)["records"]["state"] == "warn"
+
+
+def test_doctor_looks_at_an_embedded_registry_as_it_is_now(cli: Cli, jobs: JobRegistry) -> None:
+    """It is synced first, so that a record gone bad a moment ago is told; one job is `1 job`."""
+    add(jobs, "a")
+    cli.ok("list")
+    assert ": 1 job, " in str(_checks(cli)["cache"]["detail"])
+    put(jobs.store, key("a"), "{")
+    ran = cli("doctor", "--json")
+    assert ran.code == 7
+    assert [problem["key"] for problem in ran.json["problems"]] == [key("a")]
 
 
 def test_doctor_tells_an_outage_and_the_last_error(cli: Cli, remote: Remote) -> None:
@@ -93,7 +121,10 @@ def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:
 
 def test_doctor_sets_a_damaged_cache_aside(cli: Cli, remote: Remote) -> None:
     """A damaged cache is no reason to end: it is set aside, said so, and the other checks are made."""
-    cli.cache.write_bytes(b"garbage" * 1000)
+    del cli.env["MOPS_JOBS_CACHE"]
+    place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"garbage" * 1000)
     ran = cli("doctor")
     assert ran.code == 0
     assert "Set aside as" in ran.err
@@ -137,7 +168,8 @@ def test_with_nothing_set_the_registry_is_embedded(cli: Cli) -> None:
 def test_each_registry_has_a_cache_of_its_own(cli: Cli) -> None:
     """Two registries never share a cache by default, not even two with names that look alike."""
     del cli.env["MOPS_JOBS_CACHE"]
-    urls = [REMOTE_URL, REMOTE_URL.replace("jobs", "jobs-"), REMOTE_URL.replace("/jobs", "-/jobs"), "azure://jobs"]
+    others = [REMOTE_URL.replace("/jobs", "/jobs-a"), REMOTE_URL.replace("/jobs", "/jobsa"), "azure://jobs"]
+    urls = [REMOTE_URL, REMOTE_URL.replace("example", "examplea"), *others]
     paths = {cli.ok("config", "show", "--json", "--registry", url).json["cache"]["value"] for url in urls}
     assert len(paths) == len(urls)
 

@@ -100,7 +100,7 @@ def test_an_impossible_transition_names_the_possible_ones(cli: Cli, jobs: JobReg
     assert ran.code == 6
     assert ran.err.splitlines() == [
         "error: Job job is running; it cannot become scheduled.",
-        "hint: From running a job can go to: cancelled, failed, succeeded, validating.",
+        "hint: From running a job can go to: validating, succeeded, failed, cancelled.",
     ]
 
 
@@ -114,11 +114,14 @@ def test_an_end_told_twice_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
 
 @pytest.mark.parametrize("argv", [("update", "no", "running"), ("progress", "no", "1/2"), ("cancel", "no")])
 def test_no_such_job(cli: Cli, argv: tuple[str, ...]) -> None:
-    """A job that is not there: exit code 3 and one sentence that names it."""
-    assert cli(*argv) == (3, "", "error: There is no job no.\n")
+    """A job that is not there: exit code 3, one sentence that names it, and how to find the right name."""
+    said = "error: There is no job no.\nhint: It takes the whole id: `mops-jobs list` shows them.\n"
+    assert cli(*argv) == (3, "", said)
 
 
-@pytest.mark.parametrize("done", ["5/4", "x", "5/", "-1", "1/2/3", "1.5", "", "5 / 10", "99999999999999999999", "٣"])
+@pytest.mark.parametrize(
+    "done", ["5/4", "x", "5/", "-1", "1/2/3", "1.5", "", "5 / 10", "99999999999999999999", "٣", "5/0"]
+)
 def test_impossible_progress_is_refused(cli: Cli, jobs: JobRegistry, done: str) -> None:
     """More done than there are, or no numbers at all: exit code 2, one sentence, nothing written."""
     add(jobs, "job")
@@ -190,6 +193,28 @@ def test_cancel_takes_several_jobs(cli: Cli, jobs: JobRegistry) -> None:
     assert [json.loads(line)["job_id"] for line in ran.lines] == ["a", "c"]
     assert json.loads(ran.lines[0])["error_message"] == "Cancelled: wrong seed"
     assert "Job b has ended (succeeded)" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("names", "code"), [(("ended", "no"), 3), (("no", "ended"), 6), (("no", "nor-this"), 3), (("ended", "a", "no"), 7)]
+)
+def test_cancel_that_cancels_nothing_ends_with_the_last_reason(
+    cli: Cli, jobs: JobRegistry, names: tuple[str, ...], code: int
+) -> None:
+    """Every reason is told; the exit code is the last one's, and 7 only if something was cancelled."""
+    add(jobs, "ended", "succeeded")
+    add(jobs, "a", "running")
+    ran = cli("cancel", *names)
+    assert (ran.code, ran.out) == (code, "")
+    told = {"ended": "Job ended has ended", "no": "There is no job no.", "nor-this": "There is no job nor-this."}
+    for name in names:
+        assert (told.get(name, "a: cancelled")) in ran.err
+
+
+def test_tasks_done_are_told_without_a_total(cli: Cli) -> None:
+    """Progress of a job whose size nobody knows is a count."""
+    cli.ok("register", "a")
+    assert cli.ok("progress", "a", "5").err == "a: running, 5 tasks done\n"
 
 
 def test_a_foreign_record_is_updated_and_keeps_its_fields(cli: Cli, remote: Remote) -> None:

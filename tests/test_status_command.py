@@ -52,8 +52,8 @@ def test_status_shows_all_there_is(cli: Cli) -> None:
         "Validation no out-3",
         "Timeline",
         "  2026-03-01 09:00:00Z  pending",
-        "  2026-03-01 09:50:00Z  submitting  (+50m)",
-        "  2026-03-01 09:50:00Z  scheduled  (+0s)",
+        "  2026-03-01 09:50:00Z  submitting  (passed unseen)",
+        "  2026-03-01 09:50:00Z  scheduled  (passed unseen)",
         "  2026-03-01 09:50:00Z  running  (+0s)",
         "  2026-03-01 11:00:00Z  failed  (+1h 10m)",
     ]
@@ -202,5 +202,59 @@ def test_an_unreadable_record_is_told_in_one_sentence(cli: Cli, remote: Remote) 
     cli.ok("sync")
     remote.put(key("bad"), json.dumps({"job_id": "bad", "status": 3}))
     ran = cli("status", "bad")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (6, "", 1)
     assert key("bad") in ran.err
+    assert ran.err.splitlines()[-1] == "hint: See: mops-jobs doctor"
+
+
+def test_a_job_that_only_exists_as_an_unreadable_record_is_not_missing(cli: Cli, remote: Remote) -> None:
+    """Once a sync has met it, the cache knows: exit code 6 with the reason, not 3, and offline too."""
+    remote.put(key("bad"), "{")
+    assert cli("sync", "-q").code == 7
+    for flags in ((), ("--offline",), ("--json",), ("--refresh",)):
+        ran = cli("status", "bad", *flags)
+        assert (ran.code, ran.out, len(sentences(ran.err))) == (6, "", 1)
+        assert ran.err.startswith(f"error: {key('bad')}: not JSON")
+        assert ran.err.splitlines()[-1] == "hint: See: mops-jobs doctor"
+    assert cli("wait", "bad", "-q").code == 6
+
+
+def test_a_record_that_became_unreadable_is_shown_as_it_last_was_with_a_warning(cli: Cli, remote: Remote) -> None:
+    """The last good state is better than none, and never passes for the present one."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.put(key("a"), "{")
+    assert cli("sync", "-q").code == 7
+    ran = cli.ok("status", "a", "--json")
+    assert ran.json["status"] == "running"
+    assert ran.err.startswith(f"warning: {key('a')} cannot be read any more (not JSON")
+    assert ran.err.endswith("); this is its last good state.\n")
+
+
+@pytest.mark.parametrize("name", ["a_c", "A-C", "%", "c"])
+def test_an_unreadable_record_of_another_job_is_not_blamed_on_this_one(cli: Cli, remote: Remote, name: str) -> None:
+    """Names are compared as they are: `_` and `%` stand for themselves, and case counts."""
+    remote.put(key("a-c"), "{")
+    remote.put(key("other"), foreign("other"))
+    assert cli("sync", "-q").code == 7
+    assert cli("status", name, "--offline").code == 3
+    remote.put(key("a_c"), foreign("a_c"))
+    cli("sync", "-q")
+    assert cli.ok("status", "a_c", "--json").err == ""
+
+
+def test_a_refresh_during_an_outage_asks_once(cli: Cli, remote: Remote) -> None:
+    """After the one request has failed, nothing else is sent: not for a job in the cache, nor for another, nor ever."""
+    remote.store.down = True
+    ran = cli("status", "a", "--refresh")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
+    assert ran.err.startswith("error: Cannot reach the registry")
+    assert remote.store.calls == {"get": 1}
+    remote.store.down = False
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.store.down = True
+    for name, code in (("a", 0), ("b", 5)):
+        remote.store.calls.clear()
+        assert cli("status", name, "--refresh", "--json").code == code
+        assert remote.store.calls == {"get": 1}

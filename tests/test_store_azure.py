@@ -37,10 +37,12 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     ValueTooLargeError,
 )
+from mopsjobs.registry import JobRegistry
 from mopsjobs.store import azure, azure_transport
 from mopsjobs.store.azure import INLINE_NAME, AzureVersionedStore, open_azure_store
 from mopsjobs.store.azure_credentials import find_container
 from mopsjobs.store.base import Entry, VersionToken
+from mopsjobs.store.memory import InMemoryVersionedStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -340,7 +342,7 @@ def test_a_value_above_the_limit_is_refused_unsent(place: Place, monkeypatch: py
 
 
 class Reply(NamedTuple):
-    """What the scripted server answers. `status` 0 hangs up; `body` may be shorter than it says it is."""
+    """What the scripted server answers. `status` 0 hangs up, -1 is silence; `body` may be shorter than it says."""
 
     status: int
     code: str = ""
@@ -350,6 +352,7 @@ class Reply(NamedTuple):
 
 
 HANG_UP = Reply(0)
+SILENT = Reply(-1)
 FOUND = Reply(
     206,
     headers=(("ETag", '"0x2"'), ("Content-Range", "bytes 0-4/5"), ("x-ms-blob-type", "BlockBlob")),
@@ -370,6 +373,7 @@ class Scripted(NamedTuple):
 def scripted(*replies: Reply, **options: Any) -> Iterator[Scripted]:
     todo = iter(replies)
     requests: list[str] = []
+    done = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -378,7 +382,9 @@ def scripted(*replies: Reply, **options: Any) -> Iterator[Scripted]:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             requests.append(self.command)
             reply = next(todo)
-            if reply.status == 0:
+            if reply == SILENT:
+                done.wait()
+            if reply.status <= 0:
                 self.close_connection = True
                 return
             self.send_response(reply.status)
@@ -405,6 +411,7 @@ def scripted(*replies: Reply, **options: Any) -> Iterator[Scripted]:
     try:
         yield Scripted(store, requests, sleep)
     finally:
+        done.set()
         store.close()
         server.shutdown()
         thread.join()
@@ -574,8 +581,9 @@ def test_a_closed_port_is_an_outage(operation: str) -> None:
         reserved.bind(("127.0.0.1", 0))  # bound, but nobody listens
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}/{ACCOUNT}/c-1"
         store = AzureVersionedStore(find_container(url, {}), sleep=RecordingSleep())
-        with pytest.raises(StoreUnavailableError, match="connection refused"):
+        with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
             (WRITES | READS)[operation](store)
+        assert (caught.value.sent, caught.value.silent) == (False, False)
         store.close()
 
 
@@ -586,8 +594,11 @@ def test_a_name_that_does_not_resolve_is_an_outage(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     container = find_container("https://acme.blob.core.windows.net/c-1", {"AZURE_STORAGE_ACCOUNT": "acme"} | KEY_ENV)
     store = AzureVersionedStore(container, sleep=RecordingSleep())
-    with pytest.raises(StoreUnavailableError, match=r"acme\.blob\.core\.windows\.net/c-1: its name does not resolve"):
-        store.get("a")
+    resolved = r"acme\.blob\.core\.windows\.net/c-1: its name does not resolve"
+    for operation in (WRITES | READS).values():
+        with pytest.raises(StoreUnavailableError, match=resolved) as caught:
+            operation(store)
+        assert (caught.value.sent, caught.value.silent) == (False, False)
     store.close()
 
 
@@ -609,13 +620,51 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest
     monkeypatch.setattr(azure, "BUDGET_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
-        with pytest.raises(StoreUnavailableError, match="no answer in time"):
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
             (WRITES | READS)[operation](store)
+        assert (caught.value.sent, caught.value.silent) == (True, True)
         store.close()
-        silent.setblocking(False)
-        silent.accept()[0].close()
-        with pytest.raises(BlockingIOError):
-            silent.accept()
+        assert_one_request(silent)
+
+
+def assert_one_request(silent: socket.socket) -> None:
+    """One client has knocked, and no other."""
+    silent.setblocking(False)
+    silent.accept()[0].close()
+    with pytest.raises(BlockingIOError):
+        silent.accept()
+
+
+def test_registering_at_a_silent_server_is_one_request_and_an_unknown_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking again would take as long: the doubt is told at once."""
+    monkeypatch.setattr(azure, "BUDGET_SECONDS", 0.3)
+    sleep = RecordingSleep()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            JobRegistry(store, sleep=sleep).register_job("a")
+        assert "may or may not have landed" in (caught.value.hint or "")
+        store.close()
+        assert_one_request(silent)
+    assert sleep.requested == []
+
+
+def test_an_update_whose_write_meets_silence_is_one_read_and_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server answers the read, and then no more."""
+    monkeypatch.setattr(azure, "BUDGET_SECONDS", 1.0)
+    job = JobRegistry(InMemoryVersionedStore()).register_job("a")
+    value = job.to_json()
+    found = FOUND._replace(
+        headers=(("ETag", '"0x2"'), ("Content-Range", f"bytes 0-{len(value) - 1}/{len(value)}"), FOUND.headers[2]),
+        body=value,
+    )
+    sleep = RecordingSleep()
+    with scripted(found, SILENT) as (store, requests, _):
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            JobRegistry(store, sleep=sleep).update_status("a", "running")
+        assert "may or may not have landed" in (caught.value.hint or "")
+        assert requests == ["GET", "PUT"]
+    assert sleep.requested == []
 
 
 def test_an_outage_in_the_middle_of_a_listing_does_not_look_like_its_end(private_azurite: Azurite) -> None:
@@ -710,7 +759,7 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     (f"{PUBLIC}/c?{SECRET_SAS}", ACME | KEY_ENV, "has a query"),
     (f"azure://c?{SECRET_SAS}", ACME | KEY_ENV, "has a query"),
     (f"{PUBLIC}/c#sig=must-not-be-seen", {}, "has a query"),
-    (f"{PUBLIC}/c%3F{SECRET_SAS}", {}, "no valid name"),
+    (f"{PUBLIC}/c%3F{SECRET_SAS}", {}, "names no container Azure may have"),
     ("https://me:must-not-be-seen@acme.blob.core.windows.net/c-1", {}, "user name"),
     # the secret of one account, and the URL of another
     ("https://other.blob.core.windows.net/c-1", ACME_STRING, "CONNECTION_STRING is not for that account"),
@@ -729,14 +778,15 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("http://acme.blob.core.windows.net/c-1", ACME | SAS_ENV, "plain http"),
     ("http://azurite:10000/devstoreaccount1/c-1", {}, "plain http"),
     # what is no container
-    ("azure://", {}, "no valid name"),
-    ("azure://Container", {}, "no valid name"),
-    ("azure://a--b", {}, "no valid name"),
-    ("azure://container/jobs", {}, "without a path"),
+    ("azure://", {}, "names no container Azure may have"),
+    ("azure://Container", {}, "names no container Azure may have"),
+    ("azure://a--b", {}, "names no container Azure may have"),
+    ("azure://container/jobs", {}, "names more than a container"),
     (f"{PUBLIC}/container/jobs", {}, "and no more"),
     ("https://acme.blob.core.windows.net:8443/container", {}, "and no more"),
     ("http://127.0.0.1:10000/c-1", {}, "emulator"),
-    ("https://acme:port/c-1", {}, "no URL"),
+    ("https://acme.blob.core.windows.net//container", {}, "names no container"),
+    ("https://acme:port/c-1", {}, "is no registry URL"),
     # variables that make no sense
     ("azure://c-1", KEY_ENV, "AZURE_STORAGE_ACCOUNT is not"),
     ("azure://c-1", SAS_ENV, "AZURE_STORAGE_ACCOUNT is not"),

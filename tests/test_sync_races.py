@@ -177,3 +177,33 @@ def test_a_cache_that_is_a_directory_is_told_in_one_sentence(cli: Cli, remote: R
     assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)
     with pytest.raises(CacheError, match="Cannot"):
         _mirror(cli, remote)
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_own_writes_are_listed_after_a_foreign_writer_dropped_our_revision(
+    cli: Cli, remote: Remote, synced: bool
+) -> None:
+    """Our count begins anew on a record that lost it: the lower revision is no reason to hide the write."""
+    cli.ok("sync")
+    cli.ok("register", "a", "-q")
+    for number in range(1, 4):
+        cli.ok("progress", "a", f"{number}/8", "-q")
+    remote.put(key("a"), foreign("a", "running", tasks_total=8))
+    if synced:
+        cli.ok("sync", "-q")
+    else:
+        cli.clock.advance(seconds=1)
+    cli.ok("update", "a", "succeeded", "-q")
+    record = remote.jobs.get_record("a")
+    assert record is not None
+    assert json.loads(record.value)["revision"] == 1
+    assert _status(cli, "a") == "succeeded"
+
+
+def test_rows_of_a_sync_never_block_an_own_write(cli: Cli, remote: Remote) -> None:
+    """Even a row whose revision is higher than ours, as after a restore of the registry, is replaced."""
+    remote.put(key("a"), foreign("a", "running", revision=40))
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "running", revision=3))
+    cli.ok("update", "a", "failed", "-q")
+    assert _status(cli, "a") == "failed"

@@ -87,13 +87,13 @@ def set_aside(path: str, stamp: str, *, is_default: bool) -> str | None:
     Raises:
         UsageError: the file has never been a SQLite file, and the user named it.
     """
+    if not is_default and not _begins_as_sqlite(path):
+        raise _not_ours(path)
     from filelock import FileLock
 
     with FileLock(path + ".build", mode=0o600, timeout=BUSY_SECONDS):
         if _is_sound(path):
             return None
-        if not is_default and not _begins_as_sqlite(path):
-            raise UsageError(f"{path} is no cache of mops-jobs; it is left alone.", hint="Name another: --cache PATH.")
         aside = f"{path}.damaged-{stamp}"
         while os.path.exists(aside):
             aside += "x"
@@ -105,8 +105,15 @@ def set_aside(path: str, stamp: str, *, is_default: bool) -> str | None:
 
 
 def _begins_as_sqlite(path: str) -> bool:
-    with open(path, "rb") as file:
-        return file.read(16) in (b"SQLite format 3\0", b"")
+    try:
+        with open(path, "rb") as file:
+            return file.read(16) in (b"SQLite format 3\0", b"")
+    except FileNotFoundError:  # somebody else has just set it aside
+        return True
+
+
+def _not_ours(path: str) -> UsageError:
+    return UsageError(f"{path} is no cache of mops-jobs; it is left alone.", hint="Name another place: --cache PATH.")
 
 
 def _is_sound(path: str) -> bool:
@@ -139,9 +146,7 @@ def _schema_version(connection: sqlite3.Connection, path: str) -> int:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if mark != APPLICATION_ID and (mark or tables):
         connection.close()
-        raise UsageError(
-            f"{path} is no cache of mops-jobs; it is left alone.", hint="Name another place: --cache PATH."
-        )
+        raise _not_ours(path)
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 

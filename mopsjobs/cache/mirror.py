@@ -113,20 +113,23 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, value: byt
     """Take a record that this machine has just written into the cache, so that the next listing shows it.
 
     A row from a sync is older than what this machine has just written, unless that sync is at work right now; then
-    the next one mends it. Of two own writes since, the later revision stays.
+    the next one mends it. Of two own writes since, the later one stays: the times of a record's writes never go back,
+    while a program that drops our fields resets the revision.
     """
     connection = open_to_write(path, registry_id)
     try:
         with explained(path), transaction(connection):
             generation = _last_generation(connection) + 1
             record = rows.mirrored(key, job_id, value, version, generation)
+            if not isinstance(record, rows.Mirrored):
+                return
             newer = connection.execute(
-                "SELECT 1 FROM job WHERE job_id = ?1 AND generation = ?3"
-                " AND CAST(json_extract(record, '$.revision') AS INTEGER)"
-                " >= CAST(json_extract(?2, '$.revision') AS INTEGER)",
-                (job_id, value.decode(), generation),
+                "SELECT 1 FROM job WHERE job_id = ?1 AND generation = ?2"
+                " AND (changed_ts, CAST(json_extract(record, '$.revision') AS INTEGER))"
+                " >= (?3, CAST(json_extract(?4, '$.revision') AS INTEGER))",
+                (job_id, generation, record.changed, value.decode()),
             ).fetchone()
-            if newer is None and isinstance(record, rows.Mirrored):
+            if newer is None:
                 rows.write(connection, [record])
                 connection.execute("DELETE FROM problem WHERE key = ?", (key,))
     finally:

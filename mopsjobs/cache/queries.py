@@ -250,8 +250,12 @@ def problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
 
 def unreadable(connection: sqlite3.Connection, job_id: str | None = None) -> list[tuple[str, str]]:
     """Key and reason of the records that could not be read, of one job or of all; their rows are the last good ones."""
-    chosen = "kind = 'unreadable' AND (?1 IS NULL OR key LIKE '%/' || ?1 || '/state.json')"
-    return connection.execute(f"SELECT key, reason FROM problem WHERE {chosen} ORDER BY key", (job_id,)).fetchall()  # noqa: S608
+    ending = "" if job_id is None else f"/{job_id}/state.json"  # compared as it is: an id may hold the `_` of LIKE
+    return connection.execute(
+        "SELECT key, reason FROM problem WHERE kind = 'unreadable' AND (?1 = '' OR substr(key, -length(?1)) = ?1)"
+        " ORDER BY key",
+        (ending,),
+    ).fetchall()
 
 
 def meta(connection: sqlite3.Connection) -> dict[str, str]:

@@ -65,6 +65,11 @@ class Mirrored:
         return str(self.row[0])
 
     @property
+    def changed(self) -> object:
+        """When it was last written, in seconds since 1970."""
+        return self.row[7]
+
+    @property
     def job_id(self) -> str:
         """The job's id."""
         return str(self.row[1])

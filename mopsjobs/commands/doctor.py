@@ -72,12 +72,13 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Check everything."""
-    problems: list[tuple[str, str, str]] = []
+    problems: list[tuple[str, str, str]] | None = None
     with contextlib.suppress(MopsJobsError):  # the checks below say why
         if context.settings.is_local:
             context.sync(wait=None)
-        problems = context.peek(queries.problems) or []
+        problems = context.peek(_known_problems)
     checks = list(_checks(context, problems))
+    problems = problems or []
     exit_code = next((check.exit_code for check in checks if check.state == "fail"), EXIT_DONE)
     if args.json:
         document = {
@@ -97,7 +98,11 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     return Result(Text(lines), exit_code=exit_code)
 
 
-def _checks(context: Context, problems: list[tuple[str, str, str]]) -> Iterator[Check]:
+def _known_problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]] | None:
+    return queries.problems(connection) if "synced_at" in queries.meta(connection) else None
+
+
+def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> Iterator[Check]:
     system = f"{platform.system()} {platform.machine()}"
     yield Check("version", "ok", f"mops-jobs {__version__}, Python {platform.python_version()}, {system}")
     yield Check("config", "ok", ", ".join(context.settings.files) or "no configuration file")
@@ -111,21 +116,23 @@ def _checks(context: Context, problems: list[tuple[str, str, str]]) -> Iterator[
     except MopsJobsError as error:
         yield Check("cache", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
     yield from _file_systems(context)
-    unreadable = sum(kind == "unreadable" for _, kind, _ in problems)
-    if unreadable:
-        yield Check(
+    yield _records(problems)
+
+
+def _records(problems: list[tuple[str, str, str]] | None) -> Check:
+    if problems is None:
+        return Check("records", "warn", "not looked at: never synced", fix="mops-jobs sync")
+    if unreadable := sum(kind == "unreadable" for _, kind, _ in problems):
+        return Check(
             "records",
             "fail",
             f"{unreadable} unreadable, {len(problems) - unreadable} to note",
             fix="look at the records below; each job keeps its last good row until its record is mended",
             exit_code=EXIT_PARTLY_DONE,
         )
-    elif problems:
-        yield Check("records", "warn", f"{len(problems)} to note")
-    elif context.peek(lambda connection: "synced_at" in queries.meta(connection)):
-        yield Check("records", "ok", "all sound as of the last sync")
-    else:
-        yield Check("records", "warn", "not looked at: never synced", fix="mops-jobs sync")
+    if problems:
+        return Check("records", "warn", f"{len(problems)} to note")
+    return Check("records", "ok", "all sound as of the last sync")
 
 
 def _reachable(context: Context) -> Check:

@@ -84,9 +84,11 @@ def _find(name: str, context: Context, wishes: Wanted) -> tuple[Job, Freshness |
                 return job, None, warnings
     try:
         job, freshness = context.read(view, wishes)
-    except JobNotFoundError:
+    except (JobNotFoundError, StoreError) as error:
         if failure is not None:
             raise failure from None
+        if isinstance(error, StoreError):
+            raise
         if wishes.offline or not is_remote:
             raise
         job = _from_registry(name, context)
@@ -171,7 +173,7 @@ def _timeline(job: Job) -> list[Line]:
     steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
     lines: list[Line] = [[styled("Timeline", "bold")]] if steps else []
     before = None
-    for step, following in zip(steps, [*steps[1:], {}], strict=True):
+    for step, following in zip(steps, [*steps[1:], {}], strict=False):
         at = parse_time(str(step["at"]))
         passed = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
         # Steps of one write share its id: all but the last were passed unseen.

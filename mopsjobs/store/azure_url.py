@@ -50,7 +50,7 @@ def parse_azure_url(url: str) -> AzureUrl:
         )
     if "@" in authority:
         raise ConfigError("A registry URL holds no user name or password: credentials come from the environment.")
-    path = path.strip("/")
+    path = path.rstrip("/")
     if scheme == "azure":
         if path:
             raise ConfigError(f"{_named(url)} names more than a container: use azure://CONTAINER.")
@@ -68,6 +68,8 @@ def parse_azure_url(url: str) -> AzureUrl:
         raise ConfigError(
             f"{_named(url)} is no registry URL: an emulator's is http://127.0.0.1:PORT/ACCOUNT/CONTAINER."
         )
+    if not all(path.split("/")):
+        raise ConfigError(f"{_named(url)} names no container Azure may have: use {FORMS}.")
     endpoint = f"{scheme}://{words['host'] if azure else authority.lower()}" + (f"/{base}" if base else "")
     account = azure[1] if azure else base if loopback else None
     kind = "azure" if azure else "loopback" if loopback else ""

@@ -28,6 +28,8 @@ PAGE_ROWS = 1000
 APPLICATION_ID = 0x6D6F7073
 """Marks the file as ours in its header ("mops"), so that `file` and `open` can tell it from any other database."""
 
+_ELSEWHERE = "Name another place: --registry sqlite:///path/registry.db"
+
 _SCHEMA = """
 CREATE TABLE objects (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE store (id TEXT NOT NULL, writes INTEGER NOT NULL);
@@ -178,6 +180,8 @@ class SQLiteVersionedStore:
             if mine["writable"] or not create:
                 return mine["connection"]  # type: ignore[no-any-return]
             mine["connection"].close()
+        if os.path.isdir(self.path):
+            raise StoreAccessError(f"The registry {self.path} is a directory, and should be a file.", hint=_ELSEWHERE)
         if not os.path.exists(self.path):
             if not create:
                 return None
@@ -216,5 +220,5 @@ class SQLiteVersionedStore:
         except OSError as error:
             raise StoreAccessError(
                 f"Cannot create the registry {self.path}: {error.strerror}.",
-                hint="Name another place: --registry sqlite:///path/registry.db",
+                hint=_ELSEWHERE,
             ) from error
