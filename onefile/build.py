@@ -46,7 +46,7 @@ PRUNED = re.compile(
     | (^|/)(__pycache__|tests?)/
     | (^|/)aio/                       # asynchronous clients: mops-jobs has threads
     | ^cffi/                          # the compiler; the loader is _cffi_backend
-    | ^charset_normalizer/.*\.so$     # an accelerator for one Python only; the plain module stands beside it
+    | ^(charset_normalizer|yaml)/.*\.so$   # accelerators for one Python only; the plain modules stand beside them
     | \.dist-info/(?!METADATA$|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)   # what pip notes for uninstalling
     """,
     re.VERBOSE,

@@ -1,0 +1,189 @@
+"""What a job should leave, and what it has left: its manifest, the keys of its outputs, and the comparison of the two.
+
+    jobs/<job_id>/manifest.json                    the study, the bundle, and which tasks of the study are the job's
+    results/<job_id>/<param_id>/<seed>/<name>      one output of one task
+
+A task is complete when every output that the study names is there. Where the study names none, a task that leaves
+exactly one output is complete with it; one that leaves another number of them first writes their names under
+`_outputs.json`, and is complete when each of those is there. So one listing tells, and a task that was cut short
+never looks complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, Protocol
+
+from mopsjobs.errors import RecordError
+from mopsjobs.store.base import Entry, Versioned
+from mopsjobs.submit.study import ParameterSet, Study, StudyError, Task, is_output_name, seed_of
+
+MANIFEST_VERSION = 1
+NAMES_NAME = "_outputs.json"
+"""Holds the names of a task's outputs, where the study does not. No output may begin with `_`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a job is to do."""
+
+    job_id: str
+    study: Study
+    bundle: str
+    """`sha256:<digest>` of the code."""
+    only: tuple[int, ...] | None = None
+    """The tasks of the study that are this job's, by number, ascending; None: all of them. A resumed job has a few."""
+    parent_job_id: str | None = None
+
+    @property
+    def tasks_total(self) -> int:
+        """How many tasks the job has."""
+        return self.study.tasks_total if self.only is None else len(self.only)
+
+    def tasks(self) -> Iterator[tuple[int, Task]]:
+        """The job's tasks with their position in the job, counted from 0."""
+        if self.only is None:
+            yield from enumerate(self.study.tasks())
+            return
+        wanted = iter(self.only)
+        following = next(wanted, None)
+        position = 0
+        for task in self.study.tasks():
+            if task.number == following:
+                yield position, task
+                position += 1
+                following = next(wanted, None)
+
+    def to_json(self) -> bytes:
+        """The manifest as it is stored."""
+        document = {
+            "version": MANIFEST_VERSION,
+            "job_id": self.job_id,
+            "bundle": self.bundle,
+            "study": self.study.to_dict(),
+            "only": None if self.only is None else list(self.only),
+            "parent_job_id": self.parent_job_id,
+        }
+        return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes, *, key: str | None = None) -> Manifest:
+        """The manifest in these bytes.
+
+        Raises:
+            RecordError: they are none, or one that only a newer version understands.
+        """
+        try:
+            document: dict[str, Any] = json.loads(value)
+            if document["version"] != MANIFEST_VERSION:
+                raise RecordError(f"a manifest of version {document['version']!r} is not known here", key=key)
+            only = document["only"]
+            names = (document["job_id"], document["bundle"], document["parent_job_id"] or "")
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError("its ids should be texts")
+            return cls(
+                job_id=document["job_id"],
+                study=Study.from_dict(document["study"], "in the manifest"),
+                bundle=document["bundle"],
+                only=None if only is None else tuple(int(number) for number in only),
+                parent_job_id=document["parent_job_id"],
+            )
+        except StudyError as error:
+            raise RecordError(error.message, key=key) from None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RecordError(f"no manifest of a job ({type(error).__name__}: {error})", key=key) from None
+
+
+class Readable(Protocol):
+    """As much of a `VersionedStore` as finding outputs needs."""
+
+    def get(self, key: str) -> Versioned | None:
+        """See `VersionedStore.get`."""
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        """See `VersionedStore.scan`."""
+
+
+class Completeness:
+    """Which tasks of a job are complete, one byte a task, by their position in the job."""
+
+    def __init__(self, total: int) -> None:
+        self.complete = bytearray(total)
+        self.unexpected = 0
+        """Outputs found of tasks that the job does not have."""
+
+    @property
+    def count(self) -> int:
+        """How many tasks are complete."""
+        return self.complete.count(1)
+
+
+def manifest_key(job_id: str, prefix: str = "jobs") -> str:
+    """Where the manifest of a job lies."""
+    return f"{prefix}/{job_id}/manifest.json"
+
+
+def results_prefix(job_id: str) -> str:
+    """Where the outputs of a job lie."""
+    return f"results/{job_id}/"
+
+
+def output_key(job_id: str, task: Task, name: str) -> str:
+    """Where an output of a task lies."""
+    return f"{results_prefix(job_id)}{task.param_id}/{task.seed}/{name}"
+
+
+def examine(store: Readable, manifest: Manifest) -> Completeness:
+    """Find out by one listing which tasks of a job are complete.
+
+    Memory follows the parameter sets and one byte a task, not the outputs.
+
+    Raises:
+        StoreError: the listing failed.
+    """
+    found = Completeness(manifest.tasks_total)
+    sets: dict[str, list[tuple[int, ParameterSet]]] = {}
+    number = 0
+    for one in manifest.study.parameter_sets:
+        # The same parameters may stand there several times with different seeds.
+        sets.setdefault(one.param_id, []).append((number, one))
+        number += manifest.study.replicates(one)
+    positions = None if manifest.only is None else {number: position for position, number in enumerate(manifest.only)}
+    prefix = results_prefix(manifest.job_id)
+    entries = (((*entry.key[len(prefix) :].split("/", 2), "", "")[:3], entry) for entry in store.scan(prefix))
+    for param, of_param in groupby(entries, key=lambda pair: pair[0][0]):
+        # With many replicates two may draw the same seed: the same simulation, with the same outputs.
+        seeds: dict[str, list[int]] = {}
+        for first, one in sets.get(param, ()):
+            for replicate in range(manifest.study.replicates(one)):
+                seeds.setdefault(str(seed_of(one, replicate)), []).append(first + replicate)
+        for seed, of_task in groupby(of_param, key=lambda pair: pair[0][1]):
+            found_here = {name: entry.value for (_, _, name), entry in of_task}
+            names = {name: value for name, value in found_here.items() if name == NAMES_NAME or is_output_name(name)}
+            tasks = seeds.get(seed, [])
+            wanted = tasks if positions is None else [positions[task] for task in tasks if task in positions]
+            found.unexpected += len(found_here) - (len(names) if wanted else 0)
+            if wanted and _is_complete(store, manifest.study, f"{prefix}{param}/{seed}/", names):
+                for position in wanted:
+                    found.complete[position] = 1
+    return found
+
+
+def _is_complete(store: Readable, study: Study, prefix: str, names: dict[str, bytes | None]) -> bool:
+    if study.outputs is not None:
+        return names.keys() >= set(study.outputs)
+    if NAMES_NAME not in names:
+        return len(names) == 1
+    value = names[NAMES_NAME]
+    if value is None:
+        found = store.get(prefix + NAMES_NAME)
+        value = b"null" if found is None else found.value
+    try:
+        expected = json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    # Whoever wrote it, it may hold anything.
+    return isinstance(expected, list) and all(isinstance(name, str) and name in names for name in expected)

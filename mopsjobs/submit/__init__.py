@@ -1,0 +1,6 @@
+"""Submitting a study: what it asks for, the code it runs, and the launch.
+
+study    the study file, read and checked; its tasks
+bundle   the code of a model, as a content-addressed archive
+client   JobSubmissionClient: upload, register, launch
+"""

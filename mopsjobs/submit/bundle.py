@@ -1,0 +1,325 @@
+"""The bundle: the code of a model as one archive, named by the sha256 of its bytes, so that it is stored once.
+
+    bundles/sha256/<digest>    a tar.gz of regular files and links
+
+The archive is the same for the same files, whatever their times, owners, umask and order: of the mode only the
+executable bit is kept. (Its bytes come from zlib; one that compresses otherwise gives another digest, and the code is
+then stored once more, which does no harm.)
+
+What goes in: what git would list, by the `.gitignore` of each directory and of those above it in the same repository;
+`.modelopsignore` has the same rules and the last word, so that `!data/` brings back what git ignores. Never `.git`,
+never a virtual environment (it is bound to its machine), no empty directories; and, unless a rule brings them back,
+none of `LEFT_OUT`. `.modelops/manifest.json` is always in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol, Self
+
+from mopsjobs.errors import UsageError
+from mopsjobs.store.base import Versioned, VersionedStore
+from mopsjobs.submit.ignore import rules_above
+from mopsjobs.submit.unpack import MAX_FILES, MAX_UNPACKED_BYTES, BundleError, leads_out, unpack
+
+MAX_PACKED_BYTES = 256 * 2**20
+"""What every store takes as one value; held against mopsjobs/store/azure.py by a test."""
+MAX_SHOWN = 10
+
+LEFT_OUT = (
+    "__pycache__/",
+    "*.pyc",
+    ".ipynb_checkpoints/",
+    ".mypy_cache/",
+    ".pytest_cache/",
+    ".ruff_cache/",
+    ".DS_Store",
+)
+"""What tools leave behind and make again: nobody wants it in a bundle, and it would change its digest."""
+ALWAYS_IN = ".modelops/manifest.json"
+
+_REF = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+
+
+class Packed(NamedTuple):
+    """A bundle on its way to the store. Close it, or use it as a context: its temporary file vanishes then."""
+
+    archive: BinaryIO
+    digest: str
+    """`sha256:<hex>` of the archive's bytes: the bundle's name."""
+    files: int
+    bytes: int
+    """The size of the archive."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self.archive.close()
+
+
+class Readable(Protocol):
+    """As much of a store as unpacking needs."""
+
+    def get(self, key: str) -> Versioned | None:
+        """See `VersionedStore.get`."""
+
+
+def parse_bundle_ref(text: str) -> str:
+    """Return `text` if it names a bundle.
+
+    Raises:
+        UsageError: it does not; says what it should be.
+    """
+    if _REF.fullmatch(text) is None:
+        raise UsageError(f"A bundle is named sha256: and 64 digits of 0-9 and a-f, not {text[:100]!r}.")
+    return text
+
+
+def bundle_key(ref: str) -> str:
+    """Where a bundle lies in the store.
+
+    Raises:
+        UsageError: `ref` names no bundle.
+    """
+    return "bundles/sha256/" + parse_bundle_ref(ref).removeprefix("sha256:")
+
+
+def store_bundle(store: VersionedStore, packed: Packed) -> bool:
+    """Store a bundle, once. True if it was not there before.
+
+    Raises:
+        StoreError: the store cannot take it, or does not answer.
+    """
+    # A look costs one small request; finding out by sending it would cost the whole bundle.
+    if has_bundle(store, packed.digest):
+        return False
+    packed.archive.seek(0)
+    return store.create_if_absent(bundle_key(packed.digest), packed.archive.read()) is not None
+
+
+def has_bundle(store: VersionedStore, ref: str) -> bool:
+    """Whether the store has this bundle.
+
+    Raises:
+        StoreError: it does not answer.
+        UsageError: `ref` names no bundle.
+    """
+    key = bundle_key(ref)
+    return next(iter(store.list_keys(key)), None) == key
+
+
+# --- packing -------------------------------------------------------------------------------------------------------
+
+
+def pack(directory: Path, *, on_progress: Callable[[int], None] | None = None) -> Packed:
+    """Pack a directory, in memory that does not grow with it.
+
+    Args:
+        directory: what to pack.
+        on_progress: called now and then with the bytes of files packed so far.
+
+    Raises:
+        UsageError: it holds links that lead out, or things that are neither file, link nor directory (all are named);
+            it has nothing to pack, more than `MAX_FILES` files, more than `MAX_UNPACKED_BYTES`, or packs to more than
+            `MAX_PACKED_BYTES`; or something in it cannot be read.
+    """
+    try:
+        found = sorted(_found(os.path.abspath(directory)), key=lambda one: os.fsencode(one.name))
+        _refuse(directory, found)
+        with contextlib.ExitStack() as undo:
+            archive = undo.enter_context(tempfile.TemporaryFile())
+            hashing = _HashingWriter(archive)
+            _write(found, hashing, on_progress or (lambda count: None))
+            undo.pop_all()
+    except OSError as error:
+        raise UsageError(f"The directory {directory} cannot be packed: {error}.") from None
+    return Packed(archive, f"sha256:{hashing.sha256.hexdigest()}", len(found), hashing.count)
+
+
+class _File(NamedTuple):
+    name: str
+    """Relative to what is packed, with slashes."""
+    path: str
+    mode: int
+    size: int
+    leads_out: bool
+
+
+def _refuse(directory: Path, found: list[_File]) -> None:
+    for problem, names in (
+        ("links that lead out of it", [one.name for one in found if one.leads_out]),
+        (
+            "what is neither file nor link",
+            [one.name for one in found if not (stat.S_ISREG(one.mode) or stat.S_ISLNK(one.mode))],
+        ),
+    ):
+        if names:
+            more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+            shown = ", ".join(repr(name) for name in names[:MAX_SHOWN])
+            raise UsageError(
+                f"The directory {directory} cannot be packed, for it holds {problem}: {shown}{more}.",
+                hint="Name them in .modelopsignore to leave them out.",
+            )
+    if not found:
+        raise UsageError(f"The directory {directory} has nothing to pack.")
+    if sum(one.size for one in found) > MAX_UNPACKED_BYTES:
+        raise _too_much(f"{MAX_UNPACKED_BYTES // 2**20} MiB")
+
+
+def _too_much(limit: str) -> UsageError:
+    return UsageError(
+        f"A bundle has at most {limit}, and this directory has more.",
+        hint="Name what the model does not need in .modelopsignore to leave it out.",
+    )
+
+
+def _write(found: list[_File], out: _HashingWriter, on_progress: Callable[[int], None]) -> None:
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress(done)
+
+    with (
+        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=out, mtime=0) as packed,
+        tarfile.open(
+            fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape"
+        ) as tar,
+    ):
+        for one in found:
+            member = tarfile.TarInfo(one.name)  # time, owner and group are 0 and nobody's
+            if stat.S_ISLNK(one.mode):
+                member.type, member.linkname, member.mode = tarfile.SYMTYPE, os.readlink(one.path), 0o777
+                tar.addfile(member)
+                continue
+            with open(one.path, "rb", opener=_open_no_link) as file:
+                status = os.fstat(file.fileno())
+                member.size, member.mode = status.st_size, 0o755 if status.st_mode & stat.S_IXUSR else 0o644
+                tar.addfile(member, _Telling(file, tell))
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
+class _HashingWriter(io.RawIOBase):
+    """Passes on what is written, counts and hashes it, and refuses what no store takes."""
+
+    def __init__(self, archive: BinaryIO) -> None:
+        self._archive = archive
+        self.sha256 = hashlib.sha256()
+        self.count = 0
+
+    def write(self, data: object) -> int:
+        view = memoryview(data)  # type: ignore[arg-type] # gzip writes bytes
+        self.count += view.nbytes
+        if self.count > MAX_PACKED_BYTES:
+            raise _too_much(f"{MAX_PACKED_BYTES // 2**20} MiB packed")
+        self.sha256.update(view)
+        return self._archive.write(view)
+
+
+class _Telling(io.RawIOBase):
+    """A file that tells how much of it has been read."""
+
+    def __init__(self, file: BinaryIO, tell: Callable[[int], None]) -> None:
+        self._file = file
+        self._tell = tell
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._tell(len(data))
+        return data
+
+
+def _found(top: str) -> Iterator[_File]:
+    root = os.path.realpath(top)
+    waiting = [("", rules_above(top, LEFT_OUT))]
+    count = 0
+    while waiting:
+        within, rules = waiting.pop()
+        rules = rules.entering(os.path.join(top, within))
+        with os.scandir(os.path.join(top, within)) as entries:
+            for entry in entries:
+                name = within + entry.name
+                is_dir = entry.is_dir(follow_symlinks=False)
+                if entry.name == ".git" or name == ALWAYS_IN or rules.leave_out(entry.path, is_dir=is_dir):
+                    continue
+                if not is_dir:
+                    count += 1
+                    yield _file(root, top, name)
+                elif not os.path.lexists(os.path.join(entry.path, "pyvenv.cfg")):
+                    waiting.append((name + "/", rules))
+                if count > MAX_FILES:
+                    raise _too_much(f"{MAX_FILES:,} files")
+    always = os.path.join(top, ALWAYS_IN)
+    if not os.path.islink(os.path.dirname(always)) and (os.path.isfile(always) or os.path.islink(always)):
+        yield _file(root, top, ALWAYS_IN)
+
+
+def _file(root: str, top: str, name: str) -> _File:
+    path = os.path.join(top, name)
+    status = os.lstat(path)
+    if not stat.S_ISLNK(status.st_mode):
+        return _File(name, path, status.st_mode, status.st_size, leads_out=False)
+    # What the link says must stay inside, and so must where it leads in the end, through other links.
+    end = os.path.realpath(path)
+    is_outside = leads_out(name, os.readlink(path)) or os.path.commonpath([root, end]) != root
+    return _File(name, path, status.st_mode, 0, is_outside)
+
+
+# --- unpacking -----------------------------------------------------------------------------------------------------
+
+
+def unpack_bundle(store: Readable, ref: str, into: Path) -> Path:
+    """Unpack a bundle into a directory of its own below `into`, and return that. One that is there already is used.
+
+    Only its owner may read it. Several may do this at once: the first to be done wins, and the others use its.
+
+    Raises:
+        StoreError: the store does not answer.
+        BundleError: the bundle is not there, is damaged, or holds what no bundle may: a path or a link that leads out,
+            anything but files, links and directories, more than `MAX_FILES` of them, more than `MAX_UNPACKED_BYTES`.
+        UsageError: `ref` names no bundle.
+    """
+    key = bundle_key(ref)
+    target = into / key.rpartition("/")[2]
+    if target.is_dir():
+        return target
+    found = store.get(key)
+    if found is None:
+        raise BundleError(f"The bundle {ref} is not in the store.")
+    if hashlib.sha256(found.value).hexdigest() != target.name:
+        raise BundleError(f"The bundle {ref} is damaged: its bytes are not those that it was named by.")
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.mkdtemp(prefix=".unpacking-", dir=into)
+    except OSError as error:
+        raise BundleError(f"The bundle {ref} cannot be unpacked into {into}: {error}.") from None
+    try:
+        unpack(found.value, beside)
+        os.rename(beside, target)
+    except (BundleError, OSError) as error:
+        if target.is_dir():  # somebody else was faster
+            return target
+        raise BundleError(f"The bundle {ref} cannot be unpacked: {error}.") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target

@@ -1,0 +1,267 @@
+"""The study file: everything that is wrong with it is told at once, and its tasks are the documented ones."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mopsjobs.errors import UsageError
+from mopsjobs.submit.study import ParameterSet, Study, StudyError, load_study, param_id, seed_of
+
+GOOD = {"model": "m:f", "scenario": "s", "parameter_sets": [{"params": {"x": 1}}]}
+
+
+def _problems(document: object) -> tuple[str, ...]:
+    with pytest.raises(StudyError) as caught:
+        Study.from_dict(document, "s.json")
+    assert caught.value.message.startswith("The study s.json cannot be used: ")
+    return caught.value.problems
+
+
+# --- what is wrong -------------------------------------------------------------------------------------------------
+
+WRONG = [
+    ("model", None, "model should be a text, not null"),
+    ("model", "", 'model should be a text, not ""'),
+    ("model", 7, "model should be a text, not 7"),
+    ("model", "a\nb", 'model should be a text, not "a\\nb"'),
+    ("scenario", [], "scenario should be a text, not a list"),
+    ("sampling_method", False, "sampling_method should be a text, not true or false"),
+    ("n_replicates", 0, "n_replicates should be a whole number from 1, not 0"),
+    ("n_replicates", 1.5, "n_replicates should be a whole number from 1, not 1.5"),
+    ("n_replicates", True, "n_replicates should be a whole number from 1, not true or false"),
+    ("n_replicates", "3", 'n_replicates should be a whole number from 1, not "3"'),
+    ("n_replicates", 10**9, "n_replicates should be a whole number from 1, not 1000000000"),
+    ("parameter_sets", None, "parameter_sets should be a list of at least one object of parameters, and is missing"),
+    ("parameter_sets", [], "parameter_sets should be a list of at least one object of parameters, not an empty one"),
+    ("parameter_sets", {}, "parameter_sets should be a list of at least one object of parameters, not an object"),
+    ("parameter_sets", [4], "parameter_sets[0] should be an object of parameters, not 4"),
+    ("parameter_sets", [{"a": float("inf")}], "parameter_sets[0].a should be a finite number"),
+    ("parameter_sets", [{"params": {"a": [{"b": float("nan")}]}}], "parameter_sets[0].params.a[0].b should be"),
+    ("parameter_sets", [{"a": b"x"}], "parameter_sets[0].a should be a number, a text, true, false or null, not bytes"),
+    ("parameter_sets", [{3: 1}], "parameter_sets[0] should have texts as names, not 3"),
+    ("parameter_sets", [{"a": "\ud800"}], "parameter_sets[0].a should be a text, not '\\ud800'"),
+    ("parameter_sets", [{"\ud800": 1}], "parameter_sets[0] should have texts as names, not '\\ud800'"),
+    ("parameter_sets", [{"params": {}, "seed": -1}], "parameter_sets[0].seed should be a whole number from 0 and"),
+    ("parameter_sets", [{"params": {}, "seed": 2**64}], "parameter_sets[0].seed should be a whole number from 0"),
+    ("parameter_sets", [{"params": {}, "seed": True}], "parameter_sets[0].seed should be a whole number from 0"),
+    ("parameter_sets", [{"params": {}, "seed": "1"}], "parameter_sets[0].seed should be a whole number from 0"),
+    ("parameter_sets", [{"a": 1}, {"params": {"a": 1}}], "parameter_sets[1] is the same as parameter_sets[0]"),
+    ("outputs", "x", "outputs should be a list of texts, or null"),
+    ("outputs", [1], "outputs should be a list of texts, or null"),
+    ("outputs", ["a/b"], "outputs should be names of letters, digits and . _ -, not 'a/b'"),
+    ("outputs", [".."], "outputs should be names of letters, digits and . _ -, not '..'"),
+    ("outputs", ["_outputs.json"], "outputs should be names of letters, digits and . _ -, not '_outputs.json'"),
+    ("outputs", ["a", "a"], "outputs should name each output once"),
+    ("targets", {}, "targets should be a list of texts, or null"),
+    ("metadata", [], "metadata should be an object, not a list"),
+    ("metadata", {"a": float("nan")}, "metadata.a should be a finite number"),
+    ("modle", "x", "modle is no field of a study; is it model?"),
+    ("replicates", 2, "replicates is no field of a study; is it n_replicates?"),
+    ("zzzz", 2, "zzzz is no field of a study"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value", "told"), WRONG)
+def test_a_wrong_field_is_named_with_what_it_should_be(field: str, value: object, told: str) -> None:
+    (problem,) = _problems(GOOD | {field: value})
+    assert problem.startswith(told)
+    problem.encode()  # can be printed
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    problems = _problems({"parameter_sets": [{}, 4], "n_replicates": 0, "outputs": 3, "metadata": 3, "modell": "m"})
+    assert len(problems) == 6
+    for start in ("modell is", "model should", "parameter_sets[1]", "n_replicates", "outputs", "metadata"):
+        assert any(problem.startswith(start) for problem in problems), start
+
+
+def test_a_long_list_of_problems_is_cut_and_counted() -> None:
+    with pytest.raises(UsageError) as caught:
+        Study.from_dict(GOOD | {"parameter_sets": [1] * 500}, "s.json")
+    assert caught.value.message.endswith("; and 490 more.")
+    assert len(caught.value.message) < 2000
+
+
+@pytest.mark.parametrize("document", [None, [], "x", 3])
+def test_what_is_no_object_is_told_what_it_should_be(document: object) -> None:
+    (problem,) = _problems(document)
+    assert problem.startswith("it should be an object with model, scenario, parameter_sets, ")
+
+
+def test_more_tasks_than_a_job_takes_are_refused() -> None:
+    document = GOOD | {"parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": 10**8}
+    (problem,) = _problems(document)
+    assert "200,000,000 tasks" in problem
+
+
+def test_without_a_source_the_sentence_is_whole() -> None:
+    with pytest.raises(StudyError, match=re.escape("The study cannot be used: it should")):
+        Study.from_dict(3)
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "told"),
+    [
+        (b"{", "s.json", "it is no JSON"),
+        (b"", "s.json", "it is no JSON"),
+        (b"\xff\xfe", "s.json", "it is not UTF-8 text"),
+        (b"[" * 100_000, "s.json", "it is nested too deeply"),
+        (b"a: [", "s.yaml", "at line 1"),
+        (b"!!python/object/apply:os.getcwd []", "s.yml", "nor YAML"),
+        (b"a: &a [*a]\nmodel: m", "s.yaml", "a is no field"),
+        (b"model: m\nparameter_sets: [{x: &a [*a]}]", "s.yaml", "it is nested too deeply"),
+        (b"model: m\nparameter_sets: [{x: 2024-01-01}]", "s.yaml", "parameter_sets[0].x should be a number, a text"),
+        (b"", "s.yaml", "it should be an object with model"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_in_words(text: bytes, source: str, told: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        load_study(text, source)
+    assert told in caught.value.message
+
+
+def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mopsjobs.submit.study.MAX_STUDY_BYTES", 10)
+    with pytest.raises(StudyError, match="it has 11 bytes"):
+        load_study(b"x" * 11, "s.json")
+
+
+def test_yaml_and_json_give_the_same_study() -> None:
+    yaml = b"model: m:f\nscenario: s\nparameter_sets:\n- params: {x: 1}\n"
+    assert load_study(yaml, "S.YAML") == load_study(b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), "s.json")
+
+
+def test_what_is_left_out_has_the_defaults() -> None:
+    study = Study.from_dict({"model": "m", "parameter_sets": [{}]})
+    assert study == Study(model="m", scenario="baseline", parameter_sets=(ParameterSet(param_id({}), {}, None),))
+    assert (study.sampling_method, study.n_replicates, study.outputs, study.targets) == ("manual", 1, None, None)
+    assert study.entrypoint == "m/baseline"
+
+
+def test_an_empty_list_of_outputs_names_none() -> None:
+    """With nothing to wait for, a task could not be told complete."""
+    assert Study.from_dict(GOOD | {"outputs": []}).outputs is None
+
+
+@pytest.mark.parametrize(
+    ("item", "params", "seed"),
+    [
+        ({"beta": 0.3, "seed": 4}, {"beta": 0.3, "seed": 4}, None),
+        ({"params": {"a": 1}}, {"a": 1}, None),
+        ({"params": {"a": 1}, "seed": None}, {"a": 1}, None),
+        ({"params": {"a": 1}, "seed": 2**64 - 1}, {"a": 1}, 2**64 - 1),
+        ({"params": 3}, {"params": 3}, None),
+        ({"params": {"a": 1}, "b": 2}, {"params": {"a": 1}, "b": 2}, None),
+        ({"params": {"params": {"a": 1}}}, {"params": {"a": 1}}, None),
+    ],
+)
+def test_a_parameter_set_may_stand_bare_or_with_a_seed(item: object, params: object, seed: int | None) -> None:
+    (one,) = Study.from_dict(GOOD | {"parameter_sets": [item]}).parameter_sets
+    assert (one.params, one.seed) == (params, seed)
+
+
+# --- ids, seeds, tasks -----------------------------------------------------------------------------------------------
+
+IDS = [
+    ({}, "02a98351d516148f91f93bb0ce4b4cb6468cb40e04263fb6f257e9ba37365b44"),
+    ({"x": 1}, "4560ff738e380536d589079a5e24b30713f9257440dfb2f0134f7350c0985942"),
+    ({"x": 1.0}, "3f1b615cf1dab4bfd2505c195f18fe8d70035f80beb5b0056c93844204158684"),
+    (
+        {"z": [1, True, None], "name": "\u00e9", "beta": 0.3},
+        "05249ca5649402772aa1515be8e4eeda11ca898e9013ead4237d76edff058e5f",
+    ),
+]
+"""By coreutils: `printf %s 'contracts:param:v1|{"x":1}' | b2sum -l 256`, names sorted, no spaces, UTF-8."""
+
+X1 = IDS[1][1]
+
+
+@pytest.mark.parametrize(("params", "expected"), IDS)
+def test_a_parameter_id_is_blake2b_of_the_canonical_json(params: dict[str, object], expected: str) -> None:
+    assert param_id(params) == expected
+
+
+def test_the_seeds_of_replicates_are_the_documented_ones() -> None:
+    """By coreutils: the last 8 digits of `printf %s "$id:$replicate" | b2sum -l 64`."""
+    tasks = list(Study.from_dict(GOOD | {"n_replicates": 3}).tasks())
+    assert [task.seed for task in tasks] == [0xCB15B9B2, 0xB81752C7, 0x499FC7C6]
+    assert [(task.number, task.param_id, task.params) for task in tasks] == [(n, X1, {"x": 1}) for n in range(3)]
+
+
+def test_a_set_with_a_seed_gives_one_task_and_others_one_a_replicate() -> None:
+    sets = [{"x": 1}, {"params": {"x": 1}, "seed": 0}, {"params": {"x": 2}, "seed": 2**64 - 1}, {"x": 3}]
+    study = Study.from_dict(GOOD | {"parameter_sets": sets, "n_replicates": 2})
+    tasks = list(study.tasks())
+    assert study.tasks_total == len(tasks) == 6
+    assert [task.number for task in tasks] == list(range(6))
+    assert [task.params["x"] for task in tasks] == [1, 1, 1, 2, 3, 3]
+    assert [task.seed for task in tasks[2:4]] == [0, 2**64 - 1]
+
+
+def test_tasks_are_made_one_by_one() -> None:
+    study = Study.from_dict(GOOD | {"n_replicates": 10**8})
+    assert next(study.tasks()).seed == seed_of(study.parameter_sets[0], 0)
+
+
+# --- there and back --------------------------------------------------------------------------------------------------
+
+_texts = st.text(st.characters(codec="utf-8"), max_size=5)
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+    max_leaves=5,
+)
+_sets = st.fixed_dictionaries(
+    {"params": st.dictionaries(_texts, _values, max_size=4)}, optional={"seed": st.none() | st.integers(0, 2**64 - 1)}
+)
+_documents = st.fixed_dictionaries(
+    {
+        "model": st.from_regex(r"[a-z.]{1,9}:[a-z]{1,5}", fullmatch=True),
+        "parameter_sets": st.lists(
+            _sets, min_size=1, max_size=4, unique_by=lambda one: (param_id(one["params"]), one.get("seed"))
+        ),
+    },
+    optional={
+        "scenario": st.from_regex(r"\w{1,9}", fullmatch=True),
+        "n_replicates": st.integers(1, 5),
+        "outputs": st.none() | st.lists(st.from_regex(r"[A-Za-z0-9][A-Za-z_.-]{0,9}", fullmatch=True), unique=True),
+        "targets": st.none() | st.lists(_texts, max_size=3),
+        "metadata": st.dictionaries(_texts, _values, max_size=3),
+    },
+)
+
+
+@given(_documents)
+def test_a_study_survives_its_own_json(document: dict[str, object]) -> None:
+    study = Study.from_dict(document)
+    again = load_study(json.dumps(study.to_dict()).encode(), "s.json")
+    assert again == study
+    assert list(again.tasks()) == list(study.tasks())
+
+
+_names = st.sampled_from([*GOOD, "n_replicates", "outputs", "targets", "metadata", "params", "seed", "x"])
+_anything = st.recursive(
+    _values | st.floats() | st.text(),
+    lambda inner: st.dictionaries(_names, inner) | st.lists(inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@given(_anything)
+def test_anything_is_a_study_or_an_error_that_can_be_printed(document: object) -> None:
+    told = "nothing"
+    try:
+        study = Study.from_dict(document)
+    except StudyError as error:
+        told = str(error)
+    else:
+        assert study.tasks_total >= 1
+    assert told.encode()
