@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from mopsjobs.cache import queries
-from mopsjobs.cache.file import DamagedCacheError, explained, open_to_read, set_aside
+from mopsjobs.cache.file import DamagedCacheError, explained, open_to_read, open_to_write, set_aside
 from mopsjobs.config import Settings
 from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
 from mopsjobs.output import Output
@@ -22,6 +22,7 @@ TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be 
 if TYPE_CHECKING:
     from typing import TypeVar
 
+    from mopsjobs.cache.events import EventsReport
     from mopsjobs.cache.mirror import OnProgress, SyncReport
     from mopsjobs.registry import JobRegistry
     from mopsjobs.store.base import VersionedStore, VersionToken
@@ -126,10 +127,10 @@ class Context:
 
     @property
     def registry(self) -> JobRegistry:
-        """The registry. What it writes goes into the cache too."""
+        """The registry. What it writes goes into the cache too, and leaves an event."""
         from mopsjobs.registry import JobRegistry
 
-        return JobRegistry(self.store, now=self.now, sleep=self.sleep, on_write=self._write_through)
+        return JobRegistry(self.store, now=self.now, sleep=self.sleep, on_write=self._after_write)
 
     def close(self) -> None:
         """Release what was opened."""
@@ -261,6 +262,30 @@ class Context:
                 on_progress=on_progress,
                 now=self.now,
             )
+
+    def sync_events(
+        self, *, job_id: str | None = None, since: datetime | None = None, full: bool = False
+    ) -> EventsReport:
+        """Mirror the events of the registry into the cache; see `mopsjobs.cache.events.sync_events`.
+
+        No lock: several at once do each other no harm.
+        """
+        from mopsjobs.cache.events import sync_events
+
+        def bring() -> EventsReport:
+            connection = open_to_write(self.cache_path, self.settings.registry_id)
+            with contextlib.closing(connection), explained(self.cache_path):
+                return sync_events(self.store, connection, job_id=job_id, since=since, full=full, now=self.now)
+
+        return self._healed(bring)
+
+    def _after_write(self, key: str, value: bytes, version: VersionToken) -> None:
+        """What follows each write of a record: this machine's cache has it at once, and an event tells everybody."""
+        from mopsjobs.events import record_state
+
+        self._write_through(key, value, version)
+        if not record_state(self.store, value, now=self.now):
+            self.out.debug("The registry took the write, but not the event that tells of it.")
 
     def _write_through(self, key: str, value: bytes, version: VersionToken) -> None:
         """Show this machine its own writes at once. A cache that cannot be written must not spoil the write."""

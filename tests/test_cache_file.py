@@ -29,6 +29,8 @@ VIEWS = {
     "job_labels": ["job_id", "label", "value"],
     "sync_problems": ["key", "kind", "reason"],
     "sync_state": ["name", "value"],
+    "events": ["seq", "job_id", "at", "at_ts", "kind", "body"],
+    "event_problems": ["key", "reason"],
 }  # fmt: skip
 """The views and their columns: a contract with other programs. Columns are only ever added."""
 
@@ -186,7 +188,7 @@ def test_the_registry_itself_is_no_cache(cli: Cli, jobs: JobRegistry, argv: tupl
     """`--cache` that names the file of the registry harms nothing in it; a report goes to the registry as ever."""
     add(jobs, "a", "running")
     registry = cli.cache.parent / "registry.db"
-    before = list(jobs.store.scan())
+    before = list(jobs.store.scan("jobs/"))
     ran = cli(*argv, "--cache", str(registry))
     if argv == ("register", "b"):
         assert ran.code == 0
@@ -194,7 +196,7 @@ def test_the_registry_itself_is_no_cache(cli: Cli, jobs: JobRegistry, argv: tupl
     else:
         assert ran.code == 2
         assert (ran.out + ran.err).count("is no cache of mops-jobs; it is left alone.") == 1
-    assert list(jobs.store.scan()) == before
+    assert list(jobs.store.scan("jobs/")) == before
     assert not list(registry.parent.glob("registry.db.*"))
     with closing(sqlite3.connect(registry)) as connection:
         assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'meta'").fetchone() is None

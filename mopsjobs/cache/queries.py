@@ -12,11 +12,14 @@ import sqlite3
 
 from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, RecordError, UsageError
 from mopsjobs.status import ACTIVE
-from mopsjobs.times import from_timestamp, json_time
+from mopsjobs.times import from_timestamp, json_time, parse_time
+
+SILENT_SECONDS = 60.0
+"""Two heartbeats. A runner that is silent for longer makes its job suspect, not failed: silence proves nothing."""
 
 COMPUTED = (
     "progress", "is_active", "status_since", "started_at", "ended_at", "duration_seconds", "queued_seconds",
-    "run_seconds"
+    "run_seconds", "suspect",
 )  # fmt: skip
 """What `job_view` adds to the fields of the record."""
 
@@ -47,9 +50,9 @@ if TYPE_CHECKING:
 class Filter:
     """Which jobs to show. Every condition that is set must hold; within one, any of its values will do."""
 
-    __slots__ = ("labels", "match", "name", "namespace", "owner", "since", "statuses", "until")
+    __slots__ = ("labels", "match", "name", "namespace", "owner", "silent_since", "since", "statuses", "until")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument a condition, all by name
         self,
         *,
         statuses: frozenset[str] | None = None,
@@ -60,6 +63,7 @@ class Filter:
         labels: tuple[tuple[str, str | None], ...] = (),
         namespace: str | None = None,
         owner: str | None = None,
+        silent_since: float | None = None,
     ) -> None:
         """Set the conditions.
 
@@ -72,6 +76,7 @@ class Filter:
             labels: has each of these labels, with this value, or with any where it is None.
             namespace: runs in this namespace.
             owner: belongs to this owner.
+            silent_since: active and suspect: marked so, or its runner has given no sign of life since this time.
 
         Raises:
             UsageError: `match` is no regular expression.
@@ -84,6 +89,7 @@ class Filter:
         self.labels = labels
         self.namespace = namespace
         self.owner = owner
+        self.silent_since = silent_since
         if match is not None:
             try:
                 re.compile(match)
@@ -132,6 +138,12 @@ class Filter:
             add("namespace = ?", self.namespace)
         if self.owner is not None:
             add("owner = ?", self.owner)
+        if self.silent_since is not None:
+            add(
+                "is_active = 1 AND (json_extract(record, '$.metadata.suspect') IS NOT NULL"
+                " OR (julianday(json_extract(record, '$.heartbeat_at')) - 2440587.5) * 86400.0 < ?)",
+                self.silent_since,
+            )
         return " AND ".join(conditions) or "true", values
 
 
@@ -283,8 +295,9 @@ def job_view(
     """A job as scripts get it, from the columns of its row: the record's fields, and what follows from them.
 
     Besides the fields: `progress` (0 to 1, or null), `is_active`, `status_since`, `started_at` and `ended_at` (RFC
-    3339 or null), and in seconds `duration_seconds` since it was created, `queued_seconds` before its first task ran,
-    and `run_seconds` since. The latter two are null where the record does not tell.
+    3339 or null), `suspect` (why an active job may be stuck, or null); and in seconds `duration_seconds` since it was
+    created, `queued_seconds` before its first task ran, and `run_seconds` since. The latter two are null where the
+    record does not tell.
     """
     job: dict[str, object] = json.loads(record)
     steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
@@ -301,8 +314,19 @@ def job_view(
         "duration_seconds": round(until - created, 3),
         "queued_seconds": round(max(queued, 0.0), 3) if steps else None,
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
+        "suspect": _suspect(job, now) if is_active else None,
     }
     return job
+
+
+def _suspect(job: dict[str, object], now: float) -> str | None:
+    """Why an active job may be stuck: what `reconcile` noted, or `no_update` when its runner is silent."""
+    noted = job["metadata"].get("suspect")  # type: ignore[attr-defined]
+    if isinstance(noted, dict) and isinstance(noted.get("reason"), str):
+        return str(noted["reason"])
+    heartbeat = job.get("heartbeat_at")
+    silent = heartbeat is not None and now - parse_time(str(heartbeat)).timestamp() > SILENT_SECONDS
+    return "no_update" if silent else None
 
 
 def _time(seconds: float | None) -> str | None:

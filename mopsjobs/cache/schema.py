@@ -68,6 +68,21 @@ def m001_mirror(db: Database) -> None:
     db.create_view("sync_state", "SELECT name, value FROM meta")
 
 
+@migrations()
+def m002_events(db: Database) -> None:
+    """What happened to the jobs, and an id of this cache, by which a cursor knows where it belongs."""
+    # AUTOINCREMENT: a number is never given twice, so that a reader who has seen it never misses a later event.
+    db.execute(
+        "CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, chunk TEXT NOT NULL, job_id TEXT NOT NULL,"
+        " at_ts REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL)"
+    )
+    db.table("event").create_index(["job_id", "seq"])
+    db.execute("CREATE TABLE event_chunk (name TEXT PRIMARY KEY, key TEXT NOT NULL, problem TEXT) WITHOUT ROWID")
+    db.create_view("events", "SELECT seq, job_id, json_extract(body, '$.at') AS at, at_ts, kind, body FROM event")
+    db.create_view("event_problems", "SELECT key, problem AS reason FROM event_chunk WHERE problem IS NOT NULL")
+    db.execute("INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))))")
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the cache behind `connection` to the newest schema. The data that is there stays."""
     migrations.apply(Database(connection))

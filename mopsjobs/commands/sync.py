@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.cache import queries
+from mopsjobs.cache.events import EventsReport
 from mopsjobs.cache.mirror import SyncReport
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
 from mopsjobs.output import Document, Result, Text
 
 TYPE_CHECKING = False
@@ -40,14 +41,28 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     if report is None:
         body = Document({"schema_version": SCHEMA_VERSION, "already_running": True}) if args.json else None
         return Result(body, notes=["Another sync is running; nothing to do."])
-    exit_code = EXIT_PARTLY_DONE if report.unreadable else EXIT_DONE
+    events, warnings = _sync_events(context, full=args.full)
+    exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
     if args.json:
-        return Result(Document(_document(report)), exit_code=exit_code)
+        return Result(Document(_document(report, events)), warnings=warnings, exit_code=exit_code)
     problems = report.unreadable if context.out.quiet else report.problems
-    warnings = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
+    told = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
-        warnings.append(f"and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json lists them all")
-    return Result(None if context.out.quiet else Text([_summary(report)]), warnings=warnings, exit_code=exit_code)
+        told.append(f"and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json lists them all")
+    text = None if context.out.quiet else Text([_summary(report, events)])
+    return Result(text, warnings=[*told, *warnings], exit_code=exit_code)
+
+
+def _sync_events(context: Context, *, full: bool) -> tuple[EventsReport | None, list[str]]:
+    """Mirror the events, after the jobs, which count more: a failure here takes nothing away. What to warn of, too."""
+    try:
+        events = context.sync_events(full=full)
+    except StoreError as error:
+        return None, [f"{error} The jobs are mirrored, their events not all."]
+    warnings = [f"{key}: {reason}" for key, reason in events.problems[:SHOWN_PROBLEMS]]
+    if len(events.problems) > SHOWN_PROBLEMS:
+        warnings.append(f"and {len(events.problems) - SHOWN_PROBLEMS} more: see the view event_problems of the cache")
+    return events, warnings
 
 
 def _cached(context: Context) -> int | None:
@@ -55,16 +70,17 @@ def _cached(context: Context) -> int | None:
     return context.peek(queries.count_jobs)
 
 
-def _summary(report: SyncReport) -> str:
+def _summary(report: SyncReport, events: EventsReport | None) -> str:
     counts = ", ".join(
         f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
     )
     jobs = f"{report.seen:,} job{'' if report.seen == 1 else 's'}"
     trouble = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
-    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{trouble}"
+    happened = f"; {events.events:,} new event{'' if events.events == 1 else 's'}" if events and events.events else ""
+    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{trouble}{happened}"
 
 
-def _document(report: SyncReport) -> dict[str, object]:
+def _document(report: SyncReport, events: EventsReport | None) -> dict[str, object]:
     names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -75,4 +91,5 @@ def _document(report: SyncReport) -> dict[str, object]:
         "problems": [
             {"key": problem.key, "kind": problem.kind, "reason": problem.reason} for problem in report.problems
         ],
+        "events_added": None if events is None else events.events,
     }

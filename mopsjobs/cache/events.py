@@ -1,0 +1,263 @@
+"""Events in the cache: brought from the store chunk by chunk, and read back in one order that never changes.
+
+Each event gets a number when it comes in. A chunk and its events go in by one transaction, and the numbers grow with
+the transactions; so whoever has read up to a number has missed nothing below it, whatever other machines write late
+and other processes mirror meanwhile. A chunk is known by its name, not by its key: sent twice, it is taken once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import NamedTuple
+
+from mopsjobs.cache.mirror import transaction
+from mopsjobs.chunks import BUCKET_FORMAT, PREFIX, ChunkName, Event, chunk_name, parse_chunk
+from mopsjobs.errors import RecordError, UsageError, ValueTooLargeError
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.times import json_time, parse_time, utc_now
+
+SKEW = timedelta(minutes=15)
+"""How far a writer's clock may be behind ours, and a chunk be under way, without being overlooked."""
+
+HOURLY = timedelta(hours=48)
+DAILY = timedelta(days=60)
+"""Gaps up to which hours, or days, are listed one by one; for a longer one, everything is."""
+
+BATCH = 64
+"""Chunks fetched and written together."""
+
+FETCHERS = 16
+PAGE = 1000
+"""Events read at once."""
+
+SYNCED_AT = "events_synced_at"
+"""What the cache remembers: when the last sync of the events of all jobs began."""
+
+_CURSOR = re.compile(r"([0-9a-f]{12})-(\d{1,18})", re.ASCII)
+
+
+class EventsReport:
+    """What a sync of events did."""
+
+    def __init__(self) -> None:
+        self.chunks = 0
+        """Chunks that were new."""
+        self.events = 0
+        """Events that were new."""
+        self.problems: list[tuple[str, str]] = []
+        """Key and reason of each new chunk that cannot be read. Each is told once, since a chunk never changes."""
+
+
+class Stored(NamedTuple):
+    """An event of the cache and its number there."""
+
+    seq: int
+    event: Event
+
+
+class _Found(NamedTuple):
+    key: str
+    name: ChunkName
+
+
+class _Fetched(NamedTuple):
+    key: str
+    name: ChunkName
+    events: list[Event]
+    problem: str | None
+
+
+# --- sync --------------------------------------------------------------------------------------------------------
+
+
+def sync_events(
+    store: VersionedStore,
+    connection: sqlite3.Connection,
+    *,
+    job_id: str | None = None,
+    since: datetime | None = None,
+    full: bool = False,
+    now: Callable[[], datetime] = utc_now,
+) -> EventsReport:
+    """Bring the chunks that the cache lacks into it.
+
+    Listed are the hours since the last such sync of all jobs, less a quarter of an hour for clocks that differ; the
+    first time everything.
+
+    Args:
+        store: where the chunks are.
+        connection: the cache, open to write.
+        job_id: bring the events of this job alone.
+        since: with `job_id`: what was written before this is known to be there.
+        full: list everything again, and try again what could not be read.
+        now: the time, in UTC.
+
+    Raises:
+        StoreError: the store cannot be read. What came before stays.
+    """
+    started = now()
+    known = _synced_at(connection)
+    if full:
+        begin = None
+    elif job_id is None or since is None:
+        begin = known
+    else:
+        begin = since if known is None else max(since, known)
+    report = EventsReport()
+    chunks = _lacking(store, connection, prefixes(begin, started, job_id), job_id, retry=full)
+    with ThreadPoolExecutor(FETCHERS) as fetchers:
+        while batch := list(islice(chunks, BATCH)):
+            _take(connection, list(_fetched(store, batch, fetchers)), report)
+    if job_id is None:
+        with transaction(connection):
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SYNCED_AT, json_time(started)))
+    return report
+
+
+def prefixes(begin: datetime | None, until: datetime, job_id: str | None = None) -> list[str]:
+    """What to list, in order, to see all chunks written between two times, of all jobs or of one.
+
+    Everything, if there is no beginning, or one after the end: a clock that was set back tells nothing.
+    """
+    if begin is None or begin > until or until - begin > DAILY:
+        return [PREFIX]
+    first, last = begin - SKEW, until + SKEW
+    if last - first > HOURLY:
+        days = range((last.date() - first.date()).days + 1)
+        return [f"{PREFIX}{first.date() + timedelta(days=day):%Y%m%d}T" for day in days]
+    hour = first.replace(minute=0, second=0, microsecond=0)
+    hours = []
+    while hour <= last:
+        hours.append(f"{PREFIX}{hour.strftime(BUCKET_FORMAT)}/" + ("" if job_id is None else f"{job_id}/"))
+        hour += timedelta(hours=1)
+    return hours
+
+
+def _synced_at(connection: sqlite3.Connection) -> datetime | None:
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (SYNCED_AT,)).fetchone()
+    return None if row is None else parse_time(row[0])
+
+
+def _lacking(
+    store: VersionedStore, connection: sqlite3.Connection, listed: Iterable[str], job_id: str | None, *, retry: bool
+) -> Iterator[_Found]:
+    """The chunks that the cache lacks. What lies there and is no chunk by its key is left alone."""
+    keys = (key for prefix in listed for key in store.list_keys(prefix))
+    found = (_Found(key, name) for key in keys if (name := chunk_name(key)) is not None)
+    wanted = (one for one in found if job_id is None or one.name.job_id == job_id)
+    while batch := list(islice(wanted, 500)):
+        marks = ", ".join("?" * len(batch))
+        names = [one.name.name for one in batch]
+        sql = f"SELECT name FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
+        known = {name for (name,) in connection.execute(sql + (" AND problem IS NULL" if retry else ""), names)}
+        yield from (one for one in batch if one.name.name not in known)
+
+
+def _fetched(store: VersionedStore, batch: list[_Found], fetchers: ThreadPoolExecutor) -> Iterator[_Fetched]:
+    """The chunks with their events, several fetched at a time; one that is gone by now is left out."""
+
+    def fetch(one: _Found) -> _Fetched | None:
+        try:
+            found = store.get(one.key)
+            if found is None:
+                return None
+            return _Fetched(one.key, one.name, parse_chunk(found.value, job_id=one.name.job_id), None)
+        except (RecordError, ValueTooLargeError) as error:
+            return _Fetched(one.key, one.name, [], str(error))
+
+    yield from (one for one in fetchers.map(fetch, batch) if one is not None)
+
+
+def _take(connection: sqlite3.Connection, batch: list[_Fetched], report: EventsReport) -> None:
+    """Write chunks with their events, in the order of their first events as far as the writers' own orders allow."""
+    latest: dict[str, str] = {}
+    order: list[tuple[str, int]] = []
+    for one in batch:
+        writer = one.name.name.rpartition("-")[0]
+        latest[writer] = max(latest.get(writer, ""), str(one.events[0]["at"]) if one.events else "")
+        order.append((latest[writer], len(order)))
+    with transaction(connection):
+        for _, number in sorted(order):
+            one = batch[number]
+            # A problem gives way: it is fetched again only when somebody wants it to be tried again.
+            connection.execute("DELETE FROM event_chunk WHERE name = ? AND problem IS NOT NULL", (one.name.name,))
+            taken = connection.execute(
+                "INSERT OR IGNORE INTO event_chunk (name, key, problem) VALUES (?, ?, ?)",
+                (one.name.name, one.key, one.problem),
+            )
+            if taken.rowcount != 1:
+                continue  # another sync was faster
+            if one.problem is not None:
+                report.problems.append((one.key, one.problem))
+                continue
+            report.chunks += 1
+            report.events += len(one.events)
+            connection.executemany(
+                "INSERT INTO event (chunk, job_id, at_ts, kind, body) VALUES (?, ?, ?, ?, ?)",
+                [_row(one.name.name, event) for event in one.events],
+            )
+
+
+def _row(chunk: str, event: Event) -> tuple[str, object, float, object, str]:
+    at = parse_time(str(event["at"])).timestamp()
+    return (chunk, event["job_id"], at, event["kind"], json.dumps(event, allow_nan=False, separators=(",", ":")))
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_events(
+    connection: sqlite3.Connection, after: int, *, job_id: str | None = None, limit: int = PAGE
+) -> list[Stored]:
+    """The next events after the number `after`, at most `limit`; of all jobs or of one."""
+    if job_id is None:
+        rows = connection.execute("SELECT seq, body FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
+    else:
+        rows = connection.execute(
+            "SELECT seq, body FROM event WHERE seq > ? AND job_id = ? ORDER BY seq LIMIT ?", (after, job_id, limit)
+        )
+    return [Stored(seq, json.loads(body)) for seq, body in rows]
+
+
+def has_events(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Whether the cache has an event of that job."""
+    return connection.execute("SELECT 1 FROM event WHERE job_id = ? LIMIT 1", (job_id,)).fetchone() is not None
+
+
+def cache_id(connection: sqlite3.Connection) -> str:
+    """What tells this cache from every other, one rebuilt in its place included."""
+    return str(connection.execute("SELECT value FROM meta WHERE name = 'cache_id'").fetchone()[0])
+
+
+def cursor(cache: str, seq: int) -> str:
+    """What a reader who has seen the event of that number comes back with."""
+    return f"{cache}-{seq}"
+
+
+def parse_cursor(connection: sqlite3.Connection, text: str) -> int:
+    """The number of the last event that the reader who comes with this cursor has seen.
+
+    Raises:
+        UsageError: it is no cursor, or that of another cache.
+    """
+    match = _CURSOR.fullmatch(text)
+    if match is None:
+        raise UsageError(f"'{text}' is no cursor: use the `cursor` of a line that events --json has printed.")
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    if match[1] != cache_id(connection) or int(match[2]) > (row[0] if row else 0):
+        raise foreign_cursor(text)
+    return int(match[2])
+
+
+def foreign_cursor(text: str) -> UsageError:
+    """What to say of a cursor that another cache has given."""
+    return UsageError(
+        f"The cursor {text} is that of another cache, which numbers events in its own order.",
+        hint="Use the cache it came from (--cache PATH), or start over without --since.",
+    )

@@ -1,0 +1,100 @@
+"""`events`: what happened, one event a line, each with a cursor to come back with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from mopsjobs.cache.events import Stored, cache_id, cursor
+from mopsjobs.commands.arguments import add_command
+from mopsjobs.context import Context
+from mopsjobs.feed import Feed
+from mopsjobs.output import Body, JsonLines, Result, Text, status_style, styled
+from mopsjobs.times import parse_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+KIND_STYLES = {"task_failed": "red", "dropped": "yellow", "log": "dim"}
+_HEAD = ("at", "job_id", "kind", "source", "seq")
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `events`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="what happened to jobs, one event a line",
+        description="Print the events of all jobs, or of one: changes of state, failed tasks, log lines. New ones are "
+        "fetched first. Each line of --json has a cursor; --since goes on after it, without loss or repeat.",
+        epilog='example:\n  mops-jobs events --json --since "$(cat cursor)" | tee events.ndjson\n'
+        "  tail -n 1 events.ndjson | jq -r .cursor > cursor\n",
+    )
+    parser.add_argument("job", metavar="JOB", nargs="?", help="its id, the only id that begins so, or @latest")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="go on as events come; for one JOB until it has ended"
+    )
+    parser.add_argument("--since", metavar="CURSOR", help="only events after the one with this cursor")
+    parser.add_argument("--json", action="store_true", help="each event as a JSON object in a line of its own")
+    parser.add_argument("--offline", action="store_true", help="never use the network; not with --follow")
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Print events."""
+    feed = Feed(context, args.job, offline=args.offline, follow=args.follow)
+    after = feed.start(args.since)
+    show = _printer(args, context)
+    if args.follow:
+        feed.follow(after, show)
+        return Result()
+    feed.bring_if_possible()
+    for page in feed.pages(after):
+        show(page)
+    return Result()
+
+
+def _printer(args: argparse.Namespace, context: Context) -> Callable[[Sequence[Stored]], None]:
+    """What prints a page of events."""
+
+    def show(page: Sequence[Stored]) -> None:
+        if args.json:
+            cache = context.peek(cache_id) or ""
+            body: Body = JsonLines(_public(cache, one) for one in page)
+        else:
+            body = Text(_line(one.event) for one in page)
+        context.out.show(Result(body))
+
+    return show
+
+
+def _public(cache: str, one: Stored) -> dict[str, object]:
+    mark = {"cursor": cursor(cache, one.seq)}
+    return {**mark, **one.event, **mark}
+
+
+def _line(event: dict[str, object]) -> list[str]:
+    kind = str(event["kind"])
+    head = f"{parse_time(str(event['at'])):%Y-%m-%d %H:%M:%SZ}  {event['job_id']}  "
+    return [head, styled(kind, KIND_STYLES.get(kind, "bold")), "  ", *_told(kind, event)]
+
+
+def _told(kind: str, event: dict[str, object]) -> list[str]:
+    """What an event says, by its kind; any other as its fields."""
+    if kind == "state" and "status" in event:
+        total, done, failed = (event.get(f"tasks_{name}") for name in ("total", "completed", "failed"))
+        counts = f" {done}/{total} tasks" if total else f" {done} tasks" if done else ""
+        return [status_style(event["status"]), counts + (f", {failed} failed" if failed else "")]
+    if kind in ("log", "runner") and "text" in event:
+        return [_task(event), str(event["text"])]
+    if kind == "dropped" and "count" in event:
+        return [f"{event['count']} events are missing here"]
+    error = event.get("error")
+    if kind == "task_failed" and isinstance(error, dict):
+        return [_task(event), f"{error.get('type')}: {error.get('message')}"]
+    return [" ".join(f"{name}={value}" for name, value in event.items() if name not in _HEAD)]
+
+
+def _task(event: dict[str, object]) -> str:
+    return "" if event.get("task") is None else f"task {event['task']}: "

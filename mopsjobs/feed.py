@@ -1,0 +1,242 @@
+"""Following events: what `events` and `logs` have in common.
+
+Events are read from the cache, which is brought up to date first, because its numbers never change: that is what a
+cursor can be made of, and what lets a reader who was cut off go on where it stopped.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+from mopsjobs.cache import queries
+from mopsjobs.cache.events import (
+    SYNCED_AT,
+    Stored,
+    cache_id,
+    foreign_cursor,
+    has_events,
+    parse_cursor,
+    read_events,
+)
+from mopsjobs.context import Context, Wanted
+from mopsjobs.errors import CacheError, JobNotFoundError, StoreUnavailableError, UsageError
+from mopsjobs.job import JobState, check_job_id
+from mopsjobs.status import TERMINAL
+from mopsjobs.times import parse_time
+
+POLL_SECONDS = 2.0
+
+MAX_OUTAGE_DELAY = 60.0
+"""Seconds. The longest pause between two attempts at a registry that does not answer."""
+
+ENDING_SECONDS = 6.0
+"""How long after a job's end its writers may still bring what they hold; as `EventLog.close` is patient."""
+
+SETTLED_SECONDS = 60.0
+"""A job that ended so long ago, by the time in its record, has nothing more to bring."""
+
+OnEvents = Callable[[Sequence[Stored]], None]
+
+
+class Feed:
+    """The events of all jobs, or of one."""
+
+    def __init__(self, context: Context, name: str | None, *, offline: bool, follow: bool) -> None:
+        """Find the job.
+
+        Args:
+            context: the run.
+            name: a job's id, the only id that begins so, or @latest; None for all jobs.
+            offline: do without the network.
+            follow: whether somebody will follow it, which needs the network.
+
+        Raises:
+            UsageError: both at once.
+            JobNotFoundError: there is no such job.
+            StoreUnavailableError: the registry does not answer, and the cache does not know the job.
+        """
+        if offline and follow:
+            raise UsageError("--follow and --offline contradict each other.")
+        self._context = context
+        self._follow = follow
+        self._offline = offline and not context.settings.is_local
+        self._since: datetime | None = None
+        self._cache_id: str | None = None
+        self.job_id: str | None = None
+        """The job's whole id."""
+        if name is not None:
+            self.job_id, self._since = self._find(name)
+
+    def start(self, since: str | None) -> int:
+        """The number of the last event that a reader with this cursor has seen; 0 for one who has none.
+
+        Raises:
+            UsageError: it is no cursor of this cache.
+        """
+        if since is None:
+            return 0
+        seq = self._context.peek(lambda cache: parse_cursor(cache, since))
+        if seq is None:
+            raise foreign_cursor(since)
+        return seq
+
+    def bring(self) -> None:
+        """Bring what is new from the registry into the cache.
+
+        Raises:
+            StoreError: the registry cannot be read.
+        """
+        if self._offline:
+            return
+        started = self._context.now()
+        self._context.sync_events(job_id=self.job_id, since=self._since)
+        self._since = started if self.job_id is not None else None
+
+    def bring_if_possible(self) -> None:
+        """As `bring`; if the registry does not answer, what the cache has will do, with a warning.
+
+        Raises:
+            StoreUnavailableError: the cache has nothing either, and nobody will follow, who would try again.
+        """
+        try:
+            self.bring()
+        except StoreUnavailableError as error:
+            if not self._follow:
+                self._check_filled(error)
+            self._context.out.warn(f"{error} Showing what the cache has.")
+        if self._offline:
+            hint = "Run: mops-jobs sync"
+            self._check_filled(StoreUnavailableError("No events have been synced to this machine.", hint=hint))
+
+    def pages(self, after: int) -> Iterator[list[Stored]]:
+        """What the cache has after the number `after`, page by page.
+
+        Raises:
+            CacheError: the cache was rebuilt since the first page: its numbers mean something else now.
+        """
+
+        def view(cache: sqlite3.Connection) -> tuple[str, list[Stored]]:
+            return cache_id(cache), read_events(cache, after, job_id=self.job_id)
+
+        while (seen := self._context.peek(view)) is not None:
+            identity, page = seen
+            self._cache_id = self._cache_id or identity
+            if identity != self._cache_id:
+                raise CacheError("The cache was rebuilt meanwhile; its events have other numbers now.")
+            if not page:
+                return
+            yield page
+            after = page[-1].seq
+
+    def follow(self, after: int, show: OnEvents) -> JobState | None:
+        """Show events as they come, those after the number `after` first.
+
+        For one job until it has ended and everything was shown; else for ever. While the registry does not answer it
+        is asked again, less and less often.
+
+        Args:
+            after: the last number seen.
+            show: called with events, in their order.
+
+        Returns:
+            The record of the job that has ended.
+
+        Raises:
+            JobNotFoundError: the job's record is gone.
+        """
+        ending = _Ending(self._context)
+        outages = 0
+        while True:
+            state, outage = None, None
+            try:
+                # The record first: what is written before it ends is there when it has ended.
+                state = self._state()
+                self.bring()
+            except StoreUnavailableError as error:
+                outage = error
+            is_quiet = True
+            for page in self.pages(after):
+                show(page)
+                ending.see(page)
+                after, is_quiet = page[-1].seq, False
+            if outage is None and state is not None and ending.is_over(state, is_quiet=is_quiet):
+                return state
+            outages = 0 if outage is None else outages + 1
+            if outages == 1:
+                self._context.out.warn(f"{outage} Trying again until it answers.")
+            # Full jitter, so that the followers of a whole team do not come back all at once.
+            delay = random.random() * min(MAX_OUTAGE_DELAY, POLL_SECONDS * 2.0 ** min(outages, 30))  # noqa: S311
+            self._context.sleep(delay if outages else POLL_SECONDS)
+
+    def _state(self) -> JobState | None:
+        if self.job_id is None:
+            return None
+        state = self._context.registry.get_job(self.job_id)
+        if state is None:
+            raise JobNotFoundError(f"There is no job {self.job_id} any more.", job_id=self.job_id)
+        return state
+
+    def _find(self, name: str) -> tuple[str, datetime | None]:
+        """The job's id and when it was created: by the whole id in the registry, else by what the cache knows."""
+        outage = None
+        if not name.startswith("@"):
+            check_job_id(name)
+        if not self._offline and not name.startswith("@"):
+            try:
+                state = self._context.registry.get_job(name)
+            except StoreUnavailableError as error:
+                outage = error
+            else:
+                if state is not None:
+                    return state.job_id, parse_time(state.created_at)
+        now = self._context.now().timestamp()
+        try:
+            job = self._context.read(
+                lambda cache, _age: queries.find_job(cache, name, now=now), Wanted(offline=self._offline)
+            )
+        except JobNotFoundError:
+            # The record of a job may be gone, and its history be here.
+            if self._context.peek(lambda cache: has_events(cache, name)):
+                return name, None
+            if outage is not None:
+                raise outage from None
+            raise
+        return str(job["job_id"]), parse_time(str(job["created_at"]))
+
+    def _check_filled(self, otherwise: StoreUnavailableError) -> None:
+        """Raise `otherwise`, if no events have ever been brought here that could be shown instead."""
+
+        def view(cache: sqlite3.Connection) -> bool:
+            return SYNCED_AT in queries.meta(cache) or (self.job_id is not None and has_events(cache, self.job_id))
+
+        if not self._context.peek(view):
+            raise otherwise
+
+
+class _Ending:
+    """When a job that has ended has nothing more to tell."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._first_seen: float | None = None
+        self._is_told = False
+
+    def see(self, events: Sequence[Stored]) -> None:
+        """Look for the event that tells of the end."""
+        self._is_told = self._is_told or any(
+            one.event["kind"] == "state" and str(one.event.get("status")) in TERMINAL for one in events
+        )
+
+    def is_over(self, state: JobState, *, is_quiet: bool) -> bool:
+        """Whether all is shown: the end was told and nothing came after it; or it was long enough ago."""
+        if not state.is_terminal:
+            return False
+        now = self._context.monotonic()
+        if self._first_seen is None:
+            self._first_seen = now
+        if (self._context.now() - parse_time(state.updated_at)).total_seconds() > SETTLED_SECONDS:
+            return True
+        return is_quiet and (self._is_told or now - self._first_seen >= ENDING_SECONDS)
