@@ -1,0 +1,190 @@
+"""The Kubernetes engine: a job of ours is an Indexed Job of a cluster.
+
+What the Job's conditions say decides, never a count of its failed pods: those are tried again. Each call opens a
+connection of its own and gives up within seconds; only following a log takes longer.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mopsjobs.engines import k8s_logs
+from mopsjobs.engines.base import EngineState, Launch, Launched
+from mopsjobs.engines.k8s_client import Cluster, ConflictError, open_cluster
+from mopsjobs.engines.k8s_manifest import JOB_ID, LAUNCH_ID, build_manifest, check_namespace, job_name
+from mopsjobs.errors import EngineError, EngineUnavailableError
+from mopsjobs.times import utc_now
+
+if TYPE_CHECKING:
+    from lightkube.models.batch_v1 import JobStatus
+    from lightkube.resources.batch_v1 import Job
+    from lightkube.resources.core_v1 import Pod
+
+CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
+"""The context of the kubeconfig to use where no option names one. Records do not say in which cluster a job is."""
+
+
+class KubernetesEngine:
+    """Runs jobs in a cluster: that of the kubeconfig, or else the one that this process is in."""
+
+    name = "kubernetes"
+
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        *,
+        now: Callable[[], datetime] = utc_now,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._env = env
+        self._now = now
+        self._sleep = sleep
+        self._context = env.get(CONTEXT_VARIABLE) or None
+
+    def launch(self, launch: Launch) -> Launched:
+        """See `Engine.launch`. A reply that is lost is made up for: the Job that is there says whose launch it is of.
+
+        Raises:
+            UsageError: an option is unknown or makes no sense; names it.
+        """
+        launch_id = secrets.token_hex(8)
+        context = launch.options.get("context") or self._context
+        with open_cluster(self._env, context) as cluster:
+            namespace = check_namespace(launch.options.get("namespace") or cluster.namespace)
+            manifest = build_manifest(launch, namespace=namespace, launch_id=launch_id, env=self._env)
+            name = job_name(launch.job_id)
+            look = f"kubectl{f' --context {context}' if context else ''} -n {namespace} get job {name}"
+            try:
+                made = cluster.create(manifest)
+            except (ConflictError, EngineUnavailableError) as problem:
+                made = _made_all_the_same(cluster, manifest, problem, look)
+        uid = None if made.metadata is None else made.metadata.uid
+        return Launched(look=look, k8s_name=name, k8s_namespace=namespace, k8s_uid=uid)
+
+    def state(self, job: Mapping[str, object]) -> EngineState:
+        """See `Engine.state`. `unknown` is not among the answers: what cannot be asked is an error."""
+        with open_cluster(self._env, self._context) as cluster:
+            return _state(cluster, job)
+
+    def logs(
+        self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
+    ) -> Iterator[str]:
+        """See `Engine.logs`. One shard after the other, in their order, with `[shard] ` in front if there are several.
+
+        A pod that is gone has taken its lines along. What the runner reported is in the job's events.
+        """
+        window = k8s_logs.Window(tail, since)
+        with open_cluster(self._env, self._context, follow=follow) as cluster:
+            namespace, name = _place(cluster, job)
+            if not follow:
+                yield from k8s_logs.present(cluster, cluster.pods(namespace, name), window, self._now())
+                return
+
+            def look() -> tuple[bool, Sequence[Pod]]:
+                is_over = _state(cluster, job).phase in ("succeeded", "failed", "gone")
+                return is_over, cluster.pods(namespace, name)
+
+            yield from k8s_logs.follow(cluster, look, window, self._now, self._sleep)
+
+    def cancel(self, job: Mapping[str, object]) -> bool:
+        """See `Engine.cancel`. Deletes the Job; its pods get SIGTERM, and time to write down what they know."""
+        with open_cluster(self._env, self._context) as cluster:
+            namespace, name = _place(cluster, job)
+            found = cluster.job(namespace, name)
+            return found is not None and _is_of(found, job) and cluster.delete(namespace, name)
+
+
+def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
+    """The namespace and the name of a job's Job: those of the record, or those that a launch would have chosen."""
+    name = job.get("k8s_name") or job_name(str(job["job_id"]))
+    return str(job.get("k8s_namespace") or cluster.namespace), str(name)
+
+
+def _made_all_the_same(cluster: Cluster, manifest: Mapping[str, object], problem: EngineError, look: str) -> Job:
+    """The Job that a launch has made although the reply says otherwise, or did not come."""
+    wanted: dict[str, dict[str, str]] = manifest["metadata"]  # type: ignore[assignment]
+    namespace, name, notes = str(wanted["namespace"]), str(wanted["name"]), wanted["annotations"]
+    try:
+        there = cluster.job(namespace, name)
+    except EngineError:
+        there = None
+    found = {} if there is None or there.metadata is None else there.metadata.annotations or {}
+    if there is not None and found.get(LAUNCH_ID) == notes[LAUNCH_ID]:
+        return there
+    if found.get(JOB_ID) == notes[JOB_ID]:
+        raise EngineError(f"Job {notes[JOB_ID]} is already launched; nothing was started.", hint=f"See it: {look}")
+    if isinstance(problem, ConflictError):
+        raise EngineError(f"Namespace {namespace} has another Job {name}; nothing was started.", hint=f"See it: {look}")
+    raise EngineUnavailableError(problem.message, hint=f"Whether it has started: {look}")
+
+
+# --- what the answers mean ----------------------------------------------------------------------------------------
+
+
+def _state(cluster: Cluster, job: Mapping[str, object]) -> EngineState:
+    namespace, name = _place(cluster, job)
+    found = cluster.job(namespace, name)
+    if found is None:
+        return EngineState("gone", "K8sJobMissing", f"there is no Job {name} in namespace {namespace}")
+    if not _is_of(found, job):
+        return EngineState("gone", "Replaced", f"the Job {name} in namespace {namespace} is another one by now")
+    if found.status is None:
+        return EngineState("pending")
+    return _ended(found.status) or _living(cluster, found, found.status, namespace, name)
+
+
+def _living(cluster: Cluster, found: Job, status: JobStatus, namespace: str, name: str) -> EngineState:
+    """How a Job is that has not ended."""
+    if found.spec is not None and found.spec.suspend:
+        return EngineState("pending", "Suspended", "the Job is suspended")
+    # Pods that wait for a node or an image are active too; only a cluster too old to count the ready is taken at that.
+    is_running = bool(status.active if status.ready is None else status.ready)
+    if is_running and not status.failed:
+        return EngineState("running")
+    reason, detail = _trouble(cluster.pods(namespace, name), is_running=is_running)
+    return EngineState("running" if is_running else "pending", reason, detail)
+
+
+def _is_of(found: Job, job: Mapping[str, object]) -> bool:
+    """Whether this is the Job of that record, and not one that has its name."""
+    assert found.metadata is not None  # noqa: S101 - Cluster.job has looked
+    if job.get("k8s_uid"):
+        return found.metadata.uid == job["k8s_uid"]
+    # Another program's Job says nothing of ours, and is found only by the name in its record.
+    noted = (found.metadata.annotations or {}).get(JOB_ID)
+    return noted == job["job_id"] or (noted is None and bool(job.get("k8s_name")))
+
+
+def _ended(status: JobStatus) -> EngineState | None:
+    """How a Job ended, by its conditions; None while it has not."""
+    true = {one.type: one for one in status.conditions or () if one.status == "True"}
+    if "Complete" in true:
+        return EngineState("succeeded")
+    if "Failed" in true:
+        return EngineState("failed", true["Failed"].reason or "Failed", true["Failed"].message)
+    return None
+
+
+def _trouble(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, str | None]:
+    """What has happened to a Job's pods, or keeps them from running, as a word and a sentence."""
+    evicted = [pod.status for pod in pods if pod.status is not None and pod.status.reason == "Evicted"]
+    if evicted:
+        said = evicted[-1].message or "no reason given"
+        return "Evicted", f"{len(evicted)} of its pods were evicted; the last: {said}"
+    if is_running:
+        return None, None
+    if not pods:
+        return "NoPods", "it has no pods"
+    for status in (pod.status for pod in pods if pod.status is not None):
+        for container in status.containerStatuses or ():
+            waiting = None if container.state is None else container.state.waiting
+            if waiting is not None and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
+                return waiting.reason, waiting.message
+        for condition in status.conditions or ():
+            if condition.type == "PodScheduled" and condition.status == "False":
+                return condition.reason, condition.message
+    return None, None

@@ -1,0 +1,206 @@
+"""The manifest of a Kubernetes Job: what the official schemas say of it, its name, and its options one by one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.k8s_manifest import MAX_NAME_LENGTH, OPTIONS, build_manifest, job_name, label_value
+from mopsjobs.errors import UsageError
+
+JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,127}", fullmatch=True)
+KUBERNETES_VERSIONS = ("1.29", "1.31", kubernetes_validate.latest_version())
+EVERYTHING = {
+    "image": "registry.example/mops-jobs:1",
+    "namespace": "models",
+    "parallelism": "3",
+    "backoff_limit_per_index": "0",
+    "ttl_seconds": "60",
+    "cpu": "2500m",
+    "memory": "4Gi",
+    "secret": "registry-credentials",
+    "service_account": "simulations",
+    "context": "aks-test",
+}
+
+
+def _launch(job_id: str = "seir-1", **changes: Any) -> Launch:
+    return Launch(**{"job_id": job_id, "registry_url": "azure://job-registry", **changes})
+
+
+def _manifest(launch: Launch | None = None, **options: str) -> dict[str, Any]:
+    made = launch or _launch(options={"image": "mops-jobs:1", **options})
+    return build_manifest(made, namespace="models", launch_id="0123456789abcdef", env={})
+
+
+def _container(manifest: dict[str, Any]) -> dict[str, Any]:
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+@pytest.mark.parametrize("options", [{"image": "mops-jobs:1"}, EVERYTHING], ids=["least", "everything"])
+def test_the_official_schemas_take_it(version: str, options: dict[str, str]) -> None:
+    """Strictly: no field that Kubernetes does not know."""
+    launch = _launch(shards=7, workers=2, python="/venv/bin/python", task_timeout=90.5, env={"A": "b"}, options=options)
+    kubernetes_validate.validate(_manifest(launch), version, strict=True)
+
+
+def test_the_schemas_would_notice() -> None:
+    manifest = _manifest()
+    manifest["spec"]["backoffLimitPerIndices"] = 3
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(manifest, KUBERNETES_VERSIONS[-1], strict=True)
+
+
+def test_every_shard_is_an_index() -> None:
+    spec = _manifest(_launch(shards=7, options={"image": "i"}))["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 7, 7)
+    assert (spec["backoffLimitPerIndex"], spec["ttlSecondsAfterFinished"]) == (3, 86400)
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_an_evicted_pod_is_no_failure_of_its_shard() -> None:
+    (rule,) = _manifest()["spec"]["podFailurePolicy"]["rules"]
+    assert rule == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+
+
+def test_the_runner_is_told_everything() -> None:
+    launch = _launch(
+        shards=2, workers=3, python="/venv/bin/python", task_timeout=90.5, env={"B": "2", "A": "1"}, options=EVERYTHING
+    )
+    container = _container(_manifest(launch))
+    assert container["command"] == ["mops-jobs"]
+    assert " ".join(container["args"]) == (
+        "run seir-1 --registry azure://job-registry --shards 2 --workers 3"
+        " --python /venv/bin/python --task-timeout 90.5s"
+    )
+    assert container["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
+    assert container["envFrom"] == [{"secretRef": {"name": "registry-credentials"}}]
+
+
+@pytest.mark.parametrize(("cpu", "workers"), [(None, "1"), ("4", "4"), ("2500m", "2"), ("0.5", "1"), ("3.9", "3")])
+def test_without_a_number_of_workers_there_are_as_many_as_cores_were_asked_for(cpu: str | None, workers: str) -> None:
+    """A process in a container finds the cores of the node, and would start a worker for each."""
+    arguments = _container(_manifest(**({} if cpu is None else {"cpu": cpu})))["args"]
+    assert arguments[arguments.index("--workers") + 1] == workers
+
+
+def test_what_is_asked_for_is_also_the_limit() -> None:
+    resources = _container(_manifest(cpu="2", memory="4Gi"))["resources"]
+    assert resources == {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+
+
+def test_it_runs_as_nobody_in_particular() -> None:
+    pod = _manifest()["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_a_service_account_switches_workload_identity_on() -> None:
+    template = _manifest(service_account="simulations")["spec"]["template"]
+    assert template["spec"]["serviceAccountName"] == "simulations"
+    assert template["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    without = _manifest()["spec"]["template"]
+    assert "serviceAccountName" not in without["spec"]
+    assert "azure.workload.identity/use" not in without["metadata"]["labels"]
+
+
+def test_labels_find_it_and_an_annotation_has_the_whole_id() -> None:
+    job_id = "A" * 70 + "+b"
+    manifest = _manifest(_launch(job_id, options={"image": "i"}))
+    for metadata in (manifest["metadata"], manifest["spec"]["template"]["metadata"]):
+        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "mops-jobs"
+        assert metadata["labels"]["mops-jobs/job-id"] == "A" * 63
+        assert metadata["annotations"]["mops-jobs/job-id"] == job_id
+
+
+def test_the_image_may_come_from_the_environment() -> None:
+    """The option comes first."""
+    env = {"MOPS_JOBS_IMAGE": "from-env:1"}
+    made = build_manifest(_launch(), namespace="n", launch_id="x", env=env)
+    assert _container(made)["image"] == "from-env:1"
+    named = build_manifest(_launch(options={"image": "named:1"}), namespace="n", launch_id="x", env=env)
+    assert _container(named)["image"] == "named:1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image", ""),
+        ("image", "a b"),
+        ("parallelism", "0"),
+        ("parallelism", "many"),
+        ("parallelism", "٣"),
+        ("backoff_limit_per_index", "-1"),
+        ("ttl_seconds", "1d"),
+        ("cpu", "0"),
+        ("cpu", "two"),
+        ("cpu", "0m"),
+        ("memory", "4 GB"),
+        ("memory", "0Gi"),
+        ("secret", "My_Secret"),
+        ("service_account", "-x"),
+        ("service_account", "a" * 254),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_named(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=rf"The option {name} "):
+        _manifest(**{name: value})
+
+
+def test_an_unknown_option_is_refused() -> None:
+    """With all that there are."""
+    with pytest.raises(UsageError, match="no option imagee: use " + ", ".join(OPTIONS)):
+        _manifest(imagee="x")
+
+
+@pytest.mark.parametrize("shards", [0, -1, 100_001])
+def test_so_many_shards_make_no_sense(shards: int) -> None:
+    with pytest.raises(UsageError, match="shards"):
+        _manifest(_launch(shards=shards, options={"image": "i"}))
+
+
+@pytest.mark.parametrize("url", ["sqlite:///registry.db", "memory:"])
+def test_a_registry_on_this_machine_is_refused(url: str) -> None:
+    """The pods could not reach it, and would wait for it for an hour."""
+    with pytest.raises(UsageError, match="lies on this machine"):
+        _manifest(_launch(registry_url=url, options={"image": "i"}))
+
+
+@given(JOB_IDS)
+def test_every_job_id_gives_a_name_that_kubernetes_takes(job_id: str) -> None:
+    """Also with an index of six digits behind it, as the host name of a pod."""
+    name = job_name(job_id)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
+    assert len(name) <= MAX_NAME_LENGTH
+    assert len(f"{name}-999999") <= 63
+    assert name == job_name(job_id)
+    kubernetes_validate.validate(_manifest(_launch(job_id, options={"image": "i"})), "1.31", strict=True)
+
+
+@given(JOB_IDS)
+def test_every_job_id_gives_a_label_that_kubernetes_takes(job_id: str) -> None:
+    assert re.fullmatch(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", label_value(job_id))
+    assert len(label_value(job_id)) <= 63
+
+
+@pytest.mark.parametrize("job_id", ["seir-20260301-120000-ab12", "a", "0"])
+def test_a_job_id_that_is_a_name_stays_as_it_is(job_id: str) -> None:
+    assert job_name(job_id) == job_id
+
+
+def test_ids_that_look_alike_have_different_names() -> None:
+    """Changed or shortened alike, a hash tells them apart."""
+    ids = ["seir.1", "seir-1", "SEIR-1", "seir_1", "seir-1-", "seir--1", "x" * 57, "x" * 58]
+    assert len({job_name(job_id) for job_id in ids}) == len(ids)
