@@ -28,7 +28,7 @@ EPILOG = """exit codes:
   0 done, also an empty list   1 unexpected   2 usage   3 no such job, or several
   4 sign-in or permission   5 registry unreachable, try again   6 refused
   7 partly done   8 not finished yet   130 interrupted
-  100 failed, 103 cancelled, 104 partial: the job's end, from wait and status --exit-status
+  100 failed, 103 cancelled, 104 partial: the job's end, from wait, logs -f, status --exit-status
 """
 
 INSTALL = "Install mops-jobs with what it needs: python -m pip install ."

@@ -8,8 +8,9 @@ set -euo pipefail
 
 [ $# -gt 0 ] || set -- mops-jobs
 command=("$@")
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 place=$(mktemp -d "${TMPDIR:-/tmp}/mops-jobs-demo.XXXXXX")
-export MOPS_JOBS_REGISTRY="sqlite://$place/registry.db" MOPS_JOBS_CACHE="$place/cache.db"
+export MOPS_JOBS_REGISTRY="sqlite://$place/registry.db" MOPS_JOBS_CACHE="$place/cache.db" XDG_STATE_HOME="$place/state"
 
 # Show a command as one would type it, and run it.
 mops-jobs() {
@@ -25,7 +26,15 @@ mops-jobs() {
 }
 chapter() { printf '\n# %s\n' "$*"; }
 
-chapter "Five jobs are registered, each by whoever launched it"
+chapter "A study of 200 simulations is submitted, runs on this machine, and is followed to its verified end"
+cd "$here/seir"
+mops-jobs submit study.json --auto --job-id seir-1 --owner ana --label exp=7
+mops-jobs wait seir-1 --timeout 5m --interval 1s
+mops-jobs status seir-1
+mops-jobs validate seir-1
+mops-jobs results seir-1 --download "$place/results"
+
+chapter "Other jobs are registered by whoever launched them, a script or a pod"
 mops-jobs register nightly-1 --owner ana --label exp=7 --total 10
 mops-jobs register nightly-2 --owner ana --label exp=7 --total 4
 mops-jobs register nightly-3 --owner ben --label exp=8 --total 20

@@ -182,3 +182,22 @@ class RecordError(MopsJobsError, ValueError):
         super().__init__(f"{key}: {reason}" if key else reason, hint="See: mops-jobs doctor" if key else None)
         self.key = key
         self.reason = reason
+
+
+# --- engines -----------------------------------------------------------------------------------------------------
+
+
+class EngineError(MopsJobsError):
+    """An engine refused, or gave an answer that makes no sense."""
+
+
+class EngineUnavailableError(EngineError):
+    """An engine could not be reached, or asked us to come back later."""
+
+    exit_code = EXIT_UNREACHABLE
+
+
+class EngineAccessError(EngineError):
+    """An engine refused our credentials, or there are none."""
+
+    exit_code = EXIT_SIGN_IN

@@ -81,6 +81,10 @@ class JobState:
     tasks_failed: int = 0
     """Tasks that ended in an error."""
     heartbeat_at: str | None = None
+    """When a runner last gave a sign of life."""
+    shards: JsonObject = dataclasses.field(default_factory=_nothing)
+    """What each shard of the job has done, by its number: `[completed, failed, 1 if it is done]`. Their sums are the
+    totals above, so that several shards never overwrite each other's counts."""
     owner: str | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     engine: str | None = None
@@ -296,6 +300,17 @@ def _labels(name: str, value: object) -> Mapping[str, str]:
     return MappingProxyType({label: _text(f"{name}.{label}", text) for label, text in _object(name, value).items()})
 
 
+def _shards(name: str, value: object) -> JsonObject:
+    shards = _object(name, value)
+    for number, counts in shards.items():
+        where = f"{name}.{number}"
+        if len(_list(where, counts)) != 3:
+            _wrong(where, "a list of three counts", counts)
+        for count in counts:  # type: ignore[attr-defined]
+            _count(where, count)
+    return shards
+
+
 def _transitions(name: str, value: object) -> tuple[JsonObject, ...]:
     steps = []
     for number, step in enumerate(_list(name, value)):
@@ -334,6 +349,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "transitions": _transitions,
     "tasks_failed": _count,
     "heartbeat_at": _time,
+    "shards": _shards,
     "owner": _text,
     "labels": _labels,
     "engine": _text,
@@ -345,10 +361,10 @@ FIELDS = tuple(_CHECKS)
 
 _REQUIRED = ("job_id", "status", "created_at", "updated_at")
 _LISTS = ("expected_outputs", "verified_outputs", "missing_outputs")
-_OBJECTS = ("metadata", "labels")
+_OBJECTS = ("metadata", "shards", "labels")
 _OURS = frozenset(FIELDS[FIELDS.index("write_id") :])
 
-UPDATABLE = frozenset(FIELDS) - {*_REQUIRED, "write_id", "revision", "transitions"}
+UPDATABLE = frozenset(FIELDS) - {*_REQUIRED, "write_id", "revision", "transitions", "shards"}
 """The fields that a caller may set. The others are the registry's own bookkeeping."""
 
 

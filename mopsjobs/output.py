@@ -253,9 +253,11 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
 
 
-def status_style(status: object) -> Styled:
-    """A status as a cell in its colour."""
+def status_style(status: object, suspect: object = None) -> Styled:
+    """A status as a cell in its colour; with why the job may be stuck, if it may."""
     text = clean(str(status))
+    if suspect is not None:
+        return styled(f"{text} (suspect: {clean(str(suspect))})", "yellow")
     return styled(text, STATUS_STYLES.get(text, "bold"))
 
 

@@ -7,6 +7,7 @@ its own hand in the record instead of an illegal transition.
 
 from __future__ import annotations
 
+import copy
 import logging
 import random as _random
 import secrets
@@ -75,6 +76,12 @@ class JobRegistry:
         self._random = random
         self._on_write = on_write
 
+    def telling(self, on_write: OnWrite) -> JobRegistry:
+        """The same registry, whose writes are told to `on_write` instead."""
+        other = copy.copy(self)
+        other._on_write = on_write  # noqa: SLF001
+        return other
+
     # --- reading ---------------------------------------------------------------------------------------------
 
     def key_of(self, job_id: str) -> str:
@@ -116,13 +123,12 @@ class JobRegistry:
     ) -> list[JobState]:
         """Jobs straight from the store, newest first: one listing, and a read for each record the listing lacks.
 
-        For looking often, a mirror is the better place (`mopsjobs.cache`). A record that cannot be read is logged and
-        left out.
+        For looking often, a mirror is the better place. A record that cannot be read is logged and left out.
 
         Args:
             limit: at most so many; None for all.
             status_filter: only jobs with one of these statuses; None or nothing in it for any.
-            since: only jobs created or changed at or after this time, in UTC if it has no zone.
+            since: only jobs created or changed since then, in UTC if it has no zone.
 
         Raises:
             UsageError: the limit is negative.
@@ -225,7 +231,7 @@ class JobRegistry:
             UsageError: the status or a field is unknown, or a field has the wrong type.
         """
         target = parse_status(new_status)
-        values = _checked(fields)
+        values = rules.checked(fields)
 
         def change(state: JobState, at: str, write_id: str) -> JobState | None:
             changed = rules.merge(state, values)
@@ -237,7 +243,7 @@ class JobRegistry:
 
     def update_fields(self, job_id: str, **fields: object) -> JobState:
         """Set fields of a job and leave its status. Merges and raises as `update_status` does."""
-        values = _checked(fields)
+        values = rules.checked(fields)
         return self._change(job_id, lambda state, _at, _write_id: rules.unless_ended(state, rules.merge(state, values)))
 
     def update_progress(
@@ -253,9 +259,9 @@ class JobRegistry:
 
         Args:
             job_id: a job that has not ended.
-            tasks_completed: tasks done so far; None leaves it.
-            tasks_total: tasks in all; None leaves it.
-            tasks_failed: tasks that ended in an error; None leaves it.
+            tasks_completed: tasks done so far; None leaves it, as for the other two.
+            tasks_total: tasks in all.
+            tasks_failed: tasks that ended in an error.
             start: whether progress proves that the job runs, so that one not yet running is moved there in this write.
 
         Raises:
@@ -269,6 +275,35 @@ class JobRegistry:
         def change(state: JobState, at: str, write_id: str) -> JobState | None:
             changed = state.evolve(**values)
             if start and state.status in rules.BEFORE_RUNNING:
+                return rules.walk(state, changed, JobStatus.RUNNING, at, write_id)
+            return rules.unless_ended(state, changed)
+
+        return self._change(job_id, change)
+
+    def report_shard(
+        self, job_id: str, shard: int, shards: int, *, completed: int, failed: int, is_done: bool = False
+    ) -> JobState:
+        """Tell how far one shard of a job is; a sign of life as well. The job's counts become the sums over its shards.
+
+        A job that is not running yet is moved there in the same write.
+
+        Args:
+            job_id: a job that has not ended.
+            shard: which shard, from 0.
+            shards: of how many.
+            completed: tasks of this shard that ended well so far.
+            failed: those that ended in an error.
+            is_done: whether the shard has worked on all its tasks.
+
+        Raises:
+            JobNotFoundError, TerminalStateError: there is no such job, or it has ended.
+        """
+        if not 0 <= shard < shards:
+            raise UsageError(f"There is no shard {shard} of {shards}.")
+
+        def change(state: JobState, at: str, write_id: str) -> JobState | None:
+            changed = rules.with_shard(state, shard, shards, (completed, failed, int(is_done)), at)
+            if state.status in rules.BEFORE_RUNNING:
                 return rules.walk(state, changed, JobStatus.RUNNING, at, write_id)
             return rules.unless_ended(state, changed)
 
@@ -363,9 +398,3 @@ class JobRegistry:
             except Exception:  # the write has landed; whoever wanted to hear of it must not turn that into a failure
                 log.exception("Telling of the write to %s failed.", key)
         return self._read(key, outcome.value)
-
-
-def _checked(fields: Mapping[str, object]) -> dict[str, object]:
-    """The fields as a record holds them; without an empty object that would be merged, since it adds nothing."""
-    values = {name: check_field(name, value) for name, value in fields.items()}
-    return {name: value for name, value in values.items() if value or fields[name] is None or name not in rules.MERGED}

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
-from mopsjobs.job import JobState, JsonObject
+from mopsjobs.job import JobState, JsonObject, check_field
 from mopsjobs.status import ACTIVE, TRANSITIONS, JobStatus, steps
 
 BEFORE_RUNNING = ACTIVE - {JobStatus.RUNNING, JobStatus.VALIDATING}
@@ -88,6 +89,12 @@ def _unknown_status(state: JobState, target: str) -> InvalidTransitionError:
     )
 
 
+def checked(fields: Mapping[str, object]) -> dict[str, object]:
+    """The fields as a record holds them; without an empty object that would be merged, since it adds nothing."""
+    values = {name: check_field(name, value) for name, value in fields.items()}
+    return {name: value for name, value in values.items() if value or fields[name] is None or name not in MERGED}
+
+
 def merge(state: JobState, values: Mapping[str, object]) -> JobState:
     """`state` with these fields: `metadata` and `labels` merged into what is there, others replaced."""
     merged = dict(values)
@@ -95,6 +102,28 @@ def merge(state: JobState, values: Mapping[str, object]) -> JobState:
         if merged.get(name):
             merged[name] = MappingProxyType({**getattr(state, name), **merged[name]})  # type: ignore[dict-item]
     return state.evolve(**merged)
+
+
+def with_shard(state: JobState, shard: int, shards: int, report: tuple[int, int, int], at: str) -> JobState:
+    """`state` with what a shard reports, and the sums over all shards.
+
+    What earlier runs of the job told of shards that it no longer has is forgotten: their tasks are others' now.
+    """
+    kept = {name: counts for name, counts in state.shards.items() if name.isdecimal() and int(name) < shards}
+    by_shard = {**kept, str(shard): list(report)}
+    told: list[Any] = list(by_shard.values())
+    return state.evolve(
+        shards=MappingProxyType(by_shard),
+        tasks_completed=sum(completed for completed, _, _ in told),
+        tasks_failed=sum(failed for _, failed, _ in told),
+        heartbeat_at=at,
+    )
+
+
+def all_shards_done(state: JobState, shards: int) -> bool:
+    """Whether every shard of a job has worked on all its tasks."""
+    told: list[Any] = list(state.shards.values())
+    return len(told) >= shards and all(is_done for _, _, is_done in told)
 
 
 def counts(state: JobState) -> tuple[int, int, int]:

@@ -59,6 +59,7 @@ OURS = {
     ],
     "tasks_failed": 1,
     "heartbeat_at": AT,
+    "shards": {"0": [3, 1, 0]},
     "owner": "ada",
     "labels": {"exp": "7"},
     "engine": "local",
@@ -141,7 +142,8 @@ def test_modelops_fields_are_always_written_and_ours_only_when_they_say_somethin
 def test_the_known_fields_are_those_of_the_contract() -> None:
     """Their names are a contract with programs outside of this project."""
     assert set(FIELDS) == {*MODELOPS, *OURS}
-    assert set(REQUIRED) | {"write_id", "revision", "transitions"} | set(UPDATABLE) == set(FIELDS)
+    bookkeeping = {"write_id", "revision", "transitions", "shards"}
+    assert set(REQUIRED) | bookkeeping | set(UPDATABLE) == set(FIELDS)
 
 
 @given(unknown_fields)

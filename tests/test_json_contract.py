@@ -17,16 +17,17 @@ JOB_FIELDS = [
     "job_id", "status", "created_at", "updated_at", "k8s_name", "k8s_namespace", "k8s_uid", "tasks_total",
     "tasks_completed", "error_message", "error_code", "results_path", "expected_outputs", "verified_outputs",
     "missing_outputs", "tasks_verified", "validation_started_at", "validation_completed_at", "validation_attempts",
-    "last_validation_error", "metadata", "write_id", "revision", "transitions", "tasks_failed", "heartbeat_at", "owner",
+    "last_validation_error", "metadata", "write_id", "revision", "transitions", "tasks_failed", "heartbeat_at",
+    "shards", "owner",
     "labels", "engine", "parent_job_id", "progress", "is_active", "status_since", "started_at", "ended_at",
-    "duration_seconds", "queued_seconds", "run_seconds",
+    "duration_seconds", "queued_seconds", "run_seconds", "suspect",
 ]  # fmt: skip
 LIST_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "total", "returned", "jobs",
 ]  # fmt: skip
 SYNC_FIELDS = [
     "schema_version", "already_running", "synced_at", "seconds", "seen", "added", "changed", "unchanged", "removed",
-    "fetched", "problems",
+    "fetched", "problems", "events_added",
 ]  # fmt: skip
 DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
 """As of version 1, in their order. A name may be added to these lists; none may go, and none may move."""

@@ -39,15 +39,49 @@ ARROWS = {
     "mopsjobs.store.azure_transport": "errors",
     "mopsjobs.documents": "errors store.base store.cas",
     "mopsjobs.registry": "errors status times job rules store.base store.cas",
+    "mopsjobs.chunks": "errors times job",
+    "mopsjobs.events": "errors times job store.base chunks",
     "mopsjobs.cache": "",
     "mopsjobs.cache.queries": "errors status times job",
     "mopsjobs.cache.rows": "errors status times job store.base cache.queries",
     "mopsjobs.cache.schema": "",
     "mopsjobs.cache.file": "errors cache.schema sqlite_file",
     "mopsjobs.cache.mirror": "errors times job registry store.base cache.file cache.rows",
+    "mopsjobs.cache.events": "errors times store.base chunks cache.mirror",
+    "mopsjobs.submit": "",
+    "mopsjobs.submit.study": "errors",
+    "mopsjobs.submit.ignore": "",
+    "mopsjobs.submit.unpack": "errors",
+    "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack",
+    "mopsjobs.submit.client": (
+        "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.study"
+    ),
+    "mopsjobs.outputs": "errors store.base submit.study",
+    "mopsjobs.validation": "errors times status job outputs registry store.base submit.study",
+    "mopsjobs.engines": "errors engines.local engines.kubernetes",
+    "mopsjobs.engines.base": "",
+    "mopsjobs.engines.local": "errors engines.base",
+    "mopsjobs.engines.k8s_manifest": "errors engines.base",
+    "mopsjobs.engines.k8s_client": "errors",
+    "mopsjobs.engines.k8s_logs": "errors times engines.k8s_client engines.k8s_manifest",
+    "mopsjobs.engines.kubernetes": (
+        "errors times engines.base engines.k8s_client engines.k8s_logs engines.k8s_manifest"
+    ),
+    "mopsjobs.reconcile": "errors job outputs registry status times validation engines.base",
+    "mopsjobs.runner": "",
+    "mopsjobs.runner.worker": "",
+    "mopsjobs.runner.pool": "errors submit.study",
+    "mopsjobs.runner.spool": "errors store.base",
+    "mopsjobs.runner.reporter": "errors job registry status",
+    "mopsjobs.runner.run": (
+        "errors rules job events outputs registry validation store.base store.sqlite submit.bundle submit.study"
+        " submit.unpack runner.pool runner.reporter runner.spool"
+    ),
     "mopsjobs.output": "errors",
     "mopsjobs.config": "errors times store",
-    "mopsjobs.context": "errors times store config output registry cache.file cache.mirror cache.queries",
+    "mopsjobs.context": "errors times store config output registry events cache.file cache.mirror cache.queries"
+    " cache.events",
+    "mopsjobs.feed": "errors status times job context cache.queries cache.events",
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors times context",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
@@ -56,7 +90,8 @@ ARROWS = {
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror"
-    " commands.arguments"
+    " cache.events feed commands.arguments engines engines.base engines.local engines.k8s_manifest outputs reconcile"
+    " runner.run submit.bundle submit.client submit.study validation store.base"
 )
 
 OUTSIDE = {
@@ -64,8 +99,8 @@ OUTSIDE = {
     "requests": "store.azure_transport",
     "urllib3": "store.azure_transport",
     "sqlite3": (
-        "sqlite_file store.sqlite cache.file cache.mirror cache.queries cache.rows cache.schema context"
-        " commands.doctor commands.listing commands.status"
+        "sqlite_file store.sqlite cache.file cache.mirror cache.queries cache.rows cache.schema cache.events context"
+        " feed commands.doctor commands.listing commands.status"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",
@@ -73,6 +108,10 @@ OUTSIDE = {
     "shtab": "commands.completion",
     "filelock": "cache.file context",
     "tomllib": "config",
+    "pathspec": "submit.ignore",
+    "yaml": "submit.study engines.k8s_client",
+    "lightkube": "engines.k8s_client",
+    "httpx": "engines.k8s_client",
     "argparse": "mops_jobs context commands commands.*",
 }
 """Which of our modules may import each of these; they are costly, replaceable, or mark a layer."""
@@ -176,8 +215,8 @@ def test_the_arrows_have_no_circle_but_one() -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"mopsjobs.output"}))
 def test_one_module_prints(module: str) -> None:
-    """`print`, `sys.stdout` and `sys.stderr` are for output.py; mops_jobs.py hands it the streams."""
-    names = {"stdout", "stderr"} if module != "mops_jobs" else set()
+    """`print` and the streams are for output.py, which mops_jobs.py hands them; the worker is a program of its own."""
+    names = {"stdout", "stderr"} if module not in ("mops_jobs", "mopsjobs.runner.worker") else set()
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("print", "input"), f"{module}, line {node.lineno}"
@@ -186,8 +225,8 @@ def test_one_module_prints(module: str) -> None:
 
 
 def test_one_module_ends_the_program() -> None:
-    """Errors are caught for good, and the process ended, in mops_jobs.py alone."""
-    for module in MODULES.keys() - {"mops_jobs"}:
+    """The process ends in mops_jobs.py alone, where errors are caught for good; and in the worker, its own program."""
+    for module in MODULES.keys() - {"mops_jobs", "mopsjobs.runner.worker"}:
         for node in ast.walk(_tree(module)):
             raised = node.exc if isinstance(node, ast.Raise) else None
             name = raised.func if isinstance(raised, ast.Call) else raised

@@ -55,6 +55,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     )
     which.add_argument("--namespace", metavar="NS", help="in this Kubernetes namespace")
     which.add_argument("--owner", metavar="WHO", help="of this owner")
+    which.add_argument("--stuck", action="store_true", help="active, but silent for a minute or marked as suspect")
     how = parser.add_argument_group("how to show them")
     how.add_argument("--sort", metavar="A,-B", default=queries.DEFAULT_SORT, help=f"by {', '.join(queries.SORTS)}")
     how.add_argument(
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         labels=tuple(_label(text) for text in args.label),
         namespace=args.namespace,
         owner=args.owner,
+        silent_since=now.timestamp() - queries.SILENT_SECONDS if args.stuck else None,
     )
     if chosen.since is not None and chosen.until is not None and chosen.since > chosen.until:
         raise UsageError("The window ends before it begins.")
@@ -162,7 +164,7 @@ def _row(job: dict[str, object], context: Context) -> list[object]:
     total, done = job["tasks_total"], job["tasks_completed"]
     return [
         job["job_id"],
-        status_style(job["status"]),
+        status_style(job["status"], job["suspect"]),
         f"{done}/{total}" if total else (done or None),
         job["owner"],
         created,

@@ -116,7 +116,11 @@ def _lines(job: Job, context: Context) -> list[Line]:
 
     add("Job", job["job_id"])
     since = job["status_since"]
-    add("Status", status_style(job["status"]), None if since is None else f", since {_ago(since, context)}")
+    add(
+        "Status",
+        status_style(job["status"], job["suspect"]),
+        None if since is None else f", since {_ago(since, context)}",
+    )
     add("Progress", _progress(job))
     add("Created", _ago(job["created_at"], context))
     add("Updated", _ago(job["updated_at"], context))

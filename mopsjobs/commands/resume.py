@@ -1,0 +1,91 @@
+"""`resume`: run what a job has left undone."""
+
+from __future__ import annotations
+
+import argparse
+
+from mopsjobs.commands.arguments import add_command
+from mopsjobs.context import Context
+from mopsjobs.engines import open_engine
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.local import job_directory
+from mopsjobs.errors import JobNotFoundError, UsageError
+from mopsjobs.job import JobState, check_new_job_id
+from mopsjobs.output import Document, Result, Text
+from mopsjobs.outputs import Manifest, examine
+from mopsjobs.submit.client import JobSubmissionClient, Submission, new_job_id
+from mopsjobs.validation import load_manifest, missing_tasks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `resume`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="run what a job has left undone",
+        description="Of a job that has ended, submit the missing tasks as a new job, its child. A job that has not "
+        "ended, but whose runner has, goes on itself.",
+    )
+    parser.add_argument("job", metavar="JOB", help="its whole id")
+    parser.add_argument("--workers", metavar="N", type=int, help="worker processes (default: the cores)")
+    parser.add_argument("--python", metavar="PATH", help="the model's interpreter (default: the active environment's)")
+    parser.add_argument("--json", action="store_true", help="the id of the job that runs, as one JSON object")
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Resume a job."""
+    state = context.registry.get_job(args.job)
+    if state is None:
+        raise JobNotFoundError(f"There is no job {args.job}.", job_id=args.job)
+    manifest = load_manifest(context.store, args.job)
+    job_id = _child(args, context, state, manifest) if state.is_terminal else _again(args, context, state)
+    if job_id is None:
+        return Result(notes=[f"{args.job}: nothing is missing"])
+    body = Document({"job_id": job_id, "parent_job_id": None if job_id == args.job else args.job})
+    return Result(body if args.json else Text([job_id]), notes=[f"Next: mops-jobs wait {job_id}"])
+
+
+def _child(args: argparse.Namespace, context: Context, state: JobState, manifest: Manifest) -> str | None:
+    missing = missing_tasks(manifest, examine(context.store, manifest).complete)
+    if not missing:
+        return None
+    job_id = check_new_job_id(new_job_id(manifest.study, context.now()))
+    client = JobSubmissionClient(
+        context.store,
+        context.registry,
+        open_engine(_engine(state), context.env),
+        kept_at=lambda job: job_directory(job, context.env),
+    )
+    submission = Submission(
+        job_id=job_id,
+        study=manifest.study,
+        bundle=manifest.bundle,
+        only=tuple(task.number for task in missing),
+        parent_job_id=state.job_id,
+        owner=state.owner,
+        labels=state.labels,
+    )
+    client.submit(submission, _launch(args, context, job_id))
+    return job_id
+
+
+def _again(args: argparse.Namespace, context: Context, state: JobState) -> str:
+    engine = open_engine(_engine(state), context.env)
+    if engine.state(state.fields()).phase == "running":
+        raise UsageError(f"Job {args.job} is still running: nothing to resume.")
+    engine.launch(_launch(args, context, args.job))
+    return str(args.job)
+
+
+def _engine(state: JobState) -> str:
+    return state.engine or "local"
+
+
+def _launch(args: argparse.Namespace, context: Context, job_id: str) -> Launch:
+    registry_url = context.settings.registry.value
+    return Launch(job_id=job_id, registry_url=registry_url, workers=args.workers, python=args.python)

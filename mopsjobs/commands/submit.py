@@ -1,0 +1,163 @@
+"""`submit`: run a study, on this machine or where it belongs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+from mopsjobs.commands.arguments import add_command, parse_labels
+from mopsjobs.context import Context
+from mopsjobs.engines import ENGINES, open_engine
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.local import job_directory
+from mopsjobs.errors import UsageError
+from mopsjobs.job import check_new_job_id
+from mopsjobs.output import Document, Result, Text
+from mopsjobs.submit.bundle import Packed, pack, parse_bundle_ref
+from mopsjobs.submit.client import JobSubmissionClient, Submission, new_job_id
+from mopsjobs.submit.study import Study, load_study
+from mopsjobs.times import parse_duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+EXAMPLES = """examples:
+  mops-jobs submit study.json --auto
+  mops-jobs submit study.yaml --auto --workers 4 --owner me --label exp=7
+  mops-jobs submit study.json --bundle sha256:… --dry-run
+  mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8
+"""
+
+CLUSTER_OPTIONS = {
+    "image": ("IMAGE", "what the pods run (default: MOPS_JOBS_IMAGE)"),
+    "namespace": ("NS", "where (default: that of the kubeconfig)"),
+    "cpu": ("CORES", "cores a shard gets (default: 1)"),
+    "memory": ("SIZE", "memory a shard gets, like 4Gi (default: the cluster's)"),
+    "secret": ("NAME", "a secret whose keys become the pods' environment"),
+    "service_account": ("NAME", "a service account, for workload identity"),
+    "parallelism": ("N", "shards that run at a time (default: all)"),
+    "context": ("NAME", "a context of the kubeconfig (default: the current one)"),
+}
+"""Flags that only the kubernetes engine understands, by the names of its options."""
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `submit`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="run a study: pack the code, register the job, launch it",
+        description="Run a study. A registry that does not answer never stops the launch.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("study", metavar="STUDY", help="the study, JSON or YAML; - for standard input")
+    code = parser.add_mutually_exclusive_group(required=True)
+    code.add_argument("--auto", action="store_true", help="pack the current directory as the model's code")
+    code.add_argument("--bundle", metavar="SHA256", help="use this bundle, which is there already")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="where it runs (default: local)")
+    parser.add_argument("--job-id", metavar="ID", help="its id (default: from model and time)")
+    parser.add_argument("--owner", metavar="WHO", help="whose job it is (default: you)")
+    parser.add_argument("--label", metavar="K=V", action="append", default=[], help="a label; repeat for more")
+    parser.add_argument("--workers", metavar="N", type=_workers, help="worker processes (default: the cores)")
+    parser.add_argument("--python", metavar="PATH", help="the model's interpreter (default: the active environment's)")
+    parser.add_argument("--task-timeout", metavar="DURATION", help="how long one task may take (default: no limit)")
+    cluster = parser.add_argument_group("with --engine kubernetes")
+    cluster.add_argument("--shards", metavar="N", type=int, help="parts that run as pods of their own (default: 1)")
+    for option, (metavar, text) in CLUSTER_OPTIONS.items():
+        cluster.add_argument("--" + option.replace("_", "-"), metavar=metavar, help=text)
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    parser.add_argument("--json", action="store_true", help="the job's id, as one JSON object")
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Submit a study."""
+    study = load_study(_read(args.study), args.study)
+    job_id = check_new_job_id(args.job_id or new_job_id(study, context.now()))
+    timeout = None if args.task_timeout is None else parse_duration(args.task_timeout)
+    launch = Launch(
+        job_id=job_id,
+        registry_url=context.settings.registry.value,
+        workers=args.workers,
+        python=args.python,
+        task_timeout=timeout,
+        shards=1 if args.shards is None else args.shards,
+        options=_cluster_options(args),
+    )
+    if args.engine == "kubernetes":
+        from mopsjobs.engines.k8s_manifest import check_launch
+
+        check_launch(launch, context.env)
+    with contextlib.ExitStack() as stack:
+        packed = stack.enter_context(_packed(args, context))
+        bundle = parse_bundle_ref(args.bundle) if packed is None else packed.digest
+        if args.dry_run:
+            return _plan(args, study, job_id, bundle, packed)
+        client = JobSubmissionClient(
+            context.store,
+            context.registry,
+            open_engine(args.engine, context.env),
+            kept_at=lambda job: job_directory(job, context.env),
+        )
+        submission = Submission(
+            job_id=job_id,
+            study=study,
+            bundle=bundle,
+            packed=packed,
+            owner=args.owner or context.env.get("USER") or None,
+            labels=parse_labels(args.label),
+        )
+        submitted = client.submit(submission, launch)
+    notes = [f"Launched {study.tasks_total:,} tasks", f"Next: mops-jobs wait {job_id}"]
+    if submitted.warnings:
+        notes[1] = f"Without the registry: {submitted.launched.look}"
+    body = Document({"job_id": job_id, "engine": args.engine, "tasks_total": study.tasks_total})
+    return Result(body if args.json else Text([job_id]), notes=notes, warnings=submitted.warnings)
+
+
+def _cluster_options(args: argparse.Namespace) -> dict[str, str]:
+    """What is asked of the cluster. A flag that would have no effect is refused, not ignored."""
+    given = {name: getattr(args, name) for name in CLUSTER_OPTIONS if getattr(args, name) is not None}
+    if args.engine != "kubernetes":
+        for name in [*given, *(["shards"] if args.shards is not None else [])]:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect with the {args.engine} engine.")
+    return given
+
+
+def _read(path: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
+
+
+def _packed(args: argparse.Namespace, context: Context) -> contextlib.AbstractContextManager[Packed | None]:
+    if not args.auto:
+        return contextlib.nullcontext(None)
+    with context.out.progress("files", None) as on_progress:
+        return pack(Path.cwd(), on_progress=on_progress)
+
+
+def _plan(args: argparse.Namespace, study: Study, job_id: str, bundle: str, packed: Packed | None) -> Result:
+    code = bundle if packed is None else f"{bundle} ({packed.files} files, {packed.bytes / 1e6:.1f} MB)"
+    outputs = "whatever each task leaves" if study.outputs is None else ", ".join(study.outputs)
+    lines = [
+        f"Job      {job_id}",
+        f"Study    {study.entrypoint}: {len(study.parameter_sets):,} parameter sets, {study.tasks_total:,} tasks",
+        f"Bundle   {code}",
+        f"Engine   {args.engine}",
+        f"Outputs  {outputs}, under results/{job_id}/",
+    ]
+    if args.json:
+        plan = {"job_id": job_id, "tasks_total": study.tasks_total, "bundle": bundle, "engine": args.engine}
+        return Result(Document({**plan, "dry_run": True}))
+    return Result(Text(lines), notes=["Nothing was done."])
+
+
+def _workers(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 4096):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of workers: use a whole number from 1")
+    return int(text)

@@ -1,0 +1,38 @@
+"""`validate`: are the outputs of a job there?"""
+
+from __future__ import annotations
+
+import argparse
+
+from mopsjobs.cache.rows import view_of
+from mopsjobs.commands.arguments import add_command
+from mopsjobs.context import Context
+from mopsjobs.output import Document, Result, Text
+from mopsjobs.validation import validate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `validate`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="compare a job's outputs with what it should leave, and end it by that",
+        description="Compare a job's outputs with its manifest, by one listing: all there, succeeded; some, partial; "
+        "none, failed. A job that has ended is only compared.",
+    )
+    parser.add_argument("job", metavar="JOB", help="its whole id")
+    parser.add_argument("--json", action="store_true", help="the job as one JSON object")
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Validate a job."""
+    found = validate(context.store, context.registry, args.job)
+    if args.json:
+        return Result(Document(view_of(found.state, now=context.now().timestamp())))
+    line = f"{args.job}: {found.tasks_verified:,} of {found.tasks_total:,} tasks verified; {found.state.status}"
+    return Result(Text([line]))

@@ -1,0 +1,31 @@
+"""Where tasks run, one module an engine; `open_engine(name)` picks one and imports what it needs, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mopsjobs.errors import UsageError
+
+if TYPE_CHECKING:
+    from mopsjobs.engines.base import Engine
+
+ENGINES = ("local", "kubernetes")
+
+
+def open_engine(name: str, env: Mapping[str, str]) -> Engine:
+    """The engine of that name. Opening starts and sends nothing.
+
+    Raises:
+        UsageError: there is none.
+        EngineError: what it needs is not installed or not configured; says how to get it.
+    """
+    if name == "local":
+        from mopsjobs.engines.local import LocalEngine
+
+        return LocalEngine(env)
+    if name == "kubernetes":
+        from mopsjobs.engines.kubernetes import KubernetesEngine
+
+        return KubernetesEngine(env)
+    raise UsageError(f"'{name}' is no engine: use {', '.join(ENGINES)}.")

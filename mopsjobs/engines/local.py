@@ -1,0 +1,117 @@
+"""The local engine: the runner as a process of this machine that outlives the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mopsjobs.engines.base import EngineState, Launch, Launched
+from mopsjobs.errors import EngineError
+
+
+class LocalEngine:
+    """Starts `mops-jobs run` in the background, and finds it again by what it left in the job's directory."""
+
+    name = "local"
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+
+    def launch(self, launch: Launch) -> Launched:
+        """See `Engine.launch`. The runner's own messages go to `runner.log` in the job's directory."""
+        directory = job_directory(launch.job_id, self._env)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_running(directory):
+            raise EngineError(f"The runner of job {launch.job_id} is already at work on this machine.")
+        with (directory / "runner.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - ourselves
+                [*command(), *_arguments(launch)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**self._env, **launch.env},
+                start_new_session=True,
+            )
+        (directory / "runner.json").write_text(json.dumps({"pid": process.pid, "started": _started(process.pid)}))
+        return Launched(look=f"tail -f {directory / 'runner.log'}")
+
+    def state(self, job: Mapping[str, object]) -> EngineState:
+        """See `Engine.state`."""
+        directory = job_directory(str(job["job_id"]), self._env)
+        if not (directory / "runner.json").exists():
+            return EngineState("gone", "NotHere", "no runner of this job was started on this machine")
+        if _is_running(directory):
+            return EngineState("running")
+        return EngineState("gone", "RunnerEnded", "its runner on this machine has ended")
+
+    def logs(
+        self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
+    ) -> Iterator[str]:
+        """See `Engine.logs`. The runner's own messages; the model's lines are events of the job."""
+        path = job_directory(str(job["job_id"]), self._env) / "runner.log"
+        if not path.exists():
+            return
+        lines = path.read_text("utf-8", "replace").splitlines()
+        yield from lines if tail is None else lines[-tail:] if tail else []
+
+    def cancel(self, job: Mapping[str, object]) -> bool:
+        """See `Engine.cancel`. The runner keeps what is done."""
+        directory = job_directory(str(job["job_id"]), self._env)
+        if not _is_running(directory):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(_told(directory)["pid"], signal.SIGTERM)
+        return True
+
+
+def job_directory(job_id: str, env: Mapping[str, str]) -> Path:
+    """What this machine keeps of a job that runs here: its code, its runner's messages, outputs not yet delivered."""
+    base = env.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.join(env.get("HOME") or os.path.expanduser("~"), ".local", "state")
+    return Path(base) / "mops-jobs" / "jobs" / job_id
+
+
+def command() -> list[str]:
+    """How to start mops-jobs once more, just as this one was: the same interpreter and the same code."""
+    return [sys.executable, str(Path(__file__).resolve().parents[2] / "mops_jobs.py")]
+
+
+def _arguments(launch: Launch) -> list[str]:
+    arguments = ["run", launch.job_id, "--registry", launch.registry_url]
+    if launch.workers is not None:
+        arguments += ["--workers", str(launch.workers)]
+    if launch.python is not None:
+        arguments += ["--python", launch.python]
+    if launch.task_timeout is not None:
+        arguments += ["--task-timeout", f"{launch.task_timeout:g}s"]
+    return arguments
+
+
+def _told(directory: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads((directory / "runner.json").read_text())
+    return found
+
+
+def _is_running(directory: Path) -> bool:
+    try:
+        told = _told(directory)
+        os.kill(told["pid"], 0)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return False
+    return told.get("started") == _started(told["pid"])
+
+
+def _started(pid: int) -> int | None:
+    """When the process began, as its system counts: process ids are used again. None where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The second field is a name in parentheses, which may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] == "Z" else int(fields[19])
+    return None

@@ -1,0 +1,177 @@
+"""Telling the registry how a shard gets on, from a thread of its own: the work never waits for it.
+
+Written at most once a second, and at least every 30 s as a sign of life. Each shard writes its own counts into the
+record, and the record's totals are their sums, so several shards never overwrite each other. What comes back is the
+record: that is how a runner learns that its job was cancelled.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
+from mopsjobs.job import JobState
+from mopsjobs.registry import JobRegistry
+from mopsjobs.status import JobStatus
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 1.0
+HEARTBEAT_SECONDS = 30.0
+LOOK_SECONDS = 3.0
+"""How often the record is read while there is nothing to write: a cancelled job stops within seconds."""
+
+MAX_PAUSE = 30.0
+"""Seconds. The longest pause between two attempts at a registry that does not answer."""
+
+
+class Counts:
+    """What a shard has done so far. Shared between threads; the lock is held for a few instructions."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.completed = 0
+        self.failed = 0
+
+    def add(self, completed: int = 0, failed: int = 0) -> None:
+        """Count more tasks."""
+        with self._lock:
+            self.completed += completed
+            self.failed += failed
+
+    def both(self) -> tuple[int, int]:
+        """Completed and failed, of the same moment."""
+        with self._lock:
+            return self.completed, self.failed
+
+
+class Reporter:
+    """Reports one shard of one job."""
+
+    def __init__(
+        self,
+        registry: JobRegistry,
+        job_id: str,
+        shard: int,
+        shards: int,
+        counts: Counts,
+        *,
+        register: Callable[[], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start to report.
+
+        Args:
+            registry: where to.
+            job_id: the job.
+            shard: which shard of it, from 0.
+            shards: of how many.
+            counts: read whenever something is written.
+            register: registers the job, for when the registry has never heard of it (it was gone at the submission).
+            clock: seconds from any start, never going back.
+        """
+        self._registry = registry
+        self._job_id = job_id
+        self._shard = shard
+        self._shards = shards
+        self._counts = counts
+        self._register = register
+        self._clock = clock
+        self._stop = threading.Event()
+        self.ended = threading.Event()
+        """Set when the record has ended, by somebody else's doing: there is nothing more to work for."""
+        self.state: JobState | None = None
+        """The record, as last seen."""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread. Stopping twice is harmless."""
+        self._stop.set()
+        self._thread.join()
+
+    def finish(self, *, is_done: bool, patience: float) -> JobState | None:
+        """Stop the thread and write the last counts, waiting for the registry for up to `patience` seconds.
+
+        Args:
+            is_done: whether the shard has worked through all its tasks.
+            patience: seconds.
+
+        Returns:
+            The record after that; None when the registry could not be told.
+        """
+        self.stop()
+        until = self._clock() + patience
+        pause = 1.0
+        while not self.ended.is_set():
+            try:
+                return self._write(is_done=is_done)
+            except MopsJobsError as error:
+                log.warning("%s", error)
+                if self._clock() + pause > until:
+                    return None
+            time.sleep(pause)
+            pause = min(MAX_PAUSE, pause * 2)
+        return self.state
+
+    def _run(self) -> None:
+        written: tuple[int, int] | None = None
+        written_at = looked_at = self._clock() - HEARTBEAT_SECONDS
+        pause = PROGRESS_SECONDS
+        failures = 0
+        while not self._stop.wait(pause) and not self.ended.is_set():
+            now = self._clock()
+            pause = PROGRESS_SECONDS
+            try:
+                if self._counts.both() != written or now - written_at >= HEARTBEAT_SECONDS:
+                    counted = self._counts.both()
+                    self._write(is_done=False)
+                    written, written_at = counted, now
+                elif now - looked_at >= LOOK_SECONDS:
+                    self._see(self._registry.get_job(self._job_id))
+                else:
+                    continue
+                looked_at = now
+            except MopsJobsError as error:
+                log.info("%s The job goes on; this is told again later.", error)
+                failures += 1
+                pause = min(MAX_PAUSE, PROGRESS_SECONDS * 2.0**failures) * (0.5 + random.random() / 2)  # noqa: S311
+            else:
+                failures = 0
+
+    def _write(self, *, is_done: bool) -> JobState | None:
+        completed, failed = self._counts.both()
+        report = functools.partial(
+            self._registry.report_shard,
+            self._job_id,
+            self._shard,
+            self._shards,
+            completed=completed,
+            failed=failed,
+            is_done=is_done,
+        )
+        try:
+            state = report()
+        except JobNotFoundError:
+            self._register()
+            state = report()
+        except TerminalStateError:
+            self._see(self._registry.get_job(self._job_id))
+            return self.state
+        self._see(state)
+        return state
+
+    def _see(self, state: JobState | None) -> None:
+        self.state = state
+        if state is not None and state.is_terminal:
+            self.ended.set()
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether somebody cancelled the job."""
+        return self.state is not None and self.state.status == JobStatus.CANCELLED

@@ -1,0 +1,320 @@
+"""One shard of one job, from its manifest to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from mopsjobs import rules
+from mopsjobs.errors import JobExistsError, JobNotFoundError, MopsJobsError, StoreUnavailableError
+from mopsjobs.events import EventLog, state_fields
+from mopsjobs.job import JobState
+from mopsjobs.outputs import NAMES_NAME, Manifest, examine, manifest_key, output_key
+from mopsjobs.registry import JobRegistry
+from mopsjobs.runner.pool import Finished, ModelError, WorkerPool
+from mopsjobs.runner.reporter import Counts, Reporter
+from mopsjobs.runner.spool import Outbox, Overlay
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.submit.bundle import unpack_bundle
+from mopsjobs.submit.study import Task, is_output_name
+from mopsjobs.submit.unpack import BundleError
+from mopsjobs.validation import validate
+
+T = TypeVar("T")
+
+WORKER = Path(__file__).with_name("worker.py")
+
+PATIENCE_SECONDS = 3600.0
+"""How long a runner that has done its work waits for a registry that does not answer, before it leaves the rest to
+another."""
+
+
+class Shard(NamedTuple):
+    """Which part of a job to work on, and with what."""
+
+    job_id: str
+    number: int = 0
+    of: int = 1
+    workers: int | None = None
+    python: str | None = None
+    task_timeout: float | None = None
+    patience: float = PATIENCE_SECONDS
+
+
+class Ran(NamedTuple):
+    """What came of it. `status` is the record's at the end, None when it could not be told."""
+
+    status: str | None
+    completed: int
+    failed: int
+    is_done: bool
+    """Whether every task of the shard has been worked on."""
+
+
+def run_shard(
+    shard: Shard,
+    store: VersionedStore,
+    registry: JobRegistry,
+    directory: Path,
+    *,
+    on_log: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Ran:
+    """Work through a shard's tasks that are not complete yet.
+
+    Args:
+        shard: what to do.
+        store: where manifest, bundle and results are.
+        registry: where the record is.
+        directory: the job's own on this machine: its code, and outputs that the store does not take now.
+        on_log: called with each line worth a person's attention.
+        sleep: waits that many seconds.
+
+    Raises:
+        ModelError: the model cannot be loaded. The record then says `failed`, and why.
+        StoreError: manifest or bundle cannot be read, or an output was refused for good.
+    """
+    kept = SQLiteVersionedStore(directory / "outbox.db")
+    with contextlib.closing(kept):
+        manifest = _manifest(shard, Overlay(store, kept), sleep)
+        run = _Run(shard, manifest, store, kept, registry, directory=directory, on_log=on_log, sleep=sleep)
+        return run.run()
+
+
+def _manifest(shard: Shard, seen: Overlay, sleep: Callable[[float], None]) -> Manifest:
+    key = manifest_key(shard.job_id)
+    found = _patiently(lambda: seen.get(key), shard.patience, sleep)
+    if found is None:
+        raise JobNotFoundError(f"Job {shard.job_id} has no manifest: it was not submitted.", job_id=shard.job_id)
+    return Manifest.from_json(found.value, key=key)
+
+
+def _patiently(read: Callable[[], T], patience: float, sleep: Callable[[float], None]) -> T:
+    """`read`, again and again while the store does not answer: a pod may start in the middle of an outage."""
+    pause, waited = 1.0, 0.0
+    while True:
+        try:
+            return read()
+        except StoreUnavailableError:
+            if waited > patience:
+                raise
+        sleep(pause)
+        waited += pause
+        pause = min(30.0, pause * 2)
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        manifest: Manifest,
+        store: VersionedStore,
+        kept: SQLiteVersionedStore,
+        registry: JobRegistry,
+        *,
+        directory: Path,
+        on_log: Callable[[str], None],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._shard = shard
+        self._manifest = manifest
+        self._store = store
+        self._kept = kept
+        self._seen = Overlay(store, kept)
+        self._registry = registry
+        self._directory = directory
+        self._on_log = on_log
+        self._sleep = sleep
+        self._counts = Counts()
+        self._is_stopping = False
+        self.first_error: str | None = None
+
+    def run(self) -> Ran:
+        """Work until the shard is done, the job has ended, or a signal says to stop."""
+        shard = self._shard
+        with contextlib.closing(EventLog(self._store, shard.job_id, source=f"runner-{shard.number}")) as events:
+            self._registry = self._registry.telling(
+                lambda _key, value, _version: events.emit("state", **state_fields(JobState.from_json(value)))
+            )
+            reporter = Reporter(
+                self._registry, shard.job_id, shard.number, shard.of, self._counts, register=self._register
+            )
+            outbox = Outbox(self._store, self._kept)
+            try:
+                with self._signals():
+                    is_done = self._work(outbox, reporter, events)
+                    outbox.finish()
+            except (ModelError, BundleError) as error:
+                reporter.stop()
+                message = str(error)
+                events.emit("runner", text=message)
+                with contextlib.suppress(MopsJobsError):  # the error itself is what this run ends with
+                    _patiently(functools.partial(self._fail, str(error)), shard.patience, self._sleep)
+                raise
+            finally:
+                reporter.stop()
+            return self._end(reporter, outbox, is_done=is_done)
+
+    def _fail(self, message: str) -> None:
+        info = {"code": "MODEL", "message": message}
+        try:
+            self._registry.finalize_job(self._shard.job_id, "failed", error_info=info)
+        except JobNotFoundError:
+            self._register()
+            self._registry.finalize_job(self._shard.job_id, "failed", error_info=info)
+
+    def _todo(self) -> Iterator[tuple[int, Task]]:
+        """The shard's tasks that are not complete yet; counts those that are."""
+        number, of = self._shard.number, self._shard.of
+        complete = self._complete()
+        self._counts.add(completed=sum(complete[position] for position in range(number, len(complete), of)))
+        return (
+            (position, task)
+            for position, task in self._manifest.tasks()
+            if position % of == number and not complete[position]
+        )
+
+    def _complete(self) -> bytearray:
+        try:
+            return examine(self._seen, self._manifest).complete
+        except StoreUnavailableError:
+            # Nothing can be known of the store, so everything is to be done; what it has already, it will not take
+            # twice.
+            return examine(self._kept, self._manifest).complete
+
+    def _work(self, outbox: Outbox, reporter: Reporter, events: EventLog) -> bool:
+        """Run tasks until there are none, or no more are wanted. Tells whether all were worked on."""
+        todo = self._todo()
+        first = next(todo, None)
+        if first is None:
+            return True
+        code = _patiently(
+            lambda: unpack_bundle(self._seen, self._manifest.bundle, self._directory / "code"),
+            self._shard.patience,
+            self._sleep,
+        )
+        spool = self._directory / "spool"
+        shutil.rmtree(spool, ignore_errors=True)
+        spool.mkdir(parents=True)
+        pool = WorkerPool(
+            [self._shard.python or active_python(), "-u", str(WORKER)],
+            {"root": str(code), "entrypoint": self._manifest.study.entrypoint, "spool": str(spool)},
+            self._shard.workers or os.cpu_count() or 1,
+            task_timeout=self._shard.task_timeout,
+            on_log=lambda task, line: events.emit("log", task=task, text=line),
+        )
+        with contextlib.closing(pool.run(itertools.chain([first], todo))) as finished:
+            for one in finished:
+                if self._is_stopping or reporter.ended.is_set():
+                    return False
+                if one is not None:
+                    self._take(one, outbox, events)
+        return True
+
+    def _take(self, one: Finished, outbox: Outbox, events: EventLog) -> None:
+        error = one.error
+        if one.outputs is not None:
+            bad = [name for name in one.outputs if not is_output_name(name)]
+            lacking = set(self._manifest.study.outputs or ()) - one.outputs.keys()
+            if bad:
+                error = {"type": "BadOutput", "message": f"{bad[0]!r} cannot be the name of an output"}
+            elif lacking:
+                error = {"type": "MissingOutput", "message": f"it left no output {', '.join(sorted(lacking))}"}
+        if error is not None:
+            self._counts.add(failed=1)
+            told = f"task {one.task.number}: {error['type']}: {error['message']}"
+            if self.first_error is None:
+                self.first_error = told
+                self._on_log(told)
+            events.emit("task_failed", task=one.task.number, seed=one.task.seed, error=dict(error))
+            return
+        assert one.outputs is not None  # noqa: S101 - a task has outputs or an error
+        outputs = sorted(one.outputs.items())
+        if self._manifest.study.outputs is not None:
+            outputs = [(name, value) for name, value in outputs if name in self._manifest.study.outputs]
+        elif len(outputs) != 1:
+            # First the names, then what they name: a task that is cut short in between does not look complete.
+            outputs.insert(0, (NAMES_NAME, json.dumps([name for name, _ in outputs]).encode()))
+        keyed = [(output_key(self._shard.job_id, one.task, name), value) for name, value in outputs]
+        outbox.put(keyed, lambda: self._counts.add(completed=1))
+
+    def _end(self, reporter: Reporter, outbox: Outbox, *, is_done: bool) -> Ran:
+        """Deliver what is kept, report, and let the last shard compare everything with the manifest."""
+        shard = self._shard
+        patience = shard.patience if is_done else 0.0
+        if not self._deliver(outbox, patience):
+            is_done = False
+            self._on_log("The registry does not answer; outputs are kept here. Running the job again delivers them.")
+        state = reporter.finish(is_done=is_done, patience=patience)
+        completed, failed = self._counts.both()
+        if is_done and state is not None and not state.is_terminal and rules.all_shards_done(state, shard.of):
+            end = functools.partial(validate, self._store, self._registry, shard.job_id, first_error=self.first_error)
+            state = _patiently(end, patience, self._sleep).state
+        return Ran(None if state is None else state.status, completed, failed, is_done)
+
+    def _deliver(self, outbox: Outbox, patience: float) -> bool:
+        """Move kept outputs into the store, waiting up to `patience` seconds for it; tells whether nothing is left."""
+        pause = 1.0
+        while True:
+            try:
+                outbox.deliver()
+            except StoreUnavailableError:
+                if patience < pause:
+                    return False
+            else:
+                return True
+            self._sleep(pause)
+            patience -= pause
+            pause = min(30.0, pause * 2)
+
+    def _register(self) -> None:
+        """Register the job, of which the registry has not heard: it was gone when the job was submitted."""
+        with contextlib.suppress(JobExistsError):
+            self._registry.register_job(
+                self._shard.job_id,
+                tasks_total=self._manifest.tasks_total,
+                parent_job_id=self._manifest.parent_job_id,
+                metadata={"model": self._manifest.study.model, "scenario": self._manifest.study.scenario},
+            )
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the work in order: what is done is kept, the rest is left to a restart."""
+
+        def stop(number: int, _frame: object) -> None:
+            self._is_stopping = True
+            self._on_log(f"Stopping ({signal.Signals(number).name}); what is done is kept.")
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def active_python() -> str:
+    """The interpreter of the active environment, which has the model's packages; else the one we run under."""
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if prefix := os.environ.get(variable):
+            path = Path(prefix) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+            if path.exists():
+                return str(path)
+    return sys.executable

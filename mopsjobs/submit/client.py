@@ -1,0 +1,171 @@
+"""JobSubmissionClient: upload, register, launch. What goes wrong with the registry never stops the launch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from mopsjobs.engines.base import Engine, Launch, Launched
+from mopsjobs.errors import EngineError, InvalidTransitionError, MopsJobsError, StoreError, UsageError
+from mopsjobs.outputs import Manifest, manifest_key
+from mopsjobs.registry import JobRegistry
+from mopsjobs.status import JobStatus
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.submit.bundle import Packed, has_bundle, store_bundle
+from mopsjobs.submit.study import Study
+from mopsjobs.times import utc_now
+
+
+class Submitted(NamedTuple):
+    """A job that has been launched, and what did not go well on the way."""
+
+    job_id: str
+    launched: Launched
+    warnings: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """What is to be submitted."""
+
+    job_id: str
+    study: Study
+    bundle: str
+    packed: Packed | None = None
+    """The code, where it may have to be uploaded; None when the store has it."""
+    only: tuple[int, ...] | None = None
+    parent_job_id: str | None = None
+    owner: str | None = None
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the runner will read."""
+        return Manifest(
+            job_id=self.job_id,
+            study=self.study,
+            bundle=self.bundle,
+            only=self.only,
+            parent_job_id=self.parent_job_id,
+        )
+
+
+class JobSubmissionClient:
+    """Submits studies to one engine."""
+
+    def __init__(
+        self,
+        store: VersionedStore,
+        registry: JobRegistry,
+        engine: Engine,
+        *,
+        kept_at: Callable[[str], Path],
+    ) -> None:
+        """Prepare to submit; nothing is sent yet.
+
+        Args:
+            store: where bundle and manifest go.
+            registry: where the job is registered.
+            engine: where it runs.
+            kept_at: this machine's directory of a job, where its files stay if the store cannot be reached; the
+                runner looks there first.
+        """
+        self._store = store
+        self._registry = registry
+        self._engine = engine
+        self._kept_at = kept_at
+
+    def submit(self, submission: Submission, launch: Launch) -> Submitted:
+        """Upload, register and launch a job.
+
+        A registry that cannot be reached, or refuses, is told of in `warnings`; the job is launched all the same.
+
+        Raises:
+            JobExistsError: the id is taken. Nothing was launched.
+            UsageError: the bundle is not in the store. Nothing was registered.
+            EngineError: the launch failed. The record, if there is one, says `failed` and why.
+        """
+        warnings: list[str] = []
+        try:
+            self._prepare(submission)
+        except StoreError as error:
+            with contextlib.closing(SQLiteVersionedStore(self._kept_at(submission.job_id) / "outbox.db")) as kept:
+                self._keep(submission, kept)
+            warnings.append(f"{error} The job is launched without it, and registers itself when it answers.")
+        try:
+            launched = self._engine.launch(launch)
+        except EngineError as error:
+            if not warnings:
+                with contextlib.suppress(MopsJobsError):
+                    info = {"code": "LAUNCH", "message": str(error)}
+                    self._registry.finalize_job(submission.job_id, JobStatus.FAILED, error_info=info)
+            raise
+        if not warnings:
+            try:
+                self._note(submission.job_id, launched)
+            except StoreError as error:
+                warnings.append(f"{error} The job is launched; its record follows.")
+        return Submitted(submission.job_id, launched, tuple(warnings))
+
+    def _prepare(self, submission: Submission) -> None:
+        if submission.packed is not None:
+            store_bundle(self._store, submission.packed)
+        elif not has_bundle(self._store, submission.bundle):
+            raise UsageError(f"The bundle {submission.bundle} is not in the store.", hint="--auto packs the code anew.")
+        # First the record: where the id is taken, the manifest would become that of somebody else's job.
+        self._register(submission)
+        self._store.create_if_absent(manifest_key(submission.job_id), submission.manifest.to_json())
+        self._registry.update_status(submission.job_id, JobStatus.SUBMITTING)
+
+    def _keep(self, submission: Submission, kept: VersionedStore) -> None:
+        if submission.packed is not None:
+            store_bundle(kept, submission.packed)
+        kept.create_if_absent(manifest_key(submission.job_id), submission.manifest.to_json())
+
+    def _register(self, submission: Submission) -> None:
+        manifest = submission.manifest
+        self._registry.register_job(
+            submission.job_id,
+            tasks_total=manifest.tasks_total,
+            engine=self._engine.name,
+            owner=submission.owner,
+            labels=submission.labels,
+            parent_job_id=submission.parent_job_id,
+            metadata={
+                "model": manifest.study.model,
+                "scenario": manifest.study.scenario,
+                "bundle": manifest.bundle,
+                "sampling_method": manifest.study.sampling_method,
+                "n_parameter_sets": len(manifest.study.parameter_sets),
+                "n_replicates": manifest.study.n_replicates,
+                **manifest.study.metadata,
+            },
+        )
+
+    def _note(self, job_id: str, launched: Launched) -> None:
+        """The record says `scheduled`, unless the runner was faster and says more already."""
+        names = {
+            "k8s_name": launched.k8s_name,
+            "k8s_namespace": launched.k8s_namespace,
+            "k8s_uid": launched.k8s_uid,
+        }
+        fields = {name: value for name, value in names.items() if value is not None}
+        try:
+            self._registry.update_status(job_id, JobStatus.SCHEDULED, **fields)
+        except InvalidTransitionError:
+            if fields:
+                with contextlib.suppress(InvalidTransitionError):
+                    self._registry.update_fields(job_id, **fields)
+
+
+def new_job_id(study: Study, now: datetime | None = None) -> str:
+    """An id for a job of this study: what it is, when it was submitted, and four letters against coincidence."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", study.model.rpartition(":")[0].rpartition(".")[2] or study.model).strip("-")
+    return f"{words.lower()[:40] or 'job'}-{now or utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

@@ -1,0 +1,108 @@
+"""The end of a job: are its outputs there? By one comparison of its manifest with one listing.
+
+All there: succeeded; some: partial, and can be resumed; none: failed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mopsjobs.errors import JobNotFoundError, TerminalStateError
+from mopsjobs.job import JobState
+from mopsjobs.outputs import Manifest, examine, manifest_key, output_key
+from mopsjobs.registry import JobRegistry
+from mopsjobs.status import JobStatus
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.submit.study import Task
+from mopsjobs.times import record_time, utc_now
+
+NAMED_MISSING = 5
+"""Missing outputs that the record names. All of them would make it grow with the tasks."""
+
+
+class Validated(NamedTuple):
+    """What a validation found."""
+
+    state: JobState
+    tasks_total: int
+    tasks_verified: int
+
+
+def load_manifest(store: VersionedStore, job_id: str) -> Manifest:
+    """The manifest of a job.
+
+    Raises:
+        JobNotFoundError: it has none: it was registered, not submitted.
+        RecordError: what lies there is none.
+    """
+    key = manifest_key(job_id)
+    found = store.get(key)
+    if found is None:
+        raise JobNotFoundError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
+    return Manifest.from_json(found.value, key=key)
+
+
+def missing_tasks(manifest: Manifest, complete: bytearray) -> list[Task]:
+    """The tasks of a job that are not complete."""
+    return [task for position, task in manifest.tasks() if not complete[position]]
+
+
+def validate(store: VersionedStore, registry: JobRegistry, job_id: str, *, first_error: str | None = None) -> Validated:
+    """Compare a job's outputs with its manifest, and end it by what is there.
+
+    A job that has ended is only compared: its record does not change any more.
+
+    Args:
+        store: where manifest and outputs are.
+        registry: where the record is.
+        job_id: a job whose tasks have all been worked on.
+        first_error: what the record says went wrong, if something is missing.
+
+    Raises:
+        JobNotFoundError: no such job, or one without a manifest.
+        InvalidTransitionError: the job is not so far.
+        StoreError: the comparison failed; the job stays `validating`, and can be validated again.
+    """
+    manifest = load_manifest(store, job_id)
+    state = registry.get_job(job_id)
+    if state is None:
+        raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id)
+    begun = record_time(utc_now())
+    if not state.is_terminal:
+        try:
+            state = registry.update_status(
+                job_id,
+                JobStatus.VALIDATING,
+                validation_started_at=begun,
+                validation_attempts=state.validation_attempts + 1,
+            )
+        except TerminalStateError:  # somebody else has just ended it
+            state = registry.get_job(job_id) or state
+    found = examine(store, manifest)
+    verified, total = found.count, manifest.tasks_total
+    if not state.is_terminal:
+        missing = (
+            f"{output_key(job_id, task, '')}{name}"
+            for position, task in manifest.tasks()
+            if not found.complete[position]
+            for name in manifest.study.outputs or ("",)
+        )
+        named = [name for name, _ in zip(missing, range(NAMED_MISSING), strict=False)]
+        status = JobStatus.SUCCEEDED if verified == total else JobStatus.PARTIAL if verified else JobStatus.FAILED
+        error = None
+        if verified < total:
+            error = f"{total - verified} of {total} tasks left no complete outputs"
+            error = f"{error}; the first error: {first_error}" if first_error else error
+        try:
+            state = registry.update_status(
+                job_id,
+                status,
+                tasks_verified=verified,
+                missing_outputs=named,
+                validation_completed_at=record_time(utc_now()),
+                results_path=f"results/{job_id}/",
+                **({} if error is None else {"error_message": error, "error_code": "INCOMPLETE"}),
+            )
+        except TerminalStateError:  # another shard has come to the same end, or somebody has cancelled the job
+            state = registry.get_job(job_id) or state
+    return Validated(state, total, verified)

@@ -1,0 +1,173 @@
+"""Jobs that tests run: a model steered by its parameters, a study of it, and ways to wait for what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopsjobs.outputs import Manifest, manifest_key
+from mopsjobs.runner.pool import Finished, WorkerPool
+from mopsjobs.runner.run import WORKER, Shard, run_shard
+from mopsjobs.submit.bundle import pack, store_bundle
+from mopsjobs.submit.study import Study
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mopsjobs.job import JobState
+    from mopsjobs.registry import JobRegistry
+    from mopsjobs.runner.run import Ran
+    from mopsjobs.store.base import VersionedStore
+
+PATIENCE = 30.0
+"""Seconds after which what is waited for counts as never to come."""
+
+MODEL = '''
+"""A model that does what its parameters say, and notes each call."""
+import os, sys, time
+
+LAST = []
+
+def note(path, text):
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(file, (text + "\\n").encode())
+    os.close(file)
+
+def simulate(params, seed):
+    if "calls" in params:
+        note(params["calls"], "%s %s" % (params["x"], os.getpid()))
+    if "say" in params:
+        print(params["say"], flush=True)
+    if "gate" in params:
+        end = time.monotonic() + 30
+        while not os.path.exists(params["gate"]) and time.monotonic() < end:
+            time.sleep(0.005)
+    if "die" in params and not os.path.exists(params["die"]):
+        open(params["die"], "x").close()
+        os.kill(os.getpid(), 9)
+    if params.get("always_die"):
+        os.kill(os.getpid(), 9)
+    if params.get("fail") or ("needs" in params and not os.path.exists(params["needs"])):
+        raise ValueError("as asked")
+    if "fork" in params and os.fork() == 0:
+        note(params["fork"], str(os.getpid()))
+        time.sleep(30)
+        os._exit(0)
+    if "killed" in params:
+        while not os.path.exists(params["fork"]):
+            time.sleep(0.005)
+        if not os.path.exists(params["killed"]):
+            open(params["killed"], "x").close()
+            os.kill(os.getpid(), 9)
+    return {"x": params["x"], "seed": seed}
+'''
+
+
+def until(condition: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> Any:
+    """Look until `condition` holds, and return what it gave. Fails when that takes too long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"waited {seconds:g} s for {what}")
+
+
+def code(directory: Path, source: str = MODEL) -> Path:
+    """A directory with a model: `model.py`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "model.py").write_text(source)
+    return directory
+
+
+def study(sets: list[dict[str, Any]], **fields: Any) -> Study:
+    """A study of `MODEL` over these parameters."""
+    return Study.from_dict({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields})
+
+
+def sets_of(count: int, **params: Any) -> list[dict[str, Any]]:
+    """So many parameter sets, which differ in `x`."""
+    return [{"x": number, **params} for number in range(count)]
+
+
+def place(store: VersionedStore, job_id: str, studied: Study, directory: Path) -> Manifest:
+    """Put a job's bundle and manifest into the store, as a submission does."""
+    with pack(directory) as packed:
+        store_bundle(store, packed)
+        manifest = Manifest(job_id=job_id, study=studied, bundle=packed.digest)
+    store.create_if_absent(manifest_key(job_id), manifest.to_json())
+    return manifest
+
+
+def work(
+    store: VersionedStore, registry: JobRegistry, directory: Path, job_id: str = "job", **shard: Any
+) -> tuple[Ran, list[str]]:
+    """Run a shard in this process with two workers of our own interpreter; what came of it and what was said."""
+    said: list[str] = []
+    directory.mkdir(parents=True, exist_ok=True)
+    chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "patience": 20.0, **shard})
+    # Waits for a store are cut short, not away: somebody has to bring it back meanwhile.
+    ran = run_shard(chosen, store, registry, directory, on_log=said.append, sleep=lambda _seconds: time.sleep(0.01))
+    return ran, said
+
+
+def calls(path: Path) -> Counter[int]:
+    """How often the model was called, by `x`."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return Counter(int(line.split()[0]) for line in lines)
+
+
+def callers(path: Path) -> list[int]:
+    """The processes that called the model, in order."""
+    return [int(line.split()[1]) for line in path.read_text().splitlines()]
+
+
+def record(registry: JobRegistry, job_id: str = "job") -> JobState:
+    """The job's record, which has to be there."""
+    state = registry.get_job(job_id)
+    assert state is not None
+    return state
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, other than as a zombie."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def kill(pid: int) -> None:
+    """Kill a process that the test started; one that has ended is fine."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def pool_of(directory: Path, size: int = 2, *, entrypoint: str = "model:simulate/baseline", **more: Any) -> WorkerPool:
+    """A pool of workers on the model in a directory."""
+    spool = directory.with_name(directory.name + "-spool")
+    spool.mkdir(exist_ok=True)
+    setup = {"root": str(directory), "entrypoint": entrypoint, "spool": str(spool)}
+    return WorkerPool([sys.executable, "-u", str(WORKER)], setup, size, **more)
+
+
+def all_of(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> list[Finished]:
+    """Run tasks of these parameters through a pool, and return what became of each, by position."""
+    finished = sorted(ends(pool, sets, seconds=seconds), key=lambda one: one.position)
+    assert [one.position for one in finished] == list(range(len(sets)))
+    return finished
+
+
+def ends(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> Iterator[Finished]:
+    """Run tasks through a pool, and yield each as it ends."""
+    end = time.monotonic() + seconds
+    with contextlib.closing(pool.run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:
+        for one in running:
+            assert time.monotonic() < end, "the pool takes too long"
+            if one is not None:
+                yield one

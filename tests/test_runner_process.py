@@ -1,0 +1,194 @@
+"""The runner as a process that is stopped, killed and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs.outputs import results_prefix
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from support_cli import Cli, command, environment
+from support_runs import callers, calls, code, is_alive, kill, place, record, sets_of, study, until
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def store(cli: Cli) -> Iterator[VersionedStore]:
+    with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as opened:
+        yield opened
+
+
+@pytest.fixture
+def registry(store: VersionedStore) -> JobRegistry:
+    return JobRegistry(store)
+
+
+@pytest.fixture
+def submitted(store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Callable[[list[dict[str, Any]]], None]:
+    """Submits a job over some parameter sets, without launching it."""
+
+    def submit(sets: list[dict[str, Any]]) -> None:
+        manifest = place(store, "job", study(sets), code(tmp_path / "code"))
+        registry.register_job("job", tasks_total=manifest.tasks_total)
+
+    return submit
+
+
+@pytest.fixture
+def start(cli: Cli) -> Iterator[Start]:
+    """Starts the runner as a process."""
+    with ExitStack() as stack:
+
+        def started(*argv: str, **env: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                command("run", "job", "--workers", "2", *argv),
+                env=environment(cli, **env),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield started
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, err = process.communicate(timeout=30)
+    return process.returncode, err
+
+
+def _stored(store: VersionedStore) -> int:
+    return len(list(store.list_keys(results_prefix("job"))))
+
+
+def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
+    submitted: Any, start: Start, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    sets = sets_of(10, calls=str(noted))
+    for one in sets[4:]:
+        one["gate"] = str(gate)
+    submitted(sets)
+    first = start()
+    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
+    until(lambda: _stored(store) == 4, "what is done to be stored")
+    first.send_signal(signal.SIGTERM)
+    code_, err = _ended(first)
+    assert code_ == 143
+    assert "Stopping (SIGTERM); what is done is kept." in err
+    assert "4 tasks done, 0 failed; running" in err
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_failed) == ("running", 4, 0)
+    assert not [pid for pid in callers(noted) if is_alive(pid)]
+    gate.touch()
+    assert _ended(start())[0] == 0
+    made = calls(noted)
+    assert made.keys() == set(range(10))
+    assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
+    assert record(registry).status == "succeeded"
+    assert record(registry).tasks_verified == 10
+
+
+def test_a_runner_killed_leaves_its_job_to_the_next_and_no_stored_output_is_computed_again(
+    submitted: Any, start: Start, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    sets = sets_of(10, calls=str(noted))
+    for one in sets[4:]:
+        one["gate"] = str(gate)
+    submitted(sets)
+    first = start()
+    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
+    until(lambda: _stored(store) == 4, "what is done to be stored")
+    before = {entry.key: entry.version for entry in store.scan(results_prefix("job"))}
+    kill(first.pid)
+    assert _ended(first)[0] == -signal.SIGKILL
+    gate.touch()
+    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
+    assert _ended(start())[0] == 0
+    made = calls(noted)
+    assert made.keys() == set(range(10))
+    assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
+    after = {entry.key: entry.version for entry in store.scan(results_prefix("job"))}
+    assert {key: after[key] for key in before} == before
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 10, 10)
+
+
+def test_a_worker_killed_from_outside_does_not_harm_the_job(
+    submitted: Any, start: Start, registry: JobRegistry, tmp_path: Path
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    submitted(sets_of(6, calls=str(noted), gate=str(gate)))
+    running = start()
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    kill(callers(noted)[0])
+    gate.touch()
+    assert _ended(running)[0] == 0
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_failed) == ("succeeded", 6, 0)
+    assert sorted(calls(noted).values()) == [1, 1, 1, 1, 1, 2]
+
+
+def test_a_cancelled_job_is_left_within_seconds(
+    submitted: Any, start: Start, registry: JobRegistry, tmp_path: Path
+) -> None:
+    noted = tmp_path / "calls"
+    submitted(sets_of(6, calls=str(noted), gate=str(tmp_path / "never")))
+    running = start()
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    registry.cancel_job("job")
+    code_, err = _ended(running)
+    assert code_ == 0
+    assert err.rstrip().endswith("job: stopped, 0 tasks done, 0 failed; cancelled")
+    assert sum(calls(noted).values()) == 2
+    assert not [pid for pid in callers(noted) if is_alive(pid)]
+
+
+def test_shards_as_processes_end_the_job_once(
+    submitted: Any, start: Start, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """As Kubernetes starts them, all at once."""
+    noted = tmp_path / "calls"
+    submitted(sets_of(12, calls=str(noted)))
+    started = [
+        start("--shards", "3", JOB_COMPLETION_INDEX=str(index), XDG_STATE_HOME=str(tmp_path / f"pod-{index}"))
+        for index in range(3)
+    ]
+    assert [_ended(one)[0] for one in started] == [0, 0, 0]
+    assert calls(noted) == dict.fromkeys(range(12), 1)
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 12, 12)
+    assert [step["status"] for step in state.transitions].count("succeeded") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "env"),
+    [
+        (["--shard", "2/2"], {}),
+        (["--shard", "one"], {}),
+        (["--shards", "3"], {}),
+        (["--shards", "3"], {"JOB_COMPLETION_INDEX": "3"}),
+        (["--workers", "0"], {}),
+        (["--shards", "0"], {}),
+    ],
+)
+def test_what_is_no_shard_is_refused(cli: Cli, argv: list[str], env: dict[str, str]) -> None:
+    ran = cli("run", "job", *argv, **env)
+    assert ran.code == 2
+    assert len([line for line in ran.err.splitlines() if line.startswith("error: ")]) == 1
+    assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))

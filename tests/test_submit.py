@@ -1,0 +1,380 @@
+"""`submit` and `resume` at the command line, with real runners on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from conftest import Azurite
+from mopsjobs.engines.local import LocalEngine, job_directory
+from mopsjobs.errors import EngineError
+from mopsjobs.outputs import output_key, results_prefix
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from support_cli import Cli, Ran, Remote, add, command, environment, sentences
+from support_runs import calls, code, is_alive, kill, record, sets_of, study, until
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+
+UNKNOWN = "sha256:" + "0" * 64
+
+
+class Desk:
+    """A directory with a model, and the command as a process of its own in it."""
+
+    def __init__(self, cli: Cli, home: Path) -> None:
+        self.home = home
+        self.env = environment(cli)
+        self.store: VersionedStore = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+        self.jobs = JobRegistry(self.store)
+        self.launched: set[str] = set()
+        code(home)
+
+    def write(self, sets: list[dict[str, Any]], **fields: Any) -> str:
+        """Write the study, outside of what is packed; returns its path."""
+        path = self.home.with_name("study.json")
+        document = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields}
+        path.write_text(json.dumps(document))
+        return str(path)
+
+    def __call__(self, *argv: str, **env: str) -> Ran:
+        ran = subprocess.run(
+            command(*argv), env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=60
+        )
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+    def ok(self, *argv: str, **env: str) -> Ran:
+        ran = self(*argv, **env)
+        assert ran.code == 0, ran
+        return ran
+
+    def submit(self, sets: list[dict[str, Any]], *argv: str, job_id: str = "job", **fields: Any) -> None:
+        """Submit a job with two workers."""
+        self.launched.add(job_id)
+        self.ok("submit", self.write(sets, **fields), "--auto", "--job-id", job_id, "--workers", "2", *argv)
+
+    def ended(self, job_id: str = "job") -> str:
+        """The status of the job, when it has ended and its runner has too."""
+        self.launched.add(job_id)
+        until(lambda: (state := self.jobs.get_job(job_id)) and state.is_terminal, f"job {job_id} to end")
+        until(lambda: not is_alive(self.runner(job_id)), "its runner to end")
+        return record(self.jobs, job_id).status
+
+    def runner(self, job_id: str = "job") -> int:
+        """The process of the job's runner."""
+        told: dict[str, int] = json.loads((job_directory(job_id, self.env) / "runner.json").read_text())
+        return told["pid"]
+
+    def results(self, job_id: str = "job") -> dict[str, bytes]:
+        prefix = results_prefix(job_id)
+        return {entry.key[len(prefix) :]: entry.value or b"" for entry in self.store.scan(prefix)}
+
+    def close(self) -> None:
+        self.store.close()
+        for told in (job_directory("x", self.env).parent).glob("*/runner.json"):
+            pid = int(json.loads(told.read_text())["pid"])
+            kill(pid)
+            until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
+
+
+@pytest.fixture
+def desk(cli: Cli, tmp_path: Path) -> Iterator[Desk]:
+    with closing(Desk(cli, tmp_path / "desk")) as made:
+        yield made
+
+
+# --- submit ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_packed_launched_and_runs_to_its_end(desk: Desk) -> None:
+    path = desk.write(sets_of(5), metadata={"title": "five"})
+    ran = desk.ok("submit", path, "--auto", "--job-id", "job", "--owner", "me", "--label", "exp=7")
+    assert ran.out == "job\n"
+    assert ran.err == "Launched 5 tasks\nNext: mops-jobs wait job\n"
+    assert desk.ended() == "succeeded"
+    state = record(desk.jobs)
+    assert (state.engine, state.owner, state.labels) == ("local", "me", {"exp": "7"})
+    assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (5, 5, 5)
+    assert (state.metadata["title"], state.metadata["model"]) == ("five", "model:simulate")
+    assert [step["status"] for step in state.transitions][:2] == ["pending", "submitting"]
+    expected = {
+        output_key("job", task, "result.json")[len("results/job/") :]: json.dumps(
+            {"seed": task.seed, "x": task.params["x"]}
+        ).encode()
+        for task in study(sets_of(5)).tasks()
+    }
+    assert desk.results() == expected
+
+
+def test_json_is_the_id_and_little_else(desk: Desk) -> None:
+    ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--json")
+    told = ran.json
+    assert told.keys() == {"job_id", "engine", "tasks_total"}
+    assert (told["engine"], told["tasks_total"]) == ("local", 1)
+    assert told["job_id"].startswith("model-")
+    assert desk.ended(told["job_id"]) == "succeeded"
+
+
+def test_a_bundle_that_is_there_is_used_again(desk: Desk) -> None:
+    desk.submit(sets_of(2))
+    bundle = str(record(desk.jobs).metadata["bundle"])
+    (desk.home / "model.py").write_text("raise SystemExit('not this one')\n")
+    desk.ok("submit", desk.write(sets_of(3)), "--bundle", bundle, "--job-id", "other")
+    assert (desk.ended(), desk.ended("other")) == ("succeeded", "succeeded")
+    assert len(desk.results("other")) == 3
+
+
+def test_the_same_code_is_stored_once(desk: Desk) -> None:
+    desk.submit(sets_of(1))
+    desk.submit(sets_of(2), job_id="other")
+    assert (desk.ended(), desk.ended("other")) == ("succeeded", "succeeded")
+    assert len(list(desk.store.list_keys("bundles/"))) == 1
+
+
+def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
+    with open(desk.write(sets_of(1)), "rb") as given:
+        ran = subprocess.run(
+            command("submit", "-", "--auto", "--dry-run", "--json"),
+            stdin=given, env=desk.env, cwd=desk.home, capture_output=True, timeout=60,
+        )  # fmt: skip
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout)["tasks_total"] == 1
+
+
+def test_a_dry_run_shows_everything_and_does_nothing(cli: Cli) -> None:
+    os.chdir(code(Path.cwd() / "desk"))
+    Path("../study.json").write_text(json.dumps(study(sets_of(3), n_replicates=4).to_dict()))
+    ran = cli.ok("submit", "../study.json", "--auto", "--dry-run", "--job-id", "job")
+    shown = dict(line.split(maxsplit=1) for line in ran.lines)
+    assert shown["Job"] == "job"
+    assert shown["Study"] == "model:simulate/baseline: 3 parameter sets, 12 tasks"
+    assert shown["Bundle"].startswith("sha256:")
+    assert "(1 files, " in shown["Bundle"]
+    assert shown["Engine"] == "local"
+    assert shown["Outputs"] == "result.json, under results/job/"
+    assert ran.err == "Nothing was done.\n"
+    told = cli.ok("submit", "../study.json", "--auto", "--dry-run", "--job-id", "job", "--json").json
+    assert told["dry_run"] is True
+    assert (told["job_id"], told["tasks_total"], told["engine"]) == ("job", 12, "local")
+    assert shown["Bundle"].startswith(told["bundle"])
+    assert not Path(cli.env["HOME"], "registry.db").exists()
+    assert not job_directory("job", cli.env).exists()
+
+
+# --- what cannot be submitted ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "it is no JSON"),
+        ("[]", "it should be an object with"),
+        ('{"modle": "m:f", "parameter_sets": []}', "modle is no field of a study; is it model?"),
+        ('{"model": "m:f", "parameter_sets": [{"x": 1}], "n_replicates": 0}', "n_replicates should be"),
+    ],
+)
+def test_a_study_that_cannot_be_used_is_one_sentence(cli: Cli, text: str, told: str) -> None:
+    Path("study.json").write_text(text)
+    ran = cli("submit", "study.json", "--auto")
+    assert (ran.code, ran.out) == (2, "")
+    assert len(sentences(ran.err)) == 1
+    assert told in ran.err
+    assert not Path(cli.env["HOME"], "registry.db").exists()
+
+
+def test_all_that_is_wrong_with_a_study_is_told_at_once(cli: Cli) -> None:
+    Path("study.json").write_text('{"scenario": 3, "parameter_sets": [1], "n_replicates": "two"}')
+    ran = cli("submit", "study.json", "--auto")
+    assert ran.code == 2
+    for name in ("model should", "scenario should", "parameter_sets[0] should", "n_replicates should"):
+        assert name in ran.err
+
+
+def test_a_study_that_is_not_there_is_named(cli: Cli) -> None:
+    ran = cli("submit", "nothing.json", "--auto")
+    assert (ran.code, sentences(ran.err)) == (
+        2,
+        ["error: Cannot read the study nothing.json: No such file or directory."],
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--auto", "--bundle", UNKNOWN], 2),
+        ([], 2),
+        (["--bundle", "sha256:12"], 2),
+        (["--auto", "--workers", "0"], 2),
+        (["--auto", "--engine", "abacus"], 2),
+        (["--auto", "--task-timeout", "soon"], 2),
+        (["--auto", "--label", "nothing"], 2),
+        (["--auto", "--job-id", "../job"], 2),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_leaves_nothing(cli: Cli, argv: list[str], code: int) -> None:
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    ran = cli("submit", "study.json", *argv)
+    assert (ran.code, ran.out) == (code, "")
+    assert len(sentences(ran.err)) == 1
+    assert not Path(cli.env["HOME"], "registry.db").exists()
+
+
+def test_a_bundle_that_nobody_has_is_refused_before_anything_is_registered(cli: Cli, jobs: JobRegistry) -> None:
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    ran = cli("submit", "study.json", "--bundle", UNKNOWN, "--job-id", "job")
+    assert ran.code == 2
+    assert f"The bundle {UNKNOWN} is not in the store." in ran.err
+    assert jobs.get_job("job") is None
+
+
+def test_an_id_that_is_taken_is_refused_and_its_job_left_alone(desk: Desk) -> None:
+    desk.submit(sets_of(2))
+    assert desk.ended() == "succeeded"
+    before = {entry.key: entry.value for entry in desk.store.scan("jobs/")}
+    ran = desk("submit", desk.write(sets_of(5)), "--auto", "--job-id", "job")
+    assert ran.code == 6
+    assert sentences(ran.err) == ["error: Job job is already registered."]
+    assert {entry.key: entry.value for entry in desk.store.scan("jobs/")} == before
+
+
+def test_an_id_taken_by_a_job_that_was_only_reported_gets_no_manifest(cli: Cli, jobs: JobRegistry) -> None:
+    add(jobs, "job", "running")
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    Path("model.py").touch()
+    assert cli("submit", "study.json", "--auto", "--job-id", "job").code == 6
+    assert jobs.store.get("jobs/job/manifest.json") is None
+
+
+def test_a_launch_that_fails_leaves_a_record_that_says_why(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(self: LocalEngine, launch: object) -> None:
+        raise EngineError("There are no processes left.")
+
+    monkeypatch.setattr(LocalEngine, "launch", launch)
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    ran = cli("submit", "study.json", "--auto", "--job-id", "job")
+    assert (ran.code, sentences(ran.err)) == (1, ["error: There are no processes left."])
+    state = record(jobs)
+    assert (state.status, state.error_code, state.error_message) == ("failed", "LAUNCH", "There are no processes left.")
+
+
+# --- without a registry ---------------------------------------------------------------------------------------------
+
+
+def test_a_registry_that_is_gone_does_not_stop_the_launch(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Any] = []
+    started = LocalEngine.launch
+
+    def launch(self: LocalEngine, launch: Any) -> Any:
+        launched.append(launch)
+        monkeypatch.setattr(subprocess, "Popen", lambda *args, **more: type("Started", (), {"pid": os.getpid()})())
+        return started(self, launch)
+
+    monkeypatch.setattr(LocalEngine, "launch", launch)
+    remote.store.down = True
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(2)).to_dict()))
+    ran = cli.ok("submit", "study.json", "--auto", "--job-id", "job")
+    assert ran.out == "job\n"
+    assert [one.job_id for one in launched] == ["job"]
+    assert "warning: Cannot reach the registry: connection refused. The job is launched without it" in ran.err
+    directory = job_directory("job", cli.env)
+    assert f"Without the registry: tail -f {directory / 'runner.log'}" in ran.err
+    with closing(open_store(f"sqlite://{directory}/outbox.db", {})) as kept:
+        assert [key.partition("/")[0] for key in kept.list_keys()] == ["bundles", "jobs"]
+
+
+@pytest.mark.azurite
+def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk, private_azurite: Azurite) -> None:
+    """Submitted into an outage, worked on in it, and told after it."""
+    container = private_azurite.new_container()
+    url = f"{private_azurite.endpoint}/{container}"
+    gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
+    private_azurite.stop()
+    more = {"MOPS_JOBS_REGISTRY": url, "AZURE_STORAGE_CONNECTION_STRING": private_azurite.connection_string}
+    path = desk.write(sets_of(6, calls=str(noted), gate=str(gate)))
+    ran = desk.ok("submit", path, "--auto", "--job-id", "job", "--workers", "2", **more)
+    assert "The job is launched without it" in ran.err
+    gate.touch()
+    until(lambda: sum(calls(noted).values()) == 6, "the work to be done in the outage", 60)
+    private_azurite.start()
+    with closing(open_store(url, more)) as store:
+        jobs = JobRegistry(store)
+        until(lambda: (state := jobs.get_job("job")) and state.is_terminal, "the record to tell", 60)
+        state = record(jobs)
+        assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 6, 6)
+        assert len(list(store.list_keys("results/job/"))) == 6
+    assert calls(noted) == dict.fromkeys(range(6), 1)
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+
+def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: Desk) -> None:
+    noted, mended = desk.home.with_name("calls"), desk.home.with_name("mended")
+    sets = sets_of(6, calls=str(noted))
+    for number in (1, 4):
+        sets[number]["needs"] = str(mended)
+    desk.submit(sets, "--owner", "me", "--label", "exp=7")
+    assert desk.ended() == "partial"
+    mended.touch()
+    ran = desk.ok("resume", "job", "--json")
+    child = ran.json["job_id"]
+    assert ran.json == {"job_id": child, "parent_job_id": "job"}
+    assert child != "job"
+    assert desk.ended(child) == "succeeded"
+    state = record(desk.jobs, child)
+    assert (state.parent_job_id, state.owner, state.labels) == ("job", "me", {"exp": "7"})
+    assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (2, 2, 2)
+    assert calls(noted) == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
+    assert record(desk.jobs).status == "partial"
+    assert sorted(json.loads(value)["x"] for value in desk.results(child).values()) == [1, 4]
+
+
+def test_resuming_a_job_that_lacks_nothing_starts_nothing(desk: Desk) -> None:
+    desk.submit(sets_of(1))
+    assert desk.ended() == "succeeded"
+    ran = desk.ok("resume", "job")
+    assert (ran.out, ran.err) == ("", "job: nothing is missing\n")
+    assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
+
+
+def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
+    """No output that was stored is computed again, and nothing is lost."""
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    sets = sets_of(12, calls=str(noted))
+    for one in sets[6:]:
+        one["gate"] = str(gate)
+    desk.submit(sets)
+    until(lambda: len(desk.results()) == 6, "half of the outputs")
+    until(lambda: sum(calls(noted).values()) == 8, "two tasks that wait")
+    refused = desk("resume", "job")
+    assert (refused.code, sentences(refused.err)) == (2, ["error: Job job is still running: nothing to resume."])
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    gate.touch()
+    ran = desk.ok("resume", "job", "--json")
+    assert ran.json == {"job_id": "job", "parent_job_id": None}
+    assert desk.ended() == "succeeded"
+    made = calls(noted)
+    assert made.keys() == set(range(12))
+    assert {number: made[number] for number in range(6)} == dict.fromkeys(range(6), 1)
+    assert record(desk.jobs).tasks_verified == 12
+
+
+def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: JobRegistry) -> None:
+    assert cli("resume", "nothing").code == 3
+    add(jobs, "job", "failed")
+    ran = cli("resume", "job")
+    assert (ran.code, sentences(ran.err)) == (3, ["error: Job job has no manifest: it was reported, not submitted."])

@@ -1,0 +1,247 @@
+"""The worker script as a process of its own: the JSON lines it takes and gives, whatever the model does."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from mopsjobs.runner.run import WORKER
+from mopsjobs.runner.worker import INLINE_BYTES
+
+
+class Talk(NamedTuple):
+    """What a worker answered and what came out beside it."""
+
+    answers: list[Any]
+    err: str
+    code: int
+
+
+Run = Callable[..., Talk]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs a worker on a model to its end."""
+    root, spool = tmp_path / "code", tmp_path / "spool"
+    spool.mkdir()
+
+    def ran(source: str, *tasks: dict[str, Any], entrypoint: str = "model:f/baseline", wire: str | None = None) -> Talk:
+        root.mkdir(exist_ok=True)
+        (root / "model.py").write_text(source)
+        if wire is not None:
+            (root / ".modelops").mkdir(exist_ok=True)
+            (root / ".modelops" / "manifest.json").write_text(wire)
+        setup = {"root": str(root), "entrypoint": entrypoint, "spool": str(spool)}
+        lines = [setup, *({"task": number, "params": {}, "seed": 0, **task} for number, task in enumerate(tasks))]
+        talk = subprocess.run(
+            [sys.executable, "-u", str(WORKER)],
+            input="".join(json.dumps(line) + "\n" for line in lines),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            cwd=tmp_path,
+        )
+        return Talk([json.loads(line) for line in talk.stdout.splitlines()], talk.stderr, talk.returncode)
+
+    return ran
+
+
+def _wire(path: str) -> str:
+    return json.dumps({"wire": path, "more": "of others' doing"})
+
+
+def _outputs(answer: Any) -> dict[str, bytes]:
+    return {name: base64.b64decode(content) for name, content in answer["outputs"].items()}
+
+
+# --- the two kinds of model -----------------------------------------------------------------------------------------
+
+
+def test_a_plain_function_gives_json(run: Run) -> None:
+    source = "def f(params, seed):\n    return {'sum': params['x'] + seed, 'a': [1.5, None]}\n"
+    talk = run(source, {"params": {"x": 1}, "seed": 2}, {"params": {"x": 3}, "seed": 2**63})
+    assert talk.answers[0] == {"ready": True}
+    assert [answer["task"] for answer in talk.answers[1:]] == [0, 1]
+    assert _outputs(talk.answers[1]) == {"result.json": b'{"a": [1.5, null], "sum": 3}'}
+    assert json.loads(_outputs(talk.answers[2])["result.json"])["sum"] == 2**63 + 3
+    assert (talk.err, talk.code) == ("\x1e0\n\x1e1\n", 0)  # the marks of the two tasks, and nothing else
+
+
+def test_a_plain_function_may_give_bytes_by_name(run: Run) -> None:
+    talk = run("def f(params, seed):\n    return {'a.bin': b'\\x00\\xff', 'b': bytearray(b'b')}\n", {})
+    assert _outputs(talk.answers[1]) == {"a.bin": b"\x00\xff", "b": b"b"}
+
+
+def test_a_wire_function_is_told_the_entrypoint(run: Run) -> None:
+    """As ModelOps calls it: from the manifest, by path, with the bundle's own modules at hand."""
+    source = (
+        "import beside\n"
+        "def wire(entrypoint, params, seed):\n"
+        "    return {'told': f'{entrypoint} {params} {seed} {beside.WORD}'.encode()}\n"
+    )
+    talk = run(
+        "import os\nopen('beside.py', 'w').write('WORD = 1')\n" + source,
+        {"params": {"x": 1}, "seed": 7},
+        entrypoint="models.main:Sir/closed",
+        wire=_wire("model.py:wire"),
+    )
+    assert talk.answers[0] == {"ready": True}
+    assert _outputs(talk.answers[1]) == {"told": b"models.main:Sir/closed {'x': 1} 7 1"}
+
+
+def test_the_model_runs_in_its_own_directory_and_finds_its_modules(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "code" / "package").mkdir(parents=True)
+    (tmp_path / "code" / "package" / "inner.py").write_text(
+        "import model, os\ndef f(params, seed): return os.getcwd()\n"
+    )
+    talk = run("", {}, entrypoint="package.inner:f/baseline")
+    assert json.loads(_outputs(talk.answers[1])["result.json"]) == str(tmp_path / "code")
+
+
+# --- nothing disturbs the answers -----------------------------------------------------------------------------------
+
+
+def test_what_the_model_prints_goes_beside_the_answers(run: Run) -> None:
+    source = (
+        "import os, subprocess, sys\nprint('on import')\n"
+        "def f(params, seed):\n"
+        "    print('printed'); sys.stdout.write('{\"ready\": true}\\n'); sys.stdout.flush()\n"
+        "    os.write(1, b'raw\\n'); subprocess.run(['echo', 'child'], check=True)\n"
+        "    return 1\n"
+    )
+    talk = run(source, {}, {})
+    assert [sorted(answer) for answer in talk.answers] == [["ready"], ["outputs", "task"], ["outputs", "task"]]
+    for word in ("on import", "printed", "raw", "child"):
+        assert word in talk.err
+
+
+def test_what_the_model_reads_is_empty_and_never_a_task(run: Run) -> None:
+    source = (
+        "import subprocess, sys\n"
+        "def f(params, seed):\n"
+        "    child = subprocess.run(['cat'], stdout=subprocess.PIPE, check=True).stdout.decode()\n"
+        "    return [sys.stdin.read(), child]\n"
+    )
+    talk = run(source, {}, {}, {})
+    assert [json.loads(_outputs(answer)["result.json"]) for answer in talk.answers[1:]] == [["", ""]] * 3
+
+
+def test_a_model_that_closes_its_streams_does_not_end_the_conversation(run: Run) -> None:
+    source = "import sys\ndef f(params, seed):\n    sys.stdout.close(); sys.stdin.close(); return 1\n"
+    talk = run(source, {}, {})
+    assert [answer.get("task") for answer in talk.answers] == [None, 0, 1]
+
+
+# --- tasks that fail ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "message"),
+    [
+        ("raise ValueError('so it is')", "ValueError", "so it is"),
+        ("import sys; sys.exit(3)", "SystemExit", "3"),
+        ("return 1 / 0", "ZeroDivisionError", "division by zero"),
+        ("return f(params, seed)", "RecursionError", "maximum recursion depth exceeded"),
+        ("return {1, 2}", "TypeError", "Object of type set is not JSON serializable"),
+        ("return float('inf')", "ValueError", "Out of range float values are not JSON compliant"),
+        ("return {'a': b'', 'b': 'text'}", "TypeError", "Object of type bytes is not JSON serializable"),
+        ("raise type('Own', (BaseException,), {})('mine')", "Own", "mine"),
+    ],
+)
+def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Run, statement: str, kind: str, message: str) -> None:
+    source = f"def f(params, seed):\n    if params: return 'well'\n    {statement}\n"
+    talk = run(source, {}, {"params": {"x": 1}})
+    error = talk.answers[1]["error"]
+    assert error["type"] == kind
+    assert error["message"].startswith(message)
+    assert "model.py" in error["traceback"] or kind == "TypeError" or "JSON" in error["message"]
+    assert len(error["traceback"]) <= 8000
+    assert _outputs(talk.answers[2]) == {"result.json": b'"well"'}
+    assert talk.code == 0
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        ("None", "the wire function should return a dict of bytes, not NoneType"),
+        ("[b'']", "the wire function should return a dict of bytes, not list"),
+        ("{'a': 'text'}", "the wire function should return a dict of bytes; 'a' is str"),
+        ("{1: b''}", "the wire function should return a dict of bytes; 1 is bytes"),
+    ],
+)
+def test_a_wire_function_that_gives_no_bytes_is_told_so(run: Run, returned: str, told: str) -> None:
+    talk = run(f"def wire(entrypoint, params, seed): return {returned}\n", {}, wire=_wire("model.py:wire"))
+    assert talk.answers[1]["error"]["type"] == "TypeError"
+    assert talk.answers[1]["error"]["message"] == told
+
+
+# --- large outputs --------------------------------------------------------------------------------------------------
+
+
+def test_large_outputs_go_by_file_and_small_ones_by_line(run: Run, tmp_path: Path) -> None:
+    source = (
+        f"def f(params, seed):\n    return {{'small': b's' * {INLINE_BYTES}, 'large': b'l' * {INLINE_BYTES + 1}}}\n"
+    )
+    talk = run(source, {}, {})
+    files = []
+    for answer in talk.answers[1:]:
+        assert base64.b64decode(answer["outputs"]["small"]) == b"s" * INLINE_BYTES
+        files.append(Path(answer["outputs"]["large"]["file"]))
+        assert files[-1].read_bytes() == b"l" * (INLINE_BYTES + 1)
+    assert sorted(files) == sorted((tmp_path / "spool").iterdir())
+
+
+# --- models that cannot be loaded -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "wire", "entrypoint", "kind"),
+    [
+        ("import not_there", None, "model:f/b", "ModuleNotFoundError"),
+        ("import sys; sys.exit(0)", None, "model:f/b", "SystemExit"),
+        ("def f(:", None, "model:f/b", "SyntaxError"),
+        ("", None, "model:f/b", "AttributeError"),
+        ("", None, "model/b", "ValueError"),
+        ("", "{", "model:f/b", "JSONDecodeError"),
+        ("", _wire("model.py:nothing"), "model:f/b", "AttributeError"),
+        ("", _wire("nothing.py:wire"), "model:f/b", "FileNotFoundError"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_told_once_and_takes_no_task(
+    run: Run, source: str, wire: str | None, entrypoint: str, kind: str
+) -> None:
+    talk = run(source, {}, {}, wire=wire, entrypoint=entrypoint)
+    assert [sorted(answer) for answer in talk.answers] == [["broken"]]
+    assert talk.answers[0]["broken"]["type"] == kind
+    assert talk.answers[0]["broken"]["message"] or kind == "SystemExit"
+    assert talk.code == 1
+
+
+def test_no_python_since_3_8_finds_anything_new_in_the_script() -> None:
+    """Neither in its grammar nor, as it needs nothing else, in what it imports."""
+    tree = ast.parse(WORKER.read_text(), feature_version=(3, 8))
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= sys.stdlib_module_names
+    assert not {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & {
+        "removeprefix",
+        "removesuffix",
+    }
