@@ -72,7 +72,7 @@ ARROWS = {
     "mopsjobs.runner.worker": "",
     "mopsjobs.runner.pool": "errors submit.study",
     "mopsjobs.runner.spool": "errors store.base",
-    "mopsjobs.runner.reporter": "errors job registry status",
+    "mopsjobs.runner.reporter": "errors job registry",
     "mopsjobs.runner.run": (
         "errors rules job events outputs registry validation store.base store.sqlite submit.bundle submit.study"
         " submit.unpack runner.pool runner.reporter runner.spool"

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.job import JobState
 from mopsjobs.registry import JobRegistry
-from mopsjobs.status import JobStatus
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +169,3 @@ class Reporter:
         self.state = state
         if state is not None and state.is_terminal:
             self.ended.set()
-
-    @property
-    def was_cancelled(self) -> bool:
-        """Whether somebody cancelled the job."""
-        return self.state is not None and self.state.status == JobStatus.CANCELLED
