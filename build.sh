@@ -8,6 +8,7 @@ root=$PWD
 venv=$root/build/venv
 file=$root/dist/mops-jobs.pyz
 azurite=$root/build/azurite
+model=examples/seir-by-age/requirements.txt
 uv_version=0.13.9 # resolves the lock files; nothing else needs it
 
 unset PYTHONPATH PYTHONHOME
@@ -23,7 +24,7 @@ usage: ./build.sh [command]
   demo           build, then run the main job with the file, in a fresh directory
   test [ARG...]  set up all that the tests need, Azurite included, and run pytest with the arguments
   lint           ruff and mypy
-  lock           resolve requirements*.lock anew from pyproject.toml, with the newest versions
+  lock           resolve requirements*.lock and the example's anew from pyproject.toml, with the newest versions
   clean          remove build/ and dist/
 PYTHON=/path/to/python3 names the Python to use; otherwise the first of python3, python3.15 ... python3.11 that starts.
 USAGE
@@ -64,9 +65,10 @@ find_python() {
   die "needs Python 3.11 or newer; found none. On Debian or Ubuntu: apt-get install python3 python3-venv"
 }
 
+# Make a virtual environment, unless it is there and starts.
 make_venv() {
+  local venv=$1 python package
   "$venv/bin/python" -c '' 2>/dev/null && return
-  local python package
   python=$(find_python)
   if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
@@ -77,10 +79,11 @@ make_venv() {
   "$python" -m venv "$venv"
 }
 
-# Install what a lock file names, unless the same bytes were installed already.
+# Install what a lock file names into a virtual environment, unless the same bytes were installed already.
 install_lock() {
-  make_venv
-  local stamp=$venv/$1
+  local venv=${2:-$venv}
+  local stamp=$venv/${1##*/}
+  make_venv "$venv"
   same "$1" "$stamp" && return
   say "installing $1"
   "$venv/bin/python" -m pip install --quiet --require-hashes --no-deps --requirement "$1"
@@ -113,7 +116,7 @@ install_azurite() {
 build_file() { "$venv/bin/python" onefile/build.py --output "$file" >&2; }
 
 cmd_build() {
-  make_venv
+  make_venv "$venv"
   same requirements-dev.lock "$venv/requirements-dev.lock" || install_lock requirements-build.lock
   build_file
 }
@@ -126,6 +129,7 @@ cmd_demo() {
 cmd_test() {
   install_azurite
   install_lock requirements-dev.lock
+  install_lock "$model" "$root/build/model" # the interpreter of a model that has packages of its own
   build_file
   exec "$venv/bin/python" -m pytest "$@"
 }
@@ -138,7 +142,7 @@ cmd_lint() {
 }
 
 cmd_lock() {
-  make_venv
+  make_venv "$venv"
   "$venv/bin/python" -m pip install --quiet "uv==$uv_version"
   # Whatever this machine is set to (mirrors, folders of wheels, constraints), the locks name versions and hashes only.
   compile() {
@@ -157,6 +161,7 @@ cmd_lock() {
   compile requirements.lock pyproject.toml --no-emit-package setuptools
   compile requirements-dev.lock pyproject.toml --group dev --constraint requirements.lock
   compile requirements-build.lock --group build --no-emit-package setuptools --constraint requirements-dev.lock
+  compile "$model" --group model
 }
 
 command=${1:-build}

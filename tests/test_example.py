@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ from support_cli import Cli, command, environment
 from support_runs import place, record, study, work
 
 EXAMPLE = ROOT / "examples" / "seir"
+BY_AGE = ROOT / "examples" / "seir-by-age"
+MODEL_PYTHON = ROOT / "build" / "model" / "bin" / "python"
+"""What `./build.sh test` makes of that example's requirements.txt."""
 
 
 def _digest(cli: Cli, job_id: str, tmp_path: Path) -> str:
@@ -59,6 +63,25 @@ def test_the_example_is_an_epidemic(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < weak["attack_rate"] < strong["attack_rate"] < 1
     assert len(strong["infectious"]) == seir.DAYS
     assert all(0 <= count <= 20000 for count in strong["infectious"])
+
+
+def test_a_bundle_with_a_wire_function_on_numpy_pandas_and_pyarrow_runs_as_it_is(cli: Cli, tmp_path: Path) -> None:
+    """In the interpreter that `--python` names, which has them; ours has none of the three."""
+    assert not any(importlib.util.find_spec(name) for name in ("numpy", "pandas", "pyarrow"))
+    env = environment(cli)
+    words = ("submit", "study.yaml", "--auto", "--job-id", "by-age", "--workers", "2", "--python", str(MODEL_PYTHON))
+    subprocess.run(command(*words), cwd=BY_AGE, env=env, check=True, capture_output=True, timeout=60)
+    waited = subprocess.run(command("wait", "by-age"), env=env, capture_output=True, text=True, timeout=60)
+    assert waited.returncode == 0, waited.stderr
+    into = tmp_path / "outputs"
+    cli.ok("results", "by-age", "--download", str(into))
+    outputs = sorted(into.rglob("*.parquet"))
+    assert len(outputs) == 3 * 3 + 1  # three parameter sets have replicates, the fourth has a seed
+    for path in outputs:
+        reread = "import pandas, sys; print(int(pandas.read_parquet(sys.argv[1])['infected'].sum()))"
+        total = subprocess.run([MODEL_PYTHON, "-c", reread, path], capture_output=True, text=True, check=True).stdout
+        attacked = json.loads((path.parent / "summary.json").read_text())["attacked"]
+        assert int(total) == sum(attacked.values()) > 0
 
 
 def test_a_wire_function_runs_in_the_interpreter_that_has_its_packages(tmp_path: Path) -> None:
