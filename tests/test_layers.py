@@ -82,6 +82,7 @@ ARROWS = {
     "mopsjobs.context": "errors times store config output registry events cache.file cache.mirror cache.queries"
     " cache.events",
     "mopsjobs.feed": "errors status times job context cache.queries cache.events",
+    "mopsjobs.waiting": "errors status times job outcome output context cache.queries",
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors times context",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
@@ -91,7 +92,7 @@ ARROWS = {
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror"
     " cache.events feed commands.arguments engines engines.base engines.local engines.k8s_manifest outputs reconcile"
-    " runner.run submit.bundle submit.client submit.study validation store.base"
+    " runner.run submit.bundle submit.client submit.study validation waiting store.base"
 )
 
 OUTSIDE = {

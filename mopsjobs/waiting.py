@@ -1,0 +1,146 @@
+"""Waiting until jobs end, whatever way. Reads the registry itself, since a cache tells the past."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from mopsjobs.cache import queries
+from mopsjobs.context import Context, Wanted
+from mopsjobs.errors import EXIT_NOT_FINISHED, JobNotFoundError, StoreUnavailableError
+from mopsjobs.job import JobState
+from mopsjobs.outcome import exit_code_of, worst
+from mopsjobs.output import clean
+from mopsjobs.status import JobStatus
+from mopsjobs.times import human_duration
+
+INTERVAL_SECONDS = 5.0
+LOCAL_INTERVAL_SECONDS = 1.0
+"""Between two looks, where nobody says otherwise: a registry on this machine costs nothing to look at."""
+
+MAX_OUTAGE_DELAY = 30.0
+"""Seconds. The longest pause between two attempts at a registry that does not answer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Until:
+    """When to stop waiting."""
+
+    timeout: float | None = None
+    """Seconds; None: never for that reason."""
+    first: bool = False
+    """When one job has ended; else when all have."""
+    fail_fast: bool = False
+    """As soon as one has ended and not succeeded."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Waited:
+    """What was last seen of each job, and the exit code that tells how those that decide it have ended."""
+
+    states: tuple[JobState, ...]
+    exit_code: int
+
+
+def wait_for(names: Sequence[str], context: Context, until: Until, *, interval: float | None = None) -> Waited:
+    """Wait for jobs, and say on the way what changes.
+
+    A registry that does not answer is asked again until it does, or the time is up.
+
+    Args:
+        names: ids, or what else names a job (`queries.find_job`).
+        context: whose registry they are in.
+        until: when to stop.
+        interval: seconds between two looks; None: what suits the registry.
+
+    Raises:
+        JobNotFoundError: a name is that of no job.
+        StoreUnavailableError: the time was up while the registry did not answer.
+    """
+    if interval is None:
+        interval = LOCAL_INTERVAL_SECONDS if context.settings.is_local else INTERVAL_SECONDS
+    deadline = None if until.timeout is None else context.monotonic() + until.timeout
+    watched = _Watched(names, context)
+    outages = 0
+    while True:
+        outage = watched.look()
+        deciding = _deciding(watched.states, until)
+        if deciding is not None:
+            return watched.told(worst(exit_code_of({"status": state.status}) for state in deciding))
+        outages = 0 if outage is None else outages + 1
+        if outages == 1:
+            context.out.warn(f"{outage} Trying again until it answers.")
+        # Full jitter, so that the waiters of a whole team do not come back all at once.
+        pause = random.random() * min(MAX_OUTAGE_DELAY, interval * 2.0 ** min(outages, 30)) if outages else interval  # noqa: S311
+        if deadline is not None:
+            left = deadline - context.monotonic()
+            if left <= 0:
+                if outage is not None:
+                    raise outage
+                context.out.note(f"Not finished after {human_duration(until.timeout or 0)}.")
+                return watched.told(EXIT_NOT_FINISHED)
+            pause = min(pause, left)
+        context.sleep(pause)
+
+
+class _Watched:
+    """The jobs waited for, and what was last seen of each."""
+
+    def __init__(self, names: Sequence[str], context: Context) -> None:
+        self._context = context
+        self._registry = context.registry
+        self._last: dict[str, JobState | None] = dict.fromkeys(names)
+
+    @property
+    def states(self) -> list[JobState | None]:
+        """What was last seen, in the order of the names; None where nothing was yet."""
+        return list(self._last.values())
+
+    def told(self, exit_code: int) -> Waited:
+        return Waited(tuple(state for state in self.states if state is not None), exit_code)
+
+    def look(self) -> StoreUnavailableError | None:
+        """Look at each job that has not ended as far as we know. Returns the outage that cut it short, if one did.
+
+        Raises:
+            JobNotFoundError: a name is that of no job.
+        """
+        for name, seen in self._last.items():
+            if seen is not None and seen.is_terminal:
+                continue
+            try:
+                state = self._find(name) if seen is None else self._registry.get_job(seen.job_id)
+            except StoreUnavailableError as error:
+                return error
+            if state is None:
+                raise JobNotFoundError(f"There is no job {name}.", job_id=name)
+            if seen is None or _said(seen) != _said(state):
+                self._context.out.note(f"{clean(state.job_id)}: {_said(state)}")
+            self._last[name] = state
+        return None
+
+    def _find(self, name: str) -> JobState | None:
+        """By the whole id in the registry; else by what the cache knows of prefixes and of @latest."""
+        state = None if name.startswith("@") else self._registry.get_job(name)
+        if state is not None:
+            return state
+        now = self._context.now().timestamp()
+        job = self._context.read(lambda cache, _age: queries.find_job(cache, name, now=now), Wanted(refresh=True))
+        return self._registry.get_job(str(job["job_id"]))
+
+
+def _deciding(states: list[JobState | None], until: Until) -> list[JobState] | None:
+    """The jobs whose end decides the exit code; None while it is not decided."""
+    ended = [state for state in states if state is not None and state.is_terminal]
+    bad = [state for state in ended if state.status != JobStatus.SUCCEEDED]
+    if until.fail_fast and bad:
+        return bad
+    if (until.first and ended) or len(ended) == len(states):
+        return ended
+    return None
+
+
+def _said(state: JobState) -> str:
+    progress = f", {state.tasks_completed}/{state.tasks_total} tasks" if state.tasks_total else ""
+    return f"{clean(state.status)}{progress}"
