@@ -29,7 +29,9 @@ chapter() { printf '\n# %s\n' "$*"; }
 chapter "A study of 200 simulations is submitted, runs on this machine, and is followed to its verified end"
 cd "$here/seir"
 mops-jobs submit study.json --auto --job-id seir-1 --owner ana --label exp=7
-mops-jobs wait seir-1 --timeout 5m --interval 1s
+mops-jobs events seir-1 --follow
+mops-jobs wait seir-1 --timeout 5m
+mops-jobs list
 mops-jobs status seir-1
 mops-jobs validate seir-1
 mops-jobs results seir-1 --download "$place/results"
