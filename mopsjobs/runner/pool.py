@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.submit.study import Task
@@ -55,6 +55,15 @@ class Finished(NamedTuple):
     task: Task
     outputs: dict[str, bytes] | None
     error: Mapping[str, str] | None
+
+
+class Pool(Protocol):
+    """Whoever works through tasks: processes of this machine, or a cluster."""
+
+    def run(
+        self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
+    ) -> Generator[Finished | None, None, None]:
+        """See `WorkerPool.run`."""
 
 
 class _Assigned(NamedTuple):
@@ -265,11 +274,7 @@ class WorkerPool:
         for line in lines:
             answer: dict[str, Any] = json.loads(line)
             if "broken" in answer:
-                told = answer["broken"]
-                raise ModelError(
-                    f"The model cannot be loaded: {told['type']}: {told['message']}",
-                    hint="Is --python the interpreter that has the model's packages?",
-                )
+                raise not_loaded(answer["broken"])
             if "ready" in answer:
                 worker.is_ready = True
                 self._failed_starts = 0
@@ -299,7 +304,7 @@ class WorkerPool:
         if not worker.is_ready:
             self._failed_starts += 1
             if self._failed_starts > ATTEMPTS * self._size:
-                raise ModelError(f"The model's interpreter ends before it is ready ({_ended(code)}).")
+                raise not_ready(code)
         if not worker.tasks:
             return
         first, *rest = worker.tasks
@@ -307,7 +312,7 @@ class WorkerPool:
         if first.attempt < ATTEMPTS or not worker.is_ready:
             self._again.appendleft(first._replace(attempt=first.attempt + worker.is_ready))
             return
-        error = {"type": "WorkerDied", "message": f"its worker died {first.attempt} times ({_ended(code)})"}
+        error = {"type": "WorkerDied", "message": f"its worker died {first.attempt} times ({ended(code)})"}
         yield Finished(first.position, first.task, None, error)
 
     def _stop_late(self) -> Iterator[Finished]:
@@ -343,7 +348,21 @@ def _content(content: str | dict[str, str]) -> bytes:
     return value
 
 
-def _ended(code: int) -> str:
+def not_loaded(told: Mapping[str, str]) -> ModelError:
+    """The error of a model that a worker could not load, for this reason."""
+    return ModelError(
+        f"The model cannot be loaded: {told['type']}: {told['message']}",
+        hint="Is --python the interpreter that has the model's packages?",
+    )
+
+
+def not_ready(code: int) -> ModelError:
+    """The error of workers that end, with this exit code, before they are ready."""
+    return ModelError(f"The model's interpreter ends before it is ready ({ended(code)}).")
+
+
+def ended(code: int) -> str:
+    """How a process has ended, in words."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):
