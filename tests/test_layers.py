@@ -58,9 +58,11 @@ ARROWS = {
     ),
     "mopsjobs.outputs": "errors store.base submit.study",
     "mopsjobs.validation": "errors times status job outputs registry store.base submit.study",
-    "mopsjobs.engines": "errors engines.local engines.kubernetes",
+    "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
     "mopsjobs.engines.base": "",
     "mopsjobs.engines.local": "errors engines.base",
+    "mopsjobs.engines.dask_client": "errors",
+    "mopsjobs.engines.dask": "errors engines.base engines.dask_client engines.local",
     "mopsjobs.engines.k8s_manifest": "errors engines.base",
     "mopsjobs.engines.k8s_client": "errors",
     "mopsjobs.engines.k8s_logs": "errors times engines.k8s_client engines.k8s_manifest",
@@ -71,11 +73,13 @@ ARROWS = {
     "mopsjobs.runner": "",
     "mopsjobs.runner.worker": "",
     "mopsjobs.runner.pool": "errors submit.study",
+    "mopsjobs.runner.dask_task": "",
+    "mopsjobs.runner.dask_pool": "errors engines.dask_client runner.pool submit.study",
     "mopsjobs.runner.spool": "errors store.base",
     "mopsjobs.runner.reporter": "errors job registry",
     "mopsjobs.runner.run": (
         "errors rules job events outputs registry validation store.base store.sqlite submit.bundle submit.study"
-        " submit.unpack runner.pool runner.reporter runner.spool"
+        " submit.unpack runner.pool runner.dask_pool runner.reporter runner.spool"
     ),
     "mopsjobs.output": "errors",
     "mopsjobs.config": "errors times store",
@@ -84,15 +88,16 @@ ARROWS = {
     "mopsjobs.feed": "errors status times job context cache.queries cache.events",
     "mopsjobs.waiting": "errors status times job outcome output context cache.queries",
     "mopsjobs.commands": "",
-    "mopsjobs.commands.arguments": "errors times context",
+    "mopsjobs.commands.arguments": "errors times context engines.dask_client",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror"
-    " cache.events feed commands.arguments engines engines.base engines.local engines.k8s_manifest outputs reconcile"
-    " runner.run submit.bundle submit.client submit.study validation waiting store.base"
+    " cache.events feed commands.arguments engines engines.base engines.dask engines.dask_client engines.local"
+    " engines.k8s_manifest outputs reconcile runner.run submit.bundle submit.client submit.study validation waiting"
+    " store.base"
 )
 
 OUTSIDE = {
@@ -112,6 +117,7 @@ OUTSIDE = {
     "pathspec": "submit.ignore",
     "yaml": "submit.study engines.k8s_client",
     "lightkube": "engines.k8s_client",
+    "distributed": "engines.dask_client runner.dask_pool runner.dask_task",
     "httpx": "engines.k8s_client",
     "argparse": "mops_jobs context commands commands.*",
 }

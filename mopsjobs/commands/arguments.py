@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 
-from mopsjobs.context import Wanted
+from mopsjobs.context import Context, Wanted
 from mopsjobs.errors import UsageError
 from mopsjobs.times import parse_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
+
+
+PYTHON_HELP = (
+    "the model's interpreter (default: the active environment's; with dask a path there, and the workers' own)"
+)
+SCHEDULER_HELP = "the Dask scheduler (DASK_SCHEDULER_ADDRESS)"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -74,6 +80,22 @@ def wanted(args: argparse.Namespace) -> Wanted:
     """
     max_age = None if args.max_age is None else parse_duration(args.max_age)
     return Wanted(refresh=args.refresh, max_age=max_age, offline=args.offline)
+
+
+def dask_options(args: argparse.Namespace, context: Context, recorded: object = None) -> dict[str, str]:
+    """What the dask engine is to be told: its scheduler, as given, else as a record has it, else of the environment.
+
+    Raises:
+        UsageError: there is none, it is no address, or a flag stands there that has no effect.
+        EngineError: the library is not installed.
+    """
+    from mopsjobs.engines.dask_client import check_installed, scheduler_url
+
+    if args.workers is not None:
+        raise UsageError("--workers has no effect with the dask engine: the cluster has its own.")
+    url = scheduler_url(args.scheduler or (recorded if isinstance(recorded, str) else None), context.env)
+    check_installed()
+    return {"scheduler": url}
 
 
 def parse_labels(texts: list[str]) -> dict[str, str]:

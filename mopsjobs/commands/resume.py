@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.commands.arguments import add_command
+from mopsjobs.commands.arguments import PYTHON_HELP, SCHEDULER_HELP, add_command, dask_options
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
+from mopsjobs.engines.dask import SCHEDULER
 from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import JobNotFoundError, UsageError
 from mopsjobs.job import JobState, check_new_job_id
@@ -33,7 +34,8 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     )
     parser.add_argument("job", metavar="JOB", help="its whole id")
     parser.add_argument("--workers", metavar="N", type=int, help="worker processes (default: the cores)")
-    parser.add_argument("--python", metavar="PATH", help="the model's interpreter (default: the active environment's)")
+    parser.add_argument("--python", metavar="PATH", help=PYTHON_HELP)
+    parser.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP + "; default: the one it had")
     parser.add_argument("--json", action="store_true", help="the id of the job that runs, as one JSON object")
 
 
@@ -70,7 +72,7 @@ def _child(args: argparse.Namespace, context: Context, state: JobState, manifest
         owner=state.owner,
         labels=state.labels,
     )
-    client.submit(submission, _launch(args, context, job_id))
+    client.submit(submission, _launch(args, context, state, job_id))
     return job_id
 
 
@@ -78,7 +80,7 @@ def _again(args: argparse.Namespace, context: Context, state: JobState) -> str:
     engine = open_engine(_engine(state), context.env)
     if engine.state(state.fields()).phase == "running":
         raise UsageError(f"Job {args.job} is still running: nothing to resume.")
-    engine.launch(_launch(args, context, args.job))
+    engine.launch(_launch(args, context, state, args.job))
     return str(args.job)
 
 
@@ -86,6 +88,16 @@ def _engine(state: JobState) -> str:
     return state.engine or "local"
 
 
-def _launch(args: argparse.Namespace, context: Context, job_id: str) -> Launch:
-    registry_url = context.settings.registry.value
-    return Launch(job_id=job_id, registry_url=registry_url, workers=args.workers, python=args.python)
+def _launch(args: argparse.Namespace, context: Context, state: JobState, job_id: str) -> Launch:
+    options = {}
+    if _engine(state) == "dask":
+        options = dask_options(args, context, state.metadata.get(SCHEDULER))
+    elif args.scheduler is not None:
+        raise UsageError(f"--scheduler has no effect with the {_engine(state)} engine.")
+    return Launch(
+        job_id=job_id,
+        registry_url=context.settings.registry.value,
+        workers=args.workers,
+        python=args.python,
+        options=options,
+    )

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from mopsjobs.commands.arguments import add_command, parse_labels
+from mopsjobs.commands.arguments import PYTHON_HELP, SCHEDULER_HELP, add_command, dask_options, parse_labels
 from mopsjobs.context import Context
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   mops-jobs submit study.yaml --auto --workers 4 --owner me --label exp=7
   mops-jobs submit study.json --bundle sha256:… --dry-run
   mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8
+  mops-jobs submit study.json --auto --engine dask --scheduler tcp://10.0.0.5:8786
 """
 
 CLUSTER_OPTIONS = {
@@ -63,12 +64,14 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--owner", metavar="WHO", help="whose job it is (default: you)")
     parser.add_argument("--label", metavar="K=V", action="append", default=[], help="a label; repeat for more")
     parser.add_argument("--workers", metavar="N", type=_workers, help="worker processes (default: the cores)")
-    parser.add_argument("--python", metavar="PATH", help="the model's interpreter (default: the active environment's)")
+    parser.add_argument("--python", metavar="PATH", help=PYTHON_HELP)
     parser.add_argument("--task-timeout", metavar="DURATION", help="how long one task may take (default: no limit)")
     cluster = parser.add_argument_group("with --engine kubernetes")
     cluster.add_argument("--shards", metavar="N", type=int, help="parts that run as pods of their own (default: 1)")
     for option, (metavar, text) in CLUSTER_OPTIONS.items():
         cluster.add_argument("--" + option.replace("_", "-"), metavar=metavar, help=text)
+    dask = parser.add_argument_group("with --engine dask")
+    dask.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     parser.add_argument("--json", action="store_true", help="the job's id, as one JSON object")
 
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         python=args.python,
         task_timeout=timeout,
         shards=1 if args.shards is None else args.shards,
-        options=_cluster_options(args),
+        options=_engine_options(args, context),
     )
     if args.engine == "kubernetes":
         from mopsjobs.engines.k8s_manifest import check_launch
@@ -118,12 +121,16 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     return Result(body if args.json else Text([job_id]), notes=notes, warnings=submitted.warnings)
 
 
-def _cluster_options(args: argparse.Namespace) -> dict[str, str]:
-    """What is asked of the cluster. A flag that would have no effect is refused, not ignored."""
+def _engine_options(args: argparse.Namespace, context: Context) -> dict[str, str]:
+    """What is asked of one engine alone. A flag that would have no effect is refused, not ignored."""
     given = {name: getattr(args, name) for name in CLUSTER_OPTIONS if getattr(args, name) is not None}
     if args.engine != "kubernetes":
         for name in [*given, *(["shards"] if args.shards is not None else [])]:
             raise UsageError(f"--{name.replace('_', '-')} has no effect with the {args.engine} engine.")
+    if args.engine == "dask":
+        return dask_options(args, context)
+    if args.scheduler is not None:
+        raise UsageError(f"--scheduler has no effect with the {args.engine} engine.")
     return given
 
 

@@ -10,7 +10,7 @@ from mopsjobs.errors import UsageError
 if TYPE_CHECKING:
     from mopsjobs.engines.base import Engine
 
-ENGINES = ("local", "kubernetes")
+ENGINES = ("local", "kubernetes", "dask")
 
 
 def open_engine(name: str, env: Mapping[str, str]) -> Engine:
@@ -28,4 +28,8 @@ def open_engine(name: str, env: Mapping[str, str]) -> Engine:
         from mopsjobs.engines.kubernetes import KubernetesEngine
 
         return KubernetesEngine(env)
+    if name == "dask":
+        from mopsjobs.engines.dask import DaskEngine
+
+        return DaskEngine(env)
     raise UsageError(f"'{name}' is no engine: use {', '.join(ENGINES)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 Phase = Literal["pending", "running", "succeeded", "failed", "gone", "unknown"]
@@ -37,6 +38,8 @@ class Launched(NamedTuple):
     k8s_name: str | None = None
     k8s_namespace: str | None = None
     k8s_uid: str | None = None
+    metadata: Mapping[str, str] = MappingProxyType({})
+    """What else of it the record keeps, in its metadata."""
 
 
 class EngineState(NamedTuple):

@@ -91,6 +91,8 @@ def _arguments(launch: Launch) -> list[str]:
         arguments += ["--python", launch.python]
     if launch.task_timeout is not None:
         arguments += ["--task-timeout", f"{launch.task_timeout:g}s"]
+    for option, value in launch.options.items():  # an engine that builds on this one has some
+        arguments += [f"--{option}", value]
     return arguments
 
 

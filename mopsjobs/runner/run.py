@@ -17,17 +17,23 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from mopsjobs import rules
-from mopsjobs.errors import JobExistsError, JobNotFoundError, MopsJobsError, StoreUnavailableError
+from mopsjobs.errors import (
+    EngineUnavailableError,
+    JobExistsError,
+    JobNotFoundError,
+    MopsJobsError,
+    StoreUnavailableError,
+)
 from mopsjobs.events import EventLog, state_fields
 from mopsjobs.job import JobState
 from mopsjobs.outputs import NAMES_NAME, Manifest, examine, manifest_key, output_key
 from mopsjobs.registry import JobRegistry
-from mopsjobs.runner.pool import Finished, ModelError, WorkerPool
+from mopsjobs.runner.pool import Finished, ModelError, Pool, WorkerPool
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.spool import Outbox, Overlay
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.submit.bundle import unpack_bundle
+from mopsjobs.submit.bundle import bundle_key, unpack_bundle
 from mopsjobs.submit.study import Task, is_output_name
 from mopsjobs.submit.unpack import BundleError
 from mopsjobs.validation import validate
@@ -51,6 +57,8 @@ class Shard(NamedTuple):
     python: str | None = None
     task_timeout: float | None = None
     patience: float = PATIENCE_SECONDS
+    scheduler: str | None = None
+    """A Dask scheduler, whose workers run the tasks; None: processes of this machine."""
 
 
 class Ran(NamedTuple):
@@ -207,23 +215,50 @@ class _Run:
             self._shard.patience,
             self._sleep,
         )
+        pool = self._pool(code, events)
+        try:
+            with contextlib.closing(pool.run(itertools.chain([first], todo))) as finished:
+                for one in finished:
+                    if self._is_stopping or reporter.ended.is_set():
+                        return False
+                    if one is not None:
+                        self._take(one, outbox, events)
+        except EngineUnavailableError as error:
+            # Running the job again does the rest: what an outage of the cluster ends is this run, not the job.
+            self._on_log(str(error))
+            events.emit("runner", text=str(error))
+            return False
+        return True
+
+    def _pool(self, code: Path, events: EventLog) -> Pool:
+        """Who is to work: processes of this machine, or a Dask cluster."""
+        shard, entrypoint = self._shard, self._manifest.study.entrypoint
+        on_log = functools.partial(_tell, events)
+        if shard.scheduler is not None:
+            from mopsjobs.runner.dask_pool import DaskPool
+
+            key = bundle_key(self._manifest.bundle)
+            found = _patiently(lambda: self._seen.get(key), shard.patience, self._sleep)
+            if found is None:
+                raise BundleError(f"The bundle {self._manifest.bundle} is not in the store.")
+            return DaskPool(
+                shard.scheduler,
+                found.value,
+                entrypoint,
+                python=shard.python,
+                task_timeout=shard.task_timeout,
+                on_log=on_log,
+            )
         spool = self._directory / "spool"
         shutil.rmtree(spool, ignore_errors=True)
         spool.mkdir(parents=True)
-        pool = WorkerPool(
-            [self._shard.python or active_python(), "-u", str(WORKER)],
-            {"root": str(code), "entrypoint": self._manifest.study.entrypoint, "spool": str(spool)},
-            self._shard.workers or os.cpu_count() or 1,
-            task_timeout=self._shard.task_timeout,
-            on_log=lambda task, line: events.emit("log", task=task, text=line),
+        return WorkerPool(
+            [shard.python or active_python(), "-u", str(WORKER)],
+            {"root": str(code), "entrypoint": entrypoint, "spool": str(spool)},
+            shard.workers or os.cpu_count() or 1,
+            task_timeout=shard.task_timeout,
+            on_log=on_log,
         )
-        with contextlib.closing(pool.run(itertools.chain([first], todo))) as finished:
-            for one in finished:
-                if self._is_stopping or reporter.ended.is_set():
-                    return False
-                if one is not None:
-                    self._take(one, outbox, events)
-        return True
 
     def _take(self, one: Finished, outbox: Outbox, events: EventLog) -> None:
         error = one.error
@@ -308,6 +343,10 @@ class _Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _tell(events: EventLog, task: int | None, line: str) -> None:
+    events.emit("log", task=task, text=line)
 
 
 def active_python() -> str:

@@ -155,6 +155,7 @@ class JobSubmissionClient:
             "k8s_name": launched.k8s_name,
             "k8s_namespace": launched.k8s_namespace,
             "k8s_uid": launched.k8s_uid,
+            "metadata": dict(launched.metadata) or None,
         }
         fields = {name: value for name, value in names.items() if value is not None}
         try:
