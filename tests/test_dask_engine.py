@@ -46,7 +46,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 class Cluster:
     """A scheduler and its workers, of one thread each, as processes of this machine."""
 
-    def __init__(self, directory: Path, workers: int) -> None:
+    def __init__(self, directory: Path, workers: int, **env: str) -> None:
+        self._env = {"PATH": os.environ["PATH"], "HOME": str(directory), **env}
         self.directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
         told = directory / "scheduler.json"
@@ -81,7 +82,7 @@ class Cluster:
                 subprocess.Popen(
                     [sys.executable, "-m", f"distributed.cli.{module}", *argv],
                     cwd=self.directory,
-                    env={"PATH": os.environ["PATH"], "HOME": str(self.directory)},
+                    env=self._env,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -99,11 +100,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def private(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
-    """Makes clusters of the test's own, with so many workers, for it to kill."""
+def private(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Makes a cluster of the test's own, with so many workers, for it to kill."""
     with ExitStack() as stack:
         (tmp_path / "dask").mkdir()
-        yield lambda workers: stack.enter_context(closing(Cluster(tmp_path / "dask", workers)))
+        yield lambda workers, **env: stack.enter_context(closing(Cluster(tmp_path / "dask", workers, **env)))
 
 
 @contextlib.contextmanager
@@ -270,7 +271,7 @@ def test_a_model_that_cannot_be_loaded_fails_the_job(cluster: Cluster, tmp_path:
 
 
 def test_a_dask_worker_killed_costs_its_tasks_a_retry(
-    private: Callable[[int], Cluster], start: Start, registry: JobRegistry, tmp_path: Path
+    private: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
 ) -> None:
     """Also: workers may come when the job has begun."""
     gate, noted = tmp_path / "gate", tmp_path / "calls"
@@ -288,8 +289,24 @@ def test_a_dask_worker_killed_costs_its_tasks_a_retry(
     assert sum(calls(noted).values()) <= 10
 
 
+def test_a_task_that_takes_its_dask_workers_along_fails_and_not_the_job(
+    private: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """As often as the scheduler allows, here not once."""
+    source = "import os\ndef simulate(params, seed):\n    if params['x'] == 1:\n        os.kill(os.getppid(), 9)\n"
+    source += "    return params['x']\n"
+    cluster = private(2, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    directory = code(tmp_path / "code", source)
+    (failed,) = all_of(_pool(cluster, directory), [{"x": 1}])
+    assert failed.error is not None
+    assert failed.error["type"] == "WorkerDied"
+    assert "Dask workers that had it died" in failed.error["message"]
+    (done,) = all_of(_pool(cluster, directory), [{"x": 0}])
+    assert done.outputs == {"result.json": b"0"}
+
+
 def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
-    private: Callable[[int], Cluster],
+    private: Callable[..., Cluster],
     cluster: Cluster,
     start: Start,
     store: VersionedStore,
@@ -315,7 +332,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
 
 
 def test_a_scheduler_that_says_nothing_holds_nobody_up(
-    private: Callable[[int], Cluster], start: Start, registry: JobRegistry, tmp_path: Path
+    private: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
 ) -> None:
     noted = tmp_path / "calls"
     cluster = private(1)
