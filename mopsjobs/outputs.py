@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any, Protocol
 
 from mopsjobs.errors import RecordError
 from mopsjobs.store.base import Entry, Versioned
-from mopsjobs.submit.study import ParameterSet, Study, StudyError, Task, is_output_name, seed_of
+from mopsjobs.submit.study import Study, StudyError, Task, is_output_name, seed_of
 
 MANIFEST_VERSION = 1
 NAMES_NAME = "_outputs.json"
@@ -37,6 +37,9 @@ class Manifest:
     only: tuple[int, ...] | None = None
     """The tasks of the study that are this job's, by number, ascending; None: all of them. A resumed job has a few."""
     parent_job_id: str | None = None
+    engine: str | None = None
+    owner: str | None = None
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def tasks_total(self) -> int:
@@ -57,6 +60,41 @@ class Manifest:
                 position += 1
                 following = next(wanted, None)
 
+    def twins(self) -> dict[int, int]:
+        """The tasks that are the same simulation as an earlier one of the job, by position; and the position of that.
+
+        Such tasks share their outputs. See `Study.twins`.
+        """
+        same = self.study.twins()
+        if self.only is None or not same:
+            return same
+        found: dict[int, int] = {}
+        first: dict[int, int] = {}
+        for position, number in enumerate(self.only):
+            earlier = first.setdefault(same.get(number, number), position)
+            if earlier != position:
+                found[position] = earlier
+        return found
+
+    def record_fields(self) -> dict[str, Any]:
+        """The job's record as it is registered, at its submission or later: arguments of `register_job`."""
+        return {
+            "tasks_total": self.tasks_total,
+            "engine": self.engine,
+            "owner": self.owner,
+            "labels": self.labels,
+            "parent_job_id": self.parent_job_id,
+            "metadata": {
+                "model": self.study.model,
+                "scenario": self.study.scenario,
+                "bundle": self.bundle,
+                "sampling_method": self.study.sampling_method,
+                "n_parameter_sets": len(self.study.parameter_sets),
+                "n_replicates": self.study.n_replicates,
+                **self.study.metadata,
+            },
+        }
+
     def to_json(self) -> bytes:
         """The manifest as it is stored."""
         document = {
@@ -66,6 +104,9 @@ class Manifest:
             "study": self.study.to_dict(),
             "only": None if self.only is None else list(self.only),
             "parent_job_id": self.parent_job_id,
+            "engine": self.engine,
+            "owner": self.owner,
+            "labels": dict(self.labels),
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
@@ -81,19 +122,24 @@ class Manifest:
             if document["version"] != MANIFEST_VERSION:
                 raise RecordError(f"a manifest of version {document['version']!r} is not known here", key=key)
             only = document["only"]
-            names = (document["job_id"], document["bundle"], document["parent_job_id"] or "")
-            if not all(isinstance(name, str) for name in names):
-                raise TypeError("its ids should be texts")
+            # What the record needs besides came later; the manifests of older jobs are without.
+            engine, owner, labels = document.get("engine"), document.get("owner"), document.get("labels") or {}
+            names = (document["job_id"], document["bundle"], document["parent_job_id"] or "", engine or "", owner or "")
+            if not all(isinstance(name, str) for name in (*names, *labels, *labels.values())):
+                raise TypeError("its ids, engine, owner and labels should be texts")
             return cls(
                 job_id=document["job_id"],
                 study=Study.from_dict(document["study"], "in the manifest"),
                 bundle=document["bundle"],
                 only=None if only is None else tuple(int(number) for number in only),
                 parent_job_id=document["parent_job_id"],
+                engine=engine,
+                owner=owner,
+                labels=labels,
             )
         except StudyError as error:
             raise RecordError(error.message, key=key) from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RecordError(f"no manifest of a job ({type(error).__name__}: {error})", key=key) from None
 
 
@@ -145,12 +191,7 @@ def examine(store: Readable, manifest: Manifest) -> Completeness:
         StoreError: the listing failed.
     """
     found = Completeness(manifest.tasks_total)
-    sets: dict[str, list[tuple[int, ParameterSet]]] = {}
-    number = 0
-    for one in manifest.study.parameter_sets:
-        # The same parameters may stand there several times with different seeds.
-        sets.setdefault(one.param_id, []).append((number, one))
-        number += manifest.study.replicates(one)
+    sets = manifest.study.sets_by_id()
     positions = None if manifest.only is None else {number: position for position, number in enumerate(manifest.only)}
     prefix = results_prefix(manifest.job_id)
     entries = (((*entry.key[len(prefix) :].split("/", 2), "", "")[:3], entry) for entry in store.scan(prefix))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from itertools import pairwise
@@ -145,6 +146,14 @@ def test_a_seed_that_was_asked_for_may_be_one_that_is_drawn() -> None:
     assert _complete(store, manifest) == [1, 0, 1]
 
 
+def test_tasks_that_are_the_same_simulation_are_known_by_their_positions() -> None:
+    drawn = [task.seed for task in _tasks(_manifest(sets=[{"x": 1}]))]
+    sets: list[object] = [{"x": 1}, {"params": {"x": 1}, "seed": drawn[1]}, {"x": 2}]
+    assert _manifest(sets=sets).twins() == {2: 1}
+    assert _manifest(sets=sets, only=[0, 2, 3]).twins() == {}
+    assert _manifest(sets=sets, only=[1, 2, 4]).twins() == {1: 0}
+
+
 # --- a resumed job, other jobs ---------------------------------------------------------------------------------------
 
 
@@ -212,9 +221,27 @@ def test_a_manifest_survives_its_own_json(only: list[int] | None) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+def test_a_manifest_has_all_that_the_record_needs() -> None:
+    manifest = dataclasses.replace(_manifest(), engine="kubernetes", owner="me", labels={"exp": "7"})
+    found = Manifest.from_json(manifest.to_json())
+    assert found == manifest
+    fields = found.record_fields()
+    assert (fields["engine"], fields["owner"], fields["labels"]) == ("kubernetes", "me", {"exp": "7"})
+
+
+def test_a_manifest_from_before_owner_labels_and_engine_is_still_read() -> None:
+    document = json.loads(_manifest().to_json())
+    for name in ("engine", "owner", "labels"):
+        del document[name]
+    assert Manifest.from_json(json.dumps(document).encode()) == _manifest()
+
+
 @pytest.mark.parametrize(
     "value",
     [
+        _manifest().to_json().replace(b'"owner":null', b'"owner":7'),
+        _manifest().to_json().replace(b'"labels":{}', b'"labels":{"a":1}'),
+        _manifest().to_json().replace(b'"labels":{}', b'"labels":["a"]'),
         b"", b"\xff", b"[]", b"{}", b"null", b"[" * 100_000, b'{"version": 2}', b'{"version": 1}',
         _manifest().to_json().replace(b'"study":{', b'"study":{"zzz":1,'),
         _manifest().to_json().replace(b'"only":null', b'"only":["x"]'),

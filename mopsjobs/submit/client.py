@@ -45,15 +45,17 @@ class Submission:
     owner: str | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    @property
-    def manifest(self) -> Manifest:
-        """What the runner will read."""
+    def manifest(self, engine: str) -> Manifest:
+        """What the runner will read, on this engine."""
         return Manifest(
             job_id=self.job_id,
             study=self.study,
             bundle=self.bundle,
             only=self.only,
             parent_job_id=self.parent_job_id,
+            engine=engine,
+            owner=self.owner,
+            labels=self.labels,
         )
 
 
@@ -120,34 +122,16 @@ class JobSubmissionClient:
         elif not has_bundle(self._store, submission.bundle):
             raise UsageError(f"The bundle {submission.bundle} is not in the store.", hint="--auto packs the code anew.")
         # First the record: where the id is taken, the manifest would become that of somebody else's job.
-        self._register(submission)
-        self._store.create_if_absent(manifest_key(submission.job_id), submission.manifest.to_json())
+        manifest = submission.manifest(self._engine.name)
+        self._registry.register_job(submission.job_id, **manifest.record_fields())
+        self._store.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
         self._registry.update_status(submission.job_id, JobStatus.SUBMITTING)
 
     def _keep(self, submission: Submission, kept: VersionedStore) -> None:
         if submission.packed is not None:
             store_bundle(kept, submission.packed)
-        kept.create_if_absent(manifest_key(submission.job_id), submission.manifest.to_json())
-
-    def _register(self, submission: Submission) -> None:
-        manifest = submission.manifest
-        self._registry.register_job(
-            submission.job_id,
-            tasks_total=manifest.tasks_total,
-            engine=self._engine.name,
-            owner=submission.owner,
-            labels=submission.labels,
-            parent_job_id=submission.parent_job_id,
-            metadata={
-                "model": manifest.study.model,
-                "scenario": manifest.study.scenario,
-                "bundle": manifest.bundle,
-                "sampling_method": manifest.study.sampling_method,
-                "n_parameter_sets": len(manifest.study.parameter_sets),
-                "n_replicates": manifest.study.n_replicates,
-                **manifest.study.metadata,
-            },
-        )
+        manifest = submission.manifest(self._engine.name)
+        kept.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
 
     def _note(self, job_id: str, launched: Launched) -> None:
         """The record says `scheduled`, unless the runner was faster and says more already."""

@@ -88,6 +88,35 @@ class Study:
                 yield Task(number, one.param_id, seed_of(one, replicate), one.params)
                 number += 1
 
+    def sets_by_id(self) -> dict[str, list[tuple[int, ParameterSet]]]:
+        """The parameter sets of each id, which differ in their seeds alone, each with the number of its first task."""
+        sets: dict[str, list[tuple[int, ParameterSet]]] = {}
+        number = 0
+        for one in self.parameter_sets:
+            sets.setdefault(one.param_id, []).append((number, one))
+            number += self.replicates(one)
+        return sets
+
+    def twins(self) -> dict[int, int]:
+        """The tasks that are the same simulation as an earlier one, parameters and seed; and the number of that.
+
+        A study is refused if it names a simulation twice. But seeds that are drawn have 32 bits, so that of 100,000
+        replicates two are alike more often than not, and one may be alike with a seed that was named: that is one
+        simulation, run once, and each of its tasks is complete with it.
+        """
+        found: dict[int, int] = {}
+        for sets in self.sets_by_id().values():
+            if len(sets) == 1 and self.replicates(sets[0][1]) == 1:
+                continue
+            earliest: dict[int, int] = {}
+            for first, one in sets:
+                for replicate in range(self.replicates(one)):
+                    number = first + replicate
+                    earlier = earliest.setdefault(seed_of(one, replicate), number)
+                    if earlier != number:
+                        found[number] = earlier
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The study as its file would have it."""
         return {
