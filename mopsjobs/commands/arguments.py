@@ -11,7 +11,12 @@ from mopsjobs.times import parse_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mopsjobs.commands import Commands
+
+MAX_NUMBER = 100_000
+"""Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
 
 
 PYTHON_HELP = (
@@ -111,3 +116,34 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"'{text}' is no label: use key=value.")
         labels[label] = value
     return labels
+
+
+def positive(text: str) -> int:
+    """An argument's type: how many workers, shards, pods there are to be.
+
+    Raises:
+        ArgumentTypeError: it is no whole number from 1 to 100,000.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= MAX_NUMBER):
+        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number from 1 to {MAX_NUMBER:,}")
+    return int(text)
+
+
+def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:
+    """The interpreter that `--python` names, by its whole path: the runner may be in another directory.
+
+    A name without a slash is looked for on the PATH. Links stay as they are: that of a virtual environment leads to an
+    interpreter without its packages.
+
+    Raises:
+        UsageError: there is no such program.
+    """
+    if text is None:
+        return None
+    import shutil
+
+    found = shutil.which(text, path=env.get("PATH"))
+    if found is None:
+        where = "" if "/" in text else " on the PATH"
+        raise UsageError(f"--python: there is no program {text}{where}.")
+    return os.path.abspath(found)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.commands.arguments import PYTHON_HELP, SCHEDULER_HELP, add_command, dask_options
+from mopsjobs.commands.arguments import (
+    PYTHON_HELP,
+    SCHEDULER_HELP,
+    add_command,
+    dask_options,
+    interpreter,
+    positive,
+)
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
@@ -33,7 +40,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         "ended, but whose runner has, goes on itself.",
     )
     parser.add_argument("job", metavar="JOB", help="its whole id")
-    parser.add_argument("--workers", metavar="N", type=int, help="worker processes (default: the cores)")
+    parser.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: the cores)")
     parser.add_argument("--python", metavar="PATH", help=PYTHON_HELP)
     parser.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP + "; default: the one it had")
     parser.add_argument("--json", action="store_true", help="the id of the job that runs, as one JSON object")
@@ -98,6 +105,6 @@ def _launch(args: argparse.Namespace, context: Context, state: JobState, job_id:
         job_id=job_id,
         registry_url=context.settings.registry.value,
         workers=args.workers,
-        python=args.python,
+        python=interpreter(args.python, context.env) if _engine(state) == "local" else args.python,
         options=options,
     )

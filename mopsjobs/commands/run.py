@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from mopsjobs.commands.arguments import PYTHON_HELP, add_command
+from mopsjobs.commands.arguments import PYTHON_HELP, add_command, interpreter, positive
 from mopsjobs.context import Context
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.engines.local import job_directory
@@ -36,8 +36,8 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     )
     parser.add_argument("job", metavar="JOB", help="its whole id")
     parser.add_argument("--shard", metavar="I/N", help="only shard I of N, from 0 (JOB_COMPLETION_INDEX gives the I)")
-    parser.add_argument("--shards", metavar="N", type=int, help="of how many, with JOB_COMPLETION_INDEX")
-    parser.add_argument("--workers", metavar="N", type=int, help="worker processes (default: the cores)")
+    parser.add_argument("--shards", metavar="N", type=positive, help="of how many, with JOB_COMPLETION_INDEX")
+    parser.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: the cores)")
     parser.add_argument("--python", metavar="PATH", help=PYTHON_HELP)
     parser.add_argument("--task-timeout", metavar="DURATION", help="how long one task may take (default: no limit)")
     parser.add_argument("--scheduler", metavar="URL", help="let the workers of this Dask scheduler run the tasks")
@@ -54,15 +54,14 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         number=number,
         of=of,
         workers=args.workers,
-        python=args.python,
+        # In a pod nobody reads a usage error: there, the runner brings it into the record. On Dask, it is a path there.
+        python=interpreter(args.python, context.env) if args.shards is args.scheduler is None else args.python,
         task_timeout=None if args.task_timeout is None else parse_duration(args.task_timeout),
         patience=PATIENCE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, context.env),
     )
     if shard.workers is not None and shard.scheduler is not None:
         raise UsageError("--workers has no effect with a scheduler: the cluster has its own.")
-    if shard.workers is not None and shard.workers < 1:
-        raise UsageError(f"There is no working with {shard.workers} workers: use at least 1.")
     context.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
     directory = job_directory(shard.job_id, context.env)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -7,7 +7,15 @@ import contextlib
 import sys
 from pathlib import Path
 
-from mopsjobs.commands.arguments import PYTHON_HELP, SCHEDULER_HELP, add_command, dask_options, parse_labels
+from mopsjobs.commands.arguments import (
+    PYTHON_HELP,
+    SCHEDULER_HELP,
+    add_command,
+    dask_options,
+    interpreter,
+    parse_labels,
+    positive,
+)
 from mopsjobs.context import Context
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
@@ -63,11 +71,11 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--job-id", metavar="ID", help="its id (default: from model and time)")
     parser.add_argument("--owner", metavar="WHO", help="whose job it is (default: you)")
     parser.add_argument("--label", metavar="K=V", action="append", default=[], help="a label; repeat for more")
-    parser.add_argument("--workers", metavar="N", type=_workers, help="worker processes (default: the cores)")
+    parser.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: the cores)")
     parser.add_argument("--python", metavar="PATH", help=PYTHON_HELP)
     parser.add_argument("--task-timeout", metavar="DURATION", help="how long one task may take (default: no limit)")
     cluster = parser.add_argument_group("with --engine kubernetes")
-    cluster.add_argument("--shards", metavar="N", type=int, help="parts that run as pods of their own (default: 1)")
+    cluster.add_argument("--shards", metavar="N", type=positive, help="parts, each a pod of its own (default: 1)")
     for option, (metavar, text) in CLUSTER_OPTIONS.items():
         cluster.add_argument("--" + option.replace("_", "-"), metavar=metavar, help=text)
     dask = parser.add_argument_group("with --engine dask")
@@ -85,7 +93,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         job_id=job_id,
         registry_url=context.settings.registry.value,
         workers=args.workers,
-        python=args.python,
+        python=interpreter(args.python, context.env) if args.engine == "local" else args.python,
         task_timeout=timeout,
         shards=1 if args.shards is None else args.shards,
         options=_engine_options(args, context),
@@ -162,9 +170,3 @@ def _plan(args: argparse.Namespace, study: Study, job_id: str, bundle: str, pack
         plan = {"job_id": job_id, "tasks_total": study.tasks_total, "bundle": bundle, "engine": args.engine}
         return Result(Document({**plan, "dry_run": True}))
     return Result(Text(lines), notes=["Nothing was done."])
-
-
-def _workers(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 4096):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of workers: use a whole number from 1")
-    return int(text)
