@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,12 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mopsjobs.errors import InvalidKeyError, StoreError
+from mopsjobs.errors import InvalidKeyError, StoreError, ValueTooLargeError
 from mopsjobs.store import cas, sqlite
 from mopsjobs.store.azure import AzureVersionedStore
 from mopsjobs.store.base import MAX_KEY_LENGTH, VersionedStore, VersionToken, check_key
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Backend
 
 BAD_KEYS = ["", "/a", "a/", "a//b", ".", "..", "a/./b", "a/../b", "a\nb", "a\x00b", "a\u200bb", "\ud800", "k" * 901]
@@ -470,3 +474,14 @@ def test_a_reader_never_sees_a_value_with_the_version_of_another(store: Versione
         for reader in readers:
             reader.result(timeout=30)
     assert all(written[version] == value for version, value in seen)
+
+
+def test_a_value_that_sqlite_does_not_take_is_refused_as_too_large(tmp_path: Path) -> None:
+    """Not as a broken store: whoever wrote it can go on with other values."""
+    with contextlib.closing(sqlite.SQLiteVersionedStore(tmp_path / "registry.db")) as store:
+        connection = store._connection(create=True)
+        assert connection is not None
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+        with pytest.raises(ValueTooLargeError, match="too large"):
+            store.create_if_absent("a", bytes(2000))
+        assert store.create_if_absent("a", b"small")

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.sqlite_file import connect
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 
@@ -157,9 +157,13 @@ class SQLiteVersionedStore:
         """Turn what sqlite3 raises into the errors of the contract."""
         try:
             yield
+        except OverflowError as error:  # a value of 2 GiB does not even reach SQLite
+            raise ValueTooLargeError(f"A value is too large for the registry {self.path}: {error}.") from error
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             where = f"the registry {self.path}"
+            if code == sqlite3.SQLITE_TOOBIG:
+                raise ValueTooLargeError(f"A value is too large for {where}: {error}.") from error
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise StoreUnavailableError(f"Somebody else has held {where} for {BUSY_SECONDS:g} s.") from error
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
