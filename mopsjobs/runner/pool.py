@@ -39,7 +39,7 @@ LOOK_SECONDS = 1.0
 """How often workers are looked at whether they live."""
 
 GRACE_SECONDS = 5.0
-"""How long a worker that is asked to end may take."""
+"""How long the workers that are asked to end may take, all together."""
 
 OnLog = Callable[["int | None", str], None]
 
@@ -73,11 +73,22 @@ class _Assigned(NamedTuple):
 
 
 class _Worker:
-    """One process, and the tasks it has."""
+    """One process with all that it starts, and the tasks it has.
+
+    It leads a session of its own, hence a group of processes, so that what a model starts can be ended with it. The
+    price: a terminal's Ctrl-C does not reach it, and neither does the end of a runner that is killed outright. For the
+    latter there is the end of its input; see worker.py.
+    """
 
     def __init__(self, command: list[str], setup: bytes, env: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env), bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env),
+            bufsize=0,
+            start_new_session=True,
         )
         assert self.process.stdin is not None  # noqa: S101 - asked for by the line above, as are the other two
         assert self.process.stdout is not None  # noqa: S101
@@ -94,6 +105,11 @@ class _Worker:
         self.is_ready = False
         self.speaking: int | None = None
         """The task whose lines come from its standard error now; None before the first."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process and all that it has started, whether or not it is dead itself."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS: only the dead are
+            os.killpg(self.process.pid, number)
 
 
 class WorkerPool:
@@ -160,18 +176,18 @@ class WorkerPool:
             self.close()
 
     def close(self) -> None:
-        """Stop all workers: politely, then not. Closing twice is harmless."""
+        """Stop all workers and what they have started: politely, then not. Closing twice is harmless."""
         workers, self._workers = self._workers, []
         for worker in workers:
             with contextlib.suppress(OSError):
                 worker.stdin.close()
-            worker.process.terminate()
+            worker.signal(signal.SIGTERM)
+        until = time.monotonic() + GRACE_SECONDS
         for worker in workers:
-            try:
-                worker.process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, until - time.monotonic()))
+            worker.signal(signal.SIGKILL)  # the worker, or what it leaves behind
+            worker.process.wait()
             worker.stdout.close()
             worker.stderr.close()
         self._selector.close()
@@ -288,12 +304,12 @@ class WorkerPool:
             yield Finished(assigned.position, assigned.task, outputs, answer.get("error"))
 
     def _bury(self, worker: _Worker) -> Iterator[Finished]:
-        """A worker has died: its first task is tried once more, the other was not begun."""
+        """A worker has died: its first task is tried once more, the other was not begun. What it had started ends."""
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             if stream in self._selector.get_map():
                 self._selector.unregister(stream)
         self._workers.remove(worker)
-        worker.process.kill()
+        worker.signal(signal.SIGKILL)
         code = worker.process.wait()
         with contextlib.suppress(OSError):
             worker.logs += worker.stderr.read() or b""

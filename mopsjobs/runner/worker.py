@@ -20,6 +20,7 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import sys
 import traceback
 
@@ -41,7 +42,7 @@ TRACEBACK_CHARACTERS = 8000
 
 
 def main() -> int:
-    """Answer tasks until the input ends."""
+    """Answer tasks until the input ends, or nobody takes the answers."""
     tasks, answers = _take_over_streams()
     setup = json.loads(tasks.readline())
     try:
@@ -49,12 +50,21 @@ def main() -> int:
     except BaseException as error:  # noqa: BLE001 - a model may well call sys.exit when it is imported
         _answer(answers, {"broken": _told(error)})
         return 1
-    _answer(answers, {"ready": True})
+    try:
+        _answer(answers, {"ready": True})
+        return _work(tasks, answers, call, setup["spool"])
+    except BrokenPipeError:
+        return 1
+    finally:
+        _end_group()
+
+
+def _work(tasks: "TextIO", answers: "TextIO", call: "Call", spool: str) -> int:
     for line in tasks:
         task = json.loads(line)
         _mark(task["task"])
         try:
-            outputs = _encoded(call(task["params"], task["seed"]), setup["spool"], task["task"])
+            outputs = _encoded(call(task["params"], task["seed"]), spool, task["task"])
         except KeyboardInterrupt:
             return 130
         except BaseException as error:  # noqa: BLE001 - whatever a task raises ends that task, and no other
@@ -62,6 +72,13 @@ def main() -> int:
         else:
             _answer(answers, {"task": task["task"], "outputs": outputs})
     return 0
+
+
+def _end_group() -> None:
+    """End what the model has started, where this process leads a group: its runner may be no more, and cannot."""
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
 
 
 def _take_over_streams() -> "tuple[TextIO, TextIO]":
