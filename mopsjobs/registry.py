@@ -280,9 +280,7 @@ class JobRegistry:
 
         return self._change(job_id, change)
 
-    def report_shard(
-        self, job_id: str, shard: int, shards: int, *, completed: int, failed: int, is_done: bool = False
-    ) -> JobState:
+    def report_shard(self, job_id: str, shard: int, shards: int, report: rules.ShardReport) -> JobState:
         """Tell how far one shard of a job is; a sign of life as well. The job's counts become the sums over its shards.
 
         A job that is not running yet is moved there in the same write.
@@ -291,9 +289,7 @@ class JobRegistry:
             job_id: a job that has not ended.
             shard: which shard, from 0.
             shards: of how many.
-            completed: tasks of this shard that ended well so far.
-            failed: those that ended in an error.
-            is_done: whether the shard has worked on all its tasks.
+            report: its counts.
 
         Raises:
             JobNotFoundError, TerminalStateError: there is no such job, or it has ended.
@@ -302,7 +298,7 @@ class JobRegistry:
             raise UsageError(f"There is no shard {shard} of {shards}.")
 
         def change(state: JobState, at: str, write_id: str) -> JobState | None:
-            changed = rules.with_shard(state, shard, shards, (completed, failed, int(is_done)), at)
+            changed = rules.with_shard(state, shard, shards, report, at)
             if state.status in rules.BEFORE_RUNNING:
                 return rules.walk(state, changed, JobStatus.RUNNING, at, write_id)
             return rules.unless_ended(state, changed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
 from mopsjobs.job import JobState, JsonObject, check_field
@@ -104,17 +104,34 @@ def merge(state: JobState, values: Mapping[str, object]) -> JobState:
     return state.evolve(**merged)
 
 
-def with_shard(state: JobState, shard: int, shards: int, report: tuple[int, int, int], at: str) -> JobState:
+class ShardReport(NamedTuple):
+    """How far one shard of a job is."""
+
+    completed: int
+    """Its tasks that ended well so far."""
+    failed: int
+    """Those that ended in an error."""
+    is_done: bool = False
+    """Whether the shard has worked on all its tasks."""
+    is_least: bool = False
+    """Whether there may be more that are complete: the shard has not, or not yet, seen what earlier runs have left."""
+
+
+def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at: str) -> JobState:
     """`state` with what a shard reports, and the sums over all shards.
 
     What earlier runs of the job told of shards that it no longer has is forgotten: their tasks are others' now.
+    Counts that are only the least there can be never lower what the record says; then the report is a sign of life.
     """
     kept = {name: counts for name, counts in state.shards.items() if name.isdecimal() and int(name) < shards}
-    by_shard = {**kept, str(shard): list(report)}
+    by_shard = {**kept, str(shard): [report.completed, report.failed, int(report.is_done)]}
     told: list[Any] = list(by_shard.values())
+    completed = sum(completed for completed, _, _ in told)
+    if report.is_least and completed < state.tasks_completed:
+        return state.evolve(heartbeat_at=at)
     return state.evolve(
         shards=MappingProxyType(by_shard),
-        tasks_completed=sum(completed for completed, _, _ in told),
+        tasks_completed=completed,
         tasks_failed=sum(failed for _, failed, _ in told),
         heartbeat_at=at,
     )

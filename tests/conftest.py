@@ -9,16 +9,18 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import hypothesis.configuration
 import pytest
 
 from mopsjobs.registry import JobRegistry
+from mopsjobs.runner import patience, reporter
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support_cli import REMOTE_URL, Cli, Clock, LineStore, Remote
+from support_runs import Given, code, place, study
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -232,3 +234,44 @@ def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ver
     else:
         cli.env["MOPS_JOBS_REGISTRY"] = backend.url
     return opened
+
+
+# --- the runner, run in this process: see support_runs.py -----------------------------------------------------------
+
+
+@pytest.fixture
+def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is written and read more often than a real one, and an outage is looked at sooner."""
+    monkeypatch.setattr(reporter, "PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr(reporter, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(reporter, "MAX_PAUSE", 0.1)
+    monkeypatch.setattr(patience, "MAX_PAUSE", 0.1)
+
+
+@pytest.fixture
+def line() -> LineStore:
+    """A store across a line that can be cut."""
+    return LineStore(InMemoryVersionedStore())
+
+
+@pytest.fixture
+def registry(line: LineStore) -> JobRegistry:
+    """The registry in that store."""
+    return JobRegistry(line, sleep=lambda _seconds: None)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory with the model."""
+    return code(tmp_path / "code")
+
+
+@pytest.fixture
+def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
+    """Submits job `job` to that store."""
+
+    def submitted(sets: list[dict[str, Any]], **fields: Any) -> None:
+        manifest = place(line, "job", study(sets, **fields), model)
+        registry.register_job("job", tasks_total=manifest.tasks_total)
+
+    return submitted

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,15 @@ from mopsjobs.submit.bundle import pack, store_bundle
 from mopsjobs.submit.study import Study
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mopsjobs.job import JobState
     from mopsjobs.registry import JobRegistry
     from mopsjobs.runner.run import Ran
     from mopsjobs.store.base import VersionedStore
+
+Given = Callable[..., None]
+"""Submits a job over some parameter sets, and the study's fields, without launching it."""
 
 PATIENCE = 30.0
 """Seconds after which what is waited for counts as never to come."""
@@ -111,7 +115,7 @@ def work(
     """Run a shard in this process with two workers of our own interpreter; what came of it and what was said."""
     said: list[str] = []
     directory.mkdir(parents=True, exist_ok=True)
-    chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "patience": 20.0, **shard})
+    chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "patience": 100.0, **shard})
     # Waits for a store are cut short, not away: somebody has to bring it back meanwhile.
     ran = run_shard(chosen, store, registry, directory, on_log=said.append, sleep=lambda _seconds: time.sleep(0.01))
     return ran, said

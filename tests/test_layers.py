@@ -75,11 +75,12 @@ ARROWS = {
     "mopsjobs.runner.pool": "errors submit.study",
     "mopsjobs.runner.dask_task": "",
     "mopsjobs.runner.dask_pool": "errors engines.dask_client runner.pool submit.study",
+    "mopsjobs.runner.patience": "errors",
     "mopsjobs.runner.spool": "errors store.base",
-    "mopsjobs.runner.reporter": "errors job registry",
+    "mopsjobs.runner.reporter": "errors job registry rules",
     "mopsjobs.runner.run": (
-        "errors rules job events outputs registry validation store.base store.sqlite submit.bundle submit.study"
-        " submit.unpack runner.pool runner.dask_pool runner.reporter runner.spool"
+        "errors status rules job events outputs registry validation store.base store.sqlite submit.bundle submit.study"
+        " submit.unpack runner.patience runner.pool runner.dask_pool runner.reporter runner.spool"
     ),
     "mopsjobs.output": "errors",
     "mopsjobs.config": "errors times store",

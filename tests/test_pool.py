@@ -17,12 +17,6 @@ from mopsjobs.runner.run import WORKER
 from support_runs import all_of, callers, calls, code, ends, is_alive, kill, pool_of, sets_of, study, until
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A directory with the model."""
-    return code(tmp_path / "code")
-
-
 def _x(one: Finished) -> int:
     assert one.outputs is not None, one.error
     return int(json.loads(one.outputs["result.json"])["x"])
@@ -143,11 +137,51 @@ def test_a_worker_whose_child_outlives_it_is_still_known_to_be_dead(model: Path,
     """A forked child holds the pipes open: the end of the answers never comes."""
     child, killed = tmp_path / "child", tmp_path / "killed"
     sets = [{"x": 0, "fork": str(child), "killed": str(killed)}, {"x": 1}]
-    try:
-        assert [_x(one) for one in all_of(pool_of(model, 1), sets, seconds=15)] == [0, 1]
-    finally:
-        for pid in child.read_text().split():
-            kill(int(pid))
+    assert [_x(one) for one in all_of(pool_of(model, 1), sets, seconds=15)] == [0, 1]
+
+
+# --- what a model starts --------------------------------------------------------------------------------------------
+
+
+def _all_ended(children: Path) -> bool:
+    return not [pid for pid in children.read_text().split() if is_alive(int(pid))]
+
+
+def test_what_a_model_has_started_ends_with_its_worker_that_dies(model: Path, tmp_path: Path) -> None:
+    child, gate = tmp_path / "child", tmp_path / "gate"
+    sets = [{"x": 0, "fork": str(child), "killed": str(tmp_path / "killed")}, {"x": 1, "gate": str(gate)}]
+    with contextlib.closing(pool_of(model, 1).run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:
+        for one in running:
+            if one is not None and one.position == 0:
+                break
+        (first, *_) = child.read_text().split()  # that of the worker that died; its successor is at work
+        until(lambda: not is_alive(int(first)), "the child to end")
+
+
+def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path: Path) -> None:
+    source = (
+        "import os, time\n"
+        "def simulate(params, seed):\n"
+        "    if os.fork() == 0:\n"
+        "        open(params['child'], 'w').write(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+    )
+    child = tmp_path / "child"
+    finished = all_of(pool_of(code(tmp_path / "code", source), 1, task_timeout=0.5), [{"child": str(child)}])
+    assert _kinds(finished) == ["Timeout"]
+    until(lambda: _all_ended(child), "the child to end")
+
+
+def test_what_a_model_has_started_ends_with_the_tasks(tmp_path: Path) -> None:
+    source = (
+        "import subprocess\n"
+        "def simulate(params, seed):\n"
+        "    open(params['child'], 'a').write(str(subprocess.Popen(['sleep', '60']).pid) + '\\n')\n"
+    )
+    child = tmp_path / "child"
+    all_of(pool_of(code(tmp_path / "code", source), 2), sets_of(4, child=str(child)))
+    assert len(child.read_text().split()) == 4
+    until(lambda: _all_ended(child), "the children to end")
 
 
 # --- tasks that fail, and tasks that take too long ------------------------------------------------------------------
@@ -291,6 +325,31 @@ def test_a_model_deaf_to_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.M
     number = int(until(lambda: pid.exists() and pid.read_text().endswith(" ") and pid.read_text(), "the task"))
     running.close()
     assert not is_alive(number)
+
+
+def test_deaf_workers_are_waited_for_all_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "GRACE_SECONDS", 0.3)
+    source = (
+        "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "def simulate(params, seed):\n"
+        "    open(params['pids'], 'a').write(str(os.getpid()) + '\\n')\n"
+        "    time.sleep(30)\n"
+    )
+    pids = tmp_path / "pids"
+    waited: list[float] = []
+    pool = pool_of(code(tmp_path / "code", source), 3)
+    running = pool.run(enumerate(study(sets_of(3, pids=str(pids))).tasks()))
+    next(running)
+    until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 3, "three workers at work")
+
+    def waits(wait: Any) -> Any:
+        return lambda timeout=None: (waited.append(timeout or 0.0), wait(timeout))[1]
+
+    for worker in pool._workers:
+        monkeypatch.setattr(worker.process, "wait", waits(worker.process.wait))
+    running.close()
+    assert sum(waited) <= 0.3
+    assert not [pid for pid in pids.read_text().split() if is_alive(int(pid))]
 
 
 def test_workers_end_with_their_tasks(model: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,51 +15,13 @@ from mopsjobs.chunks import parse_chunk
 from mopsjobs.errors import JobNotFoundError
 from mopsjobs.outputs import NAMES_NAME, output_key, results_prefix
 from mopsjobs.registry import JobRegistry
-from mopsjobs.runner import reporter
 from mopsjobs.runner.pool import ModelError
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.submit.bundle import BundleError
 from support_cli import LineStore
-from support_runs import calls, code, place, record, sets_of, study, until, work
+from support_runs import Given, calls, code, place, record, sets_of, study, until, work
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record is written and read more often than a real one, and an outage is looked at sooner."""
-    monkeypatch.setattr(reporter, "PROGRESS_SECONDS", 0.02)
-    monkeypatch.setattr(reporter, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(reporter, "MAX_PAUSE", 0.1)
-
-
-@pytest.fixture
-def line() -> LineStore:
-    """A store across a line that can be cut."""
-    return LineStore(InMemoryVersionedStore())
-
-
-@pytest.fixture
-def registry(line: LineStore) -> JobRegistry:
-    return JobRegistry(line, sleep=lambda _seconds: None)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return code(tmp_path / "code")
-
-
-Given = Callable[..., None]
-
-
-@pytest.fixture
-def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
-    """Submits job `job` over some parameter sets, without launching it."""
-
-    def submitted(sets: list[dict[str, Any]], **fields: Any) -> None:
-        manifest = place(line, "job", study(sets, **fields), model)
-        registry.register_job("job", tasks_total=manifest.tasks_total)
-
-    return submitted
+pytestmark = pytest.mark.usefixtures("quick_runner")
 
 
 def _results(store: VersionedStore) -> dict[str, bytes]:
@@ -147,6 +108,24 @@ def test_running_an_ended_job_again_calls_nothing_and_changes_nothing(
 def test_a_job_that_was_never_submitted_is_not_run(line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
     with pytest.raises(JobNotFoundError, match="has no manifest"):
         work(line, registry, tmp_path / "job")
+
+
+@pytest.mark.parametrize("of", [1, 2, 3])
+def test_the_same_simulation_is_run_once_and_counts_for_each_task_that_asks_for_it(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, of: int
+) -> None:
+    """A seed that is named may be one that is drawn, and two that are drawn may be alike."""
+    noted = tmp_path / "calls"
+    one = {"x": 1, "calls": str(noted)}
+    drawn = list(study([one], n_replicates=3).tasks())
+    sets = [one, {"params": one, "seed": drawn[1].seed}, {"x": 2, "calls": str(noted)}]
+    given(sets, n_replicates=3)
+    done = [work(line, registry, tmp_path / str(n), number=n, of=of, workers=1)[0] for n in range(of)]
+    assert sum(ran.completed for ran in done) == 7
+    assert calls(noted) == {1: 3, 2: 3}
+    assert _counts(registry) == ("succeeded", 7, 0, 7)
+    again = [work(line, registry, tmp_path / f"again-{n}", number=n, of=of, workers=1)[0] for n in range(of)]
+    assert [ran.completed for ran in again] == [ran.completed for ran in done]
 
 
 # --- several shards -------------------------------------------------------------------------------------------------

@@ -5,57 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mopsjobs.outputs import results_prefix
+from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.outputs import output_key, results_prefix
 from mopsjobs.registry import JobRegistry
-from mopsjobs.runner import reporter
-from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.rules import ShardReport
+from mopsjobs.runner.patience import Patience
+from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from support_cli import LineStore
-from support_runs import calls, code, place, record, sets_of, study, until, work
+from support_runs import Given, calls, place, record, sets_of, study, until, work
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record is written and read more often than a real one, and an outage is looked at sooner."""
-    monkeypatch.setattr(reporter, "PROGRESS_SECONDS", 0.02)
-    monkeypatch.setattr(reporter, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(reporter, "MAX_PAUSE", 0.1)
-
-
-@pytest.fixture
-def line() -> LineStore:
-    """A store across a line that can be cut."""
-    return LineStore(InMemoryVersionedStore())
-
-
-@pytest.fixture
-def registry(line: LineStore) -> JobRegistry:
-    return JobRegistry(line, sleep=lambda _seconds: None)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return code(tmp_path / "code")
-
-
-Given = Callable[..., None]
-
-
-@pytest.fixture
-def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
-    """Submits job `job` over some parameter sets, without launching it."""
-
-    def submitted(sets: list[dict[str, Any]], **fields: Any) -> None:
-        manifest = place(line, "job", study(sets, **fields), model)
-        registry.register_job("job", tasks_total=manifest.tasks_total)
-
-    return submitted
+pytestmark = pytest.mark.usefixtures("quick_runner")
 
 
 def _results(store: VersionedStore) -> dict[str, bytes]:
@@ -168,3 +134,170 @@ def test_a_registry_that_never_heard_of_the_job_is_told(
     assert (record(registry).tasks_total, record(registry).metadata["model"]) == (5, "model:simulate")
     assert len(list(line.list_keys("bundles/"))) == 1
     assert line.get("jobs/job/manifest.json") is not None
+
+
+# --- a store that refuses -------------------------------------------------------------------------------------------
+
+
+class Refusing(LineStore):
+    """A store that answers some writes by an error of the test's choice."""
+
+    def __init__(self, inner: VersionedStore, refuse: Callable[[str], Exception | None]) -> None:
+        super().__init__(inner)
+        self.refuse = refuse
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        self._check(key)
+        return super().create_if_absent(key, value)
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        self._check(key)
+        return super().put(key, value, version)
+
+    def _check(self, key: str) -> None:
+        if (error := self.refuse(key)) is not None:
+            raise error
+
+
+def _working(store: LineStore, directory: Path, **shard: Any) -> Any:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(work, store, JobRegistry(store), directory, **shard).result(30)
+
+
+def _kept(directory: Path) -> list[str]:
+    with closing(SQLiteVersionedStore(directory / "outbox.db")) as kept:
+        return list(kept.list_keys("results/"))
+
+
+@pytest.mark.parametrize("error", [ValueTooLargeError("it has 9 TB."), InvalidKeyError("it is no key.")])
+def test_an_output_refused_for_what_it_is_fails_its_task_and_no_other(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, error: Exception
+) -> None:
+    given(sets_of(6))
+    bad = output_key("job", list(study(sets_of(6)).tasks())[2], "result.json")
+    store = Refusing(line, lambda key: error if key == bad else None)
+    ran, said = _working(store, tmp_path / "job")
+    assert ran == ("partial", 5, 1, True)
+    assert said == [f"task 2: {type(error).__name__}: {error}"]
+    assert _counts(registry) == ("partial", 5, 1, 5)
+    assert record(registry).missing_outputs == (bad,)
+
+
+def test_an_output_refused_only_after_an_outage_fails_its_task_then(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(3))
+    bad = output_key("job", next(iter(study(sets_of(3)).tasks())), "result.json")
+    with closing(SQLiteVersionedStore(tmp_path / "job" / "outbox.db")) as kept:
+        kept.create_if_absent(bad, b"large")
+    store = Refusing(line, lambda key: ValueTooLargeError("it is too large.") if key == bad else None)
+    ran, said = _working(store, tmp_path / "job")
+    assert ran == ("partial", 2, 1, True)
+    assert said == [f"{bad.rpartition('/')[0]}: ValueTooLargeError: it is too large."]
+    assert _counts(registry) == ("partial", 2, 1, 2)
+    assert _kept(tmp_path / "job") == []
+
+
+def test_a_store_that_takes_no_outputs_fails_the_job_and_they_are_kept_until_it_does(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(4))
+    denied = StoreAccessError("Not allowed to write results.")
+    store = Refusing(line, lambda key: denied if key.startswith("results/") else None)
+    with pytest.raises(StoreAccessError, match="Not allowed to write results"):
+        _working(store, tmp_path / "job")
+    state = record(registry)
+    assert (state.status, state.error_code, state.error_message) == ("failed", "STORE", str(denied))
+    assert _results(line) == {}
+    done = _kept(tmp_path / "job")
+    assert done
+    work(line, registry, tmp_path / "job")
+    assert {f"results/job/{name}" for name in _results(line)} >= set(done)
+    assert _kept(tmp_path / "job") == []
+
+
+def test_where_not_even_the_record_can_be_written_the_runner_ends_at_once_with_the_reason(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """However long its patience: waiting does not bring permission."""
+    given(sets_of(4))
+    store = Refusing(line, lambda _key: StoreAccessError("The signature has expired."))
+    with pytest.raises(StoreAccessError, match="The signature has expired"):
+        _working(store, tmp_path / "job", patience=1e9)
+    assert record(registry).status == "pending"
+    assert _kept(tmp_path / "job")
+
+
+def test_a_record_that_can_never_be_written_ends_the_wait_at_the_end(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(2))
+    store = Refusing(line, lambda key: StoreAccessError("No.") if key.endswith("state.json") else None)
+    with pytest.raises(StoreAccessError, match=r"No\."):
+        _working(store, tmp_path / "job", patience=1e9)
+    assert len(_results(line)) == 2
+
+
+def test_an_error_of_ours_while_sending_surfaces_and_stops_nobody_for_ever(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """More tasks than the queue holds, and each sender meets it."""
+    given(sets_of(200))
+    store = Refusing(line, lambda key: RuntimeError("a bug") if key.startswith("results/") else None)
+    with pytest.raises(RuntimeError, match="a bug"):
+        _working(store, tmp_path / "job")
+
+
+# --- progress after a restart ---------------------------------------------------------------------------------------
+
+
+def test_progress_never_goes_back_while_a_restart_finds_out_what_is_done(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(6))
+    for task in list(study(sets_of(6)).tasks())[:4]:
+        line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
+    registry.report_shard("job", 0, 1, ShardReport(4, 0))
+    before = record(registry).revision
+    seen: list[int] = []
+
+    def look() -> None:
+        if not seen:
+            seen.append(-1)
+            until(lambda: record(registry).revision > before, "a sign of life during the listing")
+            seen[0] = record(registry).tasks_completed
+
+    line.after_listing = look
+    assert work(line, registry, tmp_path / "job")[0] == ("succeeded", 6, 0, True)
+    assert seen == [4]
+
+
+def test_progress_never_goes_back_where_what_is_done_cannot_be_found_out(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(30))
+    for task in list(study(sets_of(30)).tasks())[:20]:
+        line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
+    registry.report_shard("job", 0, 1, ShardReport(20, 0))
+    line.fail_next(1, "scan")
+    seen: list[int] = []
+    line.before_put = lambda _key: seen.append(record(JobRegistry(line.inner)).tasks_completed)
+    assert work(line, registry, tmp_path / "job")[0] == ("succeeded", 30, 0, True)
+    assert seen == sorted(seen)
+    assert seen[0] == 20
+
+
+# --- asked to stop --------------------------------------------------------------------------------------------------
+
+
+def test_a_request_to_stop_ends_a_wait_at_once() -> None:
+    calls: list[str] = []
+
+    def out_of_reach() -> None:
+        calls.append("called")
+        raise StoreUnavailableError("Nobody answers.")
+
+    patience = Patience(1e9, lambda _seconds: patience.stop())
+    with pytest.raises(StoreUnavailableError):
+        patience.attempt(out_of_reach)
+    assert len(calls) == 2

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mopsjobs.engines.local import job_directory
 from mopsjobs.outputs import results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
@@ -19,6 +20,7 @@ from support_cli import Cli, command, environment
 from support_runs import callers, calls, code, is_alive, kill, place, record, sets_of, study, until
 
 if TYPE_CHECKING:
+    from conftest import Azurite
     from mopsjobs.store.base import VersionedStore
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -75,17 +77,25 @@ def _stored(store: VersionedStore) -> int:
     return len(list(store.list_keys(results_prefix("job"))))
 
 
-def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
-    submitted: Any, start: Start, store: VersionedStore, registry: JobRegistry, tmp_path: Path
-) -> None:
-    gate, noted = tmp_path / "gate", tmp_path / "calls"
+def _in_the_middle(
+    submitted: Any, start: Start, store: VersionedStore, noted: Path, gate: Path
+) -> subprocess.Popen[str]:
+    """A runner that has stored four of ten tasks, and whose two workers wait for the gate."""
     sets = sets_of(10, calls=str(noted))
     for one in sets[4:]:
         one["gate"] = str(gate)
     submitted(sets)
-    first = start()
+    runner = start()
     until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
     until(lambda: _stored(store) == 4, "what is done to be stored")
+    return runner
+
+
+def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
+    submitted: Any, start: Start, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    first = _in_the_middle(submitted, start, store, noted, gate)
     first.send_signal(signal.SIGTERM)
     code_, err = _ended(first)
     assert code_ == 143
@@ -107,13 +117,7 @@ def test_a_runner_killed_leaves_its_job_to_the_next_and_no_stored_output_is_comp
     submitted: Any, start: Start, store: VersionedStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
-    sets = sets_of(10, calls=str(noted))
-    for one in sets[4:]:
-        one["gate"] = str(gate)
-    submitted(sets)
-    first = start()
-    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
-    until(lambda: _stored(store) == 4, "what is done to be stored")
+    first = _in_the_middle(submitted, start, store, noted, gate)
     before = {entry.key: entry.version for entry in store.scan(results_prefix("job"))}
     kill(first.pid)
     assert _ended(first)[0] == -signal.SIGKILL
@@ -127,6 +131,43 @@ def test_a_runner_killed_leaves_its_job_to_the_next_and_no_stored_output_is_comp
     assert {key: after[key] for key in before} == before
     state = record(registry)
     assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 10, 10)
+
+
+@pytest.mark.azurite
+def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
+    cli: Cli, start: Start, private_azurite: Azurite, tmp_path: Path
+) -> None:
+    """It would wait for an hour; Kubernetes grants it 30 s."""
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    env = {"AZURE_STORAGE_CONNECTION_STRING": private_azurite.connection_string}
+    env["MOPS_JOBS_REGISTRY"] = f"{private_azurite.endpoint}/{private_azurite.new_container()}"
+    with closing(open_store(env["MOPS_JOBS_REGISTRY"], env)) as store:
+        manifest = place(store, "job", study(sets_of(4, calls=str(noted), gate=str(gate))), code(tmp_path / "code"))
+        JobRegistry(store).register_job("job", tasks_total=manifest.tasks_total)
+    running = start(**env)
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    private_azurite.stop()
+    gate.touch()
+    until(lambda: len(callers(noted)) == 4 and not [pid for pid in callers(noted) if is_alive(pid)], "the work to end")
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 143, err
+    assert "Stopping (SIGTERM); what is done is kept." in err
+    with closing(open_store(f"sqlite://{job_directory('job', cli.env)}/outbox.db", {})) as kept:
+        assert _stored(kept) == 4
+
+
+def test_what_a_model_has_started_ends_when_its_runner_is_killed_and_its_task_is_over(
+    submitted: Any, start: Start, tmp_path: Path
+) -> None:
+    gate, child, noted = tmp_path / "gate", tmp_path / "child", tmp_path / "calls"
+    submitted([{"x": 0, "fork": str(child)}, {"x": 1, "calls": str(noted), "gate": str(gate)}])
+    running = start("--workers", "1")
+    until(noted.exists, "the second task")
+    until(child.exists, "the child of the first")
+    kill(running.pid)
+    gate.touch()
+    until(lambda: not is_alive(int(child.read_text())), "the child to end")
 
 
 def test_a_worker_killed_from_outside_does_not_harm_the_job(

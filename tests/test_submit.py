@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -213,6 +214,11 @@ def test_a_study_that_is_not_there_is_named(cli: Cli) -> None:
         ([], 2),
         (["--bundle", "sha256:12"], 2),
         (["--auto", "--workers", "0"], 2),
+        (["--auto", "--workers", "many"], 2),
+        (["--auto", "--engine", "kubernetes", "--shards", "0"], 2),
+        (["--auto", "--python", "no/such/python"], 2),
+        (["--auto", "--python", "no-such-python"], 2),
+        (["--auto", "--python", "study.json"], 2),
         (["--auto", "--engine", "abacus"], 2),
         (["--auto", "--task-timeout", "soon"], 2),
         (["--auto", "--label", "nothing"], 2),
@@ -225,6 +231,15 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(cli: Cli, argv: list[
     assert (ran.code, ran.out) == (code, "")
     assert len(sentences(ran.err)) == 1
     assert not Path(cli.env["HOME"], "registry.db").exists()
+
+
+def test_a_relative_interpreter_is_that_of_the_directory_of_the_submission(desk: Desk) -> None:
+    """The runner starts workers long afterwards; a link, as virtual environments have them, stays one."""
+    environment_ = desk.home.with_name("env")
+    environment_.mkdir()
+    (environment_ / "python").symlink_to(sys.executable)
+    desk.submit(sets_of(2), "--python", "../env/python")
+    assert desk.ended() == "succeeded"
 
 
 def test_a_bundle_that_nobody_has_is_refused_before_anything_is_registered(cli: Cli, jobs: JobRegistry) -> None:
@@ -304,7 +319,9 @@ def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk
     private_azurite.stop()
     more = {"MOPS_JOBS_REGISTRY": url, "AZURE_STORAGE_CONNECTION_STRING": private_azurite.connection_string}
     path = desk.write(sets_of(6, calls=str(noted), gate=str(gate)))
-    ran = desk.ok("submit", path, "--auto", "--job-id", "job", "--workers", "2", **more)
+    ran = desk.ok(
+        "submit", path, "--auto", "--job-id", "job", "--workers", "2", "--owner", "me", "--label", "exp=7", **more
+    )
     assert "The job is launched without it" in ran.err
     gate.touch()
     until(lambda: sum(calls(noted).values()) == 6, "the work to be done in the outage", 60)
@@ -314,6 +331,8 @@ def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk
         until(lambda: (state := jobs.get_job("job")) and state.is_terminal, "the record to tell", 60)
         state = record(jobs)
         assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 6, 6)
+        assert (state.engine, state.owner, dict(state.labels)) == ("local", "me", {"exp": "7"})
+        assert state.metadata["n_parameter_sets"] == 6
         assert len(list(store.list_keys("results/job/"))) == 6
     assert calls(noted) == dict.fromkeys(range(6), 1)
 
@@ -371,6 +390,14 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     assert made.keys() == set(range(12))
     assert {number: made[number] for number in range(6)} == dict.fromkeys(range(6), 1)
     assert record(desk.jobs).tasks_verified == 12
+
+
+@pytest.mark.parametrize("argv", [["--workers", "0"], ["--workers", "-1"], ["--python", "no/such/python"]])
+def test_resuming_by_what_makes_no_sense_is_refused(desk: Desk, argv: list[str]) -> None:
+    desk.submit(sets_of(2, needs=str(desk.home / "never")))
+    assert desk.ended() == "failed"
+    ran = desk("resume", "job", *argv)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1), ran
 
 
 def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: JobRegistry) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.job import JobState
 from mopsjobs.registry import JobRegistry
+from mopsjobs.rules import ShardReport
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class Counts:
         self._lock = threading.Lock()
         self.completed = 0
         self.failed = 0
+        self.is_least = True
+        """Whether tasks that earlier runs have completed may be missing in here."""
 
     def add(self, completed: int = 0, failed: int = 0) -> None:
         """Count more tasks."""
@@ -94,29 +97,20 @@ class Reporter:
         self._stop.set()
         self._thread.join()
 
-    def finish(self, *, is_done: bool, patience: float) -> JobState | None:
-        """Stop the thread and write the last counts, waiting for the registry for up to `patience` seconds.
+    def finish(self, *, is_done: bool) -> JobState | None:
+        """Stop the thread and write the last counts.
 
         Args:
             is_done: whether the shard has worked through all its tasks.
-            patience: seconds.
 
         Returns:
-            The record after that; None when the registry could not be told.
+            The record after that.
+
+        Raises:
+            MopsJobsError: the registry could not be told. Calling again tries again.
         """
         self.stop()
-        until = self._clock() + patience
-        pause = 1.0
-        while not self.ended.is_set():
-            try:
-                return self._write(is_done=is_done)
-            except MopsJobsError as error:
-                log.warning("%s", error)
-                if self._clock() + pause > until:
-                    return None
-            time.sleep(pause)
-            pause = min(MAX_PAUSE, pause * 2)
-        return self.state
+        return self.state if self.ended.is_set() else self._write(is_done=is_done)
 
     def _run(self) -> None:
         written: tuple[int, int] | None = None
@@ -144,16 +138,8 @@ class Reporter:
                 failures = 0
 
     def _write(self, *, is_done: bool) -> JobState | None:
-        completed, failed = self._counts.both()
-        report = functools.partial(
-            self._registry.report_shard,
-            self._job_id,
-            self._shard,
-            self._shards,
-            completed=completed,
-            failed=failed,
-            is_done=is_done,
-        )
+        told = ShardReport(*self._counts.both(), is_done, self._counts.is_least and not is_done)
+        report = functools.partial(self._registry.report_shard, self._job_id, self._shard, self._shards, told)
         try:
             state = report()
         except JobNotFoundError:

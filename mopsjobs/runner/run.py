@@ -12,9 +12,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from mopsjobs import rules
 from mopsjobs.errors import (
@@ -22,15 +23,18 @@ from mopsjobs.errors import (
     JobExistsError,
     JobNotFoundError,
     MopsJobsError,
+    StoreError,
     StoreUnavailableError,
 )
 from mopsjobs.events import EventLog, state_fields
 from mopsjobs.job import JobState
 from mopsjobs.outputs import NAMES_NAME, Manifest, examine, manifest_key, output_key
 from mopsjobs.registry import JobRegistry
+from mopsjobs.runner.patience import PASSING, Patience
 from mopsjobs.runner.pool import Finished, ModelError, Pool, WorkerPool
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.spool import Outbox, Overlay
+from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from mopsjobs.submit.bundle import bundle_key, unpack_bundle
@@ -38,13 +42,14 @@ from mopsjobs.submit.study import Task, is_output_name
 from mopsjobs.submit.unpack import BundleError
 from mopsjobs.validation import validate
 
-T = TypeVar("T")
-
 WORKER = Path(__file__).with_name("worker.py")
 
 PATIENCE_SECONDS = 3600.0
 """How long a runner that has done its work waits for a registry that does not answer, before it leaves the rest to
 another."""
+
+
+KEPT = "outputs are kept here. Running the job again delivers them."
 
 
 class Shard(NamedTuple):
@@ -68,7 +73,7 @@ class Ran(NamedTuple):
     completed: int
     failed: int
     is_done: bool
-    """Whether every task of the shard has been worked on."""
+    """Whether nothing is left to a restart: every task of the shard worked on, every output delivered."""
 
 
 def run_shard(
@@ -82,6 +87,8 @@ def run_shard(
 ) -> Ran:
     """Work through a shard's tasks that are not complete yet.
 
+    SIGTERM and SIGINT end it in order, whatever it is at: what is done is kept, the rest is left to a restart.
+
     Args:
         shard: what to do.
         store: where manifest, bundle and results are.
@@ -92,35 +99,40 @@ def run_shard(
 
     Raises:
         ModelError: the model cannot be loaded. The record then says `failed`, and why.
-        StoreError: manifest or bundle cannot be read, or an output was refused for good.
+        StoreError: manifest or bundle cannot be read, or the store takes no outputs. The record then says `failed`,
+            and why, if it can be written; outputs are kept in the directory.
     """
+    patience = Patience(shard.patience, sleep)
     kept = SQLiteVersionedStore(directory / "outbox.db")
-    with contextlib.closing(kept):
-        manifest = _manifest(shard, Overlay(store, kept), sleep)
-        run = _Run(shard, manifest, store, kept, registry, directory=directory, on_log=on_log, sleep=sleep)
-        return run.run()
-
-
-def _manifest(shard: Shard, seen: Overlay, sleep: Callable[[float], None]) -> Manifest:
-    key = manifest_key(shard.job_id)
-    found = _patiently(lambda: seen.get(key), shard.patience, sleep)
-    if found is None:
-        raise JobNotFoundError(f"Job {shard.job_id} has no manifest: it was not submitted.", job_id=shard.job_id)
-    return Manifest.from_json(found.value, key=key)
-
-
-def _patiently(read: Callable[[], T], patience: float, sleep: Callable[[float], None]) -> T:
-    """`read`, again and again while the store does not answer: a pod may start in the middle of an outage."""
-    pause, waited = 1.0, 0.0
-    while True:
+    with contextlib.closing(kept), _signals(patience, on_log):
+        key = manifest_key(shard.job_id)
         try:
-            return read()
-        except StoreUnavailableError:
-            if waited > patience:
-                raise
-        sleep(pause)
-        waited += pause
-        pause = min(30.0, pause * 2)
+            found = patience.attempt(lambda: Overlay(store, kept).get(key))
+        except PASSING:
+            if patience.is_stopping:
+                return Ran(None, 0, 0, is_done=False)
+            raise
+        if found is None:
+            raise JobNotFoundError(f"Job {shard.job_id} has no manifest: it was not submitted.", job_id=shard.job_id)
+        manifest = Manifest.from_json(found.value, key=key)
+        return _Run(shard, manifest, store, kept, registry, directory=directory, on_log=on_log, patience=patience).run()
+
+
+@contextlib.contextmanager
+def _signals(patience: Patience, on_log: Callable[[str], None]) -> Iterator[None]:
+    def stop(number: int, _frame: object) -> None:
+        patience.stop()
+        on_log(f"Stopping ({signal.Signals(number).name}); what is done is kept.")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Run:
@@ -136,7 +148,7 @@ class _Run:
         *,
         directory: Path,
         on_log: Callable[[str], None],
-        sleep: Callable[[float], None],
+        patience: Patience,
     ) -> None:
         self._shard = shard
         self._manifest = manifest
@@ -146,9 +158,10 @@ class _Run:
         self._registry = registry
         self._directory = directory
         self._on_log = on_log
-        self._sleep = sleep
+        self._patience = patience
+        self._twins = manifest.twins()
+        self._twins_of = Counter(self._twins.values())
         self._counts = Counts()
-        self._is_stopping = False
         self.first_error: str | None = None
 
     def run(self) -> Ran:
@@ -163,46 +176,66 @@ class _Run:
             )
             outbox = Outbox(self._store, self._kept)
             try:
-                with self._signals():
+                try:
                     is_done = self._work(outbox, reporter, events)
-                    outbox.finish()
-            except (ModelError, BundleError) as error:
+                finally:
+                    outbox.finish()  # however the work has ended, what was done is kept
+                return self._end(reporter, outbox, events, is_done=is_done)
+            except PASSING:
+                if self._patience.is_stopping:
+                    return Ran(None, *self._counts.both(), is_done=False)
+                raise
+            except (ModelError, BundleError, StoreError) as error:
                 reporter.stop()
-                message = str(error)
-                events.emit("runner", text=message)
-                with contextlib.suppress(MopsJobsError):  # the error itself is what this run ends with
-                    _patiently(functools.partial(self._fail, str(error)), shard.patience, self._sleep)
+                self._fail(error, events)
                 raise
             finally:
                 reporter.stop()
-            return self._end(reporter, outbox, is_done=is_done)
 
-    def _fail(self, message: str) -> None:
-        info = {"code": "MODEL", "message": message}
-        try:
-            self._registry.finalize_job(self._shard.job_id, "failed", error_info=info)
-        except JobNotFoundError:
-            self._register()
-            self._registry.finalize_job(self._shard.job_id, "failed", error_info=info)
+    def _fail(self, error: MopsJobsError, events: EventLog) -> None:
+        """Say in the record what this run ends with, if it can be said at all."""
+        events.emit("runner", text=str(error))
+        if isinstance(error, StoreError):
+            self._on_log(KEPT.capitalize())
+        info = {"code": "STORE" if isinstance(error, StoreError) else "MODEL", "message": str(error)}
+        finalize = functools.partial(self._registry.finalize_job, self._shard.job_id, JobStatus.FAILED, error_info=info)
+
+        def tell() -> None:
+            try:
+                finalize()
+            except JobNotFoundError:
+                self._register()
+                finalize()
+
+        with contextlib.suppress(MopsJobsError):
+            self._patience.attempt(tell)
 
     def _todo(self) -> Iterator[tuple[int, Task]]:
-        """The shard's tasks that are not complete yet; counts those that are."""
+        """The shard's tasks that are not complete yet; counts those that are.
+
+        A task that is the same simulation as an earlier one goes with it, into its shard and its counts.
+        """
         number, of = self._shard.number, self._shard.of
         complete = self._complete()
-        self._counts.add(completed=sum(complete[position] for position in range(number, len(complete), of)))
+        completed = sum(complete[number::of])
+        for twin, first in self._twins.items():
+            completed += complete[twin] * ((first % of == number) - (twin % of == number))
+        self._counts.add(completed=completed)
         return (
             (position, task)
             for position, task in self._manifest.tasks()
-            if position % of == number and not complete[position]
+            if position % of == number and not complete[position] and position not in self._twins
         )
 
     def _complete(self) -> bytearray:
         try:
-            return examine(self._seen, self._manifest).complete
+            complete = examine(self._seen, self._manifest).complete
         except StoreUnavailableError:
             # Nothing can be known of the store, so everything is to be done; what it has already, it will not take
             # twice.
             return examine(self._kept, self._manifest).complete
+        self._counts.is_least = False
+        return complete
 
     def _work(self, outbox: Outbox, reporter: Reporter, events: EventLog) -> bool:
         """Run tasks until there are none, or no more are wanted. Tells whether all were worked on."""
@@ -210,16 +243,14 @@ class _Run:
         first = next(todo, None)
         if first is None:
             return True
-        code = _patiently(
-            lambda: unpack_bundle(self._seen, self._manifest.bundle, self._directory / "code"),
-            self._shard.patience,
-            self._sleep,
+        code = self._patience.attempt(
+            lambda: unpack_bundle(self._seen, self._manifest.bundle, self._directory / "code")
         )
         pool = self._pool(code, events)
         try:
             with contextlib.closing(pool.run(itertools.chain([first], todo))) as finished:
                 for one in finished:
-                    if self._is_stopping or reporter.ended.is_set():
+                    if self._patience.is_stopping or reporter.ended.is_set():
                         return False
                     if one is not None:
                         self._take(one, outbox, events)
@@ -238,7 +269,7 @@ class _Run:
             from mopsjobs.runner.dask_pool import DaskPool
 
             key = bundle_key(self._manifest.bundle)
-            found = _patiently(lambda: self._seen.get(key), shard.patience, self._sleep)
+            found = self._patience.attempt(lambda: self._seen.get(key))
             if found is None:
                 raise BundleError(f"The bundle {self._manifest.bundle} is not in the store.")
             return DaskPool(
@@ -261,6 +292,7 @@ class _Run:
         )
 
     def _take(self, one: Finished, outbox: Outbox, events: EventLog) -> None:
+        tasks = 1 + self._twins_of[one.position]
         error = one.error
         if one.outputs is not None:
             bad = [name for name in one.outputs if not is_output_name(name)]
@@ -270,12 +302,8 @@ class _Run:
             elif lacking:
                 error = {"type": "MissingOutput", "message": f"it left no output {', '.join(sorted(lacking))}"}
         if error is not None:
-            self._counts.add(failed=1)
-            told = f"task {one.task.number}: {error['type']}: {error['message']}"
-            if self.first_error is None:
-                self.first_error = told
-                self._on_log(told)
-            events.emit("task_failed", task=one.task.number, seed=one.task.seed, error=dict(error))
+            self._counts.add(failed=tasks)
+            self._tell_failed(f"task {one.task.number}", error, events, task=one.task.number, seed=one.task.seed)
             return
         assert one.outputs is not None  # noqa: S101 - a task has outputs or an error
         outputs = sorted(one.outputs.items())
@@ -285,64 +313,67 @@ class _Run:
             # First the names, then what they name: a task that is cut short in between does not look complete.
             outputs.insert(0, (NAMES_NAME, json.dumps([name for name, _ in outputs]).encode()))
         keyed = [(output_key(self._shard.job_id, one.task, name), value) for name, value in outputs]
-        outbox.put(keyed, lambda: self._counts.add(completed=1))
 
-    def _end(self, reporter: Reporter, outbox: Outbox, *, is_done: bool) -> Ran:
+        def refused(reason: StoreError) -> None:
+            self._counts.add(failed=tasks)
+            self._tell_failed(
+                f"task {one.task.number}", _refused(reason), events, task=one.task.number, seed=one.task.seed
+            )
+
+        outbox.put(keyed, lambda: self._counts.add(completed=tasks), refused)
+
+    def _tell_failed(self, who: str, error: Mapping[str, str], events: EventLog, **which: int) -> None:
+        told = f"{who}: {error['type']}: {error['message']}"
+        if self.first_error is None:
+            self.first_error = told
+            self._on_log(told)
+        events.emit("task_failed", **which, error=dict(error))
+
+    def _end(self, reporter: Reporter, outbox: Outbox, events: EventLog, *, is_done: bool) -> Ran:
         """Deliver what is kept, report, and let the last shard compare everything with the manifest."""
         shard = self._shard
-        patience = shard.patience if is_done else 0.0
-        if not self._deliver(outbox, patience):
+        if not is_done:
+            self._patience.stop()  # the job has ended, or this run has been told to: one attempt at each, no more
+        state = None
+        try:
+            is_done = self._deliver(outbox, events) and is_done
+        except PASSING:
             is_done = False
-            self._on_log("The registry does not answer; outputs are kept here. Running the job again delivers them.")
-        state = reporter.finish(is_done=is_done, patience=patience)
-        completed, failed = self._counts.both()
+            self._on_log(f"The registry does not answer; {KEPT}")
+        else:
+            try:
+                state = self._patience.attempt(functools.partial(reporter.finish, is_done=is_done))
+            except PASSING:
+                if self._patience.is_stopping:
+                    raise
         if is_done and state is not None and not state.is_terminal and rules.all_shards_done(state, shard.of):
             end = functools.partial(validate, self._store, self._registry, shard.job_id, first_error=self.first_error)
-            state = _patiently(end, patience, self._sleep).state
+            state = self._patience.attempt(end).state
+        completed, failed = self._counts.both()
         return Ran(None if state is None else state.status, completed, failed, is_done)
 
-    def _deliver(self, outbox: Outbox, patience: float) -> bool:
-        """Move kept outputs into the store, waiting up to `patience` seconds for it; tells whether nothing is left."""
-        pause = 1.0
-        while True:
-            try:
-                outbox.deliver()
-            except StoreUnavailableError:
-                if patience < pause:
-                    return False
-            else:
-                return True
-            self._sleep(pause)
-            patience -= pause
-            pause = min(30.0, pause * 2)
+    def _deliver(self, outbox: Outbox, events: EventLog) -> bool:
+        """Move kept outputs into the store; tells whether nothing is left."""
+        given_up: set[str] = set()
+
+        def refused(key: str, reason: StoreError) -> None:
+            # Its task counts as completed, for it was safe here; once, however many of its outputs are refused.
+            task = key.rpartition("/")[0]
+            if task not in given_up:
+                given_up.add(task)
+                self._counts.add(completed=-1, failed=1)
+                self._tell_failed(task, _refused(reason), events)
+
+        return self._patience.attempt(lambda: outbox.deliver(refused, lambda: self._patience.is_over))
 
     def _register(self) -> None:
         """Register the job, of which the registry has not heard: it was gone when the job was submitted."""
         with contextlib.suppress(JobExistsError):
-            self._registry.register_job(
-                self._shard.job_id,
-                tasks_total=self._manifest.tasks_total,
-                parent_job_id=self._manifest.parent_job_id,
-                metadata={"model": self._manifest.study.model, "scenario": self._manifest.study.scenario},
-            )
+            self._registry.register_job(self._shard.job_id, **self._manifest.record_fields())
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the work in order: what is done is kept, the rest is left to a restart."""
 
-        def stop(number: int, _frame: object) -> None:
-            self._is_stopping = True
-            self._on_log(f"Stopping ({signal.Signals(number).name}); what is done is kept.")
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _refused(reason: StoreError) -> dict[str, str]:
+    return {"type": type(reason).__name__, "message": str(reason)}
 
 
 def _tell(events: EventLog, task: int | None, line: str) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mopsjobs.errors import StoreError, StoreUnavailableError
+from mopsjobs.errors import InvalidKeyError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,14 @@ MAX_PAUSE = 30.0
 """Seconds between two looks at a store that does not answer; growing, with jitter."""
 
 
+REFUSED = (ValueTooLargeError, InvalidKeyError)
+"""What is wrong with one output, and with no other."""
+
+
 class _Parcel(NamedTuple):
     outputs: list[tuple[str, bytes]]
     done: Callable[[], None]
+    refused: Callable[[StoreError], None]
 
 
 class Outbox:
@@ -57,69 +62,95 @@ class Outbox:
         self._kept = kept
         self._clock = clock
         self._parcels: queue.Queue[_Parcel | None] = queue.Queue(WAITING_TASKS)
-        self._closing = threading.Event()
         self._lock = threading.Lock()
         self._pause = 0.0
         self._not_before = 0.0
-        self._broken: StoreError | None = None
+        self._broken: Exception | None = None
+        """Why nothing more can be stored: the first error that was neither an outage nor the fault of one output."""
         self._threads = [threading.Thread(target=self._send_all, daemon=True) for _ in range(senders)]
         for thread in self._threads:
             thread.start()
 
-    def put(self, outputs: list[tuple[str, bytes]], done: Callable[[], None]) -> None:
-        """Hand over the outputs of a task; `done` is called, by another thread, when the last of them is safe.
+    def put(
+        self, outputs: list[tuple[str, bytes]], done: Callable[[], None], refused: Callable[[StoreError], None]
+    ) -> None:
+        """Hand over the outputs of a task, which are written in their order. One of two is called, by another thread.
 
-        The outputs are written in their order.
+        Args:
+            outputs: keys and contents.
+            done: called when the last of them is safe.
+            refused: called with the reason when one can never be stored, because of what it is.
 
         Raises:
-            StoreError: an earlier output was refused for good; nothing more can be stored.
+            StoreError: the store has refused to take anything more. What was handed over is kept in the outbox.
+            Exception: whatever else has gone wrong in a sender.
         """
-        if self._broken is not None:
-            raise self._broken
-        self._parcels.put(_Parcel(outputs, done))
+        self._raise_broken()
+        self._parcels.put(_Parcel(outputs, done, refused))
 
     def finish(self) -> None:
-        """Wait until everything handed over is safe, in the store or in the outbox.
+        """Wait until everything handed over is safe, in the store or in the outbox. Finishing twice is harmless.
 
         Raises:
-            StoreError: an output was refused for good.
+            StoreError, Exception: as `put`.
         """
-        for _ in self._threads:
+        threads, self._threads = self._threads, []
+        for _ in threads:
             self._parcels.put(None)
-        for thread in self._threads:
+        for thread in threads:
             thread.join()
-        if self._broken is not None:
-            raise self._broken
+        self._raise_broken()
 
-    def deliver(self) -> int:
-        """Move what the outbox holds into the store, oldest key first. Returns how much is left.
+    def deliver(self, refused: Callable[[str, StoreError], None], is_over: Callable[[], bool]) -> bool:
+        """Move what the outbox holds into the store, in the order of the keys. Tells whether nothing is left.
+
+        Args:
+            refused: called with key and reason for each output that can never be stored; it is given up.
+            is_over: asked before each whether to leave the rest.
 
         Raises:
             StoreUnavailableError: the store does not answer. What was moved before stays moved.
+            StoreError: it takes nothing more.
         """
-        left = 0
         for entry in self._kept.scan():
-            if self._closing.is_set():
-                left += 1
-                continue
+            if is_over():
+                return False
             value = entry.value if entry.value is not None else _value(self._kept, entry)
             if value is not None:
-                self._store.create_if_absent(entry.key, value)
+                try:
+                    self._store.create_if_absent(entry.key, value)
+                except REFUSED as error:
+                    refused(entry.key, error)
             self._kept.delete(entry.key)
-        return left
+        return True
+
+    def _break(self, error: Exception) -> None:
+        with self._lock:
+            self._broken = self._broken or error
+
+    def _raise_broken(self) -> None:
+        if self._broken is not None:
+            raise self._broken
 
     def _send_all(self) -> None:
+        # Whatever happens, parcels are taken: a queue that nobody empties would stop the runner for ever.
         while (parcel := self._parcels.get()) is not None:
             try:
-                for key, value in parcel.outputs:
-                    self._send(key, value)
-            except StoreError as error:
-                self._broken = error
-                continue
+                self._send_one(parcel)
+            except Exception as error:  # noqa: BLE001 - it is raised where it is seen, in the runner's own thread
+                self._break(error)
+
+    def _send_one(self, parcel: _Parcel) -> None:
+        try:
+            for key, value in parcel.outputs:
+                self._send(key, value)
+        except REFUSED as error:
+            parcel.refused(error)
+        else:
             parcel.done()
 
     def _send(self, key: str, value: bytes) -> None:
-        if self._clock() >= self._not_before:
+        if self._broken is None and self._clock() >= self._not_before:
             try:
                 self._store.create_if_absent(key, value)
             except StoreUnavailableError as error:
@@ -127,6 +158,10 @@ class Outbox:
                     self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
                     self._not_before = self._clock() + self._pause * (0.5 + random.random() / 2)  # noqa: S311 - jitter
                 log.info("%s Outputs are kept here until it answers.", error)
+            except REFUSED:
+                raise
+            except StoreError as error:
+                self._break(error)
             else:
                 self._pause = 0.0
                 return

@@ -1,0 +1,73 @@
+"""Waiting for a registry that does not answer: with growing pauses, up to a limit, and never past a request to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mopsjobs.errors import StoreUnavailableError, TooManyRetriesError
+
+T = TypeVar("T")
+
+PASSING = (StoreUnavailableError, TooManyRetriesError)
+"""What time may heal: an outage, and a race that was lost too often. Waiting for anything else would be in vain."""
+
+FIRST_PAUSE = 1.0
+MAX_PAUSE = 30.0
+"""Seconds between two attempts; each pause is twice the one before."""
+
+SLICE_SECONDS = 0.1
+"""How soon a pause ends after a request to stop. The request is a flag that is looked at: it comes from a signal
+handler, which may take no lock (`Event.set` would)."""
+
+LAST_SECONDS = 10.0
+"""After a request to stop: how long what does not wait may go on. Kubernetes grants 30 s in all (its
+`terminationGracePeriodSeconds`); the workers may take 5 of them, and one call to a store that is silent as many."""
+
+
+class Patience:
+    """How long one run waits, and whether it has been asked to stop."""
+
+    def __init__(self, seconds: float, sleep: Callable[[float], None]) -> None:
+        """Wait for up to so many seconds in each `attempt`, by `sleep`."""
+        self._seconds = seconds
+        self._sleep = sleep
+        self._stopped_at: float | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the work is to be left as it is, now."""
+        return self._stopped_at is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been stopping for so long that nothing more is to be begun."""
+        return self._stopped_at is not None and time.monotonic() - self._stopped_at > LAST_SECONDS
+
+    def stop(self) -> None:
+        """End all waiting, now and later. May be called by a signal handler, and again."""
+        if self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+
+    def attempt(self, act: Callable[[], T]) -> T:
+        """What `act` returns, called again and again while what it raises may pass.
+
+        Raises:
+            StoreUnavailableError, TooManyRetriesError: it did not pass in time, or there is to be no more waiting.
+        """
+        pause, waited = FIRST_PAUSE, 0.0
+        while True:
+            try:
+                return act()
+            except PASSING:
+                if self.is_stopping or waited + pause > self._seconds:
+                    raise
+            self._pause(pause)
+            waited += pause
+            pause = min(MAX_PAUSE, pause * 2)
+
+    def _pause(self, seconds: float) -> None:
+        while seconds > 0 and not self.is_stopping:
+            self._sleep(min(SLICE_SECONDS, seconds))
+            seconds -= SLICE_SECONDS
