@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mopsjobs.errors import EXIT_DONE, MopsJobsError
@@ -158,6 +159,14 @@ class Output:
     def warn(self, text: str) -> None:
         """Say on stderr that something is not as it should be. Not silenced by `--quiet`."""
         self._say(self._paint("warning: ", "yellow", self._stderr) + clean(text))
+
+    def ask(self, question: str) -> bool | None:
+        """Ask a person, who says yes with `y`; None when there is nobody to ask: no terminal at both ends."""
+        if sys.stdin is None or not sys.stdin.isatty() or not self._stderr.isatty():
+            return None
+        self._stderr.write(f"{clean(question)} [y/N] ")
+        self._stderr.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def debug(self, text: str) -> None:
         """Say on stderr what only `-v` should hear."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from mopsjobs.engines.base import Engine, EngineState
+from mopsjobs.engines.base import Engine, EngineState, engine_of
 from mopsjobs.errors import (
     EXIT_DONE,
     EngineUnavailableError,
@@ -130,12 +130,7 @@ def suspicion(state: JobState) -> str | None:
 
 def is_wanted(state: JobState, engines: Collection[str]) -> bool:
     """Whether there is something to ask about a job: it has not ended, and one of those engines runs it."""
-    return not state.is_terminal and (engine_of(state) or "") in engines
-
-
-def engine_of(state: JobState) -> str | None:
-    """The engine that runs a job. A record of another program names none, but its Kubernetes Job."""
-    return state.engine or ("kubernetes" if state.k8s_name else None)
+    return not state.is_terminal and (engine_of(state.to_dict()) or "") in engines
 
 
 def reconcile(
@@ -156,7 +151,8 @@ def reconcile(
             continue
         action = Action("nothing")
         try:
-            found = engines[str(engine_of(state))].state(state.to_dict())
+            job = state.to_dict()
+            found = engines[str(engine_of(job))].state(job)
             asks = found.phase == "succeeded" or state.status == JobStatus.VALIDATING
             known = asks and registry.store.get(manifest_key(state.job_id, registry.prefix)) is not None
             action = decide(state, found, now(), has_manifest=known)

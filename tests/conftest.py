@@ -20,6 +20,7 @@ from mopsjobs.runner import patience, reporter
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support_cli import REMOTE_URL, Cli, Clock, LineStore, Remote
+from support_k8s import Api
 from support_runs import Given, code, place, study
 
 if TYPE_CHECKING:
@@ -275,3 +276,11 @@ def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
         registry.register_job("job", tasks_total=manifest.tasks_total)
 
     return submitted
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    """An API server with nothing in it."""
+    server = Api()
+    yield server
+    server.close()

@@ -7,17 +7,13 @@ controller and logs, is fed to it: pods with their status, and lines that come w
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kmock import KubernetesEmulator, Server
 
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
@@ -25,89 +21,17 @@ from mopsjobs.engines.k8s_logs import MAX_FAILURES
 from mopsjobs.engines.kubernetes import KubernetesEngine
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
 from support_cli import Clock
+from support_k8s import JOBS, Api, kubeconfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-JOBS = "batch/v1/jobs"
-PODS = "v1/pods"
 RECORD: dict[str, object] = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models", "k8s_uid": None}
 LAUNCH = Launch(
     job_id="seir-1",
     registry_url="azure://job-registry",
     options={"image": "mops-jobs:1", "namespace": "models"},
 )
-
-
-class Api:
-    """An API server in a thread of its own; `mock` is for its loop, which `do` runs things in."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._stack = contextlib.AsyncExitStack()
-        self.mock = KubernetesEmulator()
-        self._server = Server(self.mock)
-        self._run(self._enter())
-        self.url = f"http://127.0.0.1:{self._server.port}"
-        self.mock.resources[JOBS] = {"namespaced": True}
-        self.mock.resources[PODS] = {"namespaced": True}
-
-    def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
-
-    async def _enter(self) -> None:
-        await self._stack.enter_async_context(self.mock)
-        await self._stack.enter_async_context(self._server)
-
-    def go_away(self) -> None:
-        """Hang up, and answer no more."""
-        self._run(self._stack.aclose())
-
-    def close(self) -> None:
-        self.go_away()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(20)
-        self._loop.close()
-
-    def requests(self, method: str, path: str) -> list[Any]:
-        return [one for one in self.mock if one.method.value.lower() == method and one.url.path == path]
-
-    def put(self, resource: str, name: str, content: dict[str, Any]) -> None:
-        """Make this the object of that name in namespace models."""
-        self.mock.objects[resource, "models", name] = content
-
-    def put_job(self, name: str = "seir-1", *, uid: str = "uid-1", job_id: str | None = "seir-1", **parts: Any) -> None:
-        notes = {} if job_id is None else {"mops-jobs/job-id": job_id}
-        metadata = {"name": name, "namespace": "models", "uid": uid, "annotations": notes}
-        self.put(JOBS, name, {"metadata": metadata, "spec": {"template": {}, **parts.pop("spec", {})}, **parts})
-
-    def put_pod(self, index: int, phase: str, *, shards: int = 1, age: int = 0, **status: Any) -> str:
-        name = f"seir-1-{index}-{age}"
-        metadata = {
-            "name": name,
-            "namespace": "models",
-            "uid": f"uid-{name}",
-            "creationTimestamp": f"2026-03-01T11:{59 - age:02}:00Z",
-            "labels": {
-                "batch.kubernetes.io/job-name": "seir-1",
-                "batch.kubernetes.io/job-completion-index": str(index),
-            },
-            "annotations": {"mops-jobs/shards": str(shards)},
-        }
-        spec = {"containers": [{"name": "sidecar"}, {"name": "runner"}]}
-        self.put(PODS, name, {"metadata": metadata, "spec": spec, "status": {"phase": phase, **status}})
-        return name
-
-    def answer(self, path: str, payload: Any, *, status: int = 200, method: str = "get") -> None:
-        """From now on, give this answer instead of the emulator's."""
-        self.mock[f"{method} {path}"] << status << payload
-
-    def refuse(self, code: int, message: str, path: str = "/") -> None:
-        """Answer as Kubernetes does when it refuses."""
-        body = {"kind": "Status", "status": "Failure", "code": code, "message": message}
-        self.mock[re.compile(f"^{re.escape(path)}.*")] << code << body
 
 
 def _lines(*texts: str, start: int = 0) -> bytes:
@@ -125,13 +49,6 @@ def _condition(kind: str, reason: str = "", message: str = "", status: str = "Tr
 
 
 @pytest.fixture
-def api() -> Iterator[Api]:
-    server = Api()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def env(tmp_path: Path, api: Api) -> dict[str, str]:
     """An environment with a kubeconfig for that server."""
     return {"KUBECONFIG": str(kubeconfig(tmp_path, api.url)), "HOME": str(tmp_path)}
@@ -140,19 +57,6 @@ def env(tmp_path: Path, api: Api) -> dict[str, str]:
 @pytest.fixture
 def engine(env: dict[str, str], clock: Clock) -> KubernetesEngine:
     return KubernetesEngine(env, now=clock.now, sleep=clock.sleep)
-
-
-def kubeconfig(directory: Path, url: str, **user: Any) -> Path:
-    path = directory / "kubeconfig"
-    context = {"cluster": "c", "user": "u", "namespace": "from-kubeconfig"}
-    document = {
-        "current-context": "here",
-        "contexts": [{"name": "here", "context": context}, {"name": "userless", "context": {"cluster": "c"}}],
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": "a-token", **user}}],
-    }
-    path.write_text(json.dumps(document))
-    return path
 
 
 # --- launch -------------------------------------------------------------------------------------------------------
@@ -510,7 +414,7 @@ def test_a_context_is_chosen_by_option_and_by_environment(env: dict[str, str], a
     launch = Launch(job_id="a", registry_url="azure://x", options={"image": "i", "context": "userless"})
     launched = KubernetesEngine(env).launch(launch)
     assert launched.look == "kubectl --context userless -n default get job a"
-    with pytest.raises(EngineError, match="'nowhere' not found"):
+    with pytest.raises(EngineError, match="has no context nowhere"):
         KubernetesEngine({**env, "MOPS_JOBS_KUBE_CONTEXT": "nowhere"}).state(RECORD)
 
 

@@ -89,7 +89,7 @@ ARROWS = {
     "mopsjobs.feed": "errors status times job context cache.queries cache.events",
     "mopsjobs.waiting": "errors status times job outcome output context cache.queries",
     "mopsjobs.commands": "",
-    "mopsjobs.commands.arguments": "errors times context engines.dask_client",
+    "mopsjobs.commands.arguments": "errors status times context cache.queries engines.dask_client",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
@@ -97,8 +97,8 @@ ARROWS = {
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror"
     " cache.events feed commands.arguments engines engines.base engines.dask engines.dask_client engines.local"
-    " engines.k8s_manifest outputs reconcile runner.run submit.bundle submit.client submit.study validation waiting"
-    " store.base"
+    " engines.k8s_manifest engines.kubernetes outputs reconcile runner.run submit.bundle submit.client submit.study"
+    " validation waiting store.base"
 )
 
 OUTSIDE = {
@@ -107,7 +107,7 @@ OUTSIDE = {
     "urllib3": "store.azure_transport",
     "sqlite3": (
         "sqlite_file store.sqlite cache.file cache.mirror cache.queries cache.rows cache.schema cache.events context"
-        " feed commands.doctor commands.listing commands.status"
+        " feed commands.cancel commands.doctor commands.listing commands.status"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",

@@ -50,7 +50,18 @@ if TYPE_CHECKING:
 class Filter:
     """Which jobs to show. Every condition that is set must hold; within one, any of its values will do."""
 
-    __slots__ = ("labels", "match", "name", "namespace", "owner", "silent_since", "since", "statuses", "until")
+    __slots__ = (
+        "keeps_active",
+        "labels",
+        "match",
+        "name",
+        "namespace",
+        "owner",
+        "silent_since",
+        "since",
+        "statuses",
+        "until",
+    )
 
     def __init__(  # noqa: PLR0913 - one argument a condition, all by name
         self,
@@ -90,6 +101,8 @@ class Filter:
         self.namespace = namespace
         self.owner = owner
         self.silent_since = silent_since
+        self.keeps_active = True
+        """Whether active jobs pass a window whenever they changed, as a listing wants it."""
         if match is not None:
             try:
                 re.compile(match)
@@ -105,8 +118,11 @@ class Filter:
         condition, values = self._where()
         if self.since is None:
             return [(condition, values)]
+        inside = (f"changed_ts >= ? AND {condition}", [self.since, *values])
+        if not self.keeps_active:
+            return [inside]
         return [
-            (f"changed_ts >= ? AND {condition}", [self.since, *values]),
+            inside,
             (f"changed_ts < ? AND is_active = 1 AND {condition}", [self.since, *values]),
         ]
 

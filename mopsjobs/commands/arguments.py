@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 
+from mopsjobs.cache import queries
 from mopsjobs.context import Context, Wanted
 from mopsjobs.errors import UsageError
-from mopsjobs.times import parse_duration
+from mopsjobs.status import parse_statuses
+from mopsjobs.times import parse_duration, parse_when
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from mopsjobs.commands import Commands
 
@@ -103,6 +107,48 @@ def dask_options(args: argparse.Namespace, context: Context, recorded: object = 
     return {"scheduler": url}
 
 
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose jobs, the same wherever jobs are chosen."""
+    which = parser.add_argument_group("which jobs")
+    which.add_argument("--hours", metavar="N", type=_hours, help="created or changed in the last N hours")
+    which.add_argument("--since", metavar="WHEN", help="created or changed since: 2h, 7d or RFC 3339")
+    which.add_argument("--until", metavar="WHEN", help="created before: 2h, 7d or RFC 3339")
+    which.add_argument("--status", metavar="A,B", help="with one of these statuses; also the groups active and done")
+    which.add_argument("--name", metavar="GLOB", help="whose id or Kubernetes name fits, like 'night*'")
+    which.add_argument("--match", metavar="REGEX", help="whose id or Kubernetes name contains this")
+    which.add_argument(
+        "--label", metavar="K[=V]", action="append", default=[], help="with this label, of this value; repeat"
+    )
+    which.add_argument("--namespace", metavar="NS", help="in this Kubernetes namespace")
+    which.add_argument("--owner", metavar="WHO", help="of this owner")
+    which.add_argument("--stuck", action="store_true", help="active, but silent for a minute or marked as suspect")
+
+
+def chosen_jobs(args: argparse.Namespace, now: datetime) -> queries.Filter:
+    """Which jobs those flags choose.
+
+    Raises:
+        UsageError: one makes no sense, or two contradict each other.
+    """
+    if args.hours is not None and args.since is not None:
+        raise UsageError("--hours and --since both say where the window begins: use one of them.")
+    since = f"{args.hours}h" if args.hours is not None else args.since
+    chosen = queries.Filter(
+        statuses=None if args.status is None else parse_statuses(args.status),
+        since=None if since is None else parse_when(since, now).timestamp(),
+        until=None if args.until is None else parse_when(args.until, now).timestamp(),
+        name=args.name,
+        match=args.match,
+        labels=tuple(_label(text) for text in args.label),
+        namespace=args.namespace,
+        owner=args.owner,
+        silent_since=now.timestamp() - queries.SILENT_SECONDS if args.stuck else None,
+    )
+    if chosen.since is not None and chosen.until is not None and chosen.since > chosen.until:
+        raise UsageError("The window ends before it begins.")
+    return chosen
+
+
 def parse_labels(texts: list[str]) -> dict[str, str]:
     """Labels to set, from `key=value` texts.
 
@@ -147,3 +193,20 @@ def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:
         where = "" if "/" in text else " on the PATH"
         raise UsageError(f"--python: there is no program {text}{where}.")
     return os.path.abspath(found)
+
+
+def _label(text: str) -> tuple[str, str | None]:
+    label, equals, value = text.partition("=")
+    if not label:
+        raise UsageError(f"'{text}' is no label: use key=value, or key alone for any value.")
+    return label, value if equals else None
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours <= 100 * 365 * 24:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of hours: use one above 0, at most a century")
+    return hours

@@ -1,19 +1,57 @@
-"""`cancel`: mark jobs as cancelled. Their runners see it and stop."""
+"""`cancel`: end jobs before their end. First the record, then the engine.
+
+In this order, because the record is what everybody obeys: a runner that sees it stops by itself within seconds, and
+one that the engine starts once more finds the job ended and does nothing. The other way round, a pod that is stopped
+while its record says `running` is started again, or looks like one that was lost. What falls between the two, because
+this program is killed or the cluster does not answer, is made up for by cancelling again.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sqlite3
+from typing import NamedTuple
 
+from mopsjobs.cache import queries
 from mopsjobs.cache.rows import view_of
-from mopsjobs.commands.arguments import add_command
-from mopsjobs.context import Context
-from mopsjobs.errors import EXIT_PARTLY_DONE, JobError, MopsJobsError
+from mopsjobs.commands.arguments import add_command, add_filters, chosen_jobs
+from mopsjobs.context import LOCK_SECONDS, Context
+from mopsjobs.engines import ENGINES, open_engine
+from mopsjobs.engines.base import engine_of
+from mopsjobs.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTLY_DONE,
+    EngineError,
+    EngineUnavailableError,
+    MopsJobsError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
 from mopsjobs.job import JobState
-from mopsjobs.output import JsonLines, Result
+from mopsjobs.output import JsonLines, Result, Table
+from mopsjobs.status import ACTIVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
+
+SHOWN_JOBS = 20
+
+FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "namespace", "owner", "stuck")
+
+EXAMPLES = """examples:
+  mops-jobs cancel seir-20260301-120000-1a2b --reason 'wrong seed'
+  mops-jobs cancel --owner me --status running --name 'night*' --dry-run
+"""
+
+
+class Stopped(NamedTuple):
+    """A job whose record says cancelled, and what its engine did: `stopped`, `nothing` to stop, or `failed`."""
+
+    state: JobState
+    engine: str | None
+    problem: str | None = None
 
 
 def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
@@ -22,38 +60,160 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         commands,
         name,
         parents,
-        help="cancel jobs",
-        description="Mark jobs as cancelled. One that is cancelled already stays so; one that has ended is refused.",
+        help="cancel jobs: their records, and what runs them",
+        description="Cancel jobs, by their ids or by the filters of list, which choose among those that have not ended "
+        "and here take a window strictly. One that is cancelled already stays so, and is stopped if it still runs; one "
+        "that has ended is refused.",
+        epilog=EXAMPLES,
     )
     # Whole ids only: what stops a job should not hang on what else happens to be registered.
-    parser.add_argument("jobs", metavar="JOB", nargs="+", help="the whole id")
+    parser.add_argument("jobs", metavar="JOB", nargs="*", help="the whole id")
+    add_filters(parser)
     parser.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
+    parser.add_argument("--yes", action="store_true", help="do not ask whether those that fit the filters are meant")
+    parser.add_argument("--dry-run", action="store_true", help="show which jobs it would be, and do nothing")
     parser.add_argument("--json", action="store_true", help="each job as a JSON object in a line of its own")
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Cancel jobs."""
-    cancelled: list[JobState] = []
-    refused: list[JobError] = []
-    for job_id in dict.fromkeys(args.jobs):
+    has_filters = any(getattr(args, name) not in (None, False, []) for name in FILTERS)
+    if bool(args.jobs) == has_filters:
+        raise UsageError("cancel takes either the ids of jobs or filters that choose them: use one of the two.")
+    if args.dry_run:
+        return _shown(args, _named(args.jobs, context) if args.jobs else _fitting(args, context))
+    names = list(dict.fromkeys(args.jobs))
+    if has_filters:
+        jobs = _fitting(args, context)
+        if not jobs:
+            return Result(notes=["No job that has not ended fits; nothing was cancelled."])
+        if not _is_meant(args, context, jobs):
+            return Result(notes=["Nothing was cancelled."], exit_code=EXIT_INTERRUPTED)
+        names = [str(job["job_id"]) for job in jobs]
+    return _cancel(args, context, names)
+
+
+def _fitting(args: argparse.Namespace, context: Context) -> list[dict[str, object]]:
+    """The jobs that the filters choose, by the registry as it is now: what stops jobs must not act on an old picture.
+
+    Raises:
+        StoreError: the registry cannot be read.
+    """
+    now = context.now()
+    chosen = chosen_jobs(args, now)
+    chosen.keeps_active = False
+    if chosen.statuses is None:
+        chosen.statuses = ACTIVE
+    if context.sync(wait=None if context.settings.is_local else LOCK_SECONDS) is None:
+        raise StoreUnavailableError("Another sync takes too long; nothing was cancelled.", hint="Try again.")
+
+    def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
+        order = queries.parse_sort("name")
+        found = queries.list_jobs(cache, chosen, order=order, limit=0, now=now.timestamp())
+        return [job for job in found.jobs if job["is_active"]]
+
+    return context.peek(view) or []
+
+
+def _named(names: list[str], context: Context) -> list[dict[str, object]]:
+    now = context.now().timestamp()
+    states = [context.registry.get_job(name) for name in dict.fromkeys(names)]
+    return [view_of(state, now=now) for state in states if state is not None and not state.is_terminal]
+
+
+def _shown(args: argparse.Namespace, jobs: list[dict[str, object]]) -> Result:
+    """What `--dry-run` shows."""
+    rows = [(job["job_id"], job["status"], job["owner"]) for job in jobs]
+    table = Table(("JOB", "STATUS", "OWNER"), rows) if rows else None
+    return Result(JsonLines(jobs) if args.json else table, notes=[f"{_counted(len(jobs))}; nothing was done."])
+
+
+def _is_meant(args: argparse.Namespace, context: Context, jobs: list[dict[str, object]]) -> bool:
+    """Show the jobs, and ask whether they are meant.
+
+    Raises:
+        UsageError: nobody can be asked, and `--yes` is missing.
+    """
+    width = max(len(str(job["job_id"])) for job in jobs[:SHOWN_JOBS])
+    for job in jobs[:SHOWN_JOBS]:
+        context.out.note(f"  {job['job_id']:<{width}}  {job['status']:<10}  {job['owner'] or ''}".rstrip())
+    if len(jobs) > SHOWN_JOBS:
+        context.out.note(f"  and {len(jobs) - SHOWN_JOBS} more")
+    if args.yes:
+        return True
+    answer = context.out.ask(f"Cancel {_counted(len(jobs))}?")
+    if answer is None:
+        raise UsageError(
+            f"{_counted(len(jobs))} would be cancelled, and there is no terminal to ask; nothing was done.",
+            hint="Add --yes to mean it.",
+        )
+    return answer
+
+
+def _cancel(args: argparse.Namespace, context: Context, names: list[str]) -> Result:
+    done: list[Stopped] = []
+    refused: list[MopsJobsError] = []
+    silent: dict[str, str] = {}
+    for job_id in names:
         try:
-            cancelled.append(context.registry.cancel_job(job_id, args.reason))
-        except JobError as error:
+            state = context.registry.cancel_job(job_id, args.reason)
+        except StoreError as error:
+            if not done:
+                raise
             refused.append(error)
-    if refused and not cancelled:
+            break  # it would be the same with the others
+        except MopsJobsError as error:
+            refused.append(error)
+            continue
+        done.append(_stop(state, context, silent))
+    if refused and not done:
         return _all_refused(refused, context)
     now = context.now().timestamp()
+    problems = [one.problem for one in done if one.problem is not None]
     return Result(
-        JsonLines([view_of(state, now=now) for state in cancelled]) if args.json else None,
-        notes=[f"{state.job_id}: cancelled" for state in cancelled],
-        warnings=[str(error) for error in refused],
-        exit_code=EXIT_PARTLY_DONE if refused else 0,
+        JsonLines([{**view_of(one.state, now=now), "engine_stop": one.engine} for one in done]) if args.json else None,
+        notes=[f"{one.state.job_id}: cancelled{', stopped' if one.engine == 'stopped' else ''}" for one in done],
+        warnings=[*(str(error) for error in refused), *problems],
+        exit_code=EXIT_PARTLY_DONE if refused or problems else 0,
     )
 
 
-def _all_refused(refused: list[JobError], context: Context) -> Result:
+def _stop(state: JobState, context: Context, silent: dict[str, str]) -> Stopped:
+    """Stop what runs a job that is cancelled. A local one of another machine stops when its runner sees the record.
+
+    Args:
+        state: its record.
+        context: the run.
+        silent: engines with their contexts that did not answer, and what is to be said of it: each is asked once.
+    """
+    job = state.to_dict()
+    name = engine_of(job)
+    if name not in ENGINES:
+        return Stopped(state, None)
+    place = f"{name} {state.metadata.get('k8s_context')}"
+    problem = silent.get(place)
+    if problem is None:
+        try:
+            return Stopped(state, "stopped" if open_engine(name, context.env).cancel(job) else "nothing")
+        except EngineError as error:
+            problem = str(error)
+            if isinstance(error, EngineUnavailableError):
+                silent[place] = problem
+    by_hand = ""
+    if name == "kubernetes":
+        from mopsjobs.engines.kubernetes import kubectl_for
+
+        by_hand = f" By hand: {kubectl_for('delete', job, context.env)}"
+    told = f"{state.job_id} is cancelled, but could not be stopped: {problem}{by_hand}"
+    return Stopped(state, "failed", told)
+
+
+def _counted(jobs: int) -> str:
+    return f"{jobs:,} job{'' if jobs == 1 else 's'}"
+
+
+def _all_refused(refused: list[MopsJobsError], context: Context) -> Result:
     """None was cancelled: the last reason is the outcome, after the others were told."""
     for error in refused[:-1]:
         context.out.error(error)
-    last: MopsJobsError = refused[-1]
-    raise last
+    raise refused[-1]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sqlite3
 
 from mopsjobs.cache import queries
-from mopsjobs.commands.arguments import add_command, add_freshness, wanted
+from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
 from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import UsageError
 from mopsjobs.output import Document, JsonLines, Result, Table, Tsv, status_style
-from mopsjobs.status import parse_statuses
-from mopsjobs.times import human_age, human_duration, json_time, parse_time, parse_when, whole_seconds
+from mopsjobs.times import human_age, human_duration, json_time, parse_time, whole_seconds
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
@@ -43,19 +41,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         description="List jobs, newest change first. Active jobs are always shown, however old and whatever the limit.",
         epilog=EXAMPLES,
     )
-    which = parser.add_argument_group("which jobs")
-    which.add_argument("--hours", metavar="N", type=_hours, help="created or changed in the last N hours")
-    which.add_argument("--since", metavar="WHEN", help="created or changed since: 2h, 7d or RFC 3339")
-    which.add_argument("--until", metavar="WHEN", help="created before: 2h, 7d or RFC 3339")
-    which.add_argument("--status", metavar="A,B", help="with one of these statuses; also the groups active and done")
-    which.add_argument("--name", metavar="GLOB", help="whose id or Kubernetes name fits, like 'night*'")
-    which.add_argument("--match", metavar="REGEX", help="whose id or Kubernetes name contains this")
-    which.add_argument(
-        "--label", metavar="K[=V]", action="append", default=[], help="with this label, of this value; repeat"
-    )
-    which.add_argument("--namespace", metavar="NS", help="in this Kubernetes namespace")
-    which.add_argument("--owner", metavar="WHO", help="of this owner")
-    which.add_argument("--stuck", action="store_true", help="active, but silent for a minute or marked as suspect")
+    add_filters(parser)
     how = parser.add_argument_group("how to show them")
     how.add_argument("--sort", metavar="A,-B", default=queries.DEFAULT_SORT, help=f"by {', '.join(queries.SORTS)}")
     how.add_argument(
@@ -74,25 +60,10 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 
 def run(args: argparse.Namespace, context: Context) -> Result:
     """List jobs."""
-    if args.hours is not None and args.since is not None:
-        raise UsageError("--hours and --since both say where the window begins: use one of them.")
     if args.fields is not None and args.form == "ids":
         raise UsageError("-q shows ids and nothing else: leave --fields out.")
     now = context.now()
-    since = f"{args.hours}h" if args.hours is not None else args.since
-    chosen = queries.Filter(
-        statuses=None if args.status is None else parse_statuses(args.status),
-        since=None if since is None else parse_when(since, now).timestamp(),
-        until=None if args.until is None else parse_when(args.until, now).timestamp(),
-        name=args.name,
-        match=args.match,
-        labels=tuple(_label(text) for text in args.label),
-        namespace=args.namespace,
-        owner=args.owner,
-        silent_since=now.timestamp() - queries.SILENT_SECONDS if args.stuck else None,
-    )
-    if chosen.since is not None and chosen.until is not None and chosen.since > chosen.until:
-        raise UsageError("The window ends before it begins.")
+    chosen = chosen_jobs(args, now)
     order = queries.parse_sort(args.sort)
     fields = _parse_fields(args.fields)
     if fields == ():
@@ -191,23 +162,6 @@ def _parse_fields(text: str | None) -> tuple[str, ...] | None:
         if name not in there_are:
             raise UsageError(f"A job has no field '{name}': use {', '.join(there_are)}.")
     return names
-
-
-def _label(text: str) -> tuple[str, str | None]:
-    label, equals, value = text.partition("=")
-    if not label:
-        raise UsageError(f"'{text}' is no label: use key=value, or key alone for any value.")
-    return label, value if equals else None
-
-
-def _hours(text: str) -> float:
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = math.nan
-    if not 0 < hours <= 100 * 365 * 24:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of hours: use one above 0, at most a century")
-    return hours
 
 
 def _limit(text: str) -> int:

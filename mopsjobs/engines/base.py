@@ -40,6 +40,8 @@ class Launched(NamedTuple):
     k8s_uid: str | None = None
     metadata: Mapping[str, str] = MappingProxyType({})
     """What else of it the record keeps, in its metadata."""
+    k8s_context: str | None = None
+    """The context of the kubeconfig that was named for it; a name, and nothing of what it stands for."""
 
 
 class EngineState(NamedTuple):
@@ -48,6 +50,11 @@ class EngineState(NamedTuple):
     phase: Phase
     reason: str | None = None
     detail: str | None = None
+
+
+def engine_of(job: Mapping[str, object]) -> str | None:
+    """The engine that runs a job, by its record. One of another program names none, but its Kubernetes Job."""
+    return str(job["engine"]) if job.get("engine") else "kubernetes" if job.get("k8s_name") else None
 
 
 class Engine(Protocol):

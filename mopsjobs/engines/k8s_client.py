@@ -143,18 +143,22 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def open_cluster(env: Mapping[str, str], context: str | None = None, *, follow: bool = False) -> Iterator[Cluster]:
+def open_cluster(
+    env: Mapping[str, str], context: str | None = None, *, noted: str | None = None, follow: bool = False
+) -> Iterator[Cluster]:
     """Connect to a cluster. Nothing is sent yet.
 
     Args:
         env: where KUBECONFIG, HOME and what Kubernetes tells its pods are found.
-        context: a context of the kubeconfig; None for the current one.
+        context: a context of the kubeconfig; None for `noted`.
+        noted: the context that a job's record names; None for the current one. A pod, which has no kubeconfig, takes
+            it for its own cluster: that is the only one it can be asked about.
         follow: whether answers may take longer, as those that follow a log do.
 
     Raises:
         EngineError: there is no configuration, or it cannot be used.
     """
-    config = _config(env, context)
+    config = _config(env, context, noted)
     read = FOLLOW_READ_SECONDS if follow else READ_SECONDS
     try:
         # Not lazy: an answer that is none should be noticed where it is asked for.
@@ -181,7 +185,7 @@ def _created(pod: Pod) -> float:
     return 0.0 if made is None else made.timestamp()
 
 
-def _config(env: Mapping[str, str], context: str | None) -> SingleConfig:
+def _config(env: Mapping[str, str], context: str | None, noted: str | None) -> SingleConfig:
     """Which cluster, and as whom: the kubeconfig, or else the service account of the pod that this process is in."""
     home = env.get("HOME") or os.path.expanduser("~")
     named = [path for path in env.get("KUBECONFIG", "").split(os.pathsep) if path]
@@ -194,7 +198,13 @@ def _config(env: Mapping[str, str], context: str | None) -> SingleConfig:
         )
     try:
         known = KubeConfig.from_file(where) if paths else KubeConfig.from_service_account()
-        found = known.get(context)
+        wanted = context or (noted if paths else None)
+        if wanted is not None and wanted not in known.contexts:
+            raise EngineError(
+                f"The cluster's configuration {where} has no context {wanted}.",
+                hint="Name the one that it has for this cluster in MOPS_JOBS_KUBE_CONTEXT.",
+            )
+        found = known.get(wanted)
     except (ConfigError, OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise EngineError(
             f"The cluster's configuration {where} cannot be used: {_short(error)}.",

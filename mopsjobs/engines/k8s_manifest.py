@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,12 @@ def job_name(job_id: str) -> str:
     suffix = hashlib.sha256(job_id.encode()).hexdigest()[:_SUFFIX_LENGTH]
     head = plain[: MAX_NAME_LENGTH - _SUFFIX_LENGTH - 1].strip("-") or "job"
     return f"{head}-{suffix}"
+
+
+def kubectl(verb: str, name: str, namespace: str | None = None, context: str | None = None) -> str:
+    """What to type to do that with a Kubernetes Job, without mops-jobs. What is not named is kubectl's own default."""
+    words = ["kubectl", *(["--context", context] if context else []), *(["-n", namespace] if namespace else [])]
+    return shlex.join([*words, verb, "job", name])
 
 
 def label_value(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mopsjobs.engines import k8s_logs
 from mopsjobs.engines.base import EngineState, Launch, Launched
 from mopsjobs.engines.k8s_client import Cluster, ConflictError, open_cluster
-from mopsjobs.engines.k8s_manifest import JOB_ID, LAUNCH_ID, build_manifest, check_namespace, job_name
+from mopsjobs.engines.k8s_manifest import JOB_ID, LAUNCH_ID, build_manifest, check_namespace, job_name, kubectl
 from mopsjobs.errors import EngineError, EngineUnavailableError
 from mopsjobs.times import utc_now
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from lightkube.resources.core_v1 import Pod
 
 CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
-"""The context of the kubeconfig to use where no option names one. Records do not say in which cluster a job is."""
+"""The context of the kubeconfig to use where no option names one. It goes before the one that a record names."""
+CONTEXT_NOTE = "k8s_context"
+"""Where the metadata of a record name the context that its job was launched with."""
 
 
 class KubernetesEngine:
@@ -57,17 +59,17 @@ class KubernetesEngine:
             namespace = check_namespace(launch.options.get("namespace") or cluster.namespace)
             manifest = build_manifest(launch, namespace=namespace, launch_id=launch_id, env=self._env)
             name = job_name(launch.job_id)
-            look = f"kubectl{f' --context {context}' if context else ''} -n {namespace} get job {name}"
+            look = kubectl("get", name, namespace, context)
             try:
                 made = cluster.create(manifest)
             except (ConflictError, EngineUnavailableError) as problem:
                 made = _made_all_the_same(cluster, manifest, problem, look)
         uid = None if made.metadata is None else made.metadata.uid
-        return Launched(look=look, k8s_name=name, k8s_namespace=namespace, k8s_uid=uid)
+        return Launched(look=look, k8s_name=name, k8s_namespace=namespace, k8s_uid=uid, k8s_context=context)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. `unknown` is not among the answers: what cannot be asked is an error."""
-        with open_cluster(self._env, self._context) as cluster:
+        with open_cluster(self._env, self._context, noted=_noted(job)) as cluster:
             return _state(cluster, job)
 
     def logs(
@@ -78,7 +80,7 @@ class KubernetesEngine:
         A pod that is gone has taken its lines along. What the runner reported is in the job's events.
         """
         window = k8s_logs.Window(tail, since)
-        with open_cluster(self._env, self._context, follow=follow) as cluster:
+        with open_cluster(self._env, self._context, noted=_noted(job), follow=follow) as cluster:
             namespace, name = _place(cluster, job)
             if not follow:
                 yield from k8s_logs.present(cluster, cluster.pods(namespace, name), window, self._now())
@@ -92,10 +94,25 @@ class KubernetesEngine:
 
     def cancel(self, job: Mapping[str, object]) -> bool:
         """See `Engine.cancel`. Deletes the Job; its pods get SIGTERM, and time to write down what they know."""
-        with open_cluster(self._env, self._context) as cluster:
+        with open_cluster(self._env, self._context, noted=_noted(job)) as cluster:
             namespace, name = _place(cluster, job)
             found = cluster.job(namespace, name)
             return found is not None and _is_of(found, job) and cluster.delete(namespace, name)
+
+
+def kubectl_for(verb: str, job: Mapping[str, object], env: Mapping[str, str]) -> str:
+    """What to type to do that with a job's Job, as far as its record and this environment tell where it is."""
+    name = job.get("k8s_name") or job_name(str(job["job_id"]))
+    namespace = job.get("k8s_namespace")
+    context = env.get(CONTEXT_VARIABLE) or _noted(job)
+    return kubectl(verb, str(name), None if namespace is None else str(namespace), context)
+
+
+def _noted(job: Mapping[str, object]) -> str | None:
+    """The context that a job's record names."""
+    metadata = job.get("metadata")
+    noted = metadata.get(CONTEXT_NOTE) if isinstance(metadata, Mapping) else None
+    return noted if isinstance(noted, str) and noted else None
 
 
 def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
