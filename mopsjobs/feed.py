@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from mopsjobs.cache import queries
@@ -67,6 +67,8 @@ class Feed:
         self._cache_id: str | None = None
         self.job_id: str | None = None
         """The job's whole id."""
+        self.job: Mapping[str, object] | None = None
+        """Its record, as JSON types, when it was found; None when there is none."""
         if name is not None:
             self.job_id, self._since = self._find(name)
 
@@ -191,6 +193,7 @@ class Feed:
                 outage = error
             else:
                 if state is not None:
+                    self.job = state.to_dict()
                     return state.job_id, parse_time(state.created_at)
         now = self._context.now().timestamp()
         try:
@@ -204,6 +207,7 @@ class Feed:
             if outage is not None:
                 raise outage from None
             raise
+        self.job = job
         return str(job["job_id"]), parse_time(str(job["created_at"]))
 
     def _check_filled(self, otherwise: StoreUnavailableError) -> None:

@@ -100,3 +100,15 @@ def kubeconfig(directory: Path, url: str, **user: Any) -> Path:
     }
     path.write_text(json.dumps(document))
     return path
+
+
+def lines(*texts: str, start: int = 0) -> bytes:
+    """Lines as a pod's log has them, a second apart."""
+    return b"".join(
+        f"2026-03-01T12:00:{start + number:02}.000000000Z {text}\n".encode() for number, text in enumerate(texts)
+    )
+
+
+def log_path(pod: str) -> str:
+    """Where the log of a pod is asked for."""
+    return f"/api/v1/namespaces/models/pods/{pod}/log"

@@ -78,7 +78,7 @@ def test_the_runner_is_told_everything() -> None:
     container = _container(_manifest(launch))
     assert container["command"] == ["mops-jobs"]
     assert " ".join(container["args"]) == (
-        "run seir-1 --registry azure://job-registry --shards 2 --workers 3"
+        "run seir-1 --registry azure://job-registry --shards 2 --echo --workers 3"
         " --python /venv/bin/python --task-timeout 90.5s"
     )
     assert container["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]

@@ -21,7 +21,7 @@ from mopsjobs.engines.k8s_logs import MAX_FAILURES
 from mopsjobs.engines.kubernetes import KubernetesEngine
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
 from support_cli import Clock
-from support_k8s import JOBS, Api, kubeconfig
+from support_k8s import JOBS, Api, kubeconfig, lines, log_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,16 +32,6 @@ LAUNCH = Launch(
     registry_url="azure://job-registry",
     options={"image": "mops-jobs:1", "namespace": "models"},
 )
-
-
-def _lines(*texts: str, start: int = 0) -> bytes:
-    return b"".join(
-        f"2026-03-01T12:00:{start + number:02}.000000000Z {text}\n".encode() for number, text in enumerate(texts)
-    )
-
-
-def _log_path(pod: str) -> str:
-    return f"/api/v1/namespaces/models/pods/{pod}/log"
 
 
 def _condition(kind: str, reason: str = "", message: str = "", status: str = "True") -> dict[str, Any]:
@@ -219,30 +209,30 @@ def test_logs_come_in_the_order_of_the_shards(engine: KubernetesEngine, api: Api
     """A shard that was tried again shows both, the older first. Of a pod that is gone there is nothing."""
     for index, age in ((10, 0), (2, 0), (2, 1)):
         pod = api.put_pod(index, "Succeeded", shards=11, age=age)
-        api.answer(_log_path(pod), _lines(f"shard {index}, age {age}"))
+        api.answer(log_path(pod), lines(f"shard {index}, age {age}"))
     gone = api.put_pod(3, "Running", shards=11)
-    api.answer(_log_path(gone), {"message": "pods not found"}, status=404)
+    api.answer(log_path(gone), {"message": "pods not found"}, status=404)
     assert list(engine.logs(RECORD)) == ["[2] shard 2, age 1", "[2] shard 2, age 0", "[10] shard 10, age 0"]
-    request = api.requests("get", _log_path("seir-1-2-0"))[0]
+    request = api.requests("get", log_path("seir-1-2-0"))[0]
     assert request.params["container"] == "runner"
 
 
 def test_one_shard_has_no_prefix(engine: KubernetesEngine, api: Api) -> None:
-    api.answer(_log_path(api.put_pod(0, "Succeeded")), _lines("a", "", "  b"))
+    api.answer(log_path(api.put_pod(0, "Succeeded")), lines("a", "", "  b"))
     assert list(engine.logs(RECORD)) == ["a", "", "  b"]
 
 
 def test_tail_and_since_are_for_the_cluster_to_cut(engine: KubernetesEngine, api: Api) -> None:
     pods = [api.put_pod(index, "Running", shards=2) for index in range(2)]
     for pod in pods:
-        api.answer(_log_path(pod), _lines("x", "y"))
+        api.answer(log_path(pod), lines("x", "y"))
     assert list(engine.logs(RECORD, tail=3, since=0.5)) == ["[0] y", "[1] x", "[1] y"]
     for pod in pods:
-        (request,) = api.requests("get", _log_path(pod))
+        (request,) = api.requests("get", log_path(pod))
         assert (request.params["tailLines"], request.params["sinceSeconds"]) == ("3", "1")
 
 
-def test_a_job_without_pods_has_no_lines(engine: KubernetesEngine, api: Api) -> None:
+def test_a_job_without_pods_has_nolines(engine: KubernetesEngine, api: Api) -> None:
     assert list(engine.logs(RECORD)) == []
 
 
@@ -255,7 +245,7 @@ def test_following_begins_before_the_pod_and_ends_with_the_job(
     def meanwhile(count: int) -> None:
         if count == 1:
             pod = api.put_pod(0, "Pending")
-            api.answer(_log_path(pod), _lines("first", "second"))
+            api.answer(log_path(pod), lines("first", "second"))
         elif count == 2:
             api.put_pod(0, "Running")
         elif count == 3:
@@ -272,23 +262,23 @@ def test_a_line_is_there_as_soon_as_it_is_written(engine: KubernetesEngine, api:
     go_on: Future[None] = Future()
     pod = api.put_pod(0, "Running")
     api.put_job(status={"active": 1, "ready": 1})
-    api.answer(_log_path(pod), (_lines("first"), lambda: asyncio.wrap_future(go_on), _lines("second", start=1)))
-    lines = engine.logs(RECORD, follow=True)
-    assert next(lines) == "first"
+    api.answer(log_path(pod), (lines("first"), lambda: asyncio.wrap_future(go_on), lines("second", start=1)))
+    told = engine.logs(RECORD, follow=True)
+    assert next(told) == "first"
     api.put_pod(0, "Succeeded")
     api.put_job(status=_condition("Complete"))
     go_on.set_result(None)
-    assert list(lines) == ["second"]
-    assert api.requests("get", _log_path(pod))[0].params["follow"] == "true"
+    assert list(told) == ["second"]
+    assert api.requests("get", log_path(pod))[0].params["follow"] == "true"
 
 
 def test_a_log_that_breaks_off_goes_on_where_it_was(engine: KubernetesEngine, api: Api, clock: Clock) -> None:
     """The end of a stream is not that of a pod. What was read is not read again, also of lines of one instant."""
     pod = api.put_pod(0, "Running")
     api.put_job(status={"active": 1, "ready": 1})
-    same = _lines("b", start=1) + _lines("c", start=1)
-    replies = iter([_lines("a") + same, same + _lines("d", start=1) + _lines("e", start=2)])
-    api.answer(_log_path(pod), lambda: next(replies, _lines("e", start=2)))
+    same = lines("b", start=1) + lines("c", start=1)
+    replies = iter([lines("a") + same, same + lines("d", start=1) + lines("e", start=2)])
+    api.answer(log_path(pod), lambda: next(replies, lines("e", start=2)))
 
     def meanwhile(count: int) -> None:
         if count == 2:
@@ -302,14 +292,14 @@ def test_a_log_that_breaks_off_goes_on_where_it_was(engine: KubernetesEngine, ap
 def test_following_a_job_that_is_deleted_ends_quietly(engine: KubernetesEngine, api: Api) -> None:
     """The Job is gone, the pod is being taken down, its log is gone before it."""
     pod = api.put_pod(0, "Running")
-    api.answer(_log_path(pod), {"message": "not found"}, status=404)
+    api.answer(log_path(pod), {"message": "not found"}, status=404)
     assert list(engine.logs(RECORD, follow=True)) == []
 
 
 def test_following_outlives_a_cluster_that_is_away_for_a_moment(
     engine: KubernetesEngine, api: Api, clock: Clock
 ) -> None:
-    api.answer(_log_path(api.put_pod(0, "Succeeded")), _lines("a"))
+    api.answer(log_path(api.put_pod(0, "Succeeded")), lines("a"))
     api.put_job(status=_condition("Complete"))
     job = api.mock["get /apis/batch/v1/namespaces/models/jobs/seir-1"]
     job[:2] << 503 << {"message": "away"}

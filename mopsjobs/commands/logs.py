@@ -5,20 +5,29 @@ from __future__ import annotations
 import argparse
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mopsjobs.cache.events import Stored
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.errors import UsageError
+from mopsjobs.engines import open_engine
+from mopsjobs.engines.base import engine_of
+from mopsjobs.errors import EngineError, StoreUnavailableError, UsageError
 from mopsjobs.feed import Feed
 from mopsjobs.outcome import exit_code_of
 from mopsjobs.output import Result, Text, styled
+from mopsjobs.status import TERMINAL
 from mopsjobs.times import parse_duration, parse_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
+
+ENGINE = "kubernetes"
+"""The engine that has lines of its own."""
+
+OVERLAP_SECONDS = 10.0
+"""How far before a cluster's silence its lines are shown again from the events."""
 
 
 def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
@@ -41,40 +50,88 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Print log lines."""
-    wanted = _chosen(args, context)
+    choice = _Choice(args, context)
     if args.tail is not None and args.tail < 0:
         raise UsageError(f"--tail {args.tail} makes no sense: use 0 or more.")
-    feed = Feed(context, args.job, offline=args.offline, follow=args.follow)
-    assert feed.job_id is not None  # noqa: S101 - the argument is not optional
-    live = live_lines(context, feed.job_id)
-    if live is not None:
-        context.out.show(Result(Text(live)))
+    try:
+        feed = Feed(context, args.job, offline=args.offline, follow=args.follow)
+        seen = _show_live(feed, args, choice, context)
+        if seen is None:
+            seen = _show_present(feed, args, choice, context)
+    except StoreUnavailableError as outage:
+        return _from_the_runner(outage, args, choice, context)
+    if not args.follow or seen < 0:
         return Result()
-
-    def show(page: Sequence[Stored]) -> None:
-        context.out.show(Result(Text(_line(one.event) for one in page if wanted(one))))
-        for one in page:
-            if one.event["kind"] == "dropped":
-                context.out.warn(f"{one.event.get('count')} events are missing: the registry did not answer for long.")
-
-    seen = _show_present(feed, args, wanted, show)
-    if not args.follow:
-        return Result()
-    state = feed.follow(seen, show)
+    state = feed.follow(seen, choice.show)
     return Result(exit_code=0 if state is None else exit_code_of({"status": state.status}))
 
 
-def live_lines(context: Context, job: str) -> Iterator[str] | None:
-    """Log lines from where the job runs at this moment; None when only the registry has them.
+def _show_live(feed: Feed, args: argparse.Namespace, choice: _Choice, context: Context) -> int | None:
+    """Show the lines of a job that has not ended from the cluster it runs in, and choose what follows from its events.
 
-    The seam for engines that keep logs of their own, such as a cluster while the pod lives. There is none yet.
+    One source at a time: its events begin where the cluster ends, by the clock. When the cluster stops answering, they
+    begin a little earlier, since a line that comes twice misleads less than one that is missing.
+
+    Returns:
+        The number of the last event that is not to be looked at; below 0 when nothing is to follow. None when the
+        cluster has no lines: the job's events are all there is.
     """
-    return None
+    job = feed.job
+    if job is None or args.offline or job["status"] in TERMINAL or engine_of(job) != ENGINE:
+        return None
+    count = 0
+    try:
+        for line in _live_lines(job, args, choice, context):
+            context.out.show(Result(Text([line])))
+            count += 1
+    except EngineError as error:
+        if count:
+            context.out.warn(f"{error} Going on with the events; the last lines may come twice.")
+            choice.begin_at(context.now().timestamp() - OVERLAP_SECONDS)
+            return 0
+        context.out.warn(f"{error} Showing the events instead.")
+        return None
+    if not count:
+        return None
+    choice.begin_at(context.now().timestamp())
+    return 0 if args.follow else -1
 
 
-def _show_present(
-    feed: Feed, args: argparse.Namespace, wanted: Callable[[Stored], bool], show: Callable[[Sequence[Stored]], None]
-) -> int:
+def _live_lines(
+    job: Mapping[str, object], args: argparse.Namespace, choice: _Choice, context: Context
+) -> Iterator[str]:
+    """The lines that the cluster has, those that are wanted.
+
+    `--tail` counts lines that fit `--grep`, unless they are followed: then nobody knows which were there already.
+    """
+    since = None if args.since is None else parse_duration(args.since)
+    lines = open_engine(ENGINE, context.env).logs(
+        job, follow=args.follow, tail=args.tail if args.follow or not args.grep else None, since=since
+    )
+    wanted = (line for line in lines if choice.fits(line))
+    return wanted if args.tail is None or args.follow else iter(deque(wanted, maxlen=args.tail))
+
+
+def _from_the_runner(
+    outage: StoreUnavailableError, args: argparse.Namespace, choice: _Choice, context: Context
+) -> Result:
+    """What the runner of a job on this machine has to say of itself, when the registry cannot be asked for its events.
+
+    Raises:
+        StoreUnavailableError: no runner of such a job was started here.
+    """
+    if args.job.startswith("@"):
+        raise outage
+    job = {"job_id": args.job}
+    lines = [line for line in open_engine("local", context.env).logs(job) if choice.fits(line)]
+    if not lines:
+        raise outage
+    shown = lines if args.tail is None else lines[-args.tail :] if args.tail else []
+    told = f"{outage} Showing what its runner on this machine says of itself."
+    return Result(Text(shown), warnings=[told], exit_code=outage.exit_code)
+
+
+def _show_present(feed: Feed, args: argparse.Namespace, choice: _Choice, context: Context) -> int:
     """Show the lines that are there already, or the last of them. Returns the number of the last event looked at."""
     if args.follow and args.tail is None:
         return 0
@@ -84,29 +141,47 @@ def _show_present(
     for page in feed.pages(0):
         seen = page[-1].seq
         if args.tail is None:
-            show(page)
+            choice.show(page)
         else:
-            last.extend(one for one in page if wanted(one))
-    show(list(last))
+            last.extend(one for one in page if choice.wants(one))
+    choice.show(list(last))
     return seen
 
 
-def _chosen(args: argparse.Namespace, context: Context) -> Callable[[Stored], bool]:
-    """Which events are lines to show."""
-    after = None if args.since is None else context.now().timestamp() - parse_duration(args.since)
-    try:
-        pattern = re.compile(args.grep or "")
-    except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"'{args.grep}' is no regular expression: {error}.") from None
+class _Choice:
+    """Which lines to show, and showing them."""
 
-    def wanted(one: Stored) -> bool:
+    def __init__(self, args: argparse.Namespace, context: Context) -> None:
+        self._context = context
+        self._after = None if args.since is None else context.now().timestamp() - parse_duration(args.since)
+        try:
+            self._pattern = re.compile(args.grep or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UsageError(f"'{args.grep}' is no regular expression: {error}.") from None
+
+    def begin_at(self, moment: float) -> None:
+        """From now on, only lines since then, in seconds since 1970."""
+        self._after = moment
+
+    def fits(self, text: str) -> bool:
+        """Whether a line is one that is looked for."""
+        return self._pattern.search(text) is not None
+
+    def wants(self, one: Stored) -> bool:
+        """Whether an event is a line to show."""
         if one.event["kind"] != "log":
             return False
-        if after is not None and parse_time(str(one.event["at"])).timestamp() < after:
+        if self._after is not None and parse_time(str(one.event["at"])).timestamp() < self._after:
             return False
-        return pattern.search(str(one.event.get("text", ""))) is not None
+        return self.fits(str(one.event.get("text", "")))
 
-    return wanted
+    def show(self, page: Sequence[Stored]) -> None:
+        """Show the lines among these events, and say where some are missing."""
+        self._context.out.show(Result(Text(_line(one.event) for one in page if self.wants(one))))
+        for one in page:
+            if one.event["kind"] == "dropped":
+                told = f"{one.event.get('count')} events are missing: the registry did not answer for long."
+                self._context.out.warn(told)
 
 
 def _line(event: dict[str, object]) -> list[str]:

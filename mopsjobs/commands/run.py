@@ -44,6 +44,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument(
         "--patience", metavar="DURATION", help="how long to wait for a registry at the end (default 1h)"
     )
+    parser.add_argument("--echo", action="store_true", help="say here, too, what the tasks write")
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         # In a pod nobody reads a usage error: there, the runner brings it into the record. On Dask, it is a path there.
         python=interpreter(args.python, context.env) if args.shards is args.scheduler is None else args.python,
         task_timeout=None if args.task_timeout is None else parse_duration(args.task_timeout),
+        echo=args.echo,
         patience=PATIENCE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, context.env),
     )

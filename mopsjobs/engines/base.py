@@ -77,6 +77,9 @@ class Engine(Protocol):
     ) -> Iterator[str]:
         """Its log lines, oldest first; with `follow`, from before it has started until it has ended.
 
+        An engine that keeps no lines of the model's, since they are the job's events, gives its runner's own messages:
+        those that are there, as many as `tail` says. They have no times, and nobody follows them.
+
         Args:
             job: its record.
             follow: wait for more.

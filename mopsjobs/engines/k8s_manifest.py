@@ -188,7 +188,7 @@ def _container(launch: Launch, options: _Options, env: Mapping[str, str]) -> dic
 
 def _arguments(launch: Launch, cores: int) -> list[str]:
     """What follows `mops-jobs`. The index of the shard comes from Kubernetes, in JOB_COMPLETION_INDEX."""
-    arguments = ["run", launch.job_id, "--registry", launch.registry_url, "--shards", str(launch.shards)]
+    arguments = ["run", launch.job_id, "--registry", launch.registry_url, "--shards", str(launch.shards), "--echo"]
     # In a container a process finds the cores of the whole node, not those that it was given.
     arguments += ["--workers", str(launch.workers if launch.workers is not None else cores)]
     if launch.python is not None:

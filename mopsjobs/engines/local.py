@@ -53,7 +53,7 @@ class LocalEngine:
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
     ) -> Iterator[str]:
-        """See `Engine.logs`. The runner's own messages; the model's lines are events of the job."""
+        """See `Engine.logs`. The runner's own messages, so neither `follow` nor `since` has an effect."""
         path = job_directory(str(job["job_id"]), self._env) / "runner.log"
         if not path.exists():
             return

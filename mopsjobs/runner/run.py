@@ -64,6 +64,8 @@ class Shard(NamedTuple):
     patience: float = PATIENCE_SECONDS
     scheduler: str | None = None
     """A Dask scheduler, whose workers run the tasks; None: processes of this machine."""
+    echo: bool = False
+    """Whether what the tasks write is also said here, besides the events: a cluster's logs are then the job's."""
 
 
 class Ran(NamedTuple):
@@ -264,7 +266,12 @@ class _Run:
     def _pool(self, code: Path, events: EventLog) -> Pool:
         """Who is to work: processes of this machine, or a Dask cluster."""
         shard, entrypoint = self._shard, self._manifest.study.entrypoint
-        on_log = functools.partial(_tell, events)
+
+        def on_log(task: int | None, line: str) -> None:
+            events.emit("log", task=task, text=line)
+            if shard.echo:
+                self._on_log(line if task is None else f"[{task}] {line}")
+
         if shard.scheduler is not None:
             from mopsjobs.runner.dask_pool import DaskPool
 
@@ -374,10 +381,6 @@ class _Run:
 
 def _refused(reason: StoreError) -> dict[str, str]:
     return {"type": type(reason).__name__, "message": str(reason)}
-
-
-def _tell(events: EventLog, task: int | None, line: str) -> None:
-    events.emit("log", task=task, text=line)
 
 
 def active_python() -> str:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.engines.base import Engine, Launch, Launched
-from mopsjobs.errors import EngineError, InvalidTransitionError, MopsJobsError, StoreError, UsageError
+from mopsjobs.errors import (
+    EngineError,
+    InvalidTransitionError,
+    MopsJobsError,
+    StoreError,
+    TooManyRetriesError,
+    UsageError,
+)
 from mopsjobs.outputs import Manifest, manifest_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
@@ -97,7 +104,7 @@ class JobSubmissionClient:
         warnings: list[str] = []
         try:
             self._prepare(submission)
-        except StoreError as error:
+        except (StoreError, TooManyRetriesError) as error:
             with contextlib.closing(SQLiteVersionedStore(self._kept_at(submission.job_id) / "outbox.db")) as kept:
                 self._keep(submission, kept)
             warnings.append(f"{error} The job is launched without it, and registers itself when it answers.")
@@ -112,7 +119,7 @@ class JobSubmissionClient:
         if not warnings:
             try:
                 self._note(submission.job_id, launched)
-            except StoreError as error:
+            except (StoreError, TooManyRetriesError) as error:
                 warnings.append(f"{error} The job is launched; its record follows.")
         return Submitted(submission.job_id, launched, tuple(warnings))
 
