@@ -63,6 +63,7 @@ ARROWS = {
     "mopsjobs.engines.local": "errors engines.base",
     "mopsjobs.engines.dask_client": "errors",
     "mopsjobs.engines.dask": "errors engines.base engines.dask_client engines.local",
+    "mopsjobs.engines.ask": "errors engines engines.base engines.local engines.kubernetes",
     "mopsjobs.engines.k8s_manifest": "errors engines.base",
     "mopsjobs.engines.k8s_client": "errors",
     "mopsjobs.engines.k8s_logs": "errors times engines.k8s_client engines.k8s_manifest",
@@ -96,9 +97,9 @@ ARROWS = {
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror"
-    " cache.events feed commands.arguments engines engines.base engines.dask engines.dask_client engines.local"
-    " engines.k8s_manifest engines.kubernetes outputs reconcile runner.run submit.bundle submit.client submit.study"
-    " validation waiting store.base"
+    " cache.events feed commands.arguments engines engines.ask engines.base engines.dask engines.dask_client"
+    " engines.local engines.k8s_manifest engines.kubernetes outputs reconcile runner.run submit.bundle submit.client"
+    " submit.study validation waiting store.base"
 )
 
 OUTSIDE = {

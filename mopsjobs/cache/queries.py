@@ -276,6 +276,11 @@ def problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
     return connection.execute("SELECT key, kind, reason FROM problem ORDER BY key").fetchall()
 
 
+def event_problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """Key, kind and reason of every chunk of events that cannot be read."""
+    return connection.execute("SELECT key, 'unreadable_events', reason FROM event_problems ORDER BY key").fetchall()
+
+
 def unreadable(connection: sqlite3.Connection, job_id: str | None = None) -> list[tuple[str, str]]:
     """Key and reason of the records that could not be read, of one job or of all; their rows are the last good ones."""
     ending = "" if job_id is None else f"/{job_id}/state.json"  # compared as it is: an id may hold the `_` of LIKE

@@ -99,7 +99,9 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
 
 def _known_problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]] | None:
-    return queries.problems(connection) if "synced_at" in queries.meta(connection) else None
+    if "synced_at" not in queries.meta(connection):
+        return None
+    return queries.problems(connection) + queries.event_problems(connection)
 
 
 def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> Iterator[Check]:
@@ -131,7 +133,7 @@ def _records(problems: list[tuple[str, str, str]] | None) -> Check:
             exit_code=EXIT_PARTLY_DONE,
         )
     if problems:
-        return Check("records", "warn", f"{len(problems)} to note")
+        return Check("records", "warn", f"{len(problems)} to note", fix="look at them below")
     return Check("records", "ok", "all sound as of the last sync")
 
 

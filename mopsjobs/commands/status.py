@@ -9,7 +9,7 @@ import sqlite3
 from mopsjobs.cache import queries, rows
 from mopsjobs.commands.arguments import add_command, add_freshness, wanted
 from mopsjobs.context import Context, Freshness, Wanted
-from mopsjobs.errors import JobNotFoundError, StoreError
+from mopsjobs.errors import JobNotFoundError, StoreError, StoreUnavailableError
 from mopsjobs.job import check_job_id
 from mopsjobs.outcome import exit_code_of
 from mopsjobs.output import Document, Result, Text, status_style, styled
@@ -18,6 +18,12 @@ from mopsjobs.times import human_age, human_duration, parse_time, whole_seconds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
+
+BUDGET_SECONDS = 5.0
+MIN_SECONDS = 1.0
+"""What all of it may take when nothing answers, and what of that the engine gets at least."""
+
+STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "validating", "failed": "failed"}
 
 BAR_WIDTH = 24
 SHOWN_OUTPUTS = 5
@@ -47,7 +53,13 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     """Show one job."""
     if not args.job.startswith("@"):
         check_job_id(args.job)
-    job, freshness, warnings = _find(args.job, context, wanted(args))
+    begun = context.monotonic()
+    try:
+        job, freshness, warnings = _find(args.job, context, wanted(args))
+    except StoreUnavailableError as outage:
+        if args.offline or args.job.startswith("@"):
+            raise
+        return _from_engine(args, context, outage, max(MIN_SECONDS, BUDGET_SECONDS - (context.monotonic() - begun)))
     exit_code = exit_code_of(job) if args.exit_status else 0
     if args.json:
         return Result(Document(job), warnings=warnings, exit_code=exit_code)
@@ -57,6 +69,32 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     if job["job_id"] != args.job and not args.job.startswith("@"):
         notes.insert(0, f"{args.job} is short for {job['job_id']}")
     return Result(Text(_lines(job, context)), warnings=warnings, notes=notes, exit_code=exit_code)
+
+
+def _from_engine(args: argparse.Namespace, context: Context, outage: StoreUnavailableError, seconds: float) -> Result:
+    """What the engine says of a job whose record cannot be read, marked as that.
+
+    Raises:
+        StoreUnavailableError: no engine knows it either.
+    """
+    from mopsjobs.engines.ask import ask
+
+    said, why_not = ask(args.job, context.env, seconds)
+    if said is None:
+        raise StoreUnavailableError(outage.message, hint=why_not)
+    phase, reason, detail = said.state
+    # As reconcile would have it: of one that is done, the outputs tell how it ended, and they cannot be read now.
+    status = STATUS_OF_PHASE.get(phase)
+    job: Job = {**dict.fromkeys(queries.job_fields()), "job_id": args.job, "engine": said.engine, "status": status}
+    job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": said.look}
+    warnings = [f"{outage} This is what the {said.engine} engine says, not the job's record."]
+    exit_code = exit_code_of(job) if args.exit_status else 0
+    if args.json:
+        return Result(Document(job), warnings=warnings, exit_code=exit_code)
+    lines: list[Line] = [[styled(f"{'Job':<11}", "bold"), args.job]]
+    told = ": ".join(word for word in (reason, detail) if word)
+    lines.append([styled(f"{'Engine':<11}", "bold"), f"{said.engine} says: {phase}{f' ({told})' if told else ''}"])
+    return Result(Text(lines), warnings=warnings, notes=[f"Next: {said.look}"], exit_code=exit_code)
 
 
 def _find(name: str, context: Context, wishes: Wanted) -> tuple[Job, Freshness | None, list[str]]:

@@ -108,6 +108,11 @@ class JobSubmissionClient:
             with contextlib.closing(SQLiteVersionedStore(self._kept_at(submission.job_id) / "outbox.db")) as kept:
                 self._keep(submission, kept)
             warnings.append(f"{error} The job is launched without it, and registers itself when it answers.")
+            if self._engine.name == "kubernetes":
+                warnings.append(
+                    "Its code and its manifest stayed on this machine, where the pods cannot see them: they fail once"
+                    " the registry answers. Submit the study again then."
+                )
         try:
             launched = self._engine.launch(launch)
         except EngineError as error:
