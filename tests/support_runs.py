@@ -61,7 +61,7 @@ def simulate(params, seed):
         raise ValueError("as asked")
     if "fork" in params and os.fork() == 0:
         note(params["fork"], str(os.getpid()))
-        time.sleep(30)
+        time.sleep(90)
         os._exit(0)
     if "killed" in params:
         while not os.path.exists(params["fork"]):
