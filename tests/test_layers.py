@@ -88,18 +88,20 @@ ARROWS = {
     "mopsjobs.context": "errors times store config output registry events cache.file cache.mirror cache.queries"
     " cache.events",
     "mopsjobs.feed": "errors status times job context cache.queries cache.events",
+    "mopsjobs.foreground": "context engines.local runner.run",
     "mopsjobs.waiting": "errors status times job outcome output context cache.queries",
     "mopsjobs.commands": "",
-    "mopsjobs.commands.arguments": "errors status times context cache.queries engines.dask_client",
+    "mopsjobs.commands.arguments": "errors status times context cache.queries",
+    "mopsjobs.commands.launching": "errors context engines.dask_client",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror"
-    " cache.events feed commands.arguments engines engines.ask engines.base engines.dask engines.dask_client"
-    " engines.local engines.k8s_manifest engines.kubernetes outputs reconcile runner.run submit.bundle submit.client"
-    " submit.study validation waiting store.base"
+    " cache.events feed commands.arguments commands.launching engines engines.ask engines.base engines.dask"
+    " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile runner.pool"
+    " runner.run submit.bundle submit.client submit.study submit.unpack validation waiting store.base"
 )
 
 OUTSIDE = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,10 +116,54 @@ def test_a_study_is_packed_launched_and_runs_to_its_end(desk: Desk) -> None:
     assert desk.results() == expected
 
 
+@pytest.mark.parametrize(
+    ("params", "status", "code_", "done"),
+    [({}, "succeeded", 0, 3), ({"needs": "/nowhere"}, "failed", 100, 0)],
+)
+def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
+    desk: Desk, params: dict[str, Any], status: str, code_: int, done: int
+) -> None:
+    words = ("submit", desk.write(sets_of(3, **params)), "--auto", "--job-id", "job", "--workers", "1", "--wait")
+    ran = desk(*words, "--json")
+    assert ran.code == code_, ran
+    assert ran.json == {"job_id": "job", "engine": "local", "tasks_total": 3, "status": status}
+    assert ran.err.startswith("job: 3 tasks\n")
+    assert ran.err.endswith(f"job: {status}, {done} tasks done, {3 - done} failed\n")
+    assert record(desk.jobs).status == status
+    assert not (job_directory("job", desk.env) / "runner.log").exists()
+
+
+def test_wait_of_a_model_that_cannot_be_loaded_fails_as_the_record_does(desk: Desk) -> None:
+    ran = desk("submit", desk.write(sets_of(1), model="nothing:here"), "--auto", "--job-id", "job", "--wait")
+    assert (ran.code, ran.out) == (100, "job\n")
+    assert "No module named 'nothing'" in ran.err
+    assert record(desk.jobs).error_code == "MODEL"
+
+
+@pytest.mark.parametrize(("number", "code_"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_job_in_the_foreground_stops_on_a_signal_and_goes_on_by_resume(
+    desk: Desk, tmp_path: Path, number: signal.Signals, code_: int
+) -> None:
+    gate, seen = tmp_path / "gate", tmp_path / "calls"
+    path = desk.write(sets_of(2, calls=str(seen), gate=str(gate)))
+    words = command("submit", path, "--auto", "--job-id", "job", "--workers", "1", "--wait")
+    with subprocess.Popen(words, env=desk.env, cwd=desk.home, stderr=subprocess.PIPE, text=True) as running:
+        until(lambda: calls(seen), "the first task to begin")
+        assert desk.runner() == running.pid
+        running.send_signal(number)
+        err = running.communicate(timeout=30)[1]
+    assert running.returncode == code_, err
+    assert err.endswith("Go on: mops-jobs resume job\n")
+    gate.touch()
+    desk.ok("resume", "job")
+    assert desk.ended() == "succeeded"
+
+
 def test_json_is_the_id_and_little_else(desk: Desk) -> None:
     ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--json")
     told = ran.json
-    assert told.keys() == {"job_id", "engine", "tasks_total"}
+    assert told.keys() == {"job_id", "engine", "tasks_total", "status"}
+    assert told["status"] is None
     assert (told["engine"], told["tasks_total"]) == ("local", 1)
     assert told["job_id"].startswith("model-")
     assert desk.ended(told["job_id"]) == "succeeded"

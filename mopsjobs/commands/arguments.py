@@ -7,26 +7,16 @@ import math
 import os
 
 from mopsjobs.cache import queries
-from mopsjobs.context import Context, Wanted
+from mopsjobs.context import Wanted
 from mopsjobs.errors import UsageError
 from mopsjobs.status import parse_statuses
 from mopsjobs.times import parse_duration, parse_when
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from mopsjobs.commands import Commands
-
-MAX_NUMBER = 100_000
-"""Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
-
-
-PYTHON_HELP = (
-    "the model's interpreter (default: the active environment's; with dask a path there, and the workers' own)"
-)
-SCHEDULER_HELP = "the Dask scheduler (DASK_SCHEDULER_ADDRESS)"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -91,22 +81,6 @@ def wanted(args: argparse.Namespace) -> Wanted:
     return Wanted(refresh=args.refresh, max_age=max_age, offline=args.offline)
 
 
-def dask_options(args: argparse.Namespace, context: Context, recorded: object = None) -> dict[str, str]:
-    """What the dask engine is to be told: its scheduler, as given, else as a record has it, else of the environment.
-
-    Raises:
-        UsageError: there is none, it is no address, or a flag stands there that has no effect.
-        EngineError: the library is not installed.
-    """
-    from mopsjobs.engines.dask_client import check_installed, scheduler_url
-
-    if args.workers is not None:
-        raise UsageError("--workers has no effect with the dask engine: the cluster has its own.")
-    url = scheduler_url(args.scheduler or (recorded if isinstance(recorded, str) else None), context.env)
-    check_installed()
-    return {"scheduler": url}
-
-
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """The flags that choose jobs, the same wherever jobs are chosen."""
     which = parser.add_argument_group("which jobs")
@@ -162,37 +136,6 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"'{text}' is no label: use key=value.")
         labels[label] = value
     return labels
-
-
-def positive(text: str) -> int:
-    """An argument's type: how many workers, shards, pods there are to be.
-
-    Raises:
-        ArgumentTypeError: it is no whole number from 1 to 100,000.
-    """
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= MAX_NUMBER):
-        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number from 1 to {MAX_NUMBER:,}")
-    return int(text)
-
-
-def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:
-    """The interpreter that `--python` names, by its whole path: the runner may be in another directory.
-
-    A name without a slash is looked for on the PATH. Links stay as they are: that of a virtual environment leads to an
-    interpreter without its packages.
-
-    Raises:
-        UsageError: there is no such program.
-    """
-    if text is None:
-        return None
-    import shutil
-
-    found = shutil.which(text, path=env.get("PATH"))
-    if found is None:
-        where = "" if "/" in text else " on the PATH"
-        raise UsageError(f"--python: there is no program {text}{where}.")
-    return os.path.abspath(found)
 
 
 def _label(text: str) -> tuple[str, str | None]:

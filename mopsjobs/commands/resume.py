@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.commands.arguments import (
-    PYTHON_HELP,
-    SCHEDULER_HELP,
-    add_command,
-    dask_options,
-    interpreter,
-    positive,
-)
+from mopsjobs.commands.arguments import add_command
+from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, interpreter
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
@@ -22,6 +16,7 @@ from mopsjobs.job import JobState, check_new_job_id
 from mopsjobs.output import Document, Result, Text
 from mopsjobs.outputs import Manifest, examine
 from mopsjobs.submit.client import JobSubmissionClient, Submission, new_job_id
+from mopsjobs.times import parse_duration
 from mopsjobs.validation import load_manifest, missing_tasks
 
 TYPE_CHECKING = False
@@ -40,8 +35,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         "ended, but whose runner has, goes on itself.",
     )
     parser.add_argument("job", metavar="JOB", help="its whole id")
-    parser.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: the cores)")
-    parser.add_argument("--python", metavar="PATH", help=PYTHON_HELP)
+    add_runner_flags(parser)
     parser.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP + "; default: the one it had")
     parser.add_argument("--json", action="store_true", help="the id of the job that runs, as one JSON object")
 
@@ -106,5 +100,6 @@ def _launch(args: argparse.Namespace, context: Context, state: JobState, job_id:
         registry_url=context.settings.registry.value,
         workers=args.workers,
         python=interpreter(args.python, context.env) if _engine(state) == "local" else args.python,
+        task_timeout=None if args.task_timeout is None else parse_duration(args.task_timeout),
         options=options,
     )

@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import re
 
-from mopsjobs.commands.arguments import PYTHON_HELP, add_command, interpreter, positive
+from mopsjobs.commands.arguments import add_command
+from mopsjobs.commands.launching import add_runner_flags, interpreter, positive
 from mopsjobs.context import Context
 from mopsjobs.engines.dask_client import scheduler_url
-from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, UsageError
+from mopsjobs.foreground import run_here, stopped_code
 from mopsjobs.output import Result
-from mopsjobs.runner.run import PATIENCE_SECONDS, Shard, run_shard
+from mopsjobs.runner.run import PATIENCE_SECONDS, Shard
 from mopsjobs.times import parse_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
-
-EXIT_STOPPED = 143
-"""As a shell says it of a program that SIGTERM ended: Kubernetes then starts the shard again."""
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 
@@ -37,9 +35,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("job", metavar="JOB", help="its whole id")
     parser.add_argument("--shard", metavar="I/N", help="only shard I of N, from 0 (JOB_COMPLETION_INDEX gives the I)")
     parser.add_argument("--shards", metavar="N", type=positive, help="of how many, with JOB_COMPLETION_INDEX")
-    parser.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: the cores)")
-    parser.add_argument("--python", metavar="PATH", help=PYTHON_HELP)
-    parser.add_argument("--task-timeout", metavar="DURATION", help="how long one task may take (default: no limit)")
+    add_runner_flags(parser)
     parser.add_argument("--scheduler", metavar="URL", help="let the workers of this Dask scheduler run the tasks")
     parser.add_argument(
         "--patience", metavar="DURATION", help="how long to wait for a registry at the end (default 1h)"
@@ -64,13 +60,10 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     )
     if shard.workers is not None and shard.scheduler is not None:
         raise UsageError("--workers has no effect with a scheduler: the cluster has its own.")
-    context.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
-    directory = job_directory(shard.job_id, context.env)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ran = run_shard(shard, context.store, context.registry, directory, on_log=context.out.note, sleep=context.sleep)
+    ran = run_here(shard, context)
     done = f"{ran.completed} tasks done, {ran.failed} failed"
     if not ran.is_done:
-        code = EXIT_DONE if ran.status in ("cancelled", "succeeded", "partial", "failed") else EXIT_STOPPED
+        code = EXIT_DONE if ran.status in ("cancelled", "succeeded", "partial", "failed") else stopped_code(ran)
         return Result(notes=[f"{args.job}: stopped, {done}; {ran.status or 'state unknown'}"], exit_code=code)
     if ran.status is None:
         return Result(notes=[f"{args.job}: {done}; the registry could not be told"], exit_code=EXIT_UNREACHABLE)

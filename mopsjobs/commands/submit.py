@@ -7,26 +7,25 @@ import contextlib
 import sys
 from pathlib import Path
 
-from mopsjobs.commands.arguments import (
-    PYTHON_HELP,
-    SCHEDULER_HELP,
-    add_command,
-    dask_options,
-    interpreter,
-    parse_labels,
-    positive,
-)
+from mopsjobs.commands.arguments import add_command, parse_labels
+from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, interpreter, positive
 from mopsjobs.context import Context
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.local import job_directory
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, UsageError
+from mopsjobs.foreground import run_here, stopped_code
 from mopsjobs.job import check_new_job_id
+from mopsjobs.outcome import exit_code_of
 from mopsjobs.output import Document, Result, Text
+from mopsjobs.runner.pool import ModelError
+from mopsjobs.runner.run import Shard
 from mopsjobs.submit.bundle import Packed, pack, parse_bundle_ref
-from mopsjobs.submit.client import JobSubmissionClient, Submission, new_job_id
+from mopsjobs.submit.client import JobSubmissionClient, Submission, Submitted, new_job_id
 from mopsjobs.submit.study import Study, load_study
+from mopsjobs.submit.unpack import BundleError
 from mopsjobs.times import parse_duration
+from mopsjobs.waiting import Until, wait_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +34,14 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   mops-jobs submit study.json --auto
   mops-jobs submit study.yaml --auto --workers 4 --owner me --label exp=7
+  mops-jobs submit study.json --auto --wait && ./plot.sh
   mops-jobs submit study.json --bundle sha256:… --dry-run
   mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8
   mops-jobs submit study.json --auto --engine dask --scheduler tcp://10.0.0.5:8786
 """
+
+HERE = ("local", "dask")
+"""Engines whose runner is a process of this machine."""
 
 CLUSTER_OPTIONS = {
     "image": ("IMAGE", "what the pods run (default: MOPS_JOBS_IMAGE)"),
@@ -71,15 +74,18 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--job-id", metavar="ID", help="its id (default: from model and time)")
     parser.add_argument("--owner", metavar="WHO", help="whose job it is (default: you)")
     parser.add_argument("--label", metavar="K=V", action="append", default=[], help="a label; repeat for more")
-    parser.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: the cores)")
-    parser.add_argument("--python", metavar="PATH", help=PYTHON_HELP)
-    parser.add_argument("--task-timeout", metavar="DURATION", help="how long one task may take (default: no limit)")
+    add_runner_flags(parser)
     cluster = parser.add_argument_group("with --engine kubernetes")
     cluster.add_argument("--shards", metavar="N", type=positive, help="parts, each a pod of its own (default: 1)")
     for option, (metavar, text) in CLUSTER_OPTIONS.items():
         cluster.add_argument("--" + option.replace("_", "-"), metavar=metavar, help=text)
     dask = parser.add_argument_group("with --engine dask")
     dask.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP)
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="until it has ended; the exit code tells how, as that of wait. On this machine it runs in the foreground",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     parser.add_argument("--json", action="store_true", help="the job's id, as one JSON object")
 
@@ -96,6 +102,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         python=interpreter(args.python, context.env) if args.engine == "local" else args.python,
         task_timeout=timeout,
         shards=1 if args.shards is None else args.shards,
+        foreground=args.wait and args.engine in HERE,
         options=_engine_options(args, context),
     )
     if args.engine == "kubernetes":
@@ -122,11 +129,44 @@ def run(args: argparse.Namespace, context: Context) -> Result:
             labels=parse_labels(args.label),
         )
         submitted = client.submit(submission, launch)
+    if args.wait:
+        return _followed(args, context, launch, study, submitted)
     notes = [f"Launched {study.tasks_total:,} tasks", f"Next: mops-jobs wait {job_id}"]
     if submitted.warnings:
         notes[1] = f"Without the registry: {submitted.launched.look}"
-    body = Document({"job_id": job_id, "engine": args.engine, "tasks_total": study.tasks_total})
-    return Result(body if args.json else Text([job_id]), notes=notes, warnings=submitted.warnings)
+    return Result(_body(args, launch, study), notes=notes, warnings=submitted.warnings)
+
+
+def _body(args: argparse.Namespace, launch: Launch, study: Study, status: str | None = None) -> Document | Text:
+    told = {"job_id": launch.job_id, "engine": args.engine, "tasks_total": study.tasks_total, "status": status}
+    return Document(told) if args.json else Text([launch.job_id])
+
+
+def _followed(args: argparse.Namespace, context: Context, launch: Launch, study: Study, submitted: Submitted) -> Result:
+    """The job until its end: worked through by this very process, or looked at from here."""
+    for warning in submitted.warnings:
+        context.out.warn(warning)
+    context.out.note(f"{launch.job_id}: {study.tasks_total:,} tasks")
+    if not launch.foreground:
+        waited = wait_for([launch.job_id], context, Until())
+        return Result(_body(args, launch, study, waited.states[0].status), exit_code=waited.exit_code)
+    shard = Shard(
+        launch.job_id,
+        workers=launch.workers,
+        python=launch.python,
+        task_timeout=launch.task_timeout,
+        scheduler=launch.options.get("scheduler"),
+    )
+    try:
+        ran = run_here(shard, context, total=study.tasks_total)
+    except (ModelError, BundleError) as error:  # the record says the same
+        context.out.error(error)
+        return Result(_body(args, launch, study, "failed"), exit_code=EXIT_JOB_FAILED)
+    note = f"{launch.job_id}: {ran.status or 'state unknown'}, {ran.completed} tasks done, {ran.failed} failed"
+    code = EXIT_UNREACHABLE if ran.status is None else exit_code_of({"status": ran.status})
+    if code == EXIT_NOT_FINISHED or ran.signal is not None:
+        code, note = stopped_code(ran), f"{note}. Go on: mops-jobs resume {launch.job_id}"
+    return Result(_body(args, launch, study, ran.status), notes=[note], exit_code=code)
 
 
 def _engine_options(args: argparse.Namespace, context: Context) -> dict[str, str]:

@@ -27,6 +27,9 @@ class Launch:
     """Seconds a task may take; None: no limit."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Environment of the runner, besides what the engine brings. Not for secrets: it is stored in the cluster."""
+    foreground: bool = False
+    """Whether whoever launches it will be the runner itself. Only for an engine whose runner is a process of this
+    machine; it then notes that, and starts nothing."""
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What only one engine understands; each says what it takes."""
 
@@ -40,8 +43,6 @@ class Launched(NamedTuple):
     k8s_uid: str | None = None
     metadata: Mapping[str, str] = MappingProxyType({})
     """What else of it the record keeps, in its metadata."""
-    k8s_context: str | None = None
-    """The context of the kubeconfig that was named for it; a name, and nothing of what it stands for."""
 
 
 class EngineState(NamedTuple):

@@ -65,7 +65,9 @@ class KubernetesEngine:
             except (ConflictError, EngineUnavailableError) as problem:
                 made = _made_all_the_same(cluster, manifest, problem, look)
         uid = None if made.metadata is None else made.metadata.uid
-        return Launched(look=look, k8s_name=name, k8s_namespace=namespace, k8s_uid=uid, k8s_context=context)
+        # A name, and nothing of what it stands for.
+        noted = {} if context is None else {CONTEXT_NOTE: context}
+        return Launched(look=look, k8s_name=name, k8s_namespace=namespace, k8s_uid=uid, metadata=noted)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. `unknown` is not among the answers: what cannot be asked is an error."""

@@ -29,6 +29,11 @@ class LocalEngine:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_running(directory):
             raise EngineError(f"The runner of job {launch.job_id} is already at work on this machine.")
+        pid = os.getpid() if launch.foreground else self._start(launch, directory)
+        (directory / "runner.json").write_text(json.dumps({"pid": pid, "started": _started(pid)}))
+        return Launched(look=f"tail -f {directory / 'runner.log'}")
+
+    def _start(self, launch: Launch, directory: Path) -> int:
         with (directory / "runner.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 [*command(), *_arguments(launch)],
@@ -38,8 +43,7 @@ class LocalEngine:
                 env={**self._env, **launch.env},
                 start_new_session=True,
             )
-        (directory / "runner.json").write_text(json.dumps({"pid": process.pid, "started": _started(process.pid)}))
-        return Launched(look=f"tail -f {directory / 'runner.log'}")
+        return process.pid
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`."""

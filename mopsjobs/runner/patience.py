@@ -34,6 +34,8 @@ class Patience:
         self._seconds = seconds
         self._sleep = sleep
         self._stopped_at: float | None = None
+        self.signal: int | None = None
+        """Which signal asked it to stop, if one did."""
 
     @property
     def is_stopping(self) -> bool:
@@ -45,10 +47,11 @@ class Patience:
         """Whether it has been stopping for so long that nothing more is to be begun."""
         return self._stopped_at is not None and time.monotonic() - self._stopped_at > LAST_SECONDS
 
-    def stop(self) -> None:
-        """End all waiting, now and later. May be called by a signal handler, and again."""
+    def stop(self, number: int | None = None) -> None:
+        """End all waiting, now and later. May be called by the handler of the signal `number`, and again."""
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
+            self.signal = number
 
     def attempt(self, act: Callable[[], T]) -> T:
         """What `act` returns, called again and again while what it raises may pass.

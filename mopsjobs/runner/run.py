@@ -76,6 +76,8 @@ class Ran(NamedTuple):
     failed: int
     is_done: bool
     """Whether nothing is left to a restart: every task of the shard worked on, every output delivered."""
+    signal: int | None = None
+    """Which signal has stopped it, if one has."""
 
 
 def run_shard(
@@ -85,6 +87,7 @@ def run_shard(
     directory: Path,
     *,
     on_log: Callable[[str], None],
+    on_progress: Callable[[int], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Ran:
     """Work through a shard's tasks that are not complete yet.
@@ -97,6 +100,7 @@ def run_shard(
         registry: where the record is.
         directory: the job's own on this machine: its code, and outputs that the store does not take now.
         on_log: called with each line worth a person's attention.
+        on_progress: called with the number of tasks that have come to an end.
         sleep: waits that many seconds.
 
     Raises:
@@ -112,18 +116,19 @@ def run_shard(
             found = patience.attempt(lambda: Overlay(store, kept).get(key))
         except PASSING:
             if patience.is_stopping:
-                return Ran(None, 0, 0, is_done=False)
+                return Ran(None, 0, 0, is_done=False, signal=patience.signal)
             raise
         if found is None:
             raise JobNotFoundError(f"Job {shard.job_id} has no manifest: it was not submitted.", job_id=shard.job_id)
         manifest = Manifest.from_json(found.value, key=key)
-        return _Run(shard, manifest, store, kept, registry, directory=directory, on_log=on_log, patience=patience).run()
+        run = _Run(shard, manifest, store, kept, registry, directory=directory, on_log=on_log, patience=patience)
+        return run.run(on_progress or (lambda _count: None))._replace(signal=patience.signal)
 
 
 @contextlib.contextmanager
 def _signals(patience: Patience, on_log: Callable[[str], None]) -> Iterator[None]:
     def stop(number: int, _frame: object) -> None:
-        patience.stop()
+        patience.stop(number)
         on_log(f"Stopping ({signal.Signals(number).name}); what is done is kept.")
 
     if threading.current_thread() is not threading.main_thread():
@@ -166,7 +171,7 @@ class _Run:
         self._counts = Counts()
         self.first_error: str | None = None
 
-    def run(self) -> Ran:
+    def run(self, on_progress: Callable[[int], None]) -> Ran:
         """Work until the shard is done, the job has ended, or a signal says to stop."""
         shard = self._shard
         with contextlib.closing(EventLog(self._store, shard.job_id, source=f"runner-{shard.number}")) as events:
@@ -179,7 +184,7 @@ class _Run:
             outbox = Outbox(self._store, self._kept)
             try:
                 try:
-                    is_done = self._work(outbox, reporter, events)
+                    is_done = self._work(outbox, reporter, events, on_progress)
                 finally:
                     outbox.finish()  # however the work has ended, what was done is kept
                 return self._end(reporter, outbox, events, is_done=is_done)
@@ -239,7 +244,7 @@ class _Run:
         self._counts.is_least = False
         return complete
 
-    def _work(self, outbox: Outbox, reporter: Reporter, events: EventLog) -> bool:
+    def _work(self, outbox: Outbox, reporter: Reporter, events: EventLog, on_progress: Callable[[int], None]) -> bool:
         """Run tasks until there are none, or no more are wanted. Tells whether all were worked on."""
         todo = self._todo()
         first = next(todo, None)
@@ -256,6 +261,7 @@ class _Run:
                         return False
                     if one is not None:
                         self._take(one, outbox, events)
+                    on_progress(sum(self._counts.both()))
         except EngineUnavailableError as error:
             # Running the job again does the rest: what an outage of the cluster ends is this run, not the job.
             self._on_log(str(error))

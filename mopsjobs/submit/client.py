@@ -154,8 +154,6 @@ class JobSubmissionClient:
             "metadata": dict(launched.metadata) or None,
         }
         fields: dict[str, object] = {name: value for name, value in names.items() if value is not None}
-        if launched.k8s_context is not None:
-            fields["metadata"] = {"k8s_context": launched.k8s_context}
         try:
             self._registry.update_status(job_id, JobStatus.SCHEDULED, **fields)
         except InvalidTransitionError:

@@ -1,0 +1,125 @@
+"""Many trivial tasks by the local engine, against the standard library's pool of processes over the same function."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.machine import Setup, interpreter
+from bench.measure import Case, in_turn, progress
+from bench.report import Line, at_most
+from mopsjobs.engines.local import job_directory
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+
+TASKS = 10_000
+MANY_TASKS = 40_000
+"""To see what grows with the tasks, and what does not."""
+
+MAX_RATIO = 10.0
+MAX_RECORD_BYTES = 4096
+MAX_GROWTH = 1.25
+"""Of peak memory, from `TASKS` to `MANY_TASKS`: what an allocator gives back late is no growth, four times would be."""
+
+MODEL = """
+    def simulate(params, seed):
+        return params["x"] * 2 + seed % 7
+"""
+
+POOL = """
+    import os, sys
+    from concurrent.futures import ProcessPoolExecutor
+    from model import simulate
+
+    def call(x):
+        return simulate({"x": x}, x)
+
+    if __name__ == "__main__":
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            print(sum(1 for _ in pool.map(call, range(int(sys.argv[1])), chunksize=1)))
+"""
+
+
+def run(setup: Setup) -> list[Line]:
+    """Time the two, and look at what the job left: its record, and the memory it took."""
+    code = setup.directory / "model"
+    code.mkdir()
+    (code / "model.py").write_text(textwrap.dedent(MODEL))
+    pool = setup.directory / "pool.py"
+    pool.write_text(textwrap.dedent(POOL))
+    env = {**setup.env, "PYTHONPATH": str(code)}
+    theirs = Case([interpreter(), str(pool), str(TASKS)], env, check=_must_print(str(TASKS)))
+    ours = _submission(setup, code, TASKS)
+    many = _submission(setup, code, MANY_TASKS, slow=True)
+    progress(f"{TASKS:,} and {MANY_TASKS:,} trivial tasks, {setup.runs} rounds")
+    in_turn([theirs, ours, many], setup.runs, setup.directory)
+    ratio, cpu_ratio = ours.ratios_to(theirs)
+    growth = many.peak_mib / ours.peak_mib
+    size = _record_bytes(setup)
+    what = f"submit --wait, {TASKS:,} trivial tasks"
+    return [
+        Line(
+            what, f"{ours.seconds:.2f} s", f"ProcessPoolExecutor.map, {theirs.seconds:.2f} s",
+            ratio, cpu_ratio, at_most(MAX_RATIO, ratio, " x"),
+        ),
+        Line(
+            f"{what}: the record", f"{size:,} bytes", "", None, None, at_most(MAX_RECORD_BYTES, size, " bytes"),
+        ),
+        Line(
+            f"submit --wait, {MANY_TASKS:,} trivial tasks: peak memory", f"{many.peak_mib:.0f} MiB",
+            f"{TASKS:,} tasks, {ours.peak_mib:.0f} MiB", growth, None, at_most(MAX_GROWTH, growth, " x"),
+        ),
+    ]  # fmt: skip
+
+
+def _submission(setup: Setup, code: Path, tasks: int, *, slow: bool = False) -> Case:
+    study = setup.directory / f"study-{tasks}.json"
+    sets = [{"x": number} for number in range(tasks)]
+    study.write_text(json.dumps({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}))
+    registry = setup.directory / f"tasks-{tasks}.db"
+    words = (
+        "submit",
+        str(study),
+        "--auto",
+        "--job-id",
+        "job",
+        "--wait",
+        "--json",
+        "--registry",
+        f"sqlite://{registry}",
+    )
+    argv, env = setup.command(*words)
+
+    def prepare() -> None:
+        for path in registry.parent.glob(f"{registry.name}*"):
+            path.unlink()
+        shutil.rmtree(job_directory("job", env), ignore_errors=True)
+
+    def check(output: str) -> None:
+        told = json.loads(output)
+        if (told["status"], told["tasks_total"]) != ("succeeded", tasks):
+            raise RuntimeError(f"not {tasks} tasks that succeeded: {output}")
+
+    return Case(argv, env, prepare=prepare, check=check, slow=slow, cwd=code)
+
+
+def _record_bytes(setup: Setup) -> int:
+    store = open_store(f"sqlite://{setup.directory / f'tasks-{MANY_TASKS}.db'}", {})
+    try:
+        found = store.get(JobRegistry(store).key_of("job"))
+    finally:
+        store.close()
+    if found is None:
+        raise RuntimeError("The job has left no record.")
+    return len(found.value)
+
+
+def _must_print(wanted: str) -> Callable[[str], None]:
+    def check(output: str) -> None:
+        if output.strip() != wanted:
+            raise RuntimeError(f"printed {output!r} instead of {wanted}")
+
+    return check

@@ -1,0 +1,72 @@
+"""Arguments of the commands that start a runner, and what they mean: shared by submit, resume and run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Mapping
+
+from mopsjobs.context import Context
+from mopsjobs.errors import UsageError
+
+MAX_NUMBER = 100_000
+"""Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
+
+SCHEDULER_HELP = "the Dask scheduler (DASK_SCHEDULER_ADDRESS)"
+
+
+def add_runner_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how a runner works through its tasks, the same wherever one is started."""
+    parser.add_argument("--workers", metavar="N", type=positive, help="worker processes (default: the cores)")
+    parser.add_argument(
+        "--python",
+        metavar="PATH",
+        help="the model's interpreter (default: the active environment's; with dask, a path there, and the workers')",
+    )
+    parser.add_argument("--task-timeout", metavar="DURATION", help="how long one task may take (default: no limit)")
+
+
+def positive(text: str) -> int:
+    """An argument's type: how many workers, shards, pods there are to be.
+
+    Raises:
+        ArgumentTypeError: it is no whole number from 1 to 100,000.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= MAX_NUMBER):
+        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number from 1 to {MAX_NUMBER:,}")
+    return int(text)
+
+
+def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:
+    """The interpreter that `--python` names, by its whole path: the runner may be in another directory.
+
+    A name without a slash is looked for on the PATH. Links stay as they are: that of a virtual environment leads to an
+    interpreter without its packages.
+
+    Raises:
+        UsageError: there is no such program.
+    """
+    if text is None:
+        return None
+    found = shutil.which(text, path=env.get("PATH"))
+    if found is None:
+        where = "" if "/" in text else " on the PATH"
+        raise UsageError(f"--python: there is no program {text}{where}.")
+    return os.path.abspath(found)
+
+
+def dask_options(args: argparse.Namespace, context: Context, recorded: object = None) -> dict[str, str]:
+    """What the dask engine is to be told: its scheduler, as given, else as a record has it, else of the environment.
+
+    Raises:
+        UsageError: there is none, it is no address, or a flag stands there that has no effect.
+        EngineError: the library is not installed.
+    """
+    from mopsjobs.engines.dask_client import check_installed, scheduler_url
+
+    if args.workers is not None:
+        raise UsageError("--workers has no effect with the dask engine: the cluster has its own.")
+    url = scheduler_url(args.scheduler or (recorded if isinstance(recorded, str) else None), context.env)
+    check_installed()
+    return {"scheduler": url}

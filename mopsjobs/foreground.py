@@ -1,0 +1,42 @@
+"""The runner in this process, as commands run it: where it keeps things, what it shows, how its end is told."""
+
+from __future__ import annotations
+
+from mopsjobs.context import Context
+from mopsjobs.engines.local import job_directory
+from mopsjobs.runner.run import Ran, Shard, run_shard
+
+EXIT_STOPPED = 143
+"""As a shell says it of a program that SIGTERM ended: Kubernetes then starts the shard again."""
+
+
+def run_here(shard: Shard, context: Context, *, total: int | None = None) -> Ran:
+    """Work through a shard in this process, with a progress bar if a person is there to see it.
+
+    Args:
+        shard: what to do.
+        context: whose registry it is in.
+        total: how many tasks the shard has, if somebody knows.
+
+    Raises:
+        UsageError: the job's id is none.
+        JobNotFoundError, ModelError, StoreError: see `run_shard`.
+    """
+    context.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
+    directory = job_directory(shard.job_id, context.env)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with context.out.progress("tasks", total) as on_progress:
+        return run_shard(
+            shard,
+            context.store,
+            context.registry,
+            directory,
+            on_log=context.out.note,
+            on_progress=on_progress,
+            sleep=context.sleep,
+        )
+
+
+def stopped_code(ran: Ran) -> int:
+    """The exit code of a run that has left something to a restart."""
+    return EXIT_STOPPED if ran.signal is None else 128 + ran.signal
