@@ -7,9 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import azurite, listing, machine, racing, report, syncing
+from bench import azurite, listing, machine, racing, report, syncing, tasks
 
-BENCHMARKS = {"list": listing.run, "sync": syncing.run, "race": racing.run}
+BENCHMARKS = {"list": listing.run, "sync": syncing.run, "race": racing.run, "tasks": tasks.run}
 
 
 def main() -> int:

@@ -51,6 +51,8 @@ class Case:
     """Called before each run, outside of the time."""
     check: Callable[[str], None] = lambda output: None
     """Called with what each run printed; raises if that is wrong. A wrong answer is not measured."""
+    cwd: Path | None = None
+    """Where it runs; None: where we do."""
     slow: bool = False
     """Too slow to run more than once: in the first round, without a warm-up."""
     samples: list[Sample] = field(default_factory=list)
@@ -106,7 +108,7 @@ def run(case: Case, directory: Path) -> Sample:
     output, errors = directory / "stdout", directory / "stderr"
     launcher = [interpreter(), "-I", "-S", "-c", _LAUNCHER, str(output), str(errors), *case.argv]
     with subprocess.Popen(
-        launcher, env=case.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        launcher, env=case.env, cwd=case.cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
     ) as process:
         try:
             told, _ = process.communicate(timeout=TIMEOUT_SECONDS)
