@@ -98,10 +98,10 @@ ARROWS = {
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
 
 COMMANDS_MAY = (
-    "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror"
-    " cache.events feed commands.arguments commands.launching engines engines.ask engines.base engines.dask"
-    " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile runner.pool"
-    " runner.run submit.bundle submit.client submit.study submit.unpack validation waiting store.base"
+    "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror cache.events"
+    " feed commands.arguments commands.launching engines engines.ask engines.base engines.dask engines.dask_client"
+    " engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile runner.pool runner.run"
+    " submit.bundle submit.client submit.study submit.unpack validation waiting store.base"
 )
 
 OUTSIDE = {
