@@ -37,6 +37,7 @@ ARROWS = {
     "mopsjobs.store.azure_credentials": "errors store.azure_url",
     "mopsjobs.store.azure_url": "errors",
     "mopsjobs.store.azure_transport": "errors",
+    "mopsjobs.delivery": "errors store.base",
     "mopsjobs.documents": "errors store.base store.cas",
     "mopsjobs.registry": "errors status times job rules store.base store.cas",
     "mopsjobs.chunks": "errors times job",
@@ -53,8 +54,10 @@ ARROWS = {
     "mopsjobs.submit.ignore": "",
     "mopsjobs.submit.unpack": "errors",
     "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack",
+    "mopsjobs.submit.kept": "delivery errors outputs registry status store.base store.sqlite",
     "mopsjobs.submit.client": (
-        "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.study"
+        "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.kept"
+        " submit.study"
     ),
     "mopsjobs.outputs": "errors store.base submit.study",
     "mopsjobs.validation": "errors times status job outputs registry store.base submit.study",
@@ -77,11 +80,12 @@ ARROWS = {
     "mopsjobs.runner.dask_task": "",
     "mopsjobs.runner.dask_pool": "errors engines.dask_client runner.pool submit.study",
     "mopsjobs.runner.patience": "errors",
-    "mopsjobs.runner.spool": "errors store.base",
+    "mopsjobs.runner.spool": "delivery errors store.base",
+    "mopsjobs.runner.manifest": "errors outputs runner.patience",
     "mopsjobs.runner.reporter": "errors job registry rules",
     "mopsjobs.runner.run": (
         "errors status rules job events outputs registry validation store.base store.sqlite submit.bundle submit.study"
-        " submit.unpack runner.patience runner.pool runner.dask_pool runner.reporter runner.spool"
+        " submit.unpack runner.manifest runner.patience runner.pool runner.dask_pool runner.reporter runner.spool"
     ),
     "mopsjobs.output": "errors",
     "mopsjobs.config": "errors times store",
@@ -92,6 +96,7 @@ ARROWS = {
     "mopsjobs.waiting": "errors status times job outcome output context cache.queries",
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors status times context cache.queries",
+    "mopsjobs.commands.cluster": "errors engines.kubernetes",
     "mopsjobs.commands.launching": "errors context engines.dask_client",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
@@ -99,9 +104,9 @@ ARROWS = {
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror cache.events"
-    " feed commands.arguments commands.launching engines engines.ask engines.base engines.dask engines.dask_client"
-    " engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile runner.pool runner.run"
-    " submit.bundle submit.client submit.study submit.unpack validation waiting store.base"
+    " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask"
+    " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile runner.pool"
+    " runner.run submit.bundle submit.client submit.kept submit.study submit.unpack validation waiting store.base"
 )
 
 OUTSIDE = {

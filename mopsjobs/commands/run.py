@@ -54,6 +54,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         # In a pod nobody reads a usage error: there, the runner brings it into the record. On Dask, it is a path there.
         python=interpreter(args.python, context.env) if args.shards is args.scheduler is None else args.python,
         task_timeout=None if args.task_timeout is None else parse_duration(args.task_timeout),
+        waits=args.shards is not None,
         echo=args.echo,
         patience=PATIENCE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, context.env),

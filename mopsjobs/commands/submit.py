@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mopsjobs.commands.arguments import add_command, parse_labels
+from mopsjobs.commands.cluster import add_cluster_options, cluster_options
 from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, interpreter, positive
 from mopsjobs.context import Context
 from mopsjobs.engines import ENGINES, open_engine
@@ -43,18 +44,6 @@ EXAMPLES = """examples:
 HERE = ("local", "dask")
 """Engines whose runner is a process of this machine."""
 
-CLUSTER_OPTIONS = {
-    "image": ("IMAGE", "what the pods run (default: MOPS_JOBS_IMAGE)"),
-    "namespace": ("NS", "where (default: that of the kubeconfig)"),
-    "cpu": ("CORES", "cores a shard gets (default: 1)"),
-    "memory": ("SIZE", "memory a shard gets, like 4Gi (default: the cluster's)"),
-    "secret": ("NAME", "a secret whose keys become the pods' environment"),
-    "service_account": ("NAME", "a service account, for workload identity"),
-    "parallelism": ("N", "shards that run at a time (default: all)"),
-    "context": ("NAME", "a context of the kubeconfig (default: the current one)"),
-}
-"""Flags that only the kubernetes engine understands, by the names of its options."""
-
 
 def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
     """Declare `submit`."""
@@ -77,8 +66,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_runner_flags(parser)
     cluster = parser.add_argument_group("with --engine kubernetes")
     cluster.add_argument("--shards", metavar="N", type=positive, help="parts, each a pod of its own (default: 1)")
-    for option, (metavar, text) in CLUSTER_OPTIONS.items():
-        cluster.add_argument("--" + option.replace("_", "-"), metavar=metavar, help=text)
+    add_cluster_options(cluster)
     dask = parser.add_argument_group("with --engine dask")
     dask.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP)
     parser.add_argument(
@@ -171,10 +159,7 @@ def _followed(args: argparse.Namespace, context: Context, launch: Launch, study:
 
 def _engine_options(args: argparse.Namespace, context: Context) -> dict[str, str]:
     """What is asked of one engine alone. A flag that would have no effect is refused, not ignored."""
-    given = {name: getattr(args, name) for name in CLUSTER_OPTIONS if getattr(args, name) is not None}
-    if args.engine != "kubernetes":
-        for name in [*given, *(["shards"] if args.shards is not None else [])]:
-            raise UsageError(f"--{name.replace('_', '-')} has no effect with the {args.engine} engine.")
+    given = cluster_options(args, args.engine)
     if args.engine == "dask":
         return dask_options(args, context)
     if args.scheduler is not None:

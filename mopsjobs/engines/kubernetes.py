@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines import k8s_logs
 from mopsjobs.engines.base import EngineState, Launch, Launched
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
 """The context of the kubeconfig to use where no option names one. It goes before the one that a record names."""
-CONTEXT_NOTE = "k8s_context"
+NOTE_PREFIX = "k8s_"
+"""The metadata of a record hold under it what its launch was told: `k8s_image`, `k8s_secret` (its name), ..., and the
+number of shards. A launch for the same tasks is told the same. The namespace has a field of its own."""
+CONTEXT_NOTE = NOTE_PREFIX + "context"
 """Where the metadata of a record name the context that its job was launched with."""
 
 
@@ -65,9 +68,10 @@ class KubernetesEngine:
             except (ConflictError, EngineUnavailableError) as problem:
                 made = _made_all_the_same(cluster, manifest, problem, look)
         uid = None if made.metadata is None else made.metadata.uid
-        # A name, and nothing of what it stands for.
-        noted = {} if context is None else {CONTEXT_NOTE: context}
-        return Launched(look=look, k8s_name=name, k8s_namespace=namespace, k8s_uid=uid, metadata=noted)
+        noted = _noted_options(launch, manifest)
+        if context is not None:
+            noted[CONTEXT_NOTE] = context  # a name, and nothing of what it stands for
+        return Launched(look, name, namespace, uid, metadata=noted)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. `unknown` is not among the answers: what cannot be asked is an error."""
@@ -108,6 +112,14 @@ def kubectl_for(verb: str, job: Mapping[str, object], env: Mapping[str, str]) ->
     namespace = job.get("k8s_namespace")
     context = env.get(CONTEXT_VARIABLE) or _noted(job)
     return kubectl(verb, str(name), None if namespace is None else str(namespace), context)
+
+
+def _noted_options(launch: Launch, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What the record keeps of a launch, besides where it was."""
+    options = {name: value for name, value in launch.options.items() if name not in ("namespace", "context")}
+    options["image"] = manifest["spec"]["template"]["spec"]["containers"][0]["image"]
+    options["shards"] = str(launch.shards)
+    return {NOTE_PREFIX + name: value for name, value in options.items()}
 
 
 def _noted(job: Mapping[str, object]) -> str | None:

@@ -53,17 +53,18 @@ class Patience:
             self._stopped_at = time.monotonic()
             self.signal = number
 
-    def attempt(self, act: Callable[[], T]) -> T:
-        """What `act` returns, called again and again while what it raises may pass.
+    def attempt(self, act: Callable[[], T], passing: tuple[type[Exception], ...] = PASSING) -> T:
+        """What `act` returns, called again and again while what it raises is one of `passing`.
 
         Raises:
-            StoreUnavailableError, TooManyRetriesError: it did not pass in time, or there is to be no more waiting.
+            StoreUnavailableError, TooManyRetriesError, or what else is in `passing`: it did not pass in time, or there
+                is to be no more waiting.
         """
         pause, waited = FIRST_PAUSE, 0.0
         while True:
             try:
                 return act()
-            except PASSING:
+            except passing:
                 if self.is_stopping or waited + pause > self._seconds:
                     raise
             self._pause(pause)

@@ -28,8 +28,9 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events import EventLog, state_fields
 from mopsjobs.job import JobState
-from mopsjobs.outputs import NAMES_NAME, Manifest, examine, manifest_key, output_key
+from mopsjobs.outputs import NAMES_NAME, Manifest, examine, output_key
 from mopsjobs.registry import JobRegistry
+from mopsjobs.runner.manifest import find_manifest
 from mopsjobs.runner.patience import PASSING, Patience
 from mopsjobs.runner.pool import Finished, ModelError, Pool, WorkerPool
 from mopsjobs.runner.reporter import Counts, Reporter
@@ -64,6 +65,8 @@ class Shard(NamedTuple):
     patience: float = PATIENCE_SECONDS
     scheduler: str | None = None
     """A Dask scheduler, whose workers run the tasks; None: processes of this machine."""
+    waits: bool = False
+    """Whether a manifest that is missing is waited for: in a pod, it may have stayed with whoever submitted the job."""
     echo: bool = False
     """Whether what the tasks write is also said here, besides the events: a cluster's logs are then the job's."""
 
@@ -104,6 +107,7 @@ def run_shard(
         sleep: waits that many seconds.
 
     Raises:
+        JobNotFoundError: there is no manifest, nor has it come while it was waited for.
         ModelError: the model cannot be loaded. The record then says `failed`, and why.
         StoreError: manifest or bundle cannot be read, or the store takes no outputs. The record then says `failed`,
             and why, if it can be written; outputs are kept in the directory.
@@ -111,16 +115,12 @@ def run_shard(
     patience = Patience(shard.patience, sleep)
     kept = SQLiteVersionedStore(directory / "outbox.db")
     with contextlib.closing(kept), _signals(patience, on_log):
-        key = manifest_key(shard.job_id)
         try:
-            found = patience.attempt(lambda: Overlay(store, kept).get(key))
-        except PASSING:
+            manifest = find_manifest(shard.job_id, Overlay(store, kept), patience, on_log, waits=shard.waits)
+        except (*PASSING, JobNotFoundError):
             if patience.is_stopping:
                 return Ran(None, 0, 0, is_done=False, signal=patience.signal)
             raise
-        if found is None:
-            raise JobNotFoundError(f"Job {shard.job_id} has no manifest: it was not submitted.", job_id=shard.job_id)
-        manifest = Manifest.from_json(found.value, key=key)
         run = _Run(shard, manifest, store, kept, registry, directory=directory, on_log=on_log, patience=patience)
         return run.run(on_progress or (lambda _count: None))._replace(signal=patience.signal)
 

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mopsjobs.errors import InvalidKeyError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.delivery import REFUSED, deliver
+from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,6 @@ outage."""
 FIRST_PAUSE = 1.0
 MAX_PAUSE = 30.0
 """Seconds between two looks at a store that does not answer; growing, with jitter."""
-
-
-REFUSED = (ValueTooLargeError, InvalidKeyError)
-"""What is wrong with one output, and with no other."""
 
 
 class _Parcel(NamedTuple):
@@ -102,27 +99,8 @@ class Outbox:
         self._raise_broken()
 
     def deliver(self, refused: Callable[[str, StoreError], None], is_over: Callable[[], bool]) -> bool:
-        """Move what the outbox holds into the store, in the order of the keys. Tells whether nothing is left.
-
-        Args:
-            refused: called with key and reason for each output that can never be stored; it is given up.
-            is_over: asked before each whether to leave the rest.
-
-        Raises:
-            StoreUnavailableError: the store does not answer. What was moved before stays moved.
-            StoreError: it takes nothing more.
-        """
-        for entry in self._kept.scan():
-            if is_over():
-                return False
-            value = entry.value if entry.value is not None else _value(self._kept, entry)
-            if value is not None:
-                try:
-                    self._store.create_if_absent(entry.key, value)
-                except REFUSED as error:
-                    refused(entry.key, error)
-            self._kept.delete(entry.key)
-        return True
+        """Move what the outbox holds into the store. Arguments, result and errors: see `delivery.deliver`."""
+        return deliver(self._kept, self._store, refused, is_over)
 
     def _break(self, error: Exception) -> None:
         with self._lock:
@@ -197,8 +175,3 @@ class Overlay:
         while waiting is not None:
             yield waiting
             waiting = next(kept, None)
-
-
-def _value(store: VersionedStore, entry: Entry) -> bytes | None:
-    found = store.get(entry.key)
-    return None if found is None else found.value

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from mopsjobs.engines.base import Engine, Launch, Launched
 from mopsjobs.errors import (
     EngineError,
-    InvalidTransitionError,
     MopsJobsError,
     StoreError,
     TooManyRetriesError,
@@ -26,6 +25,7 @@ from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from mopsjobs.submit.bundle import Packed, has_bundle, store_bundle
+from mopsjobs.submit.kept import OUTBOX, keep_launched, note_launched
 from mopsjobs.submit.study import Study
 from mopsjobs.times import utc_now
 
@@ -105,13 +105,13 @@ class JobSubmissionClient:
         try:
             self._prepare(submission)
         except (StoreError, TooManyRetriesError) as error:
-            with contextlib.closing(SQLiteVersionedStore(self._kept_at(submission.job_id) / "outbox.db")) as kept:
+            with contextlib.closing(SQLiteVersionedStore(self._kept_at(submission.job_id) / OUTBOX)) as kept:
                 self._keep(submission, kept)
             warnings.append(f"{error} The job is launched without it, and registers itself when it answers.")
             if self._engine.name == "kubernetes":
                 warnings.append(
-                    "Its code and its manifest stayed on this machine, where the pods cannot see them: they fail once"
-                    " the registry answers. Submit the study again then."
+                    "Its code and its manifest stayed on this machine, where its pods cannot see them; they wait for an"
+                    f" hour. When the registry answers, type here: mops-jobs resume {submission.job_id}"
                 )
         try:
             launched = self._engine.launch(launch)
@@ -121,11 +121,14 @@ class JobSubmissionClient:
                     info = {"code": "LAUNCH", "message": str(error)}
                     self._registry.finalize_job(submission.job_id, JobStatus.FAILED, error_info=info)
             raise
+        fields = launched_fields(launched)
         if not warnings:
             try:
-                self._note(submission.job_id, launched)
+                note_launched(self._registry, submission.job_id, fields)
             except (StoreError, TooManyRetriesError) as error:
                 warnings.append(f"{error} The job is launched; its record follows.")
+        elif self._engine.name == "kubernetes":
+            keep_launched(self._kept_at(submission.job_id), fields)
         return Submitted(submission.job_id, launched, tuple(warnings))
 
     def _prepare(self, submission: Submission) -> None:
@@ -145,21 +148,16 @@ class JobSubmissionClient:
         manifest = submission.manifest(self._engine.name)
         kept.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
 
-    def _note(self, job_id: str, launched: Launched) -> None:
-        """The record says `scheduled`, unless the runner was faster and says more already."""
-        names = {
-            "k8s_name": launched.k8s_name,
-            "k8s_namespace": launched.k8s_namespace,
-            "k8s_uid": launched.k8s_uid,
-            "metadata": dict(launched.metadata) or None,
-        }
-        fields: dict[str, object] = {name: value for name, value in names.items() if value is not None}
-        try:
-            self._registry.update_status(job_id, JobStatus.SCHEDULED, **fields)
-        except InvalidTransitionError:
-            if fields:
-                with contextlib.suppress(InvalidTransitionError):
-                    self._registry.update_fields(job_id, **fields)
+
+def launched_fields(launched: Launched) -> dict[str, object]:
+    """What the record says of a launch."""
+    names = {
+        "k8s_name": launched.k8s_name,
+        "k8s_namespace": launched.k8s_namespace,
+        "k8s_uid": launched.k8s_uid,
+        "metadata": dict(launched.metadata) or None,
+    }
+    return {name: value for name, value in names.items() if value is not None}
 
 
 def new_job_id(study: Study, now: datetime | None = None) -> str:

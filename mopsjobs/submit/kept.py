@@ -1,0 +1,107 @@
+"""What a submission keeps on this machine while the registry is away, and its delivery when that is back.
+
+    outbox.db        bundle and manifest under their keys; the runner of this machine adds outputs
+    launched.json    the fields of the record that only the launch knows: the names in a cluster
+
+A runner of this machine reads it there, and delivers it. Pods cannot: for them somebody has to, by `resume`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mopsjobs.delivery import deliver
+from mopsjobs.errors import InvalidTransitionError, JobExistsError, StoreError
+from mopsjobs.outputs import Manifest, manifest_key
+from mopsjobs.registry import JobRegistry
+from mopsjobs.status import JobStatus
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+
+OUTBOX = "outbox.db"
+LAUNCHED = "launched.json"
+
+
+def keep_launched(directory: Path, fields: Mapping[str, object]) -> None:
+    """Keep what the record of a job is to say of its launch."""
+    (directory / LAUNCHED).write_text(json.dumps(fields))
+
+
+def note_launched(registry: JobRegistry, job_id: str, fields: Mapping[str, object]) -> None:
+    """The record says `scheduled`, unless the runner was faster and says more already.
+
+    Raises:
+        StoreError, TooManyRetriesError: it could not be written.
+    """
+    try:
+        registry.update_status(job_id, JobStatus.SCHEDULED, **fields)
+    except InvalidTransitionError:
+        if fields:
+            with contextlib.suppress(InvalidTransitionError):
+                registry.update_fields(job_id, **fields)
+
+
+def deliver_kept(
+    directory: Path,
+    job_id: str,
+    store: VersionedStore,
+    registry: JobRegistry,
+    refused: Callable[[str, StoreError], None],
+) -> bool:
+    """Bring what this machine keeps of a job into the store, and the job into the registry. False if it keeps nothing.
+
+    Stopped half-way, it goes on when it is called again.
+
+    Args:
+        directory: this machine's, of the job.
+        job_id: the job.
+        store: where bundle, manifest and outputs belong.
+        registry: where the job belongs.
+        refused: see `deliver`.
+
+    Raises:
+        JobExistsError: the id has become that of another job. All stays here.
+        RecordError: what is kept as manifest is none.
+        StoreError: see `deliver`.
+    """
+    launched = directory / LAUNCHED
+    with contextlib.ExitStack() as stack:
+        kept = None
+        if (directory / OUTBOX).exists():  # opening it makes it
+            kept = stack.enter_context(contextlib.closing(SQLiteVersionedStore(directory / OUTBOX)))
+        has_values = kept is not None and next(iter(kept.list_keys()), None) is not None
+        if not has_values and not launched.exists():
+            return False
+        if kept is not None:
+            # First the record: pods begin as soon as they see the manifest, and then write into it.
+            _register(kept, job_id, store, registry)
+            deliver(kept, store, refused)
+        if launched.exists():
+            note_launched(registry, job_id, json.loads(launched.read_text()))
+            launched.unlink()
+    return True
+
+
+def _register(kept: VersionedStore, job_id: str, store: VersionedStore, registry: JobRegistry) -> None:
+    """Register the job of a manifest that is kept, unless that was done before the registry went away."""
+    key = manifest_key(job_id)
+    found = kept.get(key)
+    if found is None:
+        return
+    manifest = Manifest.from_json(found.value, key=key)
+    there = store.get(key)
+    if there is None:
+        state = registry.get_job(job_id)
+        if state is None:
+            registry.register_job(job_id, **manifest.record_fields())
+        is_ours = state is None or state.metadata.get("bundle") == manifest.bundle
+    else:
+        is_ours = there.value == found.value
+    if not is_ours:
+        raise JobExistsError(
+            f"Job {job_id} is another one in the registry by now: what this machine keeps of it was not delivered.",
+            job_id=job_id,
+        )
