@@ -160,10 +160,17 @@ class Output:
         """Say on stderr that something is not as it should be. Not silenced by `--quiet`."""
         self._say(self._paint("warning: ", "yellow", self._stderr) + clean(text))
 
-    def ask(self, question: str) -> bool | None:
-        """Ask a person, who says yes with `y`; None when there is nobody to ask: no terminal at both ends."""
+    def ask(self, question: str, shown: Sequence[str] = ()) -> bool | None:
+        """Ask a person, who says yes with `y`; None when there is nobody to ask: no terminal at both ends.
+
+        What the question is about is shown before it, by lines, even with `--quiet`: nobody can answer without.
+        """
         if sys.stdin is None or not sys.stdin.isatty() or not self._stderr.isatty():
+            for line in shown:
+                self.note(line.rstrip())
             return None
+        for line in shown:
+            self._say(clean(line.rstrip()))
         self._stderr.write(f"{clean(question)} [y/N] ")
         self._stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")

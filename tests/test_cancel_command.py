@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ import pytest
 
 from mopsjobs.engines.local import job_directory
 from mopsjobs.registry import JobRegistry
-from support_cli import Cli, Remote, add, sentences
+from support_cli import Cli, Remote, add, command, environment, sentences
 from support_k8s import Api, kubeconfig
-from support_runs import is_alive, until
+from support_runs import PATIENCE, is_alive, until
 
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
 ANSWERS = [("y", 0, "cancelled"), ("", 130, "running"), ("n", 130, "running")]
@@ -73,9 +74,7 @@ def test_without_a_terminal_yes_has_to_be_said(cli: Cli, several: JobRegistry) -
     assert _status(several, "night-1", "night-2") == ["running", "pending"]
 
 
-@pytest.mark.parametrize(
-    ("answer", "code", "status"), [("y", 0, "cancelled"), ("", 130, "running"), ("n", 130, "running")]
-)
+@pytest.mark.parametrize(("answer", "code", "status"), ANSWERS)
 def test_a_terminal_is_asked(
     cli: Cli, several: JobRegistry, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, status: str
 ) -> None:
@@ -85,6 +84,27 @@ def test_a_terminal_is_asked(
     monkeypatch.setattr(sys, "stderr", said)
     assert cli("cancel", "--name", "day*").code == code
     assert "Cancel 1 job? [y/N] " in said.getvalue()
+    assert _status(several, "day-1") == [status]
+
+
+@pytest.mark.parametrize(("answer", "code", "status"), ANSWERS)
+def test_a_real_terminal_is_asked(cli: Cli, several: JobRegistry, answer: str, code: int, status: str) -> None:
+    """A process at a pseudo-terminal. `-q` hides nothing that one has to see to answer."""
+    ours, theirs = os.openpty()
+    argv = command("cancel", "-q", "--name", "day*")
+    with subprocess.Popen(argv, env=environment(cli), stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        try:
+            said = b""
+            while b"[y/N]" not in said:
+                assert select.select([ours], [], [], PATIENCE)[0], said
+                said += os.read(ours, 4096)
+            assert said.index(b"day-1") < said.index(b"Cancel 1 job?")
+            os.write(ours, f"{answer}\n".encode())
+            assert process.wait(PATIENCE) == code
+        finally:
+            process.kill()
+            os.close(ours)
     assert _status(several, "day-1") == [status]
 
 

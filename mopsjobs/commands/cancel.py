@@ -135,13 +135,14 @@ def _is_meant(args: argparse.Namespace, context: Context, jobs: list[dict[str, o
         UsageError: nobody can be asked, and `--yes` is missing.
     """
     width = max(len(str(job["job_id"])) for job in jobs[:SHOWN_JOBS])
-    for job in jobs[:SHOWN_JOBS]:
-        context.out.note(f"  {job['job_id']:<{width}}  {job['status']:<10}  {job['owner'] or ''}".rstrip())
+    shown = [f"  {job['job_id']:<{width}}  {job['status']:<10}  {job['owner'] or ''}" for job in jobs[:SHOWN_JOBS]]
     if len(jobs) > SHOWN_JOBS:
-        context.out.note(f"  and {len(jobs) - SHOWN_JOBS} more")
+        shown.append(f"  and {len(jobs) - SHOWN_JOBS} more")
     if args.yes:
+        for line in shown:
+            context.out.note(line.rstrip())
         return True
-    answer = context.out.ask(f"Cancel {_counted(len(jobs))}?")
+    answer = context.out.ask(f"Cancel {_counted(len(jobs))}?", shown)
     if answer is None:
         raise UsageError(
             f"{_counted(len(jobs))} would be cancelled, and there is no terminal to ask; nothing was done.",
