@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from mopsjobs.engines.local import job_directory
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
 from support_cli import Cli, Remote, add, foreign, key
@@ -120,6 +121,20 @@ def test_every_command_that_prints_a_job_keeps_its_promise(cli: Cli, jobs: JobRe
         _check(cli, "job", job)
         more = ["engine_stop"] if argv[0] == "cancel" else []
         assert list(job) == [*JOB_FIELDS, *more], argv
+
+
+def test_a_job_of_which_only_its_engine_tells_keeps_the_promise(cli: Cli, remote: Remote) -> None:
+    """What only the record tells is null then, and only then: the schema holds a record that was read to its values."""
+    directory = job_directory("mine", cli.env)
+    directory.mkdir(parents=True)
+    (directory / "runner.json").write_text("{}")
+    remote.store.down = True
+    job = cli.ok("status", "mine", "--json").json
+    assert (job["status"], job["created_at"], job["tasks_total"], job["labels"]) == (None, None, None, None)
+    _check(cli, "job", job)
+    del job["engine_says"]
+    with pytest.raises(jsonschema.ValidationError):
+        _check(cli, "job", job)
 
 
 @pytest.mark.usefixtures("everything")
