@@ -29,6 +29,12 @@ from mopsjobs.times import parse_time
 
 POLL_SECONDS = 2.0
 
+CHEAP_LISTING = 5000
+"""Keys. One page of Azure's listing, the least that a look costs: below it, nothing is gained by looking less often."""
+
+MAX_POLL_SECONDS = 60.0
+"""Between two looks, however much has to be listed for one."""
+
 MAX_OUTAGE_DELAY = 60.0
 """Seconds. The longest pause between two attempts at a registry that does not answer."""
 
@@ -65,6 +71,7 @@ class Feed:
         self._offline = offline and not context.settings.is_local
         self._since: datetime | None = None
         self._cache_id: str | None = None
+        self._listed = 0
         self.job_id: str | None = None
         """The job's whole id."""
         self.job: Mapping[str, object] | None = None
@@ -94,7 +101,7 @@ class Feed:
         if self._offline:
             return
         started = self._context.now()
-        self._context.sync_events(job_id=self.job_id, since=self._since)
+        self._listed = self._context.sync_events(job_id=self.job_id, since=self._since).listed
         self._since = started if self.job_id is not None else None
 
     def bring_if_possible(self) -> None:
@@ -171,7 +178,7 @@ class Feed:
                 self._context.out.warn(f"{outage} Trying again until it answers.")
             # Full jitter, so that the followers of a whole team do not come back all at once.
             delay = random.random() * min(MAX_OUTAGE_DELAY, POLL_SECONDS * 2.0 ** min(outages, 30))  # noqa: S311
-            self._context.sleep(delay if outages else POLL_SECONDS)
+            self._context.sleep(delay if outages else pause_after(self._listed))
 
     def _state(self) -> JobState | None:
         if self.job_id is None:
@@ -218,6 +225,11 @@ class Feed:
 
         if not self._context.peek(view):
             raise otherwise
+
+
+def pause_after(listed: int) -> float:
+    """Seconds until the next look, after one that has listed so many keys: the costs per second stay the same."""
+    return min(MAX_POLL_SECONDS, POLL_SECONDS * max(1.0, listed / CHEAP_LISTING))
 
 
 class _Ending:

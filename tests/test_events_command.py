@@ -15,6 +15,7 @@ import pytest
 from mopsjobs.cache import events as mirror
 from mopsjobs.cache.file import open_to_write
 from mopsjobs.chunks import chunk_key
+from mopsjobs.feed import pause_after
 from mopsjobs.registry import JobRegistry
 from support_cli import REMOTE_URL, START, Cli, Clock, Ran, Remote, add, key, put, sentences
 
@@ -547,6 +548,29 @@ def test_following_all_jobs_goes_on_for_ever(cli: Cli, remote: Remote, write: Wr
     cli.clock.on_sleep = deed
     ran = cli("events", "--follow", "--json")
     assert (ran.code, _texts(ran)) == (130, ["1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("listed", "seconds"), [(0, 2.0), (4999, 2.0), (5000, 2.0), (25_000, 10.0), (150_000, 60.0), (10**7, 60.0)]
+)
+def test_the_pause_grows_with_what_was_listed(listed: int, seconds: float) -> None:
+    assert pause_after(listed) == pytest.approx(seconds)
+
+
+def test_a_follower_of_all_jobs_looks_less_often_the_more_it_lists(
+    cli: Cli, remote: Remote, write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mopsjobs.feed.CHEAP_LISTING", 1)
+    for number in range(5):
+        write(f"line {number}")
+
+    def enough(count: int) -> None:
+        if count == 2:
+            raise KeyboardInterrupt
+
+    cli.clock.on_sleep = enough
+    assert cli("events", "--follow").code == 130
+    assert cli.clock.slept == [10.0, 10.0]
 
 
 def test_following_starts_after_a_cursor(cli: Cli, remote: Remote, write: Writer) -> None:

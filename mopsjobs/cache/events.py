@@ -46,6 +46,8 @@ class EventsReport:
     """What a sync of events did."""
 
     def __init__(self) -> None:
+        self.listed = 0
+        """Chunks that were listed: what the sync has cost."""
         self.chunks = 0
         """Chunks that were new."""
         self.events = 0
@@ -110,7 +112,8 @@ def sync_events(
     else:
         begin = since if known is None else max(since, known)
     report = EventsReport()
-    chunks = _lacking(store, connection, prefixes(begin, started, job_id), job_id, retry=full)
+    keys = _counted(store, prefixes(begin, started, job_id), report)
+    chunks = _lacking(connection, keys, job_id, retry=full)
     with ThreadPoolExecutor(FETCHERS) as fetchers:
         while batch := list(islice(chunks, BATCH)):
             _take(connection, list(_fetched(store, batch, fetchers)), report)
@@ -144,11 +147,18 @@ def _synced_at(connection: sqlite3.Connection) -> datetime | None:
     return None if row is None else parse_time(row[0])
 
 
+def _counted(store: VersionedStore, listed: Iterable[str], report: EventsReport) -> Iterator[str]:
+    """The keys below these prefixes."""
+    for prefix in listed:
+        for key in store.list_keys(prefix):
+            report.listed += 1
+            yield key
+
+
 def _lacking(
-    store: VersionedStore, connection: sqlite3.Connection, listed: Iterable[str], job_id: str | None, *, retry: bool
+    connection: sqlite3.Connection, keys: Iterable[str], job_id: str | None, *, retry: bool
 ) -> Iterator[_Found]:
     """The chunks that the cache lacks. What lies there and is no chunk by its key is left alone."""
-    keys = (key for prefix in listed for key in store.list_keys(prefix))
     found = (_Found(key, name) for key in keys if (name := chunk_name(key)) is not None)
     wanted = (one for one in found if job_id is None or one.name.job_id == job_id)
     while batch := list(islice(wanted, 500)):
