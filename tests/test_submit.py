@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,11 @@ from mopsjobs.engines.local import LocalEngine, job_directory
 from mopsjobs.errors import EngineError
 from mopsjobs.outputs import output_key, results_prefix
 from mopsjobs.registry import JobRegistry
+from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
 from mopsjobs.store import open_store
+from mopsjobs.times import parse_time
 from support_cli import Cli, Ran, Remote, add, command, environment, sentences
-from support_runs import calls, code, is_alive, kill, record, sets_of, study, until
+from support_runs import callers, calls, code, is_alive, kill, record, sets_of, study, until
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -435,6 +438,40 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     assert made.keys() == set(range(12))
     assert {number: made[number] for number in range(6)} == dict.fromkeys(range(6), 1)
     assert record(desk.jobs).tasks_verified == 12
+
+
+def test_a_runner_killed_is_stuck_within_two_heartbeats_and_resume_computes_no_stored_output_again(
+    desk: Desk, cli: Cli
+) -> None:
+    """The listing is made by a clock that is two heartbeats, and a second, ahead of the last sign of life."""
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    sets = sets_of(10, calls=str(noted))
+    for one in sets[4:]:
+        one["gate"] = str(gate)
+    desk.submit(sets)
+    until(lambda: len(desk.results()) == 4, "what is done to be stored")
+    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
+    until(lambda: record(desk.jobs).heartbeat_at, "a sign of life")
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    last_sign = parse_time(str(record(desk.jobs).heartbeat_at))
+    cli.clock.moment = last_sign + timedelta(seconds=1)
+    assert cli.ids("--stuck") == []
+    cli.clock.moment = last_sign + timedelta(seconds=2 * HEARTBEAT_SECONDS + 1)
+    assert cli.ids("--stuck") == ["job"]
+    before = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
+    gate.touch()
+    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
+    desk.ok("resume", "job", "--workers", "2")
+    assert desk.ended() == "succeeded"
+    cli.clock.moment = parse_time(record(desk.jobs).updated_at)
+    assert cli.ids("--stuck") == []
+    made = calls(noted)
+    assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
+    assert sorted(made.values()) == [1] * 8 + [2] * 2  # the two that were at work left no output
+    after = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
+    assert len(after) == 10
+    assert {key: after[key] for key in before} == before
 
 
 @pytest.mark.parametrize("argv", [["--workers", "0"], ["--workers", "-1"], ["--python", "no/such/python"]])
