@@ -105,8 +105,9 @@ ARROWS = {
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror cache.events"
     " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask"
-    " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile runner.pool"
-    " runner.run submit.bundle submit.client submit.kept submit.study submit.unpack validation waiting store.base"
+    " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
+    " runner.pool runner.run submit.bundle submit.client submit.kept submit.study submit.unpack validation waiting"
+    " store.base"
 )
 
 OUTSIDE = {
