@@ -12,12 +12,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 
 from mopsjobs.errors import EXIT_DONE, MopsJobsError
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Any, TextIO
 
 MIN_COLUMN = 12
 """A column of a table is not cut below this, however narrow the terminal."""
@@ -62,8 +63,26 @@ def styled(text: str, style: str) -> Styled:
 class Document:
     """One JSON document."""
 
-    def __init__(self, content: object) -> None:
+    def __init__(self, content: object, *, items: tuple[str, Sequence[str]] | None = None) -> None:
+        """Say what is in it.
+
+        Args:
+            content: the document.
+            items: name and items of a list that comes last in it, each item a JSON text already.
+        """
         self.content = content
+        self.items = items
+
+    def text(self, indent: int | None) -> str:
+        """The document as text."""
+        content = self.content
+        if self.items is None:
+            return json.dumps(content, indent=indent, allow_nan=False)
+        name, texts = self.items
+        if indent is not None:
+            content |= {name: [json.loads(text) for text in texts]}  # type: ignore[operator]
+            return json.dumps(content, indent=indent, allow_nan=False)
+        return f'{json.dumps(content, allow_nan=False)[:-1]}, "{name}": [{", ".join(texts)}]}}'
 
 
 class JsonLines:
@@ -96,7 +115,7 @@ class Text:
 
 
 class Verbatim:
-    """Text of ours as it is: a script, a schema."""
+    """Text of ours as it is: a script, a schema, lines of JSON."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -212,8 +231,7 @@ class Output:
     def _print_body(self, body: Body) -> None:
         write = self._stdout.write
         if isinstance(body, Document):
-            indent = 2 if self.is_terminal else None
-            write(json.dumps(body.content, indent=indent, allow_nan=False) + "\n")
+            write(body.text(2 if self.is_terminal else None) + "\n")
         elif isinstance(body, JsonLines):
             for content in body.contents:
                 write(json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
@@ -229,8 +247,7 @@ class Output:
             write(body.text)
 
     def _print_table(self, table: Table) -> None:
-        import tabulate
-
+        tabulate = _imported_tabulate()
         tabulate.MIN_PADDING = 0  # else a column is as wide as its header and two blanks more
         cells = [[_shown_cell(value) for value in row] for row in table.rows]
         if self.is_terminal:
@@ -286,6 +303,28 @@ def silence_stdout(stdout: TextIO | None) -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+
+
+def _imported_tabulate() -> Any:
+    """tabulate, without importlib.metadata, which it imports to learn its own version: that takes as long as a listing.
+
+    While it is imported, a stand-in answers; should a later tabulate want more of it, it gets the real one.
+    """
+    name = "importlib.metadata"
+    if name not in sys.modules:
+        stand_in: Any = ModuleType(name)
+        stand_in.version = lambda _package: "unknown"
+        stand_in.PackageNotFoundError = ImportError
+        sys.modules[name] = stand_in
+        try:
+            import tabulate
+        except ImportError:
+            pass
+        finally:
+            del sys.modules[name]
+    import tabulate
+
+    return tabulate
 
 
 def _shown_cell(value: object) -> str:

@@ -16,6 +16,7 @@ from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import file, schema
 from mopsjobs.registry import JobRegistry
+from mopsjobs.status import JobStatus
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from support_cli import Cli, Remote, add, foreign, key, sentences, unprivileged
 
@@ -395,6 +396,27 @@ def test_an_interrupted_build_is_finished(cli: Cli, filled: Path) -> None:
     cli.ok("sync")
     assert len(cli.ids("--offline", "--limit", "0")) == 60
     with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
+
+
+@pytest.mark.parametrize("argv", [("list", "--json", "--offline", "--limit", "0"), ("status", "odd", "--json")])
+def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
+    """What later schemas keep in columns is taken from the records of an older cache, which needs no sync for it."""
+    for status in JobStatus:
+        add(remote.jobs, f"ours-{status}", status, metadata={"suspect": {"reason": "pod_gone"}})
+        remote.put(key(f"theirs-{status}"), foreign(f"theirs-{status}", status))
+    remote.put(key("odd"), foreign("odd", heartbeat_at="2026-03-01T11:00:00.250000Z", metadata={"suspect": {}}))
+    cli.ok("sync")
+    expected = cli.ok(*argv).out
+    with closing(sqlite3.connect(cli.cache)) as connection:
+        connection.execute("DROP INDEX idx_job_name")
+        for column in ("status_since", "has_history", "heartbeat_ts", "suspect"):
+            connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm003_view_columns'")
+        connection.execute("PRAGMA user_version = 2")
+        connection.commit()
+    assert cli.ok(*argv).out == expected
+    with closing(sqlite3.connect(cli.cache)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
 
 

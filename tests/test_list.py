@@ -369,7 +369,7 @@ def test_the_sql_means_what_plain_python_means(
     passing = sorted((name for name, job in made.items() if _passes(name, job, chosen)), reverse=descending)
     first = passing if limit == 0 else passing[:limit]
     active = [name for name in passing if made[name]["status"] not in TERMINAL]
-    assert [job["job_id"] for job in page.jobs] == [name for name in passing if name in {*first, *active}]
+    assert [job["job_id"] for job in page.jobs()] == [name for name in passing if name in {*first, *active}]
     assert page.total == len(passing)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.sqlite_file import connect
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
 
 APPLICATION_ID = 0x6D6F7063

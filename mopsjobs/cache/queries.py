@@ -12,7 +12,7 @@ import sqlite3
 
 from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, RecordError, UsageError
 from mopsjobs.status import ACTIVE
-from mopsjobs.times import from_timestamp, json_time, parse_time
+from mopsjobs.times import from_timestamp, json_time
 
 SILENT_SECONDS = 60.0
 """Two heartbeats. A runner that is silent for longer makes its job suspect, not failed: silence proves nothing."""
@@ -39,12 +39,15 @@ SORTS = {
 
 DEFAULT_SORT = "-updated"
 
-_COLUMNS = "record, is_active, created_ts, started_ts, ended_ts, progress"
+_COLUMNS = (
+    "record, is_active, created_ts, started_ts, ended_ts, progress, status_since, has_history, heartbeat_ts, suspect"
+)
 _Where = tuple[str, list[object]]
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
-if TYPE_CHECKING:
-    from typing import Any
+Facts = tuple[str, int, float, float | None, float | None, float | None, str | None, int, float | None, str | None]
+"""What a job is shown from: the columns in `_COLUMNS`, in their order."""
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 class Filter:
@@ -155,11 +158,7 @@ class Filter:
         if self.owner is not None:
             add("owner = ?", self.owner)
         if self.silent_since is not None:
-            add(
-                "is_active = 1 AND (json_extract(record, '$.metadata.suspect') IS NOT NULL"
-                " OR (julianday(json_extract(record, '$.heartbeat_at')) - 2440587.5) * 86400.0 < ?)",
-                self.silent_since,
-            )
+            add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
         return " AND ".join(conditions) or "true", values
 
 
@@ -181,11 +180,26 @@ def parse_sort(text: str) -> str:
 class Page:
     """The jobs found: as many as asked for and every active one, and how many there are in all."""
 
-    __slots__ = ("jobs", "total")
+    __slots__ = ("_found", "_now", "total")
 
-    def __init__(self, jobs: list[dict[str, object]], total: int) -> None:
-        self.jobs = jobs
+    def __init__(self, found: list[Facts], total: int, now: float) -> None:
+        self._found = found
+        self._now = now
         self.total = total
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def jobs(self, fields: tuple[str, ...] | None = None) -> list[dict[str, object]]:
+        """Each as `job_view` gives it; of its fields only these, if some are named."""
+        views = [job_view(facts, now=self._now) for facts in self._found]
+        return views if fields is None else [{name: view[name] for name in fields} for view in views]
+
+    def texts(self, fields: tuple[str, ...] | None = None) -> list[str]:
+        """The same as JSON."""
+        if fields is None:
+            return [job_text(facts, now=self._now) for facts in self._found]
+        return [_ENCODER.encode(view) for view in self.jobs(fields)]
 
 
 def list_jobs(connection: sqlite3.Connection, chosen: Filter, *, order: str, limit: int, now: float) -> Page:
@@ -207,8 +221,7 @@ def list_jobs(connection: sqlite3.Connection, chosen: Filter, *, order: str, lim
     )
     wanted, bound = _wanted(parts, order, limit)
     rows = connection.execute(f"SELECT {_COLUMNS} FROM job WHERE rowid IN ({wanted}) ORDER BY {order}", bound)  # noqa: S608
-    jobs = [job_view(*row, now=now) for place, row in enumerate(rows) if limit == 0 or place < limit or row[1]]
-    return Page(jobs, total)
+    return Page([row for place, row in enumerate(rows) if limit == 0 or place < limit or row[1]], total, now)
 
 
 def _wanted(parts: list[_Where], order: str, limit: int) -> _Where:
@@ -233,24 +246,29 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
         JobNotFoundError: there is none.
         AmbiguousJobError: several ids begin so.
     """
-    if name == "@latest":
-        where = "? IS NOT NULL ORDER BY created_ts DESC, job_id LIMIT 1"
-    elif name.startswith("@"):
+    if name.startswith("@") and name != "@latest":
         raise UsageError(f"'{name}' names no job: the one such word is @latest.")
-    else:
-        where = "job_id = ?"
-    sql = f"SELECT {_COLUMNS} FROM job WHERE {where}"  # noqa: S608 - two literals
-    row = connection.execute(sql, (name,)).fetchone()
-    if row is None and not name.startswith("@"):
-        row = _by_prefix(connection, name)
-    if row is None:
+    facts = _latest(connection) if name == "@latest" else _by_id(connection, name) or _by_prefix(connection, name)
+    if facts is None:
         for key, reason in unreadable(connection, name):
             raise RecordError(reason, key=key)
         raise JobNotFoundError(f"There is no job {name}.", job_id=name)
-    return job_view(*row, now=now)
+    return job_view(facts, now=now)
 
 
-def _by_prefix(connection: sqlite3.Connection, prefix: str) -> tuple[Any, ...] | None:
+def _latest(connection: sqlite3.Connection) -> Facts | None:
+    sql = f"SELECT {_COLUMNS} FROM job ORDER BY created_ts DESC, job_id LIMIT 1"  # noqa: S608 - names of ours
+    found: Facts | None = connection.execute(sql).fetchone()
+    return found
+
+
+def _by_id(connection: sqlite3.Connection, job_id: str) -> Facts | None:
+    sql = f"SELECT {_COLUMNS} FROM job WHERE job_id = ?"  # noqa: S608 - names of ours
+    found: Facts | None = connection.execute(sql, (job_id,)).fetchone()
+    return found
+
+
+def _by_prefix(connection: sqlite3.Connection, prefix: str) -> Facts | None:
     # No id holds U+10FFFF, which does not print: it bounds the ids with this prefix from above.
     found = connection.execute(
         f"SELECT job_id, {_COLUMNS} FROM job WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?",  # noqa: S608
@@ -303,51 +321,41 @@ def job_fields() -> tuple[str, ...]:
     return (*FIELDS, *COMPUTED)
 
 
-def job_view(
-    record: str,
-    is_active: int,
-    created: float,
-    started: float | None,
-    ended: float | None,
-    progress: float | None,
-    *,
-    now: float,
-) -> dict[str, object]:
-    """A job as scripts get it, from the columns of its row: the record's fields, and what follows from them.
+def job_view(facts: Facts, *, now: float) -> dict[str, object]:
+    """A job as scripts get it: the record's fields, and what follows from them.
 
     Besides the fields: `progress` (0 to 1, or null), `is_active`, `status_since`, `started_at` and `ended_at` (RFC
     3339 or null), `suspect` (why an active job may be stuck, or null); and in seconds `duration_seconds` since it was
     created, `queued_seconds` before its first task ran, and `run_seconds` since. The latter two are null where the
     record does not tell.
     """
-    job: dict[str, object] = json.loads(record)
-    steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
+    job: dict[str, object] = json.loads(facts[0])
+    return job | _computed(facts, now)
+
+
+def job_text(facts: Facts, *, now: float) -> str:
+    """What `job_view` gives, as JSON. The record is taken over as it is stored: reading it costs more than a query."""
+    return f"{facts[0][:-1]},{_ENCODER.encode(_computed(facts, now))[1:]}"
+
+
+def _computed(facts: Facts, now: float) -> dict[str, object]:
+    _, is_active, created, started, ended, progress, since, has_history, heartbeat, suspect = facts
     # A clock behind the writer's must not give a negative duration.
     until = max(now if ended is None else ended, created)
     queued = (until if started is None else started) - created
-    since = next((step["at"] for step in reversed(steps) if step["status"] == job["status"]), _time(ended))
-    job |= {
+    if suspect is None and heartbeat is not None and now - heartbeat > SILENT_SECONDS:
+        suspect = "no_update"
+    return {
         "progress": progress,
         "is_active": bool(is_active),
-        "status_since": since,
+        "status_since": _time(ended) if since is None else since,
         "started_at": _time(started),
         "ended_at": _time(ended),
         "duration_seconds": round(until - created, 3),
-        "queued_seconds": round(max(queued, 0.0), 3) if steps else None,
+        "queued_seconds": round(max(queued, 0.0), 3) if has_history else None,
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
-        "suspect": _suspect(job, now) if is_active else None,
+        "suspect": suspect if is_active else None,
     }
-    return job
-
-
-def _suspect(job: dict[str, object], now: float) -> str | None:
-    """Why an active job may be stuck: what `reconcile` noted, or `no_update` when its runner is silent."""
-    noted = job["metadata"].get("suspect")  # type: ignore[attr-defined]
-    if isinstance(noted, dict) and isinstance(noted.get("reason"), str):
-        return str(noted["reason"])
-    heartbeat = job.get("heartbeat_at")
-    silent = heartbeat is not None and now - parse_time(str(heartbeat)).timestamp() > SILENT_SECONDS
-    return "no_update" if silent else None
 
 
 def _time(seconds: float | None) -> str | None:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mopsjobs.cache.queries import job_view
+from mopsjobs.cache.queries import Facts, job_view
 from mopsjobs.errors import RecordError
 from mopsjobs.job import FIELDS, JobState
 from mopsjobs.status import TRANSITIONS
@@ -23,7 +23,8 @@ NOT_A_RECORD = "not_a_record"
 
 _COLUMNS = (
     "key", "job_id", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "started_ts",
-    "ended_ts", "progress", "name", "namespace", "owner", "record",
+    "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "name", "namespace", "owner",
+    "record",
 )  # fmt: skip
 
 Row = tuple[object, ...]
@@ -91,11 +92,11 @@ def mirrored(key: str, job_id: str, value: bytes, version: VersionToken, generat
             raise RecordError(f"the record is that of job {state.job_id[:80]!r}")
     except RecordError as error:
         return Problem(key, UNREADABLE, error.reason, version.value)
-    record, is_active, created, started, ended, progress = _facts(state)
+    record, is_active, created, *facts = _facts(state)
     changed = max(created, parse_time(state.updated_at).timestamp())
     row = (
-        key, job_id, version.value, generation, str(state.status), is_active, created, changed, started, ended,
-        progress, state.k8s_name, state.k8s_namespace, state.owner, record,
+        key, job_id, version.value, generation, str(state.status), is_active, created, changed, *facts,
+        state.k8s_name, state.k8s_namespace, state.owner, record,
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
     problem = None
@@ -106,7 +107,7 @@ def mirrored(key: str, job_id: str, value: bytes, version: VersionToken, generat
 
 def view_of(state: JobState, *, now: float) -> dict[str, object]:
     """A record as scripts get it, the same as if it had gone through the cache; see `queries.job_view`."""
-    return job_view(*_facts(state), now=now)
+    return job_view(_facts(state), now=now)
 
 
 def public_record(state: JobState) -> dict[str, Any]:
@@ -131,9 +132,12 @@ def write(connection: sqlite3.Connection, records: Iterable[Mirrored]) -> None:
     )
 
 
-def _facts(state: JobState) -> tuple[str, int, float, float | None, float | None, float | None]:
+def _facts(state: JobState) -> Facts:
     """What `queries.job_view` makes a job of."""
     ended = None
+    since = next((step["at"] for step in reversed(state.transitions) if step["status"] == state.status), None)
+    noted = state.metadata.get("suspect")
+    reason = noted.get("reason") if isinstance(noted, Mapping) else None
     if state.is_terminal:
         # ModelOps' programs keep no history; their last write to a record that has ended is the one that ended it.
         ended = _first(reversed(state.transitions), state.status) or parse_time(state.updated_at).timestamp()
@@ -144,6 +148,10 @@ def _facts(state: JobState) -> tuple[str, int, float, float | None, float | None
         _first(state.transitions, "running"),
         ended,
         min(1.0, state.tasks_completed / state.tasks_total) if state.tasks_total else None,
+        None if since is None else rfc3339(str(since)),
+        int(bool(state.transitions)),
+        None if state.heartbeat_at is None else parse_time(state.heartbeat_at).timestamp(),
+        reason if isinstance(reason, str) else None,
     )
 
 

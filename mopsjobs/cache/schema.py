@@ -83,6 +83,28 @@ def m002_events(db: Database) -> None:
     db.execute("INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))))")
 
 
+@migrations()
+def m003_view_columns(db: Database) -> None:
+    """What a listing tells of a job besides its record, so that it need not parse that; and an index of names."""
+    db.execute("ALTER TABLE job ADD COLUMN status_since TEXT")
+    db.execute("ALTER TABLE job ADD COLUMN has_history INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE job ADD COLUMN heartbeat_ts REAL")
+    db.execute("ALTER TABLE job ADD COLUMN suspect TEXT")
+    # As rows.py has it for what comes in from now on.
+    db.execute("""
+        UPDATE job SET
+            status_since = (
+                SELECT json_extract(step.value, '$.at') FROM json_each(record, '$.transitions') AS step
+                WHERE json_extract(step.value, '$.status') = job.status ORDER BY step.key DESC LIMIT 1
+            ),
+            has_history = json_array_length(record, '$.transitions') > 0,
+            heartbeat_ts = (julianday(json_extract(record, '$.heartbeat_at')) - 2440587.5) * 86400.0,
+            suspect = CASE json_type(record, '$.metadata.suspect.reason')
+                WHEN 'text' THEN json_extract(record, '$.metadata.suspect.reason') END
+    """)
+    db.table("job").create_index(["name"])
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the cache behind `connection` to the newest schema. The data that is there stays."""
     migrations.apply(Database(connection))

@@ -9,7 +9,7 @@ from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
 from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import UsageError
-from mopsjobs.output import Document, JsonLines, Result, Table, Tsv, status_style
+from mopsjobs.output import Document, Result, Table, Tsv, Verbatim, status_style
 from mopsjobs.times import human_age, human_duration, json_time, parse_time, whole_seconds
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -90,13 +90,14 @@ def _result(
     warnings = []
     if freshness.problem is not None:
         warnings.append(f"{freshness.problem} Showing what was {freshness.said()}.")
-    jobs = page.jobs if fields is None else [{name: job[name] for name in fields} for job in page.jobs]
-    if args.form == "json":
-        return Result(Document(_document(context, page, freshness, jobs)), warnings=warnings)
-    # These forms have no place for the total: so what was cut is said beside them.
-    cut = [_footer(args, page, freshness)] if len(jobs) < page.total else []
-    if args.form == "jsonl":
-        return Result(JsonLines(jobs), warnings=warnings, notes=cut)
+    # Most forms have no place for the total: so what was cut is said beside them.
+    cut = [_footer(args, page, freshness)] if len(page) < page.total else []
+    if args.form in ("json", "jsonl"):
+        texts = page.texts(fields)
+        if args.form == "jsonl":
+            return Result(Verbatim("".join(f"{text}\n" for text in texts)), warnings=warnings, notes=cut)
+        return Result(Document(_document(context, page, freshness), items=("jobs", texts)), warnings=warnings)
+    jobs = page.jobs(fields)
     if args.form == "tsv":
         names = fields or TSV_FIELDS
         return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
@@ -109,9 +110,7 @@ def _result(
     return Result(table if jobs else None, warnings=warnings, notes=[_footer(args, page, freshness)])
 
 
-def _document(
-    context: Context, page: queries.Page, freshness: Freshness, jobs: list[dict[str, object]]
-) -> dict[str, object]:
+def _document(context: Context, page: queries.Page, freshness: Freshness) -> dict[str, object]:
     return {
         "schema_version": SCHEMA_VERSION,
         "generated_at": json_time(context.now()),
@@ -120,8 +119,7 @@ def _document(
         "stale": freshness.stale,
         "registry": context.settings.registry_id,
         "total": page.total,
-        "returned": len(jobs),
-        "jobs": jobs,
+        "returned": len(page),
     }
 
 
@@ -146,8 +144,8 @@ def _row(job: dict[str, object], context: Context) -> list[object]:
 
 def _footer(args: argparse.Namespace, page: queries.Page, freshness: Freshness) -> str:
     counted = f"{page.total} job{'' if page.total == 1 else 's'}"
-    if len(page.jobs) < page.total:
-        counted = f"{len(page.jobs)} of {counted} (--limit 0 shows all; active ones are never cut)"
+    if len(page) < page.total:
+        counted = f"{len(page)} of {counted} (--limit 0 shows all; active ones are never cut)"
     window = f", last {args.hours:g} h" if args.hours is not None else ""
     stale = ", stale" if freshness.stale else ""
     return f"{counted}{window}, {freshness.said()}{stale}"
