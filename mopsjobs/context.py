@@ -173,7 +173,14 @@ class Context:
             return action()
 
     def _read(self, view: Callable[[sqlite3.Connection, Freshness], T], wanted: Wanted) -> T:
-        failure = self._freshen(wanted)
+        failure: StoreError | None = None
+        if not (wanted.refresh or self.settings.is_local):
+            with self._opened() as connection:
+                known = {} if connection is None else queries.meta(connection)
+                if connection is not None and self._will_do(known.get("synced_at"), wanted):
+                    return view(connection, self._freshness(known, None))
+        if not wanted.offline or self.settings.is_local:
+            failure = self._freshen()
         with self._opened() as connection:
             known = {} if connection is None else queries.meta(connection)
             if connection is None or "synced_at" not in known:
@@ -191,15 +198,14 @@ class Context:
         with contextlib.closing(connection), explained(self.cache_path):
             yield connection
 
-    def _freshen(self, wanted: Wanted) -> StoreError | None:
-        """Sync if a view with these wishes should. Returns the failure, if it failed and old rows may do."""
-        if wanted.offline and not self.settings.is_local:
-            return None
-        if not (wanted.refresh or self.settings.is_local):
-            with self._opened() as connection:
-                synced_at = None if connection is None else queries.meta(connection).get("synced_at")
-            if synced_at is not None and (wanted.max_age is None or self._age(synced_at) <= wanted.max_age):
-                return None
+    def _will_do(self, synced_at: str | None, wanted: Wanted) -> bool:
+        """Whether a cache of that age is fresh enough for a view with these wishes."""
+        if synced_at is None:
+            return False
+        return wanted.offline or wanted.max_age is None or self._age(synced_at) <= wanted.max_age
+
+    def _freshen(self) -> StoreError | None:
+        """Sync. Returns the failure, if it failed and old rows may do."""
         try:
             # Two local syncs at once do each other no harm; so no lock, whose import would cost more than the sync.
             self.sync(wait=None if self.settings.is_local else LOCK_SECONDS)

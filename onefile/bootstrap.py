@@ -44,8 +44,14 @@ def main():
         site_packages = unpack(os.path.dirname(__file__), root, build, mark)
     sys.path[0] = site_packages  # in place of the archive: nothing else is imported from it
 
+    import gc
+
+    # What is imported stays: nothing of it is garbage, now or later.
+    gc.disable()
     from mops_jobs import entry
 
+    gc.freeze()
+    gc.enable()
     entry()
 
 
