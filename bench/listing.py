@@ -1,14 +1,22 @@
-"""Looking at a cached registry, against an interpreter that starts and imports what any such command needs."""
+"""Looking at a cached registry, against an interpreter that starts and imports what any such command needs.
+
+Once over `setup.jobs` cached jobs, and once with so many old jobs besides that there are a hundred times as many, of
+which no filter here finds one: then the answers are the same, and so should the times be.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from bench import registry_data
-from bench.machine import Setup, interpreter
+from bench.machine import FILE, Setup, interpreter
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
 
@@ -19,67 +27,106 @@ FLOOR = "import sqlite3, json, argparse"
 RUNS_FACTOR = 5
 """These runs take milliseconds, so there are more of them."""
 
+TIMES_AS_MANY = 100
+"""How many times as many jobs the large cache has."""
+
 GOALS = {"list --hours 48 --json": (4.0, 2.2), "list --hours 48": (None, 3.5)}
 """Times the floor: the goal, and the one after."""
 
+LARGE_GOAL = 1.3
+"""The time over the large cache, as a multiple of that over the small one."""
+
+SQL = "SELECT * FROM jobs WHERE is_active OR changed_ts >= unixepoch() - 48 * 3600 ORDER BY changed_ts DESC"
+"""What somebody would type into `sqlite3` who knows that there is a cache."""
+
 
 def run(setup: Setup) -> list[Line]:
-    """Measure the reading commands over `setup.jobs` cached jobs."""
-    progress(f"filling a cache with {setup.jobs:,} jobs")
-    cache = setup.directory / "listing.db"
-    registry_data.fill_cache(cache, REGISTRY, setup.jobs)
-    with contextlib.closing(sqlite3.connect(cache)) as connection:
-        job_id, cached = connection.execute("SELECT max(job_id), count(*) FROM jobs").fetchone()
-        recent = connection.execute(
-            "SELECT count(*) FROM jobs WHERE is_active OR changed_ts >= unixepoch() - 48 * 3600"
-        ).fetchone()[0]
-    if cached != setup.jobs:
-        raise RuntimeError(f"The cache has {cached} jobs instead of {setup.jobs}.")
-    prefix = job_id[:-1]  # of ten random digits; nine are as good as unique
+    """Measure the reading commands, and the built file's size and first run."""
+    small, large = setup.directory / "listing.db", setup.directory / "large.db"
+    progress(f"filling caches with {setup.jobs:,} and {setup.jobs * TIMES_AS_MANY:,} jobs")
+    registry_data.fill_cache(small, REGISTRY, setup.jobs)
+    shutil.copyfile(small, large)
+    registry_data.add_past(large, REGISTRY, setup.jobs * TIMES_AS_MANY)
+    with contextlib.closing(sqlite3.connect(small)) as connection:
+        job_id = connection.execute("SELECT max(job_id) FROM jobs").fetchone()[0]
+        recent = len(connection.execute(SQL).fetchall())
+    floor = Case([interpreter(), "-c", FLOOR], setup.env)
+    others = {"python -c pass": Case([interpreter(), "-c", "pass"], setup.env), **_others(setup, small)}
+    ours = _commands(setup, small, job_id, recent)
+    same = _commands(setup, large, job_id, recent)
+    ours["--version"] = Case(*setup.command("--version"))
+    runs = setup.runs * RUNS_FACTOR
+    progress(f"reading commands, {runs} rounds of {1 + len(others) + len(ours) + len(same)} processes")
+    in_turn([floor, *others.values(), *ours.values(), *same.values()], runs, setup.directory)
+
+    lines = [Line(f'python -c "{FLOOR}"', _ms(floor), "the floor", 1.0, 1.0)]
+    lines += [Line(what, _ms(case), "the floor", *case.ratios_to(floor)) for what, case in others.items()]
+    for what, case in ours.items():
+        ratio, cpu_ratio = case.ratios_to(floor)
+        goals = [at_most(limit, ratio, " x") for limit in GOALS.get(what, ())]
+        lines.append(Line(f"{what}, {setup.jobs:,} cached", _ms(case), "the floor", ratio, cpu_ratio, *goals))
+    for what, case in same.items():
+        ratio, cpu_ratio = case.ratios_to(ours[what])
+        goal = at_most(LARGE_GOAL, ratio, " x")
+        name = f"{what}, {setup.jobs * TIMES_AS_MANY:,} cached"
+        lines.append(Line(name, _ms(case), f"the same, {setup.jobs:,}", ratio, cpu_ratio, None, goal))
+    return lines + (_built_file(setup) if FILE.is_file() else [])
+
+
+def _commands(setup: Setup, cache: Path, job_id: str, recent: int) -> dict[str, Case]:
+    """The reading commands over one cache."""
 
     def check_json(output: str) -> None:
         document = json.loads(output)
         if abs(document["total"] - recent) > 2 + recent // 50 or not document["jobs"]:  # the window moves meanwhile
             raise RuntimeError(f"list --json tells of {document['total']} jobs instead of {recent}.")
 
-    floor = Case([interpreter(), "-c", FLOOR], setup.env)
-    bare = Case([interpreter(), "-c", "pass"], setup.env)
-    cases = {
-        "list --hours 48 --json": _case(setup, "list", "--hours", "48", "--json", check=check_json),
-        "list --hours 48 --json --limit 0": _case(
-            setup, "list", "--hours", "48", "--json", "--limit", "0", check=check_json
-        ),
-        "list --hours 48": _case(setup, "list", "--hours", "48"),
-        "list --status running": _case(setup, "list", "--status", "running"),
-        "list --json --name 'job-a*'": _case(setup, "list", "--json", "--name", "job-a*"),
-        "list --json --label exp=7": _case(setup, "list", "--json", "--label", "exp=7"),
-        "status PREFIX": _case(setup, "status", prefix, check=_must_name(job_id)),
-        "--version": _case(setup, "--version"),
-    }
-    progress(f"reading commands, {setup.runs * RUNS_FACTOR} rounds of {len(cases) + 2} processes")
-    in_turn([floor, bare, *cases.values()], setup.runs * RUNS_FACTOR, setup.directory)
-    lines = [
-        Line(f'python -c "{FLOOR}"', _ms(floor), "the floor", 1.0, 1.0),
-        Line("python -c pass", _ms(bare), "the floor", *bare.ratios_to(floor)),
-    ]
-    for what, case in cases.items():
-        ratio, cpu_ratio = case.ratios_to(floor)
-        goals = [at_most(limit, ratio, " x") for limit in GOALS.get(what, ())]
-        lines.append(Line(f"{what}, {setup.jobs:,} cached", _ms(case), "the floor", ratio, cpu_ratio, *goals))
-    return lines
-
-
-def _case(setup: Setup, *words: str, check: Callable[[str], None] = lambda output: None) -> Case:
-    command, env = setup.command(*words, "--registry", REGISTRY, "--cache", str(setup.directory / "listing.db"))
-    return Case(command, env, check=check)
-
-
-def _must_name(job_id: str) -> Callable[[str], None]:
-    def check(output: str) -> None:
+    def check_status(output: str) -> None:
         if job_id not in output:
             raise RuntimeError(f"status does not name {job_id}:\n{output}")
 
-    return check
+    def case(*words: str, check: Callable[[str], None] = lambda output: None) -> Case:
+        return Case(*setup.command(*words, "--registry", REGISTRY, "--cache", str(cache)), check=check)
+
+    return {
+        "list --hours 48 --json": case("list", "--hours", "48", "--json", check=check_json),
+        "list --hours 48 --json --limit 0": case("list", "--hours", "48", "--json", "--limit", "0", check=check_json),
+        "list --hours 48": case("list", "--hours", "48"),
+        "list --status running": case("list", "--status", "running"),
+        "list --json --name 'job-a*'": case("list", "--json", "--name", "job-a*"),
+        "list --json --label exp=7": case("list", "--json", "--label", "exp=7"),
+        # All but one of ten random digits: as good as unique.
+        "status PREFIX": case("status", job_id[:-1], check=check_status),
+    }
+
+
+def _others(setup: Setup, cache: Path) -> dict[str, Case]:
+    """What takes a part of the way: a file of shiv that does nothing, and the `sqlite3` program over our cache."""
+    nothing = setup.directory / "nothing"
+    nothing.mkdir()
+    (nothing / "nothing.py").write_text("def main(): pass\n", encoding="utf-8")
+    file = setup.directory / "empty.pyz"
+    pack = [sys.executable, "-m", "shiv", "--entry-point", "nothing:main", "--site-packages", str(nothing)]
+    subprocess.run([*pack, "--output-file", str(file)], check=True)
+    cases = {"an empty file of shiv": Case([interpreter(), str(file)], setup.env)}
+    if program := shutil.which("sqlite3"):
+        cases["sqlite3 -json, the same rows"] = Case([program, "-readonly", "-json", str(cache), SQL], setup.env)
+    return cases
+
+
+def _built_file(setup: Setup) -> list[Line]:
+    """The first run of the file, which unpacks it; and its size."""
+    root = setup.directory / "unpacked"
+    command, env = setup.command("--version")
+    first = Case(command, {**env, "MOPS_JOBS_UNPACK": str(root)}, lambda: shutil.rmtree(root, ignore_errors=True))
+    progress(f"first run of the file, {setup.runs} rounds")
+    in_turn([first], setup.runs, setup.directory)
+    size = FILE.stat().st_size / 1e6
+    goals = (at_most(1.5, first.seconds, " s"), at_most(10, size, " MB"))
+    return [
+        Line("first run of the file", f"{first.seconds:.2f} s", "", None, None, None, goals[0]),
+        Line("size of the file", f"{size:.1f} MB", "", None, None, None, goals[1]),
+    ]
 
 
 def _ms(case: Case) -> str:

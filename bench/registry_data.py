@@ -6,6 +6,8 @@ ours has its history, an owner and labels; one of another program is indented JS
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -21,9 +23,12 @@ from mopsjobs.times import record_time
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mopsjobs.cache.rows import Mirrored
     from mopsjobs.store.base import VersionedStore
 
 SEED = 20260101
+MODELS = 1000
+"""So many past jobs are made; the others are copies of them."""
 WRITERS = 16
 OWNERS = ("ada", "grace", "edsger", "barbara", "donald", "frances", "tony", "leslie")
 WAYS = (
@@ -103,6 +108,44 @@ def fill_cache(path: Path, registry: str, count: int) -> None:
     from mopsjobs.registry import JobRegistry
 
     sync(JobRegistry(MadeUpStore(count, datetime.now(UTC))), str(path), registry)  # type: ignore[arg-type]
+
+
+def add_past(path: Path, registry: str, count: int) -> None:
+    """Let a cache grow to that many jobs, by jobs that ended long ago and have other ids and labels than those it has.
+
+    Some are made, and copied under other ids: a million takes a minute and a half so, and five if all are made.
+    """
+    from mopsjobs.cache.file import open_to_write
+    from mopsjobs.cache.mirror import transaction
+    from mopsjobs.cache.rows import write
+
+    models = [_past(state) for state in states(MODELS, datetime.now(UTC) - timedelta(days=60)) if state.is_terminal]
+    with contextlib.closing(open_to_write(str(path), registry)) as connection:
+        lacking = count - connection.execute("SELECT count(*) FROM job").fetchone()[0]
+        for number in itertools.count():
+            batch = [_copy(model, f"past-{number:06}-{model.job_id}") for model in models[:lacking]]
+            if not batch:
+                return
+            with transaction(connection):
+                write(connection, batch)
+            lacking -= len(batch)
+
+
+def _past(state: JobState) -> Mirrored:
+    from mopsjobs.cache.rows import Mirrored, mirrored
+
+    key, label = f"jobs/{state.job_id}/state.json", {"exp": f"past-{state.labels['exp']}"}
+    made = mirrored(key, state.job_id, state.evolve(labels=label).to_json(), VersionToken("0x1"), 0)
+    if not isinstance(made, Mirrored):
+        raise RuntimeError(f"{key}: {made.reason}")  # noqa: TRY004 - a wrong record, not a wrong type
+    return made
+
+
+def _copy(model: Mirrored, job_id: str) -> Mirrored:
+    from mopsjobs.cache.rows import Mirrored
+
+    row = tuple(value.replace(model.job_id, job_id) if isinstance(value, str) else value for value in model.row)
+    return Mirrored(row, tuple((label, value, job_id) for label, value, _ in model.labels), None)
 
 
 def fill_ours(url: str, env: dict[str, str], count: int) -> None:
