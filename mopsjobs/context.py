@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from mopsjobs.cache.events import EventsReport
-    from mopsjobs.cache.mirror import OnProgress, SyncReport
+    from mopsjobs.cache.merge import OnProgress
+    from mopsjobs.cache.taking import SyncReport
     from mopsjobs.registry import JobRegistry
     from mopsjobs.store.base import VersionedStore, VersionToken
 
@@ -104,6 +105,7 @@ class Context:
         self.sleep = sleep
         self.monotonic = monotonic
         self._store: VersionedStore | None = None
+        self._registry: JobRegistry | None = None
         self._cache_path: str | None = None
 
     @property
@@ -128,9 +130,11 @@ class Context:
     @property
     def registry(self) -> JobRegistry:
         """The registry. What it writes goes into the cache too, and leaves an event."""
-        from mopsjobs.registry import JobRegistry
+        if self._registry is None:  # made once: it remembers what it has announced
+            from mopsjobs.registry import JobRegistry
 
-        return JobRegistry(self.store, now=self.now, sleep=self.sleep, on_write=self._after_write)
+            self._registry = JobRegistry(self.store, now=self.now, sleep=self.sleep, on_write=self._after_write)
+        return self._registry
 
     def close(self) -> None:
         """Release what was opened."""

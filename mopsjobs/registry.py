@@ -8,6 +8,7 @@ its own hand in the record instead of an illegal transition.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import random as _random
 import secrets
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 from mopsjobs import rules
+from mopsjobs.changes import Announcer
 from mopsjobs.errors import (
     JobExistsError,
     JobNotFoundError,
@@ -72,8 +74,9 @@ class JobRegistry:
         self.prefix = prefix
         self._now = now
         self._new_id = new_id
-        self._sleep = sleep
-        self._random = random
+        self._create = functools.partial(cas.create, store, sleep=sleep, random=random)
+        self._update = functools.partial(cas.update, store, sleep=sleep, random=random)
+        self._announcer = Announcer(store, now)
         self._on_write = on_write
 
     def telling(self, on_write: OnWrite) -> JobRegistry:
@@ -141,14 +144,11 @@ class JobRegistry:
         for entry in self.scan():
             if self.job_id_of(entry.key) is None:
                 continue
-            value = entry.value
-            if value is None:
-                found = self.store.get(entry.key)
-                if found is None:
-                    continue
-                value = found.value
+            found = entry if entry.value is not None else self.store.get(entry.key)
+            if found is None or found.value is None:
+                continue
             try:
-                job = self._read(entry.key, value)
+                job = self._read(entry.key, found.value)
             except RecordError as error:
                 log.warning("%s", error)
                 continue
@@ -206,17 +206,15 @@ class JobRegistry:
         ).evolve(**values, write_id=write_id, revision=1, transitions=(rules.step(JobStatus.PENDING, at, write_id),))
         rules.check_counts(state)
         key = self.key_of(job_id)
-        outcome = cas.create(
-            self.store,
+        outcome = self._create(
             key,
             rules.readable(state),
             landed=lambda value: rules.has_write(value, write_id),
-            sleep=self._sleep,
-            random=self._random,
+            before=lambda: self._announcer.announce(job_id),
         )
         if outcome is None:
             raise JobExistsError(f"Job {job_id} is already registered.", job_id=job_id)
-        return self._written(key, outcome)
+        return self._written(job_id, key, outcome)
 
     def update_status(self, job_id: str, new_status: str, **fields: object) -> JobState:
         """Move a job to `new_status`, through the steps in between if some were missed, and set fields, in one write.
@@ -367,19 +365,17 @@ class JobRegistry:
             return rules.readable(changed.evolve(updated_at=at, write_id=write_id, revision=state.revision + 1))
 
         try:
-            outcome = cas.update(
-                self.store,
+            outcome = self._update(
                 key,
                 apply,
                 landed=lambda value: rules.has_write(value, write_id),
-                sleep=self._sleep,
-                random=self._random,
+                before=lambda: self._announcer.announce(job_id),
             )
         except KeyNotFoundError:
             raise JobNotFoundError(
                 f"There is no job {job_id}.", job_id=job_id, hint="It takes the whole id: `mops-jobs list` shows them."
             ) from None
-        return self._written(key, outcome)
+        return self._written(job_id, key, outcome)
 
     def _read(self, key: str, value: bytes) -> JobState:
         state = JobState.from_json(value, key=key)
@@ -387,7 +383,9 @@ class JobRegistry:
             raise RecordError(f"the record is that of job {state.job_id[:80]!r}", key=key)
         return state
 
-    def _written(self, key: str, outcome: cas.Outcome) -> JobState:
+    def _written(self, job_id: str, key: str, outcome: cas.Outcome) -> JobState:
+        if outcome.written:
+            self._announcer.confirm(job_id)
         if outcome.written and self._on_write is not None:
             try:
                 self._on_write(key, outcome.value, outcome.version)

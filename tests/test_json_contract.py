@@ -29,8 +29,8 @@ LIST_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "total", "returned", "jobs",
 ]  # fmt: skip
 SYNC_FIELDS = [
-    "schema_version", "already_running", "synced_at", "seconds", "seen", "added", "changed", "unchanged", "removed",
-    "fetched", "problems", "events_added",
+    "schema_version", "already_running", "mode", "synced_at", "seconds", "seen", "added", "changed", "unchanged",
+    "removed", "fetched", "problems", "events_added",
 ]  # fmt: skip
 DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
 """As of version 1, in their order. A name may be added to these lists; none may go, and none may move."""

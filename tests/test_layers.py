@@ -39,7 +39,8 @@ ARROWS = {
     "mopsjobs.store.azure_transport": "errors",
     "mopsjobs.delivery": "errors store.base",
     "mopsjobs.documents": "errors store.base store.cas",
-    "mopsjobs.registry": "errors status times job rules store.base store.cas",
+    "mopsjobs.changes": "errors job store.base",
+    "mopsjobs.registry": "errors status times job rules changes store.base store.cas",
     "mopsjobs.chunks": "errors times job",
     "mopsjobs.events": "errors times job store.base chunks",
     "mopsjobs.cache": "",
@@ -47,8 +48,15 @@ ARROWS = {
     "mopsjobs.cache.rows": "errors status times job store.base cache.queries",
     "mopsjobs.cache.schema": "",
     "mopsjobs.cache.file": "errors cache.schema sqlite_file",
-    "mopsjobs.cache.mirror": "errors times job registry store.base cache.file cache.rows",
-    "mopsjobs.cache.events": "errors times store.base chunks cache.mirror",
+    "mopsjobs.cache.state": "",
+    "mopsjobs.cache.taking": "job store.base cache.rows",
+    "mopsjobs.cache.merge": "errors job changes registry store.base cache.rows cache.state cache.taking",
+    "mopsjobs.cache.delta": "errors registry store.base cache.merge cache.rows cache.state cache.taking",
+    "mopsjobs.cache.mirror": (
+        "errors times changes registry store.base cache.delta cache.file cache.merge cache.rows cache.state"
+        " cache.taking"
+    ),
+    "mopsjobs.cache.events": "errors times store.base chunks cache.state",
     "mopsjobs.submit": "",
     "mopsjobs.submit.study": "errors",
     "mopsjobs.submit.ignore": "",
@@ -103,7 +111,7 @@ ARROWS = {
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
 
 COMMANDS_MAY = (
-    "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.mirror cache.events"
+    "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.taking cache.events"
     " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask"
     " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
     " runner.pool runner.run submit.bundle submit.client submit.kept submit.study submit.unpack validation waiting"
@@ -115,7 +123,8 @@ OUTSIDE = {
     "requests": "store.azure_transport",
     "urllib3": "store.azure_transport",
     "sqlite3": (
-        "sqlite_file store.sqlite cache.file cache.mirror cache.queries cache.rows cache.schema cache.events context"
+        "sqlite_file store.sqlite cache.delta cache.file cache.merge cache.mirror cache.queries cache.rows cache.schema"
+        " cache.state cache.taking cache.events context"
         " feed commands.cancel commands.doctor commands.listing commands.status"
     ),
     "sqlite_utils": "cache.schema",

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 from mopsjobs.cache import file, queries, rows
-from mopsjobs.cache.mirror import transaction
+from mopsjobs.cache.state import transaction
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import ACTIVE, TERMINAL, JobStatus
 from mopsjobs.store.base import VersionToken

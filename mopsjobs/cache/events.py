@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
-from mopsjobs.cache.mirror import transaction
+from mopsjobs.cache.state import transaction
 from mopsjobs.chunks import BUCKET_FORMAT, PREFIX, ChunkName, Event, chunk_name, parse_chunk
 from mopsjobs.errors import RecordError, UsageError, ValueTooLargeError
 from mopsjobs.store.base import VersionedStore

@@ -6,7 +6,7 @@ import argparse
 
 from mopsjobs.cache import queries
 from mopsjobs.cache.events import EventsReport
-from mopsjobs.cache.mirror import SyncReport
+from mopsjobs.cache.taking import SyncReport
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
@@ -74,7 +74,7 @@ def _summary(report: SyncReport, events: EventsReport | None) -> str:
     counts = ", ".join(
         f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
     )
-    jobs = f"{report.seen:,} job{'' if report.seen == 1 else 's'}"
+    jobs = f"{report.seen:,}{'' if report.is_full else ' announced'} job{'' if report.seen == 1 else 's'}"
     trouble = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
     happened = f"; {events.events:,} new event{'' if events.events == 1 else 's'}" if events and events.events else ""
     return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{trouble}{happened}"
@@ -85,6 +85,7 @@ def _document(report: SyncReport, events: EventsReport | None) -> dict[str, obje
     return {
         "schema_version": SCHEMA_VERSION,
         "already_running": False,
+        "mode": "full" if report.is_full else "delta",
         "synced_at": report.synced_at,
         "seconds": round(report.seconds, 3),
         **{name: getattr(report, name) for name in names},

@@ -32,6 +32,7 @@ OUTAGES = 3
 
 Apply = Callable[[bytes], "bytes | None"]
 Landed = Callable[[bytes], bool]
+Before = Callable[[], None]
 Sleep = Callable[[float], None]
 Random = Callable[[], float]
 
@@ -51,6 +52,7 @@ def update(
     fn: Apply,
     *,
     landed: Landed | None = None,
+    before: Before = lambda: None,
     attempts: int = ATTEMPTS,
     sleep: Sleep = time.sleep,
     random: Random = _random.random,
@@ -65,6 +67,7 @@ def update(
         landed: tells whether some bytes already hold the effect of this update. Asked after each conflict and after
             each lost reply, so that an own write is taken for what it is. A caller that passes it vouches that applying
             `fn` again to bytes without the effect is right.
+        before: called before each attempt to write. What it raises counts as raised by the write itself.
         attempts: how many puts may lose the race before `TooManyRetriesError`.
         sleep: waits that many seconds.
         random: a number from 0 to 1.
@@ -88,6 +91,7 @@ def update(
         if value is None:
             return Outcome(current.value, current.version, written=False, attempts=attempt)
         try:
+            before()
             version = store.put(key, value, current.version)
         except StoreUnavailableError as error:
             outages += 1
@@ -116,18 +120,20 @@ def create(
     value: bytes,
     *,
     landed: Landed | None = None,
+    before: Before = lambda: None,
     sleep: Sleep = time.sleep,
     random: Random = _random.random,
 ) -> Outcome | None:
     """Create `key`; None when somebody else has created it.
 
-    Takes `landed`, `sleep` and `random` as `update` does.
+    Takes `landed`, `before`, `sleep` and `random` as `update` does.
 
     Raises:
         StoreUnavailableError: the store is out of reach. The hint says when the write may have landed all the same.
     """
     for attempt in range(1, OUTAGES + 1):
         try:
+            before()
             version = store.create_if_absent(key, value)
         except StoreUnavailableError as error:
             if not error.sent and attempt == 1:

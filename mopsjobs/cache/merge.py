@@ -1,0 +1,161 @@
+"""The full sync: the registry's listing and the cache's rows, merged.
+
+A listing comes in the order of its keys, and so do the rows: the two are merged batch by batch, in constant memory.
+Rows whose version is the listed one are left alone. Rows that the listing lacks vanish, but only after it came to its
+end: a listing that breaks off proves nothing.
+
+On the way it sees whether somebody writes without announcing: whose changes are not among the announced jobs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Callable, Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from mopsjobs.cache import rows, state, taking
+from mopsjobs.changes import MAX_NAMES
+from mopsjobs.errors import StoreError
+from mopsjobs.job import MAX_RECORD_BYTES
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store.base import Entry
+
+OnProgress = Callable[[int], None]
+"""Told how many jobs were seen so far."""
+
+
+class Merge:
+    """One full sync."""
+
+    def __init__(
+        self,
+        registry: JobRegistry,
+        connection: sqlite3.Connection,
+        report: taking.SyncReport,
+        generation: int,
+        announced: Container[str] | None,
+        *,
+        again: bool,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            registry: what to list.
+            connection: the cache, open to write.
+            report: where to count.
+            generation: that of this sync.
+            announced: the jobs that were announced as changed since the last sync; None if that is not known.
+            again: read also the records whose version is known.
+        """
+        self._registry = registry
+        self._connection = connection
+        self._generation = generation
+        self._report = report
+        self._again = again
+        self._announced = announced
+        self.unannounced: set[str] = set()
+        """Jobs that changed and are not among the announced ones; not all of them, where they are very many."""
+        self._after = ""
+        """The last key merged so far."""
+        self._vanished: list[str] = []
+
+    def run(self, on_progress: OnProgress | None) -> None:
+        """Merge the whole listing. What it lacks stays until `finish`."""
+        with ThreadPoolExecutor(taking.FETCHERS) as fetchers:
+            for batch in _batches(self._registry.scan()):
+                self._check_order(batch)
+                self._take(batch, fetchers)
+                if on_progress is not None:
+                    on_progress(self._report.seen)
+        self._vanish({**self._known("job", None), **self._known("problem", None)})
+
+    def finish(self) -> None:
+        """Remove what the listing lacked. The caller holds the transaction."""
+        self._report.removed = taking.remove(self._connection, self._vanished, self._generation)
+
+    def _check_order(self, batch: list[Entry]) -> None:
+        # What vanished is found by the order of the keys: a listing out of order must not remove anything.
+        keys = [self._after, *(entry.key for entry in batch)]
+        for one, two in itertools.pairwise(keys):
+            if one >= two:
+                raise StoreError(f"The registry's listing is out of order at {two}; nothing was removed.")
+
+    def _take(self, batch: list[Entry], fetchers: ThreadPoolExecutor) -> None:
+        last = batch[-1].key
+        jobs, problems_known = self._known("job", last), self._known("problem", last)
+        taken = taking.Taken(self._generation)
+        changed = []
+        for entry in batch:
+            job_id = self._registry.job_id_of(entry.key)
+            if job_id is None:
+                taken.problems += _beside(entry)
+                continue
+            self._report.seen += 1
+            is_known = entry.version.value in (jobs.get(entry.key), problems_known.get(entry.key))
+            if not is_known:
+                self._note(job_id)
+            if is_known and not self._again:
+                self._report.unchanged += 1
+            elif entry.value is None and entry.size is not None and entry.size > MAX_RECORD_BYTES:
+                taken.problems.append(taking.too_large(entry.key, entry.size, entry.version.value))
+            else:
+                changed.append((job_id, entry))
+        taken.add(self._with_values(changed, fetchers), jobs, self._report)
+        self._vanish((jobs.keys() | problems_known.keys()) - {entry.key for entry in batch})
+        with state.unless_overtaken(self._connection, self._generation, state.FULL_GENERATION):
+            taken.write(self._connection)
+        self._after = last
+
+    def _with_values(self, changed: list[tuple[str, Entry]], fetchers: ThreadPoolExecutor) -> Iterator[taking.Found]:
+        """The records: the listing's own where it has them, the others fetched, several at a time.
+
+        A record that is gone by now is left out; the next sync sees what became of it.
+        """
+        for job_id, entry in changed:
+            if entry.value is not None:
+                yield taking.Found(job_id, entry.key, entry.value, entry.version)
+        lacking = [(job_id, entry.key) for job_id, entry in changed if entry.value is None]
+        self._report.fetched += len(lacking)
+        fetched = fetchers.map(self._registry.store.get, [key for _, key in lacking])
+        for (job_id, key), found in zip(lacking, fetched, strict=True):
+            if found is not None:
+                yield taking.Found(job_id, key, found.value, found.version)
+
+    def _known(self, table: str, last: str | None) -> dict[str, str]:
+        """Keys with versions of a table's rows beyond what is merged, up to the key `last`, or to the end."""
+        return dict(
+            self._connection.execute(
+                f"SELECT key, version FROM {table} WHERE key > ?1 AND (?2 IS NULL OR key <= ?2)",  # noqa: S608 - a literal
+                (self._after, last),
+            ).fetchall()
+        )
+
+    def _vanish(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._vanished.append(key)
+            job_id = self._registry.job_id_of(key)
+            if job_id is not None:
+                self._note(job_id)
+
+    def _note(self, job_id: str) -> None:
+        if self._announced is not None and job_id not in self._announced and len(self.unannounced) <= MAX_NAMES:
+            self.unannounced.add(job_id)
+
+
+def _beside(entry: Entry) -> list[rows.Problem]:
+    """The problem of a key that is no record, unless it is one of those that jobs are meant to have."""
+    if entry.key.endswith("/manifest.json") and entry.key.count("/") == 2:
+        return []
+    return [rows.Problem(entry.key, rows.NOT_A_RECORD, "not a job record; left alone", entry.version.value)]
+
+
+def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    batch: list[Entry] = []
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == taking.BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

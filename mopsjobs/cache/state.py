@@ -1,0 +1,75 @@
+"""What the cache remembers of its syncs, and how they keep out of each other's way.
+
+Each sync draws an even `generation`; a record that this machine wrote itself goes into the cache at once, under the odd
+one after it. A sync overwrites and removes only rows of its own generation or an older one. So what a sync read before
+a write never covers what the write left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping
+
+GENERATION = "generation"
+"""That of the last sync that began."""
+SYNCED_AT = "synced_at"
+"""When the last complete sync began."""
+SYNCED_GENERATION = "synced_generation"
+FULL_SYNCED_AT = "full_synced_at"
+"""When the last complete sync began that looked at every record."""
+FULL_GENERATION = "full_generation"
+FOREIGN_WRITES = "foreign_writes"
+"""Whether that one saw changes which nobody had announced: `yes` or `no`; empty if it could not tell."""
+
+
+class OvertakenError(Exception):
+    """A sync that began later has been completed; whatever this one would still write is older."""
+
+
+def last_generation(connection: sqlite3.Connection) -> int:
+    """The generation that the last sync drew; 0 when there was none."""
+    return int(recalled(connection, GENERATION) or 0)
+
+
+def next_generation(connection: sqlite3.Connection) -> int:
+    """Draw one for a sync that begins."""
+    generation = last_generation(connection) + 2
+    remember(connection, {GENERATION: str(generation)})
+    return generation
+
+
+def recalled(connection: sqlite3.Connection, name: str) -> str | None:
+    """What was remembered under that name, or None."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def remember(connection: sqlite3.Connection, values: Mapping[str, str]) -> None:
+    """Keep these values under their names. The caller holds the transaction."""
+    connection.executemany("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", list(values.items()))
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """One transaction, begun as a writer, so that it waits for others at its begin and never fails in the middle."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+@contextlib.contextmanager
+def unless_overtaken(connection: sqlite3.Connection, generation: int, by: str) -> Iterator[None]:
+    """A transaction of the sync of that generation.
+
+    Raises:
+        OvertakenError: the last sync of the kind `by`, a name of this module's, began after it and is complete.
+    """
+    with transaction(connection):
+        if int(recalled(connection, by) or 0) > generation:
+            raise OvertakenError
+        yield

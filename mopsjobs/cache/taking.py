@@ -1,0 +1,114 @@
+"""Taking records into the cache: what full and delta syncs have in common, and the report of what was done."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+from mopsjobs.cache import rows
+from mopsjobs.job import MAX_RECORD_BYTES
+from mopsjobs.store.base import VersionToken
+
+BATCH = 500
+"""Entries merged in one transaction: some 30 ms of writing, so that others at the cache wait no longer."""
+
+FETCHERS = 16
+"""Records fetched at once; more does not help against one storage account."""
+
+
+class SyncReport:
+    """What a sync did."""
+
+    def __init__(self) -> None:
+        self.is_full = True
+        """Whether every record was looked at; else those of the jobs alone that were announced as changed."""
+        self.seen = 0
+        self.added = 0
+        self.changed = 0
+        self.unchanged = 0
+        self.removed = 0
+        self.fetched = 0
+        self.problems: list[rows.Problem] = []
+        self.synced_at = ""
+        self.seconds = 0.0
+
+    @property
+    def unreadable(self) -> list[rows.Problem]:
+        """The problems that left a record out of the cache, or out of date there."""
+        return [problem for problem in self.problems if problem.kind == rows.UNREADABLE]
+
+
+class Found(NamedTuple):
+    """A record as the registry has it."""
+
+    job_id: str
+    key: str
+    value: bytes
+    version: VersionToken
+
+
+class Taken:
+    """Records and problems of one batch, ready to be written to the cache."""
+
+    def __init__(self, generation: int) -> None:
+        self._generation = generation
+        self._records: list[rows.Mirrored] = []
+        self.problems: list[rows.Problem] = []
+
+    def add(self, found: Iterable[Found], known: Collection[str], report: SyncReport) -> None:
+        """Take records whose version is news. `known`: keys of those that the cache has in another version."""
+        for job_id, key, value, version in found:
+            record = rows.mirrored(key, job_id, value, version, self._generation)
+            if isinstance(record, rows.Problem):
+                self.problems.append(record)
+                continue
+            self._records.append(record)
+            if record.problem is not None:
+                self.problems.append(record.problem)
+            if key in known:
+                report.changed += 1
+            else:
+                report.added += 1
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write them, except over rows that are younger. The caller holds the transaction."""
+        generations = column(
+            connection, "job", "generation", [*(one.key for one in self._records), *(one.key for one in self.problems)]
+        )
+        younger = {key for key, generation in generations.items() if generation > self._generation}
+        records = [record for record in self._records if record.key not in younger]
+        rows.write(connection, records)
+        connection.executemany("DELETE FROM problem WHERE key = ?", [(record.key,) for record in records])
+        connection.executemany(
+            "INSERT OR REPLACE INTO problem (key, kind, reason, version) VALUES (?, ?, ?, ?)",
+            [(one.key, one.kind, one.reason, one.version) for one in self.problems if one.key not in younger],
+        )
+
+
+def too_large(key: str, size: int, version: str) -> rows.Problem:
+    """The problem of a record that is refused by its size alone."""
+    reason = f"{size:,} bytes are no record: at most {MAX_RECORD_BYTES:,} are read"
+    return rows.Problem(key, rows.UNREADABLE, reason, version)
+
+
+def column(connection: sqlite3.Connection, table: str, name: str, keys: list[str]) -> dict[str, Any]:
+    """A column's values in the rows with these keys, of which there may be as many as a batch has."""
+    marks = ", ".join("?" * len(keys))
+    sql = f"SELECT key, {name} FROM {table} WHERE key IN ({marks})"  # noqa: S608 - names of ours, question marks
+    return dict(connection.execute(sql, keys).fetchall())
+
+
+def remove(connection: sqlite3.Connection, keys: Iterable[str], generation: int) -> int:
+    """Remove what the cache has under these keys, unless it is younger than `generation`; returns how many jobs."""
+    removed = 0
+    for key in keys:
+        connection.execute("DELETE FROM problem WHERE key = ?", (key,))
+        row = connection.execute(
+            "SELECT job_id FROM job WHERE key = ? AND generation <= ?", (key, generation)
+        ).fetchone()
+        if row is not None:
+            connection.execute("DELETE FROM job WHERE job_id = ?", row)
+            connection.execute("DELETE FROM job_label WHERE job_id = ?", row)
+            removed += 1
+    return removed
