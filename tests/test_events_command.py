@@ -84,7 +84,7 @@ def test_each_write_of_the_command_leaves_a_state_event(cli: Cli, anywhere: Vers
 def test_a_write_succeeds_without_its_event(cli: Cli, remote: Remote) -> None:
     """A registry that takes the record and then goes away has the record: the command ends with 0, quietly."""
     cli.ok("register", "job")
-    remote.store.fail_next(1, "create_if_absent")
+    remote.store.before_put = lambda _key: remote.store.fail_next(1, "create_if_absent")
     ran = cli.ok("update", "job", "running")
     assert "warning" not in ran.err
     assert remote.jobs.get_job("job").status == "running"  # type: ignore[union-attr]
