@@ -250,11 +250,16 @@ class DeltaSync(RuleBasedStateMachine):
         if report.is_full:
             assert self._rows(cache) == begun.records
 
-    @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans())
-    def sync_while_somebody_writes(self, cache: int, writer: int, job: str, full: bool) -> None:
-        """A write lands after the sync has listed what it reads."""
+    @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans(), lasting=QUIET)
+    def sync_while_somebody_writes(self, cache: int, writer: int, job: str, full: bool, lasting: float) -> None:
+        """A write lands after the sync has listed what it reads, and the sync may take long after that."""
+
+        def meanwhile() -> None:
+            self._write(writer, job)
+            self._pass(lasting)
+
         begun, started = self._begun(), self._now(cache)
-        report = self._sync(cache, full=full, meanwhile=lambda: self._write(writer, job))
+        report = self._sync(cache, full=full, meanwhile=meanwhile)
         self._check(cache, begun, report, started)
 
     @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans())
