@@ -110,7 +110,7 @@ def _fitting(args: argparse.Namespace, context: Context) -> list[dict[str, objec
     def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
         order = queries.parse_sort("name")
         found = queries.list_jobs(cache, chosen, order=order, limit=0, now=now.timestamp())
-        return [job for job in found.jobs if job["is_active"]]
+        return [job for job in found.jobs() if job["is_active"]]
 
     return context.peek(view) or []
 
