@@ -221,7 +221,9 @@ class Output:
             return
         from tqdm import tqdm
 
-        with tqdm(total=total, unit=f" {what}", file=self._stderr, leave=False, delay=0.2) as bar:
+        # tqdm by itself shows nothing on a terminal that does not know its width.
+        width = _columns(self._stderr)
+        with tqdm(total=total, unit=f" {what}", file=self._stderr, ncols=width, leave=False, delay=0.2) as bar:
             yield lambda count: _advance(bar, count)
 
     def _say(self, text: str) -> None:
@@ -350,9 +352,9 @@ def _cut(cell: str, width: int) -> str:
     return styled(cut, cell.style) if isinstance(cell, Styled) else cut
 
 
-def _columns(stdout: TextIO) -> int:
+def _columns(stream: TextIO) -> int:
     try:
-        return os.get_terminal_size(stdout.fileno()).columns or 80
+        return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
 
