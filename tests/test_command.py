@@ -329,13 +329,19 @@ def test_a_closed_pipe_ends_quietly(cli: Cli, jobs: JobRegistry, line: str) -> N
 def test_an_interrupt_ends_with_130(cli: Cli, jobs: JobRegistry) -> None:
     """Ctrl-C while waiting ends at once with 130, without a traceback."""
     add(jobs, "a", "running")
-    waiting = subprocess.Popen(
-        command("wait", "a"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(cli), text=True
-    )
-    assert waiting.stderr is not None
-    assert waiting.stderr.readline() == "a: running\n"
-    waiting.send_signal(signal.SIGINT)
-    out, err = waiting.communicate(timeout=30)
+    with subprocess.Popen(
+        command("wait", "a"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(cli),
+        text=True,
+        # A shell that runs the tests in the background has its children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread holds a lock of the signal module
+    ) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == "a: running\n"
+        waiting.send_signal(signal.SIGINT)
+        out, err = waiting.communicate(timeout=30)
     assert (waiting.returncode, out, err) == (130, "", "")
 
 

@@ -116,7 +116,7 @@ def test_a_wire_function_runs_in_the_interpreter_that_has_its_packages(tmp_path:
         model="models.sir:Model", scenario="closed", outputs=["told.txt"],
     )  # fmt: skip
     place(store, "job", studied, bundle)
-    assert work(store, registry, tmp_path / "job", python=str(python))[0] == ("succeeded", 2, 0, True)
+    assert work(store, registry, tmp_path / "job", python=str(python))[0] == ("succeeded", 2, 0, True, None)
     told = sorted(entry.value.decode() for entry in store.scan("results/job/") if entry.value)
     assert told == [f"models.sir:Model/closed {{'x': {n}}} {n + 4} 42 without {venv}" for n in (1, 2)]
     store.close()

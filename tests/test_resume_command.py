@@ -47,7 +47,9 @@ def _launched(api: Api, namespace: str = "from-kubeconfig") -> list[dict[str, An
 
 
 def _keys(store: LineStore) -> list[str]:
-    return [key.partition("sha256/")[0] for key in store.inner.list_keys() if not key.startswith("events/")]
+    """What a job consists of in the store, besides what tells of its changes."""
+    beside = ("events/", "changes/")
+    return [key.partition("sha256/")[0] for key in store.inner.list_keys() if not key.startswith(beside)]
 
 
 # --- delivery after an outage ---------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(
         until(lambda: line.calls["get"] > 2, "it to ask more than once")
         given(sets_of(3))
         ran, said = running.result(30)
-    assert ran == ("succeeded", 3, 0, True)
+    assert ran == ("succeeded", 3, 0, True, None)
     assert said == ["Waiting for the manifest of job job. Where it was submitted: mops-jobs resume job"]
 
 
