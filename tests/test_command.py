@@ -471,3 +471,25 @@ def test_a_stream_that_cannot_show_a_character_is_no_surprise(cli: Cli, jobs: Jo
         )
         assert ran.returncode == 0, ran.stderr
         assert b"failed" in ran.stdout
+
+
+ENDS = """
+import atexit, sys, threading, time
+import mops_jobs
+atexit.register(print, "asked for at the end")
+stop = threading.Event()
+def late():
+    stop.wait()
+    print("a thread's last words")
+threading.Thread(target=late, daemon=sys.argv[1] == "daemon").start()
+threading.Timer(0, stop.set).start() if sys.argv[1] != "daemon" else None
+mops_jobs._leave(3)
+"""
+
+
+@pytest.mark.parametrize(("kind", "words"), [("daemon", ""), ("waited-for", "a thread's last words\n")])
+def test_an_end_at_once_leaves_nothing_out(kind: str, words: str) -> None:
+    """Threads that are to be waited for are, and what libraries want done at the end is done; output is all there."""
+    env = {**os.environ, "PYTHONPATH": os.path.dirname(mops_jobs.__file__)}
+    ran = subprocess.run([sys.executable, "-c", ENDS, kind], capture_output=True, text=True, env=env)
+    assert (ran.returncode, ran.stdout) == (3, words + "asked for at the end\n")
