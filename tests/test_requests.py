@@ -1,0 +1,89 @@
+"""What operations cost in requests: the counts that docs/design.md reckons with under "Scale on paper"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs.cache import mirror
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store.azure import AzureVersionedStore
+from mopsjobs.store.azure_credentials import find_container
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from conftest import Azurite
+    from support_cli import Clock
+
+pytestmark = pytest.mark.azurite
+
+
+class Line:
+    """A registry, and the requests that it has sent: L a listing, R a read, W a write."""
+
+    def __init__(self, store: AzureVersionedStore, sent: list[str], clock: Clock) -> None:
+        self.registry = JobRegistry(store, now=clock.now)
+        self._sent = sent
+
+    def sent(self) -> str:
+        """The requests since the last call."""
+        told = "".join(self._sent)
+        self._sent.clear()
+        return told
+
+
+@pytest.fixture
+def line(azurite: Azurite, clock: Clock) -> Iterator[Line]:
+    sent: list[str] = []
+
+    def hook(request: Any) -> None:
+        is_listing = "comp=list" in request.http_request.url
+        sent.append("L" if is_listing else "R" if request.http_request.method == "GET" else "W")
+
+    place = find_container(f"{azurite.endpoint}/{azurite.new_container()}", {})
+    store = AzureVersionedStore(place, client_options={"raw_request_hook": hook})
+    made = Line(store, sent, clock)
+    made.registry.register_job("first")  # and with it the container
+    made.sent()
+    yield made
+    store.close()
+
+
+def test_registering_is_two_writes(line: Line) -> None:
+    """The announcement and the record."""
+    line.registry.register_job("a")
+    assert line.sent() == "WW"
+
+
+def test_an_update_is_a_read_and_a_write(line: Line, clock: Clock) -> None:
+    """And one write more in each ten minutes, which announces the job."""
+    line.registry.register_job("a")
+    line.sent()
+    line.registry.update_fields("a", owner="ada")
+    assert line.sent() == "RW"
+    clock.advance(minutes=10)
+    line.registry.update_fields("a", owner="grace")
+    assert line.sent() == "RWW"
+
+
+def test_a_sync_costs_what_changed(line: Line, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full one is a listing for 2,000 jobs; a delta one a minute later lists four slots and reads what changed."""
+    for number in range(60):
+        line.registry.register_job(f"job-{number:02}")
+    monkeypatch.setattr(mirror, "SMALL", 0)
+
+    def synced(*, minutes: int) -> str:
+        clock.advance(minutes=minutes)
+        line.sent()
+        mirror.sync(line.registry, str(tmp_path / "cache.db"), "registry", now=clock.now)
+        return line.sent()
+
+    assert synced(minutes=1) == "L"
+    synced(minutes=40)  # full as well, since the first could not tell whether anybody writes unannounced
+    assert synced(minutes=1) in ("LLL", "LLLL")
+    line.registry.update_fields("job-00", owner="ada")
+    line.registry.update_fields("job-01", owner="ada")
+    assert sorted(synced(minutes=1).lstrip("L")) == ["R", "R"]
