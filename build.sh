@@ -161,6 +161,7 @@ cmd_lock() {
   compile requirements.lock pyproject.toml --no-emit-package setuptools
   compile requirements-dev.lock pyproject.toml --group dev --constraint requirements.lock
   compile requirements-build.lock --group build --no-emit-package setuptools --constraint requirements-dev.lock
+  compile requirements-bench.lock --group bench --constraint requirements.lock
   compile "$model" --group model
 }
 

@@ -8,8 +8,13 @@ that `./build.sh test` has prepared in `build/venv`.
     machine.py        which Python is measured, in which environment, and what the report says about the machine
     measure.py        runs processes in turn: time, processor time, peak memory
     azurite.py        a private Azurite
+    static.py         a stand-in for Azure with hundreds of thousands of jobs
+    proxy.py          a slow network
     registry_data.py  made-up jobs, as mops-jobs and as other programs write them
     peers.py          what we are compared with, as processes of their own
-    listing.py  syncing.py  racing.py    the benchmarks; each has run(setup), which gives lines for the report
+    tools.py          rclone and the libraries of others, installed into build/bench
+    sync_cases.py     syncs of ours and what people would use instead, over one registry
+    listing.py  syncing.py  growing.py  updating.py  racing.py  tasks.py
+                      the benchmarks; each has run(setup), which gives lines for the report
     report.py         the table, and bench/RESULTS.md
 """

@@ -7,9 +7,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import azurite, listing, machine, racing, report, syncing, tasks
+from bench import azurite, growing, listing, machine, racing, report, syncing, tasks, tools, updating
 
-BENCHMARKS = {"list": listing.run, "sync": syncing.run, "race": racing.run, "tasks": tasks.run}
+BENCHMARKS = {
+    "list": listing.run,
+    "sync": syncing.run,
+    "grow": growing.run,
+    "update": updating.run,
+    "race": racing.run,
+    "tasks": tasks.run,
+}
 
 
 def main() -> int:
@@ -24,12 +31,16 @@ def main() -> int:
     if args.jobs < 100 or args.runs < 1:
         parser.error("needs at least 100 jobs and one run")
 
+    chosen = args.only or list(BENCHMARKS)
     lines: list[report.Line] = []
     with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-") as directory:
         setup = machine.Setup(args.jobs, args.runs, Path(directory))
-        for name in args.only or BENCHMARKS:
+        for name in chosen:
             lines += BENCHMARKS[name](setup)
-    settings = f"rounds: {args.runs}, short processes {args.runs * listing.RUNS_FACTOR}; Azurite {azurite.version()}"
+    peers = f"; {tools.rclone_version()}" if "sync" in chosen else ""
+    settings = (
+        f"rounds: {args.runs}, short processes {args.runs * listing.RUNS_FACTOR}; Azurite {azurite.version()}{peers}"
+    )
     text = report.markdown(lines, machine.description(), settings)
     if args.write:
         report.RESULTS.write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bench.machine import ROOT
@@ -20,16 +21,35 @@ START_SECONDS = 60
 
 
 class Azurite:
-    """A running Azurite."""
+    """A running Azurite, at its own port or at that of a proxy to it."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self.endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
         settings = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint={self.endpoint}"
         self.connection_string = f"DefaultEndpointsProtocol=http;{settings};"
 
-    def new_url(self) -> str:
-        """The URL of a container that nobody has used. It is not made."""
-        return f"{self.endpoint}/bench-{uuid.uuid4().hex}"
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that opens it."""
+        return {"AZURE_STORAGE_CONNECTION_STRING": self.connection_string}
+
+    def url(self, container: str) -> str:
+        """A container's URL, as mops-jobs takes it."""
+        return f"{self.endpoint}/{container}"
+
+    def sas_url(self, container: str, permission: str = "rl") -> str:
+        """A container's URL with a token, as rclone takes it: to read and list, unless `permission` says otherwise."""
+        from azure.storage.blob import generate_container_sas
+
+        expiry = datetime.now(UTC) + timedelta(days=1)
+        token = generate_container_sas(ACCOUNT, container, ACCOUNT_KEY, permission=permission, expiry=expiry)
+        return f"{self.url(container)}?{token}"
+
+
+def new_container() -> str:
+    """The name of a container that nobody has used. It is not made."""
+    return f"bench-{uuid.uuid4().hex}"
 
 
 @contextlib.contextmanager

@@ -43,8 +43,22 @@ class Setup:
         """
         if FILE.is_file():
             return [interpreter(), str(FILE), *words], self.env
-        packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
-        return [interpreter(), str(ROOT / "mops_jobs.py"), *words], {**self.env, "PYTHONPATH": packages}
+        return [interpreter(), str(ROOT / "mops_jobs.py"), *words], {**self.env, "PYTHONPATH": _packages()}
+
+    def module(self, name: str, *words: str, packages: str | None = None) -> tuple[list[str], dict[str, str]]:
+        """The command line that runs a module of this checkout, and its environment.
+
+        Args:
+            name: the module.
+            words: its arguments.
+            packages: the folder with what it imports; None: the one of this environment.
+        """
+        path = os.pathsep.join([str(ROOT), packages or _packages()])
+        return [interpreter(), "-m", name, *words], {**self.env, "PYTHONPATH": path}
+
+
+def _packages() -> str:
+    return os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
 
 
 def measured_program() -> str:

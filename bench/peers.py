@@ -1,50 +1,109 @@
 """What people would use instead, as processes of their own: `python -m bench.peers WHAT CONTAINER`.
 
-The account comes from AZURE_STORAGE_CONNECTION_STRING. Each prints how many records it has seen.
+The account comes from AZURE_STORAGE_CONNECTION_STRING. Each prints how many records it has seen; `update` the
+seconds that its updates took.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from azure.storage.blob import ContainerClient
+PREFIX = "jobs/"
+THREADS = 16
+UPDATES = 100
+"""Updates of one record that are timed together."""
 
-logging.disable(logging.WARNING)  # more threads than pooled connections: true, and no news
+
+def timer() -> Callable[[], str]:
+    """Start the clock; calling what comes back tells the seconds since then, by the clock and of the processor."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    return lambda: f"{time.perf_counter() - start} {time.process_time() - cpu_start}"
 
 
-def get_each(container: ContainerClient, threads: int) -> int:
+def _container(name: str):
+    import logging
+
+    from azure.storage.blob import ContainerClient
+
+    logging.disable(logging.WARNING)  # more threads than pooled connections: true, and no news
+    return ContainerClient.from_connection_string(os.environ["AZURE_STORAGE_CONNECTION_STRING"], name)
+
+
+def get_each(name: str, threads: int) -> int:
     """List the names and read each record by a GET, as the registry does that people have today."""
-    names = [blob.name for blob in container.list_blobs(name_starts_with="jobs/")]
+    with _container(name) as container:
+        names = [blob.name for blob in container.list_blobs(name_starts_with=PREFIX)]
 
-    def size_of(name: str) -> int:
-        return len(container.download_blob(name).readall())
+        def size_of(blob: str) -> int:
+            return len(container.download_blob(blob).readall())
 
-    if threads == 1:
-        return sum(size_of(name) > 0 for name in names)
-    with ThreadPoolExecutor(threads) as pool:
-        return sum(size > 0 for size in pool.map(size_of, names))
+        if threads == 1:
+            return sum(size_of(blob) > 0 for blob in names)
+        with ThreadPoolExecutor(threads) as pool:
+            return sum(size > 0 for size in pool.map(size_of, names))
 
 
-def listing(container: ContainerClient, include: list[str]) -> int:
+def get_each_by_obstore(name: str) -> int:
+    """The same by obstore, a library in Rust."""
+    from obstore.store import AzureStore
+
+    fields = dict(field.split("=", 1) for field in os.environ["AZURE_STORAGE_CONNECTION_STRING"].split(";") if field)
+    store = AzureStore(
+        name,
+        account_name=fields["AccountName"],
+        account_key=fields["AccountKey"],
+        endpoint=fields["BlobEndpoint"],
+        client_options={"allow_http": True},
+    )
+    names = [meta["path"] for page in store.list(PREFIX) for meta in page]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return sum(size > 0 for size in pool.map(lambda path: len(store.get(path).bytes()), names))
+
+
+def listing(name: str, include: list[str]) -> int:
     """List the names and no more: what any mirror has to do at the least."""
-    return sum(1 for _ in container.list_blobs(name_starts_with="jobs/", include=include))
+    with _container(name) as container:
+        return sum(1 for _ in container.list_blobs(name_starts_with=PREFIX, include=include))
+
+
+def one_request(name: str) -> int:
+    """Import the SDK, and ask once for nothing: what any sync by the SDK has to do at the least."""
+    with _container(name) as container:
+        return sum(1 for _ in container.list_blob_names(name_starts_with="nothing/"))
+
+
+def update(name: str) -> str:
+    """Read one record and write it back on the condition that nobody else has, over and over."""
+    from azure.core import MatchConditions
+
+    with _container(name) as container:
+        path = next(iter(container.list_blob_names(name_starts_with=PREFIX)))
+        stop = timer()
+        for _ in range(UPDATES):
+            reply = container.download_blob(path)
+            value, etag = reply.readall(), reply.properties.etag
+            container.upload_blob(path, value, overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
+        return stop()
 
 
 PEERS = {
-    "get-1": lambda container: get_each(container, 1),
-    "get-16": lambda container: get_each(container, 16),
-    "list": lambda container: listing(container, []),
-    "list-metadata": lambda container: listing(container, ["metadata"]),
+    "get-1": lambda name: get_each(name, 1),
+    "get-16": lambda name: get_each(name, THREADS),
+    "obstore-16": get_each_by_obstore,
+    "list": lambda name: listing(name, []),
+    "list-metadata": lambda name: listing(name, ["metadata"]),
+    "one-request": one_request,
+    "update": update,
 }
 
 
 def main() -> None:
     what, name = sys.argv[1:]
-    with ContainerClient.from_connection_string(os.environ["AZURE_STORAGE_CONNECTION_STRING"], name) as container:
-        print(PEERS[what](container))
+    print(PEERS[what](name))
 
 
 if __name__ == "__main__":

@@ -51,14 +51,13 @@ def run(setup: Setup) -> list[Line]:
     seconds: list[float] = []
     failures = lost = 0
     with azurite.running(setup.directory) as server:
-        env = {"AZURE_STORAGE_CONNECTION_STRING": server.connection_string}
         progress(f"{WRITERS} writers on one record, {setup.runs} rounds")
         for _ in range(setup.runs):
-            url = server.new_url()
-            store = open_store(url, env)
+            url = server.url(azurite.new_container())
+            store = open_store(url, server.env)
             registry = JobRegistry(store)
             registry.register_job(JOB)
-            told, took = _race(url, {**os.environ, **env, "PYTHONPATH": str(ROOT)})
+            told, took = _race(url, {**os.environ, **server.env, "PYTHONPATH": str(ROOT)})
             found = registry.get_job(JOB)
             store.close()
             successes = sum(each["successes"] for each in told)

@@ -1,147 +1,99 @@
-"""Mirroring a registry in Azurite, against reading it record by record, and against the bare listing."""
+"""Mirroring a registry in Azurite, against rclone, against reading it record by record, and against the bare listing.
+
+Once as it is, and once through a proxy that adds 30 ms to each reply, as a network does.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sqlite3
-import sys
-import time
-from collections.abc import Callable
-
-from bench import azurite, registry_data
-from bench.machine import ROOT, Setup
+from bench import azurite, proxy, registry_data
+from bench.machine import Setup
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
-from mopsjobs.cache.mirror import sync
-from mopsjobs.registry import JobRegistry
-from mopsjobs.store import identity, open_store
+from bench.sync_cases import Registry
 
-FULL_SECONDS, FULL_MIB = 3.0, 150.0
-"""Goals for a full sync of 10,000 records of ours."""
+DELAY_SECONDS = 0.03
 
-FULL_RATIO = 0.27
-"""The same goal for any machine: on the one that it was set for, a GET per record takes 11 s."""
+GOAL_JOBS = 10_000
+"""So many records the goals are about."""
+
+FULL_RATIO, FOREIGN_RATIO, UNCHANGED_RATIO = 0.2, 0.9, 0.4
+"""Goals, as multiples of rclone's time for the same."""
+
+QUIET_RATIO = 1.3
+"""Processor time of `sync -q` with nothing to do, as a multiple of importing the SDK and one request."""
 
 
 def run(setup: Setup) -> list[Line]:
     """Measure syncs of `setup.jobs` records, of ours and of another program."""
+    names = {"ours": azurite.new_container(), "foreign": azurite.new_container()}
     with azurite.running(setup.directory) as server:
-        env = {"AZURE_STORAGE_CONNECTION_STRING": server.connection_string}
-        ours, moving, foreign = server.new_url(), server.new_url(), server.new_url()
-        progress(f"writing {setup.jobs:,} records of ours, twice")
-        registry_data.fill_ours(ours, env, setup.jobs)
-        registry_data.fill_ours(moving, env, setup.jobs)  # apart: what was announced is looked at for half an hour
-        progress(f"writing {setup.jobs:,} records as another program does")
-        registry_data.fill_foreign(foreign, server.connection_string, setup.jobs)
-        cases = {
-            "full sync of our records": _sync(setup, ours, env),
-            "sync, nothing changed": _delta(setup, ours, env, changed=0),
-            "sync, 10 changed": _delta(setup, moving, env, changed=10),
-            "full sync of foreign records": _sync(setup, foreign, env),
-            "listing alone": _peer(setup, "list", ours, env),
-            "listing with metadata": _peer(setup, "list-metadata", ours, env),
-            "GET per record, 16 threads": _peer(setup, "get-16", ours, env),
-            "GET per record, one by one": _peer(setup, "get-1", ours, env, slow=True),
-        }
-        progress(f"syncs, {setup.runs} rounds of {len(cases)} processes")
-        in_turn(cases.values(), setup.runs, setup.directory)
-    return _lines(setup, cases)
+        for name, container in names.items():
+            progress(f"writing {setup.jobs:,} records: {name}")
+            registry_data.fill(server, container, setup.jobs, ours=name != "foreign")
+        lines = _measure(setup, server, names, "", all_peers=True)
+        with proxy.delayed(server.port, DELAY_SECONDS) as port:
+            note = f", {DELAY_SECONDS * 1000:.0f} ms later"
+            lines += _measure(setup, azurite.Azurite(port), names, note, all_peers=False)
+    return lines
 
 
-def _lines(setup: Setup, cases: dict[str, Case]) -> list[Line]:
-    full = cases["full sync of our records"]
-    unchanged, ten = cases["sync, nothing changed"], cases["sync, 10 changed"]
-    bare, packed = cases["listing alone"], cases["listing with metadata"]
-    one_by_one, many = cases["GET per record, one by one"], cases["GET per record, 16 threads"]
-    foreign = cases["full sync of foreign records"]
-    limited = setup.jobs == 10_000  # what the goals are about
-    goals = {
-        "ratio": at_most(FULL_RATIO, full.ratios_to(many)[0], " x") if limited else None,
-        "seconds": at_most(FULL_SECONDS, full.seconds, " s") if limited else None,
-        "memory": at_most(FULL_MIB, full.peak_mib, " MiB") if limited else None,
+def _measure(setup: Setup, server: azurite.Azurite, names: dict[str, str], note: str, *, all_peers: bool) -> list[Line]:
+    at = {
+        name: Registry(setup, server, container, setup.jobs, f"{name}-{server.port}")
+        for name, container in names.items()
     }
-    memory = full.peak_mib / bare.peak_mib
-    lines = [
+    cases = {
+        "full": at["ours"].full_sync(),
+        "rclone": at["ours"].rclone(),
+        "unchanged": at["ours"].delta_sync(),
+        "rclone, unchanged": at["ours"].rclone(unchanged=True),
+        "foreign": at["foreign"].full_sync(),
+        "rclone, foreign": at["foreign"].rclone(),
+        "quiet": at["ours"].delta_sync(quiet=True),
+        "one request": at["ours"].peer("one-request", prints=0),
+    }
+    peers = {
+        "listing alone": at["ours"].peer("list"),
+        "listing with metadata": at["ours"].peer("list-metadata"),
+        "GET per record, azure-storage-blob, 16 threads": at["ours"].peer("get-16", slow=True),
+        "GET per record, azure-storage-blob, one by one": at["ours"].peer("get-1", slow=True),
+        "GET per record, obstore, 16 threads": at["ours"].peer("obstore-16", slow=True),
+    }
+    measured = {**cases, **(peers if all_peers else {})}
+    progress(f"syncs{note}, {setup.runs} rounds of {len(measured)} processes")
+    in_turn(measured.values(), setup.runs, setup.directory)
+    lines = _lines(setup, cases, note)
+    if all_peers:
+        lines += [_line(f"full sync, {setup.jobs:,} of our records", cases["full"], *peer) for peer in peers.items()]
+    return lines
+
+
+def _lines(setup: Setup, cases: dict[str, Case], note: str) -> list[Line]:
+    count = f"{setup.jobs:,}"
+    are_goals = setup.jobs == GOAL_JOBS
+    quiet = cases["quiet"]
+    cpu_ratio = quiet.ratios_to(cases["one request"])[1]
+
+    def against_rclone(what: str, ours: str, theirs: str, limit: float) -> Line:
+        return _line(f"{what}{note}", cases[ours], "rclone", cases[theirs], limit if are_goals else None)
+
+    return [
+        against_rclone(f"full sync, {count} of our records", "full", "rclone", FULL_RATIO),
+        against_rclone(f"full sync, {count} foreign records", "foreign", "rclone, foreign", FOREIGN_RATIO),
+        against_rclone(f"sync, nothing changed among {count}", "unchanged", "rclone, unchanged", UNCHANGED_RATIO),
         Line(
-            f"full sync, {setup.jobs:,} of our records",
-            _s(full),
-            "GET, 16 threads",
-            *full.ratios_to(many),
-            goals["ratio"],
+            f"sync -q, nothing changed{note}: processor time", _processor(quiet),
+            f"import of the SDK, one request, {_processor(cases['one request'])}",
+            *quiet.ratios_to(cases["one request"]), at_most(QUIET_RATIO, cpu_ratio, " x"),
         ),
-        Line("- the same", _s(full), "GET, one by one", *full.ratios_to(one_by_one), goals["seconds"]),
-        Line("- the same", _s(full), "listing with metadata", *full.ratios_to(packed)),
-        Line("- the same", _s(full), "listing alone", *full.ratios_to(bare)),
-        Line("- its peak memory", _mib(full), "listing alone", memory, None, goals["memory"]),
-        Line("sync, nothing changed", _s(unchanged), "listing alone", *unchanged.ratios_to(bare)),
-        Line("sync, 10 changed", _s(ten), "sync, nothing changed", *ten.ratios_to(unchanged)),
-        Line(f"full sync, {setup.jobs:,} foreign records", _s(foreign), "GET, 16 threads", *foreign.ratios_to(many)),
-        Line("- its peak memory", _mib(foreign), "GET, 16 threads", foreign.peak_mib / many.peak_mib),
-    ]
-    peers = {what: cases[what] for what in cases if what.startswith(("listing", "GET"))}
-    return lines + [Line(what, _s(case), "listing alone", *case.ratios_to(bare)) for what, case in peers.items()]
+    ]  # fmt: skip
 
 
-def _sync(setup: Setup, url: str, env: dict[str, str]) -> Case:
-    """`mops-jobs sync` into a new cache."""
-    cache = setup.directory / f"{url.rpartition('/')[2]}-fresh.db"
-    command, ours = setup.command("sync", "--json", "--registry", url, "--cache", str(cache))
-
-    def prepare() -> None:
-        for path in setup.directory.glob(f"{cache.name}*"):
-            path.unlink()
-
-    def check(output: str) -> None:
-        report = json.loads(output)
-        with contextlib.closing(sqlite3.connect(cache)) as connection:
-            cached = connection.execute("SELECT count(*) FROM jobs").fetchone()[0]
-        if report["added"] != setup.jobs or cached != setup.jobs or report["problems"]:
-            raise RuntimeError(f"sync did something else, and the cache has {cached} jobs:\n{output[:2000]}")
-
-    return Case(command, {**ours, **env}, prepare, check)
+def _line(what: str, case: Case, against: str, other: Case, limit: float | None = None) -> Line:
+    ratio, cpu_ratio = case.ratios_to(other)
+    compared = f"{against}, {other.seconds:.2f} s"
+    return Line(what, f"{case.seconds:.2f} s", compared, ratio, cpu_ratio, at_most(limit, ratio, " x"))
 
 
-def _delta(setup: Setup, url: str, env: dict[str, str], *, changed: int) -> Case:
-    """`mops-jobs sync` into a cache that is up to date but for the jobs that are changed before each round."""
-    cache = setup.directory / f"{url.rpartition('/')[2]}-{changed}-changed.db"
-    command, ours = setup.command("sync", "--json", "--registry", url, "--cache", str(cache))
-    registry = JobRegistry(open_store(url, env))
-    registry_id = identity(url, env)
-    active = [job.job_id for job in registry.get_active_jobs()][:changed]
-
-    def prepare() -> None:
-        # Up to date, and sure that nobody writes unannounced: that takes two full syncs, and each hour another.
-        while sync(registry, str(cache), registry_id).is_full:
-            pass
-        for job_id in active:
-            registry.update_fields(job_id, metadata={"round": str(time.monotonic_ns())})
-
-    def check(output: str) -> None:
-        report = json.loads(output)
-        if (report["mode"], report["changed"], len(active)) != ("delta", changed, changed) or report["problems"]:
-            raise RuntimeError(f"sync did something else:\n{output[:2000]}")
-
-    return Case(command, {**ours, **env}, prepare, check)
-
-
-def _peer(setup: Setup, what: str, url: str, env: dict[str, str], *, slow: bool = False) -> Case:
-    check = _must_print(setup.jobs)
-    argv = [sys.executable, "-m", "bench.peers", what, url.rpartition("/")[2]]
-    return Case(argv, {**setup.env, **env, "PYTHONPATH": str(ROOT)}, check=check, slow=slow)
-
-
-def _must_print(count: int) -> Callable[[str], None]:
-    def check(output: str) -> None:
-        if int(output) != count:
-            raise RuntimeError(f"A peer has seen {output.strip()} records instead of {count}.")
-
-    return check
-
-
-def _s(case: Case) -> str:
-    return f"{case.seconds:.2f} s ({case.cpu_seconds:.2f} s of processor)"
-
-
-def _mib(case: Case) -> str:
-    return f"{case.peak_mib:.0f} MiB"
+def _processor(case: Case) -> str:
+    return f"{case.cpu_seconds:.2f} s"

@@ -1,0 +1,120 @@
+"""Syncs of ours, and what people would use instead, as processes to measure over one registry in Azurite."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench import tools
+from bench.azurite import Azurite
+from bench.machine import Setup
+from bench.measure import Case
+from mopsjobs.cache.mirror import sync
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import identity, open_store
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry in a container, and the way to it."""
+
+    setup: Setup
+    server: Azurite
+    """As the measured processes reach it."""
+    container: str
+    jobs: int
+    name: str
+    """Tells the files of its caches and mirrors apart."""
+
+    def full_sync(self) -> Case:
+        """`mops-jobs sync` into a new cache."""
+        cache = self.setup.directory / f"{self.name}-fresh.db"
+        command, env = self._sync(str(cache), "--json")
+
+        def prepare() -> None:
+            for path in self.setup.directory.glob(f"{cache.name}*"):
+                path.unlink()
+
+        def check(output: str) -> None:
+            report = json.loads(output)
+            with contextlib.closing(sqlite3.connect(cache)) as connection:
+                cached = connection.execute("SELECT count(*) FROM jobs").fetchone()[0]
+            if report["added"] != self.jobs or cached != self.jobs or report["problems"]:
+                raise RuntimeError(f"sync did something else, and the cache has {cached} jobs:\n{output[:2000]}")
+
+        return Case(command, env, prepare, check)
+
+    def delta_sync(self, *, changed: int = 0, quiet: bool = False) -> Case:
+        """`mops-jobs sync` into a cache that is up to date but for the jobs that are changed before each round."""
+        cache = self.setup.directory / f"{self.name}-{changed}-changed{'-quiet' * quiet}.db"
+        command, env = self._sync(str(cache), "-q" if quiet else "--json")
+        url = self.server.url(self.container)
+        registry = JobRegistry(open_store(url, self.server.env))
+        registry_id = identity(url, self.server.env)
+        active: list[str] = []
+
+        def prepare() -> None:
+            # Up to date, and sure that nobody writes unannounced: that takes two full syncs, and each hour another.
+            while sync(registry, str(cache), registry_id).is_full:
+                pass
+            if not active and changed:
+                with contextlib.closing(sqlite3.connect(cache)) as connection:
+                    rows = connection.execute("SELECT job_id FROM jobs WHERE is_active LIMIT ?", (changed,))
+                    active.extend(job_id for (job_id,) in rows)
+            for job_id in active:
+                registry.update_fields(job_id, metadata={"round": str(time.monotonic_ns())})
+
+        def check(output: str) -> None:
+            if quiet:
+                return
+            report = json.loads(output)
+            if (report["mode"], report["changed"], len(active)) != ("delta", changed, changed) or report["problems"]:
+                raise RuntimeError(f"sync did something else:\n{output[:2000]}")
+
+        return Case(command, env, prepare, check)
+
+    def rclone(self, *, unchanged: bool = False) -> Case:
+        """`rclone sync` of the records into a new directory, or into one that has them all.
+
+        With one listing of everything (--fast-list), since it would list each job's folder otherwise; and 16 transfers
+        at a time, as many as ours.
+        """
+        mirror = self.setup.directory / f"{self.name}-{'mirror' if unchanged else 'fresh'}"
+        argv = [tools.rclone(), "sync", "--fast-list", "--transfers", "16", "--checkers", "16"]
+        argv += [f":azureblob:{self.container}/jobs", str(mirror)]
+        settings = {"RCLONE_CONFIG": "", "RCLONE_AZUREBLOB_SAS_URL": self.server.sas_url(self.container)}
+
+        def prepare() -> None:
+            if not unchanged:
+                shutil.rmtree(mirror, ignore_errors=True)
+
+        def check(_: str) -> None:
+            if (count := sum(1 for _ in mirror.glob("*/state.json"))) != self.jobs:
+                raise RuntimeError(f"rclone has mirrored {count} records instead of {self.jobs}.")
+
+        return Case(argv, {**self.setup.env, **settings}, prepare, check)
+
+    def peer(self, what: str, *, prints: int | None = None, slow: bool = False) -> Case:
+        """A peer of bench.peers. It must print how many records there are, or the number given."""
+        argv, env = self.setup.module("bench.peers", what, self.container, packages=tools.packages())
+        return Case(
+            argv, {**env, **self.server.env}, check=_must_print(self.jobs if prints is None else prints), slow=slow
+        )
+
+    def _sync(self, cache: str, *words: str) -> tuple[list[str], dict[str, str]]:
+        url = self.server.url(self.container)
+        command, env = self.setup.command("sync", *words, "--registry", url, "--cache", cache)
+        return command, {**env, **self.server.env}
+
+
+def _must_print(count: int) -> Callable[[str], None]:
+    def check(output: str) -> None:
+        if int(output) != count:
+            raise RuntimeError(f"A peer has printed {output.strip()} instead of {count}.")
+
+    return check
