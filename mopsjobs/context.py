@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 60.0
 """How long a view that must be fresh waits for a sync that somebody else has begun."""
 
+OWN_SUFFIXES = ("", "-wal", "-shm", "-journal", ".lock", ".build")
+"""What SQLite and our locks put behind the name of a file, beside it."""
+
 
 class Freshness:
     """How old what a view shows is."""
@@ -117,6 +120,15 @@ class Context:
                 self._cache_path = os.path.join(_private_directory(), os.path.basename(self._cache_path))
                 self.out.note(f"There is no writable home; the cache is {self._cache_path}")
         return self._cache_path
+
+    def own_files(self) -> list[str]:
+        """The files that registry and cache are, or may come to be, on this machine."""
+        paths = [self.cache_path]
+        if self.settings.registry.value.startswith("sqlite:"):
+            from mopsjobs.store import sqlite_path
+
+            paths.append(sqlite_path(self.settings.registry.value))
+        return [path + suffix for path in (*paths, *map(os.path.realpath, paths)) for suffix in OWN_SUFFIXES]
 
     @property
     def store(self) -> VersionedStore:

@@ -37,6 +37,11 @@ def _packed(root: Path) -> tuple[str, bytes]:
         return packed.digest, packed.archive.read()
 
 
+def _names(root: Path, *leave_out: Path) -> set[str]:
+    with pack(root, leave_out=[str(path) for path in leave_out]) as packed:
+        return set(packed.names)
+
+
 # --- the same for the same files -------------------------------------------------------------------------------------
 
 
@@ -81,6 +86,15 @@ def test_the_digest_is_the_sha256_of_bytes_that_say_nothing_of_this_machine(tmp_
         (member,) = tar
         assert (member.uid, member.gid, member.uname, member.gname, member.mtime) == (0, 0, "", "", 0)
     assert str(tmp_path).encode() not in gzip.decompress(value)
+
+
+def test_what_the_program_writes_itself_is_left_out_whatever_a_rule_says(tmp_path: Path) -> None:
+    root = _tree(tmp_path / "tree", {"a": "", ".mops-jobs.toml": "", "sub/.mops-jobs.toml": "", "jobs.db": "", "b": ""})
+    (root / ".modelopsignore").write_text("!.mops-jobs.toml\n!jobs.db\n")
+    (tmp_path / "link").symlink_to(root)
+    assert _names(root, tmp_path / "link" / "jobs.db", root / "absent") == {"a", "b", ".modelopsignore"}
+    assert _names(tmp_path / "link", root / "jobs.db") == {"a", "b", ".modelopsignore"}
+    assert "jobs.db" in _names(root)
 
 
 def test_progress_ends_with_the_bytes_of_all_files(tmp_path: Path) -> None:

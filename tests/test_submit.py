@@ -22,6 +22,7 @@ from mopsjobs.outputs import output_key, results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
 from mopsjobs.store import open_store
+from mopsjobs.submit.bundle import bundle_key
 from mopsjobs.times import parse_time
 from support_cli import Cli, Ran, Remote, add, command, environment, sentences
 from support_runs import callers, calls, code, is_alive, kill, record, sets_of, study, until
@@ -186,6 +187,22 @@ def test_the_same_code_is_stored_once(desk: Desk) -> None:
     desk.submit(sets_of(2), job_id="other")
     assert (desk.ended(), desk.ended("other")) == ("succeeded", "succeeded")
     assert len(list(desk.store.list_keys("bundles/"))) == 1
+
+
+def test_a_registry_in_the_packed_directory_is_not_packed_and_the_bundle_stays_the_same(desk: Desk) -> None:
+    """As the README advises: `.mops-jobs.toml` beside the study, with a registry beside that; here the cache too."""
+    (desk.home / ".mops-jobs.toml").write_text('registry = "sqlite:jobs.db"\ncache = "cache.db"\n')
+    beside = {"MOPS_JOBS_REGISTRY": "", "MOPS_JOBS_CACHE": ""}
+    bundles = []
+    for number in range(3):
+        words = ("submit", desk.write(sets_of(1)), "--auto", "--wait", "--job-id", f"job-{number}")
+        desk.ok(*words, **beside)
+        desk.ok("list", **beside)
+        bundles.append(desk.ok("submit", *words[1:3], "--dry-run", "--json", **beside).json["bundle"])
+    assert {"jobs.db", "cache.db"} <= {path.name for path in desk.home.iterdir()}
+    with closing(open_store(f"sqlite://{desk.home}/jobs.db", {})) as store:
+        assert list(store.list_keys("bundles/")) == [bundle_key(bundles[0])]
+    assert len(set(bundles)) == 1
 
 
 def test_a_study_may_come_from_standard_input(desk: Desk) -> None:

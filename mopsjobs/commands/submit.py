@@ -178,7 +178,7 @@ def _packed(args: argparse.Namespace, context: Context) -> contextlib.AbstractCo
     if not args.auto:
         return contextlib.nullcontext(None)
     with context.out.progress("files", None) as on_progress:
-        return pack(Path.cwd(), on_progress=on_progress)
+        return pack(Path.cwd(), leave_out=context.own_files(), on_progress=on_progress)
 
 
 def _plan(args: argparse.Namespace, study: Study, job_id: str, bundle: str, packed: Packed | None) -> Result:

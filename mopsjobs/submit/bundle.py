@@ -8,6 +8,7 @@ then stored once more, which does no harm.)
 
 What goes in: what git would list, by the `.gitignore` of each directory and of those above it in the same repository;
 `.modelopsignore` has the same rules and the last word, so that `!data/` brings back what git ignores. Never `.git`,
+never `.mops-jobs.toml` and the files it names (a registry beside the study holds the bundles, and grows with each),
 never a virtual environment (it is bound to its machine), no empty directories; and, unless a rule brings them back,
 none of `LEFT_OUT`. `.modelops/manifest.json` is always in.
 """
@@ -24,7 +25,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, Self
 
@@ -48,6 +49,8 @@ LEFT_OUT = (
 )
 """What tools leave behind and make again: nobody wants it in a bundle, and it would change its digest."""
 ALWAYS_IN = ".modelops/manifest.json"
+NEVER_IN = (".git", ".mops-jobs.toml")
+"""Of these names nothing is packed: they are about the directory, not about the model."""
 
 _REF = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
@@ -61,6 +64,8 @@ class Packed(NamedTuple):
     files: int
     bytes: int
     """The size of the archive."""
+    names: frozenset[str] = frozenset()
+    """Of the files, relative to what was packed, with slashes."""
 
     def __enter__(self) -> Self:
         return self
@@ -127,11 +132,14 @@ def has_bundle(store: VersionedStore, ref: str) -> bool:
 # --- packing -------------------------------------------------------------------------------------------------------
 
 
-def pack(directory: Path, *, on_progress: Callable[[int], None] | None = None) -> Packed:
-    """Pack a directory, in memory that does not grow with it.
+def pack(
+    directory: Path, *, leave_out: Collection[str] = (), on_progress: Callable[[int], None] | None = None
+) -> Packed:
+    """Pack a directory, in memory that does not grow with the size of its files.
 
     Args:
         directory: what to pack.
+        leave_out: paths of files that stay out, whatever the rules say: those that the program itself writes.
         on_progress: called now and then with the bytes of files packed so far.
 
     Raises:
@@ -140,7 +148,7 @@ def pack(directory: Path, *, on_progress: Callable[[int], None] | None = None) -
             `MAX_PACKED_BYTES`; or something in it cannot be read.
     """
     try:
-        found = sorted(_found(os.path.abspath(directory)), key=lambda one: os.fsencode(one.name))
+        found = sorted(_found(os.path.abspath(directory), leave_out), key=lambda one: os.fsencode(one.name))
         _refuse(directory, found)
         with contextlib.ExitStack() as undo:
             archive = undo.enter_context(tempfile.TemporaryFile())
@@ -149,7 +157,8 @@ def pack(directory: Path, *, on_progress: Callable[[int], None] | None = None) -
             undo.pop_all()
     except OSError as error:
         raise UsageError(f"The directory {directory} cannot be packed: {error}.") from None
-    return Packed(archive, f"sha256:{hashing.sha256.hexdigest()}", len(found), hashing.count)
+    digest = f"sha256:{hashing.sha256.hexdigest()}"
+    return Packed(archive, digest, len(found), hashing.count, frozenset(one.name for one in found))
 
 
 class _File(NamedTuple):
@@ -249,8 +258,9 @@ class _Telling(io.RawIOBase):
         return data
 
 
-def _found(top: str) -> Iterator[_File]:
+def _found(top: str, leave_out: Collection[str]) -> Iterator[_File]:
     root = os.path.realpath(top)
+    not_these = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in leave_out}
     waiting = [("", rules_above(top, LEFT_OUT))]
     count = 0
     while waiting:
@@ -260,7 +270,9 @@ def _found(top: str) -> Iterator[_File]:
             for entry in entries:
                 name = within + entry.name
                 is_dir = entry.is_dir(follow_symlinks=False)
-                if entry.name == ".git" or name == ALWAYS_IN or rules.leave_out(entry.path, is_dir=is_dir):
+                if entry.name in NEVER_IN or name == ALWAYS_IN or rules.leave_out(entry.path, is_dir=is_dir):
+                    continue
+                if os.path.join(root, name) in not_these:
                     continue
                 if not is_dir:
                     count += 1
