@@ -144,6 +144,36 @@ def test_wait_of_a_model_that_cannot_be_loaded_fails_as_the_record_does(desk: De
     assert record(desk.jobs).error_code == "MODEL"
 
 
+@pytest.mark.parametrize(
+    ("source", "last", "hint"),
+    [
+        ("x = 1\ndef simulate(:\n", "SyntaxError: ", "hint: See line 2 of model.py in the packed code.\n"),
+        ("\n\nx = 1 / 0\n", "ZeroDivisionError: ", "hint: See line 3 of model.py in the packed code.\n"),
+        ("import nowhere\n", "ModuleNotFoundError: ", "hint: Is --python the interpreter"),
+        ("x = 1\n", "AttributeError: there is no 'simulate' in /", None),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_told_with_its_place_and_logs_show_the_traceback(
+    desk: Desk, source: str, last: str, hint: str | None
+) -> None:
+    code(desk.home, source)
+    ran = desk("submit", desk.write(sets_of(1)), "--auto", "--job-id", "job", "--wait")
+    assert ran.code == 100
+    assert hint in ran.err if hint else "hint: " not in ran.err
+    shown = desk.ok("logs", "job").lines
+    assert shown[0] == "Traceback (most recent call last):"
+    assert shown[-1].startswith(last)
+
+
+def test_logs_show_the_traceback_of_a_task_that_failed_in_its_place(desk: Desk) -> None:
+    sets = [{"x": 0, "say": "hello"}, {"x": 1, "fail": True}, {"x": 2, "say": "bye"}]
+    desk("submit", desk.write(sets), "--auto", "--job-id", "job", "--wait", "--workers", "1")
+    shown = desk.ok("logs", "job").lines
+    assert {"[0] hello", "[1] Traceback (most recent call last):", "[2] bye"} <= set(shown)
+    assert "[1] ValueError: as asked" in shown
+    assert desk.ok("logs", "job", "--grep", "as asked").lines == [line for line in shown if line.startswith("[1]")]
+
+
 @pytest.mark.parametrize(("number", "code_"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_job_in_the_foreground_stops_on_a_signal_and_goes_on_by_resume(
     desk: Desk, tmp_path: Path, number: signal.Signals, code_: int

@@ -223,6 +223,7 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_takes_no_task(
     assert [sorted(answer) for answer in talk.answers] == [["broken"]]
     assert talk.answers[0]["broken"]["type"] == kind
     assert talk.answers[0]["broken"]["message"] or kind == "SystemExit"
+    assert "Traceback" in talk.answers[0]["broken"]["traceback"]
     assert talk.code == 1
 
 

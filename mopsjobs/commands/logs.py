@@ -37,7 +37,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         name,
         parents,
         help="what a job's tasks have written",
-        description="Print the log lines of a job. With -f from before its first task has started until its end, and "
+        description="Print the log lines of a job, and the traceback of a task that failed in its place. With -f from before its first task has started until its end, and "
         "then the exit code tells how it ended: succeeded 0, failed 100, cancelled 103, partial 104.",
     )
     parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
@@ -168,22 +168,39 @@ class _Choice:
         return self._pattern.search(text) is not None
 
     def wants(self, one: Stored) -> bool:
-        """Whether an event is a line to show."""
-        if one.event["kind"] != "log":
+        """Whether an event is a line to show, or an error that comes in the place of one."""
+        if one.event["kind"] != "log" and not _is_error(one.event):
             return False
         if self._after is not None and parse_time(str(one.event["at"])).timestamp() < self._after:
             return False
-        return self.fits(str(one.event.get("text", "")))
+        return any(self.fits(line) for line in _texts(one.event))
 
     def show(self, page: Sequence[Stored]) -> None:
         """Show the lines among these events, and say where some are missing."""
-        self._context.out.show(Result(Text(_line(one.event) for one in page if self.wants(one))))
+        lines = (line for one in page if self.wants(one) for line in _lines(one.event))
+        self._context.out.show(Result(Text(lines)))
         for one in page:
             if one.event["kind"] == "dropped":
                 told = f"{one.event.get('count')} events are missing: the registry did not answer for long."
                 self._context.out.warn(told)
 
 
-def _line(event: dict[str, object]) -> list[str]:
-    text = str(event.get("text", ""))
-    return [text] if event.get("task") is None else [styled(f"[{event['task']}] ", "dim"), text]
+def _is_error(event: Mapping[str, object]) -> bool:
+    """Whether it tells of a task that failed, or of a runner that could not load the model."""
+    return event["kind"] in ("task_failed", "runner") and event.get("error") is not None
+
+
+def _texts(event: Mapping[str, object]) -> list[str]:
+    """The lines of an event: what was written, or the traceback of an error; without one, its type and message."""
+    error = event.get("error")
+    if not _is_error(event):
+        return [str(event.get("text", ""))]
+    if not isinstance(error, Mapping):  # of an event that was cut
+        return str(error).splitlines()
+    told = f"{error.get('type')}: {error.get('message')}"
+    return str(error.get("traceback") or told).splitlines()
+
+
+def _lines(event: Mapping[str, object]) -> list[list[str]]:
+    mark = [] if event.get("task") is None else [styled(f"[{event['task']}] ", "dim")]
+    return [[*mark, text] for text in _texts(event)]

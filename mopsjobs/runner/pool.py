@@ -45,7 +45,14 @@ OnLog = Callable[["int | None", str], None]
 
 
 class ModelError(MopsJobsError):
-    """The model cannot be loaded in its interpreter: no task can run."""
+    """The model cannot be loaded in its interpreter: no task can run.
+
+    `told` is for the event that tells of it: `error` (`type`, `message`, `traceback`), where the model raised one.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, error: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.told: dict[str, object] = {} if error is None else {"error": dict(error)}
 
 
 class Finished(NamedTuple):
@@ -366,10 +373,12 @@ def _content(content: str | dict[str, str]) -> bytes:
 
 def not_loaded(told: Mapping[str, str]) -> ModelError:
     """The error of a model that a worker could not load, for this reason."""
-    return ModelError(
-        f"The model cannot be loaded: {told['type']}: {told['message']}",
-        hint="Is --python the interpreter that has the model's packages?",
-    )
+    hint = None
+    if told["type"] == "ModuleNotFoundError":
+        hint = "Is --python the interpreter that has the model's packages?"
+    elif at := told.get("at"):
+        hint = f"See line {at.rpartition(':')[2]} of {at.rpartition(':')[0]} in the packed code."
+    return ModelError(f"The model cannot be loaded: {told['type']}: {told['message']}", hint=hint, error=told)
 
 
 def not_ready(code: int) -> ModelError:

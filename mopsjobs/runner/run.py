@@ -201,7 +201,7 @@ class _Run:
 
     def _fail(self, error: MopsJobsError, events: EventLog) -> None:
         """Say in the record what this run ends with, if it can be said at all."""
-        events.emit("runner", text=str(error))
+        events.emit("runner", text=str(error), **(error.told if isinstance(error, ModelError) else {}))
         if isinstance(error, StoreError):
             self._on_log(KEPT.capitalize())
         info = {"code": "STORE" if isinstance(error, StoreError) else "MODEL", "message": str(error)}

@@ -5,7 +5,8 @@ it imports nothing of mops-jobs. It reads JSON lines from its standard input and
 standard output:
 
     <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: what to load
-    -> {"ready": true}, or {"broken": {"type", "message", "traceback"}}
+    -> {"ready": true}, or {"broken": {"type", "message", "traceback"}}; `at` besides, the FILE:LINE of the model's
+       code where it happened, if it happened there
     <- {"task": N, "params": {...}, "seed": N}
     -> {"task": N, "outputs": {NAME: BASE64 | {"file": PATH}}}
        or {"task": N, "error": {"type", "message", "traceback"}}
@@ -48,7 +49,7 @@ def main() -> int:
     try:
         call = _load(setup["root"], setup["entrypoint"])
     except BaseException as error:  # noqa: BLE001 - a model may well call sys.exit when it is imported
-        _answer(answers, {"broken": _told(error)})
+        _answer(answers, {"broken": dict(_told(error), **_place(error, setup["root"]))})
         return 1
     try:
         _answer(answers, {"ready": True})
@@ -101,7 +102,7 @@ def _load(root: str, entrypoint: str) -> "Call":
         with open(manifest, encoding="utf-8") as file:
             where = json.load(file)["wire"]
         path, _, name = where.rpartition(":")
-        wire = getattr(_module_at(os.path.join(root, path)), name)
+        wire = _function(_module_at(os.path.join(root, path)), name)
         return lambda params, seed: _bytes_only(wire(entrypoint, params, seed))
     module, _, name = entrypoint.rpartition("/")[0].partition(":")
     if not name:
@@ -109,8 +110,15 @@ def _load(root: str, entrypoint: str) -> "Call":
             "the bundle has no .modelops/manifest.json, and the study's model "
             f"{module!r} is not package.module:function"
         )
-    function = getattr(importlib.import_module(module), name)
+    function = _function(importlib.import_module(module), name)
     return lambda params, seed: _named(function(params, seed))
+
+
+def _function(module: "ModuleType", name: str) -> "Any":
+    if not hasattr(module, name):
+        # Python names the module alone; where two have that name, it matters which one it found.
+        raise AttributeError(f"there is no {name!r} in {getattr(module, '__file__', None) or module.__name__}")
+    return getattr(module, name)
 
 
 def _module_at(path: str) -> "ModuleType":
@@ -164,6 +172,16 @@ def _mark(task: int) -> None:
 def _told(error: BaseException) -> "dict[str, str]":
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return {"type": type(error).__name__, "message": str(error), "traceback": trace[-TRACEBACK_CHARACTERS:]}
+
+
+def _place(error: BaseException, root: str) -> "dict[str, str]":
+    """Where in the model's own code an error was raised, as `at`: the innermost line of it; empty if in none."""
+    steps = [(step.filename, step.lineno) for step in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        steps.append((error.filename or "", error.lineno))
+    top = os.path.join(root, "")
+    inside = [f"{path[len(top) :]}:{line}" for path, line in steps if path.startswith(top)]
+    return {"at": inside[-1]} if inside else {}
 
 
 def _answer(answers: "TextIO", content: "dict[str, Any]") -> None:
