@@ -110,6 +110,8 @@ class Context:
         self._store: VersionedStore | None = None
         self._registry: JobRegistry | None = None
         self._cache_path: str | None = None
+        self.tells_missing = True
+        """Whether to say that the registry that was asked for is not there; at most once."""
 
     @property
     def cache_path(self) -> str:
@@ -120,6 +122,25 @@ class Context:
                 self._cache_path = os.path.join(_private_directory(), os.path.basename(self._cache_path))
                 self.out.note(f"There is no writable home; the cache is {self._cache_path}")
         return self._cache_path
+
+    def missing_registry(self) -> str | None:
+        """The path of the embedded registry, if there is no such file yet; what a mistyped path looks like, too."""
+        if not self.settings.registry.value.startswith("sqlite:"):
+            return None
+        from mopsjobs.store import sqlite_path
+
+        path = sqlite_path(self.settings.registry.value)
+        return None if os.path.exists(path) else path
+
+    def _tell_missing(self) -> None:
+        """Say, once, that the registry that was asked for is not there: an empty listing alone would hide a typo."""
+        if not self.tells_missing or self.settings.registry.origin == "default":
+            return
+        if (path := self.missing_registry()) is not None:
+            self.tells_missing = False
+            beside = "" if os.path.isdir(os.path.dirname(path)) else ", nor its directory"
+            made = "both" if beside else "it"
+            self.out.note(f"There is no registry at {path} yet{beside}; the first job makes {made}.")
 
     def own_files(self) -> list[str]:
         """The files that registry and cache are, or may come to be, on this machine."""
@@ -262,6 +283,7 @@ class Context:
     def _sync(self, wait: float | None, *, full: bool, on_progress: OnProgress | None) -> SyncReport | None:
         from mopsjobs.cache.mirror import sync
 
+        self._tell_missing()
         with contextlib.ExitStack() as stack:
             if wait is not None:
                 from filelock import FileLock, Timeout
@@ -295,6 +317,7 @@ class Context:
         from mopsjobs.cache.events import sync_events
 
         def bring() -> EventsReport:
+            self._tell_missing()
             connection = open_to_write(self.cache_path, self.settings.registry_id)
             with contextlib.closing(connection), explained(self.cache_path):
                 return sync_events(self.store, connection, job_id=job_id, since=since, full=full, now=self.now)

@@ -175,8 +175,8 @@ def key(job_id: str) -> str:
 
 
 def sentences(err: str) -> list[str]:
-    """What was said on stderr, without the hints."""
-    return [line for line in err.splitlines() if not line.startswith("hint: ")]
+    """What was said on stderr, without the hints and the note that a registry has no file yet."""
+    return [line for line in err.splitlines() if not line.startswith(("hint: ", "There is no registry at "))]
 
 
 @contextlib.contextmanager

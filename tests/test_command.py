@@ -90,7 +90,7 @@ def test_bad_usage_is_one_sentence(cli: Cli, line: str) -> None:
     ran = cli(*line.split(" "))
     assert (ran.code, ran.out) == (2, "")
     assert len(sentences(ran.err)) == 1, ran.err
-    assert ran.err.startswith("error: ")
+    assert sentences(ran.err)[0].startswith("error: ")
     assert BAD_USAGE[line] in ran.err
     assert "SECRET" not in ran.err
 
@@ -353,6 +353,7 @@ def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
     def broken(*args: object, **more: object) -> None:
         raise ZeroDivisionError("by\nzero")
 
+    add(jobs, "a")
     monkeypatch.setattr("mopsjobs.cache.queries.list_jobs", broken)
     ran = cli("list")
     assert (ran.code, ran.out) == (1, "")

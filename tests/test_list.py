@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import pathlib
 import re
 from contextlib import closing
 from datetime import timedelta
@@ -146,7 +147,23 @@ def test_an_empty_list_is_no_error(cli: Cli, flags: tuple[str, ...]) -> None:
     assert (document["jobs"], document["total"], document["returned"]) == ([], 0, 0)
     for form in ((), ("-q",), ("--tsv",), ("--jsonl",)):
         assert cli.ok("list", *form, *flags).out == ""
-    assert cli.ok("list", *flags).err.startswith("0 jobs")
+    assert sentences(cli.ok("list", *flags).err)[0].startswith("0 jobs")
+
+
+@pytest.mark.parametrize("argv", [("list",), ("list", "-q"), ("list", "--json"), ("events",), ("sync",)])
+def test_a_registry_that_was_named_and_is_not_there_is_told(
+    cli: Cli, tmp_path: pathlib.Path, argv: tuple[str, ...]
+) -> None:
+    """A path with a typo looks like an empty registry; so a note on stderr says what is not there, and is no error."""
+    path = tmp_path / "x.db"
+    note = f"There is no registry at {path} yet; the first job makes it.\n"
+    assert cli.ok(*argv, "--registry", f"sqlite://{path}", MOPS_JOBS_CACHE="").err.count(note) == 1
+    away = tmp_path / "no" / "dir" / "x.db"
+    note = f"There is no registry at {away} yet, nor its directory; the first job makes both.\n"
+    assert cli.ok(*argv, "--registry", f"sqlite://{away}", MOPS_JOBS_CACHE="").err.count(note) == 1
+    cli.ok("register", "a", "--registry", f"sqlite://{away}", MOPS_JOBS_CACHE="")
+    assert "no registry" not in cli.ok(*argv, "--registry", f"sqlite://{away}", MOPS_JOBS_CACHE="").err
+    assert "no registry" not in cli.ok(*argv, MOPS_JOBS_REGISTRY="", MOPS_JOBS_CACHE="").err
 
 
 def test_a_status_from_the_future_counts_as_active(cli: Cli, remote: Remote) -> None:

@@ -40,6 +40,8 @@ def test_doctor_names_the_fix_for_a_first_run(cli: Cli) -> None:
     """Where nothing is there yet, it says what to type, and this is no failure."""
     checks = _checks(cli)
     assert (checks["access"]["state"], checks["access"]["fix"]) == ("warn", "mops-jobs register JOB")
+    assert "registry.db yet; the first job makes it" in str(checks["access"]["detail"])
+    assert "reachable" not in str(checks["access"]["detail"])
     assert (checks["cache"]["state"], checks["cache"]["fix"]) == ("ok", None)
     assert ": 0 jobs, " in str(checks["cache"]["detail"])
     assert checks["records"]["state"] == "ok"

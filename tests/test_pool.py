@@ -229,9 +229,7 @@ def test_waiting_for_its_turn_and_loading_the_model_count_towards_no_timeout(tmp
         ("def simulate(", "SyntaxError: ", "line 1 of model.py"),
     ],
 )
-def test_a_model_that_cannot_be_loaded_says_why(
-    tmp_path: Path, source: str, told: str, hint: str | None
-) -> None:
+def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, source: str, told: str, hint: str | None) -> None:
     pool = pool_of(code(tmp_path / "code", source))
     with pytest.raises(ModelError) as caught:
         all_of(pool, sets_of(4))

@@ -73,6 +73,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Check everything."""
     problems: list[tuple[str, str, str]] | None = None
+    context.tells_missing = False  # a check of its own does
     with contextlib.suppress(MopsJobsError):  # the checks below say why
         if context.settings.is_local:
             context.sync(wait=None)
@@ -138,6 +139,9 @@ def _records(problems: list[tuple[str, str, str]] | None) -> Check:
 
 
 def _reachable(context: Context) -> Check:
+    if (missing := context.missing_registry()) is not None:
+        detail = f"there is no file {missing} yet; the first job makes it"
+        return Check("access", "warn", detail, fix="mops-jobs register JOB")
     try:
         registry = context.registry  # opened before the clock starts: what takes time then is the network
         begun = context.monotonic()

@@ -37,7 +37,8 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         name,
         parents,
         help="what a job's tasks have written",
-        description="Print the log lines of a job, and the traceback of a task that failed in its place. With -f from before its first task has started until its end, and "
+        description="Print the log lines of a job, and the traceback of a task that failed in its place. "
+        "With -f from before its first task has started until its end, and "
         "then the exit code tells how it ended: succeeded 0, failed 100, cancelled 103, partial 104.",
     )
     parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
