@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from mopsjobs import errors
 from mopsjobs.commands import COMMANDS
+from support_cli import Cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,3 +44,18 @@ def test_readme_has_each_exit_code() -> None:
         if code.strip().isdigit()
     }
     assert told == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+
+
+def test_the_example_of_studies_runs_and_has_the_tasks_that_the_page_tells(cli: Cli, tmp_path: Path) -> None:
+    """The files that docs/studies.md shows make up a study of 10 tasks, which succeed, each with its output."""
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"^`([a-z.]+)`:\n\n```[a-z]+\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    assert files.keys() == {"study.yaml", "model.py"}
+    os.chdir(tmp_path)
+    for name, text in files.items():
+        Path(name).write_text(text, encoding="utf-8")
+    told = cli.ok(
+        "submit", "study.yaml", "--auto", "--wait", "--job-id", "job", "--json", XDG_STATE_HOME=str(tmp_path / "state")
+    ).json
+    assert (told["tasks_total"], told["status"]) == (10, "succeeded")
+    assert len(cli.ok("results", "job").lines) == 10
