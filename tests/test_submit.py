@@ -253,16 +253,36 @@ def test_a_dry_run_shows_everything_and_does_nothing(cli: Cli) -> None:
     assert shown["Job"] == "job"
     assert shown["Study"] == "model:simulate/baseline: 3 parameter sets, 12 tasks"
     assert shown["Bundle"].startswith("sha256:")
-    assert "(1 files, " in shown["Bundle"]
+    assert f"({Path.cwd()}: 1 file, " in shown["Bundle"]
+    assert shown["Bundle"].endswith(" B packed)")
+    assert shown["Python"].startswith("/")
     assert shown["Engine"] == "local"
     assert shown["Outputs"] == "result.json, under results/job/"
     assert ran.err == "Nothing was done.\n"
     told = cli.ok("submit", "../study.json", "--auto", "--dry-run", "--job-id", "job", "--json").json
     assert told["dry_run"] is True
     assert (told["job_id"], told["tasks_total"], told["engine"]) == ("job", 12, "local")
+    assert (told["bundle_files"], told["python"]) == (1, shown["Python"])
+    assert 0 < told["bundle_bytes"] < 100_000
     assert shown["Bundle"].startswith(told["bundle"])
     assert not Path(cli.env["HOME"], "registry.db").exists()
     assert not job_directory("job", cli.env).exists()
+
+
+def test_a_model_that_is_not_in_what_was_packed_is_told_with_both_directories(cli: Cli, tmp_path: Path) -> None:
+    """A warning, since the module may be installed; a model that names no function is an error, unless it is wired."""
+    os.chdir(code(tmp_path / "desk"))
+    Path("../study.json").write_text(json.dumps({"model": "other.one:run", "parameter_sets": [{"x": 1}]}))
+    ran = cli.ok("submit", "../study.json", "--auto", "--dry-run")
+    assert f"other is not in {Path.cwd()}, which was packed; the study is in {tmp_path}. Is it installed?" in ran.err
+    Path("../study.json").write_text(json.dumps({"model": "model", "parameter_sets": [{"x": 1}]}))
+    ran = cli("submit", "../study.json", "--auto")
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert "package.module:function, not model" in ran.err
+    assert not Path(cli.env["HOME"], "registry.db").exists()
+    (Path.cwd() / ".modelops").mkdir()
+    Path(".modelops/manifest.json").write_text('{"wire": "model.py:simulate"}')
+    assert "warning" not in cli.ok("submit", "../study.json", "--auto", "--dry-run").err
 
 
 # --- what cannot be submitted ---------------------------------------------------------------------------------------
@@ -370,6 +390,7 @@ def test_a_launch_that_fails_leaves_a_record_that_says_why(
         raise EngineError("There are no processes left.")
 
     monkeypatch.setattr(LocalEngine, "launch", launch)
+    code(Path.cwd())
     Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
     ran = cli("submit", "study.json", "--auto", "--job-id", "job")
     assert (ran.code, sentences(ran.err)) == (1, ["error: There are no processes left."])

@@ -20,8 +20,8 @@ from mopsjobs.job import check_new_job_id
 from mopsjobs.outcome import exit_code_of
 from mopsjobs.output import Document, Result, Text
 from mopsjobs.runner.pool import ModelError
-from mopsjobs.runner.run import Shard
-from mopsjobs.submit.bundle import Packed, pack, parse_bundle_ref
+from mopsjobs.runner.run import Shard, active_python
+from mopsjobs.submit.bundle import ALWAYS_IN, Packed, pack, parse_bundle_ref
 from mopsjobs.submit.client import JobSubmissionClient, Submission, Submitted, new_job_id
 from mopsjobs.submit.study import Study, load_study
 from mopsjobs.submit.unpack import BundleError
@@ -81,6 +81,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Submit a study."""
     study = load_study(_read(args.study), args.study)
+    labels = parse_labels(args.label)
     job_id = check_new_job_id(args.job_id or new_job_id(study, context.now()))
     timeout = None if args.task_timeout is None else parse_duration(args.task_timeout)
     launch = Launch(
@@ -100,8 +101,10 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     with contextlib.ExitStack() as stack:
         packed = stack.enter_context(_packed(args, context))
         bundle = parse_bundle_ref(args.bundle) if packed is None else packed.digest
+        if packed is not None and ALWAYS_IN not in packed.names:
+            _check_model(study.model, packed, args.study, context)
         if args.dry_run:
-            return _plan(args, study, job_id, bundle, packed)
+            return _plan(args, study, launch, bundle, packed)
         client = JobSubmissionClient(
             context.store,
             context.registry,
@@ -114,12 +117,12 @@ def run(args: argparse.Namespace, context: Context) -> Result:
             bundle=bundle,
             packed=packed,
             owner=args.owner or context.env.get("USER") or None,
-            labels=parse_labels(args.label),
+            labels=labels,
         )
         submitted = client.submit(submission, launch)
     if args.wait:
         return _followed(args, context, launch, study, submitted)
-    notes = [f"Launched {study.tasks_total:,} tasks", f"Next: mops-jobs wait {job_id}"]
+    notes = [f"Launched {_counted(study.tasks_total, 'task')}", f"Next: mops-jobs wait {job_id}"]
     if submitted.warnings:
         notes[1] = f"Without the registry: {submitted.launched.look}"
     return Result(_body(args, launch, study), notes=notes, warnings=submitted.warnings)
@@ -134,7 +137,7 @@ def _followed(args: argparse.Namespace, context: Context, launch: Launch, study:
     """The job until its end: worked through by this very process, or looked at from here."""
     for warning in submitted.warnings:
         context.out.warn(warning)
-    context.out.note(f"{launch.job_id}: {study.tasks_total:,} tasks")
+    context.out.note(f"{launch.job_id}: {_counted(study.tasks_total, 'task')}")
     if not launch.foreground:
         waited = wait_for([launch.job_id], context, Until())
         return Result(_body(args, launch, study, waited.states[0].status), exit_code=waited.exit_code)
@@ -181,17 +184,56 @@ def _packed(args: argparse.Namespace, context: Context) -> contextlib.AbstractCo
         return pack(Path.cwd(), leave_out=context.own_files(), on_progress=on_progress)
 
 
-def _plan(args: argparse.Namespace, study: Study, job_id: str, bundle: str, packed: Packed | None) -> Result:
-    code = bundle if packed is None else f"{bundle} ({packed.files} files, {packed.bytes / 1e6:.1f} MB)"
+def _check_model(model: str, packed: Packed, study: str, context: Context) -> None:
+    """Whether a bundle without a wire function can have this model.
+
+    A module that was not packed may be installed in the model's interpreter: that is worth a warning, no more.
+
+    Raises:
+        UsageError: no bundle can: it names no function.
+    """
+    module, _, function = model.partition(":")
+    if not (function and module):
+        raise UsageError(
+            f"The study's model should be package.module:function, not {model}: {Path.cwd()}, which was packed, has no"
+            f" {ALWAYS_IN} that names a wire function."
+        )
+    first = module.partition(".")[0]
+    if any(name.startswith((f"{first}/", f"{first}.")) for name in packed.names):
+        return
+    beside = "" if study == "-" else str(Path(study).resolve().parent)
+    where = f"; the study is in {beside}" if beside not in ("", str(Path.cwd().resolve())) else ""
+    context.out.warn(f"The model's module {first} is not in {Path.cwd()}, which was packed{where}. Is it installed?")
+
+
+def _size(count: int) -> str:
+    return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 999_950 else f"{count / 1e6:.1f} MB"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _plan(args: argparse.Namespace, study: Study, launch: Launch, bundle: str, packed: Packed | None) -> Result:
+    job_id = launch.job_id
+    python = launch.python or (active_python() if args.engine == "local" else None)
+    code = bundle
+    if packed is not None:
+        code = f"{bundle} ({Path.cwd()}: {_counted(packed.files, 'file')}, {_size(packed.bytes)} packed)"
     outputs = "whatever each task leaves" if study.outputs is None else ", ".join(study.outputs)
+    sets = _counted(len(study.parameter_sets), "parameter set")
     lines = [
         f"Job      {job_id}",
-        f"Study    {study.entrypoint}: {len(study.parameter_sets):,} parameter sets, {study.tasks_total:,} tasks",
+        f"Study    {study.entrypoint}: {sets}, {_counted(study.tasks_total, 'task')}",
         f"Bundle   {code}",
         f"Engine   {args.engine}",
+        f"Python   {python or 'that of where it runs'}",
         f"Outputs  {outputs}, under results/{job_id}/",
     ]
     if args.json:
         plan = {"job_id": job_id, "tasks_total": study.tasks_total, "bundle": bundle, "engine": args.engine}
-        return Result(Document({**plan, "dry_run": True}))
+        files, size = (None, None) if packed is None else (packed.files, packed.bytes)
+        return Result(
+            Document({**plan, "bundle_files": files, "bundle_bytes": size, "python": python, "dry_run": True})
+        )
     return Result(Text(lines), notes=["Nothing was done."])
