@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mopsjobs import errors
 from mopsjobs.commands import COMMANDS
-from support_cli import Cli
+from support_cli import Cli, command, environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,3 +63,29 @@ def test_the_example_of_studies_runs_and_has_the_tasks_that_the_page_tells(cli: 
     ).json
     assert (told["tasks_total"], told["status"]) == (10, "succeeded")
     assert len(cli.ok("results", "job").lines) == 10
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the recipe is for people who have jq")
+def test_the_recipe_for_events_skips_none_though_its_handler_fails(cli: Cli, tmp_path: Path) -> None:
+    """The script of docs/json-output.md: what failed comes again, what was worked through does not."""
+    page = (ROOT / "docs" / "json-output.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    head = f'mops-jobs() {{ {shlex.join(command())} "$@"; }}\n'
+    head += 'handle() { [ "$(jq -r .job_id <<< "$1")" != "$BAD" ] && echo "$1" >> handled; }\n'
+
+    def run(bad: str) -> int:
+        return subprocess.run(
+            ["bash", "-c", head + recipe], cwd=tmp_path, env={**environment(cli), "BAD": bad}, check=False, timeout=60
+        ).returncode
+
+    def register(job_id: str) -> None:  # by the clock that the script's own commands go by
+        subprocess.run(command("register", job_id), env=environment(cli), check=True, timeout=60, capture_output=True)
+
+    for job_id in ("a", "b", "c"):
+        register(job_id)
+    assert run("b") == 1
+    assert run("") == 0
+    register("d")
+    assert run("") == 0
+    handled = [json.loads(line)["job_id"] for line in (tmp_path / "handled").read_text().splitlines()]
+    assert handled == ["a", "b", "c", "d"]
