@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mopsjobs.outputs import Manifest, manifest_key
 from mopsjobs.runner.pool import Finished, WorkerPool
-from mopsjobs.runner.run import WORKER, Shard, run_shard
+from mopsjobs.runner.pools import WORKER
+from mopsjobs.runner.run import Shard, run_shard
 from mopsjobs.submit.bundle import pack, store_bundle
 from mopsjobs.submit.study import Study
 

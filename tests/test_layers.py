@@ -91,9 +91,12 @@ ARROWS = {
     "mopsjobs.runner.spool": "delivery errors store.base",
     "mopsjobs.runner.manifest": "errors outputs runner.patience",
     "mopsjobs.runner.reporter": "errors job registry rules",
+    "mopsjobs.runner.pools": (
+        "outputs submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"
+    ),
     "mopsjobs.runner.run": (
-        "errors status rules job events outputs registry validation store.base store.sqlite submit.bundle submit.study"
-        " submit.unpack runner.manifest runner.patience runner.pool runner.dask_pool runner.reporter runner.spool"
+        "errors status rules job events outputs registry validation store.base store.sqlite submit.study"
+        " submit.unpack runner.manifest runner.patience runner.pool runner.pools runner.reporter runner.spool"
     ),
     "mopsjobs.output": "errors",
     "mopsjobs.config": "errors times store",

@@ -13,7 +13,7 @@ import pytest
 
 from mopsjobs.runner import pool as pool_module
 from mopsjobs.runner.pool import Finished, ModelError, WorkerPool
-from mopsjobs.runner.run import WORKER
+from mopsjobs.runner.pools import WORKER
 from support_runs import all_of, callers, calls, code, ends, is_alive, kill, pool_of, sets_of, study, until
 
 

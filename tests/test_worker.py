@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mopsjobs.runner.run import WORKER
+from mopsjobs.runner.pools import WORKER
 from mopsjobs.runner.worker import INLINE_BYTES
 
 

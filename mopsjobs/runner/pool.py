@@ -130,6 +130,7 @@ class WorkerPool:
         *,
         task_timeout: float | None = None,
         on_log: OnLog | None = None,
+        on_died: Callable[[str], None] | None = None,
         env: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -141,6 +142,7 @@ class WorkerPool:
             size: how many of them at once.
             task_timeout: seconds that a task may take; None: no limit.
             on_log: called with the task's number, or None, and each line that the model prints.
+            on_died: called with a sentence when a worker has died, and its task is tried once more.
             env: the workers' environment; None: ours.
             clock: seconds from any start, never going back.
         """
@@ -149,6 +151,7 @@ class WorkerPool:
         self._size = size
         self._timeout = task_timeout
         self._on_log = on_log or (lambda _task, _line: None)
+        self._on_died = on_died or (lambda _text: None)
         self._env = os.environ if env is None else env
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -333,6 +336,8 @@ class WorkerPool:
         first, *rest = worker.tasks
         self._again.extendleft(reversed(rest))
         if first.attempt < ATTEMPTS or not worker.is_ready:
+            if worker.is_ready:
+                self._on_died(f"a worker died ({ended(code)}); task {first.task.number} is tried once more")
             self._again.appendleft(first._replace(attempt=first.attempt + worker.is_ready))
             return
         error = {"type": "WorkerDied", "message": f"its worker died {first.attempt} times ({ended(code)})"}

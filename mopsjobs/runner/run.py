@@ -6,10 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
-import os
-import shutil
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -32,18 +29,16 @@ from mopsjobs.outputs import NAMES_NAME, Manifest, examine, output_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.manifest import find_manifest
 from mopsjobs.runner.patience import PASSING, Patience
-from mopsjobs.runner.pool import Finished, ModelError, Pool, WorkerPool
+from mopsjobs.runner.pool import Finished, ModelError, Pool
+from mopsjobs.runner.pools import Wanted, open_pool
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.spool import Outbox, Overlay
 from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.submit.bundle import bundle_key, unpack_bundle
 from mopsjobs.submit.study import Task, is_output_name
 from mopsjobs.submit.unpack import BundleError
 from mopsjobs.validation import validate
-
-WORKER = Path(__file__).with_name("worker.py")
 
 PATIENCE_SECONDS = 3600.0
 """How long a runner that has done its work waits for a registry that does not answer, before it leaves the rest to
@@ -250,10 +245,7 @@ class _Run:
         first = next(todo, None)
         if first is None:
             return True
-        code = self._patience.attempt(
-            lambda: unpack_bundle(self._seen, self._manifest.bundle, self._directory / "code")
-        )
-        pool = self._pool(code, events)
+        pool = self._pool(events)
         try:
             with contextlib.closing(pool.run(itertools.chain([first], todo))) as finished:
                 for one in finished:
@@ -269,39 +261,29 @@ class _Run:
             return False
         return True
 
-    def _pool(self, code: Path, events: EventLog) -> Pool:
-        """Who is to work: processes of this machine, or a Dask cluster."""
-        shard, entrypoint = self._shard, self._manifest.study.entrypoint
+    def _pool(self, events: EventLog) -> Pool:
+        shard = self._shard
 
         def on_log(task: int | None, line: str) -> None:
             events.emit("log", task=task, text=line)
             if shard.echo:
                 self._on_log(line if task is None else f"[{task}] {line}")
 
-        if shard.scheduler is not None:
-            from mopsjobs.runner.dask_pool import DaskPool
-
-            key = bundle_key(self._manifest.bundle)
-            found = self._patience.attempt(lambda: self._seen.get(key))
-            if found is None:
-                raise BundleError(f"The bundle {self._manifest.bundle} is not in the store.")
-            return DaskPool(
-                shard.scheduler,
-                found.value,
-                entrypoint,
-                python=shard.python,
-                task_timeout=shard.task_timeout,
-                on_log=on_log,
-            )
-        spool = self._directory / "spool"
-        shutil.rmtree(spool, ignore_errors=True)
-        spool.mkdir(parents=True)
-        return WorkerPool(
-            [shard.python or active_python(), "-u", str(WORKER)],
-            {"root": str(code), "entrypoint": entrypoint, "spool": str(spool)},
-            shard.workers or os.cpu_count() or 1,
+        wanted = Wanted(
+            workers=shard.workers,
+            python=shard.python,
             task_timeout=shard.task_timeout,
-            on_log=on_log,
+            scheduler=shard.scheduler,
+            spool=self._directory / "spool" / str(shard.number),  # shards may be at work here side by side
+        )
+        return open_pool(
+            wanted,
+            self._manifest,
+            self._seen,
+            self._directory / "code",
+            self._patience,
+            on_log,
+            on_died=lambda text: events.emit("runner", text=text),
         )
 
     def _take(self, one: Finished, outbox: Outbox, events: EventLog) -> None:
@@ -387,13 +369,3 @@ class _Run:
 
 def _refused(reason: StoreError) -> dict[str, str]:
     return {"type": type(reason).__name__, "message": str(reason)}
-
-
-def active_python() -> str:
-    """The interpreter of the active environment, which has the model's packages; else the one we run under."""
-    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        if prefix := os.environ.get(variable):
-            path = Path(prefix) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-            if path.exists():
-                return str(path)
-    return sys.executable

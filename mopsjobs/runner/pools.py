@@ -1,0 +1,93 @@
+"""Who works through a shard's tasks: processes of this machine, or a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mopsjobs.outputs import Manifest, Readable
+from mopsjobs.runner.patience import Patience
+from mopsjobs.runner.pool import OnLog, Pool, WorkerPool
+from mopsjobs.submit.bundle import bundle_key, unpack_bundle
+from mopsjobs.submit.unpack import BundleError
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+class Wanted(NamedTuple):
+    """What a shard asks of its pool."""
+
+    workers: int | None
+    python: str | None
+    task_timeout: float | None
+    scheduler: str | None
+    spool: Path
+    """A directory of the shard's own, for outputs on their way from its workers. What an earlier run left is lost."""
+
+
+def open_pool(
+    wanted: Wanted,
+    manifest: Manifest,
+    store: Readable,
+    code: Path,
+    patience: Patience,
+    on_log: OnLog,
+    *,
+    on_died: Callable[[str], None],
+) -> Pool:
+    """The pool that a shard asks for; nothing of it is started yet.
+
+    Args:
+        wanted: what is asked.
+        manifest: the job's.
+        store: where its bundle is.
+        code: where bundles are unpacked on this machine.
+        patience: how long to wait for the store.
+        on_log: see `WorkerPool`.
+        on_died: see `WorkerPool`; a Dask cluster replaces its workers itself.
+
+    Raises:
+        BundleError: the bundle is not there, or cannot be used.
+        StoreError: the store cannot be read.
+        OSError: this machine's disk does not take what has to be there.
+    """
+    entrypoint = manifest.study.entrypoint
+    root = patience.attempt(lambda: unpack_bundle(store, manifest.bundle, code))
+    if wanted.scheduler is not None:
+        from mopsjobs.runner.dask_pool import DaskPool
+
+        found = patience.attempt(lambda: store.get(bundle_key(manifest.bundle)))
+        if found is None:
+            raise BundleError(f"The bundle {manifest.bundle} is not in the store.")
+        return DaskPool(
+            wanted.scheduler,
+            found.value,
+            entrypoint,
+            python=wanted.python,
+            task_timeout=wanted.task_timeout,
+            on_log=on_log,
+        )
+    shutil.rmtree(wanted.spool, ignore_errors=True)
+    wanted.spool.mkdir(parents=True)
+    return WorkerPool(
+        [wanted.python or active_python(os.environ) or sys.executable, "-u", str(WORKER)],
+        {"root": str(root), "entrypoint": entrypoint, "spool": str(wanted.spool)},
+        wanted.workers or os.cpu_count() or 1,
+        task_timeout=wanted.task_timeout,
+        on_log=on_log,
+        on_died=on_died,
+    )
+
+
+def active_python(env: Mapping[str, str]) -> str | None:
+    """The interpreter of the active environment, which has the model's packages; None where none is active."""
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if prefix := env.get(variable):
+            path = Path(prefix) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+            if path.exists():
+                return str(path)
+    return None
