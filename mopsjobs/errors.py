@@ -147,6 +147,12 @@ class JobExistsError(JobError):
     exit_code = EXIT_REFUSED
 
 
+class JobBusyError(JobError):
+    """Somebody is at work on the job, or has done the work."""
+
+    exit_code = EXIT_REFUSED
+
+
 class InvalidTransitionError(JobError):
     """The state machine has no way from `from_status` to `to_status`."""
 

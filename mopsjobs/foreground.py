@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from mopsjobs.context import Context
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.local import at_work, job_directory, usable
 from mopsjobs.runner.run import Ran, Shard, run_shard
 
 EXIT_STOPPED = 143
@@ -20,12 +22,17 @@ def run_here(shard: Shard, context: Context, *, total: int | None = None) -> Ran
 
     Raises:
         UsageError: the job's id is none.
+        JobBusyError: another process of this machine is at work on the shard.
+        EngineError: this machine's disk takes nothing.
         JobNotFoundError, ModelError, StoreError: see `run_shard`.
     """
     context.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
     directory = job_directory(shard.job_id, context.env)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with context.out.progress("tasks", total) as on_progress:
+    with contextlib.ExitStack() as stack:
+        with usable(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stack.enter_context(at_work(directory, shard.job_id, shard.number))
+        on_progress = stack.enter_context(context.out.progress("tasks", total))
         return run_shard(
             shard,
             context.store,

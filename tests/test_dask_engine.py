@@ -18,7 +18,7 @@ import pytest
 from distributed import Client
 
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.dask import SCHEDULER, DaskEngine
+from mopsjobs.engines.dask import DaskEngine
 from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import UsageError
 from mopsjobs.outputs import results_prefix
@@ -206,7 +206,7 @@ def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     assert len(there) == 20
     assert there == _outputs(store, "here")
     state = record(registry, "there")
-    assert (state.engine, state.metadata[SCHEDULER], state.tasks_verified) == ("dask", cluster.url, 20)
+    assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", cluster.url, 20)
     until(lambda: _is_empty(cluster), "the cluster to be empty")
 
 
@@ -382,7 +382,7 @@ def test_what_is_missing_is_resumed_on_the_same_scheduler(
     needed.touch()
     child = cli.ok("resume", "job").out.strip()
     assert _end(registry, child) == "succeeded"
-    assert (record(registry, child).engine, record(registry, child).metadata[SCHEDULER]) == ("dask", cluster.url)
+    assert (record(registry, child).engine, record(registry, child).metadata["dask_scheduler"]) == ("dask", cluster.url)
     assert len(_outputs(store, child)) == 1
 
 
@@ -391,7 +391,7 @@ def test_a_job_whose_runner_is_gone_goes_on_itself(
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
     running = start(cluster, sets_of(3, calls=str(noted), gate=str(gate)))
-    registry.update_fields("job", engine="dask", metadata={SCHEDULER: cluster.url})
+    registry.update_fields("job", engine="dask", metadata={"dask_scheduler": cluster.url})
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
     kill(running.pid)
     _ended(running)

@@ -63,6 +63,7 @@ ARROWS = {
     "mopsjobs.submit.unpack": "errors",
     "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack",
     "mopsjobs.submit.kept": "delivery errors outputs registry status store.base store.sqlite",
+    "mopsjobs.submit.family": "errors job outputs registry store.base",
     "mopsjobs.submit.client": (
         "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.kept"
         " submit.study"
@@ -91,12 +92,11 @@ ARROWS = {
     "mopsjobs.runner.spool": "delivery errors store.base",
     "mopsjobs.runner.manifest": "errors outputs runner.patience",
     "mopsjobs.runner.reporter": "errors job registry rules",
-    "mopsjobs.runner.pools": (
-        "outputs submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"
-    ),
+    "mopsjobs.runner.pools": ("outputs submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"),
     "mopsjobs.runner.run": (
-        "errors status rules job events outputs registry validation store.base store.sqlite submit.study"
-        " submit.unpack runner.manifest runner.patience runner.pool runner.pools runner.reporter runner.spool"
+        "errors status times rules job events outputs registry validation store.base store.sqlite"
+        " submit.kept submit.study submit.unpack runner.manifest runner.patience runner.pool runner.pools"
+        " runner.reporter runner.spool"
     ),
     "mopsjobs.output": "errors",
     "mopsjobs.config": "errors times store",
@@ -107,18 +107,18 @@ ARROWS = {
     "mopsjobs.waiting": "errors status times job outcome output context cache.queries",
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors status times context cache.queries",
-    "mopsjobs.commands.cluster": "errors engines.kubernetes",
-    "mopsjobs.commands.launching": "errors context engines.dask_client",
+    "mopsjobs.commands.cluster": "errors",
+    "mopsjobs.commands.launching": "errors times context engines.dask_client runner.pools submit.bundle",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.taking cache.events"
-    " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask"
-    " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
-    " runner.pool runner.run submit.bundle submit.client submit.kept submit.study submit.unpack validation waiting"
-    " store.base"
+    " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask_client"
+    " engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
+    " runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study"
+    " submit.unpack validation waiting store.base"
 )
 
 OUTSIDE = {
@@ -134,7 +134,7 @@ OUTSIDE = {
     "tabulate": "output",
     "tqdm": "output",
     "shtab": "commands.completion",
-    "filelock": "cache.file context",
+    "filelock": "cache.file context engines.local",
     "tomllib": "config",
     "pathspec": "submit.ignore",
     "yaml": "submit.study engines.k8s_client",

@@ -72,7 +72,7 @@ def test_what_was_kept_is_delivered_and_the_job_registered(cli: Cli, remote: Rem
     assert state.metadata["k8s_context"] == "here"
     assert len(_launched(cluster)) == 1
     again = cli("resume", "job")
-    assert (again.code, sentences(again.err)) == (2, ["error: Job job is still running: nothing to resume."])
+    assert (again.code, sentences(again.err)) == (6, ["error: Job job is still running: nothing to resume."])
 
 
 @pytest.mark.parametrize("survives", range(1, 6))
@@ -184,7 +184,8 @@ def test_a_child_runs_where_and_as_its_parent_did_unless_flags_say_otherwise(
     assert after["args"][-2:] == ["--task-timeout", "300s"]
     state = record(remote.jobs, child)
     assert (state.k8s_namespace, state.metadata["k8s_context"]) == ("models", "here")
-    other = cli.ok("resume", "job", "--namespace", "others", "--image", "other:2", "--shards", "1").out.strip()
+    remote.jobs.cancel_job(child)
+    other = cli.ok("resume", child, "--namespace", "others", "--image", "other:2", "--shards", "1").out.strip()
     (elsewhere,) = _launched(cluster, "others")
     assert elsewhere["spec"]["completions"] == 1
     assert record(remote.jobs, other).metadata["k8s_image"] == "other:2"

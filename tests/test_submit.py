@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from conftest import Azurite
 from mopsjobs.engines.local import LocalEngine, job_directory
-from mopsjobs.errors import EngineError
+from mopsjobs.errors import EngineError, UsageError
 from mopsjobs.outputs import output_key, results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
@@ -25,7 +26,7 @@ from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import bundle_key
 from mopsjobs.times import parse_time
 from support_cli import Cli, Ran, Remote, add, command, environment, sentences
-from support_runs import callers, calls, code, is_alive, kill, record, sets_of, study, until
+from support_runs import callers, calls, code, is_alive, kill, place, record, sets_of, study, until
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -495,7 +496,7 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     until(lambda: len(desk.results()) == 6, "half of the outputs")
     until(lambda: sum(calls(noted).values()) == 8, "two tasks that wait")
     refused = desk("resume", "job")
-    assert (refused.code, sentences(refused.err)) == (2, ["error: Job job is still running: nothing to resume."])
+    assert (refused.code, sentences(refused.err)) == (6, ["error: Job job is still running: nothing to resume."])
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
     gate.touch()
@@ -555,3 +556,178 @@ def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: 
     add(jobs, "job", "failed")
     ran = cli("resume", "job")
     assert (ran.code, sentences(ran.err)) == (3, ["error: Job job has no manifest: it was reported, not submitted."])
+
+
+def _interpreter(desk: Desk) -> Path:
+    """A Python of its own, told by its path."""
+    link = desk.home.with_name("env") / "python"
+    link.parent.mkdir()
+    link.symlink_to(sys.executable)
+    return link
+
+
+def test_a_job_goes_on_as_it_was_submitted(desk: Desk) -> None:
+    """The record tells the interpreter, the workers and the time limit; flags go before them."""
+    link, mended = _interpreter(desk), desk.home.with_name("mended")
+    desk.submit(sets_of(2, needs=str(mended)), "--python", str(link), "--task-timeout", "90s")
+    assert desk.ended() == "failed"
+    told = {"local_python": str(link), "local_workers": "2", "local_task_timeout": "90"}
+    assert record(desk.jobs).metadata.items() >= told.items()
+    mended.touch()
+    ran = desk.ok("resume", "job", "--workers", "1")
+    assert (ran.out, ran.err) == ("job.2\n", "job.2: 2 tasks to do\nNext: mops-jobs wait job.2\n")
+    assert desk.ended("job.2") == "succeeded"
+    assert record(desk.jobs, "job.2").metadata.items() >= {**told, "local_workers": "1"}.items()
+
+
+def test_an_active_environment_is_noted_as_the_interpreter(desk: Desk) -> None:
+    link = _interpreter(desk)
+    (link.parent / "bin").mkdir()
+    (link.parent / "bin" / "python").symlink_to(sys.executable)
+    path = desk.write(sets_of(1))
+    desk.ok("submit", path, "--auto", "--job-id", "job", VIRTUAL_ENV=str(link.parent))
+    assert desk.ended() == "succeeded"
+    assert record(desk.jobs).metadata["local_python"] == str(link.parent / "bin" / "python")
+
+
+def test_an_interpreter_that_is_gone_is_told_and_nothing_is_changed(desk: Desk) -> None:
+    link = _interpreter(desk)
+    desk.submit(sets_of(1, needs="/nowhere"), "--python", str(link))
+    assert desk.ended() == "failed"
+    link.unlink()
+    before = list(desk.store.list_keys("jobs/"))
+    ran = desk("resume", "job")
+    told = f"error: The job ran with the interpreter {link}, which is not on this machine."
+    assert (ran.code, sentences(ran.err)) == (2, [told])
+    assert "--python PATH" in ran.err
+    assert list(desk.store.list_keys("jobs/")) == before
+
+
+def test_a_parent_is_resumed_once_and_names_its_child(desk: Desk) -> None:
+    """While the child is at work, when it has ended well, and when it has not; the child's child is numbered on."""
+    mended = desk.home.with_name("mended")
+    desk.submit(sets_of(2, needs=str(mended)))
+    assert desk.ended() == "failed"
+    desk.ok("resume", "job")
+    assert desk.ended("job.2") == "failed"
+    ran = desk("resume", "job")
+    assert (ran.code, ran.err) == (
+        6, "error: Job job was resumed as job.2, which is failed.\nhint: Run: mops-jobs resume job.2\n",
+    )  # fmt: skip
+    mended.touch()
+    assert desk.ok("resume", "job.2").out == "job.3\n"
+    assert desk.ended("job.3") == "succeeded"
+    ran = desk("resume", "job.2")
+    assert (ran.code, ran.err.splitlines()[-1]) == (6, "hint: Run: mops-jobs results job.3")
+
+
+def test_resume_auto_runs_the_code_of_the_current_directory(desk: Desk) -> None:
+    """Without it, the code is the one that was submitted."""
+    good = (desk.home / "model.py").read_text()
+    code(desk.home, "def simulate(params, seed):\n    raise ValueError('broken')\n")
+    desk.submit(sets_of(2))
+    assert desk.ended() == "failed"
+    code(desk.home, good)
+    desk.ok("resume", "job")
+    assert desk.ended("job.2") == "failed"
+    desk.ok("resume", "job.2", "--auto")
+    assert desk.ended("job.3") == "succeeded"
+    assert record(desk.jobs, "job.3").metadata["bundle"] != record(desk.jobs).metadata["bundle"]
+
+
+# --- one runner of a shard ------------------------------------------------------------------------------------------
+
+
+def test_a_second_runner_is_refused_and_the_first_goes_on(desk: Desk) -> None:
+    """Whoever has started them; the lock is gone with the process that has it, even if that is killed."""
+    gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
+    desk.submit(sets_of(2, gate=str(gate), calls=str(noted)))
+    until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")
+    ran = desk("run", "job", "--workers", "1")
+    assert (ran.code, ran.err) == (6, "error: Another runner of job job is at work on this machine.\n")
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    by_hand = subprocess.Popen(command("run", "job", "--workers", "1"), env=desk.env, stderr=subprocess.DEVNULL)
+    with by_hand:
+        until(lambda: sum(calls(noted).values()) > 2, "the one started by hand to begin")
+        again = desk("resume", "job")
+        assert (again.code, sentences(again.err)) == (6, ["error: Job job is still running: nothing to resume."])
+        gate.touch()
+    assert by_hand.returncode == 0
+    assert record(desk.jobs).status == "succeeded"
+
+
+# --- a disk that takes nothing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wait", [[], ["--wait"]])
+def test_a_disk_that_takes_nothing_fails_the_job_and_says_why(desk: Desk, wait: list[str]) -> None:
+    blocked = desk.home.with_name("blocked")
+    blocked.touch()
+    path = desk.write(sets_of(1))
+    ran = desk("submit", path, "--auto", "--job-id", "job", *wait, XDG_STATE_HOME=str(blocked))
+    assert (ran.code, len(sentences(ran.err))) == (1, 1)
+    assert ran.err.startswith(f"error: This machine cannot keep the job in {blocked}/mops-jobs/jobs/job: Not a dir")
+    state = record(desk.jobs)
+    assert (state.status, state.error_code) == ("failed", "LAUNCH")
+    assert f"error: {state.error_message}" == sentences(ran.err)[0]
+
+
+def test_a_launch_that_makes_no_sense_leaves_no_job_that_is_being_submitted(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(self: LocalEngine, launch: object) -> None:
+        raise UsageError("The option x makes no sense.")
+
+    monkeypatch.setattr(LocalEngine, "launch", launch)
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    assert cli("submit", "study.json", "--auto", "--job-id", "job").code == 2
+    assert (record(jobs).status, record(jobs).error_code) == ("failed", "LAUNCH")
+
+
+def test_a_model_that_is_broken_later_does_not_take_away_what_is_complete(desk: Desk) -> None:
+    """The job then ends by its outputs: partial. The interpreter is one that has ended to work."""
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    sets = sets_of(2, calls=str(noted))
+    sets[1]["gate"] = str(gate)
+    desk.submit(sets)
+    until(lambda: len(desk.results()) == 1 and sum(calls(noted).values()) == 2, "one output")
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    desk("run", "job", "--python", "/bin/false")
+    state = record(desk.jobs)
+    assert (state.status, state.error_code, state.tasks_verified) == ("partial", "INCOMPLETE", 1)
+    assert "the first error: The model's interpreter ends before it is ready" in str(state.error_message)
+    gate.touch()
+
+
+def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk) -> None:
+    """The registry is away from beginning to end: nothing of the job is anywhere but on this machine."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}/account"
+        secret = f"AccountName=account;AccountKey=a2V5;BlobEndpoint={endpoint};"
+        env = {**desk.env, "MOPS_JOBS_REGISTRY": f"{endpoint}/jobs", "AZURE_STORAGE_CONNECTION_STRING": secret}
+        path, noted = desk.write(sets_of(1, calls=str(desk.home.with_name("calls")))), desk.home.with_name("calls")
+        words = command("submit", path, "--auto", "--job-id", "job", "--workers", "1", "--wait")
+        with subprocess.Popen(words, env=env, cwd=desk.home, stderr=subprocess.PIPE, text=True) as running:
+            assert running.stderr is not None
+            told = "The registry does not answer; waiting up to 1h. Ctrl-C keeps what is done here.\n"
+            assert told in iter(running.stderr.readline, "")
+            running.send_signal(signal.SIGINT)
+            err = running.communicate(timeout=60)[1]
+        assert running.returncode == 130, err
+        assert err.endswith("Go on: mops-jobs resume job\n")
+        ran = desk("resume", "job", **env)
+        assert (ran.code, ran.out) == (0, "job\n"), ran
+        assert ran.err.startswith("warning: Cannot reach")
+        assert "The job goes on without it." in ran.err
+        assert desk("resume", "job", **env).code == 6
+    assert calls(noted) == {0: 1}
+
+
+def test_a_job_whose_record_was_never_written_is_found_by_its_manifest(desk: Desk) -> None:
+    """Its runner had brought the manifest to the registry, and was ended before it could register."""
+    place(desk.store, "job", study(sets_of(2)), desk.home)
+    assert desk.ok("resume", "job", "--workers", "1").out == "job\n"
+    assert desk.ended() == "succeeded"

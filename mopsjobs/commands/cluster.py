@@ -42,17 +42,13 @@ def cluster_options(args: argparse.Namespace, engine: str) -> dict[str, str]:
     return given
 
 
-def recorded_options(namespace: str | None, metadata: Mapping[str, object]) -> dict[str, str]:
-    """The options of an earlier launch, as far as its record tells: see `engines.kubernetes.NOTE_PREFIX`."""
-    from mopsjobs.engines.kubernetes import NOTE_PREFIX
-
-    noted = {name: metadata.get(NOTE_PREFIX + name) for name in CLUSTER_OPTIONS} | {"namespace": namespace}
-    return {name: value for name, value in noted.items() if isinstance(value, str) and value}
+def recorded_options(namespace: str | None, told: Mapping[str, str]) -> dict[str, str]:
+    """The options of an earlier launch, as far as its record tells: see `engines.base.noted`."""
+    found = {name: told[name] for name in CLUSTER_OPTIONS if name in told}
+    return {**found, "namespace": namespace} if namespace else found
 
 
-def recorded_shards(metadata: Mapping[str, object]) -> int | None:
+def recorded_shards(told: Mapping[str, str]) -> int | None:
     """The number of shards of an earlier launch; None where its record does not tell."""
-    from mopsjobs.engines.kubernetes import NOTE_PREFIX
-
-    text = metadata.get(NOTE_PREFIX + "shards")
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else None
+    text = told.get("shards", "")
+    return int(text) if text.isascii() and text.isdigit() else None

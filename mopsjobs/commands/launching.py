@@ -6,12 +6,26 @@ import argparse
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
+from mopsjobs.runner.pools import active_python
+from mopsjobs.submit.bundle import Packed, pack
+from mopsjobs.times import parse_duration
 
 MAX_NUMBER = 100_000
 """Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
+
+
+class Runner(NamedTuple):
+    """How a runner works: the fields of a `Launch`."""
+
+    workers: int | None
+    python: str | None
+    task_timeout: float | None
+
 
 SCHEDULER_HELP = "the Dask scheduler (DASK_SCHEDULER_ADDRESS)"
 
@@ -54,6 +68,50 @@ def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:
         where = "" if "/" in text else " on the PATH"
         raise UsageError(f"--python: there is no program {text}{where}.")
     return os.path.abspath(found)
+
+
+def launched_as(args: argparse.Namespace, engine: str, env: Mapping[str, str], told: Mapping[str, str]) -> Runner:
+    """How a runner is to work: as the flags say, else as an earlier launch was told.
+
+    On this machine, where neither says which interpreter has the model's packages, it is the active environment's:
+    the record then tells it to whoever resumes the job from a terminal where another is active.
+
+    Args:
+        args: the flags.
+        engine: where it will be.
+        env: the environment.
+        told: see `engines.base.noted`; empty for a first launch.
+
+    Raises:
+        UsageError: a flag makes no sense, or there is no such interpreter, or none any more.
+    """
+    workers, timeout, python = told.get("workers", ""), told.get("task_timeout"), args.python
+    if engine == "local":
+        python = interpreter(python, env) or _recorded_interpreter(told.get("python"), env) or active_python(env)
+    return Runner(
+        args.workers or (int(workers) if workers.isascii() and workers.isdigit() else None) or None,
+        python or told.get("python"),
+        parse_duration(args.task_timeout or f"{timeout}s") if args.task_timeout or timeout else None,
+    )
+
+
+def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | None:
+    if path is not None and shutil.which(path, path=env.get("PATH")) is None:
+        raise UsageError(
+            f"The job ran with the interpreter {path}, which is not on this machine.",
+            hint="Name the one that has the model's packages: --python PATH.",
+        )
+    return path
+
+
+def packed_here(context: Context) -> Packed:
+    """The code of the current directory, packed, while somebody may watch.
+
+    Raises:
+        UsageError: it cannot be packed.
+    """
+    with context.out.progress("files", None) as on_progress:
+        return pack(Path.cwd(), leave_out=context.own_files(), on_progress=on_progress)
 
 
 def dask_options(args: argparse.Namespace, context: Context, recorded: object = None) -> dict[str, str]:

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Mapping
 
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.commands.cluster import add_cluster_options, cluster_options, recorded_options, recorded_shards
-from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, interpreter, positive
+from mopsjobs.commands.launching import (
+    SCHEDULER_HELP,
+    add_runner_flags,
+    dask_options,
+    launched_as,
+    packed_here,
+    positive,
+)
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
-from mopsjobs.engines.base import Launch
-from mopsjobs.engines.dask import SCHEDULER
+from mopsjobs.engines.base import Launch, noted
 from mopsjobs.engines.local import job_directory
-from mopsjobs.errors import JobNotFoundError, StoreError, UsageError
-from mopsjobs.job import JobState, check_new_job_id
+from mopsjobs.errors import (
+    JobBusyError,
+    JobExistsError,
+    JobNotFoundError,
+    StoreError,
+    StoreUnavailableError,
+    TooManyRetriesError,
+    UsageError,
+)
+from mopsjobs.job import JobState
 from mopsjobs.output import Document, Result, Text
 from mopsjobs.outputs import Manifest, examine
-from mopsjobs.submit.client import JobSubmissionClient, Submission, launched_fields, new_job_id
-from mopsjobs.submit.kept import deliver_kept, note_launched
-from mopsjobs.times import parse_duration
+from mopsjobs.status import JobStatus
+from mopsjobs.submit.client import JobSubmissionClient, Submission, launched_fields
+from mopsjobs.submit.family import child_id, last_child
+from mopsjobs.submit.kept import deliver_kept, kept_job, note_launched
 from mopsjobs.validation import load_manifest, missing_tasks
 
 TYPE_CHECKING = False
@@ -35,9 +52,15 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         help="run what a job has left undone",
         description="Of a job that has ended, submit the missing tasks as a new job, its child. A job that has not "
         "ended, but whose runner has, goes on itself. What this machine keeps of it since the registry was away is "
-        "delivered first: pods wait for it. It runs where and as the job did, unless flags say otherwise.",
+        "delivered first: pods wait for it. It runs where and as the job did, on the code that was submitted, unless "
+        "flags say otherwise.",
     )
     parser.add_argument("job", metavar="JOB", help="its whole id")
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="pack the current directory as the child's code (default: the job's own code)",
+    )
     add_runner_flags(parser)
     parser.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP + "; default: the one it had")
     cluster = parser.add_argument_group("of a job on kubernetes, instead of what it had")
@@ -49,19 +72,29 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Resume a job."""
     context.registry.key_of(args.job)  # refuses what is no id, before it becomes a path
-    is_delivered = _deliver(args.job, context)
-    state = context.registry.get_job(args.job)
-    if state is None:
-        raise JobNotFoundError(f"There is no job {args.job}.", job_id=args.job)
-    manifest = load_manifest(context.store, args.job)
-    if state.is_terminal:
-        job_id = _child(args, context, state, manifest)
-    else:
-        job_id = _again(args, context, state, is_delivered=is_delivered)
-    if job_id is None:
+    try:
+        is_delivered = _deliver(args.job, context)
+        state = context.registry.get_job(args.job) or _registered(args.job, context)
+        manifest = load_manifest(context.store, args.job)
+        todo = missing_tasks(manifest, examine(context.store, manifest).complete)
+    except StoreUnavailableError as outage:
+        return _told(args, *_without_registry(args, context, outage), None)
+    if not state.is_terminal:
+        return _told(args, *_again(args, context, state, is_delivered=is_delivered), len(todo))
+    if not todo:
         return Result(notes=[f"{args.job}: nothing is missing"])
+    job_id, warnings = _child(args, context, state, manifest, tuple(task.number for task in todo))
+    return _told(args, job_id, warnings, len(todo))
+
+
+def _told(args: argparse.Namespace, job_id: str, warnings: tuple[str, ...], tasks: int | None) -> Result:
     body = Document({"job_id": job_id, "parent_job_id": None if job_id == args.job else args.job})
-    return Result(body if args.json else Text([job_id]), notes=[f"Next: mops-jobs wait {job_id}"])
+    launched = [] if tasks is None else [f"{job_id}: {tasks:,} task{'' if tasks == 1 else 's'} to do"]
+    return Result(
+        body if args.json else Text([job_id]),
+        notes=[*launched, f"Next: mops-jobs wait {job_id}"],
+        warnings=warnings,
+    )
 
 
 def _deliver(job_id: str, context: Context) -> bool:
@@ -77,77 +110,141 @@ def _deliver(job_id: str, context: Context) -> bool:
     return is_delivered
 
 
-def _child(args: argparse.Namespace, context: Context, state: JobState, manifest: Manifest) -> str | None:
-    missing = missing_tasks(manifest, examine(context.store, manifest).complete)
-    if not missing:
-        return None
-    job_id = check_new_job_id(new_job_id(manifest.study, context.now()))
+def _registered(job_id: str, context: Context) -> JobState:
+    """The record of a job whose runner has brought its manifest to the store, and was ended before it wrote one.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+    """
+    try:
+        manifest = load_manifest(context.store, job_id)
+    except JobNotFoundError:
+        raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id) from None
+    with contextlib.suppress(JobExistsError):
+        return context.registry.register_job(job_id, **manifest.record_fields())
+    return context.registry.get_job(job_id) or _registered(job_id, context)
+
+
+def _child(
+    args: argparse.Namespace, context: Context, state: JobState, manifest: Manifest, only: tuple[int, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """Submit what is missing as a new job: its id, and what did not go well.
+
+    Raises:
+        JobBusyError: that was done already; says as which job.
+    """
+    earlier = last_child(context.registry, state)
+    if earlier is not None:
+        hint = f"mops-jobs wait {earlier.job_id}"
+        if earlier.is_terminal:
+            verb = "results" if earlier.status == JobStatus.SUCCEEDED else "resume"
+            hint = f"mops-jobs {verb} {earlier.job_id}"
+        told = f"Job {state.job_id} was resumed as {earlier.job_id}, which is {earlier.status}."
+        raise JobBusyError(told, job_id=state.job_id, hint=f"Run: {hint}")
+    job_id = child_id(context.registry, state)
+    engine = _engine(state.engine)
+    launch = _launch(args, context, engine, job_id, state)  # before anything of the child is stored
     client = JobSubmissionClient(
         context.store,
         context.registry,
-        open_engine(_engine(state), context.env),
+        open_engine(engine, context.env),
         kept_at=lambda job: job_directory(job, context.env),
     )
-    launch = _launch(args, context, state, job_id)  # before anything of the child is stored
-    submission = Submission(
-        job_id=job_id,
-        study=manifest.study,
-        bundle=manifest.bundle,
-        only=tuple(task.number for task in missing),
-        parent_job_id=state.job_id,
-        owner=state.owner,
-        labels=state.labels,
-    )
-    for warning in client.submit(submission, launch).warnings:
-        context.out.warn(warning)
-    return job_id
+    with packed_here(context) if args.auto else contextlib.nullcontext(None) as packed:
+        submission = Submission(
+            job_id=job_id,
+            study=manifest.study,
+            bundle=manifest.bundle if packed is None else packed.digest,
+            packed=packed,
+            only=only,
+            parent_job_id=state.job_id,
+            owner=state.owner,
+            labels=state.labels,
+        )
+        return job_id, client.submit(submission, launch).warnings
 
 
-def _again(args: argparse.Namespace, context: Context, state: JobState, *, is_delivered: bool) -> str:
-    engine = open_engine(_engine(state), context.env)
+def _again(
+    args: argparse.Namespace, context: Context, state: JobState, *, is_delivered: bool
+) -> tuple[str, tuple[str, ...]]:
+    _refuse_new_code(args)
+    engine = open_engine(_engine(state.engine), context.env)
     phase = engine.state(state.fields()).phase
     if phase in ("pending", "running"):
         if is_delivered:  # and its runner, which waits for it, goes on
-            return str(args.job)
-        raise UsageError(f"Job {args.job} is still running: nothing to resume.")
+            return args.job, ()
+        raise JobBusyError(f"Job {args.job} is still running: nothing to resume.", job_id=args.job)
     if phase in ("succeeded", "failed"):
         raise UsageError(
             f"The {engine.name} engine says that job {args.job} has {phase}; its record does not know it yet.",
             hint="Run: mops-jobs reconcile, then resume it.",
         )
-    launched = engine.launch(_launch(args, context, state, args.job))
-    note_launched(context.registry, args.job, launched_fields(launched))
-    return str(args.job)
+    launched = engine.launch(_launch(args, context, engine.name, args.job, state))
+    try:
+        note_launched(context.registry, args.job, launched_fields(launched))
+    except (StoreError, TooManyRetriesError) as error:
+        return args.job, (f"{error} The job is launched; its record follows.",)
+    return args.job, ()
 
 
-def _engine(state: JobState) -> str:
-    return state.engine or "local"
+def _without_registry(
+    args: argparse.Namespace, context: Context, outage: StoreUnavailableError
+) -> tuple[str, tuple[str, ...]]:
+    """Let a job go on that this machine knows of by itself, since it was submitted into the same outage.
+
+    Raises:
+        StoreUnavailableError: it is none of these.
+        JobBusyError: it is at work.
+    """
+    manifest, fields = kept_job(job_directory(args.job, context.env), args.job)
+    if manifest is None or manifest.engine not in ("local", "dask"):
+        raise outage
+    _refuse_new_code(args)
+    engine = open_engine(manifest.engine, context.env)
+    if engine.state({"job_id": args.job}).phase == "running":
+        raise JobBusyError(f"Job {args.job} is still running: nothing to resume.", job_id=args.job)
+    engine.launch(_launch(args, context, engine.name, args.job, fields))
+    return args.job, (f"{outage} The job goes on without it.",)
 
 
-def _launch(args: argparse.Namespace, context: Context, state: JobState, job_id: str) -> Launch:
-    """The launch that the record tells of, with what the flags say instead.
+def _refuse_new_code(args: argparse.Namespace) -> None:
+    if args.auto:
+        raise UsageError(
+            f"Job {args.job} has not ended: it goes on with the code that it has.",
+            hint=f"For other code end it first: mops-jobs cancel {args.job}",
+        )
+
+
+def _engine(name: str | None) -> str:
+    return name or "local"
+
+
+def _launch(
+    args: argparse.Namespace, context: Context, engine: str, job_id: str, state: JobState | Mapping[str, object]
+) -> Launch:
+    """The launch that a record tells of, or what is to become one, with what the flags say instead.
 
     Raises:
         UsageError: it makes no sense; or nobody has said what a cluster is to run.
     """
-    engine = _engine(state)
+    fields = state.fields() if isinstance(state, JobState) else state
+    metadata, namespace = fields.get("metadata"), fields.get("k8s_namespace")
+    told = noted(metadata, engine) if isinstance(metadata, Mapping) else {}
     options = cluster_options(args, engine)
     shards = args.shards
     if engine == "dask":
-        options = dask_options(args, context, state.metadata.get(SCHEDULER))
+        options = dask_options(args, context, told.get("scheduler"))
     elif args.scheduler is not None:
         raise UsageError(f"--scheduler has no effect with the {engine} engine.")
     if engine == "kubernetes":
-        options = {**recorded_options(state.k8s_namespace, state.metadata), **options}
-        shards = shards or recorded_shards(state.metadata)
+        options = {**recorded_options(str(namespace) if namespace else None, told), **options}
+        shards = shards or recorded_shards(told)
     launch = Launch(
         job_id=job_id,
         registry_url=context.settings.registry.value,
         shards=shards or 1,
-        workers=args.workers,
-        python=interpreter(args.python, context.env) if engine == "local" else args.python,
-        task_timeout=None if args.task_timeout is None else parse_duration(args.task_timeout),
         options=options,
+        **launched_as(args, engine, context.env, told)._asdict(),
     )
     if engine == "kubernetes":
         from mopsjobs.engines.k8s_manifest import check_launch

@@ -9,23 +9,29 @@ from pathlib import Path
 
 from mopsjobs.commands.arguments import add_command, parse_labels
 from mopsjobs.commands.cluster import add_cluster_options, cluster_options
-from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, interpreter, positive
+from mopsjobs.commands.launching import (
+    SCHEDULER_HELP,
+    add_runner_flags,
+    dask_options,
+    launched_as,
+    packed_here,
+    positive,
+)
 from mopsjobs.context import Context
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.local import job_directory
-from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, UsageError
+from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError, UsageError
 from mopsjobs.foreground import run_here, stopped_code
 from mopsjobs.job import check_new_job_id
 from mopsjobs.outcome import exit_code_of
 from mopsjobs.output import Document, Result, Text
 from mopsjobs.runner.pool import ModelError
-from mopsjobs.runner.run import Shard, active_python
-from mopsjobs.submit.bundle import ALWAYS_IN, Packed, pack, parse_bundle_ref
+from mopsjobs.runner.run import Shard
+from mopsjobs.submit.bundle import ALWAYS_IN, Packed, parse_bundle_ref
 from mopsjobs.submit.client import JobSubmissionClient, Submission, Submitted, new_job_id
 from mopsjobs.submit.study import Study, load_study
 from mopsjobs.submit.unpack import BundleError
-from mopsjobs.times import parse_duration
 from mopsjobs.waiting import Until, wait_for
 
 TYPE_CHECKING = False
@@ -83,13 +89,10 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     study = load_study(_read(args.study), args.study)
     labels = parse_labels(args.label)
     job_id = check_new_job_id(args.job_id or new_job_id(study, context.now()))
-    timeout = None if args.task_timeout is None else parse_duration(args.task_timeout)
     launch = Launch(
         job_id=job_id,
         registry_url=context.settings.registry.value,
-        workers=args.workers,
-        python=interpreter(args.python, context.env) if args.engine == "local" else args.python,
-        task_timeout=timeout,
+        **launched_as(args, args.engine, context.env, {})._asdict(),
         shards=1 if args.shards is None else args.shards,
         foreground=args.wait and args.engine in HERE,
         options=_engine_options(args, context),
@@ -99,7 +102,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
         check_launch(launch, context.env)
     with contextlib.ExitStack() as stack:
-        packed = stack.enter_context(_packed(args, context))
+        packed = stack.enter_context(packed_here(context) if args.auto else contextlib.nullcontext(None))
         bundle = parse_bundle_ref(args.bundle) if packed is None else packed.digest
         if packed is not None and ALWAYS_IN not in packed.names:
             _check_model(study.model, packed, args.study, context)
@@ -150,7 +153,7 @@ def _followed(args: argparse.Namespace, context: Context, launch: Launch, study:
     )
     try:
         ran = run_here(shard, context, total=study.tasks_total)
-    except (ModelError, BundleError) as error:  # the record says the same
+    except (ModelError, BundleError, EngineError) as error:  # the record says the same
         context.out.error(error)
         return Result(_body(args, launch, study, "failed"), exit_code=EXIT_JOB_FAILED)
     note = f"{launch.job_id}: {ran.status or 'state unknown'}, {ran.completed} tasks done, {ran.failed} failed"
@@ -175,13 +178,6 @@ def _read(path: str) -> bytes:
         return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
-
-
-def _packed(args: argparse.Namespace, context: Context) -> contextlib.AbstractContextManager[Packed | None]:
-    if not args.auto:
-        return contextlib.nullcontext(None)
-    with context.out.progress("files", None) as on_progress:
-        return pack(Path.cwd(), leave_out=context.own_files(), on_progress=on_progress)
 
 
 def _check_model(model: str, packed: Packed, study: str, context: Context) -> None:
@@ -216,7 +212,7 @@ def _counted(count: int, noun: str) -> str:
 
 def _plan(args: argparse.Namespace, study: Study, launch: Launch, bundle: str, packed: Packed | None) -> Result:
     job_id = launch.job_id
-    python = launch.python or (active_python() if args.engine == "local" else None)
+    python = launch.python or (sys.executable if args.engine == "local" else None)
     code = bundle
     if packed is not None:
         code = f"{bundle} ({Path.cwd()}: {_counted(packed.files, 'file')}, {_size(packed.bytes)} packed)"

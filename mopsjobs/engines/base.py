@@ -53,6 +53,32 @@ class EngineState(NamedTuple):
     detail: str | None = None
 
 
+NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_"}
+"""The metadata of a record hold under it, an engine each, what its launch was told: `local_python`, `k8s_image`,
+`k8s_secret` (its name), ... A launch for the same tasks is told the same."""
+
+
+def launch_notes(launch: Launch, engine: str) -> dict[str, str]:
+    """What the record keeps of a launch on that engine; `noted` reads it."""
+    told = {
+        "workers": None if launch.workers is None else str(launch.workers),
+        "python": launch.python,
+        "task_timeout": None if launch.task_timeout is None else f"{launch.task_timeout:g}",
+        **launch.options,
+    }
+    return {NOTE_PREFIXES[engine] + name: value for name, value in told.items() if value is not None}
+
+
+def noted(metadata: Mapping[str, object], engine: str) -> dict[str, str]:
+    """What an earlier launch on that engine was told, as far as the metadata of its record tell."""
+    prefix = NOTE_PREFIXES[engine]
+    return {
+        name.removeprefix(prefix): value
+        for name, value in metadata.items()
+        if name.startswith(prefix) and isinstance(value, str) and value
+    }
+
+
 def engine_of(job: Mapping[str, object]) -> str | None:
     """The engine that runs a job, by its record. One of another program names none, but its Kubernetes Job."""
     return str(job["engine"]) if job.get("engine") else "kubernetes" if job.get("k8s_name") else None

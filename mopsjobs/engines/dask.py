@@ -11,9 +11,6 @@ from mopsjobs.engines.dask_client import connect
 from mopsjobs.engines.local import LocalEngine
 from mopsjobs.errors import UsageError
 
-SCHEDULER = "dask_scheduler"
-"""Where a record's metadata names the scheduler, for `resume`."""
-
 
 class DaskEngine(LocalEngine):
     """Launches a runner that works through a Dask scheduler. Takes the option `scheduler`, its address."""
@@ -30,4 +27,4 @@ class DaskEngine(LocalEngine):
         if scheduler is None:
             raise UsageError("The dask engine needs a scheduler.")
         connect(scheduler).close()
-        return super().launch(launch)._replace(metadata={SCHEDULER: scheduler})
+        return super().launch(launch)

@@ -6,6 +6,7 @@ connection of its own and gives up within seconds; only following a log takes lo
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines import k8s_logs
-from mopsjobs.engines.base import EngineState, Launch, Launched
+from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, Launch, Launched, launch_notes
 from mopsjobs.engines.k8s_client import Cluster, ConflictError, open_cluster
 from mopsjobs.engines.k8s_manifest import JOB_ID, LAUNCH_ID, build_manifest, check_namespace, job_name, kubectl
 from mopsjobs.errors import EngineError, EngineUnavailableError
@@ -26,10 +27,7 @@ if TYPE_CHECKING:
 
 CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
 """The context of the kubeconfig to use where no option names one. It goes before the one that a record names."""
-NOTE_PREFIX = "k8s_"
-"""The metadata of a record hold under it what its launch was told: `k8s_image`, `k8s_secret` (its name), ..., and the
-number of shards. A launch for the same tasks is told the same. The namespace has a field of its own."""
-CONTEXT_NOTE = NOTE_PREFIX + "context"
+CONTEXT_NOTE = NOTE_PREFIXES["kubernetes"] + "context"
 """Where the metadata of a record name the context that its job was launched with."""
 
 
@@ -115,11 +113,11 @@ def kubectl_for(verb: str, job: Mapping[str, object], env: Mapping[str, str]) ->
 
 
 def _noted_options(launch: Launch, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What the record keeps of a launch, besides where it was."""
+    """What the record keeps of a launch. The namespace has a field of its own."""
     options = {name: value for name, value in launch.options.items() if name not in ("namespace", "context")}
     options["image"] = manifest["spec"]["template"]["spec"]["containers"][0]["image"]
     options["shards"] = str(launch.shards)
-    return {NOTE_PREFIX + name: value for name, value in options.items()}
+    return launch_notes(dataclasses.replace(launch, options=options), "kubernetes")
 
 
 def _noted(job: Mapping[str, object]) -> str | None:

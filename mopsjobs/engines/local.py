@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mopsjobs.engines.base import EngineState, Launch, Launched
-from mopsjobs.errors import EngineError
+from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
+from mopsjobs.errors import EngineError, JobBusyError
+
+PROBE_SECONDS = 1.0
+"""How long a runner tries to get its lock: whoever asks whether one is at work holds it for an instant."""
 
 
 class LocalEngine:
@@ -26,12 +30,16 @@ class LocalEngine:
     def launch(self, launch: Launch) -> Launched:
         """See `Engine.launch`. The runner's own messages go to `runner.log` in the job's directory."""
         directory = job_directory(launch.job_id, self._env)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_running(directory):
             raise EngineError(f"The runner of job {launch.job_id} is already at work on this machine.")
-        pid = os.getpid() if launch.foreground else self._start(launch, directory)
-        (directory / "runner.json").write_text(json.dumps({"pid": pid, "started": _started(pid)}))
-        return Launched(look=f"tail -f {directory / 'runner.log'}")
+        with usable(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            note = directory / "runner.json"
+            note.write_text("{}")  # a disk that does not take it should be known before a process runs
+            pid = os.getpid() if launch.foreground else self._start(launch, directory)
+            note.write_text(json.dumps({"pid": pid, "started": _started(pid)}))
+        look = f"tail -f {shlex.quote(str(directory / 'runner.log'))}"
+        return Launched(look=look, metadata=launch_notes(launch, self.name))
 
     def _start(self, launch: Launch, directory: Path) -> int:
         with (directory / "runner.log").open("ab") as log:
@@ -48,10 +56,10 @@ class LocalEngine:
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`."""
         directory = job_directory(str(job["job_id"]), self._env)
-        if not (directory / "runner.json").exists():
-            return EngineState("gone", "NotHere", "no runner of this job was started on this machine")
         if _is_running(directory):
             return EngineState("running")
+        if not (directory / "runner.json").exists():
+            return EngineState("gone", "NotHere", "no runner of this job was started on this machine")
         return EngineState("gone", "RunnerEnded", "its runner on this machine has ended")
 
     def logs(
@@ -69,6 +77,8 @@ class LocalEngine:
         directory = job_directory(str(job["job_id"]), self._env)
         if not _is_running(directory):
             return False
+        if not _is_noted_alive(directory):
+            return False  # somebody has started it by hand: it stops by itself when it sees the record
         with contextlib.suppress(ProcessLookupError):
             os.kill(_told(directory)["pid"], signal.SIGTERM)
         return True
@@ -105,7 +115,61 @@ def _told(directory: Path) -> dict[str, int]:
     return found
 
 
+@contextlib.contextmanager
+def usable(directory: Path) -> Iterator[None]:
+    """What this machine's disk refuses meanwhile becomes one sentence.
+
+    Raises:
+        EngineError: so it is; names the file and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise EngineError(
+            f"This machine cannot keep the job in {directory}: {error.strerror or error}.",
+            hint="Name another place: XDG_STATE_HOME=/path.",
+        ) from None
+
+
+@contextlib.contextmanager
+def at_work(directory: Path, job_id: str, shard: int) -> Iterator[None]:
+    """Be the one runner of a shard on this machine. Whatever ends the process, the system releases it.
+
+    Raises:
+        JobBusyError: another is.
+        OSError: the directory does not take the file of the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(directory / f"shard-{shard}.lock", timeout=PROBE_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise JobBusyError(f"Another runner of job {job_id} is at work on this machine.", job_id=job_id) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_held(path: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # of another user, or gone by now
+        return False
+
+
 def _is_running(directory: Path) -> bool:
+    """Whether a runner is at work here: the one that was launched, or one that somebody has started by hand."""
+    return _is_noted_alive(directory) or any(_is_held(path) for path in directory.glob("shard-*.lock"))
+
+
+def _is_noted_alive(directory: Path) -> bool:
     try:
         told = _told(directory)
         os.kill(told["pid"], 0)

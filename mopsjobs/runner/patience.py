@@ -29,10 +29,13 @@ LAST_SECONDS = 10.0
 class Patience:
     """How long one run waits, and whether it has been asked to stop."""
 
-    def __init__(self, seconds: float, sleep: Callable[[float], None]) -> None:
-        """Wait for up to so many seconds in each `attempt`, by `sleep`."""
+    def __init__(
+        self, seconds: float, sleep: Callable[[float], None], on_outage: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait for up to so many seconds in each `attempt`, by `sleep`; `on_outage` is called when it first does."""
         self._seconds = seconds
         self._sleep = sleep
+        self._on_outage = on_outage
         self._stopped_at: float | None = None
         self.signal: int | None = None
         """Which signal asked it to stop, if one did."""
@@ -64,12 +67,18 @@ class Patience:
         while True:
             try:
                 return act()
-            except passing:
+            except passing as error:
                 if self.is_stopping or waited + pause > self._seconds:
                     raise
+                if isinstance(error, StoreUnavailableError):
+                    self._tell()
             self._pause(pause)
             waited += pause
             pause = min(MAX_PAUSE, pause * 2)
+
+    def _tell(self) -> None:
+        tell, self._on_outage = self._on_outage, lambda: None
+        tell()
 
     def _pause(self, seconds: float) -> None:
         while seconds > 0 and not self.is_stopping:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from mopsjobs import rules
 from mopsjobs.errors import (
+    EngineError,
     EngineUnavailableError,
-    JobExistsError,
     JobNotFoundError,
     MopsJobsError,
     StoreError,
@@ -36,8 +36,10 @@ from mopsjobs.runner.spool import Outbox, Overlay
 from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.submit.kept import register_kept
 from mopsjobs.submit.study import Task, is_output_name
 from mopsjobs.submit.unpack import BundleError
+from mopsjobs.times import human_duration
 from mopsjobs.validation import validate
 
 PATIENCE_SECONDS = 3600.0
@@ -107,7 +109,14 @@ def run_shard(
         StoreError: manifest or bundle cannot be read, or the store takes no outputs. The record then says `failed`,
             and why, if it can be written; outputs are kept in the directory.
     """
-    patience = Patience(shard.patience, sleep)
+    patience = Patience(
+        shard.patience,
+        sleep,
+        lambda: on_log(
+            f"The registry does not answer; waiting up to {human_duration(shard.patience)}."
+            " Ctrl-C keeps what is done here."
+        ),
+    )
     kept = SQLiteVersionedStore(directory / "outbox.db")
     with contextlib.closing(kept), _signals(patience, on_log):
         try:
@@ -191,16 +200,31 @@ class _Run:
                 reporter.stop()
                 self._fail(error, events)
                 raise
+            except OSError as error:
+                reporter.stop()
+                problem = EngineError(f"This machine cannot run the job in {self._directory}: {error}.")
+                self._fail(problem, events)
+                raise problem from None
             finally:
                 reporter.stop()
 
     def _fail(self, error: MopsJobsError, events: EventLog) -> None:
-        """Say in the record what this run ends with, if it can be said at all."""
+        """Say in the record what this run ends with, if it can be said at all.
+
+        `failed`; but outputs that an earlier run has left are worth as much as before, so where tasks are complete the
+        job ends by its outputs, as any other.
+        """
         events.emit("runner", text=str(error), **(error.told if isinstance(error, ModelError) else {}))
         if isinstance(error, StoreError):
             self._on_log(KEPT.capitalize())
-        info = {"code": "STORE" if isinstance(error, StoreError) else "MODEL", "message": str(error)}
-        finalize = functools.partial(self._registry.finalize_job, self._shard.job_id, JobStatus.FAILED, error_info=info)
+        code = "STORE" if isinstance(error, StoreError) else "ENGINE" if isinstance(error, EngineError) else "MODEL"
+        info = {"code": code, "message": str(error)}
+
+        def finalize() -> None:
+            if not isinstance(error, StoreError) and examine(self._store, self._manifest).count:
+                validate(self._store, self._registry, self._shard.job_id, first_error=str(error))
+            else:
+                self._registry.finalize_job(self._shard.job_id, JobStatus.FAILED, error_info=info)
 
         def tell() -> None:
             try:
@@ -363,8 +387,7 @@ class _Run:
 
     def _register(self) -> None:
         """Register the job, of which the registry has not heard: it was gone when the job was submitted."""
-        with contextlib.suppress(JobExistsError):
-            self._registry.register_job(self._shard.job_id, **self._manifest.record_fields())
+        register_kept(self._directory, self._manifest, self._registry)
 
 
 def _refused(reason: StoreError) -> dict[str, str]:

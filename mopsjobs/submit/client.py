@@ -99,14 +99,13 @@ class JobSubmissionClient:
         Raises:
             JobExistsError: the id is taken. Nothing was launched.
             UsageError: the bundle is not in the store. Nothing was registered.
-            EngineError: the launch failed. The record, if there is one, says `failed` and why.
+            EngineError, UsageError: the launch failed. The record, if there is one, says `failed` and why.
         """
         warnings: list[str] = []
         try:
             self._prepare(submission)
         except (StoreError, TooManyRetriesError) as error:
-            with contextlib.closing(SQLiteVersionedStore(self._kept_at(submission.job_id) / OUTBOX)) as kept:
-                self._keep(submission, kept)
+            self._keep(submission)
             warnings.append(f"{error} The job is launched without it, and registers itself when it answers.")
             if self._engine.name == "kubernetes":
                 warnings.append(
@@ -115,7 +114,7 @@ class JobSubmissionClient:
                 )
         try:
             launched = self._engine.launch(launch)
-        except EngineError as error:
+        except (EngineError, UsageError) as error:
             if not warnings:
                 with contextlib.suppress(MopsJobsError):
                     info = {"code": "LAUNCH", "message": str(error)}
@@ -127,7 +126,7 @@ class JobSubmissionClient:
                 note_launched(self._registry, submission.job_id, fields)
             except (StoreError, TooManyRetriesError) as error:
                 warnings.append(f"{error} The job is launched; its record follows.")
-        elif self._engine.name == "kubernetes":
+        else:
             keep_launched(self._kept_at(submission.job_id), fields)
         return Submitted(submission.job_id, launched, tuple(warnings))
 
@@ -142,11 +141,19 @@ class JobSubmissionClient:
         self._store.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
         self._registry.update_status(submission.job_id, JobStatus.SUBMITTING)
 
-    def _keep(self, submission: Submission, kept: VersionedStore) -> None:
-        if submission.packed is not None:
-            store_bundle(kept, submission.packed)
-        manifest = submission.manifest(self._engine.name)
-        kept.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
+    def _keep(self, submission: Submission) -> None:
+        directory = self._kept_at(submission.job_id)
+        try:
+            with contextlib.closing(SQLiteVersionedStore(directory / OUTBOX)) as kept:
+                if submission.packed is not None:
+                    store_bundle(kept, submission.packed)
+                manifest = submission.manifest(self._engine.name)
+                kept.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
+        except StoreError as error:
+            raise EngineError(
+                f"The registry does not answer, and this machine cannot keep the job in {directory}: {error}",
+                hint="Name another place: XDG_STATE_HOME=/path.",
+            ) from None
 
 
 def launched_fields(launched: Launched) -> dict[str, object]:

@@ -30,6 +30,31 @@ def keep_launched(directory: Path, fields: Mapping[str, object]) -> None:
     (directory / LAUNCHED).write_text(json.dumps(fields))
 
 
+def kept_job(directory: Path, job_id: str) -> tuple[Manifest | None, dict[str, object]]:
+    """The manifest that this machine keeps of a job, if it does, and what its record is to say of its launch."""
+    manifest = None
+    if (directory / OUTBOX).exists():  # opening it makes it
+        with contextlib.closing(SQLiteVersionedStore(directory / OUTBOX)) as kept:
+            found = kept.get(manifest_key(job_id))
+            manifest = None if found is None else Manifest.from_json(found.value, key=manifest_key(job_id))
+    launched = directory / LAUNCHED
+    return manifest, json.loads(launched.read_text()) if launched.exists() else {}
+
+
+def register_kept(directory: Path, manifest: Manifest, registry: JobRegistry) -> None:
+    """Register a job of which the registry has not heard, and what this machine keeps of its launch.
+
+    Raises:
+        StoreError, TooManyRetriesError: it could not be written.
+    """
+    with contextlib.suppress(JobExistsError):
+        registry.register_job(manifest.job_id, **manifest.record_fields())
+    launched = directory / LAUNCHED
+    if launched.exists():
+        note_launched(registry, manifest.job_id, json.loads(launched.read_text()))
+        launched.unlink(missing_ok=True)
+
+
 def note_launched(registry: JobRegistry, job_id: str, fields: Mapping[str, object]) -> None:
     """The record says `scheduled`, unless the runner was faster and says more already.
 
@@ -81,7 +106,7 @@ def deliver_kept(
             deliver(kept, store, refused)
         if launched.exists():
             note_launched(registry, job_id, json.loads(launched.read_text()))
-            launched.unlink()
+            launched.unlink(missing_ok=True)
     return True
 
 
