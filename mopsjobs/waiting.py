@@ -7,13 +7,15 @@ import random
 from collections.abc import Sequence
 
 from mopsjobs.cache import queries
-from mopsjobs.context import Context, Wanted
+from mopsjobs.context import Context
+from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, JobNotFoundError, StoreUnavailableError
 from mopsjobs.job import JobState
+from mopsjobs.naming import find_state
 from mopsjobs.outcome import exit_code_of, worst
 from mopsjobs.output import clean
 from mopsjobs.status import JobStatus
-from mopsjobs.times import human_duration
+from mopsjobs.times import human_duration, parse_time
 
 INTERVAL_SECONDS = 5.0
 LOCAL_INTERVAL_SECONDS = 1.0
@@ -91,6 +93,7 @@ class _Watched:
         self._context = context
         self._registry = context.registry
         self._last: dict[str, JobState | None] = dict.fromkeys(names)
+        self._warned: set[str] = set()
 
     @property
     def states(self) -> list[JobState | None]:
@@ -110,7 +113,9 @@ class _Watched:
             if seen is not None and seen.is_terminal:
                 continue
             try:
-                state = self._find(name) if seen is None else self._registry.get_job(seen.job_id)
+                # Asked first: a runner may write the end, and end, between the two.
+                has_ended = seen is not None and has_ended_here(seen.fields(), self._context.env)
+                state = find_state(name, self._context) if seen is None else self._registry.get_job(seen.job_id)
             except StoreUnavailableError as error:
                 return error
             if state is None:
@@ -118,16 +123,19 @@ class _Watched:
             if seen is None or _said(seen) != _said(state):
                 self._context.out.note(f"{clean(state.job_id)}: {_said(state)}")
             self._last[name] = state
+            self._warn(state, has_ended=has_ended)
         return None
 
-    def _find(self, name: str) -> JobState | None:
-        """By the whole id in the registry; else by what the cache knows of prefixes and of @latest."""
-        state = None if name.startswith("@") else self._registry.get_job(name)
-        if state is not None:
-            return state
-        now = self._context.now().timestamp()
-        job = self._context.read(lambda cache, _age: queries.find_job(cache, name, now=now), Wanted(refresh=True))
-        return self._registry.get_job(str(job["job_id"]))
+    def _warn(self, state: JobState, *, has_ended: bool) -> None:
+        """Say once of a job that nobody may be at work on it. It is waited for all the same: silence is no end."""
+        sign = state.heartbeat_at
+        silent = 0.0 if sign is None else (self._context.now() - parse_time(sign)).total_seconds()
+        if state.is_terminal or state.job_id in self._warned or not (has_ended or silent > queries.SILENT_SECONDS):
+            return
+        self._warned.add(state.job_id)
+        why = "its runner on this machine has ended" if has_ended else f"no sign of life for {human_duration(silent)}"
+        job_id = clean(state.job_id)
+        self._context.out.warn(f"{job_id}: {why}. Where its runner is gone, type: mops-jobs resume {job_id}")
 
 
 def _deciding(states: list[JobState | None], until: Until) -> list[JobState] | None:

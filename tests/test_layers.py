@@ -104,7 +104,8 @@ ARROWS = {
     " cache.events",
     "mopsjobs.feed": "errors status times job context cache.queries cache.events",
     "mopsjobs.foreground": "context engines.local runner.run",
-    "mopsjobs.waiting": "errors status times job outcome output context cache.queries",
+    "mopsjobs.naming": "errors job context cache.queries",
+    "mopsjobs.waiting": "errors status times job outcome output context naming engines.local cache.queries",
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors status times context cache.queries",
     "mopsjobs.commands.cluster": "errors",
@@ -118,7 +119,7 @@ COMMANDS_MAY = (
     " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask_client"
     " engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
     " runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study"
-    " submit.unpack validation waiting store.base"
+    " submit.unpack validation naming waiting store.base"
 )
 
 OUTSIDE = {

@@ -174,7 +174,8 @@ def test_validate_tells_json(cli: Cli, jobs: JobRegistry, submitted: list[str]) 
 
 
 def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: JobRegistry) -> None:
-    assert cli("validate", "nothing").code == 3
+    ran = cli("validate", "nothing")
+    assert (ran.code, sentences(ran.err)) == (3, ["error: There is no job nothing."])
     add(jobs, "job", "running")
     ran = cli("validate", "job")
     assert (ran.code, sentences(ran.err)) == (3, ["error: Job job has no manifest: it was reported, not submitted."])

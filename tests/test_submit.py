@@ -731,3 +731,31 @@ def test_a_job_whose_record_was_never_written_is_found_by_its_manifest(desk: Des
     place(desk.store, "job", study(sets_of(2)), desk.home)
     assert desk.ok("resume", "job", "--workers", "1").out == "job\n"
     assert desk.ended() == "succeeded"
+
+
+# --- a runner that is dead ------------------------------------------------------------------------------------------
+
+
+def test_a_dead_runner_is_told_by_wait_and_status_and_stopped_by_hand_without_a_registry(desk: Desk) -> None:
+    """Wait says it once, and goes on waiting; the hint of cancel is for a runner that lives."""
+    gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
+    desk.submit(sets_of(1, gate=str(gate), calls=str(noted)))
+    until(lambda: calls(noted), "the task to begin")
+    assert desk.ok("status", "job").err.endswith("Next: mops-jobs wait job\n")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/account"
+        secret = f"AccountName=account;AccountKey=a2V5;BlobEndpoint={url};"
+        away = {"MOPS_JOBS_REGISTRY": f"{url}/jobs", "AZURE_STORAGE_CONNECTION_STRING": secret}
+        ran = desk("cancel", "job", **away)
+    assert (ran.code, ran.err.splitlines()[-1]) == (5, f"hint: To stop it by hand: kill {desk.runner()}")
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    ran = desk("wait", "job", "--timeout", "3s", "--interval", "0.5s")
+    told = "warning: job: its runner on this machine has ended. Where its runner is gone, type: mops-jobs resume job"
+    assert (ran.code, ran.err.splitlines().count(told)) == (8, 1)
+    assert desk.ok("status", "job").err.endswith("Next: mops-jobs resume job\n")
+    gate.touch()
+    desk.ok("resume", "job")
+    assert desk.ended() == "succeeded"
+    assert desk.ok("status", "job").err.endswith("Next: mops-jobs results job --download DIR\n")

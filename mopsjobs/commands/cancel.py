@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 SHOWN_JOBS = 20
 
+ENGINE_SECONDS = 2.0
+"""How long the cluster may take, when the registry does not answer."""
+
 FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "namespace", "owner", "stuck")
 
 EXAMPLES = """examples:
@@ -160,7 +163,7 @@ def _cancel(args: argparse.Namespace, context: Context, names: list[str]) -> Res
             state = context.registry.cancel_job(job_id, args.reason)
         except StoreError as error:
             if not done:
-                raise
+                raise _with_a_way(error, job_id, context) from None
             refused.append(error)
             break  # it would be the same with the others
         except MopsJobsError as error:
@@ -177,6 +180,17 @@ def _cancel(args: argparse.Namespace, context: Context, names: list[str]) -> Res
         warnings=[*(str(error) for error in refused), *problems],
         exit_code=EXIT_PARTLY_DONE if refused or problems else 0,
     )
+
+
+def _with_a_way(error: StoreError, job_id: str, context: Context) -> StoreError:
+    """The outage, with what to type to stop the job by hand, if this machine or the cluster knows it."""
+    if isinstance(error, StoreUnavailableError):
+        from mopsjobs.engines.ask import ask
+
+        said, _ = ask(job_id, context.env, ENGINE_SECONDS)
+        if said is not None and said.stop is not None:
+            error.hint = f"To stop it by hand: {said.stop}"
+    return error
 
 
 def _stop(state: JobState, context: Context, silent: dict[str, str]) -> Stopped:

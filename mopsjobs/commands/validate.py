@@ -7,6 +7,7 @@ import argparse
 from mopsjobs.cache.rows import view_of
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
+from mopsjobs.naming import find_state
 from mopsjobs.output import Document, Result, Text
 from mopsjobs.validation import validate
 
@@ -25,14 +26,15 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         description="Compare a job's outputs with its manifest, by one listing: all there, succeeded; some, partial; "
         "none, failed. A job that has ended is only compared.",
     )
-    parser.add_argument("job", metavar="JOB", help="its whole id")
+    parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
     parser.add_argument("--json", action="store_true", help="the job as one JSON object")
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Validate a job."""
-    found = validate(context.store, context.registry, args.job)
+    job_id = find_state(args.job, context).job_id
+    found = validate(context.store, context.registry, job_id)
     if args.json:
         return Result(Document(view_of(found.state, now=context.now().timestamp())))
-    line = f"{args.job}: {found.tasks_verified:,} of {found.tasks_total:,} tasks verified; {found.state.status}"
+    line = f"{job_id}: {found.tasks_verified:,} of {found.tasks_total:,} tasks verified; {found.state.status}"
     return Result(Text([line]))

@@ -9,16 +9,18 @@ from typing import NamedTuple
 
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import EngineState
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.local import job_directory, runner_pid
 from mopsjobs.errors import MopsJobsError
 
 
 class Said(NamedTuple):
-    """What an engine says of a job, and what to type to see it without mops-jobs."""
+    """What an engine says of a job, and what to type to see or stop it without mops-jobs."""
 
     engine: str
     state: EngineState
     look: str
+    stop: str | None
+    """What to type to stop it so; None where that is not known."""
 
 
 def ask(job_id: str, env: Mapping[str, str], seconds: float) -> tuple[Said | None, str]:
@@ -35,7 +37,9 @@ def ask(job_id: str, env: Mapping[str, str], seconds: float) -> tuple[Said | Non
     job: dict[str, object] = {"job_id": job_id}
     here = open_engine("local", env).state(job)
     if here.reason != "NotHere":
-        return Said("local", here, f"tail -f {shlex.quote(str(job_directory(job_id, env) / 'runner.log'))}"), ""
+        pid = runner_pid(job_id, env)
+        look = f"tail -f {shlex.quote(str(job_directory(job_id, env) / 'runner.log'))}"
+        return Said("local", here, look, None if pid is None else f"kill {pid}"), ""
     answers: list[tuple[Said | None, str]] = []
     # A daemon: the program may end while it still hangs.
     thread = threading.Thread(target=lambda: answers.append(_cluster(job, env)), daemon=True)
@@ -53,4 +57,4 @@ def _cluster(job: Mapping[str, object], env: Mapping[str, str]) -> tuple[Said | 
         return None, f"Nor can the cluster be asked: {error}"
     if state.phase == "gone":
         return None, f"Nor does the cluster know it: {state.detail}."
-    return Said("kubernetes", state, kubectl_for("get", job, env)), ""
+    return Said("kubernetes", state, kubectl_for("get", job, env), kubectl_for("delete", job, env)), ""

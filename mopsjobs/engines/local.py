@@ -92,6 +92,17 @@ def job_directory(job_id: str, env: Mapping[str, str]) -> Path:
     return Path(base) / "mops-jobs" / "jobs" / job_id
 
 
+def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:
+    """Whether the runner of a job was launched on this machine and is there no more. Of an active job: it is dead."""
+    return job.get("engine") in ("local", "dask") and LocalEngine(env).state(job).reason == "RunnerEnded"
+
+
+def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:
+    """The process of the runner that was launched for a job on this machine, while it lives."""
+    directory = job_directory(job_id, env)
+    return _told(directory)["pid"] if _is_noted_alive(directory) else None
+
+
 def command() -> list[str]:
     """How to start mops-jobs once more, just as this one was: the same interpreter and the same code."""
     return [sys.executable, str(Path(__file__).resolve().parents[2] / "mops_jobs.py")]
