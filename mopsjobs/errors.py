@@ -153,6 +153,12 @@ class JobBusyError(JobError):
     exit_code = EXIT_REFUSED
 
 
+class NoOutputsError(JobError):
+    """The job has left nothing so far."""
+
+    exit_code = EXIT_REFUSED
+
+
 class InvalidTransitionError(JobError):
     """The state machine has no way from `from_status` to `to_status`."""
 

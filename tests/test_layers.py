@@ -64,6 +64,7 @@ ARROWS = {
     "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack",
     "mopsjobs.submit.kept": "delivery errors outputs registry status store.base store.sqlite",
     "mopsjobs.submit.family": "errors job outputs registry store.base",
+    "mopsjobs.submit.table": "outputs store.base submit.study",
     "mopsjobs.submit.client": (
         "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.kept"
         " submit.study"
@@ -119,7 +120,7 @@ COMMANDS_MAY = (
     " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask_client"
     " engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
     " runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study"
-    " submit.unpack validation naming waiting store.base"
+    " submit.table submit.unpack validation naming waiting store.base"
 )
 
 OUTSIDE = {

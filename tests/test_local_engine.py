@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -17,10 +18,11 @@ from mopsjobs.engines import local, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.local import LocalEngine, job_directory
 from mopsjobs.errors import EngineError, UsageError
-from mopsjobs.outputs import NAMES_NAME, output_key
+from mopsjobs.outputs import NAMES_NAME, Manifest, manifest_key, output_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.submit.bundle import pack
 from support_cli import Cli, Remote, add, sentences
 from support_runs import code, is_alive, kill, place, record, sets_of, study, until
 
@@ -189,7 +191,65 @@ def test_results_are_listed_with_their_sizes(cli: Cli, jobs: JobRegistry, submit
     _leave(jobs.store, [*submitted, submitted[0].replace("result.json", NAMES_NAME)])
     assert cli.ok("results", "job").lines == [f"{key}\t2" for key in sorted(submitted)]
     told = [json.loads(line) for line in cli.ok("results", "job", "--json").lines]
-    assert told == [{"name": key.removeprefix("results/job/"), "key": key, "bytes": 2} for key in sorted(submitted)]
+    assert [(one["name"], one["key"], one["bytes"]) for one in told] == [
+        (key.removeprefix("results/job/"), key, 2) for key in sorted(submitted)
+    ]
+    tasks = {output_key("job", task, "result.json"): task for task in study(sets_of(3)).tasks()}
+    for one in told:
+        task = tasks[one["key"]]
+        assert (one["task"], one["param_id"], one["seed"], one["params"]) == (*task[:3], dict(task.params))
+
+
+def test_a_job_is_named_by_a_prefix_and_latest_where_it_is_read(
+    cli: Cli, jobs: JobRegistry, submitted: list[str]
+) -> None:
+    _leave(jobs.store, submitted)
+    for name in ("jo", "@latest"):
+        assert len(cli.ok("results", name).lines) == 3
+        assert cli.ok("validate", name).out.startswith("job: 3 of 3")
+    add(jobs, "jot")
+    assert (cli("results", "jo").code, cli("validate", "jo").code) == (3, 3)
+
+
+@pytest.mark.parametrize("more", [[], ["--download", "fetched"], ["--json"]])
+def test_results_of_no_job_are_refused(cli: Cli, more: list[str]) -> None:
+    ran = cli("results", "nojob", *more)
+    assert (ran.code, ran.out, sentences(ran.err)) == (3, "", ["error: There is no job nojob."])
+
+
+def test_what_is_fetched_comes_with_a_table_and_is_not_packed(
+    cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path
+) -> None:
+    _leave(jobs.store, submitted[:2])
+    into = tmp_path / "code" / "fetched"
+    cli.ok("results", "job", "--download", str(into))
+    rows = list(csv.DictReader((into / "tasks.csv").open()))
+    tasks = list(study(sets_of(3)).tasks())
+    assert [row["status"] for row in rows] == ["complete", "complete", "missing"]
+    assert [(row["task"], row["param_id"], row["seed"], row["x"]) for row in rows] == [
+        (str(task.number), task.param_id, str(task.seed), str(task.params["x"])) for task in tasks
+    ]
+    with pack(tmp_path / "code") as packed:
+        assert packed.files == 1
+
+
+def test_a_child_has_the_outputs_of_its_ancestors(
+    cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path
+) -> None:
+    """What a task that was run again had left before does not count: here, of task 2, in the parent."""
+    _leave(jobs.store, submitted)
+    child = Manifest(
+        job_id="job.2", study=study(sets_of(3)), bundle="sha256:" + "0" * 64, only=(2,), parent_job_id="job"
+    )
+    jobs.store.create_if_absent(manifest_key("job.2"), child.to_json())
+    add(jobs, "job.2", "running", parent_job_id="job")
+    again = submitted[2].replace("results/job/", "results/job.2/")
+    jobs.store.create_if_absent(again, b"new")
+    assert [line.split("\t")[0] for line in cli.ok("results", "job.2").lines] == [again, *sorted(submitted[:2])]
+    cli.ok("results", "job.2", "--download", str(tmp_path / "all"))
+    assert (tmp_path / "all" / again.removeprefix("results/job.2/")).read_bytes() == b"new"
+    rows = list(csv.DictReader((tmp_path / "all" / "tasks.csv").open()))
+    assert [row["status"] for row in rows] == ["complete"] * 3
 
 
 def test_results_of_nothing_are_an_empty_list(cli: Cli, submitted: list[str]) -> None:
@@ -205,7 +265,7 @@ def test_results_are_fetched_as_they_are(cli: Cli, jobs: JobRegistry, submitted:
     assert ran.err == f"3 files in {into}\n"
     for number, key in enumerate(submitted):
         assert (into / key.removeprefix("results/job/")).read_bytes() == bytes([number]) * 1000
-    assert len([path for path in into.rglob("*") if path.is_file()]) == 3
+    assert len([path for path in into.rglob("*") if path.is_file()]) == 3 + len(["tasks.csv", ".gitignore"])
 
 
 def test_fetching_again_replaces(cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path) -> None:
@@ -218,7 +278,9 @@ def test_fetching_again_replaces(cli: Cli, jobs: JobRegistry, submitted: list[st
 
 
 def test_nothing_to_fetch_is_told(cli: Cli, submitted: list[str], tmp_path: Path) -> None:
-    assert cli("results", "job", "--download", str(tmp_path / "fetched")).code == 2
+    ran = cli("results", "job", "--download", str(tmp_path / "fetched"))
+    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no outputs yet."])
+    assert not (tmp_path / "fetched").exists()
 
 
 @pytest.mark.parametrize("name", ["../../../evil", "a/../../../evil", "/evil", "link/evil", "..", "."])

@@ -1,0 +1,99 @@
+"""The outputs of a job with the tasks that they are of, those of its ancestors included; and its tasks as a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mopsjobs.outputs import NAMES_NAME, Manifest, examine, results_prefix
+from mopsjobs.store.base import Entry, VersionedStore
+from mopsjobs.submit.study import Task, seed_of
+
+FIRST_COLUMNS = ("task", "param_id", "seed", "status")
+
+
+class Output(NamedTuple):
+    """One output: its name `<param_id>/<seed>/<name>`, where it lies, and of which task it is, if that is known."""
+
+    name: str
+    entry: Entry
+    task: Task | None
+
+
+def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
+    """All outputs of a job, then those of its ancestors for the tasks that were complete when they ended.
+
+    Args:
+        store: where they are.
+        job_id: the job.
+        family: its manifest, that of its parent, and so on; empty for a job without.
+
+    Raises:
+        StoreError: a listing failed.
+    """
+    redone: set[int] = set()  # an ancestor may have left half of what a descendant has done again
+    generations: Sequence[Manifest | None] = family or [None]
+    for generation in generations:
+        prefix = results_prefix(job_id if generation is None else generation.job_id)
+        tasks = _Tasks(generation)
+        for entry in store.scan(prefix):
+            name = entry.key[len(prefix) :]
+            if not name.endswith("/" + NAMES_NAME):
+                task = tasks.of(name)
+                if task is None or task.number not in redone:
+                    yield Output(name, entry, task)
+        if generation is not None and generation.only is not None:
+            redone.update(generation.only)
+
+
+def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest]) -> None:
+    """Write the tasks of the eldest as CSV: number, parameter id, seed, `complete` or `missing`, and each parameter.
+
+    A parameter that is called like one of the first columns is `params.<name>`.
+
+    Raises:
+        StoreError: a listing failed.
+        OSError: it cannot be written.
+    """
+    complete: set[int] = set()
+    for generation in family:
+        flags = examine(store, generation).complete
+        numbers = range(len(flags)) if generation.only is None else generation.only
+        complete.update(number for number, flag in zip(numbers, flags, strict=True) if flag)
+    eldest = family[-1]
+    parameters = list(dict.fromkeys(name for one in eldest.study.parameter_sets for name in one.params))
+    columns = [f"params.{name}" if name in FIRST_COLUMNS else name for name in parameters]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*FIRST_COLUMNS, *columns])
+        for _, task in eldest.tasks():
+            values = (_cell(task.params[name]) if name in task.params else "" for name in parameters)
+            status = "complete" if task.number in complete else "missing"
+            writer.writerow([task.number, task.param_id, task.seed, status, *values])
+
+
+def _cell(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class _Tasks:
+    """Finds the task of an output by its name, for names in the order of a listing: one parameter set at a time."""
+
+    def __init__(self, manifest: Manifest | None) -> None:
+        self._manifest = manifest
+        self._sets = {} if manifest is None else manifest.study.sets_by_id()
+        self._param_id: str | None = None
+        self._by_seed: dict[str, Task] = {}
+
+    def of(self, name: str) -> Task | None:
+        param_id, _, rest = name.partition("/")
+        if param_id != self._param_id and self._manifest is not None:
+            self._param_id, self._by_seed = param_id, {}
+            for first, one in self._sets.get(param_id, ()):
+                for replicate in range(self._manifest.study.replicates(one)):
+                    seed = seed_of(one, replicate)
+                    self._by_seed.setdefault(str(seed), Task(first + replicate, param_id, seed, one.params))
+        return self._by_seed.get(rest.partition("/")[0])
