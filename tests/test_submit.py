@@ -714,6 +714,7 @@ def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk)
             assert running.stderr is not None
             told = "The registry does not answer; waiting up to 1h. Ctrl-C keeps what is done here.\n"
             assert told in iter(running.stderr.readline, "")
+            until(lambda: calls(noted), "the task to be worked on")
             running.send_signal(signal.SIGINT)
             err = running.communicate(timeout=60)[1]
         assert running.returncode == 130, err
