@@ -133,7 +133,8 @@ def run_shard(
 def _signals(patience: Patience, on_log: Callable[[str], None]) -> Iterator[None]:
     def stop(number: int, _frame: object) -> None:
         patience.stop(number)
-        on_log(f"Stopping ({signal.Signals(number).name}); what is done is kept.")
+        with contextlib.suppress(RuntimeError):  # it has come in the midst of a line on the same stream: then unsaid
+            on_log(f"Stopping ({signal.Signals(number).name}); what is done is kept.")
 
     if threading.current_thread() is not threading.main_thread():
         yield
