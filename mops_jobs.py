@@ -44,7 +44,18 @@ class _Parser(argparse.ArgumentParser):
     """argparse with one sentence for an error, printed where all others are."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=f"See: {self.prog} --help")
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=_meant(message) or f"See: {self.prog} --help")
+
+
+def _meant(message: str) -> str | None:
+    """The command that a mistyped one resembles most."""
+    if "invalid choice: '" not in message or "COMMAND" not in message:
+        return None
+    import difflib
+
+    word = message.partition("invalid choice: '")[2].partition("'")[0]
+    close = difflib.get_close_matches(word, COMMANDS, 1)
+    return f"Is it {close[0]}?" if close else None
 
 
 def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:

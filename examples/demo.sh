@@ -63,7 +63,7 @@ mops-jobs list --label exp=7 -q
 mops-jobs status nightly-1
 
 printf '\nThe registry is left in %s. To look at it again:\n\n' "$place"
-printf '  export MOPS_JOBS_REGISTRY=%q MOPS_JOBS_CACHE=%q\n' "$MOPS_JOBS_REGISTRY" "$MOPS_JOBS_CACHE"
+printf '  export MOPS_JOBS_REGISTRY=%q MOPS_JOBS_CACHE=%q XDG_STATE_HOME=%q\n' "$MOPS_JOBS_REGISTRY" "$MOPS_JOBS_CACHE" "$XDG_STATE_HOME"
 printf ' '
 printf ' %q' "${command[@]}" list
 printf '\n'

@@ -115,7 +115,7 @@ def test_without_a_source_the_sentence_is_whole() -> None:
         (b"\xff\xfe", "s.json", "it is not UTF-8 text"),
         (b"[" * 100_000, "s.json", "it is nested too deeply"),
         (b"a: [", "s.yaml", "at line 1"),
-        (b"!!python/object/apply:os.getcwd []", "s.yml", "nor YAML"),
+        (b"!!python/object/apply:os.getcwd []", "s.yml", "it is no YAML"),
         (b"a: &a [*a]\nmodel: m", "s.yaml", "a is no field"),
         (b"model: m\nparameter_sets: [{x: &a [*a]}]", "s.yaml", "it is nested too deeply"),
         (b"model: m\nparameter_sets: [{x: 2024-01-01}]", "s.yaml", "parameter_sets[0].x should be a number, a text"),

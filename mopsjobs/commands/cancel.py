@@ -19,7 +19,6 @@ from mopsjobs.context import LOCK_SECONDS, Context
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import (
-    EXIT_INTERRUPTED,
     EXIT_PARTLY_DONE,
     EngineError,
     EngineUnavailableError,
@@ -91,7 +90,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         if not jobs:
             return Result(notes=["No job that has not ended fits; nothing was cancelled."])
         if not _is_meant(args, context, jobs):
-            return Result(notes=["Nothing was cancelled."], exit_code=EXIT_INTERRUPTED)
+            return Result(notes=["Nothing was cancelled."])
         names = [str(job["job_id"]) for job in jobs]
     return _cancel(args, context, names)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sqlite3
 
@@ -29,6 +30,7 @@ STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "v
 
 BAR_WIDTH = 24
 SHOWN_OUTPUTS = 5
+_LONG_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
 Job = dict[str, object]
 Line = str | list[str]
@@ -210,7 +212,9 @@ def _outputs(job: Job) -> str | None:
     if not missing:
         return counted
     more = ", …" if len(missing) > SHOWN_OUTPUTS else ""
-    return f"{counted}: {', '.join(str(name) for name in missing[:SHOWN_OUTPUTS])}{more}"
+    # A parameter set's id fills a line, and its beginning tells it from the others of one job.
+    shown = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
+    return f"{counted}: {', '.join(shown)}{more}"
 
 
 def _timeline(job: Job) -> list[Line]:

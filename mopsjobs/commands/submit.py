@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mopsjobs.commands.arguments import add_command, parse_labels
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   mops-jobs submit study.json --auto
   mops-jobs submit study.yaml --auto --workers 4 --owner me --label exp=7
-  mops-jobs submit study.json --auto --wait && ./plot.sh
+  mops-jobs submit study.json --auto --wait && echo plot the results
   mops-jobs submit study.json --bundle sha256:… --dry-run
   mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8
   mops-jobs submit study.json --auto --engine dask --scheduler tcp://10.0.0.5:8786
@@ -119,7 +121,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
             study=study,
             bundle=bundle,
             packed=packed,
-            owner=args.owner or context.env.get("USER") or None,
+            owner=args.owner or _user(context.env),
             labels=labels,
         )
         submitted = client.submit(submission, launch)
@@ -171,6 +173,17 @@ def _engine_options(args: argparse.Namespace, context: Context) -> dict[str, str
     if args.scheduler is not None:
         raise UsageError(f"--scheduler has no effect with the {args.engine} engine.")
     return given
+
+
+def _user(env: Mapping[str, str]) -> str | None:
+    """Who submits: as the environment has it, else as the system knows whom the process belongs to."""
+    if env.get("USER"):
+        return env["USER"]
+    with contextlib.suppress(ImportError, KeyError):
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    return None
 
 
 def _read(path: str) -> bytes:

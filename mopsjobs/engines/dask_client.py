@@ -48,10 +48,10 @@ def check_installed() -> None:
     """Look whether the library is here, without importing it.
 
     Raises:
-        EngineError: it is not.
+        UsageError: it is not.
     """
     if importlib.util.find_spec("distributed") is None:
-        raise EngineError(
+        raise UsageError(
             "The dask engine needs the package distributed, which this Python does not have.",
             hint=f"Get it in the version of your cluster: {sys.executable} -m pip install distributed",
         )

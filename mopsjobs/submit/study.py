@@ -174,15 +174,15 @@ def load_study(text: bytes, source: str) -> Study:
     """
     if len(text) > MAX_STUDY_BYTES:
         raise StudyError(source, [f"it has {len(text):,} bytes, and at most {MAX_STUDY_BYTES:,} are read"])
+    is_yaml = source.lower().endswith((".yaml", ".yml"))
     try:
-        is_yaml = source.lower().endswith((".yaml", ".yml"))
         document = _load_yaml(text) if is_yaml else json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise StudyError(source, ["it is not UTF-8 text"]) from None
     except RecursionError:
         raise StudyError(source, ["it is nested too deeply"]) from None
     except ValueError as error:
-        raise StudyError(source, [f"it is no JSON ({error})"]) from None
+        raise StudyError(source, [f"it is no {'YAML' if is_yaml else 'JSON'} ({error})"]) from None
     return Study.from_dict(document, source)
 
 
@@ -194,7 +194,7 @@ def _load_yaml(text: bytes) -> object:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" at line {mark.line + 1}"
-        raise ValueError(f"nor YAML: {getattr(error, 'problem', None) or 'malformed'}{where}") from None
+        raise ValueError(f"{getattr(error, 'problem', None) or 'malformed'}{where}") from None
 
 
 def is_output_name(name: str) -> bool:
