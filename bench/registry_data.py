@@ -117,8 +117,8 @@ def add_past(path: Path, registry: str, count: int) -> None:
     Some are made, and copied under other ids: a million takes a minute and a half so, and five if all are made.
     """
     from mopsjobs.cache.file import open_to_write
-    from mopsjobs.cache.mirror import transaction
     from mopsjobs.cache.rows import write
+    from mopsjobs.cache.state import transaction
 
     models = [_past(state) for state in states(MODELS, datetime.now(UTC) - timedelta(days=60)) if state.is_terminal]
     with contextlib.closing(open_to_write(str(path), registry)) as connection:
