@@ -8,6 +8,7 @@ root=$PWD
 venv=$root/build/venv
 file=$root/dist/mops-jobs.pyz
 azurite=$root/build/azurite
+prometheus=$root/build/prometheus
 model=examples/seir-by-age/requirements.txt
 uv_version=0.13.9 # resolves the lock files; nothing else needs it
 
@@ -22,7 +23,7 @@ usage() {
 usage: ./build.sh [command]
   build          make dist/mops-jobs.pyz (the default)
   demo           build, then run the main job with the file, in a fresh directory
-  test [ARG...]  set up all that the tests need, Azurite included, and run pytest with the arguments
+  test [ARG...]  set up all that the tests need, Azurite and Prometheus included, and run pytest with the arguments
   lint           ruff and mypy
   lock           resolve requirements*.lock and the example's anew from pyproject.toml, with the newest versions
   clean          remove build/ and dist/
@@ -111,6 +112,29 @@ install_azurite() {
   cp tests/azurite/package-lock.json "$azurite/installed"
 }
 
+# --- Prometheus -----------------------------------------------------------------------------------------------------
+
+# Unpacked, not installed: a package that is installed starts its service, and a test wants the programs alone.
+install_prometheus() {
+  [ ! -x "$prometheus/usr/bin/prometheus" ] || return 0
+  ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null || return 0
+  if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+    say "fetching Prometheus"
+    rm -rf "$prometheus"
+    mkdir -p "$prometheus"
+    ! can_apt || apt-get -qq update >/dev/null || true
+    (
+      cd "$prometheus" || exit
+      apt-get -qq download prometheus >/dev/null 2>&1 || exit
+      apt-get -qq download promtool >/dev/null 2>&1 || true # older Debian has it in the other package
+      for package in *.deb; do dpkg-deb --extract "$package" .; done
+      rm ./*.deb
+    ) || true
+  fi
+  [ -x "$prometheus/usr/bin/promtool" ] || die "the tests need prometheus and promtool." \
+    "On Debian or Ubuntu: apt-get update; elsewhere your package manager has them, or prometheus.io."
+}
+
 # --- the commands ---------------------------------------------------------------------------------------------------
 
 build_file() { "$venv/bin/python" onefile/build.py --output "$file" >&2; }
@@ -128,6 +152,7 @@ cmd_demo() {
 
 cmd_test() {
   install_azurite
+  install_prometheus
   install_lock requirements-dev.lock
   install_lock "$model" "$root/build/model" # the interpreter of a model that has packages of its own
   build_file

@@ -171,6 +171,8 @@ class Context:
 
     def close(self) -> None:
         """Release what was opened."""
+        if self._registry is not None and self._registry.conflicts and os.path.exists(self.cache_path):
+            self._count_conflicts(self._registry.conflicts)
         if self._store is not None:
             self._store.close()
 
@@ -197,6 +199,16 @@ class Context:
                 return None if connection is None else view(connection)
 
         return self._healed(look)
+
+    def change(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        """Call `action` with the cache, open to write; it is made if there is none."""
+
+        def act() -> T:
+            connection = open_to_write(self.cache_path, self.settings.registry_id)
+            with contextlib.closing(connection), explained(self.cache_path):
+                return action(connection)
+
+        return self._healed(act)
 
     def _healed(self, action: Callable[[], T]) -> T:
         """`action`; once more if it finds the cache damaged, after setting that aside."""
@@ -316,13 +328,10 @@ class Context:
         """
         from mopsjobs.cache.events import sync_events
 
-        def bring() -> EventsReport:
-            self._tell_missing()
-            connection = open_to_write(self.cache_path, self.settings.registry_id)
-            with contextlib.closing(connection), explained(self.cache_path):
-                return sync_events(self.store, connection, job_id=job_id, since=since, full=full, now=self.now)
-
-        return self._healed(bring)
+        self._tell_missing()
+        return self.change(
+            lambda cache: sync_events(self.store, cache, job_id=job_id, since=since, full=full, now=self.now)
+        )
 
     def _after_write(self, key: str, value: bytes, version: VersionToken) -> None:
         """What follows each write of a record: this machine's cache has it at once, and an event tells everybody."""
@@ -344,6 +353,15 @@ class Context:
             write_through(self.cache_path, self.settings.registry_id, job_id, key, value, version)
         except Exception as error:  # noqa: BLE001 - the next sync brings it; the job's record is what counts
             self.out.debug(f"The cache did not take the write: {error}")
+
+    def _count_conflicts(self, conflicts: Mapping[str, int]) -> None:
+        """Add lost races to the counters of the cache. It must not spoil what the run has done."""
+        from mopsjobs.cache.counters import add_conflicts
+
+        try:
+            self.change(lambda cache: add_conflicts(cache, conflicts))
+        except Exception as error:  # noqa: BLE001 - it is a count, and no more
+            self.out.debug(f"The cache did not take the count of lost races: {error}")
 
 
 def _can_be_made(directory: str) -> bool:

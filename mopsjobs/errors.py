@@ -76,7 +76,15 @@ class StoreUnavailableError(StoreError):
 
     exit_code = EXIT_UNREACHABLE
 
-    def __init__(self, message: str, *, hint: str | None = None, sent: bool = True, silent: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        sent: bool = True,
+        silent: bool = False,
+        throttled: bool = False,
+    ) -> None:
         """Say what happened.
 
         Args:
@@ -84,10 +92,12 @@ class StoreUnavailableError(StoreError):
             hint: the next thing to try.
             sent: whether anything may have reached the store. If not, nothing was written.
             silent: whether the store kept silent until the time was up, so that asking it again is as slow.
+            throttled: whether it answered that it should be asked again later.
         """
         super().__init__(message, hint=hint)
         self.sent = sent
         self.silent = silent
+        self.throttled = throttled
 
 
 class StoreAccessError(StoreError):

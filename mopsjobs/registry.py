@@ -13,6 +13,7 @@ import logging
 import random as _random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -78,6 +79,8 @@ class JobRegistry:
         self._update = functools.partial(cas.update, store, sleep=sleep, random=random)
         self._announcer = Announcer(store, now)
         self._on_write = on_write
+        self.conflicts: Counter[str] = Counter()
+        """How many races for a record were lost here, by what was to be written."""
 
     def telling(self, on_write: OnWrite) -> JobRegistry:
         """The same registry, whose writes are told to `on_write` instead."""
@@ -237,12 +240,13 @@ class JobRegistry:
                 return rules.unless_ended(state, changed)
             return rules.walk(state, changed, target, at, write_id)
 
-        return self._change(job_id, change)
+        return self._change(job_id, change, "status")
 
     def update_fields(self, job_id: str, **fields: object) -> JobState:
         """Set fields of a job and leave its status. Merges and raises as `update_status` does."""
         values = rules.checked(fields)
-        return self._change(job_id, lambda state, _at, _write_id: rules.unless_ended(state, rules.merge(state, values)))
+        change: _Change = lambda state, _at, _write_id: rules.unless_ended(state, rules.merge(state, values))  # noqa: E731
+        return self._change(job_id, change, "fields")
 
     def update_progress(
         self,
@@ -276,7 +280,7 @@ class JobRegistry:
                 return rules.walk(state, changed, JobStatus.RUNNING, at, write_id)
             return rules.unless_ended(state, changed)
 
-        return self._change(job_id, change)
+        return self._change(job_id, change, "progress")
 
     def report_shard(self, job_id: str, shard: int, shards: int, report: rules.ShardReport) -> JobState:
         """Tell how far one shard of a job is; a sign of life as well. The job's counts become the sums over its shards.
@@ -301,7 +305,7 @@ class JobRegistry:
                 return rules.walk(state, changed, JobStatus.RUNNING, at, write_id)
             return rules.unless_ended(state, changed)
 
-        return self._change(job_id, change)
+        return self._change(job_id, change, "shard")
 
     def finalize_job(
         self,
@@ -346,9 +350,9 @@ class JobRegistry:
                 return None
             return rules.walk(state, state.evolve(**values), JobStatus.CANCELLED, at, write_id)
 
-        return self._change(job_id, change)
+        return self._change(job_id, change, "cancel")
 
-    def _change(self, job_id: str, change: _Change) -> JobState:
+    def _change(self, job_id: str, change: _Change, operation: str) -> JobState:
         """Apply `change(state, at, write_id)` to a record by compare-and-swap; None from it leaves the record alone."""
         key = self.key_of(job_id)
         write_id, moment = self._new_id(), self._now()
@@ -370,6 +374,7 @@ class JobRegistry:
                 apply,
                 landed=lambda value: rules.has_write(value, write_id),
                 before=lambda: self._announcer.announce(job_id),
+                on_conflict=lambda: self.conflicts.update((operation,)),
             )
         except KeyNotFoundError:
             raise JobNotFoundError(

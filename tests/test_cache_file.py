@@ -32,6 +32,8 @@ VIEWS = {
     "sync_state": ["name", "value"],
     "events": ["seq", "job_id", "at", "at_ts", "kind", "body"],
     "event_problems": ["key", "reason"],
+    "counters": ["name", "labels", "value"],
+    "pruned_jobs": ["key", "version"],
 }  # fmt: skip
 """The views and their columns: a contract with other programs. Columns are only ever added."""
 
@@ -399,6 +401,36 @@ def test_an_interrupted_build_is_finished(cli: Cli, filled: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
 
 
+SUMMED = (
+    "SELECT job_id, tasks_total, tasks_completed, outputs_expected, outputs_verified, is_validated FROM job ORDER BY 1"
+)
+
+
+def _downgrade(connection: sqlite3.Connection) -> None:
+    """Make the cache one of schema 2."""
+    for kind, names in {
+        "TRIGGER": ("job_added", "job_changed", "job_removed"),
+        "VIEW": ("counters", "pruned_jobs"),
+        "TABLE": ("tally", "counter", "pruned"),
+        "INDEX": (
+            "idx_job_name",
+            "idx_job_created_ts",
+            "idx_job_active_tallies",
+            "idx_job_ended",
+            "idx_job_generation",
+        ),
+    }.items():
+        for name in names:
+            connection.execute(f"DROP {kind} {name}")
+    columns = ("status_since", "has_history", "heartbeat_ts", "suspect", "tasks_total", "tasks_completed")
+    for column in (*columns, "outputs_expected", "outputs_verified", "is_validated"):
+        connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
+    connection.execute("CREATE INDEX idx_job_created_ts ON job (created_ts)")
+    connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm003'")
+    connection.execute("PRAGMA user_version = 2")
+    connection.commit()
+
+
 @pytest.mark.parametrize("argv", [("list", "--json", "--offline", "--limit", "0"), ("status", "odd", "--json")])
 def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
     """What later schemas keep in columns is taken from the records of an older cache, which needs no sync for it."""
@@ -406,17 +438,16 @@ def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: 
         add(remote.jobs, f"ours-{status}", status, metadata={"suspect": {"reason": "pod_gone"}})
         remote.put(key(f"theirs-{status}"), foreign(f"theirs-{status}", status))
     remote.put(key("odd"), foreign("odd", heartbeat_at="2026-03-01T11:00:00.250000Z", metadata={"suspect": {}}))
+    outputs = {"expected_outputs": [1, 2, 3], "verified_outputs": [1], "validation_completed_at": "2026-03-01"}
+    remote.put(key("checked"), foreign("checked", tasks_total=7, tasks_completed=4, tasks_verified=2, **outputs))
     cli.ok("sync")
     expected = cli.ok(*argv).out
     with closing(sqlite3.connect(cli.cache)) as connection:
-        connection.execute("DROP INDEX idx_job_name")
-        for column in ("status_since", "has_history", "heartbeat_ts", "suspect"):
-            connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
-        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm003_view_columns'")
-        connection.execute("PRAGMA user_version = 2")
-        connection.commit()
+        tallies = connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()
+        _downgrade(connection)
     assert cli.ok(*argv).out == expected
     with closing(sqlite3.connect(cli.cache)) as connection:
+        assert (connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()) == tallies
         assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
 
 

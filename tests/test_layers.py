@@ -45,16 +45,21 @@ ARROWS = {
     "mopsjobs.events": "errors times job store.base chunks",
     "mopsjobs.cache": "",
     "mopsjobs.cache.queries": "errors status times job",
-    "mopsjobs.cache.rows": "errors status times job store.base cache.queries",
+    "mopsjobs.cache.counters": "cache.state",
+    "mopsjobs.cache.pruning": "cache.state",
+    "mopsjobs.cache.rows": "errors status times job store.base cache.counters cache.pruning cache.queries",
+    "mopsjobs.cache.statistics": "cache.queries",
+    "mopsjobs.cache.streaming": "cache.queries cache.state",
+    "mopsjobs.cache.asking": "errors",
     "mopsjobs.cache.schema": "",
     "mopsjobs.cache.file": "errors cache.schema sqlite_file",
     "mopsjobs.cache.state": "",
-    "mopsjobs.cache.taking": "job store.base cache.rows",
+    "mopsjobs.cache.taking": "job store.base cache.pruning cache.rows",
     "mopsjobs.cache.merge": "errors job changes registry store.base cache.rows cache.state cache.taking",
     "mopsjobs.cache.delta": "errors registry store.base cache.merge cache.rows cache.state cache.taking",
     "mopsjobs.cache.mirror": (
-        "errors times changes registry store.base cache.delta cache.file cache.merge cache.rows cache.state"
-        " cache.taking"
+        "errors times changes registry store.base cache.counters cache.delta cache.file cache.merge cache.rows"
+        " cache.state cache.taking"
     ),
     "mopsjobs.cache.events": "errors times store.base chunks cache.state",
     "mopsjobs.submit": "",
@@ -100,15 +105,17 @@ ARROWS = {
         " runner.reporter runner.spool"
     ),
     "mopsjobs.output": "errors",
+    "mopsjobs.csv_text": "",
+    "mopsjobs.metrics": "mopsjobs errors status times cache.counters cache.file cache.queries cache.statistics",
     "mopsjobs.config": "errors times store",
-    "mopsjobs.context": "errors times store config output registry events cache.file cache.mirror cache.queries"
-    " cache.events",
+    "mopsjobs.context": "errors times store config output registry events cache.counters cache.file"
+    " cache.mirror cache.queries cache.events",
     "mopsjobs.feed": "errors status times job context cache.queries cache.events",
     "mopsjobs.foreground": "context engines.local runner.run",
     "mopsjobs.naming": "errors job context cache.queries",
     "mopsjobs.waiting": "errors status times job outcome output context naming engines.local cache.queries",
     "mopsjobs.commands": "",
-    "mopsjobs.commands.arguments": "errors status times context cache.queries",
+    "mopsjobs.commands.arguments": "errors status times output context cache.queries",
     "mopsjobs.commands.cluster": "errors",
     "mopsjobs.commands.launching": "errors times context engines.dask_client runner.pools submit.bundle",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
@@ -118,9 +125,9 @@ ARROWS = {
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.taking cache.events"
     " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask_client"
-    " engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
-    " runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study"
-    " submit.table submit.unpack validation naming waiting store.base"
+    " engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile runner.pool runner.run"
+    " submit.bundle submit.client submit.family submit.kept submit.study submit.table submit.unpack validation naming"
+    " waiting store.base cache.asking cache.pruning cache.statistics cache.streaming csv_text metrics"
 )
 
 OUTSIDE = {
@@ -130,7 +137,9 @@ OUTSIDE = {
     "sqlite3": (
         "sqlite_file store.sqlite cache.delta cache.file cache.merge cache.mirror cache.queries cache.rows cache.schema"
         " cache.state cache.taking cache.events context"
-        " feed commands.cancel commands.doctor commands.listing commands.status"
+        " cache.asking cache.counters cache.pruning cache.statistics cache.streaming metrics feed commands.cancel"
+        " commands.doctor commands.export commands.listing commands.metrics commands.prune commands.query"
+        " commands.status commands.summary commands.watch"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",
@@ -139,6 +148,7 @@ OUTSIDE = {
     "filelock": "cache.file context engines.local",
     "tomllib": "config",
     "pathspec": "submit.ignore",
+    "prometheus_client": "metrics",
     "yaml": "submit.study engines.k8s_client",
     "lightkube": "engines.k8s_client",
     "distributed": "engines.dask_client runner.dask_pool runner.dask_task",

@@ -49,7 +49,7 @@ class Delta:
 
     def _take(self, batch: list[str], fetchers: ThreadPoolExecutor) -> None:
         keys = [self._registry.key_of(job_id) for job_id in batch]
-        jobs, problems = (taking.column(self._connection, table, "version", keys) for table in ("job", "problem"))
+        known = [taking.column(self._connection, table, "version", keys) for table in ("job", "problem", "pruned")]
         taken = taking.Taken(self._generation)
         news = []
         for job_id, key, found in zip(batch, keys, fetchers.map(self._fetch, keys), strict=True):
@@ -59,12 +59,12 @@ class Delta:
             self._report.seen += 1
             if isinstance(found, rows.Problem):
                 taken.problems.append(found)
-            elif found.version.value in (jobs.get(key), problems.get(key)):
+            elif found.version.value in (versions.get(key) for versions in known):
                 self._report.unchanged += 1
             else:
                 news.append(taking.Found(job_id, key, found.value, found.version))
         self._report.fetched += len(batch)
-        taken.add(news, jobs, self._report)
+        taken.add(news, known[0], self._report)
         with state.unless_overtaken(self._connection, self._generation, state.SYNCED_GENERATION):
             taken.write(self._connection)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.sqlite_file import connect
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
 
 APPLICATION_ID = 0x6D6F7063
@@ -122,7 +122,7 @@ def _is_sound(path: str) -> bool:
     try:
         with contextlib.closing(_connect(path, writable=True)) as connection:
             if _schema_version(connection, path) == SCHEMA_VERSION:
-                connection.execute("SELECT 1 FROM job, job_label, problem, meta LIMIT 1").fetchone()
+                connection.execute("SELECT 1 FROM job, job_label, problem, meta, counter, pruned LIMIT 1").fetchone()
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.DatabaseError:
         return False

@@ -24,6 +24,9 @@ from mopsjobs.store.base import Entry
 OnProgress = Callable[[int], None]
 """Told how many jobs were seen so far."""
 
+_TABLES = ("job", "problem", "pruned")
+"""Where the cache has keys with versions."""
+
 
 class Merge:
     """One full sync."""
@@ -68,7 +71,7 @@ class Merge:
                 self._take(batch, fetchers)
                 if on_progress is not None:
                     on_progress(self._report.seen)
-        self._vanish({**self._known("job", None), **self._known("problem", None)})
+        self._vanish({key: "" for table in _TABLES for key in self._known(table, None)})
 
     def finish(self) -> None:
         """Remove what the listing lacked. The caller holds the transaction."""
@@ -83,7 +86,8 @@ class Merge:
 
     def _take(self, batch: list[Entry], fetchers: ThreadPoolExecutor) -> None:
         last = batch[-1].key
-        jobs, problems_known = self._known("job", last), self._known("problem", last)
+        # In this order: a job that is pruned meanwhile is found in one of them.
+        jobs, problems_known, pruned = (self._known(table, last) for table in _TABLES)
         taken = taking.Taken(self._generation)
         changed = []
         for entry in batch:
@@ -92,17 +96,19 @@ class Merge:
                 taken.problems += _beside(entry)
                 continue
             self._report.seen += 1
-            is_known = entry.version.value in (jobs.get(entry.key), problems_known.get(entry.key))
+            is_pruned = entry.version.value == pruned.get(entry.key)
+            is_known = is_pruned or entry.version.value in (jobs.get(entry.key), problems_known.get(entry.key))
             if not is_known:
                 self._note(job_id)
-            if is_known and not self._again:
+            if is_pruned or (is_known and not self._again):
                 self._report.unchanged += 1
             elif entry.value is None and entry.size is not None and entry.size > MAX_RECORD_BYTES:
                 taken.problems.append(taking.too_large(entry.key, entry.size, entry.version.value))
             else:
                 changed.append((job_id, entry))
         taken.add(self._with_values(changed, fetchers), jobs, self._report)
-        self._vanish((jobs.keys() | problems_known.keys()) - {entry.key for entry in batch})
+        known = jobs.keys() | problems_known.keys() | pruned.keys()
+        self._vanish(known - {entry.key for entry in batch})
         with state.unless_overtaken(self._connection, self._generation, state.FULL_GENERATION):
             taken.write(self._connection)
         self._after = last

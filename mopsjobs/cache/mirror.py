@@ -11,18 +11,19 @@ began.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from mopsjobs import changes
-from mopsjobs.cache import rows, state
+from mopsjobs.cache import counters, rows, state
 from mopsjobs.cache.delta import Delta
 from mopsjobs.cache.file import explained, open_to_write
 from mopsjobs.cache.merge import Merge, OnProgress
 from mopsjobs.cache.taking import SyncReport
-from mopsjobs.errors import StoreError
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store.base import VersionToken
 from mopsjobs.times import json_time, parse_time, utc_now
@@ -72,6 +73,7 @@ def sync(
             except StoreError as error:
                 with state.transaction(connection):
                     state.remember(connection, {"last_error": str(error)})
+                    counters.add(connection, {(counters.SYNC_ERRORS, (_kind(error),)): 1})
                 raise
             one.report.synced_at = state.recalled(connection, state.SYNCED_AT) or json_time(one.started)
     finally:
@@ -112,6 +114,7 @@ class _Sync:
 
     def __init__(self, registry: JobRegistry, connection: sqlite3.Connection, now: Callable[[], datetime]) -> None:
         self.report = SyncReport()
+        self._begun = time.monotonic()
         self._registry = registry
         self._connection = connection
         self._now = now
@@ -167,8 +170,17 @@ class _Sync:
 
     def _complete(self) -> None:
         # The data is as old as the beginning of the listing, not as its end.
-        values = {state.SYNCED_AT: json_time(self.started), state.SYNCED_GENERATION: str(self._generation)}
-        state.remember(self._connection, {**values, "last_error": ""})
+        names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
+        done = {"seconds": round(time.monotonic() - self._begun, 3)}
+        values = {
+            state.SYNCED_AT: json_time(self.started),
+            state.SYNCED_GENERATION: str(self._generation),
+            state.LAST_SYNC: json.dumps(done | {name: getattr(self.report, name) for name in names}),
+            "last_error": "",
+        }
+        state.remember(self._connection, values)
+        if self._connection.execute("SELECT 1 FROM problem WHERE kind = ? LIMIT 1", (rows.UNREADABLE,)).fetchone():
+            counters.add(self._connection, {(counters.SYNC_ERRORS, ("parse",)): 1})
 
     def _announced(self) -> set[str] | None:
         """The jobs announced since the last complete sync; None if that is too long ago, or they are too many."""
@@ -186,5 +198,15 @@ class _Sync:
         return parse_time(text) if text else None
 
     def _has_more_than(self, count: int) -> bool:
-        """Whether the cache has more jobs than that: counting them all takes long where they are a million."""
-        return self._connection.execute("SELECT 1 FROM job LIMIT 1 OFFSET ?", (count,)).fetchone() is not None
+        """Whether the registry has more jobs than that: counting them all takes long where they are a million."""
+        sql = "SELECT 1 FROM (SELECT 1 FROM job UNION ALL SELECT 1 FROM pruned) LIMIT 1 OFFSET ?"
+        return self._connection.execute(sql, (count,)).fetchone() is not None
+
+
+def _kind(error: StoreError) -> str:
+    """What kind of failure ended a sync."""
+    if isinstance(error, StoreAccessError):
+        return "auth"
+    if isinstance(error, StoreUnavailableError):
+        return "throttled" if error.throttled else "network"
+    return "parse"

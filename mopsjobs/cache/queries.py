@@ -39,13 +39,13 @@ SORTS = {
 
 DEFAULT_SORT = "-updated"
 
-_COLUMNS = (
+COLUMNS = (
     "record, is_active, created_ts, started_ts, ended_ts, progress, status_since, has_history, heartbeat_ts, suspect"
 )
 _Where = tuple[str, list[object]]
 
 Facts = tuple[str, int, float, float | None, float | None, float | None, str | None, int, float | None, str | None]
-"""What a job is shown from: the columns in `_COLUMNS`, in their order."""
+"""What a job is shown from: the columns in `COLUMNS`, in their order."""
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
@@ -195,11 +195,22 @@ class Page:
         views = [job_view(facts, now=self._now) for facts in self._found]
         return views if fields is None else [{name: view[name] for name in fields} for view in views]
 
+    def first(self) -> dict[str, object] | None:
+        """The first of them as `job_view` gives it; None if there is none."""
+        return job_view(self._found[0], now=self._now) if self._found else None
+
     def texts(self, fields: tuple[str, ...] | None = None) -> list[str]:
         """The same as JSON."""
         if fields is None:
             return [job_text(facts, now=self._now) for facts in self._found]
         return [_ENCODER.encode(view) for view in self.jobs(fields)]
+
+
+def parts_of(connection: sqlite3.Connection, chosen: Filter) -> list[_Where]:
+    """`chosen.parts()`, ready to be run on this connection."""
+    if chosen.match is not None:
+        connection.create_function("REGEXP", 2, _regexp, deterministic=True)
+    return chosen.parts()
 
 
 def list_jobs(connection: sqlite3.Connection, chosen: Filter, *, order: str, limit: int, now: float) -> Page:
@@ -212,15 +223,13 @@ def list_jobs(connection: sqlite3.Connection, chosen: Filter, *, order: str, lim
         limit: the first so many in that order, 0 for all. Active jobs come in any case, wherever they stand in it.
         now: seconds since 1970, for the duration of what still runs.
     """
-    if chosen.match is not None:
-        connection.create_function("REGEXP", 2, _regexp, deterministic=True)
-    parts = chosen.parts()
+    parts = parts_of(connection, chosen)
     total = sum(
         connection.execute(f"SELECT count(*) FROM job WHERE {condition}", values).fetchone()[0]  # noqa: S608 - names of ours; values bound
         for condition, values in parts
     )
     wanted, bound = _wanted(parts, order, limit)
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM job WHERE rowid IN ({wanted}) ORDER BY {order}", bound)  # noqa: S608
+    rows = connection.execute(f"SELECT {COLUMNS} FROM job WHERE rowid IN ({wanted}) ORDER BY {order}", bound)  # noqa: S608
     return Page([row for place, row in enumerate(rows) if limit == 0 or place < limit or row[1]], total, now)
 
 
@@ -257,13 +266,13 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
 
 
 def _latest(connection: sqlite3.Connection) -> Facts | None:
-    sql = f"SELECT {_COLUMNS} FROM job ORDER BY created_ts DESC, job_id LIMIT 1"  # noqa: S608 - names of ours
+    sql = f"SELECT {COLUMNS} FROM job ORDER BY created_ts DESC, job_id LIMIT 1"  # noqa: S608 - names of ours
     found: Facts | None = connection.execute(sql).fetchone()
     return found
 
 
 def _by_id(connection: sqlite3.Connection, job_id: str) -> Facts | None:
-    sql = f"SELECT {_COLUMNS} FROM job WHERE job_id = ?"  # noqa: S608 - names of ours
+    sql = f"SELECT {COLUMNS} FROM job WHERE job_id = ?"  # noqa: S608 - names of ours
     found: Facts | None = connection.execute(sql, (job_id,)).fetchone()
     return found
 
@@ -271,7 +280,7 @@ def _by_id(connection: sqlite3.Connection, job_id: str) -> Facts | None:
 def _by_prefix(connection: sqlite3.Connection, prefix: str) -> Facts | None:
     # No id holds U+10FFFF, which does not print: it bounds the ids with this prefix from above.
     found = connection.execute(
-        f"SELECT job_id, {_COLUMNS} FROM job WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?",  # noqa: S608
+        f"SELECT job_id, {COLUMNS} FROM job WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?",  # noqa: S608
         (prefix, prefix + "\U0010ffff", MAX_CANDIDATES + 1),
     ).fetchall()
     if len(found) > 1:

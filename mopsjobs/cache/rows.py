@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mopsjobs.cache import counters, pruning
 from mopsjobs.cache.queries import Facts, job_view
 from mopsjobs.errors import RecordError
 from mopsjobs.job import FIELDS, JobState
@@ -24,7 +25,7 @@ NOT_A_RECORD = "not_a_record"
 _COLUMNS = (
     "key", "job_id", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "started_ts",
     "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "name", "namespace", "owner",
-    "record",
+    "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified", "is_validated",
 )  # fmt: skip
 
 Row = tuple[object, ...]
@@ -71,6 +72,21 @@ class Mirrored:
         return self.row[7]
 
     @property
+    def seen(self) -> counters.Seen:
+        """What is counted of it."""
+        row: dict[str, Any] = dict(zip(_COLUMNS, self.row, strict=True))
+        return counters.Seen(
+            key=row["key"],
+            status=row["status"],
+            is_active=bool(row["is_active"]),
+            namespace=row["namespace"],
+            created=row["created_ts"],
+            started=row["started_ts"],
+            ended=row["ended_ts"],
+            has_history=bool(row["has_history"]),
+        )
+
+    @property
     def job_id(self) -> str:
         """The job's id."""
         return str(self.row[1])
@@ -96,7 +112,7 @@ def mirrored(key: str, job_id: str, value: bytes, version: VersionToken, generat
     changed = max(created, parse_time(state.updated_at).timestamp())
     row = (
         key, job_id, version.value, generation, str(state.status), is_active, created, changed, *facts,
-        state.k8s_name, state.k8s_namespace, state.owner, record,
+        state.k8s_name, state.k8s_namespace, state.owner, record, *_tallies(state),
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
     problem = None
@@ -122,8 +138,10 @@ def public_record(state: JobState) -> dict[str, Any]:
 
 
 def write(connection: sqlite3.Connection, records: Iterable[Mirrored]) -> None:
-    """Insert or replace rows and their labels. The caller holds the transaction."""
+    """Insert or replace rows and their labels, and count what has happened. The caller holds the transaction."""
     records = list(records)
+    counters.count(connection, [record.seen for record in records])
+    pruning.back(connection, [record.key for record in records])
     connection.executemany(_UPSERT, [record.row for record in records])
     connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(record.job_id,) for record in records])
     connection.executemany(
@@ -152,6 +170,20 @@ def _facts(state: JobState) -> Facts:
         int(bool(state.transitions)),
         None if state.heartbeat_at is None else parse_time(state.heartbeat_at).timestamp(),
         reason if isinstance(reason, str) else None,
+    )
+
+
+def _tallies(state: JobState) -> tuple[int, int, int, int, int]:
+    """What is summed over jobs: tasks in all and done, outputs expected and verified, and whether they were looked for.
+
+    Where a record does not list the outputs, each task counts as one: it is complete, or it is not.
+    """
+    return (
+        state.tasks_total,
+        state.tasks_completed,
+        len(state.expected_outputs) or state.tasks_total,
+        len(state.verified_outputs) or state.tasks_verified,
+        int(state.validation_completed_at is not None),
     )
 
 

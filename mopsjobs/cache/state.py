@@ -19,6 +19,8 @@ SYNCED_GENERATION = "synced_generation"
 FULL_SYNCED_AT = "full_synced_at"
 """When the last complete sync began that looked at every record."""
 FULL_GENERATION = "full_generation"
+LAST_SYNC = "last_sync"
+"""What the last complete sync did: a JSON object of its counts, and `seconds`."""
 FOREIGN_WRITES = "foreign_writes"
 """Whether that one saw changes which nobody had announced: `yes` or `no`; empty if it could not tell."""
 

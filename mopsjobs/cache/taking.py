@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from mopsjobs.cache import rows
+from mopsjobs.cache import pruning, rows
 from mopsjobs.job import MAX_RECORD_BYTES
 from mopsjobs.store.base import VersionToken
 
@@ -104,6 +104,7 @@ def remove(connection: sqlite3.Connection, keys: Iterable[str], generation: int)
     removed = 0
     for key in keys:
         connection.execute("DELETE FROM problem WHERE key = ?", (key,))
+        pruning.back(connection, [key])
         row = connection.execute(
             "SELECT job_id FROM job WHERE key = ? AND generation <= ?", (key, generation)
         ).fetchone()

@@ -158,7 +158,7 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
             hint="Sign in with `az login`, or set AZURE_STORAGE_CONNECTION_STRING.",
         )
     if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
-        return StoreUnavailableError(f"{location} asks to be tried again later: {answer}.")
+        return StoreUnavailableError(f"{location} asks to be tried again later: {answer}.", throttled=True)
     if status is None and _is_outage(error):
         kinds = {type(each) for each in _chain(error)}
         return StoreUnavailableError(

@@ -46,13 +46,14 @@ class Outcome(NamedTuple):
     attempts: int
 
 
-def update(
+def update(  # noqa: PLR0913 - two calls back more than most
     store: VersionedStore,
     key: str,
     fn: Apply,
     *,
     landed: Landed | None = None,
     before: Before = lambda: None,
+    on_conflict: Before = lambda: None,
     attempts: int = ATTEMPTS,
     sleep: Sleep = time.sleep,
     random: Random = _random.random,
@@ -68,6 +69,7 @@ def update(
             each lost reply, so that an own write is taken for what it is. A caller that passes it vouches that applying
             `fn` again to bytes without the effect is right.
         before: called before each attempt to write. What it raises counts as raised by the write itself.
+        on_conflict: called after each put that lost the race.
         attempts: how many puts may lose the race before `TooManyRetriesError`.
         sleep: waits that many seconds.
         random: a number from 0 to 1.
@@ -103,6 +105,7 @@ def update(
         else:
             if version is not None:
                 return Outcome(value, version, written=True, attempts=attempt)
+            on_conflict()
         if attempt < attempts:
             sleep(delay(attempt, random))
     lost = TooManyRetriesError(

@@ -1,0 +1,61 @@
+"""All chosen jobs, or those that changed, one after the other: memory does not grow with their number."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mopsjobs.cache.queries import COLUMNS, Facts, Filter, parts_of
+from mopsjobs.cache.state import FULL_GENERATION, recalled
+
+
+class Mark(NamedTuple):
+    """What a reader has seen: all rows up to a generation, and of younger ones these versions."""
+
+    generation: int
+    versions: dict[str, str]
+
+
+class Changed(NamedTuple):
+    """Rows that are news, and the mark to come back with."""
+
+    facts: list[Facts]
+    mark: Mark
+
+
+def jobs(connection: sqlite3.Connection, chosen: Filter) -> Iterator[Facts]:
+    """The chosen jobs: those of the window in the order of their ids, then the others that are active."""
+    for condition, values in parts_of(connection, chosen):
+        yield from connection.execute(
+            f"SELECT {COLUMNS} FROM job WHERE {condition} ORDER BY job_id",  # noqa: S608 - names of ours; values bound
+            values,
+        )
+
+
+def changed(connection: sqlite3.Connection, chosen: Filter, mark: Mark | None) -> Changed:
+    """The chosen jobs that came or changed since a mark; without one, those that are active.
+
+    What is younger than the last full sync may still be joined by rows of the same generation, so it is compared by
+    version. What is not younger is complete: a sync that is older than a full one writes nothing any more.
+    """
+    settled = int(recalled(connection, FULL_GENERATION) or 0)
+    begin = settled if mark is None else mark.generation
+    known = {} if mark is None else mark.versions
+    found: list[Facts] = []
+    for condition, values in parts_of(connection, chosen):
+        if mark is None:
+            rows = connection.execute(
+                f"SELECT job_id, version, {COLUMNS} FROM job WHERE is_active = 1 AND {condition}"  # noqa: S608
+                " ORDER BY changed_ts, job_id",
+                values,
+            )
+        else:
+            rows = connection.execute(
+                f"SELECT job_id, version, {COLUMNS} FROM job WHERE generation > ? AND {condition}"  # noqa: S608
+                " ORDER BY changed_ts, job_id",
+                [begin, *values],
+            )
+        found += [row[2:] for row in rows if known.get(row[0]) != row[1]]
+    younger = connection.execute("SELECT job_id, version FROM job WHERE generation > ?", (settled,))
+    return Changed(found, Mark(settled, dict(younger.fetchall())))

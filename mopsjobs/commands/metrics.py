@@ -1,0 +1,60 @@
+"""`metrics`: the cache as Prometheus metrics, on stdout or in a file for node_exporter."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+
+from mopsjobs.commands.arguments import add_command, positive
+from mopsjobs.context import Context, Freshness, Wanted
+from mopsjobs.output import Result, Verbatim
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+PER_JOB_LIMIT = 500
+
+EXAMPLES = """example, for cron:
+  mops-jobs sync -q; mops-jobs metrics --textfile /var/lib/prometheus/node-exporter/mops-jobs.prom
+"""
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `metrics`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="metrics for Prometheus, from the local cache",
+        description="Print metrics in Prometheus' text format. They come from the local cache alone, however old it "
+        "is: mops_sync_last_success_timestamp_seconds tells. Counters grow as syncs see jobs end; a rebuilt cache "
+        "starts anew.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("--textfile", metavar="PATH", help="into this file instead, replaced as a whole")
+    parser.add_argument(
+        "--per-job",
+        metavar="N",
+        nargs="?",
+        type=positive,
+        const=PER_JOB_LIMIT,
+        help=f"series of single active jobs besides, of N at most ({PER_JOB_LIMIT})",
+    )
+    parser.add_argument("--owner", action="store_true", help="with the owners of jobs as a label")
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Print or write the metrics."""
+    from mopsjobs import metrics
+
+    chosen = metrics.Chosen(per_job=args.per_job, owner=args.owner)
+    now = context.now().timestamp()
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
+        if args.textfile is None:
+            return Result(Verbatim(metrics.render(connection, chosen, now=now).decode()))
+        metrics.write_textfile(args.textfile, connection, chosen, now=now)
+        return Result()
+
+    return context.read(view, Wanted(offline=True))

@@ -1,0 +1,67 @@
+"""`prune`: old jobs leave the local cache. The registry keeps them."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+
+from mopsjobs.commands.arguments import add_command
+from mopsjobs.context import Context
+from mopsjobs.errors import EXIT_INTERRUPTED, UsageError
+from mopsjobs.output import Result
+from mopsjobs.times import from_timestamp, json_time, parse_duration, whole_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.cache.pruning import Prunable
+    from mopsjobs.commands import Commands
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `prune`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="remove old jobs from the local cache",
+        description="Remove jobs that ended long ago from the local cache, with their events. The registry keeps them: "
+        "a sync leaves them out until their records change, and `status JOB` still asks for one.",
+        epilog="example, for cron:\n  mops-jobs prune --older-than 90d --yes -q\n",
+    )
+    parser.add_argument(
+        "--older-than", metavar="DURATION", required=True, help="that ended longer ago than this, like 90d"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would remove, and remove nothing")
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Remove old jobs from the cache."""
+    from mopsjobs.cache import pruning
+
+    before = context.now().timestamp() - parse_duration(args.older_than)
+    found = context.peek(lambda cache: pruning.prunable(cache, before))
+    if found is None or not found.jobs:
+        return Result(notes=["No job in the cache ended so long ago; nothing was removed."])
+    limit = whole_seconds(json_time(from_timestamp(before)))
+    if args.dry_run:
+        return Result(notes=[f"Would remove {_counted(found)}, of jobs that ended before {limit}."])
+    if not args.yes:
+        answer = context.out.ask(f"Remove {_counted(found)} from the cache, of jobs that ended before {limit}?")
+        if answer is None:
+            raise UsageError(
+                f"This would remove {_counted(found)} from the cache, and there is nobody to ask.",
+                hint="Add --yes if that is meant, --dry-run to look first.",
+            )
+        if not answer:
+            return Result(notes=["Nothing was removed."], exit_code=EXIT_INTERRUPTED)
+
+    def prune(cache: sqlite3.Connection) -> Prunable:
+        return pruning.prune(cache, before)
+
+    return Result(notes=[f"Removed {_counted(context.change(prune))} from the cache."])
+
+
+def _counted(found: Prunable) -> str:
+    jobs = f"{found.jobs:,} job{'' if found.jobs == 1 else 's'}"
+    return f"{jobs} and {found.events:,} event{'' if found.events == 1 else 's'}"
