@@ -156,6 +156,19 @@ class Output:
         self.verbose = 0
 
     @property
+    def can_redraw(self) -> bool:
+        """Whether stdout is a terminal that can be written anew."""
+        return self._stdout.isatty() and self._env.get("TERM", "dumb") != "dumb"
+
+    @property
+    def lines(self) -> int:
+        """How many lines that terminal has."""
+        try:
+            return os.get_terminal_size(self._stdout.fileno()).lines or 24
+        except (OSError, ValueError):
+            return 24
+
+    @property
     def is_terminal(self) -> bool:
         """Whether a person reads stdout: then times are relative."""
         return self._stdout.isatty()
@@ -169,6 +182,26 @@ class Output:
             self._stdout.flush()
         for note in result.notes:
             self.note(note)
+
+    def redraw(self, bodies: Sequence[Body]) -> None:
+        """Show these in place of what the terminal shows."""
+        self._stdout.write("\x1b[H\x1b[2J")
+        for body in bodies:
+            self._print_body(body)
+        self._stdout.flush()
+
+    def check_reader(self) -> None:
+        """Raise `BrokenPipeError` if nobody reads stdout any more: for who waits long between two lines."""
+        import select
+
+        try:
+            poll = select.poll()
+            poll.register(self._stdout.fileno(), 0)
+            is_gone = any(event & select.POLLERR for _, event in poll.poll(0))
+        except (OSError, ValueError, AttributeError):  # nothing behind it that could be closed, or that can be polled
+            return
+        if is_gone:
+            raise BrokenPipeError
 
     def note(self, text: str) -> None:
         """Say something on stderr, unless it should be quiet."""

@@ -32,6 +32,11 @@ SYNC_FIELDS = [
     "schema_version", "already_running", "mode", "synced_at", "seconds", "seen", "added", "changed", "unchanged",
     "removed", "fetched", "problems", "events_added",
 ]  # fmt: skip
+SUMMARY_FIELDS = [
+    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "total", "by_status", "by_owner",
+    "by_day", "failure_rate", "queue_seconds", "run_seconds", "oldest_active",
+]  # fmt: skip
+QUERY_FIELDS = ["schema_version", "synced_at", "age_seconds", "stale", "columns", "returned", "truncated", "rows"]
 DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
 """As of version 1, in their order. A name may be added to these lists; none may go, and none may move."""
 
@@ -90,6 +95,42 @@ def test_status_prints_the_job_itself(cli: Cli) -> None:
     """`status --json` is the very object that the list has."""
     for job in cli.ok("list", "--json", "--limit", "0").json["jobs"]:
         assert cli.ok("status", job["job_id"], "--json").json == job
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("flags", [(), ("--status", "active"), ("--owner", "eve"), ("--refresh",)])
+def test_summary_keeps_its_promise(cli: Cli, flags: tuple[str, ...]) -> None:
+    """`summary --json` fits its schema, with many jobs and with none."""
+    document = cli.ok("summary", "--json", *flags).json
+    _check(cli, "summary", document)
+    assert list(document) == SUMMARY_FIELDS
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FROM jobs", "SELECT 1 WHERE false", "SELECT 1.5 AS a, x'00' AS b, NULL AS c"]
+)
+def test_query_keeps_its_promise(cli: Cli, sql: str) -> None:
+    """`query --json` fits its schema, with rows and with none."""
+    document = cli.ok("query", "--json", sql).json
+    _check(cli, "query", document)
+    assert list(document) == QUERY_FIELDS
+
+
+@pytest.mark.usefixtures("everything")
+def test_watch_and_export_keep_the_promise_of_a_job(cli: Cli) -> None:
+    """Their lines are jobs, with every field in its order."""
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    cli.clock.on_sleep = stop
+    lines = [*cli("watch", "--json").lines, *cli.ok("export").lines]
+    assert len(lines) > 21
+    for line in lines:
+        job = json.loads(line)
+        _check(cli, "job", job)
+        assert list(job) == JOB_FIELDS
 
 
 @pytest.mark.usefixtures("everything")

@@ -115,8 +115,9 @@ ARROWS = {
     "mopsjobs.naming": "errors job context cache.queries",
     "mopsjobs.waiting": "errors status times job outcome output context naming engines.local cache.queries",
     "mopsjobs.commands": "",
-    "mopsjobs.commands.arguments": "errors status times output context cache.queries",
+    "mopsjobs.commands.arguments": "errors status times context cache.queries",
     "mopsjobs.commands.cluster": "errors",
+    "mopsjobs.commands.job_table": "output times context",
     "mopsjobs.commands.launching": "errors times context engines.dask_client runner.pools submit.bundle",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
@@ -124,10 +125,11 @@ ARROWS = {
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.taking cache.events"
-    " feed commands.arguments commands.cluster commands.launching engines engines.ask engines.base engines.dask_client"
-    " engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile runner.pool runner.run"
-    " submit.bundle submit.client submit.family submit.kept submit.study submit.table submit.unpack validation naming"
-    " waiting store.base cache.asking cache.pruning cache.statistics cache.streaming csv_text metrics"
+    " feed commands.arguments commands.cluster commands.job_table commands.launching engines engines.ask engines.base"
+    " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
+    " runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study submit.table"
+    " submit.unpack validation naming waiting store.base cache.asking cache.pruning cache.statistics cache.streaming"
+    " csv_text metrics"
 )
 
 OUTSIDE = {

@@ -1,4 +1,4 @@
-"""Arguments and their meaning, shared by several commands."""
+"""Arguments and their meaning, and how a job is shown in a table: what several commands share."""
 
 from __future__ import annotations
 
@@ -136,6 +136,17 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"'{text}' is no label: use key=value.")
         labels[label] = value
     return labels
+
+
+def row_limit(text: str) -> int:
+    """An argument's type: how many to show at most, 0 for all.
+
+    Raises:
+        ArgumentTypeError: it is no such number.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise argparse.ArgumentTypeError(f"'{text}' is no limit: use a whole number, 0 for all")
+    return int(text)
 
 
 def _label(text: str) -> tuple[str, str | None]:

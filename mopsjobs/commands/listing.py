@@ -6,11 +6,12 @@ import argparse
 import sqlite3
 
 from mopsjobs.cache import queries
-from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
+from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, row_limit, wanted
+from mopsjobs.commands.job_table import JOB_HEADERS, job_row
 from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import UsageError
-from mopsjobs.output import Document, Result, Table, Tsv, Verbatim, status_style
-from mopsjobs.times import human_age, human_duration, json_time, parse_time, whole_seconds
+from mopsjobs.output import Document, Result, Table, Tsv, Verbatim
+from mopsjobs.times import json_time
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ SCHEMA_VERSION = 1
 
 DEFAULT_LIMIT = 50
 
-HEADERS = ("JOB", "STATUS", "PROGRESS", "OWNER", "CREATED", "UPDATED", "DURATION")
 TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
 
 EXAMPLES = """examples:
@@ -45,7 +45,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     how = parser.add_argument_group("how to show them")
     how.add_argument("--sort", metavar="A,-B", default=queries.DEFAULT_SORT, help=f"by {', '.join(queries.SORTS)}")
     how.add_argument(
-        "--limit", metavar="N", type=_limit, default=DEFAULT_LIMIT, help="at most N, 0 for all (default 50)"
+        "--limit", metavar="N", type=row_limit, default=DEFAULT_LIMIT, help="at most N, 0 for all (default 50)"
     )
     how.add_argument(
         "--fields", metavar="A,B", nargs="?", const="", help="only these; without names, say which there are"
@@ -106,7 +106,7 @@ def _result(
     if fields is not None:
         table = Table(fields, [[job[name] for name in fields] for job in jobs])
     else:
-        table = Table(HEADERS, [_row(job, context) for job in jobs])
+        table = Table(JOB_HEADERS, [job_row(job, context) for job in jobs])
     return Result(table if jobs else None, warnings=warnings, notes=[_footer(args, page, freshness)])
 
 
@@ -121,25 +121,6 @@ def _document(context: Context, page: queries.Page, freshness: Freshness) -> dic
         "total": page.total,
         "returned": len(page),
     }
-
-
-def _row(job: dict[str, object], context: Context) -> list[object]:
-    created, updated = str(job["created_at"]), str(job["updated_at"])
-    if context.out.is_terminal:
-        now = context.now()
-        created, updated = (human_age((now - parse_time(text)).total_seconds()) for text in (created, updated))
-    else:
-        created, updated = whole_seconds(created), whole_seconds(updated)
-    total, done = job["tasks_total"], job["tasks_completed"]
-    return [
-        job["job_id"],
-        status_style(job["status"], job["suspect"]),
-        f"{done}/{total}" if total else (done or None),
-        job["owner"],
-        created,
-        updated,
-        human_duration(job["duration_seconds"]),  # type: ignore[arg-type]
-    ]
 
 
 def _footer(args: argparse.Namespace, page: queries.Page, freshness: Freshness) -> str:
@@ -160,9 +141,3 @@ def _parse_fields(text: str | None) -> tuple[str, ...] | None:
         if name not in there_are:
             raise UsageError(f"A job has no field '{name}': use {', '.join(there_are)}.")
     return names
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
-        raise argparse.ArgumentTypeError(f"'{text}' is no limit: use a whole number, 0 for all")
-    return int(text)

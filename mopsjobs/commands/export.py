@@ -1,0 +1,68 @@
+"""`export`: all jobs with all their fields, for a spreadsheet or another program."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sqlite3
+
+from mopsjobs.cache import queries
+from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
+from mopsjobs.context import Context, Freshness
+from mopsjobs.output import Result, Verbatim
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+BATCH = 500
+"""Jobs printed at once."""
+
+EXAMPLES = """examples:
+  mops-jobs export --format csv --status done > jobs.csv
+  mops-jobs export | gzip > jobs.ndjson.gz
+"""
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `export`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="all jobs with all their fields, as CSV or NDJSON",
+        description="Print all jobs, or those that the filters choose, with all their fields, from the local cache. In "
+        "CSV, lists and objects are JSON, and a text that a spreadsheet would take for a formula gets a ' in front.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("--format", choices=("csv", "ndjson"), default="ndjson", help="csv or ndjson (default)")
+    add_filters(parser)
+    add_freshness(parser)
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Print jobs as they are read."""
+    now = context.now()
+    chosen = chosen_jobs(args, now)
+
+    def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
+        from mopsjobs.cache import streaming
+        from mopsjobs.csv_text import csv_text
+
+        fields = queries.job_fields()
+        count = 0
+        if args.format == "csv":
+            context.out.show(Result(Verbatim(csv_text([fields]))))
+        jobs = streaming.jobs(cache, chosen)
+        while batch := list(itertools.islice(jobs, BATCH)):
+            if args.format == "csv":
+                views = (queries.job_view(facts, now=now.timestamp()) for facts in batch)
+                text = csv_text([view[name] for name in fields] for view in views)
+            else:
+                text = "".join(f"{queries.job_text(facts, now=now.timestamp())}\n" for facts in batch)
+            context.out.show(Result(Verbatim(text)))
+            count += len(batch)
+        warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.said()}."]
+        return Result(warnings=warnings, notes=[f"{count:,} job{'' if count == 1 else 's'}, {freshness.said()}"])
+
+    return context.read(view, wanted(args))

@@ -1,0 +1,105 @@
+"""`watch`: jobs as they change. A table that is drawn anew on a terminal; elsewhere a line for each change."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+
+from mopsjobs.cache import queries, streaming
+from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
+from mopsjobs.commands.job_table import JOB_HEADERS, job_row
+from mopsjobs.context import Context, Freshness
+from mopsjobs.errors import UsageError
+from mopsjobs.output import Result, Table, Text, Tsv, Verbatim
+from mopsjobs.times import json_time, parse_duration, whole_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mopsjobs.commands import Commands
+
+MIN_INTERVAL = 0.1
+CHROME = 4
+"""Lines of the terminal that are not jobs."""
+
+EXAMPLES = """examples:
+  mops-jobs watch --owner me --max-age 30s
+  mops-jobs watch --json --status active | jq --unbuffered -r '.job_id'
+"""
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `watch`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="jobs as they change, until Ctrl-C",
+        description="Show jobs as the local cache changes: on a terminal as a table that is drawn anew, elsewhere the "
+        "active jobs first and then a line for each job that changes. The network is used as --max-age asks for it; "
+        "without it, somebody else has to sync.",
+        epilog=EXAMPLES,
+    )
+    add_filters(parser)
+    parser.add_argument("--interval", metavar="DURATION", default="2s", help="how often to look (default 2s)")
+    parser.add_argument("--json", action="store_true", help="each change as the job's JSON object in a line of its own")
+    add_freshness(parser)
+
+
+def run(args: argparse.Namespace, context: Context) -> Result:
+    """Look again and again. Ends by Ctrl-C, or when nobody reads any more."""
+    interval = parse_duration(args.interval)
+    if interval < MIN_INTERVAL:
+        raise UsageError(f"--interval: at least {MIN_INTERVAL:g}s.")
+    chosen = chosen_jobs(args, context.now())
+    draws = context.out.can_redraw and not args.json
+    look = _Redrawn(context, chosen) if draws else _Appended(context, chosen, as_json=args.json)
+    told: str | None = None
+    while True:
+        problem = context.read(look, wanted(args))
+        if problem is not None and problem != told:
+            context.out.warn(problem)
+        told = problem
+        context.out.check_reader()
+        context.sleep(interval)
+
+
+class _Redrawn:
+    """The table, as many jobs as fit on the terminal."""
+
+    def __init__(self, context: Context, chosen: queries.Filter) -> None:
+        self._context = context
+        self._chosen = chosen
+
+    def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
+        """Draw it."""
+        context, now = self._context, self._context.now()
+        room = max(1, context.out.lines - CHROME)
+        order = queries.parse_sort(queries.DEFAULT_SORT)
+        page = queries.list_jobs(cache, self._chosen, order=order, limit=room, now=now.timestamp())
+        jobs = page.jobs()[:room]
+        stale = ", stale" if freshness.stale else ""
+        head = f"{len(jobs)} of {page.total:,} jobs, {freshness.said()}{stale}, {whole_seconds(json_time(now))}"
+        context.out.redraw([Text([head, ""]), Table(JOB_HEADERS, [job_row(job, context) for job in jobs])])
+        return None
+
+
+class _Appended:
+    """A line for each job that came or changed since the last look."""
+
+    def __init__(self, context: Context, chosen: queries.Filter, *, as_json: bool) -> None:
+        self._context = context
+        self._chosen = chosen
+        self._as_json = as_json
+        self._mark: streaming.Mark | None = None
+
+    def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
+        """Print them."""
+        now = self._context.now().timestamp()
+        news, self._mark = streaming.changed(cache, self._chosen, self._mark)
+        if self._as_json:
+            text = "".join(f"{queries.job_text(facts, now=now)}\n" for facts in news)
+            self._context.out.show(Result(Verbatim(text)))
+        else:
+            jobs = [queries.job_view(facts, now=now) for facts in news]
+            self._context.out.show(Result(Tsv([job_row(job, self._context) for job in jobs])))
+        return freshness.problem
