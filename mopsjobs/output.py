@@ -14,14 +14,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
+from mopsjobs import terminal
 from mopsjobs.errors import EXIT_DONE, MopsJobsError
+from mopsjobs.terminal import Styled, styled
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
     from typing import Any, TextIO
-
-MIN_COLUMN = 12
-"""A column of a table is not cut below this, however narrow the terminal."""
 
 STATUS_STYLES = {
     "pending": "dim",
@@ -44,20 +43,6 @@ _CODES = {
     "magenta": "35",
     "cyan": "36",
 }
-
-
-class Styled(str):
-    """Text of ours with a style, which shows only where colour is wanted. The words tell everything by themselves."""
-
-    __slots__ = ("style",)
-    style: str
-
-
-def styled(text: str, style: str) -> Styled:
-    """Text with one of the styles."""
-    made = Styled(text)
-    made.style = style
-    return made
 
 
 class Document:
@@ -163,10 +148,7 @@ class Output:
     @property
     def lines(self) -> int:
         """How many lines that terminal has."""
-        try:
-            return os.get_terminal_size(self._stdout.fileno()).lines or 24
-        except (OSError, ValueError):
-            return 24
+        return terminal.lines(self._stdout)
 
     @property
     def is_terminal(self) -> bool:
@@ -197,10 +179,10 @@ class Output:
         try:
             poll = select.poll()
             poll.register(self._stdout.fileno(), 0)
-            is_gone = any(event & select.POLLERR for _, event in poll.poll(0))
+            found = poll.poll(0)
         except (OSError, ValueError, AttributeError):  # nothing behind it that could be closed, or that can be polled
             return
-        if is_gone:
+        if any(event & select.POLLERR for _, event in found):
             raise BrokenPipeError
 
     def note(self, text: str) -> None:
@@ -255,7 +237,7 @@ class Output:
         from tqdm import tqdm
 
         # tqdm by itself shows nothing on a terminal that does not know its width.
-        width = _columns(self._stderr)
+        width = terminal.columns(self._stderr)
         with tqdm(total=total, unit=f" {what}", file=self._stderr, ncols=width, leave=False, delay=0.2) as bar:
             yield lambda count: _advance(bar, count)
 
@@ -286,7 +268,7 @@ class Output:
         tabulate.MIN_PADDING = 0  # else a column is as wide as its header and two blanks more
         cells = [[_shown_cell(value) for value in row] for row in table.rows]
         if self.is_terminal:
-            cells = _fitted(table.headers, cells, _columns(self._stdout))
+            cells = terminal.fitted(table.headers, cells, terminal.columns(self._stdout))
         rows = [[self._cell(value) for value in row] for row in cells]
         headers = [self._paint(header, "bold", self._stdout) for header in table.headers]
         lines = tabulate.tabulate(rows, headers, tablefmt="plain", disable_numparse=True).splitlines()
@@ -364,32 +346,6 @@ def _imported_tabulate() -> Any:
 
 def _shown_cell(value: object) -> str:
     return value if isinstance(value, Styled) else _plain_cell(value)
-
-
-def _fitted(headers: Sequence[str], rows: list[list[str]], columns: int) -> list[list[str]]:
-    """The cells, with those of the widest columns cut so that a row fits into that many columns, if it can."""
-    widths = [max(len(header), *(len(row[place]) for row in rows), 0) for place, header in enumerate(headers)]
-    least = [max(len(header), MIN_COLUMN) for header in headers]
-    while sum(widths) + 2 * (len(widths) - 1) > columns:
-        widest = max(range(len(widths)), key=lambda place: widths[place] - least[place])
-        if widths[widest] <= least[widest]:
-            break
-        widths[widest] -= 1
-    return [[_cut(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-
-
-def _cut(cell: str, width: int) -> str:
-    if len(cell) <= width:
-        return cell
-    cut = cell[: width - 1] + "…"
-    return styled(cut, cell.style) if isinstance(cell, Styled) else cut
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
 
 
 def _plain_cell(value: object) -> str:

@@ -63,6 +63,7 @@ def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple
     assert ours == {"mopsjobs.store.azure_url"}
     assert {name for name in imported if name.startswith("mopsjobs.commands.")} == {
         "mopsjobs.commands.arguments",
+        "mopsjobs.commands.job_table",
         "mopsjobs.commands.listing",
     }
 

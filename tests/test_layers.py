@@ -104,7 +104,8 @@ ARROWS = {
         " submit.kept submit.study submit.unpack runner.manifest runner.patience runner.pool runner.pools"
         " runner.reporter runner.spool"
     ),
-    "mopsjobs.output": "errors",
+    "mopsjobs.terminal": "",
+    "mopsjobs.output": "errors terminal",
     "mopsjobs.csv_text": "",
     "mopsjobs.metrics": "mopsjobs errors status times cache.counters cache.file cache.queries cache.statistics",
     "mopsjobs.config": "errors times store",
@@ -118,16 +119,18 @@ ARROWS = {
     "mopsjobs.commands.arguments": "errors status times context cache.queries",
     "mopsjobs.commands.cluster": "errors",
     "mopsjobs.commands.job_table": "output times context",
-    "mopsjobs.commands.launching": "errors times context engines.dask_client runner.pools submit.bundle",
+    "mopsjobs.commands.launching": (
+        "commands.arguments errors times context engines.dask_client runner.pools submit.bundle"
+    ),
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
 
 COMMANDS_MAY = (
-    "mopsjobs errors times status job outcome output context store cache.queries cache.rows cache.taking cache.events"
-    " feed commands.arguments commands.cluster commands.job_table commands.launching engines engines.ask engines.base"
-    " engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs reconcile"
-    " runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study submit.table"
+    "mopsjobs errors times status job outcome output terminal context store cache.queries cache.rows cache.taking"
+    " cache.events feed commands.arguments commands.cluster commands.job_table commands.launching engines engines.ask"
+    " engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs"
+    " reconcile runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study submit.table"
     " submit.unpack validation naming waiting store.base cache.asking cache.pruning cache.statistics cache.streaming"
     " csv_text metrics"
 )

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mopsjobs.commands import Commands
 
 
+MAX_NUMBER = 100_000
+"""Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """argparse's own, told the width of the terminal: one is made for each argument, and would import shutil for it."""
 
@@ -136,6 +140,17 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"'{text}' is no label: use key=value.")
         labels[label] = value
     return labels
+
+
+def positive(text: str) -> int:
+    """An argument's type: how many workers, shards, pods there are to be.
+
+    Raises:
+        ArgumentTypeError: it is no whole number from 1 to 100,000.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= MAX_NUMBER):
+        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number from 1 to {MAX_NUMBER:,}")
+    return int(text)
 
 
 def row_limit(text: str) -> int:

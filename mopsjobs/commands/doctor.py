@@ -14,8 +14,9 @@ from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError, StoreError
-from mopsjobs.output import Document, Result, Text, styled
+from mopsjobs.output import Document, Result, Text
 from mopsjobs.store import sqlite_path
+from mopsjobs.terminal import styled
 from mopsjobs.times import human_age, parse_time
 
 TYPE_CHECKING = False

@@ -9,7 +9,8 @@ from mopsjobs.cache.events import Stored, cache_id, cursor
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
 from mopsjobs.feed import Feed
-from mopsjobs.output import Body, JsonLines, Result, Text, status_style, styled
+from mopsjobs.output import Body, JsonLines, Result, Text, status_style
+from mopsjobs.terminal import styled
 from mopsjobs.times import parse_time
 
 TYPE_CHECKING = False

@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mopsjobs.commands.arguments import positive
 from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
 from mopsjobs.runner.pools import active_python
 from mopsjobs.submit.bundle import Packed, pack
 from mopsjobs.times import parse_duration
-
-MAX_NUMBER = 100_000
-"""Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
 
 
 class Runner(NamedTuple):
@@ -39,17 +37,6 @@ def add_runner_flags(parser: argparse.ArgumentParser) -> None:
         help="the model's interpreter (default: the active environment's; with dask, a path there, and the workers')",
     )
     parser.add_argument("--task-timeout", metavar="DURATION", help="how long one task may take (default: no limit)")
-
-
-def positive(text: str) -> int:
-    """An argument's type: how many workers, shards, pods there are to be.
-
-    Raises:
-        ArgumentTypeError: it is no whole number from 1 to 100,000.
-    """
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= MAX_NUMBER):
-        raise argparse.ArgumentTypeError(f"'{text}' should be a whole number from 1 to {MAX_NUMBER:,}")
-    return int(text)
 
 
 def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:

@@ -15,8 +15,9 @@ from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EngineError, StoreUnavailableError, UsageError
 from mopsjobs.feed import Feed
 from mopsjobs.outcome import exit_code_of
-from mopsjobs.output import Result, Text, styled
+from mopsjobs.output import Result, Text
 from mopsjobs.status import TERMINAL
+from mopsjobs.terminal import styled
 from mopsjobs.times import parse_duration, parse_time
 
 TYPE_CHECKING = False

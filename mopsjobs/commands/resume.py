@@ -6,16 +6,9 @@ import argparse
 import contextlib
 from collections.abc import Mapping
 
-from mopsjobs.commands.arguments import add_command
+from mopsjobs.commands.arguments import add_command, positive
 from mopsjobs.commands.cluster import add_cluster_options, cluster_options, recorded_options, recorded_shards
-from mopsjobs.commands.launching import (
-    SCHEDULER_HELP,
-    add_runner_flags,
-    dask_options,
-    launched_as,
-    packed_here,
-    positive,
-)
+from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, launched_as, packed_here
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch, noted

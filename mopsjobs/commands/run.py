@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 
-from mopsjobs.commands.arguments import add_command
-from mopsjobs.commands.launching import add_runner_flags, interpreter, positive
+from mopsjobs.commands.arguments import add_command, positive
+from mopsjobs.commands.launching import add_runner_flags, interpreter
 from mopsjobs.context import Context
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, UsageError

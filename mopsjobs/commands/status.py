@@ -13,7 +13,8 @@ from mopsjobs.context import Context, Freshness, Wanted
 from mopsjobs.errors import JobNotFoundError, StoreError, StoreUnavailableError
 from mopsjobs.job import check_job_id
 from mopsjobs.outcome import exit_code_of
-from mopsjobs.output import Document, Result, Text, status_style, styled
+from mopsjobs.output import Document, Result, Text, status_style
+from mopsjobs.terminal import styled
 from mopsjobs.times import human_age, human_duration, parse_time, whole_seconds
 
 TYPE_CHECKING = False

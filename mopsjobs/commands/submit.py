@@ -9,16 +9,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mopsjobs.commands.arguments import add_command, parse_labels
+from mopsjobs.commands.arguments import add_command, parse_labels, positive
 from mopsjobs.commands.cluster import add_cluster_options, cluster_options
-from mopsjobs.commands.launching import (
-    SCHEDULER_HELP,
-    add_runner_flags,
-    dask_options,
-    launched_as,
-    packed_here,
-    positive,
-)
+from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, launched_as, packed_here
 from mopsjobs.context import Context
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch

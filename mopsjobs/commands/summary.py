@@ -11,8 +11,9 @@ from typing import Any
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
 from mopsjobs.context import Context, Freshness
-from mopsjobs.output import Document, Result, Table, Text, status_style, styled
+from mopsjobs.output import Document, Result, Table, Text, status_style
 from mopsjobs.status import ACTIVE, JobStatus
+from mopsjobs.terminal import styled
 from mopsjobs.times import human_duration, json_time, parse_time
 
 TYPE_CHECKING = False
