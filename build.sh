@@ -112,6 +112,18 @@ install_azurite() {
   cp tests/azurite/package-lock.json "$azurite/installed"
 }
 
+# --- Chromium -------------------------------------------------------------------------------------------------------
+
+# The browser that drives the pages of `serve` in the tests: the distribution's, none that a package would fetch.
+find_chromium() { command -v chromium || command -v chromium-browser; }
+
+install_chromium() {
+  find_chromium >/dev/null && return
+  ! can_apt || apt_install chromium || true
+  find_chromium >/dev/null || die "the tests need Chromium." \
+    "On Debian: apt-get install chromium; elsewhere your package manager has it."
+}
+
 # --- Prometheus -----------------------------------------------------------------------------------------------------
 
 # Unpacked, not installed: a package that is installed starts its service, and a test wants the programs alone.
@@ -152,6 +164,7 @@ cmd_demo() {
 
 cmd_test() {
   install_azurite
+  install_chromium
   install_prometheus
   install_lock requirements-dev.lock
   install_lock "$model" "$root/build/model" # the interpreter of a model that has packages of its own

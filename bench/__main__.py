@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import azurite, growing, listing, machine, racing, report, syncing, tasks, tools, updating
+from bench import azurite, growing, listing, machine, racing, report, serving, syncing, tasks, tools, updating
 
 BENCHMARKS = {
     "list": listing.run,
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "update": updating.run,
     "race": racing.run,
     "tasks": tasks.run,
+    "serve": serving.run,
 }
 
 

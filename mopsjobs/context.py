@@ -6,17 +6,17 @@ import argparse
 import contextlib
 import os
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
+from mopsjobs import directories
 from mopsjobs.cache import queries
 from mopsjobs.cache.file import DamagedCacheError, explained, open_to_read, open_to_write, set_aside
 from mopsjobs.config import Settings
 from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
 from mopsjobs.output import Output
-from mopsjobs.times import human_age, parse_duration, parse_time, utc_now
+from mopsjobs.times import human_age, json_time, parse_duration, parse_time, utc_now
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore, VersionToken
 
     T = TypeVar("T")
+
+LIST_VERSION = 1
+"""Of the JSON document of `list`. Fields are only ever added, so it stays until one has to go."""
 
 LOCK_SECONDS = 60.0
 """How long a view that must be fresh waits for a sync that somebody else has begun."""
@@ -118,8 +121,10 @@ class Context:
         """Where the cache is: where the settings say, or in a directory of ours where there is no writable home."""
         if self._cache_path is None:
             self._cache_path = self.settings.cache.value
-            if self.settings.cache.origin == "default" and not _can_be_made(os.path.dirname(self._cache_path)):
-                self._cache_path = os.path.join(_private_directory(), os.path.basename(self._cache_path))
+            if self.settings.cache.origin == "default" and not directories.can_be_made(
+                os.path.dirname(self._cache_path)
+            ):
+                self._cache_path = os.path.join(directories.private_directory(), os.path.basename(self._cache_path))
                 self.out.note(f"There is no writable home; the cache is {self._cache_path}")
         return self._cache_path
 
@@ -199,6 +204,24 @@ class Context:
                 return None if connection is None else view(connection)
 
         return self._healed(look)
+
+    def freshness(self, connection: sqlite3.Connection) -> Freshness | None:
+        """How old what the cache holds is; None when it has never been filled."""
+        known = queries.meta(connection)
+        return self._freshness(known, None) if "synced_at" in known else None
+
+    def listing(self, page: queries.Page, freshness: Freshness) -> dict[str, object]:
+        """The JSON document of a listing, all but its jobs, which come last in it."""
+        return {
+            "schema_version": LIST_VERSION,
+            "generated_at": json_time(self.now()),
+            "synced_at": freshness.synced_at,
+            "age_seconds": freshness.age_seconds,
+            "stale": freshness.stale,
+            "registry": self.settings.registry_id,
+            "total": page.total,
+            "returned": len(page),
+        }
 
     def change(self, action: Callable[[sqlite3.Connection], T]) -> T:
         """Call `action` with the cache, open to write; it is made if there is none."""
@@ -362,23 +385,3 @@ class Context:
             self.change(lambda cache: add_conflicts(cache, conflicts))
         except Exception as error:  # noqa: BLE001 - it is a count, and no more
             self.out.debug(f"The cache did not take the count of lost races: {error}")
-
-
-def _can_be_made(directory: str) -> bool:
-    """Whether a directory is there and can be written, or can be made."""
-    while not os.path.exists(directory) and directory != os.path.dirname(directory):
-        directory = os.path.dirname(directory)
-    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
-
-
-def _private_directory() -> str:
-    """A directory of ours below the temporary one, which everybody may write: so it must be ours, and nobody else's."""
-    import tempfile
-
-    path = os.path.join(tempfile.gettempdir(), f"mops-jobs-{os.getuid()}")
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise CacheError(f"{path} is not ours alone.", hint="Name another place: --cache PATH.")
-    return path

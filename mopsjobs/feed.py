@@ -24,6 +24,7 @@ from mopsjobs.cache.events import (
 from mopsjobs.context import Context, Wanted
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreUnavailableError, UsageError
 from mopsjobs.job import JobState, check_job_id
+from mopsjobs.output import status_style
 from mopsjobs.status import TERMINAL
 from mopsjobs.times import parse_time
 
@@ -43,6 +44,9 @@ ENDING_SECONDS = 6.0
 
 SETTLED_SECONDS = 60.0
 """A job that ended so long ago, by the time in its record, has nothing more to bring."""
+
+_HEAD = ("at", "job_id", "kind", "source", "seq")
+"""What every event has."""
 
 OnEvents = Callable[[Sequence[Stored]], None]
 
@@ -230,6 +234,27 @@ class Feed:
 def pause_after(listed: int) -> float:
     """Seconds until the next look, after one that has listed so many keys: the costs per second stay the same."""
     return min(MAX_POLL_SECONDS, POLL_SECONDS * max(1.0, listed / CHEAP_LISTING))
+
+
+def told(event: Mapping[str, object]) -> list[str]:
+    """What an event says, by its kind; any other as its fields."""
+    kind = str(event["kind"])
+    if kind == "state" and "status" in event:
+        total, done, failed = (event.get(f"tasks_{name}") for name in ("total", "completed", "failed"))
+        counts = f" {done}/{total} tasks" if total else f" {done} tasks" if done else ""
+        return [status_style(event["status"]), counts + (f", {failed} failed" if failed else "")]
+    if kind in ("log", "runner") and "text" in event:
+        return [_task(event), str(event["text"])]
+    if kind == "dropped" and "count" in event:
+        return [f"{event['count']} events are missing here"]
+    error = event.get("error")
+    if kind == "task_failed" and isinstance(error, dict):
+        return [_task(event), f"{error.get('type')}: {error.get('message')}"]
+    return [" ".join(f"{name}={value}" for name, value in event.items() if name not in _HEAD)]
+
+
+def _task(event: Mapping[str, object]) -> str:
+    return "" if event.get("task") is None else f"task {event['task']}: "
 
 
 class _Ending:

@@ -46,13 +46,21 @@ PRUNED = re.compile(
     | (^|/)(__pycache__|tests?)/
     | (^|/)aio/                       # asynchronous clients: mops-jobs has threads
     | ^cffi/                          # the compiler; the loader is _cffi_backend
-    | ^(charset_normalizer|yaml)/.*\.so$   # accelerators for one Python only; the plain modules stand beside them
+    | ^(charset_normalizer|markupsafe|yaml)/.*\.so$   # accelerators for one Python only; the plain modules stand there
     | \.dist-info/(?!METADATA$|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)   # what pip notes for uninstalling
     """,
     re.VERBOSE,
 )
 OURS = ("mops_jobs.py", "mopsjobs")
-OUR_SUFFIXES = {".py", ".json", ".sql"}  # a new kind goes here and to package-data in pyproject.toml; tests insist
+OUR_SUFFIXES = {
+    ".py",
+    ".json",
+    ".sql",
+    ".html",
+    ".css",
+    ".js",
+    ".svg",
+}  # a new kind goes here and to package-data in pyproject.toml; tests insist
 
 
 def main() -> None:

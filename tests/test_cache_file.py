@@ -280,7 +280,7 @@ def test_a_temporary_directory_that_others_may_enter_is_not_trusted(
         place.mkdir()
         place.chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("mopsjobs.context._can_be_made", lambda directory: False)
+    monkeypatch.setattr("mopsjobs.directories.can_be_made", lambda directory: False)
     del cli.env["MOPS_JOBS_CACHE"]
     ran = cli("list")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)

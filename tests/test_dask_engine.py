@@ -419,7 +419,7 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)  # as the interpreter notes what cannot be imported
     ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NOBODY)
-    assert ran.code == 1
+    assert ran.code == 2
     assert ran.err.splitlines() == [
         "error: The dask engine needs the package distributed, which this Python does not have.",
         f"hint: Get it in the version of your cluster: {sys.executable} -m pip install distributed",

@@ -109,9 +109,10 @@ ARROWS = {
     "mopsjobs.csv_text": "",
     "mopsjobs.metrics": "mopsjobs errors status times cache.counters cache.file cache.queries cache.statistics",
     "mopsjobs.config": "errors times store",
-    "mopsjobs.context": "errors times store config output registry events cache.counters cache.file"
+    "mopsjobs.directories": "errors",
+    "mopsjobs.context": "directories errors times store config output registry events cache.counters cache.file"
     " cache.mirror cache.queries cache.events",
-    "mopsjobs.feed": "errors status times job context cache.queries cache.events",
+    "mopsjobs.feed": "errors status times job context output cache.queries cache.events",
     "mopsjobs.foreground": "context engines.local runner.run",
     "mopsjobs.naming": "errors job context cache.queries",
     "mopsjobs.waiting": "errors status times job outcome output context naming engines.local cache.queries",
@@ -122,6 +123,26 @@ ARROWS = {
     "mopsjobs.commands.launching": (
         "commands.arguments errors times context engines.dask_client runner.pools submit.bundle"
     ),
+    "mopsjobs.advice": "",
+    "mopsjobs.cache.pages": "cache.events cache.queries",
+    "mopsjobs.cache.charts": "cache.queries",
+    "mopsjobs.web": "",
+    "mopsjobs.web.svg": "",
+    "mopsjobs.web.security": "",
+    "mopsjobs.web.asked": "errors cache.queries commands.arguments",
+    "mopsjobs.web.live": "errors context cache.file",
+    "mopsjobs.web.site": "errors times context cache.queries web.live",
+    "mopsjobs.web.shown": "status times output feed cache.charts cache.events web.svg",
+    "mopsjobs.web.stream": "errors cache.events web.shown web.site",
+    "mopsjobs.web.openapi": "mopsjobs status cache.queries commands.arguments web.asked",
+    "mopsjobs.web.api": (
+        "errors metrics output context cache.events cache.queries commands.arguments web.asked web.openapi web.site"
+    ),
+    "mopsjobs.web.app": (
+        "mopsjobs errors output context advice cache.charts cache.events cache.pages cache.queries web.api web.asked"
+        " web.security web.shown web.site web.stream"
+    ),
+    "mopsjobs.web.server": "errors context web.app web.live web.security web.site web.stream",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
@@ -132,7 +153,7 @@ COMMANDS_MAY = (
     " engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs"
     " reconcile runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study submit.table"
     " submit.unpack validation naming waiting store.base cache.asking cache.pruning cache.statistics cache.streaming"
-    " csv_text metrics"
+    " csv_text metrics advice web.security web.server"
 )
 
 OUTSIDE = {
@@ -140,11 +161,11 @@ OUTSIDE = {
     "requests": "store.azure_transport",
     "urllib3": "store.azure_transport",
     "sqlite3": (
-        "sqlite_file store.sqlite cache.delta cache.file cache.merge cache.mirror cache.queries cache.rows cache.schema"
-        " cache.state cache.taking cache.events context"
+        "sqlite_file store.sqlite cache.charts cache.delta cache.file cache.merge cache.mirror cache.pages"
+        " cache.queries cache.rows cache.schema cache.state cache.taking cache.events context"
         " cache.asking cache.counters cache.pruning cache.statistics cache.streaming metrics feed commands.cancel"
         " commands.doctor commands.export commands.listing commands.metrics commands.prune commands.query"
-        " commands.status commands.summary commands.watch"
+        " commands.status commands.summary commands.watch web.api web.app web.live web.site"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",
@@ -158,7 +179,10 @@ OUTSIDE = {
     "lightkube": "engines.k8s_client",
     "distributed": "engines.dask_client runner.dask_pool runner.dask_task",
     "httpx": "engines.k8s_client",
-    "argparse": "mops_jobs context commands commands.*",
+    "flask": "web.api web.app web.security web.stream",
+    "werkzeug": "web.app",
+    "waitress": "web.server",
+    "argparse": "mops_jobs context commands commands.* web.asked",
 }
 """Which of our modules may import each of these; they are costly, replaceable, or mark a layer."""
 

@@ -250,6 +250,12 @@ def cursor(cache: str, seq: int) -> str:
     return f"{cache}-{seq}"
 
 
+def public_event(cache: str, one: Stored) -> Event:
+    """An event as scripts get it: with the cursor of a reader who has seen it, in front of what a writer has put in."""
+    mark = {"cursor": cursor(cache, one.seq)}
+    return {**mark, **one.event, **mark}
+
+
 def parse_cursor(connection: sqlite3.Connection, text: str) -> int:
     """The number of the last event that the reader who comes with this cursor has seen.
 

@@ -42,6 +42,8 @@ DEFAULT_SORT = "-updated"
 COLUMNS = (
     "record, is_active, created_ts, started_ts, ended_ts, progress, status_since, has_history, heartbeat_ts, suspect"
 )
+"""Of a row: what `job_view` makes a job of."""
+
 _Where = tuple[str, list[object]]
 
 Facts = tuple[str, int, float, float | None, float | None, float | None, str | None, int, float | None, str | None]
@@ -63,6 +65,7 @@ class Filter:
         "silent_since",
         "since",
         "statuses",
+        "text",
         "until",
     )
 
@@ -78,6 +81,7 @@ class Filter:
         namespace: str | None = None,
         owner: str | None = None,
         silent_since: float | None = None,
+        text: str | None = None,
     ) -> None:
         """Set the conditions.
 
@@ -91,6 +95,7 @@ class Filter:
             namespace: runs in this namespace.
             owner: belongs to this owner.
             silent_since: active and suspect: marked so, or its runner has given no sign of life since this time.
+            text: is found, in any case, in its id, Kubernetes name, owner, or the value of a label.
 
         Raises:
             UsageError: `match` is no regular expression.
@@ -104,6 +109,7 @@ class Filter:
         self.namespace = namespace
         self.owner = owner
         self.silent_since = silent_since
+        self.text = text
         self.keeps_active = True
         """Whether active jobs pass a window whenever they changed, as a listing wants it."""
         if match is not None:
@@ -159,6 +165,13 @@ class Filter:
             add("owner = ?", self.owner)
         if self.silent_since is not None:
             add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
+        if self.text is not None:
+            # Each from an index that has it, instead of OR over the rows, which would read every record.
+            texts = [f"SELECT rowid FROM job WHERE instr(lower({name}), ?)" for name in ("job_id", "name", "owner")]  # noqa: S608
+            texts.append(
+                "SELECT job.rowid FROM job JOIN job_label USING (job_id) WHERE instr(lower(job_label.value), ?)"
+            )
+            add(f"rowid IN ({' UNION '.join(texts)})", *[self.text.lower()] * len(texts))
         return " AND ".join(conditions) or "true", values
 
 

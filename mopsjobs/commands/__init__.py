@@ -50,6 +50,7 @@ COMMANDS = {
     "results": "results",
     "reconcile": "reconcile",
     "run": "run",
+    "serve": "serve",
     "metrics": "metrics",
     "doctor": "doctor",
     "config": "config",

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mopsjobs.commands import Commands
 
 
+DEFAULT_LIMIT = 50
+"""Jobs that a listing shows unless told otherwise."""
+
 MAX_NUMBER = 100_000
 """Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
 
@@ -140,6 +143,14 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
             raise UsageError(f"'{text}' is no label: use key=value.")
         labels[label] = value
     return labels
+
+
+def add_order(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """The flags that say in which order jobs come, and how many of them."""
+    group.add_argument("--sort", metavar="A,-B", default=queries.DEFAULT_SORT, help=f"by {', '.join(queries.SORTS)}")
+    group.add_argument(
+        "--limit", metavar="N", type=row_limit, default=DEFAULT_LIMIT, help="at most N, 0 for all (default 50)"
+    )
 
 
 def positive(text: str) -> int:

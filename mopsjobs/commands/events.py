@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from mopsjobs.cache.events import Stored, cache_id, cursor
+from mopsjobs.cache.events import Stored, cache_id, public_event
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.feed import Feed
-from mopsjobs.output import Body, JsonLines, Result, Text, status_style
+from mopsjobs.feed import Feed, told
+from mopsjobs.output import Body, JsonLines, Result, Text
 from mopsjobs.terminal import styled
 from mopsjobs.times import parse_time
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mopsjobs.commands import Commands
 
 KIND_STYLES = {"task_failed": "red", "dropped": "yellow", "log": "dim"}
-_HEAD = ("at", "job_id", "kind", "source", "seq")
 
 
 def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
@@ -62,7 +61,7 @@ def _printer(args: argparse.Namespace, context: Context) -> Callable[[Sequence[S
     def show(page: Sequence[Stored]) -> None:
         if args.json:
             cache = context.peek(cache_id) or ""
-            body: Body = JsonLines(_public(cache, one) for one in page)
+            body: Body = JsonLines(public_event(cache, one) for one in page)
         else:
             body = Text(_line(one.event) for one in page)
         context.out.show(Result(body))
@@ -70,32 +69,7 @@ def _printer(args: argparse.Namespace, context: Context) -> Callable[[Sequence[S
     return show
 
 
-def _public(cache: str, one: Stored) -> dict[str, object]:
-    mark = {"cursor": cursor(cache, one.seq)}
-    return {**mark, **one.event, **mark}
-
-
 def _line(event: dict[str, object]) -> list[str]:
     kind = str(event["kind"])
     head = f"{parse_time(str(event['at'])):%Y-%m-%d %H:%M:%SZ}  {event['job_id']}  "
-    return [head, styled(kind, KIND_STYLES.get(kind, "bold")), "  ", *_told(kind, event)]
-
-
-def _told(kind: str, event: dict[str, object]) -> list[str]:
-    """What an event says, by its kind; any other as its fields."""
-    if kind == "state" and "status" in event:
-        total, done, failed = (event.get(f"tasks_{name}") for name in ("total", "completed", "failed"))
-        counts = f" {done}/{total} tasks" if total else f" {done} tasks" if done else ""
-        return [status_style(event["status"]), counts + (f", {failed} failed" if failed else "")]
-    if kind in ("log", "runner") and "text" in event:
-        return [_task(event), str(event["text"])]
-    if kind == "dropped" and "count" in event:
-        return [f"{event['count']} events are missing here"]
-    error = event.get("error")
-    if kind == "task_failed" and isinstance(error, dict):
-        return [_task(event), f"{error.get('type')}: {error.get('message')}"]
-    return [" ".join(f"{name}={value}" for name, value in event.items() if name not in _HEAD)]
-
-
-def _task(event: dict[str, object]) -> str:
-    return "" if event.get("task") is None else f"task {event['task']}: "
+    return [head, styled(kind, KIND_STYLES.get(kind, "bold")), "  ", *told(event)]

@@ -6,21 +6,15 @@ import argparse
 import sqlite3
 
 from mopsjobs.cache import queries
-from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, row_limit, wanted
+from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, add_order, chosen_jobs, wanted
 from mopsjobs.commands.job_table import JOB_HEADERS, job_row
 from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import UsageError
 from mopsjobs.output import Document, Result, Table, Tsv, Verbatim
-from mopsjobs.times import json_time
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
-
-SCHEMA_VERSION = 1
-"""Of the JSON document. Fields are only ever added, so it stays until one has to go."""
-
-DEFAULT_LIMIT = 50
 
 TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
 
@@ -43,10 +37,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     )
     add_filters(parser)
     how = parser.add_argument_group("how to show them")
-    how.add_argument("--sort", metavar="A,-B", default=queries.DEFAULT_SORT, help=f"by {', '.join(queries.SORTS)}")
-    how.add_argument(
-        "--limit", metavar="N", type=row_limit, default=DEFAULT_LIMIT, help="at most N, 0 for all (default 50)"
-    )
+    add_order(how)
     how.add_argument(
         "--fields", metavar="A,B", nargs="?", const="", help="only these; without names, say which there are"
     )
@@ -96,7 +87,7 @@ def _result(
         texts = page.texts(fields)
         if args.form == "jsonl":
             return Result(Verbatim("".join(f"{text}\n" for text in texts)), warnings=warnings, notes=cut)
-        return Result(Document(_document(context, page, freshness), items=("jobs", texts)), warnings=warnings)
+        return Result(Document(context.listing(page, freshness), items=("jobs", texts)), warnings=warnings)
     jobs = page.jobs(fields)
     if args.form == "tsv":
         names = fields or TSV_FIELDS
@@ -108,19 +99,6 @@ def _result(
     else:
         table = Table(JOB_HEADERS, [job_row(job, context) for job in jobs])
     return Result(table if jobs else None, warnings=warnings, notes=[_footer(args, page, freshness)])
-
-
-def _document(context: Context, page: queries.Page, freshness: Freshness) -> dict[str, object]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "generated_at": json_time(context.now()),
-        "synced_at": freshness.synced_at,
-        "age_seconds": freshness.age_seconds,
-        "stale": freshness.stale,
-        "registry": context.settings.registry_id,
-        "total": page.total,
-        "returned": len(page),
-    }
 
 
 def _footer(args: argparse.Namespace, page: queries.Page, freshness: Freshness) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sqlite3
 
+from mopsjobs.advice import next_command
 from mopsjobs.cache import queries, rows
 from mopsjobs.commands.arguments import add_command, add_freshness, wanted
 from mopsjobs.context import Context, Freshness, Wanted
@@ -70,7 +70,9 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         return Result(Document(job), warnings=warnings, exit_code=exit_code)
     age = freshness.said() if freshness is not None else "read from the registry just now"
     stale = ", stale" if freshness is not None and freshness.stale else ""
-    notes = [f"Data: {age}{stale}", f"Next: {_next_command(job, freshness, context.env)}"]
+    is_stale = freshness is not None and freshness.stale
+    following = next_command(job, stale=is_stale, is_dead=_is_dead(job, context.env))
+    notes = [f"Data: {age}{stale}", f"Next: {following}"]
     if job["job_id"] != args.job and not args.job.startswith("@"):
         notes.insert(0, f"{args.job} is short for {job['job_id']}")
     return Result(Text(_lines(job, context)), warnings=warnings, notes=notes, exit_code=exit_code)
@@ -243,24 +245,6 @@ def _ago(text: object, context: Context) -> str:
 
 def _duration(seconds: object) -> str | None:
     return None if seconds is None else human_duration(seconds)  # type: ignore[arg-type]
-
-
-def _next_command(job: Job, freshness: Freshness | None, env: Mapping[str, str]) -> str:
-    job_id = shlex.quote(str(job["job_id"]))
-    metadata = job["metadata"]
-    if freshness is not None and freshness.stale:
-        return "mops-jobs sync"
-    if job["is_active"]:
-        return f"mops-jobs {'resume' if job['suspect'] or _is_dead(job, env) else 'wait'} {job_id}"
-    if isinstance(metadata, dict) and "bundle" in metadata:  # it was submitted, not reported
-        if job["status"] == "succeeded":
-            return f"mops-jobs results {job_id} --download DIR"
-        is_the_models = job["status"] == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
-        return f"mops-jobs {'logs' if is_the_models else 'resume'} {job_id}"
-    if job["status"] == "failed" and job["k8s_name"] is not None:
-        namespace = shlex.quote(str(job["k8s_namespace"] or "default"))
-        return f"kubectl -n {namespace} describe job {shlex.quote(str(job['k8s_name']))}"
-    return f"mops-jobs status {job_id} --json"
 
 
 def _is_dead(job: Job, env: Mapping[str, str]) -> bool:

@@ -1,0 +1,99 @@
+"""The API: the same documents as those of the commands, from the cache."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+from flask import Flask, Response, jsonify, request
+
+from mopsjobs import metrics
+from mopsjobs.cache import queries
+from mopsjobs.cache.events import cache_id, parse_cursor, public_event, read_events
+from mopsjobs.commands.arguments import chosen_jobs
+from mopsjobs.context import Freshness
+from mopsjobs.errors import UsageError
+from mopsjobs.metrics import Chosen
+from mopsjobs.output import Document
+from mopsjobs.web import asked
+from mopsjobs.web.openapi import document
+from mopsjobs.web.site import Site
+
+PREFIX = "/api/"
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+PROBLEM = "application/problem+json"
+"""RFC 9457."""
+
+
+def add_routes(app: Flask, site: Site) -> None:
+    """Have the application answer under `/api/v1/`, `/metrics` and `/healthz`."""
+    handlers = _Handlers(site)
+    app.add_url_rule("/api/v1/jobs", "api_jobs", handlers.jobs)
+    app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
+    app.add_url_rule("/api/v1/events", "api_events", handlers.events)
+    app.add_url_rule("/api/v1/openapi.json", "api_openapi", lambda: jsonify(document()))
+    app.add_url_rule("/metrics", "metrics", handlers.metrics)
+    app.add_url_rule("/healthz", "health", handlers.health)
+
+
+def problem(code: int, title: str, detail: str, hint: str | None) -> Response:
+    """An error as RFC 9457 has it, with a `hint` beside."""
+    content = {"title": title, "status": code, "detail": detail, "hint": hint}
+    return Response(json.dumps(content) + "\n", code, mimetype=PROBLEM)
+
+
+class _Handlers:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def jobs(self) -> Response:
+        """What `list --json` prints."""
+        args = asked.parsed(asked.for_api(), request.args.items(multi=True))
+        if not 1 <= args.limit <= asked.MAX_LIMIT:
+            raise UsageError(f"limit {args.limit} is not between 1 and {asked.MAX_LIMIT}.")
+        now = self._site.context.now()
+        chosen, order = chosen_jobs(args, now), queries.parse_sort(args.sort)
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> str:
+            page = queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
+            return Document(self._site.context.listing(page, freshness), items=("jobs", page.texts())).text(None)
+
+        return Response(self._site.read(view) + "\n", mimetype=JSON)
+
+    def job(self, job_id: str) -> Response:
+        """What `status JOB --json` prints."""
+        now = self._site.context.now().timestamp()
+        job = self._site.read(lambda connection, _age: queries.find_job(connection, job_id, now=now))
+        return Response(Document(job).text(None) + "\n", mimetype=JSON)
+
+    def events(self) -> Response:
+        """What `events --json` prints: one event a line."""
+        args = asked.parsed(asked.for_events(), request.args.items(multi=True))
+        if args.limit > asked.MAX_LIMIT:
+            raise UsageError(f"limit {args.limit} is not between 1 and {asked.MAX_LIMIT}.")
+
+        def view(connection: sqlite3.Connection, _age: Freshness) -> str:
+            cache = cache_id(connection)
+            after = 0 if args.since is None else parse_cursor(connection, args.since)
+            found = read_events(connection, after, job_id=args.job, limit=args.limit)
+            return "".join(json.dumps(public_event(cache, one), allow_nan=False) + "\n" for one in found)
+
+        return Response(self._site.read(view), mimetype=NDJSON)
+
+    def metrics(self) -> Response:
+        """What `metrics` prints, made once for each state of the cache."""
+        now = self._site.context.now().timestamp()
+
+        def make(_number: int) -> str:
+            return self._site.read(lambda connection, _age: metrics.render(connection, Chosen(), now=now).decode())
+
+        return Response(self._site.pages.get("/metrics", make), content_type=metrics.CONTENT_TYPE)
+
+    def health(self) -> Response:
+        """Whether the server answers and has data; how fresh that is, it tells, but a stale cache is no illness."""
+        header = self._site.header()
+        is_well = header["synced_at"] is not None
+        told = {name: header[name] for name in ("synced_at", "age_seconds", "stale", "problem")}
+        return Response(json.dumps({"ok": is_well, **told}) + "\n", 200 if is_well else 503, mimetype=JSON)

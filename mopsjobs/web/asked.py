@@ -1,0 +1,136 @@
+"""What a query string asks for: the flags of `list` under the same names, read by the same parser."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from datetime import datetime
+from functools import cache
+
+from mopsjobs.cache import queries
+from mopsjobs.commands.arguments import add_filters, add_order, chosen_jobs, positive
+from mopsjobs.errors import UsageError
+
+MAX_LIMIT = 1000
+"""Jobs, or events, in one answer of the API; of jobs, active ones come on top."""
+
+PAGE_SIZE = 25
+"""What a screen shows. Each row costs the page more time than its part of the query does."""
+
+DAYS = (7, 30, 90)
+"""How far back charts may reach."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises what it has to say."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.")
+
+
+@cache
+def for_api() -> argparse.ArgumentParser:
+    """The parser of what `/api/v1/jobs` may be asked."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    add_filters(parser)
+    add_order(parser)
+    return parser
+
+
+@cache
+def for_events() -> argparse.ArgumentParser:
+    """The parser of what `/api/v1/events` may be asked."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--job")
+    parser.add_argument("--since")
+    parser.add_argument("--limit", type=positive, default=MAX_LIMIT)
+    return parser
+
+
+@cache
+def for_pages() -> argparse.ArgumentParser:
+    """The parser of what the page of jobs may be asked."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    add_filters(parser)
+    parser.add_argument("--q")
+    parser.add_argument("--sort", default=queries.DEFAULT_SORT)
+    parser.add_argument("--page", type=positive, default=1)
+    return parser
+
+
+@cache
+def for_charts() -> argparse.ArgumentParser:
+    """The parser of what the charts may be asked."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--owner")
+    parser.add_argument("--label")
+    parser.add_argument("--days", type=int, choices=DAYS, default=30)
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, query: Iterable[tuple[str, str]]) -> argparse.Namespace:
+    """The values of a query string. An empty value is none: forms send those of fields that nobody has filled in.
+
+    Raises:
+        UsageError: there is no such parameter, or its value makes no sense.
+    """
+    known = vars(parser.parse_args([]))
+    words = []
+    for name, value in query:
+        if name not in known:
+            raise UsageError(f"There is no parameter '{name}': use {', '.join(known)}.")
+        if known[name] is False:
+            if value not in ("true", "false", ""):
+                raise UsageError(f"'{name}' is true or false, not '{value}'.")
+            words += [f"--{name}"] if value == "true" else []
+        elif value:
+            words.append(f"--{name}={value}")
+    return parser.parse_args(words)
+
+
+class Jobs:
+    """Which page of which jobs somebody wants to see."""
+
+    def __init__(self, query: Iterable[tuple[str, str]], now: datetime) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: it makes no sense.
+        """
+        args = parsed(for_pages(), query)
+        if args.match is not None:
+            raise UsageError("The page has no filter 'match': use q, or name with a glob.")
+        self.q: str = args.q or ""
+        self.sort: str = args.sort
+        self.order = queries.parse_sort(args.sort)
+        self.page: int = args.page
+        self.status: str = args.status or ""
+        self.owner: str = args.owner or ""
+        self.hours: float | None = args.hours
+        self.label: str = args.label[0] if len(args.label) == 1 else ""
+        self.chosen = chosen_jobs(args, now)
+        self.chosen.text = args.q
+        args.status = None
+        self.all_statuses = chosen_jobs(args, now)
+        """The same, whatever the status: what the counts beside the statuses are of."""
+        self.all_statuses.text = args.q
+
+    @property
+    def statuses(self) -> frozenset[str]:
+        """The statuses asked for by name."""
+        return frozenset(self.status.lower().replace(" ", "").split(",")) - {""}
+
+
+def chosen_for_charts(args: argparse.Namespace) -> queries.Filter:
+    """Which jobs the charts are of.
+
+    Raises:
+        UsageError: `label` is none.
+    """
+    labels: tuple[tuple[str, str | None], ...] = ()
+    if args.label:
+        name, equals, value = args.label.partition("=")
+        if not name:
+            raise UsageError(f"'{args.label}' is no label: use key=value, or key alone for any value.")
+        labels = ((name, value if equals else None),)
+    return queries.Filter(owner=args.owner or None, labels=labels)

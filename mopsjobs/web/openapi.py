@@ -1,0 +1,151 @@
+"""The OpenAPI document of the API. Jobs, listings and events are described by the schemas that ship for `--json`."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from mopsjobs import __version__
+from mopsjobs.cache.queries import DEFAULT_SORT, SORTS
+from mopsjobs.commands.arguments import DEFAULT_LIMIT
+from mopsjobs.status import GROUPS, JobStatus
+from mopsjobs.web.asked import MAX_LIMIT
+
+_WORDS = "|".join([*JobStatus, *GROUPS])
+_SORT = "|".join(SORTS)
+_WHEN = r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mops-jobs",
+            "version": __version__,
+            "description": "Batch jobs, read from a local cache of their registry. Reading only; no request here "
+            "reaches the registry.",
+        },
+        "paths": {
+            "/api/v1/jobs": _get("Jobs, as `list --json` prints them", "list", *_job_parameters()),
+            "/api/v1/jobs/{job_id}": _get(
+                "One job, as `status JOB --json` prints it",
+                "job",
+                {
+                    "name": "job_id",
+                    "in": "path",
+                    "required": True,
+                    "description": "Its id, the only id that begins so, or @latest.",
+                    "schema": {"type": "string", "minLength": 1},
+                },
+                missing=True,
+            ),
+            "/api/v1/events": _events(),
+        },
+        "components": {
+            "schemas": {
+                "job": _schema("job"),
+                "list": _with_jobs(_schema("list")),
+                "event": _schema("event"),
+                "problem": {
+                    "description": "An error, as RFC 9457 has it.",
+                    "type": "object",
+                    "required": ["title", "status", "detail", "hint"],
+                    "properties": {
+                        "title": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "detail": {"type": "string"},
+                        "hint": {"type": ["string", "null"]},
+                    },
+                },
+            }
+        },
+    }
+
+
+def _get(summary: str, schema: str, *parameters: dict[str, Any], missing: bool = False) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {
+        "get": {"summary": summary, "parameters": list(parameters), "responses": _responses(content, missing=missing)}
+    }
+
+
+def _events() -> dict[str, Any]:
+    content = {
+        "application/x-ndjson": {
+            "schema": {"type": "string"},
+            "x-each-line": {"$ref": "#/components/schemas/event"},
+        }
+    }
+    parameters = [
+        _parameter("job", {"type": "string"}, "Of this job alone."),
+        _parameter("since", {"type": "string"}, "Only those after the event with this `cursor`."),
+        _parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "At most so many."),
+    ]
+    summary = "Events, one JSON object a line, as `events --json` prints them"
+    return {"get": {"summary": summary, "parameters": parameters, "responses": _responses(content, missing=False)}}
+
+
+def _job_parameters() -> list[dict[str, Any]]:
+    text: dict[str, Any] = {"type": "string"}
+    when = {"type": "string", "pattern": _WHEN}
+    return [
+        _parameter(
+            "hours", {"type": "number", "exclusiveMinimum": 0, "maximum": 876000}, "Changed in the last N hours."
+        ),
+        _parameter("since", when, "Created or changed since: a duration ago, or RFC 3339. Not with `hours`."),
+        _parameter("until", when, "Created before."),
+        _parameter(
+            "status",
+            {"type": "string", "pattern": f"^({_WORDS})(,({_WORDS}))*$"},
+            "With one of these statuses, or of the groups active and done.",
+        ),
+        _parameter("name", text, "Whose id or Kubernetes name fits this glob."),
+        _parameter("match", text, "Whose id or Kubernetes name contains this regular expression."),
+        _parameter("label", {"type": "array", "items": text}, "With this label, `key=value` or `key`; repeat."),
+        _parameter("namespace", text, "In this Kubernetes namespace."),
+        _parameter("owner", text, "Of this owner."),
+        _parameter("stuck", {"type": "boolean"}, "Active, but silent or marked as suspect."),
+        _parameter(
+            "sort",
+            {"type": "string", "pattern": f"^-?({_SORT})(,-?({_SORT}))*$", "default": DEFAULT_SORT},
+            "In this order; - for descending.",
+        ),
+        _parameter(
+            "limit",
+            {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+            "At most so many; active jobs are never cut.",
+        ),
+    ]
+
+
+def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+def _responses(content: dict[str, Any], *, missing: bool) -> dict[str, Any]:
+    error = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/problem"}}}
+    responses = {
+        "200": {"description": "What was asked for.", "content": content},
+        "400": {"description": "A parameter makes no sense.", "content": error},
+        "503": {"description": "The cache has never been filled, or cannot be used.", "content": error},
+    }
+    if missing:
+        responses["404"] = {"description": "There is no such job, or several begin so.", "content": error}
+    return responses
+
+
+def _schema(name: str) -> dict[str, Any]:
+    text = files("mopsjobs").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    found.pop("$schema", None)
+    return found
+
+
+def _with_jobs(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a listing, whose jobs are described beside it."""
+    schema["properties"]["jobs"]["items"] = {"$ref": "#/components/schemas/job"}
+    return schema

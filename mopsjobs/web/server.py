@@ -1,0 +1,144 @@
+"""From the start of a server to its clean end: the socket, the threads, the signals."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from waitress.server import create_server
+
+from mopsjobs.context import Context
+from mopsjobs.errors import UsageError
+from mopsjobs.web.app import make_app
+from mopsjobs.web.live import Changes, Syncer, Watcher
+from mopsjobs.web.security import own_names
+from mopsjobs.web.site import Site
+from mopsjobs.web.stream import SEATS
+
+THREADS = SEATS + 8
+"""One for each stream, and these for everything else."""
+
+CONNECTIONS = 4 * SEATS
+MAX_BODY_BYTES = 1 << 16
+MAX_HEADER_BYTES = 1 << 15
+MAX_WAITING_BYTES = 1 << 20
+"""What is kept for a browser that reads slowly, before its stream waits."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(
+    context: Context,
+    *,
+    host: str,
+    port: int,
+    allowed: list[str],
+    sync_every: float | None,
+    on_start: Callable[[str], None],
+) -> int:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        context: the run.
+        host: name or address to listen on.
+        port: 0 for any that is free.
+        allowed: further names to answer to.
+        sync_every: seconds between two syncs; None to show the cache as it lies.
+        on_start: called with the URL when the server listens.
+
+    Returns:
+        The number of the signal that ended it.
+
+    Raises:
+        UsageError: it cannot listen there.
+    """
+    listening = _listen(host, port)
+    changes = Changes()
+    syncer = None if sync_every is None else Syncer(context, changes, sync_every)
+    app = make_app(Site(context, changes, syncer), own_names(host, allowed))
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # that requests wait for a thread is nobody's concern
+    with _stop_signals() as (wait, wake):
+        server = create_server(
+            app,
+            sockets=[listening],
+            threads=THREADS,
+            connection_limit=CONNECTIONS,
+            channel_request_lookahead=1,  # to see that a browser has gone while its stream is open
+            asyncore_use_poll=True,
+            max_request_body_size=MAX_BODY_BYTES,
+            max_request_header_size=MAX_HEADER_BYTES,
+            outbuf_high_watermark=MAX_WAITING_BYTES,
+            ident=None,
+        )
+
+        def answer() -> None:
+            try:
+                server.run()
+            finally:
+                wake()
+
+        threads = [Watcher(context, changes), threading.Thread(target=answer, name="server", daemon=True)]
+        for thread in threads if syncer is None else [*threads, syncer]:
+            thread.start()
+        on_start(_url(host, listening.getsockname()[1]))
+        try:
+            return wait()
+        finally:
+            changes.end()
+            server.task_dispatcher.shutdown()
+            server.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        [(family, _, _, _, address), *_] = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"Cannot listen on {host}, port {port}: {why}.", hint="--port 0 takes any port that is free."
+        ) from None
+
+
+def _url(host: str, port: int) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/"
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[tuple[Callable[[], int], Callable[[], None]]]:
+    """Let the signals that end a server wake who waits for them, instead of interrupting whoever is at work.
+
+    Yields:
+        What waits for one and returns its number, and what wakes that, with 0 for a number.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = {number: signal.signal(number, lambda _number, _frame: None) for number in STOP_SIGNALS}
+    descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def wait() -> int:
+        while (number := os.read(reading, 1)[0]) not in (0, *STOP_SIGNALS):
+            pass
+        return number
+
+    try:
+        yield wait, lambda: _write(writing)
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)
+
+
+def _write(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, b"\0")
