@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import azurite, growing, listing, machine, racing, report, serving, syncing, tasks, tools, updating
+from bench import azurite, growing, listing, machine, metrics, racing, report, serving, syncing, tasks, tools, updating
 
 BENCHMARKS = {
     "list": listing.run,
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "race": racing.run,
     "tasks": tasks.run,
     "serve": serving.run,
+    "metrics": metrics.run,
 }
 
 

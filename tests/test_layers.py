@@ -46,15 +46,19 @@ ARROWS = {
     "mopsjobs.cache": "",
     "mopsjobs.cache.queries": "errors status times job",
     "mopsjobs.cache.counters": "cache.state",
-    "mopsjobs.cache.pruning": "cache.state",
-    "mopsjobs.cache.rows": "errors status times job store.base cache.counters cache.pruning cache.queries",
+    "mopsjobs.cache.tallies": "",
+    "mopsjobs.cache.pruning": "cache.state cache.tallies",
+    "mopsjobs.cache.rows": (
+        "errors status times job store.base cache.counters cache.pruning cache.queries cache.tallies"
+    ),
     "mopsjobs.cache.statistics": "cache.queries",
     "mopsjobs.cache.streaming": "cache.queries cache.state",
     "mopsjobs.cache.asking": "errors",
-    "mopsjobs.cache.schema": "",
+    "mopsjobs.cache.words": "",
+    "mopsjobs.cache.schema": "cache.tallies",
     "mopsjobs.cache.file": "errors cache.schema sqlite_file",
     "mopsjobs.cache.state": "",
-    "mopsjobs.cache.taking": "job store.base cache.pruning cache.rows",
+    "mopsjobs.cache.taking": "job store.base cache.pruning cache.rows cache.tallies",
     "mopsjobs.cache.merge": "errors job changes registry store.base cache.rows cache.state cache.taking",
     "mopsjobs.cache.delta": "errors registry store.base cache.merge cache.rows cache.state cache.taking",
     "mopsjobs.cache.mirror": (
@@ -149,11 +153,11 @@ ARROWS = {
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output terminal context store cache.queries cache.rows cache.taking"
-    " cache.events feed commands.arguments commands.cluster commands.job_table commands.launching engines engines.ask"
-    " engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes foreground outputs"
-    " reconcile runner.pool runner.run submit.bundle submit.client submit.family submit.kept submit.study submit.table"
-    " submit.unpack validation naming waiting store.base cache.asking cache.pruning cache.statistics cache.streaming"
-    " csv_text metrics advice web.security web.server"
+    " cache.events feed commands.arguments commands.cluster commands.job_table commands.launching engines"
+    " engines.ask engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes"
+    " foreground outputs reconcile runner.pool runner.run submit.bundle submit.client submit.family submit.kept"
+    " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pruning"
+    " cache.statistics cache.streaming csv_text metrics advice web.security web.server cache.words"
 )
 
 OUTSIDE = {
@@ -162,10 +166,10 @@ OUTSIDE = {
     "urllib3": "store.azure_transport",
     "sqlite3": (
         "sqlite_file store.sqlite cache.charts cache.delta cache.file cache.merge cache.mirror cache.pages"
-        " cache.queries cache.rows cache.schema cache.state cache.taking cache.events context"
-        " cache.asking cache.counters cache.pruning cache.statistics cache.streaming metrics feed commands.cancel"
-        " commands.doctor commands.export commands.listing commands.metrics commands.prune commands.query"
-        " commands.status commands.summary commands.watch web.api web.app web.live web.site"
+        " cache.queries cache.rows cache.schema cache.state cache.taking cache.events context cache.asking"
+        " cache.counters cache.pruning cache.statistics cache.streaming metrics feed commands.cancel commands.doctor"
+        " commands.export commands.listing commands.metrics commands.prune commands.query commands.status"
+        " commands.summary commands.watch web.api web.app web.live web.site cache.tallies cache.words"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from mopsjobs.cache import tallies
 from mopsjobs.cache.state import transaction
 
 BATCH = 2000
@@ -54,7 +55,8 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> Prunable:
             )
             events += connection.executemany("DELETE FROM event WHERE job_id = ?", ids).rowcount if ids else 0
             connection.executemany("DELETE FROM job_label WHERE job_id = ?", ids)
-            connection.executemany("DELETE FROM job WHERE job_id = ?", ids)
+            with tallies.kept(connection, [key for key, _, _ in chosen]):
+                connection.executemany("DELETE FROM job WHERE job_id = ?", ids)
         jobs += len(chosen)
         if len(chosen) < BATCH:
             break

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mopsjobs.cache import counters, pruning
+from mopsjobs.cache import counters, pruning, tallies
 from mopsjobs.cache.queries import Facts, job_view
 from mopsjobs.errors import RecordError
 from mopsjobs.job import FIELDS, JobState
@@ -140,9 +140,11 @@ def public_record(state: JobState) -> dict[str, Any]:
 def write(connection: sqlite3.Connection, records: Iterable[Mirrored]) -> None:
     """Insert or replace rows and their labels, and count what has happened. The caller holds the transaction."""
     records = list(records)
-    counters.count(connection, [record.seen for record in records])
-    pruning.back(connection, [record.key for record in records])
-    connection.executemany(_UPSERT, [record.row for record in records])
+    keys = [record.key for record in records]
+    counters.count(connection, (record.seen for record in records))
+    pruning.back(connection, keys)
+    with tallies.kept(connection, keys):
+        connection.executemany(_UPSERT, [record.row for record in records])
     connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(record.job_id,) for record in records])
     connection.executemany(
         "INSERT INTO job_label (label, value, job_id) VALUES (?, ?, ?)",

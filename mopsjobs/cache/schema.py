@@ -11,6 +11,8 @@ import sqlite3
 
 from sqlite_utils import Database, Migrations
 
+from mopsjobs.cache import tallies
+
 migrations = Migrations("mops-jobs")
 
 
@@ -146,42 +148,16 @@ def m004_counters(db: Database) -> None:
 
 
 def _tally(db: Database) -> None:
-    """Jobs and their outputs, summed over all that have status, namespace and owner in common.
-
-    Triggers keep the sums, so that no way of changing a job can pass them by. With a million jobs, reading the sums
-    takes a thousandth of the time that summing up takes.
-    """
+    """The sums that tallies.py keeps."""
     db.execute(
         "CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL,"
         " jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL,"
         " PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID"
     )
-    columns = ("status", "namespace", "owner", "outputs_expected", "outputs_verified", "is_validated")
-    changed = " OR ".join(f"old.{name} IS NOT new.{name}" for name in columns)
-    added, removed = _tallied("new", 1), _tallied("old", -1)
-    db.execute(f"CREATE TRIGGER job_added AFTER INSERT ON job BEGIN {added} END")
-    db.execute(f"CREATE TRIGGER job_removed AFTER DELETE ON job BEGIN {removed} END")
-    db.execute(f"CREATE TRIGGER job_changed AFTER UPDATE ON job WHEN {changed} BEGIN {removed} {added} END")
-    db.execute(
-        "INSERT INTO tally SELECT status, coalesce(namespace, ''), coalesce(owner, ''), count(*),"  # noqa: S608 - ours
-        f" sum(outputs_verified), sum({_lacking('job', 1)}), sum({_lacking('job', 0)}) FROM job GROUP BY 1, 2, 3"
+    db.execute(f"INSERT INTO tally {tallies.SUMS} {tallies.GROUPED}")
+    db.create_view(
+        "job_sums", "SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0"
     )
-
-
-def _tallied(row: str, sign: int) -> str:
-    """The statement that adds a row of `job` to its sums, or with -1 takes it from them."""
-    return (
-        f"INSERT INTO tally VALUES ({row}.status, coalesce({row}.namespace, ''), coalesce({row}.owner, ''), {sign},"  # noqa: S608 - ours
-        f" {sign} * {row}.outputs_verified, {sign} * {_lacking(row, 1)}, {sign} * {_lacking(row, 0)})"
-        " ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, verified = verified + excluded.verified,"
-        " missing = missing + excluded.missing, unchecked = unchecked + excluded.unchecked;"
-    )
-
-
-def _lacking(row: str, validated: int) -> str:
-    """Outputs of a row that were not found: of one that was validated, or of one that was not."""
-    lacking = f"max({row}.outputs_expected - {row}.outputs_verified, 0)"
-    return f"iif({row}.is_validated = {validated}, {lacking}, 0)"
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.cache import pruning, rows
+from mopsjobs.cache import pruning, rows, tallies
 from mopsjobs.job import MAX_RECORD_BYTES
 from mopsjobs.store.base import VersionToken
 
@@ -99,17 +99,18 @@ def column(connection: sqlite3.Connection, table: str, name: str, keys: list[str
     return dict(connection.execute(sql, keys).fetchall())
 
 
-def remove(connection: sqlite3.Connection, keys: Iterable[str], generation: int) -> int:
+def remove(connection: sqlite3.Connection, keys: Sequence[str], generation: int) -> int:
     """Remove what the cache has under these keys, unless it is younger than `generation`; returns how many jobs."""
     removed = 0
-    for key in keys:
-        connection.execute("DELETE FROM problem WHERE key = ?", (key,))
-        pruning.back(connection, [key])
-        row = connection.execute(
-            "SELECT job_id FROM job WHERE key = ? AND generation <= ?", (key, generation)
-        ).fetchone()
-        if row is not None:
-            connection.execute("DELETE FROM job WHERE job_id = ?", row)
-            connection.execute("DELETE FROM job_label WHERE job_id = ?", row)
-            removed += 1
+    pruning.back(connection, keys)
+    with tallies.kept(connection, keys):
+        for key in keys:
+            connection.execute("DELETE FROM problem WHERE key = ?", (key,))
+            row = connection.execute(
+                "SELECT job_id FROM job WHERE key = ? AND generation <= ?", (key, generation)
+            ).fetchone()
+            if row is not None:
+                connection.execute("DELETE FROM job WHERE job_id = ?", row)
+                connection.execute("DELETE FROM job_label WHERE job_id = ?", row)
+                removed += 1
     return removed
