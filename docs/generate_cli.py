@@ -26,26 +26,37 @@ Written by `python docs/generate_cli.py` from the parser. Do not edit.
 def render() -> str:
     """The whole page."""
     parser = build_parser()
-    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
-    lines = [HEAD, "Flags that every command takes:", "", *_table(_common(parser))]
-    shared = {option for action in _common(parser) for option in action.option_strings} - {"-q"}
-    for name, command in commands.choices.items():
-        lines += ["", f"## {name}", "", str(command.description), "", f"    {_usage(name, command)}", ""]
-        lines += _table([one for one in command._actions if not shared & set(one.option_strings)])  # noqa: SLF001
+    lines = [HEAD, "Flags that every command takes:", "", *_table(common_flags(parser))]
+    for name, command, arguments in own_arguments(parser):
+        lines += ["", f"## {name}", "", str(command.description), "", f"    {_usage(name, arguments)}", ""]
+        lines += _table(arguments)
     lines += ["", "## Exit codes", "", *(f"    {line}".rstrip() for line in str(parser.epilog).splitlines()[1:])]
     return "\n".join(lines) + "\n"
 
 
-def _common(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+def own_arguments(
+    parser: argparse.ArgumentParser,
+) -> Iterator[tuple[str, argparse.ArgumentParser, list[argparse.Action]]]:
+    """Each command: its name, its parser, and the arguments that are not common to all."""
+    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
+    shared = {option for action in common_flags(parser) for option in action.option_strings} - {"-q"}
+    for name, command in commands.choices.items():
+        arguments = [one for one in command._actions if not shared & set(one.option_strings)]  # noqa: SLF001
+        yield name, command, [one for one in arguments if one.help != argparse.SUPPRESS]
+
+
+def common_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The flags that every command takes."""
     return [one for one in parser._actions if one.option_strings and one.option_strings[-1] != "--version"]  # noqa: SLF001
 
 
-def _usage(name: str, command: argparse.ArgumentParser) -> str:
-    words = [_operand(one) for one in command._actions if not one.option_strings]  # noqa: SLF001
+def _usage(name: str, arguments: list[argparse.Action]) -> str:
+    words = [operand(one) for one in arguments if not one.option_strings]
     return " ".join(["mops-jobs", name, *words, "[flags]"])
 
 
-def _operand(action: argparse.Action) -> str:
+def operand(action: argparse.Action) -> str:
+    """A positional argument as usage lines have it."""
     word = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest)
     return {"+": f"{word}…", "?": f"[{word}]"}.get(str(action.nargs), word)
 
@@ -55,7 +66,7 @@ def _table(actions: list[argparse.Action]) -> Iterator[str]:
     yield "|---|---|"
     for action in actions:
         value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
-        words = ", ".join(f"`{option}{value}`" for option in action.option_strings) or f"`{_operand(action)}`"
+        words = ", ".join(f"`{option}{value}`" for option in action.option_strings) or f"`{operand(action)}`"
         yield f"| {words.replace('|', chr(92) + '|')} | {str(action.help).replace('|', chr(92) + '|')} |"
 
 

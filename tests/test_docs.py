@@ -20,14 +20,26 @@ from support_cli import Cli, command, environment
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_cli_page_is_what_the_parser_says() -> None:
-    """docs/cli.md is the page that docs/generate_cli.py makes of the parser."""
-    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs" / "generate_cli.py")
+@pytest.mark.parametrize(("generator", "page"), [("generate_cli", "cli.md"), ("generate_man", "mops-jobs.1")])
+def test_pages_are_what_the_parser_says(generator: str, page: str) -> None:
+    """docs/cli.md and the man page are what their generators make of the parser."""
+    spec = importlib.util.spec_from_file_location(generator, ROOT / "docs" / f"{generator}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == module.render()
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == module.render()
+
+
+@pytest.mark.parametrize("words", [("groff", "-man", "-ww", "-Tutf8"), ("mandoc", "-T", "utf8", "-W", "error")])
+def test_the_man_page_is_sound(words: tuple[str, ...]) -> None:
+    """Neither formatter has anything to say against it, and its text has every command."""
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"There is no {words[0]}.")
+    ran = subprocess.run([*words, str(ROOT / "docs" / "mops-jobs.1")], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    text = re.sub("\x1b\\[[0-9;]*m|.\x08", "", ran.stdout)
+    assert all(re.search(rf"^   {name}\b", text, re.MULTILINE) for name in COMMANDS), text
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,4 +1,4 @@
-"""`completion`: a script that makes a shell complete the command line."""
+"""`completion`: a script that makes a shell complete the command line, ids and owners from the cache included."""
 
 from __future__ import annotations
 
@@ -6,18 +6,40 @@ import argparse
 
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.output import Result, Verbatim
+from mopsjobs.errors import MopsJobsError, UsageError
+from mopsjobs.output import Result, Tsv, Verbatim
+from mopsjobs.status import GROUPS, JobStatus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
 
 SHELLS = ("bash", "zsh", "tcsh")
+WORDS = ("jobs", "owners")
 
 EXAMPLES = """examples:
   mops-jobs completion bash > ~/.local/share/bash-completion/completions/mops-jobs
   mops-jobs completion zsh > ~/.zfunc/_mops-jobs
 """
+
+PREAMBLE = {
+    "bash": """
+_mops_jobs_words() { command mops-jobs completion --words "$1" "$2" 2>/dev/null; }
+_mops_jobs_complete_jobs() { _mops_jobs_words jobs "$1"; }
+_mops_jobs_complete_owners() { _mops_jobs_words owners "$1"; }
+""",
+    "zsh": """
+_mops_jobs_words() {
+  local -a found
+  found=(${(f)"$(command mops-jobs completion --words "$1" "$PREFIX" 2>/dev/null)"})
+  compadd -a found
+}
+_mops_jobs_complete_jobs() { _mops_jobs_words jobs }
+_mops_jobs_complete_owners() { _mops_jobs_words owners }
+""",
+    "tcsh": "",
+}
+"""What the scripts call for words of the cache: this command, which looks at the cache as it lies."""
 
 
 def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
@@ -27,14 +49,56 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         name,
         parents,
         help="print a completion script for a shell",
-        description="Print a script that completes commands and flags in a shell.",
+        description="Print a script that completes commands, flags and statuses in a shell, and from the local cache "
+        "ids of jobs and owners.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("shell", choices=SHELLS, help="which shell")
+    parser.add_argument("shell", nargs="?", choices=SHELLS, help="which shell")
+    parser.add_argument("--words", nargs=2, metavar=("KIND", "PREFIX"), help=argparse.SUPPRESS)  # for the scripts
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
-    """Print the script."""
+    """Print the script, or the words that it asks for."""
+    if args.words is not None:
+        kind, prefix = args.words
+        return _words(kind, prefix, context)
+    if args.shell is None:
+        raise UsageError(f"Name a shell: {', '.join(SHELLS)}.")
     import shtab
 
-    return Result(Verbatim(shtab.complete(context.build_parser(), shell=args.shell)))
+    parser = context.build_parser()
+    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
+    for command in commands.choices.values():
+        for action in command._actions:  # noqa: SLF001 - argparse has no public way to walk a parser
+            _describe(action)
+    return Result(Verbatim(shtab.complete(parser, shell=args.shell, preamble=PREAMBLE[args.shell])))
+
+
+def _words(kind: str, prefix: str, context: Context) -> Result:
+    """Words of the cache. Whatever is wrong, somebody who presses Tab gets no words, and no message."""
+    from mopsjobs.cache import words
+
+    find = {"jobs": words.job_ids, "owners": words.owners}.get(kind)
+    if find is None:
+        raise UsageError(f"There are no words of the kind '{kind}': use {', '.join(WORDS)}.")
+    try:
+        found = context.peek(lambda cache: find(cache, prefix))
+    except MopsJobsError:
+        found = None
+    return Result(Tsv([(word,) for word in found or ()]))
+
+
+def _describe(action: argparse.Action) -> None:
+    """Tell shtab what completes an argument."""
+    if action.nargs == 0:
+        return
+    if "--status" in action.option_strings:
+        action.choices = [*map(str, JobStatus), *GROUPS]
+    kind = "owners" if "--owner" in action.option_strings else "jobs" if action.metavar == "JOB" else None
+    if kind is not None:
+        function = f"_mops_jobs_complete_{kind}"
+        action.complete = {  # type: ignore[attr-defined]
+            "bash": function,
+            "zsh": function,
+            "tcsh": f"`mops-jobs completion --words {kind} ''`",
+        }

@@ -1,0 +1,96 @@
+"""Write docs/mops-jobs.1, the man page, from the parser; see generate_cli.py.
+
+python docs/generate_man.py && man docs/mops-jobs.1
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from generate_cli import build_parser, common_flags, operand, own_arguments  # noqa: E402 - found by the line above
+
+from mopsjobs import __version__  # noqa: E402 - as above
+
+HEAD = r""".\" Written by docs/generate_man.py from the parser. Do not edit.
+.TH MOPS\-JOBS 1 "" "mops\-jobs {version}" "User Commands"
+.SH NAME
+mops\-jobs \- {description}
+.SH SYNOPSIS
+.B mops\-jobs
+.I COMMAND
+.RI [ flags ]
+.SH DESCRIPTION
+The state of a job is one record in a registry. A local cache mirrors the records, so that looking is instant and works
+without a network; every view says how old it is. Data goes to standard output, everything said about it to standard
+error.
+"""
+
+ENVIRONMENT = {
+    "MOPS_JOBS_REGISTRY, MOPS_JOBS_CACHE": "The registry, and its local cache.",
+    "AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN": (
+        "How to reach a registry in Azure; else the sign-in of `az login`."
+    ),
+    "NO_COLOR, CLICOLOR_FORCE, FORCE_COLOR": "Whether to use colour.",
+}
+
+FILES = {
+    "~/.local/share/mops-jobs/registry.db": "The embedded registry.",
+    "~/.cache/mops-jobs/": "Caches, one a registry. Each can be deleted at any time.",
+    "~/.config/mops-jobs/config.toml, .mops-jobs.toml": "Settings of the user, and of a project.",
+}
+
+
+def render() -> str:
+    """The whole page."""
+    parser = build_parser()
+    description = str(parser.description).rstrip(".")
+    lines = [HEAD.format(version=__version__, description=_roff(description[0].lower() + description[1:])).rstrip()]
+    lines += [".SH OPTIONS", "Every command takes these.", *_arguments(common_flags(parser)), ".SH COMMANDS"]
+    for name, command, arguments in own_arguments(parser):
+        words = " ".join(operand(one) for one in arguments if not one.option_strings)
+        lines += [f".SS {_roff(f'{name} {words}'.strip())}", _roff(str(command.description)), *_arguments(arguments)]
+        lines += _example(command.epilog)
+    lines += [".SH EXIT STATUS", *_verbatim(str(parser.epilog).splitlines()[1:])]
+    for title, entries in (("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES)):
+        lines.append(f".SH {title}")
+        for term, text in entries.items():
+            lines += [".TP", f".B {_roff(term)}", _roff(text)]
+    return "\n".join(lines) + "\n"
+
+
+def _arguments(actions: list[argparse.Action]) -> Iterator[str]:
+    for action in actions:
+        value = "" if action.nargs == 0 or not action.option_strings else action.metavar or action.dest.upper()
+        words = (
+            ", ".join(rf"\fB{_roff(option)}\fR" for option in action.option_strings)
+            or rf"\fI{_roff(operand(action))}\fR"
+        )
+        yield from (".TP", words + (rf" \fI{_roff(str(value))}\fR" if value else ""), _roff(str(action.help)))
+
+
+def _example(epilog: str | None) -> Iterator[str]:
+    if epilog:
+        yield ".PP"
+        yield from _verbatim(str(epilog).splitlines())
+
+
+def _verbatim(lines: list[str]) -> Iterator[str]:
+    yield from (".nf", *(_roff(line) for line in lines), ".fi")
+
+
+def _roff(text: str) -> str:
+    """Text as roff takes it: nothing in it is a request or an escape, and a `-` can be copied as one."""
+    text = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq").replace("`", r"\(ga")
+    text = re.sub(r"[^\x00-\x7f]", lambda match: rf"\[u{ord(match[0]):04X}]", text)
+    return rf"\&{text}" if text.startswith(".") else text
+
+
+if __name__ == "__main__":
+    (HERE / "mops-jobs.1").write_text(render(), encoding="utf-8")
