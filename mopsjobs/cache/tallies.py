@@ -34,7 +34,7 @@ _ADD = (
 
 @contextlib.contextmanager
 def kept(connection: sqlite3.Connection, keys: Sequence[str]) -> Iterator[None]:
-    """Write, change or remove the rows with these keys in the block, and the sums follow. The caller holds the transaction."""
+    """Write or remove the rows with these keys in the block, and the sums follow. The caller holds the transaction."""
     grown: _Sums = Counter()
     grown.subtract(_sums(connection, keys))
     yield
