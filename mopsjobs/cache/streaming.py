@@ -51,8 +51,10 @@ def changed(connection: sqlite3.Connection, chosen: Filter, mark: Mark | None) -
                 values,
             )
         else:
+            # By that index, or SQLite reads all rows in the order of their change, to save the sorting of a few.
             rows = connection.execute(
-                f"SELECT job_id, version, {COLUMNS} FROM job WHERE generation > ? AND {condition}"  # noqa: S608
+                f"SELECT job_id, version, {COLUMNS} FROM job INDEXED BY idx_job_generation"  # noqa: S608
+                f" WHERE generation > ? AND {condition}"
                 " ORDER BY changed_ts, job_id",
                 [begin, *values],
             )
