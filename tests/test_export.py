@@ -61,14 +61,14 @@ def test_export_takes_the_filters_of_list(cli: Cli, flags: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize("form", ["csv", "ndjson"])
 def test_memory_does_not_grow_with_the_jobs(cli: Cli, jobs: JobRegistry, form: str) -> None:
-    """Twenty thousand large jobs, 100 MB, are exported by a process that may have 200 MB of memory in all."""
-    add(jobs, "job", "failed", metadata={"text": "x" * 4500})
+    """Five thousand large jobs, 100 MB, are exported by a process that may have 200 MB of memory in all."""
+    add(jobs, "job", "failed", metadata={"text": "x" * 18000})
     cli.ok("list")
     with sqlite3.connect(cli.cache) as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(job)")]
         chosen = ", ".join({"key": "key || n", "job_id": "job_id || n"}.get(name, name) for name in columns)
         connection.execute(
-            "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 20000)"
+            "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 5000)"
             f" INSERT INTO job ({', '.join(columns)}) SELECT {chosen} FROM job, c"
         )
         connection.execute(
