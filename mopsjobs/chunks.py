@@ -75,12 +75,6 @@ def chunk_name(key: str) -> ChunkName | None:
         return None
 
 
-def job_of(key: str) -> str | None:
-    """The job whose events the chunk under `key` holds; None when the key is that of something else."""
-    name = chunk_name(key)
-    return None if name is None else name.job_id
-
-
 def is_kind(text: str) -> bool:
     """Whether an event may be of this kind: lower case letters, digits and `_`."""
     return _KIND.fullmatch(text) is not None

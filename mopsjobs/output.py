@@ -303,6 +303,11 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """So many of something, in words: `1 job`, `1,200 jobs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def status_style(status: object, suspect: object = None) -> Styled:
     """A status as a cell in its colour; with why the job may be stuck, if it may."""
     text = clean(str(status))

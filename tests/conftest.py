@@ -19,7 +19,7 @@ from mopsjobs.registry import JobRegistry
 from mopsjobs.runner import patience, reporter
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
-from support_cli import REMOTE_URL, Cli, Clock, LineStore, Remote
+from support_cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
 from support_k8s import Api
 from support_runs import Given, code, place, study
 
@@ -235,6 +235,21 @@ def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ver
     else:
         cli.env["MOPS_JOBS_REGISTRY"] = backend.url
     return opened
+
+
+@pytest.fixture
+def spawn(cli: Cli) -> Iterator[Spawn]:
+    """Starts the command as a process of its own, whose output is caught; it is gone when the test has ended."""
+    with contextlib.ExitStack() as stack:
+
+        def spawned(*argv: str, **env: str) -> subprocess.Popen[str]:
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(command(*argv), env=environment(cli, **env), stdout=pipe, stderr=pipe, text=True)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield spawned
 
 
 # --- the runner, run in this process: see support_runs.py -----------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +17,7 @@ from mopsjobs.registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import pytest
@@ -49,6 +51,10 @@ class Clock:
 
     def advance(self, **parts: float) -> None:
         self.moment += timedelta(**parts)
+
+
+Spawn = Callable[..., subprocess.Popen[str]]
+"""Starts the command: its words, and what to add to its environment by name. See the fixture `spawn`."""
 
 
 class Ran(NamedTuple):

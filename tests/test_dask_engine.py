@@ -27,7 +27,7 @@ from mopsjobs.runner.dask_pool import DaskPool
 from mopsjobs.runner.pool import ModelError
 from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import pack
-from support_cli import Cli, command, environment, sentences
+from support_cli import Cli, Spawn, sentences
 from support_runs import all_of, callers, calls, code, is_alive, kill, place, record, sets_of, study, until
 
 if TYPE_CHECKING:
@@ -132,22 +132,16 @@ def registry(store: VersionedStore) -> JobRegistry:
 
 
 @pytest.fixture
-def start(cli: Cli, store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Iterator[Start]:
+def start(spawn: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Start:
     """Starts a runner as a process, on a job over parameter sets that is submitted if it is not there yet."""
-    with ExitStack() as stack:
 
-        def started(cluster: Cluster, sets: list[dict[str, Any]], *argv: str) -> subprocess.Popen[str]:
-            if registry.get_job("job") is None:
-                manifest = place(store, "job", study(sets), code(tmp_path / "code"))
-                registry.register_job("job", tasks_total=manifest.tasks_total)
-            words = command("run", "job", "--scheduler", cluster.url, *argv)
-            pipe = subprocess.PIPE
-            process = subprocess.Popen(words, env=environment(cli), stdout=pipe, stderr=pipe, text=True)
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process
+    def started(cluster: Cluster, sets: list[dict[str, Any]], *argv: str) -> subprocess.Popen[str]:
+        if registry.get_job("job") is None:
+            manifest = place(store, "job", study(sets), code(tmp_path / "code"))
+            registry.register_job("job", tasks_total=manifest.tasks_total)
+        return spawn("run", "job", "--scheduler", cluster.url, *argv)
 
-        yield started
+    return started
 
 
 def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:

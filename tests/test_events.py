@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from doubles import FaultyStore
 from mopsjobs import chunks
-from mopsjobs.chunks import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, job_of, parse_chunk
+from mopsjobs.chunks import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, chunk_name, parse_chunk
 from mopsjobs.errors import RecordError, StoreAccessError, UsageError
 from mopsjobs.events import EventLog, record_event, record_state
 from mopsjobs.registry import JobRegistry
@@ -78,7 +78,8 @@ def test_the_key_tells_hour_job_source_and_number() -> None:
         log.close()
     assert set(store.list_keys()) == {f"events/20260301T12/job/{log.source}-000000.ndjson" for log in logs}
     assert len({log.source for log in logs}) == 2
-    assert {job_of(key) for key in store.list_keys()} == {"job"}
+    names = [chunk_name(key) for key in store.list_keys()]
+    assert {name and name.job_id for name in names} == {"job"}
 
 
 def test_emit_does_not_wait_for_the_store() -> None:
@@ -409,4 +410,4 @@ def _parse_or_refuse(value: bytes) -> None:
 )  # fmt: skip
 def test_other_keys_are_none(key: str) -> None:
     """A key of something else names no job."""
-    assert job_of(key) is None
+    assert chunk_name(key) is None

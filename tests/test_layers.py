@@ -129,7 +129,7 @@ ARROWS = {
     ),
     "mopsjobs.advice": "",
     "mopsjobs.cache.pages": "cache.events cache.queries",
-    "mopsjobs.cache.charts": "cache.queries",
+    "mopsjobs.cache.charts": "cache.queries cache.statistics",
     "mopsjobs.web": "",
     "mopsjobs.web.svg": "",
     "mopsjobs.web.security": "",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,12 @@ from mopsjobs.engines.local import job_directory
 from mopsjobs.outputs import results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
-from support_cli import Cli, command, environment
+from support_cli import Cli, Spawn
 from support_runs import callers, calls, code, is_alive, kill, place, record, sets_of, study, until
 
 if TYPE_CHECKING:
     from conftest import Azurite
     from mopsjobs.store.base import VersionedStore
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -49,23 +48,9 @@ def submitted(store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> C
 
 
 @pytest.fixture
-def start(cli: Cli) -> Iterator[Start]:
+def start(spawn: Spawn) -> Spawn:
     """Starts the runner as a process."""
-    with ExitStack() as stack:
-
-        def started(*argv: str, **env: str) -> subprocess.Popen[str]:
-            process = subprocess.Popen(
-                command("run", "job", "--workers", "2", *argv),
-                env=environment(cli, **env),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process
-
-        yield started
+    return functools.partial(spawn, "run", "job", "--workers", "2")
 
 
 def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -78,7 +63,7 @@ def _stored(store: VersionedStore) -> int:
 
 
 def _in_the_middle(
-    submitted: Any, start: Start, store: VersionedStore, noted: Path, gate: Path
+    submitted: Any, start: Spawn, store: VersionedStore, noted: Path, gate: Path
 ) -> subprocess.Popen[str]:
     """A runner that has stored four of ten tasks, and whose two workers wait for the gate."""
     sets = sets_of(10, calls=str(noted))
@@ -92,7 +77,7 @@ def _in_the_middle(
 
 
 def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
-    submitted: Any, start: Start, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
     first = _in_the_middle(submitted, start, store, noted, gate)
@@ -114,7 +99,7 @@ def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
 
 
 def test_a_runner_killed_leaves_its_job_to_the_next_and_no_stored_output_is_computed_again(
-    submitted: Any, start: Start, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
     first = _in_the_middle(submitted, start, store, noted, gate)
@@ -135,7 +120,7 @@ def test_a_runner_killed_leaves_its_job_to_the_next_and_no_stored_output_is_comp
 
 @pytest.mark.azurite
 def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
-    cli: Cli, start: Start, private_azurite: Azurite, tmp_path: Path
+    cli: Cli, start: Spawn, private_azurite: Azurite, tmp_path: Path
 ) -> None:
     """It would wait for an hour; Kubernetes grants it 30 s."""
     gate, noted = tmp_path / "gate", tmp_path / "calls"
@@ -158,7 +143,7 @@ def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
 
 
 def test_what_a_model_has_started_ends_when_its_runner_is_killed_and_its_task_is_over(
-    submitted: Any, start: Start, tmp_path: Path
+    submitted: Any, start: Spawn, tmp_path: Path
 ) -> None:
     gate, child, noted = tmp_path / "gate", tmp_path / "child", tmp_path / "calls"
     submitted([{"x": 0, "fork": str(child)}, {"x": 1, "calls": str(noted), "gate": str(gate)}])
@@ -171,7 +156,7 @@ def test_what_a_model_has_started_ends_when_its_runner_is_killed_and_its_task_is
 
 
 def test_a_worker_killed_from_outside_does_not_harm_the_job(
-    submitted: Any, start: Start, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
     submitted(sets_of(6, calls=str(noted), gate=str(gate)))
@@ -186,7 +171,7 @@ def test_a_worker_killed_from_outside_does_not_harm_the_job(
 
 
 def test_a_cancelled_job_is_left_within_seconds(
-    submitted: Any, start: Start, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
 ) -> None:
     noted = tmp_path / "calls"
     submitted(sets_of(6, calls=str(noted), gate=str(tmp_path / "never")))
@@ -201,7 +186,7 @@ def test_a_cancelled_job_is_left_within_seconds(
 
 
 def test_shards_as_processes_end_the_job_once(
-    submitted: Any, start: Start, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
 ) -> None:
     """As Kubernetes starts them, all at once."""
     noted = tmp_path / "calls"

@@ -1,7 +1,6 @@
 """Figures over the whole cache for its charts: what was going on, what ended and how, how long it took, and whose.
 
-Days are those of UTC. All of it comes from the columns of the rows, so that no record is parsed. A percentile is the
-nearest rank: a value that a job has had, never one in between.
+Days are those of UTC. All of it comes from the columns of the rows, so that no record is parsed.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ import sqlite3
 from typing import NamedTuple
 
 from mopsjobs.cache.queries import Filter
+from mopsjobs.cache.statistics import Spread, spread_of
 
 DAY = 86400
-
-PERCENTS = (50, 90)
-"""Of queue and run times: the median, and what nine of ten jobs stay within."""
 
 
 class Level(NamedTuple):
@@ -23,17 +20,6 @@ class Level(NamedTuple):
     at: float
     queued: int
     running: int
-
-
-class Spread(NamedTuple):
-    """Median and 90th percentile, in seconds, of `number` durations; None where there are none."""
-
-    number: int
-    median: float | None
-    p90: float | None
-
-
-NO_SPREAD = Spread(0, None, None)
 
 
 class Day(NamedTuple):
@@ -151,14 +137,6 @@ def days(connection: sqlite3.Connection, *, since: float, until: float) -> list[
         Day(day * DAY, ended.get(day, {}), spread_of(queued.get(day, [])), spread_of(ran.get(day, [])))
         for day in range(first, last + 1)
     ]
-
-
-def spread_of(seconds: list[float]) -> Spread:
-    """Median and 90th percentile of durations, by nearest rank."""
-    if not seconds:
-        return NO_SPREAD
-    seconds.sort()
-    return Spread(len(seconds), *(seconds[(len(seconds) * percent + 99) // 100 - 1] for percent in PERCENTS))
 
 
 _COUNTS = "count(*) AS jobs, sum(is_active), sum(status = 'failed'), sum(status = 'cancelled')"

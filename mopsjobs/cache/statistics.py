@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -173,7 +174,12 @@ def spread(connection: sqlite3.Connection, chosen: Filter, what: tuple[str, str]
     """Median and 90th percentile, by the nearest rank, of `QUEUE` or `RUN` over the chosen jobs."""
     seconds, condition = what
     sql, values = _chosen(connection, chosen, f"max({seconds}, 0.0)", condition)
-    took = sorted(second for (second,) in connection.execute(sql, values))
+    return spread_of(second for (second,) in connection.execute(sql, values))
+
+
+def spread_of(seconds: Iterable[float]) -> Spread:
+    """Median and 90th percentile of durations, by the nearest rank: values that a job has had, never one in between."""
+    took = sorted(seconds)
     if not took:
         return Spread(0, None, None)
     return Spread(len(took), *(took[math.ceil(share * len(took)) - 1] for share in (0.5, 0.9)))

@@ -120,7 +120,7 @@ def chosen_jobs(args: argparse.Namespace, now: datetime) -> queries.Filter:
         until=None if args.until is None else parse_when(args.until, now).timestamp(),
         name=args.name,
         match=args.match,
-        labels=tuple(_label(text) for text in args.label),
+        labels=tuple(label_filter(text) for text in args.label),
         namespace=args.namespace,
         owner=args.owner,
         silent_since=now.timestamp() - queries.SILENT_SECONDS if args.stuck else None,
@@ -175,7 +175,12 @@ def row_limit(text: str) -> int:
     return int(text)
 
 
-def _label(text: str) -> tuple[str, str | None]:
+def label_filter(text: str) -> tuple[str, str | None]:
+    """The label that a filter asks for, and its value; None for any value.
+
+    Raises:
+        UsageError: there is nothing in front of the `=`.
+    """
     label, equals, value = text.partition("=")
     if not label:
         raise UsageError(f"'{text}' is no label: use key=value, or key alone for any value.")

@@ -28,7 +28,7 @@ from mopsjobs.errors import (
     UsageError,
 )
 from mopsjobs.job import JobState
-from mopsjobs.output import JsonLines, Result, Table
+from mopsjobs.output import JsonLines, Result, Table, counted
 from mopsjobs.status import ACTIVE
 
 TYPE_CHECKING = False
@@ -127,7 +127,7 @@ def _shown(args: argparse.Namespace, jobs: list[dict[str, object]]) -> Result:
     """What `--dry-run` shows."""
     rows = [(job["job_id"], job["status"], job["owner"]) for job in jobs]
     table = Table(("JOB", "STATUS", "OWNER"), rows) if rows else None
-    return Result(JsonLines(jobs) if args.json else table, notes=[f"{_counted(len(jobs))}; nothing was done."])
+    return Result(JsonLines(jobs) if args.json else table, notes=[f"{counted(len(jobs), 'job')}; nothing was done."])
 
 
 def _is_meant(args: argparse.Namespace, context: Context, jobs: list[dict[str, object]]) -> bool:
@@ -144,10 +144,10 @@ def _is_meant(args: argparse.Namespace, context: Context, jobs: list[dict[str, o
         for line in shown:
             context.out.note(line.rstrip())
         return True
-    answer = context.out.ask(f"Cancel {_counted(len(jobs))}?", shown)
+    answer = context.out.ask(f"Cancel {counted(len(jobs), 'job')}?", shown)
     if answer is None:
         raise UsageError(
-            f"{_counted(len(jobs))} would be cancelled, and there is no terminal to ask; nothing was done.",
+            f"{counted(len(jobs), 'job')} would be cancelled, and there is no terminal to ask; nothing was done.",
             hint="Add --yes to mean it.",
         )
     return answer
@@ -220,10 +220,6 @@ def _stop(state: JobState, context: Context, silent: dict[str, str]) -> Stopped:
         by_hand = f" By hand: {kubectl_for('delete', job, context.env)}"
     told = f"{state.job_id} is cancelled, but could not be stopped: {problem}{by_hand}"
     return Stopped(state, "failed", told)
-
-
-def _counted(jobs: int) -> str:
-    return f"{jobs:,} job{'' if jobs == 1 else 's'}"
 
 
 def _all_refused(refused: list[MopsJobsError], context: Context) -> Result:

@@ -14,7 +14,7 @@ from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError, StoreError
-from mopsjobs.output import Document, Result, Text
+from mopsjobs.output import Document, Result, Text, counted
 from mopsjobs.store import sqlite_path
 from mopsjobs.terminal import styled
 from mopsjobs.times import human_age, parse_time
@@ -158,14 +158,10 @@ def _reachable(context: Context) -> Check:
     return Check("access", "ok", f"reachable in {taken * 1000:.0f} ms{signed}")
 
 
-def _counted(jobs: int) -> str:
-    return f"{jobs:,} job{'' if jobs == 1 else 's'}"
-
-
 def _cache(context: Context, connection: sqlite3.Connection) -> Check:
     known = queries.meta(connection)
     size = os.path.getsize(context.cache_path) / 1e6
-    facts = f"{context.cache_path}: {_counted(queries.count_jobs(connection))}, {size:.1f} MB"
+    facts = f"{context.cache_path}: {counted(queries.count_jobs(connection), 'job')}, {size:.1f} MB"
     synced_at = known.get("synced_at")
     if known.get("last_error"):
         return Check("cache", "warn", f"{facts}; the last sync failed: {known['last_error']}", fix="mops-jobs sync")

@@ -9,7 +9,7 @@ import sqlite3
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
 from mopsjobs.context import Context, Freshness
-from mopsjobs.output import Result, Verbatim
+from mopsjobs.output import Result, Verbatim, counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +63,6 @@ def run(args: argparse.Namespace, context: Context) -> Result:
             context.out.show(Result(Verbatim(text)))
             count += len(batch)
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.said()}."]
-        return Result(warnings=warnings, notes=[f"{count:,} job{'' if count == 1 else 's'}, {freshness.said()}"])
+        return Result(warnings=warnings, notes=[f"{counted(count, 'job')}, {freshness.said()}"])
 
     return context.read(view, wanted(args))

@@ -8,7 +8,7 @@ import sqlite3
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
 from mopsjobs.errors import EXIT_INTERRUPTED, UsageError
-from mopsjobs.output import Result
+from mopsjobs.output import Result, counted
 from mopsjobs.times import from_timestamp, json_time, parse_duration, whole_seconds
 
 TYPE_CHECKING = False
@@ -63,5 +63,4 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
 
 def _counted(found: Prunable) -> str:
-    jobs = f"{found.jobs:,} job{'' if found.jobs == 1 else 's'}"
-    return f"{jobs} and {found.events:,} event{'' if found.events == 1 else 's'}"
+    return f"{counted(found.jobs, 'job')} and {counted(found.events, 'event')}"

@@ -9,7 +9,7 @@ import sqlite3
 from mopsjobs.commands.arguments import add_command, add_freshness, row_limit, wanted
 from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import UsageError
-from mopsjobs.output import Document, Result, Table, Tsv, Verbatim
+from mopsjobs.output import Document, Result, Table, Tsv, Verbatim, counted
 from mopsjobs.times import parse_duration
 
 TYPE_CHECKING = False
@@ -88,8 +88,8 @@ def _shown(args: argparse.Namespace, context: Context, answer: Answer, freshness
     cut = _cut(args, answer)
     if args.form == "json":
         return Result(Document(_document(answer.columns, found, freshness, is_cut=bool(cut))), notes=cut)
-    counted = f"{len(found):,} row{'' if len(found) == 1 else 's'}, {freshness.said()}"
-    return Result(Table(answer.columns, found) if found else None, notes=[*cut, counted])
+    told = f"{counted(len(found), 'row')}, {freshness.said()}"
+    return Result(Table(answer.columns, found) if found else None, notes=[*cut, told])
 
 
 def _cut(args: argparse.Namespace, answer: Answer) -> list[str]:

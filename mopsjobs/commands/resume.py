@@ -23,7 +23,7 @@ from mopsjobs.errors import (
     UsageError,
 )
 from mopsjobs.job import JobState
-from mopsjobs.output import Document, Result, Text
+from mopsjobs.output import Document, Result, Text, counted
 from mopsjobs.outputs import Manifest, examine
 from mopsjobs.status import JobStatus
 from mopsjobs.submit.client import JobSubmissionClient, Submission, launched_fields
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
 def _told(args: argparse.Namespace, job_id: str, warnings: tuple[str, ...], tasks: int | None) -> Result:
     body = Document({"job_id": job_id, "parent_job_id": None if job_id == args.job else args.job})
-    launched = [] if tasks is None else [f"{job_id}: {tasks:,} task{'' if tasks == 1 else 's'} to do"]
+    launched = [] if tasks is None else [f"{job_id}: {counted(tasks, 'task')} to do"]
     return Result(
         body if args.json else Text([job_id]),
         notes=[*launched, f"Next: mops-jobs wait {job_id}"],

@@ -20,7 +20,7 @@ from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE
 from mopsjobs.foreground import run_here, stopped_code
 from mopsjobs.job import check_new_job_id
 from mopsjobs.outcome import exit_code_of
-from mopsjobs.output import Document, Result, Text
+from mopsjobs.output import Document, Result, Text, counted
 from mopsjobs.runner.pool import ModelError
 from mopsjobs.runner.run import Shard
 from mopsjobs.submit.bundle import ALWAYS_IN, Packed, parse_bundle_ref
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         submitted = client.submit(submission, launch)
     if args.wait:
         return _followed(args, context, launch, study, submitted)
-    notes = [f"Launched {_counted(study.tasks_total, 'task')}", f"Next: mops-jobs wait {job_id}"]
+    notes = [f"Launched {counted(study.tasks_total, 'task')}", f"Next: mops-jobs wait {job_id}"]
     if submitted.warnings:
         notes[1] = f"Without the registry: {submitted.launched.look}"
     return Result(_body(args, launch, study), notes=notes, warnings=submitted.warnings)
@@ -135,7 +135,7 @@ def _followed(args: argparse.Namespace, context: Context, launch: Launch, study:
     """The job until its end: worked through by this very process, or looked at from here."""
     for warning in submitted.warnings:
         context.out.warn(warning)
-    context.out.note(f"{launch.job_id}: {_counted(study.tasks_total, 'task')}")
+    context.out.note(f"{launch.job_id}: {counted(study.tasks_total, 'task')}")
     if not launch.foreground:
         waited = wait_for([launch.job_id], context, Until())
         return Result(_body(args, launch, study, waited.states[0].status), exit_code=waited.exit_code)
@@ -148,7 +148,11 @@ def _followed(args: argparse.Namespace, context: Context, launch: Launch, study:
     )
     try:
         ran = run_here(shard, context, total=study.tasks_total)
-    except (ModelError, BundleError, EngineError) as error:  # the record says the same
+    except (
+        ModelError,
+        BundleError,
+        EngineError,
+    ) as error:  # the record says so, or `partial` if tasks were complete before
         context.out.error(error)
         return Result(_body(args, launch, study, "failed"), exit_code=EXIT_JOB_FAILED)
     note = f"{launch.job_id}: {ran.status or 'state unknown'}, {ran.completed} tasks done, {ran.failed} failed"
@@ -212,21 +216,17 @@ def _size(count: int) -> str:
     return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 999_950 else f"{count / 1e6:.1f} MB"
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _plan(args: argparse.Namespace, study: Study, launch: Launch, bundle: str, packed: Packed | None) -> Result:
     job_id = launch.job_id
     python = launch.python or (sys.executable if args.engine == "local" else None)
     code = bundle
     if packed is not None:
-        code = f"{bundle} ({Path.cwd()}: {_counted(packed.files, 'file')}, {_size(packed.bytes)} packed)"
+        code = f"{bundle} ({Path.cwd()}: {counted(packed.files, 'file')}, {_size(packed.bytes)} packed)"
     outputs = "whatever each task leaves" if study.outputs is None else ", ".join(study.outputs)
-    sets = _counted(len(study.parameter_sets), "parameter set")
+    sets = counted(len(study.parameter_sets), "parameter set")
     lines = [
         f"Job      {job_id}",
-        f"Study    {study.entrypoint}: {sets}, {_counted(study.tasks_total, 'task')}",
+        f"Study    {study.entrypoint}: {sets}, {counted(study.tasks_total, 'task')}",
         f"Bundle   {code}",
         f"Engine   {args.engine}",
         f"Python   {python or 'that of where it runs'}",

@@ -11,7 +11,7 @@ from typing import Any
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
 from mopsjobs.context import Context, Freshness
-from mopsjobs.output import Document, Result, Table, Text, status_style
+from mopsjobs.output import Document, Result, Table, Text, counted, status_style
 from mopsjobs.status import ACTIVE, JobStatus
 from mopsjobs.terminal import styled
 from mopsjobs.times import human_duration, json_time, parse_time
@@ -137,7 +137,7 @@ def _spread(seconds: dict[str, Any]) -> str:
     if not seconds["jobs"]:
         return "not known of any"
     median, p90 = human_duration(seconds["median"]), human_duration(seconds["p90"])
-    return f"median {median}, 90 % within {p90} ({seconds['jobs']:,} job{'' if seconds['jobs'] == 1 else 's'})"
+    return f"median {median}, 90 % within {p90} ({counted(seconds['jobs'], 'job')})"
 
 
 def _sparkline(values: list[int]) -> str:

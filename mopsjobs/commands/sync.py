@@ -10,7 +10,7 @@ from mopsjobs.cache.taking import SyncReport
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
-from mopsjobs.output import Document, Result, Text
+from mopsjobs.output import Document, Result, Text, counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def _summary(report: SyncReport, events: EventsReport | None) -> str:
     counts = ", ".join(
         f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
     )
-    jobs = f"{report.seen:,}{'' if report.is_full else ' announced'} job{'' if report.seen == 1 else 's'}"
+    jobs = counted(report.seen, "job" if report.is_full else "announced job")
     trouble = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
-    happened = f"; {events.events:,} new event{'' if events.events == 1 else 's'}" if events and events.events else ""
+    happened = f"; {counted(events.events, 'new event')}" if events and events.events else ""
     return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{trouble}{happened}"
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 
 from mopsjobs.cache import queries
-from mopsjobs.commands.arguments import add_filters, add_order, chosen_jobs, positive
+from mopsjobs.commands.arguments import add_filters, add_order, chosen_jobs, label_filter, positive
 from mopsjobs.errors import UsageError
 
 MAX_LIMIT = 1000
@@ -127,10 +127,5 @@ def chosen_for_charts(args: argparse.Namespace) -> queries.Filter:
     Raises:
         UsageError: `label` is none.
     """
-    labels: tuple[tuple[str, str | None], ...] = ()
-    if args.label:
-        name, equals, value = args.label.partition("=")
-        if not name:
-            raise UsageError(f"'{args.label}' is no label: use key=value, or key alone for any value.")
-        labels = ((name, value if equals else None),)
+    labels = (label_filter(args.label),) if args.label else ()
     return queries.Filter(owner=args.owner or None, labels=labels)

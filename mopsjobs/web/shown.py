@@ -219,7 +219,7 @@ def ended_chart(days: Sequence[Day]) -> dict[str, Any]:
 
 def spread_chart(days: Sequence[Day], which: str) -> dict[str, Any] | None:
     """Median and 90th percentile over the days, of `queued` or `ran`; None when no job tells."""
-    found = [(day.start, getattr(day, which)) for day in days if getattr(day, which).number]
+    found = [(day.start, getattr(day, which)) for day in days if getattr(day, which).jobs]
     if not found:
         return None
     top = max(spread.p90 for _, spread in found)
