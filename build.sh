@@ -25,6 +25,8 @@ usage: ./build.sh [command]
   demo           build, then run the main job with the file, in a fresh directory
   test [ARG...]  set up all that the tests need, Azurite and Prometheus included, and run pytest with the arguments
   lint           ruff and mypy
+  reliability [ARG...]
+                 break things on purpose, whole: python -m reliability with the arguments
   lock           resolve requirements*.lock and the example's anew from pyproject.toml, with the newest versions
   clean          remove build/ and dist/
 PYTHON=/path/to/python3 names the Python to use; otherwise the first of python3, python3.15 ... python3.11 that starts.
@@ -172,6 +174,14 @@ cmd_test() {
   exec "$venv/bin/python" -m pytest "$@"
 }
 
+cmd_reliability() {
+  install_azurite
+  install_lock requirements-dev.lock
+  install_lock "$model" "$root/build/model"
+  build_file
+  exec "$venv/bin/python" -m reliability "$@"
+}
+
 cmd_lint() {
   install_lock requirements-dev.lock
   "$venv/bin/python" -m ruff check --quiet .
@@ -206,7 +216,7 @@ cmd_lock() {
 command=${1:-build}
 [ $# = 0 ] || shift
 case $command in
-  build | demo | test | lint | lock) "cmd_$command" "$@" ;;
+  build | demo | test | reliability | lint | lock) "cmd_$command" "$@" ;;
   clean) rm -rf "$root/build" "$root/dist" ;;
   help | -h | --help) usage ;;
   *)

@@ -1,0 +1,1 @@
+"""Break things on purpose, against real servers and processes, and count what survives: `python -m reliability`."""

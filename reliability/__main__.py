@@ -1,0 +1,45 @@
+"""`python -m reliability`: run the trials whole, and print what was done and what survived."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+
+from reliability.trial import Figure, PromiseBroken, Trial
+
+KINDS: tuple[str, ...] = ()  # modules of this package, each with `run(trial) -> list[Figure]`
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m reliability", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--only", action="append", choices=KINDS, help="this kind; repeat for more")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="where all chance comes from (default 1)")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="this part of the whole (default 1)")
+    args = parser.parse_args()
+    if not 0 < args.scale <= 100:
+        parser.error("--scale is a number above 0, at most 100")
+
+    broken = False
+    for kind in args.only or KINDS:
+        with tempfile.TemporaryDirectory(prefix="mops-jobs-reliability-") as directory:
+            try:
+                figures = importlib.import_module(f"reliability.{kind}").run(
+                    Trial(Path(directory), args.seed, args.scale)
+                )
+            except PromiseBroken as error:
+                broken = True
+                figures = [Figure("BROKEN", str(error))]
+        print(f"\n## {kind}, seed {args.seed}, scale {args.scale:g}\n\n| what | count |\n|---|---|")
+        for figure in figures:
+            print(f"| {figure.what} | {figure.count} |", flush=True)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

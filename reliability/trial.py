@@ -1,0 +1,34 @@
+"""What every trial is given and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class PromiseBroken(AssertionError):
+    """Something that mops-jobs promises did not hold. The text tells what, and how to have it again."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of one kind: everything that is random in it comes from `seed`.
+
+    `scale` is 1 for the whole of it, and less for the quick part that the tests run.
+    """
+
+    directory: Path
+    seed: int
+    scale: float = 1.0
+
+    def times(self, whole: int, least: int = 1) -> int:
+        """How often to do what the whole trial does `whole` times."""
+        return max(least, round(whole * self.scale))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the report: what was counted, and the count."""
+
+    what: str
+    count: int | str
