@@ -93,7 +93,7 @@ class Requests(list[str]):
 COSTS: dict[str, tuple[Callable[[AzureVersionedStore, VersionToken], object], list[str]]] = {
     "get": (lambda store, _: store.get("a"), ["GET"]),
     "get, no such key": (lambda store, _: store.get("missing"), ["GET"]),
-    "get, empty value": (lambda store, _: store.get("empty"), ["GET", "HEAD"]),
+    "get, empty value": (lambda store, _: store.get("empty"), ["GET"]),
     "put": (lambda store, version: store.put("a", b"2", version), ["PUT"]),
     "put, stale": (lambda store, _: store.put("a", b"2", VERSION), ["PUT"]),
     "put, impossible version": (lambda store, _: store.put("a", b"2", VersionToken("*")), []),
@@ -334,8 +334,23 @@ def test_a_value_above_the_limit_is_refused_unsent(place: Place, monkeypatch: py
     with pytest.raises(ValueTooLargeError, match="11"):
         store.create_if_absent("a", b"0" * 11)
     foreign(place, b"0" * 20)
-    with pytest.raises(ValueTooLargeError, match="20"):
-        store.get("a")
+    with pytest.raises(ValueTooLargeError, match=r"/a has 20 bytes; at most 10"):
+        place.open().get("a")
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(5, True), (4, False)])
+def test_a_reply_cut_into_chunks_is_read_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: int, fits: bool
+) -> None:
+    """A proxy may send it so; how long it becomes is then not known before its end."""
+    monkeypatch.setattr(azure, "MAX_VALUE_BYTES", limit)
+    chunked = Reply(200, headers=(*FOUND.headers, ("Transfer-Encoding", "chunked")), body=b"5\r\nhello\r\n0\r\n\r\n")
+    with scripted(chunked) as (store, _, _):
+        if fits:
+            assert store.get("a") == (b"hello", VersionToken("0x2"))
+        else:
+            with pytest.raises(ValueTooLargeError, match="more bytes; at most 4"):
+                store.get("a")
 
 
 # --- a server that misbehaves ---------------------------------------------------------------------------------------
@@ -353,11 +368,7 @@ class Reply(NamedTuple):
 
 HANG_UP = Reply(0)
 SILENT = Reply(-1)
-FOUND = Reply(
-    206,
-    headers=(("ETag", '"0x2"'), ("Content-Range", "bytes 0-4/5"), ("x-ms-blob-type", "BlockBlob")),
-    body=b"hello",
-)
+FOUND = Reply(200, headers=(("ETag", '"0x2"'), ("x-ms-blob-type", "BlockBlob")), body=b"hello")
 BUSY = Reply(503, "ServerBusy")
 
 
@@ -392,7 +403,8 @@ def scripted(*replies: Reply, **options: Any) -> Iterator[Scripted]:
                 self.send_header("x-ms-error-code", reply.code)
             for name, value in reply.headers:
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))
+            if ("Transfer-Encoding", "chunked") not in reply.headers:
+                self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))
             self.end_headers()
             self.wfile.write(reply.body)
             self.close_connection = reply.length is not None and self.command != "HEAD"
@@ -504,15 +516,6 @@ def test_a_page_that_fails_is_asked_for_again_and_the_listing_goes_on(place: Pla
     assert [entry.key for entry in store.scan()] == list("abcde")
 
 
-def test_an_empty_value_that_is_replaced_while_being_read_is_read_again() -> None:
-    """The version of the new value must never come with the bytes of the old one."""
-    refused = Reply(416, "InvalidRange")
-    changed = Reply(200, headers=FOUND.headers[:1] + FOUND.headers[2:], length=5)
-    with scripted(refused, changed, FOUND) as (store, requests, _):
-        assert store.get("a") == (b"hello", VersionToken("0x2"))
-        assert requests == ["GET", "HEAD", "GET"]
-
-
 NONSENSE = {
     "captive portal": Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"),
     "redirect": Reply(302, headers=(("Location", "http://127.0.0.1:9/"),)),
@@ -565,7 +568,7 @@ def test_every_request_has_timeouts_that_add_up_to_less_than_five_seconds(place:
     list(store.scan())
     list(store.list_keys())
     store.delete("a")
-    assert len(seen) == 10
+    assert len(seen) == 9
     assert max(seen) < 5
 
 
@@ -654,10 +657,7 @@ def test_an_update_whose_write_meets_silence_is_one_read_and_one_write(monkeypat
     monkeypatch.setattr(azure, "BUDGET_SECONDS", 1.0)
     job = JobRegistry(InMemoryVersionedStore()).register_job("a")
     value = job.to_json()
-    found = FOUND._replace(
-        headers=(("ETag", '"0x2"'), ("Content-Range", f"bytes 0-{len(value) - 1}/{len(value)}"), FOUND.headers[2]),
-        body=value,
-    )
+    found = FOUND._replace(body=value)
     sleep = RecordingSleep()
     with scripted(found, SILENT) as (store, requests, _):
         with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:

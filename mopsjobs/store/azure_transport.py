@@ -28,7 +28,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,36 +67,86 @@ def timeouts(left: float, value_bytes: int = 0) -> dict[str, Any]:
     }
 
 
-class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core exports it untyped
-    """The SDK's transport, with a pool for many threads, a bound on name resolution, and bodies read in one go."""
+class _Session(requests.Session):
+    """A session to one host, which finds out once what the environment says about it.
+
+    requests asks anew for each request, and merges settings that are the same for all of ours: half of the processor
+    time that a small request takes.
+    """
 
     def __init__(self) -> None:
-        session = requests.Session()
+        super().__init__()
         adapter = HTTPAdapter(pool_maxsize=POOL_CONNECTIONS, max_retries=0)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        # Without this, an entry in ~/.netrc would silently replace the signature of each request.
-        session.auth = _leave_alone
-        super().__init__(session=session)
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+        self._settings: dict[object, dict[str, Any]] = {}
+
+    def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
+        """Send one request of the SDK's, which follows no redirect and has no cookies, no forms and no sign-in here."""
+        prepared = requests.PreparedRequest()
+        prepared.prepare_method(method)
+        prepared.prepare_url(url, None)
+        prepared.prepare_headers({**self.headers, **options["headers"]})
+        prepared.prepare_body(options.get("data"), None)
+        sending = self._sending(url, options.get("verify"), options.get("cert"), options.get("proxies"))
+        stream = bool(options.get("stream"))
+        response = self.get_adapter(url).send(prepared, stream=stream, timeout=options.get("timeout"), **sending)
+        if not stream:
+            _ = response.content
+        return response
+
+    def _sending(self, url: str, verify: Any, cert: Any, proxies: dict[str, str] | None) -> dict[str, Any]:
+        """Proxies and certificates, as requests finds them in the environment."""
+        key = (verify, cert, *sorted((proxies or {}).items()))
+        if key not in self._settings:
+            settings = self.merge_environment_settings(url, proxies or {}, None, verify, cert)
+            self._settings[key] = {name: settings[name] for name in ("proxies", "verify", "cert")}
+        return self._settings[key]
+
+
+class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core exports it untyped
+    """The SDK's transport, with a pool for many threads, a bound on name resolution, and bodies read in one go.
+
+    Args:
+        max_bytes: how long the body of a download may be.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(session=_Session())
+        self._max_bytes = max_bytes
         self._name_resolves = False
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         """Send one request and read the whole reply.
 
-        The SDK reads a download's body outside its pipeline, and answers a broken one by sleeping a second and asking
-        again, twice. Read here, a broken body is an error like any other.
+        A streamed body would be read outside the SDK's pipeline. Read here, a broken one is an error like any other.
+
+        Raises:
+            ValueTooLargeError: a download is longer than `max_bytes`.
         """
         self._check_name(request.url, kwargs.get("connection_timeout", BUDGET_SECONDS / 3))
         response = super().send(request, **kwargs)
         if kwargs.get("stream"):
-            raw = response.internal_response.raw
-            try:
-                body = raw.read(decode_content=False)
-            except (HTTPError, OSError) as error:
-                response.internal_response.close()
-                raise ServiceResponseError("The reply broke off.", error=error) from error
-            response.internal_response.raw = io.BytesIO(body)
+            reply = response.internal_response
+            reply.raw = io.BytesIO(self._body(reply))
         return response
+
+    def _body(self, reply: requests.Response) -> bytes:
+        length = reply.headers.get("Content-Length", "")
+        is_known = length.isdecimal()  # otherwise a proxy has cut the reply into chunks
+        body = b""
+        if not is_known or int(length) <= self._max_bytes:
+            try:
+                # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
+                body = reply.raw.read(None if is_known else self._max_bytes + 1, decode_content=False)
+            except (HTTPError, OSError) as error:
+                reply.close()
+                raise ServiceResponseError("The reply broke off.", error=error) from error
+        if max(len(body), int(length) if is_known else 0) > self._max_bytes:
+            reply.close()
+            what, size = reply.url.partition("?")[0], length or "more"
+            raise ValueTooLargeError(f"{what} has {size} bytes; at most {self._max_bytes} are read.")
+        return body
 
     def _check_name(self, url: str, seconds: float) -> None:
         """Raise if resolving the host's name takes too long. No socket timeout covers that, and it may take 30 s."""
@@ -111,10 +161,6 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
         self._name_resolves = True
 
 
-def _leave_alone(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
-
-
 def _resolve(host: str | None, port: int | None) -> None:
     # What it finds is thrown away, an error too: the request itself will meet it again, and tell it properly.
     try:
@@ -126,6 +172,8 @@ def _resolve(host: str | None, port: int | None) -> None:
 def error_code(error: Exception) -> str:
     """Azure's own word for what is wrong, such as `BlobNotFound`; empty when there is none."""
     code = getattr(error, "error_code", None)
+    if code is None and (response := getattr(error, "response", None)) is not None:
+        code = response.headers.get("x-ms-error-code")
     word = str(getattr(code, "value", code) or "")
     return word if _ERROR_CODE.fullmatch(word) else ""
 
