@@ -136,7 +136,7 @@ class AzureVersionedStore:
         )
         # Its signatures, headers and hooks. The SDK has no public way to send a plain request through them; the file
         # holds the very version of the SDK that the tests ran with.
-        self._pipeline: Pipeline[Any, Any] = self._container._pipeline
+        self._pipeline: Pipeline[Any, Any] = self._container._pipeline  # noqa: SLF001
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
