@@ -46,7 +46,11 @@ def missing(old: Any, new: Any, path: str = "$") -> list[str]:
             for difference in (missing(value, new[name], f"{path}.{name}") if name in new else [f"{path}.{name}"])
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [found for number, pair in enumerate(zip(old, new)) for found in missing(*pair, f"{path}[{number}]")]
+        return [
+            found
+            for number, pair in enumerate(zip(old, new, strict=True))
+            for found in missing(*pair, f"{path}[{number}]")
+        ]
     return [] if old == new else [f"{path}: {old!r} is now {new!r}"]
 
 
