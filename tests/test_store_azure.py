@@ -692,6 +692,11 @@ OWN_STRING = {
     "AZURE_STORAGE_CONNECTION_STRING": f"BlobEndpoint=https://blobs.example.org/x/;SharedAccessSignature=?{SECRET_SAS}"
 }
 DEVELOPMENT = {"AZURE_STORAGE_CONNECTION_STRING": "UseDevelopmentStorage=true"}
+REMOTE_EMULATOR = {
+    "AZURE_STORAGE_CONNECTION_STRING": (
+        f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint=http://azurite:10000/{ACCOUNT}"
+    )
+}
 CHINA_STRING = {
     "AZURE_STORAGE_CONNECTION_STRING": f"AccountName=acme;AccountKey={SECRET_KEY};EndpointSuffix=core.chinacloudapi.cn;"
 }
@@ -722,6 +727,13 @@ class SignIn:
         ("azure://c-1/", CHINA_STRING, "https://acme.blob.core.chinacloudapi.cn/c-1", STRING),
         ("azure://c-1", OWN_STRING, "https://blobs.example.org/x/c-1", STRING),
         ("azure://c-1", DEVELOPMENT, f"{LOCAL}/c-1", STRING),
+        ("azure://c-1", REMOTE_EMULATOR, f"http://azurite:10000/{ACCOUNT}/c-1", STRING),
+        (
+            "azure://c-1",
+            {STRING: f"BlobEndpoint=http://[::1]:1/a;SharedAccessSignature=sig=x"},
+            "http://[::1]:1/a/c-1",
+            STRING,
+        ),
         ("azure://c-1", ACME | KEY_ENV | SAS_ENV, f"{PUBLIC}/c-1", WITH_KEY),
         ("azure://c-1", ACME | SAS_ENV | {STRING: " "}, f"{PUBLIC}/c-1", WITH_SAS),
         ("azure://c-1", ACME, f"{PUBLIC}/c-1", SIGN_IN),
@@ -799,6 +811,15 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("azure://c-1", {STRING: f"BlobEndpoint=ftp://x;SharedAccessSignature={SECRET_SAS}"}, "malformed"),
     ("azure://c-1", {STRING: f"BlobEndpoint=https://x/?{SECRET_SAS}"}, "malformed"),
     ("azure://c-1", {STRING: "AccountName=acme;AccountKey=must-not-be-seen"}, "not base64"),
+    # a secret, and a network that listens
+    ("azure://c-1", {STRING: f"DefaultEndpointsProtocol=http;AccountName=acme;AccountKey={SECRET_KEY}"}, "plain http"),
+    ("azure://c-1", {STRING: f"BlobEndpoint=http://10.0.0.1/a;SharedAccessSignature={SECRET_SAS}"}, "plain http"),
+    ("azure://c-1", {STRING: f"BlobEndpoint=http://127.0.0.1.evil.org/a;SharedAccessSignature={SECRET_SAS}"}, "plain"),
+    (
+        "azure://c-1",
+        {STRING: f"BlobEndpoint=http://azurite:10000/{ACCOUNT};AccountName={ACCOUNT};AccountKey={SECRET_KEY}"},
+        "plain http",
+    ),
     ("azure://c-1", {STRING: "AccountName=acme"}, "no AccountName with AccountKey"),
 ]
 

@@ -6,6 +6,7 @@ A backend's SDK is imported by its own module alone, and that module only when i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 from mopsjobs.errors import ConfigError, StoreError
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
 
 DEFAULT_CONTAINER = "job-registry"
+
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_SUFFIX = re.compile(r"[A-Za-z0-9.-]+")
+_ENDPOINT = re.compile(r"https?://([^@/\s]*@)?[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._-]*)?(\?.*)?", re.IGNORECASE)
 
 URL_FORMS = f"memory:, sqlite:///path/registry.db, {FORMS}"
 
@@ -120,12 +125,16 @@ def identity(url: str, env: Mapping[str, str]) -> str:
             facts[name.lower()] = value.strip()
     if facts.get("usedevelopmentstorage", "").lower() == "true":
         return f"http://127.0.0.1:10000/devstoreaccount1/{container}"
-    account = facts.get("accountname") or env.get("AZURE_STORAGE_ACCOUNT", "").strip()
-    if endpoint := facts.get("blobendpoint"):
+    # Only what can be a name or an address. Of a damaged string anything may be the key, and the identity is shown:
+    # such a registry cannot be opened, so it need not be told from others.
+    endpoint = facts.get("blobendpoint", "")
+    if _ENDPOINT.fullmatch(endpoint):
         return _normal(f"{endpoint.partition('?')[0].rstrip('/')}/{container}")
-    if not account:
+    account = facts.get("accountname") or env.get("AZURE_STORAGE_ACCOUNT", "").strip()
+    suffix = facts.get("endpointsuffix") or "core.windows.net"
+    if endpoint or not (_ACCOUNT.fullmatch(account) and _SUFFIX.fullmatch(suffix)):
         return f"azure:///{container}"
-    return _normal(f"https://{account}.blob.{facts.get('endpointsuffix') or 'core.windows.net'}/{container}")
+    return _normal(f"https://{account}.blob.{suffix}/{container}")
 
 
 def _normal(url: str) -> str:

@@ -1,9 +1,10 @@
 """Which storage account a registry URL means, and what opens it: found as the Azure CLI finds it.
 
 `AZURE_STORAGE_CONNECTION_STRING`; else `AZURE_STORAGE_ACCOUNT` with `AZURE_STORAGE_KEY` or `AZURE_STORAGE_SAS_TOKEN`;
-else `DefaultAzureCredential`. Two rules come on top, because a URL may have been pasted from anywhere: a secret of one
-account is never offered to another, and a sign-in token goes to Microsoft's storage hosts only. Messages name variables
-and hosts, never a value that might be a secret.
+else `DefaultAzureCredential`. Rules come on top, because a URL may have been pasted from anywhere: a secret of one
+account is never offered to another, and a sign-in token goes to Microsoft's storage hosts only. Nor does a secret go over
+a network in clear: a SAS token would be anybody's who listens, and a bundle that is changed on the way is code that runs.
+Messages name variables and hosts, never a value that might be a secret.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
 from mopsjobs.errors import ConfigError, StoreAccessError
-from mopsjobs.store.azure_url import AzureUrl, parse_azure_url
+from mopsjobs.store.azure_url import AzureUrl, is_loopback, parse_azure_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,6 +153,12 @@ def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | 
     parts = _split(endpoint, f"The endpoint in {CONNECTION_STRING}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
         raise ConfigError(f"{CONNECTION_STRING} is malformed: its endpoint is no plain http or https URL.")
+    is_published = account == EMULATOR_ACCOUNT and fields.get("accountkey") == EMULATOR_KEY
+    if parts.scheme == "http" and not is_loopback(parts.hostname) and not is_published:
+        raise ConfigError(
+            f"{CONNECTION_STRING} names plain http, by which anybody on the way can read and change what is sent.",
+            hint="Make it https; http is for an emulator: on this machine, or with the key that is published.",
+        )
     if fields.get("accountkey") and account:
         return endpoint, AzureNamedKeyCredential(account, _checked_key(fields["accountkey"], CONNECTION_STRING))
     if fields.get("sharedaccesssignature"):

@@ -15,7 +15,7 @@ _AZURE_HOST = re.compile(
     r"(?:core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net)"
 )
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?")
-_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]")
+_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]|::1")
 
 
 class AzureUrl:
@@ -33,6 +33,11 @@ class AzureUrl:
         self.is_azure = kind == "azure"
         """Whether the host is Microsoft's."""
         self.is_loopback = kind == "loopback"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, in lower case, is this machine: what is sent there in clear no network sees."""
+    return _LOOPBACK.fullmatch(host) is not None
 
 
 def parse_azure_url(url: str) -> AzureUrl:
@@ -59,7 +64,7 @@ def parse_azure_url(url: str) -> AzureUrl:
     if words is None or int(words["port"] or 1) > 65535:
         raise ConfigError(f"{_named(url)} is no registry URL: use {FORMS}.")
     base, _, container = path.rpartition("/")
-    azure, loopback = _AZURE_HOST.fullmatch(words["host"]), _LOOPBACK.fullmatch(words["host"])
+    azure, loopback = _AZURE_HOST.fullmatch(words["host"]), is_loopback(words["host"])
     if scheme == "http" and not loopback:
         raise ConfigError(f"{_named(url)} is plain http, which is for an emulator on this machine only: use {FORMS}.")
     if azure and (base or words["port"] not in (None, "443")):
