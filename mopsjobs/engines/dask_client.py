@@ -39,7 +39,8 @@ def scheduler_url(given: str | None, env: Mapping[str, str]) -> str:
         )
     words = _URL.fullmatch(url)
     if words is None or not 0 < int(words[3]) < 65536:
-        shown = "with a name or password in it" if "@" in url else repr(url[:100])
+        # What follows such a mark may be a token; an address has none of them.
+        shown = "with a name or password in it" if "@" in url else repr(re.split("[?#;=]", url)[0][:100])
         raise UsageError(f"A scheduler's address is like tcp://HOST:8786, not {shown}.")
     return url.rstrip("/")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ class Cluster:
 
     def __init__(self, client: Client, config: SingleConfig) -> None:
         self._client = client
-        self.server = config.cluster.server
+        self.server = re.sub(r"//.*@", "//", config.cluster.server)  # it is shown
         self.namespace = config.namespace
 
     def create(self, manifest: Mapping[str, Any]) -> Job:
@@ -126,6 +127,11 @@ class Cluster:
             yield
         except httpx.HTTPStatusError as error:
             raise _refusal(error, self.server) from None
+        except httpx.LocalProtocolError:  # whose text is the header, token and all
+            raise EngineAccessError(
+                f"The credentials for the cluster at {self.server} cannot be sent: no header can hold them.",
+                hint="Is there a line break in the token? Sign in anew, for example with: az aks get-credentials",
+            ) from None
         except httpx.TransportError as error:
             raise EngineUnavailableError(
                 f"Cannot reach the cluster at {self.server}: {_short(error)}.",
@@ -237,4 +243,7 @@ def _refusal(error: httpx.HTTPStatusError, where: str) -> EngineError:
 
 
 def _short(error: BaseException) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        # Its own text shows the line, and what stands in a kubeconfig's lines are tokens.
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
