@@ -730,7 +730,7 @@ class SignIn:
         ("azure://c-1", REMOTE_EMULATOR, f"http://azurite:10000/{ACCOUNT}/c-1", STRING),
         (
             "azure://c-1",
-            {STRING: f"BlobEndpoint=http://[::1]:1/a;SharedAccessSignature=sig=x"},
+            {STRING: "BlobEndpoint=http://[::1]:1/a;SharedAccessSignature=sig=x"},
             "http://[::1]:1/a/c-1",
             STRING,
         ),

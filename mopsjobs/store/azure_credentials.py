@@ -2,9 +2,9 @@
 
 `AZURE_STORAGE_CONNECTION_STRING`; else `AZURE_STORAGE_ACCOUNT` with `AZURE_STORAGE_KEY` or `AZURE_STORAGE_SAS_TOKEN`;
 else `DefaultAzureCredential`. Rules come on top, because a URL may have been pasted from anywhere: a secret of one
-account is never offered to another, and a sign-in token goes to Microsoft's storage hosts only. Nor does a secret go over
-a network in clear: a SAS token would be anybody's who listens, and a bundle that is changed on the way is code that runs.
-Messages name variables and hosts, never a value that might be a secret.
+account is never offered to another, and a sign-in token goes to Microsoft's storage hosts only. Nor does a secret go
+over a network in clear: a SAS token would be anybody's who listens, and a bundle that is changed on the way is code
+that runs. Messages name variables and hosts, never a value that might be a secret.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ person waits for has to fail within five seconds when the network is gone, and n
 from __future__ import annotations
 
 import io
+import os
 import re
 import socket
 import ssl
@@ -28,10 +29,10 @@ from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.errors import ConfigError, StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 BUDGET_SECONDS = 4.5
 """What one read may take in all while the account does not answer: five seconds, less the start of the program."""
@@ -112,7 +113,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
     """
 
     def __init__(self, max_bytes: int) -> None:
-        super().__init__(session=_Session())
+        super().__init__(session=_Session(), connection_verify=_trusted(os.environ))
         self._max_bytes = max_bytes
         self._name_resolves = False
 
@@ -159,6 +160,23 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
         if thread.is_alive():
             raise ServiceRequestTimeoutError("The name server does not answer.")
         self._name_resolves = True
+
+
+def _trusted(env: Mapping[str, str]) -> str | bool:
+    """The file of the authorities that a certificate is checked against, or True for those of `certifi`.
+
+    There is no way to switch the check off. `requests` knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE; OpenSSL's own
+    SSL_CERT_FILE, which other programs obey and the Kubernetes engine does, comes after them.
+
+    Raises:
+        ConfigError: a variable names nothing that is there.
+    """
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := env.get(name):
+            if not os.path.exists(path):
+                raise ConfigError(f"{name} names {path}, and there is no such file of TLS authorities.")
+            return path
+    return True
 
 
 def _resolve(host: str | None, port: int | None) -> None:
