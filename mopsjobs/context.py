@@ -16,6 +16,7 @@ from mopsjobs.cache.file import DamagedCacheError, explained, open_to_read, open
 from mopsjobs.config import Settings
 from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
 from mopsjobs.output import Output
+from mopsjobs.private import make_directory
 from mopsjobs.times import human_age, json_time, parse_duration, parse_time, utc_now
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -324,7 +325,7 @@ class Context:
                 from filelock import FileLock, Timeout
 
                 try:
-                    os.makedirs(os.path.dirname(self.cache_path), mode=0o700, exist_ok=True)
+                    make_directory(os.path.dirname(self.cache_path))
                     stack.enter_context(FileLock(self.cache_path + ".lock", mode=0o600, timeout=wait))
                 except Timeout:
                     return None

@@ -6,6 +6,7 @@ import contextlib
 
 from mopsjobs.context import Context
 from mopsjobs.engines.local import at_work, job_directory, usable
+from mopsjobs.private import make_directory
 from mopsjobs.runner.run import Ran, Shard, run_shard
 
 EXIT_STOPPED = 143
@@ -30,7 +31,7 @@ def run_here(shard: Shard, context: Context, *, total: int | None = None) -> Ran
     directory = job_directory(shard.job_id, context.env)
     with contextlib.ExitStack() as stack:
         with usable(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(directory)
             stack.enter_context(at_work(directory, shard.job_id, shard.number))
         on_progress = stack.enter_context(context.out.progress("tasks", total))
         return run_shard(

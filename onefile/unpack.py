@@ -22,6 +22,7 @@ COMPILED = ("mops_jobs.py", "mopsjobs/", "tabulate/")
 
 def unpack(archive: str, root: str, build: str, mark: str) -> str:
     """Make sure that `build` is unpacked below `root`, or below a directory that can be written. Return its path."""
+    umask = os.umask(0o077)  # what lies there is run: nobody else may write it, whatever the umask
     try:
         return _unpack(os.path.abspath(archive), root, build, mark)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -30,6 +31,8 @@ def unpack(archive: str, root: str, build: str, mark: str) -> str:
         sys.exit(f"mops-jobs: found no directory to unpack into ({error}). Set MOPS_JOBS_UNPACK to one.")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        os.umask(umask)
 
 
 def _unpack(archive: str, root: str, build: str, mark: str) -> str:
@@ -50,7 +53,7 @@ def _fill(app: zipfile.ZipFile, place: str, mark: str) -> bool:
     """Put in place what is not there, compile, set the mark. Tell whether anything was missing."""
     missing = [info for info in app.infolist() if info.filename.startswith("site-packages/") and _absent(place, info)]
     for directory in sorted({os.path.dirname(os.path.join(place, info.filename)) for info in missing}):
-        _make_private(directory)
+        os.makedirs(directory, exist_ok=True)
     for info in missing:
         _write(os.path.join(place, info.filename), app.read(info))
     mark = os.path.join(place, mark)
@@ -66,15 +69,6 @@ def _absent(place: str, info: zipfile.ZipInfo) -> bool:
         return os.stat(os.path.join(place, info.filename)).st_size != info.file_size
     except (FileNotFoundError, NotADirectoryError):
         return True
-
-
-def _make_private(directory: str) -> None:
-    """Create `directory` and the parents that it lacks, for nobody but us."""
-    umask = os.umask(0o077)
-    try:
-        os.makedirs(directory, exist_ok=True)
-    finally:
-        os.umask(umask)
 
 
 def _write(path: str, content: bytes) -> None:

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from mopsjobs.errors import CacheError, UsageError
+from mopsjobs.private import make_directory
 from mopsjobs.sqlite_file import connect
 
 SCHEMA_VERSION = 4
@@ -54,7 +55,7 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
     """
     with explained(path):
         try:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            make_directory(os.path.dirname(path))
             # SQLite gives the WAL the mode of the file, so it is enough to make this one private.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:

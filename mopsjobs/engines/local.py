@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mopsjobs import private
 from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
 from mopsjobs.errors import EngineError, JobBusyError
 
@@ -33,16 +34,16 @@ class LocalEngine:
         if _is_running(directory):
             raise EngineError(f"The runner of job {launch.job_id} is already at work on this machine.")
         with usable(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.make_directory(directory)
             note = directory / "runner.json"
-            note.write_text("{}")  # a disk that does not take it should be known before a process runs
+            private.write_text(note, "{}")  # a disk that does not take it should be known before a process runs
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
-            note.write_text(json.dumps({"pid": pid, "started": _started(pid)}))
+            private.write_text(note, json.dumps({"pid": pid, "started": _started(pid)}))
         look = f"tail -f {shlex.quote(str(directory / 'runner.log'))}"
         return Launched(look=look, metadata=launch_notes(launch, self.name))
 
     def _start(self, launch: Launch, directory: Path) -> int:
-        with (directory / "runner.log").open("ab") as log:
+        with open(directory / "runner.log", "ab", opener=private.opener) as log:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 [*command(), *_arguments(launch)],
                 stdin=subprocess.DEVNULL,
@@ -152,7 +153,7 @@ def at_work(directory: Path, job_id: str, shard: int) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(directory / f"shard-{shard}.lock", timeout=PROBE_SECONDS)
+    lock = FileLock(directory / f"shard-{shard}.lock", mode=0o600, timeout=PROBE_SECONDS)
     try:
         lock.acquire()
     except Timeout:
@@ -167,7 +168,7 @@ def _is_held(path: Path) -> bool:
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(path, timeout=0):
+        with FileLock(path, mode=0o600, timeout=0):
             return False
     except Timeout:
         return True

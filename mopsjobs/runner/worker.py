@@ -154,7 +154,8 @@ def _encoded(outputs: "dict[str, bytes]", spool: str, task: int) -> "dict[str, A
             encoded[name] = base64.b64encode(content).decode("ascii")
         else:
             path = os.path.join(spool, f"task-{task}-{number}-{os.getpid()}")
-            with open(path, "wb") as file:
+            # For its owner alone, whatever umask the model has set.
+            with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
                 file.write(content)
             encoded[name] = {"file": path}
     return encoded

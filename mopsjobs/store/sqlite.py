@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.private import make_directory
 from mopsjobs.sqlite_file import connect
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 
@@ -208,7 +209,7 @@ class SQLiteVersionedStore:
         """Make the file whole under another name, then link it into place: two creators never see half of one."""
         draft = f"{self.path}.{secrets.token_hex(8)}.new"
         try:
-            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            make_directory(os.path.dirname(self.path))
             os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             try:
                 connection = sqlite3.connect(draft, isolation_level=None)

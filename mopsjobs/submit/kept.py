@@ -16,6 +16,7 @@ from pathlib import Path
 from mopsjobs.delivery import deliver
 from mopsjobs.errors import InvalidTransitionError, JobExistsError, StoreError
 from mopsjobs.outputs import Manifest, manifest_key
+from mopsjobs.private import write_text
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
@@ -27,7 +28,7 @@ LAUNCHED = "launched.json"
 
 def keep_launched(directory: Path, fields: Mapping[str, object]) -> None:
     """Keep what the record of a job is to say of its launch."""
-    (directory / LAUNCHED).write_text(json.dumps(fields))
+    write_text(directory / LAUNCHED, json.dumps(fields))
 
 
 def kept_job(directory: Path, job_id: str) -> tuple[Manifest | None, dict[str, object]]:

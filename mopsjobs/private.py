@@ -1,0 +1,42 @@
+"""Directories and files that are their owner's alone, whatever the umask: what we keep tells of jobs, or is run."""
+
+from __future__ import annotations
+
+import os
+
+
+def make_directory(path: str | os.PathLike[str]) -> None:
+    """Make a directory, and those above it that are missing, each for its owner alone. What is there stays as it is.
+
+    `os.makedirs` gives its mode to the last one only, and the umask decides about those above: where that is 000,
+    anybody might rename what lies in them.
+
+    Raises:
+        OSError: it cannot be made, or something else has its name.
+    """
+    missing = []
+    directory = os.path.abspath(path)
+    while not os.path.isdir(directory) and directory != os.path.dirname(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
+    for one in reversed(missing):
+        try:
+            os.mkdir(one, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(one):
+                raise
+
+
+def opener(path: str, flags: int) -> int:
+    """For `open`: a file that it makes is its owner's alone."""
+    return os.open(path, flags, 0o600)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a small file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with open(path, "w", encoding="utf-8", opener=opener) as file:
+        file.write(text)
