@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mopsjobs.environment import for_models
 from mopsjobs.outputs import Manifest, Readable
+from mopsjobs.private import make_directory
 from mopsjobs.runner.patience import Patience
 from mopsjobs.runner.pool import OnLog, Pool, WorkerPool
 from mopsjobs.submit.bundle import bundle_key, unpack_bundle
@@ -72,7 +74,7 @@ def open_pool(
             on_log=on_log,
         )
     shutil.rmtree(wanted.spool, ignore_errors=True)
-    wanted.spool.mkdir(parents=True)
+    make_directory(wanted.spool)
     return WorkerPool(
         [wanted.python or active_python(os.environ) or sys.executable, "-u", str(WORKER)],
         {"root": str(root), "entrypoint": entrypoint, "spool": str(wanted.spool)},
@@ -80,6 +82,7 @@ def open_pool(
         task_timeout=wanted.task_timeout,
         on_log=on_log,
         on_died=on_died,
+        env=for_models(os.environ),
     )
 
 
