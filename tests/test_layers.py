@@ -22,17 +22,19 @@ MAX_FUNCTION_LINES = 50
 ARROWS = {
     "mopsjobs": "",
     "mopsjobs.errors": "",
+    "mopsjobs.private": "",
     "mopsjobs.sqlite_file": "",
     "mopsjobs.times": "errors",
     "mopsjobs.status": "errors",
     "mopsjobs.outcome": "errors",
+    "mopsjobs.environment": "",
     "mopsjobs.job": "errors status times",
     "mopsjobs.rules": "errors status job",
     "mopsjobs.store": "errors store.memory store.sqlite store.azure store.azure_url",
     "mopsjobs.store.base": "errors",
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
-    "mopsjobs.store.sqlite": "errors store.base sqlite_file",
+    "mopsjobs.store.sqlite": "errors private store.base sqlite_file",
     "mopsjobs.store.azure": "errors store.base store.azure_credentials store.azure_transport",
     "mopsjobs.store.azure_credentials": "errors store.azure_url",
     "mopsjobs.store.azure_url": "errors",
@@ -56,7 +58,7 @@ ARROWS = {
     "mopsjobs.cache.asking": "errors",
     "mopsjobs.cache.words": "",
     "mopsjobs.cache.schema": "cache.tallies",
-    "mopsjobs.cache.file": "errors cache.schema sqlite_file",
+    "mopsjobs.cache.file": "errors private cache.schema sqlite_file",
     "mopsjobs.cache.state": "",
     "mopsjobs.cache.taking": "job store.base cache.pruning cache.rows cache.tallies",
     "mopsjobs.cache.merge": "errors job changes registry store.base cache.rows cache.state cache.taking",
@@ -70,8 +72,8 @@ ARROWS = {
     "mopsjobs.submit.study": "errors",
     "mopsjobs.submit.ignore": "",
     "mopsjobs.submit.unpack": "errors",
-    "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack",
-    "mopsjobs.submit.kept": "delivery errors outputs registry status store.base store.sqlite",
+    "mopsjobs.submit.bundle": "errors private store.base submit.ignore submit.unpack",
+    "mopsjobs.submit.kept": "delivery errors outputs private registry status store.base store.sqlite",
     "mopsjobs.submit.family": "errors job outputs registry store.base",
     "mopsjobs.submit.table": "outputs store.base submit.study",
     "mopsjobs.submit.client": (
@@ -82,7 +84,7 @@ ARROWS = {
     "mopsjobs.validation": "errors times status job outputs registry store.base submit.study",
     "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
     "mopsjobs.engines.base": "",
-    "mopsjobs.engines.local": "errors engines.base",
+    "mopsjobs.engines.local": "errors private engines.base",
     "mopsjobs.engines.dask_client": "errors",
     "mopsjobs.engines.dask": "errors engines.base engines.dask_client engines.local",
     "mopsjobs.engines.ask": "errors engines engines.base engines.local engines.kubernetes",
@@ -102,7 +104,9 @@ ARROWS = {
     "mopsjobs.runner.spool": "delivery errors store.base",
     "mopsjobs.runner.manifest": "errors outputs runner.patience",
     "mopsjobs.runner.reporter": "errors job registry rules",
-    "mopsjobs.runner.pools": ("outputs submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"),
+    "mopsjobs.runner.pools": (
+        "environment outputs private submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"
+    ),
     "mopsjobs.runner.run": (
         "errors status times rules job events outputs registry validation store.base store.sqlite"
         " submit.kept submit.study submit.unpack runner.manifest runner.patience runner.pool runner.pools"
@@ -114,10 +118,10 @@ ARROWS = {
     "mopsjobs.metrics": "mopsjobs errors status times cache.counters cache.file cache.queries cache.statistics",
     "mopsjobs.config": "errors times store",
     "mopsjobs.directories": "errors",
-    "mopsjobs.context": "directories errors times store config output registry events cache.counters cache.file"
+    "mopsjobs.context": "directories errors private times store config output registry events cache.counters cache.file"
     " cache.mirror cache.queries cache.events",
     "mopsjobs.feed": "errors status times job context output cache.queries cache.events",
-    "mopsjobs.foreground": "context engines.local runner.run",
+    "mopsjobs.foreground": "context engines.local private runner.run",
     "mopsjobs.naming": "errors job context cache.queries",
     "mopsjobs.waiting": "errors status times job outcome output context naming engines.local cache.queries",
     "mopsjobs.commands": "",

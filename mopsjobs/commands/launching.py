@@ -13,7 +13,7 @@ from mopsjobs.commands.arguments import positive
 from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
 from mopsjobs.runner.pools import active_python
-from mopsjobs.submit.bundle import Packed, pack
+from mopsjobs.submit.bundle import MAX_SHOWN, Packed, pack
 from mopsjobs.times import parse_duration
 
 
@@ -92,13 +92,22 @@ def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | Non
 
 
 def packed_here(context: Context) -> Packed:
-    """The code of the current directory, packed, while somebody may watch.
+    """The code of the current directory, packed, while somebody may watch; what was left out as a secret is told.
 
     Raises:
         UsageError: it cannot be packed.
     """
     with context.out.progress("files", None) as on_progress:
-        return pack(Path.cwd(), leave_out=context.own_files(), on_progress=on_progress)
+        packed = pack(Path.cwd(), leave_out=context.own_files(), on_progress=on_progress)
+    if packed.withheld:
+        shown = ", ".join(packed.withheld[:MAX_SHOWN])
+        more = len(packed.withheld) - MAX_SHOWN
+        context.out.warn(
+            f"Left out of the bundle, for it may hold secrets: {shown}{f' and {more} more' if more > 0 else ''}. Name"
+            f" it in .modelopsignore to say so yourself, or with ! before it to have it packed, for all who may read"
+            " the registry."
+        )
+    return packed
 
 
 def dask_options(args: argparse.Namespace, context: Context, recorded: object = None) -> dict[str, str]:

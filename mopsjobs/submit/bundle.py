@@ -10,7 +10,7 @@ What goes in: what git would list, by the `.gitignore` of each directory and of 
 `.modelopsignore` has the same rules and the last word, so that `!data/` brings back what git ignores. Never `.git`,
 never `.mops-jobs.toml` and the files it names (a registry beside the study holds the bundles, and grows with each),
 never a virtual environment (it is bound to its machine), no empty directories; and, unless a rule brings them back,
-none of `LEFT_OUT`. `.modelops/manifest.json` is always in.
+none of `LEFT_OUT` and `SECRETS`. `.modelops/manifest.json` is always in.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from mopsjobs.errors import UsageError
+from mopsjobs.private import make_directory
 from mopsjobs.store.base import Versioned, VersionedStore
 from mopsjobs.submit.ignore import rules_above
 from mopsjobs.submit.unpack import MAX_FILES, MAX_UNPACKED_BYTES, BundleError, leads_out, unpack
@@ -48,6 +49,13 @@ LEFT_OUT = (
     ".DS_Store",
 )
 """What tools leave behind and make again: nobody wants it in a bundle, and it would change its digest."""
+SECRETS = (
+    ".env", ".env.*", "!.env.example", "!.env.sample", "!.env.template",
+    ".netrc", ".pgpass", ".pypirc", ".git-credentials", ".aws/", ".azure/", ".kube/", ".ssh/",
+    "id_rsa", "id_ecdsa", "id_ed25519", "*.pem", "*.p12", "*.pfx",
+)  # fmt: skip
+"""Where secrets are kept, by the names that their tools give them. A bundle is for all who may read the registry, and
+stays there: so these are left out, and whoever packs is told, unless a rule of the user's own decides about them."""
 ALWAYS_IN = ".modelops/manifest.json"
 NEVER_IN = (".git", ".mops-jobs.toml")
 """Of these names nothing is packed: they are about the directory, not about the model."""
@@ -66,6 +74,8 @@ class Packed(NamedTuple):
     """The size of the archive."""
     names: frozenset[str] = frozenset()
     """Of the files, relative to what was packed, with slashes."""
+    withheld: tuple[str, ...] = ()
+    """What was left out as one of `SECRETS`, a directory with a slash at its end."""
 
     def __enter__(self) -> Self:
         return self
@@ -147,8 +157,11 @@ def pack(
             it has nothing to pack, more than `MAX_FILES` files, more than `MAX_UNPACKED_BYTES`, or packs to more than
             `MAX_PACKED_BYTES`; or something in it cannot be read.
     """
+    withheld: list[str] = []
     try:
-        found = sorted(_found(os.path.abspath(directory), leave_out), key=lambda one: os.fsencode(one.name))
+        found = sorted(
+            _found(os.path.abspath(directory), leave_out, withheld.append), key=lambda one: os.fsencode(one.name)
+        )
         _refuse(directory, found)
         with contextlib.ExitStack() as undo:
             archive = undo.enter_context(tempfile.TemporaryFile())
@@ -158,7 +171,8 @@ def pack(
     except OSError as error:
         raise UsageError(f"The directory {directory} cannot be packed: {error}.") from None
     digest = f"sha256:{hashing.sha256.hexdigest()}"
-    return Packed(archive, digest, len(found), hashing.count, frozenset(one.name for one in found))
+    names = frozenset(one.name for one in found)
+    return Packed(archive, digest, len(found), hashing.count, names, tuple(sorted(withheld)))
 
 
 class _File(NamedTuple):
@@ -258,10 +272,12 @@ class _Telling(io.RawIOBase):
         return data
 
 
-def _found(top: str, leave_out: Collection[str]) -> Iterator[_File]:
+def _found(top: str, leave_out: Collection[str], on_withheld: Callable[[str], None]) -> Iterator[_File]:
     root = os.path.realpath(top)
     not_these = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in leave_out}
-    waiting = [("", rules_above(top, LEFT_OUT))]
+    above = rules_above(top, LEFT_OUT + SECRETS)
+    secrets = above.git[len(LEFT_OUT) : len(LEFT_OUT + SECRETS)]
+    waiting = [("", above)]
     count = 0
     while waiting:
         within, rules = waiting.pop()
@@ -270,20 +286,29 @@ def _found(top: str, leave_out: Collection[str]) -> Iterator[_File]:
             for entry in entries:
                 name = within + entry.name
                 is_dir = entry.is_dir(follow_symlinks=False)
-                if entry.name in NEVER_IN or name == ALWAYS_IN or rules.leave_out(entry.path, is_dir=is_dir):
+                if entry.name in NEVER_IN or name == ALWAYS_IN or (is_dir and _is_venv(entry.path)):
+                    continue
+                rule = rules.deciding(entry.path, is_dir=is_dir)
+                if rule is not None and rule.excludes:
+                    if any(rule is one for one in secrets):
+                        on_withheld(name + "/" * is_dir)
                     continue
                 if os.path.join(root, name) in not_these:
                     continue
                 if not is_dir:
                     count += 1
                     yield _file(root, top, name)
-                elif not os.path.lexists(os.path.join(entry.path, "pyvenv.cfg")):
+                else:
                     waiting.append((name + "/", rules))
                 if count > MAX_FILES:
                     raise _too_much(f"{MAX_FILES:,} files")
     always = os.path.join(top, ALWAYS_IN)
     if not os.path.islink(os.path.dirname(always)) and (os.path.isfile(always) or os.path.islink(always)):
         yield _file(root, top, ALWAYS_IN)
+
+
+def _is_venv(directory: str) -> bool:
+    return os.path.lexists(os.path.join(directory, "pyvenv.cfg"))
 
 
 def _file(root: str, top: str, name: str) -> _File:
@@ -321,7 +346,7 @@ def unpack_bundle(store: Readable, ref: str, into: Path) -> Path:
     if hashlib.sha256(found.value).hexdigest() != target.name:
         raise BundleError(f"The bundle {ref} is damaged: its bytes are not those that it was named by.")
     try:
-        into.mkdir(parents=True, exist_ok=True)
+        make_directory(into)
         beside = tempfile.mkdtemp(prefix=".unpacking-", dir=into)
     except OSError as error:
         raise BundleError(f"The bundle {ref} cannot be unpacked into {into}: {error}.") from None

@@ -22,7 +22,9 @@ _CLASSES = (
 )  # fmt: skip
 
 
-class _Rule(NamedTuple):
+class Rule(NamedTuple):
+    """One line of a file of rules."""
+
     base: str
     """The path of the directory that the rule is for, with a slash at its end."""
     regex: re.Pattern[str]
@@ -42,16 +44,14 @@ class _Rule(NamedTuple):
 class Rules(NamedTuple):
     """The rules in force in a directory; those of a deeper one come later, and the last that fits decides."""
 
-    git: tuple[_Rule, ...]
-    ours: tuple[_Rule, ...]
+    git: tuple[Rule, ...]
+    ours: tuple[Rule, ...]
 
-    def leave_out(self, path: str, *, is_dir: bool) -> bool:
-        """Whether a path is left out, if nothing above it is. A link is no directory."""
+    def deciding(self, path: str, *, is_dir: bool) -> Rule | None:
+        """The rule that decides about a path, if nothing above it is left out. A link is no directory."""
         name = _as_text(path)
-        for rule in (*reversed(self.ours), *reversed(self.git)):
-            if rule.fits(name, is_dir=is_dir):
-                return rule.excludes
-        return False
+        every = (*reversed(self.ours), *reversed(self.git))
+        return next((rule for rule in every if rule.fits(name, is_dir=is_dir)), None)
 
     def entering(self, directory: str) -> Rules:
         """These rules and those of a directory."""
@@ -64,8 +64,8 @@ def rules_above(top: str, before: tuple[str, ...]) -> Rules:
 
     Args:
         top: the directory, absolute. Its own rules are not among them: see `Rules.entering`.
-        before: patterns that come before all others; then those of the directories above follow, up to the root of the
-            repository, if there is one.
+        before: patterns that come before all others, one rule each; then those of the directories above follow, up to
+            the root of the repository, if there is one.
 
     Raises:
         OSError: a file of rules cannot be read.
@@ -86,7 +86,7 @@ def rules_above(top: str, before: tuple[str, ...]) -> Rules:
     return rules
 
 
-def _read_rules(directory: str, name: str) -> tuple[_Rule, ...]:
+def _read_rules(directory: str, name: str) -> tuple[Rule, ...]:
     path = os.path.join(directory, name)
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # git does not follow a link either
@@ -99,7 +99,7 @@ def _read_rules(directory: str, name: str) -> tuple[_Rule, ...]:
     return tuple(rule for line in lines if (rule := _rule(base, line.removesuffix("\r"))) is not None)
 
 
-def _rule(base: str, line: str) -> _Rule | None:
+def _rule(base: str, line: str) -> Rule | None:
     """What git makes of a line; None: nothing."""
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
@@ -121,7 +121,7 @@ def _rule(base: str, line: str) -> _Rule | None:
             compiled = re.compile(regex.replace("[^", "[^/"), re.DOTALL)
     except (ValueError, re.error):
         return None  # git takes a pattern that is none for one that fits nothing
-    return _Rule(base, compiled, excludes, is_for_directories, regex == "." or line.endswith("/**"))
+    return Rule(base, compiled, excludes, is_for_directories, regex == "." or line.endswith("/**"))
 
 
 def _base(directory: str) -> str:
