@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # published
 START_SECONDS = 60
+AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 # No test is judged by the clock, none depends on what an earlier run found, and nothing is written outside build/.
 hypothesis.settings.register_profile("mops-jobs", deadline=None, database=None, derandomize=True, max_examples=50)
@@ -41,10 +42,10 @@ hypothesis.configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test sees the settings, the home or the proxy of whoever runs it."""
+    """No test sees the settings, the home, the proxy or the TLS authorities of whoever runs it."""
     for name in list(os.environ):
         ours = name.startswith(("MOPS_", "AZURE_", "XDG_")) and not name.startswith("MOPS_TEST_")
-        if ours or name == "NO_COLOR" or name.lower().endswith("_proxy"):
+        if ours or name in ("NO_COLOR", *AUTHORITIES) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
@@ -53,20 +54,24 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
 
 
 class Azurite:
-    """A real Azurite on a free port of this machine, which keeps everything in memory."""
+    """A real Azurite on a free port of this machine, which keeps everything in memory.
 
-    def __init__(self, directory: Path) -> None:
+    It has the account that everybody knows, unless it is given another with a key of its own.
+    """
+
+    def __init__(self, directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY) -> None:
         self._directory = directory
+        self.account, self.key = account, key
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+        return f"http://127.0.0.1:{self.port}/{self.account}"
 
     @property
     def connection_string(self) -> str:
-        account = f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};"
+        account = f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};"
         return f"{account}BlobEndpoint={self.endpoint};"
 
     def new_container(self) -> str:
@@ -86,6 +91,7 @@ class Azurite:
             self._process = subprocess.Popen(
                 command,
                 cwd=self._directory,
+                env={**os.environ, "AZURITE_ACCOUNTS": f"{self.account}:{self.key}"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
