@@ -30,7 +30,7 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.k8s_manifest import build_manifest
 from mopsjobs.engines.kubernetes import KubernetesEngine
 from mopsjobs.engines.local import job_directory
-from mopsjobs.environment import SECRETS
+from mopsjobs.environment import SECRETS, for_models
 from mopsjobs.errors import CacheError, EngineAccessError, EngineError, MopsJobsError
 from mopsjobs.outputs import results_prefix
 from mopsjobs.registry import JobRegistry
@@ -257,6 +257,15 @@ def test_no_secret_leaves_a_run_that_succeeds(marked: Azurite, desk: Callable[..
     assert [("HOME" in each, SECRETS & each.keys()) for each in told] == [(True, set())], "the model did tell"
     assert any(b"worker.py" in each for each in arguments.found), "the worker was seen"
     assert {each for each in arguments.found if seen(each)} == set()
+
+
+def test_a_model_that_reads_its_data_with_them_is_passed_what_is_named() -> None:
+    """By MOPS_JOBS_MODEL_ENV, and no more than that; what is no secret of a registry stays in any case."""
+    env = {"AWS_SECRET_ACCESS_KEY": "a", "AWS_SESSION_TOKEN": "b", "AZURE_STORAGE_KEY": "c", "PATH": "/bin"}
+    assert for_models(env) == {"PATH": "/bin"}
+    named = {"MOPS_JOBS_MODEL_ENV": "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"}
+    passed = {"AWS_SECRET_ACCESS_KEY": "a", "AWS_SESSION_TOKEN": "b", "PATH": "/bin"}
+    assert for_models(env | named) == passed | named
 
 
 # --- one that does not ----------------------------------------------------------------------------------------------
