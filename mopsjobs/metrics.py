@@ -12,7 +12,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest, write_to_textfile
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -23,6 +23,7 @@ from mopsjobs.cache.statistics import Tally
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.status import TERMINAL, JobStatus
 from mopsjobs.times import parse_time
+from mopsjobs.whole_file import replace
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """What an HTTP server says of the text that `render` gives."""
@@ -67,7 +68,7 @@ def write_textfile(path: str, connection: sqlite3.Connection, chosen: Chosen, *,
         MopsJobsError: it cannot be written. What was there before is there still.
     """
     try:
-        write_to_textfile(path, _registry(connection, chosen, now))
+        replace(path, render(connection, chosen, now=now), mode=0o666)
     except OSError as error:
         raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
 

@@ -6,7 +6,9 @@ import os
 
 
 def make_directory(path: str | os.PathLike[str]) -> None:
-    """Make a directory, and those above it that are missing, each for its owner alone. What is there stays as it is.
+    """Make a directory, and those above it that are missing, each for its owner alone, and on disk by then.
+
+    What is there stays as it is.
 
     `os.makedirs` gives its mode to the last one only, and the umask decides about those above: where that is 000,
     anybody might rename what lies in them.
@@ -25,18 +27,13 @@ def make_directory(path: str | os.PathLike[str]) -> None:
         except FileExistsError:
             if not os.path.isdir(one):
                 raise
+        above = os.open(os.path.dirname(one), os.O_RDONLY)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
 
 
 def opener(path: str, flags: int) -> int:
     """For `open`: a file that it makes is its owner's alone."""
     return os.open(path, flags, 0o600)
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a small file.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with open(path, "w", encoding="utf-8", opener=opener) as file:
-        file.write(text)

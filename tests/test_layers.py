@@ -24,6 +24,7 @@ ARROWS = {
     "mopsjobs.errors": "",
     "mopsjobs.private": "",
     "mopsjobs.sqlite_file": "",
+    "mopsjobs.whole_file": "",
     "mopsjobs.times": "errors",
     "mopsjobs.status": "errors",
     "mopsjobs.outcome": "errors",
@@ -35,6 +36,7 @@ ARROWS = {
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
     "mopsjobs.store.sqlite": "errors private store.base sqlite_file",
+    "mopsjobs.store.sqlite": "errors store.base sqlite_file whole_file",
     "mopsjobs.store.azure": "errors store.base store.azure_credentials store.azure_transport",
     "mopsjobs.store.azure_credentials": "errors store.azure_url",
     "mopsjobs.store.azure_url": "errors",
@@ -74,6 +76,8 @@ ARROWS = {
     "mopsjobs.submit.unpack": "errors",
     "mopsjobs.submit.bundle": "errors private store.base submit.ignore submit.unpack",
     "mopsjobs.submit.kept": "delivery errors outputs private registry status store.base store.sqlite",
+    "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack whole_file",
+    "mopsjobs.submit.kept": "delivery errors outputs registry status store.base store.sqlite whole_file",
     "mopsjobs.submit.family": "errors job outputs registry store.base",
     "mopsjobs.submit.table": "outputs store.base submit.study",
     "mopsjobs.submit.client": (
@@ -85,6 +89,7 @@ ARROWS = {
     "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
     "mopsjobs.engines.base": "",
     "mopsjobs.engines.local": "errors private engines.base",
+    "mopsjobs.engines.local": "errors engines.base whole_file",
     "mopsjobs.engines.dask_client": "errors",
     "mopsjobs.engines.dask": "errors engines.base engines.dask_client engines.local",
     "mopsjobs.engines.ask": "errors engines engines.base engines.local engines.kubernetes",
@@ -115,7 +120,9 @@ ARROWS = {
     "mopsjobs.terminal": "",
     "mopsjobs.output": "errors terminal",
     "mopsjobs.csv_text": "",
-    "mopsjobs.metrics": "mopsjobs errors status times cache.counters cache.file cache.queries cache.statistics",
+    "mopsjobs.metrics": (
+        "mopsjobs errors status times whole_file cache.counters cache.file cache.queries cache.statistics"
+    ),
     "mopsjobs.config": "errors times store",
     "mopsjobs.directories": "errors",
     "mopsjobs.context": "directories errors private times store config output registry events cache.counters cache.file"

@@ -15,6 +15,7 @@ from pathlib import Path
 from mopsjobs import private
 from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
 from mopsjobs.errors import EngineError, JobBusyError
+from mopsjobs.whole_file import replace
 
 PROBE_SECONDS = 1.0
 """How long a runner tries to get its lock: whoever asks whether one is at work holds it for an instant."""
@@ -35,10 +36,10 @@ class LocalEngine:
             raise EngineError(f"The runner of job {launch.job_id} is already at work on this machine.")
         with usable(directory):
             private.make_directory(directory)
-            note = directory / "runner.json"
-            private.write_text(note, "{}")  # a disk that does not take it should be known before a process runs
+            note = str(directory / "runner.json")
+            replace(note, b"{}")  # a disk that does not take it should be known before a process runs
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
-            private.write_text(note, json.dumps({"pid": pid, "started": _started(pid)}))
+            replace(note, json.dumps({"pid": pid, "started": _started(pid)}).encode())
         look = f"tail -f {shlex.quote(str(directory / 'runner.log'))}"
         return Launched(look=look, metadata=launch_notes(launch, self.name))
 

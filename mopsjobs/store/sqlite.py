@@ -169,7 +169,9 @@ class SQLiteVersionedStore:
                 raise StoreUnavailableError(f"Somebody else has held {where} for {BUSY_SECONDS:g} s.") from error
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
                 raise StoreAccessError(f"Not allowed to use {where}: {error}.") from error
-            if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            if code == sqlite3.SQLITE_FULL:  # and then the transaction was rolled back
+                raise StoreUnavailableError(f"The disk has no room for {where}: {error}.", sent=False) from error
+            if code == sqlite3.SQLITE_IOERR:
                 raise StoreUnavailableError(f"The disk refused to serve {where}: {error}.") from error
             raise StoreError(f"Cannot use {where}: {error}.") from error
 
@@ -185,6 +187,7 @@ class SQLiteVersionedStore:
             if mine["writable"] or not create:
                 return mine["connection"]  # type: ignore[no-any-return]
             mine["connection"].close()
+            mine.clear()  # should opening it to write fail, then the next reader opens its own
         if os.path.isdir(self.path):
             raise StoreAccessError(f"The registry {self.path} is a directory, and should be a file.", hint=_ELSEWHERE)
         if not os.path.exists(self.path):
@@ -207,21 +210,21 @@ class SQLiteVersionedStore:
 
     def _create_file(self) -> None:
         """Make the file whole under another name, then link it into place: two creators never see half of one."""
-        draft = f"{self.path}.{secrets.token_hex(8)}.new"
+        from mopsjobs.whole_file import draft
+
         try:
             make_directory(os.path.dirname(self.path))
-            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            try:
-                connection = sqlite3.connect(draft, isolation_level=None)
-                with contextlib.closing(connection):
+            with draft(self.path, 0o600) as beside:
+                for suffix in ("-wal", "-shm", "-journal"):  # of a creator that was killed: it is no part of this one
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(beside + suffix)
+                with contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection:
                     connection.execute("PRAGMA journal_mode = WAL")
                     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     connection.executescript(_SCHEMA)
                     connection.execute("INSERT INTO store VALUES (?, 0)", (secrets.token_hex(4),))
                 with contextlib.suppress(FileExistsError):
-                    os.link(draft, self.path)
-            finally:
-                os.unlink(draft)
+                    os.link(beside, self.path)
         except OSError as error:
             raise StoreAccessError(
                 f"Cannot create the registry {self.path}: {error.strerror}.",

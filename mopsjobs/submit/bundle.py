@@ -34,6 +34,7 @@ from mopsjobs.private import make_directory
 from mopsjobs.store.base import Versioned, VersionedStore
 from mopsjobs.submit.ignore import rules_above
 from mopsjobs.submit.unpack import MAX_FILES, MAX_UNPACKED_BYTES, BundleError, leads_out, unpack
+from mopsjobs.whole_file import locked, sync_directory
 
 MAX_PACKED_BYTES = 256 * 2**20
 """What every store takes as one value; held against mopsjobs/store/azure.py by a test."""
@@ -59,6 +60,8 @@ stays there: so these are left out, and whoever packs is told, unless a rule of 
 ALWAYS_IN = ".modelops/manifest.json"
 NEVER_IN = (".git", ".mops-jobs.toml")
 """Of these names nothing is packed: they are about the directory, not about the model."""
+UNPACKING = ".unpacking"
+"""Where a bundle is unpacked, beside where it belongs."""
 
 _REF = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
@@ -328,7 +331,7 @@ def _file(root: str, top: str, name: str) -> _File:
 def unpack_bundle(store: Readable, ref: str, into: Path) -> Path:
     """Unpack a bundle into a directory of its own below `into`, and return that. One that is there already is used.
 
-    Only its owner may read it. Several may do this at once: the first to be done wins, and the others use its.
+    Only its owner may read it. Several may do this at once: one unpacks it, and the others wait and use its.
 
     Raises:
         StoreError: the store does not answer.
@@ -347,16 +350,22 @@ def unpack_bundle(store: Readable, ref: str, into: Path) -> Path:
         raise BundleError(f"The bundle {ref} is damaged: its bytes are not those that it was named by.")
     try:
         make_directory(into)
-        beside = tempfile.mkdtemp(prefix=".unpacking-", dir=into)
-    except OSError as error:
-        raise BundleError(f"The bundle {ref} cannot be unpacked into {into}: {error}.") from None
-    try:
-        unpack(found.value, beside)
-        os.rename(beside, target)
+        with locked(str(into)):
+            if not target.is_dir():  # else somebody else was faster
+                _unpack_whole(found.value, target)
     except (BundleError, OSError) as error:
-        if target.is_dir():  # somebody else was faster
-            return target
-        raise BundleError(f"The bundle {ref} cannot be unpacked: {error}.") from None
+        raise BundleError(f"The bundle {ref} cannot be unpacked into {into}: {error}.") from None
+    return target
+
+
+def _unpack_whole(value: bytes, target: Path) -> None:
+    """Unpack an archive into a directory that is there whole or not at all. The caller holds the lock."""
+    beside = target.with_name(UNPACKING)
+    shutil.rmtree(beside, ignore_errors=True)  # of somebody who was killed half-way
+    beside.mkdir(mode=0o700)
+    try:
+        unpack(value, str(beside))
+        beside.rename(target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return target
+    sync_directory(str(target))

@@ -16,11 +16,11 @@ from pathlib import Path
 from mopsjobs.delivery import deliver
 from mopsjobs.errors import InvalidTransitionError, JobExistsError, StoreError
 from mopsjobs.outputs import Manifest, manifest_key
-from mopsjobs.private import write_text
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.whole_file import replace
 
 OUTBOX = "outbox.db"
 LAUNCHED = "launched.json"
@@ -28,7 +28,7 @@ LAUNCHED = "launched.json"
 
 def keep_launched(directory: Path, fields: Mapping[str, object]) -> None:
     """Keep what the record of a job is to say of its launch."""
-    write_text(directory / LAUNCHED, json.dumps(fields))
+    replace(str(directory / LAUNCHED), json.dumps(fields).encode())
 
 
 def kept_job(directory: Path, job_id: str) -> tuple[Manifest | None, dict[str, object]]:
@@ -119,13 +119,13 @@ def _register(kept: VersionedStore, job_id: str, store: VersionedStore, registry
         return
     manifest = Manifest.from_json(found.value, key=key)
     there = store.get(key)
+    state = registry.get_job(job_id)
     if there is None:
-        state = registry.get_job(job_id)
-        if state is None:
-            registry.register_job(job_id, **manifest.record_fields())
         is_ours = state is None or state.metadata.get("bundle") == manifest.bundle
     else:
         is_ours = there.value == found.value
+    if is_ours and state is None:
+        registry.register_job(job_id, **manifest.record_fields())
     if not is_ours:
         raise JobExistsError(
             f"Job {job_id} is another one in the registry by now: what this machine keeps of it was not delivered.",

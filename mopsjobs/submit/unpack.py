@@ -112,6 +112,9 @@ class _Unpacking:
             path = os.path.join(self._root, member.name)
             with source, open(path, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
                 shutil.copyfileobj(source, file, _CHUNK)
+                # On disk before the directory gets its name: a power cut must not leave code with holes in it.
+                file.flush()
+                os.fsync(file.fileno())
 
     def _make(self, name: str) -> None:
         """Make a directory and those above it."""

@@ -1,0 +1,111 @@
+"""Files that come whole or not at all, and what somebody who was killed leaves of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mopsjobs import whole_file
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.submit.kept import LAUNCHED, keep_launched, kept_job
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def killed_in_a_draft(path: Path) -> None:
+    """Let a process be killed after it has written half of a file."""
+    source = f"""
+import os, signal
+from mopsjobs.whole_file import draft
+with draft({str(path)!r}, 0o600) as beside:
+    with open(beside, "w") as file:
+        file.write("half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = Path(whole_file.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", source], cwd=root).returncode == -signal.SIGKILL
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """It has the new content, its mode, and nothing lies beside it."""
+    path = tmp_path / "file"
+    whole_file.replace(str(path), b"one")
+    whole_file.replace(str(path), b"two")
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert names(tmp_path) == ["file"]
+
+
+def test_who_was_killed_leaves_one_file_and_the_next_takes_it_over(tmp_path: Path) -> None:
+    """However often it happens, what was there is there still, and a single other file."""
+    path = tmp_path / "file"
+    whole_file.replace(str(path), b"whole")
+    for _ in range(2):
+        killed_in_a_draft(path)
+        assert path.read_bytes() == b"whole"
+        assert names(tmp_path) == ["file", "file.part"]
+    whole_file.replace(str(path), b"-")
+    assert path.read_bytes() == b"-"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_draft_that_is_not_put_in_place_is_gone(tmp_path: Path) -> None:
+    """And what was there before is there still."""
+    path = tmp_path / "file"
+    whole_file.replace(str(path), b"whole")
+    with whole_file.draft(str(path), 0o600) as beside:
+        Path(beside).write_bytes(b"half")
+    assert names(tmp_path) == ["file"]
+    assert path.read_bytes() == b"whole"
+
+
+def test_many_at_once_write_one_after_the_other(tmp_path: Path) -> None:
+    """What is there in the end is the whole of one of them."""
+    path = tmp_path / "file"
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    threads = [threading.Thread(target=whole_file.replace, args=(str(path), content)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in contents
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write the directory cannot have another file overwritten by it."""
+    (tmp_path / "file.part").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic link"):
+        whole_file.replace(str(tmp_path / "file"), b"new")
+    assert not (tmp_path / "precious").exists()
+
+
+def test_a_registry_whose_creator_was_killed_is_made_by_the_next(tmp_path: Path) -> None:
+    """What was left, a journal included, does not get into it, and is gone afterwards."""
+    path = tmp_path / "registry.db"
+    killed_in_a_draft(path)
+    for suffix in ("-wal", "-journal", "-shm"):
+        Path(f"{path}.part{suffix}").write_bytes(os.urandom(4096))
+    store = SQLiteVersionedStore(path)
+    assert store.create_if_absent("key", b"value")
+    store.close()
+    assert names(tmp_path) == ["registry.db"]
+
+
+def test_what_is_kept_of_a_launch_is_never_half_there(tmp_path: Path) -> None:
+    """Whoever is killed while writing it has written nothing: `resume` reads the file."""
+    killed_in_a_draft(tmp_path / LAUNCHED)
+    assert kept_job(tmp_path, "job") == (None, {})
+    keep_launched(tmp_path, {"k8s_name": "x"})
+    assert kept_job(tmp_path, "job") == (None, {"k8s_name": "x"})
+    killed_in_a_draft(tmp_path / LAUNCHED)
+    assert kept_job(tmp_path, "job") == (None, {"k8s_name": "x"})
