@@ -14,6 +14,7 @@ from typing import NamedTuple
 from mopsjobs.engines.base import Engine, Launch, Launched
 from mopsjobs.errors import (
     EngineError,
+    JobExistsError,
     MopsJobsError,
     StoreError,
     TooManyRetriesError,
@@ -135,11 +136,42 @@ class JobSubmissionClient:
             store_bundle(self._store, submission.packed)
         elif not has_bundle(self._store, submission.bundle):
             raise UsageError(f"The bundle {submission.bundle} is not in the store.", hint="--auto packs the code anew.")
-        # First the record: where the id is taken, the manifest would become that of somebody else's job.
         manifest = submission.manifest(self._engine.name)
-        self._registry.register_job(submission.job_id, **manifest.record_fields())
-        self._store.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
+        # First the manifest: cut short after it, a submission has left nothing, or what `resume` makes a job of. A
+        # record without a manifest could be seen, and never be run.
+        is_made = self._place(manifest)
+        try:
+            self._registry.register_job(submission.job_id, **manifest.record_fields())
+        except JobExistsError:
+            if is_made and not self._is_ours(manifest):
+                self._store.delete(manifest_key(submission.job_id))
+            raise
         self._registry.update_status(submission.job_id, JobStatus.SUBMITTING)
+
+    def _place(self, manifest: Manifest) -> bool:
+        """Store the manifest of a job that is to be; tells whether it was not there before.
+
+        Raises:
+            JobExistsError: there is a job of that id, or something else was submitted as it.
+        """
+        job_id, content = manifest.job_id, manifest.to_json()
+        if self._store.get(self._registry.key_of(job_id)) is not None:
+            raise JobExistsError(f"Job {job_id} is already registered.", job_id=job_id)
+        if self._store.create_if_absent(manifest_key(job_id), content):
+            return True
+        found = self._store.get(manifest_key(job_id))
+        if found is None or found.value != content:
+            raise JobExistsError(
+                f"Something else was submitted as {job_id}, and was cut short before it was registered.",
+                job_id=job_id,
+                hint=f"Run it (mops-jobs resume {job_id}), or submit this under another id.",
+            )
+        return False
+
+    def _is_ours(self, manifest: Manifest) -> bool:
+        """Whether the record of the id is that of this very submission, by another process."""
+        state = self._registry.get_job(manifest.job_id)
+        return state is not None and state.metadata.get("bundle") == manifest.bundle
 
     def _keep(self, submission: Submission) -> None:
         directory = self._kept_at(submission.job_id)
