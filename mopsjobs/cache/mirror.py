@@ -23,7 +23,7 @@ from mopsjobs.cache.delta import Delta
 from mopsjobs.cache.file import explained, open_to_write
 from mopsjobs.cache.merge import Merge, OnProgress
 from mopsjobs.cache.taking import SyncReport
-from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store.base import VersionToken
 from mopsjobs.times import json_time, parse_time, utc_now
@@ -130,7 +130,8 @@ class _Sync:
         """Choose the kind, and do it."""
         announced = self._announced() if self._has_more_than(SMALL) else None
         can_be_delta = not full and self._is_announced and self._age(self._last_full) is not None
-        if announced is not None and can_be_delta and self._has_more_than(GET_COST * len(announced)):
+        is_worth_it = announced is not None and can_be_delta and self._has_more_than(GET_COST * len(announced))
+        if announced is not None and is_worth_it and self._is_still_there():
             self._delta(announced, on_progress)
         else:
             self._merge(announced, on_progress, again=full)
@@ -150,6 +151,8 @@ class _Sync:
     def _merge(self, announced: set[str] | None, on_progress: OnProgress | None, *, again: bool) -> None:
         merge = Merge(self._registry, self._connection, self.report, self._generation, announced, again=again)
         merge.run(on_progress)
+        if not self.report.seen and not again:
+            self._refuse_emptiness()
         foreign = ""
         if announced is not None:
             # What was announced while the listing was under way may be in it.
@@ -196,6 +199,32 @@ class _Sync:
     def _time_of(self, name: str) -> datetime | None:
         text = state.recalled(self._connection, name)
         return parse_time(text) if text else None
+
+    def _is_still_there(self) -> bool:
+        """Whether the registry has a job that it had.
+
+        Without it there are no announcements: what a delta takes for silence may be a container that was deleted, or a
+        server that has lost its data.
+        """
+        found = self._connection.execute("SELECT key FROM job UNION ALL SELECT key FROM pruned LIMIT 1").fetchone()
+        try:
+            return found is not None and self._registry.store.get(found[0]) is not None
+        except ValueTooLargeError:
+            return True
+
+    def _refuse_emptiness(self) -> None:
+        """Records are never deleted by anything of ours: a registry that has lost all of them has lost more.
+
+        Raises:
+            StoreUnavailableError: there were some.
+        """
+        (count,) = self._connection.execute(
+            "SELECT (SELECT count(*) FROM job) + (SELECT count(*) FROM pruned)"
+        ).fetchone()
+        if count:
+            raise StoreUnavailableError(
+                f"The registry is empty or gone. It had {count:,} jobs: the cache keeps them until sync --full.",
+            )
 
     def _has_more_than(self, count: int) -> bool:
         """Whether the registry has more jobs than that: counting them all takes long where they are a million."""

@@ -30,7 +30,11 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         description="Mirror the registry into the local cache. Records that cannot be read are named and left out; "
         "then the exit code is 7. A second sync at the same time says so and ends with 0.",
     )
-    parser.add_argument("--full", action="store_true", help="read every record again, also the unchanged ones")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="read every record again, also the unchanged ones; and believe a registry that has become empty",
+    )
     parser.add_argument("--json", action="store_true", help="what it did, as one JSON document")
 
 
