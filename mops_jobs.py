@@ -133,6 +133,7 @@ def _failed(error: Exception, out: Output) -> int:
         if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mopsjobs"):
             error = MopsJobsError(f"The package {error.name} is not installed.", hint=INSTALL)
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            silence_stdout(sys.stdout)  # what it still holds would be tried again at the end, and be complained about
             error = MopsJobsError(f"Cannot write: {error.strerror}.")
         else:
             error = MopsJobsError(f"Unexpected: {type(error).__name__}: {error}", hint="Add -v to see where.")

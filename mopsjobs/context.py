@@ -44,13 +44,14 @@ OWN_SUFFIXES = ("", "-wal", "-shm", "-journal", ".lock", ".build")
 class Freshness:
     """How old what a view shows is."""
 
-    __slots__ = ("age_seconds", "is_local", "problem", "stale", "sync_failed", "synced_at")
+    __slots__ = ("age_seconds", "is_ahead", "is_local", "problem", "stale", "sync_failed", "synced_at")
 
     def __init__(
         self,
         *,
         synced_at: str | None,
         age_seconds: float | None,
+        is_ahead: bool,
         stale: bool,
         is_local: bool,
         problem: str | None,
@@ -59,6 +60,9 @@ class Freshness:
         self.synced_at = synced_at
         """When the last complete sync began, RFC 3339; None when there was none."""
         self.age_seconds = age_seconds
+        """Never below 0."""
+        self.is_ahead = is_ahead
+        """Whether that sync began at a time that is still to come: the clock was set back, so nobody knows the age."""
         self.stale = stale
         """Whether the data is older than it should be: a sync failed, or has not run for long."""
         self.is_local = is_local
@@ -72,6 +76,8 @@ class Freshness:
         if self.is_local:
             return "read fresh"
         failed = ", the last sync failed" if self.sync_failed else ""
+        if self.is_ahead:
+            return f"synced at a time still to come ({self.synced_at}){failed}"
         return f"synced {human_age(self.age_seconds or 0.0)}{failed}"
 
 
@@ -246,7 +252,7 @@ class Context:
             return action()
 
     def _read(self, view: Callable[[sqlite3.Connection, Freshness], T], wanted: Wanted) -> T:
-        failure: StoreError | None = None
+        failure: StoreError | CacheError | None = None
         if not (wanted.refresh or self.settings.is_local):
             with self._opened() as connection:
                 known = {} if connection is None else queries.meta(connection)
@@ -275,23 +281,26 @@ class Context:
         """Whether a cache of that age is fresh enough for a view with these wishes."""
         if synced_at is None:
             return False
-        return wanted.offline or wanted.max_age is None or self._age(synced_at) <= wanted.max_age
+        return wanted.offline or wanted.max_age is None or 0 <= self._age(synced_at) <= wanted.max_age
 
-    def _freshen(self) -> StoreError | None:
+    def _freshen(self) -> StoreError | CacheError | None:
         """Sync. Returns the failure, if it failed and old rows may do."""
         try:
             # Two local syncs at once do each other no harm; so no lock, whose import would cost more than the sync.
             self.sync(wait=None if self.settings.is_local else LOCK_SECONDS)
-        except StoreError as error:
+        except DamagedCacheError:
+            raise
+        except (StoreError, CacheError) as error:  # a disk that is full, or read-only, can be read
             return error
         return None
 
-    def _freshness(self, known: Mapping[str, str], failure: StoreError | None) -> Freshness:
+    def _freshness(self, known: Mapping[str, str], failure: StoreError | CacheError | None) -> Freshness:
         age = self._age(known["synced_at"])
-        late = age > parse_duration(self.settings.stale_after.value)
+        late = age < 0 or age > parse_duration(self.settings.stale_after.value)
         return Freshness(
             synced_at=known["synced_at"],
             age_seconds=round(max(age, 0.0), 3),
+            is_ahead=age < 0,
             stale=failure is not None or (late and not self.settings.is_local) or bool(known.get("last_error")),
             is_local=self.settings.is_local and failure is None,
             problem=None if failure is None else str(failure),

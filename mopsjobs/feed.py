@@ -111,12 +111,14 @@ class Feed:
     def bring_if_possible(self) -> None:
         """As `bring`; if the registry does not answer, what the cache has will do, with a warning.
 
+        So it will if the disk takes nothing.
+
         Raises:
-            StoreUnavailableError: the cache has nothing either, and nobody will follow, who would try again.
+            StoreUnavailableError, CacheError: it has nothing either, and nobody will follow, who would try again.
         """
         try:
             self.bring()
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, CacheError) as error:
             if not self._follow:
                 self._check_filled(error)
             self._context.out.warn(f"{error} Showing what the cache has.")
@@ -221,7 +223,7 @@ class Feed:
         self.job = job
         return str(job["job_id"]), parse_time(str(job["created_at"]))
 
-    def _check_filled(self, otherwise: StoreUnavailableError) -> None:
+    def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
         """Raise `otherwise`, if no events have ever been brought here that could be shown instead."""
 
         def view(cache: sqlite3.Connection) -> bool:

@@ -22,15 +22,29 @@ def connect(path: str, *, writable: bool, busy_seconds: float, synchronous: str)
         return _connect(path, "mode=rw", busy_seconds, synchronous)
     try:
         return _connect(path, "mode=ro", busy_seconds, synchronous)
-    except sqlite3.OperationalError:
-        # In a directory that we may not write, reading in WAL mode has no place for its shared memory. Without a WAL
-        # nobody is writing, and the file can be read as it lies.
-        if os.path.exists(path + "-wal") or not os.access(path, os.R_OK):
+    except sqlite3.OperationalError as error:
+        # In a directory that we may not write, or on a full disk, reading in WAL mode has no place for its shared
+        # memory. Without a WAL nobody is writing, and the file can be read as it lies.
+        if not os.access(path, os.R_OK):
             raise
-        return _connect(path, "mode=ro&immutable=1", busy_seconds, synchronous)
+        if not _is_filled(path + "-wal"):
+            return _connect(path, "mode=ro&immutable=1", busy_seconds, synchronous)
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_IOERR or not os.access(path, os.W_OK):
+            raise
+        # Who has the file alone needs no shared memory: as long as this is open, others wait.
+        return _connect(path, "mode=rw", busy_seconds, synchronous, alone=True)
 
 
-def _connect(path: str, options: str, busy_seconds: float, synchronous: str) -> sqlite3.Connection:
+def _is_filled(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _connect(
+    path: str, options: str, busy_seconds: float, synchronous: str, *, alone: bool = False
+) -> sqlite3.Connection:
     # The three characters that mean something in a SQLite URI; urllib would cost 3 ms, on the way to every listing.
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(
@@ -38,6 +52,8 @@ def _connect(path: str, options: str, busy_seconds: float, synchronous: str) -> 
     )
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        if alone:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         # SQLite opens lazily: only this finds out whether the file can be used.
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     except BaseException:
