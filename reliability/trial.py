@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-class PromiseBroken(AssertionError):
+class PromiseBroken(AssertionError):  # noqa: N818 - what the report says, not an error of ours
     """Something that mops-jobs promises did not hold. The text tells what, and how to have it again."""
+
+
+def hold(kept: bool, broken: str) -> None:
+    """Raise `PromiseBroken` with the text, unless the promise was kept."""
+    if not kept:
+        raise PromiseBroken(broken)
 
 
 @dataclass(frozen=True)

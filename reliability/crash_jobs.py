@@ -1,0 +1,200 @@
+"""`run` and `submit` killed at random instants: are outputs whole, and does `resume` bring the job to its end?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mopsjobs.engines.base import Launch, Launched
+from mopsjobs.engines.local import job_directory, runner_pid
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.submit.bundle import pack
+from mopsjobs.submit.client import JobSubmissionClient, Submission
+from mopsjobs.submit.study import Study
+from reliability.killing import Script, killing
+from reliability.processes import Ended, Forker, Instants
+from reliability.trial import hold
+
+TASKS = 8
+WORKERS = ("--workers", "2")
+PATIENCE = 120.0
+"""Seconds after which a job that was resumed counts as stuck."""
+EXIT_NO_SUCH_JOB, EXIT_REFUSED = 3, 6
+
+MODEL = '''
+"""A model that takes a moment, and leaves what can be told from half of it."""
+import time
+
+def simulate(params, seed):
+    time.sleep(0.01)
+    return {"x": params["x"], "seed": seed, "filler": "x" * 20000}
+'''
+
+TEMPORARY = re.compile(r"(^|/)\.unpacking-|\.part$|\.new$|\.tmp$")
+"""What nobody needs any more once a job has ended."""
+
+
+class _Nowhere:
+    """An engine that launches nothing: the runner is started by the trial itself."""
+
+    name = "local"
+
+    def launch(self, launch: Launch) -> Launched:
+        return Launched(look="", metadata={})
+
+
+class Jobs:
+    """Jobs over the same study in one embedded registry."""
+
+    def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
+        """Make the model and an empty registry in a directory of its own."""
+        self.code = directory / "code"
+        self.code.mkdir(parents=True)
+        (self.code / "model.py").write_text(MODEL)
+        study = {
+            "model": "model:simulate",
+            "parameter_sets": [{"x": number} for number in range(TASKS)],
+            "outputs": ["result.json"],
+        }
+        (self.code / "study.json").write_text(json.dumps(study))
+        self.job = ""
+        self._study = Study.from_dict(study)
+        self._env = env
+        self._number = 0
+        self._url = f"sqlite://{directory}/registry.db"
+        self._store = open_store(self._url, {})
+        self._registry = JobRegistry(self._store)
+        self._outputs: dict[str, bytes] = {}
+        """What each job has to leave, by what follows its id in the key."""
+        self.stored = 0
+        """Outputs that were there after kills, each whole."""
+
+    def close(self) -> None:
+        """Hang up, and end the runner of the last job if it is there still."""
+        if (pid := runner_pid(self.job, self._env)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._store.close()
+
+    def next_job(self) -> None:
+        """From now on it is about another job."""
+        self._number += 1
+        self.job = f"job-{self._number}"
+
+    def place(self) -> None:
+        """Submit another job, and launch nothing."""
+        self.next_job()
+        client = JobSubmissionClient(
+            self._store,
+            self._registry,
+            _Nowhere(),  # type: ignore[arg-type]
+            kept_at=lambda job: job_directory(job, self._env),
+        )
+        with pack(self.code) as packed:
+            submission = Submission(job_id=self.job, study=self._study, bundle=packed.digest, packed=packed)
+            client.submit(submission, Launch(job_id=self.job, registry_url=self._url))
+
+    def run_script(self) -> Script:
+        """The runner."""
+        return [["run", self.job, *WORKERS, "--registry", self._url]]
+
+    def submit_script(self) -> Script:
+        """A submission of the code of the current directory."""
+        return [["submit", "study.json", "--auto", "--job-id", self.job, *WORKERS, "--registry", self._url]]
+
+    def learn(self) -> None:
+        """Take the outputs of the last job, which nobody has killed, for what each has to leave."""
+        self._wait()
+        self._outputs = self._found()
+        hold(len(self._outputs) == TASKS, f"a job left {len(self._outputs)} outputs of {TASKS}")
+
+    def complete(self, forker: Forker) -> None:
+        """What is stored is whole; the job is resumed, ends well, and has left all.
+
+        Raises:
+            PromiseBroken: not so.
+        """
+        found = self._found()
+        hold(found.items() <= self._outputs.items(), f"{self.job} has a torn output among {sorted(found)}")
+        self.stored += len(found)
+        resumed = forker.run(["resume", self.job, *WORKERS, "--registry", self._url])
+        hold(resumed.code in (0, EXIT_REFUSED), f"resume {self.job} ended with {resumed.code}: {resumed.out}")
+        hold(resumed.code == 0 or "still running" in resumed.out, f"resume {self.job}: {resumed.out}")
+        self._wait()
+        hold(self._found() == self._outputs, f"{self.job} has succeeded, and has not all outputs")
+        directory = job_directory(self.job, self._env)
+        left = [path for path in map(str, directory.rglob("*")) if TEMPORARY.search(path)]
+        hold(not left, f"{self.job} has left behind {left}")
+
+    def look_at_submitted(self, forker: Forker, ended: Ended) -> None:
+        """A submission has left nothing, or a job that can be seen and resumed.
+
+        Raises:
+            PromiseBroken: not so.
+        """
+        seen = forker.run(["status", self.job, "--registry", self._url])
+        if seen.code == EXIT_NO_SUCH_JOB:
+            hold(ended.is_killed, f"a submission ended with {ended.codes}, and there is no job")
+            return
+        hold(seen.code == 0, f"status {self.job} ended with {seen.code}: {seen.out}")
+        self.complete(forker)
+
+    def _wait(self) -> None:
+        """Wait for the job's end, which has to be a good one."""
+        end = time.monotonic() + PATIENCE
+        state = None
+        while time.monotonic() < end:
+            state = self._registry.get_job(self.job)
+            if state is not None and state.is_terminal:
+                break
+            time.sleep(0.02)
+        log = job_directory(self.job, self._env) / "runner.log"
+        said = log.read_text()[-500:] if log.exists() else ""
+        status = None if state is None else state.status
+        hold(status == "succeeded", f"{self.job} is {status} after it was resumed: {said}")
+
+    def _found(self) -> dict[str, bytes]:
+        prefix = f"results/{self.job}/"
+        return {one.key.removeprefix(prefix): one.value or b"" for one in self._store.scan(prefix)}
+
+
+def kill_runners(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int) -> Instants:
+    """Kill runners, and let `resume` do the rest of their jobs.
+
+    Raises:
+        PromiseBroken: an output was torn, or `resume` did not complete the job.
+    """
+    jobs.place()
+    forker.run(*jobs.run_script())
+    jobs.learn()
+    return killing(
+        forker, jobs.run_script, chance, wanted, prepare=jobs.place, look=lambda _ended: jobs.complete(forker)
+    )
+
+
+def kill_submissions(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int) -> Instants:
+    """Kill submissions, and resume what they have left.
+
+    Raises:
+        PromiseBroken: what was left could not be seen, or not be resumed.
+    """
+    jobs.next_job()
+    forker.run(*jobs.submit_script(), cwd=jobs.code)
+    jobs.learn()
+    return killing(
+        forker,
+        jobs.submit_script,
+        chance,
+        wanted,
+        prepare=jobs.next_job,
+        look=lambda ended: jobs.look_at_submitted(forker, ended),
+        cwd=jobs.code,
+    )

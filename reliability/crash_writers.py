@@ -1,0 +1,124 @@
+"""Writers of an embedded registry killed at random instants: is every acknowledged write there, and no half of one?"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+from pathlib import Path
+
+from mopsjobs.job import JobState
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from reliability.killing import OWN_SUFFIXES, Script, check_leftovers, killing
+from reliability.processes import Ended, Forker, Instants
+from reliability.trial import hold
+
+STEPS = (
+    ("register", "JOB", "--owner", "ada", "--label", "kind=crash"),
+    ("update", "JOB", "running"),
+    ("progress", "JOB", "1/10"),
+    ("progress", "JOB", "5/10"),
+    ("update", "JOB", "failed", "--error-code", "OOM", "--error", "killed at 12 GiB"),
+)
+"""One command after the other, each acknowledged by its exit code."""
+
+Told = tuple[str, int, str | None]
+
+STATES: tuple[Told | None, ...] = (
+    None,
+    ("pending", 0, None),
+    ("running", 0, None),
+    ("running", 1, None),
+    ("running", 5, None),
+    ("failed", 5, "OOM"),
+)
+"""What the record says after so many of them."""
+
+
+class Writers:
+    """Writers of one registry, and what they were told to have written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._number = 0
+        self.acknowledged = 0
+        """Writes that were acknowledged, before the kill or without one, and found again."""
+        self._jobs: dict[str, int] = {}
+        """How many steps of each job have landed."""
+
+    def script(self) -> Script:
+        """The writes of a job of its own."""
+        return [[self._job if word == "JOB" else word for word in (*step, *self._where)] for step in STEPS]
+
+    def prepare(self) -> None:
+        """Another job, every third time in a registry that is still to be made."""
+        if self._number % 3 == 0:
+            self.check_all()
+            self._jobs = {}
+            for suffix in OWN_SUFFIXES:
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        self._number += 1
+
+    def look(self, ended: Ended) -> None:
+        """What was acknowledged is there; of what was under way, all or nothing.
+
+        Raises:
+            PromiseBroken: not so.
+        """
+        hold(set(ended.codes) <= {0}, f"a write was refused: {ended.codes} {ended.out}")
+        acknowledged = len(ended.codes)
+        found = self._told(self._job)
+        possible = STATES[acknowledged : acknowledged + 2]
+        hold(found in possible, f"{acknowledged} writes were acknowledged, and the record says {found}")
+        self.acknowledged += acknowledged
+        self._jobs[self._job] = STATES.index(found)
+        check_leftovers(self.path)
+
+    def check_all(self) -> None:
+        """The file is sound, and what landed earlier is there still, whoever was killed after it.
+
+        Raises:
+            PromiseBroken: not so.
+        """
+        if not self.path.exists():
+            hold(not any(self._jobs.values()), "the registry is gone")
+            return
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            (sound,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        hold(sound == "ok", f"the registry is damaged: {sound}")
+        for job, steps in self._jobs.items():
+            hold(self._told(job) == STATES[steps], f"{job} had {steps} writes, and says {self._told(job)} later")
+
+    @property
+    def _job(self) -> str:
+        return f"job-{self._number}"
+
+    @property
+    def _where(self) -> tuple[str, ...]:
+        return ("--registry", f"sqlite://{self.path}")
+
+    def _told(self, job: str) -> Told | None:
+        with contextlib.closing(SQLiteVersionedStore(self.path)) as store:
+            found = store.get(f"jobs/{job}/state.json")
+        if found is None:
+            return None
+        state = JobState.from_json(found.value)
+        return (str(state.status), state.tasks_completed, state.error_code)
+
+
+def kill_writers(path: Path, forker: Forker, chance: random.Random, wanted: int) -> tuple[Instants, Writers]:
+    """Kill writers, and look for what they had written.
+
+    Args:
+        path: the registry, which is made.
+        forker: runs the writers.
+        chance: where all chance comes from.
+        wanted: how many kills are to fall inside.
+
+    Raises:
+        PromiseBroken: an acknowledged write is missing, a half one is there, the file is damaged or locked.
+    """
+    writers = Writers(path)
+    instants = killing(forker, writers.script, chance, wanted, prepare=writers.prepare, look=writers.look)
+    writers.check_all()
+    return instants, writers

@@ -1,0 +1,87 @@
+"""`kill -9` at random instants, to whatever writes: syncs, prunes, writers of a registry, runners, submissions.
+
+Each kill takes the whole process group of a real process of the command, at an instant within the time that the command
+takes. After each, everything that a user could look at is looked at, and the next command has to heal it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from pathlib import Path
+
+from bench import azurite
+from reliability.crash_cache import JOBS, Mirrored, kill_prunes, kill_syncs
+from reliability.crash_jobs import Jobs, kill_runners, kill_submissions
+from reliability.crash_writers import kill_writers
+from reliability.processes import Forker, Instants, forker
+from reliability.trial import Figure, Trial
+
+KILLS = 200
+"""Of each kind, in the whole trial."""
+
+
+def run(trial: Trial) -> list[Figure]:
+    """Kill everything, `KILLS` times each.
+
+    Raises:
+        PromiseBroken: something that a killed command left was wrong.
+    """
+    wanted = trial.times(KILLS)
+    figures: list[Figure] = []
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(azurite.running(trial.directory))
+        home = trial.directory / "home"
+        home.mkdir()
+        env = {"HOME": str(home), **server.env}
+        made = stack.enter_context(forker(trial.directory, env))
+        figures += syncs(trial, made, "embedded", f"sqlite://{trial.directory}/mirrored.db", env, wanted)
+        figures += syncs(trial, made, "Azurite", server.url(azurite.new_container()), env, wanted)
+        figures += writes(trial, made, wanted)
+        figures += jobs(trial, made, env, wanted)
+    return figures
+
+
+def syncs(
+    trial: Trial, forker: Forker, name: str, url: str, env: dict[str, str], wanted: int, jobs: int = JOBS
+) -> list[Figure]:
+    """Kill syncs of one registry, of all kinds, and prunes of its cache."""
+    chance = random.Random(f"{trial.seed} {name}")
+    mirrored = Mirrored(url, env, trial.directory / f"cache-{name}.db", chance, jobs)
+    with contextlib.closing(mirrored):
+        figures = [
+            *_killed(f"sync, delta, {name}", kill_syncs(mirrored, forker, chance, wanted, full=False)),
+            *_killed(f"sync --full, {name}", kill_syncs(mirrored, forker, chance, wanted, full=True)),
+            *_killed(f"first sync, {name}", kill_syncs(mirrored, forker, chance, wanted, full=False, fresh=True)),
+        ]
+        if name == "embedded":
+            figures += _killed("prune", kill_prunes(mirrored, forker, chance, wanted))
+    return figures
+
+
+def writes(trial: Trial, forker: Forker, wanted: int) -> list[Figure]:
+    """Kill writers of an embedded registry."""
+    chance = random.Random(f"{trial.seed} writers")
+    instants, writers = kill_writers(trial.directory / "written" / "registry.db", forker, chance, wanted)
+    return [
+        *_killed("register, update, progress", instants),
+        Figure("writes acknowledged before a kill, and found again", writers.acknowledged),
+    ]
+
+
+def jobs(trial: Trial, forker: Forker, env: dict[str, str], wanted: int) -> list[Figure]:
+    """Kill runners and submissions."""
+    chance = random.Random(f"{trial.seed} jobs")
+    with contextlib.closing(Jobs(Path(trial.directory, "jobs"), env)) as made:
+        runners = kill_runners(made, forker, chance, wanted)
+        stored = made.stored
+        submissions = kill_submissions(made, forker, chance, wanted)
+    return [
+        *_killed("run, then resume", runners),
+        Figure("outputs there after the kill of a runner, each whole", stored),
+        *_killed("submit --auto, then resume", submissions),
+    ]
+
+
+def _killed(what: str, instants: Instants) -> list[Figure]:
+    return [Figure(f"{what}: killed inside, healed (of kills tried)", f"{instants.landed} ({instants.tried})")]

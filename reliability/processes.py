@@ -1,0 +1,164 @@
+"""Commands as processes of their own that can be killed at any instant, without paying for imports each time.
+
+A server has imported everything and forks: what is killed is a real process with its own group, and the kill falls
+into its work instead of into its start. `python -m reliability.processes` is that server; it reads one order a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Ended(NamedTuple):
+    """How a script came to its end."""
+
+    codes: list[int]
+    """The exit codes of those commands that had one: what had been acknowledged."""
+    is_killed: bool
+    """Whether the kill came before the end."""
+    seconds: float
+    out: str
+    """What it wrote to both streams."""
+
+    @property
+    def code(self) -> int:
+        """The exit code of the last command that ended."""
+        return self.codes[-1]
+
+
+class Forker:
+    """Runs scripts, which are commands one after the other in one process."""
+
+    def __init__(self, directory: Path, env: dict[str, str]) -> None:
+        """Start the server.
+
+        Args:
+            directory: where the scripts' output goes.
+            env: all the environment that they see.
+        """
+        self._directory = directory
+        self._env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **env}
+        pipe = subprocess.PIPE
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "reliability.processes"], cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+        )
+
+    def run(self, *script: Sequence[str], cwd: Path | None = None, kill_after: float | None = None) -> Ended:
+        """Run a script, and kill its process group after so many seconds, unless it is None."""
+        out, acknowledged = self._directory / "script.out", self._directory / "script.codes"
+        for path in (out, acknowledged):
+            path.unlink(missing_ok=True)
+        order = {
+            "script": [list(words) for words in script],
+            "env": self._env,
+            "cwd": str(cwd or self._directory),
+            "out": str(out),
+            "codes": str(acknowledged),
+        }
+        begun = time.monotonic()
+        pid = int(self._ask(order))
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # a zombie until the server is asked again: the id is still its own
+        status = int(self._ask(None))
+        seconds = time.monotonic() - begun
+        codes = [int(line) for line in acknowledged.read_text().split()] if acknowledged.exists() else []
+        return Ended(codes, status == -signal.SIGKILL, seconds, out.read_text() if out.exists() else "")
+
+    def close(self) -> None:
+        """End the server."""
+        with self._server:
+            self._server.kill()
+
+    def _ask(self, order: object) -> str:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        return self._server.stdout.readline()
+
+
+@contextlib.contextmanager
+def forker(directory: Path, env: dict[str, str]) -> Iterator[Forker]:
+    """A `Forker` for the time of the block."""
+    made = Forker(directory, env)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Instants:
+    """Random instants within the duration of a script, and how many kills have fallen inside."""
+
+    def __init__(self, chance: random.Random, seconds: float, wanted: int) -> None:
+        self._chance = chance
+        self.seconds = seconds
+        self._wanted = wanted
+        self.tried = 0
+        self.landed = 0
+
+    def __iter__(self) -> Iterator[float]:
+        """Instants until enough kills have landed, or twice as many were tried."""
+        while self.landed < self._wanted and self.tried < 2 * self._wanted:
+            self.tried += 1
+            yield self._chance.uniform(0, self.seconds)
+
+    def note(self, ended: Ended) -> None:
+        """Count a kill."""
+        self.landed += ended.is_killed
+
+
+def main() -> None:
+    """Serve: an order starts a script and is answered by its process id, the next line is answered by its end."""
+    import mops_jobs
+    from mopsjobs.commands import COMMANDS, load
+
+    for name in COMMANDS:
+        load(name)
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _play(order, mops_jobs.main)
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(pid, pid)  # here and there: whoever is first, before anybody kills
+        print(pid, flush=True)
+        sys.stdin.readline()
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _play(order: dict[str, object], command: object) -> None:
+    os.setpgid(0, 0)
+    os.environ.clear()
+    os.environ.update(order["env"])  # type: ignore[arg-type]
+    os.chdir(str(order["cwd"]))
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    out = os.open(str(order["out"]), append, 0o600)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    codes = os.open(str(order["codes"]), append, 0o600)
+    for words in order["script"]:  # type: ignore[attr-defined]
+        code = command(words)  # type: ignore[operator]
+        sys.stdout.flush()
+        os.write(codes, f"{code}\n".encode())
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

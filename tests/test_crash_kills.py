@@ -1,0 +1,131 @@
+"""Commands killed at random instants leave nothing that the next one does not heal: a quick part of `reliability`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from reliability import crashes
+from reliability.crash_cache import Mirrored
+from reliability.crash_writers import Writers
+from reliability.processes import Ended, Forker, forker
+from reliability.trial import PromiseBroken, Trial
+
+if TYPE_CHECKING:
+    from conftest import Azurite
+
+JOBS = 40
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Trial:
+    return Trial(tmp_path, seed=1, scale=0.01)
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    home = tmp_path / "home"
+    home.mkdir()
+    return {"HOME": str(home)}
+
+
+@pytest.fixture
+def forked(tmp_path: Path, env: dict[str, str]) -> Iterator[Forker]:
+    with forker(tmp_path, env) as made:
+        yield made
+
+
+def test_a_killed_sync_or_prune_leaves_rows_that_are_right(trial: Trial, env: dict[str, str], forked: Forker) -> None:
+    """Each row is a state that its record had, and the next sync makes the cache equal the registry."""
+    assert crashes.syncs(trial, forked, "embedded", f"sqlite://{trial.directory}/jobs.db", env, 2, JOBS)
+
+
+@pytest.mark.azurite
+def test_a_killed_sync_of_azurite_is_healed(trial: Trial, azurite: Azurite) -> None:
+    """The same against a server."""
+    env = {"HOME": str(trial.directory), "AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
+    url = f"{azurite.endpoint}/{azurite.new_container()}"
+    with forker(trial.directory, env) as forked:
+        assert crashes.syncs(trial, forked, "Azurite", url, env, 1, JOBS)
+
+
+def test_a_killed_writer_has_lost_nothing_that_was_acknowledged(trial: Trial, forked: Forker) -> None:
+    """Each write with an exit code of 0 is there; of the one under way, all or nothing."""
+    assert crashes.writes(trial, forked, 6)
+
+
+def test_a_killed_runner_or_submission_can_be_resumed(trial: Trial, env: dict[str, str], forked: Forker) -> None:
+    """Outputs are whole, and `resume` brings the job to its end."""
+    assert crashes.jobs(trial, forked, env, 1)
+
+
+# --- the trial itself can fail ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path, forked: Forker, env: dict[str, str]) -> Iterator[Mirrored]:
+    """A small registry and its cache."""
+    made = Mirrored(f"sqlite://{tmp_path}/jobs.db", env, tmp_path / "cache.db", random.Random(1), 3)
+    assert forked.run(made.command("sync")).codes == [0]
+    made.check_equal()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("UPDATE job SET tasks_completed = 7 WHERE job_id = 'busy-01'", "none of its states"),
+        ("UPDATE job SET version = 'other' WHERE job_id = 'busy-01'", "never had the version"),
+        ("DELETE FROM job_label WHERE job_id = 'busy-01' AND label = 'of'", "labels of busy-01"),
+        ("DELETE FROM job WHERE job_id = 'busy-01'", "labels without their jobs"),
+        ("UPDATE tally SET jobs = jobs + 1", "sums are not those"),
+        ("INSERT INTO pruned SELECT key, version FROM job LIMIT 1", "pruned as well"),
+    ],
+)
+def test_the_trial_sees_a_wrong_cache(mirrored: Mirrored, damage: str, told: str) -> None:
+    """A half row, a lost label, a sum that does not fit: what two transactions instead of one would leave."""
+    import contextlib
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(mirrored.cache)) as connection:
+        connection.execute(damage)
+        connection.commit()
+    with pytest.raises(PromiseBroken, match=told):
+        mirrored.check()
+
+
+def test_the_trial_sees_a_cache_that_is_behind(mirrored: Mirrored) -> None:
+    """And a file that is left behind."""
+    mirrored.change()
+    with pytest.raises(PromiseBroken, match="unlike the registry"):
+        mirrored.check_equal()
+    mirrored.cache.with_name("cache.db.123.tmp").touch()
+    with pytest.raises(PromiseBroken, match="left behind"):
+        mirrored.check()
+
+
+def test_the_trial_sees_an_acknowledged_write_that_is_lost(tmp_path: Path) -> None:
+    """And one that nobody had asked for yet."""
+    writers = Writers(tmp_path / "registry.db")
+    writers.prepare()
+    SQLiteVersionedStore(writers.path).create_if_absent("other", b"")
+    writers.look(Ended([], True, 0.1, ""))
+    with pytest.raises(PromiseBroken, match="1 writes were acknowledged"):
+        writers.look(Ended([0], True, 0.1, ""))
+    with pytest.raises(PromiseBroken, match="refused"):
+        writers.look(Ended([0, 6], True, 0.1, ""))
+
+
+def test_a_kill_takes_the_process_and_says_so(forked: Forker) -> None:
+    """A script that ends before its kill is not counted as killed; one that is killed has no exit code."""
+    assert forked.run(["--version"]).code == 0
+    ended = forked.run(["schema", "list"], ["schema", "list"], kill_after=0)
+    assert ended.is_killed
+    assert len(ended.codes) < 2
+    assert not forked.run(["--version"], kill_after=2).is_killed
