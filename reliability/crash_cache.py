@@ -54,8 +54,6 @@ class Mirrored:
         self._registry = JobRegistry(self._store)
         self.busy = [f"busy-{number:02}" for number in range(BUSY)]
         made = [(f"jobs/{one.job_id}/state.json", one.to_json()) for one in states(jobs, utc_now())]
-        with ThreadPoolExecutor(1 if url.startswith("sqlite:") else 8) as writers:
-            list(writers.map(lambda one: patiently(lambda: self._store.create_if_absent(*one)), made))
         for job_id in self.busy:
             state = JobState(
                 job_id=job_id,
@@ -66,6 +64,8 @@ class Mirrored:
                 labels={"kind": "busy", "of": job_id},
             )
             made.append((f"jobs/{job_id}/state.json", state.to_json()))
+        with ThreadPoolExecutor(1 if url.startswith("sqlite:") else 8) as writers:
+            list(writers.map(lambda one: patiently(lambda: self._store.create_if_absent(*one)), made))
         self._note(patiently(lambda: list(self._store.scan("jobs/"))))
 
     def close(self) -> None:
