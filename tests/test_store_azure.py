@@ -15,7 +15,7 @@ import threading
 import traceback
 import tracemalloc
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -665,6 +665,47 @@ def test_an_update_whose_write_meets_silence_is_one_read_and_one_write(monkeypat
         assert "may or may not have landed" in (caught.value.hint or "")
         assert requests == ["GET", "PUT"]
     assert sleep.requested == []
+
+
+HEADERS = 'Content-Length: {}\r\nContent-Range: bytes 0-3/4\r\nETag: "0x8DABCDEF"\r\nx-ms-version: 2025-01-05\r\n\r\n'
+WHOLE = {
+    "get": f"HTTP/1.1 206 Partial Content\r\n{HEADERS.format(4)}abcd".encode(),
+    "put": f"HTTP/1.1 201 Created\r\n{HEADERS.format(0)}".encode(),
+}
+
+
+@pytest.mark.parametrize("operation", WHOLE)
+def test_a_reply_that_is_cut_anywhere_is_an_outage(operation: str) -> None:
+    """In its headers too, where Python's HTTP client takes half of an ETag for a whole one, and the rest for absent."""
+    reply = WHOLE[operation]
+    for length in range(1, len(reply), 7):
+        with answering(reply[:length]) as store, pytest.raises(StoreUnavailableError, match="the connection broke"):
+            (WRITES | READS)[operation](store)
+
+
+@contextmanager
+def answering(reply: bytes) -> Iterator[AzureVersionedStore]:
+    """A store whose server answers everything by these bytes, and hangs up."""
+
+    def serve() -> None:
+        with suppress(OSError):  # the server has been closed
+            while True:
+                client, _ = server.accept()
+                with client:
+                    client.recv(65536)
+                    client.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        container = find_container(f"http://127.0.0.1:{server.getsockname()[1]}/{ACCOUNT}/c-1", {})
+        store = AzureVersionedStore(container, sleep=RecordingSleep())
+        try:
+            yield store
+        finally:
+            store.close()
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def test_an_outage_in_the_middle_of_a_listing_does_not_look_like_its_end(private_azurite: Azurite) -> None:

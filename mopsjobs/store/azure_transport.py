@@ -6,6 +6,7 @@ person waits for has to fail within five seconds when the network is gone, and n
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import re
@@ -27,6 +28,8 @@ from azure.core.exceptions import (
 )
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from mopsjobs.errors import ConfigError, StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
@@ -68,6 +71,66 @@ def timeouts(left: float, value_bytes: int = 0) -> dict[str, Any]:
     }
 
 
+class _WholeLines:
+    """The beginning of a reply, read line by line; it must not end before its empty line."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.close = file.close
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._file.readline(limit)
+        if not line.endswith(b"\n") and len(line) != limit:
+            raise http.client.RemoteDisconnected("The reply broke off in its headers.")
+        return line
+
+
+class _WholeReply(http.client.HTTPResponse):
+    """A reply whose headers are all there. The standard library takes what has come of them for all (RFC 9112, 8).
+
+    Without this, a connection that breaks in mid-reply could leave half of an ETag, or a reply without one.
+    """
+
+    def begin(self) -> None:
+        file: Any = self.fp
+        lines: Any = _WholeLines(file)
+        self.fp = lines
+        try:
+            super().begin()
+        finally:
+            if self.fp is lines:  # not so once the whole reply has been read: it had no body
+                self.fp = file
+
+
+class _Connection(HTTPConnection):
+    response_class = _WholeReply
+
+
+class _TLSConnection(HTTPSConnection):
+    response_class = _WholeReply
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+class _Adapter(HTTPAdapter):
+    """The adapter of requests over these connections."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+        return manager
+
+
 class _Session(requests.Session):
     """A session to one host, which finds out once what the environment says about it.
 
@@ -77,7 +140,7 @@ class _Session(requests.Session):
 
     def __init__(self) -> None:
         super().__init__()
-        adapter = HTTPAdapter(pool_maxsize=POOL_CONNECTIONS, max_retries=0)
+        adapter = _Adapter(pool_maxsize=POOL_CONNECTIONS, max_retries=0)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
         self._settings: dict[object, dict[str, Any]] = {}
