@@ -2,6 +2,8 @@
 
 It delays what comes back and leaves the bandwidth alone: bytes wait in line for their time, not for each other.
 `python -m bench.proxy PORT SECONDS` says on which port it listens, and ends with its standard input.
+
+How such a proxy is started and serves is here for others too: reliability/proxy.py is one that breaks things.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from bench.machine import ROOT
 
 _PIECE_BYTES = 2**18
+
+Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.contextmanager
@@ -24,17 +28,35 @@ def delayed(port: int, seconds: float) -> Iterator[int]:
     Raises:
         RuntimeError: it does not start.
     """
-    argv = [sys.executable, "-m", "bench.proxy", str(port), str(seconds)]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
+    with started("bench.proxy", str(port), str(seconds)) as (_, listening):
+        yield listening
+
+
+@contextlib.contextmanager
+def started(module: str, *argv: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A proxy as a process of its own, and the port that it says it listens on, while the block runs.
+
+    Raises:
+        RuntimeError: it does not start.
+    """
+    words = [sys.executable, "-m", module, *argv]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             line = process.stdout.readline()
             if not line:
                 raise RuntimeError("The proxy did not start.")
-            yield int(line)
+            yield process, int(line)
         finally:
             process.kill()
+
+
+async def serve(connected: Connected, until: Awaitable[object]) -> None:
+    """Serve connections to a free port of this machine, which is printed, until that has happened."""
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await until
+    server.close()
 
 
 async def _serve(port: int, seconds: float) -> None:
@@ -43,10 +65,7 @@ async def _serve(port: int, seconds: float) -> None:
         with contextlib.suppress(ConnectionError):
             await asyncio.gather(_pass(reader, above_writer, 0), _pass(above_reader, writer, seconds))
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    server.close()
+    await serve(connected, asyncio.to_thread(sys.stdin.read))
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:

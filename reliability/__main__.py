@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reliability.trial import Figure, PromiseBroken, Trial
 
-KINDS: tuple[str, ...] = ("crashes",)  # modules of this package, each with `run(trial) -> list[Figure]`
+KINDS = ("storm", "crashes", "hostile")  # modules of this package, each with `run(trial) -> list[Figure]`
 
 
 def main() -> int:

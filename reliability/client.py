@@ -1,0 +1,271 @@
+"""One of the processes of a storm: works on jobs and keys that others work on too, and notes what it was told.
+
+`python -m reliability.client SPEC`, the JSON of a `Spec`: it does its operations, says "done", and after a line on its
+standard input, when the line is good again, syncs its cache once more and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from bench.machine import ROOT
+from mopsjobs.cache import file, mirror
+from mopsjobs.errors import (
+    EXIT_NO_SUCH_JOB,
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    InvalidTransitionError,
+    JobError,
+    RecordError,
+    StoreError,
+    StoreUnavailableError,
+    TooManyRetriesError,
+)
+from mopsjobs.job import JobState
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import identity, open_store
+from mopsjobs.store.base import Versioned, VersionToken
+from mopsjobs.times import utc_now
+from reliability.mutations import MUTATIONS
+from reliability.store_history import Log, RecordingStore
+
+SHARED_FOR = 12
+"""Operations for which all processes are at the same hot job; then they go on to the next."""
+
+OWN_FOR = 25
+RAW_FOR = 40
+"""The same for a job that nobody else is at, and for keys of the store below the registry."""
+
+CALM_TRIES = 5
+"""At the last sync: a machine that is busy may keep a server from answering in time."""
+
+COMMAND_SECONDS = 90
+"""A command that takes longer hangs. One that tries thrice at a server that is silent takes 15."""
+
+IN_DOUBT = "may or may not have landed"
+"""What the hint of an error says exactly when its write may have landed."""
+
+_TARGETS = {
+    "submitting": 20,
+    "scheduled": 30,
+    "running": 40,
+    "validating": 15,
+    "succeeded": 1,
+    "partial": 1,
+    "failed": 1,
+}
+_MIX = {"status": 30, "progress": 25, "fields": 12, "cancel": 2, "own": 15, "raw": 15, "sync": 6, "command": 2}
+
+
+class Spec(NamedTuple):
+    """What a process is told."""
+
+    name: str
+    url: str
+    log: str
+    cache: str
+    seed: str
+    operations: int
+    first: int = 0
+    """Number of its first operation: one that follows a killed one goes on where the others are."""
+    seconds: float = 600.0
+    """After so long it begins no other operation."""
+    clock: float = 0.0
+    """Seconds by which its clock is off."""
+    commands: bool = True
+    """Whether some operations are runs of the command."""
+    mutation: str = ""
+    """What is wrong with it on purpose: a name in `MUTATIONS`."""
+
+
+class Client:
+    """The process."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._log = Log(spec.log)
+        self._random = random.Random(spec.seed)
+        self._registry_id = identity(spec.url, os.environ)
+        self._store = RecordingStore(open_store(spec.url), self._log, ("jobs/hot-", "jobs/own-", "raw/"))
+        self._operation = ""
+        self._begun = itertools.count()
+        self._registry = JobRegistry(
+            self._store, now=self._now, new_id=lambda: self._operation, on_write=self._write_through
+        )
+        self._number = spec.first
+        self._versions: dict[str, VersionToken] = {}
+
+    def run(self) -> None:
+        """Do the operations, wait until all is calm, and bring the cache up to date."""
+        end = time.monotonic() + self._spec.seconds
+        kinds, weights = list(_MIX), list(_MIX.values())
+        last = self._spec.first + self._spec.operations
+        while self._number < last and time.monotonic() < end:
+            self._job(f"own-{self._spec.name}-{self._number // OWN_FOR}", "register")
+            self._job(f"hot-{self._number // SHARED_FOR}", "register")
+            for _ in range(SHARED_FOR):
+                kind = self._random.choices(kinds, weights)[0]
+                self._one(kind)
+        print("done", flush=True)
+        sys.stdin.readline()
+        for _ in range(CALM_TRIES):
+            if self._sync(is_calm=True):
+                break
+        else:
+            sys.exit(f"{self._spec.name} could not sync on a line without faults")
+        self._store.close()
+
+    def _one(self, kind: str) -> None:
+        self._number += 1
+        if kind == "own":
+            self._job(f"own-{self._spec.name}-{self._number // OWN_FOR}", self._random.choice(["status", "progress"]))
+        elif kind == "raw":
+            self._raw()
+        elif kind == "sync":
+            self._sync()
+        elif kind == "command":
+            self._command()
+        else:
+            self._job(f"hot-{self._number // SHARED_FOR}", kind)
+
+    # --- through the registry -----------------------------------------------------------------------------------
+
+    def _job(self, job: str, kind: str) -> None:
+        """One call of the registry. Whatever can carry the name of the operation does, besides the id of the write."""
+        trace = {self._begin(kind): 1}
+        target = self._random.choices(list(_TARGETS), list(_TARGETS.values()))[0]
+        calls: dict[str, Callable[[], JobState]] = {
+            "register": lambda: self._registry.register_job(job, metadata=trace),
+            "status": lambda: self._registry.update_status(job, target, metadata=trace),
+            "progress": lambda: self._registry.update_progress(job, self._random.randrange(10**9)),
+            "fields": lambda: self._registry.update_fields(job, metadata=trace),
+            "cancel": lambda: self._registry.cancel_job(job),
+        }
+        asked = {"target": target} if kind == "status" else {"target": "cancelled"} if kind == "cancel" else {}
+        self._note(kind, job, **asked)
+        try:
+            state = calls[kind]()
+        except StoreUnavailableError as error:
+            self._ended("unknown" if IN_DOUBT in (error.hint or "") else "unreached", error)
+        except RecordError as error:
+            self._ended("corrupt", error)
+        except StoreError as error:
+            self._ended("nonsense", error)
+        except InvalidTransitionError as error:
+            self._ended("refused", error, from_status=error.from_status, to_status=error.to_status)
+        except (JobError, TooManyRetriesError) as error:
+            self._ended("refused", error)
+        else:
+            self._ended("ok", status=str(state.status), revision=state.revision, write_id=state.write_id)
+
+    def _write_through(self, key: str, value: bytes, version: VersionToken) -> None:
+        job_id = self._registry.job_id_of(key)
+        assert job_id is not None
+        mirror.write_through(self._spec.cache, self._registry_id, job_id, key, value, version)
+
+    def _now(self) -> datetime:
+        return utc_now() + timedelta(seconds=self._spec.clock)
+
+    # --- below it, and above it ---------------------------------------------------------------------------------
+
+    def _raw(self) -> None:
+        """One call on a key of the store. The store's own notes tell of it."""
+        key = f"raw/{self._number // RAW_FOR}-{self._random.randrange(2)}"
+        value = self._begin("raw").encode()
+        with contextlib.suppress(StoreError):
+            chosen = self._random.random()
+            if chosen < 0.3:
+                found = self._store.get(key)
+                self._remember(key, found)
+            elif chosen < 0.5:
+                self._store.create_if_absent(key, value)
+            elif chosen < 0.53:
+                self._store.delete(key)
+            else:
+                version = self._versions.get(key) or self._remember(key, self._store.get(key))
+                if version is not None and (put := self._store.put(key, value, version)) is not None:
+                    self._versions[key] = put
+
+    def _remember(self, key: str, found: Versioned | None) -> VersionToken | None:
+        if found is not None:
+            self._versions[key] = found.version
+        return None if found is None else found.version
+
+    def _sync(self, *, is_calm: bool = False) -> bool:
+        """Sync the cache, and note what it holds then: each job's revision and version. Returns whether it worked."""
+        self._begin("sync")
+        self._note("sync", None, is_calm=is_calm)
+        try:
+            report = mirror.sync(self._registry, self._spec.cache, self._registry_id, now=self._now)
+        except StoreError as error:
+            self._ended("failed", error)
+            return False
+        connection = file.open_to_read(self._spec.cache, self._registry_id)
+        assert connection is not None
+        with contextlib.closing(connection):
+            rows = connection.execute("SELECT key, json_extract(record, '$.revision'), version FROM job").fetchall()
+        problems = [f"{one.key}: {one.reason}" for one in report.problems]
+        self._ended("ok", is_full=report.is_full, rows={key: rest for key, *rest in rows}, problems=problems)
+        return True
+
+    def _command(self) -> None:
+        """One run of the command, on jobs that only commands are at."""
+        job = f"command-{self._number // (2 * SHARED_FOR)}"
+        if not self._spec.commands:
+            return
+        target = self._random.choices(list(_TARGETS), list(_TARGETS.values()))[0]
+        operation = self._begin("command")
+        trace = ["--metadata", json.dumps({operation: 1}), "--json"]
+        argv, asked = self._random.choice(
+            [(["register", job, *trace], {}), (["update", job, target, *trace], {"target": target})]
+        )
+        self._note(f"command {argv[0]}", job, **asked)
+        env = {**os.environ, "MOPS_JOBS_REGISTRY": self._spec.url, "MOPS_JOBS_CACHE": self._spec.cache}
+        words = [sys.executable, str(ROOT / "mops_jobs.py"), *argv]
+        try:
+            ran = subprocess.run(words, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            self._ended("hung")
+            return
+        outcome = {0: "ok", EXIT_NO_SUCH_JOB: "refused", EXIT_REFUSED: "refused"}.get(ran.returncode, "crashed")
+        if ran.returncode == EXIT_UNREACHABLE:
+            outcome = "unknown" if IN_DOUBT in ran.stderr else "unreached"
+        told = json.loads(ran.stdout) if outcome == "ok" else {"stderr": ran.stderr}
+        self._ended(outcome, **{name: told[name] for name in ("status", "write_id", "stderr") if name in told})
+
+    # --- notes --------------------------------------------------------------------------------------------------
+
+    def _begin(self, kind: str) -> str:
+        self._operation = f"{self._spec.name}.{kind}.{next(self._begun)}"
+        return self._operation
+
+    def _note(self, kind: str, job: str | None, **asked: object) -> None:
+        self._log.note(op=self._operation, kind=kind, job=job, start=time.monotonic(), **asked)
+
+    def _ended(self, outcome: str, error: Exception | None = None, **told: Any) -> None:
+        if error is not None:
+            told |= {"error": type(error).__name__, "message": str(error)}
+        self._log.note(op_ended=self._operation, outcome=outcome, end=time.monotonic(), **told)
+
+
+def main() -> None:
+    spec = Spec(**json.loads(sys.argv[1]))
+    # A registry as small as a trial's would be listed whole each time: here the changed jobs alone are asked for.
+    mirror.SMALL = mirror.GET_COST = 0
+    if spec.mutation:
+        MUTATIONS[spec.mutation]()
+    Client(spec).run()
+
+
+if __name__ == "__main__":
+    main()

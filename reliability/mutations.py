@@ -1,0 +1,102 @@
+"""Defects put into mops-jobs on purpose, in the processes of a storm: a check that finds none proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mopsjobs import rules
+from mopsjobs.cache.delta import Delta
+from mopsjobs.errors import StoreError, StoreUnavailableError
+from mopsjobs.store import cas
+from mopsjobs.store.azure import AzureVersionedStore
+from mopsjobs.store.base import Entry, VersionToken
+
+
+def _ignore_the_version() -> None:
+    def put(self: AzureVersionedStore, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        try:
+            return self._upload(key, value, overwrite=True)
+        except Exception as error:  # noqa: BLE001 - as in what it replaces
+            raise self._explain(error) from None
+
+    AzureVersionedStore.put = put  # type: ignore[method-assign]
+
+
+def _let_the_sdk_retry() -> None:
+    given = AzureVersionedStore.__init__
+
+    def init(self: AzureVersionedStore, container: Any) -> None:
+        given(self, container, client_options={"retry_total": 3, "initial_backoff": 1, "random_jitter_range": 0})
+
+    AzureVersionedStore.__init__ = init  # type: ignore[assignment,method-assign]
+
+
+def _recognise_no_own_write() -> None:
+    rules.has_write = lambda value, write_id: False
+
+
+def _take_a_lost_reply_for_a_lost_race() -> None:
+    given = AzureVersionedStore.put
+
+    def put(self: AzureVersionedStore, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        try:
+            return given(self, key, value, version)
+        except StoreUnavailableError:
+            return None
+
+    AzureVersionedStore.put = put  # type: ignore[method-assign]
+
+
+def _say_nothing_of_doubt() -> None:
+    given = cas._unknown_outcome
+
+    def silent(key: str, cause: StoreUnavailableError | None = None) -> StoreUnavailableError:
+        error = given(key, cause)
+        error.hint = None
+        return error
+
+    cas._unknown_outcome = silent
+
+
+def _acknowledge_what_was_not_sent() -> None:
+    given = AzureVersionedStore.put
+    count = iter(range(10**9))
+
+    def put(self: AzureVersionedStore, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        return version if next(count) % 10 == 9 else given(self, key, value, version)
+
+    AzureVersionedStore.put = put  # type: ignore[method-assign]
+
+
+def _take_a_broken_listing_for_a_whole_one() -> None:
+    given = AzureVersionedStore.scan
+
+    def scan(self: AzureVersionedStore, prefix: str = "") -> Iterator[Entry]:
+        try:
+            yield from given(self, prefix)
+        except StoreError:
+            return
+
+    AzureVersionedStore.scan = scan  # type: ignore[method-assign]
+
+
+def _look_at_half_of_what_was_announced() -> None:
+    given = Delta.__init__
+
+    def init(self: Delta, registry: Any, connection: Any, report: Any, generation: int, announced: set[str]) -> None:
+        given(self, registry, connection, report, generation, set(sorted(announced)[::2]))
+
+    Delta.__init__ = init  # type: ignore[method-assign]
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    "the version that a write names is ignored": _ignore_the_version,
+    "the SDK repeats conditional writes": _let_the_sdk_retry,
+    "nobody recognises a write of his own": _recognise_no_own_write,
+    "a lost reply is taken for a lost race": _take_a_lost_reply_for_a_lost_race,
+    "an error does not tell that the write may have landed": _say_nothing_of_doubt,
+    "each tenth write is acknowledged and not sent": _acknowledge_what_was_not_sent,
+    "a listing that breaks off is taken for a whole one": _take_a_broken_listing_for_a_whole_one,
+    "a delta sync looks at half of what was announced": _look_at_half_of_what_was_announced,
+}

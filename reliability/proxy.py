@@ -1,0 +1,306 @@
+"""A bad line to an HTTP server on this machine: a proxy that by a seeded plan does to requests what networks do.
+
+It understands HTTP just so far that it can tell where a message ends, so that a reply can be lost after the write has
+landed, or be cut in the middle. `python -m reliability.proxy PORT` says on which port it listens, takes a `Plan` as
+JSON in each line of its standard input and answers with what it has done so far, and ends with that input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple
+
+from bench import proxy as line
+
+FAULTS = {
+    "delay": "the reply comes up to a second late",
+    "throttle": "the reply comes in pieces of a few bytes",
+    "cut": "the connection breaks in mid-reply",
+    "lost": "the connection breaks when the server has done what was asked, without a reply",
+    "late": "the connection breaks, and the server gets the request up to half a second afterwards",
+    "busy": "503, with XML as Azure has it",
+    "gateway": "503, with a page of HTML; every other time the server has done what was asked",
+    "throttled": "429, with Retry-After",
+    "internal": "500, with XML as Azure has it; every other time the server has done what was asked",
+    "half_page": "a listing of which half the XML has come, and which says that this was all",
+    "stall": "silence for ever: before the server has the request, after it, or in mid-reply",
+}
+"""What can go wrong with a request."""
+
+MAX_DELAY = 1.0
+"""Seconds by which a reply may be late."""
+
+MAX_LATE = 0.5
+"""Seconds after the end of its connection at which the server may get a request."""
+
+MAX_THROTTLED = 4.0
+"""Seconds that a throttled reply takes in all, whatever its size."""
+
+RETRY_AFTER = 1
+"""Seconds that a 429 asks for."""
+
+_PIECES = 20
+_XML = '<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>As asked.</Message></Error>'
+_HTML = "<html><body><h1>503 Service Unavailable</h1></body></html>"
+
+
+class Plan(NamedTuple):
+    """What is to go wrong from now on."""
+
+    rate: float
+    """The part of the requests to which something happens: 0 to 1."""
+    kinds: tuple[str, ...] = tuple(FAULTS)
+    """What may happen, each as often as the others."""
+    seed: int = 1
+    """Where the proxy's chance comes from. Which request comes when is up to the clients."""
+
+
+class Proxy:
+    """A proxy that runs: see `faulty`."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.port = port
+        self._process = process
+
+    def follow(self, plan: Plan) -> Counter[str]:
+        """Follow that plan from now on. Returns what has happened so far: requests, and faults by kind.
+
+        When it returns, no request of before is on its way any more, apart from those at which the server works.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(plan) + "\n")
+        self._process.stdin.flush()
+        return Counter(json.loads(self._process.stdout.readline()))
+
+    def calm(self) -> Counter[str]:
+        """Let everything pass from now on, and return as `follow`."""
+        return self.follow(Plan(0.0))
+
+
+@contextlib.contextmanager
+def faulty(port: int, plan: Plan) -> Iterator[Proxy]:
+    """A proxy to that port of this machine, while the block runs.
+
+    Raises:
+        RuntimeError: it does not start.
+    """
+    with line.started("reliability.proxy", str(port)) as (process, listening):
+        proxy = Proxy(process, listening)
+        proxy.follow(plan)
+        yield proxy
+
+
+class _Exchange(NamedTuple):
+    """One request on its way: what a fault has to work with."""
+
+    request: bytes
+    ask: Callable[[], Awaitable[bytes]]
+    """Have the server do it, and read its whole reply."""
+    client: asyncio.StreamWriter
+    gone: Callable[[], Awaitable[bytes]]
+    """Wait until the client hangs up."""
+    random: random.Random
+
+    @property
+    def is_listing(self) -> bool:
+        return b"comp=list" in self.request.partition(b"\r\n")[0]
+
+    async def give(self, reply: bytes) -> None:
+        self.client.write(reply)
+        await self.client.drain()
+
+    def hang_up(self) -> None:
+        """End the connection: as if somebody had unplugged it, or, as often, in good order."""
+        if self.random.random() < 0.5:
+            self.client.transport.abort()
+        else:
+            self.client.close()
+
+
+class _Faults:
+    """The proxy, inside its process."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._plan = Plan(0.0)
+        self._random = random.Random()
+        self._late: set[asyncio.Task[None]] = set()
+        self.counts: Counter[str] = Counter()
+
+    async def follow(self, plan: Plan) -> None:
+        self._plan, self._random = plan, random.Random(plan.seed)
+        await asyncio.gather(*self._late)
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            goes_on = True
+            while goes_on:
+                goes_on = await self._exchange(await _message(reader), reader, writer)
+        writer.close()
+
+    async def _exchange(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request, well or badly. Returns whether the connection goes on."""
+        self.counts["requests"] += 1
+        chance = random.Random(self._random.random())
+        exchange = _Exchange(request, lambda: self._ask(request), writer, reader.read, chance)
+        kind = chance.choice(self._plan.kinds) if chance.random() < self._plan.rate else None
+        if kind is None or (kind == "half_page" and not exchange.is_listing):
+            await exchange.give(await exchange.ask())
+            return True
+        self.counts[kind] += 1
+        if kind == "late":
+            exchange.hang_up()
+            task = asyncio.create_task(self._ask_late(request, chance.random() * MAX_LATE))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+            return False
+        return await _HAPPEN[kind](exchange)
+
+    async def _ask(self, request: bytes) -> bytes:
+        # By a connection of its own: one that is kept may have been closed by the server meanwhile, a fault unplanned.
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            writer.write(request)
+            return await _message(reader, has_body=not request.startswith(b"HEAD "))
+        finally:
+            writer.close()
+
+    async def _ask_late(self, request: bytes, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await self._ask(request)
+
+
+# --- what can happen: each returns whether the connection goes on ---------------------------------------------------
+
+
+async def _delay(exchange: _Exchange) -> bool:
+    reply = await exchange.ask()
+    await asyncio.sleep(exchange.random.random() * MAX_DELAY)
+    await exchange.give(reply)
+    return True
+
+
+async def _throttle(exchange: _Exchange) -> bool:
+    reply = await exchange.ask()
+    pause = exchange.random.random() * MAX_THROTTLED / _PIECES
+    size = len(reply) // _PIECES + 1
+    for start in range(0, len(reply), size):
+        await exchange.give(reply[start : start + size])
+        await asyncio.sleep(pause)
+    return True
+
+
+async def _cut(exchange: _Exchange) -> bool:
+    reply = await exchange.ask()
+    await exchange.give(reply[: exchange.random.randrange(1, len(reply))])
+    exchange.client.close()  # in good order: a reset would take back what has been sent, and be as `lost`
+    return False
+
+
+async def _lost(exchange: _Exchange) -> bool:
+    await exchange.ask()
+    exchange.hang_up()
+    return False
+
+
+async def _busy(exchange: _Exchange) -> bool:
+    await exchange.give(_reply("503 Server Busy", _XML.format(code="ServerBusy"), "x-ms-error-code: ServerBusy"))
+    return True
+
+
+async def _gateway(exchange: _Exchange) -> bool:
+    if exchange.random.random() < 0.5:
+        await exchange.ask()
+    await exchange.give(_reply("503 Service Unavailable", _HTML, media_type="text/html"))
+    return True
+
+
+async def _throttled(exchange: _Exchange) -> bool:
+    await exchange.give(_reply("429 Too Many Requests", "", f"Retry-After: {RETRY_AFTER}"))
+    return True
+
+
+async def _internal(exchange: _Exchange) -> bool:
+    if exchange.random.random() < 0.5:
+        await exchange.ask()
+    code = "InternalError"
+    await exchange.give(_reply("500 Internal Server Error", _XML.format(code=code), f"x-ms-error-code: {code}"))
+    return True
+
+
+async def _half_page(exchange: _Exchange) -> bool:
+    _, mark, rest = (await exchange.ask()).partition(b"<?xml")  # what is before it may be the length of a chunk
+    await exchange.give(_reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
+    return True
+
+
+async def _stall(exchange: _Exchange) -> bool:
+    where = exchange.random.randrange(3)
+    reply = b"" if where == 0 else await exchange.ask()
+    await exchange.give(reply[: len(reply) // 2] if where == 2 else b"")
+    await exchange.gone()
+    return False
+
+
+_HAPPEN: dict[str, Callable[[_Exchange], Awaitable[bool]]] = {
+    "delay": _delay,
+    "throttle": _throttle,
+    "cut": _cut,
+    "lost": _lost,
+    "busy": _busy,
+    "gateway": _gateway,
+    "throttled": _throttled,
+    "internal": _internal,
+    "half_page": _half_page,
+    "stall": _stall,
+}
+
+
+# --- HTTP/1.1, as far as needed -------------------------------------------------------------------------------------
+
+
+def _reply(status: str, body: str, *headers: str, media_type: str = "application/xml") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Type: {media_type}", f"Content-Length: {len(body.encode())}", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+async def _message(reader: asyncio.StreamReader, *, has_body: bool = True) -> bytes:
+    """One whole message as it came. Its length is told by Content-Length or its chunks (RFC 9112, section 6)."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    fields = dict(one.lower().split(b":", 1) for one in head.split(b"\r\n")[1:-2])
+    if not has_body:
+        return head
+    if b"chunked" not in fields.get(b"transfer-encoding", b""):
+        return head + await reader.readexactly(int(fields.get(b"content-length", b"0")))
+    pieces = [head]
+    size = 1
+    while size:
+        pieces.append(await reader.readuntil(b"\r\n"))
+        size = int(pieces[-1], 16)
+        pieces.append(await reader.readexactly(size + 2))
+    return b"".join(pieces)
+
+
+async def _serve(port: int) -> None:
+    faults = _Faults(port)
+
+    async def obey() -> None:
+        while text := await asyncio.to_thread(sys.stdin.readline):
+            rate, kinds, seed = json.loads(text)
+            await faults.follow(Plan(rate, tuple(kinds), seed))
+            print(json.dumps(faults.counts), flush=True)
+
+    await line.serve(faults.connected, obey())
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,333 @@
+"""Storms: many processes at the same jobs while the line to the store breaks in every way, and processes are killed.
+
+Each process notes what it asked for and what it was told. In the end, on a line that is good again, the notes are held
+against the records, against each other and against the caches: see verdict.py for what must hold. Nothing here knows a
+backend but `run`: a `Place` is all that a storm needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from bench import azurite
+from bench.machine import ROOT
+from mopsjobs.cache import mirror
+from mopsjobs.job import JobState
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from reliability.client import Spec
+from reliability.mutations import MUTATIONS
+from reliability.proxy import FAULTS, Plan, Proxy, faulty
+from reliability.store_history import read_log
+from reliability.trial import Figure, PromiseBroken, Trial
+from reliability.verdict import Verdict
+
+PROCESSES = 16
+
+RATE = 0.15
+"""The part of the requests to which something happens: an update is three or four."""
+
+ENDING_SECONDS = 120.0
+"""How long a process may be at its last sync, on a line without faults."""
+
+MAX_CLOCK = 290.0
+"""Seconds by which clocks are off: any two differ by less than the ten minutes that syncs allow for."""
+
+_TOLD = 12
+"""Sentences of a failure that are shown."""
+
+
+class Place(NamedTuple):
+    """A registry as the processes reach it, and as whoever judges them does: on a line without faults."""
+
+    url: str
+    env: Mapping[str, str]
+    """What opens it besides the URL."""
+    calm_url: str
+    calm_env: Mapping[str, str]
+
+
+@dataclass
+class Storm:
+    """What happens in one."""
+
+    place: Place
+    directory: Path
+    seed: str
+    operations: int
+    """Of each process."""
+    processes: int = PROCESSES
+    kills: int = 0
+    """Processes that are killed in the middle of it; another one takes over the cache of each."""
+    seconds: float = 600.0
+    """After so long no process begins another operation."""
+    commands: bool = True
+    mutation: str = ""
+    line: Proxy | None = None
+    """The bad line, where there is one: it is calmed before the end."""
+    plan: Plan = field(default_factory=lambda: Plan(0.0))
+
+    def run(self) -> Counter[str]:
+        """Let it happen, and count.
+
+        Raises:
+            PromiseBroken: something that must hold did not. Says what, and where the notes are.
+        """
+        self.directory.mkdir(parents=True)
+        chance = random.Random(self.seed)
+        counts: Counter[str] = Counter()
+        with _Fleet(self, chance) as fleet:
+            counts["processes killed"] = fleet.sail()
+            counts += Counter({} if self.line is None else self.line.calm())
+            fleet.land()
+        verdict = Verdict([read_log(str(path)) for path in sorted(self.directory.glob("*.log"))])
+        records, rows = self._registry()
+        verdict.judge(records)
+        verdict.broken += self._compare_caches(rows)
+        if verdict.broken:
+            shown = verdict.broken[:_TOLD]
+            more = f" And {len(verdict.broken) - _TOLD} more." if len(verdict.broken) > _TOLD else ""
+            raise PromiseBroken(f"Seed {self.seed}: " + " ".join(shown) + more)
+        counts["caches equal to the registry"] = len(list(self.directory.glob("*.db")))
+        return counts + verdict.counts
+
+    def _registry(self) -> tuple[dict[str, JobState], list[tuple[object, ...]]]:
+        """The records as they are, and the rows of a cache that has been filled from nothing."""
+        store = open_store(self.place.calm_url, {**os.environ, **self.place.calm_env})
+        with contextlib.closing(store):
+            registry = JobRegistry(store)
+            records = {job.job_id: job for job in registry.list_jobs()}
+            fresh = self.directory / "fresh" / "cache.db"
+            mirror.sync(registry, str(fresh), "fresh", full=True)
+        return records, _rows(fresh)
+
+    def _compare_caches(self, expected: list[tuple[object, ...]]) -> Iterator[str]:
+        for path in sorted(self.directory.glob("*.db")):
+            wrong = set(_rows(path)) ^ set(expected)
+            if wrong:
+                keys = sorted({str(row[0]) for row in wrong})
+                yield f"The cache {path.name} differs from the registry in {len(keys)} jobs, such as {keys[:3]}."
+
+
+class _Fleet:
+    """The processes of a storm."""
+
+    def __init__(self, storm: Storm, chance: random.Random) -> None:
+        self._storm = storm
+        self._chance = chance
+        self._processes: list[tuple[Spec, subprocess.Popen[str]]] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            for number in range(self._storm.processes):
+                name = f"p{number:02}"
+                self._start(
+                    Spec(
+                        name=name,
+                        url=self._storm.place.url,
+                        log=str(self._storm.directory / f"{name}.log"),
+                        cache=str(self._storm.directory / f"{name}.db"),
+                        seed=f"{self._storm.seed}-{name}",
+                        operations=self._storm.operations,
+                        seconds=self._storm.seconds,
+                        clock=self._chance.uniform(-MAX_CLOCK, MAX_CLOCK),
+                        commands=self._storm.commands,
+                        mutation=self._storm.mutation,
+                    )
+                )
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def sail(self) -> int:
+        """Wait until all have done their operations, and kill some meanwhile. Returns how many were killed."""
+        killed = 0
+        places = sorted(self._chance.sample(range(10, 90), self._storm.kills))
+        for percent in places:
+            number = self._chance.randrange(len(self._processes))
+            spec, process = self._processes[number]
+            begun = _until(spec, spec.first + spec.operations * percent // 100, process)
+            if process.poll() is None and begun < spec.first + spec.operations:
+                process.kill()
+                process.wait()
+                killed += 1
+                name = f"{spec.name}x"
+                left = spec.first + spec.operations - begun
+                log = str(self._storm.directory / f"{name}.log")
+                following = spec._replace(name=name, log=log, seed=f"{spec.seed}x", first=begun, operations=left)
+                self._start(following, number)
+        for spec, process in self._processes:
+            assert process.stdout is not None
+            if process.stdout.readline() != "done\n":
+                raise PromiseBroken(f"Seed {self._storm.seed}: {spec.name} came to no end of its operations.")
+        return killed
+
+    def land(self) -> None:
+        """Have one after the other bring its cache up to date, and end."""
+        for spec, process in self._processes:
+            try:
+                process.communicate("calm\n", timeout=ENDING_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise PromiseBroken(f"Seed {self._storm.seed}: the last sync of {spec.name} hangs.") from None
+            if process.returncode != 0:
+                raise PromiseBroken(f"Seed {self._storm.seed}: {spec.name} ended with {process.returncode}.")
+
+    def _start(self, spec: Spec, number: int | None = None) -> None:
+        words = [sys.executable, "-m", "reliability.client", json.dumps(spec._asdict())]
+        env = {**os.environ, **self._storm.place.env, "PYTHONPATH": str(ROOT), "HOME": str(self._storm.directory)}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(words, env=env, stdin=pipe, stdout=pipe, text=True)
+        self._stack.callback(_end, process)
+        if number is None:
+            self._processes.append((spec, process))
+        else:
+            self._processes[number] = (spec, process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def _until(spec: Spec, number: int, process: subprocess.Popen[str]) -> int:
+    """Wait until a process has begun its operation of that number, or ended. Returns how many it has begun."""
+    while True:
+        begun = spec.first
+        with contextlib.suppress(OSError):
+            begun += sum('"op":' in text for text in Path(spec.log).read_text(encoding="utf-8").splitlines())
+        if begun >= number or process.poll() is not None:
+            return begun
+        time.sleep(0.05)
+
+
+def _rows(path: Path) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT key, version, status, record FROM job ORDER BY key").fetchall()
+    return [tuple(row) for row in rows]
+
+
+# --- the trial ------------------------------------------------------------------------------------------------------
+
+FOR_MUTATIONS = ("cut", "lost", "internal", "busy", "half_page", "delay")
+"""What happens on the line where a defect is to be found: what is quick."""
+
+
+def run(trial: Trial) -> list[Figure]:
+    """Storms over Azure and over one SQLite file, then one for each mutation, which must not go unseen.
+
+    Raises:
+        PromiseBroken: something that must hold did not, or a mutation was not found.
+    """
+    figures = [*_figures("SQLite", embedded(trial)), *_figures("Azure", over_azure(trial)), *silence(trial)]
+    mutations = list(MUTATIONS)[: trial.times(len(MUTATIONS))]
+    return [*figures, *(Figure(f"storms until it was found that {one}", find(trial, one)) for one in mutations)]
+
+
+def embedded(trial: Trial) -> Counter[str]:
+    """A storm over one SQLite file, without a line that could break, but with kills."""
+    url = f"sqlite://{trial.directory}/registry.db"
+    storm = Storm(Place(url, {}, url, {}), trial.directory / "sqlite", str(trial.seed), trial.times(300, 24))
+    storm.kills, storm.commands, storm.processes = trial.times(20, 2), trial.scale >= 1, trial.times(PROCESSES, 4)
+    return storm.run()
+
+
+def over_azure(trial: Trial, *, mutation: str = "") -> Counter[str]:
+    """A storm over a real Azurite, with everything that can happen on the line, and kills."""
+    with line(trial.directory, Plan(RATE, seed=trial.seed)) as (place, proxy):
+        storm = Storm(place, trial.directory / "azure", str(trial.seed), trial.times(200, 24), line=proxy)
+        storm.kills, storm.commands, storm.processes = trial.times(8), trial.scale >= 1, trial.times(PROCESSES, 4)
+        storm.mutation = mutation
+        return storm.run()
+
+
+def find(trial: Trial, mutation: str) -> int:
+    """Over Azurite, let a storm find a defect that has been put in. Returns after how many storms it did.
+
+    Raises:
+        PromiseBroken: it does not.
+    """
+    for attempt in range(1, 4):
+        seed = trial.seed + attempt
+        name = f"mutation-{list(MUTATIONS).index(mutation)}-{attempt}"
+        with line(trial.directory, Plan(2 * RATE, FOR_MUTATIONS, seed)) as (place, proxy):
+            storm = Storm(
+                place, trial.directory / name, str(seed), 48, 4, commands=False, mutation=mutation, line=proxy
+            )
+            try:
+                storm.run()
+            except PromiseBroken:
+                return attempt
+    raise PromiseBroken(f"Not found in {attempt} storms: {mutation}.")
+
+
+SILENT_COMMANDS = (
+    ("sync",),
+    ("list", "--refresh"),
+    ("status", "job"),
+    ("register", "other"),
+    ("progress", "job", "1/2"),
+    ("update", "job", "running"),
+    ("cancel", "job"),
+    ("doctor",),
+)
+"""Commands that talk to the registry."""
+
+SILENT_SECONDS = 30.0
+"""A command that takes longer at a server that says nothing hangs. It should be five, and the machine may be busy."""
+
+
+def silence(trial: Trial) -> list[Figure]:
+    """How long commands take at a server that takes each request and never answers.
+
+    Raises:
+        PromiseBroken: one hangs, or does not say that the registry cannot be reached.
+    """
+    figures = []
+    with line(trial.directory, Plan(1.0, ("stall",), trial.seed)) as (place, _):
+        for argv in SILENT_COMMANDS[: trial.times(len(SILENT_COMMANDS))]:
+            home = trial.directory / "silent"
+            env = {**os.environ, **place.env, "HOME": str(home), "MOPS_JOBS_REGISTRY": place.url}
+            begun = time.monotonic()
+            try:
+                words = [sys.executable, str(ROOT / "mops_jobs.py"), *argv]
+                ran = subprocess.run(
+                    words, env=env, capture_output=True, text=True, timeout=SILENT_SECONDS, check=False
+                )
+            except subprocess.TimeoutExpired:
+                raise PromiseBroken(f"{' '.join(argv)} hangs at a silent server.") from None
+            seconds = time.monotonic() - begun
+            if ran.returncode not in (5, 7) or not (ran.stderr or ran.stdout):
+                raise PromiseBroken(f"{' '.join(argv)} ended with {ran.returncode} at a silent server: {ran.stderr}")
+            figures.append(Figure(f"seconds at a silent server: {' '.join(argv)}", f"{seconds:.1f}"))
+    return figures
+
+
+@contextlib.contextmanager
+def line(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
+    """A container that does not exist yet of a real Azurite, and the bad line to it."""
+    with azurite.running(directory) as server, faulty(server.port, plan) as proxy:
+        far = azurite.Azurite(proxy.port)
+        container = azurite.new_container()
+        yield Place(far.url(container), far.env, server.url(container), server.env), proxy
+
+
+def _figures(where: str, counts: Counter[str]) -> list[Figure]:
+    faults = {name for name in FAULTS if counts[name]}
+    told = [Figure(f"{where}: faults, {name}", counts[name]) for name in FAULTS if name in faults]
+    rest = [Figure(f"{where}: {name}", count) for name, count in sorted(counts.items()) if name not in FAULTS]
+    return [*rest, *told]

@@ -1,0 +1,345 @@
+"""Storms: processes that are told nothing false while the line to the store breaks; and that these checks can fail.
+
+The whole of it is `./build.sh reliability --only storm`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import itertools
+import math
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from reliability import storm
+from reliability.linearizable import Operation, unexplained
+from reliability.mutations import MUTATIONS
+from reliability.proxy import FAULTS, RETRY_AFTER, Plan, Proxy, faulty
+from reliability.store_history import Call, histories, step
+from reliability.trial import Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+# --- the checker of histories ---------------------------------------------------------------------------------------
+
+VERSIONS = st.sampled_from("ab")
+WRITES = st.tuples(VERSIONS, VERSIONS)
+
+
+def op(start: float, end: float, kind: str, outcome: str, written: str | None = None, over: str | None = None) -> Any:
+    """A call on one key. The value of version `a` has the digest `A`; that of an open one is told by no version."""
+    told = None if outcome == "open" else written
+    call = Call(kind, outcome, written and written.upper(), told, over, over and over.upper())
+    return Operation(start, end, call, kind == "get" or outcome == "no")
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> Operation:
+    start = draw(st.integers(0, 6))
+    kind = draw(st.sampled_from(["get", "put", "create", "delete"]))
+    outcome = draw(st.sampled_from(["yes", "no"] if kind == "get" else ["yes", "no", "open"]))
+    end = math.inf if outcome == "open" else start + draw(st.integers(0, 4))
+    written = None if kind == "delete" or (kind == "get" and outcome == "no") else draw(VERSIONS)
+    return op(start, end, kind, outcome, written, draw(VERSIONS) if kind == "put" else None)  # type: ignore[no-any-return]
+
+
+def every_order_fails(history: Sequence[Operation]) -> bool:
+    """By trying all: each choice of the open calls, in each order."""
+    ended = [one for one in history if one.end < math.inf]
+    open_ended = [one for one in history if one.end == math.inf]
+    chosen = (c for size in range(len(open_ended) + 1) for c in itertools.combinations(open_ended, size))
+    return not any(is_legal(order) for choice in chosen for order in itertools.permutations([*ended, *choice]))
+
+
+def is_legal(order: Sequence[Operation]) -> bool:
+    if any(later.end < earlier.start for earlier, later in itertools.combinations(order, 2)):
+        return False
+    states: set[Any] = {None}
+    for one in order:
+        states = {after for state in states for after in step(state, one.call)}
+    return bool(states)
+
+
+@example([op(0, math.inf, "create", "open", "a"), op(1, 2, "get", "no"), op(3, 4, "get", "yes", "a")])
+@example([op(0, 1, "create", "yes", "a"), op(0, math.inf, "delete", "open"), op(2, 3, "get", "no")])
+@given(st.lists(operations(), max_size=5))
+def test_the_checker_agrees_with_trying_all_orders(history: list[Operation]) -> None:
+    assert (unexplained(history, None, step) is not None) == every_order_fails(history)
+
+
+GOOD = {
+    "a lost reply, seen later": [op(0, math.inf, "create", "open", "a"), op(5, 6, "get", "yes", "a")],
+    "a lost reply, never seen": [op(0, math.inf, "create", "open", "a"), op(5, 6, "get", "no")],
+    "it landed late": [
+        op(0, math.inf, "create", "open", "a"),
+        op(1, 2, "get", "no"),
+        op(3, 4, "create", "no", "b"),
+        op(5, 6, "put", "yes", "b", over="a"),
+    ],
+    "one of two wins": [
+        op(0, 1, "create", "yes", "a"),
+        op(2, 5, "put", "yes", "b", over="a"),
+        op(2, 5, "put", "no", "c", over="a"),
+    ],
+}
+BAD = {
+    "both of two win": [
+        op(0, 1, "create", "yes", "a"),
+        op(2, 5, "put", "yes", "b", over="a"),
+        op(2, 5, "put", "yes", "c", over="a"),
+    ],
+    "a conflict with nobody": [op(0, 1, "create", "yes", "a"), op(2, 3, "put", "no", "b", over="a")],
+    "a read of what was replaced": [
+        op(0, 1, "create", "yes", "a"),
+        op(2, 3, "put", "yes", "b", over="a"),
+        op(4, 5, "get", "yes", "a"),
+    ],
+    "acknowledged and not there": [op(0, 1, "create", "yes", "a"), op(2, 3, "get", "no")],
+    "back from a deletion": [
+        op(0, 1, "create", "yes", "a"),
+        op(2, 3, "delete", "yes"),
+        op(4, 5, "put", "yes", "b", over="a"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_history_that_can_be_is_taken(name: str) -> None:
+    assert unexplained(GOOD[name], None, step) is None
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_history_that_cannot_be_is_refused_by_its_first_call_without_an_explanation(name: str) -> None:
+    assert unexplained(BAD[name], None, step) is not None
+
+
+def test_many_open_calls_do_not_make_the_search_long() -> None:
+    """Each could take effect at any time, in any order: their number alone costs little."""
+    lost = [op(number, math.inf, "put", "open", f"v{number + 1}", over=f"v{number}") for number in range(60)]
+    deletes = [op(number, math.inf, "delete", "open") for number in range(60)]
+    history = [op(0, 1, "create", "yes", "v0"), *lost, *deletes, op(100, 101, "get", "yes", "v60")]
+    assert unexplained(history, None, step) is None
+    assert unexplained([*history, op(102, 103, "get", "yes", "v59")], None, step) == history[-1]._replace(
+        start=102, end=103, call=op(102, 103, "get", "yes", "v59").call
+    )
+
+
+def test_notes_become_histories() -> None:
+    """A call whose end was not noted is open; one that was not sent has not happened."""
+    log = [
+        {"call": "create", "number": 0, "key": "k", "start": 1.0, "digest": "A"},
+        {"ended": 0, "outcome": "yes", "end": 2.0, "version": "a"},
+        {"call": "put", "number": 1, "key": "k", "start": 3.0, "digest": "B", "expected": "a", "expected_digest": "A"},
+        {"call": "put", "number": 2, "key": "k", "start": 3.0, "digest": "C", "expected": "a", "expected_digest": "A"},
+        {"ended": 2, "outcome": "unsent", "end": 4.0},
+        {"call": "get", "key": "k", "start": 5.0, "end": 6.0, "digest": "A", "version": "a"},
+    ]
+    expected = [
+        op(1, 2, "create", "yes", "a"),
+        op(3, math.inf, "put", "open", "b", over="a"),
+        op(5, 6, "get", "yes", "a"),
+    ]
+    assert histories([log]) == {"k": expected}
+
+
+# --- the line -------------------------------------------------------------------------------------------------------
+
+PAGE = b'<?xml version="1.0"?><EnumerationResults>' + b"<Blob/>" * 400 + b"</EnumerationResults>"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def answer(connection: http.client.HTTPConnection, path: str = "/x") -> Answer:
+    connection.request("PUT", path, b"body")
+    with connection.getresponse() as reply:
+        return Answer(reply.status, reply.headers, reply.read())
+
+
+class Server:
+    """An HTTP server that remembers what it has been asked, and the proxy to it."""
+
+    def __init__(self, proxy: Proxy, asked: list[str]) -> None:
+        self.proxy = proxy
+        self.asked = asked
+
+    def ask(self, fault: str, *, path: str = "/x?comp=list", seed: int = 1) -> Answer:
+        """A request to which that happens."""
+        self.proxy.follow(Plan(1.0, (fault,), seed))
+        with self.connected() as connection:
+            return answer(connection, path)
+
+    def connected(self, timeout: float = 10) -> contextlib.closing[http.client.HTTPConnection]:
+        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=timeout))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(PAGE)))
+            self.end_headers()
+            self.wfile.write(PAGE)
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    behind = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=behind.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    with faulty(behind.server_port, Plan(0.0)) as proxy:
+        yield Server(proxy, asked)
+    behind.shutdown()
+    thread.join()
+    behind.server_close()
+
+
+def test_without_a_fault_everything_passes_and_is_counted(server: Server) -> None:
+    before = server.proxy.calm()
+    server.proxy.follow(Plan(0.0))
+    with server.connected() as connection:
+        for _ in range(3):
+            assert answer(connection).body == PAGE
+    assert server.proxy.calm() - before == Counter(requests=3)
+
+
+@pytest.mark.parametrize("fault", ["delay", "throttle"])
+def test_what_is_slow_comes_whole(server: Server, fault: str) -> None:
+    before = server.proxy.calm()
+    assert server.ask(fault, seed=3).body == PAGE
+    assert server.proxy.calm() - before == Counter({"requests": 1, fault: 1})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_reply_that_is_cut_has_begun_and_does_not_end(server: Server, seed: int) -> None:
+    asked = len(server.asked)
+    with pytest.raises((http.client.IncompleteRead, http.client.RemoteDisconnected, http.client.BadStatusLine)):
+        server.ask("cut", seed=seed)
+    assert len(server.asked) == asked + 1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_lost_reply_is_one_to_a_request_that_has_been_served(server: Server, seed: int) -> None:
+    asked = len(server.asked)
+    with pytest.raises(ConnectionError):
+        server.ask("lost", seed=seed)
+    assert len(server.asked) == asked + 1
+
+
+def test_a_late_request_arrives_after_its_client_has_been_cut_off(server: Server) -> None:
+    """And before the proxy says that all is calm."""
+    with pytest.raises(ConnectionError):
+        server.ask("late", path="/late")
+    server.proxy.calm()
+    assert server.asked[-1] == "/late"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [("busy", 503, "ServerBusy"), ("gateway", 503, None), ("throttled", 429, None), ("internal", 500, "InternalError")],
+)
+def test_an_answer_of_trouble_is_as_azure_or_a_gateway_gives_it(
+    server: Server, fault: str, status: int, code: str | None
+) -> None:
+    """Some of them after the server has done what was asked: which, is up to the seed."""
+    served = set()
+    for seed in range(8):
+        asked = len(server.asked)
+        reply = server.ask(fault, seed=seed)
+        assert (reply.status, reply.headers["x-ms-error-code"]) == (status, code)
+        assert (f"<Code>{code}</Code>" in reply.body.decode()) == (code is not None)
+        assert reply.headers["Retry-After"] == (str(RETRY_AFTER) if fault == "throttled" else None)
+        served.add(len(server.asked) > asked)
+    assert served == ({True, False} if fault in ("gateway", "internal") else {False})
+
+
+def test_half_a_page_claims_to_be_whole(server: Server) -> None:
+    """And only a listing is halved."""
+    reply = server.ask("half_page")
+    assert reply.status == 200
+    assert PAGE.startswith(reply.body)
+    assert len(PAGE) * 0.4 < len(reply.body) < len(PAGE) * 0.6
+    assert server.ask("half_page", path="/x").body == PAGE
+
+
+def test_silence_lasts_until_the_client_goes(server: Server) -> None:
+    """Before the server is asked, after it, and in mid-reply."""
+    seen = set()
+    for seed in range(12):
+        asked = len(server.asked)
+        server.proxy.follow(Plan(1.0, ("stall",), seed))
+        with server.connected(timeout=0.3) as connection:
+            connection.request("PUT", "/x", b"body")
+            reply = None
+            with contextlib.suppress(TimeoutError):
+                reply = connection.getresponse()
+            if reply is not None:
+                with reply, pytest.raises(TimeoutError):
+                    reply.read()
+        seen.add((len(server.asked) > asked, reply is not None))
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
+def test_every_fault_is_tested_here() -> None:
+    here = {
+        "delay",
+        "throttle",
+        "cut",
+        "lost",
+        "late",
+        "busy",
+        "gateway",
+        "throttled",
+        "internal",
+        "half_page",
+        "stall",
+    }
+    assert set(FAULTS) == here
+
+
+# --- storms ---------------------------------------------------------------------------------------------------------
+
+QUICK = 0.02
+
+
+def test_a_storm_over_one_file_loses_nothing_and_fools_nobody(tmp_path: Path) -> None:
+    """Processes at one SQLite file, killed in the middle of it."""
+    counts = storm.embedded(Trial(tmp_path, seed=1, scale=QUICK))
+    assert counts["acknowledged"] == counts["acknowledged and found"] > 0
+    assert counts["histories checked"] > 0
+    assert counts["processes killed"] > 0
+    assert counts["caches equal to the registry"] == 4
+
+
+@pytest.mark.azurite
+def test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody(tmp_path: Path) -> None:
+    counts = storm.over_azure(Trial(tmp_path, seed=1, scale=QUICK))
+    assert counts["acknowledged"] == counts["acknowledged and found"] > 0
+    assert sum(counts[fault] for fault in FAULTS) > 0
+    assert counts["caches equal to the registry"] == 4
+
+
+@pytest.mark.azurite
+def test_a_storm_finds_a_defect(tmp_path: Path) -> None:
+    """One of those that `./build.sh reliability` puts in, one after the other."""
+    assert storm.find(Trial(tmp_path, seed=1, scale=QUICK), "each tenth write is acknowledged and not sent")
+    assert len(MUTATIONS) == 8
