@@ -373,6 +373,7 @@ class JobRegistry:
                 key,
                 apply,
                 landed=lambda value: rules.has_write(value, write_id),
+                lasts=lambda value: rules.has_step(value, write_id),
                 before=lambda: self._announcer.announce(job_id),
                 on_conflict=lambda: self.conflicts.update((operation,)),
             )

@@ -184,5 +184,14 @@ def has_write(value: bytes, write_id: str) -> bool:
     """Whether the write of that id has left its trace in the record."""
     with contextlib.suppress(RecordError):
         state = JobState.from_json(value)
-        return state.write_id == write_id or any(one.get("id") == write_id for one in state.transitions)
+        return state.write_id == write_id or _has_step(state, write_id)
     return False
+
+
+def has_step(value: bytes, write_id: str) -> bool:
+    """Whether the write of that id made a step in the record's history: a trace that no later write takes away."""
+    return _has_step(JobState.from_json(value), write_id)
+
+
+def _has_step(state: JobState, write_id: str) -> bool:
+    return any(one.get("id") == write_id for one in state.transitions)

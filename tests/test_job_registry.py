@@ -506,6 +506,31 @@ def test_progress_with_a_lost_reply_survives_somebody_who_ends_the_job(bench: Be
     assert (job.status, job.tasks_completed) == ("failed", 7)
 
 
+def test_progress_that_may_have_landed_is_not_refused_over_what_came_later(bench: Bench) -> None:
+    """Its trace is gone with the next progress, and the job has ended since; that nothing was written may be false."""
+    bench.place()
+    bench.line.lose_reply_next()
+
+    def overtake() -> None:
+        bench.rival.update_progress("a", 8)
+        bench.rival.finalize_job("a", "failed")
+
+    bench.line.rival = overtake
+    with pytest.raises(StoreUnavailableError) as caught:
+        bench.registry.update_progress("a", 7)
+    assert "may or may not have landed" in (caught.value.hint or "")
+
+
+def test_a_step_that_has_not_landed_is_refused_over_what_came_instead(bench: Bench) -> None:
+    """A step leaves a lasting trace: where there is none it did not land, and the refusal is true."""
+    bench.place(status="scheduled", transitions=[])
+    bench.line.fail_next(1, "put")
+    registry = JobRegistry(bench.line, sleep=lambda _seconds: bench.rival.finalize_job("a", "failed") and None)
+    with pytest.raises(TerminalStateError):
+        registry.update_status("a", "running")
+    assert bench.history() == ["scheduled", "failed"]
+
+
 def test_rivals_who_set_different_things_both_succeed(bench: Bench) -> None:
     """A race lost between read and write is run again on top of the winner's record."""
     bench.place(labels={"x": "0"})

@@ -52,6 +52,7 @@ def update(  # noqa: PLR0913 - two calls back more than most
     fn: Apply,
     *,
     landed: Landed | None = None,
+    lasts: Landed = lambda _value: False,
     before: Before = lambda: None,
     on_conflict: Before = lambda: None,
     attempts: int = ATTEMPTS,
@@ -64,10 +65,12 @@ def update(  # noqa: PLR0913 - two calls back more than most
         store: where the key lives.
         key: an existing key.
         fn: a pure function from the current bytes to the new ones, or to None when nothing is to be changed. It is
-            called once an attempt. What it raises passes through untouched, and then nothing was written.
+            called once an attempt. What it raises passes through untouched, and then nothing was written; unless an
+            earlier attempt may have been, which only `lasts` can rule out.
         landed: tells whether some bytes already hold the effect of this update. Asked after each conflict and after
             each lost reply, so that an own write is taken for what it is. A caller that passes it vouches that applying
             `fn` again to bytes without the effect is right.
+        lasts: tells of bytes that `fn` made whether `landed` will know them in whatever other writers make of them.
         before: called before each attempt to write. What it raises counts as raised by the write itself.
         on_conflict: called after each put that lost the race.
         attempts: how many puts may lose the race before `TooManyRetriesError`.
@@ -81,15 +84,19 @@ def update(  # noqa: PLR0913 - two calls back more than most
     """
     outages = 0
     doubt: Versioned | None = None
+    unsure = False
+    value: bytes | None = b""
     for attempt in range(1, attempts + 1):
-        current = _get(store, key, in_doubt=doubt is not None)
+        current = _get(store, key, in_doubt=unsure)
         if attempt > 1 and landed is not None and landed(current.value):
             return Outcome(current.value, current.version, written=True, attempts=attempt)
         if doubt is not None and current.version != doubt.version:
             if landed is None:
                 raise _unknown_outcome(key)
-            doubt = None  # no trace of it was found, and over this version it cannot land any more
-        value = fn(current.value)
+            # It cannot land over this version any more; but it may have, and have lost its trace to a later write.
+            unsure = value is None or not lasts(value)
+            doubt = None
+        value = _applied(fn, current.value, key, in_doubt=unsure)
         if value is None:
             return Outcome(current.value, current.version, written=False, attempts=attempt)
         try:
@@ -97,24 +104,18 @@ def update(  # noqa: PLR0913 - two calls back more than most
             version = store.put(key, value, current.version)
         except StoreUnavailableError as error:
             outages += 1
-            if not error.sent and doubt is None:
+            if not error.sent and not unsure:
                 raise
             if outages >= OUTAGES or error.silent:
                 raise _unknown_outcome(key, error) from error
-            doubt = current
+            doubt, unsure = current, True
         else:
             if version is not None:
                 return Outcome(value, version, written=True, attempts=attempt)
             on_conflict()
         if attempt < attempts:
             sleep(delay(attempt, random))
-    lost = TooManyRetriesError(
-        f"Lost the race for {key} {attempts} times in a row; nothing was written.",
-        key=key,
-        attempts=attempts,
-        hint="Many writers are at this record. Try again in a minute.",
-    )
-    raise lost if doubt is None else _unknown_outcome(key)
+    raise _unknown_outcome(key) if unsure else _lost(key, attempts)
 
 
 def create(
@@ -181,6 +182,25 @@ def _get(store: VersionedStore, key: str, *, in_doubt: bool) -> Versioned:
     if current is None:
         raise KeyNotFoundError(f"There is no {key}.")
     return current
+
+
+def _applied(fn: Apply, value: bytes, key: str, *, in_doubt: bool) -> bytes | None:
+    """What `fn` makes of the value. `in_doubt`: an earlier write may have landed, so a refusal now would be false."""
+    try:
+        return fn(value)
+    except Exception as error:
+        if in_doubt:
+            raise _unknown_outcome(key) from error
+        raise
+
+
+def _lost(key: str, attempts: int) -> TooManyRetriesError:
+    return TooManyRetriesError(
+        f"Lost the race for {key} {attempts} times in a row; nothing was written.",
+        key=key,
+        attempts=attempts,
+        hint="Many writers are at this record. Try again in a minute.",
+    )
 
 
 def _own(found: Versioned, landed: Landed, attempt: int) -> Outcome | None:
