@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.outputs import Manifest, manifest_key
+from mopsjobs.outputs import Manifest, manifest_key, results_prefix
 from mopsjobs.runner.pool import Finished, WorkerPool
 from mopsjobs.runner.pools import WORKER
 from mopsjobs.runner.run import Shard, run_shard
@@ -138,6 +138,18 @@ def record(registry: JobRegistry, job_id: str = "job") -> JobState:
     state = registry.get_job(job_id)
     assert state is not None
     return state
+
+
+def counts(registry: JobRegistry) -> tuple[str, int, int, int]:
+    """The record's status, and its tasks that are completed, failed and verified."""
+    state = record(registry)
+    return state.status, state.tasks_completed, state.tasks_failed, state.tasks_verified
+
+
+def results(store: VersionedStore, job_id: str = "job") -> dict[str, bytes]:
+    """The outputs that are stored for a job, by their names below it."""
+    prefix = results_prefix(job_id)
+    return {entry.key[len(prefix) :]: entry.value or b"" for entry in store.scan(prefix)}
 
 
 def is_alive(pid: int) -> bool:

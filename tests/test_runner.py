@@ -13,29 +13,19 @@ import pytest
 from doubles import FaultyStore
 from mopsjobs.chunks import parse_chunk
 from mopsjobs.errors import JobNotFoundError
-from mopsjobs.outputs import NAMES_NAME, output_key, results_prefix
+from mopsjobs.outputs import NAMES_NAME, output_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.pool import ModelError
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.submit.bundle import BundleError
 from support_cli import LineStore
-from support_runs import Given, calls, code, place, record, sets_of, study, until, work
+from support_runs import Given, calls, code, counts, place, record, results, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
 
-def _results(store: VersionedStore) -> dict[str, bytes]:
-    prefix = results_prefix("job")
-    return {entry.key[len(prefix) :]: entry.value or b"" for entry in store.scan(prefix)}
-
-
 def _events(store: VersionedStore) -> list[Any]:
     return [event for entry in store.scan("events/") for event in parse_chunk(entry.value or b"")]
-
-
-def _counts(registry: JobRegistry) -> tuple[str, int, int, int]:
-    state = record(registry)
-    return state.status, state.tasks_completed, state.tasks_failed, state.tasks_verified
 
 
 # --- the plain way --------------------------------------------------------------------------------------------------
@@ -55,8 +45,8 @@ def test_every_output_is_stored_under_its_key_and_the_job_succeeds(
         ).encode()
         for task in tasks
     }
-    assert _results(line) == expected
-    assert _counts(registry) == ("succeeded", 10, 0, 10)
+    assert results(line) == expected
+    assert counts(registry) == ("succeeded", 10, 0, 10)
     assert [step["status"] for step in record(registry).transitions][-3:] == ["running", "validating", "succeeded"]
 
 
@@ -66,7 +56,7 @@ def test_outputs_that_nobody_asked_for_are_left_out(
     code(model, "def simulate(params, seed):\n    return {'a': b'1', 'b': b'2'}\n")
     given(sets_of(2), outputs=["b"])
     assert work(line, registry, tmp_path / "job")[0].status == "succeeded"
-    assert sorted(name.rpartition("/")[2] for name in _results(line)) == ["b", "b"]
+    assert sorted(name.rpartition("/")[2] for name in results(line)) == ["b", "b"]
 
 
 def test_where_the_study_names_none_the_names_are_stored_with_them(
@@ -75,7 +65,7 @@ def test_where_the_study_names_none_the_names_are_stored_with_them(
     code(model, "def simulate(params, seed):\n    return {'b': b'2', 'a': b'1'}\n")
     given(sets_of(1), outputs=None)
     assert work(line, registry, tmp_path / "job")[0].status == "succeeded"
-    found = {name.rpartition("/")[2]: value for name, value in _results(line).items()}
+    found = {name.rpartition("/")[2]: value for name, value in results(line).items()}
     assert found == {"a": b"1", "b": b"2", NAMES_NAME: b'["a", "b"]'}
 
 
@@ -89,7 +79,7 @@ def test_what_is_done_is_not_done_again(given: Given, line: LineStore, registry:
     ran, _ = work(line, registry, tmp_path / "job")
     assert ran[:4] == ("succeeded", 6, 0, True)
     assert calls(noted) == {4: 1, 5: 1}
-    assert list(_results(line).values()).count(b"theirs") == 4
+    assert list(results(line).values()).count(b"theirs") == 4
 
 
 def test_running_an_ended_job_again_calls_nothing_and_changes_nothing(
@@ -123,7 +113,7 @@ def test_the_same_simulation_is_run_once_and_counts_for_each_task_that_asks_for_
     done = [work(line, registry, tmp_path / str(n), number=n, of=of, workers=1)[0] for n in range(of)]
     assert sum(ran.completed for ran in done) == 7
     assert calls(noted) == {1: 3, 2: 3}
-    assert _counts(registry) == ("succeeded", 7, 0, 7)
+    assert counts(registry) == ("succeeded", 7, 0, 7)
     again = [work(line, registry, tmp_path / f"again-{n}", number=n, of=of, workers=1)[0] for n in range(of)]
     assert [ran.completed for ran in again] == [ran.completed for ran in done]
 
@@ -148,7 +138,7 @@ def test_shards_share_the_tasks_and_add_up_in_one_record_that_ends_once(
     assert set(ends) <= {"running", "validating", "succeeded"}
     assert "succeeded" in ends
     assert calls(noted) == dict.fromkeys(range(40), 1)
-    assert _counts(registry) == ("succeeded", 40, 0, 40)
+    assert counts(registry) == ("succeeded", 40, 0, 40)
     assert [step["status"] for step in record(registry).transitions].count("succeeded") == 1
 
 
@@ -168,7 +158,7 @@ def test_more_shards_than_tasks_end_as_well(
     given(sets_of(2))
     for number in range(4):
         work(line, registry, tmp_path / str(number), number=number, of=4, workers=1)
-    assert _counts(registry) == ("succeeded", 2, 0, 2)
+    assert counts(registry) == ("succeeded", 2, 0, 2)
 
 
 def test_a_job_begun_in_shards_can_be_ended_by_one_runner_alone(
@@ -179,7 +169,7 @@ def test_a_job_begun_in_shards_can_be_ended_by_one_runner_alone(
     work(line, registry, tmp_path / "1", number=1, of=3, workers=1)
     ran, _ = work(line, registry, tmp_path / "all", patience=2.0)
     assert ran[:4] == ("succeeded", 6, 0, True)
-    assert _counts(registry) == ("succeeded", 6, 0, 6)
+    assert counts(registry) == ("succeeded", 6, 0, 6)
 
 
 def test_the_record_stays_small_whatever_the_job(
@@ -190,7 +180,7 @@ def test_the_record_stays_small_whatever_the_job(
     given(sets_of(2000))
     for number in range(20):
         work(line, registry, tmp_path / "job", number=number, of=20, workers=1)
-    assert _counts(registry) == ("partial", 1980, 20, 1980)
+    assert counts(registry) == ("partial", 1980, 20, 1980)
     found = line.get("jobs/job/state.json")
     assert found is not None
     assert len(found.value) < 4096
@@ -225,7 +215,7 @@ def test_a_job_of_which_nothing_is_left_has_failed(
     given(sets_of(3, fail=True))
     ran, _ = work(line, registry, tmp_path / "job")
     assert ran[:4] == ("failed", 0, 3, True)
-    assert _counts(registry) == ("failed", 0, 3, 0)
+    assert counts(registry) == ("failed", 0, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +236,8 @@ def test_outputs_that_cannot_be_taken_are_errors_of_their_task(
     given(sets_of(1), outputs=outputs)
     _, said = work(line, registry, tmp_path / "job")
     assert said[0].startswith(f"task 0: {told}")
-    assert _counts(registry) == ("failed", 0, 1, 0)
-    assert _results(line) == {}
+    assert counts(registry) == ("failed", 0, 1, 0)
+    assert results(line) == {}
 
 
 def test_a_model_that_cannot_be_loaded_fails_the_job_and_says_why(
@@ -334,7 +324,7 @@ def test_a_lost_race_and_a_lost_reply_change_no_count(
     faulty.lose_reply_next(3)
     ran, _ = work(faulty, JobRegistry(faulty, sleep=lambda _seconds: None), tmp_path / "job")
     assert ran[:4] == ("succeeded", 10, 0, True)
-    assert _counts(registry) == ("succeeded", 10, 0, 10)
+    assert counts(registry) == ("succeeded", 10, 0, 10)
 
 
 def test_a_worker_that_died_is_told_as_an_event(

@@ -12,26 +12,16 @@ from typing import Any
 import pytest
 
 from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.outputs import output_key, results_prefix
+from mopsjobs.outputs import output_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.rules import ShardReport
 from mopsjobs.runner.patience import Patience
 from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from support_cli import LineStore
-from support_runs import Given, calls, place, record, sets_of, study, until, work
+from support_runs import Given, calls, counts, place, record, results, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
-
-
-def _results(store: VersionedStore) -> dict[str, bytes]:
-    prefix = results_prefix("job")
-    return {entry.key[len(prefix) :]: entry.value or b"" for entry in store.scan(prefix)}
-
-
-def _counts(registry: JobRegistry) -> tuple[str, int, int, int]:
-    state = record(registry)
-    return state.status, state.tasks_completed, state.tasks_failed, state.tasks_verified
 
 
 # --- a store that is gone -------------------------------------------------------------------------------------------
@@ -59,8 +49,8 @@ def test_an_outage_while_it_works_costs_nothing(
     assert waiting
     assert ran[:4] == ("succeeded", 12, 0, True)
     assert calls(noted) == dict.fromkeys(range(12), 1)
-    assert len(_results(line)) == 12
-    assert _counts(registry) == ("succeeded", 12, 0, 12)
+    assert len(results(line)) == 12
+    assert counts(registry) == ("succeeded", 12, 0, 12)
 
 
 def test_an_outage_that_outlasts_its_patience_leaves_the_rest_to_the_next_run(
@@ -77,11 +67,11 @@ def test_an_outage_that_outlasts_its_patience_leaves_the_rest_to_the_next_run(
     assert ran[:4] == (None, 4, 0, False)
     assert said == ["The registry does not answer; outputs are kept here. Running the job again delivers them."]
     line.down = False
-    assert _results(line) == {}
+    assert results(line) == {}
     ran, _ = work(line, registry, tmp_path / "job")
     assert ran[:4] == ("succeeded", 4, 0, True)
     assert calls(noted) == dict.fromkeys(range(4), 1)
-    assert _counts(registry) == ("succeeded", 4, 0, 4)
+    assert counts(registry) == ("succeeded", 4, 0, 4)
 
 
 def test_a_store_that_comes_only_after_the_start_is_waited_for(
@@ -116,7 +106,7 @@ def test_a_store_that_fails_at_the_very_end_is_asked_again(
     ran, _ = work(line, registry, tmp_path / "job")
     assert failed.is_set()
     assert ran.status == "succeeded"
-    assert _counts(registry) == ("succeeded", 4, 0, 4)
+    assert counts(registry) == ("succeeded", 4, 0, 4)
 
 
 def test_a_registry_that_never_heard_of_the_job_is_told(
@@ -130,7 +120,7 @@ def test_a_registry_that_never_heard_of_the_job_is_told(
     kept.close()
     ran, _ = work(line, registry, directory)
     assert ran[:4] == ("succeeded", 5, 0, True)
-    assert _counts(registry) == ("succeeded", 5, 0, 5)
+    assert counts(registry) == ("succeeded", 5, 0, 5)
     assert (record(registry).tasks_total, record(registry).metadata["model"]) == (5, "model:simulate")
     assert len(list(line.list_keys("bundles/"))) == 1
     assert line.get("jobs/job/manifest.json") is not None
@@ -179,7 +169,7 @@ def test_an_output_refused_for_what_it_is_fails_its_task_and_no_other(
     ran, said = _working(store, tmp_path / "job")
     assert ran[:4] == ("partial", 5, 1, True)
     assert said == [f"task 2: {type(error).__name__}: {error}"]
-    assert _counts(registry) == ("partial", 5, 1, 5)
+    assert counts(registry) == ("partial", 5, 1, 5)
     assert record(registry).missing_outputs == (bad,)
 
 
@@ -194,7 +184,7 @@ def test_an_output_refused_only_after_an_outage_fails_its_task_then(
     ran, said = _working(store, tmp_path / "job")
     assert ran[:4] == ("partial", 2, 1, True)
     assert said == [f"{bad.rpartition('/')[0]}: ValueTooLargeError: it is too large."]
-    assert _counts(registry) == ("partial", 2, 1, 2)
+    assert counts(registry) == ("partial", 2, 1, 2)
     assert _kept(tmp_path / "job") == []
 
 
@@ -208,11 +198,11 @@ def test_a_store_that_takes_no_outputs_fails_the_job_and_they_are_kept_until_it_
         _working(store, tmp_path / "job")
     state = record(registry)
     assert (state.status, state.error_code, state.error_message) == ("failed", "STORE", str(denied))
-    assert _results(line) == {}
+    assert results(line) == {}
     done = _kept(tmp_path / "job")
     assert done
     work(line, registry, tmp_path / "job")
-    assert {f"results/job/{name}" for name in _results(line)} >= set(done)
+    assert {f"results/job/{name}" for name in results(line)} >= set(done)
     assert _kept(tmp_path / "job") == []
 
 
@@ -235,7 +225,7 @@ def test_a_record_that_can_never_be_written_ends_the_wait_at_the_end(
     store = Refusing(line, lambda key: StoreAccessError("No.") if key.endswith("state.json") else None)
     with pytest.raises(StoreAccessError, match=r"No\."):
         _working(store, tmp_path / "job", patience=1e9)
-    assert len(_results(line)) == 2
+    assert len(results(line)) == 2
 
 
 def test_an_error_of_ours_while_sending_surfaces_and_stops_nobody_for_ever(

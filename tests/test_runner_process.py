@@ -18,7 +18,7 @@ from mopsjobs.outputs import results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from support_cli import Cli, Spawn
-from support_runs import callers, calls, code, is_alive, kill, place, record, sets_of, study, until
+from support_runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
 if TYPE_CHECKING:
     from conftest import Azurite
@@ -58,10 +58,6 @@ def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err
 
 
-def _stored(store: VersionedStore) -> int:
-    return len(list(store.list_keys(results_prefix("job"))))
-
-
 def _in_the_middle(
     submitted: Any, start: Spawn, store: VersionedStore, noted: Path, gate: Path
 ) -> subprocess.Popen[str]:
@@ -72,7 +68,7 @@ def _in_the_middle(
     submitted(sets)
     runner = start()
     until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
-    until(lambda: _stored(store) == 4, "what is done to be stored")
+    until(lambda: len(results(store)) == 4, "what is done to be stored")
     return runner
 
 
@@ -139,7 +135,7 @@ def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
     assert running.returncode == 143, err
     assert "Stopping (SIGTERM); what is done is kept." in err
     with closing(open_store(f"sqlite://{job_directory('job', cli.env)}/outbox.db", {})) as kept:
-        assert _stored(kept) == 4
+        assert len(results(kept)) == 4
 
 
 def test_what_a_model_has_started_ends_when_its_runner_is_killed_and_its_task_is_over(

@@ -26,7 +26,7 @@ from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import bundle_key
 from mopsjobs.times import parse_time
 from support_cli import Cli, Ran, Remote, add, command, environment, sentences
-from support_runs import callers, calls, code, is_alive, kill, place, record, sets_of, study, until
+from support_runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -81,8 +81,7 @@ class Desk:
         return told["pid"]
 
     def results(self, job_id: str = "job") -> dict[str, bytes]:
-        prefix = results_prefix(job_id)
-        return {entry.key[len(prefix) :]: entry.value or b"" for entry in self.store.scan(prefix)}
+        return results(self.store, job_id)
 
     def close(self) -> None:
         self.store.close()
