@@ -8,6 +8,7 @@ there when the program runs: it names what is handed in from above, such as the 
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,10 +216,12 @@ def _name(path: Path) -> str:
 MODULES = {_name(path): path for path in [*sorted((ROOT / "mopsjobs").rglob("*.py")), ROOT / "mops_jobs.py"]}
 
 
+@functools.cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text("utf-8"))
 
 
+@functools.cache
 def _imports(module: str) -> list[Import]:
     """Everything that a module imports when it runs, wherever in it."""
     skipped = {node for block in ast.walk(_tree(module)) if _is_for_types(block) for node in _lines(block)}
