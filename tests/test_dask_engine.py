@@ -21,14 +21,13 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.dask import DaskEngine
 from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import UsageError
-from mopsjobs.outputs import results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.dask_pool import DaskPool
 from mopsjobs.runner.pool import ModelError
 from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import pack
 from support_cli import Cli, Spawn, sentences
-from support_runs import all_of, callers, calls, code, is_alive, kill, place, record, sets_of, study, until
+from support_runs import all_of, callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -47,7 +46,8 @@ class Cluster:
     """A scheduler and its workers, of one thread each, as processes of this machine."""
 
     def __init__(self, directory: Path, workers: int, **env: str) -> None:
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(directory), **env}
+        quiet = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}  # it looks a hundred times a second
+        self._env = {"PATH": os.environ["PATH"], "HOME": str(directory), **quiet, **env}
         self.directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
         told = directory / "scheduler.json"
@@ -90,7 +90,7 @@ class Cluster:
             )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A scheduler and two workers for all tests that leave them alive."""
     with closing(Cluster(tmp_path_factory.mktemp("dask"), 2)) as made:
@@ -149,20 +149,6 @@ def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err
 
 
-def _outputs(store: VersionedStore, job_id: str) -> dict[str, bytes | None]:
-    prefix = results_prefix(job_id)
-    found = {}
-    for key in store.list_keys(prefix):
-        value = store.get(key)
-        assert value is not None
-        found[key.removeprefix(prefix)] = value.value
-    return found
-
-
-def _stored(store: VersionedStore) -> int:
-    return len(list(store.list_keys(results_prefix("job"))))
-
-
 def _end(registry: JobRegistry, job_id: str) -> str:
     state = until(lambda: (found := record(registry, job_id)).is_terminal and found, f"the end of {job_id}", 60)
     return str(state.status)
@@ -196,9 +182,9 @@ def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     cli.ok(*seir, "--job-id", "there", "--engine", "dask", "--scheduler", cluster.url)
     cli.ok(*seir, "--job-id", "here", "--workers", "2")
     assert [_end(registry, job) for job in ("there", "here")] == ["succeeded", "succeeded"]
-    there = _outputs(store, "there")
+    there = results(store, "there")
     assert len(there) == 20
-    assert there == _outputs(store, "here")
+    assert there == results(store, "here")
     state = record(registry, "there")
     assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", cluster.url, 20)
     until(lambda: _is_empty(cluster), "the cluster to be empty")
@@ -313,7 +299,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
         one["gate"] = str(gate)
     lost = private(1)
     running = start(lost, sets)
-    until(lambda: _stored(store) == 4, "what is done to be stored")
+    until(lambda: len(results(store)) == 4, "what is done to be stored")
     lost.kill(0)
     code_, err = _ended(running)
     assert code_ == 143
@@ -377,7 +363,7 @@ def test_what_is_missing_is_resumed_on_the_same_scheduler(
     child = cli.ok("resume", "job").out.strip()
     assert _end(registry, child) == "succeeded"
     assert (record(registry, child).engine, record(registry, child).metadata["dask_scheduler"]) == ("dask", cluster.url)
-    assert len(_outputs(store, child)) == 1
+    assert len(results(store, child)) == 1
 
 
 def test_a_job_whose_runner_is_gone_goes_on_itself(
