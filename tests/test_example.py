@@ -77,9 +77,9 @@ def test_a_bundle_with_a_wire_function_on_numpy_pandas_and_pyarrow_runs_as_it_is
     cli.ok("results", "by-age", "--download", str(into))
     outputs = sorted(into.rglob("*.parquet"))
     assert len(outputs) == 3 * 3 + 1  # three parameter sets have replicates, the fourth has a seed
-    for path in outputs:
-        reread = "import pandas, sys; print(int(pandas.read_parquet(sys.argv[1])['infected'].sum()))"
-        total = subprocess.run([MODEL_PYTHON, "-c", reread, path], capture_output=True, text=True, check=True).stdout
+    reread = "import pandas, sys\nfor path in sys.argv[1:]: print(int(pandas.read_parquet(path)['infected'].sum()))"
+    totals = subprocess.run([MODEL_PYTHON, "-c", reread, *outputs], capture_output=True, text=True, check=True).stdout
+    for path, total in zip(outputs, totals.split(), strict=True):
         attacked = json.loads((path.parent / "summary.json").read_text())["attacked"]
         assert int(total) == sum(attacked.values()) > 0
 
