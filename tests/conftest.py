@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # published
 START_SECONDS = 60
 AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+MAX_WORKERS = 4  # each has an Azurite, a Dask cluster and a browser of its own
 
 # No test is judged by the clock, none depends on what an earlier run found, and nothing is written outside build/.
 hypothesis.settings.register_profile("mops-jobs", deadline=None, database=None, derandomize=True, max_examples=50)
@@ -40,14 +42,26 @@ hypothesis.settings.load_profile("mops-jobs")
 hypothesis.configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker for each core, up to four, where all tests are run; this process alone for those that are named."""
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if is_whole else 0
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each test gets a home. pytest would number them, and look at all there are for the next number."""
+    return tmp_path_factory.mktemp("homes")
+
+
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
     """No test sees the settings, the home, the proxy or the TLS authorities of whoever runs it."""
     for name in list(os.environ):
         ours = name.startswith(("MOPS_", "AZURE_", "XDG_")) and not name.startswith("MOPS_TEST_")
         if ours or name in ("NO_COLOR", *AUTHORITIES) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    home = tmp_path_factory.mktemp("home")
+    home = Path(tempfile.mkdtemp(dir=homes))
     monkeypatch.setenv("HOME", str(home))
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(home / name.lower()))
