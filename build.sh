@@ -10,12 +10,12 @@ file=$root/dist/mops-jobs.pyz
 azurite=$root/build/azurite
 prometheus=$root/build/prometheus
 model=examples/seir-by-age/requirements.txt
-uv_version=0.13.9 # resolves the lock files; nothing else needs it
+uv_version=0.13.9 # resolves the lock files, and installs the long ones
 
 unset PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
-if [ ! -d "${HOME:-}" ] || [ ! -w "$HOME" ]; then # then pip and npm keep what they fetched here
-  export PIP_CACHE_DIR=$root/build/cache/pip npm_config_cache=$root/build/cache/npm
+if [ ! -d "${HOME:-}" ] || [ ! -w "$HOME" ]; then # then pip, uv and npm keep what they fetched here
+  export PIP_CACHE_DIR=$root/build/cache/pip UV_CACHE_DIR=$root/build/cache/uv npm_config_cache=$root/build/cache/npm
 fi
 
 usage() {
@@ -23,7 +23,9 @@ usage() {
 usage: ./build.sh [command]
   build          make dist/mops-jobs.pyz (the default)
   demo           build, then run the main job with the file, in a fresh directory
-  test [ARG...]  set up all that the tests need, Azurite and Prometheus included, and run pytest with the arguments
+  test [ARG...]  set up all that the tests need, Azurite and Prometheus included, and run pytest with the arguments:
+                 in several processes, unless they name tests
+  servers        set up only the servers and the browser of the tests
   lint           ruff and mypy
   reliability [ARG...]
                  break things on purpose, whole: python -m reliability with the arguments
@@ -43,10 +45,13 @@ same() { [ -f "$2" ] && [ "$(<"$1")" = "$(<"$2")" ]; }
 
 # Debian and its kind, as root: the only place where this script installs anything outside of build/.
 can_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+apt() { # one at a time: Python's part may be wanted while Node.js is on its way
+  mkdir -p "$root/build"
+  DEBIAN_FRONTEND=noninteractive flock "$root/build/apt.lock" apt-get -qq "$@" >/dev/null </dev/null
+}
 apt_install() {
   say "installing $*"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get -qq update >/dev/null && apt-get -qq --yes install --no-install-recommends "$@" >/dev/null </dev/null
+  apt update && apt --yes install --no-install-recommends "$@"
 }
 
 # --- Python -------------------------------------------------------------------------------------------------------
@@ -93,6 +98,26 @@ install_lock() {
   cp "$1" "$stamp"
 }
 
+install_uv() {
+  make_venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --no-deps "uv==$uv_version"
+}
+
+# The same for long lock files, in a third of pip's time. Where only pip's settings lead to packages, pip does it.
+install_long_lock() {
+  local into=${2:-$venv}
+  local stamp=$into/${1##*/}
+  make_venv "$into"
+  same "$1" "$stamp" && return
+  say "installing $1 with uv"
+  if install_uv && "$venv/bin/python" -m uv pip install --quiet --python "$into/bin/python" --native-tls \
+    --require-hashes --no-deps --compile-bytecode --requirement "$1"; then
+    cp "$1" "$stamp"
+  else
+    install_lock "$1" "$into"
+  fi
+}
+
 # --- Azurite --------------------------------------------------------------------------------------------------------
 
 node_is_new_enough() {
@@ -136,7 +161,7 @@ install_prometheus() {
     say "fetching Prometheus"
     rm -rf "$prometheus"
     mkdir -p "$prometheus"
-    ! can_apt || apt-get -qq update >/dev/null || true
+    ! can_apt || apt update || true
     (
       cd "$prometheus" || exit
       apt-get -qq download prometheus >/dev/null 2>&1 || exit
@@ -164,34 +189,40 @@ cmd_demo() {
   exec bash examples/demo.sh "$venv/bin/python" "$file"
 }
 
-cmd_test() {
+cmd_servers() {
   install_azurite
   install_chromium
   install_prometheus
-  install_lock requirements-dev.lock
-  install_lock "$model" "$root/build/model" # the interpreter of a model that has packages of its own
+}
+
+cmd_test() {
+  cmd_servers &
+  local servers=$!
+  trap wait EXIT # whatever fails here: apt-get is not left alone
+  install_long_lock requirements-dev.lock
+  install_long_lock "$model" "$root/build/model" # the interpreter of a model that has packages of its own
   build_file
+  wait "$servers"
   exec "$venv/bin/python" -m pytest "$@"
 }
 
 cmd_reliability() {
   install_azurite
-  install_lock requirements-dev.lock
-  install_lock "$model" "$root/build/model"
+  install_long_lock requirements-dev.lock
+  install_long_lock "$model" "$root/build/model"
   build_file
   exec "$venv/bin/python" -m reliability "$@"
 }
 
 cmd_lint() {
-  install_lock requirements-dev.lock
+  install_long_lock requirements-dev.lock
   "$venv/bin/python" -m ruff check --quiet .
   "$venv/bin/python" -m ruff format --check --quiet .
   "$venv/bin/python" -m mypy
 }
 
 cmd_lock() {
-  make_venv "$venv"
-  "$venv/bin/python" -m pip install --quiet "uv==$uv_version"
+  install_uv
   # Whatever this machine is set to (mirrors, folders of wheels, constraints), the locks name versions and hashes only.
   compile() {
     local lock=$1
@@ -216,7 +247,7 @@ cmd_lock() {
 command=${1:-build}
 [ $# = 0 ] || shift
 case $command in
-  build | demo | test | reliability | lint | lock) "cmd_$command" "$@" ;;
+  build | demo | servers | test | reliability | lint | lock) "cmd_$command" "$@" ;;
   clean) rm -rf "$root/build" "$root/dist" ;;
   help | -h | --help) usage ;;
   *)
