@@ -359,6 +359,7 @@ def test_the_wheel_holds_the_command_and_the_whole_package(installed):
 def test_file_module_and_installed_command_do_the_same(argv, pyz, installed, home):
     """Same words on both channels, same exit code."""
     home["COLUMNS"] = "100"
+    home["MOPS_JOBS_UNPACK"] = str(pyz.parent / "app")  # unpacked once for all of these
     runs = [
         _run([sys.executable, str(pyz), *argv], home),
         _run([sys.executable, str(TREE / "mops_jobs.py"), *argv], home),
