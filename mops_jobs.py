@@ -13,7 +13,7 @@ from datetime import datetime
 
 from mopsjobs import __version__
 from mopsjobs.commands import COMMANDS, load
-from mopsjobs.commands.arguments import HelpFormatter
+from mopsjobs.commands.arguments import HelpFormatter, Parser
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.output import Output, silence_stdout
 
@@ -29,7 +29,7 @@ DESCRIPTION = "See, wait for and report batch simulation jobs, without kubectl."
 EPILOG = """exit codes:
   0 done, also an empty list   1 unexpected   2 usage   3 no such job, or several
   4 sign-in or permission   5 registry unreachable, try again   6 refused
-  7 partly done   8 not finished yet   130 interrupted
+  7 partly done   8 not finished yet   130 interrupted, or answered with no
   100 failed, 103 cancelled, 104 partial: the job's end, from wait, logs -f, status --exit-status
 """
 
@@ -37,14 +37,7 @@ INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
 
 
 # Everything here is English. To find that out, argparse would look for a translation of each of its own words.
-argparse._ = str  # type: ignore[attr-defined]
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with one sentence for an error, printed where all others are."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[:1].upper()}{message[1:]}.", hint=_meant(message) or f"See: {self.prog} --help")
+argparse._ = lambda text: text  # type: ignore[attr-defined]
 
 
 def _meant(message: str) -> str | None:
@@ -78,7 +71,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
         "-q", "--quiet", action="store_true", help="say nothing that was not asked for, unless it is wrong"
     )
 
-    parser = _Parser(
+    parser = Parser(
         prog="mops-jobs",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -88,7 +81,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     )
     parser.add_argument("--version", action="version", version=f"mops-jobs {__version__}")
     commands: Commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=_Parser
+        dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=Parser
     )
     for name in names:
         # In a listing, a fixed contract gives -q another meaning: ids alone.
@@ -179,8 +172,8 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     try:
         return build_parser().parse_args(argv)
     except UsageError as error:
-        if argv and argv[0] in COMMANDS:
-            error.hint = f"See: mops-jobs {argv[0]} --help"
+        known = argv and argv[0] in COMMANDS
+        error.hint = f"See: mops-jobs {argv[0]} --help" if known else _meant(str(error)) or "See: mops-jobs --help"
         raise
 
 

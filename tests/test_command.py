@@ -178,6 +178,7 @@ def test_the_help_names_every_command_and_exit_code(cli: Cli) -> None:
     assert ran.out == cli.ok().out
     for word in (*COMMANDS, "0 done", "130 interrupted", "103 cancelled"):
         assert word in ran.out
+    assert "None" not in ran.out
 
 
 def test_the_version(cli: Cli) -> None:

@@ -15,6 +15,7 @@ from mopsjobs.times import parse_duration, parse_when
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import datetime
+    from typing import NoReturn
 
     from mopsjobs.commands import Commands
 
@@ -24,6 +25,18 @@ DEFAULT_LIMIT = 50
 
 MAX_NUMBER = 100_000
 """Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises what it has to say: one sentence, told where all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the words.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{message[:1].upper()}{message[1:]}.")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 
 from mopsjobs.cache import queries
-from mopsjobs.commands.arguments import add_filters, add_order, chosen_jobs, label_filter, positive
+from mopsjobs.commands.arguments import Parser, add_filters, add_order, chosen_jobs, label_filter, positive
 from mopsjobs.errors import UsageError
 
 MAX_LIMIT = 1000
@@ -21,17 +21,10 @@ DAYS = (7, 30, 90)
 """How far back charts may reach."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises what it has to say."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(f"{message[:1].upper()}{message[1:]}.")
-
-
 @cache
 def for_api() -> argparse.ArgumentParser:
     """The parser of what `/api/v1/jobs` may be asked."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     add_filters(parser)
     add_order(parser)
     return parser
@@ -40,7 +33,7 @@ def for_api() -> argparse.ArgumentParser:
 @cache
 def for_events() -> argparse.ArgumentParser:
     """The parser of what `/api/v1/events` may be asked."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--job")
     parser.add_argument("--since")
     parser.add_argument("--limit", type=positive, default=MAX_LIMIT)
@@ -50,7 +43,7 @@ def for_events() -> argparse.ArgumentParser:
 @cache
 def for_pages() -> argparse.ArgumentParser:
     """The parser of what the page of jobs may be asked."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     add_filters(parser)
     parser.add_argument("--q")
     parser.add_argument("--sort", default=queries.DEFAULT_SORT)
@@ -61,7 +54,7 @@ def for_pages() -> argparse.ArgumentParser:
 @cache
 def for_charts() -> argparse.ArgumentParser:
     """The parser of what the charts may be asked."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--owner")
     parser.add_argument("--label")
     parser.add_argument("--days", type=int, choices=DAYS, default=30)
