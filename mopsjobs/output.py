@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from mopsjobs import terminal
-from mopsjobs.errors import EXIT_DONE, MopsJobsError
+from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.terminal import Styled, styled
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -208,6 +208,30 @@ class Output:
         self._stderr.write(f"{clean(question)} [y/N] ")
         self._stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    def confirm(self, question: str, shown: Sequence[str] = (), *, yes: bool) -> Result | None:
+        """Make sure that what cannot be undone is meant.
+
+        Args:
+            question: what to ask.
+            shown: lines about it.
+            yes: whether `--yes` has answered already.
+
+        Returns:
+            None if it is meant; else how the command ends: with nothing done, as if it had been interrupted there.
+
+        Raises:
+            UsageError: there is nobody to ask.
+        """
+        if yes:
+            for line in shown:
+                self.note(line.rstrip())
+            return None
+        answer = self.ask(question, shown)
+        if answer is None:
+            hint = "Add --yes to mean it, --dry-run to look first."
+            raise UsageError(f"There is no terminal to ask '{question}'; nothing was done.", hint=hint)
+        return None if answer else Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
 
     def debug(self, text: str) -> None:
         """Say on stderr what only `-v` should hear."""

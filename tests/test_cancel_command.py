@@ -20,7 +20,7 @@ from support_k8s import Api, kubeconfig
 from support_runs import PATIENCE, is_alive, until
 
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
-ANSWERS = [("y", 0, "cancelled"), ("", 0, "running"), ("n", 0, "running")]
+ANSWERS = [("y", 0, "cancelled"), ("", 130, "running"), ("n", 130, "running")]
 
 
 class Terminal(io.StringIO):
@@ -70,7 +70,7 @@ def test_filters_choose_among_those_that_have_not_ended(cli: Cli, several: JobRe
 def test_without_a_terminal_yes_has_to_be_said(cli: Cli, several: JobRegistry) -> None:
     ran = cli("cancel", "--owner", "night")
     assert (ran.code, ran.out) == (2, "")
-    assert "error: 2 jobs would be cancelled, and there is no terminal to ask; nothing was done." in ran.err
+    assert "error: There is no terminal to ask 'Cancel 2 jobs?'; nothing was done." in ran.err
     assert _status(several, "night-1", "night-2") == ["running", "pending"]
 
 

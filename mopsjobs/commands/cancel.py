@@ -89,8 +89,9 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         jobs = _fitting(args, context)
         if not jobs:
             return Result(notes=["No job that has not ended fits; nothing was cancelled."])
-        if not _is_meant(args, context, jobs):
-            return Result(notes=["Nothing was cancelled."])
+        declined = context.out.confirm(f"Cancel {counted(len(jobs), 'job')}?", _lines(jobs), yes=args.yes)
+        if declined is not None:
+            return declined
         names = [str(job["job_id"]) for job in jobs]
     return _cancel(args, context, names)
 
@@ -130,27 +131,13 @@ def _shown(args: argparse.Namespace, jobs: list[dict[str, object]]) -> Result:
     return Result(JsonLines(jobs) if args.json else table, notes=[f"{counted(len(jobs), 'job')}; nothing was done."])
 
 
-def _is_meant(args: argparse.Namespace, context: Context, jobs: list[dict[str, object]]) -> bool:
-    """Show the jobs, and ask whether they are meant.
-
-    Raises:
-        UsageError: nobody can be asked, and `--yes` is missing.
-    """
+def _lines(jobs: list[dict[str, object]]) -> list[str]:
+    """The jobs, for who is asked whether they are meant."""
     width = max(len(str(job["job_id"])) for job in jobs[:SHOWN_JOBS])
     shown = [f"  {job['job_id']:<{width}}  {job['status']:<10}  {job['owner'] or ''}" for job in jobs[:SHOWN_JOBS]]
     if len(jobs) > SHOWN_JOBS:
         shown.append(f"  and {len(jobs) - SHOWN_JOBS} more")
-    if args.yes:
-        for line in shown:
-            context.out.note(line.rstrip())
-        return True
-    answer = context.out.ask(f"Cancel {counted(len(jobs), 'job')}?", shown)
-    if answer is None:
-        raise UsageError(
-            f"{counted(len(jobs), 'job')} would be cancelled, and there is no terminal to ask; nothing was done.",
-            hint="Add --yes to mean it.",
-        )
-    return answer
+    return shown
 
 
 def _cancel(args: argparse.Namespace, context: Context, names: list[str]) -> Result:

@@ -7,7 +7,6 @@ import sqlite3
 
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.errors import EXIT_INTERRUPTED, UsageError
 from mopsjobs.output import Result, counted
 from mopsjobs.times import from_timestamp, json_time, parse_duration, whole_seconds
 
@@ -46,15 +45,10 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     limit = whole_seconds(json_time(from_timestamp(before)))
     if args.dry_run:
         return Result(notes=[f"Would remove {_counted(found)}, of jobs that ended before {limit}."])
-    if not args.yes:
-        answer = context.out.ask(f"Remove {_counted(found)} from the cache, of jobs that ended before {limit}?")
-        if answer is None:
-            raise UsageError(
-                f"This would remove {_counted(found)} from the cache, and there is nobody to ask.",
-                hint="Add --yes if that is meant, --dry-run to look first.",
-            )
-        if not answer:
-            return Result(notes=["Nothing was removed."], exit_code=EXIT_INTERRUPTED)
+    question = f"Remove {_counted(found)} from the cache, of jobs that ended before {limit}?"
+    declined = context.out.confirm(question, yes=args.yes)
+    if declined is not None:
+        return declined
 
     def prune(cache: sqlite3.Connection) -> Prunable:
         return pruning.prune(cache, before)
