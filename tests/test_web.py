@@ -169,6 +169,14 @@ def test_a_cache_that_was_never_filled_is_told(cli: Cli, remote: Remote, capsys:
     assert not remote.store.calls
 
 
+def test_a_cache_that_cannot_be_used_is_no_health(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """A supervisor gets the same document as ever, with why."""
+    cli.cache.write_text("notes")
+    answer = Web(cli, capsys).get("/healthz")
+    assert (answer.status_code, answer.get_json()["ok"]) == (503, False)
+    assert "no cache of mops-jobs" in answer.get_json()["problem"]
+
+
 def test_a_page_is_made_once_for_each_state_of_the_cache(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many browsers ask, the cache is read once, until it changes."""
     made: list[int] = []
@@ -279,7 +287,7 @@ def test_schemathesis_finds_nothing(web: Web, cli: Cli) -> None:
             found.append(case.path)
 
         ask()
-    assert set(found) == {"/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/events"}
+    assert set(found) == {"/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/events", "/metrics", "/healthz"}
 
 
 # --- whom it answers, and with what ----------------------------------------------------------------------------------

@@ -12,14 +12,15 @@ from mopsjobs.cache import queries
 from mopsjobs.cache.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.commands.arguments import chosen_jobs
 from mopsjobs.context import Freshness
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.metrics import Chosen
 from mopsjobs.output import Document
 from mopsjobs.web import asked
 from mopsjobs.web.openapi import document
 from mopsjobs.web.site import Site
 
-PREFIX = "/api/"
+METRICS = "/metrics"
+HEALTH = "/healthz"
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -34,8 +35,13 @@ def add_routes(app: Flask, site: Site) -> None:
     app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
     app.add_url_rule("/api/v1/events", "api_events", handlers.events)
     app.add_url_rule("/api/v1/openapi.json", "api_openapi", lambda: jsonify(document()))
-    app.add_url_rule("/metrics", "metrics", handlers.metrics)
-    app.add_url_rule("/healthz", "health", handlers.health)
+    app.add_url_rule(METRICS, "metrics", handlers.metrics)
+    app.add_url_rule(HEALTH, "health", handlers.health)
+
+
+def is_for_programs(path: str) -> bool:
+    """Whether what is there is read by programs: then errors are problem documents, too."""
+    return path.startswith("/api/") or path in (METRICS, HEALTH)
 
 
 def problem(code: int, title: str, detail: str, hint: str | None) -> Response:
@@ -89,11 +95,14 @@ class _Handlers:
         def make(_number: int) -> str:
             return self._site.read(lambda connection, _age: metrics.render(connection, Chosen(), now=now).decode())
 
-        return Response(self._site.pages.get("/metrics", make), content_type=metrics.CONTENT_TYPE)
+        return Response(self._site.pages.get(METRICS, make), content_type=metrics.CONTENT_TYPE)
 
     def health(self) -> Response:
         """Whether the server answers and has data; how fresh that is, it tells, but a stale cache is no illness."""
-        header = self._site.header()
+        try:
+            header = self._site.header()
+        except MopsJobsError as error:
+            header = {"synced_at": None, "age_seconds": None, "stale": True, "problem": str(error)}
         is_well = header["synced_at"] is not None
         told = {name: header[name] for name in ("synced_at", "age_seconds", "stale", "problem")}
         return Response(json.dumps({"ok": is_well, **told}) + "\n", 200 if is_well else 503, mimetype=JSON)

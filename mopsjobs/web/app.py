@@ -222,7 +222,7 @@ class _Views:
         )
 
     def _error(self, code: int, title: str, detail: str, hint: str | None) -> Response:
-        if request.path.startswith(api.PREFIX):
+        if api.is_for_programs(request.path):
             return api.problem(code, title, detail, hint)
         try:
             text = self._rendered(

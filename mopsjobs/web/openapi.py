@@ -15,6 +15,18 @@ from mopsjobs.web.asked import MAX_LIMIT
 
 _WORDS = "|".join([*JobStatus, *GROUPS])
 _SORT = "|".join(SORTS)
+_HEALTH: dict[str, Any] = {
+    "description": "How the server is.",
+    "type": "object",
+    "required": ["ok", "synced_at", "age_seconds", "stale", "problem"],
+    "properties": {
+        "ok": {"description": "Whether there is data to show.", "type": "boolean"},
+        "synced_at": {"description": "When the last complete sync began.", "type": ["string", "null"]},
+        "age_seconds": {"description": "Seconds since then.", "type": ["number", "null"]},
+        "stale": {"description": "Whether the data is older than it should be.", "type": "boolean"},
+        "problem": {"description": "Why the last sync has failed; null if it has not.", "type": ["string", "null"]},
+    },
+}
 _WHEN = r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"
 
 
@@ -44,12 +56,15 @@ def document() -> dict[str, Any]:
                 missing=True,
             ),
             "/api/v1/events": _events(),
+            "/metrics": _metrics(),
+            "/healthz": _health(),
         },
         "components": {
             "schemas": {
                 "job": _schema("job"),
                 "list": _with_jobs(_schema("list")),
                 "event": _schema("event"),
+                "health": _HEALTH,
                 "problem": {
                     "description": "An error, as RFC 9457 has it.",
                     "type": "object",
@@ -87,6 +102,22 @@ def _events() -> dict[str, Any]:
     ]
     summary = "Events, one JSON object a line, as `events --json` prints them"
     return {"get": {"summary": summary, "parameters": parameters, "responses": _responses(content, missing=False)}}
+
+
+def _metrics() -> dict[str, Any]:
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    responses = _responses(content, missing=False)
+    del responses["400"]  # it takes no parameters, and minds none
+    return {"get": {"summary": "Metrics in Prometheus' text format, as `metrics` prints them", "responses": responses}}
+
+
+def _health() -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/health"}}}
+    responses = {
+        "200": {"description": "It answers, and has data, however old.", "content": content},
+        "503": {"description": "It answers, and has no data yet, or cannot use what it has.", "content": content},
+    }
+    return {"get": {"summary": "Whether the server is well, for who supervises it", "responses": responses}}
 
 
 def _job_parameters() -> list[dict[str, Any]]:
