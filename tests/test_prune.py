@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import sqlite3
 import subprocess
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -71,6 +72,51 @@ def test_a_pruned_job_is_forgotten_when_the_registry_has_lost_it(cli: Cli, aged:
     aged.store.delete(key("old-1"))
     cli.ok("sync", "-q")
     assert _asked(cli, "SELECT count(*) FROM pruned_jobs") == 1
+
+
+@pytest.mark.usefixtures("aged")
+def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
+    """A reader in the middle of its work keeps what it sees, holds nothing up, and then sees what is left."""
+    reader = file.open_to_read(str(cli.cache), REMOTE_URL)
+    assert reader is not None
+    with closing(reader):
+        reader.execute("BEGIN")
+        seen = reader.execute("SELECT job_id FROM job ORDER BY job_id")
+        assert seen.fetchone() == ("new",)
+        ran = cli.ok("prune", "--older-than", "90d", "--yes")
+        assert ran.err == "Removed 2 jobs and 0 events from the cache.\n"
+        assert [job_id for (job_id,) in seen] == ["old-1", "old-2", "old-active"]
+        reader.rollback()
+        assert reader.execute("SELECT count(*) FROM job").fetchone() == (2,)
+        assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert cli.ids("--limit", "0") == ["new", "old-active"]
+
+
+@pytest.mark.usefixtures("aged")
+def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When somebody has begun to write as the file is to be made smaller: a sentence, and the jobs are gone."""
+    opened = file.open_to_write
+    writer = opened(str(cli.cache), REMOTE_URL)
+
+    def begin(statement: str) -> None:
+        if statement == "VACUUM":
+            writer.execute("BEGIN IMMEDIATE")
+
+    def traced(path: str, registry_id: str) -> sqlite3.Connection:
+        connection = opened(path, registry_id)
+        connection.execute("PRAGMA busy_timeout = 10")
+        connection.set_trace_callback(begin)
+        return connection
+
+    monkeypatch.setattr("mopsjobs.context.open_to_write", traced)
+    with closing(writer):
+        ran = cli.ok("prune", "--older-than", "90d", "--yes")
+        writer.rollback()
+    assert sentences(ran.err) == [
+        "warning: The file stays as large as it was for now: database is locked.",
+        "Removed 2 jobs and 0 events from the cache.",
+    ]
+    assert cli.ids("--offline", "--limit", "0") == ["new", "old-active"]
 
 
 @pytest.mark.usefixtures("aged")

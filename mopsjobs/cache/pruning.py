@@ -24,6 +24,15 @@ class Prunable(NamedTuple):
     events: int
 
 
+class Pruned(NamedTuple):
+    """What pruning has removed."""
+
+    jobs: int
+    events: int
+    problem: str | None
+    """Why the file could not be made smaller; None if it was. What is free in it is used again in any case."""
+
+
 def prunable(connection: sqlite3.Connection, ended_before: float) -> Prunable:
     """How many jobs ended before that time (seconds since 1970), and how many events they have."""
     (jobs,) = connection.execute(
@@ -36,7 +45,7 @@ def prunable(connection: sqlite3.Connection, ended_before: float) -> Prunable:
     return Prunable(jobs, events)
 
 
-def prune(connection: sqlite3.Connection, ended_before: float) -> Prunable:
+def prune(connection: sqlite3.Connection, ended_before: float) -> Pruned:
     """Remove the jobs that ended before that time, with their labels and events, and give their space back.
 
     The names of chunks of events stay, so that no sync brings those events again. Counters stay as they are.
@@ -60,9 +69,23 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> Prunable:
         jobs += len(chosen)
         if len(chosen) < BATCH:
             break
-    if jobs:
+    return Pruned(jobs, events, _given_back(connection) if jobs else None)
+
+
+def _given_back(connection: sqlite3.Connection) -> str | None:
+    """Give free space back to the disk. Who reads goes on with what it sees; who writes has to end first.
+
+    Returns:
+        Why that cannot be done now; None if it was.
+    """
+    try:
         connection.execute("VACUUM")
-    return Prunable(jobs, events)
+    except sqlite3.OperationalError as error:
+        # Somebody writes for long, or the disk has no room for the copy: neither takes back what was removed.
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL):
+            raise
+        return str(error)
+    return None
 
 
 def back(connection: sqlite3.Connection, keys: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from mopsjobs.times import from_timestamp, json_time, parse_duration, whole_seco
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mopsjobs.cache.pruning import Prunable
+    from mopsjobs.cache.pruning import Prunable, Pruned
     from mopsjobs.commands import Commands
 
 
@@ -50,11 +50,15 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     if declined is not None:
         return declined
 
-    def prune(cache: sqlite3.Connection) -> Prunable:
+    def prune(cache: sqlite3.Connection) -> Pruned:
         return pruning.prune(cache, before)
 
-    return Result(notes=[f"Removed {_counted(context.change(prune))} from the cache."])
+    pruned = context.change(prune)
+    notes = [f"Removed {_counted(pruned)} from the cache."]
+    if pruned.problem is not None:
+        return Result(notes=notes, warnings=[f"The file stays as large as it was for now: {pruned.problem}."])
+    return Result(notes=notes)
 
 
-def _counted(found: Prunable) -> str:
+def _counted(found: Prunable | Pruned) -> str:
     return f"{counted(found.jobs, 'job')} and {counted(found.events, 'event')}"
