@@ -92,6 +92,13 @@ class Tsv:
         self.rows = rows
 
 
+class Csv:
+    """Rows of CSV, for a spreadsheet."""
+
+    def __init__(self, rows: Iterable[Sequence[object]]) -> None:
+        self.rows = rows
+
+
 class Text:
     """Lines for people; each line is a row of pieces, so that a piece may have a style."""
 
@@ -106,7 +113,7 @@ class Verbatim:
         self.text = text
 
 
-Body = Document | JsonLines | Table | Tsv | Text | Verbatim
+Body = Document | JsonLines | Table | Tsv | Csv | Text | Verbatim
 
 
 class Result:
@@ -210,12 +217,7 @@ class Output:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def confirm(self, question: str, shown: Sequence[str] = (), *, yes: bool) -> Result | None:
-        """Make sure that what cannot be undone is meant.
-
-        Args:
-            question: what to ask.
-            shown: lines about it.
-            yes: whether `--yes` has answered already.
+        """Make sure that what cannot be undone is meant: by `--yes`, or by asking a person, after lines about it.
 
         Returns:
             None if it is meant; else how the command ends: with nothing done, as if it had been interrupted there.
@@ -279,6 +281,12 @@ class Output:
         elif isinstance(body, Tsv):
             for row in body.rows:
                 write("\t".join(_plain_cell(value) for value in row) + "\n")
+        elif isinstance(body, Csv):
+            from mopsjobs.csv_text import csv_text
+
+            # What goes into a file keeps every character; a terminal would obey some.
+            text = csv_text(body.rows)
+            write("".join(f"{clean(line)}\n" for line in text.splitlines()) if self.is_terminal else text)
         elif isinstance(body, Table):
             self._print_table(body)
         elif isinstance(body, Text):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support_cli import Cli, Remote, add, command, environment, foreign, key
+from support_terminal import terminal
 
 if TYPE_CHECKING:
     from mopsjobs.registry import JobRegistry
@@ -33,6 +34,18 @@ def test_ndjson_is_what_list_has(cli: Cli) -> None:
     lines = cli.ok("export").lines
     assert lines == cli.ok("list", "--jsonl", "--limit", "0", "--sort", "name").lines
     assert [json.loads(line)["job_id"] for line in lines] == ["a", "b", "c"]
+
+
+def test_a_terminal_gets_no_control_characters(cli: Cli, jobs: JobRegistry) -> None:
+    """A file has every character of a record; a terminal none that it would obey."""
+    add(jobs, "a", "failed", owner="\x1b[31mred\x07")
+    argv = ("export", "--format", "csv")
+    assert "\x1b[31mred\x07" in cli.ok(*argv).out
+    for words in (argv, ("query", "--csv", "SELECT owner FROM jobs")):
+        with terminal(command(*words), environment(cli)) as at:
+            told = at.rest()
+        assert '"[31mred"' in told
+        assert not {"\x1b", "\x07"} & set(told)
 
 
 @pytest.mark.usefixtures("filled")

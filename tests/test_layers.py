@@ -119,7 +119,7 @@ ARROWS = {
         " runner.reporter runner.spool"
     ),
     "mopsjobs.terminal": "",
-    "mopsjobs.output": "errors terminal",
+    "mopsjobs.output": "errors terminal csv_text",
     "mopsjobs.csv_text": "",
     "mopsjobs.metrics": (
         "mopsjobs errors status times whole_file cache.counters cache.file cache.queries cache.statistics"
@@ -169,7 +169,7 @@ COMMANDS_MAY = (
     " engines.ask engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes"
     " foreground outputs reconcile runner.pool runner.run submit.bundle submit.client submit.family submit.kept"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pruning"
-    " cache.statistics cache.streaming csv_text metrics advice web.security web.server cache.words"
+    " cache.statistics cache.streaming metrics advice web.security web.server cache.words"
 )
 
 OUTSIDE = {
@@ -198,6 +198,7 @@ OUTSIDE = {
     "flask": "web.api web.app web.security web.stream",
     "werkzeug": "web.app",
     "waitress": "web.server",
+    "markupsafe": "web.shown",
     "argparse": "mops_jobs context commands commands.* web.asked",
 }
 """Which of our modules may import each of these; they are costly, replaceable, or mark a layer."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 from mopsjobs.cache import statistics
 from mopsjobs.commands import summary
 from support_cli import Cli, Remote, add, command, environment, foreign, key
+from support_terminal import terminal
 
 if TYPE_CHECKING:
     from mopsjobs.registry import JobRegistry
@@ -100,22 +98,9 @@ def test_nothing_is_no_error(cli: Cli) -> None:
 def test_on_a_terminal_it_draws(cli: Cli, jobs: JobRegistry) -> None:
     """On a terminal the days are two lines of bars."""
     add(jobs, "a", "failed")
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command("summary"), stdout=theirs, stderr=theirs, env=environment(cli)) as process:
-        os.close(theirs)
-        told = b""
-        while chunk := _read(ours):
-            told += chunk
-        assert process.wait(60) == 0
-    os.close(ours)
-    assert "Failed/day" in told.decode()
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # the other end is closed
-        return b""
+    with terminal(command("summary"), environment(cli)) as at:
+        assert "Failed/day" in at.rest()
+        assert at.process.returncode == 0
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=40))

@@ -103,7 +103,9 @@ def _allows(
 
 def _refused(error: Exception, known: dict[str, list[str]]) -> UsageError:
     text = str(error).rstrip(".")
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH or "prohibited" in text:
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH or text.startswith(
+        ("access to", "cannot modify")
+    ):
         return UsageError("A query may only read the views of the cache.", hint=_hint(known))
     return UsageError(f"The query cannot be answered: {text}.", hint=_hint(known))
 

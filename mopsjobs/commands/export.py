@@ -9,7 +9,7 @@ import sqlite3
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
 from mopsjobs.context import Context, Freshness
-from mopsjobs.output import Result, Verbatim, counted
+from mopsjobs.output import Csv, Result, Verbatim, counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,20 +47,19 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         from mopsjobs.cache import streaming
-        from mopsjobs.csv_text import csv_text
 
         fields = queries.job_fields()
         count = 0
         if args.format == "csv":
-            context.out.show(Result(Verbatim(csv_text([fields]))))
+            context.out.show(Result(Csv([fields])))
         jobs = streaming.jobs(cache, chosen)
         while batch := list(itertools.islice(jobs, BATCH)):
             if args.format == "csv":
                 views = (queries.job_view(facts, now=now.timestamp()) for facts in batch)
-                text = csv_text([view[name] for name in fields] for view in views)
+                context.out.show(Result(Csv([view[name] for name in fields] for view in views)))
             else:
                 text = "".join(f"{queries.job_text(facts, now=now.timestamp())}\n" for facts in batch)
-            context.out.show(Result(Verbatim(text)))
+                context.out.show(Result(Verbatim(text)))
             count += len(batch)
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.said()}."]
         return Result(warnings=warnings, notes=[f"{counted(count, 'job')}, {freshness.said()}"])

@@ -9,7 +9,7 @@ import sqlite3
 from mopsjobs.commands.arguments import add_command, add_freshness, row_limit, wanted
 from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import UsageError
-from mopsjobs.output import Document, Result, Table, Tsv, Verbatim, counted
+from mopsjobs.output import Csv, Document, Result, Table, Tsv, counted
 from mopsjobs.times import parse_duration
 
 TYPE_CHECKING = False
@@ -74,11 +74,9 @@ def _shown(args: argparse.Namespace, context: Context, answer: Answer, freshness
     """The answer in the form asked for, and whether there is more of it."""
     rows = answer.rows if args.limit == 0 else itertools.islice(answer.rows, args.limit)
     if args.form == "csv":
-        from mopsjobs.csv_text import csv_text
-
-        context.out.show(Result(Verbatim(csv_text([answer.columns]))))
+        context.out.show(Result(Csv([answer.columns])))
         while batch := list(itertools.islice(rows, BATCH)):
-            context.out.show(Result(Verbatim(csv_text(batch))))
+            context.out.show(Result(Csv(batch)))
         return Result(notes=_cut(args, answer))
     if args.form == "tsv":
         while batch := list(itertools.islice(rows, BATCH)):

@@ -1,0 +1,70 @@
+"""A program at a terminal: a real pseudo-terminal, typed at and read from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PATIENCE = 60.0
+"""Seconds without a word after which a program is taken for hanging."""
+
+
+class Terminal:
+    """Our end of the terminal that a program is at."""
+
+    def __init__(self, process: subprocess.Popen[bytes], end: int) -> None:
+        self.process = process
+        self._end = end
+        self.told = ""
+        """All that the terminal has shown since the last `type`."""
+
+    def type(self, text: str) -> None:
+        """Press these keys."""
+        self.told = ""
+        os.write(self._end, text.encode())
+
+    def until(self, text: str) -> str:
+        """Wait until the terminal has shown this. Returns all that it has shown."""
+        while text not in self.told:
+            assert self._read(), f"ended before it showed {text!r}: {self.told!r}"
+        return self.told
+
+    def rest(self) -> str:
+        """All that it shows until the program ends."""
+        while self._read():
+            pass
+        assert self.process.wait(PATIENCE) is not None
+        return self.told
+
+    def _read(self) -> bool:
+        assert select.select([self._end], [], [], PATIENCE)[0], f"silent after {self.told!r}"
+        try:
+            chunk = os.read(self._end, 65536)
+        except OSError:  # the other end is closed
+            return False
+        self.told += chunk.decode(errors="replace")
+        return bool(chunk)
+
+
+@contextlib.contextmanager
+def terminal(argv: list[str], env: Mapping[str, str]) -> Iterator[Terminal]:
+    """Run a program at a terminal, for the time of the block."""
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
+        ) as process:
+            os.close(theirs)
+            try:
+                yield Terminal(process, ours)
+            finally:
+                process.kill()
+    finally:
+        os.close(ours)
