@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import sqlite3
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,14 @@ import pytest
 import mops_jobs
 from mopsjobs import config
 from mopsjobs.context import Context
+from mopsjobs.events import record_event
 from mopsjobs.output import Output
 from mopsjobs.times import utc_now
 from mopsjobs.web.app import make_app
 from mopsjobs.web.live import Changes, Syncer
 from mopsjobs.web.security import is_loopback, own_names
 from mopsjobs.web.site import Site
-from support_cli import Cli, Clock, Remote, add, foreign, key
+from support_cli import START, Cli, Clock, Remote, add, foreign, key
 from support_runs import until
 from support_web import HOSTILE, HOSTILE_ID, Server, hostile_record, serving
 
@@ -127,6 +129,7 @@ def test_pages_show_every_job_once(web: Web, cli: Cli, remote: Remote) -> None:
         assert len(seen) == len(set(seen))
         assert sum(one.startswith("many") for one in seen) == 120
     assert web.ids("/jobs?page=6") == []
+    assert "<caption>124 jobs</caption>" in web.ok("/jobs?page=6")
 
 
 @pytest.mark.parametrize(
@@ -216,16 +219,60 @@ def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobR
     assert page.rindex("3/4 tasks") > page.rindex("2/4 tasks")
 
 
+TRACE = 'Traceback (most recent call last):\n  File "model.py", line 3\nMemoryError'
+
+
+def test_errors_keep_their_lines(cli: Cli, remote: Remote, capsys: Any) -> None:
+    """That of the record and those of tasks, with their tracebacks; the control characters in them go all the same."""
+    add(remote.jobs, "a", "running")
+    remote.jobs.update_status("a", "failed", error_message=f"{TRACE}\x1b[31m <b>")
+    error = {"type": "MemoryError", "message": "no room", "traceback": TRACE}
+    record_event(remote.store.inner, "a", "task_failed", now=cli.clock.now, task=3, error=error)
+    cli.ok("sync", "-q")
+    page = Web(cli, capsys).ok("/jobs/a")
+    lines = TRACE.replace('"', "&#34;")
+    assert f"<pre>{lines}[31m &lt;b&gt;</pre>" in page
+    assert f"<span>task 3: MemoryError: no room\n{lines}</span>" in page
+
+
+def test_events_stand_in_the_order_of_their_times(cli: Cli, remote: Remote, capsys: Any) -> None:
+    """Whenever this machine has heard of them: a writer that was cut off tells late."""
+    add(remote.jobs, "a", "running")
+    cli.clock.advance(minutes=5)
+    record_event(remote.store.inner, "a", "log", now=cli.clock.now, text="second")
+    cli.ok("sync", "-q")
+    record_event(remote.store.inner, "a", "log", now=lambda: START + timedelta(minutes=1), text="first")
+    cli.ok("sync", "-q")
+    page = Web(cli, capsys).ok("/jobs/a")
+    assert page.index("first") < page.index("second")
+
+
+def test_owner_and_labels_lead_to_their_jobs(web: Web) -> None:
+    """From a job to the others of its owner, and to those with its label."""
+    page = web.ok("/jobs/running-1")
+    links = [link.replace("&amp;", "&") for link in re.findall(r'href="(/jobs\?[^"]+)"', page)]
+    assert [web.ids(link) for link in links] == [["done-1", "running-1"], ["running-1"]]
+
+
 def test_charts_count_each_job(web: Web) -> None:
     """What ended, by status; the failure rate; owners and labels, each a link to its own charts."""
     page = web.ok("/charts")
     assert "1 failed" in page
     assert "50.0 %" in page
+    assert 'href="/jobs?status=failed"' in page
     assert 'href="?days=30&amp;owner=ada"' in page
     assert 'href="?days=30&amp;label=exp%3D7"' in page
     alone = web.ok("/charts?days=30&owner=ada")
     assert "1 failed" not in alone
     assert "1 succeeded" in alone
+    assert 'href="/jobs?status=succeeded&amp;owner=ada"' in alone
+
+
+def test_the_first_day_is_seen_in_the_charts(web: Web) -> None:
+    """A single day is a line that has a length, though there is nothing yet to draw it to."""
+    lines = [line.split() for line in re.findall(r'<polyline points="([^"]+)"', web.ok("/charts"))]
+    assert len(lines) == 7  # queued, running, the failure rate, two percentiles of queue and run time
+    assert all(len(line) > 1 and line[0] != line[-1] for line in lines)
 
 
 # --- the API ---------------------------------------------------------------------------------------------------------

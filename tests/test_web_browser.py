@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playw
 
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.times import utc_now
-from support_cli import Cli, Clock, add, key, put
+from mopsjobs.times import json_time, utc_now
+from support_cli import Cli, Clock, add, foreign, key, put
 from support_web import HOSTILE, HOSTILE_ID, Server, hostile_record, serving
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Watched:
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """A tab at the page of jobs. In the end: nothing foreign was asked for, no dialog opened, nothing went wrong."""
-    context = browser.new_context(viewport={"width": 1000, "height": 600}, service_workers="block")
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, service_workers="block")
     page = context.new_page()
     watched = Watched(page)
     page.goto(f"{server.url}/jobs")
@@ -101,9 +102,44 @@ def _shoot(page: Page, name: str) -> None:
         page.screenshot(path=str(Path(directory, name)))
 
 
+def _history(cli: Cli) -> None:
+    """Three weeks of jobs that have ended, as records that were there before the server was."""
+    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+    ends = ("succeeded", "succeeded", "failed", "succeeded", "partial", "succeeded", "cancelled", "succeeded")
+    for number in range(64):
+        end = utc_now() - timedelta(hours=1 + 8 * number - number % 5 * 3)
+        begin = end - timedelta(minutes=20 + number * 37 % 200)
+        times = {"pending": begin - timedelta(minutes=1 + number * 7 % 40), "running": begin, ends[number % 8]: end}
+        steps = [{"status": name, "at": json_time(at), "id": str(number)} for name, at in times.items()]
+        name = f"{('seir', 'malaria', 'measles')[number % 3]}-{end:%m%d}-{number:02}"
+        done = 40 if ends[number % 8] in ("succeeded", "partial") else number % 40
+        fields = {
+            "owner": ("ada", "grace", "emmy")[number % 3], "labels": {"exp": str(number % 4)}, "transitions": steps,
+            "created_at": steps[0]["at"], "updated_at": steps[-1]["at"], "tasks_total": 40, "tasks_completed": done,
+        }  # fmt: skip
+        put(store, key(name), foreign(name, ends[number % 8], **fields))
+
+
+def test_charts_show_weeks_and_lead_to_the_jobs(page: Page, cli: Cli) -> None:
+    """A drawing for each question, what its colours mean beside it; from a status to the jobs that have it."""
+    _history(cli)
+    expect(page.locator("#jobs caption")).to_contain_text("70 jobs")
+    _shoot(page, "jobs.png")
+    page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link", name="Charts").click()
+    expect(page.get_by_role("heading", level=2)).to_have_count(8)
+    expect(page.get_by_role("img")).to_have_count(5)
+    ended = page.get_by_role("region", name="Ended")
+    expect(ended.locator("figcaption")).to_contain_text("cancelled")
+    assert ended.locator("rect").count() > 20
+    _shoot(page, "charts.png")
+    page.get_by_role("link", name="grace").click()
+    page.get_by_role("navigation", name="These jobs").get_by_role("link", name="failed").click()
+    expect(page.locator("tbody tr").first).to_contain_text("grace")
+    assert "status=failed&owner=grace" in page.url
+
+
 def test_filter_search_and_open_a_job(page: Page) -> None:
     """By a pill, by words, then by the link of a job; the URL tells it all, and leads back."""
-    _shoot(page, "jobs.png")
     page.get_by_role("navigation", name="By status").get_by_role("link", name="failed").click()
     expect(page.locator("tbody tr")).to_have_count(1)
     assert "status=failed" in page.url

@@ -58,6 +58,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.url_map.strict_slashes = True
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     # What a template shows came from a record: nothing in it may turn the writing direction. Escaping comes after.
+    app.jinja_env.filters["lines"] = shown.lines
     app.jinja_env.finalize = lambda value: clean(value) if type(value) is str else "" if value is None else value
     protect(app, names)
     seats = threading.BoundedSemaphore(stream.SEATS)
@@ -144,7 +145,7 @@ class _Views:
                 "outputs": shown.outputs(job),
                 "timeline": shown.timeline(job, now),
                 "progress": shown.progress_chart(pages.progress_points(connection, whole_id)),
-                "events": [shown.event(one) for one in events],
+                "events": [shown.event(one) for one in sorted(events, key=shown.event_time)],
                 "cursor": cursor(cache_id(connection), seen[-1].seq if seen else 0),
                 "show": kind or "",
                 "next": next_command(job, stale=freshness.stale),
@@ -172,12 +173,13 @@ class _Views:
                 "header": self._site.header_of(connection),
                 "levels": shown.level_chart(charts.levels(connection, since=since, until=now, step=step)),
                 "ended": shown.ended_chart(days),
+                "failures": shown.failure_chart(days),
                 "queued": shown.spread_chart(days, "queued"),
                 "ran": shown.spread_chart(days, "ran"),
                 "days": [shown.day_row(day) for day in reversed(days)],
                 "owners": _groups(charts.by_owner(connection, limit=SHOWN_GROUPS), "owner", args),
                 "labels": _groups(charts.by_label(connection, limit=SHOWN_GROUPS), "label", args),
-                "counts": counts,
+                "pills": _charted(counts, args),
             }
 
         def make(number: int) -> str:
@@ -254,6 +256,20 @@ def _pills(wanted: asked.Jobs, query: list[tuple[str, str]], counts: Mapping[str
     return pills
 
 
+def _charted(counts: Mapping[str, int], args: Any) -> list[dict[str, Any]]:
+    """The statuses of the jobs in the charts, in the order in which a job passes them; each leads to those jobs."""
+    kept = {"owner": args.owner or "", "label": args.label or ""}
+    known = [name for name in shown.STATUSES if name in counts]
+    return [
+        {"status": shown.status(name), "count": counts[name], "to": "/jobs" + _link([], {"status": name, **kept})}
+        for name in known
+    ] + [
+        {"status": shown.status(name), "count": count, "to": None}
+        for name, count in counts.items()
+        if name not in known
+    ]
+
+
 def _columns(wanted: asked.Jobs, query: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """The heads of the table: each sorts by its column, and the other way round when that is done already."""
     first = wanted.sort.partition(",")[0].strip()
@@ -276,7 +292,7 @@ def _paging(wanted: asked.Jobs, query: list[tuple[str, str]], total: int) -> dic
     return {
         "page": wanted.page,
         "pages": last,
-        "begin": min(begin + 1, total),
+        "begin": begin + 1,
         "end": min(begin + asked.PAGE_SIZE, total),
         "before": to(min(wanted.page - 1, last)),
         "after": to(wanted.page + 1),

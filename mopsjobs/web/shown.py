@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
+
+from markupsafe import Markup
 
 from mopsjobs.cache.charts import Day, Group, Level
 from mopsjobs.cache.events import Stored
@@ -95,11 +97,22 @@ def row(job: Job, now: float) -> Row:
     )
 
 
-def facts(job: Job, now: float) -> list[tuple[str, str]]:
-    """What else is known of a job: each name and text, without those that the record does not tell."""
-    found = [
-        ("Owner", job["owner"]),
-        ("Labels", ", ".join(f"{label}={value}" for label, value in sorted(job["labels"].items())) or None),
+def lines(text: object) -> Markup:
+    """Text of several lines, as a template filter: each line cleaned, and the breaks kept."""
+    return Markup("\n").join(clean(line) for line in ("" if text is None else str(text)).splitlines())
+
+
+def facts(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]]]:
+    """What else is known of a job: each name with its texts and where these lead, if anywhere.
+
+    What the record does not tell is left out.
+    """
+    labels = [f"{label}={value}" for label, value in sorted(job["labels"].items())]
+    found: list[tuple[str, list[tuple[str, str | None]]]] = [
+        ("Owner", [] if job["owner"] is None else [(job["owner"], _jobs_with("owner", job["owner"]))]),
+        ("Labels", [(label, _jobs_with("label", label)) for label in labels]),
+    ]
+    plain = [
         ("Queued", _duration(job["queued_seconds"])),
         ("Running" if job["is_active"] else "Ran", _duration(job["run_seconds"])),
         ("Heartbeat", moment(job["heartbeat_at"], now).ago if job["heartbeat_at"] and job["is_active"] else None),
@@ -108,7 +121,12 @@ def facts(job: Job, now: float) -> list[tuple[str, str]]:
         ("Results", job["results_path"]),
         ("Validation", job["last_validation_error"]),
     ]
-    return [(name, str(text)) for name, text in found if text is not None]
+    found += [(name, [(str(text), None)]) for name, text in plain if text is not None]
+    return [(name, texts) for name, texts in found if texts]
+
+
+def _jobs_with(name: str, value: object) -> str:
+    return f"/jobs?{urlencode({name: value})}"
 
 
 def _duration(seconds: float | None) -> str | None:
@@ -170,13 +188,20 @@ def progress_chart(points: Sequence[tuple[float, int, int]]) -> dict[str, Any] |
     }
 
 
+def event_time(stored: Stored) -> float:
+    """When it happened, by its writer's clock: in that order events are read, whenever they were heard of."""
+    return parse_time(str(stored.event["at"])).timestamp()
+
+
 def event(stored: Stored) -> dict[str, str]:
-    """An event as a line."""
+    """An event as a line; with the traceback of a failure below it."""
     one = stored.event
+    error = one.get("error")
+    trace = str(error.get("traceback") or "") if isinstance(error, Mapping) else ""
     return {
         "at": whole_seconds(str(one["at"])),
         "kind": clean(str(one["kind"])),
-        "text": "".join(clean(piece) for piece in told(one)),
+        "text": "\n".join(["".join(clean(piece) for piece in told(one)), *map(clean, trace.splitlines())]),
     }
 
 
@@ -214,6 +239,21 @@ def ended_chart(days: Sequence[Day]) -> dict[str, Any]:
         "bars": svg.stacked(columns, y_max=top),
         "begin": _day(days[0].start),
         "end": _day(days[-1].start),
+    }
+
+
+def failure_chart(days: Sequence[Day]) -> dict[str, Any] | None:
+    """The failure rate over the days; None when no job ended by itself."""
+    found = [(day.start, day.failure_rate * 100) for day in days if day.failure_rate is not None]
+    if not found:
+        return None
+    top = min(100.0, svg.ceiling(max(rate for _, rate in found)))
+    window = (days[0].start, days[-1].start)
+    return {
+        "top": f"{top:g} %",
+        "points": svg.line(found, x=window, y_max=top),
+        "begin": _day(window[0]),
+        "end": _day(window[1]),
     }
 
 

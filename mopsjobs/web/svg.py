@@ -9,6 +9,9 @@ WIDTH = 720.0
 HEIGHT = 160.0
 """Of a drawing, in its own units."""
 
+POINT = 6.0
+"""Half the width of a line that stands for a single point."""
+
 
 class Bar(NamedTuple):
     """A rectangle, and the words for it."""
@@ -28,10 +31,16 @@ def line(points: Sequence[tuple[float, float]], *, x: tuple[float, float], y_max
         points: what to draw.
         x: which values are at the left and at the right edge.
         y_max: the value at the top; 0 is at the bottom.
+
+    A single point becomes a short line, since else nothing is seen.
     """
     span = (x[1] - x[0]) or 1.0
     top = y_max or 1.0
-    return " ".join(f"{(at - x[0]) / span * WIDTH:.1f},{HEIGHT - value / top * HEIGHT:.1f}" for at, value in points)
+    places = [((at - x[0]) / span * WIDTH, HEIGHT - value / top * HEIGHT) for at, value in points]
+    if len(places) == 1:
+        [(across, down)] = places
+        places = [(max(0.0, across - POINT), down), (min(WIDTH, across + POINT), down)]
+    return " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
 
 
 def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
