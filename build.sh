@@ -151,6 +151,14 @@ install_chromium() {
     "On Debian: apt-get install chromium; elsewhere your package manager has it."
 }
 
+# --- shells ----------------------------------------------------------------------------------------------------------
+
+# Completion is tested by a Tab in each shell that is there; these are small. Without them their tests are skipped.
+install_shells() {
+  ! command -v zsh >/dev/null || ! command -v tcsh >/dev/null || return 0
+  ! can_apt || apt_install zsh tcsh || true
+}
+
 # --- Prometheus -----------------------------------------------------------------------------------------------------
 
 # Unpacked, not installed: a package that is installed starts its service, and a test wants the programs alone.
@@ -192,6 +200,7 @@ cmd_demo() {
 cmd_servers() {
   install_azurite
   install_chromium
+  install_shells
   install_prometheus
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pty
 import select
 import subprocess
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,9 +60,11 @@ def terminal(argv: list[str], env: Mapping[str, str]) -> Iterator[Terminal]:
     """Run a program at a terminal, for the time of the block."""
     ours, theirs = pty.openpty()
     try:
+        # Shells want the terminal to be their session's own.
         with subprocess.Popen(
-            argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
-        ) as process:
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, and no thread of ours
+        ) as process:  # fmt: skip
             os.close(theirs)
             try:
                 yield Terminal(process, ours)

@@ -79,7 +79,7 @@ BAD_USAGE = {
     "flights list": "flights",
     "config hide": "hide",
     "schema nothing": "nothing",
-    "completion fish": "fish",
+    "completion ksh": "ksh",
     "progress job ten": "'ten' is no progress",
 }
 

@@ -14,12 +14,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "tcsh", "fish")
 WORDS = ("jobs", "owners")
 
 EXAMPLES = """examples:
   mops-jobs completion bash > ~/.local/share/bash-completion/completions/mops-jobs
   mops-jobs completion zsh > ~/.zfunc/_mops-jobs
+  mops-jobs completion fish > ~/.config/fish/completions/mops-jobs.fish
 """
 
 PREAMBLE = {
@@ -38,6 +39,7 @@ _mops_jobs_complete_jobs() { _mops_jobs_words jobs }
 _mops_jobs_complete_owners() { _mops_jobs_words owners }
 """,
     "tcsh": "",
+    "fish": "",
 }
 """What the scripts call for words of the cache: this command, which looks at the cache as it lies."""
 
@@ -54,14 +56,14 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         epilog=EXAMPLES,
     )
     parser.add_argument("shell", nargs="?", choices=SHELLS, help="which shell")
-    parser.add_argument("--words", nargs=2, metavar=("KIND", "PREFIX"), help=argparse.SUPPRESS)  # for the scripts
+    parser.add_argument("--words", nargs="+", metavar="WORD", help=argparse.SUPPRESS)  # for the scripts
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Print the script, or the words that it asks for."""
     if args.words is not None:
-        kind, prefix = args.words
-        return _words(kind, prefix, context)
+        kind, *prefix = args.words  # tcsh cannot tell what is typed already, and gives none
+        return _words(kind, "".join(prefix), context)
     if args.shell is None:
         raise UsageError(f"Name a shell: {', '.join(SHELLS)}.")
     import shtab
@@ -71,7 +73,10 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     for command in commands.choices.values():
         for action in command._actions:  # noqa: SLF001 - argparse has no public way to walk a parser
             _describe(action)
-    return Result(Verbatim(shtab.complete(parser, shell=args.shell, preamble=PREAMBLE[args.shell])))
+    script = shtab.complete(parser, shell=args.shell, preamble=PREAMBLE[args.shell])
+    if args.shell == "zsh":  # for arguments that repeat, shtab writes what completes the first one alone
+        script = script.replace('"(*)::', '"*:').replace('"(*):', '"*:')
+    return Result(Verbatim(script))
 
 
 def _words(kind: str, prefix: str, context: Context) -> Result:
@@ -100,5 +105,6 @@ def _describe(action: argparse.Action) -> None:
         action.complete = {  # type: ignore[attr-defined]
             "bash": function,
             "zsh": function,
-            "tcsh": f"`mops-jobs completion --words {kind} ''`",
+            "tcsh": f"`mops-jobs completion --words {kind}`",
+            "fish": f"(command mops-jobs completion --words {kind} (commandline -ct) 2>/dev/null)",
         }
