@@ -10,7 +10,6 @@ chunk in two hours, and readers take it once.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.job import check_job_id
+from mopsjobs.strict_json import parse_json, whole_characters
 from mopsjobs.times import parse_time
 
 PREFIX = "events/"
@@ -121,14 +121,11 @@ def parse_chunk(value: bytes, *, job_id: str | None = None) -> list[Event]:
 def _parse_event(line: str, job_id: str | None) -> Event:
     if len(line) > 2 * MAX_EVENT_BYTES:
         raise RecordError(f"{len(line):,} characters are no event")
-    try:
-        event = _DECODER.decode(line)
-    except (ValueError, RecursionError):
-        raise RecordError("not JSON") from None
+    event = parse_json(line, max_depth=MAX_DEPTH)
+    if "\\ud" in line or "\\uD" in line:
+        event = whole_characters(event, "replace")  # our own messages may quote paths that are not UTF-8
     if not isinstance(event, dict):
         raise RecordError("not a JSON object")
-    if _may_be_deep(line) and _is_deep(event):
-        raise RecordError(f"more than {MAX_DEPTH} levels deep")
     at, owner, kind, source, seq = (event.get(name) for name in ("at", "job_id", "kind", "source", "seq"))
     if not (isinstance(kind, str) and is_kind(kind)):
         raise RecordError("kind is none")
@@ -152,18 +149,6 @@ def _is_time(text: str) -> bool:
         return _AT.fullmatch(text) is not None and parse_time(text) is not None
     except ValueError:
         return False
-
-
-def _refused(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refused(text)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)
 
 
 def _may_be_deep(line: str) -> bool:

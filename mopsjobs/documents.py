@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from mopsjobs.errors import RecordError
 from mopsjobs.store import cas
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.strict_json import read_json
 
 
 def update_with_retry(
@@ -42,9 +43,9 @@ def create_with_retry(
 
 def _load(key: str, value: bytes) -> dict[str, object]:
     try:
-        document = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"not JSON: {error}", key=key) from None
+        document = read_json(value)
+    except RecordError as error:
+        raise RecordError(error.reason, key=key) from None
     if not isinstance(document, dict):
         raise RecordError("not a JSON object", key=key)
     return document

@@ -22,12 +22,22 @@ EXIT_JOB_PARTIAL = 104
 EXIT_INTERRUPTED = 130
 
 
+MAX_MESSAGE = 2000
+"""Characters of a message. What comes from elsewhere and is quoted in one may be of any length."""
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, without its middle where it is longer than `limit`."""
+    return text if len(text) <= limit else f"{text[: limit * 3 // 4]} … {text[len(text) - limit // 4 :]}"
+
+
 class MopsJobsError(Exception):
     """The root. `str(error)` is one sentence; `hint` is the next thing to try, or None."""
 
     exit_code = EXIT_UNEXPECTED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = shortened(message, MAX_MESSAGE)
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -195,12 +205,17 @@ class TooManyRetriesError(MopsJobsError):
         self.attempts = attempts
 
 
+MAX_REASON = 500
+"""Characters of the reason why bytes are no record: a cache keeps one for each."""
+
+
 class RecordError(MopsJobsError, ValueError):
     """Bytes that are no record. `reason` says why, without the key, so that a report can group them."""
 
     exit_code = EXIT_REFUSED
 
     def __init__(self, reason: str, *, key: str | None = None) -> None:
+        reason = shortened(reason, MAX_REASON)
         super().__init__(f"{key}: {reason}" if key else reason, hint="See: mops-jobs doctor" if key else None)
         self.key = key
         self.reason = reason

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.errors import RecordError, UsageError, shortened
 from mopsjobs.status import TERMINAL, JobStatus
+from mopsjobs.strict_json import read_json
 from mopsjobs.times import parse_time
 
 MAX_RECORD_BYTES = 1024 * 1024
@@ -26,9 +26,7 @@ MAX_RECORD_BYTES = 1024 * 1024
 MAX_JOB_ID_LENGTH = 128
 """Characters. Leaves room in a key for what lies beside the record."""
 
-MAX_DEPTH = 100
-"""Lists and objects within each other. A bound of our own, since Python's depends on its version and on who calls."""
-
+_JOB_ID = re.compile(r"[^/\\]{1,512}")
 _NEW_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
 
 # Made once: json.dumps makes one for each call that is not a plain one.
@@ -173,34 +171,23 @@ def check_job_id(job_id: str) -> str:
     """Return `job_id` if some program may have given a job that id.
 
     Raises:
-        UsageError: no key can hold it: it is empty, too long, `.` or `..`, has a `/` or a character that does not
-        print.
+        UsageError: no key can hold it: it is empty, too long, `.` or `..`, has a `/`, a backslash or a character
+            that does not print.
     """
-    if not job_id or len(job_id) > 512 or "/" in job_id or not job_id.isprintable() or job_id in (".", ".."):
-        raise UsageError(f"{job_id!r} cannot be a job id: no '/', no control characters, at most 512 characters.")
+    if not _JOB_ID.fullmatch(job_id) or not job_id.isprintable() or job_id in (".", ".."):
+        raise UsageError(
+            f"{shortened(job_id, 80)!r} cannot be a job id: no slash or backslash, no control characters, "
+            "at most 512 characters."
+        )
     return job_id
 
 
 def _parse(value: bytes) -> JsonObject:
     if len(value) > MAX_RECORD_BYTES:
         raise RecordError(f"{len(value):,} bytes are no record: at most {MAX_RECORD_BYTES:,} are read")
-    try:
-        record = _DECODER.decode(value.decode("utf-8-sig"))
-        if b"\\ud" in value or b"\\uD" in value:
-            # Half a surrogate pair passes json.loads and fails in every later encoder; so find it here.
-            json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeDecodeError:
-        raise RecordError("not UTF-8 text") from None
-    except UnicodeEncodeError:
-        raise RecordError("has half a surrogate pair in a text") from None
-    except RecursionError:
-        raise RecordError("nested too deeply") from None
-    except ValueError as error:
-        raise RecordError(f"not JSON: {error}") from None
+    record = read_json(value)
     if not isinstance(record, dict):
         raise RecordError(f"not a JSON object but {_json_type(record)}")
-    if value.count(b"[") + value.count(b"{") > MAX_DEPTH and _is_deep(record):
-        raise RecordError("nested too deeply")
     return record
 
 
@@ -214,42 +201,6 @@ def _json_type(value: object) -> str:
 
 def _wrong(name: str, expected: str, value: object) -> NoReturn:
     raise RecordError(f"field {name} should be {expected}, not {_json_type(value)}")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    return number if math.isfinite(number) else _refuse_constant(digits[:40])
-
-
-def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{max(names, key=names.count)[:40]!r} comes twice in one object")
-    return members
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_names)
-
-
-def _is_deep(value: object) -> bool:
-    """Whether more than `MAX_DEPTH` lists and objects lie within each other. Without recursion, the danger itself."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner: list[object] = []
-        for outer in level:
-            if isinstance(outer, dict):
-                inner.extend(outer.values())
-            elif isinstance(outer, list):
-                inner.extend(outer)
-        level = [item for item in inner if isinstance(item, (dict, list))]
-        if not level:
-            return False
-    return True
 
 
 def _text(name: str, value: object) -> str:

@@ -12,14 +12,17 @@ never looks complete.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any, Protocol
 
-from mopsjobs.errors import RecordError
+from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.job import check_job_id
 from mopsjobs.store.base import Entry, Versioned
-from mopsjobs.submit.study import Study, StudyError, Task, is_output_name, seed_of
+from mopsjobs.strict_json import read_json
+from mopsjobs.submit.study import Study, Task, is_output_name, seed_of
 
 MANIFEST_VERSION = 1
 NAMES_NAME = "_outputs.json"
@@ -118,26 +121,31 @@ class Manifest:
             RecordError: they are none, or one that only a newer version understands.
         """
         try:
-            document: dict[str, Any] = json.loads(value)
+            document: Any = read_json(value)
             if document["version"] != MANIFEST_VERSION:
-                raise RecordError(f"a manifest of version {document['version']!r} is not known here", key=key)
+                raise RecordError(f"a manifest of version {document['version']!r} is not known here")
             only = document["only"]
             # What the record needs besides came later; the manifests of older jobs are without.
             engine, owner, labels = document.get("engine"), document.get("owner"), document.get("labels") or {}
             names = (document["job_id"], document["bundle"], document["parent_job_id"] or "", engine or "", owner or "")
             if not all(isinstance(name, str) for name in (*names, *labels, *labels.values())):
                 raise TypeError("its ids, engine, owner and labels should be texts")
+            for name in (document["job_id"], document["parent_job_id"] or "-"):
+                check_job_id(name)
+            study = Study.from_dict(document["study"], "in the manifest")
             return cls(
                 job_id=document["job_id"],
-                study=Study.from_dict(document["study"], "in the manifest"),
+                study=study,
                 bundle=document["bundle"],
-                only=None if only is None else tuple(int(number) for number in only),
+                only=None if only is None else _numbers(only, study.tasks_total),
                 parent_job_id=document["parent_job_id"],
                 engine=engine,
                 owner=owner,
                 labels=labels,
             )
-        except StudyError as error:
+        except RecordError as error:
+            raise RecordError(error.reason, key=key) from None
+        except UsageError as error:  # a StudyError is one
             raise RecordError(error.message, key=key) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RecordError(f"no manifest of a job ({type(error).__name__}: {error})", key=key) from None
@@ -165,6 +173,14 @@ class Completeness:
     def count(self) -> int:
         """How many tasks are complete."""
         return self.complete.count(1)
+
+
+def _numbers(only: object, total: int) -> tuple[int, ...]:
+    if not isinstance(only, list) or not all(type(number) is int and 0 <= number < total for number in only):
+        raise TypeError("its tasks should be numbers of the study's")
+    if any(one >= two for one, two in itertools.pairwise(only)):
+        raise TypeError("its tasks should be in ascending order")
+    return tuple(only)
 
 
 def manifest_key(job_id: str, prefix: str = "jobs") -> str:
@@ -223,8 +239,8 @@ def _is_complete(store: Readable, study: Study, prefix: str, names: dict[str, by
         found = store.get(prefix + NAMES_NAME)
         value = b"null" if found is None else found.value
     try:
-        expected = json.loads(value)
-    except (ValueError, RecursionError):
+        expected = read_json(value)
+    except RecordError:
         return False
     # Whoever wrote it, it may hold anything.
     return isinstance(expected, list) and all(isinstance(name, str) and name in names for name in expected)

@@ -18,6 +18,9 @@ _RECORD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00", re
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
 
+MAX_TIME_LENGTH = 64
+"""Characters of a time in ISO 8601: twice what the longest with nanoseconds and an offset has."""
+
 MAX_SECONDS = 100 * 365 * 86400
 """A century. Whoever asks for more has mistyped, and datetime has an end."""
 
@@ -37,6 +40,8 @@ def parse_time(text: str) -> datetime:
     Raises:
         ValueError: the text is no time.
     """
+    if len(text) > MAX_TIME_LENGTH:  # a fraction may have any number of digits, and what was read is remembered
+        raise ValueError("too long for a time")
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mopsjobs.errors import JobNotFoundError, TerminalStateError
+from mopsjobs.errors import JobNotFoundError, RecordError, TerminalStateError
 from mopsjobs.job import JobState
 from mopsjobs.outputs import Manifest, examine, manifest_key, output_key
 from mopsjobs.registry import JobRegistry
@@ -39,7 +39,10 @@ def load_manifest(store: VersionedStore, job_id: str) -> Manifest:
     found = store.get(key)
     if found is None:
         raise JobNotFoundError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
-    return Manifest.from_json(found.value, key=key)
+    manifest = Manifest.from_json(found.value, key=key)
+    if manifest.job_id != job_id:
+        raise RecordError(f"the manifest is that of job {manifest.job_id[:80]!r}", key=key)
+    return manifest
 
 
 def missing_tasks(manifest: Manifest, complete: bytearray) -> list[Task]:

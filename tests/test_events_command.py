@@ -171,13 +171,14 @@ def test_a_bad_chunk_is_told_once_and_skipped(cli: Cli, remote: Remote, write: W
     write("a")
     ran = cli("sync")
     assert ran.code == 7
-    assert ran.err == f"warning: {bad}: line 1: not JSON\n"
+    told = "line 1: not JSON: Expecting value: line 1 column 1 (char 0)"
+    assert ran.err == f"warning: {bad}: {told}\n"
     fetched = remote.store.calls["get"]
     assert cli.ok("sync").err == ""
     assert remote.store.calls["get"] == fetched
     assert _texts(cli.ok("events", "--json")) == ["a"]
     with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
-        assert cache.execute("SELECT * FROM event_problems").fetchall() == [(bad, "line 1: not JSON")]
+        assert cache.execute("SELECT * FROM event_problems").fetchall() == [(bad, told)]
 
 
 def test_full_tries_bad_chunks_again(cli: Cli, remote: Remote, write: Writer) -> None:

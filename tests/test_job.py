@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.job import (
     FIELDS,
-    MAX_DEPTH,
     MAX_RECORD_BYTES,
     UPDATABLE,
     JobState,
@@ -24,6 +23,7 @@ from mopsjobs.job import (
     check_new_job_id,
 )
 from mopsjobs.status import JobStatus
+from mopsjobs.strict_json import MAX_DEPTH
 
 AT = "2026-11-24T09:00:00+00:00"
 REQUIRED = {"job_id": "job-1", "status": "running", "created_at": AT, "updated_at": AT}

@@ -14,13 +14,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mopsjobs.delivery import deliver
-from mopsjobs.errors import InvalidTransitionError, JobExistsError, StoreError
+from mopsjobs.errors import InvalidTransitionError, JobExistsError, RecordError, StoreError, UsageError
+from mopsjobs.job import check_field
 from mopsjobs.outputs import Manifest, manifest_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from mopsjobs.whole_file import replace
+from mopsjobs.strict_json import read_json
 
 OUTBOX = "outbox.db"
 LAUNCHED = "launched.json"
@@ -39,7 +41,28 @@ def kept_job(directory: Path, job_id: str) -> tuple[Manifest | None, dict[str, o
             found = kept.get(manifest_key(job_id))
             manifest = None if found is None else Manifest.from_json(found.value, key=manifest_key(job_id))
     launched = directory / LAUNCHED
-    return manifest, json.loads(launched.read_text()) if launched.exists() else {}
+    return manifest, _launched(launched)
+
+
+def _launched(path: Path) -> dict[str, object]:
+    """The fields that are kept under that path; none, where it is not there.
+
+    Raises:
+        RecordError: they are no fields of a record.
+    """
+    if not path.exists():
+        return {}
+    try:
+        fields = read_json(path.read_bytes())
+        if not isinstance(fields, dict):
+            raise RecordError("not a JSON object")
+        for name, value in fields.items():
+            check_field(name, value)
+    except RecordError as error:
+        raise RecordError(error.reason, key=str(path)) from None
+    except UsageError as error:
+        raise RecordError(error.message, key=str(path)) from None
+    return fields
 
 
 def register_kept(directory: Path, manifest: Manifest, registry: JobRegistry) -> None:
@@ -52,7 +75,7 @@ def register_kept(directory: Path, manifest: Manifest, registry: JobRegistry) ->
         registry.register_job(manifest.job_id, **manifest.record_fields())
     launched = directory / LAUNCHED
     if launched.exists():
-        note_launched(registry, manifest.job_id, json.loads(launched.read_text()))
+        note_launched(registry, manifest.job_id, _launched(launched))
         launched.unlink(missing_ok=True)
 
 
@@ -106,7 +129,7 @@ def deliver_kept(
             _register(kept, job_id, store, registry)
             deliver(kept, store, refused)
         if launched.exists():
-            note_launched(registry, job_id, json.loads(launched.read_text()))
+            note_launched(registry, job_id, _launched(launched))
             launched.unlink(missing_ok=True)
     return True
 

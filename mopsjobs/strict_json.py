@@ -1,0 +1,98 @@
+"""JSON from elsewhere, read strictly: what one reader would take for this and another for that is refused.
+
+Python's own reader takes names that come twice, NaN, numbers beyond every float and halves of surrogate pairs, which
+fail in the next encoder; and it gives up on depth where the stack ends, which depends on who calls. RFC 8259 leaves all
+of this to the reader; RFC 7493 (I-JSON) forbids most of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from mopsjobs.errors import RecordError
+
+MAX_DEPTH = 100
+"""Lists and objects within each other. A bound of our own, since Python's depends on its version and on who calls."""
+
+
+def read_json(value: bytes, *, max_depth: int = MAX_DEPTH) -> object:
+    """The JSON in these bytes, which are UTF-8, a byte order mark allowed.
+
+    Raises:
+        RecordError: they are no such JSON, or nested deeper than `max_depth`.
+    """
+    try:
+        text = value.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecordError("not UTF-8 text") from None
+    content = parse_json(text, max_depth=max_depth)
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            whole_characters(content)
+        except UnicodeEncodeError:
+            raise RecordError("has half a surrogate pair in a text") from None
+    return content
+
+
+def parse_json(text: str, *, max_depth: int = MAX_DEPTH) -> object:
+    """As `read_json`, of text; but it may say half of a surrogate pair."""
+    try:
+        content = _DECODER.decode(text)
+    except RecursionError:
+        raise RecordError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise RecordError(f"not JSON: {error}") from None
+    except ValueError as error:
+        # Python refuses to read more digits than this, since the time grows with their square.
+        is_number = str(error).startswith("Exceeds the limit")
+        raise RecordError(f"not JSON: {'a number of very many digits' if is_number else error}") from None
+    if text.count("[") + text.count("{") > max_depth and _is_deep(content, max_depth):
+        raise RecordError("nested too deeply")
+    return content
+
+
+def whole_characters(content: object, errors: str = "strict") -> object:
+    """What JSON said, checked for halves of surrogate pairs; with `errors="replace"` each of them becomes a `?`.
+
+    Raises:
+        UnicodeEncodeError: there is one.
+    """
+    return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", errors))
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_constant(digits[:40])
+
+
+def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice[:40]!r} comes twice in one object")
+    return members
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_names)
+
+
+def _is_deep(value: object, max_depth: int) -> bool:
+    """Whether more than that many lists and objects lie within each other. Without recursion, the danger itself."""
+    level = [value]
+    for _ in range(max_depth):
+        inner: list[object] = []
+        for outer in level:
+            if isinstance(outer, dict):
+                inner.extend(outer.values())
+            elif isinstance(outer, list):
+                inner.extend(outer)
+        level = [item for item in inner if isinstance(item, (dict, list))]
+        if not level:
+            return False
+    return True
