@@ -74,7 +74,8 @@ ARROWS = {
     ),
     "mopsjobs.cache.events": "errors times store.base chunks cache.state",
     "mopsjobs.submit": "",
-    "mopsjobs.submit.study": "errors",
+    "mopsjobs.submit.study": "errors strict_json submit.yaml_text",
+    "mopsjobs.submit.yaml_text": "errors strict_json",
     "mopsjobs.submit.ignore": "",
     "mopsjobs.submit.unpack": "errors",
     "mopsjobs.submit.bundle": "errors private store.base submit.ignore submit.unpack",
@@ -89,7 +90,7 @@ ARROWS = {
         "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.kept"
         " submit.study"
     ),
-    "mopsjobs.outputs": "errors store.base submit.study",
+    "mopsjobs.outputs": "errors job store.base strict_json submit.study",
     "mopsjobs.validation": "errors times status job outputs registry store.base submit.study",
     "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
     "mopsjobs.engines.base": "",
@@ -195,7 +196,7 @@ OUTSIDE = {
     "tomllib": "config",
     "pathspec": "submit.ignore",
     "prometheus_client": "metrics",
-    "yaml": "submit.study engines.k8s_client",
+    "yaml": "submit.yaml_text engines.k8s_client",
     "lightkube": "engines.k8s_client",
     "distributed": "engines.dask_client runner.dask_pool runner.dask_task",
     "httpx": "engines.k8s_client",

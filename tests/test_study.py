@@ -110,13 +110,13 @@ def test_without_a_source_the_sentence_is_whole() -> None:
 @pytest.mark.parametrize(
     ("text", "source", "told"),
     [
-        (b"{", "s.json", "it is no JSON"),
-        (b"", "s.json", "it is no JSON"),
+        (b"{", "s.json", "it is not JSON"),
+        (b"", "s.json", "it is not JSON"),
         (b"\xff\xfe", "s.json", "it is not UTF-8 text"),
         (b"[" * 100_000, "s.json", "it is nested too deeply"),
         (b"a: [", "s.yaml", "at line 1"),
         (b"!!python/object/apply:os.getcwd []", "s.yml", "it is no YAML"),
-        (b"a: &a [*a]\nmodel: m", "s.yaml", "a is no field"),
+        (b"a: &a [*a]\nmodel: m", "s.yaml", "it is nested too deeply"),
         (b"model: m\nparameter_sets: [{x: &a [*a]}]", "s.yaml", "it is nested too deeply"),
         (b"model: m\nparameter_sets: [{x: 2024-01-01}]", "s.yaml", "parameter_sets[0].x should be a number, a text"),
         (b"", "s.yaml", "it should be an object with model"),
@@ -265,3 +265,39 @@ def test_anything_is_a_study_or_an_error_that_can_be_printed(document: object) -
     else:
         assert study.tasks_total >= 1
     assert told.encode()
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ("x: !!int ''", "a value that its tag does not fit"),
+        ("x: !!bool what", "a value that its tag does not fit"),
+        ("x: !!timestamp now", "a value that its tag does not fit"),
+        ('x: "\\UFFFFFFFF"', "a value that its tag does not fit"),
+        ("x: 0x" + "f" * 5000, "a number of very many digits"),
+        ("x: 1" + ":59" * 100_000, "a number of very many digits"),
+        ("x: " + "[" * 500, "nested too deeply"),
+    ],
+)
+def test_yaml_that_would_crash_or_hang_its_reader_is_refused(lines: str, problem: str) -> None:
+    with pytest.raises(StudyError, match=problem):
+        load_study(f"model: m\nparameter_sets:\n- {lines}\n".encode(), "s.yaml")
+
+
+@pytest.mark.parametrize("line", ["&a{} [{}]", "&a{} {{<<: [{}]}}"])
+def test_a_few_lines_of_yaml_do_not_fill_memory(line: str) -> None:
+    """Aliases of aliases, and merged ones, that stand for 10^12 values."""
+    first = "- &a0 {x: 1}\n"
+    lines = "".join("- " + line.format(number, ", ".join([f"*a{number - 1}"] * 10)) + "\n" for number in range(1, 13))
+    with pytest.raises(StudyError, match="with its aliases written out"):
+        load_study(f"model: m\nparameter_sets:\n{first}{lines}".encode(), "s.yaml")
+
+
+def test_yaml_may_share_parameters() -> None:
+    """Anchors, aliases and merge keys within bounds are what YAML is written for."""
+    study = load_study(b"model: m\nparameter_sets:\n- &a {x: 1, y: 2}\n- {<<: *a, y: 3}\n- {z: *a}\n", "s.yaml")
+    assert [dict(one.params) for one in study.parameter_sets] == [
+        {"x": 1, "y": 2},
+        {"x": 1, "y": 3},
+        {"z": {"x": 1, "y": 2}},
+    ]

@@ -291,7 +291,7 @@ def test_a_model_that_is_not_in_what_was_packed_is_told_with_both_directories(cl
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "it is no JSON"),
+        ("{", "it is not JSON"),
         ("[]", "it should be an object with"),
         ('{"modle": "m:f", "parameter_sets": []}', "modle is no field of a study; is it model?"),
         ('{"model": "m:f", "parameter_sets": [{"x": 1}], "n_replicates": 0}', "n_replicates should be"),

@@ -16,10 +16,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import RecordError, UsageError, shortened
+from mopsjobs.strict_json import read_json
 
 MAX_STUDY_BYTES = 256 * 2**20
 MAX_SHOWN_PROBLEMS = 10
+MAX_SHOWN_CHARACTERS = 200
+MAX_NUMBER_BITS = 4096
+"""Of a whole number: far beyond what a model is told, and what every JSON reader of a Python takes."""
 MAX_TASKS = 10**8
 
 _OUTPUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
@@ -29,7 +33,7 @@ class StudyError(UsageError):
     """A study that cannot be used. `problems` are all that is wrong with it, each naming the field."""
 
     def __init__(self, source: str, problems: list[str]) -> None:
-        shown = problems[:MAX_SHOWN_PROBLEMS]
+        shown = [shortened(problem, MAX_SHOWN_CHARACTERS) for problem in problems[:MAX_SHOWN_PROBLEMS]]
         more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
         super().__init__(f"The study {source}".rstrip() + f" cannot be used: {'; '.join(shown)}{more}.")
         self.problems = tuple(problems)
@@ -174,27 +178,17 @@ def load_study(text: bytes, source: str) -> Study:
     """
     if len(text) > MAX_STUDY_BYTES:
         raise StudyError(source, [f"it has {len(text):,} bytes, and at most {MAX_STUDY_BYTES:,} are read"])
-    is_yaml = source.lower().endswith((".yaml", ".yml"))
     try:
-        document = _load_yaml(text) if is_yaml else json.loads(text.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise StudyError(source, ["it is not UTF-8 text"]) from None
-    except RecursionError:
-        raise StudyError(source, ["it is nested too deeply"]) from None
-    except ValueError as error:
-        raise StudyError(source, [f"it is no {'YAML' if is_yaml else 'JSON'} ({error})"]) from None
+        if source.lower().endswith((".yaml", ".yml")):
+            from mopsjobs.submit.yaml_text import read_yaml
+
+            document = read_yaml(text)
+        else:
+            document = read_json(text)
+    except RecordError as error:
+        verb = "" if error.reason.startswith("has ") else "is "
+        raise StudyError(source, [f"it {verb}{error.reason}"]) from None
     return Study.from_dict(document, source)
-
-
-def _load_yaml(text: bytes) -> object:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f" at line {mark.line + 1}"
-        raise ValueError(f"{getattr(error, 'problem', None) or 'malformed'}{where}") from None
 
 
 def is_output_name(name: str) -> bool:
@@ -213,7 +207,9 @@ def _read(document: object, problems: list[str]) -> Study | None:
         return None
     for name in document:
         if name not in _FIELDS:
-            close = difflib.get_close_matches(str(name), _FIELDS, 1)
+            # Each takes a while, and nobody reads more.
+            few = len(problems) < MAX_SHOWN_PROBLEMS
+            close = difflib.get_close_matches(str(name), _FIELDS, 1) if few else ()
             problems.append(f"{name} is no field of a study" + (f"; is it {close[0]}?" if close else ""))
     study = Study(
         model=_text(document, "model", None, problems),
@@ -293,6 +289,8 @@ def _check_json(value: object, where: str, problems: list[str]) -> None:
     elif isinstance(value, list):
         for number, item in enumerate(value):
             _check_json(item, f"{where}[{number}]", problems)
+    elif isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+        problems.append(f"{where} should be a number that is smaller")
     elif isinstance(value, float) and not math.isfinite(value):
         problems.append(f"{where} should be a finite number")
     elif isinstance(value, str) and not _is_text(value):
@@ -341,6 +339,8 @@ def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", bool: "true or false"}
     if value is None:
         return "null"
+    if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+        return "a number of very many digits"
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         shown = json.dumps(value)
         return shown if len(shown) <= 40 else shown[:37] + "…"
