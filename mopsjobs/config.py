@@ -16,6 +16,10 @@ from mopsjobs.store import check_url, default_url, identity, is_local
 from mopsjobs.times import parse_duration
 
 PROJECT_FILE = ".mops-jobs.toml"
+MAX_FILE_BYTES = 8192
+"""Of a configuration file. It has a few lines, may come with somebody's study, and is read by every command; tomllib
+takes time that grows with the square of a dotted name."""
+
 COLORS = ("auto", "always", "never")
 DEFAULT_STALE_AFTER = "15m"
 
@@ -117,16 +121,25 @@ def _read(path: str) -> dict[str, str]:
 
     try:
         with open(path, "rb") as file:
-            document = tomllib.load(file)
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise ConfigError(f"The configuration file {path} has more than {MAX_FILE_BYTES:,} bytes.")
+        document = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration file {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"The configuration file {path} is nested too deeply.") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # a number of very many digits is one, besides what tomllib raises itself
         raise ConfigError(f"The configuration file {path} is no TOML: {error}.") from None
     for name, value in document.items():
         if name not in _ENV:
             raise ConfigError(f"The configuration file {path} has a wrong key '{name}': use {', '.join(_ENV)}.")
         if not isinstance(value, str) or not value:
             raise ConfigError(f"The configuration file {path} should give {name} as a text.")
+        if not value.isprintable():
+            raise ConfigError(f"The configuration file {path} has a character in {name} that does not print.")
     here = os.path.dirname(path)
     # A relative path in a file counts from that file, wherever the command is run.
     if (registry := document.get("registry", "")).startswith("sqlite:") and registry[7:8] not in ("", "/"):

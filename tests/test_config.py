@@ -408,3 +408,22 @@ def test_each_registry_has_a_cache_of_its_own_with_a_name_that_people_recognise(
     assert len(set(caches.values())) == len(urls)
     assert caches["azure://abc"].startswith("acct-blob-core-windows-net-abc-")
     assert all(len(name) < 70 and name.endswith(".db") and name.isascii() for name in caches.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "color = " + "[" * 3000,
+        "color = " + "9" * 5000,
+        'cache = "~\\u0000/x"',
+        'registry = "sqlite:\\u202e"',
+        ".".join(["a"] * 20_000) + " = 1",
+        'color = "' + "x" * 10**6 + '"',
+    ],
+    ids=["depth", "digits", "NUL", "bidirectional mark", "parts", "size"],
+)
+def test_a_hostile_project_file_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
+    """It may come with somebody's study, and every command reads it."""
+    (tmp_path / config.PROJECT_FILE).write_text(text)
+    with pytest.raises(ConfigError, match="The configuration file"):
+        config.load({}, {"HOME": str(tmp_path)}, str(tmp_path))
