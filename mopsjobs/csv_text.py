@@ -7,6 +7,8 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 
+from mopsjobs.terminal import clean
+
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - full-width forms, which some spreadsheets take for the plain ones
 """What begins a formula, after OWASP's page on CSV injection. Only texts are looked at: a number is one."""
 
@@ -23,6 +25,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> object:
+    """What a cell holds. A text has no control characters but ends of lines, so that a terminal may show it too."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -32,4 +35,6 @@ def _cell(value: object) -> object:
     if isinstance(value, (dict, list)):
         return json.dumps(value, separators=(",", ":"))
     text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    plain = "\n".join(clean(line) for line in text.splitlines()) if not text.isprintable() else text
+    # Of both: some programs skip the tab, and what is left out here may have hidden the sign.
+    return f"'{plain}" if text.startswith(_FORMULA) or plain.lstrip().startswith(_FORMULA) else plain

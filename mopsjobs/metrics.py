@@ -22,6 +22,7 @@ from mopsjobs.cache.file import SCHEMA_VERSION
 from mopsjobs.cache.statistics import Tally
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.status import TERMINAL, JobStatus
+from mopsjobs.terminal import clean
 from mopsjobs.times import parse_time
 from mopsjobs.whole_file import replace
 
@@ -111,7 +112,7 @@ def _jobs(tallies: list[Tally], counted: _Counted, *, owner: bool) -> Iterator[M
     """How many jobs there are, and how many have ended."""
     found: Counter[tuple[str, ...]] = Counter()
     for one in tallies:
-        found[(_status(one.status), one.namespace, *([one.owner] if owner else []))] += one.jobs
+        found[(_status(one.status), clean(one.namespace), *([clean(one.owner)] if owner else []))] += one.jobs
     places = {labels[1:] for labels in found} or {("",) * (2 if owner else 1)}
     labels = ("status", "namespace", *(["owner"] if owner else []))
     jobs = GaugeMetricFamily("mops_jobs", "Jobs in the cache.", labels=labels)
@@ -120,14 +121,16 @@ def _jobs(tallies: list[Tally], counted: _Counted, *, owner: bool) -> Iterator[M
             jobs.add_metric((status, *place), found[status, *place])
     yield jobs
 
-    ended = counted.get(counters.FINISHED, {})
+    ended: Counter[tuple[str, str]] = Counter()
+    for (end, where), count in counted.get(counters.FINISHED, {}).items():
+        ended[str(end), clean(str(where))] += int(count)
     finished = CounterMetricFamily(
         "mops_jobs_finished", "Jobs that ended, as far as this cache has seen it.", labels=("status", "namespace")
     )
-    namespaces = {place[0] for place in places} | {str(labels[1]) for labels in ended}
+    namespaces = {place[0] for place in places} | {namespace for _, namespace in ended}
     for status in ENDS:
         for namespace in sorted(namespaces):
-            finished.add_metric((status, namespace), ended.get((status, namespace), 0))
+            finished.add_metric((status, namespace), ended[status, namespace])
     yield finished
 
 
@@ -239,7 +242,7 @@ def _single_jobs(connection: sqlite3.Connection, limit: int, *, owner: bool) -> 
         "mops_job_progress_ratio", "Share of its tasks that are done; absent while unknown.", labels=("job_id",)
     )
     for one in jobs:
-        info.add_metric((one.job_id, one.name or "", *([one.owner or ""] if owner else [])), 1)
+        info.add_metric((one.job_id, clean(one.name or ""), *([clean(one.owner or "")] if owner else [])), 1)
         created.add_metric((one.job_id,), one.created)
         if one.progress is not None:
             progress.add_metric((one.job_id,), one.progress)

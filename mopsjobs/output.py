@@ -16,7 +16,7 @@ from types import ModuleType
 
 from mopsjobs import terminal
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, MopsJobsError, UsageError
-from mopsjobs.terminal import Styled, styled
+from mopsjobs.terminal import Styled, clean, styled
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
@@ -323,16 +323,6 @@ class Output:
         if self._env.get("CLICOLOR_FORCE", "0") != "0" or self._env.get("FORCE_COLOR", "0") != "0":
             return True
         return self._env.get("TERM") != "dumb" and stream.isatty()
-
-
-def clean(text: str) -> str:
-    """The text with nothing in it that could move a cursor, change a colour or turn the writing direction.
-
-    White space becomes a blank; control, format and unassigned characters, the bidirectional marks among them, go.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
 
 
 def counted(count: int, noun: str) -> str:

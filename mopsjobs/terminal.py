@@ -1,4 +1,4 @@
-"""What fits on a terminal: its size, styled text, and tables cut to its width."""
+"""What a terminal may get: text that does nothing to it, its size, styled text, and tables cut to its width."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ if TYPE_CHECKING:
 
 MIN_COLUMN = 12
 """A column of a table is not cut below this, however narrow the terminal."""
+
+
+def clean(text: str) -> str:
+    """The text with nothing in it that could move a cursor, change a colour or turn the writing direction.
+
+    White space becomes a blank; control, format and unassigned characters, the bidirectional marks among them, go.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
 
 
 class Styled(str):

@@ -13,8 +13,8 @@ from mopsjobs.errors import EXIT_NOT_FINISHED, JobNotFoundError, StoreUnavailabl
 from mopsjobs.job import JobState
 from mopsjobs.naming import find_state
 from mopsjobs.outcome import exit_code_of, worst
-from mopsjobs.output import clean
 from mopsjobs.status import JobStatus
+from mopsjobs.terminal import clean
 from mopsjobs.times import human_duration, parse_time
 
 INTERVAL_SECONDS = 5.0

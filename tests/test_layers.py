@@ -85,7 +85,7 @@ ARROWS = {
     "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack",
     "mopsjobs.submit.kept": "delivery errors job outputs registry status store.base store.sqlite strict_json",
     "mopsjobs.submit.family": "errors job outputs registry store.base",
-    "mopsjobs.submit.table": "outputs store.base submit.study",
+    "mopsjobs.submit.table": "csv_text outputs store.base submit.study",
     "mopsjobs.submit.client": (
         "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.kept"
         " submit.study"
@@ -128,6 +128,10 @@ ARROWS = {
     "mopsjobs.csv_text": "",
     "mopsjobs.metrics": (
         "mopsjobs errors status times whole_file cache.counters cache.file cache.queries cache.statistics"
+    "mopsjobs.output": "errors terminal",
+    "mopsjobs.csv_text": "terminal",
+    "mopsjobs.metrics": (
+        "mopsjobs errors status terminal times cache.counters cache.file cache.queries cache.statistics"
     ),
     "mopsjobs.config": "errors times store",
     "mopsjobs.directories": "errors",
@@ -136,7 +140,7 @@ ARROWS = {
     "mopsjobs.feed": "errors status times job context output cache.queries cache.events",
     "mopsjobs.foreground": "context engines.local private runner.run",
     "mopsjobs.naming": "errors job context cache.queries",
-    "mopsjobs.waiting": "errors status times job outcome output context naming engines.local cache.queries",
+    "mopsjobs.waiting": "errors status terminal times job outcome context naming engines.local cache.queries",
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors status times context cache.queries",
     "mopsjobs.commands.cluster": "errors",
@@ -153,15 +157,15 @@ ARROWS = {
     "mopsjobs.web.asked": "errors cache.queries commands.arguments",
     "mopsjobs.web.live": "errors context cache.file",
     "mopsjobs.web.site": "errors times context cache.queries web.live",
-    "mopsjobs.web.shown": "status times output feed cache.charts cache.events web.svg",
+    "mopsjobs.web.shown": "status terminal times output feed cache.charts cache.events web.svg",
     "mopsjobs.web.stream": "errors cache.events web.shown web.site",
     "mopsjobs.web.openapi": "mopsjobs status cache.queries commands.arguments web.asked",
     "mopsjobs.web.api": (
         "errors metrics output context cache.events cache.queries commands.arguments web.asked web.openapi web.site"
     ),
     "mopsjobs.web.app": (
-        "mopsjobs errors output context advice cache.charts cache.events cache.pages cache.queries web.api web.asked"
-        " web.security web.shown web.site web.stream"
+        "mopsjobs errors output terminal context advice cache.charts cache.events cache.pages cache.queries web.api"
+        " web.asked web.security web.shown web.site web.stream"
     ),
     "mopsjobs.web.server": "errors context web.app web.live web.security web.site web.stream",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",

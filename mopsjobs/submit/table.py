@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mopsjobs.csv_text import csv_text
 from mopsjobs.outputs import NAMES_NAME, Manifest, examine, results_prefix
 from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.submit.study import Task, seed_of
+
+BATCH = 500
+"""Rows written at once."""
 
 FIRST_COLUMNS = ("task", "param_id", "seed", "status")
 
@@ -66,17 +69,22 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest]) -
     eldest = family[-1]
     parameters = list(dict.fromkeys(name for one in eldest.study.parameter_sets for name in one.params))
     columns = [f"params.{name}" if name in FIRST_COLUMNS else name for name in parameters]
+
+    def row(task: Task) -> list[object]:
+        status = "complete" if task.number in complete else "missing"
+        values = (_cell(task.params[name]) if name in task.params else None for name in parameters)
+        return [task.number, task.param_id, task.seed, status, *values]
+
+    rows = (row(task) for _, task in eldest.tasks())
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*FIRST_COLUMNS, *columns])
-        for _, task in eldest.tasks():
-            values = (_cell(task.params[name]) if name in task.params else "" for name in parameters)
-            status = "complete" if task.number in complete else "missing"
-            writer.writerow([task.number, task.param_id, task.seed, status, *values])
+        file.write(csv_text([[*FIRST_COLUMNS, *columns]]))
+        while batch := list(itertools.islice(rows, BATCH)):
+            file.write(csv_text(batch))
 
 
-def _cell(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _cell(value: object) -> object:
+    """A parameter that is null says so: an empty cell is that of a set which does not have the parameter."""
+    return "null" if value is None else value
 
 
 class _Tasks:

@@ -17,7 +17,7 @@ from mopsjobs.cache import charts, pages, queries
 from mopsjobs.cache.events import cache_id, cursor
 from mopsjobs.context import Freshness
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
-from mopsjobs.output import clean
+from mopsjobs.terminal import clean
 from mopsjobs.web import api, asked, shown, stream
 from mopsjobs.web.security import protect
 from mopsjobs.web.site import Site

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from mopsjobs.cache.charts import Day, Group, Level
 from mopsjobs.cache.events import Stored
 from mopsjobs.feed import told
-from mopsjobs.output import clean
 from mopsjobs.status import JobStatus
+from mopsjobs.terminal import clean
 from mopsjobs.times import from_timestamp, human_age, human_duration, parse_time, whole_seconds
 from mopsjobs.web import svg
 
