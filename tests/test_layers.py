@@ -157,7 +157,7 @@ ARROWS = {
     "mopsjobs.web.asked": "errors cache.queries commands.arguments",
     "mopsjobs.web.live": "errors context cache.file",
     "mopsjobs.web.site": "errors times context cache.queries web.live",
-    "mopsjobs.web.shown": "status terminal times output feed cache.charts cache.events web.svg",
+    "mopsjobs.web.shown": "status terminal times feed cache.charts cache.events web.svg",
     "mopsjobs.web.stream": "errors cache.events web.shown web.site",
     "mopsjobs.web.openapi": "mopsjobs status cache.queries commands.arguments web.asked",
     "mopsjobs.web.api": (

@@ -88,7 +88,7 @@ def test_metrics_tell_what_is_so(cli: Cli) -> None:
     expected = {
         'mops_jobs{namespace="n1",status="running"}': 1,
         'mops_jobs{namespace="n1",status="other"}': 0,
-        'mops_jobs{namespace="x\\"\\n",status="other"}': 1,
+        'mops_jobs{namespace="x\\" ",status="other"}': 1,
         'mops_jobs{namespace="modelops",status="running"}': 2,
         'mops_jobs{namespace="modelops",status="failed"}': 0,
         'mops_jobs_finished_total{namespace="n1",status="failed"}': 1,
