@@ -218,6 +218,7 @@ cmd_test() {
 cmd_reliability() {
   install_azurite
   install_long_lock requirements-dev.lock
+  install_lock requirements-fuzz.lock
   install_long_lock "$model" "$root/build/model"
   build_file
   exec "$venv/bin/python" -m reliability "$@"
@@ -250,6 +251,7 @@ cmd_lock() {
   compile requirements-dev.lock pyproject.toml --group dev --constraint requirements.lock
   compile requirements-build.lock --group build --no-emit-package setuptools --constraint requirements-dev.lock
   compile requirements-bench.lock --group bench --constraint requirements.lock
+  compile requirements-fuzz.lock --group fuzz
   compile "$model" --group model
 }
 

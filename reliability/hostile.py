@@ -1,0 +1,110 @@
+"""Hostile records: what others wrote neither crashes a reader, nor keeps it busy, nor fills memory, nor gets out raw.
+
+Three engines over the readers of hostile_readers.py, each input made from the trial's seed: Hypothesis, which makes
+documents that are nearly sound; atheris, which looks for inputs that reach new code (`./build.sh reliability` installs
+it where there is one); and what is large or deep in one way each, in processes whose memory and time are bounded. Then
+a registry full of such records, and every reading command over it: see hostile_registry.py.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from reliability import hostile_registry
+from reliability.hostile_child import can_fuzz
+from reliability.hostile_readers import READERS, Reader
+from reliability.trial import Figure, PromiseBroken, Trial
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXAMPLES = 5_000
+"""Inputs that Hypothesis makes for each reader, in the whole trial."""
+
+RUNS = 100_000
+"""Inputs that atheris makes for each reader, in the whole trial."""
+
+_COVERED = re.compile(r"cov: (\d+)")
+_EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
+
+
+def run(trial: Trial) -> list[Figure]:
+    """All of it."""
+    figures = []
+    for reader in READERS:
+        figures.append(generated(reader, trial))
+        figures.append(large(reader, trial))
+        if can_fuzz():
+            figures.append(fuzzed(reader, trial))
+    if not can_fuzz():
+        figures.append(Figure("coverage-guided", "atheris is not installed, or not made for this system"))
+    figures.append(bombs(trial))
+    return [*figures, *hostile_registry.run(trial)]
+
+
+def generated(reader: Reader, trial: Trial) -> Figure:
+    """Let Hypothesis make inputs for a reader."""
+    counts: Counter[bool] = Counter()
+
+    @seed(trial.seed)
+    @settings(
+        max_examples=trial.times(EXAMPLES, 20),
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(reader.inputs)
+    def one(value: bytes) -> None:
+        counts[reader.check(value)] += 1
+
+    try:
+        one()
+    except Exception as error:
+        notes = "; ".join(getattr(error, "__notes__", []))
+        raise PromiseBroken(f"{reader.name}: {type(error).__name__}: {error} ({notes})") from error
+    return Figure(f"{reader.name}: by Hypothesis", f"{counts.total():,} inputs, {counts[True]:,} taken")
+
+
+def large(reader: Reader, trial: Trial) -> Figure:
+    """Read what is large in one way each, in a process with bounds."""
+    return Figure(f"{reader.name}: large", f"{_child(trial, 'large', reader.name).count(chr(10)):,} inputs")
+
+
+def bombs(trial: Trial) -> Figure:
+    """Read what unpacks to 10 GB."""
+    told = _child(trial, "bombs")
+    return Figure("bombs of 10 GB", f"{told.count(chr(10)):,} refused within 256 MiB of memory")
+
+
+def fuzzed(reader: Reader, trial: Trial) -> Figure:
+    """Let atheris make inputs for a reader."""
+    directory = trial.directory / f"fuzz-{reader.name.replace(' ', '-')}"
+    runs = trial.times(RUNS, 100)
+    told = _child(trial, "fuzz", reader.name, str(runs), str(trial.seed), str(directory))
+    covered, executed = _COVERED.findall(told), _EXECUTED.findall(told)
+    count = f"{int(executed[-1]):,} inputs, {int(covered[-1]):,} edges covered" if covered and executed else "none"
+    return Figure(f"{reader.name}: by atheris", count)
+
+
+def _child(trial: Trial, *words: str) -> str:
+    """What the process said that was started with these words; stderr too, where libFuzzer writes."""
+    root: Path = trial.directory / "tmp"
+    root.mkdir(exist_ok=True)
+    ran = subprocess.run(
+        [sys.executable, "-m", "reliability.hostile_child", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(path or "." for path in sys.path), "TMPDIR": str(root)},
+        check=False,
+    )
+    told = ran.stdout.decode("utf-8", "replace")
+    if ran.returncode != 0:
+        raise PromiseBroken(f"{' '.join(words)}: ended with {ran.returncode}: {told[-2000:]}")
+    return told

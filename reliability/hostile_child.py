@@ -1,0 +1,123 @@
+"""One reader in a process of its own, within bounds of memory and time: `python -m reliability.hostile_child WHAT …`.
+
+`large READER` reads the reader's large inputs, `bombs` what unpacks to 10 GB. `fuzz READER RUNS SEED DIRECTORY` is the
+coverage-guided fuzzer, atheris, which ends the process itself: with 77 where it found a defect.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+MEMORY = 2**30
+"""Bytes of address space for what is large: a text of 100 MB is there as bytes, as text, and once more written."""
+
+BOMB_MEMORY = 2**28
+"""Bytes of memory besides what the process has when it begins, for reading a bomb of 10 GB."""
+
+CPU_SECONDS = 60
+"""Of the processor, for one input: every one takes a second or two, and what is quadratic takes hours."""
+
+BOMB = 10 * 2**30
+
+
+def main() -> int:
+    what, *words = sys.argv[1:]
+    if what == "fuzz":
+        return fuzz(*words)
+    from reliability.hostile_readers import BY_NAME
+
+    if what == "large":
+        reader = BY_NAME[words[0]]
+        for name, value in reader.large():
+            _limit(MEMORY)
+            print(f"{name}: {'taken' if reader.check(value) else 'refused'}", flush=True)
+        return 0
+    return bombs()
+
+
+def _limit(memory: int) -> None:
+    """From now on the process may have so much more address space, and so much more time of the processor."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    unlimited = resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory, unlimited))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + CPU_SECONDS, unlimited))
+
+
+def bombs() -> int:
+    """Read what unpacks to 10 GB, in each place where something is unpacked."""
+    import tarfile
+
+    from mopsjobs.errors import MopsJobsError
+    from mopsjobs.store.azure import INLINE_MAX_VALUE_BYTES, _unpack
+    from mopsjobs.submit.unpack import unpack
+    from reliability import hostile_values as hostile
+
+    packed = base64.b64encode(hostile.zlib_bomb(BOMB)).decode()
+    archives = {
+        "one file of 10 GB": hostile.tar_header("a", BOMB),
+        "a file that says 10 bytes": hostile.tar_header("a", 10),
+        "files that say -1 byte": hostile.tar_header("a", -1),
+        "a header of 10 GB": hostile.tar_header("a", BOMB - 1, tarfile.XHDTYPE),
+        "a name of 10 GB": hostile.tar_header("a", BOMB - 1, tarfile.GNUTYPE_LONGNAME),
+        "a sparse file of 10 GB": hostile.tar_header("a", BOMB, tarfile.GNUTYPE_SPARSE),
+        "a directory of 10 GB": hostile.tar_header("a", BOMB, tarfile.DIRTYPE),
+        "a link of 10 GB": hostile.tar_header("a", BOMB, tarfile.SYMTYPE, "b"),
+    }
+    values = {name: hostile.gzip_bomb(header, BOMB) for name, header in archives.items()}
+    _limit(BOMB_MEMORY)
+    for size in (100, INLINE_MAX_VALUE_BYTES, BOMB):
+        assert _unpack(packed, size, "") is None
+    print(f"a packed value: refused, {len(packed):,} characters", flush=True)
+    for name, value in values.items():
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                unpack(value, directory)
+                told = "unpacked"
+            except MopsJobsError as error:
+                told = f"refused: {error}"
+            size = sum(path.stat().st_size for path in Path(directory).rglob("*"))
+            assert size <= 2**20, (name, size)
+        print(f"{name}: {told}, {len(value):,} bytes", flush=True)
+    return 0
+
+
+def fuzz(name: str, runs: str, seed: str, directory: str) -> int:
+    """Let atheris find inputs that reach what no input has reached."""
+    import atheris
+
+    with atheris.instrument_imports(include=["mopsjobs", "tarfile", "yaml", "tomllib", "json.decoder"]):
+        from reliability.hostile_readers import BY_NAME
+
+    reader = BY_NAME[name]
+    corpus = Path(directory, "corpus")
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, value in enumerate(reader.seeds):
+        (corpus / f"seed-{number}").write_bytes(value)
+    options = [
+        f"-runs={runs}",
+        f"-seed={seed}",
+        "-max_len=4096",
+        "-timeout=60",
+        "-rss_limit_mb=1024",
+        "-print_final_stats=1",
+    ]
+    os.chdir(directory)  # what breaks a promise is left here
+    atheris.Setup([sys.argv[0], *options, str(corpus)], reader.check)
+    atheris.Fuzz()
+    return 0
+
+
+def can_fuzz() -> bool:
+    """Whether the coverage-guided fuzzer is installed: there is none for some systems."""
+    return importlib.util.find_spec("atheris") is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,358 @@
+"""The readers of what others have written, each as one function of bytes that checks what the reader promises.
+
+A reader gives a value that can be shown and written again, or an error of the project with one sentence. Anything else
+that comes out of `Reader.check` is a defect.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import itertools
+import json
+import os
+import stat
+import tarfile
+import tempfile
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hypothesis import strategies as st
+
+from mopsjobs import changes, config, documents
+from mopsjobs.cache.events import Stored, public_event
+from mopsjobs.cache.rows import Mirrored, mirrored, view_of
+from mopsjobs.chunks import parse_chunk
+from mopsjobs.csv_text import csv_text
+from mopsjobs.errors import MAX_MESSAGE, MopsJobsError
+from mopsjobs.feed import told
+from mopsjobs.job import JobState
+from mopsjobs.outputs import Manifest, examine
+from mopsjobs.store.azure import INLINE_MAX_VALUE_BYTES, _unpack
+from mopsjobs.store.base import VersionToken
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.submit.kept import LAUNCHED, kept_job
+from mopsjobs.submit.study import load_study
+from mopsjobs.submit.unpack import unpack
+from mopsjobs.terminal import clean
+from reliability import hostile_values as hostile
+from reliability.trial import PromiseBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mopsjobs.store.base import Entry
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+RECORD: dict[str, object] = {
+    "job_id": "a", "status": "running", "created_at": "2026-03-01T10:00:00+00:00",
+    "updated_at": "2026-03-01T11:00:00+00:00", "k8s_name": "k", "k8s_namespace": "n", "k8s_uid": "u", "tasks_total": 4,
+    "tasks_completed": 1, "error_message": "e", "error_code": "E", "results_path": "r", "expected_outputs": ["o"],
+    "verified_outputs": [], "missing_outputs": ["o"], "tasks_verified": 0,
+    "validation_started_at": "2026-03-01T11:00:00", "validation_completed_at": None, "validation_attempts": 1,
+    "last_validation_error": "l", "metadata": {"suspect": {"reason": "r", "since": "s"}}, "write_id": "w",
+    "revision": 3, "transitions": [{"status": "running", "at": "2026-03-01T10:30:00Z", "id": "i"}], "tasks_failed": 0,
+    "heartbeat_at": "2026-03-01T11:00:00Z", "shards": {"0": [1, 0, 0]}, "owner": "me", "labels": {"exp": "7"},
+    "engine": "local", "parent_job_id": "b", "unknown": {"x": [1]},
+}  # fmt: skip
+EVENT: dict[str, object] = {
+    "at": "2026-03-01T10:00:00Z", "job_id": "a", "kind": "log", "source": "s", "seq": 1, "text": "t", "task": 1,
+    "error": {"type": "E", "message": "m"}, "count": 2, "status": "running", "tasks_total": 1,
+}  # fmt: skip
+STUDY: dict[str, object] = {
+    "model": "m:f", "scenario": "baseline", "parameter_sets": [{"params": {"x": 1}, "seed": 2}, {"y": [1.5, "z"]}],
+    "sampling_method": "grid", "n_replicates": 3, "outputs": ["o"], "targets": ["t"], "metadata": {"k": "v"},
+}  # fmt: skip
+MANIFEST: dict[str, object] = {
+    "version": 1, "job_id": "a", "bundle": "sha256:" + "0" * 64, "study": STUDY, "only": [0, 2],
+    "parent_job_id": "b", "engine": "local", "owner": "me", "labels": {"exp": "7"},
+}  # fmt: skip
+LAUNCHED_FIELDS: dict[str, object] = {"k8s_name": "k", "k8s_namespace": "n", "metadata": {"x": 1}}
+CONFIG = b'registry = "sqlite:jobs.db"\ncache = "~/c.db"\ncolor = "never"\nstale_after = "15m"\n'
+YAML = (
+    b"# a comment\nmodel: m:f\nscenario: 'b'\nparameter_sets:\n- &a {x: 0x10, y: 1:30, w: !!float '1'}\n"
+    b"- {<<: *a, x: 2}\n- {params: {x: .5}, seed: 1}\n- x: |\n    text\nn_replicates: 2\noutputs: [o]\n"
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader: what it is tried with, and what must hold of each input."""
+
+    name: str
+    read: Callable[[bytes], None]
+    """Reads and checks what was read; an error of the project is as good."""
+    inputs: st.SearchStrategy[bytes]
+    """Hypothesis' way of making inputs."""
+    seeds: tuple[bytes, ...]
+    """Sound inputs, from which the coverage-guided fuzzer begins."""
+    large: Callable[[], Iterator[tuple[str, bytes]]] = lambda: iter(())
+    """Inputs that are large in one way each, by name."""
+
+    def check(self, value: bytes) -> bool:
+        """Read the bytes; whether they were taken.
+
+        Raises:
+            PromiseBroken: the error says nothing, or too much.
+        """
+        try:
+            self.read(value)
+        except MopsJobsError as error:
+            said = clean(str(error))
+            if not said.strip() or len(str(error)) > MAX_MESSAGE + 3:
+                raise PromiseBroken(f"{self.name}: {type(error).__name__} says {said[:200]!r}") from error
+            return False
+        return True
+
+
+def must(holds: bool, promise: str) -> None:
+    """Raise `PromiseBroken` unless it holds."""
+    if not holds:
+        raise PromiseBroken(promise)
+
+
+def whole(value: object) -> None:
+    """A value that scripts get is strict JSON, and UTF-8 can hold its texts."""
+    json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+
+
+def plain(text: str) -> None:
+    """A text that is shown has nothing in it that a terminal obeys."""
+    must(text.isprintable(), f"shown as {text!r}")
+
+
+# --- the readers -----------------------------------------------------------------------------------------------------
+
+
+def _record(value: bytes) -> None:
+    state = JobState.from_json(value)
+    must(JobState.from_json(state.to_json()) == state, "a record that was written again reads otherwise")
+    whole(view_of(state, now=NOW.timestamp()))
+    row = mirrored("jobs/a/state.json", "a", value, VersionToken("1"), 2)
+    if isinstance(row, Mirrored):
+        must(row.seen.key == "jobs/a/state.json", "the row of another key")
+        _cells(list(view_of(state, now=NOW.timestamp()).values()))
+
+
+def _cells(row: list[object]) -> None:
+    """As CSV no cell begins a formula, whatever a spreadsheet trims, and a reader of CSV gets one row back."""
+    text = csv_text([row])
+    must(all(char.isprintable() or char == "\n" for char in text), f"CSV with control characters: {text!r}")
+    back = list(csv.reader(io.StringIO(text)))
+    must(len(back) == 1 and len(back[0]) == len(row), f"{len(back)} rows of CSV from one")
+    for cell, value in zip(back[0], row, strict=True):
+        is_number = isinstance(value, (int, float))
+        must(is_number or not cell.lstrip().startswith(tuple("=+-@＝＋－＠")), f"a formula: {cell!r}")  # noqa: RUF001
+
+
+def _document(value: bytes) -> None:
+    store = InMemoryVersionedStore()
+    store.create_if_absent("k", value)
+    whole(documents.update_with_retry(store, "k", lambda document: document))
+
+
+def _chunk(value: bytes) -> None:
+    for event in parse_chunk(value, job_id="a"):
+        whole(public_event("0" * 12, Stored(1, event)))
+        plain("".join(clean(piece) for piece in told(event)))
+
+
+def _study(value: bytes, source: str) -> None:
+    study = load_study(value, source)
+    whole(study.to_dict())
+    for task in itertools.islice(study.tasks(), 20):
+        whole([task.number, task.param_id, task.seed, dict(task.params)])
+    again = load_study(json.dumps(study.to_dict()).encode(), "again.json")
+    must(again.tasks_total == study.tasks_total, "a study that was written again has other tasks")
+
+
+def _study_json(value: bytes) -> None:
+    _study(value, "s.json")
+
+
+def _study_yaml(value: bytes) -> None:
+    _study(value, "s.yaml")
+
+
+def _manifest(value: bytes) -> None:
+    manifest = Manifest.from_json(value, key="jobs/a/manifest.json")
+    whole(manifest.record_fields())
+    again = Manifest.from_json(manifest.to_json())
+    must(again.only == manifest.only and again.job_id == manifest.job_id, "a manifest written again reads otherwise")
+    if manifest.tasks_total <= 10_000:
+        store = InMemoryVersionedStore()
+        must(examine(store, manifest).count == 0, "tasks complete without outputs")
+        must(len(list(manifest.tasks())) == manifest.tasks_total, "a manifest with tasks that its study has not")
+
+
+def _names(value: bytes) -> None:
+    """What a task says of the names of its outputs."""
+    document = {**MANIFEST, "only": None, "study": {"model": "m", "parameter_sets": [{"params": {}, "seed": 1}]}}
+    manifest = Manifest.from_json(json.dumps(document).encode())
+    task = next(manifest.study.tasks())
+    store = InMemoryVersionedStore()
+    store.create_if_absent(f"results/a/{task.param_id}/{task.seed}/_outputs.json", value)
+    examine(store, manifest)
+
+
+def _kept(value: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, LAUNCHED).write_bytes(value)
+        whole(kept_job(Path(directory), "a")[1])
+
+
+def _config(value: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, config.PROJECT_FILE).write_bytes(value)
+        settings = config.load({}, {"HOME": directory}, directory)
+        for setting in settings.named().values():
+            plain(setting.value)
+
+
+def _packed(value: bytes) -> None:
+    """The value that metadata of Azure hold, said to be so long as it says itself."""
+    for size in (0, 1, 100, INLINE_MAX_VALUE_BYTES, 10 * 2**30):
+        md5 = base64.b64encode(hashlib.md5(b"x" * 100, usedforsecurity=False).digest()).decode()
+        found = _unpack(value.decode("latin-1"), size, md5)
+        must(found in (None, b"x" * 100), "a value that is not that of the blob")
+
+
+class _Listing(InMemoryVersionedStore):
+    def __init__(self, keys: list[str]) -> None:
+        super().__init__()
+        self._names = keys
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        return iter([prefix + name for name in self._names])
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        raise NotImplementedError
+
+
+def _announcements(value: bytes) -> None:
+    names = value.decode("utf-8", "surrogateescape").split("\n")
+    for name in changes.announced(_Listing(names), NOW, NOW) or ():
+        plain(name)
+        must("/" not in name and name not in ("", ".", ".."), f"announced: {name!r}")
+
+
+def _bundle(value: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        outside = Path(directory, "outside")
+        outside.mkdir()
+        root = Path(directory, "root")
+        root.mkdir()
+        refused = None
+        try:
+            unpack(value, str(root))
+        except MopsJobsError as error:
+            refused = error
+        is_alone = sorted(os.listdir(directory)) == ["outside", "root"] and not os.listdir(outside)
+        must(is_alone, "a bundle has written outside of its directory")
+        for place, folders, files in os.walk(root):
+            for name in (*folders, *files):
+                _inside(Path(place, name))
+    if refused is not None:
+        raise refused
+
+
+def _inside(path: Path) -> None:
+    mode = path.lstat().st_mode
+    must(stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode), f"{path.name!r} is a device or pipe")
+    if not stat.S_ISLNK(mode):
+        must(mode & 0o7077 == 0, f"{path.name!r} has mode {mode:o}")
+        must(path.lstat().st_nlink == 1 or stat.S_ISDIR(mode), f"{path.name!r} is a hard link")
+
+
+# --- inputs of each --------------------------------------------------------------------------------------------------
+
+
+def _lines(draw: st.DrawFn) -> bytes:
+    lines = draw(st.lists(hostile.json_texts(EVENT), min_size=1, max_size=3))
+    return b"\n".join(lines) + draw(st.sampled_from((b"\n", b"\n", b"\n", b"", b"\r\n", b"\n\n")))
+
+
+_PATHS = st.one_of(
+    hostile.texts,
+    st.lists(st.sampled_from(("a", "A", "..", ".", "", "b", "dir")), max_size=4).map("/".join),
+    st.sampled_from(("/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a" * 300, "x/" * 200, "//x", "a/")),
+)
+_KINDS = st.sampled_from([bytes([kind]) for kind in b"0000000055522121234567SLKxgX"])
+
+
+def _archives(draw: st.DrawFn) -> bytes:
+    members = [
+        (hostile.member(draw(_PATHS), draw(_KINDS), draw(_PATHS), draw(st.sampled_from((0o644, 0o4755, 0o7777, 0)))),
+         draw(st.binary(max_size=20)))
+        for _ in range(draw(st.integers(1, 5)))
+    ]  # fmt: skip
+    try:
+        return draw(hostile.spoilt_bytes(hostile.archive(*members)))
+    except (ValueError, OverflowError):  # tarfile refuses to write it, such as a name with half a character
+        return b""
+
+
+_SCALARS = (*hostile.NUMBERS, *hostile.TIMES)
+_TAGS = ("int", "float", "bool", "timestamp", "binary", "set", "omap", "pairs", "null", "str", "seq", "map")
+_MISFITS = ('""', "_", "x", "[1]", "{a: b}", "-", "0b", "0x", "2026-13-01", "&a [*a]", "1:99")
+_YAML_PLACES = ("- x: %s", "- %s", "- ? %s\n  : 1", "- <<: %s", "- {params: {x: %s}}")
+_TOML_NAMES = ("registry", "cache", "color", "stale_after", "other", "a.b", '"\\u0000"', "[table]")
+
+
+def _tomls(draw: st.DrawFn) -> bytes:
+    name = draw(st.sampled_from(_TOML_NAMES))
+    as_json = st.one_of(hostile.texts, hostile.values).map(json.dumps)
+    value = draw(st.one_of(as_json, st.sampled_from(_SCALARS)))
+    text = CONFIG if draw(st.booleans()) else f"{name} = {value}\n".encode("utf-8", "replace")
+    return draw(hostile.spoilt_bytes(text))
+
+
+def _yamls(draw: st.DrawFn) -> bytes:
+    tagged = st.builds("!!{} {}".format, st.sampled_from(_TAGS), st.sampled_from(_MISFITS))
+    value = draw(st.one_of(hostile.values.map(json.dumps), st.sampled_from(_SCALARS), tagged))
+    text = draw(st.sampled_from(_YAML_PLACES)).replace("%s", value)
+    return draw(hostile.spoilt_bytes(f"model: m\nparameter_sets:\n{text}\n".encode("utf-8", "replace")))
+
+
+def _packings(draw: st.DrawFn) -> bytes:
+    value = draw(st.sampled_from((b"", b"x" * 100, b"x" * 99, bytes(10**6), b"y" * 100)))
+    packed = base64.b64encode(zlib.compress(value))
+    return draw(hostile.spoilt_bytes(packed))
+
+
+def _json(document: dict[str, object]) -> bytes:
+    return json.dumps(document).encode()
+
+
+def _large(member: str, end: bytes = b"") -> Callable[[], Iterator[tuple[str, bytes]]]:
+    return lambda: ((name, value + end) for name, value in hostile.large_json(member))
+
+
+_BUNDLE = hostile.archive((hostile.member("a/b"), b"x"), (hostile.member("l", tarfile.SYMTYPE, "a/b"), b""))
+_ANNOUNCED = st.lists(hostile.texts).map(lambda names: "\n".join(names).encode())
+
+READERS = (
+    Reader("record", _record, hostile.json_texts(RECORD), (_json(RECORD),), _large("metadata")),
+    Reader("document", _document, hostile.json_texts(RECORD), (_json(RECORD),), _large("x")),
+    Reader("event chunk", _chunk, st.composite(_lines)(), (_json(EVENT) + b"\n",), _large("text", b"\n")),
+    Reader("bundle", _bundle, st.composite(_archives)(), (_BUNDLE,)),
+    Reader("study", _study_json, hostile.json_texts(STUDY), (_json(STUDY),), _large("metadata")),
+    Reader("study in YAML", _study_yaml, st.composite(_yamls)(), (YAML,), hostile.large_yaml),
+    Reader("config", _config, st.composite(_tomls)(), (CONFIG,), hostile.large_toml),
+    Reader("manifest", _manifest, hostile.json_texts(MANIFEST), (_json(MANIFEST),), _large("study")),
+    Reader("names of outputs", _names, hostile.json_texts({"x": 1}), (b'["a"]',), _large("x")),
+    Reader(
+        "kept submission", _kept, hostile.json_texts(LAUNCHED_FIELDS), (_json(LAUNCHED_FIELDS),), _large("metadata")
+    ),
+    Reader("packed value", _packed, st.composite(_packings)(), (base64.b64encode(zlib.compress(b"x" * 100)),)),
+    Reader("announcements", _announcements, _ANNOUNCED, (b"a\nb/c\n",), hostile.large_names),
+)
+"""All of them. The seeds are what an honest writer writes."""
+
+BY_NAME = {reader.name: reader for reader in READERS}

@@ -1,0 +1,330 @@
+"""A registry full of hostile records, written as a foreign program would, and every reading command over it.
+
+What is promised: the bad ones are reported by key and reason and stop nobody; whatever a command prints, to a terminal
+or into a pipe, has no character that a terminal obeys or that turns the writing direction; what is said to be JSON, CSV
+or Prometheus' text is that; what a shell completes, it takes as it is; the pages have none of the markup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import http.client
+import io
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import urllib.parse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+
+import mops_jobs
+from mopsjobs.errors import MopsJobsError
+from mopsjobs.job import check_job_id
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from reliability.hostile_readers import EVENT, MANIFEST, RECORD, must
+from reliability.hostile_values import HALVES, NUMBERS, TEXTS, TIMES
+from reliability.trial import Figure, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SOUND = "sound"
+EXPECTED_CODES = (0, 3, 6, 7, 8)
+"""Done, no such job, refused, partly done, not finished. 2 would say that we asked badly, 1 that something crashed."""
+
+_OUR_STYLES = re.compile(r"\x1b\[(?:0|1|2|3[1-6])m|\x1b\[H\x1b\[2J")
+"""What a terminal gets from us on purpose. None of the hostile texts holds one of these."""
+
+_MARKUP = re.compile(r"<script>alert|<img src=x|'><b>", re.ASCII)
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Registry:
+    """Such a registry in a directory, and the command over it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.env = {
+            "HOME": str(directory),
+            "TERM": "xterm",
+            "MOPS_JOBS_REGISTRY": f"sqlite://{directory}/registry.db",
+            "MOPS_JOBS_CACHE": str(directory / "cache.db"),
+        }
+        self.good: set[str] = set()
+        self.bad: set[str] = set()
+        self._objects: dict[str, bytes] = {}
+        self._fill()
+        path = directory / "registry.db"
+        with contextlib.closing(SQLiteVersionedStore(path)) as store:
+            store.create_if_absent("made", b"")
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            # Not by the store, which would refuse some of the keys: other programs ask nobody.
+            connection.executemany(
+                "INSERT INTO objects VALUES (?, ?, ?)",
+                [(key, value, number) for number, (key, value) in enumerate(self._objects.items(), 2)],
+            )
+
+    @property
+    def size(self) -> int:
+        """How many keys there are."""
+        return len(self._objects)
+
+    def run(self, *argv: str, terminal: bool = False) -> Ran:
+        """One command, in this process."""
+        make = _Terminal if terminal else io.StringIO
+        out, err = make(), make()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = mops_jobs.main(list(argv), env=self.env, now=lambda: NOW, sleep=_interrupt)
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    def _fill(self) -> None:
+        self._job(SOUND, {})
+        names = [name for name, value in RECORD.items() if isinstance(value, str) and name not in _FIXED]
+        for number, text in enumerate(TEXTS):
+            job_id = f"text-{number}"
+            lists = {f"{name}_outputs": [text] for name in ("expected", "verified", "missing")}
+            steps = [{"status": text, "at": "2026-03-01T10:30:00Z", "id": text}]
+            noted = {"suspect": {"reason": text, "since": text}, text: {text: text}}
+            fields = dict.fromkeys(names, text) | lists | {"transitions": steps, "metadata": noted, text + "x": text}
+            self._job(job_id, {**fields, "labels": {text or "x": text}, "status": "running"})
+            self._job(f"status-{number}", {"status": text}, is_good=0 < len(text) <= 64)
+            self._job(text, {}, is_good=_is_id(text))
+            self._events(job_id, text)
+        for name in RECORD.keys() - {"unknown"}:
+            for number, value in enumerate(_WRONG):
+                fields = ",".join(f'"{one}":{json.dumps(old)}' for one, old in RECORD.items() if one != name)
+                job_id = f"wrong-{name}-{number}"
+                record = f'{{{fields},"{name}":{value}}}'.replace('"a"', f'"{job_id}"')
+                self._objects[f"jobs/{job_id}/state.json"] = record.encode()
+        for number, time in enumerate(TIMES):
+            self._job(f"time-{number}", {"heartbeat_at": time, "updated_at": time}, is_good=None)
+        self._spoilt()
+        self._submitted()
+
+    def _job(self, job_id: str, fields: dict[str, object], *, is_good: bool | None = True) -> None:
+        key = f"jobs/{job_id}/state.json"
+        self._objects[key] = json.dumps({**RECORD, "job_id": job_id, **fields}).encode()
+        if is_good is not None:
+            (self.good if is_good else self.bad).add(job_id if is_good else key)
+
+    def _events(self, job_id: str, text: str) -> None:
+        events: tuple[dict[str, object], ...] = (
+            {"kind": "log", "text": text},
+            {"kind": "task_failed", "task": text, "error": {"type": text, "message": text}},
+            {"kind": "state", "status": text, "tasks_total": text},
+            {"kind": "strange", "nested": {text: [text, HALVES[0]]}, text + "x": text},
+        )
+        lines = "".join(
+            json.dumps({**EVENT, **event, "job_id": job_id, "seq": seq}) + "\n" for seq, event in enumerate(events)
+        )
+        self._objects[f"events/20260301T10/{job_id}/s-000001.ndjson"] = lines.encode()
+
+    def _spoilt(self) -> None:
+        record = json.dumps({**RECORD, "job_id": "spoilt"}).encode()
+        values = {
+            "nothing": b"", "list": b"[]", "utf-16": record.decode().encode("utf-16"), "bytes": b"\xff" + record,
+            "nul": b"\0" + record, "cut": record[:-1], "two": record * 2, "deep": b'{"a":' * 100_000,
+            "long": b"x" * (2 * 2**20), "twice": record[:-1] + b',"job_id":"spoilt"}', "other": record,
+        }  # fmt: skip
+        for name, value in values.items():
+            self._objects[f"jobs/spoilt-{name}/state.json"] = value
+            self._objects[f"events/20260301T10/spoilt-{name}/s-000001.ndjson"] = value
+            self.bad.add(f"jobs/spoilt-{name}/state.json")
+        for text in TEXTS:
+            self._objects[f"jobs/{SOUND}/{text}"] = b"beside"
+            self._objects[f"changes/202603011200/{text}"] = b"-"
+            self._objects[f"events/20260301T10/{text}/s-000002.ndjson"] = b"\n"
+
+    def _submitted(self) -> None:
+        study = {"model": "m", "parameter_sets": [{"params": {text: text}, "seed": n} for n, text in enumerate(TEXTS)]}
+        manifest = {**MANIFEST, "job_id": SOUND, "study": study, "only": None, "parent_job_id": None}
+        self._objects[f"jobs/{SOUND}/manifest.json"] = json.dumps(manifest).encode()
+        for text in TEXTS:
+            self._objects[f"results/{SOUND}/{text}/1/out"] = b"x"
+            self._objects[f"results/{SOUND}/p/1/{text}"] = b"x"
+
+
+_WRONG = ("7.5", "[1]", '{"x":[[]]}', "true", *NUMBERS[:6], *map(json.dumps, HALVES))
+_FIXED = ("job_id", "status", "created_at", "updated_at", *(name for name in RECORD if name.endswith("_at")))
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return check_job_id(text) == text
+    except MopsJobsError:
+        return False
+
+
+def _interrupt(seconds: float) -> None:
+    raise KeyboardInterrupt  # what would wait has shown what there is
+
+
+# --- what is checked -------------------------------------------------------------------------------------------------
+
+
+def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every reading command, with what its output is said to be."""
+    some = ("--limit", "0", "--offline")
+    yield "text", ("list", *some)
+    yield "json", ("list", "--json", *some)
+    yield "jsonl", ("list", "--jsonl", *some)
+    yield "tsv", ("list", "--tsv", *some)
+    yield "tsv", ("list", "--tsv", "--fields", "job_id,labels,metadata,error_message,owner", *some)
+    yield "text", ("list", "-q", *some)
+    yield "text", ("list", "--stuck", "--offline")
+    for one in (job_id, SOUND):
+        yield "text", ("status", one)
+        yield "json", ("status", one, "--json")
+        yield "text", ("events", one)
+        yield "jsonl", ("events", one, "--json")
+        yield "text", ("logs", one)
+    yield "text", ("events",)
+    yield "jsonl", ("events", "--json")
+    yield "csv", ("export", "--format", "csv")
+    yield "jsonl", ("export",)
+    yield "prometheus", ("metrics", "--owner", "--per-job", "1000")
+    yield "text", ("summary",)
+    yield "json", ("summary", "--json")
+    yield "tsv", ("watch", "--interval", "1s")
+    yield "jsonl", ("watch", "--json")
+    for form in ("--csv", "--tsv", "--json"):
+        yield form[2:], ("query", form, "--limit", "0", "SELECT * FROM jobs")
+    yield "text", ("query", "--limit", "0", "SELECT owner, labels, error_message FROM jobs")
+    yield "words", ("completion", "--words", "jobs", "")
+    yield "words", ("completion", "--words", "owners", "")
+    yield "text", ("doctor",)
+    yield "json", ("doctor", "--json")
+    yield "tsv", ("results", SOUND)
+    yield "jsonl", ("results", SOUND, "--json")
+    yield "text", ("validate", SOUND)
+    yield "text", ("config", "show")
+
+
+def raw(text: str, *, but: str = "\n") -> str:
+    """The characters that must not be in what is printed, in the order of their coming."""
+    return "".join(char for char in _OUR_STYLES.sub("", text) if not char.isprintable() and char not in but)
+
+
+def check(form: str, ran: Ran, what: str) -> None:
+    """Hold what a command printed against what its output is said to be."""
+    must(
+        ran.code in EXPECTED_CODES or (ran.code == 130 and what.startswith("watch")),
+        f"{what} ended with {ran.code}: {ran.err[-500:]}",
+    )
+    must(not raw(ran.err), f"{what} said raw {raw(ran.err)[:20]!r} on stderr")
+    must("Unexpected" not in ran.err and "Traceback" not in ran.err, f"{what}: {ran.err[-500:]}")
+    found = raw(ran.out, but="\n\t" if form == "tsv" else "\n")
+    must(not found, f"{what} printed raw {found[:20]!r}")
+    if form in ("json", "jsonl"):
+        must(ran.out.isascii(), f"{what} printed JSON that is not ASCII")
+        for text in ran.out.splitlines() if form == "jsonl" else [ran.out]:
+            json.loads(text, parse_constant=_no_json)
+    elif form == "csv":
+        rows = list(csv.reader(io.StringIO(ran.out)))
+        must(len({len(row) for row in rows}) == 1, f"{what} printed rows of different lengths")
+        for cell in (cell for row in rows for cell in row):
+            is_number = re.fullmatch(r"-?[0-9.e+-]+", cell) is not None
+            must(is_number or not cell.lstrip().startswith(tuple("=+-@＝＋－＠")), f"{what}: a formula, {cell!r}")  # noqa: RUF001
+    elif form == "tsv":
+        must(len({line.count("\t") for line in ran.out.splitlines()}) <= 1, f"{what} printed rows of different lengths")
+    elif form == "prometheus":
+        samples = [
+            (s.name, *sorted(s.labels.items()))
+            for family in text_string_to_metric_families(ran.out)
+            for s in family.samples
+        ]
+        must(len(samples) == len(set(samples)), f"{what} printed a series twice")
+    elif form == "words":
+        for word in ran.out.splitlines():
+            must(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]*", word) is not None, f"{what} offers {word!r} to a shell")
+
+
+def _no_json(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def check_sync(registry: Registry, ran: Ran) -> int:
+    """Each bad record is reported by its key and a reason, and every good one is there; how many were bad."""
+    check("json", ran, "sync --json")
+    problems = {one["key"]: one for one in json.loads(ran.out)["problems"]}
+    for key in registry.bad:
+        must(key in problems and 0 < len(problems[key]["reason"]) <= 510, f"{key!r} is not reported")
+    listed = {json.loads(line)["job_id"] for line in registry.run("export").out.splitlines()}
+    missing = registry.good - listed
+    must(not missing, f"not shown: {sorted(missing)[:5]}")
+    unreadable = sum(one["kind"] == "unreadable" for one in problems.values())
+    must(len(listed) + unreadable >= len(registry.good) + len(registry.bad) - len(TEXTS), "records were lost")
+    return unreadable
+
+
+def run(trial: Trial) -> list[Figure]:
+    """Fill it, sync it, look at it in every way."""
+    directory = trial.directory / "hostile-registry"
+    directory.mkdir()
+    registry = Registry(directory)
+    bad = check_sync(registry, registry.run("sync", "--json"))
+    count = 0
+    for number in range(0, len(TEXTS), max(1, len(TEXTS) // trial.times(len(TEXTS), 2))):
+        for form, argv in commands(f"text-{number}"):
+            for terminal in (False, True):
+                # For a person JSON is indented: it is one document all the same.
+                check(form, registry.run(*argv, terminal=terminal), " ".join(argv))
+                count += 1
+    pages = served(registry)
+    return [
+        Figure("hostile registry: keys", registry.size),
+        Figure("hostile registry: unreadable records reported by key and reason", bad),
+        Figure("hostile registry: commands run over it", count),
+        Figure("hostile registry: pages fetched", pages),
+    ]
+
+
+def served(registry: Registry) -> int:
+    """Fetch the pages and check them; how many."""
+    ids = [SOUND, *(job_id for job_id in sorted(registry.good) if not job_id.isalnum())]
+    paths = ["/jobs", "/jobs?status=active", "/charts", "/api/v1/jobs", "/api/v1/events", "/metrics"]
+    paths += [f"/jobs/{urllib.parse.quote(job_id, safe='')}" for job_id in ids]
+    env = {**registry.env, "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    with subprocess.Popen(
+        [sys.executable, mops_jobs.__file__, "serve", "--port", "0"], stdout=-1, stderr=-1, env=env, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = urllib.parse.urlsplit(process.stdout.readline().strip())
+            for path in paths:
+                _fetch(str(url.hostname), int(url.port or 0), path)
+        finally:
+            process.terminate()
+            _, err = process.communicate()
+    must("Traceback" not in err and not raw(err), f"the server said {err[-500:]!r}")
+    return len(paths)
+
+
+def _fetch(host: str, port: int, path: str) -> None:
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=120)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    must(answer.status in (200, 308, 400, 404), f"{path} was answered with {answer.status}")
+    found = raw(text, but="\n")
+    must(not found, f"{path} has raw {found[:20]!r}")
+    if "html" in str(answer.getheader("Content-Type")):
+        marked = _MARKUP.search(text)
+        must(marked is None, f"{path} has markup of a record")

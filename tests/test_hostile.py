@@ -1,0 +1,89 @@
+"""The quick part of the trials with hostile records; the whole is `./build.sh reliability --only hostile`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reliability import hostile, hostile_registry
+from reliability.hostile_child import can_fuzz
+from reliability.hostile_readers import BY_NAME, READERS, Reader
+from reliability.hostile_values import archive, member
+from reliability.trial import Trial
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCALE = 0.008
+
+readers = pytest.mark.parametrize("reader", READERS, ids=[reader.name for reader in READERS])
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Trial:
+    return Trial(tmp_path, seed=1, scale=SCALE)
+
+
+@readers
+def test_what_an_honest_writer_writes_is_taken(reader: Reader) -> None:
+    """Else a reader that refuses everything would pass for a careful one."""
+    assert all(reader.check(value) for value in reader.seeds)
+
+
+@readers
+def test_nearly_sound_inputs_give_a_value_or_a_sentence(reader: Reader, trial: Trial) -> None:
+    """And what is taken can be shown, and written and read again."""
+    hostile.generated(reader, trial)
+
+
+@pytest.mark.parametrize("name", ["record", "event chunk", "study in YAML", "config"])
+def test_large_and_deep_inputs_are_read_within_bounds(name: str, trial: Trial) -> None:
+    """In a process that may have 1 GiB of memory, and a minute of the processor for each."""
+    hostile.large(BY_NAME[name], trial)
+
+
+def test_bombs_of_10_gb_are_unpacked_within_256_mib(trial: Trial) -> None:
+    """In a bundle and in a packed value, whatever the headers say."""
+    hostile.bombs(trial)
+
+
+@pytest.mark.skipif(not can_fuzz(), reason="atheris is installed by: ./build.sh reliability")
+def test_the_coverage_guided_fuzzer_runs(trial: Trial) -> None:
+    """It executes what it is told to, and sees code covered."""
+    figure = hostile.fuzzed(READERS[0], trial)
+    assert "edges covered" in str(figure.count)
+
+
+def test_commands_over_a_hostile_registry_print_nothing_raw(trial: Trial) -> None:
+    """Each reading command, to a terminal and into a pipe, and the pages; bad records are reported and stop nobody."""
+    hostile_registry.run(trial)
+
+
+ESCAPES = {
+    "up": archive((member("../x"), b"x")),
+    "up, inside": archive((member("a/../../x"), b"x")),
+    "absolute": archive((member("/tmp/x"), b"x")),
+    "link up": archive((member("l", b"2", "../outside"), b"")),
+    "absolute link": archive((member("l", b"2", "/etc"), b"")),
+    "links up together": archive((member("d/l", b"2", ".."), b""), (member("m", b"2", "d/l/.."), b"")),
+    "file through a link": archive((member("l", b"2", "a"), b""), (member("l/x"), b"x")),
+    "hard link": archive((member("a"), b"x"), (member("h", b"1", "a"), b"")),
+    "hard link out": archive((member("h", b"1", "../../etc/passwd"), b"")),
+    "character device": archive((member("c", b"3"), b"")),
+    "block device": archive((member("b", b"4"), b"")),
+    "pipe": archive((member("p", b"6"), b"")),
+    "twice": archive((member("a"), b"x"), (member("a"), b"y")),
+}
+
+
+@pytest.mark.parametrize("value", ESCAPES.values(), ids=ESCAPES)
+def test_what_leads_out_of_a_bundle_is_refused(value: bytes) -> None:
+    """And nothing of it is left outside."""
+    assert not BY_NAME["bundle"].check(value)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "\u202eb", "A", "a b", "-rf", "$(id)"])
+def test_strange_names_and_setuid_bits_stay_inside(name: str) -> None:
+    """A name is a name on this system; of the mode only the owner's rights are kept."""
+    assert BY_NAME["bundle"].check(archive((member("a"), b"x"), (member(name, mode=0o6777), b"y")))
