@@ -39,7 +39,8 @@ def run(trial: Trial) -> list[Figure]:
     figures = []
     for reader in READERS:
         figures.append(generated(reader, trial))
-        figures.append(large(reader, trial))
+        if next(reader.large(), None) is not None:
+            figures.append(large(reader, trial))
         if can_fuzz():
             figures.append(fuzzed(reader, trial))
     if not can_fuzz():
@@ -80,7 +81,9 @@ def large(reader: Reader, trial: Trial) -> Figure:
 def bombs(trial: Trial) -> Figure:
     """Read what unpacks to 10 GB."""
     told = _child(trial, "bombs")
-    return Figure("bombs of 10 GB", f"{told.count(chr(10)):,} refused within 256 MiB of memory")
+    return Figure(
+        "bombs of 10 GB", f"{told.count(chr(10)):,} read within 256 MiB of memory, and at most 1 MiB unpacked"
+    )
 
 
 def fuzzed(reader: Reader, trial: Trial) -> Figure:

@@ -33,7 +33,7 @@ from reliability.hostile_values import HALVES, NUMBERS, TEXTS, TIMES
 from reliability.trial import Figure, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SOUND = "sound"
@@ -137,13 +137,9 @@ class Registry:
         self._objects[f"events/20260301T10/{job_id}/s-000001.ndjson"] = lines.encode()
 
     def _spoilt(self) -> None:
-        record = json.dumps({**RECORD, "job_id": "spoilt"}).encode()
-        values = {
-            "nothing": b"", "list": b"[]", "utf-16": record.decode().encode("utf-16"), "bytes": b"\xff" + record,
-            "nul": b"\0" + record, "cut": record[:-1], "two": record * 2, "deep": b'{"a":' * 100_000,
-            "long": b"x" * (2 * 2**20), "twice": record[:-1] + b',"job_id":"spoilt"}', "other": record,
-        }  # fmt: skip
-        for name, value in values.items():
+        for name, spoil in _SPOILT.items():
+            # Sound but for one thing, so that this alone can be what it is refused for.
+            value = spoil(json.dumps({**RECORD, "job_id": f"spoilt-{name}"}).encode())
             self._objects[f"jobs/spoilt-{name}/state.json"] = value
             self._objects[f"events/20260301T10/spoilt-{name}/s-000001.ndjson"] = value
             self.bad.add(f"jobs/spoilt-{name}/state.json")
@@ -161,6 +157,25 @@ class Registry:
             self._objects[f"results/{SOUND}/p/1/{text}"] = b"x"
 
 
+_SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda record: b"",
+    "list": lambda record: b"[" + record + b"]",
+    "utf-16": lambda record: record.decode().encode("utf-16"),
+    "bytes": lambda record: record.replace(b'"me"', b'"\xff"'),
+    "nul": lambda record: b"\0" + record,
+    "cut": lambda record: record[:-1],
+    "two": lambda record: record * 2,
+    "deep": lambda record: record[:-1] + b',"x":' + b"[" * 200 + b"]" * 200 + b"}",
+    "very deep": lambda record: b'{"a":' * 100_000,
+    "long": lambda record: record + b" " * (2 * 2**20),
+    "twice": lambda record: record[:-1] + b',"owner":"you"}',
+    "NaN": lambda record: record[:-1] + b',"x":NaN}',
+    "endless": lambda record: record[:-1] + b',"x":1e400}',
+    "digits": lambda record: record[:-1] + b',"x":' + b"9" * 5000 + b"}",
+    "half": lambda record: record[:-1] + b',"x":"\\ud800"}',
+    "other": lambda record: record.replace(b"spoilt-", b"other-"),
+    "time": lambda record: record.replace(b"2026-03-01T11:00:00Z", b"2026-03-01T11:00:00." + b"1" * 500_000 + b"Z"),
+}
 _WRONG = ("7.5", "[1]", '{"x":[[]]}', "true", *NUMBERS[:6], *map(json.dumps, HALVES))
 _FIXED = ("job_id", "status", "created_at", "updated_at", *(name for name in RECORD if name.endswith("_at")))
 

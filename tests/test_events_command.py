@@ -432,7 +432,7 @@ def test_nothing_from_an_event_reaches_the_terminal(cli: Cli, remote: Remote, wr
         out = cli.ok(*argv).out
         assert not {char for char in out if not char.isprintable()} - {"\n"}
     assert len(cli.ok("events").lines) == 3
-    assert cli.ok("logs", "job").lines == ["[a[31m  b] a[31m  b"]
+    assert cli.ok("logs", "job").lines == ["[a[31m  b?] a[31m  b?"]
 
 
 def test_events_json_keeps_its_promise(cli: Cli, remote: Remote, write: Writer) -> None:

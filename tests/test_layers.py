@@ -164,7 +164,7 @@ ARROWS = {
         "errors metrics output context cache.events cache.queries commands.arguments web.asked web.openapi web.site"
     ),
     "mopsjobs.web.app": (
-        "mopsjobs errors output terminal context advice cache.charts cache.events cache.pages cache.queries web.api"
+        "mopsjobs errors terminal context advice cache.charts cache.events cache.pages cache.queries web.api"
         " web.asked web.security web.shown web.site web.stream"
     ),
     "mopsjobs.web.server": "errors context web.app web.live web.security web.site web.stream",
