@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import http.server
 import itertools
 import os
 import socket
@@ -38,11 +37,12 @@ from mopsjobs.errors import (
     ValueTooLargeError,
 )
 from mopsjobs.registry import JobRegistry
-from mopsjobs.store import azure, azure_transport
+from mopsjobs.store import azure, azure_transport, outages
 from mopsjobs.store.azure import INLINE_NAME, AzureVersionedStore, open_azure_store
 from mopsjobs.store.azure_credentials import find_container
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
+from support_replies import HANG_UP, SILENT, Reply, playing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -356,20 +356,12 @@ def test_a_reply_cut_into_chunks_is_read_up_to_the_limit(
 # --- a server that misbehaves ---------------------------------------------------------------------------------------
 
 
-class Reply(NamedTuple):
-    """What the scripted server answers. `status` 0 hangs up, -1 is silence; `body` may be shorter than it says."""
-
-    status: int
-    code: str = ""
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes = b""
-    length: int | None = None
+def coded(status: int, code: str) -> Reply:
+    return Reply(status, headers=(("x-ms-error-code", code),))
 
 
-HANG_UP = Reply(0)
-SILENT = Reply(-1)
 FOUND = Reply(200, headers=(("ETag", '"0x2"'), ("x-ms-blob-type", "BlockBlob")), body=b"hello")
-BUSY = Reply(503, "ServerBusy")
+BUSY = coded(503, "ServerBusy")
 
 
 class Scripted(NamedTuple):
@@ -382,52 +374,15 @@ class Scripted(NamedTuple):
 
 @contextmanager
 def scripted(*replies: Reply, **options: Any) -> Iterator[Scripted]:
-    todo = iter(replies)
-    requests: list[str] = []
-    done = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            requests.append(self.command)
-            reply = next(todo)
-            if reply == SILENT:
-                done.wait()
-            if reply.status <= 0:
-                self.close_connection = True
-                return
-            self.send_response(reply.status)
-            if reply.code:
-                self.send_header("x-ms-error-code", reply.code)
-            for name, value in reply.headers:
-                self.send_header(name, value)
-            if ("Transfer-Encoding", "chunked") not in reply.headers:
-                self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))
-            self.end_headers()
-            self.wfile.write(reply.body)
-            self.close_connection = reply.length is not None and self.command != "HEAD"
-
-        do_GET = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815 - names given by http.server
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    sleep = RecordingSleep()
-    container = find_container(f"http://127.0.0.1:{server.server_port}/{ACCOUNT}/c-1", {})
-    store = AzureVersionedStore(container, sleep=sleep, **options)
-    try:
-        yield Scripted(store, requests, sleep)
-    finally:
-        done.set()
-        store.close()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with playing(*replies) as (port, requests):
+        sleep = RecordingSleep()
+        store = AzureVersionedStore(
+            find_container(f"http://127.0.0.1:{port}/{ACCOUNT}/c-1", {}), sleep=sleep, **options
+        )
+        try:
+            yield Scripted(store, requests, sleep)
+        finally:
+            store.close()
 
 
 WRITES: dict[str, Callable[[AzureVersionedStore], object]] = {
@@ -442,7 +397,7 @@ READS: dict[str, Callable[[AzureVersionedStore], object]] = {
 }
 
 
-@pytest.mark.parametrize("reply", [BUSY, Reply(500, "InternalError"), HANG_UP], ids=["503", "500", "hangs up"])
+@pytest.mark.parametrize("reply", [BUSY, coded(500, "InternalError"), HANG_UP], ids=["503", "500", "hangs up"])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_is_sent_once_whatever_comes_back(write: str, reply: Reply) -> None:
     """It may have landed: sent again, it would lose the race against itself."""
@@ -460,7 +415,7 @@ def test_a_read_is_tried_three_times(read: str, reply: Reply) -> None:
         with pytest.raises(StoreUnavailableError):
             READS[read](store)
         assert requests == ["GET"] * 3
-        assert sleep.requested == list(azure.READ_PAUSES)
+        assert sleep.requested == list(outages.READ_PAUSES)
 
 
 def test_a_read_that_succeeds_later_is_a_success() -> None:
@@ -480,14 +435,14 @@ def test_a_reply_that_breaks_off_is_an_outage(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_retry_after_is_honoured_if_the_budget_allows() -> None:
-    busy = BUSY._replace(headers=(("Retry-After", "2"),))
+    busy = BUSY._replace(headers=(*BUSY.headers, ("Retry-After", "2")))
     with scripted(busy, FOUND) as (store, _, sleep):
         assert store.get("a")
         assert sleep.requested == [2.0]
 
 
 def test_retry_after_beyond_the_budget_is_not_waited_for() -> None:
-    with scripted(BUSY._replace(headers=(("Retry-After", "30"),))) as (store, requests, sleep):
+    with scripted(BUSY._replace(headers=(*BUSY.headers, ("Retry-After", "30")))) as (store, requests, sleep):
         with pytest.raises(StoreUnavailableError, match="503 ServerBusy"):
             store.get("a")
         assert len(requests) == 1
@@ -520,7 +475,7 @@ NONSENSE = {
     "captive portal": Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"),
     "redirect": Reply(302, headers=(("Location", "http://127.0.0.1:9/"),)),
     "404 of no storage": Reply(404),
-    "unknown conflict": Reply(409, "SomethingNew"),
+    "unknown conflict": coded(409, "SomethingNew"),
     "broken XML": Reply(200, headers=(("Content-Type", "application/xml"),), body=b"<EnumerationResults><Blobs>"),
     "other XML": Reply(200, headers=(("Content-Type", "application/xml"),), body=b"<Blobs><Blob/></Blobs>"),
 }
@@ -536,14 +491,14 @@ def test_a_reply_that_makes_no_sense_is_an_error_and_never_an_absence(operation:
 
 @pytest.mark.parametrize("operation", [*WRITES, *READS])
 def test_a_container_that_is_being_deleted_is_to_be_tried_again_later(operation: str) -> None:
-    with scripted(*[Reply(409, "ContainerBeingDeleted")] * 3) as (store, _, _), pytest.raises(StoreUnavailableError):
+    with scripted(*[coded(409, "ContainerBeingDeleted")] * 3) as (store, _, _), pytest.raises(StoreUnavailableError):
         (WRITES | READS)[operation](store)
 
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("operation", [*WRITES, *READS])
 def test_a_refusal_names_the_source_of_the_credentials_and_is_not_repeated(operation: str, status: int) -> None:
-    with scripted(Reply(status, "AuthenticationFailed")) as (store, requests, _):
+    with scripted(coded(status, "AuthenticationFailed")) as (store, requests, _):
         with pytest.raises(StoreAccessError, match=f"published key: {status} AuthenticationFailed"):
             (WRITES | READS)[operation](store)
         assert len(requests) == 1
@@ -608,7 +563,7 @@ def test_a_name_that_does_not_resolve_is_an_outage(monkeypatch: pytest.MonkeyPat
 def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No socket timeout covers name resolution; the system's own patience is half a minute."""
     answered = threading.Event()
-    monkeypatch.setattr(azure_transport, "_resolve", lambda *_: answered.wait(60))
+    monkeypatch.setattr(outages, "_resolve", lambda *_: answered.wait(60))
     monkeypatch.setattr(azure, "BUDGET_SECONDS", 0.3)
     store = open_azure_store("https://acme.blob.core.windows.net/c-1", {"AZURE_STORAGE_ACCOUNT": "acme"} | KEY_ENV)
     with pytest.raises(StoreUnavailableError, match="no answer in time"):

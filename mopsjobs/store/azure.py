@@ -33,8 +33,9 @@ from azure.storage.blob import ContainerClient, ContentSettings
 
 from mopsjobs.errors import StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.store.azure_credentials import find_container
-from mopsjobs.store.azure_transport import BUDGET_SECONDS, BoundedTransport, error_code, explain, retry_after, timeouts
+from mopsjobs.store.azure_transport import BoundedTransport, error_code, explain, retry_after, timeouts
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+from mopsjobs.store.outages import BUDGET_SECONDS, read_patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,14 +58,9 @@ INLINE_MAX_CHARACTERS = 7000
 INLINE_MAX_VALUE_BYTES = 128 * 2**10
 """Values above this are not even tried. JSON that packs into the room above is far shorter."""
 
-READ_PAUSES = (0.1, 0.4)
-"""Seconds before a read's second and third attempt, if the budget allows one."""
-
 PAGE_KEYS = 2000
 """Keys that a listing asks for at once. Azure allows 5,000; but an Azurite on a busy machine needs two to three seconds
 before the first byte of these with their metadata: too close to where an account counts as unreachable."""
-
-_PATIENCE_SECONDS = 1.5  # less than this left of the budget is not worth another attempt
 
 _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 _CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists"}
@@ -310,21 +306,18 @@ class AzureVersionedStore:
     # --- errors -----------------------------------------------------------------------------------------------------
 
     def _read(self, attempt: Callable[[float], T]) -> T:
-        """Call `attempt` with the seconds left until it succeeds, a few times, within the budget."""
-        end = self._clock() + BUDGET_SECONDS
-        for pause in (*READ_PAUSES, None):
+        def checked(left: float) -> T:
             self._check_open()
-            try:
-                return attempt(end - self._clock())
-            except Exception as error:  # noqa: BLE001 - as in `put`
-                failure = self._explain(error)
-                if pause is None or not isinstance(failure, StoreUnavailableError):
-                    raise failure from None
-                wait = max(pause, retry_after(error))
-                if self._clock() + wait + _PATIENCE_SECONDS > end:
-                    raise failure from None
-            self._sleep(wait)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            return attempt(left)
+
+        return read_patiently(
+            checked,
+            self._explain,
+            sleep=self._sleep,
+            clock=self._clock,
+            budget=BUDGET_SECONDS,
+            asked_pause=retry_after,
+        )
 
     def _explain(self, error: Exception) -> StoreError:
         return explain(error, self.location, self.credential_source)

@@ -10,12 +10,7 @@ import http.client
 import io
 import os
 import re
-import socket
-import ssl
-import threading
-import urllib.request
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import requests
 from azure.core.exceptions import (
@@ -33,29 +28,17 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from mopsjobs.errors import ConfigError, StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, chain, name_server_answers, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-BUDGET_SECONDS = 4.5
-"""What one read may take in all while the account does not answer: five seconds, less the start of the program."""
+    from collections.abc import Mapping
 
 SECONDS_PER_MIB = 1.0
 """What a write may take longer for each MiB that it carries, so that a slow line still gets a large value through."""
 
-POOL_CONNECTIONS = 32
-"""Connections kept for reuse: twice the 16 threads that a synchronisation runs."""
-
 _BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
-_SILENCES = (TimeoutError, requests.Timeout, ServiceRequestTimeoutError)
-_CAUSES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((socket.gaierror,), "its name does not resolve"),
-    ((ssl.SSLCertVerificationError,), "its TLS certificate is not trusted"),
-    ((ssl.SSLError,), "TLS could not be agreed on"),
-    (_SILENCES, "no answer in time"),
-    ((ConnectionRefusedError,), "connection refused"),
-)
+_SILENCES = (requests.Timeout, ServiceRequestTimeoutError)
 _ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
 
 
@@ -214,13 +197,9 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
 
     def _check_name(self, url: str, seconds: float) -> None:
         """Raise if resolving the host's name takes too long. No socket timeout covers that, and it may take 30 s."""
-        if self._name_resolves or urllib.request.getproxies():
+        if self._name_resolves:
             return
-        parts = urlsplit(url)
-        thread = threading.Thread(target=_resolve, args=(parts.hostname, parts.port), daemon=True)
-        thread.start()
-        thread.join(seconds)
-        if thread.is_alive():
+        if not name_server_answers(url, seconds):
             raise ServiceRequestTimeoutError("The name server does not answer.")
         self._name_resolves = True
 
@@ -240,14 +219,6 @@ def _trusted(env: Mapping[str, str]) -> str | bool:
                 raise ConfigError(f"{name} names {path}, and there is no such file of TLS authorities.")
             return path
     return True
-
-
-def _resolve(host: str | None, port: int | None) -> None:
-    # What it finds is thrown away, an error too: the request itself will meet it again, and tell it properly.
-    try:
-        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return
 
 
 def error_code(error: Exception) -> str:
@@ -289,12 +260,7 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
     if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
         return StoreUnavailableError(f"{location} asks to be tried again later: {answer}.", throttled=True)
     if status is None and _is_outage(error):
-        kinds = {type(each) for each in _chain(error)}
-        return StoreUnavailableError(
-            f"Cannot reach {location}: {_cause(error)}.",
-            sent=not kinds & {ConnectionRefusedError, socket.gaierror},
-            silent=any(issubclass(kind, _SILENCES) for kind in kinds),
-        )
+        return unavailable(error, location, _SILENCES)
     answer = answer if status else type(error).__name__
     return StoreError(f"{location} gave an answer that mops-jobs cannot use: {answer}.")
 
@@ -303,30 +269,6 @@ def _is_outage(error: Exception) -> bool:
     if isinstance(error, DecodeError) and not isinstance(error, IncompleteReadError):
         return False
     # requests reports a URL or header that it will not send as a ValueError too: that is no outage.
-    if any(isinstance(each, requests.RequestException) and isinstance(each, ValueError) for each in _chain(error)):
+    if any(isinstance(each, requests.RequestException) and isinstance(each, ValueError) for each in chain(error)):
         return False
     return isinstance(error, AzureError | requests.RequestException | OSError)
-
-
-def _cause(error: Exception) -> str:
-    """Why there was no reply, in a few words of ours."""
-    chain = list(_chain(error))
-    for kinds, words in _CAUSES:
-        if any(isinstance(each, kinds) for each in chain):
-            return words
-    named = (each.strerror for each in chain if isinstance(each, OSError) and not isinstance(each, ConnectionError))
-    return next((words.lower() for words in named if words), "the connection broke")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything it wraps. Each library on the way hides its cause in a place of its own."""
-    todo: list[object] = [error]
-    seen: set[int] = set()
-    while todo and len(seen) < 32:
-        each = todo.pop()
-        if not isinstance(each, BaseException) or id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        inner = (getattr(each, name, None) for name in ("reason", "inner_exception", "__cause__", "__context__"))
-        todo.extend([*each.args, *inner])

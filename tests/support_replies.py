@@ -1,0 +1,69 @@
+"""A server that plays the replies it was given, in turn: what no real server can be made to answer."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Reply(NamedTuple):
+    """What the server answers. `status` 0 hangs up, -1 is silence; `body` may be shorter than `length` says."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    length: int | None = None
+
+
+HANG_UP = Reply(0)
+SILENT = Reply(-1)
+
+
+@contextmanager
+def playing(*replies: Reply) -> Iterator[tuple[int, list[str]]]:
+    """The server's port, and the method of each request that it has had."""
+    todo = iter(replies)
+    requests: list[str] = []
+    done = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            requests.append(self.command)
+            reply = next(todo)
+            if reply == SILENT:
+                done.wait()
+            if reply.status <= 0:
+                self.close_connection = True
+                return
+            self.send_response(reply.status)
+            for name, value in reply.headers:
+                self.send_header(name, value)
+            if ("Transfer-Encoding", "chunked") not in reply.headers:
+                self.send_header("Content-Length", str(len(reply.body) if reply.length is None else reply.length))
+            self.end_headers()
+            self.wfile.write(reply.body)
+            self.close_connection = reply.length is not None and self.command != "HEAD"
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer  # noqa: N815 - names given by http.server
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server.server_port, requests
+    finally:
+        done.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
