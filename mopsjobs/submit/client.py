@@ -19,6 +19,7 @@ from mopsjobs.errors import (
     StoreError,
     TooManyRetriesError,
     UsageError,
+    ValueTooLargeError,
 )
 from mopsjobs.outputs import Manifest, manifest_key
 from mopsjobs.registry import JobRegistry
@@ -100,11 +101,14 @@ class JobSubmissionClient:
         Raises:
             JobExistsError: the id is taken. Nothing was launched.
             UsageError: the bundle is not in the store. Nothing was registered.
+            ValueTooLargeError: the store takes no bundle or manifest of that size. Nothing was launched.
             EngineError, UsageError: the launch failed. The record, if there is one, says `failed` and why.
         """
         warnings: list[str] = []
         try:
             self._prepare(submission)
+        except ValueTooLargeError:
+            raise  # waiting does not make it fit
         except (StoreError, TooManyRetriesError) as error:
             self._keep(submission)
             warnings.append(f"{error} The job is launched without it, and registers itself when it answers.")
