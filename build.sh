@@ -7,7 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 root=$PWD
 venv=$root/build/venv
 file=$root/dist/mops-jobs.pyz
-azurite=$root/build/azurite
 prometheus=$root/build/prometheus
 model=examples/seir-by-age/requirements.txt
 uv_version=0.13.9 # resolves the lock files, and installs the long ones
@@ -23,7 +22,7 @@ usage() {
 usage: ./build.sh [command]
   build          make dist/mops-jobs.pyz (the default)
   demo           build, then run the main job with the file, in a fresh directory
-  test [ARG...]  set up all that the tests need, Azurite and Prometheus included, and run pytest with the arguments:
+  test [ARG...]  set up all that the tests need, such as an Azurite, and run pytest with the arguments:
                  in several processes, unless they name tests
   servers        set up only the servers and the browser of the tests
   lint           ruff and mypy
@@ -118,25 +117,27 @@ install_long_lock() {
   fi
 }
 
-# --- Azurite --------------------------------------------------------------------------------------------------------
+# --- Azurite and dynalite -------------------------------------------------------------------------------------------
 
 node_is_new_enough() {
   command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null </dev/null
 }
 
-install_azurite() {
-  same tests/azurite/package-lock.json "$azurite/installed" && return
+# Install the server that tests/NAME/package-lock.json names into build/NAME, unless the same one was installed already.
+install_server() {
+  local name=$1 directory=$root/build/$1
+  same "tests/$name/package-lock.json" "$directory/installed" && return
   if ! node_is_new_enough; then
     ! can_apt || apt_install nodejs npm || true
-    node_is_new_enough || die "the tests need Node.js 20 or newer with npm, for Azurite." \
+    node_is_new_enough || die "the tests need Node.js 20 or newer with npm, for Azurite and dynalite." \
       "On Debian or Ubuntu: apt-get install nodejs npm; elsewhere your package manager or version manager has it."
   fi
-  say "installing Azurite"
-  rm -rf "$azurite"
-  mkdir -p "$azurite"
-  cp -r tests/azurite/. "$azurite"
-  (cd "$azurite" && npm ci --omit=dev --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null </dev/null)
-  cp tests/azurite/package-lock.json "$azurite/installed"
+  say "installing $name"
+  rm -rf "$directory"
+  mkdir -p "$directory"
+  cp -r "tests/$name/." "$directory"
+  (cd "$directory" && npm ci --omit=dev --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null </dev/null)
+  cp "tests/$name/package-lock.json" "$directory/installed"
 }
 
 # --- Chromium -------------------------------------------------------------------------------------------------------
@@ -198,7 +199,8 @@ cmd_demo() {
 }
 
 cmd_servers() {
-  install_azurite
+  install_server azurite
+  install_server dynalite
   install_chromium
   install_shells
   install_prometheus
@@ -216,7 +218,7 @@ cmd_test() {
 }
 
 cmd_reliability() {
-  install_azurite
+  install_server azurite
   install_long_lock requirements-dev.lock
   install_lock requirements-fuzz.lock
   install_long_lock "$model" "$root/build/model"

@@ -35,10 +35,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 ONE_PER_PYTHON = "cffi"
 
 # In the lock, not in the file. pip and setuptools are not even in the lock.
-LEFT_OUT = {
-    "pycparser": "cffi reads C headers with it when something is built",
-    "tzdata": "python-dateutil falls back on it where a machine has no time zones; our times are UTC",
-}
+LEFT_OUT = {"pycparser": "cffi reads C headers with it when something is built"}
 # Files of the others that nothing at run time reads.
 PRUNED = re.compile(
     r"""
@@ -47,6 +44,7 @@ PRUNED = re.compile(
     | (^|/)aio/                       # asynchronous clients: mops-jobs has threads
     | ^cffi/                          # the compiler; the loader is _cffi_backend
     | ^(charset_normalizer|markupsafe|yaml)/.*\.so$   # accelerators for one Python only; the plain modules stand there
+    | ^dateutil/zoneinfo/.*\.gz$      # for machines that have no time zones; our times are UTC
     | \.dist-info/(?!METADATA$|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)   # what pip notes for uninstalling
     """,
     re.VERBOSE,

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a clean environment, a real Azurite, and one empty store of each backend."""
+"""Fixtures shared by all tests: a clean environment, a real Azurite and dynalite, one empty store of each backend."""
 
 from __future__ import annotations
 
@@ -58,26 +58,69 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
     """No test sees the settings, the home, the proxy or the TLS authorities of whoever runs it."""
     for name in list(os.environ):
-        ours = name.startswith(("MOPS_", "AZURE_", "XDG_")) and not name.startswith("MOPS_TEST_")
+        ours = name.startswith(("MOPS_", "AZURE_", "AWS_", "XDG_")) and not name.startswith("MOPS_TEST_")
         if ours or name in ("NO_COLOR", *AUTHORITIES) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     home = Path(tempfile.mkdtemp(dir=homes))
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # where boto3 would ask for credentials last
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(home / name.lower()))
 
 
-class Azurite:
-    """A real Azurite on a free port of this machine, which keeps everything in memory.
+class Server:
+    """A real server, a program of Node.js, on a free port of this machine. What it holds is gone when it stops."""
 
-    It has the account that everybody knows, unless it is given another with a key of its own.
-    """
-
-    def __init__(self, directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.account, self.key = account, key
+        self.settings: dict[str, str] = {}
+        """What it is told by its environment."""
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
+
+    def command(self) -> list[str]:
+        """The words that start it."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        with (self._directory / "server.out").open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self._directory,
+                env={**os.environ, **self.settings},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        for _ in range(START_SECONDS * 10):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.1)
+                break
+        self.stop()
+        said = (self._directory / "server.out").read_text(errors="replace")[-2000:]
+        pytest.fail(f"{type(self).__name__} did not start: {said}")
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+class Azurite(Server):
+    """A server of Azure Blob Storage's API, with the account that everybody knows or with another."""
+
+    def __init__(self, directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY) -> None:
+        super().__init__(directory)
+        self.account, self.key = account, key
+        self.settings = {"AZURITE_ACCOUNTS": f"{account}:{key}"}
 
     @property
     def endpoint(self) -> str:
@@ -98,37 +141,44 @@ class Azurite:
 
         return ContainerClient.from_connection_string(self.connection_string, container)
 
-    def start(self) -> None:
-        command = ["node", str(_azurite_script()), "--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
-        command += ["--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence", "--silent"]
-        with (self._directory / "azurite.out").open("ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                cwd=self._directory,
-                env={**os.environ, "AZURITE_ACCOUNTS": f"{self.account}:{self.key}"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        for _ in range(START_SECONDS * 10):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.1)
-                break
-        self.stop()
-        pytest.fail(f"Azurite did not start: {(self._directory / 'azurite.out').read_text(errors='replace')[-2000:]}")
+    def command(self) -> list[str]:
+        script = _installed("azurite", "dist/src/blob/main.js")
+        place = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--inMemoryPersistence"]
+        return ["node", script, *place, "--disableTelemetry", "--skipApiVersionCheck", "--silent"]
 
-    def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+
+class Dynalite(Server):
+    """A server of DynamoDB's API. It believes every signature, but wants one."""
+
+    def new_table(self) -> str:
+        """The URL of a table that nobody has used. The table is not made."""
+        return f"dynamodb://test-{uuid.uuid4().hex}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What makes boto3 talk to it."""
+        return {
+            "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{self.port}",
+            "AWS_DEFAULT_REGION": "eu-west-1",
+            "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "example",
+        }
+
+    def client(self) -> Any:
+        """The plain SDK, to look behind the store. Close it."""
+        import boto3
+
+        return boto3.client(
+            "dynamodb",
+            endpoint_url=self.env["AWS_ENDPOINT_URL_DYNAMODB"],
+            region_name=self.env["AWS_DEFAULT_REGION"],
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def command(self) -> list[str]:
+        script = _installed("dynalite", "cli.js")
+        return ["node", script, "--host", "127.0.0.1", "--port", str(self.port), "--createTableMs", "0"]
 
 
 @pytest.fixture(scope="session")
@@ -149,6 +199,23 @@ def private_azurite(tmp_path: Path) -> Iterator[Azurite]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def dynalite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynalite]:
+    """One dynalite for the whole run."""
+    server = Dynalite(tmp_path_factory.mktemp("dynalite"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dynalite:
+    """A dynalite that boto3 in this process finds."""
+    for name, value in dynalite_server.env.items():
+        monkeypatch.setenv(name, value)
+    return dynalite_server
+
+
 class Backend:
     """A place for one store: `open()` gives one client after another to the same, at first missing, data."""
 
@@ -157,6 +224,8 @@ class Backend:
         self.url = url
         self._open_one = open_one
         self.exists = exists
+        self.env: dict[str, str] = {}
+        """What another process needs in its environment to find the place."""
         self._opened: list[VersionedStore] = []
 
     def open(self) -> VersionedStore:
@@ -169,7 +238,14 @@ class Backend:
             store.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("azure", marks=pytest.mark.azurite)])
+@pytest.fixture(
+    params=[
+        "memory",
+        "sqlite",
+        pytest.param("azure", marks=pytest.mark.azurite),
+        pytest.param("dynamodb", marks=pytest.mark.dynalite),
+    ]
+)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """Each backend in turn. A new one is one line here."""
     if request.param == "memory":
@@ -179,6 +255,11 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         path = tmp_path / "registry.db"
         url = f"sqlite://{path}"
         made = Backend("sqlite", url, lambda: open_store(url, {}), path.exists)
+    elif request.param == "dynamodb":
+        tables: Dynalite = request.getfixturevalue("dynalite")
+        url = tables.new_table()
+        made = Backend("dynamodb", url, lambda: open_store(url, {}), lambda: _table_exists(tables, url))
+        made.env = tables.env
     else:
         server: Azurite = request.getfixturevalue("azurite")
         container = server.new_container()
@@ -199,12 +280,18 @@ def _container_exists(server: Azurite, container: str) -> bool:
         return client.exists()
 
 
-def _azurite_script() -> Path:
-    modules = Path(os.environ.get("MOPS_TEST_AZURITE") or ROOT / "build" / "azurite" / "node_modules")
-    script = modules / "azurite" / "dist" / "src" / "blob" / "main.js"
-    if not script.is_file():
-        pytest.fail(f"There is no Azurite at {modules}: run ./build.sh test, which installs it.")
-    return script
+def _table_exists(server: Dynalite, url: str) -> bool:
+    with contextlib.closing(server.client()) as client:
+        return url.removeprefix("dynamodb://") in client.list_tables()["TableNames"]
+
+
+def _installed(name: str, script: str) -> str:
+    """A script of a server that `./build.sh test` installs."""
+    modules = Path(os.environ.get(f"MOPS_TEST_{name.upper()}") or ROOT / "build" / name / "node_modules")
+    path = modules / name / script
+    if not path.is_file():
+        pytest.fail(f"There is no {name} at {modules}: run ./build.sh test, which installs it.")
+    return str(path)
 
 
 def _free_port() -> int:
@@ -253,7 +340,7 @@ def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ver
         cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
         monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: LineStore(opened))
     else:
-        cli.env["MOPS_JOBS_REGISTRY"] = backend.url
+        cli.env |= {"MOPS_JOBS_REGISTRY": backend.url, **backend.env}
     return opened
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from conftest import Azurite
+    from conftest import Azurite, Dynalite
     from mopsjobs.cache.taking import SyncReport
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
 
@@ -422,3 +422,9 @@ def test_no_change_is_missed_in_azure(template: str, azurite: Azurite) -> None:
         4,
         15,
     )
+
+
+@pytest.mark.dynalite
+def test_no_change_is_missed_in_dynamodb(template: str, dynalite: Dynalite) -> None:
+    """Over dynalite, a few."""
+    _run(lambda: DeltaSync(open_store(dynalite.new_table(), {}), template), 4, 15)

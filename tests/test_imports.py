@@ -13,7 +13,8 @@ import mops_jobs
 from support_cli import Cli, Remote, environment, foreign, key
 
 HEAVY = {
-    "asyncio", "azure", "base64", "bz2", "concurrent", "ctypes", "dataclasses", "email", "filelock", "hashlib",
+    "asyncio", "azure", "base64", "boto3", "botocore", "bz2", "concurrent", "ctypes", "dataclasses", "email",
+    "filelock", "hashlib",
     "hmac", "http", "inspect", "jsonschema", "logging", "lzma", "multiprocessing", "pathlib", "platform", "queue",
     "random", "requests", "secrets", "shtab", "shutil", "socket", "sqlite_utils", "ssl", "subprocess", "tabulate",
     "tempfile", "threading", "tomllib", "tqdm", "typing", "typing_extensions", "urllib3", "uuid", "xml", "zipfile",

@@ -1,4 +1,4 @@
-"""The registry over real stores: a SQLite file, and Azure Blob Storage as Azurite serves it, with other writers."""
+"""The registry over real stores: a SQLite file, and what Azurite and dynalite serve, with other writers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,13 @@ class BeatenError(Exception):
 
 
 over_real_stores = pytest.mark.parametrize(
-    "backend", ["sqlite", pytest.param("azure", marks=pytest.mark.azurite)], indirect=True
+    "backend",
+    [
+        "sqlite",
+        pytest.param("azure", marks=pytest.mark.azurite),
+        pytest.param("dynamodb", marks=pytest.mark.dynalite),
+    ],
+    indirect=True,
 )
 
 

@@ -34,7 +34,9 @@ ARROWS = {
     "mopsjobs.strict_json": "errors",
     "mopsjobs.job": "errors status strict_json times",
     "mopsjobs.rules": "errors status job",
-    "mopsjobs.store": "errors store.memory store.sqlite store.azure store.azure_url",
+    "mopsjobs.store": (
+        "errors store.memory store.sqlite store.azure store.azure_url store.dynamodb store.dynamodb_url"
+    ),
     "mopsjobs.store.base": "errors",
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
@@ -47,6 +49,9 @@ ARROWS = {
     "mopsjobs.store.azure_credentials": "errors store.azure_url",
     "mopsjobs.store.azure_url": "errors",
     "mopsjobs.store.azure_transport": "errors store.outages",
+    "mopsjobs.store.dynamodb": "errors store.base store.dynamodb_errors store.outages",
+    "mopsjobs.store.dynamodb_errors": "errors store.outages",
+    "mopsjobs.store.dynamodb_url": "errors",
     "mopsjobs.delivery": "errors store.base",
     "mopsjobs.documents": "errors store.base store.cas strict_json",
     "mopsjobs.changes": "errors job store.base",
@@ -186,6 +191,8 @@ COMMANDS_MAY = (
 
 OUTSIDE = {
     "azure": "store.azure store.azure_credentials store.azure_transport",
+    "boto3": "store.dynamodb",
+    "botocore": "store.dynamodb store.dynamodb_errors",
     "requests": "store.azure_transport",
     "urllib3": "store.azure_transport",
     "sqlite3": (

@@ -10,21 +10,21 @@ from mopsjobs.cache import mirror
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store.azure import AzureVersionedStore
 from mopsjobs.store.azure_credentials import find_container
+from mopsjobs.store.dynamodb import DynamoDBVersionedStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import Azurite
+    from conftest import Azurite, Dynalite
+    from mopsjobs.store.base import VersionedStore
     from support_cli import Clock
-
-pytestmark = pytest.mark.azurite
 
 
 class Line:
     """A registry, and the requests that it has sent: L a listing, R a read, W a write."""
 
-    def __init__(self, store: AzureVersionedStore, sent: list[str], clock: Clock) -> None:
+    def __init__(self, store: VersionedStore, sent: list[str], clock: Clock) -> None:
         self.registry = JobRegistry(store, now=clock.now)
         self._sent = sent
 
@@ -35,18 +35,36 @@ class Line:
         return told
 
 
-@pytest.fixture
-def line(azurite: Azurite, clock: Clock) -> Iterator[Line]:
-    sent: list[str] = []
-
+def in_azure(server: Azurite, sent: list[str]) -> VersionedStore:
     def hook(request: Any) -> None:
         is_listing = "comp=list" in request.http_request.url
         sent.append("L" if is_listing else "R" if request.http_request.method == "GET" else "W")
 
-    place = find_container(f"{azurite.endpoint}/{azurite.new_container()}", {})
-    store = AzureVersionedStore(place, client_options={"raw_request_hook": hook})
+    place = find_container(f"{server.endpoint}/{server.new_container()}", {})
+    return AzureVersionedStore(place, client_options={"raw_request_hook": hook})
+
+
+def in_dynamodb(server: Dynalite, sent: list[str]) -> VersionedStore:
+    def hook(model: Any, **_: object) -> None:
+        sent.append({"Query": "L", "GetItem": "R"}.get(model.name, "W"))
+
+    store = DynamoDBVersionedStore(server.new_table().removeprefix("dynamodb://"))
+    store._client().meta.events.register("before-call.dynamodb", hook)
+    return store
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("azurite", marks=pytest.mark.azurite),
+        pytest.param("dynalite", marks=pytest.mark.dynalite),
+    ]
+)
+def line(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Line]:
+    sent: list[str] = []
+    opened = {"azurite": in_azure, "dynalite": in_dynamodb}[request.param]
+    store = opened(request.getfixturevalue(request.param), sent)
     made = Line(store, sent, clock)
-    made.registry.register_job("first")  # and with it the container
+    made.registry.register_job("first")  # and with it the container, or the table
     made.sent()
     yield made
     store.close()

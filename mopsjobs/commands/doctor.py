@@ -13,7 +13,7 @@ from mopsjobs import __version__
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError, StoreError
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError
 from mopsjobs.output import Document, Result, Text, counted
 from mopsjobs.store import sqlite_path
 from mopsjobs.terminal import styled
@@ -148,7 +148,7 @@ def _reachable(context: Context) -> Check:
         begun = context.monotonic()
         first = next(registry.scan(), None)
         taken = context.monotonic() - begun
-    except StoreError as error:
+    except MopsJobsError as error:
         fix = error.hint or "check the network, the URL and the credentials in the environment"
         return Check("access", "fail", str(error), fix=fix, exit_code=error.exit_code)
     source = getattr(context.store, "credential_source", None)

@@ -22,7 +22,7 @@ _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 _SUFFIX = re.compile(r"[A-Za-z0-9.-]+")
 _ENDPOINT = re.compile(r"https?://([^@/\s]*@)?[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._-]*)?(\?.*)?", re.IGNORECASE)
 
-URL_FORMS = f"memory:, sqlite:///path/registry.db, {FORMS}"
+URL_FORMS = f"memory:, sqlite:///path/registry.db, dynamodb://TABLE, {FORMS}"
 
 
 def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
@@ -30,11 +30,12 @@ def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
 
     Args:
         url: one of the forms in `URL_FORMS`.
-        env: where credentials are looked for.
+        env: where Azure's credentials are looked for. AWS's are found by boto3, in the environment of the process.
 
     Raises:
         ConfigError: the URL is none of these.
         StoreAccessError: the credentials in `env` cannot be used as they are.
+        StoreError: the libraries that the backend needs are not here.
     """
     scheme = check_url(url)
     if scheme == "memory":
@@ -45,6 +46,13 @@ def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
         from mopsjobs.store.sqlite import SQLiteVersionedStore
 
         return SQLiteVersionedStore(sqlite_path(url))
+    if scheme == "dynamodb":
+        from mopsjobs.store.dynamodb_url import check_boto3, parse_dynamodb_url
+
+        check_boto3()
+        from mopsjobs.store.dynamodb import DynamoDBVersionedStore
+
+        return DynamoDBVersionedStore(parse_dynamodb_url(url))
     try:
         from mopsjobs.store.azure import open_azure_store
     except ImportError as error:
@@ -58,7 +66,7 @@ def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
 
 
 def check_url(url: str) -> str:
-    """The scheme of a registry URL: `memory`, `sqlite`, `azure`, `https` or `http`.
+    """The scheme of a registry URL: `memory`, `sqlite`, `dynamodb`, `azure`, `https` or `http`.
 
     Raises:
         ConfigError: it is no registry URL. Says which forms there are.
@@ -78,6 +86,10 @@ def check_url(url: str) -> str:
             raise ConfigError(f"'{_shown(url)}' is no absolute path: a relative one is written sqlite:registry.db.")
         if not rest.strip("/"):
             raise ConfigError(f"'{_shown(url)}' names no file: use sqlite:///path/registry.db.")
+    elif scheme == "dynamodb" and rest.startswith("//"):
+        from mopsjobs.store.dynamodb_url import parse_dynamodb_url
+
+        parse_dynamodb_url(url)
     elif scheme in ("azure", "https", "http") and rest.startswith("//"):
         parse_azure_url(url)
     else:
@@ -115,8 +127,16 @@ def identity(url: str, env: Mapping[str, str]) -> str:
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
         return "sqlite://" + sqlite_path(url)
-    if scheme != "azure":
-        return _normal(url) if scheme in ("https", "http") else url
+    if scheme == "dynamodb":
+        from mopsjobs.store.dynamodb_url import dynamodb_identity
+
+        return dynamodb_identity(url, env)
+    if scheme == "azure":
+        return _azure_identity(url, env)
+    return _normal(url) if scheme in ("https", "http") else url
+
+
+def _azure_identity(url: str, env: Mapping[str, str]) -> str:
     container = url.removeprefix("azure://").strip("/")
     facts: dict[str, str] = {}
     for part in env.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";"):

@@ -3,8 +3,8 @@
 A store knows nothing about jobs. Every sentence of `VersionedStore` is a test in tests/test_versioned_store.py, which
 runs over all backends; what cannot be tested there is no part of the contract.
 
-What the contract leans on, for each backend: an ETag in Azure Blob Storage, a counter in SQLite, a counter under a lock
-in memory. All three give a new version to every write, equal bytes included.
+What the contract leans on, for each backend: an ETag in Azure Blob Storage, a random number in DynamoDB, a counter in
+SQLite, a counter under a lock in memory. All give a new version to every write, equal bytes included.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from mopsjobs.errors import InvalidKeyError
 
 MAX_KEY_LENGTH = 900
-"""Characters. Azure allows 1,024, less what percent-encoding may add; DynamoDB's sort key takes 1,024 bytes."""
+"""Characters. Azure allows 1,024, less what percent-encoding may add."""
 
 
 class VersionToken(NamedTuple):
@@ -49,7 +49,8 @@ class VersionedStore(Protocol):
 
     An outage raises `StoreUnavailableError`, refused or missing credentials raise `StoreAccessError`, a reply that
     makes no sense raises `StoreError`: none of them ever looks like "no such key" or "no keys". A key outside the
-    contract raises `InvalidKeyError` before anything is sent. A container or table that does not exist yet holds no
+    contract raises `InvalidKeyError` before anything is sent, and so does `ValueTooLargeError` a value that the backend
+    does not take. A container or table that does not exist yet holds no
     keys; the first write creates it, a read never does. Every method may be called from several threads at once.
     """
 
