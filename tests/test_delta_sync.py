@@ -376,7 +376,9 @@ class DeltaSync(RuleBasedStateMachine):
         assert parse_time(self._synced_at(cache) or "") <= self._now(cache)
         last_full = self.last_full[cache]
         if report.is_full:
-            self.last_full[cache] = started
+            # One that was overtaken by another full one, begun later, does not take its place.
+            if not overtaken or last_full is None or started > last_full:
+                self.last_full[cache] = started
         else:
             assert last_full is not None
             assert timedelta() <= started - last_full <= mirror.FULL_SCAN
