@@ -30,22 +30,16 @@ ARROWS = {
     "mopsjobs.status": "errors",
     "mopsjobs.outcome": "errors",
     "mopsjobs.environment": "",
-    "mopsjobs.job": "errors status times",
+    "mopsjobs.job": "errors status times strict_json",
     "mopsjobs.strict_json": "errors",
-    "mopsjobs.job": "errors status strict_json times",
     "mopsjobs.rules": "errors status job",
-    "mopsjobs.store": (
-        "errors store.memory store.sqlite store.azure store.azure_url store.dynamodb store.dynamodb_url"
-    ),
+    "mopsjobs.store": "errors store.memory store.sqlite store.azure store.azure_url store.dynamodb store.dynamodb_url",
     "mopsjobs.store.base": "errors",
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
-    "mopsjobs.store.sqlite": "errors private store.base sqlite_file",
-    "mopsjobs.store.sqlite": "errors store.base sqlite_file whole_file",
-    "mopsjobs.store.azure": "errors store.base store.azure_credentials store.azure_transport",
-    "mopsjobs.store.sqlite": "errors store.base sqlite_file",
-    "mopsjobs.store.outages": "errors",
+    "mopsjobs.store.sqlite": "errors private store.base sqlite_file whole_file",
     "mopsjobs.store.azure": "errors store.base store.azure_credentials store.azure_transport store.outages",
+    "mopsjobs.store.outages": "errors",
     "mopsjobs.store.azure_credentials": "errors store.azure_url",
     "mopsjobs.store.azure_url": "errors",
     "mopsjobs.store.azure_transport": "errors store.outages",
@@ -86,12 +80,10 @@ ARROWS = {
     "mopsjobs.submit.yaml_text": "errors strict_json",
     "mopsjobs.submit.ignore": "",
     "mopsjobs.submit.unpack": "errors",
-    "mopsjobs.submit.bundle": "errors private store.base submit.ignore submit.unpack",
-    "mopsjobs.submit.kept": "delivery errors outputs private registry status store.base store.sqlite",
-    "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack whole_file",
-    "mopsjobs.submit.kept": "delivery errors outputs registry status store.base store.sqlite whole_file",
-    "mopsjobs.submit.bundle": "errors store.base submit.ignore submit.unpack",
-    "mopsjobs.submit.kept": "delivery errors job outputs registry status store.base store.sqlite strict_json",
+    "mopsjobs.submit.bundle": "errors private store.base submit.ignore submit.unpack whole_file",
+    "mopsjobs.submit.kept": (
+        "delivery errors outputs registry status store.base store.sqlite whole_file job strict_json"
+    ),
     "mopsjobs.submit.family": "errors job outputs registry store.base",
     "mopsjobs.submit.table": "csv_text outputs store.base submit.study",
     "mopsjobs.submit.client": (
@@ -102,17 +94,14 @@ ARROWS = {
     "mopsjobs.validation": "errors times status job outputs registry store.base submit.study",
     "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
     "mopsjobs.engines.base": "",
-    "mopsjobs.engines.local": "errors private engines.base",
-    "mopsjobs.engines.local": "errors engines.base whole_file",
+    "mopsjobs.engines.local": "errors private engines.base whole_file",
     "mopsjobs.engines.dask_client": "errors",
     "mopsjobs.engines.dask": "errors engines.base engines.dask_client engines.local",
     "mopsjobs.engines.ask": "errors engines engines.base engines.local engines.kubernetes",
     "mopsjobs.engines.k8s_manifest": "errors engines.base",
     "mopsjobs.engines.k8s_client": "errors",
     "mopsjobs.engines.k8s_logs": "errors times engines.k8s_client engines.k8s_manifest",
-    "mopsjobs.engines.kubernetes": (
-        "errors times engines.base engines.k8s_client engines.k8s_logs engines.k8s_manifest"
-    ),
+    "mopsjobs.engines.kubernetes": "errors times engines.base engines.k8s_client engines.k8s_logs engines.k8s_manifest",
     "mopsjobs.reconcile": "errors job outputs registry status times validation engines.base",
     "mopsjobs.runner": "",
     "mopsjobs.runner.worker": "",
@@ -127,24 +116,22 @@ ARROWS = {
         "environment outputs private submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"
     ),
     "mopsjobs.runner.run": (
-        "errors status times rules job events outputs registry validation store.base store.sqlite"
-        " submit.kept submit.study submit.unpack runner.manifest runner.patience runner.pool runner.pools"
-        " runner.reporter runner.spool"
+        "errors status times rules job events outputs registry validation store.base store.sqlite submit.kept"
+        " submit.study submit.unpack runner.manifest runner.patience runner.pool runner.pools runner.reporter"
+        " runner.spool"
     ),
     "mopsjobs.terminal": "",
     "mopsjobs.output": "errors terminal csv_text",
-    "mopsjobs.csv_text": "",
-    "mopsjobs.metrics": (
-        "mopsjobs errors status times whole_file cache.counters cache.file cache.queries cache.statistics"
-    "mopsjobs.output": "errors terminal",
     "mopsjobs.csv_text": "terminal",
     "mopsjobs.metrics": (
-        "mopsjobs errors status terminal times cache.counters cache.file cache.queries cache.statistics"
+        "mopsjobs errors status times whole_file cache.counters cache.file cache.queries cache.statistics terminal"
     ),
     "mopsjobs.config": "errors times store",
     "mopsjobs.directories": "errors",
-    "mopsjobs.context": "directories errors private times store config output registry events cache.counters cache.file"
-    " cache.mirror cache.queries cache.events",
+    "mopsjobs.context": (
+        "directories errors private times store config output registry events cache.counters cache.file"
+        " cache.mirror cache.queries cache.events"
+    ),
     "mopsjobs.feed": "errors status times job context output cache.queries cache.events",
     "mopsjobs.foreground": "context engines.local private runner.run",
     "mopsjobs.naming": "errors job context cache.queries",

@@ -13,8 +13,8 @@ from mopsjobs.store.base import VersionToken
 BATCH = 500
 """Entries merged in one transaction: some 30 ms of writing, so that others at the cache wait no longer."""
 
-FETCHERS = 16
-"""Records fetched at once; more does not help against one storage account."""
+FETCHERS = 32
+"""Records fetched at once: where a reply takes 30 ms to come, half as many leave the processor idle."""
 
 
 class SyncReport:

@@ -31,7 +31,7 @@ from azure.core.pipeline.policies import ContentDecodePolicy
 from azure.core.rest import HttpRequest
 from azure.storage.blob import ContainerClient, ContentSettings
 
-from mopsjobs.errors import StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.errors import StoreError, ValueTooLargeError
 from mopsjobs.store.azure_credentials import find_container
 from mopsjobs.store.azure_transport import BoundedTransport, error_code, explain, retry_after, timeouts
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key

@@ -21,8 +21,8 @@ from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.whole_file import replace
 from mopsjobs.strict_json import read_json
+from mopsjobs.whole_file import replace
 
 OUTBOX = "outbox.db"
 LAUNCHED = "launched.json"
