@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 BUDGET_SECONDS = 4.5
 """What one read may take in all while the store does not answer: five seconds, less the start of the program."""
 
-POOL_CONNECTIONS = 32
-"""Connections kept for reuse: twice the 16 threads that a synchronisation runs."""
+POOL_CONNECTIONS = 40
+"""Connections kept for reuse: for the 32 threads that fetch in a sync, and those that list ahead of them."""
 
 READ_PAUSES = (0.1, 0.4)
 """Seconds before a read's second and third attempt, if the budget allows one."""
