@@ -92,18 +92,7 @@ def m003_view_columns(db: Database) -> None:
     db.execute("ALTER TABLE job ADD COLUMN has_history INTEGER NOT NULL DEFAULT 0")
     db.execute("ALTER TABLE job ADD COLUMN heartbeat_ts REAL")
     db.execute("ALTER TABLE job ADD COLUMN suspect TEXT")
-    # As rows.py has it for what comes in from now on.
-    db.execute("""
-        UPDATE job SET
-            status_since = (
-                SELECT json_extract(step.value, '$.at') FROM json_each(record, '$.transitions') AS step
-                WHERE json_extract(step.value, '$.status') = job.status ORDER BY step.key DESC LIMIT 1
-            ),
-            has_history = json_array_length(record, '$.transitions') > 0,
-            heartbeat_ts = (julianday(json_extract(record, '$.heartbeat_at')) - 2440587.5) * 86400.0,
-            suspect = CASE json_type(record, '$.metadata.suspect.reason')
-                WHEN 'text' THEN json_extract(record, '$.metadata.suspect.reason') END
-    """)
+    # m004 fills them, with its own: all rows are rewritten once.
     db.table("job").create_index(["name"])
 
 
@@ -115,6 +104,14 @@ def m004_counters(db: Database) -> None:
     # As rows.py has it for what comes in from now on.
     db.execute("""
         UPDATE job SET
+            status_since = (
+                SELECT json_extract(step.value, '$.at') FROM json_each(record, '$.transitions') AS step
+                WHERE json_extract(step.value, '$.status') = job.status ORDER BY step.key DESC LIMIT 1
+            ),
+            has_history = json_array_length(record, '$.transitions') > 0,
+            heartbeat_ts = (julianday(json_extract(record, '$.heartbeat_at')) - 2440587.5) * 86400.0,
+            suspect = CASE json_type(record, '$.metadata.suspect.reason')
+                WHEN 'text' THEN json_extract(record, '$.metadata.suspect.reason') END,
             tasks_total = coalesce(json_extract(record, '$.tasks_total'), 0),
             tasks_completed = coalesce(json_extract(record, '$.tasks_completed'), 0),
             outputs_expected = coalesce(
