@@ -60,7 +60,7 @@ ARROWS = {
     "mopsjobs.cache.rows": (
         "errors status times job store.base cache.counters cache.pruning cache.queries cache.tallies"
     ),
-    "mopsjobs.cache.statistics": "cache.queries",
+    "mopsjobs.cache.statistics": "status cache.queries",
     "mopsjobs.cache.streaming": "cache.queries cache.state",
     "mopsjobs.cache.asking": "errors",
     "mopsjobs.cache.words": "",
@@ -174,6 +174,8 @@ COMMANDS_MAY = (
     " foreground outputs reconcile runner.pool runner.run submit.bundle submit.client submit.family submit.kept"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pruning"
     " cache.statistics cache.streaming metrics advice web.security web.server cache.words"
+    " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pages"
+    " cache.pruning cache.statistics cache.streaming csv_text metrics advice web.security web.server cache.words"
 )
 
 OUTSIDE = {

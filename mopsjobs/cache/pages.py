@@ -6,7 +6,7 @@ import json
 import sqlite3
 
 from mopsjobs.cache.events import Stored
-from mopsjobs.cache.queries import COLUMNS, Filter, job_view
+from mopsjobs.cache.queries import COLUMNS, Filter, job_view, parts_of
 
 STATES_READ = 5000
 """State events of one job that are read for its progress: a run of ten hours, one a second, is thinned out to them."""
@@ -30,7 +30,7 @@ def page_of_jobs(
     selects: list[str] = []
     bound: list[object] = []
     # Of each part as many as the page could be made of: so each stops early, where an index has the order.
-    for condition, values in chosen.parts():
+    for condition, values in parts_of(connection, chosen):
         first = f"SELECT rowid FROM job WHERE {condition} ORDER BY {order} LIMIT {limit + offset:d}"  # noqa: S608 - names of ours; values bound
         selects.append(f"SELECT * FROM ({first})")  # noqa: S608
         bound += values

@@ -46,6 +46,13 @@ COLUMNS = (
 
 _Where = tuple[str, list[object]]
 
+# Each from an index that has it, instead of OR over the rows, which would read every record. Owners from the sums.
+_TEXTS = (
+    r"SELECT rowid FROM job WHERE job_id LIKE ? ESCAPE '\' UNION SELECT rowid FROM job WHERE name LIKE ? ESCAPE '\'"
+    r" UNION SELECT rowid FROM job WHERE owner IN (SELECT owner FROM tally WHERE owner LIKE ? ESCAPE '\')"
+    r" UNION SELECT job.rowid FROM job_label CROSS JOIN job USING (job_id) WHERE job_label.value LIKE ? ESCAPE '\'"
+)
+
 Facts = tuple[str, int, float, float | None, float | None, float | None, str | None, int, float | None, str | None]
 """What a job is shown from: the columns in `COLUMNS`, in their order."""
 
@@ -95,7 +102,7 @@ class Filter:
             namespace: runs in this namespace.
             owner: belongs to this owner.
             silent_since: active and suspect: marked so, or its runner has given no sign of life since this time.
-            text: is found, in any case, in its id, Kubernetes name, owner, or the value of a label.
+            text: is found, in any ASCII case, in its id, Kubernetes name, owner, or the value of a label.
 
         Raises:
             UsageError: `match` is no regular expression.
@@ -117,6 +124,11 @@ class Filter:
                 re.compile(match)
             except (re.error, OverflowError, RecursionError) as error:
                 raise UsageError(f"'{match}' is no regular expression: {error}.") from None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether all jobs pass: then the sums that the cache keeps have the counts."""
+        return self.parts() == [("true", [])]
 
     def parts(self) -> list[_Where]:
         """WHERE clauses with their parameters; the jobs that pass are those of all parts, which have none in common.
@@ -147,7 +159,9 @@ class Filter:
             # The group of the active ones also takes statuses that this version does not know.
             group = self.statuses >= ACTIVE
             named = sorted(self.statuses - ACTIVE if group else self.statuses)
-            add(f"({'is_active = 1 OR ' if group else ''}status IN ({', '.join('?' * len(named))}))", *named)
+            named_ones = f"status IN ({', '.join('?' * len(named))})"
+            # Alone where it can be: an OR hides the index of the active ones.
+            add("is_active = 1" if group and not named else f"({'is_active = 1 OR ' * group}{named_ones})", *named)
         if self.until is not None:
             add("created_ts <= ?", self.until)
         if self.name is not None:
@@ -166,12 +180,8 @@ class Filter:
         if self.silent_since is not None:
             add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
         if self.text is not None:
-            # Each from an index that has it, instead of OR over the rows, which would read every record.
-            texts = [f"SELECT rowid FROM job WHERE instr(lower({name}), ?)" for name in ("job_id", "name", "owner")]  # noqa: S608
-            texts.append(
-                "SELECT job.rowid FROM job JOIN job_label USING (job_id) WHERE instr(lower(job_label.value), ?)"
-            )
-            add(f"rowid IN ({' UNION '.join(texts)})", *[self.text.lower()] * len(texts))
+            pattern = "%" + re.sub(r"([\\%_])", r"\\\1", self.text) + "%"
+            add(f"rowid IN ({_TEXTS})", *[pattern] * _TEXTS.count("?"))
         return " AND ".join(conditions) or "true", values
 
 
@@ -207,10 +217,6 @@ class Page:
         """Each as `job_view` gives it; of its fields only these, if some are named."""
         views = [job_view(facts, now=self._now) for facts in self._found]
         return views if fields is None else [{name: view[name] for name in fields} for view in views]
-
-    def first(self) -> dict[str, object] | None:
-        """The first of them as `job_view` gives it; None if there is none."""
-        return job_view(self._found[0], now=self._now) if self._found else None
 
     def texts(self, fields: tuple[str, ...] | None = None) -> list[str]:
         """The same as JSON."""

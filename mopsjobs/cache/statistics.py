@@ -7,9 +7,11 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import NamedTuple
 
 from mopsjobs.cache.queries import SILENT_SECONDS, Filter, parts_of
+from mopsjobs.status import TERMINAL
 
 
 class Tally(NamedTuple):
@@ -138,6 +140,8 @@ RUN = ("ended_ts - started_ts", "started_ts IS NOT NULL AND ended_ts IS NOT NULL
 
 def by_status(connection: sqlite3.Connection, chosen: Filter) -> dict[str, int]:
     """How many of the chosen jobs have each status."""
+    if chosen.is_everything:
+        return dict(connection.execute("SELECT status, sum(jobs) FROM tally WHERE jobs > 0 GROUP BY status").fetchall())
     sql, values = _chosen(connection, chosen, "status")
     rows = connection.execute(f"SELECT status, count(*) FROM ({sql}) GROUP BY status", values)  # noqa: S608 - names of ours
     return dict(rows.fetchall())
@@ -145,11 +149,16 @@ def by_status(connection: sqlite3.Connection, chosen: Filter) -> dict[str, int]:
 
 def by_owner(connection: sqlite3.Connection, chosen: Filter) -> list[OwnerCount]:
     """How many of the chosen jobs each owner has; who has most comes first."""
-    sql, values = _chosen(connection, chosen, "owner, is_active, status")
-    # Not by the index of owners, which `+` hides: the rows would be read one by one.
+    values: list[object]
+    if chosen.is_everything:
+        ended = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
+        columns = f"nullif(owner, '') AS owner, jobs, iif(status IN ({ended}), 0, jobs) AS active, status"
+        sql, values = f"SELECT {columns} FROM tally WHERE jobs > 0", []  # noqa: S608 - names of ours
+    else:
+        sql, values = _chosen(connection, chosen, "nullif(owner, '') AS owner, 1 AS jobs, is_active AS active, status")
     rows = connection.execute(
-        f"SELECT owner, count(*), sum(is_active), sum(status = 'failed') FROM ({sql})"  # noqa: S608
-        " GROUP BY +owner ORDER BY count(*) DESC, owner",
+        f"SELECT owner, sum(jobs), sum(active), sum(iif(status = 'failed', jobs, 0)) FROM ({sql})"  # noqa: S608
+        " GROUP BY owner ORDER BY sum(jobs) DESC, owner",
         values,
     )
     return [OwnerCount(*row) for row in rows]
@@ -174,7 +183,7 @@ def spread(connection: sqlite3.Connection, chosen: Filter, what: tuple[str, str]
     """Median and 90th percentile, by the nearest rank, of `QUEUE` or `RUN` over the chosen jobs."""
     seconds, condition = what
     sql, values = _chosen(connection, chosen, f"max({seconds}, 0.0)", condition)
-    return spread_of(second for (second,) in connection.execute(sql, values))
+    return spread_of(chain.from_iterable(connection.execute(sql, values)))
 
 
 def spread_of(seconds: Iterable[float]) -> Spread:

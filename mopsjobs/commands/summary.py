@@ -61,14 +61,14 @@ def _summary(
     cache: sqlite3.Connection, chosen: queries.Filter, context: Context, freshness: Freshness
 ) -> dict[str, Any]:
     """The document of `--json`."""
-    from mopsjobs.cache import statistics
+    from mopsjobs.cache import pages, statistics
 
     now = context.now()
     counts = statistics.by_status(cache, chosen)
     ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
-    oldest = queries.list_jobs(
-        cache, _active(chosen), order=queries.parse_sort("created"), limit=1, now=now.timestamp()
-    ).first()
+    oldest = pages.page_of_jobs(
+        cache, _active(chosen), order=queries.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
+    )
     return {
         "schema_version": SCHEMA_VERSION,
         "generated_at": json_time(now),
@@ -83,7 +83,7 @@ def _summary(
         "failure_rate": round(counts.get("failed", 0) / ended, 6) if ended else None,
         "queue_seconds": statistics.spread(cache, chosen, statistics.QUEUE)._asdict(),
         "run_seconds": statistics.spread(cache, chosen, statistics.RUN)._asdict(),
-        "oldest_active": oldest,
+        "oldest_active": oldest[0] if oldest else None,
     }
 
 
