@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore, VersionToken
 
     T = TypeVar("T")
+    Opened = Callable[[], contextlib.AbstractContextManager[sqlite3.Connection | None]]
 
 LIST_VERSION = 1
 """Of the JSON document of `list`. Fields are only ever added, so it stays until one has to go."""
@@ -203,11 +204,14 @@ class Context:
         """
         return self._healed(lambda: self._read(view, wanted))
 
-    def peek(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Call `view` with the cache as it lies, without a sync; None when there is no cache."""
+    def peek(self, view: Callable[[sqlite3.Connection], T], opened: Opened | None = None) -> T | None:
+        """Call `view` with the cache as it lies, without a sync; None when there is no cache.
+
+        `opened` stands in for a connection of its own; whoever looks again and again keeps one.
+        """
 
         def look() -> T | None:
-            with self._opened() as connection:
+            with (opened or self._opened)() as connection:
                 return None if connection is None else view(connection)
 
         return self._healed(look)

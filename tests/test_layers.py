@@ -153,6 +153,9 @@ ARROWS = {
     "mopsjobs.web.live": "errors context cache.file",
     "mopsjobs.web.site": "errors times context cache.queries web.live",
     "mopsjobs.web.shown": "status terminal times feed cache.charts cache.events web.svg",
+    "mopsjobs.web.readers": "context cache.file",
+    "mopsjobs.web.site": "errors times context cache.state web.live web.readers",
+    "mopsjobs.web.shown": "status times output feed cache.charts cache.events web.svg",
     "mopsjobs.web.stream": "errors cache.events web.shown web.site",
     "mopsjobs.web.openapi": "mopsjobs status cache.queries commands.arguments web.asked",
     "mopsjobs.web.api": (
@@ -189,7 +192,7 @@ OUTSIDE = {
         " cache.queries cache.rows cache.schema cache.state cache.taking cache.events context cache.asking"
         " cache.counters cache.pruning cache.statistics cache.streaming metrics feed commands.cancel commands.doctor"
         " commands.export commands.listing commands.metrics commands.prune commands.query commands.status"
-        " commands.summary commands.watch web.api web.app web.live web.site cache.tallies cache.words"
+        " commands.summary commands.watch web.api web.app web.live web.readers web.site cache.tallies cache.words"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",

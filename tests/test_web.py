@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
 import sqlite3
 from datetime import timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -17,10 +19,12 @@ import pytest
 
 import mops_jobs
 from mopsjobs import config
+from mopsjobs.cache.file import open_to_read
 from mopsjobs.context import Context
 from mopsjobs.events import record_event
 from mopsjobs.output import Output
 from mopsjobs.times import utc_now
+from mopsjobs.web import readers
 from mopsjobs.web.app import make_app
 from mopsjobs.web.live import Changes, Syncer
 from mopsjobs.web.security import is_loopback, own_names
@@ -95,6 +99,7 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
         ("?q=GRACE", ["failed-1"]),
         ("?q=1&status=running", ["running-1"]),
         ("?q=%25", []),
+        ("?q=d_1", []),
         ("?q=exp", []),
         ("?q=8", ["failed-1"]),
         ("?sort=name", ["done-1", "failed-1", "pending-1", "running-1"]),
@@ -190,6 +195,40 @@ def test_a_page_is_made_once_for_each_state_of_the_cache(web: Web, monkeypatch: 
     assert len(made) == 1
     web.ok("/jobs")
     assert len(made) == 2
+
+
+def test_a_connection_serves_one_request_after_the_other(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is opened once, and what is written later is read all the same."""
+    opened: list[str] = []
+    monkeypatch.setattr(
+        readers, "open_to_read", lambda path, registry: (opened.append(path), open_to_read(path, registry))[1]
+    )
+    for _ in range(3):
+        assert "failed-1" in web.ids("/jobs")
+    assert len(opened) == 1
+    with contextlib.closing(sqlite3.connect(web.context.cache_path, isolation_level=None)) as other:
+        other.execute("DELETE FROM job WHERE job_id = 'failed-1'")
+    assert "failed-1" not in web.ids("/jobs")
+    assert len(opened) == 1
+
+
+def test_no_connection_outlives_the_cache_that_it_was_opened_on(web: Web) -> None:
+    """A cache that was made anew is opened anew; one that a newer mops-jobs has changed is read no longer."""
+    path = web.context.cache_path
+    assert web.ids("/jobs")
+    with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(path + ".new")) as new:
+        old.backup(new)
+    with contextlib.closing(sqlite3.connect(path + ".new", isolation_level=None)) as new:
+        new.execute("DELETE FROM job WHERE job_id <> 'failed-1'")
+    for suffix in ("-wal", "-shm"):
+        Path(path + suffix).unlink(missing_ok=True)
+    os.replace(path + ".new", path)
+    assert web.ids("/jobs") == ["failed-1"]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as newer:
+        newer.execute("PRAGMA user_version = 1000")
+    answer = web.get("/jobs")
+    assert answer.status_code == 503
+    assert "newer mops-jobs" in answer.text
 
 
 # --- one job, and the charts -----------------------------------------------------------------------------------------

@@ -5,7 +5,10 @@ Days are those of UTC. All of it comes from the columns of the rows, so that no 
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from mopsjobs.cache.queries import Filter
@@ -27,7 +30,7 @@ class Day(NamedTuple):
 
     start: float
     """Its beginning, in seconds since 1970."""
-    ended: dict[str, int]
+    ended: Mapping[str, int]
     """Jobs by the status they ended with."""
     queued: Spread
     """Seconds from the registration to the first task, of the jobs that ended on that day."""
@@ -63,25 +66,29 @@ def _failure_rate(failed: int, counted: int) -> float | None:
     return failed / counted if counted else None
 
 
-def gather(connection: sqlite3.Connection, chosen: Filter, since: float) -> None:
-    """Put the times of the jobs that the filter chooses side by side, for this connection alone.
+@contextlib.contextmanager
+def gathered(connection: sqlite3.Connection, chosen: Filter, since: float) -> Iterator[None]:
+    """Have the times of the jobs that the filter chooses side by side, for this connection alone, in the block.
 
-    All figures below are of them: jobs that are active, or were changed since then. Each is drawn from a table that
-    is read in milliseconds; the rows themselves, with their records, are read once.
+    All figures below are of them: jobs that are active, or ended since then. They come from an index that has them
+    all, so that no row with its record is read, except where labels choose.
     """
-    chosen.since = since
+    index = "" if chosen.labels else "INDEXED BY idx_job_created_ts"
+    [(condition, values)] = chosen.parts()
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("DROP TABLE IF EXISTS temp.charted")
     connection.execute(
-        "CREATE TEMP TABLE charted (job_id TEXT PRIMARY KEY, status TEXT, is_active INTEGER, owner TEXT,"
-        " created_ts REAL, started_ts REAL, ended_ts REAL) WITHOUT ROWID"
+        "CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, status TEXT, is_active INTEGER, owner TEXT,"
+        " created_ts REAL, started_ts REAL, ended_ts REAL)"
     )
-    for condition, values in chosen.parts():
+    try:
         sql = (
-            "INSERT INTO charted SELECT job_id, status, is_active, owner, created_ts, started_ts, ended_ts"  # noqa: S608
-            f" FROM main.job WHERE {condition}"
+            "INSERT INTO charted SELECT rowid, status, is_active, owner, created_ts, started_ts, ended_ts"  # noqa: S608
+            f" FROM main.job {index} WHERE (is_active = 1 OR ended_ts >= ?) AND {condition}"
         )
-        connection.execute(sql, values)
+        connection.execute(sql, (since, *values))
+        yield
+    finally:
+        connection.execute("DROP TABLE temp.charted")
 
 
 def levels(connection: sqlite3.Connection, *, since: float, until: float, step: float) -> list[Level]:
@@ -92,20 +99,21 @@ def levels(connection: sqlite3.Connection, *, since: float, until: float, step: 
     """
     count = max(1, round((until - since) / step))
     changes = {name: [0] * (count + 1) for name in ("queued", "running")}
-    # Of each column, how many of its moments lie in each step; what came before the first is in the first.
-    for column, effects in (
-        ("created_ts", {"queued": 1}),
-        ("started_ts", {"queued": -1, "running": 1}),
-        ("CASE WHEN started_ts IS NOT NULL THEN ended_ts END", {"running": -1}),
-        ("CASE WHEN started_ts IS NULL THEN ended_ts END", {"queued": -1}),
-    ):
-        sql = (
-            f"SELECT CASE WHEN {column} <= ? THEN 0 ELSE CAST(({column} - ?) / ? AS INTEGER) + 1 END AS place,"  # noqa: S608
-            f" count(*) FROM charted WHERE {column} <= ? GROUP BY place"
-        )
-        for place, number in connection.execute(sql, (since, since, step, until)):
-            for name, effect in effects.items():
-                changes[name][min(place, count)] += effect * number
+    more_queued, more_running = changes["queued"], changes["running"]
+
+    def step_of(at: float) -> int:
+        """The step in which a moment lies; what came before the first is in the first."""
+        return min(int((at - since) / step) + 1, count) if at > since else 0
+
+    # Not by GROUP BY, which sorts the rows once for each column.
+    for created, started, ended in connection.execute("SELECT created_ts, started_ts, ended_ts FROM charted"):
+        if created <= until:
+            more_queued[step_of(created)] += 1
+        if started is not None and started <= until:
+            more_queued[step_of(started)] -= 1
+            more_running[step_of(started)] += 1
+        if ended is not None and ended <= until:
+            (more_queued if started is None else more_running)[step_of(ended)] -= 1
     found = []
     queued = running = 0
     for place in range(count + 1):
@@ -118,25 +126,20 @@ def levels(connection: sqlite3.Connection, *, since: float, until: float, step: 
 def days(connection: sqlite3.Connection, *, since: float, until: float) -> list[Day]:
     """What ended on each day from that of `since` to that of `until`, empty ones included."""
     first, last = int(since // DAY), int(until // DAY)
-    window = "ended_ts >= ? AND ended_ts < ?"
-    bound = (first * DAY, (last + 1) * DAY)
-    ended: dict[int, dict[str, int]] = {}
-    sql = (
-        f"SELECT CAST(ended_ts / {DAY} AS INTEGER) AS day, status, count(*) FROM charted"  # noqa: S608 - names of ours
-        f" WHERE {window} GROUP BY day, status"
+    ended: dict[int, Counter[str]] = defaultdict(Counter)
+    queued: dict[int, list[float]] = defaultdict(list)
+    ran: dict[int, list[float]] = defaultdict(list)
+    rows = connection.execute(
+        "SELECT status, created_ts, started_ts, ended_ts FROM charted WHERE ended_ts >= ? AND ended_ts < ?",
+        (first * DAY, (last + 1) * DAY),
     )
-    for day, status, count in connection.execute(sql, bound):
-        ended.setdefault(day, {})[status] = count
-    queued: dict[int, list[float]] = {}
-    ran: dict[int, list[float]] = {}
-    sql = f"SELECT started_ts - created_ts, ended_ts - started_ts, ended_ts FROM charted WHERE {window}"  # noqa: S608
-    for waited, worked, end in connection.execute(f"{sql} AND started_ts IS NOT NULL", bound):
-        queued.setdefault(int(end // DAY), []).append(max(waited, 0.0))
-        ran.setdefault(int(end // DAY), []).append(max(worked, 0.0))
-    return [
-        Day(day * DAY, ended.get(day, {}), spread_of(queued.get(day, [])), spread_of(ran.get(day, [])))
-        for day in range(first, last + 1)
-    ]
+    for status, created, started, end in rows:
+        day = int(end // DAY)
+        ended[day][status] += 1
+        if started is not None:
+            queued[day].append(max(started - created, 0.0))
+            ran[day].append(max(end - started, 0.0))
+    return [Day(day * DAY, ended[day], spread_of(queued[day]), spread_of(ran[day])) for day in range(first, last + 1)]
 
 
 _COUNTS = "count(*) AS jobs, sum(is_active), sum(status = 'failed'), sum(status = 'cancelled')"
@@ -151,7 +154,8 @@ def by_owner(connection: sqlite3.Connection, *, limit: int) -> list[Group]:
 def by_label(connection: sqlite3.Connection, *, limit: int) -> list[Group]:
     """The labels, `key=value`, with the most jobs."""
     sql = (
-        f"SELECT label || '=' || value, {_COUNTS} FROM job_label CROSS JOIN charted USING (job_id)"  # noqa: S608 - ours
+        f"SELECT label || '=' || value, {_COUNTS} FROM job_label"  # noqa: S608 - names of ours
+        " CROSS JOIN (SELECT rowid AS id, job_id FROM job) USING (job_id) CROSS JOIN charted USING (id)"
         " GROUP BY label, value ORDER BY jobs DESC, label, value LIMIT ?"
     )
     return [Group(*row) for row in connection.execute(sql, (limit,))]

@@ -46,6 +46,11 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
     return connection
 
 
+def is_current(connection: sqlite3.Connection) -> bool:
+    """Whether an open cache still has the schema of this version: a newer mops-jobs may have changed it meanwhile."""
+    return bool(connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION)
+
+
 def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
     """A connection to the cache, which is made or brought up to date first.
 

@@ -104,7 +104,7 @@ class _Views:
             )
             broken = len(queries.unreadable(connection))
             return {
-                "header": self._site.header_of(connection),
+                "header": self._site.header_of(connection, freshness),
                 "counts": counts,
                 "total": total,
                 "rows": [shown.row(job, now) for job in found],
@@ -136,7 +136,7 @@ class _Views:
             events = pages.last_events(connection, whole_id, limit=SHOWN_EVENTS, kind=kind)
             seen = pages.last_events(connection, whole_id, limit=1)
             return {
-                "header": self._site.header_of(connection),
+                "header": self._site.header_of(connection, freshness),
                 "row": shown.row(job, now),
                 "job": job,
                 "since": None if job["status_since"] is None else shown.moment(job["status_since"], now),
@@ -167,18 +167,21 @@ class _Views:
             step = (now - since) / LEVEL_STEPS
             chosen = asked.chosen_for_charts(args)
             counts = pages.count_by_status(connection, chosen)
-            charts.gather(connection, chosen, since)
-            days = charts.days(connection, since=since + charts.DAY, until=now)
+            with charts.gathered(connection, chosen, since):
+                days = charts.days(connection, since=since + charts.DAY, until=now)
+                levels = charts.levels(connection, since=since, until=now, step=step)
+                owners = charts.by_owner(connection, limit=SHOWN_GROUPS)
+                labels = charts.by_label(connection, limit=SHOWN_GROUPS)
             return {
-                "header": self._site.header_of(connection),
-                "levels": shown.level_chart(charts.levels(connection, since=since, until=now, step=step)),
+                "header": self._site.header_of(connection, freshness),
+                "levels": shown.level_chart(levels),
                 "ended": shown.ended_chart(days),
                 "failures": shown.failure_chart(days),
                 "queued": shown.spread_chart(days, "queued"),
                 "ran": shown.spread_chart(days, "ran"),
                 "days": [shown.day_row(day) for day in reversed(days)],
-                "owners": _groups(charts.by_owner(connection, limit=SHOWN_GROUPS), "owner", args),
-                "labels": _groups(charts.by_label(connection, limit=SHOWN_GROUPS), "label", args),
+                "owners": _groups(owners, "owner", args),
+                "labels": _groups(labels, "label", args),
                 "pills": _charted(counts, args),
             }
 

@@ -98,6 +98,8 @@ class Jobs:
         self.order = queries.parse_sort(args.sort)
         self.page: int = args.page
         self.status: str = args.status or ""
+        self.statuses = frozenset(self.status.lower().replace(" ", "").split(",")) - {""}
+        """The statuses asked for by name."""
         self.owner: str = args.owner or ""
         self.hours: float | None = args.hours
         self.label: str = args.label[0] if len(args.label) == 1 else ""
@@ -107,11 +109,6 @@ class Jobs:
         self.all_statuses = chosen_jobs(args, now)
         """The same, whatever the status: what the counts beside the statuses are of."""
         self.all_statuses.text = args.q
-
-    @property
-    def statuses(self) -> frozenset[str]:
-        """The statuses asked for by name."""
-        return frozenset(self.status.lower().replace(" ", "").split(",")) - {""}
 
 
 def chosen_for_charts(args: argparse.Namespace) -> queries.Filter:

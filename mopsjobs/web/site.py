@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mopsjobs.cache import queries
+from mopsjobs.cache import state
 from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.times import human_age
 from mopsjobs.web.live import Changes, Pages, Syncer
+from mopsjobs.web.readers import Readers
 
 T = TypeVar("T")
 
@@ -23,9 +24,18 @@ class Site:
         self.changes = changes
         self.syncer = syncer
         """None when the cache is shown as it lies."""
+        self.readers = Readers(context)
         self.pages = Pages(changes, context.monotonic)
         self.charts = Pages(Changes(), context.monotonic)
         """Charts read every job: they are as old as they may be, whatever changes."""
+
+    def peek(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Call `view` with the cache, read-only; None when there is none.
+
+        Raises:
+            CacheError: it cannot be used.
+        """
+        return self.context.peek(view, self.readers.opened)
 
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T]) -> T:
         """Call `view` with the cache, read-only, and its age.
@@ -39,7 +49,7 @@ class Site:
             freshness = self.context.freshness(connection)
             return None if freshness is None else view(connection, freshness)
 
-        found = self.context.peek(look)
+        found = self.peek(look)
         if found is None:
             hint = "Run: mops-jobs sync" if self.syncer is None else "The first sync is still running, or has failed."
             raise StoreUnavailableError("The registry has never been synced to this machine.", hint=hint)
@@ -51,14 +61,14 @@ class Site:
         Raises:
             CacheError: the cache cannot be used.
         """
-        return self.context.peek(self.header_of) or self._header(None, {})
+        return self.peek(lambda cache: self.header_of(cache, self.context.freshness(cache))) or self._header(None, None)
 
-    def header_of(self, connection: sqlite3.Connection) -> dict[str, Any]:
-        """The same, for who is looking at the cache already."""
-        return self._header(self.context.freshness(connection), queries.meta(connection))
+    def header_of(self, connection: sqlite3.Connection, freshness: Freshness | None) -> dict[str, Any]:
+        """The same, for who is looking at the cache already, and knows how old it is."""
+        return self._header(freshness, state.recalled(connection, "last_error"))
 
-    def _header(self, freshness: Freshness | None, known: Mapping[str, str]) -> dict[str, Any]:
-        problem = (None if self.syncer is None else self.syncer.problem) or known.get("last_error") or None
+    def _header(self, freshness: Freshness | None, last_error: str | None) -> dict[str, Any]:
+        problem = (None if self.syncer is None else self.syncer.problem) or last_error or None
         age = None if freshness is None else freshness.age_seconds
         return {
             "synced": "never synced" if age is None else f"synced {human_age(age)}",

@@ -68,7 +68,7 @@ def _stream(site: Site, job_id: str | None, after: str | None, gone: Callable[[]
 def _events(site: Site, job_id: str, after: str | None) -> tuple[list[str], str | None]:
     """Messages of the job's events that are new, and the cursor after them."""
     try:
-        found = site.context.peek(
+        found = site.peek(
             lambda cache: (
                 cache_id(cache),
                 read_events(cache, 0 if after is None else parse_cursor(cache, after), job_id=job_id),

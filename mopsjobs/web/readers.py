@@ -1,0 +1,92 @@
+"""Connections to the cache that stay open from one request to the next.
+
+A new one opens the file, reads the schema and checks whose cache it is, and has no page of the file and no statement
+ready: together as long as a tenth of the queries of a page over 100,000 jobs, or as all of them over few.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mopsjobs.cache.file import explained, is_current, open_to_read
+from mopsjobs.context import Context
+
+KEPT = 4
+"""Connections that wait for the next request; each may hold 2 MB of the file. Few requests come at the same time."""
+
+_File = tuple[int, int]
+
+
+class _Reader(NamedTuple):
+    connection: sqlite3.Connection
+    file: _File | None
+
+
+class Readers:
+    """Connections to one cache, each lent to one request at a time."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._idle: list[_Reader] = []
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection to read with, as `open_to_read` gives it; None when there is no cache.
+
+        One that something has gone wrong on is not lent again.
+        """
+        path = self._context.cache_path
+        with explained(path):
+            file = _file_at(path)
+            reader = self._idle_one(file)
+            if reader is None:
+                connection = open_to_read(path, self._context.settings.registry_id)
+                if connection is None:
+                    yield None
+                    return
+                reader = _Reader(connection, file)
+            try:
+                yield reader.connection
+            except BaseException:
+                reader.connection.close()
+                raise
+        self._put_back(reader)
+
+    def close(self) -> None:
+        """Close those that nobody has."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.connection.close()
+
+    def _idle_one(self, file: _File | None) -> _Reader | None:
+        """One that is open on that file: a cache that was set aside and made anew is another one."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                reader = self._idle.pop()  # the one used last has the most in its memory
+            if reader.file == file is not None and is_current(reader.connection):
+                return reader
+            reader.connection.close()
+
+    def _put_back(self, reader: _Reader) -> None:
+        with self._lock:
+            if len(self._idle) < KEPT:
+                self._idle.append(reader)
+                return
+        reader.connection.close()
+
+
+def _file_at(path: str) -> _File | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
