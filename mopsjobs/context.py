@@ -238,9 +238,9 @@ class Context:
         """Call `action` with the cache, open to write; it is made if there is none."""
 
         def act() -> T:
-            connection = open_to_write(self.cache_path, self.settings.registry_id)
-            with contextlib.closing(connection), explained(self.cache_path):
-                return action(connection)
+            opened = open_to_write(self.cache_path, self.settings.registry_id)
+            with contextlib.closing(opened), explained(self.cache_path):
+                return action(opened)
 
         return self._healed(act)
 
@@ -283,9 +283,8 @@ class Context:
 
     def _will_do(self, synced_at: str | None, wanted: Wanted) -> bool:
         """Whether a cache of that age is fresh enough for a view with these wishes."""
-        if synced_at is None:
-            return False
-        return wanted.offline or wanted.max_age is None or 0 <= self._age(synced_at) <= wanted.max_age
+        may_be_old = wanted.offline or wanted.max_age is None
+        return synced_at is not None and (may_be_old or 0 <= self._age(synced_at) <= (wanted.max_age or 0.0))
 
     def _freshen(self) -> StoreError | CacheError | None:
         """Sync. Returns the failure, if it failed and old rows may do."""

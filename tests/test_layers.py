@@ -151,11 +151,9 @@ ARROWS = {
     "mopsjobs.web.security": "",
     "mopsjobs.web.asked": "errors cache.queries commands.arguments",
     "mopsjobs.web.live": "errors context cache.file",
-    "mopsjobs.web.site": "errors times context cache.queries web.live",
+    "mopsjobs.web.site": "errors times context web.live cache.state web.readers",
     "mopsjobs.web.shown": "status terminal times feed cache.charts cache.events web.svg",
     "mopsjobs.web.readers": "context cache.file",
-    "mopsjobs.web.site": "errors times context cache.state web.live web.readers",
-    "mopsjobs.web.shown": "status times output feed cache.charts cache.events web.svg",
     "mopsjobs.web.stream": "errors cache.events web.shown web.site",
     "mopsjobs.web.openapi": "mopsjobs status cache.queries commands.arguments web.asked",
     "mopsjobs.web.api": (
