@@ -1,7 +1,7 @@
 """Connections to the cache that stay open from one request to the next.
 
 A new one opens the file, reads the schema and checks whose cache it is, and has no page of the file and no statement
-ready: together as long as a tenth of the queries of a page over 100,000 jobs, or as all of them over few.
+ready.
 """
 
 from __future__ import annotations
