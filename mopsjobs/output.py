@@ -284,9 +284,7 @@ class Output:
         elif isinstance(body, Csv):
             from mopsjobs.csv_text import csv_text
 
-            # What goes into a file keeps every character; a terminal would obey some.
-            text = csv_text(body.rows)
-            write("".join(f"{clean(line)}\n" for line in text.splitlines()) if self.is_terminal else text)
+            write(csv_text(body.rows))
         elif isinstance(body, Table):
             self._print_table(body)
         elif isinstance(body, Text):

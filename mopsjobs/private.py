@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -26,7 +27,7 @@ def make_directory(path: str | os.PathLike[str]) -> None:
             os.mkdir(one, 0o700)
         except FileExistsError:
             if not os.path.isdir(one):
-                raise
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), one) from None
         above = os.open(os.path.dirname(one), os.O_RDONLY)
         try:
             os.fsync(above)

@@ -339,7 +339,7 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     assert code_ == (0 if how == "cancelled" else 143), err
     until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "the model's processes to end")
     until(lambda: _is_empty(cluster), "the cluster to be empty")
-    until(lambda: not list(cluster.directory.rglob("mops-jobs-*")), "the code to be taken away")
+    until(lambda: not list(cluster.directory.glob("dask-scratch-space/*/mops-jobs-*")), "the code to be taken away")
     assert sum(calls(noted).values()) == 2
 
 

@@ -95,7 +95,7 @@ def test_a_list_too_large_to_come_with_the_listing_is_fetched(store: VersionedSt
     manifest = _manifest()
     names = [f"output-number-{number}.bin" for number in range(200)]
     (first, *_) = _tasks(manifest)
-    _names(store, first, json.dumps(names + [f"{number:0>120}" for number in range(9000)]).encode())
+    _names(store, first, json.dumps(names + [f"{number:0>120}" for number in range(3000)]).encode())
     for name in names:
         store.create_if_absent(output_key("job", first, name), b"")
     assert _complete(store, manifest) == [0] * 5
