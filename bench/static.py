@@ -132,9 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         if blob is None:
             self._refuse(404, "BlobNotFound")
             return
-        size = len(blob.value)
-        facts = {"ETag": f'"{blob.etag}"', "Content-Range": f"bytes 0-{size - 1}/{size}", "x-ms-blob-type": "BlockBlob"}
-        self._reply(206, blob.value, {**facts, "Content-Type": "application/octet-stream", "Last-Modified": _DATE})
+        facts = {"ETag": f'"{blob.etag}"', "x-ms-blob-type": "BlockBlob"}
+        self._reply(200, blob.value, {**facts, "Content-Type": "application/octet-stream", "Last-Modified": _DATE})
 
     def do_PUT(self) -> None:
         value = self.rfile.read(int(self.headers.get("Content-Length", 0)))
