@@ -57,7 +57,9 @@ def run(setup: Setup) -> list[Line]:
             store = open_store(url, server.env)
             registry = JobRegistry(store)
             registry.register_job(JOB)
-            told, took = _race(url, {**os.environ, **server.env, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])})
+            told, took = _race(
+                url, {**os.environ, **server.env, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
+            )
             found = registry.get_job(JOB)
             store.close()
             successes = sum(each["successes"] for each in told)
