@@ -28,13 +28,18 @@ def make_directory(path: str | os.PathLike[str]) -> None:
         except FileExistsError:
             if not os.path.isdir(one):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), one) from None
-        above = os.open(os.path.dirname(one), os.O_RDONLY)
-        try:
-            os.fsync(above)
-        finally:
-            os.close(above)
+        sync_directory(one)
 
 
 def opener(path: str, flags: int) -> int:
     """For `open`: a file that it makes is its owner's alone."""
     return os.open(path, flags, 0o600)
+
+
+def sync_directory(path: str) -> None:
+    """Bring to disk that a file is where it is, or is no more."""
+    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

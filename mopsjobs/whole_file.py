@@ -11,6 +11,8 @@ import fcntl
 import os
 from collections.abc import Iterator
 
+from mopsjobs.private import sync_directory
+
 SUFFIX = ".part"
 """What a file is called behind its name before it is whole."""
 
@@ -66,15 +68,6 @@ def locked(directory: str) -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-def sync_directory(path: str) -> None:
-    """Bring to disk that a file is where it is, or is no more."""
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _taken(beside: str, mode: int) -> int:

@@ -25,7 +25,7 @@ ARROWS = {
     "mopsjobs.errors": "",
     "mopsjobs.private": "",
     "mopsjobs.sqlite_file": "",
-    "mopsjobs.whole_file": "",
+    "mopsjobs.whole_file": "private",
     "mopsjobs.times": "errors",
     "mopsjobs.status": "errors",
     "mopsjobs.outcome": "errors",

@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from mopsjobs.errors import UsageError
-from mopsjobs.private import make_directory
+from mopsjobs.private import make_directory, sync_directory
 from mopsjobs.store.base import Versioned, VersionedStore
 from mopsjobs.submit.ignore import rules_above
 from mopsjobs.submit.unpack import MAX_FILES, MAX_UNPACKED_BYTES, BundleError, leads_out, unpack
-from mopsjobs.whole_file import locked, sync_directory
+from mopsjobs.whole_file import locked
 
 MAX_PACKED_BYTES = 256 * 2**20
 """What every store takes as one value; held against mopsjobs/store/azure.py by a test."""
