@@ -156,7 +156,7 @@ def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:
     """
     from azure.storage.blob import ContainerClient
 
-    from mopsjobs.store.azure import INLINE_NAME, _pack
+    from mopsjobs.store import azure_inline
 
     with ContainerClient.from_connection_string(server.connection_string, container) as client:
         client.create_container()
@@ -168,7 +168,10 @@ def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:
             for state in made:
                 value = state.to_json() if ours else foreign(state)
                 headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream"}
-                headers |= {f"x-ms-meta-{INLINE_NAME}": text for text in (_pack(value) if ours else {}).values()}
+                headers |= {
+                    f"x-ms-meta-{azure_inline.NAME}": text
+                    for text in (azure_inline.pack(value) if ours else {}).values()
+                }
                 path = urlsplit(server.url(f"{container}/jobs/{state.job_id}/state.json")).path
                 connection.request("PUT", f"{path}?{permit}", value, headers)
                 reply = connection.getresponse()

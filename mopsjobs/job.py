@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -102,7 +103,7 @@ class JobState:
 
     def fields(self) -> dict[str, Any]:
         """Every field that this version knows, as plain JSON types."""
-        values = {name: getattr(self, name) for name in FIELDS}
+        values = dict(zip(FIELDS, _values_of(self), strict=True))
         for name in _LISTS:
             values[name] = list(values[name])
         for name in _OBJECTS:
@@ -126,17 +127,19 @@ class JobState:
         Raises:
             RecordError: a field that must be there is missing, or one has the wrong type.
         """
-        values: dict[str, object] = {}
         for name in _REQUIRED:
             if name not in record:
                 raise RecordError(f"no field {name}")
-        for name, check in _CHECKS.items():
-            value = record.get(name)
+        values: dict[str, object] = {}
+        extra: dict[str, object] = {}
+        for name, value in record.items():
+            check = _CHECKS.get(name)
+            if check is None:
+                extra[name] = value
             # null is how ModelOps writes "not set", also where our type has a zero for it.
-            if value is not None or name in _REQUIRED:
+            elif value is not None or name in _REQUIRED:
                 values[name] = check(name, value)
-        values["extra"] = MappingProxyType({name: value for name, value in record.items() if name not in _CHECKS})
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**values, extra=MappingProxyType(extra))  # type: ignore[arg-type]
 
     @classmethod
     def from_json(cls, value: bytes, *, key: str | None = None) -> JobState:
@@ -265,10 +268,12 @@ def _shards(name: str, value: object) -> JsonObject:
 def _transitions(name: str, value: object) -> tuple[JsonObject, ...]:
     steps = []
     for number, step in enumerate(_list(name, value)):
-        where = f"{name}[{number}]"
-        fields = _object(where, step)
-        _text(f"{where}.status", fields.get("status"))
-        _time(f"{where}.at", fields.get("at"))
+        fields = _object(f"{name}[{number}]", step)
+        try:
+            _text("status", fields.get("status"))
+            _time("at", fields.get("at"))
+        except RecordError as error:  # named in full only here: a sync reads five steps a record
+            raise RecordError(error.reason.replace("field ", f"field {name}[{number}].", 1)) from None
         steps.append(fields)
     return tuple(steps)
 
@@ -309,6 +314,8 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
 
 FIELDS = tuple(_CHECKS)
 """The names of a record's fields that this version knows, in the order of the record."""
+
+_values_of = operator.attrgetter(*FIELDS)
 
 _REQUIRED = ("job_id", "status", "created_at", "updated_at")
 _LISTS = ("expected_outputs", "verified_outputs", "missing_outputs")

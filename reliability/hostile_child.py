@@ -55,7 +55,7 @@ def bombs() -> int:
     import tarfile
 
     from mopsjobs.errors import MopsJobsError
-    from mopsjobs.store.azure import INLINE_MAX_VALUE_BYTES, _unpack
+    from mopsjobs.store import azure_inline
     from mopsjobs.submit.unpack import unpack
     from reliability import hostile_values as hostile
 
@@ -72,8 +72,8 @@ def bombs() -> int:
     }
     values = {name: hostile.gzip_bomb(header, BOMB) for name, header in archives.items()}
     _limit(BOMB_MEMORY)
-    for size in (100, INLINE_MAX_VALUE_BYTES, BOMB):
-        assert _unpack(packed, size, "") is None
+    for size in (100, azure_inline.MAX_VALUE_BYTES, BOMB):
+        assert azure_inline.unpack(packed, size, "") is None
     print(f"a packed value: refused, {len(packed):,} characters", flush=True)
     for name, value in values.items():
         with tempfile.TemporaryDirectory() as directory:

@@ -33,7 +33,7 @@ from mopsjobs.errors import MAX_MESSAGE, MopsJobsError
 from mopsjobs.feed import told
 from mopsjobs.job import JobState
 from mopsjobs.outputs import Manifest, examine
-from mopsjobs.store.azure import INLINE_MAX_VALUE_BYTES, _unpack
+from mopsjobs.store import azure_inline
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.submit.kept import LAUNCHED, kept_job
@@ -218,9 +218,9 @@ def _config(value: bytes) -> None:
 
 def _packed(value: bytes) -> None:
     """The value that metadata of Azure hold, said to be so long as it says itself."""
-    for size in (0, 1, 100, INLINE_MAX_VALUE_BYTES, 10 * 2**30):
+    for size in (0, 1, 100, azure_inline.MAX_VALUE_BYTES, 10 * 2**30):
         md5 = base64.b64encode(hashlib.md5(b"x" * 100, usedforsecurity=False).digest()).decode()
-        found = _unpack(value.decode("latin-1"), size, md5)
+        found = azure_inline.unpack(value.decode("latin-1"), size, md5)
         must(found in (None, b"x" * 100), "a value that is not that of the blob")
 
 

@@ -38,7 +38,13 @@ ARROWS = {
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
     "mopsjobs.store.sqlite": "errors private store.base sqlite_file whole_file",
-    "mopsjobs.store.azure": "errors store.base store.azure_credentials store.azure_transport store.outages",
+    "mopsjobs.store.azure": (
+        "mopsjobs errors store.base store.azure_credentials store.azure_errors store.azure_inline store.azure_listing"
+        " store.azure_transport store.outages"
+    ),
+    "mopsjobs.store.azure_errors": "errors store.outages",
+    "mopsjobs.store.azure_inline": "",
+    "mopsjobs.store.azure_listing": "store.azure_inline",
     "mopsjobs.store.outages": "errors",
     "mopsjobs.store.azure_credentials": "errors store.azure_url",
     "mopsjobs.store.azure_url": "errors",
@@ -180,11 +186,11 @@ COMMANDS_MAY = (
 )
 
 OUTSIDE = {
-    "azure": "store.azure store.azure_credentials store.azure_transport",
+    "azure": "store.azure store.azure_credentials store.azure_errors store.azure_transport",
     "boto3": "store.dynamodb",
     "botocore": "store.dynamodb store.dynamodb_errors",
-    "requests": "store.azure_transport",
-    "urllib3": "store.azure_transport",
+    "requests": "store.azure_errors store.azure_transport",
+    "urllib3": "store.azure_errors store.azure_transport",
     "sqlite3": (
         "sqlite_file store.sqlite cache.charts cache.delta cache.file cache.merge cache.mirror cache.pages"
         " cache.queries cache.rows cache.schema cache.state cache.taking cache.events context cache.asking"

@@ -37,9 +37,10 @@ from mopsjobs.errors import (
     ValueTooLargeError,
 )
 from mopsjobs.registry import JobRegistry
-from mopsjobs.store import azure, azure_transport, outages
-from mopsjobs.store.azure import INLINE_NAME, AzureVersionedStore, open_azure_store
+from mopsjobs.store import azure, azure_inline, azure_listing, azure_transport, outages
+from mopsjobs.store.azure import AzureVersionedStore, open_azure_store
 from mopsjobs.store.azure_credentials import find_container
+from mopsjobs.store.azure_inline import NAME as INLINE_NAME
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support_replies import HANG_UP, SILENT, Reply, playing
@@ -251,7 +252,7 @@ def test_a_compression_bomb_in_the_metadata_is_not_unpacked(place: Place) -> Non
     assert only_entry(place.open()).value is None
     tracemalloc.start()
     try:
-        assert azure._unpack(bomb[INLINE_NAME], 4, b"0" * 16) is None
+        assert azure_inline.unpack(bomb[INLINE_NAME], 4, b"0" * 16) is None
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
@@ -325,7 +326,7 @@ def test_utf16_order_is_turned_into_code_point_order(keys: list[str]) -> None:
     by_units = sorted(keys, key=lambda key: key.encode("utf-16-be"))
     for listed in (by_units, sorted(keys)):
         entries = [Entry(key, VERSION, None) for key in listed]
-        assert [entry.key for entry in azure._in_code_point_order(entries)] == sorted(keys)
+        assert [entry.key for entry in azure_listing.in_code_point_order(entries)] == sorted(keys)
 
 
 def test_a_value_above_the_limit_is_refused_unsent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,6 +503,32 @@ def test_a_refusal_names_the_source_of_the_credentials_and_is_not_repeated(opera
         with pytest.raises(StoreAccessError, match=f"published key: {status} AuthenticationFailed"):
             (WRITES | READS)[operation](store)
         assert len(requests) == 1
+
+
+@pytest.mark.parametrize("operation", READS)
+def test_a_proxy_is_asked_with_its_own_password_and_for_the_whole_address(
+    monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """As requests does it for the SDK: reads go past requests, and by the same way."""
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        client, _ = server.accept()
+        with client:
+            heard.append(client.recv(65536))
+            client.sendall(b"HTTP/1.1 404 Not Found\r\nx-ms-error-code: ContainerNotFound\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HTTP_PROXY", f"http://ada:word@127.0.0.1:{server.getsockname()[1]}")
+        thread = threading.Thread(target=serve)
+        thread.start()
+        store = AzureVersionedStore(find_container(f"http://127.0.0.1:9/{ACCOUNT}/c-1", {}), sleep=RecordingSleep())
+        assert READS[operation](store) in (None, [])
+        thread.join()
+        store.close()
+    assert heard[0].startswith(b"GET http://127.0.0.1:9/devstoreaccount1/c-1")
+    assert b"\r\nProxy-Authorization: Basic YWRhOndvcmQ=\r\n" in heard[0]
+    assert b"\r\nAuthorization: SharedKey devstoreaccount1:" in heard[0]
 
 
 # --- no server at all -----------------------------------------------------------------------------------------------

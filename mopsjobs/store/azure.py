@@ -5,62 +5,53 @@ What each operation costs, counted against Azurite 3.37 with azure-storage-blob 
     get                     1 request
     put, create_if_absent   1 request, never repeated here; 3 for the first key of a container that does not exist
     delete                  1 request, never repeated here
-    list_keys, scan         1 request for 2,000 keys; `list_keys` 2 where such a page has an empty blob
+    list_keys, scan         1 request for the first 1,000 keys, then 1 for each 1,000 to 5,000, as the server is fast;
+                            `list_keys` 2 where such a page has an empty blob
 
-A listing does not carry values, but it carries metadata. So each write puts the value, compressed, into the blob's
-metadata as well when it fits: in the same Put Blob, hence the two never differ. `scan` believes it only if length and
-MD5 are those that Azure lists for the blob itself, since other programs write blobs here too.
+A listing does not carry values, but it carries metadata: each write puts the value there as well (azure_inline.py).
 """
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import logging
 import re
 import time
-import zlib
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
-from urllib.parse import quote, unquote
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError
-from azure.core.pipeline.policies import ContentDecodePolicy
-from azure.core.rest import HttpRequest
+from azure.core.pipeline import Pipeline
+from azure.core.pipeline.policies import CustomHookPolicy
+from azure.core.pipeline.transport import HttpRequest
 from azure.storage.blob import ContainerClient, ContentSettings
 
+from mopsjobs import __version__
 from mopsjobs.errors import StoreError, ValueTooLargeError
+from mopsjobs.store import azure_inline, azure_listing
 from mopsjobs.store.azure_credentials import find_container
-from mopsjobs.store.azure_transport import BoundedTransport, error_code, explain, retry_after, timeouts
+from mopsjobs.store.azure_errors import error_code, explain, retry_after
+from mopsjobs.store.azure_transport import BoundedTransport, ReadingTransport, Reply, timeouts
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 from mopsjobs.store.outages import BUDGET_SECONDS, read_patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from xml.etree.ElementTree import Element
-
-    from azure.core.paging import PageIterator
-    from azure.core.pipeline import Pipeline, PipelineResponse
+    from collections.abc import Callable, Iterator, Mapping
 
     from mopsjobs.store.azure_credentials import AzureContainer
+    from mopsjobs.store.azure_listing import Blob, Page
 
 MAX_VALUE_BYTES = 256 * 2**20
 """The largest value: up to here the SDK writes it by one request. A longer one is not read either."""
 
-INLINE_NAME = "mopsvalue"
-"""The metadata name under which a value also goes. Lower case: some proxies change the case of headers."""
+PAGES_AHEAD = 2
+"""Pages of a listing that are fetched before they are needed: one waits for the reader, the server makes another."""
 
-INLINE_MAX_CHARACTERS = 7000
-"""Azure allows 8 KiB of metadata in all; the rest is left to other programs. A job's record takes about 400."""
-
-INLINE_MAX_VALUE_BYTES = 128 * 2**10
-"""Values above this are not even tried. JSON that packs into the room above is far shorter."""
-
-PAGE_KEYS = 2000
-"""Keys that a listing asks for at once. Azure allows 5,000; but an Azurite on a busy machine needs two to three seconds
-before the first byte of these with their metadata: too close to where an account counts as unreachable."""
+USER_AGENT = f"mops-jobs/{__version__}"
 
 _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 _CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists"}
@@ -83,13 +74,6 @@ def open_azure_store(url: str, env: Mapping[str, str]) -> AzureVersionedStore:
     return AzureVersionedStore(find_container(url, env))
 
 
-class _Page(NamedTuple):
-    """What one request of a listing brought. `following` fetches the next page; empty after the last."""
-
-    blobs: list[Element]
-    following: str
-
-
 class AzureVersionedStore:
     """The contract of `VersionedStore` over one container.
 
@@ -97,7 +81,7 @@ class AzureVersionedStore:
 
     Args:
         container: where, and with what credential.
-        page_size: keys that a listing asks for at once, up to Azure's 5,000.
+        page_size: keys that a listing asks for at once, up to Azure's 5,000; None for as many as come in good time.
         sleep: waits that many seconds between two attempts at a read.
         clock: seconds from any start, never going back.
         client_options: passed on to the SDK's `ContainerClient`.
@@ -107,7 +91,7 @@ class AzureVersionedStore:
         self,
         container: AzureContainer,
         *,
-        page_size: int = PAGE_KEYS,
+        page_size: int | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         client_options: Mapping[str, Any] | None = None,
@@ -119,8 +103,9 @@ class AzureVersionedStore:
         self._sleep = sleep
         self._clock = clock
         self._closed = False
+        transport = BoundedTransport()
         options: dict[str, Any] = {
-            "transport": BoundedTransport(MAX_VALUE_BYTES),
+            "transport": transport,
             "retry_total": 0,  # reads are retried here, within a budget; writes never
             "permit_redirects": False,  # Azure sends none; a captive portal does
             "max_single_put_size": MAX_VALUE_BYTES,
@@ -130,9 +115,10 @@ class AzureVersionedStore:
         self._container = ContainerClient(
             container.endpoint, container.container, credential=container.credential, **options
         )
-        # Its signatures, headers and hooks. The SDK has no public way to send a plain request through them; the file
-        # holds the very version of the SDK that the tests ran with.
-        self._pipeline: Pipeline[Any, Any] = self._container._pipeline  # noqa: SLF001
+        # What signs requests has no public name. The file holds the very version of the SDK that the tests ran with.
+        signing = self._container._credential_policy  # noqa: SLF001
+        reading = ReadingTransport(transport, MAX_VALUE_BYTES)
+        self._reading: Pipeline[Any, Any] = Pipeline(reading, [CustomHookPolicy(**options), signing])
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -182,11 +168,11 @@ class AzureVersionedStore:
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list_keys`."""
-        return (entry.key for entry in _in_code_point_order(self._entries(prefix, values=False)))
+        return (entry.key for entry in azure_listing.in_code_point_order(self._entries(prefix, values=False)))
 
     def scan(self, prefix: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. An entry has its value if mops-jobs wrote the blob and it is small."""
-        return _in_code_point_order(self._entries(prefix, values=True))
+        return azure_listing.in_code_point_order(self._entries(prefix, values=True))
 
     def close(self) -> None:
         """See `VersionedStore.close`."""
@@ -199,21 +185,31 @@ class AzureVersionedStore:
 
     # --- one request each -------------------------------------------------------------------------------------------
 
-    def _download(self, key: str, left: float) -> Versioned | None:
-        # The SDK's pipeline, without its downloader, which is made for files in many pieces: it doubles the processor
-        # time of a small read, asks for a range, which an empty blob does not have, and asks again by itself.
-        request = HttpRequest(
-            "GET",
-            f"{self._container.url}/{quote(key, safe='~/')}",
-            headers={"x-ms-version": self._container.api_version},
-        )
-        reply = self._pipeline.run(request, stream=True, **timeouts(left)).http_response
+    def _request(self, path: str, left: float) -> Reply:
+        """Send a GET, by which the container or a blob is read, and take the whole reply.
+
+        Signed by the SDK, and otherwise without it: its downloader is made for files in many pieces, asks again by
+        itself, and its pipeline and models take most of the processor time of a small read.
+        """
+        headers = {
+            "x-ms-version": self._container.api_version,
+            "x-ms-date": formatdate(usegmt=True),
+            "User-Agent": USER_AGENT,
+        }
+        url = f"{self._container.url}{path}"
+        reply: Reply = self._reading.run(HttpRequest("GET", url, headers), **timeouts(left)).http_response
         if reply.status_code != 200:
-            error = HttpResponseError(response=reply)
+            raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it looks at no request
+        return reply
+
+    def _download(self, key: str, left: float) -> Versioned | None:
+        try:
+            reply = self._request(f"/{quote(key, safe='~/')}", left)
+        except HttpResponseError as error:
             if error_code(error) in _MISSING:
                 return None
-            raise error
-        return Versioned(reply.internal_response.raw.read(), self._version(reply.headers.get("ETag")))
+            raise
+        return Versioned(reply.body, self._version(reply.headers.get("ETag")))
 
     def _upload(self, key: str, value: bytes, **condition: Any) -> VersionToken:
         self._check_open()
@@ -222,10 +218,10 @@ class AzureVersionedStore:
             raise ValueTooLargeError(f"A value has at most {MAX_VALUE_BYTES} bytes; this one for {key} has {size}.")
         reply = self._container.get_blob_client(key).upload_blob(
             bytes(value),
-            metadata=_pack(value),
+            metadata=azure_inline.pack(value),
             # Bytes are bytes: what they mean is not the store's to say. Azure holds the MD5 against what arrives.
             content_settings=ContentSettings(
-                content_type="application/octet-stream", content_md5=bytearray(_md5(value))
+                content_type="application/octet-stream", content_md5=bytearray(azure_inline.md5(value))
             ),
             **condition,
             **timeouts(BUDGET_SECONDS, size),
@@ -239,62 +235,68 @@ class AzureVersionedStore:
             if error_code(error) != "ContainerAlreadyExists":
                 raise
 
-    def _page(self, prefix: str, token: str | None, include: list[str], left: float) -> _Page:
-        # The names alone, and the rest from the XML that the SDK has parsed to find them: its own models of the blobs
-        # cost five times as much processor time as everything else in a listing together.
-        replies: list[PipelineResponse[Any, Any]] = []
-        pages = self._container.list_blob_names(
-            name_starts_with=prefix or None,
-            include=include,
-            results_per_page=self._page_size,
-            raw_response_hook=replies.append,
-            **timeouts(left),
-        ).by_page(token)
+    def _page(self, prefix: str, marker: str, size: int, left: float, *, metadata: bool) -> Page:
         try:
-            next(pages)
+            reply = self._request(f"?{azure_listing.query(prefix, marker, size, metadata=metadata)}", left)
         except HttpResponseError as error:
             if error_code(error) == "ContainerNotFound":
-                return _Page([], "")
+                return azure_listing.Page([], "")
             raise
-        tree = replies[-1].context[ContentDecodePolicy.CONTEXT_NAME]
-        if getattr(tree, "tag", None) != "EnumerationResults":
-            raise StoreError(f"{self.location} gave a listing that makes no sense.")
-        return _Page(tree.findall("Blobs/Blob"), cast("PageIterator[str]", pages).continuation_token or "")
+        try:
+            return azure_listing.parse(reply.body)
+        except azure_listing.ListingError:
+            raise StoreError(f"{self.location} gave a listing that makes no sense.") from None
 
     # --- listings ---------------------------------------------------------------------------------------------------
 
     def _entries(self, prefix: str, *, values: bool) -> Iterator[Entry]:
-        # While the reader works on a page, the next one is on its way: the server's time and ours then overlap.
-        with ThreadPoolExecutor(1) as ahead:
-            page = self._filled_page(prefix, None, values=values)
-            while True:
-                following = None
-                for blob in page.blobs:
-                    if blob.findtext("Metadata/hdi_isfolder") != "true":
-                        yield self._entry(blob)
-                    # Not before the reader has come back for more: many want to know no more than whether there is any.
-                    if page.following and following is None:
-                        following = ahead.submit(self._filled_page, prefix, page.following, values=values)
-                if not page.following:
-                    return
-                page = following.result() if following else self._filled_page(prefix, page.following, values=values)
+        size = self._page_size or azure_listing.FIRST_PAGE_KEYS
+        is_awaited = True
 
-    def _filled_page(self, prefix: str, token: str | None, *, values: bool) -> _Page:
-        page = self._read(functools.partial(self._page, prefix, token, ["metadata"] if values else []))
-        if not values and any(blob.findtext("Properties/Content-Length") == "0" for blob in page.blobs):
+        def take(marker: str) -> Page:
+            nonlocal size
+            begun = self._clock()
+            page = self._filled_page(prefix, marker, size, values=values)
+            if self._page_size is None:
+                size = azure_listing.next_size(size, self._clock() - begun, is_awaited=is_awaited)
+            return page
+
+        def after(earlier: Future[Page]) -> Page:
+            following = earlier.result().following
+            return take(following) if following else azure_listing.Page([], "")
+
+        # While the reader works on a page, the next ones are on their way: the server's time and ours then overlap.
+        coming: deque[Future[Page]] = deque()
+        page = take("")
+        with ThreadPoolExecutor(1) as ahead:
+            try:
+                while True:
+                    for place, blob in enumerate(page.blobs):
+                        if not blob.is_folder:
+                            yield self._entry(blob)
+                        # Not before the reader comes back for more: many want to know only whether there is any.
+                        if place == 0 and page.following:
+                            while len(coming) < PAGES_AHEAD:
+                                following = (after, coming[-1]) if coming else (take, page.following)
+                                coming.append(ahead.submit(*following))
+                    if not page.following:
+                        return
+                    is_awaited = not coming or not coming[0].done()
+                    page = coming.popleft().result() if coming else take(page.following)
+            finally:
+                for one in coming:
+                    one.cancel()
+
+    def _filled_page(self, prefix: str, marker: str, size: int, *, values: bool) -> Page:
+        page = self._read(functools.partial(self._page, prefix, marker, size, metadata=values))
+        if not values and any(blob.size == 0 for blob in page.blobs):
             # A folder of an account with a hierarchical namespace looks like an empty blob; its metadata tells.
-            page = self._read(functools.partial(self._page, prefix, token, ["metadata"]))
+            page = self._read(functools.partial(self._page, prefix, marker, size, metadata=True))
         return page
 
-    def _entry(self, blob: Element) -> Entry:
-        name, length = blob.find("Name"), blob.findtext("Properties/Content-Length") or ""
-        if name is None or not name.text or not length.isdecimal():
-            raise StoreError(f"{self.location} gave a listing that makes no sense.")
-        # Azure encodes names that XML cannot hold, and says so.
-        key = unquote(name.text) if name.get("Encoded") == "true" else name.text
-        packed, md5 = blob.findtext(f"Metadata/{INLINE_NAME}"), blob.findtext("Properties/Content-MD5")
-        value = _unpack(packed, int(length), md5) if packed and md5 else None
-        return Entry(key, self._version(blob.findtext("Properties/Etag")), value, int(length))
+    def _entry(self, blob: Blob) -> Entry:
+        value = azure_inline.unpack(blob.packed, blob.size, blob.md5) if blob.packed and blob.md5 else None
+        return Entry(blob.key, self._version(blob.etag), value, blob.size)
 
     def _version(self, etag: object) -> VersionToken:
         # Replies quote the ETag, listings do not.
@@ -325,49 +327,3 @@ class AzureVersionedStore:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreError(f"The store {self.location} is closed.")
-
-
-def _in_code_point_order(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Bring a listing that is ordered by UTF-16 units into the order of code points.
-
-    The two differ in one point: characters above U+FFFF come before U+E000 to U+FFFF in the one, after them in the
-    other. So only keys that follow such a character, after the same beginning, are held back and sorted: next to none.
-    """
-    held: list[Entry] = []
-    beginning = ""
-    for entry in entries:
-        if held and not entry.key.startswith(beginning):
-            yield from sorted(held)
-            held = []
-        if not held:
-            high = None if entry.key.isascii() else next((c for c in entry.key if c > "\uffff"), None)
-            if high is None:
-                yield entry
-                continue
-            beginning = entry.key.partition(high)[0]
-        held.append(entry)
-    yield from sorted(held)
-
-
-def _md5(value: bytes) -> bytes:
-    return hashlib.md5(value, usedforsecurity=False).digest()
-
-
-def _pack(value: bytes) -> dict[str, str]:
-    """The metadata that repeats the value; empty if it does not fit."""
-    if len(value) > INLINE_MAX_VALUE_BYTES:
-        return {}
-    packed = base64.b64encode(zlib.compress(value)).decode("ascii")
-    return {INLINE_NAME: packed} if len(packed) <= INLINE_MAX_CHARACTERS else {}
-
-
-def _unpack(packed: str, size: int, md5: str) -> bytes | None:
-    """The value that metadata repeat, or None if it is not that of the blob with this size and MD5."""
-    if size > INLINE_MAX_VALUE_BYTES:
-        return None
-    try:
-        # Bounded: a few kilobytes of metadata can be made to unpack into many megabytes.
-        value = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), size + 1)
-    except (ValueError, zlib.error):
-        return None
-    return value if len(value) == size and base64.b64encode(_md5(value)).decode("ascii") == md5 else None

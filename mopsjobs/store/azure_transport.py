@@ -1,4 +1,4 @@
-"""How `AzureVersionedStore` talks over the wire, and how what goes wrong there is told.
+"""How `AzureVersionedStore` talks over the wire: one transport for what the SDK sends, a shorter one for reads.
 
 The SDK's own patience (20 s to connect, 60 s to read, retries after 15 s) is made for copying disks. A command that a
 person waits for has to fail within five seconds when the network is gone, and never repeat a conditional write.
@@ -7,39 +7,31 @@ person waits for has to fail within five seconds when the network is gone, and n
 from __future__ import annotations
 
 import http.client
-import io
 import os
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import requests
-from azure.core.exceptions import (
-    AzureError,
-    ClientAuthenticationError,
-    DecodeError,
-    IncompleteReadError,
-    ServiceRequestTimeoutError,
-    ServiceResponseError,
-)
-from azure.core.pipeline.transport import RequestsTransport
+from azure.core.exceptions import ServiceRequestTimeoutError
+from azure.core.pipeline.transport import HttpTransport, RequestsTransport
 from requests.adapters import HTTPAdapter
+from urllib3 import Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError
 
-from mopsjobs.errors import ConfigError, StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, chain, name_server_answers, unavailable
+from mopsjobs.errors import ConfigError, ValueTooLargeError
+from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from urllib3 import BaseHTTPResponse, HTTPHeaderDict
+
+PIECE_BYTES = 256 * 2**10
+"""What is read from a connection at once, as far as it is there."""
+
 SECONDS_PER_MIB = 1.0
 """What a write may take longer for each MiB that it carries, so that a slow line still gets a large value through."""
-
-_BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-_BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
-_SILENCES = (requests.Timeout, ServiceRequestTimeoutError)
-_ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
 
 
 def timeouts(left: float, value_bytes: int = 0) -> dict[str, Any]:
@@ -72,7 +64,15 @@ class _WholeReply(http.client.HTTPResponse):
     """A reply whose headers are all there. The standard library takes what has come of them for all (RFC 9112, 8).
 
     Without this, a connection that breaks in mid-reply could leave half of an ETag, or a reply without one.
+
+    It is also read in larger pieces than the standard library's 8 KiB: after each, a thread that reads waits for its
+    turn among those that work, up to 5 ms, and a listing has many megabytes.
     """
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = sock.makefile("rb", PIECE_BYTES)
 
     def begin(self) -> None:
         file: Any = self.fp
@@ -114,6 +114,14 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
+class _Route(NamedTuple):
+    """The way to a host."""
+
+    pool: HTTPConnectionPool
+    origin: str
+    """What is left out of a URL before it is sent."""
+
+
 class _Session(requests.Session):
     """A session to one host, which finds out once what the environment says about it.
 
@@ -142,6 +150,22 @@ class _Session(requests.Session):
             _ = response.content
         return response
 
+    def route(self, url: str, verify: Any) -> _Route:
+        """The way to the URL's host, through the proxy and by the certificates that requests would use."""
+        prepared = requests.PreparedRequest()
+        prepared.prepare_method("GET")
+        prepared.prepare_url(url, None)
+        sending = self._sending(url, verify, None, None)
+        adapter: Any = self.get_adapter(url)
+        pool = adapter.get_connection_with_tls_context(
+            prepared, sending["verify"], proxies=sending["proxies"], cert=sending["cert"]
+        )
+        adapter.cert_verify(pool, url, sending["verify"], sending["cert"])
+        # A proxy for plain HTTP is asked for the whole URL, everybody else for what comes after the host.
+        is_whole = adapter.request_url(prepared, sending["proxies"]) != prepared.path_url
+        parts = urlsplit(url)
+        return _Route(pool, "" if is_whole else f"{parts.scheme}://{parts.netloc}")
+
     def _sending(self, url: str, verify: Any, cert: Any, proxies: dict[str, str] | None) -> dict[str, Any]:
         """Proxies and certificates, as requests finds them in the environment."""
         key = (verify, cert, *sorted((proxies or {}).items()))
@@ -152,56 +176,111 @@ class _Session(requests.Session):
 
 
 class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core exports it untyped
-    """The SDK's transport, with a pool for many threads, a bound on name resolution, and bodies read in one go.
+    """The SDK's transport, with a pool for many threads and a bound on name resolution."""
 
-    Args:
-        max_bytes: how long the body of a download may be.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self) -> None:
         super().__init__(session=_Session(), connection_verify=_trusted(os.environ))
-        self._max_bytes = max_bytes
         self._name_resolves = False
 
     def send(self, request: Any, **kwargs: Any) -> Any:
-        """Send one request and read the whole reply.
+        """Send one request."""
+        self.check_name(request.url, kwargs.get("connection_timeout", BUDGET_SECONDS / 3))
+        return super().send(request, **kwargs)
 
-        A streamed body would be read outside the SDK's pipeline. Read here, a broken one is an error like any other.
+    def route(self, url: str) -> _Route:
+        """The way to the URL's host that its requests take."""
+        session: _Session = self.session
+        return session.route(url, self.connection_config.verify)
 
-        Raises:
-            ValueTooLargeError: a download is longer than `max_bytes`.
-        """
-        self._check_name(request.url, kwargs.get("connection_timeout", BUDGET_SECONDS / 3))
-        response = super().send(request, **kwargs)
-        if kwargs.get("stream"):
-            reply = response.internal_response
-            reply.raw = io.BytesIO(self._body(reply))
-        return response
-
-    def _body(self, reply: requests.Response) -> bytes:
-        length = reply.headers.get("Content-Length", "")
-        is_known = length.isdecimal()  # otherwise a proxy has cut the reply into chunks
-        body = b""
-        if not is_known or int(length) <= self._max_bytes:
-            try:
-                # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
-                body = reply.raw.read(None if is_known else self._max_bytes + 1, decode_content=False)
-            except (HTTPError, OSError) as error:
-                reply.close()
-                raise ServiceResponseError("The reply broke off.", error=error) from error
-        if max(len(body), int(length) if is_known else 0) > self._max_bytes:
-            reply.close()
-            what, size = reply.url.partition("?")[0], length or "more"
-            raise ValueTooLargeError(f"{what} has {size} bytes; at most {self._max_bytes} are read.")
-        return body
-
-    def _check_name(self, url: str, seconds: float) -> None:
+    def check_name(self, url: str, seconds: float) -> None:
         """Raise if resolving the host's name takes too long. No socket timeout covers that, and it may take 30 s."""
         if self._name_resolves:
             return
         if not name_server_answers(url, seconds):
             raise ServiceRequestTimeoutError("The name server does not answer.")
         self._name_resolves = True
+
+
+class Reply:
+    """What came back to a read, whole: as much of the SDK's response as its policies and errors look at."""
+
+    __slots__ = ("body", "headers", "reason", "status_code")
+
+    def __init__(self, status_code: int, reason: str | None, headers: HTTPHeaderDict, body: bytes) -> None:
+        self.status_code = status_code
+        self.reason = reason
+        self.headers = headers
+        self.body = body
+
+    def text(self, encoding: str | None = None) -> str:
+        """The body, for the SDK's errors."""
+        return self.body.decode(encoding or "utf-8", "replace")
+
+
+class ReadingTransport(HttpTransport[Any, Any]):
+    """The transport of what only reads: straight to urllib3, over the same connections as the SDK's.
+
+    The SDK goes there by way of requests, which is made for redirects, cookies and sign-ins, and wraps each reply three
+    times: two thirds of the processor time of a small read. Bodies are read here, within the bounds of the SDK's
+    policies and ours, so that one that breaks off is an error like any other.
+
+    Args:
+        connections: the SDK's transport.
+        max_bytes: how long a body may be.
+    """
+
+    def __init__(self, connections: BoundedTransport, max_bytes: int) -> None:
+        self._connections = connections
+        self._max_bytes = max_bytes
+        self._route: _Route | None = None
+
+    def send(self, request: Any, **options: Any) -> Reply:
+        """Send one request, with the options of `timeouts`, and read the whole reply.
+
+        Raises:
+            ValueTooLargeError: the body is longer than `max_bytes`.
+        """
+        url, connecting = request.url, options["connection_timeout"]
+        self._connections.check_name(url, connecting)
+        if self._route is None:
+            self._route = self._connections.route(url)
+        reply = self._route.pool.urlopen(
+            request.method,
+            url.removeprefix(self._route.origin),
+            headers=request.headers,
+            timeout=Timeout(connect=connecting, read=options["read_timeout"]),
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+        )
+        try:
+            return Reply(reply.status, reply.reason, reply.headers, self._body(reply, url))
+        finally:
+            reply.release_conn()  # one that broke off is not used again
+
+    def open(self) -> None:
+        """Nothing to do: the SDK's transport has the connections."""
+
+    def close(self) -> None:
+        """As `open`."""
+
+    def __exit__(self, *_: object) -> None:
+        """As `open`."""
+
+    def _body(self, reply: BaseHTTPResponse, url: str) -> bytes:
+        length = reply.headers.get("Content-Length", "")
+        is_known = length.isdecimal()  # otherwise the reply comes in chunks
+        body = b""
+        if not is_known or int(length) <= self._max_bytes:
+            # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
+            body = reply.read(None if is_known else self._max_bytes + 1)
+        if max(len(body), int(length) if is_known else 0) > self._max_bytes:
+            reply.close()
+            what, size = url.partition("?")[0], length or "more"
+            raise ValueTooLargeError(f"{what} has {size} bytes; at most {self._max_bytes} are read.")
+        return body
 
 
 def _trusted(env: Mapping[str, str]) -> str | bool:
@@ -219,56 +298,3 @@ def _trusted(env: Mapping[str, str]) -> str | bool:
                 raise ConfigError(f"{name} names {path}, and there is no such file of TLS authorities.")
             return path
     return True
-
-
-def error_code(error: Exception) -> str:
-    """Azure's own word for what is wrong, such as `BlobNotFound`; empty when there is none."""
-    code = getattr(error, "error_code", None)
-    if code is None and (response := getattr(error, "response", None)) is not None:
-        code = response.headers.get("x-ms-error-code")
-    word = str(getattr(code, "value", code) or "")
-    return word if _ERROR_CODE.fullmatch(word) else ""
-
-
-def retry_after(error: Exception) -> float:
-    """The seconds for which the reply asks us to stay away; 0 when it does not say so."""
-    response = getattr(error, "response", None)
-    text = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(text) if text.isdecimal() else 0.0
-
-
-def explain(error: Exception, location: str, credential_source: str) -> StoreError:
-    """The error of the store's contract that `error` amounts to, in one sentence that no secret can be part of.
-
-    The SDK's texts are never passed on: those of network errors hold the request's URL, SAS token included.
-    """
-    if isinstance(error, StoreError):
-        return error
-    # An incomplete reply has the status of its first line, which says nothing about how it ended.
-    status = None if isinstance(error, IncompleteReadError) else getattr(error, "status_code", None)
-    answer = f"{status} {error_code(error)}".rstrip()
-    if status in (401, 403):
-        return StoreAccessError(
-            f"{location} refused the credentials from {credential_source}: {answer}.",
-            hint="Either they are not for this account, or they do not allow this.",
-        )
-    if isinstance(error, ClientAuthenticationError):
-        return StoreAccessError(
-            f"There are no credentials for {location}: {credential_source} gave none.",
-            hint="Sign in with `az login`, or set AZURE_STORAGE_CONNECTION_STRING.",
-        )
-    if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
-        return StoreUnavailableError(f"{location} asks to be tried again later: {answer}.", throttled=True)
-    if status is None and _is_outage(error):
-        return unavailable(error, location, _SILENCES)
-    answer = answer if status else type(error).__name__
-    return StoreError(f"{location} gave an answer that mops-jobs cannot use: {answer}.")
-
-
-def _is_outage(error: Exception) -> bool:
-    if isinstance(error, DecodeError) and not isinstance(error, IncompleteReadError):
-        return False
-    # requests reports a URL or header that it will not send as a ValueError too: that is no outage.
-    if any(isinstance(each, requests.RequestException) and isinstance(each, ValueError) for each in chain(error)):
-        return False
-    return isinstance(error, AzureError | requests.RequestException | OSError)
