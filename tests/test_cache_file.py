@@ -451,6 +451,18 @@ def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: 
         assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
 
 
+def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path) -> None:
+    """schema.sql has to be written anew with each migration; schema.py tells how."""
+    made = file.open_to_write(str(tmp_path / "cache.db"), "registry")
+    migrated = Database(memory=True)
+    schema.migrate(migrated.conn)
+    same = ("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2", "SELECT * FROM tally")
+    for question in (*same, "SELECT id, migration_set, name FROM _sqlite_migrations"):
+        assert made.execute(question).fetchall() == migrated.execute(question).fetchall()
+    assert Path(file.NEW_SCHEMA).read_text(encoding="utf-8") == schema.script()
+    made.close()
+
+
 @pytest.mark.parametrize("argv", [("list", "-q", "--offline", "--limit", "0"), ("sync",)])
 def test_an_older_schema_is_upgraded_and_keeps_its_rows(
     cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]

@@ -103,6 +103,14 @@ def test_a_cached_job_is_shown_without_any_sdk(cli: Cli, remote: Remote, argv: t
     assert not {name for name in imported if name.startswith(("mopsjobs.store.azure.", "mopsjobs.registry"))}
 
 
+@pytest.mark.parametrize("argv", [("list",), ("sync", "-q")], ids=" ".join)
+def test_a_new_cache_needs_no_sqlite_utils(cli: Cli, argv: tuple[str, ...]) -> None:
+    """Its import takes a third of a second where numpy is installed, which it looks for."""
+    imported = _imported(cli, argv, packages=True)
+    assert "mopsjobs.cache.mirror" in imported
+    assert not {name for name in imported if name.partition(".")[0] in ("sqlite_utils", "click", "numpy")}
+
+
 @pytest.mark.parametrize("argv", [("--version",), ("list", "--fields"), ("schema", "job")], ids=" ".join)
 def test_what_needs_no_registry_opens_none(cli: Cli, argv: tuple[str, ...]) -> None:
     """What can be said without a registry imports neither a backend nor a library."""

@@ -1,8 +1,13 @@
 """Tables and views of the cache, as migrations. The views are the contract with other programs; the tables are not.
 
-Only this module imports sqlite-utils, and only a cache that is new or out of date needs it: its import takes longer
-than a whole listing. For the same reason, rows are written with plain `executemany` (rows.py): measured on 10,000
-records, an upsert by sqlite-utils takes twice as long.
+Only this module imports sqlite-utils, and only a cache that is out of date needs it: its import takes longer than a
+whole listing. A new cache is made by schema.sql, which is what the migrations make of an empty file. Write it anew when
+there is another migration:
+
+    python -c "from mopsjobs.cache.schema import script; print(script(), end='')" >mopsjobs/cache/schema.sql
+
+For the same reason, rows are written with plain `executemany` (rows.py): measured on 10,000 records, an upsert by
+sqlite-utils takes twice as long.
 """
 
 from __future__ import annotations
@@ -14,6 +19,9 @@ from sqlite_utils import Database, Migrations
 from mopsjobs.cache import tallies
 
 migrations = Migrations("mops-jobs")
+
+NEW_ID = "INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))))"
+"""Tells a cache from every other."""
 
 
 @migrations()
@@ -82,7 +90,7 @@ def m002_events(db: Database) -> None:
     db.execute("CREATE TABLE event_chunk (name TEXT PRIMARY KEY, key TEXT NOT NULL, problem TEXT) WITHOUT ROWID")
     db.create_view("events", "SELECT seq, job_id, json_extract(body, '$.at') AS at, at_ts, kind, body FROM event")
     db.create_view("event_problems", "SELECT key, problem AS reason FROM event_chunk WHERE problem IS NOT NULL")
-    db.execute("INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))))")
+    db.execute(NEW_ID)
 
 
 @migrations()
@@ -154,6 +162,22 @@ def _tally(db: Database) -> None:
     db.execute(f"INSERT INTO tally {tallies.SUMS} {tallies.GROUPED}")
     db.create_view(
         "job_sums", "SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0"
+    )
+
+
+def script() -> str:
+    """The newest schema as SQL for an empty file, with what says that the migrations were applied."""
+    db = Database(memory=True)
+    migrations.apply(db)
+    made = db.query("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid")
+    applied = (
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"  # noqa: S608 - names of ours
+        f" VALUES ('{migrations.name}', '{one.name}', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'))"
+        for one in migrations.applied(db)
+    )
+    statements = [*(row["sql"] for row in made), *applied, NEW_ID]
+    return "-- What the migrations of schema.py make of an empty file, written by its `script`.\n" + "".join(
+        f"{one};\n" for one in statements
     )
 
 

@@ -1,0 +1,76 @@
+-- What the migrations of schema.py make of an empty file, written by its `script`.
+CREATE TABLE "_sqlite_migrations" (
+   "id" INTEGER PRIMARY KEY,
+   "migration_set" TEXT,
+   "name" TEXT,
+   "applied_at" TEXT
+);
+CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
+    ON "_sqlite_migrations" ("migration_set", "name");
+CREATE TABLE "job" (
+   "key" TEXT NOT NULL,
+   "job_id" TEXT PRIMARY KEY,
+   "version" TEXT NOT NULL,
+   "generation" INTEGER NOT NULL,
+   "status" TEXT NOT NULL,
+   "is_active" INTEGER NOT NULL,
+   "created_ts" REAL NOT NULL,
+   "changed_ts" REAL NOT NULL,
+   "started_ts" REAL,
+   "ended_ts" REAL,
+   "progress" REAL,
+   "name" TEXT,
+   "namespace" TEXT,
+   "owner" TEXT,
+   "record" TEXT NOT NULL
+, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX "idx_job_key"
+    ON "job" ("key");
+CREATE INDEX "idx_job_changed_ts"
+    ON "job" ("changed_ts");
+CREATE INDEX "idx_job_status_changed_ts"
+    ON "job" ("status", "changed_ts");
+CREATE INDEX "idx_job_owner_changed_ts"
+    ON "job" ("owner", "changed_ts");
+CREATE INDEX idx_job_active ON job (changed_ts) WHERE is_active = 1;
+CREATE TABLE job_label (label TEXT NOT NULL, value TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (label, value, job_id)) WITHOUT ROWID;
+CREATE INDEX "idx_job_label_job_id"
+    ON "job_label" ("job_id");
+CREATE TABLE "problem" (
+   "key" TEXT PRIMARY KEY,
+   "kind" TEXT,
+   "reason" TEXT,
+   "version" TEXT
+);
+CREATE TABLE "meta" (
+   "name" TEXT PRIMARY KEY,
+   "value" TEXT
+);
+CREATE VIEW "jobs" AS SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, json_extract(record, '$.k8s_uid') AS k8s_uid, json_extract(record, '$.updated_at') AS updated_at, json_extract(record, '$.created_at') AS created_at, json_extract(record, '$.tasks_total') AS tasks_total, json_extract(record, '$.tasks_completed') AS tasks_completed, json_extract(record, '$.tasks_failed') AS tasks_failed, json_extract(record, '$.error_message') AS error_message, json_extract(record, '$.error_code') AS error_code, json_extract(record, '$.results_path') AS results_path, json_extract(record, '$.engine') AS engine, json_extract(record, '$.parent_job_id') AS parent_job_id, json_extract(record, '$.heartbeat_at') AS heartbeat_at, json_extract(record, '$.metadata') AS metadata, json_extract(record, '$.labels') AS labels, json_extract(record, '$.transitions') AS transitions, created_ts, started_ts, ended_ts, changed_ts FROM job;
+CREATE VIEW "job_labels" AS SELECT job_id, label, value FROM job_label;
+CREATE VIEW "sync_problems" AS SELECT key, kind, reason FROM problem;
+CREATE VIEW "sync_state" AS SELECT name, value FROM meta;
+CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, chunk TEXT NOT NULL, job_id TEXT NOT NULL, at_ts REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL);
+CREATE INDEX "idx_event_job_id_seq"
+    ON "event" ("job_id", "seq");
+CREATE TABLE event_chunk (name TEXT PRIMARY KEY, key TEXT NOT NULL, problem TEXT) WITHOUT ROWID;
+CREATE VIEW "events" AS SELECT seq, job_id, json_extract(body, '$.at') AS at, at_ts, kind, body FROM event;
+CREATE VIEW "event_problems" AS SELECT key, problem AS reason FROM event_chunk WHERE problem IS NOT NULL;
+CREATE INDEX "idx_job_name"
+    ON "job" ("name");
+CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL, jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL, PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID;
+CREATE VIEW "job_sums" AS SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0;
+CREATE INDEX idx_job_created_ts ON job (created_ts, started_ts, ended_ts, has_history, status, owner, is_active);
+CREATE INDEX idx_job_active_tallies ON job (status, changed_ts, suspect, heartbeat_ts, tasks_total, tasks_completed) WHERE is_active = 1;
+CREATE INDEX "idx_job_generation"
+    ON "job" ("generation");
+CREATE INDEX idx_job_ended ON job (ended_ts) WHERE is_active = 0;
+CREATE TABLE counter (name TEXT NOT NULL, labels TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (name, labels)) WITHOUT ROWID;
+CREATE TABLE pruned (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
+CREATE VIEW "counters" AS SELECT name, labels, value FROM counter;
+CREATE VIEW "pruned_jobs" AS SELECT key, version FROM pruned;
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm004_counters', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));
