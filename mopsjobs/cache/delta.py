@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from mopsjobs.cache import rows, state, taking
@@ -34,7 +33,7 @@ class Delta:
     def run(self, on_progress: OnProgress | None) -> None:
         """Bring the announced jobs. What is gone stays until `finish`."""
         jobs = iter(sorted(self._announced))
-        with ThreadPoolExecutor(taking.FETCHERS) as fetchers:
+        with taking.Fetchers() as fetchers:
             while batch := list(islice(jobs, taking.BATCH)):
                 self._take(batch, fetchers)
                 if on_progress is not None:
@@ -47,12 +46,12 @@ class Delta:
         """
         self._report.removed = taking.remove(self._connection, self._vanished, self._generation)
 
-    def _take(self, batch: list[str], fetchers: ThreadPoolExecutor) -> None:
+    def _take(self, batch: list[str], fetchers: taking.Fetchers) -> None:
         keys = [self._registry.key_of(job_id) for job_id in batch]
         known = [taking.column(self._connection, table, "version", keys) for table in ("job", "problem", "pruned")]
         taken = taking.Taken(self._generation)
         news = []
-        for job_id, key, found in zip(batch, keys, fetchers.map(self._fetch, keys), strict=True):
+        for job_id, key, found in zip(batch, keys, fetchers.fetch(self._fetch, keys), strict=True):
             if found is None:
                 self._vanished.append(key)
                 continue

@@ -12,20 +12,42 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Callable, Container, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from mopsjobs.cache import rows, state, taking
 from mopsjobs.changes import MAX_NAMES
 from mopsjobs.errors import StoreError
 from mopsjobs.job import MAX_RECORD_BYTES
 from mopsjobs.registry import JobRegistry
-from mopsjobs.store.base import Entry
+from mopsjobs.store.base import Entry, Versioned
 
 OnProgress = Callable[[int], None]
 """Told how many jobs were seen so far."""
 
 _TABLES = ("job", "problem", "pruned")
 """Where the cache has keys with versions."""
+
+
+class _Planned:
+    """A batch of which is known what is news, before it is written."""
+
+    def __init__(self, taken: taking.Taken, known: dict[str, str]) -> None:
+        self.taken = taken
+        self.known = known
+        """The batch's keys that the cache has, with their versions."""
+        self.seen = 0
+        self.listed: list[taking.Found] = []
+        """Records that the listing carried."""
+        self.lacking: list[tuple[str, str]] = []
+        """Jobs and keys of the others."""
+        self.fetched: Iterator[Versioned | None] = iter(())
+        """These, as they come."""
+
+    def found(self) -> Iterator[taking.Found]:
+        """All records. One that is gone by now is left out; the next sync sees what became of it."""
+        yield from self.listed
+        for (job_id, key), found in zip(self.lacking, self.fetched, strict=True):
+            if found is not None:
+                yield taking.Found(job_id, key, found.value, found.version)
 
 
 class Merge:
@@ -65,12 +87,16 @@ class Merge:
 
     def run(self, on_progress: OnProgress | None) -> None:
         """Merge the whole listing. What it lacks stays until `finish`."""
-        with ThreadPoolExecutor(taking.FETCHERS) as fetchers:
+        with taking.Fetchers() as fetchers:
+            planned: _Planned | None = None
             for batch in _batches(self._registry.scan()):
-                self._check_order(batch)
-                self._take(batch, fetchers)
-                if on_progress is not None:
-                    on_progress(self._report.seen)
+                # While one batch is written, the records of the next are fetched.
+                following = self._plan(batch, fetchers)
+                if planned is not None:
+                    self._take(planned, on_progress)
+                planned = following
+            if planned is not None:
+                self._take(planned, on_progress)
         self._vanish({key: "" for table in _TABLES for key in self._known(table, None)})
 
     def finish(self) -> None:
@@ -84,49 +110,45 @@ class Merge:
             if one >= two:
                 raise StoreError(f"The registry's listing is out of order at {two}; nothing was removed.")
 
-    def _take(self, batch: list[Entry], fetchers: ThreadPoolExecutor) -> None:
+    def _plan(self, batch: list[Entry], fetchers: taking.Fetchers) -> _Planned:
+        """Find out what of a batch is news, and begin to fetch what the listing does not carry of it."""
+        self._check_order(batch)
         last = batch[-1].key
         # In this order: a job that is pruned meanwhile is found in one of them.
         jobs, problems_known, pruned = (self._known(table, last) for table in _TABLES)
-        taken = taking.Taken(self._generation)
-        changed = []
+        planned = _Planned(taking.Taken(self._generation), jobs)
         for entry in batch:
             job_id = self._registry.job_id_of(entry.key)
             if job_id is None:
-                taken.problems += _beside(entry)
+                planned.taken.problems += _beside(entry)
                 continue
-            self._report.seen += 1
+            planned.seen += 1
             is_pruned = entry.version.value == pruned.get(entry.key)
             is_known = is_pruned or entry.version.value in (jobs.get(entry.key), problems_known.get(entry.key))
             if not is_known:
                 self._note(job_id)
             if is_pruned or (is_known and not self._again):
                 self._report.unchanged += 1
-            elif entry.value is None and entry.size is not None and entry.size > MAX_RECORD_BYTES:
-                taken.problems.append(taking.too_large(entry.key, entry.size, entry.version.value))
+            elif entry.value is not None:
+                planned.listed.append(taking.Found(job_id, entry.key, entry.value, entry.version))
+            elif entry.size is not None and entry.size > MAX_RECORD_BYTES:
+                planned.taken.problems.append(taking.too_large(entry.key, entry.size, entry.version.value))
             else:
-                changed.append((job_id, entry))
-        taken.add(self._with_values(changed, fetchers), jobs, self._report)
-        known = jobs.keys() | problems_known.keys() | pruned.keys()
-        self._vanish(known - {entry.key for entry in batch})
-        with state.unless_overtaken(self._connection, self._generation, state.FULL_GENERATION):
-            taken.write(self._connection)
+                planned.lacking.append((job_id, entry.key))
+        planned.fetched = fetchers.fetch(self._registry.store.get, [key for _, key in planned.lacking])
+        self._vanish((jobs.keys() | problems_known.keys() | pruned.keys()) - {entry.key for entry in batch})
         self._after = last
+        return planned
 
-    def _with_values(self, changed: list[tuple[str, Entry]], fetchers: ThreadPoolExecutor) -> Iterator[taking.Found]:
-        """The records: the listing's own where it has them, the others fetched, several at a time.
-
-        A record that is gone by now is left out; the next sync sees what became of it.
-        """
-        for job_id, entry in changed:
-            if entry.value is not None:
-                yield taking.Found(job_id, entry.key, entry.value, entry.version)
-        lacking = [(job_id, entry.key) for job_id, entry in changed if entry.value is None]
-        self._report.fetched += len(lacking)
-        fetched = fetchers.map(self._registry.store.get, [key for _, key in lacking])
-        for (job_id, key), found in zip(lacking, fetched, strict=True):
-            if found is not None:
-                yield taking.Found(job_id, key, found.value, found.version)
+    def _take(self, planned: _Planned, on_progress: OnProgress | None) -> None:
+        """Write what is news of a batch."""
+        self._report.fetched += len(planned.lacking)
+        planned.taken.add(planned.found(), planned.known, self._report)
+        with state.unless_overtaken(self._connection, self._generation, state.FULL_GENERATION):
+            planned.taken.write(self._connection)
+        self._report.seen += planned.seen
+        if on_progress is not None:
+            on_progress(self._report.seen)
 
     def _known(self, table: str, last: str | None) -> dict[str, str]:
         """Keys with versions of a table's rows beyond what is merged, up to the key `last`, or to the end."""
