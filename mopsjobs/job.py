@@ -211,6 +211,8 @@ def _text(name: str, value: object) -> str:
 
 
 def _count(name: str, value: object) -> int:
+    if type(value) is int and 0 <= value < 2**53:  # as nearly always
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -221,12 +223,13 @@ def _count(name: str, value: object) -> int:
 
 
 def _time(name: str, value: object) -> str:
-    text = _text(name, value)
+    if not isinstance(value, str):
+        _wrong(name, "text", value)
     try:
-        parse_time(text)
+        parse_time(value)
     except ValueError:
-        raise RecordError(f"field {name} should be an ISO 8601 time, not {text[:40]!r}") from None
-    return text
+        raise RecordError(f"field {name} should be an ISO 8601 time, not {value[:40]!r}") from None
+    return value
 
 
 def _status(name: str, value: object) -> str:
@@ -268,13 +271,13 @@ def _shards(name: str, value: object) -> JsonObject:
 def _transitions(name: str, value: object) -> tuple[JsonObject, ...]:
     steps = []
     for number, step in enumerate(_list(name, value)):
-        fields = _object(f"{name}[{number}]", step)
+        fields = step if type(step) is dict else _object(f"{name}[{number}]", step)
         try:
             _text("status", fields.get("status"))
             _time("at", fields.get("at"))
         except RecordError as error:  # named in full only here: a sync reads five steps a record
             raise RecordError(error.reason.replace("field ", f"field {name}[{number}].", 1)) from None
-        steps.append(fields)
+        steps.append(MappingProxyType(dict(fields)))
     return tuple(steps)
 
 
