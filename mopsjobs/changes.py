@@ -29,6 +29,8 @@ PREFIX = "changes/"
 SLOT_MINUTES = 10
 """Length of a slot. A process that writes a job every second pays one more request in that time."""
 
+SLOT_FORMAT = "%Y%m%dT%H%M"
+
 SKEW = timedelta(minutes=10)
 """How far the clocks of a writer and a reader may differ without a change being overlooked."""
 

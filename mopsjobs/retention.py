@@ -12,11 +12,12 @@ way leaves the younger part; whoever runs it again, or beside it, finds what is 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from mopsjobs.errors import (
     ValueTooLargeError,
 )
 from mopsjobs.registry import JobRegistry
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.times import parse_time
 
 MIN_AGE = timedelta(hours=1)
@@ -49,6 +51,9 @@ PAUSES = (0.2, 1.0, 3.0)
 
 SHOWN_REFUSALS = 10
 
+MAX_STRANGE = 100
+"""Keys that are none of ours, before it is given up to look for the first that is."""
+
 OnProgress = Callable[[int], None]
 
 
@@ -58,6 +63,25 @@ class Old(NamedTuple):
     key: str
     when: str
     job_id: str | None
+
+
+def oldest(store: VersionedStore) -> tuple[datetime | None, datetime | None]:
+    """When the oldest announcement and the oldest chunk of events were written; None where there is none.
+
+    Raises:
+        StoreError: the store cannot be listed.
+    """
+    slots = (key.split("/")[1] for key in store.list_keys(changes.PREFIX))
+    hours = (key.split("/")[1] for key in store.list_keys(chunks.PREFIX))
+    return _first_time(slots, changes.SLOT_FORMAT), _first_time(hours, chunks.BUCKET_FORMAT)
+
+
+def _first_time(times: Iterable[str], form: str) -> datetime | None:
+    """The first of these that is one. A few that are none may stand before it."""
+    for text in islice(times, MAX_STRANGE):
+        with contextlib.suppress(ValueError):
+            return datetime.strptime(text, form).replace(tzinfo=UTC)
+    return None
 
 
 class Span:

@@ -132,7 +132,7 @@ ARROWS = {
         "directories errors private times store config output registry events cache.counters cache.file"
         " cache.mirror cache.queries cache.events"
     ),
-    "mopsjobs.retention": "errors times changes chunks registry",
+    "mopsjobs.retention": "errors times changes chunks registry store.base",
     "mopsjobs.feed": "errors status times job context output cache.queries cache.events",
     "mopsjobs.foreground": "context engines.local private runner.run",
     "mopsjobs.naming": "errors job context cache.queries",

@@ -455,3 +455,24 @@ def test_a_registry_that_is_not_there_is_told(cli: Cli) -> None:
     ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
     assert ran.err.startswith("There is no registry at ")
     assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
+
+
+@pytest.mark.parametrize(("days", "state"), [(2, "ok"), (41, "warn")])
+def test_doctor_tells_when_announcements_pile_up(cli: Cli, anywhere: VersionedStore, days: int, state: str) -> None:
+    """And which command ends it; keys of others before them do not hide them."""
+    jobs = JobRegistry(anywhere, now=cli.clock.now)
+    _play(jobs, "a", cli.clock)
+    put(anywhere, "changes/!notes/x", b"-")
+    cli.clock.advance(days=days)
+    check = _retention(cli)
+    assert check["state"] == state
+    assert "events since 2026-03-01" in check["detail"]
+    if state == "warn":
+        assert check["fix"] == "mops-jobs prune --store --older-than 90d"
+        cli.ok(*check["fix"].split()[1:], "--yes")
+        assert _retention(cli)["state"] == "ok"
+
+
+def _retention(cli: Cli) -> dict[str, str]:
+    (check,) = (one for one in cli("doctor", "--json").json["checks"] if one["name"] == "retention")
+    return check  # type: ignore[no-any-return]

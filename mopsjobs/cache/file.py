@@ -16,7 +16,7 @@ from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.private import make_directory
 from mopsjobs.sqlite_file import connect
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
 
 APPLICATION_ID = 0x6D6F7063

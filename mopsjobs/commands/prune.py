@@ -62,10 +62,13 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 
 def _prune_cache(args: argparse.Namespace, context: Context) -> Result:
     from mopsjobs.cache import pruning
+    from mopsjobs.cache.events import forget_chunks
 
     before = context.now().timestamp() - parse_duration(args.older_than)
     found = context.peek(lambda cache: pruning.prunable(cache, before))
     if found is None or not found.jobs:
+        if found is not None and not args.dry_run:
+            context.change(lambda cache: forget_chunks(cache, from_timestamp(before)))
         return Result(notes=["No job in the cache ended so long ago; nothing was removed."])
     limit = whole_seconds(json_time(from_timestamp(before)))
     if args.dry_run:
@@ -76,6 +79,7 @@ def _prune_cache(args: argparse.Namespace, context: Context) -> Result:
         return declined
 
     def prune(cache: sqlite3.Connection) -> Pruned:
+        forget_chunks(cache, from_timestamp(before))
         return pruning.prune(cache, before)
 
     pruned = context.change(prune)
