@@ -40,8 +40,8 @@ MIN_AGE = timedelta(hours=1)
 BATCH = 256
 """Keys taken from a listing, and removed, together."""
 
-THREADS = 16
-"""Records read, or keys removed, at a time."""
+THREADS = 8
+"""Records read, or keys removed, at a time: writers and readers at work shall not notice."""
 
 MAX_JOBS = 100_000
 """Jobs that are remembered, some 10 MB: whether they have ended is asked once for each, up to so many."""
@@ -268,7 +268,8 @@ class Retention:
             try:
                 return self._store.delete(old.key)
             except StoreUnavailableError as error:
-                if pause is None or error.silent:
+                # A server that was there a moment ago is busy. One that is silent from the beginning is not there.
+                if pause is None or (error.silent and not self.removed.keys):
                     self._is_over = True
                     raise
             except StoreAccessError:
