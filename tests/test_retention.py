@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import subprocess
@@ -20,12 +21,14 @@ from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError,
 from mopsjobs.events import EventLog, record_event
 from mopsjobs.registry import JobRegistry
 from mopsjobs.retention import Retention
+from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support_cli import START, Cli, Clock, LineStore, Remote, add, command, environment, put, sentences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from conftest import Azurite
     from mopsjobs.store.base import VersionedStore
 
 MONTH = timedelta(days=30)
@@ -458,6 +461,45 @@ def test_it_works_on_every_backend(cli: Cli, anywhere: VersionedStore) -> None:
     assert not list(changes.needless(anywhere, cli.clock.now()))
     cli.ok("sync", "-q", "--full")
     assert cli.ids("--limit", "0") == listed
+
+
+@pytest.fixture
+def container(cli: Cli, azurite: Azurite) -> Iterator[str]:
+    """A container of a real Azurite, after 41 days, which `cli` has for its registry."""
+    name = azurite.new_container()
+    cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{name}"
+    with contextlib.closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as opened:
+        _aged(opened, cli.clock)
+        yield name
+
+
+@pytest.mark.azurite
+def test_who_may_only_read_removes_nothing(cli: Cli, azurite: Azurite, container: str) -> None:
+    """With a SAS to read and list: `--dry-run` tells what would go, and removing it is not permitted."""
+    from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+    allowed = ContainerSasPermissions(read=True, list=True)
+    expiry = datetime.now(UTC) + timedelta(hours=1)
+    sas = generate_container_sas(azurite.account, container, azurite.key, permission=allowed, expiry=expiry)
+    words = ("prune", "--store", "--older-than", "30d")
+    env = {"AZURE_STORAGE_ACCOUNT": azurite.account, "AZURE_STORAGE_SAS_TOKEN": sas}
+    assert cli.ok(*words, "--dry-run", **env).err == f"Would remove {CHUNKS}.\n"
+    ran = cli(*words, "--yes", **env)
+    assert (ran.code, sas in ran.err) == (4, False)
+    assert cli.ok(*words, "--dry-run").err == f"Would remove {CHUNKS}.\n"
+
+
+@pytest.mark.azurite
+def test_what_is_held_stays_and_the_rest_goes(cli: Cli, azurite: Azurite, container: str) -> None:
+    """A blob under a lease is named, with exit code 7; the others go."""
+    with azurite.client(container) as client:
+        held = next(name for name in client.list_blob_names() if name.startswith("events/") and "/old-1/" in name)
+        lease = client.get_blob_client(held).acquire_lease()
+        ran = cli("prune", "--store", "--older-than", "30d", "--yes", "-q")
+        assert (ran.code, len(sentences(ran.err))) == (7, 1)
+        assert held in ran.err
+        lease.release()
+    assert cli.ok("prune", "--store", "--older-than", "30d", "--yes").err.startswith("Removing 1 chunk of events (")
 
 
 def test_a_registry_that_is_not_there_is_told(cli: Cli) -> None:
