@@ -4,13 +4,17 @@ An announcement is a key alone: `changes/<slot>/<job id>`, the slot being ten mi
 that somebody may write the job during that slot, and says it before the write: a writer that dies in between has
 announced too much, never too little. Announcing twice is harmless, so nobody has to remember anything for longer than
 a process lives.
+
+A reader looks back no further than its last complete sync, and that at most an hour: it then lists everything. So an
+announcement of a day ago is nobody's any more, and retention.py removes it.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -25,15 +29,22 @@ PREFIX = "changes/"
 SLOT_MINUTES = 10
 """Length of a slot. A process that writes a job every second pays one more request in that time."""
 
+SLOT_FORMAT = "%Y%m%dT%H%M"
+
 SKEW = timedelta(minutes=10)
 """How far the clocks of a writer and a reader may differ without a change being overlooked."""
 
 LANDING = timedelta(minutes=5)
 """How long after its announcement a write may land. The stores give up on a request within seconds."""
 
+KEPT = timedelta(days=1)
+"""How old an announcement is at least, by the clock of whoever removes it. Half a day more than a clock is wrong that
+takes the local time for UTC; a reader needs the last hour and 25 minutes (see `reach`)."""
+
 MAX_NAMES = 100_000
 """Jobs that a reader takes in from announcements: some 10 MB. With more, listing everything is cheaper."""
 
+_KEY = re.compile(r"changes/(?P<slot>\d{8}T\d{4})/(?P<job>[^/]+)", re.ASCII)
 _VALUE = b"-"  # not empty: Azure has to be asked twice about a listing with empty blobs in it
 _LISTERS = 8
 
@@ -104,6 +115,35 @@ def announced(store: VersionedStore, since: datetime, until: datetime) -> set[st
             if len(listed) > MAX_NAMES or len(found) > MAX_NAMES:
                 return None
     return {name for name in found if _is_job_id(name)}
+
+
+def reach() -> timedelta:
+    """How long ago a reader's last sync may be when it has listed the announcements since: what is older may be gone.
+
+    A day, less how far the clock of whoever removes them may be ahead, and how far before that sync they begin.
+    """
+    return KEPT - 2 * SKEW - LANDING
+
+
+def needless(store: VersionedStore, now: datetime) -> Iterator[tuple[str, str]]:
+    """The announcements that no reader needs any more: key and slot of each, the oldest first.
+
+    Only these are listed, and one page more at most. What lies there and is no announcement is left alone.
+
+    Args:
+        store: where they are.
+        now: the time, in UTC.
+
+    Raises:
+        StoreError: the announcements cannot be listed.
+    """
+    limit = slot_of(now - KEPT)
+    for key in store.list_keys(PREFIX):
+        if key >= limit:
+            return
+        match = _KEY.fullmatch(key)
+        if match is not None and _is_job_id(match["job"]):
+            yield key, match["slot"]
 
 
 def _is_job_id(name: str) -> bool:

@@ -76,6 +76,7 @@ class Feed:
         self._since: datetime | None = None
         self._cache_id: str | None = None
         self._listed = 0
+        self._is_brought = False
         self.job_id: str | None = None
         """The job's whole id."""
         self.job: Mapping[str, object] | None = None
@@ -107,6 +108,7 @@ class Feed:
         started = self._context.now()
         self._listed = self._context.sync_events(job_id=self.job_id, since=self._since).listed
         self._since = started if self.job_id is not None else None
+        self._is_brought = True
 
     def bring_if_possible(self) -> None:
         """As `bring`; if the registry does not answer, what the cache has will do, with a warning.
@@ -178,6 +180,7 @@ class Feed:
                 ending.see(page)
                 after, is_quiet = page[-1].seq, False
             if outage is None and state is not None and ending.is_over(state, is_quiet=is_quiet):
+                self.job = state.to_dict()
                 return state
             outages = 0 if outage is None else outages + 1
             if outages == 1:
@@ -185,6 +188,16 @@ class Feed:
             # Full jitter, so that the followers of a whole team do not come back all at once.
             delay = random.random() * min(MAX_OUTAGE_DELAY, POLL_SECONDS * 2.0 ** min(outages, 30))  # noqa: S311
             self._context.sleep(delay if outages else pause_after(self._listed))
+
+    def tell_absence(self) -> None:
+        """Say so, when the job has ended and neither the registry nor the cache has anything that happened to it."""
+        if self.job is None or self.job["status"] not in TERMINAL or not self._is_brought:
+            return
+        job_id = str(self.job_id)
+        if not self._context.peek(lambda cache: has_events(cache, job_id)):
+            self._context.out.note(
+                f"There are no events of job {job_id}: none were written, or prune --store has removed them."
+            )
 
     def _state(self) -> JobState | None:
         if self.job_id is None:

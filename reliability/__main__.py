@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reliability.trial import Figure, PromiseBroken, Trial
 
-KINDS = ("storm", "crashes", "hostile")  # modules of this package, each with `run(trial) -> list[Figure]`
+KINDS = ("storm", "crashes", "hostile", "life")  # modules of this package, each with `run(trial) -> list[Figure]`
 
 
 def main() -> int:

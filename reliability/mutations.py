@@ -1,4 +1,4 @@
-"""Defects put into mops-jobs on purpose, in the processes of a storm: a check that finds none proves nothing."""
+"""Defects put into mops-jobs on purpose, in the processes of a trial: a check that finds none proves nothing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mopsjobs import rules
+from mopsjobs.cache import events, mirror
 from mopsjobs.cache.delta import Delta
 from mopsjobs.errors import StoreError, StoreUnavailableError
+from mopsjobs.retention import Old, Retention
 from mopsjobs.store import cas
 from mopsjobs.store.azure import AzureVersionedStore
 from mopsjobs.store.base import Entry, VersionToken
@@ -99,4 +101,53 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "each tenth write is acknowledged and not sent": _acknowledge_what_was_not_sent,
     "a listing that breaks off is taken for a whole one": _take_a_broken_listing_for_a_whole_one,
     "a delta sync looks at half of what was announced": _look_at_half_of_what_was_announced,
+}
+
+
+# --- what a long life brings to light ---------------------------------------------------------------------------------
+
+
+def _remove_nothing() -> None:
+    Retention._remove = lambda self, old: True  # type: ignore[method-assign]
+
+
+def _remove_too_much() -> None:
+    given = Retention._old_chunks
+
+    def old_chunks(self: Retention) -> Iterator[Old]:
+        return (old._replace(job_id="nobody") for old in given(self))
+
+    Retention._old_chunks = old_chunks  # type: ignore[method-assign]
+
+
+def _forget_no_names() -> None:
+    events.forget_chunks = lambda connection, before: 0
+
+
+def _leave_a_connection_open() -> None:
+    given, left = mirror.open_to_write, []
+
+    def open_one(path: str, registry_id: str) -> Any:
+        left.append(given(path, registry_id))
+        return given(path, registry_id)
+
+    mirror.open_to_write = open_one
+
+
+def _keep_what_was_read() -> None:
+    given, kept = events.parse_chunk, []
+
+    def parse(value: bytes, *, job_id: str | None = None) -> Any:
+        kept.append(bytes(1 << 15))
+        return given(value, job_id=job_id)
+
+    events.parse_chunk = parse
+
+
+LIFE_MUTATIONS: dict[str, Callable[[], None]] = {
+    "retention removes nothing": _remove_nothing,
+    "retention removes the events of active jobs": _remove_too_much,
+    "names of chunks are never forgotten": _forget_no_names,
+    "each sync leaves a connection to the cache open": _leave_a_connection_open,
+    "what was read of events stays in memory": _keep_what_was_read,
 }

@@ -6,6 +6,8 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 from contextlib import closing
 from functools import partial
@@ -18,7 +20,7 @@ from mopsjobs.cache import file, schema
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from support_cli import Cli, Remote, add, foreign, key, sentences, unprivileged
+from support_cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences, unprivileged
 
 VIEWS = {
     "jobs": [
@@ -482,3 +484,15 @@ def test_an_older_schema_is_upgraded_and_keeps_its_rows(
     assert "more" in database["job"].columns_dict
     assert database["job"].count == 60
     database.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Locks of files work in another way there.")
+def test_a_writer_does_not_release_the_locks_of_a_reader_in_its_process(tmp_path: Path) -> None:
+    """As in `serve`: another process that leaves meanwhile does not take the WAL away from who is still there."""
+    path = str(tmp_path / "cache.db")
+    with closing(file.open_to_write(path, REMOTE_URL)) as first:
+        first.execute("INSERT INTO meta VALUES ('a', '1')")
+        file.open_to_write(path, REMOTE_URL).close()
+        script = f"from mopsjobs.cache import file; file.open_to_write({path!r}, {REMOTE_URL!r}).close()"
+        subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=True)
+        assert os.path.exists(f"{path}-wal")

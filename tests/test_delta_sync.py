@@ -25,6 +25,7 @@ from mopsjobs import changes
 from mopsjobs.cache import file, mirror
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry import JobRegistry
+from mopsjobs.retention import Retention
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.times import parse_time
@@ -53,6 +54,10 @@ SYNCED = st.sampled_from([None, 0, 1])
 """Which mirror is synced before and after a write."""
 LANDINGS = st.sampled_from([0.0, 300.0]) | st.floats(0, 300)
 """Seconds between looking at the clock for an announcement and the write landing: up to five minutes."""
+
+
+KEPT = mirror.FULL_SCAN + 2 * changes.SKEW + changes.LANDING
+"""How long announcements are kept here: no longer than the promise needs, so that it would break if that were less."""
 
 
 class CrashError(BaseException):
@@ -131,7 +136,11 @@ class DeltaSync(RuleBasedStateMachine):
 
     def __init__(self, inner: VersionedStore, template: str) -> None:
         super().__init__()
-        self._patches = [mock.patch.object(mirror, "SMALL", 0), mock.patch.object(mirror, "GET_COST", 0)]
+        self._patches = [
+            mock.patch.object(mirror, "SMALL", 0),
+            mock.patch.object(mirror, "GET_COST", 0),
+            mock.patch.object(changes, "KEPT", KEPT),
+        ]
         for patch in self._patches:
             patch.start()
         self._inner = inner
@@ -275,6 +284,27 @@ class DeltaSync(RuleBasedStateMachine):
         report = self._sync(cache, full=full, meanwhile=meanwhile)
         self._check(cache, begun, report, started, overtaken=True)
 
+    @rule(offset=OFFSETS)
+    def retain(self, offset: float) -> None:
+        """Somebody, with a clock of their own, removes from the store what no reader needs."""
+        self._retain(offset)
+
+    @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans(), quiet=QUIET, sleeping=PAUSES, offset=OFFSETS)
+    def sync_of_a_laptop_that_sleeps(
+        self, cache: int, writer: int, job: str, full: bool, quiet: float, sleeping: float, offset: float
+    ) -> None:
+        """A sync has begun, sleeps before it looks at anything, and meanwhile what others no longer need is removed."""
+        self._write(writer, job)
+        self._pass(quiet)
+
+        def sleep() -> None:
+            self._pass(sleeping)
+            self._retain(offset)
+
+        begun, started = self._begun(), self._now(cache)
+        report = self._sync(cache, full=full, asleep=sleep)
+        self._check(cache, begun, report, started)
+
     @rule(cache=CACHES)
     def sync_that_breaks_off(self, cache: int) -> None:
         """A failed sync claims nothing."""
@@ -338,8 +368,22 @@ class DeltaSync(RuleBasedStateMachine):
     def _now(self, cache: int) -> datetime:
         return self.clock + timedelta(seconds=self.cache_offsets[cache])
 
-    def _sync(self, cache: int, *, full: bool, meanwhile: Callable[[], None] = _nothing) -> SyncReport:
-        """A sync; `meanwhile` happens after it has listed everything, or all the announcements it goes by."""
+    def _retain(self, offset: float) -> None:
+        now = self.clock + timedelta(seconds=offset)
+        Retention(JobRegistry(self.world), timedelta(hours=1), now=now, sleep=self._pass).remove()
+
+    def _sync(
+        self,
+        cache: int,
+        *,
+        full: bool,
+        asleep: Callable[[], None] = _nothing,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> SyncReport:
+        """A sync.
+
+        `asleep` happens when it has begun, `meanwhile` after it has listed everything, or the announcements it goes by.
+        """
 
         def once() -> None:
             nonlocal meanwhile
@@ -348,6 +392,9 @@ class DeltaSync(RuleBasedStateMachine):
             happens()
 
         def announced(*args: object, **named: object) -> set[str] | None:
+            nonlocal asleep
+            happens, asleep = asleep, _nothing
+            happens()
             found = list_announced(*args, **named)  # type: ignore[arg-type]
             once()
             return found
@@ -375,10 +422,10 @@ class DeltaSync(RuleBasedStateMachine):
             assert parse_time(report.synced_at) == started
         assert parse_time(self._synced_at(cache) or "") <= self._now(cache)
         last_full = self.last_full[cache]
+        if overtaken and last_full is not None and last_full > started:
+            return  # by a full one, begun later: whatever this one was, it does not take its place
         if report.is_full:
-            # One that was overtaken by another full one, begun later, does not take its place.
-            if not overtaken or last_full is None or started > last_full:
-                self.last_full[cache] = started
+            self.last_full[cache] = started
         else:
             assert last_full is not None
             assert timedelta() <= started - last_full <= mirror.FULL_SCAN

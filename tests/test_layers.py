@@ -138,6 +138,7 @@ ARROWS = {
         "directories errors private times store config output registry events cache.counters cache.file"
         " cache.mirror cache.queries cache.events"
     ),
+    "mopsjobs.retention": "errors times changes chunks registry store.base",
     "mopsjobs.feed": "errors status times job context output cache.queries cache.events",
     "mopsjobs.foreground": "context engines.local private runner.run",
     "mopsjobs.naming": "errors job context cache.queries",
@@ -183,6 +184,7 @@ COMMANDS_MAY = (
     " cache.statistics cache.streaming metrics advice web.security web.server cache.words"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pages"
     " cache.pruning cache.statistics cache.streaming csv_text metrics advice web.security web.server cache.words"
+    " retention"
 )
 
 OUTSIDE = {

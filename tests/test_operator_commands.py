@@ -33,7 +33,7 @@ def test_doctor_is_content_on_a_sound_machine(cli: Cli, jobs: JobRegistry) -> No
     checks = _checks(cli)
     assert {check["state"] for check in checks.values()} == {"ok"}
     assert {check["fix"] for check in checks.values()} == {None}
-    assert list(checks) == ["version", "config", "registry", "access", "cache", "records"]
+    assert list(checks) == ["version", "config", "registry", "access", "retention", "cache", "records"]
     assert __version__ in str(checks["version"]["detail"])
     assert "(from environment MOPS_JOBS_REGISTRY)" in str(checks["registry"]["detail"])
 

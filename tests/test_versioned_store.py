@@ -498,3 +498,20 @@ def test_a_value_that_sqlite_does_not_take_is_refused_as_too_large(tmp_path: Pat
         with pytest.raises(ValueTooLargeError, match="too large"):
             store.create_if_absent("a", bytes(2000))
         assert store.create_if_absent("a", b"small")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="This system does not list open files as Linux does.")
+def test_threads_that_have_ended_leave_no_file_open(store: VersionedStore) -> None:
+    """A server has had thousands of threads by the end of the day, each of which has read or written."""
+    store.create_if_absent("key", b"value")
+
+    def open_files() -> int:
+        for number in range(20):
+            use = (lambda: store.get("key")) if number % 2 else (lambda: store.create_if_absent("key", b"other"))
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+        return len(os.listdir("/proc/self/fd"))
+
+    first = open_files()
+    assert [open_files() for _ in range(3)] == [first] * 3

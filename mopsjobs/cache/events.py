@@ -3,6 +3,9 @@
 Each event gets a number when it comes in. A chunk and its events go in by one transaction, and the numbers grow with
 the transactions; so whoever has read up to a number has missed nothing below it, whatever other machines write late
 and other processes mirror meanwhile. A chunk is known by its name, not by its key: sent twice, it is taken once.
+
+Names would pile up for ever. So pruning forgets those of hours that lie far enough back, and the cache remembers up to
+which hour: nothing written before it is taken from the store again, whether it is there or not.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
-from mopsjobs.cache.state import transaction
-from mopsjobs.chunks import BUCKET_FORMAT, PREFIX, ChunkName, Event, chunk_name, parse_chunk
+from mopsjobs.cache.state import recalled, remember, transaction
+from mopsjobs.chunks import BUCKET_FORMAT, PREFIX, ChunkName, Event, bucket_of, chunk_name, parse_chunk
 from mopsjobs.errors import RecordError, UsageError, ValueTooLargeError
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.times import json_time, parse_time, utc_now
@@ -38,6 +41,9 @@ PAGE = 1000
 
 SYNCED_AT = "events_synced_at"
 """What the cache remembers: when the last sync of the events of all jobs began."""
+
+KNOWN_BEFORE = "events_known_before"
+"""What the cache remembers: the hour before which all chunks are known, although their names are forgotten."""
 
 _CURSOR = re.compile(r"([0-9a-f]{12})-(\d{1,18})", re.ASCII)
 
@@ -97,7 +103,8 @@ def sync_events(
         connection: the cache, open to write.
         job_id: bring the events of this job alone.
         since: with `job_id`: what was written before this is known to be there.
-        full: list everything again, and try again what could not be read.
+        full: list everything again, and try again what could not be read. Of hours whose names are forgotten, nothing
+            else is taken.
         now: the time, in UTC.
 
     Raises:
@@ -161,12 +168,15 @@ def _lacking(
     """The chunks that the cache lacks. What lies there and is no chunk by its key is left alone."""
     found = (_Found(key, name) for key in keys if (name := chunk_name(key)) is not None)
     wanted = (one for one in found if job_id is None or one.name.job_id == job_id)
+    known_before = recalled(connection, KNOWN_BEFORE) or ""
     while batch := list(islice(wanted, 500)):
         marks = ", ".join("?" * len(batch))
         names = [one.name.name for one in batch]
-        sql = f"SELECT name FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
-        known = {name for (name,) in connection.execute(sql + (" AND problem IS NULL" if retry else ""), names)}
-        yield from (one for one in batch if one.name.name not in known)
+        sql = f"SELECT name, problem IS NOT NULL FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
+        is_bad = dict(connection.execute(sql, names))
+        for one in batch:
+            if is_bad[one.name.name] and retry if one.name.name in is_bad else one.name.bucket >= known_before:
+                yield one
 
 
 def _fetched(store: VersionedStore, batch: list[_Found], fetchers: ThreadPoolExecutor) -> Iterator[_Fetched]:
@@ -206,12 +216,45 @@ def _take(connection: sqlite3.Connection, batch: list[_Fetched], report: EventsR
             if one.problem is not None:
                 report.problems.append((one.key, one.problem))
                 continue
+            if _is_forgotten(connection, one):
+                continue
             report.chunks += 1
             report.events += len(one.events)
             connection.executemany(
                 "INSERT INTO event (chunk, job_id, at_ts, kind, body) VALUES (?, ?, ?, ?, ?)",
                 [_row(one.name.name, event) for event in one.events],
             )
+
+
+def _is_forgotten(connection: sqlite3.Connection, one: _Fetched) -> bool:
+    """Whether the cache has had this chunk, from an hour whose names it has forgotten.
+
+    A chunk that was sent again, since the first reply was lost, lies in a later hour than its events tell of. So does
+    one that waited for a long outage; its events are not here yet, unless its job was pruned.
+    """
+    known_before = recalled(connection, KNOWN_BEFORE)
+    if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in one.events):
+        return False
+    job_id = one.name.job_id
+    if connection.execute("SELECT 1 FROM job WHERE job_id = ?", (job_id,)).fetchone() is None:
+        return True
+    had = "SELECT 1 FROM event WHERE job_id = ? AND chunk = ? LIMIT 1"
+    return connection.execute(had, (job_id, one.name.name)).fetchone() is not None
+
+
+def forget_chunks(connection: sqlite3.Connection, before: datetime) -> int:
+    """Forget the names of chunks that were written before that time, in UTC, as far as no ordinary sync lists them.
+
+    The events stay. Chunks that could not be read stay known, so that they can be tried again. Returns how many went.
+    """
+    synced = _synced_at(connection)
+    if synced is None:
+        return 0
+    with transaction(connection):
+        hour = max(bucket_of(min(before, synced - SKEW)), recalled(connection, KNOWN_BEFORE) or "")
+        remember(connection, {KNOWN_BEFORE: hour})
+        gone = connection.execute("DELETE FROM event_chunk WHERE key < ? AND problem IS NULL", (f"{PREFIX}{hour}/",))
+    return gone.rowcount
 
 
 def _row(chunk: str, event: Event) -> tuple[str, object, float, object, str]:

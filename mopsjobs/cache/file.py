@@ -16,7 +16,7 @@ from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.private import make_directory
 from mopsjobs.sqlite_file import connect
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
 
 NEW_SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.sql")
@@ -64,8 +64,7 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
     with explained(path):
         try:
             make_directory(os.path.dirname(path))
-            # SQLite gives the WAL the mode of the file, so it is enough to make this one private.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            _make(path)
         except OSError as error:
             raise CacheError(
                 f"Cannot write the cache {path}: {error.strerror}.", hint="Name another place: --cache PATH."
@@ -81,6 +80,17 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def _make(path: str) -> None:
+    """Make the file, private, unless it is there. SQLite gives the WAL its mode.
+
+    One that is there must not be opened by anything but SQLite: closing it again would release the locks that this
+    process has on it (that is how POSIX has it), and the next process to leave would take the WAL away from under it.
+    """
+    if not os.path.exists(path):
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def set_aside(path: str, stamp: str, *, is_default: bool) -> str | None:

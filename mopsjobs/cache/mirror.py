@@ -186,10 +186,15 @@ class _Sync:
             counters.add(self._connection, {(counters.SYNC_ERRORS, ("parse",)): 1})
 
     def _announced(self) -> set[str] | None:
-        """The jobs announced since the last complete sync; None if that is too long ago, or they are too many."""
+        """The jobs announced since the last complete sync; None if that is too long ago, or they are too many.
+
+        By the time they are listed, that sync must not be so long ago that some may have been removed.
+        """
         if self._last is None or self._age(self._last) is None:
             return None
-        return changes.announced(self._registry.store, self._last, self._now())
+        found = changes.announced(self._registry.store, self._last, self._now())
+        # A laptop may have slept since this sync began, and somebody have removed by now what it needed.
+        return found if self._now() - self._last <= changes.reach() else None
 
     def _age(self, moment: datetime | None) -> timedelta | None:
         """How long ago that was; None if it is never, in the future, or longer ago than a full sync may be."""

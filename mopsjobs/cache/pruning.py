@@ -48,7 +48,8 @@ def prunable(connection: sqlite3.Connection, ended_before: float) -> Prunable:
 def prune(connection: sqlite3.Connection, ended_before: float) -> Pruned:
     """Remove the jobs that ended before that time, with their labels and events, and give their space back.
 
-    The names of chunks of events stay, so that no sync brings those events again. Counters stay as they are.
+    The names of chunks of events stay, so that no sync brings those events again, until `events.forget_chunks` takes
+    care of that otherwise. Counters stay as they are.
     """
     jobs = events = 0
     while True:

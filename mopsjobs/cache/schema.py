@@ -152,6 +152,11 @@ def m004_counters(db: Database) -> None:
     db.create_view("pruned_jobs", "SELECT key, version FROM pruned")
 
 
+@migrations()
+def m005_forgotten_chunks(db: Database) -> None:
+    """Names of chunks may be missing (see events.py). No table changes, but an older version would take them again."""
+
+
 def _tally(db: Database) -> None:
     """The sums that tallies.py keeps."""
     db.execute(

@@ -41,6 +41,9 @@ NETWORK_FILE_SYSTEMS = (
 )
 """SQLite's WAL needs shared memory between the processes at a file, which none of these gives across machines."""
 
+PILING_DAYS = 7
+"""Announcements are of no use after a day; older than so many days, they pile up and nobody removes them."""
+
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -112,7 +115,10 @@ def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> It
     yield Check("config", "ok", ", ".join(context.settings.files) or "no configuration file")
     registry = context.settings.registry
     yield Check("registry", "ok", f"{registry.value} (from {registry.origin})")
-    yield _reachable(context)
+    access = _reachable(context)
+    yield access
+    if access.state == "ok":
+        yield _retention(context)
     try:
         yield context.peek(lambda connection: _cache(context, connection)) or Check(
             "cache", "warn", f"{context.cache_path}: nothing there yet", fix="mops-jobs sync"
@@ -156,6 +162,25 @@ def _reachable(context: Context) -> Check:
     if first is None:
         return Check("access", "warn", f"reachable, no jobs there yet{signed}", fix="mops-jobs register JOB")
     return Check("access", "ok", f"reachable in {taken * 1000:.0f} ms{signed}")
+
+
+def _retention(context: Context) -> Check:
+    from mopsjobs.retention import oldest
+
+    try:
+        announced, told = oldest(context.store)
+    except MopsJobsError as error:
+        return Check("retention", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
+    since = f"{told:%Y-%m-%d}" if told else None
+    facts = f"events since {since}" if since else "no events"
+    if announced is not None and (context.now() - announced).days >= PILING_DAYS:
+        return Check(
+            "retention",
+            "warn",
+            f"{facts}, and announcements since {announced:%Y-%m-%d}, which nobody needs after a day",
+            fix="mops-jobs prune --store --older-than 90d",
+        )
+    return Check("retention", "ok", facts)
 
 
 def _cache(context: Context, connection: sqlite3.Connection) -> Check:

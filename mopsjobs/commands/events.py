@@ -48,10 +48,12 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     show = _printer(args, context)
     if args.follow:
         feed.follow(after, show)
+        feed.tell_absence()
         return Result()
     feed.bring_if_possible()
     for page in feed.pages(after):
         show(page)
+    feed.tell_absence()
     return Result()
 
 

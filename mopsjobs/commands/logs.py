@@ -63,8 +63,10 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     except StoreUnavailableError as outage:
         return _from_the_runner(outage, args, choice, context)
     if not args.follow or seen < 0:
+        feed.tell_absence()
         return Result()
     state = feed.follow(seen, choice.show)
+    feed.tell_absence()
     return Result(exit_code=0 if state is None else exit_code_of({"status": state.status}))
 
 

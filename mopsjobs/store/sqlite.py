@@ -12,6 +12,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,34 @@ CREATE TABLE store (id TEXT NOT NULL, writes INTEGER NOT NULL);
 """
 
 
+_INHERITED: list[sqlite3.Connection] = []
+"""Of the process that this one was forked from. SQLite forbids to close them here, so somebody has to hold them."""
+
+
+class _Held:
+    """A connection for as long as its thread lives and its store is open."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._pid = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this very process has opened it."""
+        return self._pid == os.getpid()
+
+    def close(self) -> None:
+        """Close it, unless that is for another process to do."""
+        if self.is_ours:
+            self.connection.close()
+
+    def __del__(self) -> None:
+        if self.is_ours:
+            self.connection.close()
+        else:
+            _INHERITED.append(self.connection)
+
+
 class SQLiteVersionedStore:
     """The contract of `VersionedStore` over one SQLite file, which the first write creates (mode 0600).
 
@@ -49,7 +78,7 @@ class SQLiteVersionedStore:
         self.location = self.path
         self._threads = threading.local()
         self._lock = threading.Lock()
-        self._opened: list[sqlite3.Connection] = []
+        self._opened: weakref.WeakSet[_Held] = weakref.WeakSet()
         self._closed = False
 
     def get(self, key: str) -> Versioned | None:
@@ -107,9 +136,9 @@ class SQLiteVersionedStore:
         """See `VersionedStore.close`."""
         with self._lock:
             self._closed = True
-            opened, self._opened = self._opened, []
-        for connection in opened:
-            connection.close()
+            opened = list(self._opened)
+        for held in opened:
+            held.close()
 
     def _pages(self, columns: str, prefix: str) -> Iterator[tuple[Any, ...]]:
         after = ""
@@ -178,15 +207,17 @@ class SQLiteVersionedStore:
     def _connection(self, *, create: bool) -> sqlite3.Connection | None:
         """This thread's connection; None when there is no file and none is to be made.
 
-        One connection a thread and process: SQLite forbids carrying one across a fork.
+        One connection a thread and process: SQLite forbids carrying one across a fork. It goes with the thread: a
+        server that syncs has had thousands of threads by the end of the day.
         """
         if self._closed:
             raise StoreError(f"The store {self.path} is closed.")
         mine = self._threads.__dict__
-        if mine.get("pid") == os.getpid():
+        held: _Held | None = mine.get("held")
+        if held is not None and held.is_ours:
             if mine["writable"] or not create:
-                return mine["connection"]  # type: ignore[no-any-return]
-            mine["connection"].close()
+                return held.connection
+            held.close()
             mine.clear()  # should opening it to write fail, then the next reader opens its own
         if os.path.isdir(self.path):
             raise StoreAccessError(f"The registry {self.path} is a directory, and should be a file.", hint=_ELSEWHERE)
@@ -194,11 +225,11 @@ class SQLiteVersionedStore:
             if not create:
                 return None
             self._create_file()
-        connection = self._open(create=create)
-        mine.update(pid=os.getpid(), connection=connection, writable=create)
+        held = _Held(self._open(create=create))
+        mine.update(held=held, writable=create)
         with self._lock:
-            self._opened.append(connection)
-        return connection
+            self._opened.add(held)
+        return held.connection
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
         connection = connect(self.path, writable=create, busy_seconds=BUSY_SECONDS, synchronous="FULL")
