@@ -219,6 +219,7 @@ cmd_test() {
 
 cmd_reliability() {
   install_server azurite
+  install_server dynalite
   install_long_lock requirements-dev.lock
   install_lock requirements-fuzz.lock
   install_long_lock "$model" "$root/build/model"

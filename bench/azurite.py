@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import socket
-import subprocess
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench.machine import ROOT
+from bench import node
 
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # published
-OPTIONS = ("--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence", "--silent")
-START_SECONDS = 60
+OPTIONS = (
+    *("--blobHost", "127.0.0.1", "--blobPort", "{port}"),
+    *("--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence", "--silent"),
+)
 
 
 class Azurite:
@@ -59,47 +57,10 @@ def running(directory: Path) -> Iterator[Azurite]:
     Raises:
         RuntimeError: there is none, or it does not start.
     """
-    script = _modules() / "azurite" / "dist" / "src" / "blob" / "main.js"
-    if not script.is_file():
-        raise RuntimeError("There is no Azurite: run ./build.sh test, which installs it into build/azurite.")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
-    log = directory / "azurite.out"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            ["node", str(script), "--blobHost", "127.0.0.1", "--blobPort", str(port), *OPTIONS],
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        try:
-            if not _answers(process, port):
-                raise RuntimeError(f"Azurite did not start: {log.read_text(errors='replace')[-2000:]}")
-            yield Azurite(port)
-        finally:
-            process.kill()  # it has nothing to save
+    with node.running("azurite", "dist/src/blob/main.js", directory, OPTIONS) as port:
+        yield Azurite(port)
 
 
 def version() -> str:
     """Azurite's version."""
-    try:
-        return str(json.loads((_modules() / "azurite" / "package.json").read_text(encoding="utf-8"))["version"])
-    except OSError:
-        return "none"
-
-
-def _modules() -> Path:
-    return Path(os.environ.get("MOPS_TEST_AZURITE") or ROOT / "build" / "azurite" / "node_modules")
-
-
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    for _ in range(START_SECONDS * 10):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)
-            return False
-    return False
+    return node.version("azurite")

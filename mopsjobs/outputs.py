@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.job import check_job_id
 from mopsjobs.store.base import Entry, Versioned
 from mopsjobs.strict_json import read_json
-from mopsjobs.submit.study import Study, Task, is_output_name, seed_of
+from mopsjobs.submit.study import Study, Task, is_output_name
 
 MANIFEST_VERSION = 1
 NAMES_NAME = "_outputs.json"
@@ -62,6 +63,13 @@ class Manifest:
                 yield position, task
                 position += 1
                 following = next(wanted, None)
+
+    def positions(self, numbers: Iterable[int]) -> list[int]:
+        """Where in the job tasks of the study are; those that are not the job's are left out."""
+        if self.only is None:
+            return list(numbers)
+        at = ((bisect_left(self.only, number), number) for number in numbers)
+        return [position for position, number in at if self.only[position : position + 1] == (number,)]
 
     def twins(self) -> dict[int, int]:
         """The tasks that are the same simulation as an earlier one of the job, by position; and the position of that.
@@ -201,27 +209,22 @@ def output_key(job_id: str, task: Task, name: str) -> str:
 def examine(store: Readable, manifest: Manifest) -> Completeness:
     """Find out by one listing which tasks of a job are complete.
 
-    Memory follows the parameter sets and one byte a task, not the outputs.
+    Memory follows the parameter sets and nine bytes a task, not the outputs.
 
     Raises:
         StoreError: the listing failed.
     """
     found = Completeness(manifest.tasks_total)
     sets = manifest.study.sets_by_id()
-    positions = None if manifest.only is None else {number: position for position, number in enumerate(manifest.only)}
     prefix = results_prefix(manifest.job_id)
     entries = (((*entry.key[len(prefix) :].split("/", 2), "", "")[:3], entry) for entry in store.scan(prefix))
     for param, of_param in groupby(entries, key=lambda pair: pair[0][0]):
         # With many replicates two may draw the same seed: the same simulation, with the same outputs.
-        seeds: dict[str, list[int]] = {}
-        for first, one in sets.get(param, ()):
-            for replicate in range(manifest.study.replicates(one)):
-                seeds.setdefault(str(seed_of(one, replicate)), []).append(first + replicate)
+        seeds = manifest.study.seed_index(sets.get(param, ()))
         for seed, of_task in groupby(of_param, key=lambda pair: pair[0][1]):
             found_here = {name: entry.value for (_, _, name), entry in of_task}
             names = {name: value for name, value in found_here.items() if name == NAMES_NAME or is_output_name(name)}
-            tasks = seeds.get(seed, [])
-            wanted = tasks if positions is None else [positions[task] for task in tasks if task in positions]
+            wanted = manifest.positions(seeds.numbers_of_text(seed))
             found.unexpected += len(found_here) - (len(names) if wanted else 0)
             if wanted and _is_complete(store, manifest.study, f"{prefix}{param}/{seed}/", names):
                 for position in wanted:

@@ -13,7 +13,6 @@ from mopsjobs.outputs import Manifest, examine, manifest_key, output_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.submit.study import Task
 from mopsjobs.times import record_time, utc_now
 
 NAMED_MISSING = 5
@@ -45,9 +44,10 @@ def load_manifest(store: VersionedStore, job_id: str) -> Manifest:
     return manifest
 
 
-def missing_tasks(manifest: Manifest, complete: bytearray) -> list[Task]:
-    """The tasks of a job that are not complete."""
-    return [task for position, task in manifest.tasks() if not complete[position]]
+def missing_tasks(manifest: Manifest, complete: bytearray) -> tuple[int, ...]:
+    """The tasks of a job that are not complete, by their numbers in the study."""
+    numbers = range(len(complete)) if manifest.only is None else manifest.only
+    return tuple(number for number, flag in zip(numbers, complete, strict=True) if not flag)
 
 
 def validate(store: VersionedStore, registry: JobRegistry, job_id: str, *, first_error: str | None = None) -> Validated:

@@ -39,6 +39,9 @@ from mopsjobs.times import utc_now
 from reliability.mutations import MUTATIONS
 from reliability.store_history import Log, RecordingStore
 
+PAGE_KEYS = 5
+"""Keys in a page of a listing across a network, so that those of a storm have several, as those of large registries."""
+
 SHARED_FOR = 12
 """Operations for which all processes are at the same hot job; then they go on to the next."""
 
@@ -85,7 +88,7 @@ class Spec(NamedTuple):
     commands: bool = True
     """Whether some operations are runs of the command."""
     mutation: str = ""
-    """What is wrong with it on purpose: a name in `MUTATIONS`."""
+    """What is wrong with it on purpose: a name in `MUTATIONS`, of its backend."""
 
 
 class Client:
@@ -96,7 +99,10 @@ class Client:
         self._log = Log(spec.log)
         self._random = random.Random(spec.seed)
         self._registry_id = identity(spec.url, os.environ)
-        self._store = RecordingStore(open_store(spec.url), self._log, ("jobs/hot-", "jobs/own-", "raw/"))
+        store = open_store(spec.url)
+        if hasattr(store, "_page_size"):
+            store._page_size = PAGE_KEYS
+        self._store = RecordingStore(store, self._log, ("jobs/hot-", "jobs/own-", "raw/"))
         self._operation = ""
         self._begun = itertools.count()
         self._registry = JobRegistry(
@@ -160,7 +166,7 @@ class Client:
         except RecordError as error:
             self._ended("corrupt", error)
         except StoreError as error:
-            self._ended("nonsense", error)
+            self._ended("unknown" if IN_DOUBT in (error.hint or "") else "nonsense", error)
         except InvalidTransitionError as error:
             self._ended("refused", error, from_status=error.from_status, to_status=error.to_status)
         except (JobError, TooManyRetriesError) as error:
@@ -263,7 +269,7 @@ def main() -> None:
     # A registry as small as a trial's would be listed whole each time: here the changed jobs alone are asked for.
     mirror.SMALL = mirror.GET_COST = 0
     if spec.mutation:
-        MUTATIONS[spec.mutation]()
+        MUTATIONS["DynamoDB" if spec.url.startswith("dynamodb:") else "Azure"][spec.mutation].put_in()
     Client(spec).run()
 
 

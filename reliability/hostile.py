@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from mopsjobs.submit.study import MAX_TASKS
 from reliability import hostile_registry
-from reliability.hostile_child import can_fuzz
+from reliability.hostile_child import BYTES_A_TASK, MANY_MEMORY, can_fuzz
 from reliability.hostile_readers import READERS, Reader
 from reliability.trial import Figure, PromiseBroken, Trial
 
@@ -45,7 +46,7 @@ def run(trial: Trial) -> list[Figure]:
             figures.append(fuzzed(reader, trial))
     if not can_fuzz():
         figures.append(Figure("coverage-guided", "atheris is not installed, or not made for this system"))
-    figures.append(bombs(trial))
+    figures += [bombs(trial), many_tasks(trial)]
     return [*figures, *hostile_registry.run(trial)]
 
 
@@ -84,6 +85,14 @@ def bombs(trial: Trial) -> Figure:
     return Figure(
         "bombs of 10 GB", f"{told.count(chr(10)):,} read within 256 MiB of memory, and at most 1 MiB unpacked"
     )
+
+
+def many_tasks(trial: Trial) -> Figure:
+    """Read a manifest of a hundred bytes that names as many tasks as a job may have; few in the quick part."""
+    tasks = MAX_TASKS if trial.scale >= 1 else MAX_TASKS // 20
+    told = _child(trial, "many", str(tasks))
+    allowed = (MANY_MEMORY + BYTES_A_TASK * tasks) // 2**20
+    return Figure("a manifest with many tasks", f"{tasks:,} read {told.count(chr(10))} times within {allowed} MiB")
 
 
 def fuzzed(reader: Reader, trial: Trial) -> Figure:

@@ -1,7 +1,8 @@
 """One reader in a process of its own, within bounds of memory and time: `python -m reliability.hostile_child WHAT …`.
 
-`large READER` reads the reader's large inputs, `bombs` what unpacks to 10 GB. `fuzz READER RUNS SEED DIRECTORY` is the
-coverage-guided fuzzer, atheris, which ends the process itself: with 77 where it found a defect.
+`large READER` reads the reader's large inputs, `bombs` what unpacks to 10 GB, `many TASKS` a manifest of two hundred
+bytes with so many tasks. `fuzz READER RUNS SEED DIRECTORY` is the coverage-guided fuzzer, atheris, which ends the
+process itself: with 77 where it found a defect.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ MEMORY = 2**30
 BOMB_MEMORY = 2**28
 """Bytes of memory besides what the process has when it begins, for reading a bomb of 10 GB."""
 
+MANY_MEMORY, BYTES_A_TASK = 2**26, 12
+"""The same for a manifest with many tasks: so many bytes, and so many more for each of them."""
+
 CPU_SECONDS = 60
 """Of the processor, for one input: every one takes a second or two, and what is quadratic takes hours."""
 
@@ -30,6 +34,8 @@ def main() -> int:
     what, *words = sys.argv[1:]
     if what == "fuzz":
         return fuzz(*words)
+    if what == "many":
+        return many(int(words[0]))
     from reliability.hostile_readers import BY_NAME
 
     if what == "large":
@@ -85,6 +91,36 @@ def bombs() -> int:
             size = sum(path.stat().st_size for path in Path(directory).rglob("*"))
             assert size <= 2**20, (name, size)
         print(f"{name}: {told}, {len(value):,} bytes", flush=True)
+    return 0
+
+
+def many(tasks: int) -> int:
+    """Do what commands and runners do with a manifest that names so many tasks by one number."""
+    import json
+
+    from mopsjobs.outputs import Manifest, examine, output_key
+    from mopsjobs.store.memory import InMemoryVersionedStore
+    from mopsjobs.submit.table import outputs_of
+    from mopsjobs.validation import missing_tasks
+
+    study = {"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}], "n_replicates": tasks, "outputs": ["a"]}
+    document = {"version": 1, "job_id": "job", "bundle": "sha256:0", "study": study, "only": None}
+    value = json.dumps(document | {"parent_job_id": None}).encode()
+    store = InMemoryVersionedStore()
+    memory = MANY_MEMORY + BYTES_A_TASK * tasks
+    _limit(memory)
+    manifest = Manifest.from_json(value)
+    _, first = next(manifest.tasks())
+    store.create_if_absent(output_key("job", first, "a"), b"")
+    doings = {
+        "results": lambda: sum(1 for _ in outputs_of(store, "job", [manifest])),
+        "validate": lambda: examine(store, manifest).count,
+        "run": lambda: manifest.twins() and 1,
+        "resume": lambda: len(missing_tasks(manifest, bytearray(b"\1") * (tasks - 1) + b"\0")),
+    }
+    for name, do in doings.items():
+        _limit(memory)
+        print(f"{name}: {do()} of {tasks:,} tasks in {len(value)} bytes", flush=True)
     return 0
 
 

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import mops_jobs
 from mopsjobs.store import azure_transport, sqlite
 from mopsjobs.times import utc_now
-from reliability.mutations import LIFE_MUTATIONS
+from reliability.life_mutations import MUTATIONS
 
 MUTATION = "MOPS_TRIAL_MUTATION"
 """The variable that names a defect to put in."""
@@ -94,7 +94,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     if mutation := os.environ.get(MUTATION):
-        LIFE_MUTATIONS[mutation]()
+        MUTATIONS[mutation]()
     clock, requests = Clock(), Requests()
     if role == "cron":
         obey(sys.stdin, answers, clock, requests)

@@ -1,21 +1,37 @@
-"""Defects put into mops-jobs on purpose, in the processes of a trial: a check that finds none proves nothing."""
+"""Defects put into mops-jobs on purpose, in the processes of a storm: a check that finds none proves nothing.
+
+The modules of the backends are imported where they are needed: each process of a storm has one of them.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from mopsjobs import rules
-from mopsjobs.cache import events, mirror
 from mopsjobs.cache.delta import Delta
 from mopsjobs.errors import StoreError, StoreUnavailableError
-from mopsjobs.retention import Old, Retention
 from mopsjobs.store import cas
-from mopsjobs.store.azure import AzureVersionedStore
 from mopsjobs.store.base import Entry, VersionToken
 
+Change = Callable[[], None]
 
-def _ignore_the_version() -> None:
+QUICK_FAULTS = ("cut", "lost", "internal", "busy", "half_page", "delay")
+"""What happens on the line where a defect is to be found, unless it shows by less: what takes no time."""
+
+
+class Defect(NamedTuple):
+    """One thing that is wrong, and by which trouble on the line it shows soonest."""
+
+    put_in: Change
+    rate: float = 0.3
+    kinds: tuple[str, ...] = QUICK_FAULTS
+
+
+def _ignore_the_version_in_azure() -> None:
+    from mopsjobs.store.azure import AzureVersionedStore
+
     def put(self: AzureVersionedStore, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         try:
             return self._upload(key, value, overwrite=True)
@@ -25,29 +41,56 @@ def _ignore_the_version() -> None:
     AzureVersionedStore.put = put  # type: ignore[method-assign]
 
 
-def _let_the_sdk_retry() -> None:
+def _ignore_the_version_in_dynamodb() -> None:
+    from mopsjobs.store import dynamodb
+
+    def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        item = dynamodb._item(key, value)
+        return VersionToken(item[dynamodb.VERSION]["S"]) if self._write("put_item", Item=item) else None
+
+    dynamodb.DynamoDBVersionedStore.put = put  # type: ignore[method-assign]
+
+
+def _let_azures_sdk_retry() -> None:
+    from mopsjobs.store.azure import AzureVersionedStore
+
     given = AzureVersionedStore.__init__
 
     def init(self: AzureVersionedStore, container: Any) -> None:
-        given(self, container, client_options={"retry_total": 3, "initial_backoff": 1, "random_jitter_range": 0})
+        options = {"retry_total": 3, "initial_backoff": 0.1, "increment_base": 0, "random_jitter_range": 0}
+        given(self, container, client_options=options)
 
     AzureVersionedStore.__init__ = init  # type: ignore[assignment,method-assign]
+
+
+def _let_awss_sdk_retry() -> None:
+    from mopsjobs.store import dynamodb
+
+    given = dynamodb.Config
+    retries = {"mode": "standard", "total_max_attempts": 4}
+    dynamodb.Config = lambda **options: given(**(options | {"retries": retries}))
+
+
+def _look_at_no_checksum() -> None:
+    from mopsjobs.store import dynamodb
+
+    dynamodb.check_whole = lambda *_: None
 
 
 def _recognise_no_own_write() -> None:
     rules.has_write = lambda value, write_id: False
 
 
-def _take_a_lost_reply_for_a_lost_race() -> None:
-    given = AzureVersionedStore.put
+def _take_a_lost_reply_for_a_lost_race(store: type[Any]) -> None:
+    given = store.put
 
-    def put(self: AzureVersionedStore, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+    def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         try:
             return given(self, key, value, version)
         except StoreUnavailableError:
             return None
 
-    AzureVersionedStore.put = put  # type: ignore[method-assign]
+    store.put = put
 
 
 def _say_nothing_of_doubt() -> None:
@@ -61,26 +104,26 @@ def _say_nothing_of_doubt() -> None:
     cas._unknown_outcome = silent
 
 
-def _acknowledge_what_was_not_sent() -> None:
-    given = AzureVersionedStore.put
+def _acknowledge_what_was_not_sent(store: type[Any]) -> None:
+    given = store.put
     count = iter(range(10**9))
 
-    def put(self: AzureVersionedStore, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+    def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         return version if next(count) % 10 == 9 else given(self, key, value, version)
 
-    AzureVersionedStore.put = put  # type: ignore[method-assign]
+    store.put = put
 
 
-def _take_a_broken_listing_for_a_whole_one() -> None:
-    given = AzureVersionedStore.scan
+def _take_a_broken_listing_for_a_whole_one(store: type[Any]) -> None:
+    given = store.scan
 
-    def scan(self: AzureVersionedStore, prefix: str = "") -> Iterator[Entry]:
+    def scan(self: Any, prefix: str = "") -> Iterator[Entry]:
         try:
             yield from given(self, prefix)
         except StoreError:
             return
 
-    AzureVersionedStore.scan = scan  # type: ignore[method-assign]
+    store.scan = scan
 
 
 def _look_at_half_of_what_was_announced() -> None:
@@ -92,62 +135,34 @@ def _look_at_half_of_what_was_announced() -> None:
     Delta.__init__ = init  # type: ignore[method-assign]
 
 
-MUTATIONS: dict[str, Callable[[], None]] = {
-    "the version that a write names is ignored": _ignore_the_version,
-    "the SDK repeats conditional writes": _let_the_sdk_retry,
-    "nobody recognises a write of his own": _recognise_no_own_write,
-    "a lost reply is taken for a lost race": _take_a_lost_reply_for_a_lost_race,
-    "an error does not tell that the write may have landed": _say_nothing_of_doubt,
-    "each tenth write is acknowledged and not sent": _acknowledge_what_was_not_sent,
-    "a listing that breaks off is taken for a whole one": _take_a_broken_listing_for_a_whole_one,
-    "a delta sync looks at half of what was announced": _look_at_half_of_what_was_announced,
+_STORES = {
+    "Azure": ("mopsjobs.store.azure", "AzureVersionedStore"),
+    "DynamoDB": ("mopsjobs.store.dynamodb", "DynamoDBVersionedStore"),
 }
 
 
-# --- what a long life brings to light ---------------------------------------------------------------------------------
+def _in_store(backend: str, change: Callable[[type[Any]], None]) -> Change:
+    module, name = _STORES[backend]
+    return lambda: change(getattr(importlib.import_module(module), name))
 
 
-def _remove_nothing() -> None:
-    Retention._remove = lambda self, old: True  # type: ignore[method-assign]
+def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> dict[str, Defect]:
+    taken_for_whole = _in_store(backend, _take_a_broken_listing_for_a_whole_one)
+    return {
+        "the version that a write names is ignored": Defect(ignore_the_version),
+        "the SDK repeats conditional writes": Defect(let_the_sdk_retry),
+        "nobody recognises a write of his own": Defect(_recognise_no_own_write, 0.5, ("lost", "internal")),
+        "a lost reply is taken for a lost race": Defect(_in_store(backend, _take_a_lost_reply_for_a_lost_race)),
+        "an error does not tell that the write may have landed": Defect(_say_nothing_of_doubt, 0.7, ("lost",)),
+        "each tenth write is acknowledged and not sent": Defect(_in_store(backend, _acknowledge_what_was_not_sent)),
+        "a listing that breaks off is taken for a whole one": Defect(taken_for_whole, 0.8, ("half_page",)),
+        "a delta sync looks at half of what was announced": Defect(_look_at_half_of_what_was_announced),
+    }
 
 
-def _remove_too_much() -> None:
-    given = Retention._old_chunks
-
-    def old_chunks(self: Retention) -> Iterator[Old]:
-        return (old._replace(job_id="nobody") for old in given(self))
-
-    Retention._old_chunks = old_chunks  # type: ignore[method-assign]
-
-
-def _forget_no_names() -> None:
-    events.forget_chunks = lambda connection, before: 0
-
-
-def _leave_a_connection_open() -> None:
-    given, left = mirror.open_to_write, []
-
-    def open_one(path: str, registry_id: str) -> Any:
-        left.append(given(path, registry_id))
-        return given(path, registry_id)
-
-    mirror.open_to_write = open_one
-
-
-def _keep_what_was_read() -> None:
-    given, kept = events.parse_chunk, []
-
-    def parse(value: bytes, *, job_id: str | None = None) -> Any:
-        kept.append(bytes(1 << 15))
-        return given(value, job_id=job_id)
-
-    events.parse_chunk = parse
-
-
-LIFE_MUTATIONS: dict[str, Callable[[], None]] = {
-    "retention removes nothing": _remove_nothing,
-    "retention removes the events of active jobs": _remove_too_much,
-    "names of chunks are never forgotten": _forget_no_names,
-    "each sync leaves a connection to the cache open": _leave_a_connection_open,
-    "what was read of events stays in memory": _keep_what_was_read,
+MUTATIONS: dict[str, dict[str, Defect]] = {
+    "Azure": _of("Azure", _ignore_the_version_in_azure, _let_azures_sdk_retry),
+    "DynamoDB": _of("DynamoDB", _ignore_the_version_in_dynamodb, _let_awss_sdk_retry)
+    | {"nobody looks whether a reply has come whole": Defect(_look_at_no_checksum)},
 }
+"""By the backend of the storm, what may be wrong with its processes."""

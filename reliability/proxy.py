@@ -1,8 +1,9 @@
 """A bad line to an HTTP server on this machine: a proxy that by a seeded plan does to requests what networks do.
 
 It understands HTTP just so far that it can tell where a message ends, so that a reply can be lost after the write has
-landed, or be cut in the middle. `python -m reliability.proxy PORT` says on which port it listens, takes a `Plan` as
-JSON in each line of its standard input and answers with what it has done so far, and ends with that input.
+landed, or be cut in the middle; and of Azure's and DynamoDB's ways just so much that its refusals look like theirs.
+`python -m reliability.proxy PORT SERVICE` says on which port it listens, takes a `Plan` as JSON in each line of its
+standard input and answers with what it has done so far, and ends with that input.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import random
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
@@ -25,11 +27,11 @@ FAULTS = {
     "cut": "the connection breaks in mid-reply",
     "lost": "the connection breaks when the server has done what was asked, without a reply",
     "late": "the connection breaks, and the server gets the request up to half a second afterwards",
-    "busy": "503, with XML as Azure has it",
+    "busy": "503, in the service's own form",
     "gateway": "503, with a page of HTML; every other time the server has done what was asked",
-    "throttled": "429, with Retry-After",
-    "internal": "500, with XML as Azure has it; every other time the server has done what was asked",
-    "half_page": "a listing of which half the XML has come, and which says that this was all",
+    "throttled": "Azure's 429, with Retry-After; DynamoDB's 400, by either of the names that it has for that",
+    "internal": "500, in the service's own form; every other time the server has done what was asked",
+    "half_page": "a listing, with DynamoDB also an item, of which half has come, and which says that this was all",
     "stall": "silence for ever: before the server has the request, after it, or in mid-reply",
 }
 """What can go wrong with a request."""
@@ -46,8 +48,17 @@ MAX_THROTTLED = 4.0
 RETRY_AFTER = 1
 """Seconds that a 429 asks for."""
 
+SERVICES = ("azure", "dynamodb")
+"""Whose ways the proxy has."""
+
+THROTTLED_CODES = ("ProvisionedThroughputExceededException", "ThrottlingException")
+"""What DynamoDB says instead of 429: the limit of a table or partition, and that of an account."""
+
 _PIECES = 20
 _XML = '<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>As asked.</Message></Error>'
+_JSON = '{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"As asked."}}'
+_CHECKSUM = b"x-amz-crc32"
+_AMZ = "application/x-amz-json-1.0"
 _HTML = "<html><body><h1>503 Service Unavailable</h1></body></html>"
 
 
@@ -86,13 +97,13 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def faulty(port: int, plan: Plan) -> Iterator[Proxy]:
-    """A proxy to that port of this machine, while the block runs.
+def faulty(port: int, plan: Plan, service: str = "azure") -> Iterator[Proxy]:
+    """A proxy to that port of this machine, where that service answers, while the block runs.
 
     Raises:
         RuntimeError: it does not start.
     """
-    with line.started("reliability.proxy", str(port)) as (process, listening):
+    with line.started("reliability.proxy", str(port), service) as (process, listening):
         proxy = Proxy(process, listening)
         proxy.follow(plan)
         yield proxy
@@ -108,10 +119,14 @@ class _Exchange(NamedTuple):
     gone: Callable[[], Awaitable[bytes]]
     """Wait until the client hangs up."""
     random: random.Random
+    service: str
 
     @property
-    def is_listing(self) -> bool:
-        return b"comp=list" in self.request.partition(b"\r\n")[0]
+    def is_halved(self) -> bool:
+        """Whether half of the reply could be taken for a whole one."""
+        if self.service == "azure":
+            return b"comp=list" in self.request.partition(b"\r\n")[0]
+        return any(target in self.request for target in (b"DynamoDB_20120810.Query", b"DynamoDB_20120810.GetItem"))
 
     async def give(self, reply: bytes) -> None:
         self.client.write(reply)
@@ -128,8 +143,9 @@ class _Exchange(NamedTuple):
 class _Faults:
     """The proxy, inside its process."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, service: str) -> None:
         self._port = port
+        self._service = service
         self._plan = Plan(0.0)
         self._random = random.Random()
         self._late: set[asyncio.Task[None]] = set()
@@ -150,9 +166,9 @@ class _Faults:
         """Answer one request, well or badly. Returns whether the connection goes on."""
         self.counts["requests"] += 1
         chance = random.Random(self._random.random())
-        exchange = _Exchange(request, lambda: self._ask(request), writer, reader.read, chance)
+        exchange = _Exchange(request, lambda: self._ask(request), writer, reader.read, chance, self._service)
         kind = chance.choice(self._plan.kinds) if chance.random() < self._plan.rate else None
-        if kind is None or (kind == "half_page" and not exchange.is_listing):
+        if kind is None or (kind == "half_page" and not exchange.is_halved):
             await exchange.give(await exchange.ask())
             return True
         self.counts[kind] += 1
@@ -213,7 +229,8 @@ async def _lost(exchange: _Exchange) -> bool:
 
 
 async def _busy(exchange: _Exchange) -> bool:
-    await exchange.give(_reply("503 Server Busy", _XML.format(code="ServerBusy"), "x-ms-error-code: ServerBusy"))
+    code = "ServerBusy" if exchange.service == "azure" else "ServiceUnavailable"
+    await exchange.give(_trouble(exchange.service, "503 Service Unavailable", code))
     return True
 
 
@@ -225,21 +242,33 @@ async def _gateway(exchange: _Exchange) -> bool:
 
 
 async def _throttled(exchange: _Exchange) -> bool:
-    await exchange.give(_reply("429 Too Many Requests", "", f"Retry-After: {RETRY_AFTER}"))
+    if exchange.service == "azure":
+        await exchange.give(_reply("429 Too Many Requests", "", f"Retry-After: {RETRY_AFTER}"))
+    else:
+        code = exchange.random.choice(THROTTLED_CODES)
+        await exchange.give(_trouble(exchange.service, "400 Bad Request", code))
     return True
 
 
 async def _internal(exchange: _Exchange) -> bool:
     if exchange.random.random() < 0.5:
         await exchange.ask()
-    code = "InternalError"
-    await exchange.give(_reply("500 Internal Server Error", _XML.format(code=code), f"x-ms-error-code: {code}"))
+    code = "InternalError" if exchange.service == "azure" else "InternalServerError"
+    await exchange.give(_trouble(exchange.service, "500 Internal Server Error", code))
     return True
 
 
 async def _half_page(exchange: _Exchange) -> bool:
-    _, mark, rest = (await exchange.ask()).partition(b"<?xml")  # what is before it may be the length of a chunk
-    await exchange.give(_reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
+    reply = await exchange.ask()
+    if exchange.service == "azure":
+        _, mark, rest = reply.partition(b"<?xml")  # what is before it may be the length of a chunk
+        await exchange.give(_reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
+        return True
+    head, _, body = reply.partition(b"\r\n\r\n")
+    told = [one.decode() for one in head.split(b"\r\n") if one.lower().startswith(_CHECKSUM)]
+    # Whoever shortens a reply on its way may leave the checksum of the whole, or not know it.
+    headers = told if exchange.random.random() < 0.5 else []
+    await exchange.give(_reply("200 OK", body[: len(body) // 2].decode("utf-8", "ignore"), *headers, media_type=_AMZ))
     return True
 
 
@@ -268,6 +297,14 @@ _HAPPEN: dict[str, Callable[[_Exchange], Awaitable[bool]]] = {
 # --- HTTP/1.1, as far as needed -------------------------------------------------------------------------------------
 
 
+def _trouble(service: str, status: str, code: str) -> bytes:
+    """A refusal as that service words it."""
+    if service == "azure":
+        return _reply(status, _XML.format(code=code), f"x-ms-error-code: {code}")
+    body = _JSON.format(code=code)
+    return _reply(status, body, f"{_CHECKSUM.decode()}: {zlib.crc32(body.encode())}", media_type=_AMZ)
+
+
 def _reply(status: str, body: str, *headers: str, media_type: str = "application/xml") -> bytes:
     lines = [f"HTTP/1.1 {status}", f"Content-Type: {media_type}", f"Content-Length: {len(body.encode())}", *headers]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
@@ -290,8 +327,8 @@ async def _message(reader: asyncio.StreamReader, *, has_body: bool = True) -> by
     return b"".join(pieces)
 
 
-async def _serve(port: int) -> None:
-    faults = _Faults(port)
+async def _serve(port: int, service: str) -> None:
+    faults = _Faults(port, service)
 
     async def obey() -> None:
         while text := await asyncio.to_thread(sys.stdin.readline):
@@ -303,4 +340,4 @@ async def _serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1])))
+    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2]))

@@ -2,7 +2,7 @@
 
 Each process notes what it asked for and what it was told. In the end, on a line that is good again, the notes are held
 against the records, against each other and against the caches: see verdict.py for what must hold. Nothing here knows a
-backend but `run`: a `Place` is all that a storm needs.
+backend: a `Place` is all that a storm needs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
+from unittest import mock
 
-from bench import azurite
 from bench.machine import ROOT
 from mopsjobs.cache import mirror
 from mopsjobs.job import JobState
@@ -29,12 +29,16 @@ from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from reliability.client import Spec
 from reliability.mutations import MUTATIONS
-from reliability.proxy import FAULTS, Plan, Proxy, faulty
+from reliability.places import FAR, Place, embedded
+from reliability.proxy import FAULTS, Plan, Proxy
 from reliability.store_history import read_log
 from reliability.trial import Figure, PromiseBroken, Trial
 from reliability.verdict import Verdict
 
 PROCESSES = 16
+
+QUICK_SCALE = 0.05
+"""Up to here a storm is one of the quick ones, which leave out what takes seconds each time: silence."""
 
 RATE = 0.15
 """The part of the requests to which something happens: an update is three or four."""
@@ -47,16 +51,6 @@ MAX_CLOCK = 290.0
 
 _TOLD = 12
 """Sentences of a failure that are shown."""
-
-
-class Place(NamedTuple):
-    """A registry as the processes reach it, and as whoever judges them does: on a line without faults."""
-
-    url: str
-    env: Mapping[str, str]
-    """What opens it besides the URL."""
-    calm_url: str
-    calm_env: Mapping[str, str]
 
 
 @dataclass
@@ -105,8 +99,10 @@ class Storm:
 
     def _registry(self) -> tuple[dict[str, JobState], list[tuple[object, ...]]]:
         """The records as they are, and the rows of a cache that has been filled from nothing."""
-        store = open_store(self.place.calm_url, {**os.environ, **self.place.calm_env})
-        with contextlib.closing(store):
+        with (  # boto3 looks into the environment itself
+            mock.patch.dict(os.environ, self.place.calm_env),
+            contextlib.closing(open_store(self.place.calm_url)) as store,
+        ):
             registry = JobRegistry(store)
             records = {job.job_id: job for job in registry.list_jobs()}
             fresh = self.directory / "fresh" / "cache.db"
@@ -223,56 +219,57 @@ def _rows(path: Path) -> list[tuple[object, ...]]:
 
 # --- the trial ------------------------------------------------------------------------------------------------------
 
-FOR_MUTATIONS = ("cut", "lost", "internal", "busy", "half_page", "delay")
-"""What happens on the line where a defect is to be found: what is quick."""
-
 
 def run(trial: Trial) -> list[Figure]:
-    """Storms over Azure and over one SQLite file, then one for each mutation, which must not go unseen.
+    """Storms over one SQLite file, Azure and DynamoDB, then one for each mutation, which must not go unseen.
 
     Raises:
         PromiseBroken: something that must hold did not, or a mutation was not found.
     """
-    figures = [*_figures("SQLite", embedded(trial)), *_figures("Azure", over_azure(trial)), *silence(trial)]
-    mutations = list(MUTATIONS)[: trial.times(len(MUTATIONS))]
-    return [*figures, *(Figure(f"storms until it was found that {one}", find(trial, one)) for one in mutations)]
+    figures = _figures("SQLite", over_a_file(trial))
+    for backend in FAR:
+        figures += [*_figures(backend, over(trial, backend)), *silence(trial, backend)]
+    for backend in FAR:
+        names = list(MUTATIONS[backend])
+        for one in names[: trial.times(len(names))]:
+            figures.append(Figure(f"{backend}: storms until it was found that {one}", find(trial, backend, one)))
+    return figures
 
 
-def embedded(trial: Trial) -> Counter[str]:
+def over_a_file(trial: Trial) -> Counter[str]:
     """A storm over one SQLite file, without a line that could break, but with kills."""
-    url = f"sqlite://{trial.directory}/registry.db"
-    storm = Storm(Place(url, {}, url, {}), trial.directory / "sqlite", str(trial.seed), trial.times(300, 24))
-    storm.kills, storm.commands, storm.processes = trial.times(20, 2), trial.scale >= 1, trial.times(PROCESSES, 4)
+    storm = Storm(embedded(trial.directory), trial.directory / "sqlite", str(trial.seed), trial.times(120, 12))
+    storm.kills, storm.commands, storm.processes = trial.times(16, 2), trial.scale >= 1, trial.times(PROCESSES, 3)
     return storm.run()
 
 
-def over_azure(trial: Trial, *, mutation: str = "") -> Counter[str]:
-    """A storm over a real Azurite, with everything that can happen on the line, and kills."""
-    with line(trial.directory, Plan(RATE, seed=trial.seed)) as (place, proxy):
-        storm = Storm(place, trial.directory / "azure", str(trial.seed), trial.times(200, 24), line=proxy)
-        storm.kills, storm.commands, storm.processes = trial.times(8), trial.scale >= 1, trial.times(PROCESSES, 4)
-        storm.mutation = mutation
+def over(trial: Trial, backend: str) -> Counter[str]:
+    """A storm over a real server of that backend, with everything that can happen on the line, and kills."""
+    kinds = tuple(kind for kind in FAULTS if kind != "stall" or trial.scale > QUICK_SCALE)
+    with FAR[backend](trial.directory, Plan(RATE, kinds, trial.seed)) as (place, proxy):
+        storm = Storm(place, trial.directory / backend, str(trial.seed), trial.times(60, 12), line=proxy)
+        storm.kills, storm.commands, storm.processes = trial.times(8), trial.scale >= 1, trial.times(PROCESSES, 3)
         return storm.run()
 
 
-def find(trial: Trial, mutation: str) -> int:
-    """Over Azurite, let a storm find a defect that has been put in. Returns after how many storms it did.
+def find(trial: Trial, backend: str, mutation: str) -> int:
+    """Over that backend, let a storm find a defect that has been put in. Returns after how many storms it did.
 
     Raises:
         PromiseBroken: it does not.
     """
+    defect = MUTATIONS[backend][mutation]
     for attempt in range(1, 4):
         seed = trial.seed + attempt
-        name = f"mutation-{list(MUTATIONS).index(mutation)}-{attempt}"
-        with line(trial.directory, Plan(2 * RATE, FOR_MUTATIONS, seed)) as (place, proxy):
-            storm = Storm(
-                place, trial.directory / name, str(seed), 48, 4, commands=False, mutation=mutation, line=proxy
-            )
+        name = f"{backend}-mutation-{list(MUTATIONS[backend]).index(mutation)}-{attempt}"
+        with FAR[backend](trial.directory, Plan(defect.rate, defect.kinds, seed)) as (place, proxy):
+            storm = Storm(place, trial.directory / name, str(seed), trial.times(48, 24), 4, line=proxy)
+            storm.commands, storm.mutation = False, mutation
             try:
                 storm.run()
             except PromiseBroken:
                 return attempt
-    raise PromiseBroken(f"Not found in {attempt} storms: {mutation}.")
+    raise PromiseBroken(f"{backend}: not found in {attempt} storms: {mutation}.")
 
 
 SILENT_COMMANDS = (
@@ -291,16 +288,16 @@ SILENT_SECONDS = 30.0
 """A command that takes longer at a server that says nothing hangs. It should be five, and the machine may be busy."""
 
 
-def silence(trial: Trial) -> list[Figure]:
-    """How long commands take at a server that takes each request and never answers.
+def silence(trial: Trial, backend: str) -> list[Figure]:
+    """How long commands take at a server of that backend that takes each request and never answers.
 
     Raises:
         PromiseBroken: one hangs, or does not say that the registry cannot be reached.
     """
     figures = []
-    with line(trial.directory, Plan(1.0, ("stall",), trial.seed)) as (place, _):
+    with FAR[backend](trial.directory, Plan(1.0, ("stall",), trial.seed)) as (place, _):
         for argv in SILENT_COMMANDS[: trial.times(len(SILENT_COMMANDS))]:
-            home = trial.directory / "silent"
+            home = trial.directory / f"silent-{backend}"
             env = {**os.environ, **place.env, "HOME": str(home), "MOPS_JOBS_REGISTRY": place.url}
             begun = time.monotonic()
             try:
@@ -313,17 +310,8 @@ def silence(trial: Trial) -> list[Figure]:
             seconds = time.monotonic() - begun
             if ran.returncode not in (5, 7) or not (ran.stderr or ran.stdout):
                 raise PromiseBroken(f"{' '.join(argv)} ended with {ran.returncode} at a silent server: {ran.stderr}")
-            figures.append(Figure(f"seconds at a silent server: {' '.join(argv)}", f"{seconds:.1f}"))
+            figures.append(Figure(f"{backend}: seconds at a silent server: {' '.join(argv)}", f"{seconds:.1f}"))
     return figures
-
-
-@contextlib.contextmanager
-def line(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
-    """A container that does not exist yet of a real Azurite, and the bad line to it."""
-    with azurite.running(directory) as server, faulty(server.port, plan) as proxy:
-        far = azurite.Azurite(proxy.port)
-        container = azurite.new_container()
-        yield Place(far.url(container), far.env, server.url(container), server.env), proxy
 
 
 def _figures(where: str, counts: Counter[str]) -> list[Figure]:

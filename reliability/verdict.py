@@ -16,8 +16,8 @@ from mopsjobs.status import TERMINAL, TRANSITIONS, JobStatus, steps
 from reliability.linearizable import unexplained
 from reliability.store_history import Line, histories, step
 
-NOTHING_WRITTEN = ("refused", "unreached")
-"""Outcomes that say that there was no write."""
+NOTHING_WRITTEN = ("refused", "unreached", "nonsense")
+"""Outcomes that say that there was no write. The last is an answer without a meaning, and no word of a doubt."""
 
 
 class Told(NamedTuple):

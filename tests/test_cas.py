@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles import FaultyStore, RecordingSleep
-from mopsjobs.errors import EXIT_REFUSED, JobNotFoundError, StoreUnavailableError, TooManyRetriesError
+from mopsjobs.errors import (
+    EXIT_REFUSED,
+    JobNotFoundError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+    TooManyRetriesError,
+    ValueTooLargeError,
+)
 from mopsjobs.store import cas
 from mopsjobs.store.memory import InMemoryVersionedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mopsjobs.store.base import Versioned, VersionToken
 
 KEY = "jobs/j-1/state.json"
 
@@ -363,3 +377,80 @@ def test_a_refused_connection_after_a_lost_reply_leaves_the_doubt(store: FaultyS
     with pytest.raises(StoreUnavailableError) as caught:
         update(store, sleep=Sleep())
     assert "may or may not have landed" in (caught.value.hint or "")
+
+
+# --- answers without a meaning, and refusals ------------------------------------------------------------------------
+
+DOUBT = "may or may not have landed"
+
+
+class Answering(FaultyStore):
+    """A store whose calls of a kind do what they should and then raise, from the given one on."""
+
+    def __init__(self, error: StoreError, *, puts: bool = True, gets_from: int = 10**9) -> None:
+        super().__init__(InMemoryVersionedStore())
+        self.inner.create_if_absent(KEY, b"[]")
+        self._error = error
+        self._puts = puts
+        self._gets_from = gets_from
+
+    def _write(self, write: Callable[[], VersionToken | None]) -> VersionToken | None:
+        written = super()._write(write)
+        if self._puts:
+            raise self._error
+        return written
+
+    def get(self, key: str) -> Versioned | None:
+        found = super().get(key)
+        if self.calls["get"] >= self._gets_from:
+            raise self._error
+        return found
+
+
+def nonsense() -> StoreError:
+    return StoreError("gave an answer that makes no sense.", hint="Is it a registry?")
+
+
+def test_an_answer_without_a_meaning_to_a_write_tells_of_the_doubt_it_leaves() -> None:
+    """What answers may have done it before: here it has. The error stays what it is."""
+    store = Answering(nonsense())
+    with pytest.raises(StoreError) as caught:
+        update(store)
+    assert type(caught.value) is StoreError
+    assert str(caught.value.hint).startswith("Is it a registry? ")
+    assert DOUBT in str(caught.value.hint)
+    assert marks(store) == ["mine"]
+    with pytest.raises(StoreError) as caught:
+        cas.create(Answering(nonsense()), "jobs/j-2/state.json", b"[]")
+    assert DOUBT in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("error", [StoreAccessError("No permission."), ValueTooLargeError("Too large.")], ids=repr)
+def test_a_refusal_leaves_no_doubt(error: StoreError) -> None:
+    for write in (update, lambda store: cas.create(store, "jobs/j-2/state.json", b"[]")):
+        with pytest.raises(type(error)) as caught:
+            write(Answering(error))
+        assert caught.value.hint is None
+
+
+@pytest.mark.parametrize("error", [nonsense(), StoreAccessError("No permission.")], ids=repr)
+def test_whatever_the_read_after_a_lost_reply_meets_the_doubt_is_told(error: StoreError) -> None:
+    """The write has landed, and the read that would have shown it got another answer."""
+    store = Answering(error, puts=False, gets_from=2)
+    store.lose_reply_next()
+    with pytest.raises(type(error)) as caught:
+        update(store)
+    assert DOUBT in str(caught.value.hint)
+    assert marks(store) == ["mine"]
+    creating = Answering(error, puts=False, gets_from=1)
+    creating.lose_reply_next()
+    with pytest.raises(StoreUnavailableError) as unknown:
+        cas.create(creating, "jobs/j-2/state.json", b"[]", landed=marked("mine"))
+    assert DOUBT in str(unknown.value.hint)
+
+
+def test_a_first_read_without_a_meaning_leaves_no_doubt() -> None:
+    store = Answering(nonsense(), gets_from=1)
+    with pytest.raises(StoreError) as caught:
+        update(store)
+    assert caught.value.hint == "Is it a registry?"

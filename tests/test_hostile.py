@@ -48,6 +48,11 @@ def test_bombs_of_10_gb_are_unpacked_within_256_mib(trial: Trial) -> None:
     hostile.bombs(trial)
 
 
+def test_a_manifest_that_names_half_a_million_tasks_by_one_number_takes_69_mib(trial: Trial) -> None:
+    """To list its outputs, to validate it, to find tasks that are the same simulation, and what is missing."""
+    assert "500,000 read 4 times within 69 MiB" in str(hostile.many_tasks(trial).count)
+
+
 @pytest.mark.skipif(not can_fuzz(), reason="atheris is installed by: ./build.sh reliability")
 def test_the_coverage_guided_fuzzer_runs(trial: Trial) -> None:
     """It executes what it is told to, and sees code covered."""

@@ -82,7 +82,8 @@ ARROWS = {
     ),
     "mopsjobs.cache.events": "errors times store.base chunks cache.state",
     "mopsjobs.submit": "",
-    "mopsjobs.submit.study": "errors strict_json submit.yaml_text",
+    "mopsjobs.submit.seeds": "",
+    "mopsjobs.submit.study": "errors strict_json submit.seeds submit.yaml_text",
     "mopsjobs.submit.yaml_text": "errors strict_json",
     "mopsjobs.submit.ignore": "",
     "mopsjobs.submit.unpack": "errors",
@@ -91,13 +92,13 @@ ARROWS = {
         "delivery errors outputs registry status store.base store.sqlite whole_file job strict_json"
     ),
     "mopsjobs.submit.family": "errors job outputs registry store.base",
-    "mopsjobs.submit.table": "csv_text outputs store.base submit.study",
+    "mopsjobs.submit.table": "csv_text outputs store.base submit.seeds submit.study",
     "mopsjobs.submit.client": (
         "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.kept"
         " submit.study"
     ),
     "mopsjobs.outputs": "errors job store.base strict_json submit.study",
-    "mopsjobs.validation": "errors times status job outputs registry store.base submit.study",
+    "mopsjobs.validation": "errors times status job outputs registry store.base",
     "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
     "mopsjobs.engines.base": "",
     "mopsjobs.engines.local": "errors private engines.base whole_file",

@@ -17,8 +17,8 @@ from mopsjobs.changes import slot_of
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from reliability import life
+from reliability.life_mutations import MUTATIONS
 from reliability.life_writers import Writer, announcements, lives, reports
-from reliability.mutations import LIFE_MUTATIONS
 from reliability.trial import Figure, PromiseBroken, Trial
 from support_cli import START, Clock
 
@@ -59,7 +59,7 @@ def test_a_defect_is_found_in_a_day(tmp_path: Path, mutation: str, told: str) ->
     """Two of those that `./build.sh reliability --only life` puts in."""
     with pytest.raises(PromiseBroken, match=told):
         life.embedded(Trial(tmp_path, seed=1, scale=QUICK), mutation)
-    assert mutation in LIFE_MUTATIONS
+    assert mutation in MUTATIONS
 
 
 def test_writers_announce_what_the_day_before_is_said_to_have_announced() -> None:

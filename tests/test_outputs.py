@@ -10,7 +10,6 @@ from itertools import pairwise
 import pytest
 
 from doubles import FaultyStore
-from mopsjobs import outputs
 from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.outputs import NAMES_NAME, Completeness, Manifest, examine, manifest_key, output_key, results_prefix
 from mopsjobs.store.base import VersionedStore
@@ -132,7 +131,6 @@ def test_a_list_of_names_that_is_none_is_no_completion(value: bytes) -> None:
 def test_replicates_that_draw_the_same_seed_share_their_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 32 bits, two of 100,000 replicates do so more often than not; their job must have an end nevertheless."""
     monkeypatch.setattr("mopsjobs.submit.study.seed_of", lambda one, replicate: replicate // 2)
-    monkeypatch.setattr(outputs, "seed_of", lambda one, replicate: replicate // 2)
     store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}], replicates=5)
     for task in _tasks(manifest)[1:3]:
         _leave(store, task, a=b"x")

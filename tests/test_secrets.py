@@ -36,7 +36,7 @@ from mopsjobs.outputs import results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import pack
-from support_cli import Cli, Ran, add, command, environment, sentences
+from support_cli import Cli, Ran, Spawn, add, command, environment, sentences
 from support_k8s import kubeconfig
 from support_runs import code, is_alive, kill, until
 from support_secrets import (
@@ -628,6 +628,25 @@ def test_a_server_whose_certificate_nobody_signed_is_sent_nothing(
     ]
 
 
+def test_no_table_is_asked_of_a_server_whose_certificate_nobody_signed(
+    cli: Cli, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DynamoDB's as Azure's: nothing is sent, and no setting but an authority of one's own lets it through."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", WORD)
+    for switch in ("PYTHONHTTPSVERIFY", "AWS_VERIFY_SSL", "AWS_NO_VERIFY_SSL"):
+        monkeypatch.setenv(switch, "0")
+    with _server(403, certificate) as (port, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"https://localhost:{port}")
+        ran = cli("sync", MOPS_JOBS_REGISTRY="dynamodb://jobs")
+        assert (ran.code, asked) == (5, [])
+        assert "its TLS certificate is not trusted" in ran.err
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        assert (cli("sync", MOPS_JOBS_REGISTRY="dynamodb://jobs").code, len(asked)) == (4, 1)
+    assert WORD not in ran.err
+
+
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_an_authority_of_ones_own_is_named_as_everywhere(
     desk: Callable[..., Desk], certificate: Path, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -659,6 +678,29 @@ def test_a_cluster_whose_certificate_nobody_signed_is_sent_nothing(tmp_path: Pat
         with pytest.raises(EngineAccessError, match="does not permit"):
             KubernetesEngine({"KUBECONFIG": str(path)}).state(record)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_a_kubeconfig_that_switches_the_check_off_is_obeyed_and_told_once(
+    cli: Cli, spawn: Spawn, tmp_path: Path, certificate: Path, is_set: bool
+) -> None:
+    """As kubectl obeys it. One sentence on stderr names context and file, however often the cluster is asked."""
+    for job in ("a", "b"):
+        cli.ok("register", job, "--k8s-name", job, "--namespace", "n", "--engine", "kubernetes")
+        cli.ok("update", job, "running")
+    with _server(404, certificate) as (port, asked):
+        path = kubeconfig(tmp_path, f"https://localhost:{port}", token=WORD)
+        document = json.loads(path.read_text())
+        document["clusters"][0]["cluster"]["insecure-skip-tls-verify"] = is_set
+        path.write_text(json.dumps(document))
+        _, err = spawn("reconcile", KUBECONFIG=str(path)).communicate()
+    sentence = (
+        f"warning: Context here of {path} has insecure-skip-tls-verify: whoever answers at https://localhost:{port} is"
+        " believed, and gets the credentials."
+    )
+    assert [line for line in err.splitlines() if "insecure" in line] == ([sentence] if is_set else [])
+    assert len(asked) == (2 if is_set else 0)
+    assert WORD not in err
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

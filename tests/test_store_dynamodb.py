@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import socket
+import socketserver
 import sys
+import threading
 import time
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -311,9 +313,11 @@ ANSWERS = [
     (refused(400, "InvalidSignatureException"), StoreAccessError, 4),
     (Reply(403), StoreAccessError, 4),
     (refused(400, "ValidationException"), StoreError, 1),
-    (Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"), StoreError, 1),
-    (FOUND._replace(headers=(*FOUND.headers[:1], ("x-amz-crc32", "1"))), StoreError, 1),
-    (FOUND._replace(headers=FOUND.headers[:1]), StoreError, 1),
+    (Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"), StoreUnavailableError, 5),
+    (FOUND._replace(headers=(*FOUND.headers[:1], ("x-amz-crc32", "1"))), StoreUnavailableError, 5),
+    (FOUND._replace(headers=(*FOUND.headers[:1], ("x-amz-crc32", ""))), StoreUnavailableError, 5),
+    (FOUND._replace(headers=FOUND.headers[:1]), StoreUnavailableError, 5),
+    (FOUND._replace(body=FOUND.body[:20]), StoreUnavailableError, 5),
 ]
 
 
@@ -355,6 +359,45 @@ def test_a_read_that_succeeds_later_is_a_success(aws: Callable[[int], None]) -> 
     with scripted(aws, BUSY, HANG_UP, FOUND) as (store, requests, _):
         assert store.get("a") is not None
         assert len(requests) == 3
+
+
+HEAD = f"HTTP/1.1 200 OK\r\nx-amz-crc32: {zlib.crc32(FOUND.body)}\r\nContent-Length: {len(FOUND.body)}\r\n\r\n"
+
+
+@contextlib.contextmanager
+def saying(text: bytes) -> Iterator[int]:
+    """The port of a server that answers each request with these bytes, and hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(text)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("come", range(20, len(HEAD) + len(FOUND.body), 7))
+def test_a_reply_that_breaks_off_anywhere_is_an_outage_that_leaves_a_doubt(
+    aws: Callable[[int], None], come: int
+) -> None:
+    """In its headers too: the standard library takes what came of them for all, and boto3 then for "no such key"."""
+    with saying((HEAD.encode() + FOUND.body)[:come]) as port:
+        aws(port)
+        with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep(), clock=lambda: 0.0)) as store:
+            for call in (lambda: store.get("a"), lambda: store.put("a", RECORD, VERSION)):
+                with pytest.raises(StoreUnavailableError) as caught:
+                    call()
+                assert caught.value.sent
+
+
+def test_a_reply_to_a_query_without_items_is_no_empty_listing(aws: Callable[[int], None]) -> None:
+    with scripted(aws, found(Count=0)) as (store, _, _sleep), pytest.raises(StoreError, match="makes no sense"):
+        list(store.scan("a/"))
 
 
 def test_a_condition_that_does_not_hold_is_a_return_value(aws: Callable[[int], None]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.errors import UsageError
-from mopsjobs.submit.study import ParameterSet, Study, StudyError, load_study, param_id, seed_of
+from mopsjobs.submit import seeds
+from mopsjobs.submit.study import MAX_TASKS, ParameterSet, Study, StudyError, load_study, param_id, seed_of
 
 GOOD = {"model": "m:f", "scenario": "s", "parameter_sets": [{"params": {"x": 1}}]}
 
@@ -31,11 +33,11 @@ WRONG = [
     ("model", "a\nb", 'model should be a text, not "a\\nb"'),
     ("scenario", [], "scenario should be a text, not a list"),
     ("sampling_method", False, "sampling_method should be a text, not true or false"),
-    ("n_replicates", 0, "n_replicates should be a whole number from 1, not 0"),
-    ("n_replicates", 1.5, "n_replicates should be a whole number from 1, not 1.5"),
-    ("n_replicates", True, "n_replicates should be a whole number from 1, not true or false"),
-    ("n_replicates", "3", 'n_replicates should be a whole number from 1, not "3"'),
-    ("n_replicates", 10**9, "n_replicates should be a whole number from 1, not 1000000000"),
+    ("n_replicates", 0, "n_replicates should be a whole number from 1 to 10,000,000, not 0"),
+    ("n_replicates", 1.5, "n_replicates should be a whole number from 1 to 10,000,000, not 1.5"),
+    ("n_replicates", True, "n_replicates should be a whole number from 1 to 10,000,000, not true or false"),
+    ("n_replicates", "3", 'n_replicates should be a whole number from 1 to 10,000,000, not "3"'),
+    ("n_replicates", 10**9, "n_replicates should be a whole number from 1 to 10,000,000, not 1000000000"),
     ("parameter_sets", None, "parameter_sets should be a list of at least one object of parameters, and is missing"),
     ("parameter_sets", [], "parameter_sets should be a list of at least one object of parameters, not an empty one"),
     ("parameter_sets", {}, "parameter_sets should be a list of at least one object of parameters, not an object"),
@@ -94,9 +96,9 @@ def test_what_is_no_object_is_told_what_it_should_be(document: object) -> None:
 
 
 def test_more_tasks_than_a_job_takes_are_refused() -> None:
-    document = GOOD | {"parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": 10**8}
+    document = GOOD | {"parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": MAX_TASKS}
     (problem,) = _problems(document)
-    assert "200,000,000 tasks" in problem
+    assert "20,000,000 tasks, and at most 10,000,000" in problem
 
 
 def test_without_a_source_the_sentence_is_whole() -> None:
@@ -207,8 +209,35 @@ def test_a_set_with_a_seed_gives_one_task_and_others_one_a_replicate() -> None:
 
 
 def test_tasks_are_made_one_by_one() -> None:
-    study = Study.from_dict(GOOD | {"n_replicates": 10**8})
+    study = Study.from_dict(GOOD | {"n_replicates": MAX_TASKS})
     assert next(study.tasks()).seed == seed_of(study.parameter_sets[0], 0)
+
+
+# --- tasks by their seeds ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 500_000])
+@given(
+    drawn=st.lists(st.integers(0, 5) | st.just(2**32 - 1), max_size=12),
+    named=st.lists(st.sampled_from([0, 3, 2**32 - 1, 2**32, 2**64 - 1]), unique=True),
+)
+def test_the_index_of_seeds_tells_what_a_dict_would(chunk: int, drawn: list[int], named: list[int]) -> None:
+    """Whatever is sorted at once; a seed that was named may be one that was drawn."""
+    tasks = [(seed, number) for number, seed in enumerate([*drawn, *named])]
+    expected: dict[int, list[int]] = {}
+    for seed, number in tasks:
+        expected.setdefault(seed, []).append(number)
+    with mock.patch.object(seeds, "_CHUNK", chunk):
+        index = seeds.SeedIndex(tasks[: len(drawn)], tasks[len(drawn) :])
+    for seed in (*range(7), 2**32 - 1, 2**32, 2**64 - 1, 2**70):
+        assert index.numbers(seed) == index.numbers_of_text(str(seed)) == expected.get(seed, [])
+    assert sorted(index.alike()) == sorted(numbers for numbers in expected.values() if len(numbers) > 1)
+
+
+@pytest.mark.parametrize("text", ["", "00", "01", "+1", "1_0", "-0", " 1", "\u0661", "1" * 21])
+def test_what_is_no_seed_in_its_one_form_is_that_of_no_task(text: str) -> None:
+    """Else two keys would be outputs of one task."""
+    assert seeds.SeedIndex([(seed, seed) for seed in range(20)], ()).numbers_of_text(text) == []
 
 
 # --- there and back --------------------------------------------------------------------------------------------------

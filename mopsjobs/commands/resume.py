@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         return _told(args, *_again(args, context, state, is_delivered=is_delivered), len(todo))
     if not todo:
         return Result(notes=[f"{args.job}: nothing is missing"])
-    job_id, warnings = _child(args, context, state, manifest, tuple(task.number for task in todo))
+    job_id, warnings = _child(args, context, state, manifest, todo)
     return _told(args, job_id, warnings, len(todo))
 
 

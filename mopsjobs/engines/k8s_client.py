@@ -6,6 +6,7 @@ The only importer of lightkube and httpx: no exception of theirs leaves this mod
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from lightkube.types import CascadeType
 
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
 
+log = logging.getLogger(__name__)
+
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 2.5
 """Together below the five seconds in which a command has to fail."""
@@ -31,6 +34,9 @@ FOLLOW_READ_SECONDS = 30.0
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+
+_UNVERIFIED: set[tuple[str, str]] = set()
+"""Contexts of kubeconfigs of which this process has said that they switch the check of the certificate off."""
 
 _NO_LOG = (400, 404)
 """The container has not started; the pod is gone."""
@@ -217,7 +223,26 @@ def _config(env: Mapping[str, str], context: str | None, noted: str | None) -> S
             hint="Look at it with: kubectl config view",
         ) from None
     assert found is not None  # noqa: S101 - None would be a default, and we give none
+    _warn_if_unverified(found, where)
     return found._replace(user=found.user or User())
+
+
+def _warn_if_unverified(config: SingleConfig, where: str) -> None:
+    """Say once that the kubeconfig switches the check of the certificate off: that is for its owner to decide.
+
+    Through logging, as everything that is deep inside and none of a call's results: a program that has set up none
+    sees it on stderr.
+    """
+    named = (where, str(config.context_name))
+    if config.cluster.insecure and named not in _UNVERIFIED:
+        _UNVERIFIED.add(named)
+        log.warning(
+            "warning: Context %s of %s has insecure-skip-tls-verify: whoever answers at %s is believed, and gets the"
+            " credentials.",
+            " ".join(named[1].split()),
+            where,
+            re.sub(r"//.*@", "//", config.cluster.server),
+        )
 
 
 def _refusal(error: httpx.HTTPStatusError, where: str) -> EngineError:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mopsjobs.errors import KeyNotFoundError, StoreUnavailableError, TooManyRetriesError
+from mopsjobs.errors import KeyNotFoundError, StoreError, StoreUnavailableError, TooManyRetriesError
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 
 ATTEMPTS = 24
@@ -29,6 +29,8 @@ CAP_SECONDS = 3.0
 
 OUTAGES = 3
 """Writes with an unknown outcome that one update may look into before it reports the outage."""
+
+_DOUBT = "The write of {key} may or may not have landed: look before you repeat it."
 
 Apply = Callable[[bytes], "bytes | None"]
 Landed = Callable[[bytes], bool]
@@ -109,6 +111,9 @@ def update(  # noqa: PLR0913 - two calls back more than most
             if outages >= OUTAGES or error.silent:
                 raise _unknown_outcome(key, error) from error
             doubt, unsure = current, True
+        except StoreError as error:
+            _tell_doubt(error, key, in_doubt=unsure)
+            raise
         else:
             if version is not None:
                 return Outcome(value, version, written=True, attempts=attempt)
@@ -146,7 +151,7 @@ def create(
                 raise _unknown_outcome(key, error) from error
             try:
                 found = store.get(key)
-            except StoreUnavailableError:
+            except StoreError:
                 raise _unknown_outcome(key, error) from error
             if found is not None:
                 if landed is None:
@@ -154,6 +159,9 @@ def create(
                 return _own(found, landed, attempt)
             sleep(delay(attempt, random))
             continue
+        except StoreError as error:
+            _tell_doubt(error, key, in_doubt=attempt > 1)
+            raise
         if version is not None:
             return Outcome(value, version, written=True, attempts=attempt)
         # A key that exists can be our own doing only if an earlier attempt, here or below, was answered by silence.
@@ -178,6 +186,9 @@ def _get(store: VersionedStore, key: str, *, in_doubt: bool) -> Versioned:
     except StoreUnavailableError as error:
         if in_doubt:
             raise _unknown_outcome(key, error) from error
+        raise
+    except StoreError as error:
+        _tell_doubt(error, key, in_doubt=in_doubt, is_write=False)
         raise
     if current is None:
         raise KeyNotFoundError(f"There is no {key}.")
@@ -207,8 +218,17 @@ def _own(found: Versioned, landed: Landed, attempt: int) -> Outcome | None:
     return Outcome(found.value, found.version, written=True, attempts=attempt) if landed(found.value) else None
 
 
+def _tell_doubt(error: StoreError, key: str, *, in_doubt: bool, is_write: bool = True) -> None:
+    """Have an error tell that a write may have landed: an earlier one, or the one whose own reply makes no sense.
+
+    A refusal for want of permission or of room, on the other hand, says that nothing was written.
+    """
+    if in_doubt or (is_write and type(error) is StoreError):
+        error.hint = " ".join(filter(None, (error.hint, _DOUBT.format(key=key))))
+
+
 def _unknown_outcome(key: str, cause: StoreUnavailableError | None = None) -> StoreUnavailableError:
     return StoreUnavailableError(
         str(cause) if cause is not None else f"The reply to the write of {key} was lost.",
-        hint=f"The write of {key} may or may not have landed: look before you repeat it.",
+        hint=_DOUBT.format(key=key),
     )

@@ -34,11 +34,11 @@ from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 
 from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
-from mopsjobs.store.dynamodb_errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, error_code, explain
+from mopsjobs.store.dynamodb_errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, error_code, explain
 from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers, read_patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 PARTITIONS = 16
 """Partitions of a table. Part of the format: with another number, keys that are there would not be found."""
@@ -64,7 +64,6 @@ _CUT = "\n"  # does not print, so no key has it; and comes before everything tha
 TABLE_SECONDS = 60
 """How long a writer waits for the table that it has made. AWS takes some ten seconds."""
 
-_CHECKSUM = "x-amz-crc32"
 _VERSION = re.compile(r"[0-9a-f]{32}")
 _EXISTS = f"attribute_exists({KEY})"
 _IS_ABSENT = f"attribute_not_exists({KEY})"
@@ -183,23 +182,22 @@ class DynamoDBVersionedStore:
             read_timeout=BUDGET_SECONDS * 2 / 3,
             max_pool_connections=POOL_CONNECTIONS,
             # Reads are retried here, within a budget; writes never: a reply that was lost would come back as a
-            # conflict with one's own write. Of the two modes, this one also refuses a reply with a wrong checksum.
-            retries={"mode": "legacy", "total_max_attempts": 1},
+            # conflict with one's own write.
+            retries={"mode": "standard", "total_max_attempts": 1},
         )
         client: Any = session.client("dynamodb", config=config)
         endpoint = client.meta.endpoint_url
         self.location = f"dynamodb://{self._table} at {endpoint.rpartition('/')[2].rpartition('@')[2]}"
         if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
             raise ConnectTimeoutError(endpoint_url=endpoint)
+        client.meta.events.register("before-parse.dynamodb", self._check_whole)
         return client
 
     def _send(self, operation: str, **arguments: Any) -> Any:
-        reply = getattr(self._client(), operation)(TableName=self._table, **arguments)
-        # DynamoDB sends a checksum with each reply, and boto3 has held the reply against it. Without this, it takes
-        # whatever came with a 200, such as the page of a captive portal, for a reply that has nothing to say.
-        if _CHECKSUM not in reply["ResponseMetadata"]["HTTPHeaders"]:
-            raise StoreError(f"{self.location} gave an answer that is not DynamoDB's.")
-        return reply
+        return getattr(self._client(), operation)(TableName=self._table, **arguments)
+
+    def _check_whole(self, response_dict: Mapping[str, Any], **_: object) -> None:
+        check_whole(response_dict["status_code"], response_dict["headers"], response_dict["body"], self.location)
 
     def _read(self, operation: str, **arguments: Any) -> Any:
         """The reply; None when there is no table."""
@@ -276,6 +274,8 @@ class DynamoDBVersionedStore:
                 if "ExclusiveStartKey" in arguments:
                     raise StoreError(f"{self.location} went away while it was being listed.")
                 return
+            if "Items" not in reply:
+                raise StoreError(f"{self.location} gave an answer that makes no sense.")
             for item in reply["Items"]:
                 entry = self._entry(item)
                 if entry.key.startswith(prefix):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+import zlib
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import (
     ClientError,
@@ -27,10 +28,14 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.store.outages import unavailable
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 CONDITION_FAILED = "ConditionalCheckFailedException"
 NO_TABLE = "ResourceNotFoundException"
 TABLE_EXISTS = "ResourceInUseException"
 
+LOOK_HINT = "Look at the network, and at the region (AWS_DEFAULT_REGION) or AWS_ENDPOINT_URL_DYNAMODB."
 SIGN_IN = "Sign in with `aws sso login` or `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
 
 # docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
@@ -59,7 +64,31 @@ _SETTINGS = (ConfigParseError, InvalidRegionError, ProfileNotFound)
 _SETTINGS_HINT = "Look at AWS_PROFILE, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMODB and ~/.aws/config."
 _OUTAGES = (HTTPClientError, BotoConnectionError, OSError)
 _SILENCES = (ConnectTimeoutError, ReadTimeoutError)
+_CHECKSUM = "x-amz-crc32"
 _ERROR_CODE = re.compile(r"[A-Za-z0-9.]{1,80}")
+
+
+def check_whole(status: int, headers: Mapping[str, str], body: bytes, location: str) -> None:
+    """Look whether a reply is one of DynamoDB's, and all of it.
+
+    The standard library takes what has come of the headers of a broken reply for all of them, and boto3 takes whatever
+    came with a 200 for a reply that has nothing to say, such as "no such item": half of one, or the page of a captive
+    portal. But DynamoDB sends the length and a checksum of each reply.
+
+    Raises:
+        StoreUnavailableError: it is not. After a write nobody knows whether that has landed.
+    """
+    problem = ""
+    told = headers.get(_CHECKSUM)
+    is_framed = headers.get("content-length", "").isdecimal() or "chunked" in headers.get("transfer-encoding", "")
+    if not is_framed:
+        problem = "a reply broke off in its headers"
+    elif told is not None and told != str(zlib.crc32(body)):
+        problem = "a reply was damaged on its way"
+    elif told is None and status < 300:
+        problem = "what answers there is not DynamoDB"
+    if problem:
+        raise StoreUnavailableError(f"Cannot reach {location}: {problem}.", hint=LOOK_HINT)
 
 
 def error_code(error: Exception) -> str:
@@ -105,7 +134,7 @@ def _unanswered(error: Exception, location: str) -> MopsJobsError:
         )
     if isinstance(error, _OUTAGES):
         failure = unavailable(error, location, _SILENCES)
-        failure.hint = "Look at the network, and at the region (AWS_DEFAULT_REGION) or AWS_ENDPOINT_URL_DYNAMODB."
+        failure.hint = LOOK_HINT
         return failure
     return StoreError(f"{location} gave an answer that mops-jobs cannot use: {type(error).__name__}.")
 

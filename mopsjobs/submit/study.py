@@ -13,18 +13,20 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError, shortened
 from mopsjobs.strict_json import read_json
+from mopsjobs.submit.seeds import SeedIndex
 
 MAX_STUDY_BYTES = 256 * 2**20
 MAX_SHOWN_PROBLEMS = 10
 MAX_SHOWN_CHARACTERS = 200
 MAX_NUMBER_BITS = 4096
 """Of a whole number: far beyond what a model is told, and what every JSON reader of a Python takes."""
-MAX_TASKS = 10**8
+MAX_TASKS = 10**7
+"""Of a job. Whoever reads a manifest counts its tasks and draws their seeds: half a minute for so many."""
 
 _OUTPUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -112,14 +114,20 @@ class Study:
         for sets in self.sets_by_id().values():
             if len(sets) == 1 and self.replicates(sets[0][1]) == 1:
                 continue
-            earliest: dict[int, int] = {}
-            for first, one in sets:
-                for replicate in range(self.replicates(one)):
-                    number = first + replicate
-                    earlier = earliest.setdefault(seed_of(one, replicate), number)
-                    if earlier != number:
-                        found[number] = earlier
+            for first, *others in self.seed_index(sets).alike():
+                found.update(dict.fromkeys(others, first))
         return found
+
+    def seed_index(self, sets: Iterable[tuple[int, ParameterSet]]) -> SeedIndex:
+        """The tasks of some parameter sets of one id, as `sets_by_id` has them, by their seeds."""
+        sets = list(sets)
+        drawn = (
+            (seed_of(one, replicate), first + replicate)
+            for first, one in sets
+            if one.seed is None
+            for replicate in range(self.n_replicates)
+        )
+        return SeedIndex(drawn, ((one.seed, first) for first, one in sets if one.seed is not None))
 
     def to_dict(self) -> dict[str, Any]:
         """The study as its file would have it."""
@@ -237,7 +245,7 @@ def _text(document: Mapping[str, object], name: str, default: str | None, proble
 def _replicates(value: object, problems: list[str]) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_TASKS:
         return value
-    problems.append(f"n_replicates should be a whole number from 1, not {_kind(value)}")
+    problems.append(f"n_replicates should be a whole number from 1 to {MAX_TASKS:,}, not {_kind(value)}")
     return 1
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from mopsjobs.csv_text import csv_text
 from mopsjobs.outputs import NAMES_NAME, Manifest, examine, results_prefix
 from mopsjobs.store.base import Entry, VersionedStore
-from mopsjobs.submit.study import Task, seed_of
+from mopsjobs.submit.seeds import SeedIndex
+from mopsjobs.submit.study import ParameterSet, Task
 
 BATCH = 500
 """Rows written at once."""
@@ -61,17 +62,19 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest]) -
         StoreError: a listing failed.
         OSError: it cannot be written.
     """
-    complete: set[int] = set()
+    eldest = family[-1]
+    complete = bytearray(eldest.study.tasks_total)
     for generation in family:
         flags = examine(store, generation).complete
         numbers = range(len(flags)) if generation.only is None else generation.only
-        complete.update(number for number, flag in zip(numbers, flags, strict=True) if flag)
-    eldest = family[-1]
+        for number, flag in zip(numbers, flags, strict=True):
+            if flag and number < len(complete):  # a descendant's study is the same, if nobody has written another
+                complete[number] = 1
     parameters = list(dict.fromkeys(name for one in eldest.study.parameter_sets for name in one.params))
     columns = [f"params.{name}" if name in FIRST_COLUMNS else name for name in parameters]
 
     def row(task: Task) -> list[object]:
-        status = "complete" if task.number in complete else "missing"
+        status = "complete" if complete[task.number] else "missing"
         values = (_cell(task.params[name]) if name in task.params else None for name in parameters)
         return [task.number, task.param_id, task.seed, status, *values]
 
@@ -94,14 +97,17 @@ class _Tasks:
         self._manifest = manifest
         self._sets = {} if manifest is None else manifest.study.sets_by_id()
         self._param_id: str | None = None
-        self._by_seed: dict[str, Task] = {}
+        self._here: list[tuple[int, ParameterSet]] = []
+        self._seeds = SeedIndex((), ())
 
     def of(self, name: str) -> Task | None:
         param_id, _, rest = name.partition("/")
         if param_id != self._param_id and self._manifest is not None:
-            self._param_id, self._by_seed = param_id, {}
-            for first, one in self._sets.get(param_id, ()):
-                for replicate in range(self._manifest.study.replicates(one)):
-                    seed = seed_of(one, replicate)
-                    self._by_seed.setdefault(str(seed), Task(first + replicate, param_id, seed, one.params))
-        return self._by_seed.get(rest.partition("/")[0])
+            self._param_id, self._here = param_id, self._sets.get(param_id, [])
+            self._seeds = self._manifest.study.seed_index(self._here)
+        seed = rest.partition("/")[0]
+        numbers = self._seeds.numbers_of_text(seed)
+        if not numbers:
+            return None
+        # Sets of one id differ in their seeds alone.
+        return Task(numbers[0], param_id, int(seed), self._here[0][1].params)

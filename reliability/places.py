@@ -1,0 +1,67 @@
+"""Registries as the processes of a storm reach them, and as whoever judges them does: with and without the bad line."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import azurite, node
+from reliability.proxy import Plan, Proxy, faulty
+
+
+class Place(NamedTuple):
+    """A registry as the processes reach it, and as whoever judges them does: on a line without faults."""
+
+    url: str
+    env: Mapping[str, str]
+    """What opens it besides the URL."""
+    calm_url: str
+    calm_env: Mapping[str, str]
+
+
+def embedded(directory: Path) -> Place:
+    """A SQLite file that does not exist yet. There is no line to it that could break."""
+    url = f"sqlite://{directory}/registry.db"
+    return Place(url, {}, url, {})
+
+
+@contextlib.contextmanager
+def azure(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
+    """A container that does not exist yet of a real Azurite, and the bad line to it."""
+    with azurite.running(directory) as server, faulty(server.port, plan) as proxy:
+        far = azurite.Azurite(proxy.port)
+        container = azurite.new_container()
+        yield Place(far.url(container), far.env, server.url(container), server.env), proxy
+
+
+@contextlib.contextmanager
+def dynamodb(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
+    """A table that does not exist yet of a real dynalite, and the bad line to it."""
+    words = ("--host", "127.0.0.1", "--port", "{port}", "--createTableMs", "0")
+    with (
+        node.running("dynalite", "cli.js", directory, words) as port,
+        faulty(port, plan, "dynamodb") as proxy,
+    ):
+        url = f"dynamodb://storm-{uuid.uuid4().hex}"
+        yield Place(url, _aws(proxy.port), url, _aws(port)), proxy
+
+
+def _aws(port: int) -> dict[str, str]:
+    """What makes boto3 talk to a port of this machine. dynalite wants a signature, and believes each."""
+    return {
+        "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "example",
+    }
+
+
+FAR: dict[str, Callable[[Path, Plan], AbstractContextManager[tuple[Place, Proxy]]]] = {
+    "Azure": azure,
+    "DynamoDB": dynamodb,
+}
+"""The backends across a network."""
