@@ -17,6 +17,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,10 +48,11 @@ BEGAN = datetime(2026, 3, 2, tzinfo=UTC)
 WARM = range(5, 7)
 """The hours that the last ones are compared with: by then the first jobs have grown old enough to go."""
 
-ATTEMPTS = 5
-"""At a command that finds the server too busy: two cores serve both sides."""
+ATTEMPTS, PAUSE = 60, 5.0
+"""At a command that finds the server too busy, and seconds between two of them: Azurite says nothing while it looks
+for blobs that nobody has any more, every ten minutes and for longer the more there were."""
 
-PAGE_SYNC_EVERY = {"Azurite": "2s", "embedded": "0.5s"}
+PAGE_SYNC_EVERY = {"Azurite": "5s", "embedded": "0.5s"}
 """By the real clock: hundreds of syncs in the simulated day."""
 
 PAGES = ("/jobs", "/charts", "/metrics", "/api/v1/jobs?limit=50", "/api/v1/events")
@@ -162,6 +164,7 @@ class Child:
             for _ in range(ATTEMPTS):
                 if done[number]["code"] == EXIT_UNREACHABLE:
                     self.outages += 1
+                    time.sleep(PAUSE)
                     (done[number],) = self._ask(now, (words,), measure)["done"]
             code = done[number]["code"]
             hold(code == 0, f"{' '.join(words)} ended with {code} at {now}: {self._said()}")

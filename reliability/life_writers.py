@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +23,9 @@ EVERY = 60
 """Minutes between two reports of a job."""
 SHORTEST, LONGEST = 60, 140
 """Minutes of a job."""
-ATTEMPTS = 10
+ATTEMPTS, PAUSE = 60, 5.0
+"""At a write that finds the server too busy, and seconds between two of them."""
+
 AT_ONCE = 8
 """Writers that are at work at the same instant."""
 
@@ -124,7 +127,7 @@ class Writer:
             PromiseBroken: its events were not taken.
         """
         if self._life is not None and self._life.source:
-            hold(self._log.close(60), f"the events of {self._life.job_id} were not taken")
+            hold(self._log.close(300), f"the events of {self._life.job_id} were not taken")
             self._closing.close()
 
     def _begin(self) -> None:
@@ -146,6 +149,7 @@ def _patiently(write: Callable[[], T]) -> T:
     for _ in range(ATTEMPTS):
         with contextlib.suppress(StoreUnavailableError):
             return write()
+        time.sleep(PAUSE)
     return write()
 
 
