@@ -184,6 +184,12 @@ class Desk:
             kill(pid)
             until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
 
+    def open_to_others(self) -> dict[Path, str]:
+        """The files and directories below HOME that others may look into, but for what Python and the model add."""
+        paths = (path for path in self.top.rglob("*") if "__pycache__" not in path.parts and not path.is_symlink())
+        modes = {path.relative_to(self.top): stat.S_IMODE(path.stat().st_mode) for path in paths if path.exists()}
+        return {path: oct(mode) for path, mode in modes.items() if mode & 0o077}
+
     def kept(self) -> dict[str, set[str]]:
         """The files of ours with a secret in them."""
         return seen_in_files(self.top) | seen_in_files(self.home, but=[self.home / ".env"])
@@ -221,7 +227,8 @@ def test_no_secret_leaves_a_run_that_succeeds(marked: Azurite, desk: Callable[..
     """Every command, loud and quiet, where the marked key opens the registry: not in what is said, kept, sent, served.
 
     A `.env` is not packed; a model that prints its environment, raises it and returns it tells nothing of what opens
-    the registry; no process has a secret among its arguments.
+    the registry; no process has a secret among its arguments. And after all of them, whatever the umask, nothing below
+    HOME is open to others.
     """
     cluster = kubeconfig(tmp_path, f"http://me:{WORD}@127.0.0.1:9", token=WORD)
     container = marked.new_container()
@@ -230,7 +237,8 @@ def test_no_secret_leaves_a_run_that_succeeds(marked: Azurite, desk: Callable[..
     url = f"{marked.endpoint}/{container}"
     store = open_store(url, env)
     jobs = JobRegistry(store)
-    with Arguments() as arguments, contextlib.closing(store):
+    with Arguments() as arguments, contextlib.closing(store), contextlib.ExitStack() as stack:
+        stack.callback(os.umask, os.umask(0))
         assert one("doctor").code == 0, "the key does open it"
         codes = {}
         for name, argv in CASES.items():
@@ -254,6 +262,8 @@ def test_no_secret_leaves_a_run_that_succeeds(marked: Azurite, desk: Callable[..
         told = [json.loads(entry.value or b"{}") for entry in store.scan(results_prefix("job"))]
     assert {name: code_ for name, code_ in codes.items() if code_ in (1, 4, 5)} == {}
     assert one.kept() == {}
+    assert one.open_to_others() == {}
+    assert any(one.top.rglob("runner.log")), "there was something to look at"
     assert [("HOME" in each, SECRETS & each.keys()) for each in told] == [(True, set())], "the model did tell"
     assert any(b"worker.py" in each for each in arguments.found), "the worker was seen"
     assert {each for each in arguments.found if seen(each)} == set()
