@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -51,13 +52,23 @@ def new_container() -> str:
 
 
 @contextlib.contextmanager
-def running(directory: Path) -> Iterator[Azurite]:
+def running(directory: Path, *, collects_garbage: bool = True) -> Iterator[Azurite]:
     """An Azurite while the block runs. What it prints goes to a file in `directory`.
+
+    Args:
+        directory: where it runs.
+        collects_garbage: whether it looks each ten minutes for content that no blob has any more. After some 100,000
+            writes it answers nobody for minutes then, and no setting switches that off.
 
     Raises:
         RuntimeError: there is none, or it does not start.
     """
-    with node.running("azurite", "dist/src/blob/main.js", directory, OPTIONS) as port:
+    preload = None
+    if not collects_garbage:
+        preload = directory / "no-garbage-collection.js"
+        constants = json.dumps(str(node.package("azurite") / "dist/src/blob/utils/constants.js"))
+        preload.write_text(f"require({constants}).DEFAULT_GC_INTERVAL_MS = {2**31 - 1};\n", encoding="utf-8")
+    with node.running("azurite", "dist/src/blob/main.js", directory, OPTIONS, preload=preload) as port:
         yield Azurite(port)
 
 

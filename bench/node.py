@@ -16,7 +16,9 @@ START_SECONDS = 60
 
 
 @contextlib.contextmanager
-def running(name: str, script: str, directory: Path, words: Sequence[str]) -> Iterator[int]:
+def running(
+    name: str, script: str, directory: Path, words: Sequence[str], *, preload: Path | None = None
+) -> Iterator[int]:
     """The port of a server while the block runs. What it prints goes to a file in `directory`.
 
     Args:
@@ -24,11 +26,12 @@ def running(name: str, script: str, directory: Path, words: Sequence[str]) -> It
         script: the file in it that is run.
         directory: where it runs.
         words: its arguments; `{port}` in one stands for the port that it is to listen on.
+        preload: JavaScript that it runs first.
 
     Raises:
         RuntimeError: it is not installed, or does not start.
     """
-    path = _modules(name) / name / script
+    path = package(name) / script
     if not path.is_file():
         raise RuntimeError(f"There is no {name}: run ./build.sh servers, which installs it into build/{name}.")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -37,7 +40,12 @@ def running(name: str, script: str, directory: Path, words: Sequence[str]) -> It
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            ["node", str(path), *(word.format(port=port) for word in words)],
+            [
+                "node",
+                *(["--require", str(preload)] if preload else []),
+                str(path),
+                *(word.format(port=port) for word in words),
+            ],
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -55,13 +63,14 @@ def running(name: str, script: str, directory: Path, words: Sequence[str]) -> It
 def version(name: str) -> str:
     """A server's version."""
     try:
-        return str(json.loads((_modules(name) / name / "package.json").read_text(encoding="utf-8"))["version"])
+        return str(json.loads((package(name) / "package.json").read_text(encoding="utf-8"))["version"])
     except OSError:
         return "none"
 
 
-def _modules(name: str) -> Path:
-    return Path(os.environ.get(f"MOPS_TEST_{name.upper()}") or ROOT / "build" / name / "node_modules")
+def package(name: str) -> Path:
+    """Where a server's package lies, or would."""
+    return Path(os.environ.get(f"MOPS_TEST_{name.upper()}") or ROOT / "build" / name / "node_modules") / name
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

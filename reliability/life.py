@@ -49,8 +49,7 @@ WARM = range(5, 7)
 """The hours that the last ones are compared with: by then the first jobs have grown old enough to go."""
 
 ATTEMPTS, PAUSE = 60, 5.0
-"""At a command that finds the server too busy, and seconds between two of them: Azurite says nothing while it looks
-for blobs that nobody has any more, every ten minutes and for longer the more there were."""
+"""At a command that finds the server too busy, and seconds between two of them."""
 
 PAGE_SYNC_EVERY = {"Azurite": "5s", "embedded": "0.5s"}
 """By the real clock: hundreds of syncs in the simulated day."""
@@ -127,7 +126,7 @@ def run(trial: Trial, mutation: str = "") -> list[Figure]:
 
 def over_azure(trial: Trial, mutation: str = "") -> list[Figure]:
     """Over a real Azurite."""
-    with azurite.running(trial.directory) as server:
+    with azurite.running(trial.directory, collects_garbage=False) as server:
         day = Day(trial, trial.directory / "azurite", server.url(azurite.new_container()), server.env, mutation)
         return day.live("Azurite")
 
