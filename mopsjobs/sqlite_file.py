@@ -1,9 +1,46 @@
-"""Opening a SQLite file, the same way for the embedded registry and for the cache."""
+"""Making and opening a SQLite file, the same way for the embedded registry and for the cache."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
+    """Make the file, for its owner alone, in WAL mode and on disk, unless somebody else does it first.
+
+    It is made whole under another name and linked into place. Half-made, it would be nobody's: turning WAL on in a
+    file that others have open fails instead of waiting, and whoever only reads cannot clear up after a killed maker.
+
+    Args:
+        path: where.
+        fill: writes what is to be in it.
+
+    Raises:
+        OSError: the directory does not take it.
+        sqlite3.Error: the disk does not.
+    """
+    from mopsjobs.whole_file import draft  # here: no listing needs it
+
+    with draft(path, 0o600) as beside:
+        for suffix in ("-wal", "-shm", "-journal"):  # of a maker that was killed: it is no part of this one
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside + suffix)
+        with contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            fill(connection)
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links; of those who come this way, nobody else is here now
+            if not os.path.exists(path):
+                os.rename(beside, path)
 
 
 def connect(path: str, *, writable: bool, busy_seconds: float, synchronous: str) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -463,6 +464,29 @@ def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path
         assert made.execute(question).fetchall() == migrated.execute(question).fetchall()
     assert Path(file.NEW_SCHEMA).read_text(encoding="utf-8") == schema.script()
     made.close()
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_cache_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool) -> None:
+    """Whoever looks before it is whole finds none; also where a file system has no hard links. Nothing is left over."""
+    path = tmp_path / "cache.db"
+    seen: list[bool] = []
+
+    def connected(*args: object, **named: object) -> sqlite3.Connection:
+        seen.append(path.exists())
+        return connect(*args, **named)  # type: ignore[call-overload,no-any-return]
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refused)
+    file.open_to_write(str(path), "registry").close()
+    assert seen == [False, True]
+    assert [one.name for one in tmp_path.iterdir()] == ["cache.db"]
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("argv", [("list", "-q", "--offline", "--limit", "0"), ("sync",)])

@@ -24,7 +24,7 @@ ARROWS = {
     "mopsjobs": "",
     "mopsjobs.errors": "",
     "mopsjobs.private": "",
-    "mopsjobs.sqlite_file": "",
+    "mopsjobs.sqlite_file": "whole_file",
     "mopsjobs.whole_file": "private",
     "mopsjobs.times": "errors",
     "mopsjobs.status": "errors",
@@ -37,7 +37,7 @@ ARROWS = {
     "mopsjobs.store.base": "errors",
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
-    "mopsjobs.store.sqlite": "errors private store.base sqlite_file whole_file",
+    "mopsjobs.store.sqlite": "errors private store.base sqlite_file",
     "mopsjobs.store.azure": (
         "mopsjobs errors store.base store.azure_credentials store.azure_errors store.azure_inline store.azure_listing"
         " store.azure_transport store.outages"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.private import make_directory
-from mopsjobs.sqlite_file import connect
+from mopsjobs.sqlite_file import connect, create
 
 SCHEMA_VERSION = 5
 """What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
@@ -64,7 +64,7 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
     with explained(path):
         try:
             make_directory(os.path.dirname(path))
-            _make(path)
+            _make(path, registry_id)
         except OSError as error:
             raise CacheError(
                 f"Cannot write the cache {path}: {error.strerror}.", hint="Name another place: --cache PATH."
@@ -82,15 +82,21 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
     return connection
 
 
-def _make(path: str) -> None:
-    """Make the file, private, unless it is there. SQLite gives the WAL its mode.
+def _make(path: str, registry_id: str) -> None:
+    """Make the cache, whole, unless there is one. SQLite gives the WAL its mode.
 
     One that is there must not be opened by anything but SQLite: closing it again would release the locks that this
     process has on it (that is how POSIX has it), and the next process to leave would take the WAL away from under it.
     """
+
+    def fill(connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        with open(NEW_SCHEMA, encoding="utf-8") as script:
+            connection.executescript(f"BEGIN;\n{script.read()}COMMIT;")
+        _mark(connection, registry_id)
+
     if not os.path.exists(path):
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        create(os.path.realpath(path), fill)
 
 
 def set_aside(path: str, stamp: str, *, is_default: bool) -> str | None:
@@ -183,7 +189,10 @@ def _upgrade(path: str, registry_id: str) -> bool:
 
 
 def _build(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
+    """Bring a cache of an older version, or a file that is still empty, up to date."""
     from filelock import FileLock
+
+    from mopsjobs.cache.schema import migrate
 
     # Turning WAL on does not wait for other connections, it fails: so one builder at a time.
     with FileLock(path + ".build", mode=0o600, timeout=BUSY_SECONDS):
@@ -191,15 +200,14 @@ def _build(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
             return
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None:
-            with open(NEW_SCHEMA, encoding="utf-8") as file:
-                connection.executescript(f"BEGIN;\n{file.read()}COMMIT;")
-        else:
-            from mopsjobs.cache.schema import migrate
+        migrate(connection)
+        _mark(connection, registry_id)
 
-            migrate(connection)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("INSERT INTO meta VALUES ('registry', ?) ON CONFLICT DO NOTHING", (registry_id,))
+
+def _mark(connection: sqlite3.Connection, registry_id: str) -> None:
+    """Say whose the cache is, and that it is up to date."""
+    connection.execute("INSERT INTO meta VALUES ('registry', ?) ON CONFLICT DO NOTHING", (registry_id,))
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _check_registry(connection: sqlite3.Connection, path: str, registry_id: str) -> None:

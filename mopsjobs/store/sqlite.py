@@ -18,7 +18,7 @@ from typing import Any
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.private import make_directory
-from mopsjobs.sqlite_file import connect
+from mopsjobs.sqlite_file import connect, create
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 
 BUSY_SECONDS = 10.0
@@ -240,22 +240,14 @@ class SQLiteVersionedStore:
         return connection
 
     def _create_file(self) -> None:
-        """Make the file whole under another name, then link it into place: two creators never see half of one."""
-        from mopsjobs.whole_file import draft
+        def fill(connection: sqlite3.Connection) -> None:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.executescript(_SCHEMA)
+            connection.execute("INSERT INTO store VALUES (?, 0)", (secrets.token_hex(4),))
 
         try:
             make_directory(os.path.dirname(self.path))
-            with draft(self.path, 0o600) as beside:
-                for suffix in ("-wal", "-shm", "-journal"):  # of a creator that was killed: it is no part of this one
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(beside + suffix)
-                with contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection:
-                    connection.execute("PRAGMA journal_mode = WAL")
-                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                    connection.executescript(_SCHEMA)
-                    connection.execute("INSERT INTO store VALUES (?, 0)", (secrets.token_hex(4),))
-                with contextlib.suppress(FileExistsError):
-                    os.link(beside, self.path)
+            create(self.path, fill)
         except OSError as error:
             raise StoreAccessError(
                 f"Cannot create the registry {self.path}: {error.strerror}.",
