@@ -88,7 +88,7 @@ def test_an_update_is_a_read_and_a_write(line: Line, clock: Clock) -> None:
 
 
 def test_a_sync_costs_what_changed(line: Line, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full one is a listing for 2,000 jobs; a delta one a minute later lists four slots and reads what changed.
+    """A full one is a listing for up to 1,000 jobs; a delta one a minute later lists four slots and reads what changed.
 
     And one job besides, which shows that the registry is there.
     """
