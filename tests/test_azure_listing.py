@@ -39,11 +39,12 @@ def test_a_page_tells_of_each_blob_and_where_to_go_on() -> None:
             Blob("c", "0x1", 3, "bWQ1", None, is_folder=False),
         ],
         "2!88!x",
+        len(body),
     )
 
 
 def test_a_page_without_blobs_is_the_last() -> None:
-    assert parse(page()) == Page([], "")
+    assert parse(page()) == Page([], "", len(page()))
 
 
 def test_an_encoded_name_is_decoded_and_no_other() -> None:
@@ -113,3 +114,9 @@ def test_a_page_is_as_large_as_its_reader_and_the_server_allow() -> None:
     assert next_size(5000, 4.0, is_awaited=False) == 1250
     assert next_size(1000, 60, is_awaited=True) == azure_listing.FIRST_PAGE_KEYS
     assert next_size(1000, 0.0, is_awaited=True) == PAGE_KEYS
+
+
+def test_a_page_of_long_metadata_has_fewer_keys() -> None:
+    """Three pages are in memory, and other programs may write 8 KiB a key."""
+    assert next_size(2000, 0.2, is_awaited=False, page_bytes=3_000_000) == 4000
+    assert next_size(2000, 0.2, is_awaited=False, page_bytes=2 * azure_listing.MAX_PAGE_BYTES) == 1000

@@ -454,3 +454,60 @@ def test_a_first_read_without_a_meaning_leaves_no_doubt() -> None:
     with pytest.raises(StoreError) as caught:
         update(store)
     assert caught.value.hint == "Is it a registry?"
+
+
+class LandingLate(FaultyStore):
+    """A store whose first creation is answered by an outage, and lands after somebody has looked for it."""
+
+    def __init__(self, error: StoreError | None = None) -> None:
+        super().__init__(InMemoryVersionedStore())
+        self._late: tuple[str, bytes] | None = None
+        self._error = error
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        if self.calls["create_if_absent"]:
+            return super().create_if_absent(key, value)
+        self.calls["create_if_absent"] += 1
+        self._late = (key, value)
+        raise self.outage("The reply was lost.")
+
+    def get(self, key: str) -> Versioned | None:
+        if self.calls["get"] and self._error is not None:
+            raise self._error
+        found = super().get(key)
+        if self._late is not None:
+            self.inner.create_if_absent(*self._late)
+        return found
+
+
+def test_a_creation_that_lands_late_is_recognised() -> None:
+    """The second attempt finds the key there, and it is an own one."""
+    outcome = create(LandingLate(), sleep=RecordingSleep())
+    assert outcome is not None
+    assert outcome.written
+
+
+def test_a_creation_that_lands_late_is_never_taken_for_somebody_elses() -> None:
+    """Where nothing tells whose it is, or nobody can look, the doubt is told."""
+    with pytest.raises(StoreUnavailableError) as caught:
+        create(LandingLate(), landed=None, sleep=RecordingSleep())
+    assert DOUBT in str(caught.value.hint)
+    for error in (nonsense(), StoreUnavailableError("away", sent=True)):
+        with pytest.raises(StoreError) as failed:
+            create(LandingLate(error), sleep=RecordingSleep())
+        assert DOUBT in str(failed.value.hint)
+
+
+def test_an_announcement_without_a_meaning_leaves_no_doubt() -> None:
+    """The write itself was not sent."""
+
+    def announce() -> None:
+        raise nonsense()
+
+    for write in (update, create):
+        store = FaultyStore(InMemoryVersionedStore())
+        store.inner.create_if_absent(KEY, b"[]")
+        with pytest.raises(StoreError) as caught:
+            write(store, before=announce)
+        assert caught.value.hint == "Is it a registry?"
+        assert not store.calls["put"] + store.calls["create_if_absent"]

@@ -649,9 +649,9 @@ def test_an_update_whose_write_meets_silence_is_one_read_and_one_write(monkeypat
     assert sleep.requested == []
 
 
-HEADERS = 'Content-Length: {}\r\nContent-Range: bytes 0-3/4\r\nETag: "0x8DABCDEF"\r\nx-ms-version: 2025-01-05\r\n\r\n'
+HEADERS = 'Content-Length: {}\r\nETag: "0x8DABCDEF"\r\nx-ms-version: 2025-01-05\r\n\r\n'
 WHOLE = {
-    "get": f"HTTP/1.1 206 Partial Content\r\n{HEADERS.format(4)}abcd".encode(),
+    "get": f"HTTP/1.1 200 OK\r\n{HEADERS.format(4)}abcd".encode(),
     "put": f"HTTP/1.1 201 Created\r\n{HEADERS.format(0)}".encode(),
 }
 
@@ -663,6 +663,56 @@ def test_a_reply_that_is_cut_anywhere_is_an_outage(operation: str) -> None:
     for length in range(1, len(reply), 7):
         with answering(reply[:length]) as store, pytest.raises(StoreUnavailableError, match="the connection broke"):
             (WRITES | READS)[operation](store)
+    with answering(reply) as store:
+        assert (WRITES | READS)[operation](store)
+
+
+@pytest.mark.parametrize(
+    "framing", ["", "Content-Length: 4\r\nContent-Length: 4\r\n", "Content-Length: 4 bytes\r\n"], ids=repr
+)
+def test_a_reply_that_does_not_say_how_long_it_is_is_an_outage(framing: str) -> None:
+    """Half of it would look like all of it."""
+    with (
+        answering(f'HTTP/1.1 200 OK\r\nETag: "0x8DABCDEF"\r\n{framing}\r\nab'.encode()) as store,
+        pytest.raises(StoreUnavailableError, match="the connection broke"),
+    ):
+        store.get("a")
+
+
+def test_a_body_in_chunks_is_bounded_whatever_length_it_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azure, "MAX_VALUE_BYTES", 1000)
+    head = b'HTTP/1.1 200 OK\r\nETag: "0x1"\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n'
+    with (
+        answering(head + b"fff\r\n" + b"x" * 0xFFF + b"\r\n0\r\n\r\n") as store,
+        pytest.raises(ValueTooLargeError, match="has more bytes; at most 1000"),
+    ):
+        store.get("a")
+
+
+def test_the_body_of_an_error_is_not_read_beyond_a_bound() -> None:
+    """Azure says in a header what is wrong; what else comes may be anybody's."""
+    head = b"HTTP/1.1 404 Not Found\r\nx-ms-error-code: BlobNotFound\r\n"
+    with answering(head + b"Content-Length: %d\r\n\r\n" % (azure_transport.MAX_ERROR_BYTES + 1)) as store:
+        assert store.get("a") is None
+
+
+def test_a_listing_that_is_left_early_waits_for_no_page(place: Place) -> None:
+    """The next page has been asked for by then, and does not come."""
+    is_left = threading.Event()
+    asked: list[bool] = []
+
+    def hook(request: Any) -> None:
+        if request.http_request.method == "GET":
+            asked.append(not asked or is_left.wait(10))
+
+    store = place.open(client_options={"raw_request_hook": hook}, page_size=2)
+    for key in "abcde":
+        store.create_if_absent(key, RECORD)
+    entries = store.scan()
+    assert [next(entries).key, next(entries).key] == ["a", "b"]
+    entries.close()  # type: ignore[attr-defined]
+    is_left.set()
+    assert all(asked)
 
 
 @contextmanager

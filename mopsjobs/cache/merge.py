@@ -180,10 +180,12 @@ def _beside(entry: Entry) -> list[rows.Problem]:
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
     batch: list[Entry] = []
+    size = 0
     for entry in entries:
         batch.append(entry)
-        if len(batch) == taking.BATCH:
+        size += min(entry.size or 0, MAX_RECORD_BYTES)  # a longer one is not read
+        if len(batch) == taking.BATCH or size > taking.BATCH_BYTES:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch

@@ -14,6 +14,9 @@ from mopsjobs.store.base import VersionToken
 BATCH = 500
 """Entries merged in one transaction: some 30 ms of writing, so that others at the cache wait no longer."""
 
+BATCH_BYTES = 8 * 2**20
+"""Records of one batch, in all: two batches are in memory, and a record may have a megabyte."""
+
 FETCHERS = 32
 """Records fetched at once: where a reply takes 30 ms to come, half as many leave the processor idle."""
 
@@ -25,26 +28,28 @@ Fetched = TypeVar("Fetched")
 
 
 class Fetchers:
-    """Threads that fetch while others work. Leaving the block drops what nobody has begun to fetch."""
+    """Threads that fetch while others work. Leaving the block ends them after the records that they are at."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(FETCHERS)
+        self._is_over = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over = True
         self._threads.shutdown(cancel_futures=True)
 
     def fetch(self, get: Callable[[str], Fetched], keys: Sequence[str]) -> Iterator[Fetched]:
         """Begin to get what is under these keys at once; what comes back gives it in the order of the keys."""
+        # Few keys go to a thread each: where a reply takes its time, they would wait for each other.
+        size = min(AT_A_TIME, -(-len(keys) // FETCHERS)) or 1
 
         def each(some: Sequence[str]) -> list[Fetched]:
-            return [get(key) for key in some]
+            return [get(key) for key in some if not self._is_over]
 
-        begun = [
-            self._threads.submit(each, keys[start : start + AT_A_TIME]) for start in range(0, len(keys), AT_A_TIME)
-        ]
+        begun = [self._threads.submit(each, keys[start : start + size]) for start in range(0, len(keys), size)]
         return (found for one in begun for found in one.result())
 
 

@@ -258,7 +258,8 @@ class AzureVersionedStore:
             begun = self._clock()
             page = self._filled_page(prefix, marker, size, values=values)
             if self._page_size is None:
-                size = azure_listing.next_size(size, self._clock() - begun, is_awaited=is_awaited)
+                seconds = self._clock() - begun
+                size = azure_listing.next_size(size, seconds, is_awaited=is_awaited, page_bytes=page.bytes)
             return page
 
         def after(earlier: Future[Page]) -> Page:
@@ -268,24 +269,24 @@ class AzureVersionedStore:
         # While the reader works on a page, the next ones are on their way: the server's time and ours then overlap.
         coming: deque[Future[Page]] = deque()
         page = take("")
-        with ThreadPoolExecutor(1) as ahead:
-            try:
-                while True:
-                    for place, blob in enumerate(page.blobs):
-                        if not blob.is_folder:
-                            yield self._entry(blob)
-                        # Not before the reader comes back for more: many want to know only whether there is any.
-                        if place == 0 and page.following:
-                            while len(coming) < PAGES_AHEAD:
-                                following = (after, coming[-1]) if coming else (take, page.following)
-                                coming.append(ahead.submit(*following))
-                    if not page.following:
-                        return
-                    is_awaited = not coming or not coming[0].done()
-                    page = coming.popleft().result() if coming else take(page.following)
-            finally:
-                for one in coming:
-                    one.cancel()
+        ahead = ThreadPoolExecutor(1)
+        try:
+            while True:
+                for place, blob in enumerate(page.blobs):
+                    if not blob.is_folder:
+                        yield self._entry(blob)
+                    # Not before the reader comes back for more: many want to know only whether there is any.
+                    if place == 0 and page.following:
+                        while len(coming) < PAGES_AHEAD:
+                            following = (after, coming[-1]) if coming else (take, page.following)
+                            coming.append(ahead.submit(*following))
+                if not page.following:
+                    return
+                is_awaited = not coming or not coming[0].done()
+                page = coming.popleft().result() if coming else take(page.following)
+        finally:
+            # Who has seen enough does not wait for a page that is on its way.
+            ahead.shutdown(wait=False, cancel_futures=True)
 
     def _filled_page(self, prefix: str, marker: str, size: int, *, values: bool) -> Page:
         page = self._read(functools.partial(self._page, prefix, marker, size, metadata=values))

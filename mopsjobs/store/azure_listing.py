@@ -23,6 +23,9 @@ PAGE_KEYS = 2000
 MAX_PAGE_KEYS = 5000
 """The most that Azure gives at once: where pages wait for the reader, since few large ones are less work for both."""
 
+MAX_PAGE_BYTES = 8 * 2**20
+"""What a page may be long, as far as the one before it can tell: other programs' metadata may take 8 KiB a key."""
+
 PAGE_SECONDS = 1.0
 """What a page may take, as far as the one before it can tell. An account counts as unreachable after three seconds
 without a byte, and a server that is busy, or far behind, needs as many for 2,000 keys with their metadata."""
@@ -55,6 +58,8 @@ class Page(NamedTuple):
     blobs: list[Blob]
     following: str
     """Fetches the next page; empty after the last."""
+    bytes: int = 0
+    """How long the reply was."""
 
 
 def query(prefix: str, marker: str, size: int, *, metadata: bool) -> str:
@@ -96,20 +101,22 @@ def parse(body: bytes) -> Page:
         raise ListingError(str(error)) from None
     if root is None or root.tag != "EnumerationResults" or len(root.findall("Blobs/Blob")) != len(blobs):
         raise ListingError("not the parts of a listing")
-    return Page(blobs, root.findtext("NextMarker") or "")
+    return Page(blobs, root.findtext("NextMarker") or "", len(body))
 
 
-def next_size(size: int, seconds: float, *, is_awaited: bool) -> int:
+def next_size(size: int, seconds: float, *, is_awaited: bool, page_bytes: int = 0) -> int:
     """How many keys to ask for, after a page of `size` keys took so many seconds.
 
     Args:
         size: of the page before.
         seconds: that it took to come.
+        page_bytes: that it had.
         is_awaited: whether the reader has nothing to do until the page is there.
     """
     wanted = PAGE_KEYS if is_awaited else min(2 * max(size, PAGE_KEYS), MAX_PAGE_KEYS)
     fitting = wanted if seconds <= 0 else int(size * PAGE_SECONDS / seconds)
-    return max(FIRST_PAGE_KEYS, min(wanted, fitting))
+    small_enough = wanted if page_bytes <= 0 else size * MAX_PAGE_BYTES // page_bytes
+    return max(FIRST_PAGE_KEYS, min(wanted, fitting, small_enough))
 
 
 def in_code_point_order(entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -18,6 +18,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ProtocolError
 
 from mopsjobs.errors import ConfigError, ValueTooLargeError
 from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 256 * 2**10
 """What is read from a connection at once, as far as it is there."""
+
+MAX_ERROR_BYTES = 64 * 2**10
+"""What is read of a reply that is no success: Azure's headers say what is wrong, its bodies repeat it."""
 
 SECONDS_PER_MIB = 1.0
 """What a write may take longer for each MiB that it carries, so that a slow line still gets a large value through."""
@@ -270,15 +274,22 @@ class ReadingTransport(HttpTransport[Any, Any]):
         """As `open`."""
 
     def _body(self, reply: BaseHTTPResponse, url: str) -> bytes:
+        limit = self._max_bytes if reply.status == 200 else MAX_ERROR_BYTES
         length = reply.headers.get("Content-Length", "")
-        is_known = length.isdecimal()  # otherwise the reply comes in chunks
-        body = b""
-        if not is_known or int(length) <= self._max_bytes:
-            # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
-            body = reply.read(None if is_known else self._max_bytes + 1)
-        if max(len(body), int(length) if is_known else 0) > self._max_bytes:
+        is_chunked = reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
+        if not is_chunked and not length.isdecimal():
+            # Then its end is that of the connection, and nobody can tell whether it has come whole.
             reply.close()
-            what, size = url.partition("?")[0], length or "more"
+            raise ProtocolError("The reply does not say how long it is.")
+        body = b""
+        if is_chunked or int(length) <= limit:
+            # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
+            body = reply.read(limit + 1 if is_chunked else None)
+        if len(body) > limit or (not is_chunked and int(length) > limit):
+            reply.close()
+            if reply.status != 200:
+                return b""
+            what, size = url.partition("?")[0], "more" if is_chunked else length
             raise ValueTooLargeError(f"{what} has {size} bytes; at most {self._max_bytes} are read.")
         return body
 

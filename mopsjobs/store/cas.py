@@ -101,8 +101,10 @@ def update(  # noqa: PLR0913 - two calls back more than most
         value = _applied(fn, current.value, key, in_doubt=unsure)
         if value is None:
             return Outcome(current.value, current.version, written=False, attempts=attempt)
+        is_write = False
         try:
             before()
+            is_write = True
             version = store.put(key, value, current.version)
         except StoreUnavailableError as error:
             outages += 1
@@ -112,7 +114,7 @@ def update(  # noqa: PLR0913 - two calls back more than most
                 raise _unknown_outcome(key, error) from error
             doubt, unsure = current, True
         except StoreError as error:
-            _tell_doubt(error, key, in_doubt=unsure)
+            _tell_doubt(error, key, in_doubt=unsure, is_write=is_write)
             raise
         else:
             if version is not None:
@@ -141,8 +143,10 @@ def create(
         StoreUnavailableError: the store is out of reach. The hint says when the write may have landed all the same.
     """
     for attempt in range(1, OUTAGES + 1):
+        is_write = False
         try:
             before()
+            is_write = True
             version = store.create_if_absent(key, value)
         except StoreUnavailableError as error:
             if not error.sent and attempt == 1:
@@ -160,13 +164,21 @@ def create(
             sleep(delay(attempt, random))
             continue
         except StoreError as error:
-            _tell_doubt(error, key, in_doubt=attempt > 1)
+            _tell_doubt(error, key, in_doubt=attempt > 1, is_write=is_write)
             raise
         if version is not None:
             return Outcome(value, version, written=True, attempts=attempt)
         # A key that exists can be our own doing only if an earlier attempt, here or below, was answered by silence.
-        found = store.get(key) if landed is not None else None
-        return None if found is None or landed is None else _own(found, landed, attempt)
+        if landed is None:
+            if attempt > 1:
+                raise _unknown_outcome(key)
+            return None
+        try:
+            found = store.get(key)
+        except StoreError as error:
+            _tell_doubt(error, key, in_doubt=attempt > 1, is_write=False)
+            raise
+        return None if found is None else _own(found, landed, attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -218,7 +230,7 @@ def _own(found: Versioned, landed: Landed, attempt: int) -> Outcome | None:
     return Outcome(found.value, found.version, written=True, attempts=attempt) if landed(found.value) else None
 
 
-def _tell_doubt(error: StoreError, key: str, *, in_doubt: bool, is_write: bool = True) -> None:
+def _tell_doubt(error: StoreError, key: str, *, in_doubt: bool, is_write: bool) -> None:
     """Have an error tell that a write may have landed: an earlier one, or the one whose own reply makes no sense.
 
     A refusal for want of permission or of room, on the other hand, says that nothing was written.

@@ -1,0 +1,71 @@
+"""Fetching and batching, by which a sync takes records in: as many at a time as there are threads and room."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+
+from mopsjobs.cache import merge, taking
+from mopsjobs.job import MAX_RECORD_BYTES
+from mopsjobs.store.base import Entry, VersionToken
+
+VERSION = VersionToken("0x1")
+
+
+@pytest.mark.parametrize("count", [2, taking.FETCHERS])
+def test_few_keys_are_fetched_all_at_once(count: int) -> None:
+    """Where a reply takes its time, none waits for another: each of these gets waits until all are under way."""
+    together = threading.Barrier(count)
+
+    def get(key: str) -> str:
+        together.wait(30)
+        return key
+
+    keys = [str(number) for number in range(count)]
+    with taking.Fetchers() as fetchers:
+        assert list(fetchers.fetch(get, keys)) == keys
+
+
+@pytest.mark.parametrize("count", [0, 1, 33, 127, 1000])
+def test_what_is_fetched_comes_in_the_order_of_the_keys(count: int) -> None:
+    with taking.Fetchers() as fetchers:
+        assert list(fetchers.fetch(int, [str(number) for number in range(count)])) == list(range(count))
+
+
+def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure, or Ctrl-C: of a thousand keys, no thread begins another."""
+    begun: list[str] = []
+    all_busy, may_go_on = threading.Barrier(taking.FETCHERS + 1), threading.Event()
+
+    def get(key: str) -> str:
+        begun.append(key)
+        if len(begun) <= taking.FETCHERS:
+            all_busy.wait(30)
+        may_go_on.wait(30)
+        return key
+
+    fetchers = taking.Fetchers()
+    shutdown = fetchers._threads.shutdown
+
+    def shut_down(**options: bool) -> None:
+        may_go_on.set()  # leaving waits for what is under way
+        shutdown(**options)
+
+    monkeypatch.setattr(fetchers._threads, "shutdown", shut_down)
+    with contextlib.suppress(KeyboardInterrupt), fetchers:
+        fetchers.fetch(get, [str(number) for number in range(1000)])
+        all_busy.wait(30)
+        raise KeyboardInterrupt
+    assert len(begun) == taking.FETCHERS
+
+
+def test_a_batch_holds_no_more_records_than_there_is_room_for() -> None:
+    """Two batches are in memory, and a record may have a megabyte."""
+    entries = [Entry(f"jobs/{number:03}/state.json", VERSION, None, MAX_RECORD_BYTES) for number in range(30)]
+    batches = list(merge._batches(iter(entries)))
+    assert [entry for batch in batches for entry in batch] == entries
+    assert max(len(batch) for batch in batches) * MAX_RECORD_BYTES <= taking.BATCH_BYTES + MAX_RECORD_BYTES
+    small = [Entry(f"jobs/{number:05}/state.json", VERSION, None, 1000) for number in range(2 * taking.BATCH + 1)]
+    assert [len(batch) for batch in merge._batches(iter(small))] == [taking.BATCH, taking.BATCH, 1]
