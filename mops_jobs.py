@@ -108,7 +108,7 @@ def main(
         clocks = {"now": now, "sleep": sleep, "monotonic": monotonic}
         return _run(argv, env, out, {name: clock for name, clock in clocks.items() if clock is not None})
     except SystemExit as stop:  # argparse, after --help and --version
-        return stop.code if isinstance(stop.code, int) else EXIT_DONE
+        return _told(stop, out)
     except BrokenPipeError:
         silence_stdout(sys.stdout)
         return EXIT_DONE
@@ -116,6 +116,18 @@ def main(
         return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for a user who did not ask
         return _failed(error, out)
+
+
+def _told(stop: SystemExit, out: Output) -> int:
+    """The exit code of what argparse has printed, once it is out: else its end would be a complaint of Python's."""
+    try:
+        if sys.stdout is not None:  # closed before the start
+            sys.stdout.flush()
+    except BrokenPipeError:
+        silence_stdout(sys.stdout)
+    except OSError as error:
+        return _failed(error, out)
+    return stop.code if isinstance(stop.code, int) else EXIT_DONE
 
 
 def _failed(error: Exception, out: Output) -> int:

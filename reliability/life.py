@@ -33,6 +33,7 @@ from mopsjobs.errors import EXIT_UNREACHABLE
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.outages import POOL_CONNECTIONS
 from reliability.life_child import MUTATION
 from reliability.life_writers import Fleet, Life, Writer, announcements
 from reliability.trial import Figure, Trial, hold
@@ -69,7 +70,7 @@ class Growth:
     """Besides, for what has nothing to do with age: threads of a pool that have not been needed before, say."""
     unit: str = ""
     always: float = 0
-    """What it may be in any case."""
+    """What it may be in any case: connections that are kept, say, of which a busier moment opens more."""
 
 
 WAL = 4_500_000
@@ -77,7 +78,7 @@ WAL = 4_500_000
 
 GROWTHS = (
     Growth("open files of who syncs", "cron_files", 0, 1),
-    Growth("open files of the page", "page_files", 0, 6),
+    Growth("open files of the page", "page_files", 0, 6, "", 3 * POOL_CONNECTIONS),
     Growth("open files of the writers", "writers_files", 0.1, 12),
     Growth("threads of who syncs", "cron_threads", 0, 1),
     Growth("threads of the page", "page_threads", 0, 2),

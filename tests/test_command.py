@@ -312,7 +312,13 @@ def test_a_terminal_gets_relative_times_and_indented_json(
 # --- how it ends -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["list --json --limit 0", "list --tsv --limit 0", "list --limit 0", "completion bash"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("list --json --limit 0", "list --tsv --limit 0", "list --limit 0", "completion bash", "export"),
+        *("export --format csv", "--version", "--help", "list --help"),
+    ],
+)
 def test_a_closed_pipe_ends_quietly(cli: Cli, jobs: JobRegistry, line: str) -> None:
     """When the reader has had enough, as `head` does, the command ends with 0 and without a word."""
     for number in range(300):
@@ -325,6 +331,16 @@ def test_a_closed_pipe_ends_quietly(cli: Cli, jobs: JobRegistry, line: str) -> N
     os.close(writer)
     said = [line for line in ran.stderr.splitlines() if "jobs, read fresh" not in line]
     assert (ran.returncode, said) == (0, [])
+
+
+@pytest.mark.parametrize("line", ["--version", "list --help"])
+def test_help_that_cannot_be_written_is_told(cli: Cli, line: str) -> None:
+    """As for any other output: one sentence and 1, where Python's own end would be a complaint and 120."""
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(
+            command(*line.split()), stdout=full, stderr=subprocess.PIPE, env=environment(cli), text=True, check=False
+        )
+    assert (ran.returncode, ran.stderr) == (1, "error: Cannot write: No space left on device.\n")
 
 
 def test_an_interrupt_ends_with_130(cli: Cli, jobs: JobRegistry) -> None:
@@ -363,7 +379,9 @@ def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
         cli("list", "-v")
 
 
-@pytest.mark.parametrize("line", ["list", "list --json", "status a", "sync", "doctor", "help", "config show"])
+@pytest.mark.parametrize(
+    "line", ["list", "list --json", "status a", "sync", "doctor", "help", "config show", "--version"]
+)
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_a_stream_closed_before_the_start_is_no_surprise(cli: Cli, jobs: JobRegistry, line: str, closed: str) -> None:
     """With stdout or stderr closed, what would go there goes nowhere, and the command does its work."""
@@ -378,7 +396,7 @@ def test_a_stream_closed_before_the_start_is_no_surprise(cli: Cli, jobs: JobRegi
 
 def test_a_missing_library_is_told_with_how_to_install_it(cli: Cli) -> None:
     """Run from the sources without its libraries, the command says which one is missing and what to type."""
-    python = [sys.executable, "-S", *command("list")[1:]]
+    python = [sys.executable, "-S", *command("sync", "--registry", "https://acct.blob.core.windows.net/c-1")[1:]]
     ran = subprocess.run(python, capture_output=True, env=environment(cli), text=True, check=False)
     assert (ran.returncode, ran.stdout, len(sentences(ran.stderr))) == (1, "", 1)
     assert " is not installed." in ran.stderr

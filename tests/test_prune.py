@@ -126,6 +126,17 @@ def test_status_still_finds_a_pruned_job(cli: Cli) -> None:
     assert cli.ok("status", "old-1", "--json").json["status"] == "succeeded"
 
 
+def test_status_still_finds_a_job_pruned_from_the_mirror_of_a_local_registry(cli: Cli, jobs: JobRegistry) -> None:
+    """That is mirrored whole before each view, but for what was pruned."""
+    add(jobs, "old", "succeeded")
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=100)
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    assert cli.ids("--limit", "0") == []
+    assert cli.ok("status", "old", "--json").json["status"] == "succeeded"
+    assert cli("status", "none").code == 3
+
+
 def test_events_of_pruned_jobs_go_and_stay_away(cli: Cli, remote: Remote) -> None:
     """With a job go its events; the next syncs do not bring them again, and other events stay."""
     for name in ("old", "new"):

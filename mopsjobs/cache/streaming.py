@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 from mopsjobs.cache.queries import COLUMNS, Facts, Filter, parts_of
@@ -24,7 +24,7 @@ class Changed(NamedTuple):
     mark: Mark
 
 
-def jobs(connection: sqlite3.Connection, chosen: Filter) -> Iterator[Facts]:
+def jobs(connection: sqlite3.Connection, chosen: Filter) -> Generator[Facts]:
     """The chosen jobs: those of the window in the order of their ids, then the others that are active."""
     for condition, values in parts_of(connection, chosen):
         yield from connection.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import sqlite3
 
@@ -52,15 +53,16 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         count = 0
         if args.format == "csv":
             context.out.show(Result(Csv([fields])))
-        jobs = streaming.jobs(cache, chosen)
-        while batch := list(itertools.islice(jobs, BATCH)):
-            if args.format == "csv":
-                views = (queries.job_view(facts, now=now.timestamp()) for facts in batch)
-                context.out.show(Result(Csv([view[name] for name in fields] for view in views)))
-            else:
-                text = "".join(f"{queries.job_text(facts, now=now.timestamp())}\n" for facts in batch)
-                context.out.show(Result(Verbatim(text)))
-            count += len(batch)
+        # Closed before the cache is, also where nobody reads on: its rows come from there.
+        with contextlib.closing(streaming.jobs(cache, chosen)) as jobs:
+            while batch := list(itertools.islice(jobs, BATCH)):
+                if args.format == "csv":
+                    views = (queries.job_view(facts, now=now.timestamp()) for facts in batch)
+                    context.out.show(Result(Csv([view[name] for name in fields] for view in views)))
+                else:
+                    text = "".join(f"{queries.job_text(facts, now=now.timestamp())}\n" for facts in batch)
+                    context.out.show(Result(Verbatim(text)))
+                count += len(batch)
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.said()}."]
         return Result(warnings=warnings, notes=[f"{counted(count, 'job')}, {freshness.said()}"])
 

@@ -84,9 +84,8 @@ def update(  # noqa: PLR0913 - two calls back more than most
         TooManyRetriesError: every attempt lost the race. Nothing was written.
         StoreUnavailableError: the store is out of reach. The hint says when the write may have landed all the same.
     """
-    outages = 0
+    outages, unsure = 0, False
     doubt: Versioned | None = None
-    unsure = False
     value: bytes | None = b""
     for attempt in range(1, attempts + 1):
         current = _get(store, key, in_doubt=unsure)
@@ -114,8 +113,7 @@ def update(  # noqa: PLR0913 - two calls back more than most
                 raise _unknown_outcome(key, error) from error
             doubt, unsure = current, True
         except StoreError as error:
-            _tell_doubt(error, key, in_doubt=unsure, is_write=is_write)
-            raise
+            raise _with_doubt(error, key, in_doubt=unsure, is_write=is_write) from error.__cause__
         else:
             if version is not None:
                 return Outcome(value, version, written=True, attempts=attempt)
@@ -164,8 +162,7 @@ def create(
             sleep(delay(attempt, random))
             continue
         except StoreError as error:
-            _tell_doubt(error, key, in_doubt=attempt > 1, is_write=is_write)
-            raise
+            raise _with_doubt(error, key, in_doubt=attempt > 1, is_write=is_write) from error.__cause__
         if version is not None:
             return Outcome(value, version, written=True, attempts=attempt)
         # A key that exists can be our own doing only if an earlier attempt, here or below, was answered by silence.
@@ -176,8 +173,7 @@ def create(
         try:
             found = store.get(key)
         except StoreError as error:
-            _tell_doubt(error, key, in_doubt=attempt > 1, is_write=False)
-            raise
+            raise _with_doubt(error, key, in_doubt=attempt > 1, is_write=False) from error.__cause__
         return None if found is None else _own(found, landed, attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -200,8 +196,7 @@ def _get(store: VersionedStore, key: str, *, in_doubt: bool) -> Versioned:
             raise _unknown_outcome(key, error) from error
         raise
     except StoreError as error:
-        _tell_doubt(error, key, in_doubt=in_doubt, is_write=False)
-        raise
+        raise _with_doubt(error, key, in_doubt=in_doubt, is_write=False) from error.__cause__
     if current is None:
         raise KeyNotFoundError(f"There is no {key}.")
     return current
@@ -230,13 +225,14 @@ def _own(found: Versioned, landed: Landed, attempt: int) -> Outcome | None:
     return Outcome(found.value, found.version, written=True, attempts=attempt) if landed(found.value) else None
 
 
-def _tell_doubt(error: StoreError, key: str, *, in_doubt: bool, is_write: bool) -> None:
-    """Have an error tell that a write may have landed: an earlier one, or the one whose own reply makes no sense.
+def _with_doubt(error: StoreError, key: str, *, in_doubt: bool, is_write: bool) -> StoreError:
+    """The error; it tells that a write may have landed: an earlier one, or the one whose own reply makes no sense.
 
     A refusal for want of permission or of room, on the other hand, says that nothing was written.
     """
     if in_doubt or (is_write and type(error) is StoreError):
         error.hint = " ".join(filter(None, (error.hint, _DOUBT.format(key=key))))
+    return error
 
 
 def _unknown_outcome(key: str, cause: StoreUnavailableError | None = None) -> StoreUnavailableError:
