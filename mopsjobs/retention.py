@@ -171,6 +171,8 @@ class Retention:
         """How many keys the store refused to remove, each for a reason of its own."""
         self.refusals: list[str] = []
         """The first of these, with the reason."""
+        self.unknown = Counts()
+        """What stays, as found by the last of `plan` and `remove`: old chunks of jobs that have no record here."""
         self._ended: dict[str, bool] = {}
         self._is_over = False
 
@@ -180,7 +182,7 @@ class Retention:
         Raises:
             StoreError: the store cannot be listed, or a record not be read.
         """
-        counts = Counts()
+        counts, self.unknown = Counts(), Counts()
         with ThreadPoolExecutor(THREADS) as threads:
             for old in self._old(threads):
                 counts.add(old)
@@ -199,7 +201,7 @@ class Retention:
             StoreUnavailableError: the store does not answer; what went is gone, and trying again goes on from there.
             StoreError: the store cannot be listed, or a record not be read.
         """
-        seen = 0
+        seen, self.unknown = 0, Counts()
         with ThreadPoolExecutor(THREADS) as threads:
             found = self._old(threads)
             # The first by itself: where nothing may be removed, one request finds out.
@@ -219,7 +221,12 @@ class Retention:
         found = self._old_chunks()
         while batch := list(islice(found, BATCH)):
             ended = self._which_ended({str(old.job_id) for old in batch}, threads)
-            yield from (old for old in batch if old.job_id in ended)
+            for old in batch:
+                has_ended = ended[str(old.job_id)]
+                if has_ended:
+                    yield old
+                elif has_ended is None:
+                    self.unknown.add(old)
 
     def _old_chunks(self) -> Iterator[Old]:
         limit = f"{chunks.PREFIX}{chunks.bucket_of(self.events_before)}/"
@@ -229,26 +236,32 @@ class Retention:
             if (name := chunks.chunk_name(key)) is not None:
                 yield Old(key, name.bucket, name.job_id)
 
-    def _which_ended(self, job_ids: Iterable[str], threads: ThreadPoolExecutor) -> set[str]:
-        """Those of the jobs that ended long enough ago, by their records and not by a mirror of them.
+    def _which_ended(self, job_ids: Iterable[str], threads: ThreadPoolExecutor) -> dict[str, bool | None]:
+        """Whether each of the jobs ended long enough ago, by its record and not by a mirror of it; None without one.
 
-        An end is for good, so an answer is as true later; one that ends meanwhile stays until the next time.
+        An end is for good, so an answer is as true later; one that ends meanwhile stays until the next time. A record
+        that is missing is no answer: it may be there when the next chunk is looked at.
         """
         wanted = set(job_ids)
         if len(self._ended) > MAX_JOBS:
             self._ended.clear()
         asked = sorted(wanted - self._ended.keys())
-        self._ended.update(zip(asked, threads.map(self._has_ended, asked), strict=True))
-        return {job_id for job_id in wanted if self._ended[job_id]}
+        answers = dict(zip(asked, threads.map(self._has_ended, asked), strict=True))
+        self._ended.update((job_id, answer) for job_id, answer in answers.items() if answer is not None)
+        return {job_id: self._ended.get(job_id) for job_id in wanted}
 
-    def _has_ended(self, job_id: str) -> bool:
-        """Whether the job ended before the limit. One without a record has; one whose record cannot be read may not."""
+    def _has_ended(self, job_id: str) -> bool | None:
+        """Whether the job ended before the limit. One whose record cannot be read may not have.
+
+        None for one without a record here: its record may lie under the prefix of another registry in this store, or
+        be written yet.
+        """
         try:
             state = self._registry.get_job(job_id)
         except (RecordError, ValueTooLargeError):
             return False
         # The end is the last write to a record.
-        return state is None or (state.is_terminal and parse_time(state.updated_at) < self.events_before)
+        return None if state is None else state.is_terminal and parse_time(state.updated_at) < self.events_before
 
     def _remove_batch(self, batch: list[Old], threads: ThreadPoolExecutor) -> None:
         failure: StoreError | None = None

@@ -99,14 +99,47 @@ def test_what_nobody_needs_goes_and_all_else_stays(store: VersionedStore, clock:
 
 
 def test_a_job_that_is_gone_or_cannot_be_read(clock: Clock) -> None:
-    """Events of a job without a record are nobody's, and go; of one whose record cannot be read, they stay."""
+    """Events of a job without a record stay, and are counted; so do those of one whose record cannot be read."""
     store = InMemoryVersionedStore()
     jobs = _aged(store, clock)
     store.delete(jobs.key_of("old-1"))
     put(store, jobs.key_of("old-2"), "{")
+    one = _round(jobs, clock)
+    for planned in (one.plan(), one.remove()):
+        assert planned is None or not planned.chunks.count
+        assert (one.unknown.jobs, one.unknown.keys, one.unknown.chunks.first) == (1, 2, "20260301T12")
+    left = _keys(store, chunks.PREFIX)
+    assert (_of(left, "old-1"), _of(left, "old-2")) == (2, 2)
+
+
+def test_two_registries_in_one_store_keep_off_each_other(store: VersionedStore, clock: Clock) -> None:
+    """Each removes the events of its own jobs, and no others: those of the other may be at work."""
+    jobs = _aged(store, clock)
+    theirs = JobRegistry(store, prefix="team-b", now=clock.now)
+    _play(theirs, "b-at-work", clock)
+    _play(theirs, "b-old", clock)
+    theirs.finalize_job("b-old", "succeeded")
+    clock.advance(days=41)
     _round(jobs, clock).remove()
     left = _keys(store, chunks.PREFIX)
-    assert (_of(left, "old-1"), _of(left, "old-2")) == (0, 2)
+    assert [_of(left, job_id) for job_id in ("young", "at-work", "b-at-work", "b-old")] == [0, 2, 2, 2]
+    _round(theirs, clock).remove()
+    left = _keys(store, chunks.PREFIX)
+    assert [_of(left, job_id) for job_id in ("at-work", "b-at-work", "b-old")] == [2, 2, 0]
+
+
+def test_a_job_that_is_registered_meanwhile_keeps_its_events(clock: Clock) -> None:
+    """A record that was missing is looked for again: a runner without a network delivers its record later."""
+    store = InMemoryVersionedStore()
+    jobs = JobRegistry(store, now=clock.now)
+    record_event(store, "late", "log", now=clock.now, text="x")
+    clock.advance(days=41)
+    one = _round(jobs, clock)
+    assert (one.plan().keys, one.unknown.keys) == (0, 1)
+    jobs.register_job("late")
+    one.remove()
+    assert len(_keys(store, chunks.PREFIX)) == 1
+    assert one.unknown.keys == 0
 
 
 def test_a_log_goes_as_a_whole(clock: Clock) -> None:
@@ -385,6 +418,7 @@ def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
         "chunks": {"count": 4, "first": "2026-03-01T12:00:00Z", "last": "2026-03-01T12:00:00Z"},
         "announcements": {"count": 6, "first": "2026-03-01T12:00:00Z", "last": "2026-04-09T12:30:00Z"},
         "refused": 0,
+        "without_record": {"jobs": 0, "chunks": 0},
     }
     words = ("prune", "--store", "--older-than", "30d", "--json")
     assert cli.ok(*words, "--dry-run").json == expected
@@ -392,6 +426,17 @@ def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
     assert cli.ok(*words).json["chunks"] == {"count": 0, "first": None, "last": None}
     assert cli("prune", "--older-than", "30d", "--json").code == 2
     assert not list(changes.needless(aged.store.inner, cli.clock.now()))
+
+
+def test_what_stays_without_a_record_is_told(cli: Cli, aged: Remote) -> None:
+    """In a note, before and after, and to scripts."""
+    aged.store.inner.delete(aged.jobs.key_of("old-1"))
+    words = ("prune", "--store", "--older-than", "30d")
+    note = "Left 2 old chunks of events of 1 job without a record here."
+    assert cli.ok(*words, "--dry-run").err.splitlines()[1:] == [note]
+    ran = cli.ok(*words, "--yes", "--json")
+    assert ran.err.splitlines()[-1] == note
+    assert (ran.json["chunks"]["count"], ran.json["without_record"]) == (2, {"jobs": 1, "chunks": 2})
 
 
 def test_nothing_goes_unless_it_is_meant(cli: Cli, aged: Remote) -> None:
