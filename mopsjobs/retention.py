@@ -6,14 +6,15 @@ say. A job's chunks go together, once it ended before the time that was asked fo
 or not at all; those of a job that has not ended stay, however old. Records, manifests, outputs and bundles are not
 looked at.
 
-Both lie in the order of time, so that only what is old is listed, and the oldest goes first. Whatever ends this half
-way leaves the younger part; whoever runs it again, or beside it, finds what is left.
+Both lie in the order of time, so that only what is old is listed, and the oldest goes first, a batch of keys at a time.
+Whatever ends this half way leaves the younger batches; whoever runs it again, or beside it, finds what is left.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,9 @@ MAX_JOBS = 100_000
 
 PAUSES = (0.2, 1.0, 3.0)
 """Seconds before a removal is tried again that the store did not take. Unlike other writes, it may be repeated."""
+
+STEP_SECONDS = 0.1
+"""Of a pause, after each of which it is seen whether all is over."""
 
 SHOWN_REFUSALS = 10
 
@@ -166,7 +170,7 @@ class Retention:
         self.events_before = (now - events_age).replace(minute=0, second=0, microsecond=0)
         """Only chunks written before then, of jobs that ended before then."""
         self.removed = Counts()
-        """What `remove` has removed so far; when it fails, too."""
+        """What `remove` has removed so far; when it fails or is interrupted, too."""
         self.refused = 0
         """How many keys the store refused to remove, each for a reason of its own."""
         self.refusals: list[str] = []
@@ -174,7 +178,9 @@ class Retention:
         self.unknown = Counts()
         """What stays, as found by the last of `plan` and `remove`: old chunks of jobs that have no record here."""
         self._ended: dict[str, bool] = {}
-        self._is_over = False
+        self._lock = threading.Lock()
+        """Held by whoever of the threads counts."""
+        self._is_over = threading.Event()
 
     def plan(self) -> Counts:
         """What `remove` would remove now.
@@ -191,6 +197,8 @@ class Retention:
     def remove(self, on_progress: OnProgress | None = None) -> None:
         """Remove it, the oldest first. What somebody else has removed meanwhile is not counted.
 
+        Interrupted in whatever way, it ends with the requests that are under way; what is queued stays.
+
         A key that the store does not let go for a reason of its own (one that is held, say) stays, and is noted.
 
         Args:
@@ -201,18 +209,27 @@ class Retention:
             StoreUnavailableError: the store does not answer; what went is gone, and trying again goes on from there.
             StoreError: the store cannot be listed, or a record not be read.
         """
-        seen, self.unknown = 0, Counts()
+        self.unknown = Counts()
         with ThreadPoolExecutor(THREADS) as threads:
-            found = self._old(threads)
-            # The first by itself: where nothing may be removed, one request finds out.
-            for size in chain((1,), iter(lambda: BATCH, 0)):
-                batch = list(islice(found, size))
-                if not batch:
-                    return
-                self._remove_batch(batch, threads)
-                seen += len(batch)
-                if on_progress is not None:
-                    on_progress(seen)
+            try:
+                self._remove_all(threads, on_progress)
+            except BaseException:
+                self._is_over.set()
+                threads.shutdown(cancel_futures=True)
+                raise
+
+    def _remove_all(self, threads: ThreadPoolExecutor, on_progress: OnProgress | None) -> None:
+        seen = 0
+        found = self._old(threads)
+        # The first by itself: where nothing may be removed, one request finds out.
+        for size in chain((1,), iter(lambda: BATCH, 0)):
+            batch = list(islice(found, size))
+            if not batch:
+                return
+            self._remove_batch(batch, threads)
+            seen += len(batch)
+            if on_progress is not None:
+                on_progress(seen)
 
     def _old(self, threads: ThreadPoolExecutor) -> Iterator[Old]:
         """What nobody needs: announcements, then chunks."""
@@ -265,36 +282,49 @@ class Retention:
 
     def _remove_batch(self, batch: list[Old], threads: ThreadPoolExecutor) -> None:
         failure: StoreError | None = None
-        for old, tried in [(old, threads.submit(self._remove, old)) for old in batch]:
+        for tried in [threads.submit(self._remove, old) for old in batch]:
             try:
-                if tried.result():
-                    self.removed.add(old)
+                tried.result()
             except StoreError as error:  # only when all have ended is what was removed known
                 failure = failure or error
         if failure is not None:
             raise failure
 
-    def _remove(self, old: Old) -> bool:
+    def _remove(self, old: Old) -> None:
         for pause in (*PAUSES, None):
-            if self._is_over:  # another one of the batch has failed, and this would too
-                return False
+            if self._is_over.is_set():  # another one of the batch has failed, and this would too; or it is interrupted
+                return
             try:
-                return self._store.delete(old.key)
+                self._delete(old)
             except StoreUnavailableError as error:
                 # A server that was there a moment ago is busy. One that is silent from the beginning is not there.
                 if pause is None or (error.silent and not self.removed.keys):
-                    self._is_over = True
+                    self._is_over.set()
                     raise
             except StoreAccessError:
-                self._is_over = True
+                self._is_over.set()
                 raise
             except StoreError as error:
                 self._note_refusal(old.key, error)
-                return False
-            self._sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                return
+            else:
+                return
+            self._pause(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+
+    def _delete(self, old: Old) -> None:
+        """Counted where it happens, so that what an interruption leaves uncollected is counted too."""
+        if self._store.delete(old.key):
+            with self._lock:
+                self.removed.add(old)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not for what is over."""
+        while seconds > 0 and not self._is_over.is_set():
+            self._sleep(min(seconds, STEP_SECONDS))
+            seconds -= STEP_SECONDS
 
     def _note_refusal(self, key: str, error: StoreError) -> None:
-        self.refused += 1
-        if len(self.refusals) < SHOWN_REFUSALS:
-            self.refusals.append(f"{key}: {error}")
+        with self._lock:
+            self.refused += 1
+            if len(self.refusals) < SHOWN_REFUSALS:
+                self.refusals.append(f"{key}: {error}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import signal
 import subprocess
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -305,6 +307,95 @@ def test_cut_short_it_leaves_the_younger_part(clock: Clock, monkeypatch: pytest.
         assert [key for key in order if store.get(key)] == order[left:]
         _round(JobRegistry(store), clock).remove()
         assert not [key for key in order if store.get(key)]
+
+
+@pytest.fixture
+def many(cli: Cli, remote: Remote) -> Remote:
+    """A registry with old chunks for three batches."""
+    add(remote.jobs, "old", "failed")
+    for number in range(3 * retention.BATCH):
+        put(remote.store.inner, chunks.chunk_key(cli.clock.now() + timedelta(hours=number), "old", "w", number), b"-")
+    cli.clock.advance(days=100)
+    return remote
+
+
+def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is queued stays, younger batches are whole, and what has gone is told: exit code 130."""
+    after = retention.BATCH + 100
+
+    class Interrupted(LineStore):
+        def delete(self, key: str) -> bool:
+            if self.calls["delete"] == after:
+                os.kill(os.getpid(), signal.SIGINT)
+            if self.calls["delete"] >= after:
+                time.sleep(0.1)
+            return super().delete(key)
+
+    inner = many.store.inner
+    before = _keys(inner, "changes/", "events/")
+    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: Interrupted(inner))
+    ran = cli("prune", "--store", "--older-than", "1h", "--yes")
+    gone = set(before) - set(_keys(inner, "changes/", "events/"))
+    assert ran.code == 130
+    assert after <= len(gone) <= after + 3 * retention.THREADS
+    assert gone <= set(before[: 2 * retention.BATCH + 1])  # the first key goes by itself
+    announcements = sum(key.startswith("changes/") for key in gone)
+    assert f"Removed {len(gone) - announcements} chunks of events" in ran.err
+    assert ran.err.endswith(f"{announcements} announcement of writes (of 2026-03-01T12:00:00Z), and then no more.\n")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_ctrl_c_ends_waits_between_attempts(clock: Clock, silent: bool) -> None:
+    """Those who wait for a server that is busy do not try again."""
+    store = InMemoryVersionedStore()
+    _aged(store, clock)
+    naps: list[float] = []
+    begun = threading.Event()
+
+    class Away(FaultyStore):
+        def delete(self, key: str) -> bool:
+            if not self.calls["delete"]:  # it comes alone
+                return super().delete(key)
+            self.calls["delete"] += 1
+            if self.calls["delete"] == 2:
+                assert begun.wait(60)
+                raise KeyboardInterrupt
+            raise StoreUnavailableError("busy", silent=silent)
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        begun.set()
+        time.sleep(0.05)
+
+    line = Away(store)
+    one = Retention(JobRegistry(line), MONTH, now=clock.now(), sleep=nap)
+    with pytest.raises(KeyboardInterrupt):
+        one.remove()
+    assert one.removed.keys == 1
+    assert max(naps) <= retention.STEP_SECONDS
+    assert line.calls["delete"] <= 1 + 1 + 2 * retention.THREADS
+
+
+def test_refusals_are_counted_by_one_at_a_time(clock: Clock) -> None:
+    """Eight threads that count at once lose none, however they interleave."""
+    store = InMemoryVersionedStore()
+    _aged(store, clock)
+    for number in range(100):
+        put(store, chunks.chunk_key(START, "old-1", f"w{number}", 0), b"-")
+    refusing = Refusing(store, "events/", StoreError("A hold."))
+    one = _round(JobRegistry(refusing), clock)
+
+    class Slow(int):
+        """A count that takes a while to grow."""
+
+        def __add__(self, other: int) -> Slow:
+            time.sleep(0.001)
+            return Slow(int(self) + other)
+
+    one.refused = Slow(0)
+    one.remove()
+    assert one.refused == 104
+    assert len(one.refusals) == retention.SHOWN_REFUSALS
 
 
 def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Clock) -> None:

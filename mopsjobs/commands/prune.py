@@ -117,7 +117,7 @@ def _prune_store(args: argparse.Namespace, context: Context) -> Result:
     try:
         with context.out.progress("keys", found.keys) as on_progress:
             retention.remove(on_progress)
-    except StoreError:
+    except (StoreError, KeyboardInterrupt):
         if retention.removed.keys:
             context.out.warn(f"Removed {_told(retention, retention.removed)}, and then no more.")
         raise
