@@ -2,9 +2,11 @@
 
 Two things pile up beside the records. Announcements (changes.py) are of no use after an hour or two, and go when they
 are a day old. Chunks of events (chunks.py) are what a job's tasks have said; how long that is wanted is for people to
-say. A job's chunks go together, once it ended before the time that was asked for, so that its log is there as a whole
-or not at all; those of a job that has not ended stay, however old. Records, manifests, outputs and bundles are not
-looked at.
+say. A chunk goes when it was written before the time that was asked for and its job ended before then. So those of a
+job that has not ended stay, however old, and a log goes at once, but for a tail that was delivered late (by an outbox):
+that outlives the rest by as much as it was late. When a job ended is when its record says that it was last written; a
+foreign writer that ends one and leaves that time alone has ended it then. Records, manifests, outputs and bundles are
+not looked at.
 
 Both lie in the order of time, so that only what is old is listed, and the oldest goes first, a batch of keys at a time.
 Whatever ends this half way leaves the younger batches; whoever runs it again, or beside it, finds what is left.
@@ -277,7 +279,7 @@ class Retention:
             state = self._registry.get_job(job_id)
         except (RecordError, ValueTooLargeError):
             return False
-        # The end is the last write to a record.
+        # The end is the last write to a record, if its writer keeps the time of it.
         return None if state is None else state.is_terminal and parse_time(state.updated_at) < self.events_before
 
     def _remove_batch(self, batch: list[Old], threads: ThreadPoolExecutor) -> None:

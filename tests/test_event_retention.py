@@ -128,7 +128,7 @@ class EventRetention(RuleBasedStateMachine):
 
     @rule(age=AGES)
     def retain(self, age: float) -> None:
-        """What goes are whole logs, of jobs that have ended."""
+        """What goes is of jobs that have ended."""
         before = self._logs()
         Retention(self.registry, timedelta(seconds=age), now=self.clock).remove()
         after = self._logs()

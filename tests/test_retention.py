@@ -144,7 +144,19 @@ def test_a_job_that_is_registered_meanwhile_keeps_its_events(clock: Clock) -> No
     assert one.unknown.keys == 0
 
 
-def test_a_log_goes_as_a_whole(clock: Clock) -> None:
+def test_a_late_tail_outlives_the_rest(clock: Clock) -> None:
+    """By as much as it was late: a chunk that an outbox delivers ten days after the end goes ten days later."""
+    store = InMemoryVersionedStore()
+    jobs = _aged(store, clock)
+    put(store, chunks.chunk_key(clock.now() - timedelta(days=29), "old-1", "w", 7), b"-")
+    _round(jobs, clock).remove()
+    assert _of(_keys(store, chunks.PREFIX), "old-1") == 1
+    clock.advance(days=2)
+    _round(jobs, clock).remove()
+    assert _of(_keys(store, chunks.PREFIX), "old-1") == 0
+
+
+def test_a_log_keeps_its_beginning(clock: Clock) -> None:
     """A job that ended too lately keeps the events of its beginning, however old these are."""
     store = InMemoryVersionedStore()
     jobs = _aged(store, clock)
