@@ -128,7 +128,8 @@ def reach() -> timedelta:
 def needless(store: VersionedStore, now: datetime) -> Iterator[tuple[str, str]]:
     """The announcements that no reader needs any more: key and slot of each, the oldest first.
 
-    Only these are listed, and one page more at most. What lies there and is no announcement is left alone.
+    Only these are listed, and what a store has fetched ahead by then: up to two pages. What lies
+    there and is no announcement is left alone.
 
     Args:
         store: where they are.

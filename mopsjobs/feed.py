@@ -21,6 +21,7 @@ from mopsjobs.cache.events import (
     parse_cursor,
     read_events,
 )
+from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.context import Context, Wanted
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreUnavailableError, UsageError
 from mopsjobs.job import JobState, check_job_id
@@ -190,14 +191,20 @@ class Feed:
             self._context.sleep(delay if outages else pause_after(self._listed))
 
     def tell_absence(self) -> None:
-        """Say so, when the job has ended and neither the registry nor the cache has anything that happened to it."""
+        """Say so, when the job has ended and the cache has nothing that happened to it, although it is up to date."""
         if self.job is None or self.job["status"] not in TERMINAL or not self._is_brought:
             return
         job_id = str(self.job_id)
-        if not self._context.peek(lambda cache: has_events(cache, job_id)):
-            self._context.out.note(
-                f"There are no events of job {job_id}: none were written, or prune --store has removed them."
+        if self._context.peek(lambda cache: has_events(cache, job_id)):
+            return
+        if self._context.peek(lambda cache: is_pruned(cache, job_id)):
+            told = (
+                f"This cache has pruned job {job_id} with its events. The registry still has them, unless prune --store"
+                " has removed them there too; another cache shows them: --cache PATH."
             )
+        else:
+            told = f"There are no events of job {job_id}: none were written, or prune --store has removed them."
+        self._context.out.note(told)
 
     def _state(self) -> JobState | None:
         if self.job_id is None:

@@ -2,18 +2,21 @@
 
 Two things pile up beside the records. Announcements (changes.py) are of no use after an hour or two, and go when they
 are a day old. Chunks of events (chunks.py) are what a job's tasks have said; how long that is wanted is for people to
-say. A job's chunks go together, once it ended before the time that was asked for, so that its log is there as a whole
-or not at all; those of a job that has not ended stay, however old. Records, manifests, outputs and bundles are not
-looked at.
+say. A chunk goes when it was written before the time that was asked for and its job ended before then. So those of a
+job that has not ended stay, however old, and a log goes at once, but for a tail that was delivered late (by an outbox):
+that outlives the rest by as much as it was late. When a job ended is when its record says that it was last written; a
+foreign writer that ends one and leaves that time alone has ended it then. Records, manifests, outputs and bundles are
+not looked at.
 
-Both lie in the order of time, so that only what is old is listed, and the oldest goes first. Whatever ends this half
-way leaves the younger part; whoever runs it again, or beside it, finds what is left.
+Both lie in the order of time, so that only what is old is listed, and the oldest goes first, a batch of keys at a time.
+Whatever ends this half way leaves the younger batches; whoever runs it again, or beside it, finds what is left.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +51,9 @@ MAX_JOBS = 100_000
 
 PAUSES = (0.2, 1.0, 3.0)
 """Seconds before a removal is tried again that the store did not take. Unlike other writes, it may be repeated."""
+
+STEP_SECONDS = 0.1
+"""Of a pause, after each of which it is seen whether all is over."""
 
 SHOWN_REFUSALS = 10
 
@@ -166,13 +172,17 @@ class Retention:
         self.events_before = (now - events_age).replace(minute=0, second=0, microsecond=0)
         """Only chunks written before then, of jobs that ended before then."""
         self.removed = Counts()
-        """What `remove` has removed so far; when it fails, too."""
+        """What `remove` has removed so far; when it fails or is interrupted, too."""
         self.refused = 0
         """How many keys the store refused to remove, each for a reason of its own."""
         self.refusals: list[str] = []
         """The first of these, with the reason."""
+        self.unknown = Counts()
+        """What stays, as found by the last of `plan` and `remove`: old chunks of jobs that have no record here."""
         self._ended: dict[str, bool] = {}
-        self._is_over = False
+        self._lock = threading.Lock()
+        """Held by whoever of the threads counts."""
+        self._is_over = threading.Event()
 
     def plan(self) -> Counts:
         """What `remove` would remove now.
@@ -180,7 +190,7 @@ class Retention:
         Raises:
             StoreError: the store cannot be listed, or a record not be read.
         """
-        counts = Counts()
+        counts, self.unknown = Counts(), Counts()
         with ThreadPoolExecutor(THREADS) as threads:
             for old in self._old(threads):
                 counts.add(old)
@@ -188,6 +198,8 @@ class Retention:
 
     def remove(self, on_progress: OnProgress | None = None) -> None:
         """Remove it, the oldest first. What somebody else has removed meanwhile is not counted.
+
+        Interrupted in whatever way, it ends with the requests that are under way; what is queued stays.
 
         A key that the store does not let go for a reason of its own (one that is held, say) stays, and is noted.
 
@@ -199,18 +211,27 @@ class Retention:
             StoreUnavailableError: the store does not answer; what went is gone, and trying again goes on from there.
             StoreError: the store cannot be listed, or a record not be read.
         """
-        seen = 0
+        self.unknown = Counts()
         with ThreadPoolExecutor(THREADS) as threads:
-            found = self._old(threads)
-            # The first by itself: where nothing may be removed, one request finds out.
-            for size in chain((1,), iter(lambda: BATCH, 0)):
-                batch = list(islice(found, size))
-                if not batch:
-                    return
-                self._remove_batch(batch, threads)
-                seen += len(batch)
-                if on_progress is not None:
-                    on_progress(seen)
+            try:
+                self._remove_all(threads, on_progress)
+            except BaseException:
+                self._is_over.set()
+                threads.shutdown(cancel_futures=True)
+                raise
+
+    def _remove_all(self, threads: ThreadPoolExecutor, on_progress: OnProgress | None) -> None:
+        seen = 0
+        found = self._old(threads)
+        # The first by itself: where nothing may be removed, one request finds out.
+        for size in chain((1,), iter(lambda: BATCH, 0)):
+            batch = list(islice(found, size))
+            if not batch:
+                return
+            self._remove_batch(batch, threads)
+            seen += len(batch)
+            if on_progress is not None:
+                on_progress(seen)
 
     def _old(self, threads: ThreadPoolExecutor) -> Iterator[Old]:
         """What nobody needs: announcements, then chunks."""
@@ -219,7 +240,12 @@ class Retention:
         found = self._old_chunks()
         while batch := list(islice(found, BATCH)):
             ended = self._which_ended({str(old.job_id) for old in batch}, threads)
-            yield from (old for old in batch if old.job_id in ended)
+            for old in batch:
+                has_ended = ended[str(old.job_id)]
+                if has_ended:
+                    yield old
+                elif has_ended is None:
+                    self.unknown.add(old)
 
     def _old_chunks(self) -> Iterator[Old]:
         limit = f"{chunks.PREFIX}{chunks.bucket_of(self.events_before)}/"
@@ -229,59 +255,78 @@ class Retention:
             if (name := chunks.chunk_name(key)) is not None:
                 yield Old(key, name.bucket, name.job_id)
 
-    def _which_ended(self, job_ids: Iterable[str], threads: ThreadPoolExecutor) -> set[str]:
-        """Those of the jobs that ended long enough ago, by their records and not by a mirror of them.
+    def _which_ended(self, job_ids: Iterable[str], threads: ThreadPoolExecutor) -> dict[str, bool | None]:
+        """Whether each of the jobs ended long enough ago, by its record and not by a mirror of it; None without one.
 
-        An end is for good, so an answer is as true later; one that ends meanwhile stays until the next time.
+        An end is for good, so an answer is as true later; one that ends meanwhile stays until the next time. A record
+        that is missing is no answer: it may be there when the next chunk is looked at.
         """
         wanted = set(job_ids)
         if len(self._ended) > MAX_JOBS:
             self._ended.clear()
         asked = sorted(wanted - self._ended.keys())
-        self._ended.update(zip(asked, threads.map(self._has_ended, asked), strict=True))
-        return {job_id for job_id in wanted if self._ended[job_id]}
+        answers = dict(zip(asked, threads.map(self._has_ended, asked), strict=True))
+        self._ended.update((job_id, answer) for job_id, answer in answers.items() if answer is not None)
+        return {job_id: self._ended.get(job_id) for job_id in wanted}
 
-    def _has_ended(self, job_id: str) -> bool:
-        """Whether the job ended before the limit. One without a record has; one whose record cannot be read may not."""
+    def _has_ended(self, job_id: str) -> bool | None:
+        """Whether the job ended before the limit. One whose record cannot be read may not have.
+
+        None for one without a record here: its record may lie under the prefix of another registry in this store, or
+        be written yet.
+        """
         try:
             state = self._registry.get_job(job_id)
         except (RecordError, ValueTooLargeError):
             return False
-        # The end is the last write to a record.
-        return state is None or (state.is_terminal and parse_time(state.updated_at) < self.events_before)
+        # The end is the last write to a record, if its writer keeps the time of it.
+        return None if state is None else state.is_terminal and parse_time(state.updated_at) < self.events_before
 
     def _remove_batch(self, batch: list[Old], threads: ThreadPoolExecutor) -> None:
         failure: StoreError | None = None
-        for old, tried in [(old, threads.submit(self._remove, old)) for old in batch]:
+        for tried in [threads.submit(self._remove, old) for old in batch]:
             try:
-                if tried.result():
-                    self.removed.add(old)
+                tried.result()
             except StoreError as error:  # only when all have ended is what was removed known
                 failure = failure or error
         if failure is not None:
             raise failure
 
-    def _remove(self, old: Old) -> bool:
+    def _remove(self, old: Old) -> None:
         for pause in (*PAUSES, None):
-            if self._is_over:  # another one of the batch has failed, and this would too
-                return False
+            if self._is_over.is_set():  # another one of the batch has failed, and this would too; or it is interrupted
+                return
             try:
-                return self._store.delete(old.key)
+                self._delete(old)
             except StoreUnavailableError as error:
                 # A server that was there a moment ago is busy. One that is silent from the beginning is not there.
                 if pause is None or (error.silent and not self.removed.keys):
-                    self._is_over = True
+                    self._is_over.set()
                     raise
             except StoreAccessError:
-                self._is_over = True
+                self._is_over.set()
                 raise
             except StoreError as error:
                 self._note_refusal(old.key, error)
-                return False
-            self._sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                return
+            else:
+                return
+            self._pause(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+
+    def _delete(self, old: Old) -> None:
+        """Counted where it happens, so that what an interruption leaves uncollected is counted too."""
+        if self._store.delete(old.key):
+            with self._lock:
+                self.removed.add(old)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not for what is over."""
+        while seconds > 0 and not self._is_over.is_set():
+            self._sleep(min(seconds, STEP_SECONDS))
+            seconds -= STEP_SECONDS
 
     def _note_refusal(self, key: str, error: StoreError) -> None:
-        self.refused += 1
-        if len(self.refusals) < SHOWN_REFUSALS:
-            self.refusals.append(f"{key}: {error}")
+        with self._lock:
+            self.refused += 1
+            if len(self.refusals) < SHOWN_REFUSALS:
+                self.refusals.append(f"{key}: {error}")

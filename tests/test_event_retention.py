@@ -128,7 +128,7 @@ class EventRetention(RuleBasedStateMachine):
 
     @rule(age=AGES)
     def retain(self, age: float) -> None:
-        """What goes are whole logs, of jobs that have ended."""
+        """What goes is of jobs that have ended."""
         before = self._logs()
         Retention(self.registry, timedelta(seconds=age), now=self.clock).remove()
         after = self._logs()
@@ -246,6 +246,24 @@ def test_a_chunk_that_is_sent_again_much_later_is_not_taken_again(cli: Cli, told
     assert len(before) == 3
 
 
+@pytest.mark.parametrize("others_pruned", [False, True])
+def test_a_late_chunk_of_a_job_that_is_not_mirrored_yet_is_taken(cli: Cli, told: Remote, others_pruned: bool) -> None:
+    """Its events may come before its record does, and tell of an hour whose names are forgotten."""
+    cli.ok("sync", "-q")
+    cli.ok("prune", "--older-than", "39d" if others_pruned else "60d", "--yes")
+    with contextlib.closing(file.open_to_write(str(cli.cache), REMOTE_URL)) as cache:
+        forget_chunks(cache, cli.clock.now())
+        line = event_line({"at": json_time(START), "job_id": "late", "kind": "log", "source": "w", "seq": 0}, {})
+        told.put(chunk_key(cli.clock.now(), "late", "w", 0), f"{line}\n")
+        assert sync_events(told.store.inner, cache, now=cli.clock.now).events == 1
+        # Sent once more, much later, it is known.
+        cli.clock.advance(days=2)
+        sync_events(told.store.inner, cache, now=cli.clock.now)
+        forget_chunks(cache, cli.clock.now())
+        told.put(chunk_key(cli.clock.now(), "late", "w", 0), f"{line}\n")
+        assert sync_events(told.store.inner, cache, now=cli.clock.now).events == 0
+
+
 def test_chunks_that_cannot_be_read_stay_known(cli: Cli, told: Remote) -> None:
     """So that doctor tells of them, and a full sync tries them again, long after other names were forgotten."""
     key = chunk_key(START, "at-work", "w", 7)
@@ -270,6 +288,24 @@ def test_a_log_that_is_gone_is_told(cli: Cli, told: Remote, words: tuple[str, ..
     assert (ran.out, ran.err) == ("", GONE)
     add(told.jobs, "silent", "running")
     assert cli.ok("logs", "silent").err == ""
+
+
+PRUNED = (
+    "This cache has pruned job old with its events. The registry still has them, unless prune --store has removed them"
+    " there too; another cache shows them: --cache PATH.\n"
+)
+
+
+@pytest.mark.parametrize("words", [("logs", "old"), ("events", "old"), ("logs", "old", "-f")])
+def test_a_cache_that_has_pruned_them_says_so(cli: Cli, told: Remote, words: tuple[str, ...]) -> None:
+    """The registry has not lost them; and what the sentence advises does show them."""
+    del told
+    cli.ok("sync", "-q")
+    cli.ok("prune", "--older-than", "30d", "--yes")
+    ran = cli.ok(*words)
+    assert (ran.out, ran.err) == ("", PRUNED)
+    ran = cli.ok(*words, "--cache", f"{cli.cache}-2")
+    assert (len(ran.lines), ran.err) == (3, "")
 
 
 @pytest.mark.parametrize("command", ["logs", "events"])

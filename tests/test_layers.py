@@ -80,7 +80,7 @@ ARROWS = {
         "errors times changes registry store.base cache.counters cache.delta cache.file cache.merge cache.rows"
         " cache.state cache.taking"
     ),
-    "mopsjobs.cache.events": "errors times store.base chunks cache.state",
+    "mopsjobs.cache.events": "errors times store.base chunks cache.pruning cache.state",
     "mopsjobs.submit": "",
     "mopsjobs.submit.seeds": "",
     "mopsjobs.submit.study": "errors strict_json submit.seeds submit.yaml_text",
@@ -140,7 +140,7 @@ ARROWS = {
         " cache.mirror cache.queries cache.events"
     ),
     "mopsjobs.retention": "errors times changes chunks registry store.base",
-    "mopsjobs.feed": "errors status times job context output cache.queries cache.events",
+    "mopsjobs.feed": "errors status times job context output cache.queries cache.events cache.pruning",
     "mopsjobs.foreground": "context engines.local private runner.run",
     "mopsjobs.naming": "errors job context cache.queries",
     "mopsjobs.waiting": "errors status terminal times job outcome context naming engines.local cache.queries",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import signal
 import subprocess
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -99,17 +101,62 @@ def test_what_nobody_needs_goes_and_all_else_stays(store: VersionedStore, clock:
 
 
 def test_a_job_that_is_gone_or_cannot_be_read(clock: Clock) -> None:
-    """Events of a job without a record are nobody's, and go; of one whose record cannot be read, they stay."""
+    """Events of a job without a record stay, and are counted; so do those of one whose record cannot be read."""
     store = InMemoryVersionedStore()
     jobs = _aged(store, clock)
     store.delete(jobs.key_of("old-1"))
     put(store, jobs.key_of("old-2"), "{")
+    one = _round(jobs, clock)
+    for planned in (one.plan(), one.remove()):
+        assert planned is None or not planned.chunks.count
+        assert (one.unknown.jobs, one.unknown.keys, one.unknown.chunks.first) == (1, 2, "20260301T12")
+    left = _keys(store, chunks.PREFIX)
+    assert (_of(left, "old-1"), _of(left, "old-2")) == (2, 2)
+
+
+def test_two_registries_in_one_store_keep_off_each_other(store: VersionedStore, clock: Clock) -> None:
+    """Each removes the events of its own jobs, and no others: those of the other may be at work."""
+    jobs = _aged(store, clock)
+    theirs = JobRegistry(store, prefix="team-b", now=clock.now)
+    _play(theirs, "b-at-work", clock)
+    _play(theirs, "b-old", clock)
+    theirs.finalize_job("b-old", "succeeded")
+    clock.advance(days=41)
     _round(jobs, clock).remove()
     left = _keys(store, chunks.PREFIX)
-    assert (_of(left, "old-1"), _of(left, "old-2")) == (0, 2)
+    assert [_of(left, job_id) for job_id in ("young", "at-work", "b-at-work", "b-old")] == [0, 2, 2, 2]
+    _round(theirs, clock).remove()
+    left = _keys(store, chunks.PREFIX)
+    assert [_of(left, job_id) for job_id in ("at-work", "b-at-work", "b-old")] == [2, 2, 0]
 
 
-def test_a_log_goes_as_a_whole(clock: Clock) -> None:
+def test_a_job_that_is_registered_meanwhile_keeps_its_events(clock: Clock) -> None:
+    """A record that was missing is looked for again: a runner without a network delivers its record later."""
+    store = InMemoryVersionedStore()
+    jobs = JobRegistry(store, now=clock.now)
+    record_event(store, "late", "log", now=clock.now, text="x")
+    clock.advance(days=41)
+    one = _round(jobs, clock)
+    assert (one.plan().keys, one.unknown.keys) == (0, 1)
+    jobs.register_job("late")
+    one.remove()
+    assert len(_keys(store, chunks.PREFIX)) == 1
+    assert one.unknown.keys == 0
+
+
+def test_a_late_tail_outlives_the_rest(clock: Clock) -> None:
+    """By as much as it was late: a chunk that an outbox delivers ten days after the end goes ten days later."""
+    store = InMemoryVersionedStore()
+    jobs = _aged(store, clock)
+    put(store, chunks.chunk_key(clock.now() - timedelta(days=29), "old-1", "w", 7), b"-")
+    _round(jobs, clock).remove()
+    assert _of(_keys(store, chunks.PREFIX), "old-1") == 1
+    clock.advance(days=2)
+    _round(jobs, clock).remove()
+    assert _of(_keys(store, chunks.PREFIX), "old-1") == 0
+
+
+def test_a_log_keeps_its_beginning(clock: Clock) -> None:
     """A job that ended too lately keeps the events of its beginning, however old these are."""
     store = InMemoryVersionedStore()
     jobs = _aged(store, clock)
@@ -274,6 +321,95 @@ def test_cut_short_it_leaves_the_younger_part(clock: Clock, monkeypatch: pytest.
         assert not [key for key in order if store.get(key)]
 
 
+@pytest.fixture
+def many(cli: Cli, remote: Remote) -> Remote:
+    """A registry with old chunks for three batches."""
+    add(remote.jobs, "old", "failed")
+    for number in range(3 * retention.BATCH):
+        put(remote.store.inner, chunks.chunk_key(cli.clock.now() + timedelta(hours=number), "old", "w", number), b"-")
+    cli.clock.advance(days=100)
+    return remote
+
+
+def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is queued stays, younger batches are whole, and what has gone is told: exit code 130."""
+    after = retention.BATCH + 100
+
+    class Interrupted(LineStore):
+        def delete(self, key: str) -> bool:
+            if self.calls["delete"] == after:
+                os.kill(os.getpid(), signal.SIGINT)
+            if self.calls["delete"] >= after:
+                time.sleep(0.1)
+            return super().delete(key)
+
+    inner = many.store.inner
+    before = _keys(inner, "changes/", "events/")
+    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: Interrupted(inner))
+    ran = cli("prune", "--store", "--older-than", "1h", "--yes")
+    gone = set(before) - set(_keys(inner, "changes/", "events/"))
+    assert ran.code == 130
+    assert after <= len(gone) <= after + 3 * retention.THREADS
+    assert gone <= set(before[: 2 * retention.BATCH + 1])  # the first key goes by itself
+    announcements = sum(key.startswith("changes/") for key in gone)
+    assert f"Removed {len(gone) - announcements} chunks of events" in ran.err
+    assert ran.err.endswith(f"{announcements} announcement of writes (of 2026-03-01T12:00:00Z), and then no more.\n")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_ctrl_c_ends_waits_between_attempts(clock: Clock, silent: bool) -> None:
+    """Those who wait for a server that is busy do not try again."""
+    store = InMemoryVersionedStore()
+    _aged(store, clock)
+    naps: list[float] = []
+    begun = threading.Event()
+
+    class Away(FaultyStore):
+        def delete(self, key: str) -> bool:
+            if not self.calls["delete"]:  # it comes alone
+                return super().delete(key)
+            self.calls["delete"] += 1
+            if self.calls["delete"] == 2:
+                assert begun.wait(60)
+                raise KeyboardInterrupt
+            raise StoreUnavailableError("busy", silent=silent)
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        begun.set()
+        time.sleep(0.05)
+
+    line = Away(store)
+    one = Retention(JobRegistry(line), MONTH, now=clock.now(), sleep=nap)
+    with pytest.raises(KeyboardInterrupt):
+        one.remove()
+    assert one.removed.keys == 1
+    assert max(naps) <= retention.STEP_SECONDS
+    assert line.calls["delete"] <= 1 + 1 + 2 * retention.THREADS
+
+
+def test_refusals_are_counted_by_one_at_a_time(clock: Clock) -> None:
+    """Eight threads that count at once lose none, however they interleave."""
+    store = InMemoryVersionedStore()
+    _aged(store, clock)
+    for number in range(100):
+        put(store, chunks.chunk_key(START, "old-1", f"w{number}", 0), b"-")
+    refusing = Refusing(store, "events/", StoreError("A hold."))
+    one = _round(JobRegistry(refusing), clock)
+
+    class Slow(int):
+        """A count that takes a while to grow."""
+
+        def __add__(self, other: int) -> Slow:
+            time.sleep(0.001)
+            return Slow(int(self) + other)
+
+    one.refused = Slow(0)
+    one.remove()
+    assert one.refused == 104
+    assert len(one.refusals) == retention.SHOWN_REFUSALS
+
+
 def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Clock) -> None:
     """A runner that goes on writes its events and its record as ever."""
     jobs = _aged(store, clock)
@@ -385,6 +521,7 @@ def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
         "chunks": {"count": 4, "first": "2026-03-01T12:00:00Z", "last": "2026-03-01T12:00:00Z"},
         "announcements": {"count": 6, "first": "2026-03-01T12:00:00Z", "last": "2026-04-09T12:30:00Z"},
         "refused": 0,
+        "without_record": {"jobs": 0, "chunks": 0},
     }
     words = ("prune", "--store", "--older-than", "30d", "--json")
     assert cli.ok(*words, "--dry-run").json == expected
@@ -392,6 +529,17 @@ def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
     assert cli.ok(*words).json["chunks"] == {"count": 0, "first": None, "last": None}
     assert cli("prune", "--older-than", "30d", "--json").code == 2
     assert not list(changes.needless(aged.store.inner, cli.clock.now()))
+
+
+def test_what_stays_without_a_record_is_told(cli: Cli, aged: Remote) -> None:
+    """In a note, before and after, and to scripts."""
+    aged.store.inner.delete(aged.jobs.key_of("old-1"))
+    words = ("prune", "--store", "--older-than", "30d")
+    note = "Left 2 old chunks of events of 1 job without a record here."
+    assert cli.ok(*words, "--dry-run").err.splitlines()[1:] == [note]
+    ran = cli.ok(*words, "--yes", "--json")
+    assert ran.err.splitlines()[-1] == note
+    assert (ran.json["chunks"]["count"], ran.json["without_record"]) == (2, {"jobs": 1, "chunks": 2})
 
 
 def test_nothing_goes_unless_it_is_meant(cli: Cli, aged: Remote) -> None:

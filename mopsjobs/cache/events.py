@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
+from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.state import recalled, remember, transaction
 from mopsjobs.chunks import BUCKET_FORMAT, PREFIX, ChunkName, Event, bucket_of, chunk_name, parse_chunk
 from mopsjobs.errors import RecordError, UsageError, ValueTooLargeError
@@ -230,13 +231,14 @@ def _is_forgotten(connection: sqlite3.Connection, one: _Fetched) -> bool:
     """Whether the cache has had this chunk, from an hour whose names it has forgotten.
 
     A chunk that was sent again, since the first reply was lost, lies in a later hour than its events tell of. So does
-    one that waited for a long outage; its events are not here yet, unless its job was pruned.
+    one that waited for a long outage; its events are not here yet, unless its job was pruned: with it they went. A job
+    of which the cache knows nothing may not have been mirrored yet; as long as nobody prunes it, its events stay.
     """
     known_before = recalled(connection, KNOWN_BEFORE)
     if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in one.events):
         return False
     job_id = one.name.job_id
-    if connection.execute("SELECT 1 FROM job WHERE job_id = ?", (job_id,)).fetchone() is None:
+    if is_pruned(connection, job_id):
         return True
     had = "SELECT 1 FROM event WHERE job_id = ? AND chunk = ? LIMIT 1"
     return connection.execute(had, (job_id, one.name.name)).fetchone() is not None

@@ -89,6 +89,17 @@ def _given_back(connection: sqlite3.Connection) -> str | None:
     return None
 
 
+def is_pruned(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Whether that job was pruned from this cache and is not back."""
+    row = connection.execute("SELECT key FROM pruned LIMIT 1").fetchone()
+    if row is None:
+        return False
+    # All keys of a cache are those of one registry, and differ in the job alone.
+    head, _, tail = str(row[0]).rsplit("/", 2)
+    found = connection.execute("SELECT 1 FROM pruned WHERE key = ?", (f"{head}/{job_id}/{tail}",))
+    return found.fetchone() is not None
+
+
 def back(connection: sqlite3.Connection, keys: Iterable[str]) -> None:
     """These keys are pruned no longer: they changed, or are gone. The caller holds the transaction."""
     connection.executemany("DELETE FROM pruned WHERE key = ?", [(key,) for key in keys])

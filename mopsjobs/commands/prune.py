@@ -106,7 +106,8 @@ def _prune_store(args: argparse.Namespace, context: Context) -> Result:
     found = retention.plan()
     if args.dry_run or not found.keys:
         told = f"Would remove {_told(retention, found)}." if found.keys else "Nothing there is so old."
-        return Result(Document(_document(retention, found, args)) if args.json else None, notes=[told])
+        body = Document(_document(retention, found, args)) if args.json else None
+        return Result(body, notes=[told, *_unknown(retention)])
     question = f"Remove {_told(retention, found)} from the registry, for everybody?"
     declined = context.out.confirm(question, yes=args.yes)
     if declined is not None:
@@ -116,7 +117,7 @@ def _prune_store(args: argparse.Namespace, context: Context) -> Result:
     try:
         with context.out.progress("keys", found.keys) as on_progress:
             retention.remove(on_progress)
-    except StoreError:
+    except (StoreError, KeyboardInterrupt):
         if retention.removed.keys:
             context.out.warn(f"Removed {_told(retention, retention.removed)}, and then no more.")
         raise
@@ -128,16 +129,30 @@ def _done(retention: Retention, body: Document | None) -> Result:
     removed, more = retention.removed, retention.refused - len(retention.refusals)
     told = f"Removed {_told(retention, removed)}." if removed.keys else "Nothing of it was removed from here."
     warnings = [*retention.refusals, *([f"and {more:,} more"] if more else [])]
-    return Result(body, notes=[told], warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)
+    notes = [told, *_unknown(retention)]
+    return Result(body, notes=notes, warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)
+
+
+def _unknown(retention: Retention) -> list[str]:
+    """What to say of chunks that stay since nobody here knows whether their jobs have ended."""
+    unknown = retention.unknown
+    if not unknown.keys:
+        return []
+    return [f"Left {counted(unknown.keys, 'old chunk')} of events of {_jobs(unknown)} without a record here."]
+
+
+def _jobs(counts: Counts) -> str:
+    return counted(counts.jobs, "job") if counts.is_exact else f"more than {counted(counts.jobs, 'job')}"
 
 
 def _told(retention: Retention, counts: Counts) -> str:
     parts = []
     if counts.chunks.count:
-        jobs = counted(counts.jobs, "job") if counts.is_exact else f"more than {counted(counts.jobs, 'job')}"
         limit = whole_seconds(json_time(retention.events_before))
         span = _span(counts.chunks)
-        parts.append(f"{counted(counts.chunks.count, 'chunk')} of events ({span}) of {jobs} that ended before {limit}")
+        parts.append(
+            f"{counted(counts.chunks.count, 'chunk')} of events ({span}) of {_jobs(counts)} that ended before {limit}"
+        )
     if counts.announcements.count:
         parts.append(f"{counted(counts.announcements.count, 'announcement')} of writes ({_span(counts.announcements)})")
     return " and ".join(parts)
@@ -166,4 +181,5 @@ def _document(retention: Retention, counts: Counts, args: argparse.Namespace) ->
         "chunks": span(counts.chunks),
         "announcements": span(counts.announcements),
         "refused": retention.refused,
+        "without_record": {"jobs": retention.unknown.jobs, "chunks": retention.unknown.keys},
     }
