@@ -131,8 +131,11 @@ class Jobs:
         self._wait()
         hold(self._found() == self._outputs, f"{self.job} has succeeded, and has not all outputs")
         directory = job_directory(self.job, self._env)
-        left = [path for path in map(str, directory.rglob("*")) if TEMPORARY.search(path)]
-        hold(not left, f"{self.job} has left behind {left}")
+        end = time.monotonic() + PATIENCE
+        while left := [path for path in map(str, directory.rglob("*")) if TEMPORARY.search(path)]:
+            # The runner writes its last file after the record, by which we know that the job has ended.
+            hold(time.monotonic() < end, f"{self.job} has left behind {left}")
+            time.sleep(0.02)
 
     def look_at_submitted(self, forker: Forker, ended: Ended) -> None:
         """A submission has left nothing, or a job that can be seen and resumed.
