@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from reliability.trial import Figure, PromiseBroken, Trial
+from reliability.trial import PromiseBroken, Trial
 
-KINDS = ("storm", "crashes", "hostile", "life")  # modules of this package, each with `run(trial) -> list[Figure]`
+KINDS = ("storm", "crashes", "hostile", "life")  # modules of this package, each with `run(trial) -> Iterator[Figure]`
 
 
 def main() -> int:
@@ -24,17 +24,15 @@ def main() -> int:
 
     broken = False
     for kind in args.only or KINDS:
+        print(f"\n## {kind}, seed {args.seed}, scale {args.scale:g}\n\n| what | count |\n|---|---|", flush=True)
         with tempfile.TemporaryDirectory(prefix="mops-jobs-reliability-") as directory:
+            trial = Trial(Path(directory), args.seed, args.scale)
             try:
-                figures = importlib.import_module(f"reliability.{kind}").run(
-                    Trial(Path(directory), args.seed, args.scale)
-                )
+                for figure in importlib.import_module(f"reliability.{kind}").run(trial):
+                    print(f"| {figure.what} | {figure.count} |", flush=True)
             except PromiseBroken as error:
                 broken = True
-                figures = [Figure("BROKEN", str(error))]
-        print(f"\n## {kind}, seed {args.seed}, scale {args.scale:g}\n\n| what | count |\n|---|---|")
-        for figure in figures:
-            print(f"| {figure.what} | {figure.count} |", flush=True)
+                print(f"| BROKEN | {error} |", flush=True)
     return 1 if broken else 0
 
 

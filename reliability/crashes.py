@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench import azurite
@@ -21,14 +22,13 @@ KILLS = 200
 """Of each kind, in the whole trial."""
 
 
-def run(trial: Trial) -> list[Figure]:
-    """Kill everything, `KILLS` times each.
+def run(trial: Trial) -> Iterator[Figure]:
+    """Kill everything, `KILLS` times each, and tell of each kind at its end.
 
     Raises:
         PromiseBroken: something that a killed command left was wrong.
     """
     wanted = trial.times(KILLS)
-    figures: list[Figure] = []
     with contextlib.ExitStack() as stack:
         # Hours of writes lie before the last kills.
         server = stack.enter_context(azurite.running(trial.directory, collects_garbage=False))
@@ -36,53 +36,42 @@ def run(trial: Trial) -> list[Figure]:
         home.mkdir()
         env = {"HOME": str(home), **server.env}
         made = stack.enter_context(forker(trial.directory, env))
-        figures += syncs(trial, made, "embedded", f"sqlite://{trial.directory}/mirrored.db", env, wanted)
-        figures += syncs(trial, made, "Azurite", server.url(azurite.new_container()), env, wanted)
-        figures += writes(trial, made, wanted)
-        figures += jobs(trial, made, env, wanted)
-    return figures
+        yield from syncs(trial, made, "embedded", f"sqlite://{trial.directory}/mirrored.db", env, wanted)
+        yield from syncs(trial, made, "Azurite", server.url(azurite.new_container()), env, wanted)
+        yield from writes(trial, made, wanted)
+        yield from jobs(trial, made, env, wanted)
 
 
 def syncs(
     trial: Trial, forker: Forker, name: str, url: str, env: dict[str, str], wanted: int, jobs: int = JOBS
-) -> list[Figure]:
+) -> Iterator[Figure]:
     """Kill syncs of one registry, of all kinds, and prunes of its cache."""
     chance = random.Random(f"{trial.seed} {name}")
     mirrored = Mirrored(url, env, trial.directory / f"cache-{name}.db", chance, jobs)
     with contextlib.closing(mirrored):
-        figures = [
-            *_killed(f"sync, delta, {name}", kill_syncs(mirrored, forker, chance, wanted, full=False)),
-            *_killed(f"sync --full, {name}", kill_syncs(mirrored, forker, chance, wanted, full=True)),
-            *_killed(f"first sync, {name}", kill_syncs(mirrored, forker, chance, wanted, full=False, fresh=True)),
-        ]
+        yield _killed(f"sync, delta, {name}", kill_syncs(mirrored, forker, chance, wanted, full=False))
+        yield _killed(f"sync --full, {name}", kill_syncs(mirrored, forker, chance, wanted, full=True))
+        yield _killed(f"first sync, {name}", kill_syncs(mirrored, forker, chance, wanted, full=False, fresh=True))
         if name == "embedded":
-            figures += _killed("prune", kill_prunes(mirrored, forker, chance, wanted))
-    return figures
+            yield _killed("prune", kill_prunes(mirrored, forker, chance, wanted))
 
 
-def writes(trial: Trial, forker: Forker, wanted: int) -> list[Figure]:
+def writes(trial: Trial, forker: Forker, wanted: int) -> Iterator[Figure]:
     """Kill writers of an embedded registry."""
     chance = random.Random(f"{trial.seed} writers")
     instants, writers = kill_writers(trial.directory / "written" / "registry.db", forker, chance, wanted)
-    return [
-        *_killed("register, update, progress", instants),
-        Figure("writes acknowledged before a kill, and found again", writers.acknowledged),
-    ]
+    yield _killed("register, update, progress", instants)
+    yield Figure("writes acknowledged before a kill, and found again", writers.acknowledged)
 
 
-def jobs(trial: Trial, forker: Forker, env: dict[str, str], wanted: int) -> list[Figure]:
+def jobs(trial: Trial, forker: Forker, env: dict[str, str], wanted: int) -> Iterator[Figure]:
     """Kill runners and submissions."""
     chance = random.Random(f"{trial.seed} jobs")
     with contextlib.closing(Jobs(Path(trial.directory, "jobs"), env)) as made:
-        runners = kill_runners(made, forker, chance, wanted)
-        stored = made.stored
-        submissions = kill_submissions(made, forker, chance, wanted)
-    return [
-        *_killed("run, then resume", runners),
-        Figure("outputs there after the kill of a runner, each whole", stored),
-        *_killed("submit --auto, then resume", submissions),
-    ]
+        yield _killed("run, then resume", kill_runners(made, forker, chance, wanted))
+        yield Figure("outputs there after the kill of a runner, each whole", made.stored)
+        yield _killed("submit --auto, then resume", kill_submissions(made, forker, chance, wanted))
 
 
-def _killed(what: str, instants: Instants) -> list[Figure]:
-    return [Figure(f"{what}: killed inside, healed (of kills tried)", f"{instants.landed} ({instants.tried})")]
+def _killed(what: str, instants: Instants) -> Figure:
+    return Figure(f"{what}: killed inside, healed (of kills tried)", f"{instants.landed} ({instants.tried})")

@@ -23,6 +23,7 @@ from reliability.hostile_readers import READERS, Reader
 from reliability.trial import Figure, PromiseBroken, Trial
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 EXAMPLES = 5_000
@@ -35,19 +36,19 @@ _COVERED = re.compile(r"cov: (\d+)")
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
-def run(trial: Trial) -> list[Figure]:
+def run(trial: Trial) -> Iterator[Figure]:
     """All of it."""
-    figures = []
     for reader in READERS:
-        figures.append(generated(reader, trial))
+        yield generated(reader, trial)
         if next(reader.large(), None) is not None:
-            figures.append(large(reader, trial))
+            yield large(reader, trial)
         if can_fuzz():
-            figures.append(fuzzed(reader, trial))
+            yield fuzzed(reader, trial)
     if not can_fuzz():
-        figures.append(Figure("coverage-guided", "atheris is not installed, or not made for this system"))
-    figures += [bombs(trial), many_tasks(trial)]
-    return [*figures, *hostile_registry.run(trial)]
+        yield Figure("coverage-guided", "atheris is not installed, or not made for this system")
+    yield bombs(trial)
+    yield many_tasks(trial)
+    yield from hostile_registry.run(trial)
 
 
 def generated(reader: Reader, trial: Trial) -> Figure:

@@ -20,6 +20,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
+TRIES = 4
+"""At a kill that falls inside: a script may be done long before the time that its measured run took."""
+
 
 class Ended(NamedTuple):
     """How a script came to its end."""
@@ -112,8 +115,8 @@ class Instants:
         self.landed = 0
 
     def __iter__(self) -> Iterator[float]:
-        """Instants until enough kills have landed, or twice as many were tried."""
-        while self.landed < self._wanted and self.tried < 2 * self._wanted:
+        """Instants until enough kills have landed, or `TRIES` times as many were tried."""
+        while self.landed < self._wanted and self.tried < TRIES * self._wanted:
             self.tried += 1
             yield self._chance.uniform(0, self.seconds)
 

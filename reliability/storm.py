@@ -220,20 +220,20 @@ def _rows(path: Path) -> list[tuple[object, ...]]:
 # --- the trial ------------------------------------------------------------------------------------------------------
 
 
-def run(trial: Trial) -> list[Figure]:
+def run(trial: Trial) -> Iterator[Figure]:
     """Storms over one SQLite file, Azure and DynamoDB, then one for each mutation, which must not go unseen.
 
     Raises:
         PromiseBroken: something that must hold did not, or a mutation was not found.
     """
-    figures = _figures("SQLite", over_a_file(trial))
+    yield from _figures("SQLite", over_a_file(trial))
     for backend in FAR:
-        figures += [*_figures(backend, over(trial, backend)), *silence(trial, backend)]
+        yield from _figures(backend, over(trial, backend))
+        yield from silence(trial, backend)
     for backend in FAR:
         names = list(MUTATIONS[backend])
         for one in names[: trial.times(len(names))]:
-            figures.append(Figure(f"{backend}: storms until it was found that {one}", find(trial, backend, one)))
-    return figures
+            yield Figure(f"{backend}: storms until it was found that {one}", find(trial, backend, one))
 
 
 def over_a_file(trial: Trial) -> Counter[str]:

@@ -42,7 +42,7 @@ def forked(tmp_path: Path, env: dict[str, str]) -> Iterator[Forker]:
 
 def test_a_killed_sync_or_prune_leaves_rows_that_are_right(trial: Trial, env: dict[str, str], forked: Forker) -> None:
     """Each row is a state that its record had, and the next sync makes the cache equal the registry."""
-    assert crashes.syncs(trial, forked, "embedded", f"sqlite://{trial.directory}/jobs.db", env, 2, JOBS)
+    assert list(crashes.syncs(trial, forked, "embedded", f"sqlite://{trial.directory}/jobs.db", env, 2, JOBS))
 
 
 @pytest.mark.azurite
@@ -51,17 +51,17 @@ def test_a_killed_sync_of_azurite_is_healed(trial: Trial, azurite: Azurite) -> N
     env = {"HOME": str(trial.directory), "AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
     url = f"{azurite.endpoint}/{azurite.new_container()}"
     with forker(trial.directory, env) as forked:
-        assert crashes.syncs(trial, forked, "Azurite", url, env, 1, JOBS)
+        assert list(crashes.syncs(trial, forked, "Azurite", url, env, 1, JOBS))
 
 
 def test_a_killed_writer_has_lost_nothing_that_was_acknowledged(trial: Trial, forked: Forker) -> None:
     """Each write with an exit code of 0 is there; of the one under way, all or nothing."""
-    assert crashes.writes(trial, forked, 6)
+    assert list(crashes.writes(trial, forked, 6))
 
 
 def test_a_killed_runner_or_submission_can_be_resumed(trial: Trial, env: dict[str, str], forked: Forker) -> None:
     """Outputs are whole, and `resume` brings the job to its end."""
-    assert crashes.jobs(trial, forked, env, 1)
+    assert list(crashes.jobs(trial, forked, env, 1))
 
 
 # --- the trial itself can fail ------------------------------------------------------------------------------------
