@@ -325,6 +325,7 @@ class Day:
         grown = []
         for growth in GROWTHS:
             first, last = self._means(growth)
+            hold(first > 0 or growth.always > 0, f"{name}: nothing was counted of: {growth.what}")
             if last > max(growth.always, first * (1 + growth.part) + growth.more):
                 hours = " ".join(f"{getattr(hour, growth.field):,.0f}" for hour in self.hours)
                 grown.append(f"{growth.what}: {first:,.1f}, and {last:,.1f} in the end{growth.unit} (hours: {hours})")

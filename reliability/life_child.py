@@ -44,8 +44,9 @@ class Requests:
     def __init__(self) -> None:
         self.count = 0
         self._lock = threading.Lock()
-        for kind, name in ((azure_transport.BoundedTransport, "send"), (sqlite.SQLiteVersionedStore, "_connection")):
-            self._count_calls(kind, name)
+        for kind in (azure_transport.BoundedTransport, azure_transport.ReadingTransport):
+            self._count_calls(kind, "send")
+        self._count_calls(sqlite.SQLiteVersionedStore, "_connection")
 
     def _count_calls(self, kind: type, name: str) -> None:
         given = getattr(kind, name)
