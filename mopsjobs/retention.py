@@ -164,7 +164,10 @@ class Retention:
             UsageError: that is less than an hour, in which somebody may be about to read them.
         """
         if events_age < MIN_AGE:
-            raise UsageError("Events of the last hour stay: those who follow them may not have seen them yet.")
+            raise UsageError(
+                "Events of the last hour stay: those who follow them may not have seen them yet.",
+                hint="Use --older-than 1h or more.",
+            )
         self._registry = registry
         self._store = registry.store
         self._now = now

@@ -1,4 +1,8 @@
-"""Waiting until jobs end, whatever way. Reads the registry itself, since a cache tells the past."""
+"""Waiting until jobs end, whatever way.
+
+Reads the registry itself, since a cache tells the past. An end is final, though: of a registry that does not answer,
+the cache may tell as much.
+"""
 
 from __future__ import annotations
 
@@ -109,22 +113,39 @@ class _Watched:
         Raises:
             JobNotFoundError: a name is that of no job.
         """
+        outage = None
         for name, seen in self._last.items():
             if seen is not None and seen.is_terminal:
                 continue
-            try:
-                # Asked first: a runner may write the end, and end, between the two.
-                has_ended = seen is not None and has_ended_here(seen.fields(), self._context.env)
-                state = find_state(name, self._context) if seen is None else self._registry.get_job(seen.job_id)
-            except StoreUnavailableError as error:
-                return error
+            state, has_ended = None, False
+            if outage is None:
+                try:
+                    # Asked first: a runner may write the end, and end, between the two.
+                    has_ended = seen is not None and has_ended_here(seen.fields(), self._context.env)
+                    state = self._asked(name, seen)
+                except StoreUnavailableError as error:
+                    outage = error
+            if outage is not None:
+                state = self._ended_as_cached(name if seen is None else seen.job_id)
             if state is None:
-                raise JobNotFoundError(f"There is no job {name}.", job_id=name)
+                continue
             if seen is None or _said(seen) != _said(state):
                 self._context.out.note(f"{clean(state.job_id)}: {_said(state)}")
             self._last[name] = state
             self._warn(state, has_ended=has_ended)
-        return None
+        return outage
+
+    def _asked(self, name: str, seen: JobState | None) -> JobState:
+        """The job as the registry has it."""
+        state = find_state(name, self._context) if seen is None else self._registry.get_job(seen.job_id)
+        if state is None:
+            raise JobNotFoundError(f"There is no job {name}.", job_id=name)
+        return state
+
+    def _ended_as_cached(self, job_id: str) -> JobState | None:
+        """The job of this whole id, if the cache has seen its end."""
+        record = self._context.peek(lambda cache: queries.ended_record(cache, job_id))
+        return None if record is None else JobState.from_json(record.encode())
 
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
         """Say once of a job that nobody may be at work on it. It is waited for all the same: silence is no end."""

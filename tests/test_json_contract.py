@@ -38,6 +38,9 @@ SUMMARY_FIELDS = [
 ]  # fmt: skip
 QUERY_FIELDS = ["schema_version", "synced_at", "age_seconds", "stale", "columns", "returned", "truncated", "rows"]
 DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
+PRUNE_FIELDS = [
+    "schema_version", "dry_run", "ended_before", "jobs", "chunks", "announcements", "refused", "without_record",
+]  # fmt: skip
 """As of version 1, in their order. A name may be added to these lists; none may go, and none may move."""
 
 
@@ -67,6 +70,20 @@ def _check(cli: Cli, name: str, document: object) -> None:
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     assert "date-time" in checker.checkers
     jsonschema.Draft202012Validator(schema, format_checker=checker).validate(document)
+
+
+def test_prune_keeps_its_promise(cli: Cli, remote: Remote) -> None:
+    """`prune --store --json` fits its schema, with nothing to remove and with something, before and after."""
+    prune = ("prune", "--store", "--older-than", "30d", "--json")
+    for flags in (("--dry-run",), ("--yes",)):
+        _check(cli, "prune", cli.ok(*prune, *flags).json)
+    add(remote.jobs, "job", "succeeded")
+    cli.clock.advance(days=41)
+    for flags in (("--dry-run",), ("--yes",)):
+        document = cli.ok(*prune, *flags).json
+        _check(cli, "prune", document)
+        assert list(document) == PRUNE_FIELDS
+        assert document["announcements"]["count"] > 0
 
 
 @pytest.mark.usefixtures("everything")
@@ -220,6 +237,7 @@ def test_fields_that_are_unknown_here_stay_inside(cli: Cli) -> None:
         ("list", LIST_FIELDS),
         ("sync", SYNC_FIELDS),
         ("doctor", DOCTOR_FIELDS),
+        ("prune", PRUNE_FIELDS),
     ],
 )
 def test_the_schema_describes_every_field(cli: Cli, name: str, fields: list[str]) -> None:

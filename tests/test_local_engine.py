@@ -253,7 +253,9 @@ def test_a_child_has_the_outputs_of_its_ancestors(
 
 
 def test_results_of_nothing_are_an_empty_list(cli: Cli, submitted: list[str]) -> None:
-    assert cli.ok("results", "job").out == ""
+    for flags in ((), ("--json",)):
+        ran = cli.ok("results", "job", *flags)
+        assert (ran.out, ran.err) == ("", "Job job has no outputs yet.\n")
     assert cli("results", "../job").code == 2
 
 

@@ -654,6 +654,7 @@ def test_a_registry_that_is_not_there_is_told(cli: Cli) -> None:
     """And not made."""
     ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
     assert ran.err.startswith("There is no registry at ")
+    assert cli.ok("prune", "--store", "--older-than", "30d", "--dry-run", "--json").json["jobs"] == 0
     assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
 
 
@@ -668,7 +669,7 @@ def test_doctor_tells_when_announcements_pile_up(cli: Cli, anywhere: VersionedSt
     assert check["state"] == state
     assert "events since 2026-03-01" in check["detail"]
     if state == "warn":
-        assert check["fix"] == "mops-jobs prune --store --older-than 90d"
+        assert check["fix"] == "mops-jobs prune --store --older-than 30d"
         cli.ok(*check["fix"].split()[1:], "--yes")
         assert _retention(cli)["state"] == "ok"
 

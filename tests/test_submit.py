@@ -482,6 +482,7 @@ def test_resuming_a_job_that_lacks_nothing_starts_nothing(desk: Desk) -> None:
     assert desk.ended() == "succeeded"
     ran = desk.ok("resume", "job")
     assert (ran.out, ran.err) == ("", "job: nothing is missing\n")
+    assert desk.ok("resume", "job", "--json").json == {"job_id": None, "parent_job_id": None}
     assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
 
 

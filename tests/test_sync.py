@@ -75,6 +75,16 @@ def test_a_second_sync_writes_only_what_changed(cli: Cli, anywhere: VersionedSto
     assert cli.ok("sync").lines[0].endswith(": nothing new")
 
 
+def test_a_record_read_again_is_no_change(cli: Cli, anywhere: VersionedStore) -> None:
+    """`--full` reads what it knows too, and counts by the version, as any other sync."""
+    _fill(anywhere, "a b c")
+    cli.ok("sync")
+    put(anywhere, key("b"), foreign("b", "succeeded"))
+    report = cli.ok("sync", "--full", "--json").json
+    assert (report["added"], report["changed"], report["unchanged"]) == (0, 1, 2)
+    assert cli.ok("sync", "--full").lines[0].endswith(": nothing new")
+
+
 def test_every_kind_of_bad_blob_is_reported_and_stops_nothing(cli: Cli, anywhere: VersionedStore) -> None:
     """Each is named with its key and reason, the exit code is 7, and the good records are all there.
 
@@ -236,7 +246,8 @@ def test_full_reads_everything_again(cli: Cli, remote: Remote) -> None:
         connection.execute("UPDATE job SET status = 'wrong' WHERE job_id = 'a'")
     cli.ok("sync")
     assert cli.ids("--offline", "--status", "running") == ["b"]
-    assert cli.ok("sync", "--full", "--json").json["changed"] == 2
+    report = cli.ok("sync", "--full", "--json").json
+    assert (report["changed"], report["unchanged"]) == (0, 2)
     assert sorted(cli.ids("--offline", "--status", "running")) == ["a", "b"]
 
 

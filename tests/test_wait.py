@@ -186,6 +186,20 @@ def test_out_of_reach_from_the_start_is_waited_out(cli: Cli, remote: Remote) -> 
     assert cli("wait", "job").code == 0
 
 
+def test_an_end_that_the_cache_knows_needs_no_registry(cli: Cli, remote: Remote) -> None:
+    """An end is final: while the registry is away, the cache tells it, and is asked for whole ids alone."""
+    add(remote.jobs, "ended", "failed")
+    add(remote.jobs, "running", "running")
+    cli.ok("sync")
+    remote.store.down = True
+    ran = cli("wait", "ended")
+    assert (ran.code, cli.clock.slept) == (100, [])
+    assert ran.err == "ended: failed\n"
+    assert cli("wait", "running", "ended", "--any").code == 100
+    assert cli("wait", "running", "ended", "--timeout", "1m").code == 5
+    assert cli("wait", "end", "--timeout", "1m").code == 5
+
+
 def test_an_end_already_seen_is_kept_through_an_outage(cli: Cli, remote: Remote) -> None:
     """With `--any`, a job seen to have ended decides, though another cannot be read."""
     add(remote.jobs, "a", "running")

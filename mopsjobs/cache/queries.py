@@ -284,6 +284,12 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
     return job_view(facts, now=now)
 
 
+def ended_record(connection: sqlite3.Connection, job_id: str) -> str | None:
+    """The record of the job with this whole id, if it has ended: then it says what the registry's says."""
+    found = connection.execute("SELECT record FROM job WHERE job_id = ? AND is_active = 0", (job_id,)).fetchone()
+    return None if found is None else str(found[0])
+
+
 def _latest(connection: sqlite3.Connection) -> Facts | None:
     sql = f"SELECT {COLUMNS} FROM job ORDER BY created_ts DESC, job_id LIMIT 1"  # noqa: S608 - names of ours
     found: Facts | None = connection.execute(sql).fetchone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -92,8 +92,8 @@ class Taken:
         self._records: list[rows.Mirrored] = []
         self.problems: list[rows.Problem] = []
 
-    def add(self, found: Iterable[Found], known: Collection[str], report: SyncReport) -> None:
-        """Take records whose version is news. `known`: keys of those that the cache has in another version."""
+    def add(self, found: Iterable[Found], known: Mapping[str, str], report: SyncReport) -> None:
+        """Take records, and count what is news. `known`: the versions of those that the cache has."""
         for job_id, key, value, version in found:
             record = rows.mirrored(key, job_id, value, version, self._generation)
             if isinstance(record, rows.Problem):
@@ -102,10 +102,12 @@ class Taken:
             self._records.append(record)
             if record.problem is not None:
                 self.problems.append(record.problem)
-            if key in known:
-                report.changed += 1
-            else:
+            if key not in known:
                 report.added += 1
+            elif known[key] == version.value:
+                report.unchanged += 1
+            else:
+                report.changed += 1
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write them, except over rows that are younger. The caller holds the transaction."""

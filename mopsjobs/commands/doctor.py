@@ -178,7 +178,7 @@ def _retention(context: Context) -> Check:
             "retention",
             "warn",
             f"{facts}, and announcements since {announced:%Y-%m-%d}, which nobody needs after a day",
-            fix="mops-jobs prune --store --older-than 90d",
+            fix="mops-jobs prune --store --older-than 30d",
         )
     return Check("retention", "ok", facts)
 

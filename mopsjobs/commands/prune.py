@@ -102,7 +102,8 @@ def _prune_store(args: argparse.Namespace, context: Context) -> Result:
     age = timedelta(seconds=parse_duration(args.older_than))
     retention = Retention(context.registry, age, now=context.now(), sleep=context.sleep)
     if (missing := context.missing_registry()) is not None:
-        return Result(notes=[f"There is no registry at {missing} yet; nothing was removed."])
+        body = Document(_document(retention, retention.removed, args)) if args.json else None
+        return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
     found = retention.plan()
     if args.dry_run or not found.keys:
         told = f"Would remove {_told(retention, found)}." if found.keys else "Nothing there is so old."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,11 +47,15 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     outputs = outputs_of(context.store, job_id, family)
     if args.download is not None:
         return _download(Path(args.download), job_id, family, outputs, context)
+    first = next(outputs, None)
+    if first is None:
+        return Result(notes=[f"Job {job_id} has no outputs yet."])
+    listed = itertools.chain([first], outputs)
     # Printed here, as they come in: there may be millions, and afterwards the store is closed.
     if args.json:
-        context.out.show(Result(JsonLines(_facts(one) for one in outputs)))
+        context.out.show(Result(JsonLines(_facts(one) for one in listed)))
     else:
-        context.out.show(Result(Tsv((one.entry.key, one.entry.size) for one in outputs)))
+        context.out.show(Result(Tsv((one.entry.key, one.entry.size) for one in listed)))
     return Result()
 
 

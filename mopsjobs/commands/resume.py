@@ -59,7 +59,9 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     cluster = parser.add_argument_group("of a job on kubernetes, instead of what it had")
     cluster.add_argument("--shards", metavar="N", type=positive, help="parts, each a pod of its own")
     add_cluster_options(cluster)
-    parser.add_argument("--json", action="store_true", help="the id of the job that runs, as one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", help="the id of the job that runs, null where nothing is missing, in one object"
+    )
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
@@ -75,7 +77,8 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     if not state.is_terminal:
         return _told(args, *_again(args, context, state, is_delivered=is_delivered), len(todo))
     if not todo:
-        return Result(notes=[f"{args.job}: nothing is missing"])
+        body = Document({"job_id": None, "parent_job_id": None}) if args.json else None
+        return Result(body, notes=[f"{args.job}: nothing is missing"])
     job_id, warnings = _child(args, context, state, manifest, todo)
     return _told(args, job_id, warnings, len(todo))
 
