@@ -692,8 +692,22 @@ def test_a_body_in_chunks_is_bounded_whatever_length_it_claims(monkeypatch: pyte
 def test_the_body_of_an_error_is_not_read_beyond_a_bound() -> None:
     """Azure says in a header what is wrong; what else comes may be anybody's."""
     head = b"HTTP/1.1 404 Not Found\r\nx-ms-error-code: BlobNotFound\r\n"
-    with answering(head + b"Content-Length: %d\r\n\r\n" % (azure_transport.MAX_ERROR_BYTES + 1)) as store:
+    with answering(head + b"Content-Length: %d\r\n\r\n" % (azure_transport.MAX_REMARK_BYTES + 1)) as store:
         assert store.get("a") is None
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        f"Content-Length: {2**40}\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n" + "ffff\r\n" + "x" * 0xFFFF + "\r\n2\r\nyy\r\n",
+    ],
+    ids=["by its length", "in chunks"],
+)
+def test_the_body_of_a_reply_to_a_write_is_not_read_beyond_a_bound(framing: str) -> None:
+    """Its headers say all that there is to say: whatever a server sends besides takes no memory of ours."""
+    with answering(f'HTTP/1.1 201 Created\r\nETag: "0x1"\r\n{framing}'.encode()) as store:
+        assert store.put("a", RECORD, VERSION) == VersionToken("0x1")
 
 
 def test_a_listing_that_is_left_early_waits_for_no_page(place: Place) -> None:

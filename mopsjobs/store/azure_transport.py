@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 PIECE_BYTES = 256 * 2**10
 """What is read from a connection at once, as far as it is there."""
 
-MAX_ERROR_BYTES = 64 * 2**10
-"""What is read of a reply that is no success: Azure's headers say what is wrong, its bodies repeat it."""
+MAX_REMARK_BYTES = 64 * 2**10
+"""How long the body of an error, or of a reply to a write, may be to be looked at: the headers have said it all."""
 
 SECONDS_PER_MIB = 1.0
 """What a write may take longer for each MiB that it carries, so that a slow line still gets a large value through."""
@@ -148,10 +148,10 @@ class _Session(requests.Session):
         prepared.prepare_headers({**self.headers, **options["headers"]})
         prepared.prepare_body(options.get("data"), None)
         sending = self._sending(url, options.get("verify"), options.get("cert"), options.get("proxies"))
-        stream = bool(options.get("stream"))
-        response = self.get_adapter(url).send(prepared, stream=stream, timeout=options.get("timeout"), **sending)
-        if not stream:
-            _ = response.content
+        response = self.get_adapter(url).send(prepared, timeout=options.get("timeout"), **sending)
+        if not options.get("stream"):
+            # In the place of requests, which would read whatever comes.
+            response._content = _body(response.raw, MAX_REMARK_BYTES) or b""  # noqa: SLF001
         return response
 
     def route(self, url: str, verify: Any) -> _Route:
@@ -260,7 +260,7 @@ class ReadingTransport(HttpTransport[Any, Any]):
             decode_content=False,
         )
         try:
-            return Reply(reply.status, reply.reason, reply.headers, self._body(reply, url))
+            return Reply(reply.status, reply.reason, reply.headers, self._whole_body(reply, url))
         finally:
             reply.release_conn()  # one that broke off is not used again
 
@@ -273,25 +273,40 @@ class ReadingTransport(HttpTransport[Any, Any]):
     def __exit__(self, *_: object) -> None:
         """As `open`."""
 
-    def _body(self, reply: BaseHTTPResponse, url: str) -> bytes:
-        limit = self._max_bytes if reply.status == 200 else MAX_ERROR_BYTES
-        length = reply.headers.get("Content-Length", "")
-        is_chunked = reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        if not is_chunked and not length.isdecimal():
-            # Then its end is that of the connection, and nobody can tell whether it has come whole.
-            reply.close()
-            raise ProtocolError("The reply does not say how long it is.")
-        body = b""
-        if is_chunked or int(length) <= limit:
-            # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
-            body = reply.read(limit + 1 if is_chunked else None)
-        if len(body) > limit or (not is_chunked and int(length) > limit):
-            reply.close()
-            if reply.status != 200:
-                return b""
-            what, size = url.partition("?")[0], "more" if is_chunked else length
+    def _whole_body(self, reply: BaseHTTPResponse, url: str) -> bytes:
+        if reply.status != 200:
+            return _body(reply, MAX_REMARK_BYTES) or b""
+        body = _body(reply, self._max_bytes)
+        if body is None:
+            what, size = url.partition("?")[0], "more" if _is_chunked(reply) else reply.headers["Content-Length"]
             raise ValueTooLargeError(f"{what} has {size} bytes; at most {self._max_bytes} are read.")
         return body
+
+
+def _body(reply: BaseHTTPResponse, limit: int) -> bytes | None:
+    """The body of a reply; None if it has more than `limit` bytes, and then its connection is not used again.
+
+    Raises:
+        ProtocolError: it does not say how long it is. Then its end is that of the connection, and nobody can tell
+            whether it has come whole.
+        HTTPError: it broke off, or did not go on.
+    """
+    length = reply.headers.get("Content-Length", "")
+    is_chunked = _is_chunked(reply)
+    if not is_chunked and not length.isdecimal():
+        reply.close()
+        raise ProtocolError("The reply does not say how long it is.")
+    if is_chunked or int(length) <= limit:
+        # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
+        body = reply.read(limit + 1 if is_chunked else None)
+        if len(body) <= limit:
+            return body
+    reply.close()
+    return None
+
+
+def _is_chunked(reply: BaseHTTPResponse) -> bool:
+    return reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
 
 
 def _trusted(env: Mapping[str, str]) -> str | bool:
