@@ -179,6 +179,12 @@ class NoOutputsError(JobError):
     exit_code = EXIT_REFUSED
 
 
+class NoManifestError(JobError):
+    """The job was reported, not submitted: nothing says what it was to run."""
+
+    exit_code = EXIT_REFUSED
+
+
 class InvalidTransitionError(JobError):
     """The state machine has no way from `from_status` to `to_status`."""
 

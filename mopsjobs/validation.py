@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mopsjobs.errors import JobNotFoundError, RecordError, TerminalStateError
+from mopsjobs.errors import JobNotFoundError, NoManifestError, RecordError, TerminalStateError
 from mopsjobs.job import JobState
 from mopsjobs.outputs import Manifest, examine, manifest_key, output_key
 from mopsjobs.registry import JobRegistry
@@ -31,13 +31,13 @@ def load_manifest(store: VersionedStore, job_id: str) -> Manifest:
     """The manifest of a job.
 
     Raises:
-        JobNotFoundError: it has none: it was registered, not submitted.
+        NoManifestError: it has none.
         RecordError: what lies there is none.
     """
     key = manifest_key(job_id)
     found = store.get(key)
     if found is None:
-        raise JobNotFoundError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
+        raise NoManifestError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
     manifest = Manifest.from_json(found.value, key=key)
     if manifest.job_id != job_id:
         raise RecordError(f"the manifest is that of job {manifest.job_id[:80]!r}", key=key)
@@ -62,7 +62,8 @@ def validate(store: VersionedStore, registry: JobRegistry, job_id: str, *, first
         first_error: what the record says went wrong, if something is missing.
 
     Raises:
-        JobNotFoundError: no such job, or one without a manifest.
+        JobNotFoundError: no such job.
+        NoManifestError: it has no manifest.
         InvalidTransitionError: the job is not so far.
         StoreError: the comparison failed; the job stays `validating`, and can be validated again.
     """

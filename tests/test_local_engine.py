@@ -180,7 +180,7 @@ def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: Jo
     assert (ran.code, sentences(ran.err)) == (3, ["error: There is no job nothing."])
     add(jobs, "job", "running")
     ran = cli("validate", "job")
-    assert (ran.code, sentences(ran.err)) == (3, ["error: Job job has no manifest: it was reported, not submitted."])
+    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no manifest: it was reported, not submitted."])
     assert record(jobs).status == "running"
 
 

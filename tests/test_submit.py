@@ -555,7 +555,7 @@ def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: 
     assert cli("resume", "nothing").code == 3
     add(jobs, "job", "failed")
     ran = cli("resume", "job")
-    assert (ran.code, sentences(ran.err)) == (3, ["error: Job job has no manifest: it was reported, not submitted."])
+    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no manifest: it was reported, not submitted."])
 
 
 def _interpreter(desk: Desk) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.errors import EXIT_PARTLY_DONE, JobNotFoundError, MopsJobsError, NoOutputsError
+from mopsjobs.errors import EXIT_PARTLY_DONE, JobNotFoundError, MopsJobsError, NoManifestError, NoOutputsError
 from mopsjobs.naming import find_state
 from mopsjobs.output import JsonLines, Result, Tsv
 from mopsjobs.outputs import Manifest, results_prefix
@@ -73,7 +73,7 @@ def _family(name: str, context: Context) -> tuple[str, list[Manifest]]:
         job_id = name
     try:
         return job_id, list(ancestry(context.store, load_manifest(context.store, job_id)))
-    except JobNotFoundError:
+    except NoManifestError:
         return job_id, []
 
 

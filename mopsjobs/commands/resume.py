@@ -17,6 +17,7 @@ from mopsjobs.errors import (
     JobBusyError,
     JobExistsError,
     JobNotFoundError,
+    NoManifestError,
     StoreError,
     StoreUnavailableError,
     TooManyRetriesError,
@@ -114,7 +115,7 @@ def _registered(job_id: str, context: Context) -> JobState:
     """
     try:
         manifest = load_manifest(context.store, job_id)
-    except JobNotFoundError:
+    except NoManifestError:
         raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id) from None
     with contextlib.suppress(JobExistsError):
         return context.registry.register_job(job_id, **manifest.record_fields())
