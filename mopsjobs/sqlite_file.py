@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+WAL_BYTES = 4 * 2**20
+"""To this a WAL is cut when it is begun anew, which SQLite does after as many. Without a bound it would keep the size
+of the largest write for as long as anybody has the file open: a page of `serve`, say, that made the first sync."""
+
+
 def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
     """Make the file, for its owner alone, in WAL mode and on disk, unless somebody else does it first.
 
@@ -89,6 +94,7 @@ def _connect(
     )
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         if alone:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         # SQLite opens lazily: only this finds out whether the file can be used.

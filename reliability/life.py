@@ -31,6 +31,7 @@ from bench.registry_data import states
 from mopsjobs.chunks import chunk_name, parse_chunk
 from mopsjobs.errors import EXIT_UNREACHABLE
 from mopsjobs.registry import JobRegistry
+from mopsjobs.sqlite_file import WAL_BYTES
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.outages import POOL_CONNECTIONS
@@ -74,8 +75,8 @@ class Growth:
     """What it may be in any case: connections that are kept, say, of which a busier moment opens more."""
 
 
-WAL = 4_500_000
-"""Bytes. SQLite begins a WAL anew after 1,000 pages, and does not make the file smaller for that."""
+WAL = WAL_BYTES + 2**19
+"""Bytes that one may have in any case: SQLite begins it anew after 1,000 pages, and the last write may go beyond."""
 
 GROWTHS = (
     Growth("open files of who syncs", "cron_files", 0, 1),
@@ -87,7 +88,7 @@ GROWTHS = (
     Growth("memory of the page", "page_memory", 0.08, 4096, " KiB"),
     Growth("cache, without what it keeps of each pruned job", "cache", 0.1, 65536, " bytes"),
     Growth("WAL of the cache", "cache_wal", 0, 0, " bytes", WAL),
-    Growth("WAL of the cache under the page", "page_wal", 0.1, 262144, " bytes", WAL),
+    Growth("WAL of the cache under the page", "page_wal", 0, 0, " bytes", WAL),
     Growth("WAL of the registry", "registry_wal", 0, 0, " bytes", WAL),
     Growth("announcements in the store", "announcements", 0.05, 20),
     Growth("chunks of events in the store", "chunks", 0.1, 20),

@@ -19,6 +19,7 @@ from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import file, schema
 from mopsjobs.registry import JobRegistry
+from mopsjobs.sqlite_file import WAL_BYTES
 from mopsjobs.status import JobStatus
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from support_cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences, unprivileged
@@ -520,3 +521,14 @@ def test_a_writer_does_not_release_the_locks_of_a_reader_in_its_process(tmp_path
         script = f"from mopsjobs.cache import file; file.open_to_write({path!r}, {REMOTE_URL!r}).close()"
         subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=True)
         assert os.path.exists(f"{path}-wal")
+
+
+def test_a_large_write_leaves_no_large_wal(tmp_path: Path) -> None:
+    """While others have the cache open, SQLite would keep the WAL as large as it ever was."""
+    path = str(tmp_path / "cache.db")
+    with closing(file.open_to_write(path, REMOTE_URL)) as writer, closing(file.open_to_write(path, REMOTE_URL)):
+        writer.execute("INSERT INTO meta VALUES ('large', zeroblob(?))", (3 * WAL_BYTES,))
+        assert os.path.getsize(f"{path}-wal") > 3 * WAL_BYTES
+        for number in range(2):
+            writer.execute("INSERT INTO meta VALUES (?, '')", (f"small {number}",))
+        assert os.path.getsize(f"{path}-wal") <= WAL_BYTES
