@@ -3,7 +3,7 @@
 It delays what comes back and leaves the bandwidth alone: bytes wait in line for their time, not for each other.
 `python -m bench.proxy PORT SECONDS` says on which port it listens, and ends with its standard input.
 
-How such a proxy is started and serves is here for others too: reliability/proxy.py is one that breaks things.
+How such a proxy is started and serves is here for others too: reliability/storm/proxy.py is one that breaks things.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from reliability.trial import PromiseBroken, Trial
 
-KINDS = ("storm", "crashes", "hostile", "life")  # modules of this package, each with `run(trial) -> Iterator[Figure]`
+KINDS = {"storm": "storm.storms", "crashes": "crashes.kinds", "hostile": "hostile.inputs", "life": "life.day"}
+"""Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 
 
 def main() -> int:
@@ -25,10 +26,10 @@ def main() -> int:
     broken = False
     for kind in args.only or KINDS:
         print(f"\n## {kind}, seed {args.seed}, scale {args.scale:g}\n\n| what | count |\n|---|---|", flush=True)
-        with tempfile.TemporaryDirectory(prefix="mops-jobs-reliability-") as directory:
+        with tempfile.TemporaryDirectory(prefix="mops-jobs-reliability-", ignore_cleanup_errors=True) as directory:
             trial = Trial(Path(directory), args.seed, args.scale)
             try:
-                for figure in importlib.import_module(f"reliability.{kind}").run(trial):
+                for figure in importlib.import_module(f"reliability.{KINDS[kind]}").run(trial):
                     print(f"| {figure.what} | {figure.count} |", flush=True)
             except PromiseBroken as error:
                 broken = True

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from reliability import crashes
-from reliability.crash_cache import Mirrored
-from reliability.crash_writers import Writers
-from reliability.processes import Ended, Forker, forker
+from reliability.crashes import kinds as crashes
+from reliability.crashes.cache import Mirrored
+from reliability.crashes.processes import Ended, Forker, forker
+from reliability.crashes.writers import Writers
 from reliability.trial import PromiseBroken, Trial
 
 if TYPE_CHECKING:

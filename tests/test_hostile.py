@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reliability import hostile, hostile_registry
-from reliability.hostile_child import can_fuzz
-from reliability.hostile_readers import BY_NAME, READERS, Reader
-from reliability.hostile_values import archive, member
+from reliability.hostile import inputs as hostile
+from reliability.hostile import registry as hostile_registry
+from reliability.hostile.child import can_fuzz
+from reliability.hostile.readers import BY_NAME, READERS, Reader
+from reliability.hostile.values import archive, member
 from reliability.trial import Trial
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import pytest
 from mopsjobs.changes import slot_of
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
-from reliability import life
-from reliability.life_mutations import MUTATIONS
-from reliability.life_writers import Writer, announcements, lives, reports
+from reliability.life import day as life
+from reliability.life.mutations import MUTATIONS
+from reliability.life.writers import Writer, announcements, lives, reports
 from reliability.trial import Figure, PromiseBroken, Trial
 from support_cli import START, Clock
 

@@ -20,11 +20,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reliability import storm
-from reliability.linearizable import Operation, unexplained
-from reliability.mutations import MUTATIONS
-from reliability.proxy import FAULTS, RETRY_AFTER, Plan, Proxy, faulty
-from reliability.store_history import Call, histories, step
+from reliability.storm import storms as storm
+from reliability.storm.linearizable import Operation, unexplained
+from reliability.storm.mutations import MUTATIONS
+from reliability.storm.proxy import FAULTS, RETRY_AFTER, Plan, Proxy, faulty
+from reliability.storm.store_history import Call, histories, step
 from reliability.trial import Trial
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """One of the processes of a storm: works on jobs and keys that others work on too, and notes what it was told.
 
-`python -m reliability.client SPEC`, the JSON of a `Spec`: it does its operations, says "done", and after a line on its
-standard input, when the line is good again, syncs its cache once more and ends.
+`python -m reliability.storm.client SPEC`, the JSON of a `Spec`: it does its operations, says "done", and after a line
+on its standard input, when the line is good again, syncs its cache once more and ends.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from mopsjobs.registry import JobRegistry
 from mopsjobs.store import identity, open_store
 from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.times import utc_now
-from reliability.mutations import MUTATIONS
-from reliability.store_history import Log, RecordingStore
+from reliability.storm.mutations import MUTATIONS
+from reliability.storm.store_history import Log, RecordingStore
 
 PAGE_KEYS = 5
 """Keys in a page of a listing across a network, so that those of a storm have several, as those of large registries."""

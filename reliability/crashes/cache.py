@@ -23,8 +23,8 @@ from mopsjobs.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.times import record_time, utc_now
-from reliability.killing import OWN_SUFFIXES, check_leftovers, killing
-from reliability.processes import Ended, Forker, Instants
+from reliability.crashes.killing import OWN_SUFFIXES, check_leftovers, killing
+from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold
 
 JOBS = 1100

@@ -27,13 +27,13 @@ from mopsjobs.cache import mirror
 from mopsjobs.job import JobState
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
-from reliability.client import Spec
-from reliability.mutations import MUTATIONS
-from reliability.places import FAR, Place, embedded
-from reliability.proxy import FAULTS, Plan, Proxy
-from reliability.store_history import read_log
+from reliability.storm.client import Spec
+from reliability.storm.mutations import MUTATIONS
+from reliability.storm.places import FAR, Place, embedded
+from reliability.storm.proxy import FAULTS, Plan, Proxy
+from reliability.storm.store_history import read_log
+from reliability.storm.verdict import Verdict
 from reliability.trial import Figure, PromiseBroken, Trial
-from reliability.verdict import Verdict
 
 PROCESSES = 16
 
@@ -184,7 +184,7 @@ class _Fleet:
                 raise PromiseBroken(f"Seed {self._storm.seed}: {spec.name} ended with {process.returncode}.")
 
     def _start(self, spec: Spec, number: int | None = None) -> None:
-        words = [sys.executable, "-m", "reliability.client", json.dumps(spec._asdict())]
+        words = [sys.executable, "-m", "reliability.storm.client", json.dumps(spec._asdict())]
         env = {**os.environ, **self._storm.place.env, "PYTHONPATH": str(ROOT), "HOME": str(self._storm.directory)}
         pipe = subprocess.PIPE
         process = subprocess.Popen(words, env=env, stdin=pipe, stdout=pipe, text=True)

@@ -28,8 +28,8 @@ import mops_jobs
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.job import check_job_id
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from reliability.hostile_readers import EVENT, MANIFEST, RECORD, must
-from reliability.hostile_values import HALVES, NUMBERS, TEXTS, TIMES
+from reliability.hostile.readers import EVENT, MANIFEST, RECORD, must
+from reliability.hostile.values import HALVES, NUMBERS, TEXTS, TIMES
 from reliability.trial import Figure, Trial
 
 if TYPE_CHECKING:

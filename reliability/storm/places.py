@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import azurite, node
-from reliability.proxy import Plan, Proxy, faulty
+from reliability.storm.proxy import Plan, Proxy, faulty
 
 
 class Place(NamedTuple):

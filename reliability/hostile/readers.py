@@ -40,7 +40,7 @@ from mopsjobs.submit.kept import LAUNCHED, kept_job
 from mopsjobs.submit.study import load_study
 from mopsjobs.submit.unpack import unpack
 from mopsjobs.terminal import clean
-from reliability import hostile_values as hostile
+from reliability.hostile import values as hostile
 from reliability.trial import PromiseBroken
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mopsjobs.job import JobState
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from reliability.killing import OWN_SUFFIXES, Script, check_leftovers, killing
-from reliability.processes import Ended, Forker, Instants
+from reliability.crashes.killing import OWN_SUFFIXES, Script, check_leftovers, killing
+from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold
 
 STEPS = (

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
-from reliability.linearizable import Operation, State
+from reliability.storm.linearizable import Operation, State
 
 Line = dict[str, Any]
 

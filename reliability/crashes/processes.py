@@ -1,7 +1,8 @@
 """Commands as processes of their own that can be killed at any instant, without paying for imports each time.
 
 A server has imported everything and forks: what is killed is a real process with its own group, and the kill falls
-into its work instead of into its start. `python -m reliability.processes` is that server; it reads one order a line.
+into its work instead of into its start. `python -m reliability.crashes.processes` is that server; it reads one order a
+line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench.machine import ROOT
 
 TRIES = 4
 """At a kill that falls inside: a script may be done long before the time that its measured run took."""
@@ -55,7 +56,7 @@ class Forker:
         self._env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **env}
         pipe = subprocess.PIPE
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "reliability.processes"], cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+            [sys.executable, "-m", "reliability.crashes.processes"], cwd=ROOT, stdin=pipe, stdout=pipe, text=True
         )
 
     def run(self, *script: Sequence[str], cwd: Path | None = None, kill_after: float | None = None) -> Ended:

@@ -1,9 +1,9 @@
 """Hostile records: what others wrote neither crashes a reader, nor keeps it busy, nor fills memory, nor gets out raw.
 
-Three engines over the readers of hostile_readers.py, each input made from the trial's seed: Hypothesis, which makes
+Three engines over what is in readers.py, each input made from the trial's seed: Hypothesis, which makes
 documents that are nearly sound; atheris, which looks for inputs that reach new code (`./build.sh reliability` installs
 it where there is one); and what is large or deep in one way each, in processes whose memory and time are bounded. Then
-a registry full of such records, and every reading command over it: see hostile_registry.py.
+a registry full of such records, and every reading command over it: see registry.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from mopsjobs.submit.study import MAX_TASKS
-from reliability import hostile_registry
-from reliability.hostile_child import BYTES_A_TASK, MANY_MEMORY, can_fuzz
-from reliability.hostile_readers import READERS, Reader
+from reliability.hostile import registry
+from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY, can_fuzz
+from reliability.hostile.readers import READERS, Reader
 from reliability.trial import Figure, PromiseBroken, Trial
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(trial: Trial) -> Iterator[Figure]:
         yield Figure("coverage-guided", "atheris is not installed, or not made for this system")
     yield bombs(trial)
     yield many_tasks(trial)
-    yield from hostile_registry.run(trial)
+    yield from registry.run(trial)
 
 
 def generated(reader: Reader, trial: Trial) -> Figure:
@@ -111,7 +111,7 @@ def _child(trial: Trial, *words: str) -> str:
     root: Path = trial.directory / "tmp"
     root.mkdir(exist_ok=True)
     ran = subprocess.run(
-        [sys.executable, "-m", "reliability.hostile_child", *words],
+        [sys.executable, "-m", "reliability.hostile.child", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(path or "." for path in sys.path), "TMPDIR": str(root)},

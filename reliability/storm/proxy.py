@@ -2,8 +2,8 @@
 
 It understands HTTP just so far that it can tell where a message ends, so that a reply can be lost after the write has
 landed, or be cut in the middle; and of Azure's and DynamoDB's ways just so much that its refusals look like theirs.
-`python -m reliability.proxy PORT SERVICE` says on which port it listens, takes a `Plan` as JSON in each line of its
-standard input and answers with what it has done so far, and ends with that input.
+`python -m reliability.storm.proxy PORT SERVICE` says on which port it listens, takes a `Plan` as JSON in each line of
+its standard input and answers with what it has done so far, and ends with that input.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def faulty(port: int, plan: Plan, service: str = "azure") -> Iterator[Proxy]:
     Raises:
         RuntimeError: it does not start.
     """
-    with line.started("reliability.proxy", str(port), service) as (process, listening):
+    with line.started("reliability.storm.proxy", str(port), service) as (process, listening):
         proxy = Proxy(process, listening)
         proxy.follow(plan)
         yield proxy

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import azurite
-from reliability.crash_cache import JOBS, Mirrored, kill_prunes, kill_syncs
-from reliability.crash_jobs import Jobs, kill_runners, kill_submissions
-from reliability.crash_writers import kill_writers
-from reliability.processes import Forker, Instants, forker
+from reliability.crashes.cache import JOBS, Mirrored, kill_prunes, kill_syncs
+from reliability.crashes.jobs import Jobs, kill_runners, kill_submissions
+from reliability.crashes.processes import Forker, Instants, forker
+from reliability.crashes.writers import kill_writers
 from reliability.trial import Figure, Trial
 
 KILLS = 200

@@ -1,4 +1,4 @@
-"""One reader in a process of its own, within bounds of memory and time: `python -m reliability.hostile_child WHAT …`.
+"""One reader in a process of its own, within bounds of memory and time: `python -m reliability.hostile.child WHAT …`.
 
 `large READER` reads the reader's large inputs, `bombs` what unpacks to 10 GB, `many TASKS` a manifest of two hundred
 bytes with so many tasks. `fuzz READER RUNS SEED DIRECTORY` is the coverage-guided fuzzer, atheris, which ends the
@@ -36,7 +36,7 @@ def main() -> int:
         return fuzz(*words)
     if what == "many":
         return many(int(words[0]))
-    from reliability.hostile_readers import BY_NAME
+    from reliability.hostile.readers import BY_NAME
 
     if what == "large":
         reader = BY_NAME[words[0]]
@@ -63,7 +63,7 @@ def bombs() -> int:
     from mopsjobs.errors import MopsJobsError
     from mopsjobs.store import azure_inline
     from mopsjobs.submit.unpack import unpack
-    from reliability import hostile_values as hostile
+    from reliability.hostile import values as hostile
 
     packed = base64.b64encode(hostile.zlib_bomb(BOMB)).decode()
     archives = {
@@ -129,7 +129,7 @@ def fuzz(name: str, runs: str, seed: str, directory: str) -> int:
     import atheris
 
     with atheris.instrument_imports(include=["mopsjobs", "tarfile", "yaml", "tomllib", "json.decoder"]):
-        from reliability.hostile_readers import BY_NAME
+        from reliability.hostile.readers import BY_NAME
 
     reader = BY_NAME[name]
     corpus = Path(directory, "corpus")

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from mopsjobs.job import JobState
 from mopsjobs.status import TERMINAL, TRANSITIONS, JobStatus, steps
-from reliability.linearizable import unexplained
-from reliability.store_history import Line, histories, step
+from reliability.storm.linearizable import unexplained
+from reliability.storm.store_history import Line, histories, step
 
 NOTHING_WRITTEN = ("refused", "unreached", "nonsense")
 """Outcomes that say that there was no write. The last is an answer without a meaning, and no word of a doubt."""

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mopsjobs.engines.base import Launch, Launched
-from mopsjobs.engines.local import job_directory, runner_pid
+from mopsjobs.engines.local import LocalEngine, job_directory, runner_pid
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import pack
 from mopsjobs.submit.client import JobSubmissionClient, Submission
 from mopsjobs.submit.study import Study
-from reliability.killing import Script, killing
-from reliability.processes import Ended, Forker, Instants
+from reliability.crashes.killing import Script, killing
+from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold
 
 TASKS = 8
@@ -40,6 +40,9 @@ def simulate(params, seed):
 
 TEMPORARY = re.compile(r"(^|/)\.unpacking-|\.part$|\.new$|\.tmp$")
 """What nobody needs any more once a job has ended."""
+
+DRAFTS = ("launched.json.part", "runner.json.part")
+"""What one killed while it wrote a note leaves: one file at most, which the next writer of the note takes over."""
 
 
 class _Nowhere:
@@ -78,7 +81,11 @@ class Jobs:
         """Outputs that were there after kills, each whole."""
 
     def close(self) -> None:
-        """Hang up, and end the runner of the last job if it is there still."""
+        """Hang up, when the runner of the last job has ended; one that is stuck is ended."""
+        end = time.monotonic() + PATIENCE
+        engine = LocalEngine(self._env)
+        while engine.state({"job_id": self.job}).phase == "running" and time.monotonic() < end:
+            time.sleep(0.02)
         if (pid := runner_pid(self.job, self._env)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -132,7 +139,9 @@ class Jobs:
         hold(self._found() == self._outputs, f"{self.job} has succeeded, and has not all outputs")
         directory = job_directory(self.job, self._env)
         end = time.monotonic() + PATIENCE
-        while left := [path for path in map(str, directory.rglob("*")) if TEMPORARY.search(path)]:
+        while left := [
+            str(path) for path in directory.rglob("*") if TEMPORARY.search(str(path)) and path.name not in DRAFTS
+        ]:
             # The runner writes its last file after the record, by which we know that the job has ended.
             hold(time.monotonic() < end, f"{self.job} has left behind {left}")
             time.sleep(0.02)

@@ -35,8 +35,8 @@ from mopsjobs.sqlite_file import WAL_BYTES
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.outages import POOL_CONNECTIONS
-from reliability.life_child import MUTATION
-from reliability.life_writers import Fleet, Life, Writer, announcements
+from reliability.life.child import MUTATION
+from reliability.life.writers import Fleet, Life, Writer, announcements
 from reliability.trial import Figure, Trial, hold
 
 WRITERS = 100
@@ -150,7 +150,7 @@ class Child:
         """How often a command ended with "unreachable, try again", and was tried again."""
         self._errors = (directory / f"{role}.err").open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "reliability.life_child", role, *words],
+            [sys.executable, "-m", "reliability.life.child", role, *words],
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], **env, "MOPS_JOBS_CACHE": str(self.cache)},
             stdin=subprocess.PIPE,

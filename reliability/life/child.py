@@ -1,6 +1,6 @@
 """A process that lives through the day of `life`: what cron runs, or the page of `serve`; under watch all the time.
 
-`python -m reliability.life_child ROLE`, where ROLE is `cron` or `page`, reads one order a line: the simulated time, and
+`python -m reliability.life.child ROLE`, where ROLE is `cron` or `page`, reads one order a line: the simulated time, and
 commands to run at it in this very process, so that whatever one of them leaves behind piles up. It answers with what
 came of them and how much of the machine the process holds.
 """
@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import mops_jobs
 from mopsjobs.store import azure_transport, sqlite
 from mopsjobs.times import utc_now
-from reliability.life_mutations import MUTATIONS
+from reliability.life.mutations import MUTATIONS
 
 MUTATION = "MOPS_TRIAL_MUTATION"
 """The variable that names a defect to put in."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mopsjobs.whole_file import SUFFIX
-from reliability.processes import Ended, Forker, Instants
+from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import PromiseBroken, hold
 
 MEASURED = 3

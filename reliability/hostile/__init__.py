@@ -1,0 +1,4 @@
+"""Records, studies and bundles by somebody who means harm: nothing crashes, hangs, fills memory or gets out raw.
+
+`inputs.py` is the whole; `readers.py` has what reads, `registry.py` shows a registry full of them to every command.
+"""
