@@ -1,7 +1,7 @@
 """Waiting until jobs end, whatever way.
 
-Reads the registry itself, since a cache tells the past. An end is final, though: of a registry that does not answer,
-the cache may tell as much.
+Reads the registry itself, since a cache tells the past. An end is final, though: while the registry does not answer,
+the cache may tell of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from mopsjobs.cache import queries
 from mopsjobs.context import Context
 from mopsjobs.engines.local import has_ended_here
-from mopsjobs.errors import EXIT_NOT_FINISHED, JobNotFoundError, StoreUnavailableError
+from mopsjobs.errors import EXIT_NOT_FINISHED, JobNotFoundError, MopsJobsError, StoreUnavailableError
 from mopsjobs.job import JobState
 from mopsjobs.naming import find_state
 from mopsjobs.outcome import exit_code_of, worst
@@ -126,11 +126,12 @@ class _Watched:
                 except StoreUnavailableError as error:
                     outage = error
             if outage is not None:
-                state = self._ended_as_cached(name if seen is None else seen.job_id)
+                state = self._ended_as_cached(name, seen)
             if state is None:
                 continue
             if seen is None or _said(seen) != _said(state):
-                self._context.out.note(f"{clean(state.job_id)}: {_said(state)}")
+                source = "" if outage is None else ", as of the last sync: the registry does not answer"
+                self._context.out.note(f"{clean(state.job_id)}: {_said(state)}{source}")
             self._last[name] = state
             self._warn(state, has_ended=has_ended)
         return outage
@@ -142,10 +143,17 @@ class _Watched:
             raise JobNotFoundError(f"There is no job {name}.", job_id=name)
         return state
 
-    def _ended_as_cached(self, job_id: str) -> JobState | None:
-        """The job of this whole id, if the cache has seen its end."""
-        record = self._context.peek(lambda cache: queries.ended_record(cache, job_id))
-        return None if record is None else JobState.from_json(record.encode())
+    def _ended_as_cached(self, name: str, seen: JobState | None) -> JobState | None:
+        """The job of this whole id, if the cache has seen its end. A cache that cannot be used has seen nothing."""
+        job_id = name if seen is None else seen.job_id
+        try:
+            record = self._context.peek(lambda cache: queries.ended_record(cache, job_id))
+            state = None if record is None else JobState.from_json(record.encode())
+        except MopsJobsError:
+            return None
+        if state is not None and seen is not None and not _can_follow(state, seen):
+            return None
+        return state
 
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
         """Say once of a job that nobody may be at work on it. It is waited for all the same: silence is no end."""
@@ -168,6 +176,11 @@ def _deciding(states: list[JobState | None], until: Until) -> list[JobState] | N
     if (until.first and ended) or len(ended) == len(states):
         return ended
     return None
+
+
+def _can_follow(end: JobState, seen: JobState) -> bool:
+    """Whether an end that was synced at some time can be that of the job as it was seen here: no earlier one's."""
+    return parse_time(end.created_at) == parse_time(seen.created_at) and end.revision >= seen.revision
 
 
 def _said(state: JobState) -> str:

@@ -178,9 +178,12 @@ def test_validate_tells_json(cli: Cli, jobs: JobRegistry, submitted: list[str]) 
 def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: JobRegistry) -> None:
     ran = cli("validate", "nothing")
     assert (ran.code, sentences(ran.err)) == (3, ["error: There is no job nothing."])
+    assert cli("run", "nothing").code == 3
     add(jobs, "job", "running")
-    ran = cli("validate", "job")
-    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no manifest: it was reported, not submitted."])
+    for command in ("validate", "run"):
+        ran = cli(command, "job")
+        told = ["error: Job job has no manifest: it was reported, not submitted."]
+        assert (ran.code, sentences(ran.err)) == (6, told)
     assert record(jobs).status == "running"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mopsjobs.engines.local import job_directory
-from mopsjobs.errors import JobNotFoundError, TooManyRetriesError
+from mopsjobs.errors import NoManifestError, TooManyRetriesError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.sqlite import SQLiteVersionedStore
@@ -139,7 +139,7 @@ def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(
 
 @pytest.mark.usefixtures("quick_runner")
 def test_a_runner_waits_no_longer_than_its_patience(line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
-    with pytest.raises(JobNotFoundError, match="has no manifest"):
+    with pytest.raises(NoManifestError, match="has no manifest"):
         work(line, registry, tmp_path / "job", waits=True, patience=2.0)
     assert line.calls["get"] > 1
 

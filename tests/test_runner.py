@@ -12,7 +12,7 @@ import pytest
 
 from doubles import FaultyStore
 from mopsjobs.chunks import parse_chunk
-from mopsjobs.errors import JobNotFoundError
+from mopsjobs.errors import NoManifestError
 from mopsjobs.outputs import NAMES_NAME, output_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.pool import ModelError
@@ -96,7 +96,7 @@ def test_running_an_ended_job_again_calls_nothing_and_changes_nothing(
 
 
 def test_a_job_that_was_never_submitted_is_not_run(line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
-    with pytest.raises(JobNotFoundError, match="has no manifest"):
+    with pytest.raises(NoManifestError, match="has no manifest"):
         work(line, registry, tmp_path / "job")
 
 

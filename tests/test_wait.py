@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,10 +196,55 @@ def test_an_end_that_the_cache_knows_needs_no_registry(cli: Cli, remote: Remote)
     remote.store.down = True
     ran = cli("wait", "ended")
     assert (ran.code, cli.clock.slept) == (100, [])
-    assert ran.err == "ended: failed\n"
+    assert ran.err == "ended: failed, as of the last sync: the registry does not answer\n"
     assert cli("wait", "running", "ended", "--any").code == 100
     assert cli("wait", "running", "ended", "--timeout", "1m").code == 5
     assert cli("wait", "end", "--timeout", "1m").code == 5
+
+
+@pytest.mark.parametrize("spoilt", ["made by a newer version", "no cache", "a directory"])
+def test_a_cache_that_cannot_be_used_knows_of_no_end(cli: Cli, remote: Remote, spoilt: str) -> None:
+    """An outage is waited out then, as without one."""
+    add(remote.jobs, "job", "succeeded")
+    if spoilt == "a directory":
+        cli.cache.mkdir()
+    elif spoilt == "no cache":
+        cli.cache.write_bytes(b"no database at all\n" * 1000)
+    else:
+        cli.ok("sync")
+        with contextlib.closing(sqlite3.connect(cli.cache)) as connection:
+            connection.execute("PRAGMA user_version = 1000")
+    remote.store.fail_next(3, "get")
+    assert cli("wait", "job").code == 0
+    assert len(cli.clock.slept) == 3
+
+
+def test_a_cached_end_does_not_speak_against_what_was_seen_since(cli: Cli, remote: Remote) -> None:
+    """Of a job whose id had another life before: the registry said that it runs, and then no more."""
+    add(remote.jobs, "job", "failed")
+    cli.ok("sync")
+    remote.store.inner.delete(key("job"))
+    cli.clock.advance(minutes=1)
+    add(remote.jobs, "job", "running")
+
+    def cut() -> None:
+        remote.store.down = True
+
+    _at(cli, _1=cut)
+    assert cli("wait", "job", "--timeout", "1m").code == 5
+
+
+def test_an_end_that_was_synced_since_is_told(cli: Cli, remote: Remote) -> None:
+    """The job was seen to run, cron's sync saw its end, and then the registry went away."""
+    add(remote.jobs, "job", "running")
+
+    def end() -> None:
+        remote.jobs.update_status("job", "succeeded")
+        cli.ok("sync")
+        remote.store.down = True
+
+    _at(cli, _1=end)
+    assert cli("wait", "job", "--timeout", "1m").code == 0
 
 
 def test_an_end_already_seen_is_kept_through_an_outage(cli: Cli, remote: Remote) -> None:

@@ -9,7 +9,7 @@ from mopsjobs.commands.arguments import add_command, positive
 from mopsjobs.commands.launching import add_runner_flags, interpreter
 from mopsjobs.context import Context
 from mopsjobs.engines.dask_client import scheduler_url
-from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, UsageError
+from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, JobNotFoundError, NoManifestError, UsageError
 from mopsjobs.foreground import run_here, stopped_code
 from mopsjobs.output import Result
 from mopsjobs.runner.run import PATIENCE_SECONDS, Shard
@@ -61,7 +61,12 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     )
     if shard.workers is not None and shard.scheduler is not None:
         raise UsageError("--workers has no effect with a scheduler: the cluster has its own.")
-    ran = run_here(shard, context)
+    try:
+        ran = run_here(shard, context)
+    except NoManifestError:
+        if context.registry.get_job(args.job) is None:
+            raise JobNotFoundError(f"There is no job {args.job}.", job_id=args.job) from None
+        raise
     done = f"{ran.completed} tasks done, {ran.failed} failed"
     if not ran.is_done:
         code = EXIT_DONE if ran.status in ("cancelled", "succeeded", "partial", "failed") else stopped_code(ran)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mopsjobs.errors import JobNotFoundError
+from mopsjobs.errors import NoManifestError
 from mopsjobs.outputs import Manifest, Readable, manifest_key
 from mopsjobs.runner.patience import PASSING, Patience
 
@@ -23,7 +23,7 @@ def find_manifest(
             the submitting machine, from where `resume` delivers it.
 
     Raises:
-        JobNotFoundError: there is none.
+        NoManifestError: there is none.
         RecordError: what lies there is none.
         StoreUnavailableError: the store did not answer in time.
     """
@@ -38,6 +38,6 @@ def find_manifest(
         if waits and not is_told:
             on_log(f"Waiting for the manifest of job {job_id}. Where it was submitted: mops-jobs resume {job_id}")
             is_told = True
-        raise JobNotFoundError(f"Job {job_id} has no manifest: it was not submitted.", job_id=job_id)
+        raise NoManifestError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
 
-    return patience.attempt(find, (*PASSING, JobNotFoundError) if waits else PASSING)
+    return patience.attempt(find, (*PASSING, NoManifestError) if waits else PASSING)

@@ -20,6 +20,7 @@ from mopsjobs.errors import (
     EngineUnavailableError,
     JobNotFoundError,
     MopsJobsError,
+    NoManifestError,
     StoreError,
     StoreUnavailableError,
 )
@@ -104,7 +105,7 @@ def run_shard(
         sleep: waits that many seconds.
 
     Raises:
-        JobNotFoundError: there is no manifest, nor has it come while it was waited for.
+        NoManifestError: there is none, nor has it come while it was waited for.
         ModelError: the model cannot be loaded. The record then says `failed`, and why.
         StoreError: manifest or bundle cannot be read, or the store takes no outputs. The record then says `failed`,
             and why, if it can be written; outputs are kept in the directory.
@@ -121,7 +122,7 @@ def run_shard(
     with contextlib.closing(kept), _signals(patience, on_log):
         try:
             manifest = find_manifest(shard.job_id, Overlay(store, kept), patience, on_log, waits=shard.waits)
-        except (*PASSING, JobNotFoundError):
+        except (*PASSING, NoManifestError):
             if patience.is_stopping:
                 return Ran(None, 0, 0, is_done=False, signal=patience.signal)
             raise

@@ -151,7 +151,7 @@ class _Session(requests.Session):
         response = self.get_adapter(url).send(prepared, timeout=options.get("timeout"), **sending)
         if not options.get("stream"):
             # In the place of requests, which would read whatever comes.
-            response._content = _body(response.raw, MAX_REMARK_BYTES) or b""  # noqa: SLF001
+            response._content = _remark(response.raw)  # noqa: SLF001
         return response
 
     def route(self, url: str, verify: Any) -> _Route:
@@ -275,12 +275,20 @@ class ReadingTransport(HttpTransport[Any, Any]):
 
     def _whole_body(self, reply: BaseHTTPResponse, url: str) -> bytes:
         if reply.status != 200:
-            return _body(reply, MAX_REMARK_BYTES) or b""
+            return _remark(reply)
         body = _body(reply, self._max_bytes)
         if body is None:
             what, size = url.partition("?")[0], "more" if _is_chunked(reply) else reply.headers["Content-Length"]
             raise ValueTooLargeError(f"{what} has {size} bytes; at most {self._max_bytes} are read.")
         return body
+
+
+def _remark(reply: BaseHTTPResponse) -> bytes:
+    """The body of a reply whose headers have said it all; nothing of one that is long, or of a length unknown."""
+    if _is_chunked(reply) or _length(reply) is not None:
+        return _body(reply, MAX_REMARK_BYTES) or b""
+    reply.close()
+    return b""
 
 
 def _body(reply: BaseHTTPResponse, limit: int) -> bytes | None:
@@ -291,12 +299,11 @@ def _body(reply: BaseHTTPResponse, limit: int) -> bytes | None:
             whether it has come whole.
         HTTPError: it broke off, or did not go on.
     """
-    length = reply.headers.get("Content-Length", "")
-    is_chunked = _is_chunked(reply)
-    if not is_chunked and not length.isdecimal():
+    is_chunked, length = _is_chunked(reply), _length(reply)
+    if not is_chunked and length is None:
         reply.close()
         raise ProtocolError("The reply does not say how long it is.")
-    if is_chunked or int(length) <= limit:
+    if is_chunked or (length or 0) <= limit:
         # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
         body = reply.read(limit + 1 if is_chunked else None)
         if len(body) <= limit:
@@ -307,6 +314,11 @@ def _body(reply: BaseHTTPResponse, limit: int) -> bytes | None:
 
 def _is_chunked(reply: BaseHTTPResponse) -> bool:
     return reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
+
+
+def _length(reply: BaseHTTPResponse) -> int | None:
+    text = reply.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() else None
 
 
 def _trusted(env: Mapping[str, str]) -> str | bool:
