@@ -30,6 +30,7 @@ ARROWS = {
     "mopsjobs.status": "errors",
     "mopsjobs.outcome": "errors",
     "mopsjobs.environment": "",
+    "mopsjobs.memory": "",
     "mopsjobs.job": "errors status times strict_json",
     "mopsjobs.strict_json": "errors",
     "mopsjobs.rules": "errors status job",
@@ -171,7 +172,7 @@ ARROWS = {
         "mopsjobs errors terminal context advice cache.charts cache.events cache.pages cache.queries web.api"
         " web.asked web.security web.shown web.site web.stream"
     ),
-    "mopsjobs.web.server": "errors context web.app web.live web.security web.site web.stream",
+    "mopsjobs.web.server": "errors context memory web.app web.live web.security web.site web.stream",
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
@@ -185,7 +186,7 @@ COMMANDS_MAY = (
     " cache.statistics cache.streaming metrics advice web.security web.server cache.words"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pages"
     " cache.pruning cache.statistics cache.streaming csv_text metrics advice web.security web.server cache.words"
-    " retention"
+    " retention memory"
 )
 
 OUTSIDE = {

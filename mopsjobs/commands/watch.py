@@ -10,6 +10,7 @@ from mopsjobs.commands.arguments import add_command, add_filters, add_freshness,
 from mopsjobs.commands.job_table import JOB_HEADERS, job_row
 from mopsjobs.context import Context, Freshness
 from mopsjobs.errors import UsageError
+from mopsjobs.memory import hold_few_arenas
 from mopsjobs.output import Result, Table, Text, Tsv, Verbatim
 from mopsjobs.times import json_time, parse_duration, whole_seconds
 
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         raise UsageError(f"--interval: at least {MIN_INTERVAL:g}s.")
     chosen = chosen_jobs(args, context.now())
     draws = context.out.can_redraw and not args.json
+    hold_few_arenas()
     look = _Redrawn(context, chosen) if draws else _Appended(context, chosen, as_json=args.json)
     told: str | None = None
     while True:

@@ -14,6 +14,7 @@ from waitress.server import create_server
 
 from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
+from mopsjobs.memory import hold_few_arenas
 from mopsjobs.web.app import make_app
 from mopsjobs.web.live import Changes, Syncer, Watcher
 from mopsjobs.web.security import own_names
@@ -57,6 +58,7 @@ def serve(
     Raises:
         UsageError: it cannot listen there.
     """
+    hold_few_arenas()
     listening = _listen(host, port)
     changes = Changes()
     syncer = None if sync_every is None else Syncer(context, changes, sync_every)

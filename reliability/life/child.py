@@ -8,6 +8,7 @@ came of them and how much of the machine the process holds.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import io
 import json
@@ -19,8 +20,11 @@ from datetime import datetime
 from typing import Any, TextIO
 
 import mops_jobs
+from mopsjobs.cache import mirror
+from mopsjobs.memory import hold_few_arenas
 from mopsjobs.store import azure_transport, sqlite
 from mopsjobs.times import utc_now
+from mopsjobs.web import live
 from reliability.life.mutations import MUTATIONS
 
 MUTATION = "MOPS_TRIAL_MUTATION"
@@ -59,19 +63,72 @@ class Requests:
         setattr(kind, name, counted)
 
 
+class OwnSyncs:
+    """The syncs that the page makes by itself: counts those that succeed, and tells when none is at work."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.none_at_work = threading.Lock()
+        sync, syncer = mirror.sync, live.Syncer._sync
+
+        def counted(*args: Any, **named: Any) -> Any:
+            report = sync(*args, **named)
+            self.count += threading.current_thread().name == "syncer"
+            return report
+
+        def at_work(one: live.Syncer) -> str | None:
+            with self.none_at_work:
+                return syncer(one)
+
+        mirror.sync = counted
+        live.Syncer._sync = at_work  # type: ignore[method-assign]
+
+
+class _MallInfo(ctypes.Structure):
+    """What glibc tells of all its arenas together (mallinfo2)."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in "ar or sm hb hblkhd us fs uordblks fo ke".split())  # noqa: SIM905
+
+
+def _in_use() -> tuple[int, int]:
+    """KiB that were asked for and not freed, without SQLite's and of SQLite; 1 where a library does not tell."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        loaded = next((line.split()[-1] for line in maps if "/libsqlite3" in line), None)
+    of_sqlite = 0
+    if loaded is not None:
+        memory_used = ctypes.CDLL(loaded).sqlite3_memory_used
+        memory_used.restype = ctypes.c_int64
+        of_sqlite = memory_used()
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None:
+        return 1, of_sqlite // 1024 or 1
+    mallinfo.restype = _MallInfo
+    told = mallinfo()
+    return (told.uordblks + told.hblkhd - of_sqlite) // 1024, of_sqlite // 1024 or 1
+
+
 def held() -> dict[str, int]:
-    """How much of the machine this process holds: open files, KiB in memory, threads."""
+    """How much of the machine this process holds: open files, threads, and memory.
+
+    `memory` is what the system says, in KiB. The others are exact, and have what leaks, however little it is: `in_use`,
+    the KiB that were asked for and not freed, without those of `sqlite`, which keeps pages of files; and `blocks`,
+    Python's own small objects.
+    """
     gc.collect()
     with open("/proc/self/statm", encoding="ascii") as file:
         pages = int(file.read().split()[1])
+    in_use, of_sqlite = _in_use()
     return {
         "files": len(os.listdir("/proc/self/fd")),
-        "memory": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
         "threads": threading.active_count(),
+        "memory": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
+        "in_use": in_use,
+        "sqlite": of_sqlite,
+        "blocks": sys.getallocatedblocks(),
     }
 
 
-def obey(orders: TextIO, answers: TextIO, clock: Clock, requests: Requests) -> None:
+def obey(orders: TextIO, answers: TextIO, clock: Clock, requests: Requests, own: OwnSyncs) -> None:
     """Run what is ordered, until there are no more orders."""
     for line in orders:
         order = json.loads(line)
@@ -84,7 +141,10 @@ def obey(orders: TextIO, answers: TextIO, clock: Clock, requests: Requests) -> N
             # Of most commands, only whether they have said anything is of interest.
             told = out.getvalue() if "--json" in words else ""
             done.append({"code": code, "requests": requests.count - before, "out": told})
-        answer = {"done": done, **(held() if order["measure"] else {})}
+        answer = {"done": done, "own_syncs": own.count}
+        if order["measure"]:
+            with own.none_at_work:  # which would have megabytes for a moment
+                answer |= held()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -95,14 +155,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     if mutation := os.environ.get(MUTATION):
-        MUTATIONS[mutation]()
-    clock, requests = Clock(), Requests()
+        MUTATIONS[mutation].put_in()
+    clock, requests, own = Clock(), Requests(), OwnSyncs()
     if role == "cron":
-        obey(sys.stdin, answers, clock, requests)
+        hold_few_arenas()  # cron's syncs are processes of their own: only `serve` lives so long, and does this itself
+        obey(sys.stdin, answers, clock, requests, own)
         return
 
     def obey_to_the_end() -> None:
-        obey(sys.stdin, answers, clock, requests)
+        obey(sys.stdin, answers, clock, requests, own)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=obey_to_the_end, daemon=True).start()

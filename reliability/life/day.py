@@ -13,119 +13,75 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from bench import azurite
-from bench.machine import ROOT
 from bench.registry_data import states
 from mopsjobs.chunks import chunk_name, parse_chunk
-from mopsjobs.errors import EXIT_UNREACHABLE
 from mopsjobs.registry import JobRegistry
-from mopsjobs.sqlite_file import WAL_BYTES
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.store.outages import POOL_CONNECTIONS
+from mopsjobs.web.server import THREADS
 from reliability.life.child import MUTATION
+from reliability.life.growth import HELD, Growths, Hour
+from reliability.life.mutations import MUTATIONS
+from reliability.life.orders import ATTEMPTS, Child
 from reliability.life.writers import Fleet, Life, Writer, announcements
-from reliability.trial import Figure, Trial, hold
+from reliability.trial import Figure, PromiseBroken, Trial, hold
 
 WRITERS = 100
 DAY = 24 * 60
 AGE = "2h"
 """How old the events, and the jobs in the caches, may become."""
-OLD_JOBS = 12_000
+SHORT = 0.02
+"""The scale of a day that finds defects: few writers, and a sync each hour."""
+
+OLD_JOBS, FEWEST = 12_000, 1200
 """That ended the day before: so many that syncs are deltas, and that a full listing has its largest pages from the
-morning on. Otherwise the reader's memory would grow with the registry, which keeps each job."""
+morning on. Otherwise the reader's memory would grow with the registry, which keeps each job. In a part of the trial,
+as many as make deltas worth while."""
 BEGAN = datetime(2026, 3, 2, tzinfo=UTC)
 
-WARM = range(5, 7)
-"""The hours that the last ones are compared with: by then the first jobs have grown old enough to go."""
-
-ATTEMPTS, PAUSE = 60, 5.0
-"""At a command that finds the server too busy, and seconds between two of them."""
-
-PAGE_SYNC_EVERY = {"Azurite": "5s", "embedded": "0.5s"}
+PAGE_SYNC_EVERY = {"Azurite": "5s", "embedded": "0.2s"}
 """By the real clock: hundreds of syncs in the simulated day."""
 
 PAGES = ("/jobs", "/charts", "/metrics", "/api/v1/jobs?limit=50", "/api/v1/events")
 
 
-@dataclass(frozen=True)
-class Growth:
-    """By how much something may be more in the last quarter of the day than in the hours of `WARM`, on average."""
-
-    what: str
-    field: str
-    part: float
-    """Of what it was."""
-    more: float
-    """Besides, for what has nothing to do with age: threads of a pool that have not been needed before, say."""
-    unit: str = ""
-    always: float = 0
-    """What it may be in any case: connections that are kept, say, of which a busier moment opens more."""
-
-
-WAL = WAL_BYTES + 2**19
-"""Bytes that one may have in any case: SQLite begins it anew after 1,000 pages, and the last write may go beyond."""
-
-GROWTHS = (
-    Growth("open files of who syncs", "cron_files", 0, 1),
-    Growth("open files of the page", "page_files", 0, 6, "", 3 * POOL_CONNECTIONS),
-    Growth("open files of the writers", "writers_files", 0.1, 12),
-    Growth("threads of who syncs", "cron_threads", 0, 1),
-    Growth("threads of the page", "page_threads", 0, 2),
-    Growth("memory of who syncs", "cron_memory", 0.05, 2048, " KiB"),
-    Growth("memory of the page", "page_memory", 0.08, 4096, " KiB"),
-    Growth("cache, without what it keeps of each pruned job", "cache", 0.1, 65536, " bytes"),
-    Growth("WAL of the cache", "cache_wal", 0, 0, " bytes", WAL),
-    Growth("WAL of the cache under the page", "page_wal", 0, 0, " bytes", WAL),
-    Growth("WAL of the registry", "registry_wal", 0, 0, " bytes", WAL),
-    Growth("announcements in the store", "announcements", 0.05, 20),
-    Growth("chunks of events in the store", "chunks", 0.1, 20),
-    Growth("names of chunks in the cache", "names", 0.1, 20),
-    Growth("requests of a delta sync", "requests", 0.1, 3),
-)
-
-
-@dataclass
-class Hour:
-    """What was measured at the end of one."""
-
-    cron_files: float = 0
-    cron_threads: float = 0
-    cron_memory: float = 0
-    page_files: float = 0
-    page_threads: float = 0
-    page_memory: float = 0
-    writers_files: float = 0
-    cache: float = 0
-    cache_wal: float = 0
-    page_wal: float = 0
-    registry_wal: float = 0
-    announcements: float = 0
-    chunks: float = 0
-    names: float = 0
-    requests: float = 0
-
-
-def run(trial: Trial, mutation: str = "") -> Iterator[Figure]:
-    """Live through the day twice: over a real Azurite, and over one SQLite file.
+def run(trial: Trial) -> Iterator[Figure]:
+    """Live through the day over a real Azurite, over one SQLite file, and then once, shortly, with each defect.
 
     Raises:
-        PromiseBroken: something grew, was lost, or came twice.
+        PromiseBroken: something grew, was lost, or came twice; or a defect was not found.
     """
-    yield from over_azure(trial, mutation)
-    yield from embedded(trial, mutation)
+    yield from over_azure(trial)
+    yield from embedded(trial)
+    for mutation in list(MUTATIONS)[: trial.times(len(MUTATIONS))]:
+        yield Figure(f"found in a short day: {mutation}", find(trial, mutation))
+
+
+def find(trial: Trial, mutation: str) -> str:
+    """Let a short day find a defect that has been put in. Returns what was told of it.
+
+    Raises:
+        PromiseBroken: it was not found, or something else was.
+    """
+    directory = trial.directory / f"mutation-{list(MUTATIONS).index(mutation)}"
+    directory.mkdir()
+    try:
+        embedded(Trial(directory, trial.seed, SHORT), mutation)
+    except PromiseBroken as broken:
+        found = re.search(MUTATIONS[mutation].told, str(broken))
+        hold(found is not None, f"{mutation}: was looked for, and this was found: {broken}")
+        return found[0] if found else ""
+    raise PromiseBroken(f"not found in a day: {mutation}")
 
 
 def over_azure(trial: Trial, mutation: str = "") -> list[Figure]:
@@ -139,59 +95,6 @@ def embedded(trial: Trial, mutation: str = "") -> list[Figure]:
     """Over one SQLite file."""
     directory = trial.directory / "embedded"
     return Day(trial, directory, f"sqlite://{directory}/registry.db", {}, mutation).live("embedded")
-
-
-class Child:
-    """One of the two processes."""
-
-    def __init__(self, role: str, directory: Path, env: Mapping[str, str], *words: str) -> None:
-        self.cache = directory / f"{role}.db"
-        self.outages = 0
-        """How often a command ended with "unreachable, try again", and was tried again."""
-        self._errors = (directory / f"{role}.err").open("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "reliability.life.child", role, *words],
-            cwd=ROOT,
-            env={"PATH": os.environ["PATH"], **env, "MOPS_JOBS_CACHE": str(self.cache)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-
-    def do(self, now: datetime, *commands: tuple[str, ...], measure: bool = False) -> dict[str, Any]:
-        """Run commands at that time, each of which has to end with 0, after some attempts if the server is too busy."""
-        answer = self._ask(now, commands, measure)
-        done = answer["done"]
-        for number, words in enumerate(commands):
-            for _ in range(ATTEMPTS):
-                if done[number]["code"] == EXIT_UNREACHABLE:
-                    self.outages += 1
-                    time.sleep(PAUSE)
-                    (done[number],) = self._ask(now, (words,), measure)["done"]
-            code = done[number]["code"]
-            hold(code == 0, f"{' '.join(words)} ended with {code} at {now}: {self._said()}")
-        return answer
-
-    def _ask(self, now: datetime, commands: tuple[tuple[str, ...], ...], measure: bool) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"now": now.isoformat(), "commands": commands, "measure": measure}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        hold(bool(line), f"the process has died: {self._said()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        """End it."""
-        with self._process, self._errors:
-            self._process.kill()
-
-    def _said(self) -> str:
-        self._errors.flush()
-        self._errors.seek(0)
-        return self._errors.read()[-1000:]
 
 
 class Day:
@@ -211,6 +114,8 @@ class Day:
         self._counts = {
             "syncs, delta": 0,
             "syncs, full": 0,
+            "records held against a cache, hour after hour": 0,
+            "syncs of the page by itself": 0,
             "pages": 0,
             "commands tried again, since the server was busy": 0,
         }
@@ -247,11 +152,13 @@ class Day:
                     self._end_the_hour(*children, store)
             jobs = fleet.close()
             for child in children:
-                child.do(self._now, ("sync", "-q", "--full"))
+                self._sync_and_compare(child, store)
                 self._counts["commands tried again, since the server was busy"] += child.outages
-            self._check_growth(name)
+            grown = Growths(self.hours, name).grown()
+            hold(not grown, f"{name}, seed {self._trial.seed}: it grew. " + "; ".join(grown))
             told = self._check_events(store, jobs, children)
-            self._check_caches(store, children)
+            own = self._counts["syncs of the page by itself"]
+            hold(own >= self._trial.times(24), f"the page has synced {own} times by itself")
         return self._figures(name, jobs, told)
 
     # --- the day ---------------------------------------------------------------------------------------------------
@@ -266,7 +173,7 @@ class Day:
         """Jobs that have ended, and what the writers of that day have announced."""
         ended = (
             dataclasses.replace(one, status="succeeded", updated_at=(BEGAN - timedelta(days=1)).isoformat())
-            for one in states(self._trial.times(OLD_JOBS, 20), BEGAN - timedelta(days=1))
+            for one in states(self._trial.times(OLD_JOBS, FEWEST), BEGAN - timedelta(days=1))
         )
         made = {f"jobs/{one.job_id}/state.json": one.to_json() for one in ended}
         chance = random.Random(f"{self._trial.seed} before")
@@ -277,15 +184,24 @@ class Day:
 
     def _do(self, minute: int, cron: Child, page: Child, port: int) -> None:
         """What happens at one minute."""
-        (synced,) = cron.do(self._now, ("sync", "--json"))["done"]
-        mode = json.loads(synced["out"])["mode"]
-        self._syncs.append((mode, synced["requests"]))
-        self._counts[f"syncs, {mode}"] += 1
+        self._sync(cron)
         if minute % 20 == 0:
             cron.do(self._now, ("list", "-q"), ("list", "--json", "--status", "active"), ("summary",))
             page.do(self._now, ("metrics",))
             for path in PAGES:
                 self._ask(port, path)
+
+    def _sync(self, child: Child) -> None:
+        """Sync by command."""
+        for _ in range(ATTEMPTS):
+            (synced,) = child.do(self._now, ("sync", "--json"))["done"]
+            document = json.loads(synced["out"])
+            if not document["already_running"]:
+                break
+            time.sleep(0.2)  # the page is at it
+        if child.role == "cron":
+            self._syncs.append((document["mode"], synced["requests"]))
+            self._counts[f"syncs, {document['mode']}"] += 1
 
     def _ask(self, port: int, path: str) -> None:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
@@ -293,49 +209,43 @@ class Day:
                 connection.request("GET", path)
                 with connection.getresponse() as response:
                     response.read()
-                    hold(response.status in (200, 503), f"{path} is answered by {response.status}")
-            except ConnectionRefusedError:  # it is about to start
-                return
-        self._counts["pages"] += response.status == 200
+                    status = response.status
+            except ConnectionRefusedError:
+                status = 0
+        if not self._counts["pages"] and status in (0, 503):
+            return  # it is about to start, and has not been filled yet
+        hold(status == 200, f"{path} is answered by {status or 'nobody'} at {self._now}")
+        self._counts["pages"] += 1
+        if self._counts["pages"] == 1:
+            # Each thread of the server keeps the request that it answered last: let each have one from the morning on.
+            for _ in range(THREADS):
+                self._ask(port, path)
 
     def _end_the_hour(self, cron: Child, page: Child, store: VersionedStore) -> None:
+        self._sync_and_compare(cron, store)
         prune = ("prune", "--older-than", AGE, "--yes", "-q")
-        found = {"cron": cron.do(self._now, ("prune", "--store", *prune[1:]), prune, measure=True)}
-        found["page"] = page.do(self._now, ("sync", "-q"), prune, measure=True)
+        found = {cron: cron.do(self._now, ("prune", "--store", *prune[1:]), prune, measure=True)}
+        found[page] = page.do(self._now, ("sync", "-q"), prune, measure=True)
         hour = Hour(writers_files=len(os.listdir("/proc/self/fd")))
-        for role, answer in found.items():
-            for name in ("files", "threads", "memory"):
-                setattr(hour, f"{role}_{name}", answer[name])
-        deltas = [requests for mode, requests in self._syncs if mode == "delta" or self._trial.scale < 0.5]
-        hour.requests = sum(deltas) / max(1, len(deltas))
+        self._counts["syncs of the page by itself"] = found[page]["own_syncs"]
+        for child, answer in found.items():
+            for name in HELD:
+                setattr(hour, f"{child.role}_{name}", answer[name])
+            size, rows = _content(child.cache)
+            setattr(hour, f"{child.role}_cache", size)
+            setattr(hour, f"{child.role}_rows", rows)
+            setattr(hour, f"{child.role}_wal", _size(f"{child.cache}-wal"))
+        if deltas := [requests for mode, requests in self._syncs if mode == "delta"]:
+            hour.requests = sum(deltas) / len(deltas)
         self._syncs.clear()
         hour.announcements = sum(1 for _ in store.list_keys("changes/"))
         hour.chunks = sum(1 for _ in store.list_keys("events/"))
         with contextlib.closing(sqlite3.connect(cron.cache)) as cache:
             (hour.names,) = cache.execute("SELECT count(*) FROM event_chunk").fetchone()
-            (pruned,) = cache.execute("SELECT coalesce(sum(length(key) + length(version)), 0) FROM pruned").fetchone()
-        hour.cache = cron.cache.stat().st_size - 1.5 * pruned
-        hour.cache_wal = _size(f"{cron.cache}-wal")
-        hour.page_wal = _size(f"{page.cache}-wal")
         hour.registry_wal = _size(f"{self._directory}/registry.db-wal")
         self.hours.append(hour)
 
     # --- the end of it ---------------------------------------------------------------------------------------------
-
-    def _check_growth(self, name: str) -> None:
-        grown = []
-        for growth in GROWTHS:
-            first, last = self._means(growth)
-            hold(first > 0 or growth.always > 0, f"{name}: nothing was counted of: {growth.what}")
-            if last > max(growth.always, first * (1 + growth.part) + growth.more):
-                hours = " ".join(f"{getattr(hour, growth.field):,.0f}" for hour in self.hours)
-                grown.append(f"{growth.what}: {first:,.1f}, and {last:,.1f} in the end{growth.unit} (hours: {hours})")
-        hold(not grown, f"{name}, seed {self._trial.seed}: it grew. " + "; ".join(grown))
-
-    def _means(self, growth: Growth) -> tuple[float, float]:
-        values = [getattr(hour, growth.field) for hour in self.hours]
-        first, last = values[WARM.start : WARM.stop], values[-6:]
-        return sum(first) / len(first), sum(last) / len(last)
 
     def _check_events(self, store: VersionedStore, jobs: list[Life], children: list[Child]) -> int:
         """Each event of a job that is young enough is in the store once, and in the caches. Returns how many."""
@@ -359,18 +269,20 @@ class Day:
                     told.setdefault(source, []).append(seq)
             for life in jobs:
                 if life.ended_at is None or life.ended_at >= kept:
-                    there = sorted(told.get(life.source, ()))
+                    there = sorted(told.pop(life.source, ()))
                     hold(there == list(range(life.emitted)), f"{child.cache.name} has other events of {life.job_id}")
+            hold(not told, f"{child.cache.name} has events of {len(told)} jobs that were pruned")
         return sum(life.emitted for life in young)
 
-    def _check_caches(self, store: VersionedStore, children: list[Child]) -> None:
-        records = {}
-        for entry in JobRegistry(store).scan():
-            records[entry.key] = entry.version.value
-        for child in children:
-            with contextlib.closing(sqlite3.connect(child.cache)) as cache:
-                known = dict(cache.execute("SELECT key, version FROM job UNION ALL SELECT key, version FROM pruned"))
-            hold(known == records, f"{child.cache.name} does not equal the registry")
+    def _sync_and_compare(self, child: Child, store: VersionedStore) -> None:
+        """After one more sync of the usual kind, the cache has each record as the registry has it, and no other."""
+        self._sync(child)
+        records = {entry.key: entry.version.value for entry in JobRegistry(store).scan()}
+        with contextlib.closing(sqlite3.connect(child.cache)) as cache:
+            known = dict(cache.execute("SELECT key, version FROM job UNION ALL SELECT key, version FROM pruned"))
+        unlike = [key for key in records.keys() | known.keys() if records.get(key) != known.get(key)]
+        hold(not unlike, f"{child.cache.name} has {len(unlike)} jobs unlike the registry at {self._now}")
+        self._counts["records held against a cache, hour after hour"] += len(records)
 
     def _figures(self, name: str, jobs: list[Life], told: int) -> list[Figure]:
         figures = [
@@ -380,12 +292,10 @@ class Day:
             Figure(f"{name}: events that had to be there in the end, and were", f"{told:,}"),
             *(Figure(f"{name}: {what}", f"{count:,}") for what, count in self._counts.items()),
         ]
-        for growth in GROWTHS:
-            first, last = self._means(growth)
-            if first or last:
-                figures.append(
-                    Figure(f"{name}: {growth.what}, hours 6 and 7 / 19 to 24", f"{first:,.0f} / {last:,.0f}")
-                )
+        figures += [
+            Figure(f"{name}: {growth.what}, hours 6 to 8 / 19 to 24", f"{first:,.0f} / {last:,.0f}{growth.unit}")
+            for growth, first, last in Growths(self.hours, name).medians()
+        ]
         return figures
 
 
@@ -393,6 +303,15 @@ class Day:
 def _port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield int(server.getsockname()[1])
+
+
+def _content(path: Path) -> tuple[float, int]:
+    """The size of a cache and its rows, both without what it keeps of each pruned job, and without its counters."""
+    with contextlib.closing(sqlite3.connect(path)) as cache:
+        (pruned,) = cache.execute("SELECT coalesce(sum(length(key) + length(version)), 0) FROM pruned").fetchone()
+        tables = ("job", "job_label", "event", "event_chunk", "problem", "tally", "meta")
+        counts = [cache.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+    return path.stat().st_size - 1.5 * pruned, sum(counts)
 
 
 def _size(path: str) -> int:

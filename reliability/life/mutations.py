@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import sqlite3
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from mopsjobs.cache import events, mirror
-from mopsjobs.retention import Old, Retention
+from mopsjobs.cache import events, mirror, pruning
+from mopsjobs.retention import Retention
+from mopsjobs.web import live
+from reliability.storm.mutations import look_at_half_of_what_was_announced
+
+
+class Mutation(NamedTuple):
+    """One thing that is wrong, and the sentence that tells of it, as a regular expression."""
+
+    put_in: Callable[[], None]
+    told: str
 
 
 def _remove_nothing() -> None:
@@ -14,12 +24,7 @@ def _remove_nothing() -> None:
 
 
 def _remove_too_much() -> None:
-    given = Retention._old_chunks
-
-    def old_chunks(self: Retention) -> Iterator[Old]:
-        return (old._replace(job_id="nobody") for old in given(self))
-
-    Retention._old_chunks = old_chunks  # type: ignore[method-assign]
+    Retention._has_ended = lambda self, job_id: True  # type: ignore[method-assign]
 
 
 def _forget_no_names() -> None:
@@ -46,10 +51,32 @@ def _keep_what_was_read() -> None:
     events.parse_chunk = parse
 
 
-MUTATIONS: dict[str, Callable[[], None]] = {
-    "retention removes nothing": _remove_nothing,
-    "retention removes the events of active jobs": _remove_too_much,
-    "names of chunks are never forgotten": _forget_no_names,
-    "each sync leaves a connection to the cache open": _leave_a_connection_open,
-    "what was read of events stays in memory": _keep_what_was_read,
+def _prune_no_events() -> None:
+    given = pruning.prune
+
+    def prune(connection: sqlite3.Connection, ended_before: float) -> pruning.Pruned:
+        kept = connection.execute("SELECT * FROM event").fetchall()
+        pruned = given(connection, ended_before)
+        marks = ", ".join("?" * len(kept[0])) if kept else ""
+        connection.executemany(f"INSERT OR IGNORE INTO event VALUES ({marks})", kept)
+        return pruned
+
+    pruning.prune = prune
+
+
+def _never_sync_the_page() -> None:
+    live.Syncer._sync = lambda self: None  # type: ignore[method-assign]
+
+
+MUTATIONS = {
+    "retention removes nothing": Mutation(_remove_nothing, "announcements in the store"),
+    "retention removes the events of active jobs": Mutation(_remove_too_much, "events of .* are missing"),
+    "names of chunks are never forgotten": Mutation(_forget_no_names, "names of chunks in the cache"),
+    "each sync leaves a connection to the cache open": Mutation(_leave_a_connection_open, "open files of who syncs"),
+    "what was read of events stays in memory": Mutation(_keep_what_was_read, "memory in use of who syncs"),
+    "a delta sync looks at half of what was announced": Mutation(
+        look_at_half_of_what_was_announced, "unlike the registry"
+    ),
+    "pruning a cache leaves the events": Mutation(_prune_no_events, "rows of the cache of the page"),
+    "the page never syncs by itself": Mutation(_never_sync_the_page, "the page has synced"),
 }

@@ -126,7 +126,7 @@ def _take_a_broken_listing_for_a_whole_one(store: type[Any]) -> None:
     store.scan = scan
 
 
-def _look_at_half_of_what_was_announced() -> None:
+def look_at_half_of_what_was_announced() -> None:
     given = Delta.__init__
 
     def init(self: Delta, registry: Any, connection: Any, report: Any, generation: int, announced: set[str]) -> None:
@@ -156,7 +156,7 @@ def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> 
         "an error does not tell that the write may have landed": Defect(_say_nothing_of_doubt, 0.7, ("lost",)),
         "each tenth write is acknowledged and not sent": Defect(_in_store(backend, _acknowledge_what_was_not_sent)),
         "a listing that breaks off is taken for a whole one": Defect(taken_for_whole, 0.8, ("half_page",)),
-        "a delta sync looks at half of what was announced": Defect(_look_at_half_of_what_was_announced),
+        "a delta sync looks at half of what was announced": Defect(look_at_half_of_what_was_announced),
     }
 
 

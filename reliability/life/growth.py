@@ -1,0 +1,138 @@
+"""What must not grow in a day, by how much it may all the same, and the hours in which it is looked at."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mopsjobs.sqlite_file import WAL_BYTES
+from mopsjobs.store.outages import POOL_CONNECTIONS
+from reliability.trial import hold
+
+WARM = range(5, 8)
+"""The hours that the last ones are compared with: by then the first jobs have grown old enough to go."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """By how much something may be more in the last quarter of the day than in the hours of `WARM`."""
+
+    what: str
+    field: str
+    part: float
+    """Of what it was."""
+    more: float
+    """Besides, for what has nothing to do with age: threads of a pool that have not been needed before, say."""
+    unit: str = ""
+    always: float = 0
+    """What it may be in any case."""
+    only: str = ""
+    """Over which of the two registries it is looked at; both when empty."""
+
+
+WAL = WAL_BYTES + 2**19
+"""Bytes that one may have in any case: SQLite begins it anew after 1,000 pages, and the last write may go beyond."""
+
+GROWTHS = (
+    Growth("open files of who syncs", "cron_files", 0, 1),
+    # Connections to the server are kept, and a busier moment opens more; to a file there are none to keep.
+    Growth("open files of the page", "page_files", 0, 6, always=3 * POOL_CONNECTIONS, only="Azurite"),
+    Growth("open files of the page", "page_files", 0, 6, only="embedded"),
+    Growth("open files of the writers", "writers_files", 0.1, 12),
+    Growth("threads of who syncs", "cron_threads", 0, 1),
+    Growth("threads of the page", "page_threads", 0, 2),
+    Growth("memory of who syncs", "cron_memory", 0.05, 2048, " KiB"),
+    Growth("memory of the page", "page_memory", 0.05, 4096, " KiB"),
+    Growth("memory in use of who syncs", "cron_in_use", 0.01, 128, " KiB"),
+    Growth("memory in use of the page", "page_in_use", 0.02, 256, " KiB"),
+    # Two megabytes of a file at most are kept by each connection, after a full sync, say.
+    Growth("memory of SQLite of who syncs", "cron_sqlite", 0, 2304, " KiB"),
+    Growth("memory of SQLite of the page", "page_sqlite", 0, 2 * 2304, " KiB"),
+    Growth("small objects of who syncs", "cron_blocks", 0.01, 1000),
+    Growth("small objects of the page", "page_blocks", 0.01, 2000),
+    Growth("cache, without what it keeps of each pruned job", "cron_cache", 0.1, 65536, " bytes"),
+    Growth("cache of the page, without the same", "page_cache", 0.1, 65536, " bytes"),
+    Growth("rows of the cache, without the same", "cron_rows", 0.1, 50),
+    Growth("rows of the cache of the page, without the same", "page_rows", 0.1, 50),
+    Growth("WAL of the cache", "cron_wal", 0, 0, " bytes", WAL),
+    Growth("WAL of the cache of the page", "page_wal", 0, 0, " bytes", WAL),
+    Growth("WAL of the registry", "registry_wal", 0, 0, " bytes", WAL, only="embedded"),
+    Growth("announcements in the store", "announcements", 0.05, 20),
+    Growth("chunks of events in the store", "chunks", 0.1, 20),
+    Growth("names of chunks in the cache", "names", 0.1, 20),
+    Growth("requests of a delta sync", "requests", 0.1, 3),
+)
+
+
+@dataclass
+class Hour:
+    """What was measured at the end of one."""
+
+    cron_files: float = 0
+    cron_threads: float = 0
+    cron_memory: float = 0
+    cron_in_use: float = 0
+    cron_sqlite: float = 0
+    cron_blocks: float = 0
+    cron_cache: float = 0
+    cron_rows: float = 0
+    cron_wal: float = 0
+    page_files: float = 0
+    page_threads: float = 0
+    page_memory: float = 0
+    page_in_use: float = 0
+    page_sqlite: float = 0
+    page_blocks: float = 0
+    page_cache: float = 0
+    page_rows: float = 0
+    page_wal: float = 0
+    writers_files: float = 0
+    registry_wal: float = 0
+    announcements: float = 0
+    chunks: float = 0
+    names: float = 0
+    requests: float = math.nan
+    """Unknown where no sync was a delta."""
+
+
+HELD = ("files", "threads", "memory", "in_use", "sqlite", "blocks")
+"""What a process tells of itself: the fields of an `Hour`, behind its role."""
+
+
+class Growths:
+    """What has grown in these hours, over that registry."""
+
+    def __init__(self, hours: Sequence[Hour], name: str) -> None:
+        self._hours = hours
+        self._growths = [one for one in GROWTHS if one.only in ("", name)]
+
+    def medians(self) -> Iterator[tuple[Growth, float, float]]:
+        """Each with what it was in the hours of `WARM`, and in the last quarter."""
+        for growth in self._growths:
+            values = self._values(growth)
+            yield growth, _median(values[WARM.start : WARM.stop]), _median(values[-6:])
+
+    def grown(self) -> list[str]:
+        """A sentence for each that is more than it may be.
+
+        Raises:
+            PromiseBroken: nothing was counted of something.
+        """
+        told = []
+        for growth, first, last in self.medians():
+            # A WAL alone may be gone.
+            hold(min(first, last) > 0 or growth.always == WAL, f"nothing was counted of: {growth.what}")
+            if last > max(growth.always, first * (1 + growth.part) + growth.more):
+                hours = " ".join(f"{value:,.0f}" for value in self._values(growth))
+                told.append(f"{growth.what}: {first:,.1f}, and {last:,.1f} in the end{growth.unit} (hours: {hours})")
+        return told
+
+    def _values(self, growth: Growth) -> list[float]:
+        return [getattr(hour, growth.field) for hour in self._hours]
+
+
+def _median(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.median(known) if known else 0.0
