@@ -12,6 +12,7 @@ import pytest
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from reliability.crashes import kinds as crashes
 from reliability.crashes.cache import Mirrored
+from reliability.crashes.killing import killing
 from reliability.crashes.processes import Ended, Forker, forker
 from reliability.crashes.writers import Writers
 from reliability.trial import PromiseBroken, Trial
@@ -129,3 +130,25 @@ def test_a_kill_takes_the_process_and_says_so(forked: Forker) -> None:
     assert ended.is_killed
     assert len(ended.codes) < 2
     assert not forked.run(["--version"], kill_after=2).is_killed
+
+
+class _Late(random.Random):
+    """Instants that all lie behind the end."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 3 * b + a + 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "chance", "told"),
+    [
+        (["schema"], _Late(1), "0 kills fell inside, of 1 wanted, 4 tried"),
+        (["status", "nothing"], random.Random(1), r"ended with \[3\]"),
+    ],
+)
+def test_the_trial_sees_kills_and_commands_that_came_to_nothing(
+    forked: Forker, words: list[str], chance: random.Random, told: str
+) -> None:
+    """Two hundred kills are two hundred that fell inside of what a command is for."""
+    with pytest.raises(PromiseBroken, match=told):
+        killing(forked, lambda: [words], chance, 1, prepare=lambda: None, look=lambda _: None)

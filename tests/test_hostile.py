@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from reliability.hostile import registry as hostile_registry
 from reliability.hostile.child import can_fuzz
 from reliability.hostile.readers import BY_NAME, READERS, Reader
 from reliability.hostile.values import archive, member
-from reliability.trial import Trial
+from reliability.trial import PromiseBroken, Trial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,17 @@ def test_the_coverage_guided_fuzzer_runs(trial: Trial) -> None:
 def test_commands_over_a_hostile_registry_print_nothing_raw(trial: Trial) -> None:
     """Each reading command, to a terminal and into a pipe, and the pages; bad records are reported and stop nobody."""
     hostile_registry.run(trial)
+
+
+def test_the_trial_sees_a_record_that_nobody_tells_of(trial: Trial) -> None:
+    """Each of the hostile registry is listed, or reported: one that is neither is lost."""
+    registry = hostile_registry.Registry(trial.directory)
+    ran = registry.run("sync", "--json")
+    assert hostile_registry.check_sync(registry, ran) > 0
+    told = json.loads(ran.out)
+    told["problems"] = [one for one in told["problems"] if not one["key"].startswith("jobs/wrong-status-")]
+    with pytest.raises(PromiseBroken, match=r"wrong-status-.* is lost"):
+        hostile_registry.check_sync(registry, ran._replace(out=json.dumps(told)))
 
 
 ESCAPES = {

@@ -123,7 +123,7 @@ class Jobs:
         self._outputs = self._found()
         hold(len(self._outputs) == TASKS, f"a job left {len(self._outputs)} outputs of {TASKS}")
 
-    def complete(self, forker: Forker) -> None:
+    def complete(self, forker: Forker, ended: Ended) -> None:
         """What is stored is whole; the job is resumed, ends well, and has left all.
 
         Raises:
@@ -131,7 +131,8 @@ class Jobs:
         """
         found = self._found()
         hold(found.items() <= self._outputs.items(), f"{self.job} has a torn output among {sorted(found)}")
-        self.stored += len(found)
+        if ended.is_killed:
+            self.stored += len(found)
         resumed = forker.run(["resume", self.job, *WORKERS, "--registry", self._url])
         hold(resumed.code in (0, EXIT_REFUSED), f"resume {self.job} ended with {resumed.code}: {resumed.out}")
         hold(resumed.code == 0 or "still running" in resumed.out, f"resume {self.job}: {resumed.out}")
@@ -157,7 +158,7 @@ class Jobs:
             hold(ended.is_killed, f"a submission ended with {ended.codes}, and there is no job")
             return
         hold(seen.code == 0, f"status {self.job} ended with {seen.code}: {seen.out}")
-        self.complete(forker)
+        self.complete(forker, ended)
 
     def _wait(self) -> None:
         """Wait for the job's end, which has to be a good one."""
@@ -188,7 +189,7 @@ def kill_runners(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int)
     forker.run(*jobs.run_script())
     jobs.learn()
     return killing(
-        forker, jobs.run_script, chance, wanted, prepare=jobs.place, look=lambda _ended: jobs.complete(forker)
+        forker, jobs.run_script, chance, wanted, prepare=jobs.place, look=lambda ended: jobs.complete(forker, ended)
     )
 
 

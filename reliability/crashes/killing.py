@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mopsjobs.whole_file import SUFFIX
@@ -28,6 +28,7 @@ def killing(
     prepare: Callable[[], None],
     look: Callable[[Ended], None],
     cwd: Path | None = None,
+    ends: Collection[int] = (0,),
 ) -> Instants:
     """Kill a script again and again, at instants that are spread over the time that it takes.
 
@@ -39,14 +40,23 @@ def killing(
         prepare: called before each run.
         look: called after each kill.
         cwd: where it runs.
+        ends: the exit codes with which its commands may end where nobody kills them.
 
     Raises:
-        PromiseBroken: `look` has found something. The text says how often it went well before.
+        PromiseBroken: `look` has found something, too few kills fell inside, or a command did not do what it is for.
     """
+
+    def check_end(words: Script, ended: Ended) -> None:
+        is_whole = len(ended.codes) == len(words) and set(ended.codes) <= set(ends)
+        hold(is_whole, f"{' '.join(words[0][:3])} and what follows ended with {ended.codes}: {ended.out[-500:]}")
+
     took = []
     for _ in range(MEASURED):
         prepare()
-        took.append(forker.run(*script(), cwd=cwd).seconds)
+        words = script()
+        ended = forker.run(*words, cwd=cwd)
+        check_end(words, ended)
+        took.append(ended.seconds)
     instants = Instants(chance, statistics.median(took), wanted)
     for instant in instants:
         prepare()
@@ -54,10 +64,13 @@ def killing(
         ended = forker.run(*words, cwd=cwd, kill_after=instant)
         instants.note(ended)
         try:
+            if not ended.is_killed:
+                check_end(words, ended)
             look(ended)
         except PromiseBroken as error:
             told = f"{' '.join(words[0][:3])}, killed after {instant:.4f} s of {instants.seconds:.4f}"
             raise PromiseBroken(f"{told}, kill {instants.tried}: {error}") from None
+    hold(instants.landed == wanted, f"{instants.landed} kills fell inside, of {wanted} wanted, {instants.tried} tried")
     return instants
 
 

@@ -42,7 +42,7 @@ class Writers:
         self.path = path
         self._number = 0
         self.acknowledged = 0
-        """Writes that were acknowledged, before the kill or without one, and found again."""
+        """Writes that were acknowledged before a kill, and found again."""
         self._jobs: dict[str, int] = {}
         """How many steps of each job have landed."""
 
@@ -70,7 +70,8 @@ class Writers:
         found = self._told(self._job)
         possible = STATES[acknowledged : acknowledged + 2]
         hold(found in possible, f"{acknowledged} writes were acknowledged, and the record says {found}")
-        self.acknowledged += acknowledged
+        if ended.is_killed:
+            self.acknowledged += acknowledged
         self._jobs[self._job] = STATES.index(found)
         check_leftovers(self.path)
 

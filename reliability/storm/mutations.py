@@ -25,6 +25,8 @@ class Defect(NamedTuple):
     """One thing that is wrong, and by which trouble on the line it shows soonest."""
 
     put_in: Change
+    told: str
+    """What the verdict says of it, as a regular expression: something else that went wrong is no finding."""
     rate: float = 0.3
     kinds: tuple[str, ...] = QUICK_FAULTS
 
@@ -146,23 +148,39 @@ def _in_store(backend: str, change: Callable[[type[Any]], None]) -> Change:
     return lambda: change(getattr(importlib.import_module(module), name))
 
 
+_LOST, _UNEXPLAINED = "a lost update", "no order of the calls on it explains"
+_DENIED = "said that nothing was written, and it was"
+
+
 def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> dict[str, Defect]:
     taken_for_whole = _in_store(backend, _take_a_broken_listing_for_a_whole_one)
     return {
-        "the version that a write names is ignored": Defect(ignore_the_version),
-        "the SDK repeats conditional writes": Defect(let_the_sdk_retry),
-        "nobody recognises a write of his own": Defect(_recognise_no_own_write, 0.5, ("lost", "internal")),
-        "a lost reply is taken for a lost race": Defect(_in_store(backend, _take_a_lost_reply_for_a_lost_race)),
-        "an error does not tell that the write may have landed": Defect(_say_nothing_of_doubt, 0.7, ("lost",)),
-        "each tenth write is acknowledged and not sent": Defect(_in_store(backend, _acknowledge_what_was_not_sent)),
-        "a listing that breaks off is taken for a whole one": Defect(taken_for_whole, 0.8, ("half_page",)),
-        "a delta sync looks at half of what was announced": Defect(look_at_half_of_what_was_announced),
+        "the version that a write names is ignored": Defect(ignore_the_version, _LOST),
+        "the SDK repeats conditional writes": Defect(let_the_sdk_retry, _UNEXPLAINED),
+        "nobody recognises a write of his own": Defect(_recognise_no_own_write, _DENIED, 0.5, ("lost", "internal")),
+        "a lost reply is taken for a lost race": Defect(
+            _in_store(backend, _take_a_lost_reply_for_a_lost_race), _UNEXPLAINED
+        ),
+        "an error does not tell that the write may have landed": Defect(_say_nothing_of_doubt, _DENIED, 0.7, ("lost",)),
+        "each tenth write is acknowledged and not sent": Defect(
+            _in_store(backend, _acknowledge_what_was_not_sent), _LOST
+        ),
+        "a listing that breaks off is taken for a whole one": Defect(
+            taken_for_whole, r"\(full\) has revision", 0.8, ("half_page",)
+        ),
+        "a delta sync looks at half of what was announced": Defect(
+            look_at_half_of_what_was_announced, r"\(delta\) has revision"
+        ),
     }
 
 
 MUTATIONS: dict[str, dict[str, Defect]] = {
     "Azure": _of("Azure", _ignore_the_version_in_azure, _let_azures_sdk_retry),
     "DynamoDB": _of("DynamoDB", _ignore_the_version_in_dynamodb, _let_awss_sdk_retry)
-    | {"nobody looks whether a reply has come whole": Defect(_look_at_no_checksum)},
+    | {
+        "nobody looks whether a reply has come whole": Defect(
+            _look_at_no_checksum, "There is no job .* was refused without a cause"
+        )
+    },
 }
 """By the backend of the storm, what may be wrong with its processes."""

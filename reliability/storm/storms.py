@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from reliability.storm.places import FAR, Place, embedded
 from reliability.storm.proxy import FAULTS, Plan, Proxy
 from reliability.storm.store_history import read_log
 from reliability.storm.verdict import Verdict
-from reliability.trial import Figure, PromiseBroken, Trial
+from reliability.trial import Figure, PromiseBroken, Trial, hold
 
 PROCESSES = 16
 
@@ -256,7 +257,7 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
     """Over that backend, let a storm find a defect that has been put in. Returns after how many storms it did.
 
     Raises:
-        PromiseBroken: it does not.
+        PromiseBroken: it does not, or finds something else.
     """
     defect = MUTATIONS[backend][mutation]
     for attempt in range(1, 4):
@@ -267,7 +268,8 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
             storm.commands, storm.mutation = False, mutation
             try:
                 storm.run()
-            except PromiseBroken:
+            except PromiseBroken as broken:
+                hold(re.search(defect.told, str(broken)) is not None, f"{mutation}: this was found instead: {broken}")
                 return attempt
     raise PromiseBroken(f"{backend}: not found in {attempt} storms: {mutation}.")
 

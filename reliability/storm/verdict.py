@@ -104,8 +104,7 @@ class Verdict:
 
     def _judge_acknowledged(self, one: Told, record: JobState, blocks: list[_Block], landed: set[str | None]) -> None:
         self.counts["acknowledged"] += 1
-        write_id = one.line.get("write_id") if one.kind.startswith("command") else one.operation
-        if one.operation in landed or write_id in landed:
+        if one.operation in landed:  # a command has written it into the metadata: it was not told its write's id
             self.counts["acknowledged and found"] += 1
         elif one.line.get("target") == record.status == "cancelled":
             self.counts["acknowledged and found"] += 1  # it was cancelled already: then there is nothing to write
@@ -122,6 +121,7 @@ class Verdict:
                 each.end >= one.start for each in told if each.kind.endswith("register") and each.outcome == "ok"
             )
         if error == "TooManyRetriesError":
+            self.counts["operations refused, the race lost too often"] += 1
             return True
         target = one.line.get("target") or one.line.get("to_status")
         for number, block in enumerate(blocks):
@@ -171,6 +171,8 @@ class Verdict:
                 self._break(one, f"took records for something else: {one.line['problems']}")
             for key, writes in landed.items():
                 revision = one.line["rows"].get(key, (0, ""))[0]
+                if self._bounds(chains[key].get(revision))[0] > one.end:
+                    self._break(one, f"has revision {revision} of {key}, which nobody had begun to write")
                 least = max((number for end, number in writes if end < one.start), default=0)
                 if revision < least:
                     kind = "full" if one.line["is_full"] else "delta"
