@@ -169,7 +169,10 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
         result = load(args.command).run(args, context)
     finally:
         context.close()
-    out.show(result)
+    try:
+        out.show(result)
+    except BrokenPipeError:  # whoever read has seen enough; what came of the command is the same
+        silence_stdout(sys.stdout)
     return result.exit_code
 
 

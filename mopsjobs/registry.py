@@ -26,7 +26,7 @@ from mopsjobs.errors import (
     RecordError,
     UsageError,
 )
-from mopsjobs.job import JobState, check_field, check_job_id, check_new_job_id
+from mopsjobs.job import JobState, check_field, check_job_id
 from mopsjobs.status import TERMINAL, JobStatus, parse_status
 from mopsjobs.store import cas
 from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
@@ -86,6 +86,12 @@ class JobRegistry:
         """The same registry, whose writes are told to `on_write` instead."""
         other = copy.copy(self)
         other._on_write = on_write  # noqa: SLF001
+        return other
+
+    def as_of(self, moment: datetime) -> JobRegistry:
+        """The same registry, that writes as of an earlier moment: what could not be told when it happened."""
+        other = copy.copy(self)
+        other._now = lambda: min(moment, self._now())  # noqa: SLF001
         return other
 
     # --- reading ---------------------------------------------------------------------------------------------
@@ -172,10 +178,7 @@ class JobRegistry:
 
     def count_jobs_by_status(self) -> dict[str, int]:
         """How many jobs have each status, the ones that nobody has included."""
-        counts: dict[str, int] = dict.fromkeys(JobStatus, 0)
-        for job in self.list_jobs():
-            counts[job.status] = counts.get(job.status, 0) + 1
-        return counts
+        return dict.fromkeys(JobStatus, 0) | Counter(job.status for job in self.list_jobs())
 
     # --- writing ---------------------------------------------------------------------------------------------
 
@@ -202,12 +205,8 @@ class JobRegistry:
         """
         named = {"k8s_name": k8s_name, "k8s_namespace": namespace, "metadata": metadata}
         fields |= {name: value for name, value in named.items() if value is not None}
-        values = {name: check_field(name, value) for name, value in fields.items()}
-        write_id, at = self._new_id(), record_time(self._now())
-        state = JobState(
-            job_id=check_new_job_id(job_id), status=JobStatus.PENDING, created_at=at, updated_at=at
-        ).evolve(**values, write_id=write_id, revision=1, transitions=(rules.step(JobStatus.PENDING, at, write_id),))
-        rules.check_counts(state)
+        write_id = self._new_id()
+        state = rules.new(job_id, fields, record_time(self._now()), write_id)
         key = self.key_of(job_id)
         outcome = self._create(
             key,

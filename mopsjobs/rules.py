@@ -11,13 +11,26 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
-from mopsjobs.job import JobState, JsonObject, check_field
+from mopsjobs.job import JobState, JsonObject, check_field, check_new_job_id
 from mopsjobs.status import ACTIVE, TRANSITIONS, JobStatus, steps
 
 BEFORE_RUNNING = ACTIVE - {JobStatus.RUNNING, JobStatus.VALIDATING}
 
 MERGED = ("metadata", "labels")
 """Fields to which an update adds. Only None takes away, and then all."""
+
+
+def new(job_id: str, fields: Mapping[str, object], at: str, write_id: str) -> JobState:
+    """The record of a new job.
+
+    Raises:
+        UsageError: the id cannot be one, a field is unknown or of the wrong type, or the counts do not fit together.
+    """
+    values = {name: check_field(name, value) for name, value in fields.items()}
+    state = JobState(job_id=check_new_job_id(job_id), status=JobStatus.PENDING, created_at=at, updated_at=at)
+    state = state.evolve(**values, write_id=write_id, revision=1, transitions=(step(JobStatus.PENDING, at, write_id),))
+    check_counts(state)
+    return state
 
 
 def walk(state: JobState, changed: JobState, target: JobStatus, at: str, write_id: str) -> JobState:

@@ -333,6 +333,22 @@ def test_a_closed_pipe_ends_quietly(cli: Cli, jobs: JobRegistry, line: str) -> N
     assert (ran.returncode, said) == (0, [])
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("status job --exit-status", 100), ("status job --exit-status --json", 100), ("wait job --json", 100)],
+)
+def test_a_closed_pipe_takes_no_exit_code_away(cli: Cli, jobs: JobRegistry, line: str, code: int) -> None:
+    """`status JOB --exit-status | head -1` under `pipefail`: a job that failed has not succeeded."""
+    add(jobs, "job", "failed")
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        command(*line.split()), stdout=writer, stderr=subprocess.PIPE, env=environment(cli), text=True, check=False
+    )
+    os.close(writer)
+    assert (ran.returncode, "Broken" in ran.stderr) == (code, False)
+
+
 @pytest.mark.parametrize("line", ["--version", "list --help"])
 def test_help_that_cannot_be_written_is_told(cli: Cli, line: str) -> None:
     """As for any other output: one sentence and 1, where Python's own end would be a complaint and 120."""

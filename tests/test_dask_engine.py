@@ -22,8 +22,9 @@ from mopsjobs.engines.dask import DaskEngine
 from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import UsageError
 from mopsjobs.registry import JobRegistry
+from mopsjobs.runner import dask_task
 from mopsjobs.runner.dask_pool import DaskPool
-from mopsjobs.runner.pool import ModelError
+from mopsjobs.runner.model import ModelError
 from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import pack
 from support_cli import Cli, Spawn, sentences
@@ -329,8 +330,11 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path, how: str
 ) -> None:
     noted = tmp_path / "calls"
+    kept = "dask-scratch-space/*/mops-jobs-*"
+    others = set(cluster.directory.glob(kept))  # of runners that were killed in other tests: for a minute
     running = start(cluster, sets_of(12, calls=str(noted), gate=str(tmp_path / "never")))
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    assert set(cluster.directory.glob(kept)) - others
     if how == "cancelled":
         registry.cancel_job("job")
     else:
@@ -339,8 +343,18 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     assert code_ == (0 if how == "cancelled" else 143), err
     until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "the model's processes to end")
     until(lambda: _is_empty(cluster), "the cluster to be empty")
-    until(lambda: not list(cluster.directory.glob("dask-scratch-space/*/mops-jobs-*")), "the code to be taken away")
+    until(lambda: not set(cluster.directory.glob(kept)) - others, "the code to be taken away")
     assert sum(calls(noted).values()) == 2
+
+
+def test_a_task_that_comes_after_its_job_was_stopped_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was on its way when the runner left: nobody would end it. So many jobs are remembered, and no more."""
+    monkeypatch.setattr(dask_task, "MAX_STOPPED", 2)
+    for job_id in ("a", "b", "c"):
+        dask_task.stop(job_id)
+    assert dask_task.run({}, "c", {}) == {"stopped": True, "lines": []}
+    assert not dask_task._jobs
+    assert list(dask_task._stopped) == ["b", "c"]
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from doubles import FaultyStore, RecordingSleep
+from mopsjobs import changes
 from mopsjobs.documents import create_with_retry, update_with_retry
 from mopsjobs.errors import (
     InvalidTransitionError,
@@ -120,6 +121,17 @@ def test_a_registered_job_is_pending_and_is_what_get_job_gives(registry: JobRegi
     assert (job.status, job.created_at, job.updated_at, job.revision, job.write_id) == ("pending", at, at, 1, "w1")
     assert job.transitions == ({"status": "pending", "at": at, "id": "w1"},)
     assert (job.owner, job.labels, job.tasks_total, job.engine) == ("ada", {"exp": "7"}, 5, "local")
+
+
+def test_what_is_told_late_is_written_as_of_when_it_happened(bench: Bench) -> None:
+    """But a record's own time never goes back, no clock puts it into the future, and its announcement is one of now."""
+    told = bench.registry.as_of(NOW - timedelta(minutes=10))
+    job = told.register_job("a")
+    at = (NOW - timedelta(minutes=10)).isoformat()
+    assert (job.created_at, job.updated_at, job.transitions[0]["at"]) == (at, at, at)
+    assert set(changes.announced(bench.store, NOW, NOW) or ()) == {"a"}
+    assert bench.registry.as_of(NOW - timedelta(hours=1)).update_status("a", "scheduled").transitions[-1]["at"] == at
+    assert bench.registry.as_of(NOW + timedelta(hours=1)).register_job("b").created_at == NOW.isoformat()
 
 
 def test_register_takes_its_arguments_in_modelops_order(registry: JobRegistry) -> None:

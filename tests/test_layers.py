@@ -90,7 +90,7 @@ ARROWS = {
     "mopsjobs.submit.unpack": "errors",
     "mopsjobs.submit.bundle": "errors private store.base submit.ignore submit.unpack whole_file",
     "mopsjobs.submit.kept": (
-        "delivery errors outputs registry status store.base store.sqlite whole_file job strict_json"
+        "delivery errors outputs registry status store.base store.sqlite whole_file job strict_json times"
     ),
     "mopsjobs.submit.family": "errors job outputs registry store.base",
     "mopsjobs.submit.table": "csv_text outputs store.base submit.seeds submit.study",
@@ -113,20 +113,21 @@ ARROWS = {
     "mopsjobs.reconcile": "errors job outputs registry status times validation engines.base",
     "mopsjobs.runner": "",
     "mopsjobs.runner.worker": "",
-    "mopsjobs.runner.pool": "errors submit.study",
+    "mopsjobs.runner.model": "errors",
+    "mopsjobs.runner.pool": "runner.model submit.study",
     "mopsjobs.runner.dask_task": "",
-    "mopsjobs.runner.dask_pool": "errors engines.dask_client runner.pool submit.study",
+    "mopsjobs.runner.dask_pool": "errors engines.dask_client runner.model runner.pool submit.study",
     "mopsjobs.runner.patience": "errors",
     "mopsjobs.runner.spool": "delivery errors store.base",
     "mopsjobs.runner.manifest": "errors outputs runner.patience",
-    "mopsjobs.runner.reporter": "errors job registry rules",
+    "mopsjobs.runner.reporter": "errors job registry rules times",
     "mopsjobs.runner.pools": (
         "environment outputs private submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"
     ),
     "mopsjobs.runner.run": (
         "errors status times rules job events outputs registry validation store.base store.sqlite submit.kept"
-        " submit.study submit.unpack runner.manifest runner.patience runner.pool runner.pools runner.reporter"
-        " runner.spool"
+        " submit.study submit.unpack runner.manifest runner.model runner.patience runner.pool runner.pools"
+        " runner.reporter runner.spool"
     ),
     "mopsjobs.terminal": "",
     "mopsjobs.output": "errors terminal csv_text",
@@ -181,7 +182,7 @@ COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output terminal context store cache.queries cache.rows cache.taking"
     " cache.events feed commands.arguments commands.cluster commands.job_table commands.launching engines"
     " engines.ask engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes"
-    " foreground outputs reconcile runner.pool runner.run submit.bundle submit.client submit.family submit.kept"
+    " foreground outputs reconcile runner.model runner.run submit.bundle submit.client submit.family submit.kept"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pruning"
     " cache.statistics cache.streaming metrics advice web.security web.server cache.words"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pages"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mopsjobs.runner import pool as pool_module
-from mopsjobs.runner.pool import Finished, ModelError, WorkerPool
+from mopsjobs.runner.model import ModelError
+from mopsjobs.runner.pool import Finished, WorkerPool
 from mopsjobs.runner.pools import WORKER
 from support_runs import all_of, callers, calls, code, ends, is_alive, kill, pool_of, sets_of, study, until
 
@@ -257,6 +258,15 @@ def test_an_interpreter_that_does_not_start_is_named(model: Path, tmp_path: Path
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("says", ["hello", "[1]", "7"])
+def test_a_program_that_is_no_python_is_told_by_what_it_says(model: Path, says: str) -> None:
+    """It may well answer, and end with 0."""
+    setup = {"root": str(model), "entrypoint": "model:simulate/b", "spool": "."}
+    with pytest.raises(ModelError, match="does not answer as a Python does; it says: ") as caught:
+        all_of(WorkerPool(["/bin/echo", says], setup, 2), sets_of(4))
+    assert repr(says) in str(caught.value)
+
+
 def test_an_interpreter_that_ends_at_once_is_given_up(model: Path) -> None:
     setup = {"root": str(model), "entrypoint": "model:simulate/b", "spool": "."}
     pool = WorkerPool([sys.executable, "-c", "raise SystemExit(3)"], setup, 2)
@@ -286,6 +296,17 @@ def test_lines_of_a_task_that_still_works_carry_its_number(model: Path, tmp_path
 
     all_of(pool_of(model, 1, on_log=on_log), [{"x": 0, "say": "hello", "gate": str(gate)}])
     assert logged == [(0, "hello")]
+
+
+def test_the_lines_of_a_task_come_before_its_end(tmp_path: Path) -> None:
+    """Also those that the model had not let go of when it raised: its traceback stands behind them."""
+    source = "def simulate(params, seed):\n    print('before', params['x'])\n    raise ValueError(params['x'])\n"
+    told: list[str] = []
+    pool = pool_of(code(tmp_path / "code", source), 2, on_log=lambda _task, line: told.append(line))
+    for one in ends(pool, sets_of(20)):
+        assert one.error is not None
+        told.append(f"ended {one.error['message']}")
+    assert all(told.index(f"before {number}") < told.index(f"ended {number}") for number in range(20))
 
 
 def test_the_last_words_of_a_worker_that_dies_are_told(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mopsjobs.chunks import parse_chunk
 from mopsjobs.errors import NoManifestError
 from mopsjobs.outputs import NAMES_NAME, output_key
 from mopsjobs.registry import JobRegistry
-from mopsjobs.runner.pool import ModelError
+from mopsjobs.runner.model import ModelError
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.submit.bundle import BundleError
 from support_cli import LineStore

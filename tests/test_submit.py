@@ -24,7 +24,7 @@ from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
 from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import bundle_key
-from mopsjobs.times import parse_time
+from mopsjobs.times import parse_time, utc_now
 from support_cli import Cli, Ran, Remote, add, command, environment, sentences
 from support_runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
@@ -334,6 +334,9 @@ def test_a_study_that_is_not_there_is_named(cli: Cli) -> None:
         (["--auto", "--python", "no/such/python"], 2),
         (["--auto", "--python", "no-such-python"], 2),
         (["--auto", "--python", "study.json"], 2),
+        (["--auto", "--python", "/bin/sh"], 2),
+        (["--auto", "--python", "/bin/true"], 2),
+        (["--auto", "--task-timeout", "0s"], 2),
         (["--auto", "--engine", "abacus"], 2),
         (["--auto", "--task-timeout", "soon"], 2),
         (["--auto", "--label", "nothing"], 2),
@@ -694,7 +697,10 @@ def test_a_model_that_is_broken_later_does_not_take_away_what_is_complete(desk: 
     until(lambda: len(desk.results()) == 1 and sum(calls(noted).values()) == 2, "one output")
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
-    desk("run", "job", "--python", "/bin/false")
+    broken = desk.home.with_name("broken")
+    broken.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nexit 1\n')
+    broken.chmod(0o755)
+    desk("run", "job", "--python", str(broken))
     state = record(desk.jobs)
     assert (state.status, state.error_code, state.tasks_verified) == ("partial", "INCOMPLETE", 1)
     assert "the first error: The model's interpreter ends before it is ready" in str(state.error_message)
@@ -724,6 +730,20 @@ def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk)
         assert ran.err.startswith("warning: Cannot reach")
         assert "The job goes on without it." in ran.err
         assert desk("resume", "job", **env).code == 6
+    assert calls(noted) == {0: 1}
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    kept = job_directory("job", desk.env)
+    begun = parse_time((kept / "shard-0.began").read_text())
+    assert parse_time((kept / "submitted_at").read_text()) < begun < utc_now()
+    long_ago = begun - timedelta(hours=1)
+    (kept / "shard-0.began").write_text(long_ago.isoformat())
+    (kept / "submitted_at").write_text((long_ago - timedelta(minutes=1)).isoformat())
+    desk.ok("resume", "job")
+    assert desk.ended() == "succeeded"
+    at = {step["status"]: parse_time(step["at"]) for step in record(desk.jobs).transitions}
+    assert parse_time(record(desk.jobs).created_at) == at["pending"] == long_ago - timedelta(minutes=1)
+    assert (at["running"], at["succeeded"] > begun) == (long_ago, True)
     assert calls(noted) == {0: 1}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +47,7 @@ def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:
     interpreter without its packages.
 
     Raises:
-        UsageError: there is no such program.
+        UsageError: there is no such program, or it is no Python.
     """
     if text is None:
         return None
@@ -54,7 +55,36 @@ def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:
     if found is None:
         where = "" if "/" in text else " on the PATH"
         raise UsageError(f"--python: there is no program {text}{where}.")
-    return os.path.abspath(found)
+    path = os.path.abspath(found)
+    if not _is_python(path, env):
+        raise UsageError(f"--python: {path} is no Python.")
+    return path
+
+
+def _is_python(path: str, env: Mapping[str, str]) -> bool:
+    """Whether a program runs a line of Python. One that takes very long is not judged: its runner will see."""
+    words = [path, "-c", "print(6 * 7)"]
+    try:
+        ran = subprocess.run(  # noqa: S603 - the user's own choice
+            words, env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    except OSError:
+        return False
+    return ran.stdout.strip() == b"42"
+
+
+def task_timeout(text: str | None) -> float | None:
+    """The seconds that `--task-timeout` names.
+
+    Raises:
+        UsageError: it is no duration, or none at all.
+    """
+    seconds = None if text is None else parse_duration(text)
+    if seconds == 0:
+        raise UsageError(f"--task-timeout {text} leaves a task no time: leave it out for no limit.")
+    return seconds
 
 
 def launched_as(args: argparse.Namespace, engine: str, env: Mapping[str, str], told: Mapping[str, str]) -> Runner:
@@ -78,7 +108,7 @@ def launched_as(args: argparse.Namespace, engine: str, env: Mapping[str, str], t
     return Runner(
         args.workers or (int(workers) if workers.isascii() and workers.isdigit() else None) or None,
         python or told.get("python"),
-        parse_duration(args.task_timeout or f"{timeout}s") if args.task_timeout or timeout else None,
+        task_timeout(args.task_timeout or (f"{timeout}s" if timeout else None)),
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import re
 
 from mopsjobs.commands.arguments import add_command, positive
-from mopsjobs.commands.launching import add_runner_flags, interpreter
+from mopsjobs.commands.launching import add_runner_flags, interpreter, task_timeout
 from mopsjobs.context import Context
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, JobNotFoundError, NoManifestError, UsageError
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         workers=args.workers,
         # In a pod nobody reads a usage error: there, the runner brings it into the record. On Dask, it is a path there.
         python=interpreter(args.python, context.env) if args.shards is args.scheduler is None else args.python,
-        task_timeout=None if args.task_timeout is None else parse_duration(args.task_timeout),
+        task_timeout=task_timeout(args.task_timeout),
         waits=args.shards is not None,
         echo=args.echo,
         patience=PATIENCE_SECONDS if args.patience is None else parse_duration(args.patience),

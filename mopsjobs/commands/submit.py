@@ -21,7 +21,7 @@ from mopsjobs.foreground import run_here, stopped_code
 from mopsjobs.job import check_new_job_id
 from mopsjobs.outcome import exit_code_of
 from mopsjobs.output import Document, Result, Text, counted
-from mopsjobs.runner.pool import ModelError
+from mopsjobs.runner.model import ModelError
 from mopsjobs.runner.run import Shard
 from mopsjobs.submit.bundle import ALWAYS_IN, Packed, parse_bundle_ref
 from mopsjobs.submit.client import JobSubmissionClient, Submission, Submitted, new_job_id

@@ -22,16 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mopsjobs.engines.dask_client import connect
 from mopsjobs.errors import EngineUnavailableError
-from mopsjobs.runner.pool import (
-    ATTEMPTS,
-    GRACE_SECONDS,
-    MAX_LOG_CHARACTERS,
-    Finished,
-    OnLog,
-    ended,
-    not_loaded,
-    not_ready,
-)
+from mopsjobs.runner.model import ended, not_loaded, not_ready
+from mopsjobs.runner.pool import ATTEMPTS, GRACE_SECONDS, MAX_LOG_CHARACTERS, Finished, OnLog
 from mopsjobs.submit.study import Task
 
 if TYPE_CHECKING:
@@ -56,7 +48,7 @@ _LOADED = """(lambda sys, types: sys.modules.get(code["name"]) or [
     sys.modules.setdefault(code["name"], module),
 ][-1])(__import__("sys"), __import__("types"))"""
 RUN = f"{_LOADED}.run(code, job_id, task)"
-STOP = """(lambda module: module and module.stop(job_id))(__import__("sys").modules.get(name))"""
+STOP = f"{_LOADED}.stop(job_id)"  # loaded for that, where need be: a task that is on its way there is not to begin
 
 
 class _Sent(NamedTuple):
@@ -217,7 +209,8 @@ class DaskPool:
             sent.future.release()
         with contextlib.suppress(Exception):  # whatever a cluster says that is going away: nobody needs it any more
             if client.status == "running":
-                told = {"name": self._code["name"], "job_id": self._id}
+                code = {name: self._code[name] for name in ("name", "source")}
+                told = {"code": code, "job_id": self._id}
                 _begun(client.run, eval, STOP, told, on_error="ignore").result(GRACE_SECONDS)
         with contextlib.suppress(Exception):
             _begun(client.close, LOOK_SECONDS).result(2 * LOOK_SECONDS)

@@ -37,7 +37,12 @@ MAX_LOG_LINES = 10_000
 
 LOOK_SECONDS = 0.5
 
+MAX_STOPPED = 1000
+"""Ids that are remembered of jobs that were stopped."""
+
 _jobs: "dict[str, _Job]" = {}
+_stopped: "dict[str, None]" = {}
+"""Jobs that were stopped. A task of one may still be on its way here, and nobody would end what it begins."""
 _lock = threading.Lock()
 
 
@@ -56,6 +61,8 @@ def run(code: "dict[str, Any]", job_id: str, task: "dict[str, Any]") -> "dict[st
         ended before it was ready; `died`, that of the last of several that ended at the task; `late`; `stopped`.
     """
     with _lock:
+        if job_id in _stopped:
+            return {"stopped": True, "lines": []}
         job = _jobs.get(job_id)
         if job is None:
             job = _jobs[job_id] = _Job()
@@ -72,8 +79,11 @@ def run(code: "dict[str, Any]", job_id: str, task: "dict[str, Any]") -> "dict[st
 
 
 def stop(job_id: str) -> None:
-    """End the processes of a job, also those at work; for another thread than theirs to call."""
+    """End the processes of a job, also those at work, and begin no other; for another thread than theirs to call."""
     with _lock:
+        _stopped[job_id] = None
+        while len(_stopped) > MAX_STOPPED:
+            del _stopped[next(iter(_stopped))]
         job = _jobs.get(job_id)
         if job is None:
             return

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from mopsjobs.errors import MopsJobsError
+from mopsjobs.runner.model import ModelError, ended, no_python, not_loaded, not_ready
 from mopsjobs.submit.study import Task
 
 AHEAD = 2
@@ -42,17 +42,6 @@ GRACE_SECONDS = 5.0
 """How long the workers that are asked to end may take, all together."""
 
 OnLog = Callable[["int | None", str], None]
-
-
-class ModelError(MopsJobsError):
-    """The model cannot be loaded in its interpreter: no task can run.
-
-    `told` is for the event that tells of it: `error` (`type`, `message`, `traceback`), where the model raised one.
-    """
-
-    def __init__(self, message: str, *, hint: str | None = None, error: Mapping[str, str] | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.told: dict[str, object] = {} if error is None else {"error": dict(error)}
 
 
 class Finished(NamedTuple):
@@ -298,7 +287,7 @@ class WorkerPool:
         lines = worker.answers.split(b"\n")
         worker.answers[:] = lines.pop()
         for line in lines:
-            answer: dict[str, Any] = json.loads(line)
+            answer = self._read_answer(line)
             if "broken" in answer:
                 raise not_loaded(answer["broken"])
             if "ready" in answer:
@@ -311,7 +300,23 @@ class WorkerPool:
             outputs = answer.get("outputs")
             if outputs is not None:
                 outputs = {name: _content(content) for name, content in outputs.items()}
+            self._read_logs(worker)
             yield Finished(assigned.position, assigned.task, outputs, answer.get("error"))
+
+    def _read_answer(self, line: bytearray) -> dict[str, Any]:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise no_python(self._command[0], line)
+        return answer
+
+    def _read_logs(self, worker: _Worker) -> None:
+        """Take what a task printed before its answer. It is in the pipe by then, which holds no more than one read."""
+        with contextlib.suppress(OSError):  # nothing is there, or never will be
+            worker.logs += os.read(worker.stderr.fileno(), 2**20)
+            self._take_logs(worker, final=False)
 
     def _bury(self, worker: _Worker) -> Iterator[Finished]:
         """A worker has died: its first task is tried once more, the other was not begun. What it had started ends."""
@@ -374,27 +379,3 @@ def _content(content: str | dict[str, str]) -> bytes:
         value = file.read()
     os.unlink(content["file"])
     return value
-
-
-def not_loaded(told: Mapping[str, str]) -> ModelError:
-    """The error of a model that a worker could not load, for this reason."""
-    hint = None
-    if told["type"] == "ModuleNotFoundError":
-        hint = "Is --python the interpreter that has the model's packages?"
-    elif at := told.get("at"):
-        hint = f"See line {at.rpartition(':')[2]} of {at.rpartition(':')[0]} in the packed code."
-    return ModelError(f"The model cannot be loaded: {told['type']}: {told['message']}", hint=hint, error=told)
-
-
-def not_ready(code: int) -> ModelError:
-    """The error of workers that end, with this exit code, before they are ready."""
-    return ModelError(f"The model's interpreter ends before it is ready ({ended(code)}).")
-
-
-def ended(code: int) -> str:
-    """How a process has ended, in words."""
-    if code >= 0:
-        return f"exit code {code}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"signal {-code}"

@@ -29,18 +29,19 @@ from mopsjobs.job import JobState
 from mopsjobs.outputs import NAMES_NAME, Manifest, examine, output_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.manifest import find_manifest
+from mopsjobs.runner.model import ModelError
 from mopsjobs.runner.patience import PASSING, Patience
-from mopsjobs.runner.pool import Finished, ModelError, Pool
+from mopsjobs.runner.pool import Finished, Pool
 from mopsjobs.runner.pools import Wanted, open_pool
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.spool import Outbox, Overlay
 from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.submit.kept import register_kept
+from mopsjobs.submit.kept import began_at, register_kept
 from mopsjobs.submit.study import Task, is_output_name
 from mopsjobs.submit.unpack import BundleError
-from mopsjobs.times import human_duration
+from mopsjobs.times import human_duration, utc_now
 from mopsjobs.validation import validate
 
 PATIENCE_SECONDS = 3600.0
@@ -269,6 +270,7 @@ class _Run:
         """Run tasks until there are none, or no more are wanted. Tells whether all were worked on."""
         todo = self._todo()
         first = next(todo, None)
+        self._counts.began_at = began_at(self._directory, self._shard.number, None if first is None else utc_now())
         if first is None:
             return True
         pool = self._pool(events)

@@ -163,11 +163,16 @@ def _encoded(outputs: "dict[str, bytes]", spool: str, task: int) -> "dict[str, A
 
 def _mark(task: int) -> None:
     """Say on standard error whose lines follow: we cannot know when ours are read, but they are read in their order."""
+    _flush()
+    with contextlib.suppress(OSError):
+        os.write(2, f"{MARK}{task}\n".encode())
+
+
+def _flush() -> None:
+    """Let go of what the model has printed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # the model may have closed or replaced it
             stream.flush()
-    with contextlib.suppress(OSError):
-        os.write(2, f"{MARK}{task}\n".encode())
 
 
 def _told(error: BaseException) -> "dict[str, str]":
@@ -186,6 +191,7 @@ def _place(error: BaseException, root: str) -> "dict[str, str]":
 
 
 def _answer(answers: "TextIO", content: "dict[str, Any]") -> None:
+    _flush()  # a task's lines come before its end, and before its traceback
     answers.write(json.dumps(content) + "\n")
     answers.flush()
 

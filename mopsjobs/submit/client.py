@@ -27,7 +27,7 @@ from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from mopsjobs.submit.bundle import Packed, has_bundle, store_bundle
-from mopsjobs.submit.kept import OUTBOX, keep_launched, note_launched
+from mopsjobs.submit.kept import OUTBOX, keep_launched, keep_submitted, note_launched
 from mopsjobs.submit.study import Study
 from mopsjobs.times import utc_now
 
@@ -185,7 +185,8 @@ class JobSubmissionClient:
                     store_bundle(kept, submission.packed)
                 manifest = submission.manifest(self._engine.name)
                 kept.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
-        except StoreError as error:
+            keep_submitted(directory, utc_now())
+        except (StoreError, OSError) as error:
             raise EngineError(
                 f"The registry does not answer, and this machine cannot keep the job in {directory}: {error}",
                 hint="Name another place: XDG_STATE_HOME=/path.",

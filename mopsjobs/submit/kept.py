@@ -2,6 +2,8 @@
 
     outbox.db        bundle and manifest under their keys; the runner of this machine adds outputs
     launched.json    the fields of the record that only the launch knows: the names in a cluster
+    submitted_at     when that was: the record is written later, and tells of it
+    shard-N.began    when its first task began on this machine, since the registry may be told long after
 
 A runner of this machine reads it there, and delivers it. Pods cannot: for them somebody has to, by `resume`.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from mopsjobs.delivery import deliver
@@ -22,10 +25,38 @@ from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from mopsjobs.strict_json import read_json
+from mopsjobs.times import json_time, parse_time
 from mopsjobs.whole_file import replace
 
 OUTBOX = "outbox.db"
 LAUNCHED = "launched.json"
+SUBMITTED = "submitted_at"
+
+
+def keep_submitted(directory: Path, moment: datetime) -> None:
+    """Keep when a job was submitted of which the registry could not be told."""
+    replace(str(directory / SUBMITTED), json_time(moment).encode())
+
+
+def _as_submitted(registry: JobRegistry, directory: Path) -> JobRegistry:
+    """The registry, that writes as of when the job was submitted; as of now, where that is not kept, or is no time."""
+    with contextlib.suppress(OSError, ValueError):
+        return registry.as_of(parse_time((directory / SUBMITTED).read_text("ascii")))
+    return registry
+
+
+def began_at(directory: Path, shard: int, now: datetime | None) -> datetime | None:
+    """When a shard began its first task here: an earlier run, or else now, which is kept. None where neither is so.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    path = directory / f"shard-{shard}.began"
+    with contextlib.suppress(OSError, ValueError):
+        return parse_time(path.read_text("ascii"))
+    if now is not None:
+        replace(str(path), json_time(now).encode())
+    return now
 
 
 def keep_launched(directory: Path, fields: Mapping[str, object]) -> None:
@@ -71,6 +102,7 @@ def register_kept(directory: Path, manifest: Manifest, registry: JobRegistry) ->
     Raises:
         StoreError, TooManyRetriesError: it could not be written.
     """
+    registry = _as_submitted(registry, directory)
     with contextlib.suppress(JobExistsError):
         registry.register_job(manifest.job_id, **manifest.record_fields())
     launched = directory / LAUNCHED
@@ -117,6 +149,7 @@ def deliver_kept(
         StoreError: see `deliver`.
     """
     launched = directory / LAUNCHED
+    registry = _as_submitted(registry, directory)
     with contextlib.ExitStack() as stack:
         kept = None
         if (directory / OUTBOX).exists():  # opening it makes it

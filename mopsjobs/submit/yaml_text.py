@@ -78,9 +78,22 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
             raise RecordError("no YAML (a number of very many digits)")
         size = 1 + len(node.value)
     else:
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
         inner = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
         size = 1 + sum(_measure(one, known) for one in inner)
     if size > MAX_EXPANDED:
         raise RecordError(f"more than {MAX_EXPANDED:,} values and characters with its aliases written out")
     known[node] = size
     return size
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Refuse a key that stands twice, as our JSON does: one of the two is a mistake, and PyYAML takes the last."""
+    seen = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if (key.tag, key.value) in seen:
+            raise RecordError(f"no YAML (the key {key.value[:80]!r} stands twice at line {key.start_mark.line + 1})")
+        seen.add((key.tag, key.value))

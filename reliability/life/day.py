@@ -158,7 +158,7 @@ class Day:
             hold(not grown, f"{name}, seed {self._trial.seed}: it grew. " + "; ".join(grown))
             told = self._check_events(store, jobs, children)
             own = self._counts["syncs of the page by itself"]
-            hold(own >= self._trial.times(24), f"the page has synced {own} times by itself")
+            hold(own >= self._trial.times(5), f"the page has synced {own} times by itself")
         return self._figures(name, jobs, told)
 
     # --- the day ---------------------------------------------------------------------------------------------------
