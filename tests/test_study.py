@@ -140,6 +140,8 @@ def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -
 
 def test_yaml_and_json_give_the_same_study() -> None:
     yaml = b"model: m:f\nscenario: s\nparameter_sets:\n- params: {x: 1}\n"
+    assert load_study(yaml, "-") == load_study(yaml, "S.YAML")
+    assert load_study(json.dumps(GOOD).encode(), "-") == load_study(yaml, "-")
     assert load_study(yaml, "S.YAML") == load_study(b"\xef\xbb\xbf" + json.dumps(GOOD).encode(), "s.json")
 
 

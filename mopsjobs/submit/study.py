@@ -181,13 +181,15 @@ def seed_of(one: ParameterSet, replicate: int) -> int:
 def load_study(text: bytes, source: str) -> Study:
     """The study in a file's bytes: YAML where `source` ends in .yaml or .yml, else JSON.
 
+    What comes from standard input, `-`, has no name to tell it by: JSON begins with a brace.
+
     Raises:
         StudyError: it is none; names every field that is wrong and what it should be.
     """
     if len(text) > MAX_STUDY_BYTES:
         raise StudyError(source, [f"it has {len(text):,} bytes, and at most {MAX_STUDY_BYTES:,} are read"])
     try:
-        if source.lower().endswith((".yaml", ".yml")):
+        if source.lower().endswith((".yaml", ".yml")) or (source == "-" and text.lstrip()[:1] not in (b"{", b"")):
             from mopsjobs.submit.yaml_text import read_yaml
 
             document = read_yaml(text)
