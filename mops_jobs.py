@@ -15,7 +15,7 @@ from mopsjobs import __version__
 from mopsjobs.commands import COMMANDS, load
 from mopsjobs.commands.arguments import HelpFormatter, Parser
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, MopsJobsError, UsageError
-from mopsjobs.output import Output, silence_stdout
+from mopsjobs.output import Output, silence
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def main(
     except SystemExit as stop:  # argparse, after --help and --version
         return _told(stop, out)
     except BrokenPipeError:
-        silence_stdout(sys.stdout)
+        silence(sys.stdout)
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -124,7 +124,7 @@ def _told(stop: SystemExit, out: Output) -> int:
         if sys.stdout is not None:  # closed before the start
             sys.stdout.flush()
     except BrokenPipeError:
-        silence_stdout(sys.stdout)
+        silence(sys.stdout)
     except OSError as error:
         return _failed(error, out)
     return stop.code if isinstance(stop.code, int) else EXIT_DONE
@@ -138,7 +138,7 @@ def _failed(error: Exception, out: Output) -> int:
         if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mopsjobs"):
             error = MopsJobsError(f"The package {error.name} is not installed.", hint=INSTALL)
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            silence_stdout(sys.stdout)  # what it still holds would be tried again at the end, and be complained about
+            silence(sys.stdout)  # what it still holds would be tried again at the end, and be complained about
             error = MopsJobsError(f"Cannot write: {error.strerror}.")
         else:
             error = MopsJobsError(f"Unexpected: {type(error).__name__}: {error}", hint="Add -v to see where.")
@@ -162,7 +162,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
     from mopsjobs.context import Context
 
     flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color")}
-    settings = config.load(flags, env, os.getcwd())
+    settings = config.load(flags, env, _directory())
     out.color = settings.color.value
     context = Context(settings, out, env, build_parser, **clocks)  # type: ignore[arg-type]
     try:
@@ -172,8 +172,16 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
     try:
         out.show(result)
     except BrokenPipeError:  # whoever read has seen enough; what came of the command is the same
-        silence_stdout(sys.stdout)
+        silence(sys.stdout)
     return result.exit_code
+
+
+def _directory() -> str | None:
+    """Where we are; None where that directory is gone, as a job's scratch may be when its end is reported."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace:

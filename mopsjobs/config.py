@@ -59,6 +59,8 @@ class Settings:
         return {name: getattr(self, name) for name in _ENV}
 
 
+_LOCAL_PORT = re.compile(r"https?://(localhost|127\.|\[::1\])", re.IGNORECASE)
+
 _ENV = {
     "registry": "MOPS_JOBS_REGISTRY",
     "cache": "MOPS_JOBS_CACHE",
@@ -67,13 +69,13 @@ _ENV = {
 }
 
 
-def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str) -> Settings:
+def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | None) -> Settings:
     """Find the value of each setting.
 
     Args:
         flags: what the command line says: `registry`, `cache`, `color`; None where it says nothing.
         env: the environment.
-        cwd: where the search for a project file begins.
+        cwd: where the search for a project file begins; None: there is none.
 
     Raises:
         ConfigError: a file cannot be read, has a wrong key or a wrong type, or a value makes no sense. Names its
@@ -89,6 +91,8 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str) -> S
     files = tuple(path for path in (_project_file(cwd), _user_file(env)) if path and os.path.isfile(path))
     for path in files:
         for name, value in _read(path).items():
+            if name == "registry" and name not in found:
+                _check_owner(path, value)
             found.setdefault(name, Setting(value, f"file {path}"))
 
     found.setdefault("registry", Setting(default_url(env, _data_dir(env)), "default"))
@@ -149,7 +153,23 @@ def _read(path: str) -> dict[str, str]:
     return document
 
 
-def _project_file(cwd: str) -> str | None:
+def _check_owner(path: str, registry: str) -> None:
+    """Refuse an emulator that another user's file names: secrets go there, and anybody may listen on a port here.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if _LOCAL_PORT.match(registry) and os.name != "nt" and os.stat(path).st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"The registry {registry} is on a port of this machine, and comes from {path}, which belongs to another "
+            "user: it is not used.",
+            hint="If you trust it, name it yourself: --registry, or MOPS_JOBS_REGISTRY.",
+        )
+
+
+def _project_file(cwd: str | None) -> str | None:
+    if cwd is None:
+        return None
     directory = os.path.abspath(cwd)
     while True:
         path = os.path.join(directory, PROJECT_FILE)

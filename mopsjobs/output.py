@@ -268,8 +268,11 @@ class Output:
             yield lambda count: _advance(bar, count)
 
     def _say(self, text: str) -> None:
-        self._stderr.write(text + "\n")
-        self._stderr.flush()
+        try:
+            self._stderr.write(text + "\n")
+            self._stderr.flush()
+        except BrokenPipeError:  # nobody listens: no reason to stop, nor to end in another way
+            silence(self._stderr)
 
     def _print_body(self, body: Body) -> None:
         write = self._stdout.write
@@ -336,15 +339,15 @@ def status_style(status: object, suspect: object = None) -> Styled:
     return styled(text, STATUS_STYLES.get(text, "bold"))
 
 
-def silence_stdout(stdout: TextIO | None) -> None:
+def silence(stream: TextIO | None) -> None:
     """After a reader closed the pipe: let the interpreter flush into nothing at its exit, instead of complaining.
 
     As Python's documentation of SIGPIPE recommends; setting the signal to its default would hit sockets too.
     """
-    if stdout is None:
+    if stream is None:
         return
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _imported_tabulate() -> Any:

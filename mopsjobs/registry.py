@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 RECORD_NAME = "state.json"
 
 OnWrite = Callable[[str, bytes, VersionToken], None]
-_Change = Callable[[JobState, str, str], "JobState | None"]
+_Change = Callable[[JobState, rules.Write], "JobState | None"]
 
 
 class JobRegistry:
@@ -79,6 +79,7 @@ class JobRegistry:
         self._update = functools.partial(cas.update, store, sleep=sleep, random=random)
         self._announcer = Announcer(store, now)
         self._on_write = on_write
+        self._as_of: datetime | None = None
         self.conflicts: Counter[str] = Counter()
         """How many races for a record were lost here, by what was to be written."""
 
@@ -89,9 +90,9 @@ class JobRegistry:
         return other
 
     def as_of(self, moment: datetime) -> JobRegistry:
-        """The same registry, that writes as of an earlier moment: what could not be told when it happened."""
+        """The same registry, whose steps are those of an earlier moment: what could not be told when it was so."""
         other = copy.copy(self)
-        other._now = lambda: min(moment, self._now())  # noqa: SLF001
+        other._as_of = moment  # noqa: SLF001
         return other
 
     # --- reading ---------------------------------------------------------------------------------------------
@@ -205,8 +206,8 @@ class JobRegistry:
         """
         named = {"k8s_name": k8s_name, "k8s_namespace": namespace, "metadata": metadata}
         fields |= {name: value for name, value in named.items() if value is not None}
-        write_id = self._new_id()
-        state = rules.new(job_id, fields, record_time(self._now()), write_id)
+        write_id, now = self._new_id(), self._now()
+        state = rules.new(job_id, fields, now if self._as_of is None else min(now, self._as_of), now, write_id)
         key = self.key_of(job_id)
         outcome = self._create(
             key,
@@ -233,18 +234,18 @@ class JobRegistry:
         target = parse_status(new_status)
         values = rules.checked(fields)
 
-        def change(state: JobState, at: str, write_id: str) -> JobState | None:
+        def change(state: JobState, write: rules.Write) -> JobState | None:
             changed = rules.merge(state, values)
             if state.status == target:
                 return rules.unless_ended(state, changed)
-            return rules.walk(state, changed, target, at, write_id)
+            return rules.walk(state, changed, target, write)
 
         return self._change(job_id, change, "status")
 
     def update_fields(self, job_id: str, **fields: object) -> JobState:
         """Set fields of a job and leave its status. Merges and raises as `update_status` does."""
         values = rules.checked(fields)
-        change: _Change = lambda state, _at, _write_id: rules.unless_ended(state, rules.merge(state, values))  # noqa: E731
+        change: _Change = lambda state, _write: rules.unless_ended(state, rules.merge(state, values))  # noqa: E731
         return self._change(job_id, change, "fields")
 
     def update_progress(
@@ -273,10 +274,10 @@ class JobRegistry:
         counts = {"tasks_completed": tasks_completed, "tasks_total": tasks_total, "tasks_failed": tasks_failed}
         values = {name: check_field(name, count) for name, count in counts.items() if count is not None}
 
-        def change(state: JobState, at: str, write_id: str) -> JobState | None:
+        def change(state: JobState, write: rules.Write) -> JobState | None:
             changed = state.evolve(**values)
             if start and state.status in rules.BEFORE_RUNNING:
-                return rules.walk(state, changed, JobStatus.RUNNING, at, write_id)
+                return rules.walk(state, changed, JobStatus.RUNNING, write)
             return rules.unless_ended(state, changed)
 
         return self._change(job_id, change, "progress")
@@ -298,10 +299,10 @@ class JobRegistry:
         if not 0 <= shard < shards:
             raise UsageError(f"There is no shard {shard} of {shards}.")
 
-        def change(state: JobState, at: str, write_id: str) -> JobState | None:
-            changed = rules.with_shard(state, shard, shards, report, at)
+        def change(state: JobState, write: rules.Write) -> JobState | None:
+            changed = rules.with_shard(state, shard, shards, report, write.at)
             if state.status in rules.BEFORE_RUNNING:
-                return rules.walk(state, changed, JobStatus.RUNNING, at, write_id)
+                return rules.walk(state, changed, JobStatus.RUNNING, write)
             return rules.unless_ended(state, changed)
 
         return self._change(job_id, change, "shard")
@@ -344,15 +345,15 @@ class JobRegistry:
         """
         values = {} if reason is None else {"error_message": check_field("error_message", f"Cancelled: {reason}")}
 
-        def change(state: JobState, at: str, write_id: str) -> JobState | None:
+        def change(state: JobState, write: rules.Write) -> JobState | None:
             if state.status == JobStatus.CANCELLED:
                 return None
-            return rules.walk(state, state.evolve(**values), JobStatus.CANCELLED, at, write_id)
+            return rules.walk(state, state.evolve(**values), JobStatus.CANCELLED, write)
 
         return self._change(job_id, change, "cancel")
 
     def _change(self, job_id: str, change: _Change, operation: str) -> JobState:
-        """Apply `change(state, at, write_id)` to a record by compare-and-swap; None from it leaves the record alone."""
+        """Apply `change(state, write)` to a record by compare-and-swap; None from it leaves the record alone."""
         key = self.key_of(job_id)
         write_id, moment = self._new_id(), self._now()
 
@@ -360,7 +361,7 @@ class JobRegistry:
             state = self._read(key, value)
             # Clocks of writers differ. A record's own time never runs backwards, so its history stays in order.
             at = record_time(max(moment, parse_time(state.updated_at)))
-            changed = change(state, at, write_id)
+            changed = change(state, rules.Write(write_id, at, rules.stepped_at(state, self._as_of, at)))
             if changed is None:
                 return None
             if rules.counts(changed) != rules.counts(state):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
 from mopsjobs.job import JobState, JsonObject, check_field, check_new_job_id
 from mopsjobs.status import ACTIVE, TRANSITIONS, JobStatus, steps
+from mopsjobs.times import parse_time, record_time
 
 BEFORE_RUNNING = ACTIVE - {JobStatus.RUNNING, JobStatus.VALIDATING}
 
@@ -20,20 +22,39 @@ MERGED = ("metadata", "labels")
 """Fields to which an update adds. Only None takes away, and then all."""
 
 
-def new(job_id: str, fields: Mapping[str, object], at: str, write_id: str) -> JobState:
+class Write(NamedTuple):
+    """One attempt to change a record."""
+
+    id: str
+    at: str
+    """When it is made."""
+    stepped_at: str
+    """When the steps were taken that it tells of."""
+
+
+def stepped_at(state: JobState, moment: datetime | None, at: str) -> str:
+    """When a step was taken that is written at `at`: then, or at that moment, but not before the step before it."""
+    if moment is None or moment >= parse_time(at):
+        return at
+    last = parse_time(str(state.transitions[-1]["at"]) if state.transitions else state.created_at)
+    return record_time(max(last, moment))
+
+
+def new(job_id: str, fields: Mapping[str, object], created_at: datetime, now: datetime, write_id: str) -> JobState:
     """The record of a new job.
 
     Raises:
         UsageError: the id cannot be one, a field is unknown or of the wrong type, or the counts do not fit together.
     """
     values = {name: check_field(name, value) for name, value in fields.items()}
-    state = JobState(job_id=check_new_job_id(job_id), status=JobStatus.PENDING, created_at=at, updated_at=at)
+    at, written = record_time(created_at), record_time(now)
+    state = JobState(job_id=check_new_job_id(job_id), status=JobStatus.PENDING, created_at=at, updated_at=written)
     state = state.evolve(**values, write_id=write_id, revision=1, transitions=(step(JobStatus.PENDING, at, write_id),))
     check_counts(state)
     return state
 
 
-def walk(state: JobState, changed: JobState, target: JobStatus, at: str, write_id: str) -> JobState:
+def walk(state: JobState, changed: JobState, target: JobStatus, write: Write) -> JobState:
     """`changed`, moved from the status of `state` to `target`, with every step in its history.
 
     Raises:
@@ -60,7 +81,7 @@ def walk(state: JobState, changed: JobState, target: JobStatus, at: str, write_i
             to_status=target,
             hint=f"From {current} a job can go to: {following}.",
         )
-    taken = tuple(step(status, at, write_id) for status in way)
+    taken = tuple(step(status, write.stepped_at, write.id) for status in way)
     return changed.evolve(status=target, transitions=_seen(state) + taken)
 
 

@@ -20,6 +20,8 @@ from mopsjobs.registry import JobRegistry
 from support_cli import Cli, Remote, add, command, environment, foreign, key, sentences
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Azurite
 
 STATUSES = "pending, submitting, scheduled, running, validating, succeeded, partial, failed, cancelled"
@@ -347,6 +349,29 @@ def test_a_closed_pipe_takes_no_exit_code_away(cli: Cli, jobs: JobRegistry, line
     )
     os.close(writer)
     assert (ran.returncode, "Broken" in ran.stderr) == (code, False)
+
+
+@pytest.mark.parametrize(("line", "code"), [("status job --exit-status", 100), ("wait job", 100), ("wait nothing", 3)])
+def test_nobody_who_hears_is_no_reason_to_end_otherwise(cli: Cli, jobs: JobRegistry, line: str, code: int) -> None:
+    """Ctrl-C into `2>&1 | tee log` ends `tee` first."""
+    add(jobs, "job", "failed")
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        command(*line.split()), stdout=subprocess.PIPE, stderr=writer, env=environment(cli), text=True, check=False
+    )
+    os.close(writer)
+    assert ran.returncode == code
+
+
+def test_a_directory_that_is_gone_stops_nobody(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
+    """A job's script has removed its scratch directory, and reports the end."""
+    add(jobs, "job", "running")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    words = ["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(scratch), *command("update", "job", "succeeded")]
+    ran = subprocess.run(words, env=environment(cli), capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "job: succeeded\n")
 
 
 @pytest.mark.parametrize("line", ["--version", "list --help"])

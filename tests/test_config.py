@@ -428,3 +428,19 @@ def test_a_hostile_project_file_is_refused_in_a_sentence(text: str, tmp_path: Pa
     (tmp_path / config.PROJECT_FILE).write_text(text)
     with pytest.raises(ConfigError, match="The configuration file"):
         config.load({}, {"HOME": str(tmp_path)}, str(tmp_path))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="Only root gives files away.")
+@pytest.mark.parametrize(("owner", "is_refused"), [(65534, True), (0, False)])
+def test_a_port_of_this_machine_is_not_taken_from_a_file_of_another_user(
+    home: Home, owner: int, is_refused: bool
+) -> None:
+    """Anybody may listen there, and our secrets would go there; in a flag or the environment, it is our own choice."""
+    path = home.write_project('registry = "http://127.0.0.1:1234/account/jobs"\n')
+    os.chown(path, owner, -1)
+    if is_refused:
+        with pytest.raises(ConfigError, match="belongs to another user: it is not used"):
+            home.load()
+    else:
+        assert home.load().registry.value.startswith("http://127.0.0.1:")
+    assert home.load(registry="http://localhost:1234/account/jobs").registry.origin == "flag --registry"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import sqlite3
@@ -21,7 +22,7 @@ from mopsjobs.cache import file, mirror, pruning
 from mopsjobs.cache.events import KNOWN_BEFORE, forget_chunks, sync_events
 from mopsjobs.cache.state import recalled
 from mopsjobs.chunks import chunk_key, chunk_name, event_line
-from mopsjobs.events import record_event
+from mopsjobs.events import EventLog, record_event
 from mopsjobs.registry import JobRegistry
 from mopsjobs.retention import Retention
 from mopsjobs.store import open_store
@@ -218,6 +219,20 @@ def test_pruning_the_cache_forgets_names_of_chunks(cli: Cli, told: Remote) -> No
     events = cli.ok("events", "--json").lines
     assert len(events) == 3
     assert not any('"old"' in line for line in events)
+
+
+def test_events_that_come_after_their_job_was_pruned_are_not_taken(cli: Cli, remote: Remote) -> None:
+    """A listing mirrors jobs alone; their events would come with the next sync, and nothing would take them away."""
+    for job_id in ("job", "other"):
+        remote.jobs.register_job(job_id)
+        remote.jobs.update_status(job_id, "succeeded" if job_id == "job" else "running")
+        with contextlib.closing(EventLog(remote.store.inner, job_id, source="s", now=cli.clock.now)) as log:
+            log.emit("log", text="a line")
+    cli.ok("list", "-q", "--refresh")
+    cli.clock.advance(minutes=1)
+    assert cli.ok("prune", "--older-than", "1s", "--yes").err == "Removed 1 job and 0 events from the cache.\n"
+    cli.ok("sync")
+    assert {event["job_id"] for event in map(json.loads, cli.ok("events", "--json", "--offline").lines)} == {"other"}
 
 
 def test_what_no_sync_has_seen_is_not_forgotten(cli: Cli, told: Remote) -> None:

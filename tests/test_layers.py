@@ -33,7 +33,7 @@ ARROWS = {
     "mopsjobs.memory": "",
     "mopsjobs.job": "errors status times strict_json",
     "mopsjobs.strict_json": "errors",
-    "mopsjobs.rules": "errors status job",
+    "mopsjobs.rules": "errors status job times",
     "mopsjobs.store": "errors store.memory store.sqlite store.azure store.azure_url store.dynamodb store.dynamodb_url",
     "mopsjobs.store.base": "errors",
     "mopsjobs.store.cas": "errors store.base",
@@ -120,7 +120,7 @@ ARROWS = {
     "mopsjobs.runner.patience": "errors",
     "mopsjobs.runner.spool": "delivery errors store.base",
     "mopsjobs.runner.manifest": "errors outputs runner.patience",
-    "mopsjobs.runner.reporter": "errors job registry rules times",
+    "mopsjobs.runner.reporter": "errors job registry rules",
     "mopsjobs.runner.pools": (
         "environment outputs private submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"
     ),
@@ -151,7 +151,7 @@ ARROWS = {
     "mopsjobs.commands.cluster": "errors",
     "mopsjobs.commands.job_table": "output times context",
     "mopsjobs.commands.launching": (
-        "commands.arguments errors times context engines.dask_client runner.pools submit.bundle"
+        "environment commands.arguments errors times context engines.dask_client runner.pools submit.bundle"
     ),
     "mopsjobs.advice": "",
     "mopsjobs.cache.pages": "cache.events cache.queries",

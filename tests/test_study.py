@@ -120,6 +120,7 @@ def test_without_a_source_the_sentence_is_whole() -> None:
         (b"!!python/object/apply:os.getcwd []", "s.yml", "it is no YAML"),
         (b"a: &a [*a]\nmodel: m", "s.yaml", "it is nested too deeply"),
         (b"model: m\nparameter_sets: [{x: &a [*a]}]", "s.yaml", "it is nested too deeply"),
+        (b"model: m\nx: {<<: {a: 1}, <<: {b: 2}, y: 1, y: 2}", "s.yaml", "the key 'y' stands twice at line 2"),
         (b"model: m\nmodel: n", "s.yaml", "the key 'model' stands twice at line 2"),
         (b"model: m\nparameter_sets: [{x: 1, y: 2, x: 3}]", "s.yaml", "the key 'x' stands twice at line 2"),
         (b"model: m\nparameter_sets: [{x: 2024-01-01}]", "s.yaml", "parameter_sets[0].x should be a number, a text"),

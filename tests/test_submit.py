@@ -698,7 +698,7 @@ def test_a_model_that_is_broken_later_does_not_take_away_what_is_complete(desk: 
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
     broken = desk.home.with_name("broken")
-    broken.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nexit 1\n')
+    broken.write_text(f'#!/bin/sh\n[ "${{2##*/}}" = script.py ] && exec {sys.executable} "$@"\nexit 1\n')
     broken.chmod(0o755)
     desk("run", "job", "--python", str(broken))
     state = record(desk.jobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -245,6 +246,18 @@ def test_an_end_that_was_synced_since_is_told(cli: Cli, remote: Remote) -> None:
 
     _at(cli, _1=end)
     assert cli("wait", "job", "--timeout", "1m").code == 0
+
+
+def test_a_registry_file_that_is_not_there_is_waited_for(cli: Cli, jobs: JobRegistry) -> None:
+    """A disk that is not mounted has no job of that name either; what the cache has seen to end has ended."""
+    add(jobs, "job", "running")
+    add(jobs, "ended", "failed")
+    cli.ok("sync")
+    registry = Path(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
+    registry.rename(registry.with_name("away"))
+    ran = cli("wait", "job", "--timeout", "30s")
+    assert (ran.code, sentences(ran.err)[-1][:31]) == (5, "error: There is no registry at ")
+    assert cli("wait", "ended", "--timeout", "30s").code == 100
 
 
 def test_an_end_already_seen_is_kept_through_an_outage(cli: Cli, remote: Remote) -> None:

@@ -228,18 +228,18 @@ def _take(connection: sqlite3.Connection, batch: list[_Fetched], report: EventsR
 
 
 def _is_forgotten(connection: sqlite3.Connection, one: _Fetched) -> bool:
-    """Whether the cache has had this chunk, from an hour whose names it has forgotten.
+    """Whether its job was pruned, and events with it; or the cache has had it, in an hour whose names are forgotten.
 
     A chunk that was sent again, since the first reply was lost, lies in a later hour than its events tell of. So does
-    one that waited for a long outage; its events are not here yet, unless its job was pruned: with it they went. A job
-    of which the cache knows nothing may not have been mirrored yet; as long as nobody prunes it, its events stay.
+    one that waited for a long outage; its events are not here yet. A job of which the cache knows nothing may not have
+    been mirrored yet; as long as nobody prunes it, its events stay.
     """
-    known_before = recalled(connection, KNOWN_BEFORE)
-    if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in one.events):
-        return False
     job_id = one.name.job_id
     if is_pruned(connection, job_id):
         return True
+    known_before = recalled(connection, KNOWN_BEFORE)
+    if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in one.events):
+        return False
     had = "SELECT 1 FROM event WHERE job_id = ? AND chunk = ? LIMIT 1"
     return connection.execute(had, (job_id, one.name.name)).fetchone() is not None
 

@@ -6,12 +6,14 @@ import argparse
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.commands.arguments import positive
 from mopsjobs.context import Context
+from mopsjobs.environment import for_models
 from mopsjobs.errors import UsageError
 from mopsjobs.runner.pools import active_python
 from mopsjobs.submit.bundle import MAX_SHOWN, Packed, pack
@@ -63,16 +65,21 @@ def interpreter(text: str | None, env: Mapping[str, str]) -> str | None:
 
 def _is_python(path: str, env: Mapping[str, str]) -> bool:
     """Whether a program runs a line of Python. One that takes very long is not judged: its runner will see."""
-    words = [path, "-c", "print(6 * 7)"]
-    try:
-        ran = subprocess.run(  # noqa: S603 - the user's own choice
-            words, env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return True
-    except OSError:
-        return False
-    return ran.stdout.strip() == b"42"
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as said:
+        script = os.path.join(directory, "script.py")  # started as a worker is: a wrapper may know no other way
+        Path(script).write_text("print(42)\n")
+        words = [path, "-u", script]
+        try:
+            # Into a file: a wrapper may leave something behind that would hold a pipe open.
+            subprocess.run(  # noqa: S603 - the user's own choice
+                words, env=for_models(env), stdin=subprocess.DEVNULL, stdout=said, stderr=said, timeout=20, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return True
+        except OSError:
+            return False
+        said.seek(0)
+        return b"42" in said.read(1000).split()
 
 
 def task_timeout(text: str | None) -> float | None:

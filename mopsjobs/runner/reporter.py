@@ -13,13 +13,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.job import JobState
 from mopsjobs.registry import JobRegistry
 from mopsjobs.rules import ShardReport
-from mopsjobs.times import utc_now
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +26,6 @@ PROGRESS_SECONDS = 1.0
 HEARTBEAT_SECONDS = 30.0
 LOOK_SECONDS = 3.0
 """How often the record is read while there is nothing to write: a cancelled job stops within seconds."""
-
-LATE = timedelta(seconds=2 * HEARTBEAT_SECONDS)
-"""After that, the first report is of the past."""
 
 MAX_PAUSE = 30.0
 """Seconds. The longest pause between two attempts at a registry that does not answer."""
@@ -146,25 +142,20 @@ class Reporter:
 
     def _write(self, *, is_done: bool) -> JobState | None:
         told = ShardReport(*self._counts.both(), is_done, self._counts.is_least and not is_done)
-        report = functools.partial(self._registry.report_shard, self._job_id, self._shard, self._shards, told)
+        began_at = self._counts.began_at
+        # The job runs since then, however late that can be told.
+        registry = self._registry if began_at is None else self._registry.as_of(began_at)
+        report = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, told)
         try:
-            self._tell_begin(told)
             state = report()
         except JobNotFoundError:
             self._register()
-            self._tell_begin(told)
             state = report()
         except TerminalStateError:
             self._see(self._registry.get_job(self._job_id))
             return self.state
         self._see(state)
         return state
-
-    def _tell_begin(self, told: ShardReport) -> None:
-        """Before the first report, say since when the job runs, where that is long ago: it could not be told then."""
-        began_at = self._counts.began_at
-        if self.state is None and began_at is not None and utc_now() - began_at > LATE:
-            self._registry.as_of(began_at).report_shard(self._job_id, self._shard, self._shards, told)
 
     def _see(self, state: JobState | None) -> None:
         self.state = state

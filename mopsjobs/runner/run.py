@@ -201,17 +201,17 @@ class _Run:
                 raise
             except (ModelError, BundleError, StoreError) as error:
                 reporter.stop()
-                self._fail(error, events)
+                self._fail(error, events, reporter)
                 raise
             except OSError as error:
                 reporter.stop()
                 problem = EngineError(f"This machine cannot run the job in {self._directory}: {error}.")
-                self._fail(problem, events)
+                self._fail(problem, events, reporter)
                 raise problem from None
             finally:
                 reporter.stop()
 
-    def _fail(self, error: MopsJobsError, events: EventLog) -> None:
+    def _fail(self, error: MopsJobsError, events: EventLog, reporter: Reporter) -> None:
         """Say in the record what this run ends with, if it can be said at all.
 
         `failed`; but outputs that an earlier run has left are worth as much as before, so where tasks are complete the
@@ -224,6 +224,8 @@ class _Run:
         info = {"code": code, "message": str(error)}
 
         def finalize() -> None:
+            if self._counts.began_at is not None:
+                reporter.finish(is_done=False)  # it has run, for a while
             if not isinstance(error, StoreError) and examine(self._store, self._manifest).count:
                 validate(self._store, self._registry, self._shard.job_id, first_error=str(error))
             else:
@@ -270,10 +272,10 @@ class _Run:
         """Run tasks until there are none, or no more are wanted. Tells whether all were worked on."""
         todo = self._todo()
         first = next(todo, None)
+        pool = None if first is None else self._pool(events)
         self._counts.began_at = began_at(self._directory, self._shard.number, None if first is None else utc_now())
-        if first is None:
+        if first is None or pool is None:
             return True
-        pool = self._pool(events)
         try:
             with contextlib.closing(pool.run(itertools.chain([first], todo))) as finished:
                 for one in finished:

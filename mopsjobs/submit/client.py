@@ -27,7 +27,7 @@ from mopsjobs.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite import SQLiteVersionedStore
 from mopsjobs.submit.bundle import Packed, has_bundle, store_bundle
-from mopsjobs.submit.kept import OUTBOX, keep_launched, keep_submitted, note_launched
+from mopsjobs.submit.kept import OUTBOX, forget_times, keep_launched, keep_submitted, note_launched
 from mopsjobs.submit.study import Study
 from mopsjobs.times import utc_now
 
@@ -105,6 +105,8 @@ class JobSubmissionClient:
             EngineError, UsageError: the launch failed. The record, if there is one, says `failed` and why.
         """
         warnings: list[str] = []
+        with contextlib.suppress(OSError):
+            forget_times(self._kept_at(submission.job_id))
         try:
             self._prepare(submission)
         except ValueTooLargeError:

@@ -33,6 +33,12 @@ LAUNCHED = "launched.json"
 SUBMITTED = "submitted_at"
 
 
+def forget_times(directory: Path) -> None:
+    """Forget what is kept here of another job's times, that had the same id."""
+    for path in (directory / SUBMITTED, *directory.glob("shard-*.began")):
+        path.unlink(missing_ok=True)
+
+
 def keep_submitted(directory: Path, moment: datetime) -> None:
     """Keep when a job was submitted of which the registry could not be told."""
     replace(str(directory / SUBMITTED), json_time(moment).encode())
@@ -46,16 +52,13 @@ def _as_submitted(registry: JobRegistry, directory: Path) -> JobRegistry:
 
 
 def began_at(directory: Path, shard: int, now: datetime | None) -> datetime | None:
-    """When a shard began its first task here: an earlier run, or else now, which is kept. None where neither is so.
-
-    Raises:
-        OSError: it cannot be kept.
-    """
+    """When a shard began its first task here: an earlier run, or else now, which is kept. None where neither is so."""
     path = directory / f"shard-{shard}.began"
     with contextlib.suppress(OSError, ValueError):
         return parse_time(path.read_text("ascii"))
     if now is not None:
-        replace(str(path), json_time(now).encode())
+        with contextlib.suppress(OSError):  # no reason for a job to fail
+            replace(str(path), json_time(now).encode())
     return now
 
 

@@ -92,7 +92,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
     """Refuse a key that stands twice, as our JSON does: one of the two is a mistake, and PyYAML takes the last."""
     seen = set()
     for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
             continue
         if (key.tag, key.value) in seen:
             raise RecordError(f"no YAML (the key {key.value[:80]!r} stands twice at line {key.start_mark.line + 1})")

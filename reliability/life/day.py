@@ -294,7 +294,7 @@ class Day:
         ]
         figures += [
             Figure(f"{name}: {growth.what}, hours 6 to 8 / 19 to 24", f"{first:,.0f} / {last:,.0f}{growth.unit}")
-            for growth, first, last in Growths(self.hours, name).medians()
+            for growth, first, last in Growths(self.hours, name).typical()
         ]
         return figures
 

@@ -28,6 +28,8 @@ class Growth:
     unit: str = ""
     always: float = 0
     """What it may be in any case."""
+    swings: bool = False
+    """Whether it goes up and down from hour to hour, as a file does that is made small again: then its peaks count."""
     only: str = ""
     """Over which of the two registries it is looked at; both when empty."""
 
@@ -52,8 +54,8 @@ GROWTHS = (
     Growth("memory of SQLite of the page", "page_sqlite", 0, 2 * 2304, " KiB"),
     Growth("small objects of who syncs", "cron_blocks", 0.01, 1000),
     Growth("small objects of the page", "page_blocks", 0.01, 2000),
-    Growth("cache, without what it keeps of each pruned job", "cron_cache", 0.1, 65536, " bytes"),
-    Growth("cache of the page, without the same", "page_cache", 0.1, 65536, " bytes"),
+    Growth("cache, without what it keeps of each pruned job", "cron_cache", 0.1, 65536, " bytes", swings=True),
+    Growth("cache of the page, without the same", "page_cache", 0.1, 65536, " bytes", swings=True),
     Growth("rows of the cache, without the same", "cron_rows", 0.1, 50),
     Growth("rows of the cache of the page, without the same", "page_rows", 0.1, 50),
     Growth("WAL of the cache", "cron_wal", 0, 0, " bytes", WAL),
@@ -108,11 +110,12 @@ class Growths:
         self._hours = hours
         self._growths = [one for one in GROWTHS if one.only in ("", name)]
 
-    def medians(self) -> Iterator[tuple[Growth, float, float]]:
+    def typical(self) -> Iterator[tuple[Growth, float, float]]:
         """Each with what it was in the hours of `WARM`, and in the last quarter."""
         for growth in self._growths:
             values = self._values(growth)
-            yield growth, _median(values[WARM.start : WARM.stop]), _median(values[-6:])
+            typical = max if growth.swings else _median
+            yield growth, typical(values[WARM.start : WARM.stop]), typical(values[-6:])
 
     def grown(self) -> list[str]:
         """A sentence for each that is more than it may be.
@@ -121,7 +124,7 @@ class Growths:
             PromiseBroken: nothing was counted of something.
         """
         told = []
-        for growth, first, last in self.medians():
+        for growth, first, last in self.typical():
             # A WAL alone may be gone.
             hold(min(first, last) > 0 or growth.always == WAL, f"nothing was counted of: {growth.what}")
             if last > max(growth.always, first * (1 + growth.part) + growth.more):
