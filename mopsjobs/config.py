@@ -146,7 +146,7 @@ def _read(path: str) -> dict[str, str]:
             raise ConfigError(f"The configuration file {path} has a character in {name} that does not print.")
     here = os.path.dirname(path)
     # A relative path in a file counts from that file, wherever the command is run.
-    if (registry := document.get("registry", "")).startswith("sqlite:") and registry[7:8] not in ("", "/"):
+    if (registry := document.get("registry", "")).startswith("sqlite:") and registry[7:8] not in ("", "/", "~"):
         document["registry"] = "sqlite://" + os.path.join(here, registry.removeprefix("sqlite:"))
     if "cache" in document:
         document["cache"] = os.path.join(here, os.path.expanduser(document["cache"]))

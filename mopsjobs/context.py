@@ -12,12 +12,13 @@ from datetime import datetime
 
 from mopsjobs import directories
 from mopsjobs.cache import queries
-from mopsjobs.cache.file import DamagedCacheError, explained, open_to_read, open_to_write, set_aside
+from mopsjobs.cache.file import DamagedCacheError, cannot_write, explained, open_to_read, open_to_write, set_aside
 from mopsjobs.config import Settings
 from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
-from mopsjobs.output import Output
+from mopsjobs.freshness import Freshness, Wanted
+from mopsjobs.output import Output, counted
 from mopsjobs.private import make_directory
-from mopsjobs.times import human_age, json_time, parse_duration, parse_time, utc_now
+from mopsjobs.times import json_time, parse_duration, parse_time, utc_now
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
@@ -40,60 +41,6 @@ LOCK_SECONDS = 60.0
 
 OWN_SUFFIXES = ("", "-wal", "-shm", "-journal", ".lock", ".build")
 """What SQLite and our locks put behind the name of a file, beside it."""
-
-
-class Freshness:
-    """How old what a view shows is."""
-
-    __slots__ = ("age_seconds", "is_ahead", "is_local", "problem", "stale", "sync_failed", "synced_at")
-
-    def __init__(
-        self,
-        *,
-        synced_at: str | None,
-        age_seconds: float | None,
-        is_ahead: bool,
-        stale: bool,
-        is_local: bool,
-        problem: str | None,
-        sync_failed: bool,
-    ) -> None:
-        self.synced_at = synced_at
-        """When the last complete sync began, RFC 3339; None when there was none."""
-        self.age_seconds = age_seconds
-        """Never below 0."""
-        self.is_ahead = is_ahead
-        """Whether that sync began at a time that is still to come: the clock was set back, so nobody knows the age."""
-        self.stale = stale
-        """Whether the data is older than it should be: a sync failed, or has not run for long."""
-        self.is_local = is_local
-        self.problem = problem
-        """Why a sync that this view wanted has failed."""
-        self.sync_failed = sync_failed
-        """Whether the last sync failed, this view's or an earlier one."""
-
-    def said(self) -> str:
-        """The age for people."""
-        if self.is_local:
-            return "read fresh"
-        failed = ", the last sync failed" if self.sync_failed else ""
-        if self.is_ahead:
-            return f"synced at a time still to come ({self.synced_at}){failed}"
-        return f"synced {human_age(self.age_seconds or 0.0)}{failed}"
-
-
-class Wanted:
-    """How fresh a view has to be."""
-
-    __slots__ = ("max_age", "offline", "refresh")
-
-    def __init__(self, *, refresh: bool = False, max_age: float | None = None, offline: bool = False) -> None:
-        self.refresh = refresh
-        """Sync first, in any case."""
-        self.max_age = max_age
-        """Sync first if the data is older than so many seconds."""
-        self.offline = offline
-        """Send nothing over the network, whatever is missing."""
 
 
 class Context:
@@ -123,6 +70,8 @@ class Context:
         self._cache_path: str | None = None
         self.tells_missing = True
         """Whether to say that the registry that was asked for is not there; at most once."""
+        self._believes_missing = False
+        """Whether an embedded registry that is not there is empty, and not gone."""
 
     @property
     def cache_path(self) -> str:
@@ -149,7 +98,7 @@ class Context:
         """Say, once, that the registry that was asked for is not there: an empty listing alone would hide a typo."""
         if not self.tells_missing or self.settings.registry.origin == "default":
             return
-        if (path := self.missing_registry()) is not None:
+        if (path := self.missing_registry()) is not None and not self.cached_jobs():
             self.tells_missing = False
             beside = "" if os.path.isdir(os.path.dirname(path)) else ", nor its directory"
             made = "both" if beside else "it"
@@ -170,8 +119,26 @@ class Context:
         if self._store is None:
             from mopsjobs.store import open_store
 
-            self._store = open_store(self.settings.registry.value, self.env)
+            self._store = open_store(self.settings.registry.value, self.env, when_missing=self._refuse_missing)
         return self._store
+
+    def _refuse_missing(self) -> None:
+        """Refuse to take an embedded registry for new that was there, by the jobs that the cache has of it.
+
+        Its disk is not mounted, say: its jobs are not gone, and what is written to a second one is lost to everybody as
+        soon as that is mended.
+
+        Raises:
+            StoreUnavailableError: there was one.
+        """
+        if self._believes_missing:
+            return
+        if count := self.cached_jobs():
+            raise StoreUnavailableError(
+                f"The registry {self.missing_registry()} is gone. It had {counted(count, 'job')}.",
+                hint="Is its disk mounted? To begin a new one there: mops-jobs sync --full",
+                sent=False,
+            )
 
     @property
     def registry(self) -> JobRegistry:
@@ -215,6 +182,24 @@ class Context:
                 return None if connection is None else view(connection)
 
         return self._healed(look)
+
+    def cached_jobs(self) -> int:
+        """How many jobs the cache has; 0 where it cannot be used."""
+        try:
+            return self.peek(queries.count_jobs) or 0
+        except CacheError:
+            return 0
+
+    def check_cache(self) -> None:
+        """Find out whether the cache can be written, by writing what is there already.
+
+        Raises:
+            CacheError: it cannot, or not be made.
+        """
+        if os.path.exists(self.cache_path):
+            self.change(lambda cache: cache.execute("UPDATE meta SET value = value WHERE name = 'registry'"))
+        elif not directories.can_be_made(os.path.dirname(self.cache_path)):
+            raise cannot_write(self.cache_path, "its directory takes no files")
 
     def freshness(self, connection: sqlite3.Connection) -> Freshness | None:
         """How old what the cache holds is; None when it has never been filled."""
@@ -332,20 +317,21 @@ class Context:
         from mopsjobs.cache.mirror import sync
 
         self._tell_missing()
+        self._believes_missing = full
         with contextlib.ExitStack() as stack:
             if wait is not None:
                 from filelock import FileLock, Timeout
 
+                lock = self.cache_path + ".lock"
                 try:
-                    make_directory(os.path.dirname(self.cache_path))
-                    stack.enter_context(FileLock(self.cache_path + ".lock", mode=0o600, timeout=wait))
+                    make_directory(os.path.dirname(lock))
+                    stack.enter_context(FileLock(lock, mode=0o600, timeout=wait))
                 except Timeout:
-                    return None
+                    if os.path.exists(lock):
+                        return None
+                    raise cannot_write(self.cache_path, "its directory takes no files") from None
                 except OSError as error:
-                    raise CacheError(
-                        f"Cannot write the cache {self.cache_path}: {error.strerror}.",
-                        hint="Name another place: --cache PATH.",
-                    ) from None
+                    raise cannot_write(self.cache_path, error.strerror) from None
             return sync(
                 self.registry,
                 self.cache_path,

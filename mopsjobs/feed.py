@@ -22,8 +22,9 @@ from mopsjobs.cache.events import (
     read_events,
 )
 from mopsjobs.cache.pruning import is_pruned
-from mopsjobs.context import Context, Wanted
+from mopsjobs.context import Context
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreUnavailableError, UsageError
+from mopsjobs.freshness import Wanted
 from mopsjobs.job import JobState, check_job_id
 from mopsjobs.output import status_style
 from mopsjobs.status import TERMINAL

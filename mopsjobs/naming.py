@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mopsjobs.cache import queries
-from mopsjobs.context import Context, Wanted
+from mopsjobs.context import Context
 from mopsjobs.errors import JobNotFoundError
+from mopsjobs.freshness import Wanted
 from mopsjobs.job import JobState, check_job_id
 
 

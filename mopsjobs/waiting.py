@@ -138,14 +138,7 @@ class _Watched:
 
     def _asked(self, name: str, seen: JobState | None) -> JobState:
         """The job as the registry has it."""
-        try:
-            state = find_state(name, self._context) if seen is None else self._registry.get_job(seen.job_id)
-        except JobNotFoundError:
-            path = self._context.missing_registry()
-            if path is None or not self._context.peek(queries.count_jobs):
-                raise
-            # It had jobs: a disk that is not mounted, say, is no reason to take them for gone.
-            raise StoreUnavailableError(f"There is no registry at {path}.", sent=False) from None
+        state = find_state(name, self._context) if seen is None else self._registry.get_job(seen.job_id)
         if state is None:
             raise JobNotFoundError(f"There is no job {name}.", job_id=name)
         return state

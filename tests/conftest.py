@@ -328,7 +328,7 @@ def remote(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """Gives `cli` a registry across a network, which can be cut off."""
     made = Remote(cli.clock)
     cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
-    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: made.store)
+    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: made.store)
     return made
 
 
@@ -338,7 +338,7 @@ def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ver
     opened = backend.open()
     if backend.name == "memory":
         cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
-        monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: LineStore(opened))
+        monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: LineStore(opened))
     else:
         cli.env |= {"MOPS_JOBS_REGISTRY": backend.url, **backend.env}
     return opened

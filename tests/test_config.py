@@ -154,10 +154,13 @@ def test_a_relative_path_elsewhere_counts_from_the_working_directory(
     assert settings.cache.value == f"{home.below}/c.db"
 
 
-def test_a_tilde_in_the_path_of_the_cache_is_the_home_directory(home: Home) -> None:
-    """In a file no shell has replaced it."""
-    home.write_user('cache = "~/c.db"')
+def test_a_tilde_is_the_home_directory(home: Home) -> None:
+    """In a file no shell has replaced it, nor after the colon of a registry on the command line."""
+    meant = f"sqlite://{os.path.expanduser('~/r.db')}"
+    home.write_user('cache = "~/c.db"\nregistry = "sqlite:~/r.db"')
     assert home.load().cache.value == os.path.expanduser("~/c.db")
+    assert home.load().registry_id == meant
+    assert home.load(registry="sqlite:~/r.db").registry_id == meant
 
 
 @pytest.mark.parametrize("where", ["user", "project"])

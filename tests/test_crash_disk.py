@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,5 +199,8 @@ def test_a_read_only_disk_can_be_looked_at(cli: Cli, disk: Disk) -> None:
     disk.remount("ro")
     try:
         views_answer(cli)
+        told = cli("doctor")
+        assert told.code == 1
+        assert re.search(r"^fail +cache ", told.out, re.MULTILINE), told
     finally:
         disk.remount("rw")

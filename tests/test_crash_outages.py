@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from conftest import Azurite
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.store.sqlite import SQLiteVersionedStore
 from support_cli import Cli, Remote, add, foreign, key
 
 MANY = 1100
@@ -55,17 +58,72 @@ def test_a_container_that_is_gone_is_not_an_empty_one(
 
 
 @pytest.mark.azurite
-def test_a_container_made_anew_has_other_jobs(cli: Cli, mirrored: JobRegistry, private_azurite: Azurite) -> None:
-    """Then the cache has these, and the sync says that the others are gone; one that is still empty changes nothing."""
+def test_a_container_made_anew_is_another_registry(cli: Cli, mirrored: JobRegistry, private_azurite: Azurite) -> None:
+    """Its first jobs do not make the cache forget the others, whoever reported them; sync --full takes it as it is.
+
+    A job that this very machine reported is in the cache at once, and must not pass for one of the old ones.
+    """
     with private_azurite.client("jobs") as container:
         container.delete_container()
         assert cli("sync").code == 5
         container.create_container()
     assert cli("sync").code == 5
     add(mirrored, "other", "running")
-    ran = cli.ok("sync")
-    assert "1 added, 3 removed" in ran.out
-    assert cli.ids() == ["other"]
+    cli.ok("register", "mine")
+    for _ in range(2):
+        ran = cli("sync")
+        assert ran.code == 5
+        assert "none is there" in ran.err
+        assert sorted(cli.ids()) == ["job-0", "job-1", "job-2", "mine"]
+    assert "3 removed" in cli.ok("sync", "--full").out
+    assert sorted(cli.ids()) == ["mine", "other"]
+    assert cli.ok("sync").err == ""
+
+
+@pytest.mark.azurite
+def test_one_job_of_the_last_sync_is_enough(cli: Cli, mirrored: JobRegistry) -> None:
+    """Where somebody has removed the others by hand, the sync believes it, whichever is left."""
+    for job_id in ("job-0", "job-1"):
+        mirrored.store.delete(key(job_id))
+    assert "2 removed" in cli.ok("sync").out
+    assert cli.ids() == ["job-2"]
+
+
+def test_a_registry_whose_disk_is_not_mounted_is_not_made_anew(cli: Cli, tmp_path: Path) -> None:
+    """Writes are refused with 5, as in any outage, and leave nothing in its place; reads show what the cache has."""
+    disk = tmp_path / "disk"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{disk}/registry.db"
+    cli.ok("register", "a")
+    assert cli.ids() == ["a"]
+    disk.rename(tmp_path / "away")
+    disk.mkdir()
+    for words in (["register", "b"], ["progress", "b", "1/2"], ["update", "b", "failed"]):
+        ran = cli(*words)
+        assert (ran.code, ran.out) == (5, "")
+        assert "is gone. It had 1 job" in ran.err
+    assert list(disk.iterdir()) == []
+    ran = cli.ok("list", "--json")
+    assert (ran.json["total"], ran.json["stale"]) == (1, True)
+    disk.rmdir()
+    (tmp_path / "away").rename(disk)
+    cli.ok("register", "b")
+    assert sorted(cli.ids()) == ["a", "b"]
+
+
+def test_a_registry_that_somebody_else_made_anew_is_another_one(cli: Cli, tmp_path: Path) -> None:
+    """Where a program without our cache has put another file there, the jobs of the first are not forgotten."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    assert cli.ids() == ["a"]
+    path.unlink()
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        JobRegistry(store).register_job("other")
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (5, "")
+    listed = cli.ok("list", "--json").json
+    assert ([job["job_id"] for job in listed["jobs"]], listed["stale"]) == (["a"], True)
+    assert "1 added, 1 removed" in cli.ok("sync", "--full").out
 
 
 @pytest.mark.azurite

@@ -137,17 +137,18 @@ ARROWS = {
     ),
     "mopsjobs.config": "errors times store",
     "mopsjobs.directories": "errors",
+    "mopsjobs.freshness": "times",
     "mopsjobs.context": (
-        "directories errors private times store config output registry events cache.counters cache.file"
+        "directories errors private times store config output freshness registry events cache.counters cache.file"
         " cache.mirror cache.queries cache.events"
     ),
     "mopsjobs.retention": "errors times changes chunks registry store.base",
-    "mopsjobs.feed": "errors status times job context output cache.queries cache.events cache.pruning",
+    "mopsjobs.feed": "errors status times job context freshness output cache.queries cache.events cache.pruning",
     "mopsjobs.foreground": "context engines.local private runner.run",
-    "mopsjobs.naming": "errors job context cache.queries",
+    "mopsjobs.naming": "errors job context freshness cache.queries",
     "mopsjobs.waiting": "errors status terminal times job outcome context naming engines.local cache.queries",
     "mopsjobs.commands": "",
-    "mopsjobs.commands.arguments": "errors status times context cache.queries",
+    "mopsjobs.commands.arguments": "errors status times freshness cache.queries",
     "mopsjobs.commands.cluster": "errors",
     "mopsjobs.commands.job_table": "output times context",
     "mopsjobs.commands.launching": (
@@ -161,16 +162,16 @@ ARROWS = {
     "mopsjobs.web.security": "",
     "mopsjobs.web.asked": "errors cache.queries commands.arguments",
     "mopsjobs.web.live": "errors context cache.file",
-    "mopsjobs.web.site": "errors times context web.live cache.state web.readers",
+    "mopsjobs.web.site": "errors times context freshness web.live cache.state web.readers",
     "mopsjobs.web.shown": "status terminal times feed cache.charts cache.events web.svg",
     "mopsjobs.web.readers": "context cache.file",
     "mopsjobs.web.stream": "errors cache.events web.shown web.site",
     "mopsjobs.web.openapi": "mopsjobs status cache.queries commands.arguments web.asked",
     "mopsjobs.web.api": (
-        "errors metrics output context cache.events cache.queries commands.arguments web.asked web.openapi web.site"
+        "errors metrics output freshness cache.events cache.queries commands.arguments web.asked web.openapi web.site"
     ),
     "mopsjobs.web.app": (
-        "mopsjobs errors terminal context advice cache.charts cache.events cache.pages cache.queries web.api"
+        "mopsjobs errors terminal freshness advice cache.charts cache.events cache.pages cache.queries web.api"
         " web.asked web.security web.shown web.site web.stream"
     ),
     "mopsjobs.web.server": "errors context memory web.app web.live web.security web.site web.stream",
@@ -179,8 +180,8 @@ ARROWS = {
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
 
 COMMANDS_MAY = (
-    "mopsjobs errors times status job outcome output terminal context store cache.queries cache.rows cache.taking"
-    " cache.events feed commands.arguments commands.cluster commands.job_table commands.launching engines"
+    "mopsjobs errors times status job outcome output terminal context freshness store cache.queries cache.rows"
+    " cache.taking cache.events feed commands.arguments commands.cluster commands.job_table commands.launching engines"
     " engines.ask engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes"
     " foreground outputs reconcile runner.model runner.run submit.bundle submit.client submit.family submit.kept"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pruning"

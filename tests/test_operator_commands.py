@@ -19,8 +19,8 @@ from support_cli import REMOTE_URL, Cli, Remote, add, command, environment, fore
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 
 
-def _checks(cli: Cli, code: int = 0) -> dict[str, dict[str, str | None]]:
-    ran = cli("doctor", "--json")
+def _checks(cli: Cli, code: int = 0, **env: str) -> dict[str, dict[str, str | None]]:
+    ran = cli("doctor", "--json", **env)
     assert ran.code == code, ran
     assert ran.err == ""
     return {check["name"]: check for check in ran.json["checks"]}
@@ -41,7 +41,8 @@ def test_doctor_is_content_on_a_sound_machine(cli: Cli, jobs: JobRegistry) -> No
 def test_doctor_names_the_fix_for_a_first_run(cli: Cli) -> None:
     """Where nothing is there yet, it says what to type, and this is no failure."""
     checks = _checks(cli)
-    assert (checks["access"]["state"], checks["access"]["fix"]) == ("warn", "mops-jobs register JOB")
+    assert checks["access"]["state"] == "warn"
+    assert checks["access"]["fix"] == "check the path; if it is right: mops-jobs register JOB"
     assert "registry.db yet; the first job makes it" in str(checks["access"]["detail"])
     assert "reachable" not in str(checks["access"]["detail"])
     assert (checks["cache"]["state"], checks["cache"]["fix"]) == ("ok", None)
@@ -72,6 +73,25 @@ def test_doctor_looks_at_an_embedded_registry_as_it_is_now(cli: Cli, jobs: JobRe
     ran = cli("doctor", "--json")
     assert ran.code == 7
     assert [problem["key"] for problem in ran.json["problems"]] == [key("a")]
+
+
+def test_doctor_does_not_take_a_registry_that_is_gone_for_a_new_one(cli: Cli, jobs: JobRegistry) -> None:
+    """Where the cache has jobs of it, the file was there: a failure, and no advice to make another."""
+    add(jobs, "a")
+    cli.ok("list")
+    Path(jobs.store.location).unlink()
+    access = _checks(cli, 5)["access"]
+    assert access["state"] == "fail"
+    assert "it had 1 job" in str(access["detail"])
+    assert str(access["fix"]).startswith("mount its disk")
+
+
+def test_doctor_fails_on_a_cache_that_cannot_be_made(cli: Cli, remote: Remote, tmp_path: Path) -> None:
+    """A directory that takes no files is no cache with nothing in it yet."""
+    (tmp_path / "file").touch()
+    cache = _checks(cli, 1, MOPS_JOBS_CACHE=str(tmp_path / "file" / "cache.db"))["cache"]
+    assert cache["state"] == "fail"
+    assert "Cannot write the cache" in str(cache["detail"])
 
 
 def test_doctor_tells_an_outage_and_the_last_error(cli: Cli, remote: Remote) -> None:

@@ -345,7 +345,7 @@ def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypat
 
     inner = many.store.inner
     before = _keys(inner, "changes/", "events/")
-    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: Interrupted(inner))
+    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: Interrupted(inner))
     ran = cli("prune", "--store", "--older-than", "1h", "--yes")
     gone = set(before) - set(_keys(inner, "changes/", "events/"))
     assert ran.code == 130
@@ -584,7 +584,7 @@ def test_the_exit_code_tells_why_it_stays(
     monkeypatch.setattr(retention, "BATCH", 1)
     inner = aged.store.inner
     before = len(_keys(inner, ""))
-    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env: Refusing(inner, held, failure))
+    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: Refusing(inner, held, failure))
     ran = cli("prune", "--store", "--older-than", "30d", "--yes")
     assert (ran.code, before - len(_keys(inner, ""))) == (code, removed)
     assert str(failure) in ran.err

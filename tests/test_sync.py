@@ -213,14 +213,17 @@ def test_metadata_that_json_barely_allows_spoil_no_listing(cli: Cli, remote: Rem
 
 
 def test_inline_values_are_used_and_others_fetched(cli: Cli, remote: Remote) -> None:
-    """A value that the listing carries costs no request; one that it lacks costs one, and only if it changed."""
+    """A value that the listing carries costs no request; one that it lacks costs one, and only if it changed.
+
+    One more finds that this is the registry that the cache mirrors.
+    """
     _fill(remote.store.inner, "a b c")
     assert cli.ok("sync", "--json").json["fetched"] == 0
     assert remote.store.calls["get"] == 0
     put(remote.store.inner, key("b"), foreign("b", "failed"))
     remote.store.hides_values = True
     assert cli.ok("sync", "--json").json["fetched"] == 1
-    assert remote.store.calls["get"] == 1
+    assert remote.store.calls["get"] == 2
     assert _status(cli, "b") == "failed"
 
 

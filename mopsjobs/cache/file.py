@@ -28,6 +28,8 @@ APPLICATION_ID = 0x6D6F7063
 BUSY_SECONDS = 30.0
 """How long a writer waits for others. Their transactions are single batches, milliseconds each."""
 
+_ELSEWHERE = "Name another place: --cache PATH."
+
 
 def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
     """A read-only connection to the cache; None when there is none, or one that was never begun.
@@ -66,9 +68,7 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
             make_directory(os.path.dirname(path))
             _make(path, registry_id)
         except OSError as error:
-            raise CacheError(
-                f"Cannot write the cache {path}: {error.strerror}.", hint="Name another place: --cache PATH."
-            ) from None
+            raise cannot_write(path, error.strerror) from None
         connection = _connect(path, writable=True)
         try:
             version = _schema_version(connection, path)
@@ -129,6 +129,11 @@ def set_aside(path: str, stamp: str, *, is_default: bool) -> str | None:
         return aside
 
 
+def cannot_write(path: str, why: str | None) -> CacheError:
+    """The error of a cache that cannot be made, or not be changed."""
+    return CacheError(f"Cannot write the cache {path}: {why}.", hint=_ELSEWHERE)
+
+
 def _begins_as_sqlite(path: str) -> bool:
     try:
         with open(path, "rb") as file:
@@ -138,7 +143,7 @@ def _begins_as_sqlite(path: str) -> bool:
 
 
 def _not_ours(path: str) -> UsageError:
-    return UsageError(f"{path} is no cache of mops-jobs; it is left alone.", hint="Name another place: --cache PATH.")
+    return UsageError(f"{path} is no cache of mops-jobs; it is left alone.", hint=_ELSEWHERE)
 
 
 def _is_sound(path: str) -> bool:
@@ -231,7 +236,5 @@ def explained(path: str) -> Iterator[None]:
         if is_torn or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
             raise DamagedCacheError(f"The cache {path} is damaged: {error}.") from None
         if isinstance(error, sqlite3.OperationalError):
-            raise CacheError(
-                f"Cannot use the cache {path}: {error}.", hint="Name another place: --cache PATH."
-            ) from None
+            raise CacheError(f"Cannot use the cache {path}: {error}.", hint=_ELSEWHERE) from None
         raise

@@ -131,7 +131,9 @@ class _Sync:
         announced = self._announced() if self._has_more_than(SMALL) else None
         can_be_delta = not full and self._is_announced and self._age(self._last_full) is not None
         is_worth_it = announced is not None and can_be_delta and self._has_more_than(GET_COST * len(announced))
-        if announced is not None and is_worth_it and self._is_still_there():
+        if not full:
+            self._refuse_another()
+        if announced is not None and is_worth_it:
             self._delta(announced, on_progress)
         else:
             self._merge(announced, on_progress, again=full)
@@ -152,7 +154,7 @@ class _Sync:
         merge = Merge(self._registry, self._connection, self.report, self._generation, announced, again=again)
         merge.run(on_progress)
         if not self.report.seen and not again:
-            self._refuse_emptiness()
+            self._refuse_loss()
         foreign = ""
         if announced is not None:
             # What was announced while the listing was under way may be in it.
@@ -205,19 +207,35 @@ class _Sync:
         text = state.recalled(self._connection, name)
         return parse_time(text) if text else None
 
-    def _is_still_there(self) -> bool:
-        """Whether the registry has a job that it had.
+    def _refuse_another(self) -> None:
+        """Refuse a registry that has none of the jobs that it had when it was last mirrored.
 
-        Without it there are no announcements: what a delta takes for silence may be a container that was deleted, or a
-        server that has lost its data.
+        A container was deleted, a server has lost its data, a disk is not mounted; and somebody may have reported a
+        job since, which made an empty registry where the old one was. That is no reason to forget the others. Nor are
+        there announcements then: a delta would take their silence for peace. What this machine alone has written since
+        the last sync proves nothing, since it may have gone to the new one.
+
+        Raises:
+            StoreUnavailableError: so it is.
         """
-        found = self._connection.execute("SELECT key FROM job UNION ALL SELECT key FROM pruned LIMIT 1").fetchone()
+        synced = int(state.recalled(self._connection, state.SYNCED_GENERATION) or 0)
+        mirrored = "SELECT key FROM job WHERE generation <= ?1 UNION ALL SELECT key FROM pruned"
+        found = self._connection.execute(f"{mirrored} LIMIT 1", (synced,)).fetchone()
+        if found is None or self._has(found[0]):
+            return
+        among = f"SELECT 1 FROM ({mirrored}) WHERE key = ?2"  # noqa: S608 - a literal
+        listed = self._registry.store.list_keys(self._registry.prefix + "/")
+        if not any(self._connection.execute(among, (synced, key)).fetchone() for key in listed):
+            self._refuse_loss()
+
+    def _has(self, key: str) -> bool:
+        """Whether the registry has that record."""
         try:
-            return found is not None and self._registry.store.get(found[0]) is not None
+            return self._registry.store.get(key) is not None
         except ValueTooLargeError:
             return True
 
-    def _refuse_emptiness(self) -> None:
+    def _refuse_loss(self) -> None:
         """Records are never deleted by anything of ours: a registry that has lost all of them has lost more.
 
         Raises:
@@ -228,7 +246,9 @@ class _Sync:
         ).fetchone()
         if count:
             raise StoreUnavailableError(
-                f"The registry is empty or gone. It had {count:,} jobs: the cache keeps them until sync --full.",
+                f"The registry is empty or gone, or another one. It had {count:,} jobs, and none is there: the cache"
+                " keeps them until sync --full.",
+                hint="Is its disk mounted, and is it the right one?",
             )
 
     def _has_more_than(self, count: int) -> bool:

@@ -7,8 +7,8 @@ import math
 import os
 
 from mopsjobs.cache import queries
-from mopsjobs.context import Wanted
 from mopsjobs.errors import UsageError
+from mopsjobs.freshness import Wanted
 from mopsjobs.status import parse_statuses
 from mopsjobs.times import parse_duration, parse_when
 

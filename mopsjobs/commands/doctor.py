@@ -13,7 +13,7 @@ from mopsjobs import __version__
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_UNREACHABLE, MopsJobsError
 from mopsjobs.output import Document, Result, Text, counted
 from mopsjobs.store import sqlite_path
 from mopsjobs.terminal import styled
@@ -119,12 +119,7 @@ def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> It
     yield access
     if access.state == "ok":
         yield _retention(context)
-    try:
-        yield context.peek(lambda connection: _cache(context, connection)) or Check(
-            "cache", "warn", f"{context.cache_path}: nothing there yet", fix="mops-jobs sync"
-        )
-    except MopsJobsError as error:
-        yield Check("cache", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
+    yield _cache(context)
     yield from _file_systems(context)
     yield _records(problems)
 
@@ -147,21 +142,39 @@ def _records(problems: list[tuple[str, str, str]] | None) -> Check:
 
 def _reachable(context: Context) -> Check:
     if (missing := context.missing_registry()) is not None:
-        detail = f"there is no file {missing} yet; the first job makes it"
-        return Check("access", "warn", detail, fix="mops-jobs register JOB")
+        return _missing(context, missing)
     try:
         registry = context.registry  # opened before the clock starts: what takes time then is the network
         begun = context.monotonic()
         first = next(registry.scan(), None)
         taken = context.monotonic() - begun
     except MopsJobsError as error:
-        fix = error.hint or "check the network, the URL and the credentials in the environment"
+        where = (
+            "the path" if context.settings.is_local else "the network, the URL and the credentials in the environment"
+        )
+        fix = error.hint or f"check {where}"
         return Check("access", "fail", str(error), fix=fix, exit_code=error.exit_code)
     source = getattr(context.store, "credential_source", None)
     signed = f", signed in by {source}" if source else ""
     if first is None:
         return Check("access", "warn", f"reachable, no jobs there yet{signed}", fix="mops-jobs register JOB")
     return Check("access", "ok", f"reachable in {taken * 1000:.0f} ms{signed}")
+
+
+def _missing(context: Context, path: str) -> Check:
+    """What it means that there is no embedded registry: where nobody has used it yet, nothing."""
+    if count := context.cached_jobs():
+        return Check(
+            "access",
+            "fail",
+            f"there is no file {path} any more; it had {counted(count, 'job')}",
+            fix="mount its disk, or bring the file back; to begin a new one: mops-jobs sync --full",
+            exit_code=EXIT_UNREACHABLE,
+        )
+    fix = "mops-jobs register JOB"
+    if context.settings.registry.origin != "default":
+        fix = f"check the path; if it is right: {fix}"
+    return Check("access", "warn", f"there is no file {path} yet; the first job makes it", fix=fix)
 
 
 def _retention(context: Context) -> Check:
@@ -183,7 +196,16 @@ def _retention(context: Context) -> Check:
     return Check("retention", "ok", facts)
 
 
-def _cache(context: Context, connection: sqlite3.Connection) -> Check:
+def _cache(context: Context) -> Check:
+    try:
+        context.check_cache()
+        found = context.peek(lambda connection: _mirrored(context, connection))
+    except MopsJobsError as error:
+        return Check("cache", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
+    return found or Check("cache", "warn", f"{context.cache_path}: nothing there yet", fix="mops-jobs sync")
+
+
+def _mirrored(context: Context, connection: sqlite3.Connection) -> Check:
     known = queries.meta(connection)
     size = os.path.getsize(context.cache_path) / 1e6
     facts = f"{context.cache_path}: {counted(queries.count_jobs(connection), 'job')}, {size:.1f} MB"

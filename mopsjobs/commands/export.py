@@ -9,7 +9,8 @@ import sqlite3
 
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
-from mopsjobs.context import Context, Freshness
+from mopsjobs.context import Context
+from mopsjobs.freshness import Freshness
 from mopsjobs.output import Csv, Result, Verbatim, counted
 
 TYPE_CHECKING = False

@@ -8,8 +8,9 @@ import sqlite3
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, add_order, chosen_jobs, wanted
 from mopsjobs.commands.job_table import JOB_HEADERS, job_row
-from mopsjobs.context import Context, Freshness
+from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
+from mopsjobs.freshness import Freshness
 from mopsjobs.output import Document, Result, Table, Tsv, Verbatim
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant

@@ -6,7 +6,8 @@ import argparse
 import sqlite3
 
 from mopsjobs.commands.arguments import add_command, positive
-from mopsjobs.context import Context, Freshness, Wanted
+from mopsjobs.context import Context
+from mopsjobs.freshness import Freshness, Wanted
 from mopsjobs.output import Result, Verbatim
 
 TYPE_CHECKING = False

@@ -7,8 +7,9 @@ import itertools
 import sqlite3
 
 from mopsjobs.commands.arguments import add_command, add_freshness, row_limit, wanted
-from mopsjobs.context import Context, Freshness
+from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
+from mopsjobs.freshness import Freshness
 from mopsjobs.output import Csv, Document, Result, Table, Tsv, counted
 from mopsjobs.times import parse_duration
 

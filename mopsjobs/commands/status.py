@@ -9,8 +9,9 @@ import sqlite3
 from mopsjobs.advice import next_command
 from mopsjobs.cache import queries, rows
 from mopsjobs.commands.arguments import add_command, add_freshness, wanted
-from mopsjobs.context import Context, Freshness, Wanted
+from mopsjobs.context import Context
 from mopsjobs.errors import JobNotFoundError, StoreError, StoreUnavailableError
+from mopsjobs.freshness import Freshness, Wanted
 from mopsjobs.job import check_job_id
 from mopsjobs.outcome import exit_code_of
 from mopsjobs.output import Document, Result, Text, status_style

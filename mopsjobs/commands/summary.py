@@ -10,7 +10,8 @@ from typing import Any
 
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
-from mopsjobs.context import Context, Freshness
+from mopsjobs.context import Context
+from mopsjobs.freshness import Freshness
 from mopsjobs.output import Document, Result, Table, Text, counted, status_style
 from mopsjobs.status import ACTIVE, JobStatus
 from mopsjobs.terminal import styled

@@ -8,8 +8,9 @@ import sqlite3
 from mopsjobs.cache import queries, streaming
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
 from mopsjobs.commands.job_table import JOB_HEADERS, job_row
-from mopsjobs.context import Context, Freshness
+from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
+from mopsjobs.freshness import Freshness
 from mopsjobs.memory import hold_few_arenas
 from mopsjobs.output import Result, Table, Text, Tsv, Verbatim
 from mopsjobs.times import json_time, parse_duration, whole_seconds

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mopsjobs.errors import ConfigError, StoreError
 from mopsjobs.store.azure_url import FORMS, parse_azure_url
@@ -25,12 +25,16 @@ _ENDPOINT = re.compile(r"https?://([^@/\s]*@)?[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._
 URL_FORMS = f"memory:, sqlite:///path/registry.db, dynamodb://TABLE, {FORMS}"
 
 
-def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
+def open_store(
+    url: str, env: Mapping[str, str] = os.environ, *, when_missing: Callable[[], None] = lambda: None
+) -> VersionedStore:
     """The store at `url`. Opening sends nothing over the network; the first use does.
 
     Args:
         url: one of the forms in `URL_FORMS`.
         env: where Azure's credentials are looked for. AWS's are found by boto3, in the environment of the process.
+        when_missing: called where an embedded store has no file, before it is read as empty, or one is made; what it
+            raises stops that.
 
     Raises:
         ConfigError: the URL is none of these.
@@ -45,7 +49,7 @@ def open_store(url: str, env: Mapping[str, str] = os.environ) -> VersionedStore:
     if scheme == "sqlite":
         from mopsjobs.store.sqlite import SQLiteVersionedStore
 
-        return SQLiteVersionedStore(sqlite_path(url))
+        return SQLiteVersionedStore(sqlite_path(url), when_missing)
     if scheme == "dynamodb":
         from mopsjobs.store.dynamodb_url import check_boto3, parse_dynamodb_url
 
@@ -98,8 +102,11 @@ def check_url(url: str) -> str:
 
 
 def sqlite_path(url: str) -> str:
-    """The absolute path in a `sqlite:` URL; a relative one (`sqlite:registry.db`) counts from the working directory."""
-    path = url.removeprefix("sqlite:")
+    """The absolute path in a `sqlite:` URL; a relative one (`sqlite:registry.db`) counts from the working directory.
+
+    `sqlite:~/registry.db` is in the user's home: after a colon, no shell puts that in.
+    """
+    path = os.path.expanduser(url.removeprefix("sqlite:"))
     if path.startswith("///"):
         path = "/" + path.lstrip("/")
         if os.name == "nt":  # sqlite:///C:/path

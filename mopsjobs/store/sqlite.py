@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
@@ -73,8 +73,16 @@ class SQLiteVersionedStore:
     So no version comes twice, not for a key that was deleted and made again, nor for a file that was.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], when_missing: Callable[[], None] = lambda: None) -> None:
+        """Name the file.
+
+        Args:
+            path: where it is, or will be.
+            when_missing: called where it is not there, before that passes for an empty store, or it is made; what it
+                raises stops that.
+        """
         self.path = os.path.abspath(os.fspath(path))
+        self._when_missing = when_missing
         self.location = self.path
         self._threads = threading.local()
         self._lock = threading.Lock()
@@ -222,6 +230,7 @@ class SQLiteVersionedStore:
         if os.path.isdir(self.path):
             raise StoreAccessError(f"The registry {self.path} is a directory, and should be a file.", hint=_ELSEWHERE)
         if not os.path.exists(self.path):
+            self._when_missing()
             if not create:
                 return None
             self._create_file()

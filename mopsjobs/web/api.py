@@ -11,8 +11,8 @@ from mopsjobs import metrics
 from mopsjobs.cache import queries
 from mopsjobs.cache.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.commands.arguments import chosen_jobs
-from mopsjobs.context import Freshness
 from mopsjobs.errors import MopsJobsError, UsageError
+from mopsjobs.freshness import Freshness
 from mopsjobs.metrics import Chosen
 from mopsjobs.output import Document
 from mopsjobs.web import asked

@@ -15,8 +15,8 @@ from mopsjobs import __version__
 from mopsjobs.advice import commands, next_command
 from mopsjobs.cache import charts, pages, queries
 from mopsjobs.cache.events import cache_id, cursor
-from mopsjobs.context import Freshness
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
+from mopsjobs.freshness import Freshness
 from mopsjobs.terminal import clean
 from mopsjobs.web import api, asked, shown, stream
 from mopsjobs.web.security import protect

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mopsjobs.cache import state
-from mopsjobs.context import Context, Freshness
+from mopsjobs.context import Context
 from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.freshness import Freshness
 from mopsjobs.times import human_age
 from mopsjobs.web.live import Changes, Pages, Syncer
 from mopsjobs.web.readers import Readers
