@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.local import job_directory, runner_pid
 from mopsjobs.errors import NoManifestError, TooManyRetriesError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
@@ -209,6 +210,38 @@ def test_a_job_that_its_cluster_says_has_failed_is_reconciled_first(cli: Cli, re
     ran = cli("resume", "seir-1", "--image", "i")
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
     assert "hint: Run: mops-jobs reconcile" in ran.err
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_runner_that_was_killed_a_moment_ago_is_not_at_work(cli: Cli, jobs: JobRegistry) -> None:
+    """A worker that it was just starting holds its lock for an instant more: `resume` looks again, and goes on."""
+    add(jobs, "job", "scheduled", engine="local")
+    place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
+    directory = job_directory("job", cli.env)
+    directory.mkdir(parents=True)
+    lock = FileLock(directory / "shard-0.lock")
+
+    def let_go(sleeps: int) -> None:
+        if sleeps == 3:
+            lock.release()
+
+    cli.clock.on_sleep = let_go
+    lock.acquire()
+    cli.ok("resume", "job", "--workers", "1")
+    until(lambda: record(jobs).status == "succeeded", "the job to end")
+    until(lambda: runner_pid("job", cli.env) is None, "its runner to end")
+
+
+def test_a_runner_that_was_started_by_hand_is_at_work(cli: Cli, jobs: JobRegistry) -> None:
+    """Who still holds the lock after a second works."""
+    add(jobs, "job", "running", engine="local")
+    place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
+    directory = job_directory("job", cli.env)
+    directory.mkdir(parents=True)
+    with FileLock(directory / "shard-0.lock"):
+        ran = cli("resume", "job")
+    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job is still running: nothing to resume."])
+    assert 1 <= sum(cli.clock.slept) < 2
 
 
 # --- registering ------------------------------------------------------------------------------------------------------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from pathlib import Path
 
 import pytest
 
 from mopsjobs.cache import merge, taking
 from mopsjobs.job import MAX_RECORD_BYTES
 from mopsjobs.store.base import Entry, VersionToken
+from mopsjobs.store.sqlite import SQLiteVersionedStore
 
 VERSION = VersionToken("0x1")
 
@@ -34,6 +36,20 @@ def test_what_is_fetched_comes_in_the_order_of_the_keys(count: int) -> None:
         assert list(fetchers.fetch(int, [str(number) for number in range(count)])) == list(range(count))
 
 
+def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path) -> None:
+    """In one thread, over one connection: 32 would each open the file, and SQLite keep it open."""
+    with contextlib.closing(SQLiteVersionedStore(tmp_path / "registry.db")) as store:
+        seen: list[threading.Thread] = []
+
+        def get(key: str) -> str:
+            seen.append(threading.current_thread())
+            return key
+
+        with taking.Fetchers.of(store) as fetchers:
+            assert list(fetchers.fetch(get, list("abc"))) == list("abc")
+        assert seen == [threading.current_thread()] * 3
+
+
 def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure, or Ctrl-C: of a thousand keys, no thread begins another."""
     begun: list[str] = []
@@ -47,6 +63,7 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
         return key
 
     fetchers = taking.Fetchers()
+    assert fetchers._threads is not None
     shutdown = fetchers._threads.shutdown
 
     def shut_down(**options: bool) -> None:

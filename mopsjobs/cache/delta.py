@@ -33,7 +33,7 @@ class Delta:
     def run(self, on_progress: OnProgress | None) -> None:
         """Bring the announced jobs. What is gone stays until `finish`."""
         jobs = iter(sorted(self._announced))
-        with taking.Fetchers() as fetchers:
+        with taking.Fetchers.of(self._registry.store) as fetchers:
             while batch := list(islice(jobs, taking.BATCH)):
                 self._take(batch, fetchers)
                 if on_progress is not None:

@@ -87,7 +87,7 @@ class Merge:
 
     def run(self, on_progress: OnProgress | None) -> None:
         """Merge the whole listing. What it lacks stays until `finish`."""
-        with taking.Fetchers() as fetchers:
+        with taking.Fetchers.of(self._registry.store) as fetchers:
             planned: _Planned | None = None
             for batch in _batches(self._registry.scan()):
                 # While one batch is written, the records of the next are fetched.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from mopsjobs.cache import pruning, rows, tallies
 from mopsjobs.job import MAX_RECORD_BYTES
-from mopsjobs.store.base import VersionToken
+from mopsjobs.store.base import VersionedStore, VersionToken
 
 BATCH = 500
 """Entries merged in one transaction: some 30 ms of writing, so that others at the cache wait no longer."""
@@ -30,19 +30,31 @@ Fetched = TypeVar("Fetched")
 class Fetchers:
     """Threads that fetch while others work. Leaving the block ends them after the records that they are at."""
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(FETCHERS)
+    def __init__(self, threads: int = FETCHERS) -> None:
+        """Get ready; with no threads, who asks for a record fetches it."""
+        self._threads = ThreadPoolExecutor(threads) if threads else None
         self._is_over = False
+
+    @classmethod
+    def of(cls, store: VersionedStore) -> Self:
+        """As many as suit the store.
+
+        One on this machine lets nobody wait, and a connection for each thread costs more than what it reads.
+        """
+        return cls(0 if getattr(store, "is_local", False) else FETCHERS)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_over = True
-        self._threads.shutdown(cancel_futures=True)
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
 
     def fetch(self, get: Callable[[str], Fetched], keys: Sequence[str]) -> Iterator[Fetched]:
         """Begin to get what is under these keys at once; what comes back gives it in the order of the keys."""
+        if self._threads is None:
+            return map(get, keys)
         # Few keys go to a thread each: where a reply takes its time, they would wait for each other.
         size = min(AT_A_TIME, -(-len(keys) // FETCHERS)) or 1
 

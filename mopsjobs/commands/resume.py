@@ -11,8 +11,8 @@ from mopsjobs.commands.cluster import add_cluster_options, cluster_options, reco
 from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, launched_as, packed_here
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
-from mopsjobs.engines.base import Launch, noted
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.base import Engine, Launch, noted
+from mopsjobs.engines.local import HERE, PROBE_SECONDS, job_directory
 from mopsjobs.errors import (
     JobBusyError,
     JobExistsError,
@@ -166,7 +166,7 @@ def _again(
 ) -> tuple[str, tuple[str, ...]]:
     _refuse_new_code(args)
     engine = open_engine(_engine(state.engine), context.env)
-    phase = engine.state(state.fields()).phase
+    phase = _phase(engine, state.fields(), context)
     if phase in ("pending", "running"):
         if is_delivered:  # and its runner, which waits for it, goes on
             return args.job, ()
@@ -194,14 +194,28 @@ def _without_registry(
         JobBusyError: it is at work.
     """
     manifest, fields = kept_job(job_directory(args.job, context.env), args.job)
-    if manifest is None or manifest.engine not in ("local", "dask"):
+    if manifest is None or manifest.engine not in HERE:
         raise outage
     _refuse_new_code(args)
     engine = open_engine(manifest.engine, context.env)
-    if engine.state({"job_id": args.job}).phase == "running":
+    if _phase(engine, {"job_id": args.job}, context) == "running":
         raise JobBusyError(f"Job {args.job} is still running: nothing to resume.", job_id=args.job)
     engine.launch(_launch(args, context, engine.name, args.job, fields))
     return args.job, (f"{outage} The job goes on without it.",)
+
+
+def _phase(engine: Engine, job: Mapping[str, object], context: Context) -> str:
+    """What the engine says of the job; a runner of this machine that is at work is looked at for a while.
+
+    One that was killed may have left a worker that is just being started, which holds the runner's lock for some
+    hundredths of a second, until it has begun; and nobody is at work.
+    """
+    end = context.monotonic() + PROBE_SECONDS
+    while True:
+        phase = engine.state(job).phase
+        if phase != "running" or engine.name not in HERE or context.monotonic() >= end:
+            return phase
+        context.sleep(PROBE_SECONDS / 20)
 
 
 def _refuse_new_code(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_o
 from mopsjobs.context import Context
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.local import HERE, job_directory
 from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError, UsageError
 from mopsjobs.foreground import run_here, stopped_code
 from mopsjobs.job import check_new_job_id
@@ -41,9 +41,6 @@ EXAMPLES = """examples:
   mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8
   mops-jobs submit study.json --auto --engine dask --scheduler tcp://10.0.0.5:8786
 """
-
-HERE = ("local", "dask")
-"""Engines whose runner is a process of this machine."""
 
 
 def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:

@@ -17,8 +17,12 @@ from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
 from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.whole_file import replace
 
+HERE = ("local", "dask")
+"""Engines whose runner is a process of this machine."""
+
 PROBE_SECONDS = 1.0
-"""How long a runner tries to get its lock: whoever asks whether one is at work holds it for an instant."""
+"""How long a runner tries to get its lock: whoever asks whether one is at work holds it for an instant, and so does a
+worker that is just being started, should its runner be killed meanwhile."""
 
 
 class LocalEngine:
@@ -96,7 +100,7 @@ def job_directory(job_id: str, env: Mapping[str, str]) -> Path:
 
 def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:
     """Whether the runner of a job was launched on this machine and is there no more. Of an active job: it is dead."""
-    return job.get("engine") in ("local", "dask") and LocalEngine(env).state(job).reason == "RunnerEnded"
+    return job.get("engine") in HERE and LocalEngine(env).state(job).reason == "RunnerEnded"
 
 
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:

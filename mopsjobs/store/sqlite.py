@@ -73,6 +73,9 @@ class SQLiteVersionedStore:
     So no version comes twice, not for a key that was deleted and made again, nor for a file that was.
     """
 
+    is_local = True
+    """Reading costs no network; see `mopsjobs.cache.taking.Fetchers.of`."""
+
     def __init__(self, path: str | os.PathLike[str], when_missing: Callable[[], None] = lambda: None) -> None:
         """Name the file.
 

@@ -123,8 +123,13 @@ class Jobs:
         self._outputs = self._found()
         hold(len(self._outputs) == TASKS, f"a job left {len(self._outputs)} outputs of {TASKS}")
 
-    def complete(self, forker: Forker, ended: Ended) -> None:
+    def complete(self, forker: Forker, ended: Ended, *, is_alone: bool) -> None:
         """What is stored is whole; the job is resumed, ends well, and has left all.
+
+        Args:
+            forker: runs commands.
+            ended: what was killed.
+            is_alone: whether nobody else may be at work on the job.
 
         Raises:
             PromiseBroken: not so.
@@ -134,7 +139,10 @@ class Jobs:
         if ended.is_killed:
             self.stored += len(found)
         resumed = forker.run(["resume", self.job, *WORKERS, "--registry", self._url])
-        hold(resumed.code in (0, EXIT_REFUSED), f"resume {self.job} ended with {resumed.code}: {resumed.out}")
+        hold(
+            resumed.code in ((0,) if is_alone else (0, EXIT_REFUSED)),
+            f"resume {self.job} ended with {resumed.code}: {resumed.out}",
+        )
         hold(resumed.code == 0 or "still running" in resumed.out, f"resume {self.job}: {resumed.out}")
         self._wait()
         hold(self._found() == self._outputs, f"{self.job} has succeeded, and has not all outputs")
@@ -158,7 +166,7 @@ class Jobs:
             hold(ended.is_killed, f"a submission ended with {ended.codes}, and there is no job")
             return
         hold(seen.code == 0, f"status {self.job} ended with {seen.code}: {seen.out}")
-        self.complete(forker, ended)
+        self.complete(forker, ended, is_alone=False)
 
     def _wait(self) -> None:
         """Wait for the job's end, which has to be a good one."""
@@ -189,7 +197,12 @@ def kill_runners(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int)
     forker.run(*jobs.run_script())
     jobs.learn()
     return killing(
-        forker, jobs.run_script, chance, wanted, prepare=jobs.place, look=lambda ended: jobs.complete(forker, ended)
+        forker,
+        jobs.run_script,
+        chance,
+        wanted,
+        prepare=jobs.place,
+        look=lambda ended: jobs.complete(forker, ended, is_alone=True),
     )
 
 
