@@ -11,13 +11,21 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from mopsjobs import directories
-from mopsjobs.cache import queries
-from mopsjobs.cache.file import DamagedCacheError, cannot_write, explained, open_to_read, open_to_write, set_aside
+from mopsjobs.cache import queries, state
+from mopsjobs.cache.file import (
+    DamagedCacheError,
+    cannot_write,
+    explained,
+    open_to_read,
+    open_to_write,
+    set_aside,
+    sync_lock,
+)
 from mopsjobs.config import Settings
-from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
+from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError, UsageError
 from mopsjobs.freshness import Freshness, Wanted
 from mopsjobs.output import Output, counted
-from mopsjobs.private import make_directory
+from mopsjobs.sqlite_file import file_at
 from mopsjobs.times import json_time, parse_duration, parse_time, utc_now
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -92,13 +100,15 @@ class Context:
         from mopsjobs.store import sqlite_path
 
         path = sqlite_path(self.settings.registry.value)
-        return None if os.path.exists(path) else path
+        with contextlib.suppress(OSError):  # where it cannot be told, whoever opens it says why
+            return path if file_at(path) is None else None
+        return None
 
     def _tell_missing(self) -> None:
         """Say, once, that the registry that was asked for is not there: an empty listing alone would hide a typo."""
         if not self.tells_missing or self.settings.registry.origin == "default":
             return
-        if (path := self.missing_registry()) is not None and not self.cached_jobs():
+        if (path := self.missing_registry()) is not None and self.lost_registry() is None:
             self.tells_missing = False
             beside = "" if os.path.isdir(os.path.dirname(path)) else ", nor its directory"
             made = "both" if beside else "it"
@@ -131,11 +141,10 @@ class Context:
         Raises:
             StoreUnavailableError: there was one.
         """
-        if self._believes_missing:
-            return
-        if count := self.cached_jobs():
+        lost, path = self.lost_registry(), self.missing_registry()  # in this order: somebody may make it meanwhile
+        if lost is not None and path is not None and not self._believes_missing:
             raise StoreUnavailableError(
-                f"The registry {self.missing_registry()} is gone. It had {counted(count, 'job')}.",
+                f"The registry {path} is gone: {lost}.",
                 hint="Is its disk mounted? To begin a new one there: mops-jobs sync --full",
                 sent=False,
             )
@@ -183,12 +192,15 @@ class Context:
 
         return self._healed(look)
 
-    def cached_jobs(self) -> int:
-        """How many jobs the cache has; 0 where it cannot be used."""
+    def lost_registry(self) -> str | None:
+        """Of an embedded registry that is not there: what says that it was, by the cache; None where nothing does."""
         try:
-            return self.peek(queries.count_jobs) or 0
-        except CacheError:
-            return 0
+            count = self.peek(state.known_jobs)
+        except UsageError:  # the cache is that of another registry
+            return None
+        except CacheError as error:
+            return f"whether it had jobs cannot be told. {error.message.rstrip('.')}"
+        return f"it had {counted(count, 'job')}" if count else None
 
     def check_cache(self) -> None:
         """Find out whether the cache can be written, by writing what is there already.
@@ -198,6 +210,8 @@ class Context:
         """
         if os.path.exists(self.cache_path):
             self.change(lambda cache: cache.execute("UPDATE meta SET value = value WHERE name = 'registry'"))
+            with contextlib.nullcontext() if self.settings.is_local else sync_lock(self.cache_path, 0):
+                pass
         elif not directories.can_be_made(os.path.dirname(self.cache_path)):
             raise cannot_write(self.cache_path, "its directory takes no files")
 
@@ -318,22 +332,14 @@ class Context:
 
         self._tell_missing()
         self._believes_missing = full
-        with contextlib.ExitStack() as stack:
-            if wait is not None:
-                from filelock import FileLock, Timeout
-
-                lock = self.cache_path + ".lock"
-                try:
-                    make_directory(os.path.dirname(lock))
-                    stack.enter_context(FileLock(lock, mode=0o600, timeout=wait))
-                except Timeout:
-                    if os.path.exists(lock):
-                        return None
-                    raise cannot_write(self.cache_path, "its directory takes no files") from None
-                except OSError as error:
-                    raise cannot_write(self.cache_path, error.strerror) from None
+        # Before the lock: Azure's SDK starts a program when it is opened (`uname`), which would inherit the lock, and
+        # hold it for an instant longer than this process, should that be killed.
+        registry = self.registry
+        with contextlib.nullcontext(True) if wait is None else sync_lock(self.cache_path, wait) as is_alone:
+            if not is_alone:
+                return None
             return sync(
-                self.registry,
+                registry,
                 self.cache_path,
                 self.settings.registry_id,
                 full=full,

@@ -16,6 +16,23 @@ WAL_BYTES = 4 * 2**20
 of the largest write for as long as anybody has the file open: a page of `serve`, say, that made the first sync."""
 
 
+File = tuple[int, int]
+"""Device and inode: what tells a file from another that has its path by now."""
+
+
+def file_at(path: str) -> File | None:
+    """The file at `path`; None where there is none.
+
+    Raises:
+        OSError: it cannot be told, as in a directory that is not ours to look into.
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
     """Make the file, for its owner alone, in WAL mode and on disk, unless somebody else does it first.
 
@@ -33,6 +50,9 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
     from mopsjobs.whole_file import draft  # here: no listing needs it
 
     with draft(path, 0o600) as beside:
+        if os.path.exists(path):
+            return
+        _put_aside_orphans(path)  # while we have the draft, nobody else makes the file
         for suffix in ("-wal", "-shm", "-journal"):  # of a maker that was killed: it is no part of this one
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(beside + suffix)
@@ -46,6 +66,18 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
         except OSError:  # a file system without hard links; of those who come this way, nobody else is here now
             if not os.path.exists(path):
                 os.rename(beside, path)
+
+
+def _put_aside_orphans(path: str) -> None:
+    """What lies beside a file that is gone must not come into the new one, as SQLite would have it.
+
+    Whoever moved or removed the file alone has left its WAL, and in it perhaps the last writes: it stays, as `.lost`.
+    """
+    for suffix in ("-wal", "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path + suffix, path + suffix + ".lost")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path + "-shm")
 
 
 def connect(path: str, *, writable: bool, busy_seconds: float, synchronous: str) -> sqlite3.Connection:

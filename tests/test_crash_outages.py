@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import sqlite3
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from conftest import Azurite
+from conftest import ROOT, Azurite
+from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite import PAGE_ROWS, SQLiteVersionedStore
 from support_cli import Cli, Remote, add, foreign, key
 
 MANY = 1100
@@ -73,7 +78,7 @@ def test_a_container_made_anew_is_another_registry(cli: Cli, mirrored: JobRegist
     for _ in range(2):
         ran = cli("sync")
         assert ran.code == 5
-        assert "none is there" in ran.err
+        assert "no record of the last sync is there" in ran.err
         assert sorted(cli.ids()) == ["job-0", "job-1", "job-2", "mine"]
     assert "3 removed" in cli.ok("sync", "--full").out
     assert sorted(cli.ids()) == ["mine", "other"]
@@ -100,7 +105,7 @@ def test_a_registry_whose_disk_is_not_mounted_is_not_made_anew(cli: Cli, tmp_pat
     for words in (["register", "b"], ["progress", "b", "1/2"], ["update", "b", "failed"]):
         ran = cli(*words)
         assert (ran.code, ran.out) == (5, "")
-        assert "is gone. It had 1 job" in ran.err
+        assert "is gone: it had 1 job" in ran.err
     assert list(disk.iterdir()) == []
     ran = cli.ok("list", "--json")
     assert (ran.json["total"], ran.json["stale"]) == (1, True)
@@ -124,6 +129,159 @@ def test_a_registry_that_somebody_else_made_anew_is_another_one(cli: Cli, tmp_pa
     listed = cli.ok("list", "--json").json
     assert ([job["job_id"] for job in listed["jobs"]], listed["stale"]) == (["a"], True)
     assert "1 added, 1 removed" in cli.ok("sync", "--full").out
+
+
+def refused(cli: Cli, kept: set[str]) -> None:
+    """Syncs fail, again and again, and the cache keeps these jobs."""
+    for _ in range(3):
+        ran = cli("sync")
+        assert (ran.code, ran.out) == (5, ""), ran
+        assert "no record of the last sync is there" in ran.err
+    assert kept <= set(cli.ids())
+    assert cli("doctor").code == 5
+
+
+def emptied(remote: Remote) -> None:
+    """The registry as if its container had been made anew."""
+    for one in list(remote.store.inner.list_keys()):
+        remote.store.inner.delete(one)
+
+
+def test_a_job_of_the_same_id_is_another_one(cli: Cli, remote: Remote) -> None:
+    """A runner that misses its record registers its job anew; a nightly job has the id of the one before."""
+    for job_id in ("a", "nightly"):
+        add(remote.jobs, job_id, "running")
+    cli.ok("sync")
+    emptied(remote)
+    cli.clock.advance(seconds=1)
+    add(remote.jobs, "nightly", "running")
+    refused(cli, {"a", "nightly"})
+    assert "1 changed, 1 removed" in cli.ok("sync", "--full").out
+
+
+@pytest.mark.parametrize("jobs", [3, MANY])
+def test_what_this_machine_wrote_since_the_last_sync_proves_nothing(cli: Cli, remote: Remote, jobs: int) -> None:
+    """Not if it wrote to each job that the cache has, nor to new ones."""
+    for number in range(jobs):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        cli.ok("sync")
+    for number in range(3):
+        cli.ok("update", f"job-{number:04}", "failed")
+    emptied(remote)
+    cli.ok("register", "mine")
+    add(remote.jobs, "other", "running")
+    refused(cli, {"mine", "job-0000", "job-0001", "job-0002"})
+    assert f"1 added, {jobs:,} removed" in cli.ok("sync", "--full").out
+
+
+def test_jobs_that_the_cache_has_pruned_count_as_well(cli: Cli, tmp_path: Path) -> None:
+    """An embedded registry whose jobs are all pruned from the cache was there all the same."""
+    path = tmp_path / "disk" / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    cli.ok("update", "a", "failed")
+    cli.ok("list")
+    cli.clock.advance(hours=1)
+    cli.ok("prune", "--older-than", "1s", "--yes")
+    path.unlink()
+    assert cli("register", "b").code == 5
+    assert not path.exists()
+    SQLiteVersionedStore(path).create_if_absent(key("other"), foreign("other").encode())
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (5, "")
+    cli.ok("sync", "--full")
+    assert cli.ids() == ["other"]
+
+
+def test_a_pruned_job_that_is_still_there_proves_the_registry(cli: Cli, remote: Remote) -> None:
+    """Also where nothing else is left that a sync saw."""
+    for job_id in ("old", "young"):
+        add(remote.jobs, job_id, "failed" if job_id == "old" else "running")
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    cli.ok("prune", "--older-than", "1m", "--yes")
+    remote.store.inner.delete(key("young"))
+    assert "1 removed" in cli.ok("sync").out
+    assert cli.ids() == []
+
+
+def test_records_removed_by_hand_are_noticed_at_once(cli: Cli, remote: Remote) -> None:
+    """Where one that the sync looks for is gone, and others are there, it looks at everything."""
+    for number in range(MANY):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        last = cli.ok("sync", "--json").json
+    assert last["mode"] == "delta"
+    for one in list(remote.store.inner.list_keys("jobs/"))[5:]:
+        remote.store.inner.delete(one)
+    assert cli.ok("sync", "--json").json["removed"] == MANY - 5
+
+
+def test_a_cache_that_cannot_be_used_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:
+    """What cannot be told is not taken for no; the cache of another registry knows nothing of this one."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/one.db"
+    cli.ok("register", "a")
+    cli.ok("list")
+    (tmp_path / "one.db").unlink()
+    cli.ok("register", "b", MOPS_JOBS_REGISTRY=f"sqlite://{tmp_path}/two.db", MOPS_JOBS_CACHE=str(cli.cache))
+    with contextlib.closing(sqlite3.connect(cli.cache)) as connection:
+        connection.execute("PRAGMA user_version = 1000")
+    ran = cli("register", "a")
+    assert (ran.code, ran.out) == (5, "")
+    assert "made by a newer mops-jobs" in ran.err
+    assert not (tmp_path / "one.db").exists()
+
+
+def test_an_open_store_sees_that_its_file_is_gone_or_another(tmp_path: Path) -> None:
+    """A page of `serve` has it open all day: it must not read the old one, nor write to what nobody can find."""
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    path = disk / "registry.db"
+    missing: list[bool] = []
+    with contextlib.closing(SQLiteVersionedStore(path, lambda: missing.append(True))) as store:
+        store.create_if_absent("a", b"1")
+        assert missing == [True]
+        disk.rename(away)
+        assert store.get("a") is None
+        assert missing == [True, True]
+        with contextlib.closing(SQLiteVersionedStore(path)) as other:
+            other.create_if_absent("b", b"2")
+            assert list(store.list_keys()) == ["b"]
+            assert store.create_if_absent("c", b"3") is not None
+            assert other.get("c") is not None
+        shutil.rmtree(disk)
+        away.rename(disk)
+        assert list(store.list_keys()) == ["a"]
+
+
+def test_the_last_writes_to_a_file_that_was_removed_do_not_come_into_the_next(tmp_path: Path) -> None:
+    """Its WAL lies beside it still, as after `kill -9`, and SQLite takes it for that of any file of the name."""
+    path = tmp_path / "registry.db"
+    writer = (
+        "import os, sys; from mopsjobs.store.sqlite import SQLiteVersionedStore;"
+        " store = SQLiteVersionedStore(sys.argv[1]); store.create_if_absent('old', b''); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", writer, str(path)], cwd=ROOT).returncode == 9
+    assert path.with_name("registry.db-wal").stat().st_size > 0
+    path.unlink()
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        store.create_if_absent("new", b"")
+        assert list(store.list_keys()) == ["new"]
+    assert path.with_name("registry.db-wal.lost").stat().st_size > 0
+
+
+def test_a_listing_does_not_go_on_in_another_file(tmp_path: Path) -> None:
+    """Half of each would look like a registry that has lost the rest."""
+    path = tmp_path / "registry.db"
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        for number in range(PAGE_ROWS + 1):
+            store.create_if_absent(f"{number:05}", b"")
+        listed = store.list_keys()
+        next(listed)
+        path.unlink()
+        SQLiteVersionedStore(path).create_if_absent("0", b"")
+        with pytest.raises(StoreUnavailableError, match="replaced while it was read"):
+            list(listed)
 
 
 @pytest.mark.azurite

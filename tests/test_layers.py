@@ -77,9 +77,10 @@ ARROWS = {
     "mopsjobs.cache.taking": "job store.base cache.pruning cache.rows cache.tallies",
     "mopsjobs.cache.merge": "errors job changes registry store.base cache.rows cache.state cache.taking",
     "mopsjobs.cache.delta": "errors registry store.base cache.merge cache.rows cache.state cache.taking",
+    "mopsjobs.cache.witnesses": "errors times job registry cache.state",
     "mopsjobs.cache.mirror": (
         "errors times changes registry store.base cache.counters cache.delta cache.file cache.merge cache.rows"
-        " cache.state cache.taking"
+        " cache.state cache.witnesses cache.taking"
     ),
     "mopsjobs.cache.events": "errors times store.base chunks cache.pruning cache.state",
     "mopsjobs.submit": "",
@@ -139,8 +140,8 @@ ARROWS = {
     "mopsjobs.directories": "errors",
     "mopsjobs.freshness": "times",
     "mopsjobs.context": (
-        "directories errors private times store config output freshness registry events cache.counters cache.file"
-        " cache.mirror cache.queries cache.events"
+        "directories errors sqlite_file times store config output freshness registry events cache.counters cache.file"
+        " cache.mirror cache.queries cache.events cache.state"
     ),
     "mopsjobs.retention": "errors times changes chunks registry store.base",
     "mopsjobs.feed": "errors status times job context freshness output cache.queries cache.events cache.pruning",
@@ -161,10 +162,10 @@ ARROWS = {
     "mopsjobs.web.svg": "",
     "mopsjobs.web.security": "",
     "mopsjobs.web.asked": "errors cache.queries commands.arguments",
-    "mopsjobs.web.live": "errors context cache.file",
+    "mopsjobs.web.live": "errors context cache.file sqlite_file",
     "mopsjobs.web.site": "errors times context freshness web.live cache.state web.readers",
     "mopsjobs.web.shown": "status terminal times feed cache.charts cache.events web.svg",
-    "mopsjobs.web.readers": "context cache.file",
+    "mopsjobs.web.readers": "context cache.file sqlite_file",
     "mopsjobs.web.stream": "errors cache.events web.shown web.site",
     "mopsjobs.web.openapi": "mopsjobs status cache.queries commands.arguments web.asked",
     "mopsjobs.web.api": (
@@ -181,7 +182,8 @@ ARROWS = {
 
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output terminal context freshness store cache.queries cache.rows"
-    " cache.taking cache.events feed commands.arguments commands.cluster commands.job_table commands.launching engines"
+    " cache.taking cache.events cache.witnesses feed"
+    " commands.arguments commands.cluster commands.job_table commands.launching engines"
     " engines.ask engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes"
     " foreground outputs reconcile runner.model runner.run submit.bundle submit.client submit.family submit.kept"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pruning"
@@ -199,16 +201,17 @@ OUTSIDE = {
     "urllib3": "store.azure_errors store.azure_transport",
     "sqlite3": (
         "sqlite_file store.sqlite cache.charts cache.delta cache.file cache.merge cache.mirror cache.pages"
-        " cache.queries cache.rows cache.schema cache.state cache.taking cache.events context cache.asking"
-        " cache.counters cache.pruning cache.statistics cache.streaming metrics feed commands.cancel commands.doctor"
-        " commands.export commands.listing commands.metrics commands.prune commands.query commands.status"
-        " commands.summary commands.watch web.api web.app web.live web.readers web.site cache.tallies cache.words"
+        " cache.queries cache.rows cache.schema cache.state cache.taking cache.witnesses cache.events context"
+        " cache.asking cache.counters cache.pruning cache.statistics cache.streaming metrics feed commands.cancel"
+        " commands.doctor commands.export commands.listing commands.metrics commands.prune commands.query"
+        " commands.status commands.summary commands.watch web.api web.app web.live web.readers web.site"
+        " cache.tallies cache.words"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",
     "tqdm": "output",
     "shtab": "commands.completion",
-    "filelock": "cache.file context engines.local",
+    "filelock": "cache.file engines.local",
     "tomllib": "config",
     "pathspec": "submit.ignore",
     "prometheus_client": "metrics",

@@ -232,6 +232,29 @@ def test_a_runner_that_was_killed_a_moment_ago_is_not_at_work(cli: Cli, jobs: Jo
     until(lambda: runner_pid("job", cli.env) is None, "its runner to end")
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_job_that_ends_while_its_runner_is_looked_at_has_ended(cli: Cli, jobs: JobRegistry) -> None:
+    """Then its child does what is missing: no second runner for a job whose record is closed."""
+    add(jobs, "job", "running", engine="local")
+    place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
+    directory = job_directory("job", cli.env)
+    directory.mkdir(parents=True)
+    lock = FileLock(directory / "shard-0.lock")
+
+    def end(sleeps: int) -> None:
+        if sleeps == 3:
+            jobs.update_status("job", "failed")
+            lock.release()
+
+    cli.clock.on_sleep = end
+    lock.acquire()
+    child = cli.ok("resume", "job", "--workers", "1").out.strip()
+    assert child != "job"
+    assert record(jobs, child).parent_job_id == "job"
+    until(lambda: record(jobs, child).status == "succeeded", "the child to end")
+    until(lambda: runner_pid(child, cli.env) is None, "its runner to end")
+
+
 def test_a_runner_that_was_started_by_hand_is_at_work(cli: Cli, jobs: JobRegistry) -> None:
     """Who still holds the lock after a second works."""
     add(jobs, "job", "running", engine="local")

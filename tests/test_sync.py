@@ -270,6 +270,22 @@ def test_a_second_sync_at_the_same_time_says_so(cli: Cli, remote: Remote) -> Non
     assert remote.store.calls["scan"] == 0
 
 
+def test_the_registry_is_opened_before_the_lock_is_taken(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an SDK starts then would inherit the lock: a sync that was killed would seem to be running."""
+    free: list[bool] = []
+
+    def opened(url: str, env: dict[str, str], **_: object) -> object:
+        with FileLock(f"{cli.cache}.lock", timeout=0):
+            free.append(True)
+        return remote.store
+
+    monkeypatch.setattr("mopsjobs.store.open_store", opened)
+    cli.ok("sync")
+    assert free == [True]
+
+
 def test_an_unreachable_registry_loses_nothing(cli: Cli, remote: Remote) -> None:
     """`sync` then exits 5 with one sentence, the rows stay, and listings say that they are stale."""
     _fill(remote.store.inner, "a b")

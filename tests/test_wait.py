@@ -256,7 +256,7 @@ def test_a_registry_file_that_is_not_there_is_waited_for(cli: Cli, jobs: JobRegi
     registry = Path(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
     registry.rename(registry.with_name("away"))
     ran = cli("wait", "job", "--timeout", "30s")
-    assert (ran.code, sentences(ran.err)[-1]) == (5, f"error: The registry {registry} is gone. It had 2 jobs.")
+    assert (ran.code, sentences(ran.err)[-1]) == (5, f"error: The registry {registry} is gone: it had 2 jobs.")
     assert cli("wait", "ended", "--timeout", "30s").code == 100
 
 

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from mopsjobs import changes
-from mopsjobs.cache import counters, rows, state
+from mopsjobs.cache import counters, rows, state, witnesses
 from mopsjobs.cache.delta import Delta
 from mopsjobs.cache.file import explained, open_to_write
 from mopsjobs.cache.merge import Merge, OnProgress
 from mopsjobs.cache.taking import SyncReport
-from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store.base import VersionToken
 from mopsjobs.times import json_time, parse_time, utc_now
@@ -131,9 +131,8 @@ class _Sync:
         announced = self._announced() if self._has_more_than(SMALL) else None
         can_be_delta = not full and self._is_announced and self._age(self._last_full) is not None
         is_worth_it = announced is not None and can_be_delta and self._has_more_than(GET_COST * len(announced))
-        if not full:
-            self._refuse_another()
-        if announced is not None and is_worth_it:
+        is_sure = full or witnesses.refuse_another(self._registry, self._connection)
+        if announced is not None and is_worth_it and is_sure:
             self._delta(announced, on_progress)
         else:
             self._merge(announced, on_progress, again=full)
@@ -154,7 +153,7 @@ class _Sync:
         merge = Merge(self._registry, self._connection, self.report, self._generation, announced, again=again)
         merge.run(on_progress)
         if not self.report.seen and not again:
-            self._refuse_loss()
+            witnesses.refuse_loss(self._connection)
         foreign = ""
         if announced is not None:
             # What was announced while the listing was under way may be in it.
@@ -184,6 +183,7 @@ class _Sync:
             "last_error": "",
         }
         state.remember(self._connection, values)
+        witnesses.remember(self._connection, self._generation)
         if self._connection.execute("SELECT 1 FROM problem WHERE kind = ? LIMIT 1", (rows.UNREADABLE,)).fetchone():
             counters.add(self._connection, {(counters.SYNC_ERRORS, ("parse",)): 1})
 
@@ -206,50 +206,6 @@ class _Sync:
     def _time_of(self, name: str) -> datetime | None:
         text = state.recalled(self._connection, name)
         return parse_time(text) if text else None
-
-    def _refuse_another(self) -> None:
-        """Refuse a registry that has none of the jobs that it had when it was last mirrored.
-
-        A container was deleted, a server has lost its data, a disk is not mounted; and somebody may have reported a
-        job since, which made an empty registry where the old one was. That is no reason to forget the others. Nor are
-        there announcements then: a delta would take their silence for peace. What this machine alone has written since
-        the last sync proves nothing, since it may have gone to the new one.
-
-        Raises:
-            StoreUnavailableError: so it is.
-        """
-        synced = int(state.recalled(self._connection, state.SYNCED_GENERATION) or 0)
-        mirrored = "SELECT key FROM job WHERE generation <= ?1 UNION ALL SELECT key FROM pruned"
-        found = self._connection.execute(f"{mirrored} LIMIT 1", (synced,)).fetchone()
-        if found is None or self._has(found[0]):
-            return
-        among = f"SELECT 1 FROM ({mirrored}) WHERE key = ?2"  # noqa: S608 - a literal
-        listed = self._registry.store.list_keys(self._registry.prefix + "/")
-        if not any(self._connection.execute(among, (synced, key)).fetchone() for key in listed):
-            self._refuse_loss()
-
-    def _has(self, key: str) -> bool:
-        """Whether the registry has that record."""
-        try:
-            return self._registry.store.get(key) is not None
-        except ValueTooLargeError:
-            return True
-
-    def _refuse_loss(self) -> None:
-        """Records are never deleted by anything of ours: a registry that has lost all of them has lost more.
-
-        Raises:
-            StoreUnavailableError: there were some.
-        """
-        (count,) = self._connection.execute(
-            "SELECT (SELECT count(*) FROM job) + (SELECT count(*) FROM pruned)"
-        ).fetchone()
-        if count:
-            raise StoreUnavailableError(
-                f"The registry is empty or gone, or another one. It had {count:,} jobs, and none is there: the cache"
-                " keeps them until sync --full.",
-                hint="Is its disk mounted, and is it the right one?",
-            )
 
     def _has_more_than(self, count: int) -> bool:
         """Whether the registry has more jobs than that: counting them all takes long where they are a million."""

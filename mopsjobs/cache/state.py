@@ -21,6 +21,8 @@ FULL_SYNCED_AT = "full_synced_at"
 FULL_GENERATION = "full_generation"
 LAST_SYNC = "last_sync"
 """What the last complete sync did: a JSON object of its counts, and `seconds`."""
+WITNESSES = "witnesses"
+"""Records that the last complete sync saw; see witnesses.py."""
 FOREIGN_WRITES = "foreign_writes"
 """Whether that one saw changes which nobody had announced: `yes` or `no`; empty if it could not tell."""
 
@@ -39,6 +41,12 @@ def next_generation(connection: sqlite3.Connection) -> int:
     generation = last_generation(connection) + 2
     remember(connection, {GENERATION: str(generation)})
     return generation
+
+
+def known_jobs(connection: sqlite3.Connection) -> int:
+    """How many jobs the cache knows of, those that it has pruned included."""
+    row = connection.execute("SELECT (SELECT count(*) FROM job) + (SELECT count(*) FROM pruned)").fetchone()
+    return int(row[0])
 
 
 def recalled(connection: sqlite3.Connection, name: str) -> str | None:

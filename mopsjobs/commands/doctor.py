@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from mopsjobs import __version__
 from mopsjobs.cache import queries
+from mopsjobs.cache.witnesses import refuse_another
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_UNREACHABLE, MopsJobsError
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_UNREACHABLE, CacheError, MopsJobsError, UsageError
 from mopsjobs.output import Document, Result, Text, counted
 from mopsjobs.store import sqlite_path
 from mopsjobs.terminal import styled
@@ -78,9 +79,10 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     """Check everything."""
     problems: list[tuple[str, str, str]] | None = None
     context.tells_missing = False  # a check of its own does
-    with contextlib.suppress(MopsJobsError):  # the checks below say why
-        if context.settings.is_local:
+    if context.settings.is_local:
+        with contextlib.suppress(MopsJobsError):  # the checks below say why
             context.sync(wait=None)
+    with contextlib.suppress(MopsJobsError):
         problems = context.peek(_known_problems)
     checks = list(_checks(context, problems))
     problems = problems or []
@@ -148,11 +150,14 @@ def _reachable(context: Context) -> Check:
         begun = context.monotonic()
         first = next(registry.scan(), None)
         taken = context.monotonic() - begun
+        with contextlib.suppress(CacheError, UsageError):  # a check of its own says why
+            context.peek(lambda cache: refuse_another(registry, cache))
     except MopsJobsError as error:
-        where = (
-            "the path" if context.settings.is_local else "the network, the URL and the credentials in the environment"
+        fix = error.hint or (
+            "check the path"
+            if context.settings.is_local
+            else "check the network, the URL and the credentials in the environment"
         )
-        fix = error.hint or f"check {where}"
         return Check("access", "fail", str(error), fix=fix, exit_code=error.exit_code)
     source = getattr(context.store, "credential_source", None)
     signed = f", signed in by {source}" if source else ""
@@ -163,11 +168,11 @@ def _reachable(context: Context) -> Check:
 
 def _missing(context: Context, path: str) -> Check:
     """What it means that there is no embedded registry: where nobody has used it yet, nothing."""
-    if count := context.cached_jobs():
+    if (lost := context.lost_registry()) is not None:
         return Check(
             "access",
             "fail",
-            f"there is no file {path} any more; it had {counted(count, 'job')}",
+            f"there is no file {path} any more; {lost}",
             fix="mount its disk, or bring the file back; to begin a new one: mops-jobs sync --full",
             exit_code=EXIT_UNREACHABLE,
         )

@@ -11,7 +11,7 @@ from mopsjobs.commands.cluster import add_cluster_options, cluster_options, reco
 from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, launched_as, packed_here
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
-from mopsjobs.engines.base import Engine, Launch, noted
+from mopsjobs.engines.base import Launch, noted
 from mopsjobs.engines.local import HERE, PROBE_SECONDS, job_directory
 from mopsjobs.errors import (
     JobBusyError,
@@ -71,6 +71,8 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     try:
         is_delivered = _deliver(args.job, context)
         state = context.registry.get_job(args.job) or _registered(args.job, context)
+        if not state.is_terminal and _let_go(_engine(state.engine), state.fields(), context):
+            state = context.registry.get_job(args.job) or state
         manifest = load_manifest(context.store, args.job)
         todo = missing_tasks(manifest, examine(context.store, manifest).complete)
     except StoreUnavailableError as outage:
@@ -166,7 +168,7 @@ def _again(
 ) -> tuple[str, tuple[str, ...]]:
     _refuse_new_code(args)
     engine = open_engine(_engine(state.engine), context.env)
-    phase = _phase(engine, state.fields(), context)
+    phase = engine.state(state.fields()).phase
     if phase in ("pending", "running"):
         if is_delivered:  # and its runner, which waits for it, goes on
             return args.job, ()
@@ -198,24 +200,27 @@ def _without_registry(
         raise outage
     _refuse_new_code(args)
     engine = open_engine(manifest.engine, context.env)
-    if _phase(engine, {"job_id": args.job}, context) == "running":
+    _let_go(engine.name, {"job_id": args.job}, context)
+    if engine.state({"job_id": args.job}).phase == "running":
         raise JobBusyError(f"Job {args.job} is still running: nothing to resume.", job_id=args.job)
     engine.launch(_launch(args, context, engine.name, args.job, fields))
     return args.job, (f"{outage} The job goes on without it.",)
 
 
-def _phase(engine: Engine, job: Mapping[str, object], context: Context) -> str:
-    """What the engine says of the job; a runner of this machine that is at work is looked at for a while.
+def _let_go(engine: str, job: Mapping[str, object], context: Context) -> bool:
+    """Wait a moment, at most a second, for a runner of this machine that seems to be at work, but may be none.
 
     One that was killed may have left a worker that is just being started, which holds the runner's lock for some
-    hundredths of a second, until it has begun; and nobody is at work.
+    hundredths of a second, until it has begun. Tells whether something was waited for: the job may have ended by then.
     """
     end = context.monotonic() + PROBE_SECONDS
-    while True:
-        phase = engine.state(job).phase
-        if phase != "running" or engine.name not in HERE or context.monotonic() >= end:
-            return phase
+    looked = 0
+    while engine in HERE and open_engine(engine, context.env).state(job).phase == "running":
+        looked += 1
+        if context.monotonic() >= end:
+            break
         context.sleep(PROBE_SECONDS / 20)
+    return looked > 0
 
 
 def _refuse_new_code(args: argparse.Namespace) -> None:

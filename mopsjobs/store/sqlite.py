@@ -18,7 +18,7 @@ from typing import Any
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.private import make_directory
-from mopsjobs.sqlite_file import connect, create
+from mopsjobs.sqlite_file import File, connect, create, file_at
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 
 BUSY_SECONDS = 10.0
@@ -45,8 +45,10 @@ _INHERITED: list[sqlite3.Connection] = []
 class _Held:
     """A connection for as long as its thread lives and its store is open."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: File | None) -> None:
         self.connection = connection
+        self.file = file
+        """The file that it is open on."""
         self._pid = os.getpid()
 
     @property
@@ -126,7 +128,7 @@ class SQLiteVersionedStore:
     def delete(self, key: str) -> bool:
         """See `VersionedStore.delete`."""
         check_key(key)
-        if not os.path.exists(self.path):
+        if self._file() is None:
             return False
         with self._writing() as connection:
             return connection.execute("DELETE FROM objects WHERE key = ?", (key,)).rowcount > 0
@@ -155,10 +157,15 @@ class SQLiteVersionedStore:
         after = ""
         # No key holds U+10FFFF, which does not print: it bounds the keys with this prefix from above.
         end = prefix + "\U0010ffff"
+        begun: File | None = None
         while True:
             with self._reading() as connection:
+                file = None if connection is None else self._threads.held.file
+                if begun is not None and file != begun:
+                    raise StoreUnavailableError(f"The registry {self.path} has been replaced while it was read.")
                 if connection is None:
                     return
+                begun = file
                 rows = connection.execute(
                     f"SELECT {columns} FROM objects, store"  # noqa: S608 - the columns are two literals of this class
                     " WHERE key >= ? AND key < ? AND key > ? ORDER BY key LIMIT ?",
@@ -225,23 +232,38 @@ class SQLiteVersionedStore:
             raise StoreError(f"The store {self.path} is closed.")
         mine = self._threads.__dict__
         held: _Held | None = mine.get("held")
+        file = self._file()
         if held is not None and held.is_ours:
-            if mine["writable"] or not create:
+            # A file that is gone, or has made room for another, would take what is written to it along.
+            if held.file == file and (mine["writable"] or not create):
                 return held.connection
             held.close()
             mine.clear()  # should opening it to write fail, then the next reader opens its own
         if os.path.isdir(self.path):
             raise StoreAccessError(f"The registry {self.path} is a directory, and should be a file.", hint=_ELSEWHERE)
-        if not os.path.exists(self.path):
+        if file is None:
             self._when_missing()
-            if not create:
+            if create:
+                self._create_file()
+            file = self._file()
+            if file is None and not create:
                 return None
-            self._create_file()
-        held = _Held(self._open(create=create))
+        held = _Held(self._open(create=create), file)
         mine.update(held=held, writable=create)
         with self._lock:
             self._opened.add(held)
         return held.connection
+
+    def _file(self) -> File | None:
+        """What lies at the path; None where nothing does.
+
+        Raises:
+            StoreAccessError: that is not ours to know.
+        """
+        try:
+            return file_at(self.path)
+        except OSError as error:
+            raise StoreAccessError(f"Not allowed to use the registry {self.path}: {error.strerror}.") from None
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
         connection = connect(self.path, writable=create, busy_seconds=BUSY_SECONDS, synchronous="FULL")

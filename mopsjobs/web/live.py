@@ -8,7 +8,6 @@ however many browsers ask for them.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from mopsjobs.cache.file import open_to_read
 from mopsjobs.context import Context
 from mopsjobs.errors import MopsJobsError
+from mopsjobs.sqlite_file import File, file_at
 
 POLL_SECONDS = 0.5
 """Between two looks at the cache. One is a pragma, some microseconds."""
@@ -70,7 +70,7 @@ class Watcher(threading.Thread):
         self._context = context
         self._changes = changes
         self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
+        self._file: File | None = None
 
     def run(self) -> None:
         """Look until the end."""
@@ -86,11 +86,11 @@ class Watcher(threading.Thread):
     def _look(self) -> object:
         """What is another value after each change. A cache that was set aside and made anew is another file."""
         try:
-            found = os.stat(self._context.cache_path)
-            if (found.st_dev, found.st_ino) != self._file:
+            found = file_at(self._context.cache_path)
+            if found != self._file:
                 self._close()
                 self._connection = open_to_read(self._context.cache_path, self._context.settings.registry_id)
-                self._file = (found.st_dev, found.st_ino)
+                self._file = found
             if self._connection is None:
                 return None
             return (self._file, self._connection.execute("PRAGMA data_version").fetchone()[0])

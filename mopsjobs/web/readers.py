@@ -7,7 +7,6 @@ ready.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -15,16 +14,15 @@ from typing import NamedTuple
 
 from mopsjobs.cache.file import explained, is_current, open_to_read
 from mopsjobs.context import Context
+from mopsjobs.sqlite_file import File, file_at
 
 KEPT = 4
 """Connections that wait for the next request; each may hold 2 MB of the file. Few requests come at the same time."""
 
-_File = tuple[int, int]
-
 
 class _Reader(NamedTuple):
     connection: sqlite3.Connection
-    file: _File | None
+    file: File | None
 
 
 class Readers:
@@ -65,7 +63,7 @@ class Readers:
         for reader in idle:
             reader.connection.close()
 
-    def _idle_one(self, file: _File | None) -> _Reader | None:
+    def _idle_one(self, file: File | None) -> _Reader | None:
         """One that is open on that file: a cache that was set aside and made anew is another one."""
         while True:
             with self._lock:
@@ -84,9 +82,7 @@ class Readers:
         reader.connection.close()
 
 
-def _file_at(path: str) -> _File | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def _file_at(path: str) -> File | None:
+    with contextlib.suppress(OSError):
+        return file_at(path)
+    return None

@@ -174,6 +174,8 @@ def synced(forker: Forker, sync: Sequence[str]) -> str:
         if ended.codes != [EXIT_UNREACHABLE]:
             break
     hold(ended.codes == [0], f"a sync ended with {ended.codes}: {ended.out}")
+    is_refused = '"already_running": true' in ended.out or "Another sync is running" in ended.out
+    hold(not is_refused, "a sync takes one that was killed for one that is running")
     return ended.out
 
 

@@ -293,7 +293,7 @@ class Day:
             *(Figure(f"{name}: {what}", f"{count:,}") for what, count in self._counts.items()),
         ]
         figures += [
-            Figure(f"{name}: {growth.what}, hours 6 to 8 / 19 to 24", f"{first:,.0f} / {last:,.0f}{growth.unit}")
+            Figure(f"{name}: {growth.what}, {growth.hours}", f"{first:,.0f} / {last:,.0f}{growth.unit}")
             for growth, first, last in Growths(self.hours, name).typical()
         ]
         return figures

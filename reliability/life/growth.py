@@ -14,6 +14,9 @@ from reliability.trial import hold
 WARM = range(5, 8)
 """The hours that the last ones are compared with: by then the first jobs have grown old enough to go."""
 
+LONG = 9
+"""Hours, the first and the last of what swings."""
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -29,9 +32,17 @@ class Growth:
     always: float = 0
     """What it may be in any case."""
     swings: bool = False
-    """Whether it goes up and down from hour to hour, as a file does that is made small again: then its peaks count."""
+    """Whether it goes up and down from hour to hour, as a file does that is made small again. Then its peaks count, in
+    as many hours as are sure to have one."""
     only: str = ""
     """Over which of the two registries it is looked at; both when empty."""
+
+    @property
+    def hours(self) -> str:
+        """Which hours are compared, in words."""
+        if self.swings:
+            return f"peaks of hours {WARM.start + 1} to {WARM.start + LONG} / {25 - LONG} to 24"
+        return f"hours {WARM.start + 1} to {WARM.stop} / 19 to 24"
 
 
 WAL = WAL_BYTES + 2**19
@@ -111,11 +122,13 @@ class Growths:
         self._growths = [one for one in GROWTHS if one.only in ("", name)]
 
     def typical(self) -> Iterator[tuple[Growth, float, float]]:
-        """Each with what it was in the hours of `WARM`, and in the last quarter."""
+        """Each with what it was in the hours of `WARM`, and in the last quarter; or in `LONG` hours each."""
         for growth in self._growths:
             values = self._values(growth)
-            typical = max if growth.swings else _median
-            yield growth, typical(values[WARM.start : WARM.stop]), typical(values[-6:])
+            if growth.swings:
+                yield growth, max(values[WARM.start : WARM.start + LONG]), max(values[-LONG:])
+            else:
+                yield growth, _median(values[WARM.start : WARM.stop]), _median(values[-6:])
 
     def grown(self) -> list[str]:
         """A sentence for each that is more than it may be.

@@ -1,0 +1,119 @@
+"""Is the registry still the one that the cache mirrors?
+
+Nothing of ours deletes a record. So a registry that has none of the jobs of the last sync has lost its data, or is
+another one: a container was deleted, a disk is not mounted. What came in its place need not be empty, since somebody
+may have reported a job to it; and a runner that misses its record registers its job anew, under the same id.
+
+So each sync remembers a few records that it saw, and the next one looks whether one of them is still there. What this
+machine has written since proves nothing, since it may have gone to the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mopsjobs.cache import state
+from mopsjobs.errors import RecordError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.job import JobState
+from mopsjobs.registry import JobRegistry
+from mopsjobs.times import parse_time
+
+COUNT = 4
+"""Records that are remembered. The first is enough nearly always; the others save a listing where that was removed."""
+
+
+class _Witness(NamedTuple):
+    """A record as a sync saw it."""
+
+    key: str
+    version: str
+    created: float | None
+    """When its job was registered, in seconds since 1970; None of a job that the cache has pruned."""
+
+
+def remember(connection: sqlite3.Connection, generation: int) -> None:
+    """Remember records that the sync of that generation, which is complete, has seen. The caller holds the transaction.
+
+    Those that changed last: whoever removes old jobs by a rule of the store leaves these.
+    """
+    state.remember(connection, {state.WITNESSES: json.dumps(_seen(connection, generation))})
+
+
+def refuse_another(registry: JobRegistry, connection: sqlite3.Connection) -> bool:
+    """Refuse a registry that has none of the records of the last sync.
+
+    Returns:
+        Whether the first one looked for was there; else others were, and somebody has removed some without a word.
+
+    Raises:
+        StoreUnavailableError: it is another one, or has lost its data.
+    """
+    synced = int(state.recalled(connection, state.SYNCED_GENERATION) or 0)
+    told = state.recalled(connection, state.WITNESSES)
+    witnesses = [_Witness(*one) for one in json.loads(told)] if told else _seen(connection, synced)
+    for witness in witnesses:
+        if _is_there(registry, witness):
+            return witness is witnesses[0]
+    if witnesses and not any(_known(registry, connection, synced)):
+        refuse_loss(connection)
+    return not witnesses
+
+
+def refuse_loss(connection: sqlite3.Connection) -> None:
+    """Refuse a registry without a record that the cache knows; does nothing where the cache knows none.
+
+    Raises:
+        StoreUnavailableError: it knows some.
+    """
+    if count := state.known_jobs(connection):
+        jobs = "1 job" if count == 1 else f"{count:,} jobs"
+        raise StoreUnavailableError(
+            "The registry is empty or gone, or another one: no record of the last sync is there. The cache keeps its"
+            f" {jobs} until sync --full.",
+            hint="Is its disk mounted, and is it the right one?",
+        )
+
+
+def _seen(connection: sqlite3.Connection, generation: int) -> list[_Witness]:
+    jobs = connection.execute(
+        "SELECT key, version, created_ts FROM job WHERE generation <= ? ORDER BY changed_ts DESC LIMIT ?",
+        (generation, COUNT),
+    )
+    found = jobs.fetchall() or connection.execute("SELECT key, version, NULL FROM pruned LIMIT ?", (COUNT,))
+    return [_Witness(*row) for row in found]
+
+
+def _is_there(registry: JobRegistry, witness: _Witness) -> bool:
+    try:
+        found = registry.store.get(witness.key)
+    except ValueTooLargeError:
+        return True
+    return found is not None and _is_same(witness, found.version.value, found.value)
+
+
+def _is_same(witness: _Witness, version: str, value: bytes) -> bool:
+    """Whether a record that is there now is the one that was seen, changed or not, and no other of the same id."""
+    if version == witness.version:
+        return True
+    if witness.created is None:
+        return False
+    try:
+        return parse_time(JobState.from_json(value).created_at).timestamp() == witness.created
+    except RecordError:  # spoilt, not another
+        return True
+
+
+def _known(registry: JobRegistry, connection: sqlite3.Connection, synced: int) -> Iterable[bool]:
+    """Look at all there is for a record that was seen; `True` for each that was."""
+    for entry in registry.scan():
+        row = connection.execute(
+            "SELECT version, created_ts FROM job WHERE key = ?1 AND generation <= ?2"
+            " UNION ALL SELECT version, NULL FROM pruned WHERE key = ?1",
+            (entry.key, synced),
+        ).fetchone()
+        if row is not None:
+            witness = _Witness(entry.key, *row)
+            yield entry.version.value == witness.version or _is_there(registry, witness)
