@@ -195,7 +195,8 @@ class Context:
     def lost_registry(self) -> str | None:
         """Of an embedded registry that is not there: what says that it was, by the cache; None where nothing does."""
         try:
-            count = self.peek(state.known_jobs)
+            with self._opened() as connection:  # as it lies: one that is damaged, and made anew, would know of nothing
+                count = 0 if connection is None else state.known_jobs(connection)
         except UsageError:  # the cache is that of another registry
             return None
         except CacheError as error:

@@ -39,6 +39,10 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
     It is made whole under another name and linked into place. Half-made, it would be nobody's: turning WAL on in a
     file that others have open fails instead of waiting, and whoever only reads cannot clear up after a killed maker.
 
+    Makers wait for each other at a file of its own, and nobody but SQLite ever opens one that is a database: closing it
+    again would give up the locks that other threads of this process have on it (POSIX has it so), and the next process
+    to leave would take the WAL away from under them, with all that was acknowledged since.
+
     Args:
         path: where.
         fill: writes what is to be in it.
@@ -47,37 +51,71 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
         OSError: the directory does not take it.
         sqlite3.Error: the disk does not.
     """
-    from mopsjobs.whole_file import draft  # here: no listing needs it
+    from mopsjobs.whole_file import SUFFIX, draft  # here: no listing needs it
 
-    with draft(path, 0o600) as beside:
-        if os.path.exists(path):
-            return
-        _put_aside_orphans(path)  # while we have the draft, nobody else makes the file
-        for suffix in ("-wal", "-shm", "-journal"):  # of a maker that was killed: it is no part of this one
+    with draft(path + ".build", 0o600):
+        _create(path, path + SUFFIX, fill)
+
+
+def _create(path: str, beside: str, fill: Callable[[sqlite3.Connection], None]) -> None:
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            # Of a maker that was killed. It may be another name of the file that it has made, so nobody writes to it.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(beside + suffix)
-        with contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            fill(connection)
+        # What is looked for and what is put aside lie in one directory, whatever is mounted over it meanwhile.
+        if _has(directory, os.path.basename(path)):
+            return
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
-            os.link(beside, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links; of those who come this way, nobody else is here now
-            if not os.path.exists(path):
-                os.rename(beside, path)
+            with contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                fill(connection)
+            _put_aside_orphans(directory, os.path.basename(path))
+            _put_in_place(beside, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+    finally:
+        os.close(directory)
 
 
-def _put_aside_orphans(path: str) -> None:
+def _put_in_place(beside: str, path: str) -> None:
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links; of those who come this way, nobody else is here now
+        if file_at(path) is None:
+            os.rename(beside, path)
+
+
+def _put_aside_orphans(directory: int, name: str) -> None:
     """What lies beside a file that is gone must not come into the new one, as SQLite would have it.
 
     Whoever moved or removed the file alone has left its WAL, and in it perhaps the last writes: it stays, as `.lost`.
     """
-    for suffix in ("-wal", "-journal"):
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(path + suffix, path + suffix + ".lost")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path + "-shm")
+    for orphan in (name + "-wal", name + "-journal"):
+        if not _has(directory, orphan):
+            continue
+        if os.stat(orphan, dir_fd=directory).st_size == 0:
+            os.unlink(orphan, dir_fd=directory)
+            continue
+        kept = f"{orphan}.lost"
+        while _has(directory, kept):
+            kept += "x"
+        os.rename(orphan, kept, src_dir_fd=directory, dst_dir_fd=directory)
+    if _has(directory, name + "-shm"):
+        os.unlink(name + "-shm", dir_fd=directory)
+
+
+def _has(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def connect(path: str, *, writable: bool, busy_seconds: float, synchronous: str) -> sqlite3.Connection:

@@ -21,7 +21,7 @@ SUFFIX = ".part"
 def draft(path: str, mode: int) -> Iterator[str]:
     """An empty file beside `path`, which is nobody else's for the time of the block. It is gone after that.
 
-    Unless it was renamed, or linked, into place: then it stays, and is on disk by that name when the block has ended.
+    Unless it was renamed into place: then it stays, and is on disk by that name when the block has ended.
 
     Args:
         path: where it is to go.

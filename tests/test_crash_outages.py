@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -268,6 +271,71 @@ def test_the_last_writes_to_a_file_that_was_removed_do_not_come_into_the_next(tm
         store.create_if_absent("new", b"")
         assert list(store.list_keys()) == ["new"]
     assert path.with_name("registry.db-wal.lost").stat().st_size > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Locks are read as Linux tells them.")
+def test_threads_that_make_a_file_together_keep_the_locks_on_it(tmp_path: Path) -> None:
+    """Each of them has SQLite's: else the next process to leave takes the WAL away, with what they acknowledge."""
+    for number in range(10):
+        path = tmp_path / f"{number}.db"
+        with contextlib.closing(SQLiteVersionedStore(path)) as store, ThreadPoolExecutor(6) as threads:
+            together = threading.Barrier(6)
+
+            def write(one: int, store: SQLiteVersionedStore = store, together: threading.Barrier = together) -> str:
+                together.wait(30)
+                assert store.create_if_absent(f"k{one}", b"") is not None
+                together.wait(30)  # while all have it open
+                return Path("/proc/locks").read_text()
+
+            locks = list(threads.map(write, range(6)))
+            assert f":{path.stat().st_ino} " in locks[0]
+
+
+def test_a_maker_that_was_killed_leaves_no_second_name_to_write_to(tmp_path: Path) -> None:
+    """It may have put the file in place already: then its draft is the registry itself, or one moved elsewhere."""
+    path, away = tmp_path / "registry.db", tmp_path / "away.db"
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        store.create_if_absent("old", b"")
+    os.link(path, f"{path}.part")
+    path.rename(away)
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        store.create_if_absent("new", b"")
+        assert list(store.list_keys()) == ["new"]
+    with contextlib.closing(SQLiteVersionedStore(away)) as store:
+        assert list(store.list_keys()) == ["old"]
+    assert not os.path.exists(f"{path}.part")
+
+
+def test_a_record_that_a_program_writes_again_is_the_same(cli: Cli, remote: Remote) -> None:
+    """In another notation, and without the fractions of a second."""
+    remote.put(key("a"), foreign("a", created_at="2026-03-01T10:00:00.523961+00:00"))
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "failed", created_at="2026-03-01T12:00:00+02:00"))
+    assert "1 changed" in cli.ok("sync").out
+
+
+def test_a_pruned_job_that_changes_is_still_known(cli: Cli, remote: Remote) -> None:
+    """The cache knows its version alone; the sync before has remembered when it was registered."""
+    remote.put(key("a"), foreign("a", "failed"))
+    cli.ok("sync")
+    cli.clock.advance(hours=1)
+    cli.ok("prune", "--older-than", "1s", "--yes")
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "failed", metadata={"seen": True}))
+    assert "1 added" in cli.ok("sync").out
+
+
+def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:
+    """The run that finds it damaged cannot tell what it knew."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    cli.ok("list")
+    path.unlink()
+    cli.cache.write_bytes(b"junk" * 5000)
+    ran = cli("register", "b")
+    assert (ran.code, ran.out) == (5, "")
+    assert not path.exists()
 
 
 def test_a_listing_does_not_go_on_in_another_file(tmp_path: Path) -> None:

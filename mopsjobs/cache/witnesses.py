@@ -24,6 +24,9 @@ from mopsjobs.times import parse_time
 COUNT = 4
 """Records that are remembered. The first is enough nearly always; the others save a listing where that was removed."""
 
+ROUNDING_SECONDS = 1.0
+"""So much a program may change of a time that it only writes again: some keep no fractions of a second."""
+
 
 class _Witness(NamedTuple):
     """A record as a sync saw it."""
@@ -39,7 +42,11 @@ def remember(connection: sqlite3.Connection, generation: int) -> None:
 
     Those that changed last: whoever removes old jobs by a rule of the store leaves these.
     """
-    state.remember(connection, {state.WITNESSES: json.dumps(_seen(connection, generation))})
+    found = _seen(connection, generation)
+    if not any(witness.created for witness in found) and state.known_jobs(connection):
+        # Pruned jobs alone, of which less is known, or jobs that were written to while it synced: the old ones will do.
+        found = _remembered(connection) or found
+    state.remember(connection, {state.WITNESSES: json.dumps(found)})
 
 
 def refuse_another(registry: JobRegistry, connection: sqlite3.Connection) -> bool:
@@ -52,8 +59,7 @@ def refuse_another(registry: JobRegistry, connection: sqlite3.Connection) -> boo
         StoreUnavailableError: it is another one, or has lost its data.
     """
     synced = int(state.recalled(connection, state.SYNCED_GENERATION) or 0)
-    told = state.recalled(connection, state.WITNESSES)
-    witnesses = [_Witness(*one) for one in json.loads(told)] if told else _seen(connection, synced)
+    witnesses = _remembered(connection) or _seen(connection, synced)
     for witness in witnesses:
         if _is_there(registry, witness):
             return witness is witnesses[0]
@@ -73,8 +79,12 @@ def refuse_loss(connection: sqlite3.Connection) -> None:
         raise StoreUnavailableError(
             "The registry is empty or gone, or another one: no record of the last sync is there. The cache keeps its"
             f" {jobs} until sync --full.",
-            hint="Is its disk mounted, and is it the right one?",
+            hint="Mount its disk, or name the right one. To take it as it is: mops-jobs sync --full",
         )
+
+
+def _remembered(connection: sqlite3.Connection) -> list[_Witness]:
+    return [_Witness(*one) for one in json.loads(state.recalled(connection, state.WITNESSES) or "[]")]
 
 
 def _seen(connection: sqlite3.Connection, generation: int) -> list[_Witness]:
@@ -101,9 +111,10 @@ def _is_same(witness: _Witness, version: str, value: bytes) -> bool:
     if witness.created is None:
         return False
     try:
-        return parse_time(JobState.from_json(value).created_at).timestamp() == witness.created
+        created = parse_time(JobState.from_json(value).created_at).timestamp()
     except RecordError:  # spoilt, not another
         return True
+    return abs(created - witness.created) < ROUNDING_SECONDS
 
 
 def _known(registry: JobRegistry, connection: sqlite3.Connection, synced: int) -> Iterable[bool]:

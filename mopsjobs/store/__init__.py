@@ -59,6 +59,9 @@ def open_store(
         return DynamoDBVersionedStore(parse_dynamodb_url(url))
     try:
         from mopsjobs.store.azure import open_azure_store
+    except ModuleNotFoundError as error:
+        hint = "Install mops-jobs with what it needs: python -m pip install ."
+        raise StoreError(f"The package {error.name} is not installed.", hint=hint) from None
     except ImportError as error:
         # cryptography is the one part of the single file that is made for one platform.
         raise StoreError(

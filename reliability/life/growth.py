@@ -32,8 +32,8 @@ class Growth:
     always: float = 0
     """What it may be in any case."""
     swings: bool = False
-    """Whether it goes up and down from hour to hour, as a file does that is made small again. Then its peaks count, in
-    as many hours as are sure to have one."""
+    """Whether it goes up and down from hour to hour, as a file does that is made small again once nobody reads it. Then
+    its low points count: what stays for ever is in these as well."""
     only: str = ""
     """Over which of the two registries it is looked at; both when empty."""
 
@@ -41,7 +41,7 @@ class Growth:
     def hours(self) -> str:
         """Which hours are compared, in words."""
         if self.swings:
-            return f"peaks of hours {WARM.start + 1} to {WARM.start + LONG} / {25 - LONG} to 24"
+            return f"lowest of hours {WARM.start + 1} to {WARM.start + LONG} / {25 - LONG} to 24"
         return f"hours {WARM.start + 1} to {WARM.stop} / 19 to 24"
 
 
@@ -126,7 +126,7 @@ class Growths:
         for growth in self._growths:
             values = self._values(growth)
             if growth.swings:
-                yield growth, max(values[WARM.start : WARM.start + LONG]), max(values[-LONG:])
+                yield growth, min(values[WARM.start : WARM.start + LONG]), min(values[-LONG:])
             else:
                 yield growth, _median(values[WARM.start : WARM.stop]), _median(values[-6:])
 
