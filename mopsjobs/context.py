@@ -25,7 +25,7 @@ from mopsjobs.config import Settings
 from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError, UsageError
 from mopsjobs.freshness import Freshness, Wanted
 from mopsjobs.output import Output, counted
-from mopsjobs.sqlite_file import file_at
+from mopsjobs.sqlite_file import file_at, names
 from mopsjobs.times import json_time, parse_duration, parse_time, utc_now
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -46,9 +46,6 @@ LIST_VERSION = 1
 
 LOCK_SECONDS = 60.0
 """How long a view that must be fresh waits for a sync that somebody else has begun."""
-
-OWN_SUFFIXES = ("", "-wal", "-shm", "-journal", ".lock", ".build")
-"""What SQLite and our locks put behind the name of a file, beside it."""
 
 
 class Context:
@@ -93,15 +90,19 @@ class Context:
                 self.out.note(f"There is no writable home; the cache is {self._cache_path}")
         return self._cache_path
 
-    def missing_registry(self) -> str | None:
-        """The path of the embedded registry, if there is no such file yet; what a mistyped path looks like, too."""
-        if not self.settings.registry.value.startswith("sqlite:"):
-            return None
+    @property
+    def registry_path(self) -> str | None:
+        """Where the embedded registry is, or will be; None where the registry is elsewhere."""
         from mopsjobs.store import sqlite_path
 
-        path = sqlite_path(self.settings.registry.value)
+        url = self.settings.registry.value
+        return sqlite_path(url) if url.startswith("sqlite:") else None
+
+    def missing_registry(self) -> str | None:
+        """The path of the embedded registry, if there is no such file yet; what a mistyped path looks like, too."""
+        path = self.registry_path
         with contextlib.suppress(OSError):  # where it cannot be told, whoever opens it says why
-            return path if file_at(path) is None else None
+            return path if path is not None and file_at(path) is None else None
         return None
 
     def _tell_missing(self) -> None:
@@ -116,12 +117,9 @@ class Context:
 
     def own_files(self) -> list[str]:
         """The files that registry and cache are, or may come to be, on this machine."""
-        paths = [self.cache_path]
-        if self.settings.registry.value.startswith("sqlite:"):
-            from mopsjobs.store import sqlite_path
-
-            paths.append(sqlite_path(self.settings.registry.value))
-        return [path + suffix for path in (*paths, *map(os.path.realpath, paths)) for suffix in OWN_SUFFIXES]
+        paths = [path for path in (self.cache_path, self.registry_path) if path is not None]
+        every = [*paths, *map(os.path.realpath, paths)]
+        return [name for path in every for name in (*names(path), path + ".lock")]
 
     @property
     def store(self) -> VersionedStore:
@@ -211,8 +209,9 @@ class Context:
         """
         if os.path.exists(self.cache_path):
             self.change(lambda cache: cache.execute("UPDATE meta SET value = value WHERE name = 'registry'"))
-            with contextlib.nullcontext() if self.settings.is_local else sync_lock(self.cache_path, 0):
-                pass
+            if not self.settings.is_local:
+                with sync_lock(self.cache_path, 0):
+                    pass
         elif not directories.can_be_made(os.path.dirname(self.cache_path)):
             raise cannot_write(self.cache_path, "its directory takes no files")
 

@@ -16,6 +16,12 @@ WAL_BYTES = 4 * 2**20
 of the largest write for as long as anybody has the file open: a page of `serve`, say, that made the first sync."""
 
 
+LOST = ".lost"
+"""Behind the name of a WAL that was put aside."""
+
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite puts behind the name of a file, beside it."""
+
 File = tuple[int, int]
 """Device and inode: what tells a file from another that has its path by now."""
 
@@ -31,6 +37,19 @@ def file_at(path: str) -> File | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
+
+
+def names(path: str) -> list[str]:
+    """The file, and all that may lie beside it: SQLite's, what is left of makers, and what was put aside."""
+    from mopsjobs.whole_file import SUFFIX
+
+    own = [path + suffix for suffix in ("", *BESIDE, ".build")]
+    return [
+        *own,
+        *(name + SUFFIX for name in own),
+        *(path + SUFFIX + suffix for suffix in BESIDE),
+        *(path + suffix + LOST for suffix in BESIDE),
+    ]
 
 
 def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
@@ -60,10 +79,8 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
 def _create(path: str, beside: str, fill: Callable[[sqlite3.Connection], None]) -> None:
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            # Of a maker that was killed. It may be another name of the file that it has made, so nobody writes to it.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside + suffix)
+        # Of a maker that was killed. It may be another name of the file that it has made, so nobody writes to it.
+        _remove(beside)
         # What is looked for and what is put aside lie in one directory, whatever is mounted over it meanwhile.
         if _has(directory, os.path.basename(path)):
             return
@@ -72,13 +89,21 @@ def _create(path: str, beside: str, fill: Callable[[sqlite3.Connection], None]) 
             with contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 fill(connection)
-            _put_aside_orphans(directory, os.path.basename(path))
+                # Closing does it too, but says nothing of a disk that was full by then.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not _has(directory, os.path.basename(path)):  # a disk may have been mounted since
+                _put_aside_orphans(directory, os.path.basename(path))
             _put_in_place(beside, path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
+            _remove(beside)
     finally:
         os.close(directory)
+
+
+def _remove(path: str) -> None:
+    for suffix in ("", *BESIDE):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + suffix)
 
 
 def _put_in_place(beside: str, path: str) -> None:
@@ -102,7 +127,7 @@ def _put_aside_orphans(directory: int, name: str) -> None:
         if os.stat(orphan, dir_fd=directory).st_size == 0:
             os.unlink(orphan, dir_fd=directory)
             continue
-        kept = f"{orphan}.lost"
+        kept = orphan + LOST
         while _has(directory, kept):
             kept += "x"
         os.rename(orphan, kept, src_dir_fd=directory, dst_dir_fd=directory)

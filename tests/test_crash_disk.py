@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.errors import StoreError
+from mopsjobs.store.sqlite import SQLiteVersionedStore
 from mopsjobs.whole_file import SUFFIX
 from support_cli import Cli, Remote, add, command, environment, sentences
 
@@ -119,6 +122,20 @@ def test_a_registry_that_cannot_be_made_for_lack_of_room_leaves_nothing(cli: Cli
     assert ran.code == 5
     one_sentence(ran.err, "room")
     assert os.listdir(disk.path) == ["filler"]
+
+
+@pytest.mark.parametrize("kilobytes", range(8, 112, 4))
+def test_a_registry_is_made_whole_or_not_at_all(disk: Disk, kilobytes: int) -> None:
+    """Wherever the disk is full: with room again it can be used, and is not what closing left unwritten."""
+    disk.remount(f"size={kilobytes}k")
+    path = disk.path / "registry.db"
+    with contextlib.closing(SQLiteVersionedStore(path)) as store, contextlib.suppress(StoreError):
+        store.create_if_absent("a", b"")
+    disk.remount("size=600k")
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        assert store.create_if_absent("b", b"") is not None
+        assert "b" in list(store.list_keys())
+    assert [one.name for one in disk.path.iterdir()] == ["registry.db"]
 
 
 def test_what_is_written_as_a_whole_stays_whole(cli: Cli, disk: Disk) -> None:

@@ -245,6 +245,17 @@ def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
     assert json.loads(ran.stdout)["tasks_total"] == 1
 
 
+def test_a_registry_in_the_packed_directory_is_left_out_under_each_of_its_names(cli: Cli) -> None:
+    """The draft of a killed maker is a second name of it: opening that would give up SQLite's locks on it."""
+    os.chdir(code(Path.cwd() / "desk"))
+    Path("../study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    cli.env["MOPS_JOBS_REGISTRY"] = "sqlite:r.db"
+    cli.ok("register", "a")
+    for name in ("r.db.part", "r.db.build.part", "r.db-wal.lost", "r.db.part-wal"):
+        os.link("r.db", name)
+    assert cli.ok("submit", "../study.json", "--auto", "--dry-run", "--json").json["bundle_files"] == 1
+
+
 def test_a_dry_run_shows_everything_and_does_nothing(cli: Cli) -> None:
     os.chdir(code(Path.cwd() / "desk"))
     Path("../study.json").write_text(json.dumps(study(sets_of(3), n_replicates=4).to_dict()))

@@ -16,7 +16,6 @@ from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_UNREACHABLE, CacheError, MopsJobsError, UsageError
 from mopsjobs.output import Document, Result, Text, counted
-from mopsjobs.store import sqlite_path
 from mopsjobs.terminal import styled
 from mopsjobs.times import human_age, parse_time
 
@@ -225,8 +224,8 @@ def _mirrored(context: Context, connection: sqlite3.Connection) -> Check:
 
 def _file_systems(context: Context) -> Iterator[Check]:
     paths = {"cache": context.cache_path}
-    if context.settings.registry.value.startswith("sqlite:"):
-        paths["registry"] = sqlite_path(context.settings.registry.value)
+    if context.registry_path is not None:
+        paths["registry"] = context.registry_path
     for name, path in paths.items():
         kind = _file_system(path)
         if kind in NETWORK_FILE_SYSTEMS:
