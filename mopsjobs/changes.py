@@ -11,7 +11,6 @@ announcement of a day ago is nobody's any more, and retention.py removes it.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -104,17 +103,18 @@ def announced(store: VersionedStore, since: datetime, until: datetime) -> set[st
     Raises:
         StoreError: the announcements cannot be listed.
     """
-
-    def names(slot: str) -> list[str]:
-        return [key.removeprefix(slot) for key in itertools.islice(store.list_keys(slot), MAX_NAMES + 1)]
-
     found: set[str] = set()
+
+    def take(slot: str) -> None:
+        for key in store.list_keys(slot):
+            found.add(key.removeprefix(slot))
+            if len(found) > MAX_NAMES:  # all slots together: a flood of names is not held once for each
+                return
+
     with ThreadPoolExecutor(_LISTERS) as listers:
-        for listed in listers.map(names, slots(since, until)):
-            found.update(listed)
-            if len(listed) > MAX_NAMES or len(found) > MAX_NAMES:
-                return None
-    return {name for name in found if _is_job_id(name)}
+        for _ in listers.map(take, slots(since, until)):
+            pass  # it raises what a listing has raised
+    return None if len(found) > MAX_NAMES else {name for name in found if _is_job_id(name)}
 
 
 def reach() -> timedelta:
