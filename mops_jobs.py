@@ -14,7 +14,7 @@ from datetime import datetime
 from mopsjobs import __version__
 from mopsjobs.commands import COMMANDS, load
 from mopsjobs.commands.arguments import HelpFormatter, Parser
-from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, MopsJobsError, UsageError
+from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, UsageError
 from mopsjobs.output import Output, silence
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -32,8 +32,6 @@ EPILOG = """exit codes:
   7 partly done   8 not finished yet   130 interrupted, or answered with no
   100 failed, 103 cancelled, 104 partial: the job's end, from wait, logs -f, status --exit-status
 """
-
-INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
 
 
 # Everything here is English. To find that out, argparse would look for a translation of each of its own words.

@@ -22,6 +22,9 @@ EXIT_JOB_PARTIAL = 104
 EXIT_INTERRUPTED = 130
 
 
+INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
+"""The hint where a library is missing."""
+
 MAX_MESSAGE = 2000
 """Characters of a message. What comes from elsewhere and is quoted in one may be of any length."""
 

@@ -212,14 +212,19 @@ def test_a_job_that_its_cluster_says_has_failed_is_reconciled_first(cli: Cli, re
     assert "hint: Run: mops-jobs reconcile" in ran.err
 
 
-@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-def test_a_runner_that_was_killed_a_moment_ago_is_not_at_work(cli: Cli, jobs: JobRegistry) -> None:
-    """A worker that it was just starting holds its lock for an instant more: `resume` looks again, and goes on."""
-    add(jobs, "job", "scheduled", engine="local")
+def _lock_of_runner(cli: Cli, jobs: JobRegistry, status: str) -> FileLock:
+    """A job of this machine, and what its runner holds."""
+    add(jobs, "job", status, engine="local")
     place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
     directory = job_directory("job", cli.env)
     directory.mkdir(parents=True)
-    lock = FileLock(directory / "shard-0.lock")
+    return FileLock(directory / "shard-0.lock")
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_runner_that_was_killed_a_moment_ago_is_not_at_work(cli: Cli, jobs: JobRegistry) -> None:
+    """A worker that it was just starting holds its lock for an instant more: `resume` looks again, and goes on."""
+    lock = _lock_of_runner(cli, jobs, "scheduled")
 
     def let_go(sleeps: int) -> None:
         if sleeps == 3:
@@ -235,11 +240,7 @@ def test_a_runner_that_was_killed_a_moment_ago_is_not_at_work(cli: Cli, jobs: Jo
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_a_job_that_ends_while_its_runner_is_looked_at_has_ended(cli: Cli, jobs: JobRegistry) -> None:
     """Then its child does what is missing: no second runner for a job whose record is closed."""
-    add(jobs, "job", "running", engine="local")
-    place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
-    directory = job_directory("job", cli.env)
-    directory.mkdir(parents=True)
-    lock = FileLock(directory / "shard-0.lock")
+    lock = _lock_of_runner(cli, jobs, "running")
 
     def end(sleeps: int) -> None:
         if sleeps == 3:
@@ -257,11 +258,7 @@ def test_a_job_that_ends_while_its_runner_is_looked_at_has_ended(cli: Cli, jobs:
 
 def test_a_runner_that_was_started_by_hand_is_at_work(cli: Cli, jobs: JobRegistry) -> None:
     """Who still holds the lock after a second works."""
-    add(jobs, "job", "running", engine="local")
-    place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
-    directory = job_directory("job", cli.env)
-    directory.mkdir(parents=True)
-    with FileLock(directory / "shard-0.lock"):
+    with _lock_of_runner(cli, jobs, "running"):
         ran = cli("resume", "job")
     assert (ran.code, sentences(ran.err)) == (6, ["error: Job job is still running: nothing to resume."])
     assert 1 <= sum(cli.clock.slept) < 2

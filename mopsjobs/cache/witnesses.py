@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from mopsjobs.cache import state
@@ -63,7 +62,7 @@ def refuse_another(registry: JobRegistry, connection: sqlite3.Connection) -> boo
     for witness in witnesses:
         if _is_there(registry, witness):
             return witness is witnesses[0]
-    if witnesses and not any(_known(registry, connection, synced)):
+    if witnesses and not _is_any_there(registry, connection, synced):
         refuse_loss(connection)
     return not witnesses
 
@@ -117,14 +116,14 @@ def _is_same(witness: _Witness, version: str, value: bytes) -> bool:
     return abs(created - witness.created) < ROUNDING_SECONDS
 
 
-def _known(registry: JobRegistry, connection: sqlite3.Connection, synced: int) -> Iterable[bool]:
-    """Look at all there is for a record that was seen; `True` for each that was."""
+def _is_any_there(registry: JobRegistry, connection: sqlite3.Connection, synced: int) -> bool:
+    """Whether the registry has any record that was seen: looks at all there is, until there is one."""
     for entry in registry.scan():
         row = connection.execute(
             "SELECT version, created_ts FROM job WHERE key = ?1 AND generation <= ?2"
             " UNION ALL SELECT version, NULL FROM pruned WHERE key = ?1",
             (entry.key, synced),
         ).fetchone()
-        if row is not None:
-            witness = _Witness(entry.key, *row)
-            yield entry.version.value == witness.version or _is_there(registry, witness)
+        if row is not None and (entry.version.value == row[0] or _is_there(registry, _Witness(entry.key, *row))):
+            return True
+    return False

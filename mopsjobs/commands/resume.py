@@ -214,13 +214,13 @@ def _let_go(engine: str, job: Mapping[str, object], context: Context) -> bool:
     hundredths of a second, until it has begun. Tells whether something was waited for: the job may have ended by then.
     """
     end = context.monotonic() + PROBE_SECONDS
-    looked = 0
+    has_waited = False
     while engine in HERE and open_engine(engine, context.env).state(job).phase == "running":
-        looked += 1
         if context.monotonic() >= end:
             break
         context.sleep(PROBE_SECONDS / 20)
-    return looked > 0
+        has_waited = True
+    return has_waited
 
 
 def _refuse_new_code(args: argparse.Namespace) -> None:

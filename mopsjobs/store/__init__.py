@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 
-from mopsjobs.errors import ConfigError, StoreError
+from mopsjobs.errors import INSTALL, ConfigError, StoreError
 from mopsjobs.store.azure_url import FORMS, parse_azure_url
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -60,8 +60,7 @@ def open_store(
     try:
         from mopsjobs.store.azure import open_azure_store
     except ModuleNotFoundError as error:
-        hint = "Install mops-jobs with what it needs: python -m pip install ."
-        raise StoreError(f"The package {error.name} is not installed.", hint=hint) from None
+        raise StoreError(f"The package {error.name} is not installed.", hint=INSTALL) from None
     except ImportError as error:
         # cryptography is the one part of the single file that is made for one platform.
         raise StoreError(
