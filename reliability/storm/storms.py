@@ -47,6 +47,9 @@ RATE = 0.15
 ENDING_SECONDS = 120.0
 """How long a process may be at its last sync, on a line without faults."""
 
+TRIES = 5
+"""Processes that are looked at for a kill, until one is in the middle of its operations."""
+
 MAX_CLOCK = 290.0
 """Seconds by which clocks are off: any two differ by less than the ten minutes that syncs allow for."""
 
@@ -130,35 +133,34 @@ class _Fleet:
     def __enter__(self) -> Self:
         with self._stack:
             for number in range(self._storm.processes):
-                name = f"p{number:02}"
-                self._start(
-                    Spec(
-                        name=name,
-                        url=self._storm.place.url,
-                        log=str(self._storm.directory / f"{name}.log"),
-                        cache=str(self._storm.directory / f"{name}.db"),
-                        seed=f"{self._storm.seed}-{name}",
-                        operations=self._storm.operations,
-                        seconds=self._storm.seconds,
-                        clock=self._chance.uniform(-MAX_CLOCK, MAX_CLOCK),
-                        commands=self._storm.commands,
-                        mutation=self._storm.mutation,
-                    )
-                )
+                self._start(self._spec(f"p{number:02}"))
             self._stack = self._stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def _spec(self, name: str) -> Spec:
+        return Spec(
+            name=name,
+            url=self._storm.place.url,
+            log=str(self._storm.directory / f"{name}.log"),
+            cache=str(self._storm.directory / f"{name}.db"),
+            seed=f"{self._storm.seed}-{name}",
+            operations=self._storm.operations,
+            seconds=self._storm.seconds,
+            clock=self._chance.uniform(-MAX_CLOCK, MAX_CLOCK),
+            commands=self._storm.commands,
+            mutation=self._storm.mutation,
+        )
+
     def sail(self) -> int:
         """Wait until all have done their operations, and kill some meanwhile. Returns how many were killed."""
         killed = 0
         places = sorted(self._chance.sample(range(10, 90), self._storm.kills))
         for percent in places:
-            number = self._chance.randrange(len(self._processes))
+            number, begun = self._at(percent)
             spec, process = self._processes[number]
-            begun = _until(spec, spec.first + spec.operations * percent // 100, process)
             if process.poll() is None and begun < spec.first + spec.operations:
                 process.kill()
                 process.wait()
@@ -173,6 +175,21 @@ class _Fleet:
             if process.stdout.readline() != "done\n":
                 raise PromiseBroken(f"Seed {self._storm.seed}: {spec.name} came to no end of its operations.")
         return killed
+
+    def _at(self, percent: int) -> tuple[int, int]:
+        """Wait until a process has come so far with its operations: which one, and how many it has begun.
+
+        One that was faster than we look is joined by another, which is looked at in its stead.
+        """
+        number = self._chance.randrange(len(self._processes))
+        for _ in range(TRIES):
+            spec, process = self._processes[number]
+            begun = _until(spec, spec.first + spec.operations * percent // 100, process)
+            if begun < spec.first + spec.operations:
+                break
+            number = len(self._processes)
+            self._start(self._spec(f"p{number:02}"))
+        return number, begun
 
     def land(self) -> None:
         """Have one after the other bring its cache up to date, and end."""
@@ -209,7 +226,7 @@ def _until(spec: Spec, number: int, process: subprocess.Popen[str]) -> int:
             begun += sum('"op":' in text for text in Path(spec.log).read_text(encoding="utf-8").splitlines())
         if begun >= number or process.poll() is not None:
             return begun
-        time.sleep(0.05)
+        time.sleep(0.005)  # some operations take no longer: a kill that comes too late is none
 
 
 def _rows(path: Path) -> list[tuple[object, ...]]:
