@@ -37,7 +37,7 @@ def draft(path: str, mode: int) -> Iterator[str]:
     finally:
         if _is(file, beside):
             os.unlink(beside)
-        os.close(file)
+        _release(file)
     sync_directory(path)
 
 
@@ -67,7 +67,7 @@ def locked(directory: str) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(file)
+        _release(file)
 
 
 def _taken(beside: str, mode: int) -> int:
@@ -83,6 +83,12 @@ def _taken(beside: str, mode: int) -> int:
             os.close(file)
             raise
         os.close(file)
+
+
+def _release(file: int) -> None:
+    # Closing alone would leave the lock to a child that this process has forked meanwhile, for as long as that lives.
+    fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
 
 
 def _is(file: int, path: str) -> bool:

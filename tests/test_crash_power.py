@@ -110,11 +110,10 @@ def test_the_levels_of_durability_are_those_of_the_design(tmp_path: Path) -> Non
     """FULL for what is the truth, NORMAL for the mirror of it; both in WAL."""
     store = SQLiteVersionedStore(tmp_path / "registry.db")
     store.create_if_absent("key", b"value")
-    registry = store._connection(create=True)
-    assert registry is not None
     cache = open_to_write(str(tmp_path / "cache.db"), "memory:")
-    for connection, level in ((registry, 2), (cache, 1)):
-        assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    with store._writing() as registry:
+        for connection, level in ((registry, 2), (cache, 1)):
+            assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     cache.close()
     store.close()

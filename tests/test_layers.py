@@ -38,7 +38,9 @@ ARROWS = {
     "mopsjobs.store.base": "errors",
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
-    "mopsjobs.store.sqlite": "errors private store.base sqlite_file",
+    "mopsjobs.store.sqlite": "errors private store.base store.thread_connection sqlite_file",
+    "mopsjobs.store.thread_connection": "sqlite_file",
+    "mopsjobs.store.forks": "",
     "mopsjobs.store.azure": (
         "mopsjobs errors store.base store.azure_credentials store.azure_errors store.azure_inline store.azure_listing"
         " store.azure_transport store.outages"
@@ -49,8 +51,8 @@ ARROWS = {
     "mopsjobs.store.outages": "errors",
     "mopsjobs.store.azure_credentials": "errors store.azure_url",
     "mopsjobs.store.azure_url": "errors",
-    "mopsjobs.store.azure_transport": "errors store.outages",
-    "mopsjobs.store.dynamodb": "errors store.base store.dynamodb_errors store.outages",
+    "mopsjobs.store.azure_transport": "errors store.forks store.outages",
+    "mopsjobs.store.dynamodb": "errors store.base store.dynamodb_errors store.forks store.outages",
     "mopsjobs.store.dynamodb_errors": "errors store.outages",
     "mopsjobs.store.dynamodb_url": "errors",
     "mopsjobs.delivery": "errors store.base",
@@ -200,12 +202,12 @@ OUTSIDE = {
     "requests": "store.azure_errors store.azure_transport",
     "urllib3": "store.azure_errors store.azure_transport",
     "sqlite3": (
-        "sqlite_file store.sqlite cache.charts cache.delta cache.file cache.merge cache.mirror cache.pages"
-        " cache.queries cache.rows cache.schema cache.state cache.taking cache.witnesses cache.events context"
-        " cache.asking cache.counters cache.pruning cache.statistics cache.streaming metrics feed commands.cancel"
-        " commands.doctor commands.export commands.listing commands.metrics commands.prune commands.query"
-        " commands.status commands.summary commands.watch web.api web.app web.live web.readers web.site"
-        " cache.tallies cache.words"
+        "sqlite_file store.sqlite store.thread_connection cache.charts cache.delta cache.file cache.merge"
+        " cache.mirror cache.pages cache.queries cache.rows cache.schema cache.state cache.taking cache.witnesses"
+        " cache.events context cache.asking cache.counters cache.pruning cache.statistics cache.streaming metrics"
+        " feed commands.cancel commands.doctor commands.export commands.listing commands.metrics commands.prune"
+        " commands.query commands.status commands.summary commands.watch web.api web.app web.live web.readers"
+        " web.site cache.tallies cache.words"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",

@@ -53,6 +53,71 @@ for _ in range(int(sys.argv[2])):
 store.close()
 """
 
+FORKED = """
+import os, sys
+from mopsjobs.store import open_store
+store = open_store(sys.argv[1], {})
+assert store.create_if_absent("before", b"")
+child = os.fork()
+name = "parent" if child else "child"
+for number in range(30):
+    key, value = f"{name}/{number}", b"%d of the %s" % (number, name.encode())
+    version = store.create_if_absent(key, value)
+    assert version and store.get(key) == (value, version), (name, number, store.get(key), version)
+store.close()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+LEFT_BEHIND = """
+import os, subprocess, sys
+from mopsjobs.store import open_store
+def others_write(name):
+    code = "import sys; from mopsjobs.store import open_store; store = open_store(sys.argv[1], {});"
+    code += "print(store.create_if_absent(sys.argv[2], b'').value); store.close()"
+    subprocess.run([sys.executable, "-c", code, url, name], check=True)
+url = sys.argv[1]
+store = open_store(url, {})
+store.create_if_absent("parent", b"")
+to_child, to_parent = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    for name in ("first of the child", "second of the child"):
+        print(store.create_if_absent(name, b"").value, flush=True)
+        os.write(to_parent[1], b".")
+        assert os.read(to_child[0], 1)
+    os._exit(0)
+assert os.read(to_parent[0], 1)
+store.close()
+others_write("first of another")
+os.write(to_child[1], b".")
+assert os.read(to_parent[0], 1)
+others_write("second of another")
+os.write(to_child[1], b".")
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+FORKED_AMID_WRITES = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from mopsjobs.store import open_store
+store = open_store(sys.argv[1], {})
+def write(key):
+    assert store.create_if_absent(key, b"")
+    return key
+def fork(key):
+    child = os.fork()
+    if child == 0:
+        write(key)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    return key
+with ThreadPoolExecutor(2) as pool:
+    for round in range(20):
+        writes = [pool.submit(write, f"thread/{round}/{number}") for number in range(20)]
+        print(fork(f"child/{round}"), *(done.result() for done in writes))
+"""
+
 
 def version_of(store: VersionedStore, key: str) -> VersionToken:
     found = store.get(key)
@@ -436,7 +501,7 @@ def test_concurrent_increments_by_threads_lose_nothing(store: VersionedStore) ->
     assert found.value == b"40"
 
 
-@pytest.mark.parametrize(
+BY_PROCESSES = pytest.mark.parametrize(
     "backend",
     [
         "sqlite",
@@ -445,6 +510,10 @@ def test_concurrent_increments_by_threads_lose_nothing(store: VersionedStore) ->
     ],
     indirect=True,
 )
+"""A store that several processes can have open: one in memory is not."""
+
+
+@BY_PROCESSES
 def test_concurrent_increments_by_processes_lose_nothing(backend: Backend) -> None:
     store = backend.open()
     store.create_if_absent("counter", b"0")
@@ -456,6 +525,39 @@ def test_concurrent_increments_by_processes_lose_nothing(backend: Backend) -> No
     found = store.get("counter")
     assert found is not None
     assert found.value == b"30"
+
+
+@BY_PROCESSES
+def test_a_store_may_be_carried_over_a_fork(backend: Backend) -> None:
+    """Parent and child each get the replies to their own calls, and all that either was told is written is there."""
+    _run(FORKED, backend)
+    keys = [f"{name}/{number}" for name in ("child", "parent") for number in range(30)]
+    assert list(backend.open().list_keys()) == sorted([*keys, "before"])
+
+
+@BY_PROCESSES
+def test_a_forked_child_loses_nothing_when_its_parent_has_left(backend: Backend) -> None:
+    """Nor does anybody who comes after that; and no version comes twice."""
+    versions = _run(LEFT_BEHIND, backend).split()
+    assert len(set(versions)) == 4
+    own = [f"{which} of {who}" for which in ("first", "second") for who in ("another", "the child")]
+    assert list(backend.open().list_keys()) == sorted([*own, "parent"])
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_an_embedded_store_may_be_forked_while_threads_write(backend: Backend) -> None:
+    """The fork waits for them, and nothing of what they or the children were told is written is lost."""
+    told = _run(FORKED_AMID_WRITES, backend).split()
+    assert list(backend.open().list_keys()) == sorted(told)
+
+
+def _run(source: str, backend: Backend) -> str:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # Python warns of every fork of a process that has threads.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", source, backend.url]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
 
 
 def test_a_reader_never_sees_a_value_with_the_version_of_another(store: VersionedStore) -> None:
@@ -493,9 +595,8 @@ def test_a_reader_never_sees_a_value_with_the_version_of_another(store: Versione
 def test_a_value_that_sqlite_does_not_take_is_refused_as_too_large(tmp_path: Path) -> None:
     """Not as a broken store: whoever wrote it can go on with other values."""
     with contextlib.closing(sqlite.SQLiteVersionedStore(tmp_path / "registry.db")) as store:
-        connection = store._connection(create=True)
-        assert connection is not None
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+        with store._writing() as connection:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
         with pytest.raises(ValueTooLargeError, match="too large"):
             store.create_if_absent("a", bytes(2000))
         assert store.create_if_absent("a", b"small")

@@ -109,3 +109,22 @@ def test_what_is_kept_of_a_launch_is_never_half_there(tmp_path: Path) -> None:
     assert kept_job(tmp_path, "job") == (None, {"k8s_name": "x"})
     killed_in_a_draft(tmp_path / LAUNCHED)
     assert kept_job(tmp_path, "job") == (None, {"k8s_name": "x"})
+
+
+def test_a_draft_that_is_done_does_not_stay_locked_by_a_forked_child(tmp_path: Path) -> None:
+    """The child lives on with all that its parent had open; who waited for the draft has it as soon as it is done."""
+    source = f"""
+import fcntl, os
+from mopsjobs.whole_file import draft
+reading, writing = os.pipe()
+with draft({str(tmp_path / "file")!r}, 0o600) as beside:
+    waiting = os.open(beside, os.O_RDWR)
+    child = os.fork()
+    if child == 0:
+        os.read(reading, 1)
+        os._exit(0)
+fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+os.write(writing, b".")
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", source], cwd=Path(whole_file.__file__).parents[1], check=True, timeout=30)

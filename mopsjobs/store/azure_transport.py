@@ -21,6 +21,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError
 
 from mopsjobs.errors import ConfigError, ValueTooLargeError
+from mopsjobs.store.forks import begin_anew_in_children
 from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
 
 if TYPE_CHECKING:
@@ -183,8 +184,17 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
     """The SDK's transport, with a pool for many threads and a bound on name resolution."""
 
     def __init__(self) -> None:
+        self.session: _Session | None
         super().__init__(session=_Session(), connection_verify=_trusted(os.environ))
         self._name_resolves = False
+        self._route: _Route | None = None
+        begin_anew_in_children(self)
+
+    def begin_anew(self) -> None:
+        """See `Connections.begin_anew`."""
+        if self.session is not None:
+            self.session = _Session()
+            self._route = None
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         """Send one request."""
@@ -192,9 +202,11 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
         return super().send(request, **kwargs)
 
     def route(self, url: str) -> _Route:
-        """The way to the URL's host that its requests take."""
-        session: _Session = self.session
-        return session.route(url, self.connection_config.verify)
+        """The way that its requests take to the host of the URL: of the first one, since all are the same."""
+        if self._route is None:
+            assert self.session is not None  # noqa: S101 - a closed store has refused before
+            self._route = self.session.route(url, self.connection_config.verify)
+        return self._route
 
     def check_name(self, url: str, seconds: float) -> None:
         """Raise if resolving the host's name takes too long. No socket timeout covers that, and it may take 30 s."""
@@ -236,7 +248,6 @@ class ReadingTransport(HttpTransport[Any, Any]):
     def __init__(self, connections: BoundedTransport, max_bytes: int) -> None:
         self._connections = connections
         self._max_bytes = max_bytes
-        self._route: _Route | None = None
 
     def send(self, request: Any, **options: Any) -> Reply:
         """Send one request, with the options of `timeouts`, and read the whole reply.
@@ -246,11 +257,10 @@ class ReadingTransport(HttpTransport[Any, Any]):
         """
         url, connecting = request.url, options["connection_timeout"]
         self._connections.check_name(url, connecting)
-        if self._route is None:
-            self._route = self._connections.route(url)
-        reply = self._route.pool.urlopen(
+        route = self._connections.route(url)
+        reply = route.pool.urlopen(
             request.method,
-            url.removeprefix(self._route.origin),
+            url.removeprefix(route.origin),
             headers=request.headers,
             timeout=Timeout(connect=connecting, read=options["read_timeout"]),
             retries=False,

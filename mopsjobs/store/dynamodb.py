@@ -35,6 +35,7 @@ from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 from mopsjobs.store.dynamodb_errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, error_code, explain
+from mopsjobs.store.forks import begin_anew_in_children
 from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers, read_patiently
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class DynamoDBVersionedStore:
         self._lock = threading.Lock()
         self._connected: Any = None
         self._closed = False
+        begin_anew_in_children(self)
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -157,6 +159,11 @@ class DynamoDBVersionedStore:
             self._closed = True
             if self._connected is not None:
                 self._connected.close()
+
+    def begin_anew(self) -> None:
+        """See `Connections.begin_anew`."""
+        self._lock = threading.Lock()  # a thread that the child has not may have had it
+        self._connected = None
 
     # --- requests ---------------------------------------------------------------------------------------------------
 

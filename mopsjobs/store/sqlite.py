@@ -11,8 +11,6 @@ import contextlib
 import os
 import secrets
 import sqlite3
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +18,7 @@ from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError,
 from mopsjobs.private import make_directory
 from mopsjobs.sqlite_file import File, connect, create, file_at
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+from mopsjobs.store.thread_connection import ThreadConnection, ThreadConnections
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for another one before it gives up. A write takes milliseconds; ten seconds mean trouble."""
@@ -36,36 +35,6 @@ _SCHEMA = """
 CREATE TABLE objects (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE store (id TEXT NOT NULL, writes INTEGER NOT NULL);
 """
-
-
-_INHERITED: list[sqlite3.Connection] = []
-"""Of the process that this one was forked from. SQLite forbids to close them here, so somebody has to hold them."""
-
-
-class _Held:
-    """A connection for as long as its thread lives and its store is open."""
-
-    def __init__(self, connection: sqlite3.Connection, file: File | None) -> None:
-        self.connection = connection
-        self.file = file
-        """The file that it is open on."""
-        self._pid = os.getpid()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this very process has opened it."""
-        return self._pid == os.getpid()
-
-    def close(self) -> None:
-        """Close it, unless that is for another process to do."""
-        if self.is_ours:
-            self.connection.close()
-
-    def __del__(self) -> None:
-        if self.is_ours:
-            self.connection.close()
-        else:
-            _INHERITED.append(self.connection)
 
 
 class SQLiteVersionedStore:
@@ -89,9 +58,7 @@ class SQLiteVersionedStore:
         self.path = os.path.abspath(os.fspath(path))
         self._when_missing = when_missing
         self.location = self.path
-        self._threads = threading.local()
-        self._lock = threading.Lock()
-        self._opened: weakref.WeakSet[_Held] = weakref.WeakSet()
+        self._connections = ThreadConnections()
         self._closed = False
 
     def get(self, key: str) -> Versioned | None:
@@ -147,11 +114,8 @@ class SQLiteVersionedStore:
 
     def close(self) -> None:
         """See `VersionedStore.close`."""
-        with self._lock:
-            self._closed = True
-            opened = list(self._opened)
-        for held in opened:
-            held.close()
+        self._closed = True
+        self._connections.close()
 
     def _pages(self, columns: str, prefix: str) -> Iterator[tuple[Any, ...]]:
         after = ""
@@ -159,8 +123,9 @@ class SQLiteVersionedStore:
         end = prefix + "\U0010ffff"
         begun: File | None = None
         while True:
-            with self._reading() as connection:
-                file = None if connection is None else self._threads.held.file
+            with self._errors(), self._connections.using() as mine:
+                connection = self._connected(mine, create=False)
+                file = None if connection is None else mine.file
                 if begun is not None and file != begun:
                     raise StoreUnavailableError(f"The registry {self.path} has been replaced while it was read.")
                 if connection is None:
@@ -184,13 +149,13 @@ class SQLiteVersionedStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        with self._errors():
-            yield self._connection(create=False)
+        with self._errors(), self._connections.using() as mine:
+            yield self._connected(mine, create=False)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._errors():
-            connection = self._connection(create=True)
+        with self._errors(), self._connections.using() as mine:
+            connection = self._connected(mine, create=True)
             assert connection is not None  # noqa: S101 - create=True always gives one
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -222,23 +187,15 @@ class SQLiteVersionedStore:
                 raise StoreUnavailableError(f"The disk refused to serve {where}: {error}.") from error
             raise StoreError(f"Cannot use {where}: {error}.") from error
 
-    def _connection(self, *, create: bool) -> sqlite3.Connection | None:
-        """This thread's connection; None when there is no file and none is to be made.
-
-        One connection a thread and process: SQLite forbids carrying one across a fork. It goes with the thread: a
-        server that syncs has had thousands of threads by the end of the day.
-        """
+    def _connected(self, mine: ThreadConnection, *, create: bool) -> sqlite3.Connection | None:
+        """This thread's connection to the file; None when there is no file and none is to be made."""
         if self._closed:
             raise StoreError(f"The store {self.path} is closed.")
-        mine = self._threads.__dict__
-        held: _Held | None = mine.get("held")
         file = self._file()
-        if held is not None and held.is_ours:
-            # A file that is gone, or has made room for another, would take what is written to it along.
-            if held.file == file and (mine["writable"] or not create):
-                return held.connection
-            held.close()
-            mine.clear()  # should opening it to write fail, then the next reader opens its own
+        # A file that is gone, or has made room for another, would take what is written to it along.
+        if mine.connection is not None and mine.file == file and (mine.is_writable or not create):
+            return mine.connection
+        mine.close()
         if os.path.isdir(self.path):
             raise StoreAccessError(f"The registry {self.path} is a directory, and should be a file.", hint=_ELSEWHERE)
         if file is None:
@@ -248,11 +205,8 @@ class SQLiteVersionedStore:
             file = self._file()
             if file is None and not create:
                 return None
-        held = _Held(self._open(create=create), file)
-        mine.update(held=held, writable=create)
-        with self._lock:
-            self._opened.add(held)
-        return held.connection
+        mine.connection, mine.file, mine.is_writable = self._open(create=create), file, create
+        return mine.connection
 
     def _file(self) -> File | None:
         """What lies at the path; None where nothing does.

@@ -50,7 +50,7 @@ class Requests:
         self._lock = threading.Lock()
         for kind in (azure_transport.BoundedTransport, azure_transport.ReadingTransport):
             self._count_calls(kind, "send")
-        self._count_calls(sqlite.SQLiteVersionedStore, "_connection")
+        self._count_calls(sqlite.SQLiteVersionedStore, "_connected")
 
     def _count_calls(self, kind: type, name: str) -> None:
         given = getattr(kind, name)
