@@ -18,6 +18,7 @@ from mopsjobs.cache.file import (
     explained,
     open_to_read,
     open_to_write,
+    refuse_foreign,
     set_aside,
     sync_lock,
 )
@@ -244,12 +245,17 @@ class Context:
         return self._healed(act)
 
     def _healed(self, action: Callable[[], T]) -> T:
-        """`action`; once more if it finds the cache damaged, after setting that aside."""
+        """`action`; once more if it finds the cache damaged, after setting that aside.
+
+        Not while an embedded registry is gone: a new cache would know nothing of it, and nobody would miss it.
+        """
         try:
             return action()
         except DamagedCacheError as error:
-            stamp = self.now().strftime("%Y%m%dT%H%M%S")
-            aside = set_aside(self.cache_path, stamp, is_default=self.settings.cache.origin == "default")
+            if self.settings.cache.origin != "default":
+                refuse_foreign(self.cache_path)
+            self._refuse_missing()
+            aside = set_aside(self.cache_path, self.now().strftime("%Y%m%dT%H%M%S"))
             if aside is not None:
                 self.out.warn(f"{error} Set aside as {aside}; rebuilding it.")
             return action()

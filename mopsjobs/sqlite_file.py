@@ -8,7 +8,7 @@ import sqlite3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 WAL_BYTES = 4 * 2**20
@@ -70,10 +70,23 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
         OSError: the directory does not take it.
         sqlite3.Error: the disk does not.
     """
-    from mopsjobs.whole_file import SUFFIX, draft  # here: no listing needs it
+    with making(path):
+        from mopsjobs.whole_file import SUFFIX
+
+        _create(path, path + SUFFIX, fill)
+
+
+@contextlib.contextmanager
+def making(path: str) -> Iterator[None]:
+    """Be the only one in the block, of all that make the file at that real path, or move it away.
+
+    Raises:
+        OSError: the directory does not take it.
+    """
+    from mopsjobs.whole_file import draft  # here: no listing needs it
 
     with draft(path + ".build", 0o600):
-        _create(path, path + SUFFIX, fill)
+        yield
 
 
 def _create(path: str, beside: str, fill: Callable[[sqlite3.Connection], None]) -> None:

@@ -144,6 +144,31 @@ def test_two_caches_damaged_in_the_same_second_are_both_kept(cli: Cli, filled: P
     assert len([path for path in filled.parent.glob("cache.db.damaged-*") if path.suffix != "-wal"]) == 2
 
 
+def test_a_damaged_cache_behind_a_link_is_set_aside_where_it_lies(cli: Cli, filled: Path, tmp_path: Path) -> None:
+    """With its WAL, which lies there too; the link leads to the new one."""
+    real = tmp_path / "elsewhere" / "real.db"
+    real.parent.mkdir()
+    filled.rename(real)
+    filled.symlink_to(real)
+    _middle(real)
+    _assert_rebuilt(cli, real, ("list", "--json"), real.read_bytes())
+    assert filled.is_symlink()
+
+
+def test_who_finds_a_cache_mended_takes_no_lock_away(filled: Path) -> None:
+    """Two threads of a page find it damaged at once: what the second looks at is in use, and stays as it is."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("UPDATE meta SET value = value")
+        connection.commit()
+        file.refuse_foreign(str(filled))
+        assert file.set_aside(str(filled), "now") is None
+        # Another process is the last to leave by its own lights if ours has lost its locks, and takes the WAL along.
+        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM meta'); c.close()"
+        subprocess.run([sys.executable, "-c", code, str(filled)], check=True)
+        assert Path(f"{filled}-wal").exists()
+    assert sorted(path.name for path in filled.parent.glob("cache.db*")) == ["cache.db", "cache.db.lock"]
+
+
 def _text(path: Path) -> None:
     path.write_text("My notes.\n" * 100)
 

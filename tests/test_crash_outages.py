@@ -21,7 +21,7 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.sqlite import PAGE_ROWS, SQLiteVersionedStore
-from support_cli import Cli, Remote, add, foreign, key
+from support_cli import Cli, Remote, add, foreign, key, sentences
 
 MANY = 1100
 """So many that syncs are deltas."""
@@ -236,6 +236,23 @@ def test_a_cache_that_cannot_be_used_does_not_make_a_lost_registry_new(cli: Cli,
     assert not (tmp_path / "one.db").exists()
 
 
+def test_a_registry_is_made_where_a_link_leads(cli: Cli, tmp_path: Path) -> None:
+    """Also the first time, when nothing is there, and the link stays one; into a missing directory it is refused."""
+    (tmp_path / "disk").mkdir()
+    link, real = tmp_path / "registry.db", tmp_path / "disk" / "real.db"
+    link.symlink_to(real)
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{link}"
+    cli.ok("register", "a")
+    assert cli.ids() == ["a"]
+    assert link.is_symlink()
+    assert real.is_file()
+    assert [path.name for path in tmp_path.glob("registry.db*")] == ["registry.db"]
+    (tmp_path / "other.db").symlink_to(tmp_path / "no" / "other.db")
+    ran = cli("register", "b", "--registry", f"sqlite://{tmp_path}/other.db")
+    assert (ran.code, len(sentences(ran.err))) == (4, 1)
+    assert "No such file or directory" in ran.err
+
+
 def test_an_open_store_sees_that_its_file_is_gone_or_another(tmp_path: Path) -> None:
     """A page of `serve` has it open all day: it must not read the old one, nor write to what nobody can find."""
     disk, away = tmp_path / "disk", tmp_path / "away"
@@ -325,17 +342,54 @@ def test_a_pruned_job_that_changes_is_still_known(cli: Cli, remote: Remote) -> N
     assert "1 added" in cli.ok("sync").out
 
 
-def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:
-    """The run that finds it damaged cannot tell what it knew."""
+@pytest.mark.parametrize("damage", ["another file", "a table less"])
+def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path, damage: str) -> None:
+    """Nor does any view, which would put an empty one in its place: with the registry back it is set aside as ever."""
+    path, away = tmp_path / "registry.db", tmp_path / "away.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("register", "a")
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    cli.ok("list")
+    path.rename(away)
+    if damage == "another file":
+        cache.write_bytes(b"junk" * 5000)
+    else:
+        with contextlib.closing(sqlite3.connect(cache)) as connection:
+            connection.execute("DROP TABLE job")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for words in (
+        ["list"],
+        ["list", "--offline"],
+        ["summary"],
+        ["sync"],
+        ["status", "a"],
+        ["metrics"],
+        ["register", "b"],
+    ):
+        ran = cli(*words)
+        assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1), words
+        assert "is gone: whether it had jobs cannot be told" in ran.err
+    assert not list(cache.parent.glob("*.damaged-*"))
+    assert not path.exists()
+    away.rename(path)
+    ran = cli.ok("list", "-q")
+    assert ran.lines == ["a"]
+    assert "Set aside as" in ran.err
+
+
+def test_a_lost_registry_with_a_damaged_cache_is_begun_anew_by_a_full_sync_alone(cli: Cli, tmp_path: Path) -> None:
+    """Whoever says so takes the registry as it is; the damaged cache is kept all the same."""
     path = tmp_path / "registry.db"
     cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
     cli.ok("register", "a")
     cli.ok("list")
     path.unlink()
-    cli.cache.write_bytes(b"junk" * 5000)
-    ran = cli("register", "b")
-    assert (ran.code, ran.out) == (5, "")
-    assert not path.exists()
+    os.truncate(cli.cache, cli.cache.stat().st_size // 2)
+    assert cli("list").code == 5
+    assert "Set aside as" in cli.ok("sync", "--full").err
+    cli.ok("register", "b")
+    assert cli.ids() == ["b"]
 
 
 def test_a_listing_does_not_go_on_in_another_file(tmp_path: Path) -> None:

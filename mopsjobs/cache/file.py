@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.private import make_directory
-from mopsjobs.sqlite_file import connect, create
+from mopsjobs.sqlite_file import connect, create, making
 
 SCHEMA_VERSION = 5
 """What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
@@ -125,26 +125,34 @@ def sync_lock(path: str, wait: float) -> Iterator[bool]:
         lock.release()
 
 
-def set_aside(path: str, stamp: str, *, is_default: bool) -> str | None:
+def refuse_foreign(path: str) -> None:
+    """Refuse a damaged file that has never been a SQLite file: where the user named it, it may be the user's own.
+
+    Raises:
+        CacheError: its directory cannot be written.
+        UsageError: it is no cache.
+    """
+    with _alone(path):
+        if not _is_sound(path) and not _begins_as_sqlite(path):
+            raise _not_ours(path)
+
+
+def set_aside(path: str, stamp: str) -> str | None:
     """Move a damaged cache out of the way, and return its new path; None when somebody else has just done so.
 
-    Nothing is deleted, and nothing is moved that has never been a cache.
+    Nothing is deleted.
 
     Args:
         path: the cache.
         stamp: what tells this time from others.
-        is_default: whether the path is of our own choosing. Where the user named it, it may be a file of the user's.
 
     Raises:
-        UsageError: the file has never been a SQLite file, and the user named it.
+        CacheError: its directory cannot be written.
     """
-    if not is_default and not _begins_as_sqlite(path):
-        raise _not_ours(path)
-    from filelock import FileLock
-
-    with FileLock(path + ".build", mode=0o600, timeout=BUSY_SECONDS):
+    with _alone(path):
         if _is_sound(path):
             return None
+        path = os.path.realpath(path)  # as SQLite has it: what lies beside a link is not the cache's
         aside = f"{path}.damaged-{stamp}"
         while os.path.exists(aside):
             aside += "x"
@@ -155,17 +163,29 @@ def set_aside(path: str, stamp: str, *, is_default: bool) -> str | None:
         return aside
 
 
+@contextlib.contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Be the only one that makes, upgrades or moves the cache.
+
+    Raises:
+        CacheError: its directory cannot be written.
+    """
+    try:
+        with making(os.path.realpath(path)):
+            yield
+    except OSError as error:
+        raise cannot_write(path, error.strerror) from None
+
+
 def cannot_write(path: str, why: str | None) -> CacheError:
     """The error of a cache that cannot be made, or not be changed."""
     return CacheError(f"Cannot write the cache {path}: {why}.", hint=_ELSEWHERE)
 
 
 def _begins_as_sqlite(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(16) in (b"SQLite format 3\0", b"")
-    except FileNotFoundError:  # somebody else has just set it aside
-        return True
+    """Whether a damaged file was one of SQLite's. Closing one that is in use would give up the locks on it."""
+    with open(path, "rb") as file:
+        return file.read(16) in (b"SQLite format 3\0", b"")
 
 
 def _not_ours(path: str) -> UsageError:
@@ -221,12 +241,10 @@ def _upgrade(path: str, registry_id: str) -> bool:
 
 def _build(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
     """Bring a cache of an older version, or a file that is still empty, up to date."""
-    from filelock import FileLock
-
     from mopsjobs.cache.schema import migrate
 
     # Turning WAL on does not wait for other connections, it fails: so one builder at a time.
-    with FileLock(path + ".build", mode=0o600, timeout=BUSY_SECONDS):
+    with _alone(path):
         if _schema_version(connection, path) == SCHEMA_VERSION:
             return
         connection.execute("PRAGMA journal_mode = WAL")

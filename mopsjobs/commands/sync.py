@@ -71,7 +71,10 @@ def _sync_events(context: Context, *, full: bool) -> tuple[EventsReport | None, 
 
 def _cached(context: Context) -> int | None:
     """How many jobs the cache has: what a progress bar may expect. Heals a damaged cache on the way."""
-    return context.peek(queries.count_jobs)
+    try:
+        return context.peek(queries.count_jobs)
+    except StoreError:  # a registry that is gone: the sync tells of it, unless it is to believe that
+        return None
 
 
 def _summary(report: SyncReport, events: EventsReport | None) -> str:

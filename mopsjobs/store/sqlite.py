@@ -235,7 +235,7 @@ class SQLiteVersionedStore:
 
         try:
             make_directory(os.path.dirname(self.path))
-            create(self.path, fill)
+            create(os.path.realpath(self.path), fill)
         except OSError as error:
             raise StoreAccessError(
                 f"Cannot create the registry {self.path}: {error.strerror}.",
