@@ -247,3 +247,9 @@ class EngineAccessError(EngineError):
     """An engine refused our credentials, or there are none."""
 
     exit_code = EXIT_SIGN_IN
+
+
+class EnginePlaceError(EngineError):
+    """A record says that its job is where the engine cannot have one. Nothing was asked."""
+
+    exit_code = EXIT_REFUSED

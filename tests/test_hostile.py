@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reliability.hostile import cluster as hostile_cluster
 from reliability.hostile import inputs as hostile
 from reliability.hostile import registry as hostile_registry
 from reliability.hostile.child import can_fuzz
@@ -76,6 +77,11 @@ def test_the_trial_sees_a_record_that_nobody_tells_of(trial: Trial) -> None:
     told["problems"] = [one for one in told["problems"] if not one["key"].startswith("jobs/wrong-status-")]
     with pytest.raises(PromiseBroken, match=r"wrong-status-.* is lost"):
         hostile_registry.check_sync(registry, ran._replace(out=json.dumps(told)))
+
+
+def test_no_record_leads_elsewhere_in_a_cluster_and_no_answer_gets_out_raw(trial: Trial) -> None:
+    """It is asked for the Job that a record can mean, and its pods; nothing else is deleted, whatever a name holds."""
+    assert len(hostile_cluster.run(trial)) == 2
 
 
 ESCAPES = {

@@ -18,8 +18,8 @@ import pytest
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.k8s_logs import MAX_FAILURES
-from mopsjobs.engines.kubernetes import KubernetesEngine
-from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
+from mopsjobs.engines.kubernetes import KubernetesEngine, kubectl_for
+from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
 from support_cli import Clock
 from support_k8s import JOBS, Api, kubeconfig, lines, log_path
 
@@ -388,14 +388,38 @@ def test_an_answer_that_is_none_is_an_error_of_ours(
 def test_a_kubeconfig_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "kubeconfig"
     path.write_text(content)
-    with pytest.raises(EngineError, match=re.escape(str(path))):
+    with pytest.raises(EngineAccessError, match=re.escape(str(path))):
         KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
 
 
+ELSEWHERE = [
+    ("models", "../../../../../api/v1/namespaces/prod"),
+    ("../../../apps/v1/namespaces/prod/deployments/seir-1?x=", "seir-1"),
+    ("models", "seir-1?watch=1"),
+    ("models/jobs/other#", "seir-1"),
+    ("models", "--all"),
+    ("--all-namespaces", "seir-1"),
+    ("models", "a" * 254),
+]
+
+
+@pytest.mark.parametrize(("namespace", "name"), ELSEWHERE)
+def test_a_record_leads_nowhere_but_to_a_job(
+    engine: KubernetesEngine, api: Api, env: dict[str, str], namespace: str, name: str
+) -> None:
+    """Whoever writes records has not our rights on the cluster: no path to another object, no flag in a suggestion."""
+    job: dict[str, object] = {**RECORD, "k8s_name": name, "k8s_namespace": namespace}
+    for ask in (engine.state, engine.cancel, lambda job: list(engine.logs(job))):
+        with pytest.raises(EnginePlaceError, match="as the record of the job has it"):
+            ask(job)
+    assert not list(api.mock)
+    assert kubectl_for("delete", job, env) == "kubectl delete job seir-1"
+
+
 def test_without_any_configuration_it_says_where_one_belongs(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"There is no cluster to talk to: ~/\.kube/config is missing"):
+    with pytest.raises(EngineAccessError, match=r"There is no cluster to talk to: ~/\.kube/config is missing"):
         KubernetesEngine({"HOME": str(tmp_path)}).state(RECORD)
-    with pytest.raises(EngineError, match="/nowhere is missing"):
+    with pytest.raises(EngineAccessError, match="/nowhere is missing"):
         KubernetesEngine({"HOME": str(tmp_path), "KUBECONFIG": "/nowhere"}).state(RECORD)
 
 

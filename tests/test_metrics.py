@@ -201,6 +201,13 @@ def test_a_textfile_is_replaced_as_a_whole(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("full")
+def test_a_textfile_that_node_exporter_would_pass_over_is_written_with_a_warning(cli: Cli, tmp_path: Path) -> None:
+    """It is read by its name, and metrics that nobody collects are missed too late."""
+    ran = cli.ok("metrics", "--textfile", str(tmp_path / "mops-jobs.txt"))
+    assert ran.err == "warning: node_exporter reads only files whose names end in .prom.\n"
+    assert (tmp_path / "mops-jobs.txt").read_text().startswith("# HELP")
+
+
 def test_a_textfile_that_cannot_be_written_keeps_the_old_one(cli: Cli, tmp_path: Path) -> None:
     """A path that is none, or a disk that is full, ends in one sentence, and nothing is left behind."""
     ran = cli("metrics", "--textfile", str(tmp_path / "none" / "x.prom"))

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         if args.textfile is None:
             return Result(Verbatim(metrics.render(connection, chosen, now=now).decode()))
         metrics.write_textfile(args.textfile, connection, chosen, now=now)
-        return Result()
+        is_read = args.textfile.endswith(".prom")
+        return Result(warnings=[] if is_read else ["node_exporter reads only files whose names end in .prom."])
 
     return context.read(view, Wanted(offline=True))

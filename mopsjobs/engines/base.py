@@ -88,7 +88,8 @@ class Engine(Protocol):
     """One kind of place where tasks run.
 
     Raises, from every method: `EngineUnavailableError` when it cannot be reached, `EngineAccessError` when it refuses
-    our credentials, `EngineError` for anything else it answers.
+    our credentials or there are none, `EnginePlaceError` when a record says that its job is where none can be,
+    `EngineError` for anything else it answers.
     """
 
     name: str

@@ -145,9 +145,9 @@ class Cluster:
             ) from None
         except (ConfigError, OSError) as error:  # from the program that the kubeconfig names for signing in
             raise EngineAccessError(f"Cannot sign in to the cluster at {self.server}: {_short(error)}.") from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError, TypeError, LookupError):
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError):
             raise self._nonsense() from None
-        except AttributeError:  # JSON of another shape
+        except (TypeError, LookupError, AttributeError, RecursionError):  # JSON of another shape, or nested without end
             raise self._nonsense() from None
 
     def _nonsense(self) -> EngineError:
@@ -168,7 +168,7 @@ def open_cluster(
         follow: whether answers may take longer, as those that follow a log do.
 
     Raises:
-        EngineError: there is no configuration, or it cannot be used.
+        EngineAccessError: there is no configuration, or it cannot be used.
     """
     config = _config(env, context, noted)
     read = FOLLOW_READ_SECONDS if follow else READ_SECONDS
@@ -178,7 +178,9 @@ def open_cluster(
             config=config, timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read), lazy=False
         )
     except (ConfigError, OSError, ValueError, httpx.InvalidURL) as error:
-        raise EngineError(f"The certificates or the address of the cluster cannot be used: {_short(error)}.") from None
+        raise EngineAccessError(
+            f"The certificates or the address of the cluster cannot be used: {_short(error)}."
+        ) from None
     try:
         yield Cluster(client, config)
     finally:
@@ -204,7 +206,7 @@ def _config(env: Mapping[str, str], context: str | None, noted: str | None) -> S
     paths = [path for path in named or [os.path.join(home, ".kube", "config")] if os.path.exists(path)]
     where = paths[0] if paths else "of this pod"
     if not paths and (named or not env.get("KUBERNETES_SERVICE_HOST")):
-        raise EngineError(
+        raise EngineAccessError(
             f"There is no cluster to talk to: {named[0] if named else '~/.kube/config'} is missing.",
             hint="Write one, for example with: az aks get-credentials; or name it in KUBECONFIG.",
         )
@@ -212,13 +214,13 @@ def _config(env: Mapping[str, str], context: str | None, noted: str | None) -> S
         known = KubeConfig.from_file(where) if paths else KubeConfig.from_service_account()
         wanted = context or (noted if paths else None)
         if wanted is not None and wanted not in known.contexts:
-            raise EngineError(
+            raise EngineAccessError(
                 f"The cluster's configuration {where} has no context {wanted}.",
                 hint="Name the one that it has for this cluster in MOPS_JOBS_KUBE_CONTEXT.",
             )
         found = known.get(wanted)
     except (ConfigError, OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise EngineError(
+        raise EngineAccessError(
             f"The cluster's configuration {where} cannot be used: {_short(error)}.",
             hint="Look at it with: kubectl config view",
         ) from None
@@ -248,7 +250,7 @@ def _warn_if_unverified(config: SingleConfig, where: str) -> None:
 def _refusal(error: httpx.HTTPStatusError, where: str) -> EngineError:
     code = error.response.status_code
     said = ""
-    with contextlib.suppress(ValueError, LookupError, TypeError, httpx.StreamError):
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError, httpx.StreamError):
         said = str(error.response.json()["message"])
     said = f": {' '.join(said.split())[:500].rstrip('.')}" if said else ""
     if code == 404:

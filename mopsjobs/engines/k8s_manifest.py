@@ -52,6 +52,7 @@ OPTIONS = (
 )
 """What `Launch.options` may hold for this engine."""
 
+MAX_DNS_NAME = 253
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _CPU = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)|(\d{1,9})m", re.ASCII)
@@ -209,6 +210,11 @@ def check_namespace(namespace: str) -> str:
     return namespace
 
 
+def is_job_place(namespace: str, name: str) -> bool:
+    """Whether a cluster can have a Job of that name in that namespace. Anything else might lead elsewhere in a URL."""
+    return _DNS_LABEL.fullmatch(namespace) is not None and len(name) <= MAX_DNS_NAME and bool(_DNS_NAME.fullmatch(name))
+
+
 class _Options:
     """The options of a launch, read one by one."""
 
@@ -228,7 +234,7 @@ class _Options:
 
     def dns_name(self, name: str) -> str | None:
         text = self._given.get(name)
-        if text is not None and (len(text) > 253 or not _DNS_NAME.fullmatch(text)):
+        if text is not None and (len(text) > MAX_DNS_NAME or not _DNS_NAME.fullmatch(text)):
             raise UsageError(f"The option {name} cannot be '{text}': use lower-case letters, digits, hyphens and dots.")
         return text
 

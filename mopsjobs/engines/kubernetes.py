@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING, Any
 from mopsjobs.engines import k8s_logs
 from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, Launch, Launched, launch_notes
 from mopsjobs.engines.k8s_client import Cluster, ConflictError, open_cluster
-from mopsjobs.engines.k8s_manifest import JOB_ID, LAUNCH_ID, build_manifest, check_namespace, job_name, kubectl
-from mopsjobs.errors import EngineError, EngineUnavailableError
+from mopsjobs.engines.k8s_manifest import (
+    JOB_ID,
+    LAUNCH_ID,
+    build_manifest,
+    check_namespace,
+    is_job_place,
+    job_name,
+    kubectl,
+)
+from mopsjobs.errors import EngineError, EnginePlaceError, EngineUnavailableError, shortened
 from mopsjobs.times import utc_now
 
 if TYPE_CHECKING:
@@ -27,6 +35,9 @@ if TYPE_CHECKING:
 
 CONTEXT_VARIABLE = "MOPS_JOBS_KUBE_CONTEXT"
 """The context of the kubeconfig to use where no option names one. It goes before the one that a record names."""
+SHOWN_CHARACTERS = 100
+"""What a message shows at most of a name that is none."""
+
 CONTEXT_NOTE = NOTE_PREFIXES["kubernetes"] + "context"
 """Where the metadata of a record name the context that its job was launched with."""
 
@@ -106,10 +117,12 @@ class KubernetesEngine:
 
 def kubectl_for(verb: str, job: Mapping[str, object], env: Mapping[str, str]) -> str:
     """What to type to do that with a job's Job, as far as its record and this environment tell where it is."""
-    name = job.get("k8s_name") or job_name(str(job["job_id"]))
-    namespace = job.get("k8s_namespace")
+    namespace, name = job.get("k8s_namespace"), str(job.get("k8s_name") or job_name(str(job["job_id"])))
+    if not is_job_place(str(namespace or "default"), name):
+        # It would be typed as it stands here, and `--all` is no name.
+        namespace, name = None, job_name(str(job["job_id"]))
     context = env.get(CONTEXT_VARIABLE) or _noted(job)
-    return kubectl(verb, str(name), None if namespace is None else str(namespace), context)
+    return kubectl(verb, name, None if namespace is None else str(namespace), context)
 
 
 def _noted_options(launch: Launch, manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -128,9 +141,19 @@ def _noted(job: Mapping[str, object]) -> str | None:
 
 
 def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
-    """The namespace and the name of a job's Job: those of the record, or those that a launch would have chosen."""
-    name = job.get("k8s_name") or job_name(str(job["job_id"]))
-    return str(job.get("k8s_namespace") or cluster.namespace), str(name)
+    """The namespace and the name of a job's Job: those of the record, or those that a launch would have chosen.
+
+    Raises:
+        EnginePlaceError: no Job can be there. Whoever writes records must not lead our rights on the cluster elsewhere.
+    """
+    namespace = str(job.get("k8s_namespace") or cluster.namespace)
+    name = str(job.get("k8s_name") or job_name(str(job["job_id"])))
+    if not is_job_place(namespace, name):
+        raise EnginePlaceError(
+            f"No cluster can have a Job '{shortened(name, SHOWN_CHARACTERS)}' in a namespace"
+            f" '{shortened(namespace, SHOWN_CHARACTERS)}', as the record of the job has it."
+        )
+    return namespace, name
 
 
 def _made_all_the_same(cluster: Cluster, manifest: Mapping[str, object], problem: EngineError, look: str) -> Job:

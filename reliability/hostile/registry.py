@@ -33,7 +33,7 @@ from reliability.hostile.values import HALVES, NUMBERS, TEXTS, TIMES
 from reliability.trial import Figure, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SOUND = "sound"
@@ -57,16 +57,32 @@ class _Terminal(io.StringIO):
         return True
 
 
-class Registry:
-    """Such a registry in a directory, and the command over it."""
+class Command:
+    """The command over the registry in a directory, in this process."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **env: str) -> None:
         self.env = {
             "HOME": str(directory),
             "TERM": "xterm",
             "MOPS_JOBS_REGISTRY": f"sqlite://{directory}/registry.db",
             "MOPS_JOBS_CACHE": str(directory / "cache.db"),
+            **env,
         }
+
+    def run(self, *argv: str, terminal: bool = False) -> Ran:
+        """One run of it."""
+        make = _Terminal if terminal else io.StringIO
+        out, err = make(), make()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = mops_jobs.main(list(argv), env=self.env, now=lambda: NOW, sleep=_interrupt)
+        return Ran(code, out.getvalue(), err.getvalue())
+
+
+class Registry(Command):
+    """Such a registry in a directory, and the command over it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
         self.good: set[str] = set()
         self.bad: set[str] = set()
         self._objects: dict[str, bytes] = {}
@@ -90,14 +106,6 @@ class Registry:
     def records(self) -> Iterator[str]:
         """The keys where a record lies, sound or not."""
         return (key for key in self._objects if key.startswith("jobs/") and key.endswith("/state.json"))
-
-    def run(self, *argv: str, terminal: bool = False) -> Ran:
-        """One command, in this process."""
-        make = _Terminal if terminal else io.StringIO
-        out, err = make(), make()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = mops_jobs.main(list(argv), env=self.env, now=lambda: NOW, sleep=_interrupt)
-        return Ran(code, out.getvalue(), err.getvalue())
 
     def _fill(self) -> None:
         self._job(SOUND, {})
@@ -247,10 +255,10 @@ def raw(text: str, *, but: str = "\n") -> str:
     return "".join(char for char in _OUR_STYLES.sub("", text) if not char.isprintable() and char not in but)
 
 
-def check(form: str, ran: Ran, what: str) -> None:
+def check(form: str, ran: Ran, what: str, codes: Collection[int] = EXPECTED_CODES) -> None:
     """Hold what a command printed against what its output is said to be."""
     must(
-        ran.code in EXPECTED_CODES or (ran.code == 130 and what.startswith(("watch", "wait"))),
+        ran.code in codes or (ran.code == 130 and what.startswith(("watch", "wait"))),
         f"{what} ended with {ran.code}: {ran.err[-500:]}",
     )
     must(not raw(ran.err), f"{what} said raw {raw(ran.err)[:20]!r} on stderr")

@@ -1,0 +1,209 @@
+"""Records that name a cluster's objects as somebody who means harm would, and a cluster whose answers mean harm.
+
+What is promised: whatever a record says, nothing is asked of a cluster but a Job of one namespace and its pods, and
+nothing is deleted but the Job of the very record; whatever the cluster answers, what is printed and what is written
+into the registry is as safe as ever, and one bad job stops no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, NamedTuple
+
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from reliability.hostile.readers import RECORD, must
+from reliability.hostile.registry import Command, check
+from reliability.hostile.values import HALVES, TEXTS
+from reliability.trial import Figure, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
+
+LONG = "x" * 2**20
+PLACES = ("--all", "x?watch=1", "a#b", "a%2fb", "a/b", "A", "x" * 300, "../../../../api/v1/namespaces/prod")
+"""What a record may call its Job or its namespace, beside the texts that are hostile to others."""
+
+STRANGE: tuple[object, ...] = (7, -1.5, True, None, [], {}, [[1]], {"x": {}}, "", "\x1b[31m", LONG, HALVES[0])
+"""What may stand in an answer where something else belongs."""
+
+_ASKED = re.compile(
+    r"(GET|DELETE) /apis/batch/v1/namespaces/[a-z0-9-]+/jobs/[a-z0-9.-]+"
+    r"|GET /api/v1/namespaces/[a-z0-9-]+/pods(/[a-z0-9.-]+/log)?",
+    re.ASCII,
+)
+_CODES = (0, 1, 3, 4, 5, 6, 7)
+"""What ends by the answers of a cluster: 1 is an answer that makes no sense, 4 a refusal, 5 an outage."""
+
+
+class Answer(NamedTuple):
+    """What the cluster says of a Job and of its pods."""
+
+    job: bytes
+    pods: bytes = b'{"items": []}'
+    log: bytes = b""
+    code: int = 200
+
+
+def _job(name: str, status: object, **parts: object) -> bytes:
+    notes = {"mops-jobs/job-id": name}
+    document = {"metadata": {"name": name, "annotations": notes}, "spec": {"template": {}}, "status": status, **parts}
+    return json.dumps(document).encode()
+
+
+def _pods(*statuses: object) -> bytes:
+    pods = [
+        {"metadata": {"name": f"pod-{number}", "namespace": "n"}, "spec": {"containers": []}, "status": status}
+        for number, status in enumerate(statuses)
+    ]
+    return json.dumps({"items": pods}).encode()
+
+
+def answers() -> Iterator[Answer]:
+    """Each is about the job that is called `answer-` and its number."""
+    number = 0
+
+    def name() -> str:
+        nonlocal number
+        number += 1
+        return f"answer-{number - 1}"
+
+    for text in (*TEXTS, LONG):
+        ended = {"type": "Failed", "status": "True", "reason": text, "message": text}
+        waiting = {"state": {"waiting": {"reason": text, "message": text}}, "name": text}
+        log = f"2026-03-01T12:00:00.000000000Z {text}\n{text}\n".encode()
+        yield Answer(_job(name(), {"conditions": [ended]}), _pods({"phase": "Failed"}), log)
+        living = [{"containerStatuses": [waiting]}, {"reason": "Evicted", "message": text}]
+        yield Answer(_job(name(), {"active": 1, "ready": 0}), _pods(*living), log)
+        refusal = {"kind": "Status", "status": "Failure", "message": text, "reason": text}
+        yield Answer(json.dumps(refusal).encode(), code=403)
+        name()
+    for strange in STRANGE:
+        yield Answer(_job(name(), strange), _pods(strange))
+        yield Answer(_job(name(), {"conditions": strange, "active": strange}), _pods({"containerStatuses": strange}))
+        yield Answer(_job(name(), {"conditions": [strange]}), _pods({"conditions": [strange]}))
+        yield Answer(_job(name(), {"active": 1}, metadata=strange))
+        yield Answer(json.dumps(strange).encode(), json.dumps(strange).encode())
+        name()
+    half = _job("x", {})
+    for broken in (b"", b"\0", half[:-1], half * 2, b"\xff\xfe", b'{"a":' * 100_000, b"<html>", b"NaN", b"9" * 5000):
+        yield Answer(broken, broken, broken)
+        name()
+        yield Answer(broken, code=403)
+        name()
+
+
+class Cluster:
+    """Such a cluster, on a free port of this machine. `asked` is every request that came."""
+
+    def __init__(self, known: Mapping[str, Answer]) -> None:
+        self.asked: list[str] = []
+        cluster = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                parts = urllib.parse.urlsplit(self.path)
+                cluster.asked.append(f"GET {parts.path}")
+                words = urllib.parse.unquote(f"{parts.path} {parts.query}")
+                named = re.search(r"answer-\d+", words)
+                answer = known.get(named[0]) if named else None
+                if answer is None:
+                    self._say(404, b'{"kind": "Status", "message": "\\u001b[41mno such thing"}')
+                elif parts.path.endswith("/log"):
+                    self._say(answer.code, answer.log)
+                else:
+                    self._say(answer.code, answer.pods if parts.path.endswith("/pods") else answer.job)
+
+            def do_DELETE(self) -> None:
+                cluster.asked.append(f"DELETE {urllib.parse.urlsplit(self.path).path}")
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self._say(200, b'{"kind": "Status", "status": "Success"}')
+
+            def _say(self, code: int, body: bytes) -> None:
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Nobody reads it."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def _records(names: Collection[str], known: Collection[str]) -> Iterator[tuple[str, dict[str, object]]]:
+    for number, text in enumerate(names):
+        yield f"name-{number}", {"k8s_name": text, "k8s_namespace": "models"}
+        yield f"namespace-{number}", {"k8s_name": "victim", "k8s_namespace": text}
+        # The name of an object of another kind, which a path would lead to.
+        yield f"path-{number}", {"k8s_name": "victim", "k8s_namespace": f"../../../apps/v1/deployments/{text}?x="}
+    for name in known:
+        yield name, {"k8s_name": name, "k8s_namespace": "models"}
+
+
+def _kubeconfig(directory: Path, url: str) -> str:
+    path = directory / "kubeconfig"
+    document = {
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def run(trial: Trial) -> list[Figure]:
+    """Reconcile all of them, follow what some have printed, and cancel each."""
+    directory = trial.directory / "hostile-cluster"
+    directory.mkdir()
+    step = max(1, round(0.1 / trial.scale))
+    known = {f"answer-{number}": answer for number, answer in list(enumerate(answers()))[::step]}
+    records = dict(_records([*TEXTS[::step], *PLACES], known))
+    cluster = Cluster(known)
+    with contextlib.closing(cluster):
+        command = Command(directory, KUBECONFIG=_kubeconfig(directory, cluster.url))
+        with contextlib.closing(SQLiteVersionedStore(directory / "registry.db")) as store:
+            for job_id, fields in records.items():
+                record = {**RECORD, "job_id": job_id, "status": "running", "engine": "kubernetes", "k8s_uid": None}
+                store.create_if_absent(f"jobs/{job_id}/state.json", json.dumps({**record, **fields}).encode())
+        ran = command.run("reconcile")
+        check("text", ran, "reconcile", codes=_CODES)
+        must(f"{len(records):,} jobs looked at" in ran.err, "reconcile stopped half way")
+        for terminal in (False, True):
+            for flags in ((), ("--json",)):
+                ran = command.run("reconcile", *flags, terminal=terminal)
+                check("json" if flags else "text", ran, "reconcile", codes=_CODES)
+        must(not any(one.startswith("DELETE") for one in cluster.asked), "reconcile has deleted something")
+        for job_id in records:
+            check("text", command.run("logs", job_id, terminal=True), f"logs {job_id}", codes=(*_CODES, 8))
+            asked = len(cluster.asked)
+            check("text", command.run("cancel", job_id, "--yes"), f"cancel {job_id}", codes=_CODES)
+            for one in cluster.asked[asked:]:
+                own = f"DELETE /apis/batch/v1/namespaces/models/jobs/{records[job_id]['k8s_name']}"
+                must(not one.startswith("DELETE") or one == own, f"cancel {job_id} has sent {one}")
+        check("json", command.run("sync", "--json"), "sync --json")
+        check("text", command.run("list", "--limit", "0", terminal=True), "list")
+    for one in cluster.asked:
+        must(_ASKED.fullmatch(one) is not None, f"a record has led to {one!r}")
+    must(any(one.startswith("DELETE") for one in cluster.asked), "no Job was deleted at all")
+    return [
+        Figure("hostile cluster: records that name objects of it", len(records)),
+        Figure("hostile cluster: requests sent to it, each for a Job or its pods", len(cluster.asked)),
+    ]
