@@ -271,7 +271,7 @@ class Output:
         try:
             self._stderr.write(text + "\n")
             self._stderr.flush()
-        except BrokenPipeError:  # nobody listens: no reason to stop, nor to end in another way
+        except OSError:  # nobody listens, or the disk of a log is full: no reason to stop, nor to end in another way
             silence(self._stderr)
 
     def _print_body(self, body: Body) -> None:
@@ -340,7 +340,7 @@ def status_style(status: object, suspect: object = None) -> Styled:
 
 
 def silence(stream: TextIO | None) -> None:
-    """After a reader closed the pipe: let the interpreter flush into nothing at its exit, instead of complaining.
+    """After a write failed: let the interpreter flush into nothing at its exit, instead of complaining.
 
     As Python's documentation of SIGPIPE recommends; setting the signal to its default would hit sockets too.
     """

@@ -163,6 +163,21 @@ def test_output_that_finds_no_room_is_an_error(cli: Cli) -> None:
         one_sentence(ran.stderr, "No space left")
 
 
+@pytest.mark.parametrize(
+    ("argv", "code"), [(["list"], 0), (["wait", "job"], 100), (["status", "no"], 3), (["list", "--status", "x"], 2)]
+)
+def test_a_log_that_finds_no_room_changes_nothing(cli: Cli, argv: list[str], code: int) -> None:
+    """What came of a command, and what it prints, is the same with `2>> full.log`; scripts go by the exit code."""
+    cli.ok("register", "job")
+    cli.ok("update", "job", "failed")
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(command(*argv), env=environment(cli), stdout=subprocess.PIPE, stderr=full, text=True)
+    whole = subprocess.run(command(*argv), env=environment(cli), capture_output=True, text=True)
+    assert whole.stderr
+    assert (ran.returncode, ran.stdout) == (whole.returncode, whole.stdout)
+    assert ran.returncode == code
+
+
 def test_a_submission_that_cannot_be_kept_says_so(cli: Cli, remote: Remote, disk: Disk) -> None:
     """Without a registry and without room, nothing is launched."""
     (disk.path / "study.json").write_text('{"model": "model:f", "parameter_sets": [{}]}')
