@@ -7,14 +7,22 @@ So a writer that was killed leaves one file there at most, however often that ha
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 
 from mopsjobs.private import sync_directory
 
 SUFFIX = ".part"
 """What a file is called behind its name before it is whole."""
+
+WAIT_SECONDS = 30.0
+"""How long to wait for somebody else, who takes milliseconds, unless that is stopped, or its disk hangs."""
+
+POLL_SECONDS = 0.02
+"""Between two looks whether that is done: a file cannot be waited for with an end to it."""
 
 
 @contextlib.contextmanager
@@ -28,16 +36,17 @@ def draft(path: str, mode: int) -> Iterator[str]:
         mode: its permissions, less those that the umask takes away.
 
     Raises:
+        TimeoutError: somebody else has been at it for `WAIT_SECONDS`.
         OSError: the disk, or the directory, does not take it.
     """
     beside = path + SUFFIX
     file = _taken(beside, mode)
-    try:
-        yield beside
-    finally:
-        if _is(file, beside):
-            os.unlink(beside)
-        _release(file)
+    with _released(file):
+        try:
+            yield beside
+        finally:
+            if _is(file, beside):
+                os.unlink(beside)
     sync_directory(path)
 
 
@@ -57,25 +66,26 @@ def replace(path: str, content: bytes, *, mode: int = 0o600) -> None:
 
 @contextlib.contextmanager
 def locked(directory: str) -> Iterator[None]:
-    """Be the only one in the block, of all that lock this directory. Whatever ends the process, the system releases it.
+    """Be the only one in the block, of all that lock this directory.
+
+    Whatever ends the process, the system releases it; if that has forked in the block, when the child has ended too.
 
     Raises:
         OSError: there is no such directory.
     """
     file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with _released(file):
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        _release(file)
 
 
 def _taken(beside: str, mode: int) -> int:
     """The file, empty and locked. Whoever had it before has put it in place by then: then another is made."""
+    deadline = time.monotonic() + WAIT_SECONDS
     while True:
         file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, deadline)
             if _is(file, beside):
                 os.ftruncate(file, 0)
                 return file
@@ -85,10 +95,30 @@ def _taken(beside: str, mode: int) -> int:
         os.close(file)
 
 
-def _release(file: int) -> None:
-    # Closing alone would leave the lock to a child that this process has forked meanwhile, for as long as that lives.
-    fcntl.flock(file, fcntl.LOCK_UN)
-    os.close(file)
+def _lock(file: int, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    errno.ETIMEDOUT, f"somebody else has been making it for {WAIT_SECONDS:g} s"
+                ) from None
+            time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _released(file: int) -> Iterator[None]:
+    """Give up the lock on the file, and close it, when the block has ended."""
+    pid = os.getpid()
+    try:
+        yield
+    finally:
+        if pid == os.getpid():
+            # Closing alone would leave it to a child that was forked meanwhile, for as long as that lives. Such a
+            # child, should it leave the block too, must not take it from its parent.
+            fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(file)
 
 
 def _is(file: int, path: str) -> bool:

@@ -39,8 +39,7 @@ ARROWS = {
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
     "mopsjobs.store.sqlite": "errors private store.base store.thread_connection sqlite_file",
-    "mopsjobs.store.thread_connection": "sqlite_file",
-    "mopsjobs.store.forks": "",
+    "mopsjobs.store.thread_connection": "errors sqlite_file",
     "mopsjobs.store.azure": (
         "mopsjobs errors store.base store.azure_credentials store.azure_errors store.azure_inline store.azure_listing"
         " store.azure_transport store.outages"
@@ -51,8 +50,8 @@ ARROWS = {
     "mopsjobs.store.outages": "errors",
     "mopsjobs.store.azure_credentials": "errors store.azure_url",
     "mopsjobs.store.azure_url": "errors",
-    "mopsjobs.store.azure_transport": "errors store.forks store.outages",
-    "mopsjobs.store.dynamodb": "errors store.base store.dynamodb_errors store.forks store.outages",
+    "mopsjobs.store.azure_transport": "errors store.outages",
+    "mopsjobs.store.dynamodb": "errors store.base store.dynamodb_errors store.outages",
     "mopsjobs.store.dynamodb_errors": "errors store.outages",
     "mopsjobs.store.dynamodb_url": "errors",
     "mopsjobs.delivery": "errors store.base",
@@ -79,7 +78,7 @@ ARROWS = {
     "mopsjobs.cache.taking": "job store.base cache.pruning cache.rows cache.tallies",
     "mopsjobs.cache.merge": "errors job changes registry store.base cache.rows cache.state cache.taking",
     "mopsjobs.cache.delta": "errors registry store.base cache.merge cache.rows cache.state cache.taking",
-    "mopsjobs.cache.witnesses": "errors times job registry cache.state",
+    "mopsjobs.cache.witnesses": "errors times job registry cache.file cache.state",
     "mopsjobs.cache.mirror": (
         "errors times changes registry store.base cache.counters cache.delta cache.file cache.merge cache.rows"
         " cache.state cache.witnesses cache.taking"
@@ -143,7 +142,7 @@ ARROWS = {
     "mopsjobs.freshness": "times",
     "mopsjobs.context": (
         "directories errors sqlite_file times store config output freshness registry events cache.counters cache.file"
-        " cache.mirror cache.queries cache.events cache.state"
+        " cache.mirror cache.queries cache.events cache.witnesses"
     ),
     "mopsjobs.retention": "errors times changes chunks registry store.base",
     "mopsjobs.feed": "errors status times job context freshness output cache.queries cache.events cache.pruning",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,3 +129,45 @@ os.write(writing, b".")
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", source], cwd=Path(whole_file.__file__).parents[1], check=True, timeout=30)
+
+
+def test_a_forked_child_that_leaves_the_block_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
+    """By an exception, say, or the end of the program: its parent is still at it."""
+    source = f"""
+import fcntl, os
+from mopsjobs.whole_file import locked
+waiting = os.open({str(tmp_path)!r}, os.O_RDONLY)
+child = None
+try:
+    with locked({str(tmp_path)!r}):
+        child = os.fork()
+        if child == 0:
+            raise SystemExit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        try:
+            fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("held")
+except SystemExit:
+    os._exit(0)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=Path(whole_file.__file__).parents[1],
+        check=True,
+        timeout=30,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert ran.stdout == "held\n"
+
+
+def test_who_is_stopped_half_way_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-Z: the lock is held and nothing moves. That is an error of its own kind, and what was there stays."""
+    path = tmp_path / "file"
+    whole_file.replace(str(path), b"whole")
+    now = iter(range(1000))
+    monkeypatch.setattr("mopsjobs.whole_file.time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None))
+    with whole_file.draft(str(path), 0o600), pytest.raises(TimeoutError, match="somebody else has been making it"):
+        whole_file.replace(str(path), b"-")
+    assert path.read_bytes() == b"whole"

@@ -21,7 +21,6 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError
 
 from mopsjobs.errors import ConfigError, ValueTooLargeError
-from mopsjobs.store.forks import begin_anew_in_children
 from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
 
 if TYPE_CHECKING:
@@ -188,25 +187,26 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
         super().__init__(session=_Session(), connection_verify=_trusted(os.environ))
         self._name_resolves = False
         self._route: _Route | None = None
-        begin_anew_in_children(self)
-
-    def begin_anew(self) -> None:
-        """See `Connections.begin_anew`."""
-        if self.session is not None:
-            self.session = _Session()
-            self._route = None
+        self._pid = os.getpid()
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         """Send one request."""
+        self._leave_parents_connections()
         self.check_name(request.url, kwargs.get("connection_timeout", BUDGET_SECONDS / 3))
         return super().send(request, **kwargs)
 
     def route(self, url: str) -> _Route:
         """The way that its requests take to the host of the URL: of the first one, since all are the same."""
+        self._leave_parents_connections()
         if self._route is None:
             assert self.session is not None  # noqa: S101 - a closed store has refused before
             self._route = self.session.route(url, self.connection_config.verify)
         return self._route
+
+    def _leave_parents_connections(self) -> None:
+        # Of two processes on one connection each takes the other's replies, and the word that a write has landed.
+        if self._pid != os.getpid() and self.session is not None:
+            self._pid, self.session, self._route = os.getpid(), _Session(), None
 
     def check_name(self, url: str, seconds: float) -> None:
         """Raise if resolving the host's name takes too long. No socket timeout covers that, and it may take 30 s."""

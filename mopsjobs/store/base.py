@@ -52,8 +52,9 @@ class VersionedStore(Protocol):
     contract raises `InvalidKeyError` before anything is sent, and so does `ValueTooLargeError` a value that the backend
     does not take. A container or table that does not exist yet holds no
     keys; the first write creates it, a read never does. Every method may be called from several threads at once. A
-    store that several processes can have open may be open when one forks, and is then good on both sides; a listing
-    that has begun is the parent's.
+    store that several processes can have open may be open when one of them forks, and is good on both sides then; or,
+    where that cannot be, as while other threads use an embedded one, it is refused in the child. A listing that has
+    begun is the parent's.
     """
 
     def get(self, key: str) -> Versioned | None:

@@ -21,6 +21,7 @@ import functools
 import hashlib
 import heapq
 import logging
+import os
 import re
 import secrets
 import threading
@@ -35,7 +36,6 @@ from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 from mopsjobs.store.dynamodb_errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, error_code, explain
-from mopsjobs.store.forks import begin_anew_in_children
 from mopsjobs.store.outages import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers, read_patiently
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class DynamoDBVersionedStore:
         self._lock = threading.Lock()
         self._connected: Any = None
         self._closed = False
-        begin_anew_in_children(self)
+        self._pid = os.getpid()
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -160,14 +160,13 @@ class DynamoDBVersionedStore:
             if self._connected is not None:
                 self._connected.close()
 
-    def begin_anew(self) -> None:
-        """See `Connections.begin_anew`."""
-        self._lock = threading.Lock()  # a thread that the child has not may have had it
-        self._connected = None
-
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _client(self) -> Any:
+        if self._pid != os.getpid():
+            # Of two processes on one connection each takes the other's replies. A thread that the child has not may
+            # have had the lock.
+            self._lock, self._connected, self._pid = threading.Lock(), None, os.getpid()
         with self._lock:
             if self._closed:
                 raise StoreError(f"The store {self.location} is closed.")

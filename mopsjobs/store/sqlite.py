@@ -11,6 +11,8 @@ import contextlib
 import os
 import secrets
 import sqlite3
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +20,7 @@ from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError,
 from mopsjobs.private import make_directory
 from mopsjobs.sqlite_file import File, connect, create, file_at
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
-from mopsjobs.store.thread_connection import ThreadConnection, ThreadConnections
+from mopsjobs.store.thread_connection import ThreadConnection, being_made, refuse_inherited
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for another one before it gives up. A write takes milliseconds; ten seconds mean trouble."""
@@ -58,7 +60,9 @@ class SQLiteVersionedStore:
         self.path = os.path.abspath(os.fspath(path))
         self._when_missing = when_missing
         self.location = self.path
-        self._connections = ThreadConnections()
+        self._threads = threading.local()
+        self._opened: dict[int, weakref.ref[ThreadConnection]] = {}
+        """Those of all threads. No lock: in a forked child, a thread that is there no more might have it."""
         self._closed = False
 
     def get(self, key: str) -> Versioned | None:
@@ -115,7 +119,9 @@ class SQLiteVersionedStore:
     def close(self) -> None:
         """See `VersionedStore.close`."""
         self._closed = True
-        self._connections.close()
+        for reference in list(self._opened.values()):
+            if (opened := reference()) is not None:
+                opened.close()
 
     def _pages(self, columns: str, prefix: str) -> Iterator[tuple[Any, ...]]:
         after = ""
@@ -123,15 +129,14 @@ class SQLiteVersionedStore:
         end = prefix + "\U0010ffff"
         begun: File | None = None
         while True:
-            with self._errors(), self._connections.using() as mine:
-                connection = self._connected(mine, create=False)
-                file = None if connection is None else mine.file
+            with self._using(create=False) as mine:
+                file = None if mine is None else mine.file
                 if begun is not None and file != begun:
                     raise StoreUnavailableError(f"The registry {self.path} has been replaced while it was read.")
-                if connection is None:
+                if mine is None:
                     return
                 begun = file
-                rows = connection.execute(
+                rows = mine.connection.execute(
                     f"SELECT {columns} FROM objects, store"  # noqa: S608 - the columns are two literals of this class
                     " WHERE key >= ? AND key < ? AND key > ? ORDER BY key LIMIT ?",
                     (prefix, end, after, PAGE_ROWS),
@@ -149,21 +154,34 @@ class SQLiteVersionedStore:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        with self._errors(), self._connections.using() as mine:
-            yield self._connected(mine, create=False)
+        with self._using(create=False) as mine:
+            yield None if mine is None else mine.connection
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._errors(), self._connections.using() as mine:
-            connection = self._connected(mine, create=True)
-            assert connection is not None  # noqa: S101 - create=True always gives one
-            connection.execute("BEGIN IMMEDIATE")
+        with self._using(create=True) as mine:
+            assert mine is not None  # noqa: S101 - create=True always gives one
+            mine.connection.execute("BEGIN IMMEDIATE")
             try:
-                yield connection
+                yield mine.connection
             except BaseException:
-                connection.rollback()
+                mine.connection.rollback()
                 raise
-            connection.commit()
+            mine.connection.commit()
+
+    @contextlib.contextmanager
+    def _using(self, *, create: bool) -> Iterator[ThreadConnection | None]:
+        """This thread's connection, with the errors of the contract; see `_connected`."""
+        with self._errors():
+            mine = self._connected(create=create)
+            if mine is None:
+                yield None
+                return
+            was_in_use, mine.in_use = mine.in_use, True
+            try:
+                yield mine
+            finally:
+                mine.in_use = was_in_use
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -187,15 +205,22 @@ class SQLiteVersionedStore:
                 raise StoreUnavailableError(f"The disk refused to serve {where}: {error}.") from error
             raise StoreError(f"Cannot use {where}: {error}.") from error
 
-    def _connected(self, mine: ThreadConnection, *, create: bool) -> sqlite3.Connection | None:
-        """This thread's connection to the file; None when there is no file and none is to be made."""
+    def _connected(self, *, create: bool) -> ThreadConnection | None:
+        """This thread's connection; None when there is no file and none is to be made.
+
+        It goes with the thread: a server that syncs has had thousands of threads by the end of the day.
+        """
         if self._closed:
             raise StoreError(f"The store {self.path} is closed.")
+        mine: ThreadConnection | None = self._threads.__dict__.get("connection")
         file = self._file()
-        # A file that is gone, or has made room for another, would take what is written to it along.
-        if mine.connection is not None and mine.file == file and (mine.is_writable or not create):
-            return mine.connection
-        mine.close()
+        refuse_inherited(self.path, file)
+        if mine is not None and mine.is_ours and mine.is_open:
+            # A file that is gone, or has made room for another, would take what is written to it along.
+            if mine.file == file and (mine.is_writable or not create):
+                return mine
+            mine.close()
+        self._threads.__dict__.clear()  # should opening it to write fail, then the next reader opens its own
         if os.path.isdir(self.path):
             raise StoreAccessError(f"The registry {self.path} is a directory, and should be a file.", hint=_ELSEWHERE)
         if file is None:
@@ -205,8 +230,11 @@ class SQLiteVersionedStore:
             file = self._file()
             if file is None and not create:
                 return None
-        mine.connection, mine.file, mine.is_writable = self._open(create=create), file, create
-        return mine.connection
+        mine = ThreadConnection(self.path, file, is_writable=create, connect=lambda: self._open(create=create))
+        self._threads.connection = mine
+        opened, key = self._opened, id(mine)
+        opened[key] = weakref.ref(mine, lambda _: opened.pop(key, None))
+        return mine
 
     def _file(self) -> File | None:
         """What lies at the path; None where nothing does.
@@ -235,7 +263,12 @@ class SQLiteVersionedStore:
 
         try:
             make_directory(os.path.dirname(self.path))
-            create(os.path.realpath(self.path), fill)
+            with being_made(self.path):
+                create(os.path.realpath(self.path), fill)
+        except TimeoutError as error:
+            raise StoreUnavailableError(
+                f"Cannot create the registry {self.path}: {error.strerror}.", sent=False
+            ) from error
         except OSError as error:
             raise StoreAccessError(
                 f"Cannot create the registry {self.path}: {error.strerror}.",

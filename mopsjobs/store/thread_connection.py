@@ -1,10 +1,13 @@
-"""A connection to SQLite for each thread, and none across a fork.
+"""A connection to SQLite for each thread, and what a fork makes of them.
 
-SQLite forbids to carry a connection across a fork, and to close it there would not help: a process keeps a table of the
-locks that it has on each file, since POSIX gives them to processes, and the child inherits that. It believes in locks
-that its parent has, takes none of its own, and as soon as the parent has left, the next process to leave takes the WAL
-away from under it, with all that it was told is written. So a fork waits until no thread is at it, and closes every
-connection: https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork()".
+POSIX gives locks on files to processes, so SQLite keeps a table of those that its process has. A forked child inherits
+the table: it believes in locks that its parent has, takes none of its own, and as soon as the parent has left, the next
+process to leave takes the WAL away, with all that the child was told is written. Closing what it has inherited would
+not help it (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork()").
+
+So a thread that forks closes its own connections before, and they open again on both sides. A file that others have
+open just then, other threads or a call that the fork interrupts, the child refuses for good. Nothing waits for anything
+here: a lock that a fork has to wait for would be a deadlock for whoever forks at a bad moment.
 """
 
 from __future__ import annotations
@@ -14,85 +17,123 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+from mopsjobs.errors import StoreError
 from mopsjobs.sqlite_file import File
 
-_FORK = threading.Lock()
-"""Held from before a fork until after it. Who has it may look through what there is, and add to it."""
+
+class _Opened(NamedTuple):
+    """What is open, or being made."""
+
+    path: str
+    file: File | None
+
+
+class _Files:
+    """What this process has open, and what those had open that it was forked from."""
+
+    def __init__(self) -> None:
+        self.opened: dict[object, _Opened] = {}
+        """No weak references: what is being thrown away is open until it is closed."""
+        self.inherited: list[_Opened] = []
+        self.never_closed: list[sqlite3.Connection] = []
+        """Inherited too. SQLite forbids to close them here, so somebody has to hold them."""
+        self._pid = os.getpid()
+
+    def look_for_fork(self) -> None:
+        """In a child, take what the parent had open for what it is."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self.inherited.extend(self.opened.values())
+            self.opened.clear()
+
+
+_files = _Files()
+
+_here = threading.local()
+"""The connections of each thread."""
 
 
 class ThreadConnection:
-    """The connection of one thread, for as long as it lives, its store is open, and the process does not fork."""
+    """The connection of one thread to a file, for as long as the thread lives, its store is open, and it does not fork.
 
-    def __init__(self) -> None:
-        self.connection: sqlite3.Connection | None = None
-        self.file: File | None = None
+    Its thread says when it is `in_use`, so that a fork in the middle of that leaves it alone.
+    """
+
+    def __init__(self, path: str, file: File | None, *, is_writable: bool, connect: Callable[[], sqlite3.Connection]):
+        self.file = file
         """The file that it is open on."""
-        self.is_writable = False
-        self.in_use = threading.RLock()
+        self.is_writable = is_writable
+        self.in_use = False
+        self.is_open = True
+        self._pid = os.getpid()
+        self._token = object()
+        _files.opened[self._token] = _Opened(
+            os.path.realpath(path), file
+        )  # before it is, so that no fork comes in between
+        try:
+            self.connection = connect()
+        except BaseException:
+            del _files.opened[self._token]
+            raise
+        _here.__dict__.setdefault("opened", weakref.WeakSet()).add(self)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this very process has opened it."""
+        return self._pid == os.getpid()
 
     def close(self) -> None:
-        """Close it, when its thread is not at it. The next use opens another."""
-        with self.in_use:
-            if self.connection is not None:
-                self.connection.close()
-                self.connection = None
+        """Close it, unless that is for another process to do."""
+        if self.is_ours:
+            self.is_open = False
+            self.connection.close()
+            if not self.in_use:  # else SQLite has it open until its thread is done
+                _files.opened.pop(self._token, None)
 
     def __del__(self) -> None:
+        if "connection" not in self.__dict__:
+            return
+        self.in_use = False
         self.close()
+        if not self.is_ours:
+            _files.never_closed.append(self.connection)
 
 
-class ThreadConnections:
-    """The connections of one store."""
+def refuse_inherited(path: str, file: File | None) -> None:
+    """Refuse a file that was open, or being made, when this process was forked.
 
-    def __init__(self) -> None:
-        self._thread = threading.local()
-        self._opened: weakref.WeakSet[ThreadConnection] = weakref.WeakSet()
-
-    @contextlib.contextmanager
-    def using(self) -> Iterator[ThreadConnection]:
-        """That of the thread that asks. Until the block ends, nobody else closes it, and the process does not fork.
-
-        It goes with the thread: a server that syncs has had thousands of threads by the end of the day.
-        """
-        mine: ThreadConnection | None = self._thread.__dict__.get("connection")
-        if mine is None:
-            mine = self._thread.connection = ThreadConnection()
-            with _FORK:
-                self._opened.add(mine)
-                _EVERY.add(mine)
-        elif _FORK.locked():
-            with _FORK:  # who uses it again and again would let a fork that waits for it never come to it
-                pass
-        with mine.in_use:
-            yield mine
-
-    def close(self) -> None:
-        """Close all, each when its thread is not at it."""
-        with _FORK:
-            opened = list(self._opened)
-        for connection in opened:
-            connection.close()
+    Raises:
+        StoreError: it was.
+    """
+    _files.look_for_fork()
+    real = os.path.realpath(path) if _files.inherited else ""
+    if any(one.path == real or (file is not None and one.file == file) for one in _files.inherited):
+        raise StoreError(
+            f"The registry {path} was in use when this process was forked, and SQLite would lose what is written here.",
+            hint="Close the store before the fork, or start the process by spawn or forkserver.",
+        )
 
 
-_EVERY: weakref.WeakSet[ThreadConnection] = weakref.WeakSet()
-_HELD: list[ThreadConnection] = []
+@contextlib.contextmanager
+def being_made(path: str) -> Iterator[None]:
+    """Let a child that is forked during the block refuse the file, which the block makes."""
+    token = object()
+    _files.opened[token] = _Opened(os.path.realpath(path), None)
+    try:
+        yield
+    finally:
+        _files.opened.pop(token, None)
 
 
 def _before_fork() -> None:
-    _FORK.acquire()
-    _HELD.extend(_EVERY)
-    for held in _HELD:
-        held.in_use.acquire()
-        with contextlib.suppress(sqlite3.Error):
-            held.close()
+    for opened in list(_here.__dict__.get("opened", ())):
+        if not opened.in_use:
+            with contextlib.suppress(sqlite3.Error):
+                opened.close()
 
 
-def _after_fork() -> None:
-    while _HELD:
-        _HELD.pop().in_use.release()
-    _FORK.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+# Whoever asks before this hook of ours, or was forked by C code that runs no hooks, is told by the process id.
+os.register_at_fork(before=_before_fork, after_in_child=_files.look_for_fork)
