@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from mopsjobs import directories
-from mopsjobs.cache import queries, state
+from mopsjobs.cache import queries
 from mopsjobs.cache.file import (
     DamagedCacheError,
     cannot_write,
@@ -23,9 +23,9 @@ from mopsjobs.cache.file import (
     sync_lock,
 )
 from mopsjobs.config import Settings
-from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError, UsageError
+from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
 from mopsjobs.freshness import Freshness, Wanted
-from mopsjobs.output import Output, counted
+from mopsjobs.output import Output
 from mopsjobs.sqlite_file import file_at, names
 from mopsjobs.times import json_time, parse_duration, parse_time, utc_now
 
@@ -193,14 +193,9 @@ class Context:
 
     def lost_registry(self) -> str | None:
         """Of an embedded registry that is not there: what says that it was, by the cache; None where nothing does."""
-        try:
-            with self._opened() as connection:  # as it lies: one that is damaged, and made anew, would know of nothing
-                count = 0 if connection is None else state.known_jobs(connection)
-        except UsageError:  # the cache is that of another registry
-            return None
-        except CacheError as error:
-            return f"whether it had jobs cannot be told. {error.message.rstrip('.')}"
-        return f"it had {counted(count, 'job')}" if count else None
+        from mopsjobs.cache.witnesses import trace_of
+
+        return trace_of(self.cache_path, self.settings.registry_id)
 
     def check_cache(self) -> None:
         """Find out whether the cache can be written, by writing what is there already.
@@ -338,6 +333,8 @@ class Context:
 
         self._tell_missing()
         self._believes_missing = full
+        if self.missing_registry() is not None:
+            self._refuse_missing()  # before an emptied cache is begun anew, and knows nothing
         # Before the lock: Azure's SDK starts a program when it is opened (`uname`), which would inherit the lock, and
         # hold it for an instant longer than this process, should that be killed.
         registry = self.registry

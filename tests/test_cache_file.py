@@ -18,10 +18,11 @@ import pytest
 from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import file, schema
+from mopsjobs.errors import CacheError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.sqlite_file import WAL_BYTES
 from mopsjobs.status import JobStatus
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite import APPLICATION_ID, SQLiteVersionedStore
 from support_cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences, unprivileged
 
 VIEWS = {
@@ -248,6 +249,59 @@ def test_the_file_of_a_registry_stays_byte_for_byte(cli: Cli, remote: Remote, tm
     for argv in COMMANDS:
         assert cli(*argv, "--cache", str(path)).code == 2
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("mark", [7, APPLICATION_ID])
+def test_a_damaged_database_of_another_program_is_left_alone(cli: Cli, remote: Remote, mark: int) -> None:
+    """Whether it is a registry or anything else of SQLite's: its header says that it is no cache."""
+    place = cli.cache.parent / "precious"
+    with closing(sqlite3.connect(place)) as connection:
+        connection.execute(f"PRAGMA application_id = {mark}")
+        connection.executescript("CREATE TABLE objects (x); INSERT INTO objects VALUES (randomblob(99999));")
+    os.truncate(place, 20_000)
+    before = place.read_bytes()
+    ran = cli("list", "--cache", str(place))
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert place.read_bytes() == before
+    assert not list(place.parent.glob("precious.*"))
+
+
+def test_what_is_no_cache_is_told_as_such_where_nothing_can_be_written(cli: Cli, remote: Remote) -> None:
+    """The path is wrong, not the rights."""
+    directory = Path(tempfile.mkdtemp())
+    place = directory / "notes"
+    place.write_text("My notes.\n")
+    place.chmod(0o444)
+    directory.chmod(0o555)
+    with unprivileged():
+        ran = cli("list", "--cache", str(place))
+    directory.chmod(0o700)
+    shutil.rmtree(directory)
+    assert ran.code == 2
+    assert "is no cache of mops-jobs; it is left alone." in ran.err
+
+
+def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
+    cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else has set it aside, or thrown it away, between two looks."""
+    _middle(filled)
+    for call in (file.refuse_foreign, lambda path: file.set_aside(path, "now")):
+        shutil.copy(filled, f"{filled}.kept")
+        with monkeypatch.context() as patch:
+            patch.setattr(file, "_is_sound", lambda path: bool(os.unlink(path)))
+            assert call(str(filled)) is None
+        os.rename(f"{filled}.kept", filled)
+
+
+def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be looked at just now; that is no reason to move it away."""
+    monkeypatch.setattr(file, "BUSY_SECONDS", 0.0)
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CacheError, match="locked"):
+            file.set_aside(str(filled), "now")
 
 
 def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, remote: Remote) -> None:

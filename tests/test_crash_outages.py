@@ -342,7 +342,7 @@ def test_a_pruned_job_that_changes_is_still_known(cli: Cli, remote: Remote) -> N
     assert "1 added" in cli.ok("sync").out
 
 
-@pytest.mark.parametrize("damage", ["another file", "a table less"])
+@pytest.mark.parametrize("damage", ["another file", "a table less", "nothing left"])
 def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path, damage: str) -> None:
     """Nor does any view, which would put an empty one in its place: with the registry back it is set aside as ever."""
     path, away = tmp_path / "registry.db", tmp_path / "away.db"
@@ -354,6 +354,8 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
     path.rename(away)
     if damage == "another file":
         cache.write_bytes(b"junk" * 5000)
+    elif damage == "nothing left":
+        cache.write_bytes(b"")
     else:
         with contextlib.closing(sqlite3.connect(cache)) as connection:
             connection.execute("DROP TABLE job")
@@ -375,7 +377,24 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
     away.rename(path)
     ran = cli.ok("list", "-q")
     assert ran.lines == ["a"]
-    assert "Set aside as" in ran.err
+    assert ("Set aside as" in ran.err) == (damage != "nothing left")
+
+
+def test_a_cache_that_has_lost_its_mark_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:
+    """It is left alone as somebody else's, but may have been that of this registry; that of another one was not."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    cli.ok("list")
+    path.unlink()
+    whole = cli.cache.read_bytes()
+    cli.cache.write_bytes(whole[:68] + b"\xff\xff\xff\xff" + whole[72:])
+    assert cli("list").code == 2
+    ran = cli("register", "b")
+    assert (ran.code, len(sentences(ran.err))) == (5, 1)
+    assert "cannot be told" in ran.err
+    assert "is no cache of mops-jobs" in ran.err
+    assert not path.exists()
 
 
 def test_a_lost_registry_with_a_damaged_cache_is_begun_anew_by_a_full_sync_alone(cli: Cli, tmp_path: Path) -> None:

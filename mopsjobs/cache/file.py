@@ -25,6 +25,9 @@ NEW_SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.sq
 APPLICATION_ID = 0x6D6F7063
 """Marks the file as ours in its header ("mopc"): whatever else lies where the cache should be is left alone."""
 
+_MARK_AT = 68
+"""Where the header has it: https://www.sqlite.org/fileformat.html, "Application ID"."""
+
 BUSY_SECONDS = 30.0
 """How long a writer waits for others. Their transactions are single batches, milliseconds each."""
 
@@ -36,7 +39,8 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
 
     Raises:
         CacheError: the file is damaged, or a newer mops-jobs has made it.
-        UsageError: it mirrors another registry.
+        OtherCacheError: it mirrors another registry.
+        UsageError: it is no cache.
     """
     if not os.path.exists(path):
         return None
@@ -61,7 +65,8 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
 
     Raises:
         CacheError: the file is damaged or from a newer mops-jobs, or its directory cannot be written.
-        UsageError: it mirrors another registry.
+        OtherCacheError: it mirrors another registry.
+        UsageError: it is no cache.
     """
     with explained(path):
         try:
@@ -126,15 +131,21 @@ def sync_lock(path: str, wait: float) -> Iterator[bool]:
 
 
 def refuse_foreign(path: str) -> None:
-    """Refuse a damaged file that has never been a SQLite file: where the user named it, it may be the user's own.
+    """Refuse a damaged file that has never been a cache: where the user named it, it may be the user's own.
 
     Raises:
-        CacheError: its directory cannot be written.
+        CacheError: it was one, in a directory that cannot be written.
         UsageError: it is no cache.
     """
-    with _alone(path):
-        if not _is_sound(path) and not _begins_as_sqlite(path):
-            raise _not_ours(path)
+    try:
+        with _alone(path):
+            is_foreign = not _is_sound(path) and not _begins_as_cache(path)
+    except CacheError:  # where nobody can put another in its place
+        if _begins_as_cache(path):
+            raise
+        is_foreign = True
+    if is_foreign:
+        raise _not_ours(path)
 
 
 def set_aside(path: str, stamp: str) -> str | None:
@@ -156,7 +167,10 @@ def set_aside(path: str, stamp: str) -> str | None:
         aside = f"{path}.damaged-{stamp}"
         while os.path.exists(aside):
             aside += "x"
-        os.replace(path, aside)
+        try:
+            os.replace(path, aside)
+        except FileNotFoundError:  # somebody has removed it
+            return None
         for suffix in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(path + suffix, aside + suffix)
@@ -182,10 +196,15 @@ def cannot_write(path: str, why: str | None) -> CacheError:
     return CacheError(f"Cannot write the cache {path}: {why}.", hint=_ELSEWHERE)
 
 
-def _begins_as_sqlite(path: str) -> bool:
-    """Whether a damaged file was one of SQLite's. Closing one that is in use would give up the locks on it."""
-    with open(path, "rb") as file:
-        return file.read(16) in (b"SQLite format 3\0", b"")
+def _begins_as_cache(path: str) -> bool:
+    """Whether a damaged file was a cache of ours. Closing one that is in use would give up the locks on it."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_MARK_AT + 4)
+    except FileNotFoundError:  # somebody has removed it
+        return True
+    mark = int.from_bytes(header[_MARK_AT:], "big")
+    return not header or (header.startswith(b"SQLite format 3\0") and mark == APPLICATION_ID)
 
 
 def _not_ours(path: str) -> UsageError:
@@ -196,12 +215,16 @@ def _is_sound(path: str) -> bool:
     if not os.path.exists(path):
         return True
     try:
-        with contextlib.closing(_connect(path, writable=True)) as connection:
+        with explained(path), contextlib.closing(_connect(path, writable=True)) as connection:
             if _schema_version(connection, path) == SCHEMA_VERSION:
                 connection.execute("SELECT 1 FROM job, job_label, problem, meta, counter, pruned LIMIT 1").fetchone()
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
-    except sqlite3.DatabaseError:
+    except DamagedCacheError:
         return False
+
+
+class OtherCacheError(UsageError):
+    """The cache mirrors another registry."""
 
 
 class DamagedCacheError(CacheError):
@@ -262,7 +285,7 @@ def _mark(connection: sqlite3.Connection, registry_id: str) -> None:
 def _check_registry(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
     row = connection.execute("SELECT value FROM meta WHERE name = 'registry'").fetchone()
     if row is not None and row[0] != registry_id:
-        raise UsageError(
+        raise OtherCacheError(
             f"The cache {path} mirrors {row[0]}, not {registry_id}.",
             hint="Leave --cache out: each registry has its own.",
         )

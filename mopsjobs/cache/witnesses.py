@@ -10,12 +10,15 @@ machine has written since proves nothing, since it may have gone to the new one.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 from typing import NamedTuple
 
 from mopsjobs.cache import state
-from mopsjobs.errors import RecordError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.cache.file import OtherCacheError, explained, open_to_read
+from mopsjobs.errors import CacheError, RecordError, StoreUnavailableError, UsageError, ValueTooLargeError
 from mopsjobs.job import JobState
 from mopsjobs.registry import JobRegistry
 from mopsjobs.times import parse_time
@@ -74,12 +77,38 @@ def refuse_loss(connection: sqlite3.Connection) -> None:
         StoreUnavailableError: it knows some.
     """
     if count := state.known_jobs(connection):
-        jobs = "1 job" if count == 1 else f"{count:,} jobs"
         raise StoreUnavailableError(
             "The registry is empty or gone, or another one: no record of the last sync is there. The cache keeps its"
-            f" {jobs} until sync --full.",
+            f" {_jobs(count)} until sync --full.",
             hint="Mount its disk, or name the right one. To take it as it is: mops-jobs sync --full",
         )
+
+
+def trace_of(path: str, registry_id: str) -> str | None:
+    """What the cache at `path` says of a registry that is not there: that it was, or that nobody can tell.
+
+    None where nothing says so: there is no cache, or one of another registry.
+    """
+    try:
+        # As it lies: one that is damaged, and made anew, would know of nothing.
+        connection = open_to_read(path, registry_id)
+        if connection is None:
+            # A cache comes with its tables, so somebody has emptied this one.
+            return f"{_UNKNOWN} (The cache {path} is empty)" if os.path.exists(path) else None
+        with contextlib.closing(connection), explained(path):
+            count = state.known_jobs(connection)
+    except OtherCacheError:
+        return None
+    except (CacheError, UsageError) as error:
+        return f"{_UNKNOWN} ({error.message.rstrip('.')})"
+    return f"it had {_jobs(count)}" if count else None
+
+
+_UNKNOWN = "whether it had jobs cannot be told"
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count:,} jobs"
 
 
 def _remembered(connection: sqlite3.Connection) -> list[_Witness]:
