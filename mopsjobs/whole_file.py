@@ -40,12 +40,12 @@ def draft(path: str, mode: int) -> Iterator[str]:
         OSError: the disk, or the directory, does not take it.
     """
     beside = path + SUFFIX
-    file = _taken(beside, mode)
+    file, pid = _taken(beside, mode), os.getpid()
     with _released(file):
         try:
             yield beside
         finally:
-            if _is(file, beside):
+            if pid == os.getpid() and _is(file, beside):  # a forked child leaves it to its parent
                 os.unlink(beside)
     sync_directory(path)
 

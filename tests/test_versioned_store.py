@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mopsjobs.errors import InvalidKeyError, StoreError, ValueTooLargeError
-from mopsjobs.store import cas, sqlite
+from mopsjobs.store import cas, sqlite, thread_connection
 from mopsjobs.store.azure import AzureVersionedStore
 from mopsjobs.store.base import MAX_KEY_LENGTH, VersionedStore, VersionToken, check_key
 from mopsjobs.store.dynamodb import MAX_ITEM_BYTES, DynamoDBVersionedStore
@@ -54,10 +54,14 @@ store.close()
 """
 
 FORKED = """
-import os, sys
+import os, sys, threading
 from mopsjobs.store import open_store
 store = open_store(sys.argv[1], {})
 assert store.create_if_absent("before", b"")
+has_read = threading.Event()
+thread = threading.Thread(target=lambda: (store.get("before"), has_read.set(), threading.Event().wait()), daemon=True)
+thread.start()
+has_read.wait()
 child = os.fork()
 name = "parent" if child else "child"
 for number in range(30):
@@ -130,14 +134,15 @@ from mopsjobs.errors import StoreError
 from mopsjobs.store import open_store
 url = sys.argv[1]
 store, other = open_store(url, {}), open_store(url + ".other", {})
-has_read, may_end = threading.Event(), threading.Event()
-def read():
+is_at_it, may_end = threading.Event(), threading.Event()
+def write():
     store.create_if_absent("parent", b"")
-    has_read.set()
-    may_end.wait()
-thread = threading.Thread(target=read)
+    with store._writing():
+        is_at_it.set()
+        may_end.wait()
+thread = threading.Thread(target=write)
 thread.start()
-has_read.wait()
+is_at_it.wait()
 os.symlink(store.path, store.path + ".link")
 def in_a_child(*urls):
     child = os.fork()
@@ -152,10 +157,8 @@ def in_a_child(*urls):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 in_a_child(url, url + ".link")
-store.close()
 may_end.set()
 thread.join()
-store = open_store(url, {})
 in_a_child()
 """
 
@@ -593,13 +596,56 @@ def test_an_embedded_store_may_be_forked_while_threads_write(backend: Backend) -
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_forked_child_is_refused_what_another_thread_had_open(backend: Backend) -> None:
-    """By whatever name, and in a store of its own too, since SQLite has one table of locks; other files are not."""
+def test_a_forked_child_is_refused_what_another_thread_was_at(backend: Backend) -> None:
+    """By whatever name, and in a store of its own too, since SQLite has one table of locks; but no other file is."""
     told = _run(FORKED_BESIDE_A_THREAD, backend).splitlines()
     assert len(told) == 4
     assert all("was in use when this process was forked, and SQLite would lose" in line for line in told[:3])
     assert "refused" not in told[3]
     assert list(backend.open().list_keys()) == ["child", "parent"]
+
+
+INTERRUPTED = """
+import os, signal, sys
+from mopsjobs.errors import StoreError
+from mopsjobs.store import open_store
+store = open_store(sys.argv[1], {})
+assert store.create_if_absent("before", b"")
+children = []
+try:
+    with store._writing() as connection:
+        children.append(os.fork())
+        connection.execute("INSERT INTO objects SELECT 'amid', x'', writes + 1 FROM store")
+        token = store._new_version(connection)
+    print("told", token.value, flush=True)
+except StoreError as error:
+    assert "was in use when this process was forked" in str(error)
+    os._exit(3)
+assert children[0], "the child was told so too"
+assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 3
+"""
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_of_a_write_that_a_fork_interrupts_the_parent_alone_is_told(backend: Backend) -> None:
+    """As when a signal comes in the middle of it: one of the two must not go on."""
+    assert _run(INTERRUPTED, backend).count("told") == 1
+    assert list(backend.open().list_keys()) == ["amid", "before"]
+
+
+def test_a_store_that_is_closed_in_the_middle_of_a_call_is_closed_when_that_ends(tmp_path: Path) -> None:
+    """By another thread: the call goes on, and nothing stays open that a forked child would be refused for."""
+    store = sqlite.SQLiteVersionedStore(tmp_path / "registry.db")
+    with store._writing() as connection:
+        thread = threading.Thread(target=store.close)
+        thread.start()
+        thread.join()
+        connection.execute("INSERT INTO objects SELECT 'a', x'', writes + 1 FROM store")
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    with pytest.raises(StoreError, match="is closed"):
+        store.get("a")
+    assert str(tmp_path / "registry.db") not in [one.path for one in thread_connection._files.opened.values()]
 
 
 def _run(source: str, backend: Backend) -> str:

@@ -132,14 +132,13 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_forked_child_that_leaves_the_block_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
-    """By an exception, say, or the end of the program: its parent is still at it."""
+    """By an exception, say, or the end of the program: its parent is still at it, and its draft is there."""
     source = f"""
 import fcntl, os
-from mopsjobs.whole_file import locked
+from mopsjobs.whole_file import draft, locked
 waiting = os.open({str(tmp_path)!r}, os.O_RDONLY)
-child = None
 try:
-    with locked({str(tmp_path)!r}):
+    with locked({str(tmp_path)!r}), draft({str(tmp_path / "file")!r}, 0o600) as beside:
         child = os.fork()
         if child == 0:
             raise SystemExit(0)
@@ -147,7 +146,7 @@ try:
         try:
             fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("held")
+            print("held", os.path.exists(beside))
 except SystemExit:
     os._exit(0)
 """
@@ -159,7 +158,7 @@ except SystemExit:
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert ran.stdout == "held\n"
+    assert ran.stdout == "held True\n"
 
 
 def test_who_is_stopped_half_way_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

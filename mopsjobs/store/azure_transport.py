@@ -206,7 +206,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
     def _leave_parents_connections(self) -> None:
         # Of two processes on one connection each takes the other's replies, and the word that a write has landed.
         if self._pid != os.getpid() and self.session is not None:
-            self._pid, self.session, self._route = os.getpid(), _Session(), None
+            self.session, self._route, self._pid = _Session(), None, os.getpid()
 
     def check_name(self, url: str, seconds: float) -> None:
         """Raise if resolving the host's name takes too long. No socket timeout covers that, and it may take 30 s."""

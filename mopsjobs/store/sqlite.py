@@ -31,6 +31,8 @@ PAGE_ROWS = 1000
 APPLICATION_ID = 0x6D6F7073
 """Marks the file as ours in its header ("mops"), so that `file` and `open` can tell it from any other database."""
 
+_NOT_ONE = "If it was one, bring back a copy of it; else name the right one: --registry sqlite:///path/registry.db"
+
 _ELSEWHERE = "Name another place: --registry sqlite:///path/registry.db"
 
 _SCHEMA = """
@@ -164,8 +166,11 @@ class SQLiteVersionedStore:
             mine.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield mine.connection
+                if not mine.is_ours:
+                    refuse_inherited(self.path, mine.file)
             except BaseException:
-                mine.connection.rollback()
+                if mine.is_ours:
+                    mine.connection.rollback()
                 raise
             mine.connection.commit()
 
@@ -177,11 +182,10 @@ class SQLiteVersionedStore:
             if mine is None:
                 yield None
                 return
-            was_in_use, mine.in_use = mine.in_use, True
             try:
                 yield mine
             finally:
-                mine.in_use = was_in_use
+                mine.give_back()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -203,10 +207,10 @@ class SQLiteVersionedStore:
                 raise StoreUnavailableError(f"The disk has no room for {where}: {error}.", sent=False) from error
             if code == sqlite3.SQLITE_IOERR:
                 raise StoreUnavailableError(f"The disk refused to serve {where}: {error}.") from error
-            raise StoreError(f"Cannot use {where}: {error}.") from error
+            raise StoreError(f"Cannot use {where}: {error}.", hint=_NOT_ONE) from error
 
     def _connected(self, *, create: bool) -> ThreadConnection | None:
-        """This thread's connection; None when there is no file and none is to be made.
+        """This thread's connection, taken; None when there is no file and none is to be made.
 
         It goes with the thread: a server that syncs has had thousands of threads by the end of the day.
         """
@@ -215,9 +219,9 @@ class SQLiteVersionedStore:
         mine: ThreadConnection | None = self._threads.__dict__.get("connection")
         file = self._file()
         refuse_inherited(self.path, file)
-        if mine is not None and mine.is_ours and mine.is_open:
+        if mine is not None:
             # A file that is gone, or has made room for another, would take what is written to it along.
-            if mine.file == file and (mine.is_writable or not create):
+            if mine.file == file and (mine.is_writable or not create) and mine.take():
                 return mine
             mine.close()
         self._threads.__dict__.clear()  # should opening it to write fail, then the next reader opens its own
@@ -249,10 +253,13 @@ class SQLiteVersionedStore:
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
         connection = connect(self.path, writable=create, busy_seconds=BUSY_SECONDS, synchronous="FULL")
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        if application_id != APPLICATION_ID:
+        try:
+            (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+            if application_id != APPLICATION_ID:
+                raise StoreError(f"{self.path} is a SQLite file, but no mops-jobs registry.", hint=_NOT_ONE)
+        except BaseException:
             connection.close()
-            raise StoreError(f"{self.path} is a SQLite file, but no mops-jobs registry.")
+            raise
         return connection
 
     def _create_file(self) -> None:

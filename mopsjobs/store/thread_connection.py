@@ -5,9 +5,9 @@ the table: it believes in locks that its parent has, takes none of its own, and 
 process to leave takes the WAL away, with all that the child was told is written. Closing what it has inherited would
 not help it (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork()").
 
-So a thread that forks closes its own connections before, and they open again on both sides. A file that others have
-open just then, other threads or a call that the fork interrupts, the child refuses for good. Nothing waits for anything
-here: a lock that a fork has to wait for would be a deadlock for whoever forks at a bad moment.
+So before a fork the connections that nobody uses just then are closed, and open again on both sides. What stays in use,
+or is being made, for longer than a fork can wait for it, the child refuses for good. Nobody waits without end here: a
+lock that a fork has to have would be a deadlock for whoever forks at a bad moment.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -23,12 +24,19 @@ from typing import NamedTuple
 from mopsjobs.errors import StoreError
 from mopsjobs.sqlite_file import File
 
+PATIENCE_SECONDS = 1.0
+"""How long a fork waits for other threads. A call takes milliseconds, unless somebody else holds the file."""
+
+POLL_SECONDS = 0.001
+"""Between two looks whether they are done."""
+
 
 class _Opened(NamedTuple):
     """What is open, or being made."""
 
     path: str
     file: File | None
+    connection: Callable[[], ThreadConnection | None]
 
 
 class _Files:
@@ -36,11 +44,29 @@ class _Files:
 
     def __init__(self) -> None:
         self.opened: dict[object, _Opened] = {}
-        """No weak references: what is being thrown away is open until it is closed."""
+        """What is being thrown away stays here until it is closed."""
         self.inherited: list[_Opened] = []
         self.never_closed: list[sqlite3.Connection] = []
         """Inherited too. SQLite forbids to close them here, so somebody has to hold them."""
         self._pid = os.getpid()
+
+    def close_unused(self) -> None:
+        """Before a fork, close what can be closed soon."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while self._are_others_left() and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+
+    def _are_others_left(self) -> bool:
+        """Close what nobody uses; whether another thread has something open still, or again.
+
+        What this very thread is at would not end before its fork.
+        """
+        for one in list(self.opened.values()):
+            if (connection := one.connection()) is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+        left = [one.connection() for one in list(self.opened.values())]
+        return any(connection is None or connection.thread != threading.get_ident() for connection in left)
 
     def look_for_fork(self) -> None:
         """In a child, take what the parent had open for what it is."""
@@ -52,53 +78,74 @@ class _Files:
 
 _files = _Files()
 
-_here = threading.local()
-"""The connections of each thread."""
-
 
 class ThreadConnection:
-    """The connection of one thread to a file, for as long as the thread lives, its store is open, and it does not fork.
+    """The connection of one thread to a file, for as long as the thread lives, its store is open, and nobody forks.
 
-    Its thread says when it is `in_use`, so that a fork in the middle of that leaves it alone.
+    A new one is taken; whoever has it gives it back after each call, and takes it before the next.
     """
 
     def __init__(self, path: str, file: File | None, *, is_writable: bool, connect: Callable[[], sqlite3.Connection]):
         self.file = file
         """The file that it is open on."""
         self.is_writable = is_writable
-        self.in_use = False
         self.is_open = True
+        self.thread = threading.get_ident()
+        self._is_to_close = False
+        self._taken = threading.Lock()
+        self._taken.acquire()
         self._pid = os.getpid()
         self._token = object()
-        _files.opened[self._token] = _Opened(
-            os.path.realpath(path), file
-        )  # before it is, so that no fork comes in between
+        # Before it is, so that no fork comes in between.
+        _files.opened[self._token] = _Opened(os.path.realpath(path), file, weakref.ref(self))
         try:
             self.connection = connect()
         except BaseException:
             del _files.opened[self._token]
             raise
-        _here.__dict__.setdefault("opened", weakref.WeakSet()).add(self)
 
     @property
     def is_ours(self) -> bool:
         """Whether this very process has opened it."""
         return self._pid == os.getpid()
 
+    def take(self) -> bool:
+        """Take it for a call. False where that cannot be: it is closed, or about to be, or a call has it already."""
+        if not self.is_ours or not self._taken.acquire(blocking=False):
+            return False
+        if self.is_open:
+            return True
+        self._taken.release()
+        return False
+
+    def give_back(self) -> None:
+        """A call is over."""
+        self._taken.release()
+        if self._is_to_close:
+            self.close()
+
     def close(self) -> None:
-        """Close it, unless that is for another process to do."""
-        if self.is_ours:
+        """Close it, or let the call that has it do so in the end; unless that is for another process to do."""
+        self._is_to_close = True
+        if self.take():
+            try:
+                self._close()
+            finally:
+                self._taken.release()
+
+    def _close(self) -> None:
+        try:
             self.is_open = False
             self.connection.close()
-            if not self.in_use:  # else SQLite has it open until its thread is done
-                _files.opened.pop(self._token, None)
+        finally:
+            _files.opened.pop(self._token, None)
 
     def __del__(self) -> None:
         if "connection" not in self.__dict__:
             return
-        self.in_use = False
-        self.close()
-        if not self.is_ours:
+        if self.is_ours:
+            self._close()
+        else:
             _files.never_closed.append(self.connection)
 
 
@@ -121,19 +168,12 @@ def refuse_inherited(path: str, file: File | None) -> None:
 def being_made(path: str) -> Iterator[None]:
     """Let a child that is forked during the block refuse the file, which the block makes."""
     token = object()
-    _files.opened[token] = _Opened(os.path.realpath(path), None)
+    _files.opened[token] = _Opened(os.path.realpath(path), None, lambda: None)
     try:
         yield
     finally:
         _files.opened.pop(token, None)
 
 
-def _before_fork() -> None:
-    for opened in list(_here.__dict__.get("opened", ())):
-        if not opened.in_use:
-            with contextlib.suppress(sqlite3.Error):
-                opened.close()
-
-
 # Whoever asks before this hook of ours, or was forked by C code that runs no hooks, is told by the process id.
-os.register_at_fork(before=_before_fork, after_in_child=_files.look_for_fork)
+os.register_at_fork(before=_files.close_unused, after_in_child=_files.look_for_fork)
