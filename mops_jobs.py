@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from mopsjobs.commands import Commands
+    from mopsjobs.output import Result
 
 DESCRIPTION = "See, wait for and report batch simulation jobs, without kubectl."
 
@@ -33,6 +34,9 @@ EPILOG = """exit codes:
   100 failed, 103 cancelled, 104 partial: the job's end, from wait, logs -f, status --exit-status
 """
 
+
+WRITERS = frozenset({"cancel", "progress", "prune", "reconcile", "register", "resume", "submit", "update", "validate"})
+"""Commands that should not be repeated only because their output found no room."""
 
 # Everything here is English. To find that out, argparse would look for a translation of each of its own words.
 argparse._ = lambda text: text  # type: ignore[attr-defined]
@@ -171,7 +175,21 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
         out.show(result)
     except BrokenPipeError:  # whoever read has seen enough; what came of the command is the same
         silence(sys.stdout)
+    except OSError as error:
+        if args.command in WRITERS:
+            raise _done_unseen(error, result) from None
+        raise
     return result.exit_code
+
+
+def _done_unseen(error: OSError, result: Result) -> MopsJobsError:
+    """The error of a command that has written to the registry, and could not print that: nobody should repeat it."""
+    silence(sys.stdout)
+    said = result.first_line()
+    return MopsJobsError(
+        f"Cannot write: {error.strerror}. It was done all the same{': ' + said if said else ''}.",
+        hint="See what came of it: mops-jobs list",
+    )
 
 
 def _directory() -> str | None:

@@ -23,10 +23,11 @@ from mopsjobs.cache.file import (
     sync_lock,
 )
 from mopsjobs.config import Settings
+from mopsjobs.embedded import EmbeddedRegistry
 from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
 from mopsjobs.freshness import Freshness, Wanted
 from mopsjobs.output import Output
-from mopsjobs.sqlite_file import file_at, names
+from mopsjobs.sqlite_file import names
 from mopsjobs.times import json_time, parse_duration, parse_time, utc_now
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
@@ -74,10 +75,8 @@ class Context:
         self._store: VersionedStore | None = None
         self._registry: JobRegistry | None = None
         self._cache_path: str | None = None
-        self.tells_missing = True
-        """Whether to say that the registry that was asked for is not there; at most once."""
-        self._believes_missing = False
-        """Whether an embedded registry that is not there is empty, and not gone."""
+        self.embedded = EmbeddedRegistry(settings, lambda: self.cache_path, out)
+        """The registry as a file, where it is one."""
 
     @property
     def cache_path(self) -> str:
@@ -91,34 +90,9 @@ class Context:
                 self.out.note(f"There is no writable home; the cache is {self._cache_path}")
         return self._cache_path
 
-    @property
-    def registry_path(self) -> str | None:
-        """Where the embedded registry is, or will be; None where the registry is elsewhere."""
-        from mopsjobs.store import sqlite_path
-
-        url = self.settings.registry.value
-        return sqlite_path(url) if url.startswith("sqlite:") else None
-
-    def missing_registry(self) -> str | None:
-        """The path of the embedded registry, if there is no such file yet; what a mistyped path looks like, too."""
-        path = self.registry_path
-        with contextlib.suppress(OSError):  # where it cannot be told, whoever opens it says why
-            return path if path is not None and file_at(path) is None else None
-        return None
-
-    def _tell_missing(self) -> None:
-        """Say, once, that the registry that was asked for is not there: an empty listing alone would hide a typo."""
-        if not self.tells_missing or self.settings.registry.origin == "default":
-            return
-        if (path := self.missing_registry()) is not None and self.lost_registry() is None:
-            self.tells_missing = False
-            beside = "" if os.path.isdir(os.path.dirname(path)) else ", nor its directory"
-            made = "both" if beside else "it"
-            self.out.note(f"There is no registry at {path} yet{beside}; the first job makes {made}.")
-
     def own_files(self) -> list[str]:
         """The files that registry and cache are, or may come to be, on this machine."""
-        paths = [path for path in (self.cache_path, self.registry_path) if path is not None]
+        paths = [path for path in (self.cache_path, self.embedded.path) if path is not None]
         every = [*paths, *map(os.path.realpath, paths)]
         return [name for path in every for name in (*names(path), path + ".lock")]
 
@@ -128,25 +102,8 @@ class Context:
         if self._store is None:
             from mopsjobs.store import open_store
 
-            self._store = open_store(self.settings.registry.value, self.env, when_missing=self._refuse_missing)
+            self._store = open_store(self.settings.registry.value, self.env, when_missing=self.embedded.refuse_lost)
         return self._store
-
-    def _refuse_missing(self) -> None:
-        """Refuse to take an embedded registry for new that was there, by the jobs that the cache has of it.
-
-        Its disk is not mounted, say: its jobs are not gone, and what is written to a second one is lost to everybody as
-        soon as that is mended.
-
-        Raises:
-            StoreUnavailableError: there was one.
-        """
-        lost, path = self.lost_registry(), self.missing_registry()  # in this order: somebody may make it meanwhile
-        if lost is not None and path is not None and not self._believes_missing:
-            raise StoreUnavailableError(
-                f"The registry {path} is gone: {lost}.",
-                hint="Is its disk mounted? To begin a new one there: mops-jobs sync --full",
-                sent=False,
-            )
 
     @property
     def registry(self) -> JobRegistry:
@@ -191,12 +148,6 @@ class Context:
 
         return self._healed(look)
 
-    def lost_registry(self) -> str | None:
-        """Of an embedded registry that is not there: what says that it was, by the cache; None where nothing does."""
-        from mopsjobs.cache.witnesses import trace_of
-
-        return trace_of(self.cache_path, self.settings.registry_id)
-
     def check_cache(self) -> None:
         """Find out whether the cache can be written, by writing what is there already.
 
@@ -233,6 +184,7 @@ class Context:
         """Call `action` with the cache, open to write; it is made if there is none."""
 
         def act() -> T:
+            self.embedded.keep_emptied()
             opened = open_to_write(self.cache_path, self.settings.registry_id)
             with contextlib.closing(opened), explained(self.cache_path):
                 return action(opened)
@@ -247,9 +199,9 @@ class Context:
         try:
             return action()
         except DamagedCacheError as error:
-            if self.settings.cache.origin != "default":
+            if self.settings.cache.origin != "default" or os.path.islink(self.cache_path):
                 refuse_foreign(self.cache_path)
-            self._refuse_missing()
+            self.embedded.refuse_lost()
             aside = set_aside(self.cache_path, self.now().strftime("%Y%m%dT%H%M%S"))
             if aside is not None:
                 self.out.warn(f"{error} Set aside as {aside}; rebuilding it.")
@@ -331,10 +283,9 @@ class Context:
     def _sync(self, wait: float | None, *, full: bool, on_progress: OnProgress | None) -> SyncReport | None:
         from mopsjobs.cache.mirror import sync
 
-        self._tell_missing()
-        self._believes_missing = full
-        if self.missing_registry() is not None:
-            self._refuse_missing()  # before an emptied cache is begun anew, and knows nothing
+        self.embedded.tell_missing()
+        self.embedded.is_believed_missing = full
+        self.embedded.keep_emptied()
         # Before the lock: Azure's SDK starts a program when it is opened (`uname`), which would inherit the lock, and
         # hold it for an instant longer than this process, should that be killed.
         registry = self.registry
@@ -359,7 +310,7 @@ class Context:
         """
         from mopsjobs.cache.events import sync_events
 
-        self._tell_missing()
+        self.embedded.tell_missing()
         return self.change(
             lambda cache: sync_events(self.store, cache, job_id=job_id, since=since, full=full, now=self.now)
         )
@@ -374,7 +325,7 @@ class Context:
 
     def _write_through(self, key: str, value: bytes, version: VersionToken) -> None:
         """Show this machine its own writes at once. A cache that cannot be written must not spoil the write."""
-        if self.settings.is_local or not os.path.exists(self.cache_path):
+        if not (self.embedded.needs_trace() if self.settings.is_local else os.path.exists(self.cache_path)):
             return
         from mopsjobs.cache.mirror import write_through
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from mopsjobs.cache import queries
 from mopsjobs.context import Context
-from mopsjobs.errors import JobNotFoundError
+from mopsjobs.errors import JobNotFoundError, UsageError
 from mopsjobs.freshness import Wanted
 from mopsjobs.job import JobState, check_job_id
 
@@ -23,8 +25,22 @@ def find_state(name: str, context: Context) -> JobState:
         if state is not None:
             return state
     now = context.now().timestamp()
-    job = context.read(lambda cache, _age: queries.find_job(cache, name, now=now), Wanted(refresh=True))
+    try:
+        job = context.read(lambda cache, _age: queries.find_job(cache, name, now=now), Wanted(refresh=True))
+    except JobNotFoundError as error:
+        hint_if_kept(error, name, context)
+        raise
     state = context.registry.get_job(str(job["job_id"]))
     if state is None:  # the cache told of one that has been taken away
         raise JobNotFoundError(f"There is no job {name}.", job_id=name)
     return state
+
+
+def hint_if_kept(error: JobNotFoundError, name: str, context: Context) -> None:
+    """Let the error say if a job of that id was submitted on this machine, and waits for the registry to take it."""
+    from mopsjobs.engines.local import job_directory
+    from mopsjobs.submit.kept import LAUNCHED
+
+    with contextlib.suppress(UsageError, OSError):
+        if (job_directory(check_job_id(name), context.env) / LAUNCHED).exists():
+            error.hint = f"It was submitted here while the registry took nothing. Deliver it: mops-jobs resume {name}"

@@ -134,6 +134,15 @@ class Result:
         self.warnings = warnings
         self.exit_code = exit_code
 
+    def first_line(self) -> str:
+        """What it begins with, or is about: for an error that tells that it could not be printed. Often empty."""
+        if isinstance(self.body, Document) and isinstance(self.body.content, Mapping):
+            return str(self.body.content.get("job_id", ""))
+        if isinstance(self.body, Text) and isinstance(self.body.lines, list) and self.body.lines:
+            first = self.body.lines[0]
+            return first if isinstance(first, str) else "".join(map(str, first))
+        return ""
+
 
 class Output:
     """Where a run prints."""

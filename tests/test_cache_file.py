@@ -156,6 +156,31 @@ def test_a_damaged_cache_behind_a_link_is_set_aside_where_it_lies(cli: Cli, fill
     assert filled.is_symlink()
 
 
+def test_what_a_link_leads_to_is_moved_only_if_it_was_a_cache(cli: Cli, at_default: Path, tmp_path: Path) -> None:
+    """At the path of our own choosing too: somebody has put the link there, and the file is elsewhere."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious\n")
+    at_default.unlink()
+    at_default.symlink_to(victim)
+    ran = cli("list")
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert "is no cache of mops-jobs; it is left alone." in ran.err
+    assert victim.read_text() == "precious\n"
+    assert [path.name for path in tmp_path.glob("victim*")] == ["victim.txt"]
+
+
+@pytest.mark.parametrize("argv", [("list",), ("list", "--offline"), ("sync",), ("register", "b")], ids=" ".join)
+def test_a_pipe_in_the_place_of_a_cache_is_not_waited_at(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
+    """Nobody writes to it, so whoever opens it to read waits for ever."""
+    os.mkfifo(cli.cache)
+    ran = cli(*argv)
+    if argv[0] == "register":
+        assert ran.code == 0
+    else:
+        assert (ran.code, len(sentences(ran.err))) == (2, 1)
+        assert "is no cache of mops-jobs" in ran.err
+
+
 def test_who_finds_a_cache_mended_takes_no_lock_away(filled: Path) -> None:
     """Two threads of a page find it damaged at once: what the second looks at is in use, and stays as it is."""
     with closing(sqlite3.connect(filled)) as connection:

@@ -163,6 +163,18 @@ def test_output_that_finds_no_room_is_an_error(cli: Cli) -> None:
         one_sentence(ran.stderr, "No space left")
 
 
+@pytest.mark.parametrize("argv", [["register", "new", "--json"], ["update", "job", "failed", "--json"]])
+def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, argv: list[str]) -> None:
+    """Else a script would do it again; which job it was stands there too."""
+    cli.ok("register", "job")
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(command(*argv), env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1
+    one_sentence(ran.stderr, "No space left")
+    assert f"It was done all the same: {argv[1]}" in ran.stderr
+    assert sorted(cli.ids()) == sorted({"job", argv[1]})
+
+
 @pytest.mark.parametrize(
     ("argv", "code"), [(["list"], 0), (["wait", "job"], 100), (["status", "no"], 3), (["list", "--status", "x"], 2)]
 )

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Azurite
+from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.sqlite import PAGE_ROWS, SQLiteVersionedStore
+from mopsjobs.submit.kept import LAUNCHED
 from support_cli import Cli, Remote, add, foreign, key, sentences
 
 MANY = 1100
@@ -381,20 +383,77 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
 
 
 def test_a_cache_that_has_lost_its_mark_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:
-    """It is left alone as somebody else's, but may have been that of this registry; that of another one was not."""
+    """It is left alone as somebody else's, but may have been that of this registry, at a path of our own choosing."""
     path = tmp_path / "registry.db"
     cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
     cli.ok("register", "a")
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
     cli.ok("list")
     path.unlink()
-    whole = cli.cache.read_bytes()
-    cli.cache.write_bytes(whole[:68] + b"\xff\xff\xff\xff" + whole[72:])
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[:68] + b"\xff\xff\xff\xff" + whole[72:])
     assert cli("list").code == 2
     ran = cli("register", "b")
     assert (ran.code, len(sentences(ran.err))) == (5, 1)
     assert "cannot be told" in ran.err
     assert "is no cache of mops-jobs" in ran.err
     assert not path.exists()
+
+
+@pytest.mark.parametrize("argv", [["status", "a"], ["wait", "a"], ["results", "a"], ["validate", "a"]], ids=" ".join)
+def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remote: Remote, argv: list[str]) -> None:
+    """It was launched from here while the registry took nothing: that there is none would invite a second one."""
+    directory = job_directory("a", cli.env)
+    directory.mkdir(parents=True)
+    (directory / LAUNCHED).write_text("{}")
+    ran = cli(*argv)
+    assert ran.code == 3
+    assert "There is no job a" in ran.err
+    assert "hint: It was submitted here while the registry took nothing. Deliver it: mops-jobs resume a" in ran.err
+
+
+def test_a_registry_that_nobody_has_looked_at_is_missed_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    """A machine that only reports has no listing behind it; that it has written is enough."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("register", "a")
+    cli.ok("progress", "a", "1/2")
+    path.unlink()
+    for words in (["progress", "a", "2/2"], ["register", "b"], ["sync"], ["results", "a"]):
+        ran = cli(*words)
+        assert (ran.code, len(sentences(ran.err))) == (5, 1), words
+        assert "is gone: it had 1 job" in ran.err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"My notes."], ids=["empty", "text"])
+def test_a_file_that_was_named_and_is_no_cache_says_nothing_of_a_registry(
+    cli: Cli, tmp_path: Path, content: bytes
+) -> None:
+    """Such as one that `mktemp` has made: the registry that is not there was never made, and is now."""
+    (tmp_path / "named").write_bytes(content)
+    flags = ("--cache", str(tmp_path / "named"), "--registry", f"sqlite://{tmp_path}/registry.db")
+    if content:
+        assert cli("list", *flags).code == 2
+    else:
+        cli.ok("list", *flags)
+        cli.ok("register", "a", *flags)
+        assert cli.ids(*flags) == ["a"]
+
+
+def test_a_sync_of_a_lost_registry_counts_as_one_that_failed(cli: Cli, tmp_path: Path) -> None:
+    """In the metrics, by which people are woken, and in what doctor says of the cache."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    cli.ok("list")
+    path.unlink()
+    assert cli("sync").code == 5
+    assert 'mops_sync_errors_total{kind="network"} 0.0' not in cli.ok("metrics").out
+    checks = {check["name"]: check for check in cli("doctor", "--json").json["checks"]}
+    assert "the last sync failed" in checks["cache"]["detail"]
 
 
 def test_a_lost_registry_with_a_damaged_cache_is_begun_anew_by_a_full_sync_alone(cli: Cli, tmp_path: Path) -> None:

@@ -140,14 +140,15 @@ ARROWS = {
     "mopsjobs.config": "errors times store",
     "mopsjobs.directories": "errors",
     "mopsjobs.freshness": "times",
+    "mopsjobs.embedded": "errors sqlite_file store config output cache.file cache.witnesses",
     "mopsjobs.context": (
-        "directories errors sqlite_file times store config output freshness registry events cache.counters cache.file"
-        " cache.mirror cache.queries cache.events cache.witnesses"
+        "directories errors sqlite_file times store config output freshness registry events embedded cache.counters"
+        " cache.file cache.mirror cache.queries cache.events"
     ),
     "mopsjobs.retention": "errors times changes chunks registry store.base",
     "mopsjobs.feed": "errors status times job context freshness output cache.queries cache.events cache.pruning",
     "mopsjobs.foreground": "context engines.local private runner.run",
-    "mopsjobs.naming": "errors job context freshness cache.queries",
+    "mopsjobs.naming": "errors job context freshness cache.queries engines.local submit.kept",
     "mopsjobs.waiting": "errors status terminal times job outcome context naming engines.local cache.queries",
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors status times freshness cache.queries",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs.cache import mirror, taking
-from mopsjobs.errors import CacheError, StoreError
+from mopsjobs.errors import StoreError, UsageError
 from support_cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def test_a_cache_that_is_a_directory_is_told_in_one_sentence(cli: Cli, remote: R
     """A cache path that cannot be a file is an error of one sentence, from the library and from the command."""
     cli.cache.mkdir()
     ran = cli("sync")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)
-    with pytest.raises(CacheError, match="Cannot"):
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    with pytest.raises(UsageError, match="is no cache of mops-jobs"):
         _mirror(cli, remote)
 
 

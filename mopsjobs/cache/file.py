@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 
 from mopsjobs.errors import CacheError, UsageError
@@ -42,7 +43,7 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
         OtherCacheError: it mirrors another registry.
         UsageError: it is no cache.
     """
-    if not os.path.exists(path):
+    if not _is_file(path):
         return None
     with explained(path):
         connection = _connect(path, writable=False)
@@ -53,6 +54,29 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
             return open_to_read(path, registry_id) if version and _upgrade(path, registry_id) else None
         _check_registry(connection, path, registry_id)
     return connection
+
+
+def _is_file(path: str) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        UsageError: what is there is none: a directory, or a pipe, which whoever opens it would wait at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise _not_ours(path)
+    return True
+
+
+def is_emptied(path: str) -> bool:
+    """Whether the file is there and has nothing in it. A cache is made with its tables, so somebody has emptied it."""
+    try:
+        return os.stat(path).st_size == 0
+    except OSError:
+        return False
 
 
 def is_current(connection: sqlite3.Connection) -> bool:
@@ -100,7 +124,7 @@ def _make(path: str, registry_id: str) -> None:
             connection.executescript(f"BEGIN;\n{script.read()}COMMIT;")
         _mark(connection, registry_id)
 
-    if not os.path.exists(path):
+    if not _is_file(path):
         create(os.path.realpath(path), fill)
 
 
@@ -138,11 +162,12 @@ def refuse_foreign(path: str) -> None:
         UsageError: it is no cache.
     """
     try:
-        with _alone(path):
+        with making(os.path.realpath(path)):
             is_foreign = not _is_sound(path) and not _begins_as_cache(path)
-    except CacheError:  # where nobody can put another in its place
-        if _begins_as_cache(path):
-            raise
+    except OSError as error:
+        # Where files can be made, another may be in its place by now, and in use.
+        if isinstance(error, TimeoutError) or _begins_as_cache(path):
+            raise cannot_write(path, error.strerror) from None
         is_foreign = True
     if is_foreign:
         raise _not_ours(path)

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 from typing import NamedTuple
 
 from mopsjobs.cache import state
-from mopsjobs.cache.file import OtherCacheError, explained, open_to_read
+from mopsjobs.cache.file import OtherCacheError, explained, is_emptied, open_to_read
 from mopsjobs.errors import CacheError, RecordError, StoreUnavailableError, UsageError, ValueTooLargeError
 from mopsjobs.job import JobState
 from mopsjobs.registry import JobRegistry
@@ -84,22 +83,28 @@ def refuse_loss(connection: sqlite3.Connection) -> None:
         )
 
 
-def trace_of(path: str, registry_id: str) -> str | None:
+def trace_of(path: str, registry_id: str, *, is_default: bool) -> str | None:
     """What the cache at `path` says of a registry that is not there: that it was, or that nobody can tell.
 
-    None where nothing says so: there is no cache, or one of another registry.
+    None where nothing says so: there is no cache, or one of another registry; or what the user has named is none.
+
+    Args:
+        path: the cache.
+        registry_id: whose it should be.
+        is_default: whether the path is of our own choosing, where nothing but a cache has ever been.
     """
     try:
         # As it lies: one that is damaged, and made anew, would know of nothing.
         connection = open_to_read(path, registry_id)
         if connection is None:
-            # A cache comes with its tables, so somebody has emptied this one.
-            return f"{_UNKNOWN} (The cache {path} is empty)" if os.path.exists(path) else None
+            return f"{_UNKNOWN} (The cache {path} is empty)" if is_default and is_emptied(path) else None
         with contextlib.closing(connection), explained(path):
             count = state.known_jobs(connection)
     except OtherCacheError:
         return None
-    except (CacheError, UsageError) as error:
+    except UsageError as error:
+        return f"{_UNKNOWN} ({error.message.rstrip('.')})" if is_default else None
+    except CacheError as error:
         return f"{_UNKNOWN} ({error.message.rstrip('.')})"
     return f"it had {_jobs(count)}" if count else None
 

@@ -77,7 +77,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Check everything."""
     problems: list[tuple[str, str, str]] | None = None
-    context.tells_missing = False  # a check of its own does
+    context.embedded.tells_missing = False  # a check of its own does
     if context.settings.is_local:
         with contextlib.suppress(MopsJobsError):  # the checks below say why
             context.sync(wait=None)
@@ -142,7 +142,7 @@ def _records(problems: list[tuple[str, str, str]] | None) -> Check:
 
 
 def _reachable(context: Context) -> Check:
-    if (missing := context.missing_registry()) is not None:
+    if (missing := context.embedded.missing()) is not None:
         return _missing(context, missing)
     try:
         registry = context.registry  # opened before the clock starts: what takes time then is the network
@@ -167,7 +167,7 @@ def _reachable(context: Context) -> Check:
 
 def _missing(context: Context, path: str) -> Check:
     """What it means that there is no embedded registry: where nobody has used it yet, nothing."""
-    if (lost := context.lost_registry()) is not None:
+    if (lost := context.embedded.trace()) is not None:
         return Check(
             "access",
             "fail",
@@ -224,8 +224,8 @@ def _mirrored(context: Context, connection: sqlite3.Connection) -> Check:
 
 def _file_systems(context: Context) -> Iterator[Check]:
     paths = {"cache": context.cache_path}
-    if context.registry_path is not None:
-        paths["registry"] = context.registry_path
+    if context.embedded.path is not None:
+        paths["registry"] = context.embedded.path
     for name, path in paths.items():
         kind = _file_system(path)
         if kind in NETWORK_FILE_SYSTEMS:

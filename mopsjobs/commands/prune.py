@@ -102,7 +102,7 @@ def _prune_store(args: argparse.Namespace, context: Context) -> Result:
     age = timedelta(seconds=parse_duration(args.older_than))
     retention = Retention(context.registry, age, now=context.now(), sleep=context.sleep)
     found = retention.plan()
-    if (missing := context.missing_registry()) is not None:
+    if (missing := context.embedded.missing()) is not None:
         body = Document(_document(retention, retention.removed, args)) if args.json else None
         return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
     if args.dry_run or not found.keys:

@@ -140,6 +140,9 @@ def _find(name: str, context: Context, wishes: Wanted) -> tuple[Job, Freshness |
             raise
         job = _from_registry(name, context)
         if job is None:
+            from mopsjobs.naming import hint_if_kept
+
+            hint_if_kept(error, name, context)
             raise
         return job, None, warnings
     if freshness.problem is not None:

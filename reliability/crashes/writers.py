@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mopsjobs.job import JobState
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from reliability.crashes.killing import OWN_SUFFIXES, Script, check_leftovers, killing
+from reliability.crashes.killing import Script, check_leftovers, killing
 from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold
 
@@ -40,6 +40,7 @@ class Writers:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._first = path
         self._number = 0
         self.acknowledged = 0
         """Writes that were acknowledged before a kill, and found again."""
@@ -55,8 +56,8 @@ class Writers:
         if self._number % 3 == 0:
             self.check_all()
             self._jobs = {}
-            for suffix in OWN_SUFFIXES:
-                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            # One that was there and is not would be missed.
+            self.path = self._first.parent / str(self._number) / self._first.name
         self._number += 1
 
     def look(self, ended: Ended) -> None:
