@@ -35,7 +35,7 @@ EPILOG = """exit codes:
 """
 
 
-WRITERS = frozenset({"cancel", "progress", "prune", "reconcile", "register", "resume", "submit", "update", "validate"})
+WRITERS = frozenset({"cancel", "progress", "prune", "register", "resume", "submit", "update"})
 """Commands that should not be repeated only because their output found no room."""
 
 # Everything here is English. To find that out, argparse would look for a translation of each of its own words.
@@ -176,7 +176,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
     except BrokenPipeError:  # whoever read has seen enough; what came of the command is the same
         silence(sys.stdout)
     except OSError as error:
-        if args.command in WRITERS:
+        if args.command in WRITERS and not getattr(args, "dry_run", False):
             raise _done_unseen(error, result) from None
         raise
     return result.exit_code

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from mopsjobs import directories
 from mopsjobs.cache.file import is_emptied
 from mopsjobs.config import Settings
 from mopsjobs.errors import StoreUnavailableError
@@ -57,9 +58,12 @@ class EmbeddedRegistry:
     def needs_trace(self) -> bool:
         """Whether nothing would tell of it, should it be lost: nobody has listed it here so far.
 
-        A cache that the user has named may be meant for another registry.
+        A cache that the user has named may be meant for another registry; and one that has no home to be in is not
+        made for that.
         """
-        return self.path is not None and self._settings.cache.origin == "default" and self.trace() is None
+        cache = self._settings.cache
+        can_be = cache.origin == "default" and directories.can_be_made(os.path.dirname(cache.value))
+        return self.path is not None and can_be and self.trace() is None
 
     def tell_missing(self) -> None:
         """Say, once, that the registry that was asked for is not there: an empty listing alone would hide a typo."""

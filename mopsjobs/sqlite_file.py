@@ -52,7 +52,7 @@ def names(path: str) -> list[str]:
     ]
 
 
-def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
+def create(path: str, fill: Callable[[sqlite3.Connection], None], patience: float = 30.0) -> None:
     """Make the file, for its owner alone, in WAL mode and on disk, unless somebody else does it first.
 
     It is made whole under another name and linked into place. Half-made, it would be nobody's: turning WAL on in a
@@ -65,27 +65,28 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> None:
     Args:
         path: where.
         fill: writes what is to be in it.
+        patience: seconds to wait for somebody else who makes it.
 
     Raises:
-        OSError: the directory does not take it.
+        OSError: the directory does not take it; a `TimeoutError` where somebody else took longer.
         sqlite3.Error: the disk does not.
     """
-    with making(path):
+    with making(path, patience):
         from mopsjobs.whole_file import SUFFIX
 
         _create(path, path + SUFFIX, fill)
 
 
 @contextlib.contextmanager
-def making(path: str) -> Iterator[None]:
+def making(path: str, patience: float = 30.0) -> Iterator[None]:
     """Be the only one in the block, of all that make the file at that real path, or move it away.
 
     Raises:
-        OSError: the directory does not take it.
+        OSError: the directory does not take it; a `TimeoutError` where somebody was at it for `patience` seconds.
     """
     from mopsjobs.whole_file import draft  # here: no listing needs it
 
-    with draft(path + ".build", 0o600):
+    with draft(path + ".build", 0o600, patience):
         yield
 
 

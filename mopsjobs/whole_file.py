@@ -26,7 +26,7 @@ POLL_SECONDS = 0.02
 
 
 @contextlib.contextmanager
-def draft(path: str, mode: int) -> Iterator[str]:
+def draft(path: str, mode: int, patience: float = WAIT_SECONDS) -> Iterator[str]:
     """An empty file beside `path`, which is nobody else's for the time of the block. It is gone after that.
 
     Unless it was renamed into place: then it stays, and is on disk by that name when the block has ended.
@@ -34,13 +34,14 @@ def draft(path: str, mode: int) -> Iterator[str]:
     Args:
         path: where it is to go.
         mode: its permissions, less those that the umask takes away.
+        patience: seconds to wait for somebody else who writes it.
 
     Raises:
-        TimeoutError: somebody else has been at it for `WAIT_SECONDS`.
+        TimeoutError: somebody else took longer.
         OSError: the disk, or the directory, does not take it.
     """
     beside = path + SUFFIX
-    file, pid = _taken(beside, mode), os.getpid()
+    file, pid = _taken(beside, mode, patience), os.getpid()
     with _released(file):
         try:
             yield beside
@@ -79,9 +80,9 @@ def locked(directory: str) -> Iterator[None]:
         yield
 
 
-def _taken(beside: str, mode: int) -> int:
+def _taken(beside: str, mode: int, patience: float) -> int:
     """The file, empty and locked. Whoever had it before has put it in place by then: then another is made."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
@@ -101,9 +102,7 @@ def _lock(file: int, deadline: float) -> None:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise TimeoutError(
-                    errno.ETIMEDOUT, f"somebody else has been making it for {WAIT_SECONDS:g} s"
-                ) from None
+                raise TimeoutError(errno.ETIMEDOUT, "somebody else is making it, and does not come to an end") from None
             time.sleep(POLL_SECONDS)
 
 

@@ -175,6 +175,17 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
     assert sorted(cli.ids()) == sorted({"job", argv[1]})
 
 
+def test_a_dry_run_whose_output_finds_no_room_does_not_say_that_it_was_done(cli: Cli) -> None:
+    """Nothing was."""
+    cli.ok("register", "job")
+    with open("/dev/full", "wb") as full:
+        argv = command("cancel", "job", "--dry-run", "--json")
+        ran = subprocess.run(argv, env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1
+    one_sentence(ran.stderr, "No space left")
+    assert "done" not in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "code"), [(["list"], 0), (["wait", "job"], 100), (["status", "no"], 3), (["list", "--status", "x"], 2)]
 )

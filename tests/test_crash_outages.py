@@ -424,8 +424,24 @@ def test_a_registry_that_nobody_has_looked_at_is_missed_all_the_same(cli: Cli, t
     for words in (["progress", "a", "2/2"], ["register", "b"], ["sync"], ["results", "a"]):
         ran = cli(*words)
         assert (ran.code, len(sentences(ran.err))) == (5, 1), words
-        assert "is gone: it had 1 job" in ran.err
+        assert "is gone: it had jobs." in ran.err
     assert not path.exists()
+
+
+def test_a_write_waits_for_no_cache_and_needs_none(cli: Cli, tmp_path: Path) -> None:
+    """Where none can be made, or somebody has it, the record and its event are written all the same, without a word."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/registry.db"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("list")
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    with contextlib.closing(sqlite3.connect(cache)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        ran = cli.ok("register", "a", "-q")
+        connection.rollback()
+    assert ran.err == ""
+    ran = cli.ok("register", "b", "-q", HOME="/dev/null/x", XDG_CACHE_HOME="/dev/null/x")
+    assert ran.err == ""
+    assert sorted({json.loads(line)["job_id"] for line in cli.ok("events", "--json").out.splitlines()}) == ["a", "b"]
 
 
 @pytest.mark.parametrize("content", [b"", b"My notes."], ids=["empty", "text"])

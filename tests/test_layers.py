@@ -140,7 +140,7 @@ ARROWS = {
     "mopsjobs.config": "errors times store",
     "mopsjobs.directories": "errors",
     "mopsjobs.freshness": "times",
-    "mopsjobs.embedded": "errors sqlite_file store config output cache.file cache.witnesses",
+    "mopsjobs.embedded": "directories errors sqlite_file store config output cache.file cache.witnesses",
     "mopsjobs.context": (
         "directories errors sqlite_file times store config output freshness registry events embedded cache.counters"
         " cache.file cache.mirror cache.queries cache.events"

@@ -633,6 +633,46 @@ def test_of_a_write_that_a_fork_interrupts_the_parent_alone_is_told(backend: Bac
     assert list(backend.open().list_keys()) == ["amid", "before"]
 
 
+def test_a_write_within_a_write_is_refused_at_once(tmp_path: Path) -> None:
+    """As by the handler of a signal: it would wait for its own thread, and take that for somebody else."""
+    with contextlib.closing(sqlite.SQLiteVersionedStore(tmp_path / "registry.db")) as store:
+        with store._writing(), pytest.raises(StoreError, match="This thread is in the middle of a write"):
+            store.create_if_absent("b", b"")
+        assert store.create_if_absent("a", b"")
+
+
+class _Interrupted:
+    """A connection with which Ctrl-C comes when the first transaction has just begun."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._is_to_come = True
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *arguments: object) -> sqlite3.Cursor:
+        done = self._connection.execute(statement, *arguments)
+        if statement.startswith("BEGIN") and self._is_to_come:
+            self._is_to_come = False
+            raise KeyboardInterrupt
+        return done
+
+
+def test_an_interrupt_at_the_beginning_of_a_write_leaves_nothing_held(tmp_path: Path) -> None:
+    """In a program that goes on, such as a notebook: else each other writer would wait for it."""
+    path = tmp_path / "registry.db"
+    with contextlib.closing(sqlite.SQLiteVersionedStore(path)) as store:
+        store.create_if_absent("a", b"")
+        mine = store._threads.connection
+        mine.connection = _Interrupted(mine.connection)
+        with pytest.raises(KeyboardInterrupt):
+            store.create_if_absent("b", b"")
+        assert not mine.connection.in_transaction
+        assert store.create_if_absent("c", b"")
+        assert list(sqlite.SQLiteVersionedStore(path).list_keys()) == ["a", "c"]
+
+
 def test_a_store_that_is_closed_in_the_middle_of_a_call_is_closed_when_that_ends(tmp_path: Path) -> None:
     """By another thread: the call goes on, and nothing stays open that a forked child would be refused for."""
     store = sqlite.SQLiteVersionedStore(tmp_path / "registry.db")

@@ -167,6 +167,6 @@ def test_who_is_stopped_half_way_is_not_waited_for_for_ever(tmp_path: Path, monk
     whole_file.replace(str(path), b"whole")
     now = iter(range(1000))
     monkeypatch.setattr("mopsjobs.whole_file.time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None))
-    with whole_file.draft(str(path), 0o600), pytest.raises(TimeoutError, match="somebody else has been making it"):
+    with whole_file.draft(str(path), 0o600), pytest.raises(TimeoutError, match="somebody else is making it"):
         whole_file.replace(str(path), b"-")
     assert path.read_bytes() == b"whole"

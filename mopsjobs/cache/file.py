@@ -84,8 +84,8 @@ def is_current(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION)
 
 
-def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
-    """A connection to the cache, which is made or brought up to date first.
+def open_to_write(path: str, registry_id: str, patience: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """A connection to the cache, which is made or brought up to date first. Waits `patience` seconds for others.
 
     Raises:
         CacheError: the file is damaged or from a newer mops-jobs, or its directory cannot be written.
@@ -95,10 +95,10 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
     with explained(path):
         try:
             make_directory(os.path.dirname(path))
-            _make(path, registry_id)
+            _make(path, registry_id, patience)
         except OSError as error:
             raise cannot_write(path, error.strerror) from None
-        connection = _connect(path, writable=True)
+        connection = _connect(path, writable=True, patience=patience)
         try:
             version = _schema_version(connection, path)
             if version != SCHEMA_VERSION:
@@ -111,7 +111,7 @@ def open_to_write(path: str, registry_id: str) -> sqlite3.Connection:
     return connection
 
 
-def _make(path: str, registry_id: str) -> None:
+def _make(path: str, registry_id: str, patience: float) -> None:
     """Make the cache, whole, unless there is one. SQLite gives the WAL its mode.
 
     One that is there must not be opened by anything but SQLite: closing it again would release the locks that this
@@ -125,7 +125,7 @@ def _make(path: str, registry_id: str) -> None:
         _mark(connection, registry_id)
 
     if not _is_file(path):
-        create(os.path.realpath(path), fill)
+        create(os.path.realpath(path), fill, patience)
 
 
 @contextlib.contextmanager
@@ -228,6 +228,8 @@ def _begins_as_cache(path: str) -> bool:
             header = file.read(_MARK_AT + 4)
     except FileNotFoundError:  # somebody has removed it
         return True
+    except PermissionError:
+        return False
     mark = int.from_bytes(header[_MARK_AT:], "big")
     return not header or (header.startswith(b"SQLite format 3\0") and mark == APPLICATION_ID)
 
@@ -256,8 +258,8 @@ class DamagedCacheError(CacheError):
     """The file is no SQLite database, or not one that can be read any more. It can be rebuilt from the registry."""
 
 
-def _connect(path: str, *, writable: bool) -> sqlite3.Connection:
-    return connect(path, writable=writable, busy_seconds=BUSY_SECONDS, synchronous="NORMAL")
+def _connect(path: str, *, writable: bool, patience: float = BUSY_SECONDS) -> sqlite3.Connection:
+    return connect(path, writable=writable, busy_seconds=patience, synchronous="NORMAL")
 
 
 def _schema_version(connection: sqlite3.Connection, path: str) -> int:

@@ -38,6 +38,10 @@ GET_COST = 10
 """Jobs that a listing brings in the time that reading one record takes; 6 against Azurite."""
 
 
+WRITE_THROUGH_SECONDS = 1.0
+"""How long a write to the registry waits for whoever has the cache. The next sync brings it anyway."""
+
+
 def sync(
     registry: JobRegistry,
     path: str,
@@ -89,7 +93,7 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, value: byt
     the next one mends it. Of two own writes since, the later one stays: the times of a record's writes never go back,
     while a program that drops our fields resets the revision.
     """
-    connection = open_to_write(path, registry_id)
+    connection = open_to_write(path, registry_id, patience=WRITE_THROUGH_SECONDS)
     try:
         with explained(path), state.transaction(connection):
             generation = state.last_generation(connection) + 1

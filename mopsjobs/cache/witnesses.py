@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from typing import NamedTuple
 
@@ -93,20 +94,22 @@ def trace_of(path: str, registry_id: str, *, is_default: bool) -> str | None:
         registry_id: whose it should be.
         is_default: whether the path is of our own choosing, where nothing but a cache has ever been.
     """
+    if not os.path.isfile(path):
+        return None
     try:
         # As it lies: one that is damaged, and made anew, would know of nothing.
         connection = open_to_read(path, registry_id)
         if connection is None:
             return f"{_UNKNOWN} (The cache {path} is empty)" if is_default and is_emptied(path) else None
         with contextlib.closing(connection), explained(path):
-            count = state.known_jobs(connection)
+            count, is_whole = state.known_jobs(connection), state.recalled(connection, state.SYNCED_AT)
     except OtherCacheError:
         return None
     except UsageError as error:
         return f"{_UNKNOWN} ({error.message.rstrip('.')})" if is_default else None
     except CacheError as error:
         return f"{_UNKNOWN} ({error.message.rstrip('.')})"
-    return f"it had {_jobs(count)}" if count else None
+    return f"it had {_jobs(count) if is_whole else 'jobs'}" if count else None
 
 
 _UNKNOWN = "whether it had jobs cannot be told"

@@ -163,16 +163,16 @@ class SQLiteVersionedStore:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._using(create=True) as mine:
             assert mine is not None  # noqa: S101 - create=True always gives one
-            mine.connection.execute("BEGIN IMMEDIATE")
             try:
+                mine.connection.execute("BEGIN IMMEDIATE")
                 yield mine.connection
                 if not mine.is_ours:
                     refuse_inherited(self.path, mine.file)
+                mine.connection.commit()
             except BaseException:
-                if mine.is_ours:
+                if mine.is_ours and mine.connection.in_transaction:
                     mine.connection.rollback()
                 raise
-            mine.connection.commit()
 
     @contextlib.contextmanager
     def _using(self, *, create: bool) -> Iterator[ThreadConnection | None]:
@@ -223,6 +223,8 @@ class SQLiteVersionedStore:
             # A file that is gone, or has made room for another, would take what is written to it along.
             if mine.file == file and (mine.is_writable or not create) and mine.take():
                 return mine
+            if create and mine.is_ours and mine.is_open and mine.connection.in_transaction:
+                raise StoreError(f"This thread is in the middle of a write to the registry {self.path}.")
             mine.close()
         self._threads.__dict__.clear()  # should opening it to write fail, then the next reader opens its own
         if os.path.isdir(self.path):

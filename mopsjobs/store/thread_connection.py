@@ -36,6 +36,7 @@ class _Opened(NamedTuple):
 
     path: str
     file: File | None
+    thread: int
     connection: Callable[[], ThreadConnection | None]
 
 
@@ -65,8 +66,7 @@ class _Files:
             if (connection := one.connection()) is not None:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
-        left = [one.connection() for one in list(self.opened.values())]
-        return any(connection is None or connection.thread != threading.get_ident() for connection in left)
+        return any(one.thread != threading.get_ident() for one in list(self.opened.values()))
 
     def look_for_fork(self) -> None:
         """In a child, take what the parent had open for what it is."""
@@ -90,18 +90,17 @@ class ThreadConnection:
         """The file that it is open on."""
         self.is_writable = is_writable
         self.is_open = True
-        self.thread = threading.get_ident()
         self._is_to_close = False
         self._taken = threading.Lock()
         self._taken.acquire()
         self._pid = os.getpid()
         self._token = object()
         # Before it is, so that no fork comes in between.
-        _files.opened[self._token] = _Opened(os.path.realpath(path), file, weakref.ref(self))
+        _files.opened[self._token] = _Opened(os.path.realpath(path), file, threading.get_ident(), weakref.ref(self))
         try:
             self.connection = connect()
         except BaseException:
-            del _files.opened[self._token]
+            _files.opened.pop(self._token, None)
             raise
 
     @property
@@ -134,11 +133,12 @@ class ThreadConnection:
                 self._taken.release()
 
     def _close(self) -> None:
+        self.is_open = False
         try:
-            self.is_open = False
             self.connection.close()
         finally:
-            _files.opened.pop(self._token, None)
+            if _is_closed(self.connection):  # an interrupt may have come before it was, or after
+                _files.opened.pop(self._token, None)
 
     def __del__(self) -> None:
         if "connection" not in self.__dict__:
@@ -147,6 +147,13 @@ class ThreadConnection:
             self._close()
         else:
             _files.never_closed.append(self.connection)
+
+
+def _is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        return connection.total_changes < 0
+    except sqlite3.ProgrammingError:
+        return True
 
 
 def refuse_inherited(path: str, file: File | None) -> None:
@@ -168,7 +175,7 @@ def refuse_inherited(path: str, file: File | None) -> None:
 def being_made(path: str) -> Iterator[None]:
     """Let a child that is forked during the block refuse the file, which the block makes."""
     token = object()
-    _files.opened[token] = _Opened(os.path.realpath(path), None, lambda: None)
+    _files.opened[token] = _Opened(os.path.realpath(path), None, threading.get_ident(), lambda: None)
     try:
         yield
     finally:

@@ -58,6 +58,7 @@ class Writers:
             self._jobs = {}
             # One that was there and is not would be missed.
             self.path = self._first.parent / str(self._number) / self._first.name
+            self.path.parent.mkdir(parents=True)
         self._number += 1
 
     def look(self, ended: Ended) -> None:

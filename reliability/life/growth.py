@@ -33,7 +33,8 @@ class Growth:
     """What it may be in any case."""
     swings: bool = False
     """Whether it goes up and down from hour to hour, as a file does that is made small again once nobody reads it. Then
-    its low points count: what stays for ever is in these as well."""
+    the lowest of the last hours counts, which what stays for ever is in as well, against what it mostly was before: the
+    lowest of then may have been one lucky hour."""
     only: str = ""
     """Over which of the two registries it is looked at; both when empty."""
 
@@ -41,7 +42,7 @@ class Growth:
     def hours(self) -> str:
         """Which hours are compared, in words."""
         if self.swings:
-            return f"lowest of hours {WARM.start + 1} to {WARM.start + LONG} / {25 - LONG} to 24"
+            return f"hours {WARM.start + 1} to {WARM.start + LONG} / lowest of {25 - LONG} to 24"
         return f"hours {WARM.start + 1} to {WARM.stop} / 19 to 24"
 
 
@@ -126,7 +127,7 @@ class Growths:
         for growth in self._growths:
             values = self._values(growth)
             if growth.swings:
-                yield growth, min(values[WARM.start : WARM.start + LONG]), min(values[-LONG:])
+                yield growth, _median(values[WARM.start : WARM.start + LONG]), min(values[-LONG:])
             else:
                 yield growth, _median(values[WARM.start : WARM.stop]), _median(values[-6:])
 
