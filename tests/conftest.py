@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -40,6 +41,12 @@ MAX_WORKERS = 4  # each has an Azurite, a Dask cluster and a browser of its own
 hypothesis.settings.register_profile("mops-jobs", deadline=None, database=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("mops-jobs")
 hypothesis.configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts what is to run in the background with Ctrl-C ignored, and every process of the tests would inherit
+    # that; some are stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
