@@ -325,11 +325,11 @@ class Context:
 
     def _write_through(self, key: str, value: bytes, version: VersionToken) -> None:
         """Show this machine its own writes at once. A cache that cannot be written must not spoil the write."""
-        from mopsjobs.cache.mirror import write_through
-
         try:
             if not (self.embedded.needs_trace() if self.settings.is_local else os.path.exists(self.cache_path)):
                 return
+            from mopsjobs.cache.mirror import write_through
+
             job_id = self.registry.job_id_of(key)
             assert job_id is not None  # noqa: S101 - the registry made this key from a job id
             write_through(self.cache_path, self.settings.registry_id, job_id, key, value, version)

@@ -16,6 +16,9 @@ WAL_BYTES = 4 * 2**20
 of the largest write for as long as anybody has the file open: a page of `serve`, say, that made the first sync."""
 
 
+MAKING_SECONDS = 30.0
+"""How long to wait for somebody else who makes the file, which takes milliseconds."""
+
 LOST = ".lost"
 """Behind the name of a WAL that was put aside."""
 
@@ -52,7 +55,7 @@ def names(path: str) -> list[str]:
     ]
 
 
-def create(path: str, fill: Callable[[sqlite3.Connection], None], patience: float = 30.0) -> None:
+def create(path: str, fill: Callable[[sqlite3.Connection], None], patience: float = MAKING_SECONDS) -> None:
     """Make the file, for its owner alone, in WAL mode and on disk, unless somebody else does it first.
 
     It is made whole under another name and linked into place. Half-made, it would be nobody's: turning WAL on in a
@@ -78,7 +81,7 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None], patience: floa
 
 
 @contextlib.contextmanager
-def making(path: str, patience: float = 30.0) -> Iterator[None]:
+def making(path: str, patience: float = MAKING_SECONDS) -> Iterator[None]:
     """Be the only one in the block, of all that make the file at that real path, or move it away.
 
     Raises:

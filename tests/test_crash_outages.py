@@ -459,13 +459,17 @@ def test_a_file_that_was_named_and_is_no_cache_says_nothing_of_a_registry(
         assert cli.ids(*flags) == ["a"]
 
 
-def test_a_sync_of_a_lost_registry_counts_as_one_that_failed(cli: Cli, tmp_path: Path) -> None:
-    """In the metrics, by which people are woken, and in what doctor says of the cache."""
-    path = tmp_path / "registry.db"
+def lose_after_a_listing(cli: Cli, path: Path) -> None:
+    """Make an embedded registry of one job there, list it, and take it away."""
     cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
     cli.ok("register", "a")
     cli.ok("list")
     path.unlink()
+
+
+def test_a_sync_of_a_lost_registry_counts_as_one_that_failed(cli: Cli, tmp_path: Path) -> None:
+    """In the metrics, by which people are woken, and in what doctor says of the cache."""
+    lose_after_a_listing(cli, tmp_path / "registry.db")
     assert cli("sync").code == 5
     assert 'mops_sync_errors_total{kind="network"} 0.0' not in cli.ok("metrics").out
     checks = {check["name"]: check for check in cli("doctor", "--json").json["checks"]}
@@ -474,11 +478,7 @@ def test_a_sync_of_a_lost_registry_counts_as_one_that_failed(cli: Cli, tmp_path:
 
 def test_a_lost_registry_with_a_damaged_cache_is_begun_anew_by_a_full_sync_alone(cli: Cli, tmp_path: Path) -> None:
     """Whoever says so takes the registry as it is; the damaged cache is kept all the same."""
-    path = tmp_path / "registry.db"
-    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
-    cli.ok("register", "a")
-    cli.ok("list")
-    path.unlink()
+    lose_after_a_listing(cli, tmp_path / "registry.db")
     os.truncate(cli.cache, cli.cache.stat().st_size // 2)
     assert cli("list").code == 5
     assert "Set aside as" in cli.ok("sync", "--full").err
