@@ -20,11 +20,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mopsjobs.job import JobState
 from reliability.storm import storms as storm
 from reliability.storm.linearizable import Operation, unexplained
 from reliability.storm.mutations import MUTATIONS
 from reliability.storm.proxy import FAULTS, RETRY_AFTER, Plan, Proxy, faulty
 from reliability.storm.store_history import Call, histories, step
+from reliability.storm.verdict import Verdict
 from reliability.trial import Trial
 
 if TYPE_CHECKING:
@@ -151,6 +153,38 @@ def test_notes_become_histories() -> None:
         op(5, 6, "get", "yes", "a"),
     ]
     assert histories([log]) == {"k": expected}
+
+
+# --- the verdict ----------------------------------------------------------------------------------------------------
+
+
+def wrote(revision: int) -> list[Any]:
+    """What a process notes of one write of a job's record that it is told has landed."""
+    write_id, key = f"write-{revision}", "jobs/job/state.json"
+    return [
+        {"call": "put", "number": revision, "key": key, "start": 0.0, "revision": revision, "write_id": write_id},
+        {"ended": revision, "outcome": "yes", "end": 1.0, "version": str(revision)},
+        {"op": write_id, "kind": "progress", "job": "job", "start": 0.0},
+        {"op_ended": write_id, "outcome": "ok", "end": 1.0},
+    ]
+
+
+def at_revision(revision: int) -> dict[str, JobState]:
+    at = "2026-01-01T00:00:00+00:00"
+    return {"job": JobState(job_id="job", status="pending", created_at=at, updated_at=at, revision=revision)}
+
+
+def test_a_last_write_that_was_acknowledged_and_is_gone_is_a_lost_update() -> None:
+    """Nobody has written after it, so that no second write has its revision."""
+    verdict = Verdict([[*wrote(1), *wrote(2)]])
+    verdict.judge(at_revision(1))
+    assert "job is at revision 1, and write-2 has made revision 2: a lost update." in verdict.broken
+
+
+def test_a_revision_that_nobody_has_made_is_told() -> None:
+    verdict = Verdict([[*wrote(1), *wrote(3)]])
+    verdict.judge(at_revision(3))
+    assert "job is at revision 3; nobody has seen or written [2]." in verdict.broken
 
 
 # --- the line -------------------------------------------------------------------------------------------------------

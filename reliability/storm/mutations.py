@@ -26,7 +26,11 @@ class Defect(NamedTuple):
 
     put_in: Change
     told: str
-    """What the verdict says of it, as a regular expression: something else that went wrong is no finding."""
+    """What a sentence of the verdict says of it, as a regular expression: something else that went wrong is no finding.
+
+    Which of several a storm says is chance: the same lost write is a lost update where the next one follows upon the
+    old record, and has no order where somebody only read it again.
+    """
     rate: float = 0.3
     kinds: tuple[str, ...] = QUICK_FAULTS
 
@@ -148,14 +152,15 @@ def _in_store(backend: str, change: Callable[[type[Any]], None]) -> Change:
     return lambda: change(getattr(importlib.import_module(module), name))
 
 
-_LOST, _UNEXPLAINED = "a lost update", "no order of the calls on it explains"
+_LOST_OR_UNEXPLAINED = "a lost update|no order of the calls on it explains"
+_UNEXPLAINED = "no order of the calls on it explains"
 _DENIED = "said that nothing was written, and it was"
 
 
 def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> dict[str, Defect]:
     taken_for_whole = _in_store(backend, _take_a_broken_listing_for_a_whole_one)
     return {
-        "the version that a write names is ignored": Defect(ignore_the_version, _LOST),
+        "the version that a write names is ignored": Defect(ignore_the_version, _LOST_OR_UNEXPLAINED),
         "the SDK repeats conditional writes": Defect(let_the_sdk_retry, _UNEXPLAINED),
         "nobody recognises a write of his own": Defect(_recognise_no_own_write, _DENIED, 0.5, ("lost", "internal")),
         "a lost reply is taken for a lost race": Defect(
@@ -163,7 +168,7 @@ def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> 
         ),
         "an error does not tell that the write may have landed": Defect(_say_nothing_of_doubt, _DENIED, 0.7, ("lost",)),
         "each tenth write is acknowledged and not sent": Defect(
-            _in_store(backend, _acknowledge_what_was_not_sent), _LOST
+            _in_store(backend, _acknowledge_what_was_not_sent), _LOST_OR_UNEXPLAINED
         ),
         "a listing that breaks off is taken for a whole one": Defect(
             taken_for_whole, r"\(full\) has revision", 0.8, ("half_page",)

@@ -91,9 +91,11 @@ class Verdict:
 
     def _judge_chain(self, record: JobState, chain: dict[int, str]) -> None:
         """Each revision is somebody's write, and what writes added to the metadata is there to the end."""
-        missing = set(range(1, record.revision + 1)) - chain.keys()
-        if missing or max(chain, default=0) > record.revision:
-            self.broken.append(f"{record.job_id} is at revision {record.revision}; seen were {sorted(chain)}.")
+        where = f"{record.job_id} is at revision {record.revision}"
+        if missing := set(range(1, record.revision + 1)) - chain.keys():
+            self.broken.append(f"{where}; nobody has seen or written {sorted(missing)}.")
+        if (newest := max(chain, default=0)) > record.revision:
+            self.broken.append(f"{where}, and {chain[newest]} has made revision {newest}: a lost update.")
         kinds = ("register", "status", "fields")
         for write_id in set(chain.values()):
             one = self._by_name.get(write_id)
