@@ -73,7 +73,7 @@ def walk(state: JobState, changed: JobState, target: JobStatus, write: Write) ->
     current = JobStatus(state.status)
     way = steps(current, target)
     if way is None:
-        following = ", ".join(status for status in JobStatus if status in TRANSITIONS[current])
+        following = ", ".join(status for status in JobStatus if steps(current, status))
         raise InvalidTransitionError(
             f"Job {state.job_id} is {current}; it cannot become {target}.",
             job_id=state.job_id,

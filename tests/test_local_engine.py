@@ -17,7 +17,7 @@ import pytest
 from mopsjobs.engines import local, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.local import LocalEngine, job_directory
-from mopsjobs.errors import EngineError, UsageError
+from mopsjobs.errors import JobBusyError, UsageError
 from mopsjobs.outputs import NAMES_NAME, Manifest, manifest_key, output_key
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
@@ -86,7 +86,7 @@ def test_a_runner_has_a_session_of_its_own_and_survives_the_terminal(engine: Loc
 def test_a_job_at_work_is_not_launched_twice(engine: LocalEngine, tmp_path: Path) -> None:
     engine.launch(Launch(job_id="job", registry_url="u"))
     pid = _pid(tmp_path)
-    with pytest.raises(EngineError, match="already at work"):
+    with pytest.raises(JobBusyError, match="already at work"):
         engine.launch(Launch(job_id="job", registry_url="u"))
     assert _pid(tmp_path) == pid
 

@@ -84,6 +84,7 @@ def test_doctor_does_not_take_a_registry_that_is_gone_for_a_new_one(cli: Cli, jo
     assert access["state"] == "fail"
     assert "it had 1 job" in str(access["detail"])
     assert str(access["fix"]).startswith("mount its disk")
+    assert "mops-jobs sync" not in [check["fix"] for check in _checks(cli, 5).values()], "it would fail as well"
 
 
 def test_doctor_fails_on_a_cache_that_cannot_be_made(cli: Cli, remote: Remote, tmp_path: Path) -> None:
@@ -104,6 +105,7 @@ def test_doctor_tells_an_outage_and_the_last_error(cli: Cli, remote: Remote) -> 
     assert checks["access"]["state"] == "fail"
     assert checks["access"]["fix"]
     assert "the last sync failed: Cannot reach the registry" in str(checks["cache"]["detail"])
+    assert checks["cache"]["fix"] == "first mend the access"
 
 
 def test_doctor_tells_bad_records_by_key_and_reason(cli: Cli, remote: Remote) -> None:

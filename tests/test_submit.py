@@ -18,7 +18,7 @@ import pytest
 
 from conftest import Azurite
 from mopsjobs.engines.local import LocalEngine, job_directory
-from mopsjobs.errors import EngineError, UsageError
+from mopsjobs.errors import EngineError, JobBusyError, UsageError
 from mopsjobs.outputs import output_key, results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
@@ -410,6 +410,21 @@ def test_a_launch_that_fails_leaves_a_record_that_says_why(
     assert (ran.code, sentences(ran.err)) == (1, ["error: There are no processes left."])
     state = record(jobs)
     assert (state.status, state.error_code, state.error_message) == ("failed", "LAUNCH", "There are no processes left.")
+
+
+def test_a_job_whose_runner_is_at_work_here_is_not_said_to_have_failed(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was submitted in an outage and has not registered itself yet: the record is that runner's to bring on."""
+
+    def launch(self: LocalEngine, launch: object) -> None:
+        raise JobBusyError("The runner of job job is already at work on this machine.", job_id="job")
+
+    monkeypatch.setattr(LocalEngine, "launch", launch)
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    assert cli("submit", "study.json", "--auto", "--job-id", "job").code == 6
+    assert record(jobs).status == "submitting"
 
 
 # --- without a registry ---------------------------------------------------------------------------------------------

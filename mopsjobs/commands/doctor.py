@@ -44,6 +44,9 @@ NETWORK_FILE_SYSTEMS = (
 PILING_DAYS = 7
 """Announcements are of no use after a day; older than so many days, they pile up and nobody removes them."""
 
+SYNC = "mops-jobs sync"
+"""The fix of what has not been mirrored: of no use while the registry cannot be reached."""
+
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -120,14 +123,16 @@ def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> It
     yield access
     if access.state == "ok":
         yield _retention(context)
-    yield _cache(context)
-    yield from _file_systems(context)
-    yield _records(problems)
+    rest = [_cache(context), *_file_systems(context), _records(problems)]
+    for check in rest:
+        if access.state == "fail" and check.fix == SYNC:
+            check.fix = "first mend the access"
+        yield check
 
 
 def _records(problems: list[tuple[str, str, str]] | None) -> Check:
     if problems is None:
-        return Check("records", "warn", "not looked at: never synced", fix="mops-jobs sync")
+        return Check("records", "warn", "not looked at: never synced", fix=SYNC)
     if unreadable := sum(kind == "unreadable" for _, kind, _ in problems):
         return Check(
             "records",
@@ -206,7 +211,7 @@ def _cache(context: Context) -> Check:
         found = context.peek(lambda connection: _mirrored(context, connection))
     except MopsJobsError as error:
         return Check("cache", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
-    return found or Check("cache", "warn", f"{context.cache_path}: nothing there yet", fix="mops-jobs sync")
+    return found or Check("cache", "warn", f"{context.cache_path}: nothing there yet", fix=SYNC)
 
 
 def _mirrored(context: Context, connection: sqlite3.Connection) -> Check:
@@ -215,9 +220,9 @@ def _mirrored(context: Context, connection: sqlite3.Connection) -> Check:
     facts = f"{context.cache_path}: {counted(queries.count_jobs(connection), 'job')}, {size:.1f} MB"
     synced_at = known.get("synced_at")
     if known.get("last_error"):
-        return Check("cache", "warn", f"{facts}; the last sync failed: {known['last_error']}", fix="mops-jobs sync")
+        return Check("cache", "warn", f"{facts}; the last sync failed: {known['last_error']}", fix=SYNC)
     if synced_at is None:
-        return Check("cache", "warn", f"{facts}, never synced", fix="mops-jobs sync")
+        return Check("cache", "warn", f"{facts}, never synced", fix=SYNC)
     age = human_age((context.now() - parse_time(synced_at)).total_seconds())
     return Check("cache", "ok", f"{facts}, synced {age}")
 

@@ -37,7 +37,8 @@ class LocalEngine:
         """See `Engine.launch`. The runner's own messages go to `runner.log` in the job's directory."""
         directory = job_directory(launch.job_id, self._env)
         if _is_running(directory):
-            raise EngineError(f"The runner of job {launch.job_id} is already at work on this machine.")
+            told = f"The runner of job {launch.job_id} is already at work on this machine."
+            raise JobBusyError(told, job_id=launch.job_id)
         with usable(directory):
             private.make_directory(directory)
             note = str(directory / "runner.json")

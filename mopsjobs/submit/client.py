@@ -103,6 +103,8 @@ class JobSubmissionClient:
             UsageError: the bundle is not in the store. Nothing was registered.
             ValueTooLargeError: the store takes no bundle or manifest of that size. Nothing was launched.
             EngineError, UsageError: the launch failed. The record, if there is one, says `failed` and why.
+            JobBusyError: its runner is at work here, of a submission that the registry has not heard of yet. The
+                record, if there is one, is that runner's to bring up to date.
         """
         warnings: list[str] = []
         with contextlib.suppress(OSError):
