@@ -78,7 +78,6 @@ class Storm:
     mutation: str = ""
     line: Proxy | None = None
     """The bad line, where there is one: it is calmed before the end."""
-    plan: Plan = field(default_factory=lambda: Plan(0.0))
     broken: list[str] = field(default_factory=list)
     """What did not hold, each in a sentence, once it is over."""
 
