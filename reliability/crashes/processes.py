@@ -21,8 +21,10 @@ from typing import NamedTuple
 
 from bench.machine import ROOT
 
-TRIES = 4
+TRIES = 10
 """At a kill that falls inside: a script may be done long before the time that its measured run took."""
+LEAST_TRIES = 40
+"""However few kills are wanted: the fewer there are, the more one that is missed by chance counts."""
 
 
 class Ended(NamedTuple):
@@ -116,8 +118,8 @@ class Instants:
         self.landed = 0
 
     def __iter__(self) -> Iterator[float]:
-        """Instants until enough kills have landed, or `TRIES` times as many were tried."""
-        while self.landed < self._wanted and self.tried < TRIES * self._wanted:
+        """Instants until enough kills have landed, or `TRIES` times as many were tried, and `LEAST_TRIES`."""
+        while self.landed < self._wanted and self.tried < max(TRIES * self._wanted, LEAST_TRIES):
             self.tried += 1
             yield self._chance.uniform(0, self.seconds)
 
