@@ -168,7 +168,7 @@ def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path:
         "    time.sleep(60)\n"
     )
     child = tmp_path / "child"
-    finished = all_of(pool_of(code(tmp_path / "code", source), 1, task_timeout=0.5), [{"child": str(child)}])
+    finished = all_of(pool_of(code(tmp_path / "code", source), 1, task_timeout=2), [{"child": str(child)}])
     assert _kinds(finished) == ["Timeout"]
     until(lambda: _all_ended(child), "the child to end")
 
@@ -204,18 +204,18 @@ def test_a_task_that_takes_too_long_is_stopped_and_those_behind_it_run(model: Pa
     noted = tmp_path / "calls"
     sets = sets_of(5, calls=str(noted))
     sets[1]["gate"] = str(tmp_path / "never")
-    finished = all_of(pool_of(model, 1, task_timeout=0.3), sets)
+    finished = all_of(pool_of(model, 1, task_timeout=1.5), sets)
     assert _kinds(finished) == [None, "Timeout", None, None, None]
-    assert finished[1].error == {"type": "Timeout", "message": "it took longer than 0.3 s"}
+    assert finished[1].error == {"type": "Timeout", "message": "it took longer than 1.5 s"}
     assert calls(noted) == dict.fromkeys(range(5), 1)
     assert not is_alive(callers(noted)[1])
 
 
 def test_waiting_for_its_turn_and_loading_the_model_count_towards_no_timeout(tmp_path: Path) -> None:
     """Each takes less than the timeout; the loading, and two of them together, take longer."""
-    source = "import time\ntime.sleep(0.8)\ndef simulate(params, seed):\n    time.sleep(0.35)\n    return 1\n"
+    source = "import time\ntime.sleep(2)\ndef simulate(params, seed):\n    time.sleep(0.8)\n    return 1\n"
     directory = code(tmp_path / "code", source)
-    assert _kinds(all_of(pool_of(directory, 1, task_timeout=0.6), sets_of(3))) == [None] * 3
+    assert _kinds(all_of(pool_of(directory, 1, task_timeout=1.5), sets_of(3))) == [None] * 3
 
 
 # --- models that cannot be loaded -----------------------------------------------------------------------------------

@@ -340,7 +340,7 @@ def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypat
             if self.calls["delete"] == after:
                 os.kill(os.getpid(), signal.SIGINT)
             if self.calls["delete"] >= after:
-                time.sleep(0.1)
+                time.sleep(0.5)
             return super().delete(key)
 
     inner = many.store.inner

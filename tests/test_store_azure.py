@@ -602,7 +602,7 @@ def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytes
 @pytest.mark.parametrize("operation", [*WRITES, *READS])
 def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
     """Tried once: the budget, shortened here, is spent by then."""
-    monkeypatch.setattr(azure, "BUDGET_SECONDS", 0.3)
+    monkeypatch.setattr(azure, "BUDGET_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
         with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
@@ -622,7 +622,7 @@ def assert_one_request(silent: socket.socket) -> None:
 
 def test_registering_at_a_silent_server_is_one_request_and_an_unknown_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking again would take as long: the doubt is told at once."""
-    monkeypatch.setattr(azure, "BUDGET_SECONDS", 0.3)
+    monkeypatch.setattr(azure, "BUDGET_SECONDS", 1.0)
     sleep = RecordingSleep()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})

@@ -223,14 +223,20 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _until(spec: Spec, number: int, process: subprocess.Popen[str]) -> int:
-    """Wait until a process has begun its operation of that number, or ended. Returns how many it has begun."""
-    while True:
+    """Wait until a process has begun its operation of that number, or ended. Returns how many it has begun.
+
+    Raises:
+        PromiseBroken: it does neither.
+    """
+    end = time.monotonic() + spec.seconds + ENDING_SECONDS
+    while time.monotonic() < end:
         begun = spec.first
         with contextlib.suppress(OSError):
             begun += sum('"op":' in text for text in Path(spec.log).read_text(encoding="utf-8").splitlines())
         if begun >= number or process.poll() is not None:
             return begun
         time.sleep(0.005)  # some operations take no longer: a kill that comes too late is none
+    raise PromiseBroken(f"{spec.name} has begun {begun} operations in {spec.seconds:g} s, and does not end.")
 
 
 def _rows(path: Path) -> list[tuple[object, ...]]:
