@@ -18,7 +18,7 @@ import pytest
 
 from conftest import Azurite
 from mopsjobs.engines.local import LocalEngine, job_directory
-from mopsjobs.errors import EngineError, JobBusyError, UsageError
+from mopsjobs.errors import EngineError, JobBusyError, MopsJobsError, UsageError
 from mopsjobs.outputs import output_key, results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
@@ -397,16 +397,20 @@ def test_an_id_taken_by_a_job_that_was_only_reported_gets_no_manifest(cli: Cli, 
     assert jobs.store.get("jobs/job/manifest.json") is None
 
 
-def test_a_launch_that_fails_leaves_a_record_that_says_why(
-    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def submit_to_an_engine_that_raises(cli: Cli, monkeypatch: pytest.MonkeyPatch, error: MopsJobsError) -> Ran:
     def launch(self: LocalEngine, launch: object) -> None:
-        raise EngineError("There are no processes left.")
+        raise error
 
     monkeypatch.setattr(LocalEngine, "launch", launch)
     code(Path.cwd())
     Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
-    ran = cli("submit", "study.json", "--auto", "--job-id", "job")
+    return cli("submit", "study.json", "--auto", "--job-id", "job")
+
+
+def test_a_launch_that_fails_leaves_a_record_that_says_why(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = submit_to_an_engine_that_raises(cli, monkeypatch, EngineError("There are no processes left."))
     assert (ran.code, sentences(ran.err)) == (1, ["error: There are no processes left."])
     state = record(jobs)
     assert (state.status, state.error_code, state.error_message) == ("failed", "LAUNCH", "There are no processes left.")
@@ -416,14 +420,8 @@ def test_a_job_whose_runner_is_at_work_here_is_not_said_to_have_failed(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was submitted in an outage and has not registered itself yet: the record is that runner's to bring on."""
-
-    def launch(self: LocalEngine, launch: object) -> None:
-        raise JobBusyError("The runner of job job is already at work on this machine.", job_id="job")
-
-    monkeypatch.setattr(LocalEngine, "launch", launch)
-    code(Path.cwd())
-    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
-    assert cli("submit", "study.json", "--auto", "--job-id", "job").code == 6
+    busy = JobBusyError("The runner of job job is already at work on this machine.", job_id="job")
+    assert submit_to_an_engine_that_raises(cli, monkeypatch, busy).code == 6
     assert record(jobs).status == "submitting"
 
 

@@ -37,7 +37,6 @@ SMALL = 1000
 GET_COST = 10
 """Jobs that a listing brings in the time that reading one record takes; 6 against Azurite."""
 
-
 WRITE_THROUGH_SECONDS = 1.0
 """How long a write to the registry waits for whoever has the cache. The next sync brings it anyway."""
 

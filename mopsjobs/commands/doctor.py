@@ -123,8 +123,7 @@ def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> It
     yield access
     if access.state == "ok":
         yield _retention(context)
-    rest = [_cache(context), *_file_systems(context), _records(problems)]
-    for check in rest:
+    for check in (_cache(context), *_file_systems(context), _records(problems)):
         if access.state == "fail" and check.fix == SYNC:
             check.fix = "first mend the access"
         yield check

@@ -152,8 +152,8 @@ def _in_store(backend: str, change: Callable[[type[Any]], None]) -> Change:
     return lambda: change(getattr(importlib.import_module(module), name))
 
 
-_LOST_OR_UNEXPLAINED = "a lost update|no order of the calls on it explains"
 _UNEXPLAINED = "no order of the calls on it explains"
+_LOST_OR_UNEXPLAINED = f"a lost update|{_UNEXPLAINED}"
 _DENIED = "said that nothing was written, and it was"
 
 
