@@ -14,6 +14,9 @@ BLOB = (
     "<Content-MD5>bWQ1</Content-MD5></Properties>{rest}</Blob>"
 )
 
+FOLDER = "<Metadata><hdi_isfolder>true</hdi_isfolder></Metadata>"
+"""What marks a folder, together with a length of 0."""
+
 
 def page(*blobs: str, end: str = "<NextMarker/>") -> bytes:
     return (
@@ -28,19 +31,30 @@ def blob(name: str, rest: str = "") -> str:
 def test_a_page_tells_of_each_blob_and_where_to_go_on() -> None:
     body = page(
         blob("a", "<Metadata><mopsvalue>eJw=</mopsvalue></Metadata>"),
-        blob("b/", "<Metadata><hdi_isfolder>true</hdi_isfolder></Metadata>"),
+        blob("b/", FOLDER).replace(">3<", ">0<"),
         blob("c"),
         end="<NextMarker>2!88!x</NextMarker>",
     )
     assert parse(body) == Page(
         [
             Blob("a", "0x1", 3, "bWQ1", "eJw=", is_folder=False),
-            Blob("b/", "0x1", 3, "bWQ1", None, is_folder=True),
+            Blob("b/", "0x1", 0, "bWQ1", None, is_folder=True),
             Blob("c", "0x1", 3, "bWQ1", None, is_folder=False),
         ],
         "2!88!x",
         len(body),
     )
+
+
+def test_metadata_alone_make_no_folder() -> None:
+    """Any writer may set them: a blob with content, or named like a record, is listed whatever they say."""
+    body = page(
+        blob("a", FOLDER),
+        blob("jobs/b/state.json", FOLDER),
+        blob("jobs/c/state.json", FOLDER).replace(">3<", ">0<"),
+        blob("jobs/c", FOLDER).replace(">3<", ">0<"),
+    )
+    assert [one.key for one in parse(body).blobs if one.is_folder] == ["jobs/c"]
 
 
 def test_a_page_without_blobs_is_the_last() -> None:

@@ -282,6 +282,25 @@ def test_a_folder_of_a_hierarchical_namespace_is_no_key(place: Place) -> None:
     assert [entry.key for entry in store.scan()] == expected
 
 
+@pytest.mark.parametrize("value", [b"{}", b""], ids=["content", "empty"])
+@pytest.mark.parametrize("has_empty_blob", [True, False])
+def test_metadata_of_a_folder_hide_no_record(place: Place, value: bytes, *, has_empty_blob: bool) -> None:
+    """`get`, `list_keys` and `scan` agree: a record that a writer marks as a folder is there for all three."""
+    store = place.open()
+    record = "jobs/a/state.json"
+    if has_empty_blob:  # then `list_keys` looks at the metadata too
+        store.create_if_absent("jobs/a/empty", b"")
+    store.create_if_absent("jobs/z", b"1")
+    with place.server.client(place.name) as client:
+        client.upload_blob(record, value, metadata={"hdi_isfolder": "true"})
+    expected = [*(["jobs/a/empty"] if has_empty_blob else []), record, "jobs/z"]
+    assert list(store.list_keys()) == expected
+    assert [entry.key for entry in store.scan()] == expected
+    found = store.get(record)
+    assert found is not None
+    assert found.value == value
+
+
 def test_a_blob_with_a_content_encoding_is_read_as_it_is_stored(place: Place) -> None:
     """Bytes are bytes: otherwise the listed size would not be that of the value, and a small blob might be a bomb."""
     from azure.storage.blob import ContentSettings

@@ -49,7 +49,7 @@ class Blob(NamedTuple):
     packed: str | None
     """The value that its metadata repeat, packed."""
     is_folder: bool
-    """A folder of an account with a hierarchical namespace, which looks like an empty blob."""
+    """A folder of an account with a hierarchical namespace, which looks like an empty blob. See `_is_folder`."""
 
 
 class Page(NamedTuple):
@@ -154,5 +154,14 @@ def _blob(element: Element) -> Blob:
         int(size),
         properties.findtext("Content-MD5"),
         None if metadata is None else metadata.findtext(NAME),
-        metadata is not None and metadata.findtext("hdi_isfolder") == "true",
+        metadata is not None and int(size) == 0 and _is_folder(name.text, metadata),
     )
+
+
+def _is_folder(name: str, metadata: Element) -> bool:
+    """Return whether an empty blob stands for a folder.
+
+    Its metadata alone do not tell: any writer may set them, and would hide a record from each listing. A folder that
+    is named like a record is listed, as `get` finds it too, and reported as an unreadable record.
+    """
+    return metadata.findtext("hdi_isfolder") == "true" and not name.endswith(".json")
