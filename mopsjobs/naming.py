@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from mopsjobs.advice import command
 from mopsjobs.cache import queries
 from mopsjobs.context import Context
 from mopsjobs.errors import JobNotFoundError, UsageError
@@ -43,4 +44,4 @@ def hint_if_kept(error: JobNotFoundError, name: str, context: Context) -> None:
 
     with contextlib.suppress(UsageError, OSError):
         if (job_directory(check_job_id(name), context.env) / LAUNCHED).exists():
-            error.hint = f"It was submitted here while the registry took nothing. Deliver it: mops-jobs resume {name}"
+            error.hint = f"It was submitted here while the registry took nothing. Deliver it: {command('resume', name)}"

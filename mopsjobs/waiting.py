@@ -10,6 +10,7 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
+from mopsjobs.advice import command
 from mopsjobs.cache import queries
 from mopsjobs.context import Context
 from mopsjobs.engines.local import has_ended_here
@@ -163,8 +164,8 @@ class _Watched:
             return
         self._warned.add(state.job_id)
         why = "its runner on this machine has ended" if has_ended else f"no sign of life for {human_duration(silent)}"
-        job_id = clean(state.job_id)
-        self._context.out.warn(f"{job_id}: {why}. Where its runner is gone, type: mops-jobs resume {job_id}")
+        resume = command("resume", state.job_id)
+        self._context.out.warn(clean(f"{state.job_id}: {why}. Where its runner is gone, type: {resume}"))
 
 
 def _deciding(states: list[JobState | None], until: Until) -> list[JobState] | None:

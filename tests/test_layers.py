@@ -121,7 +121,7 @@ ARROWS = {
     "mopsjobs.runner.dask_pool": "errors engines.dask_client runner.model runner.pool submit.study",
     "mopsjobs.runner.patience": "errors",
     "mopsjobs.runner.spool": "delivery errors store.base",
-    "mopsjobs.runner.manifest": "errors outputs runner.patience",
+    "mopsjobs.runner.manifest": "advice errors outputs runner.patience",
     "mopsjobs.runner.reporter": "errors job registry rules",
     "mopsjobs.runner.pools": (
         "environment outputs private submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"
@@ -148,8 +148,8 @@ ARROWS = {
     "mopsjobs.retention": "errors times changes chunks registry store.base",
     "mopsjobs.feed": "errors status times job context freshness output cache.queries cache.events cache.pruning",
     "mopsjobs.foreground": "context engines.local private runner.run",
-    "mopsjobs.naming": "errors job context freshness cache.queries engines.local submit.kept",
-    "mopsjobs.waiting": "errors status terminal times job outcome context naming engines.local cache.queries",
+    "mopsjobs.naming": "advice errors job context freshness cache.queries engines.local submit.kept",
+    "mopsjobs.waiting": "advice errors status terminal times job outcome context naming engines.local cache.queries",
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors status times freshness cache.queries",
     "mopsjobs.commands.cluster": "errors",
@@ -157,7 +157,7 @@ ARROWS = {
     "mopsjobs.commands.launching": (
         "environment commands.arguments errors times context engines.dask_client runner.pools submit.bundle"
     ),
-    "mopsjobs.advice": "",
+    "mopsjobs.advice": "engines.k8s_manifest",
     "mopsjobs.cache.pages": "cache.events cache.queries",
     "mopsjobs.cache.charts": "cache.queries cache.statistics",
     "mopsjobs.web": "",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
+from mopsjobs.advice import commands
 from mopsjobs.registry import JobRegistry
 from support_cli import Cli, Remote, add, foreign, key, sentences
 
@@ -74,6 +76,38 @@ def test_the_next_command_follows_the_state(cli: Cli, jobs: JobRegistry) -> None
     add(jobs, "done", "succeeded")
     assert "Next: mops-jobs wait active" in cli.ok("status", "active").err
     assert "Next: mops-jobs status done --json" in cli.ok("status", "done").err
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name"),
+    [("modelops", "--all"), ("--all", "sim-1"), ("a;id", "sim-1"), ("modelops", "sim 1"), ("modelops", "../pods/x")],
+)
+def test_a_name_that_no_job_can_have_is_not_typed(cli: Cli, remote: Remote, namespace: str, name: str) -> None:
+    """A record's name and namespace stand in a command line only where a cluster can have a Job there."""
+    remote.put(key("a"), foreign("a", "failed", k8s_namespace=namespace, k8s_name=name))
+    cli.ok("sync")
+    err = cli.ok("status", "a").err
+    assert "Next: mops-jobs status a --json" in err
+    assert "kubectl" not in err
+
+
+@pytest.mark.parametrize("name", ["--yes", "a; id", "$(id)", "it's", "-h"])
+def test_a_printed_command_names_the_job_whatever_its_id(cli: Cli, remote: Remote, name: str) -> None:
+    """An id is quoted for the shell and never read as a flag: typed as it stands, the command does what it says."""
+    remote.put(key(name), foreign(name, "failed", k8s_name=None))
+    cli.ok("sync")
+    told = next(line for line in cli.ok("status", "--", name).err.splitlines() if line.startswith("Next: "))
+    program, *words = shlex.split(told.removeprefix("Next: "))
+    assert (program, words[0]) == ("mops-jobs", "status")
+    assert cli.ok(*words).json["job_id"] == name
+
+
+def test_each_command_of_a_job_names_it_and_nothing_else() -> None:
+    """Whatever the id, what the page shows to copy has it as one word behind the flags."""
+    job = {"job_id": "--a b", "is_active": False, "results_path": "results/x", "status": "failed"}
+    told = [shlex.split(line) for _, line in [*commands(job), *commands({**job, "is_active": True})]]
+    assert [words[-2:] for words in told] == [["--", "--a b"]] * 6
+    assert [words[1] for words in told] == ["logs", "results", "resume", "logs", "status", "cancel"]
 
 
 @pytest.mark.usefixtures("nightly")

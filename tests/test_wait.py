@@ -311,3 +311,10 @@ def test_impossible_wishes_are_refused(cli: Cli, jobs: JobRegistry, flags: tuple
     cli.clock.on_sleep = lambda count: pytest.fail("It waits.") if count > 3 else None
     ran = cli("wait", "job", *flags)
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+
+
+def test_the_command_for_a_silent_job_is_quoted(cli: Cli, remote: Remote) -> None:
+    """The id of a record is one word of the command line that `wait` prints, whatever is in it."""
+    name = "a; id"
+    remote.put(key(name), foreign(name, heartbeat_at="2026-03-01T11:00:00Z"))
+    assert "type: mops-jobs resume 'a; id'\n" in cli("wait", name, "--timeout", "1s").err

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Mapping
 
+from mopsjobs.advice import command
 from mopsjobs.commands.arguments import add_command, positive
 from mopsjobs.commands.cluster import add_cluster_options, cluster_options, recorded_options, recorded_shards
 from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, launched_as, packed_here
@@ -91,7 +92,7 @@ def _told(args: argparse.Namespace, job_id: str, warnings: tuple[str, ...], task
     launched = [] if tasks is None else [f"{job_id}: {counted(tasks, 'task')} to do"]
     return Result(
         body if args.json else Text([job_id]),
-        notes=[*launched, f"Next: mops-jobs wait {job_id}"],
+        notes=[*launched, f"Next: {command('wait', job_id)}"],
         warnings=warnings,
     )
 
@@ -134,10 +135,10 @@ def _child(
     """
     earlier = last_child(context.registry, state)
     if earlier is not None:
-        hint = f"mops-jobs wait {earlier.job_id}"
+        hint = command("wait", earlier.job_id)
         if earlier.is_terminal:
             verb = "results" if earlier.status == JobStatus.SUCCEEDED else "resume"
-            hint = f"mops-jobs {verb} {earlier.job_id}"
+            hint = command(verb, earlier.job_id)
         told = f"Job {state.job_id} was resumed as {earlier.job_id}, which is {earlier.status}."
         raise JobBusyError(told, job_id=state.job_id, hint=f"Run: {hint}")
     job_id = child_id(context.registry, state)
@@ -227,7 +228,7 @@ def _refuse_new_code(args: argparse.Namespace) -> None:
     if args.auto:
         raise UsageError(
             f"Job {args.job} has not ended: it goes on with the code that it has.",
-            hint=f"For other code end it first: mops-jobs cancel {args.job}",
+            hint=f"For other code end it first: {command('cancel', args.job)}",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mopsjobs.advice import command
 from mopsjobs.errors import NoManifestError
 from mopsjobs.outputs import Manifest, Readable, manifest_key
 from mopsjobs.runner.patience import PASSING, Patience
@@ -36,7 +37,7 @@ def find_manifest(
         if found is not None:
             return Manifest.from_json(found.value, key=key)
         if waits and not is_told:
-            on_log(f"Waiting for the manifest of job {job_id}. Where it was submitted: mops-jobs resume {job_id}")
+            on_log(f"Waiting for the manifest of job {job_id}. Where it was submitted: {command('resume', job_id)}")
             is_told = True
         raise NoManifestError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
 
