@@ -20,7 +20,6 @@ from mopsjobs.cache.file import (
     open_to_write,
     refuse_foreign,
     set_aside,
-    sync_lock,
 )
 from mopsjobs.config import Settings
 from mopsjobs.embedded import EmbeddedRegistry
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.cache.events import EventsReport
     from mopsjobs.cache.merge import OnProgress
+    from mopsjobs.cache.sync_lock import Holder
     from mopsjobs.cache.taking import SyncReport
     from mopsjobs.registry import JobRegistry
     from mopsjobs.store.base import VersionedStore, VersionToken
@@ -157,6 +157,8 @@ class Context:
         if os.path.exists(self.cache_path):
             self.change(lambda cache: cache.execute("UPDATE meta SET value = value WHERE name = 'registry'"))
             if not self.settings.is_local:
+                from mopsjobs.cache.sync_lock import sync_lock
+
                 with sync_lock(self.cache_path, 0):
                     pass
         elif not directories.can_be_made(os.path.dirname(self.cache_path)):
@@ -242,12 +244,21 @@ class Context:
         """Sync. Returns the failure, if it failed and old rows may do."""
         try:
             # Two local syncs at once do each other no harm; so no lock, whose import would cost more than the sync.
-            self.sync(wait=None if self.settings.is_local else LOCK_SECONDS)
+            if self.sync(wait=None if self.settings.is_local else LOCK_SECONDS) is None:
+                return self.held_up()
         except DamagedCacheError:
             raise
         except (StoreError, CacheError) as error:  # a disk that is full, or read-only, can be read
             return error
         return None
+
+    def held_up(self) -> StoreUnavailableError:
+        """What to say where another sync held the lock for longer than a view waits."""
+        holder, now = self.sync_holder(), self.now()
+        if holder is None:
+            return StoreUnavailableError("Another sync has just ended.", hint="Try again.")
+        hint = f"To go on, {holder.fix()}." if holder.is_stalled(now) else "Try again when it has ended."
+        return StoreUnavailableError(f"Another sync is running{holder.described(now)}.", hint=hint)
 
     def _freshness(self, known: Mapping[str, str], failure: StoreError | CacheError | None) -> Freshness:
         age = self._age(known["synced_at"])
@@ -281,25 +292,38 @@ class Context:
         return self._healed(lambda: self._sync(wait, full=full, on_progress=on_progress))
 
     def _sync(self, wait: float | None, *, full: bool, on_progress: OnProgress | None) -> SyncReport | None:
-        from mopsjobs.cache.mirror import sync
-
         self.embedded.tell_missing()
         self.embedded.is_believed_missing = full
         self.embedded.keep_emptied()
         # Before the lock: Azure's SDK starts a program when it is opened (`uname`), which would inherit the lock, and
         # hold it for an instant longer than this process, should that be killed.
         registry = self.registry
-        with contextlib.nullcontext(True) if wait is None else sync_lock(self.cache_path, wait) as is_alone:
-            if not is_alone:
+        if wait is None:
+            return self._mirror(registry, on_progress, full=full)
+        from mopsjobs.cache.sync_lock import sync_lock
+
+        with sync_lock(self.cache_path, wait, self.now) as progressed:
+            if progressed is None:
                 return None
-            return sync(
-                registry,
-                self.cache_path,
-                self.settings.registry_id,
-                full=full,
-                on_progress=on_progress,
-                now=self.now,
-            )
+
+            def tell(seen: int) -> None:
+                progressed()
+                if on_progress is not None:
+                    on_progress(seen)
+
+            return self._mirror(registry, tell, full=full)
+
+    def _mirror(self, registry: JobRegistry, on_progress: OnProgress | None, *, full: bool) -> SyncReport:
+        from mopsjobs.cache.mirror import sync
+
+        path, registry_id = self.cache_path, self.settings.registry_id
+        return sync(registry, path, registry_id, full=full, on_progress=on_progress, now=self.now)
+
+    def sync_holder(self) -> Holder | None:
+        """The sync that runs on this machine's cache now, if one does."""
+        from mopsjobs.cache.sync_lock import find_holder
+
+        return find_holder(self.cache_path)
 
     def sync_events(
         self, *, job_id: str | None = None, since: datetime | None = None, full: bool = False

@@ -83,6 +83,7 @@ ARROWS = {
         "errors times changes registry store.base cache.counters cache.delta cache.file cache.merge cache.rows"
         " cache.state cache.witnesses cache.taking"
     ),
+    "mopsjobs.cache.sync_lock": "cache.file private times",
     "mopsjobs.cache.events": "errors times store.base chunks cache.pruning cache.state",
     "mopsjobs.submit": "",
     "mopsjobs.submit.seeds": "",
@@ -143,7 +144,7 @@ ARROWS = {
     "mopsjobs.embedded": "directories errors sqlite_file store config output cache.file cache.witnesses",
     "mopsjobs.context": (
         "directories errors sqlite_file times store config output freshness registry events embedded cache.counters"
-        " cache.file cache.mirror cache.queries cache.events"
+        " cache.file cache.mirror cache.queries cache.events cache.sync_lock"
     ),
     "mopsjobs.retention": "errors times changes chunks registry store.base",
     "mopsjobs.feed": "errors status times job context freshness output cache.queries cache.events cache.pruning",
@@ -213,7 +214,7 @@ OUTSIDE = {
     "tabulate": "output",
     "tqdm": "output",
     "shtab": "commands.completion",
-    "filelock": "cache.file engines.local",
+    "filelock": "cache.sync_lock engines.local",
     "tomllib": "config",
     "pathspec": "submit.ignore",
     "prometheus_client": "metrics",

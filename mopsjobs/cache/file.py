@@ -128,32 +128,6 @@ def _make(path: str, registry_id: str, patience: float) -> None:
         create(os.path.realpath(path), fill, patience)
 
 
-@contextlib.contextmanager
-def sync_lock(path: str, wait: float) -> Iterator[bool]:
-    """Be the one sync of the cache at `path`; `False` when another one was at it for longer than `wait` seconds.
-
-    Raises:
-        CacheError: the file of the lock cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path + ".lock", mode=0o600, timeout=wait)
-    try:
-        make_directory(os.path.dirname(path))
-        lock.acquire()
-    except Timeout:
-        if not os.path.exists(path + ".lock"):
-            raise cannot_write(path, "its directory takes no files") from None
-        yield False
-        return
-    except OSError as error:
-        raise cannot_write(path, error.strerror) from None
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
 def refuse_foreign(path: str) -> None:
     """Refuse a damaged file that has never been a cache: where the user named it, it may be the user's own.
 

@@ -108,7 +108,8 @@ def _fitting(args: argparse.Namespace, context: Context) -> list[dict[str, objec
     if chosen.statuses is None:
         chosen.statuses = ACTIVE
     if context.sync(wait=None if context.settings.is_local else LOCK_SECONDS) is None:
-        raise StoreUnavailableError("Another sync takes too long; nothing was cancelled.", hint="Try again.")
+        problem = context.held_up()
+        raise StoreUnavailableError(f"{problem} Nothing was cancelled.", hint=problem.hint)
 
     def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
         order = queries.parse_sort("name")

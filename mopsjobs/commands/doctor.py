@@ -123,7 +123,7 @@ def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> It
     yield access
     if access.state == "ok":
         yield _retention(context)
-    for check in (_cache(context), *_file_systems(context), _records(problems)):
+    for check in (_cache(context), *_running_sync(context), *_file_systems(context), _records(problems)):
         if access.state == "fail" and check.fix == SYNC:
             check.fix = "first mend the access"
         yield check
@@ -224,6 +224,17 @@ def _mirrored(context: Context, connection: sqlite3.Connection) -> Check:
         return Check("cache", "warn", f"{facts}, never synced", fix=SYNC)
     age = human_age((context.now() - parse_time(synced_at)).total_seconds())
     return Check("cache", "ok", f"{facts}, synced {age}")
+
+
+def _running_sync(context: Context) -> Iterator[Check]:
+    holder, now = context.sync_holder(), context.now()
+    if holder is None:
+        return
+    told = f"a sync is running{holder.described(now)}"
+    if holder.is_stalled(now):
+        yield Check("sync", "warn", f"{told}; no other can begin", fix=holder.fix())
+    else:
+        yield Check("sync", "ok", told)
 
 
 def _file_systems(context: Context) -> Iterator[Check]:

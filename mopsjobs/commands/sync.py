@@ -11,6 +11,7 @@ from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
 from mopsjobs.output import Document, Result, Text, counted
+from mopsjobs.times import json_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         parents,
         help="mirror the registry into the local cache",
         description="Mirror the registry into the local cache. Records that cannot be read are named and left out; "
-        "then the exit code is 7. A second sync at the same time says so and ends with 0.",
+        "then the exit code is 7. A second sync at the same time says so and ends with 0; it warns of one without "
+        "progress.",
     )
     parser.add_argument(
         "--full",
@@ -43,8 +45,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     with context.out.progress("jobs", _cached(context)) as on_progress:
         report = context.sync(wait=0, full=args.full, on_progress=on_progress)
     if report is None:
-        body = Document({"schema_version": SCHEMA_VERSION, "already_running": True}) if args.json else None
-        return Result(body, notes=["Another sync is running; nothing to do."])
+        return _already_running(args, context)
     events, warnings = _sync_events(context, full=args.full)
     exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
     if args.json:
@@ -55,6 +56,26 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         told.append(f"and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json lists them all")
     text = None if context.out.quiet else Text([_summary(report, events)])
     return Result(text, warnings=[*told, *warnings], exit_code=exit_code)
+
+
+def _already_running(args: argparse.Namespace, context: Context) -> Result:
+    """What another sync is at; a warning, also with `-q`, if it has made no progress for long."""
+    holder, now = context.sync_holder(), context.now()
+    is_stalled = holder is not None and holder.is_stalled(now)
+    told = f"Another sync is running{holder.described(now) if holder else ''}; "
+    if holder is not None and is_stalled:
+        warnings, notes = [f"{told}nothing is mirrored meanwhile. To go on, {holder.fix()}."], []
+    else:
+        warnings, notes = [], [f"{told}nothing to do."]
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "already_running": True,
+        "running_since": json_time(holder.since) if holder and holder.since else None,
+        "running_pid": holder.pid if holder else None,
+        "progress_at": json_time(holder.progress_at) if holder and holder.progress_at else None,
+        "stalled": is_stalled,
+    }
+    return Result(Document(document) if args.json else None, notes=notes, warnings=warnings)
 
 
 def _sync_events(context: Context, *, full: bool) -> tuple[EventsReport | None, list[str]]:

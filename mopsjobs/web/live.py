@@ -134,7 +134,10 @@ class Syncer(threading.Thread):
     def _sync(self) -> str | None:
         try:
             # As a view of an embedded registry does; elsewhere, a sync that is already running will do.
-            self._context.sync(wait=None if self._context.settings.is_local else 0.0)
+            report = self._context.sync(wait=None if self._context.settings.is_local else 0.0)
+            holder, now = (self._context.sync_holder() if report is None else None), self._context.now()
+            if holder is not None and holder.is_stalled(now):
+                return f"Another sync is running{holder.described(now)}."
             self._context.sync_events()
         except MopsJobsError as error:
             return str(error)
