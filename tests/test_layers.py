@@ -193,7 +193,7 @@ COMMANDS_MAY = (
     " cache.statistics cache.streaming metrics advice web.security web.server cache.words"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pages"
     " cache.pruning cache.statistics cache.streaming csv_text metrics advice web.security web.server cache.words"
-    " retention memory"
+    " changes retention memory"
 )
 
 OUTSIDE = {

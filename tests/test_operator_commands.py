@@ -6,7 +6,9 @@ import json
 import shlex
 import shutil
 import subprocess
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,7 +16,11 @@ from mopsjobs import __version__
 from mopsjobs.commands.schema import NAMES
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store.azure_credentials import EMULATOR_KEY
+from mopsjobs.times import utc_now
 from support_cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, put
+
+if TYPE_CHECKING:
+    from conftest import Azurite
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 
@@ -85,6 +91,36 @@ def test_doctor_does_not_take_a_registry_that_is_gone_for_a_new_one(cli: Cli, jo
     assert "it had 1 job" in str(access["detail"])
     assert str(access["fix"]).startswith("mount its disk")
     assert "mops-jobs sync" not in [check["fix"] for check in _checks(cli, 5).values()], "it would fail as well"
+
+
+@pytest.mark.azurite
+@pytest.mark.parametrize(
+    ("minutes", "state", "told"),
+    [(0, "ok", "clock is "), (121, "warn", "clock is 2h "), (-121, "warn", "clock is 2h "), (8, "ok", "clock is ")],
+)
+def test_doctor_tells_how_far_the_clock_is_off(cli: Cli, azurite: Azurite, minutes: int, state: str, told: str) -> None:
+    """Replies of Azure carry a time. Above what syncs forgive it is warned of, with a fix; a warning fails nothing."""
+    cli.env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
+    cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{azurite.new_container()}"
+    # Half a minute more, so that the seconds which a run takes change no sign.
+    cli.clock.moment = utc_now() + timedelta(minutes=minutes, seconds=30 if minutes > 0 else 0)
+    clock = _checks(cli)["clock"]
+    assert clock["state"] == state
+    direction = "behind" if minutes < 0 else "ahead of" if minutes > 0 else ""
+    assert str(clock["detail"]).startswith("this machine's " + told)
+    assert direction in str(clock["detail"])
+    assert (clock["fix"] is not None) == (state == "warn")
+
+
+@pytest.mark.azurite
+def test_a_refused_sign_in_tells_of_the_clock_too(cli: Cli, azurite: Azurite) -> None:
+    """A clock that is off is one reason for it: Azure refuses signatures that are a quarter of an hour old."""
+    wrong = azurite.connection_string.replace(azurite.key, "AAAA")
+    cli.env["AZURE_STORAGE_CONNECTION_STRING"] = wrong
+    cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{azurite.new_container()}"
+    cli.clock.moment = utc_now() + timedelta(hours=2)
+    checks = _checks(cli, 4)
+    assert (checks["access"]["state"], checks["clock"]["state"]) == ("fail", "warn")
 
 
 def test_doctor_fails_on_a_cache_that_cannot_be_made(cli: Cli, remote: Remote, tmp_path: Path) -> None:

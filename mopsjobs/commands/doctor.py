@@ -8,6 +8,7 @@ import os
 import platform
 import sqlite3
 from collections.abc import Iterator
+from datetime import datetime
 
 from mopsjobs import __version__
 from mopsjobs.cache import queries
@@ -17,7 +18,7 @@ from mopsjobs.context import Context
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_UNREACHABLE, CacheError, MopsJobsError, UsageError
 from mopsjobs.output import Document, Result, Text, counted
 from mopsjobs.terminal import styled
-from mopsjobs.times import human_age, parse_time
+from mopsjobs.times import human_age, human_duration, parse_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> It
     yield Check("registry", "ok", f"{registry.value} (from {registry.origin})")
     access = _reachable(context)
     yield access
+    yield from _clock(context)
     if access.state == "ok":
         yield _retention(context)
     for check in (_cache(context), *_running_sync(context), *_file_systems(context), _records(problems)):
@@ -167,6 +169,31 @@ def _reachable(context: Context) -> Check:
     if first is None:
         return Check("access", "warn", f"reachable, no jobs there yet{signed}", fix="mops-jobs register JOB")
     return Check("access", "ok", f"reachable in {taken * 1000:.0f} ms{signed}")
+
+
+def _clock(context: Context) -> Iterator[Check]:
+    """Whether this machine's clock and the registry's agree as far as changes are to be seen; where the latter tells."""
+    from mopsjobs.changes import SKEW
+
+    # After the access: a store that is not open has told nothing, and whatever opening says is said there.
+    told: datetime | None = None
+    with contextlib.suppress(MopsJobsError):
+        told = getattr(context.store, "server_time", None)
+    if told is None:
+        return
+    ahead = (context.now() - told).total_seconds()
+    direction = "ahead of" if ahead > 0 else "behind"
+    detail = f"this machine's clock is {human_duration(abs(ahead))} {direction} the registry's"
+    if abs(ahead) <= SKEW.total_seconds():
+        yield Check("clock", "ok", detail)
+        return
+    most = human_duration(SKEW.total_seconds())
+    yield Check(
+        "clock",
+        "warn",
+        f"{detail}; above {most}, syncs may miss changes for an hour, and ages are wrong",
+        fix="set the clock, such as by NTP: timedatectl set-ntp true",
+    )
 
 
 def _missing(context: Context, path: str) -> Check:

@@ -13,13 +13,15 @@ A listing does not carry values, but it carries metadata: each write puts the va
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from email.utils import formatdate
+from datetime import UTC
+from email.utils import formatdate, parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -41,6 +43,7 @@ from mopsjobs.store.outages import BUDGET_SECONDS, read_patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from mopsjobs.store.azure_credentials import AzureContainer
     from mopsjobs.store.azure_listing import Blob, Page
@@ -98,6 +101,8 @@ class AzureVersionedStore:
     ) -> None:
         self.location = container.location
         self.credential_source = container.credential_source
+        self.server_time: datetime | None = None
+        """When the last reply to a read was sent, by the server's clock; None if no reply has told."""
         self._credential = container.credential
         self._page_size = page_size
         self._sleep = sleep
@@ -198,6 +203,8 @@ class AzureVersionedStore:
         }
         url = f"{self._container.url}{path}"
         reply: Reply = self._reading.run(HttpRequest("GET", url, headers), **timeouts(left)).http_response
+        with contextlib.suppress(TypeError, ValueError):
+            self.server_time = parsedate_to_datetime(reply.headers.get("Date", "")).astimezone(UTC)
         if reply.status_code != 200:
             raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it looks at no request
         return reply
