@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.registry import JobRegistry
-from support_cli import Cli, Remote, add, foreign, key, sentences
+from support_cli import Cli, Remote, add, foreign, key, put, sentences
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
 
 
 def test_the_examples_of_the_help(cli: Cli, jobs: JobRegistry) -> None:
@@ -152,6 +156,24 @@ def test_a_job_id_has_to_be_typable(cli: Cli, job_id: str) -> None:
     ran = cli("register", "--owner", "me", "--", job_id)
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
     assert "\x1b" not in ran.err
+
+
+@pytest.mark.parametrize("job_id", ["a.", "a.."])
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_an_id_may_end_with_a_dot(cli: Cli, anywhere: VersionedStore, job_id: str, *, is_foreign: bool) -> None:
+    """Each store holds it, so ModelOps may have registered it: it is mirrored, shown, reported and cancelled."""
+    if is_foreign:
+        put(anywhere, key(job_id), foreign(job_id, tasks_total=3, k8s_name=None))
+    else:
+        cli.ok("register", job_id, "--total", "3")
+    assert cli.ok("sync", "--full", "--json").json["problems"] == []
+    assert cli.ids("--limit", "0") == [job_id]
+    assert cli.ok("progress", job_id, "1/3").err == f"{job_id}: running, 1/3 tasks\n"
+    assert cli.ok("status", job_id, "--json", "--refresh").json["tasks_completed"] == 1
+    assert len(cli.ok("events", job_id, "--json").lines) >= 1
+    cli.ok("cancel", job_id)
+    assert cli.ok("sync", "--json").json["problems"] == []
+    assert cli.ok("status", job_id, "--json").json["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("argv", [("update", "a/b", "failed"), ("progress", "a\x07b", "1"), ("cancel", "..")])

@@ -162,6 +162,19 @@ def test_what_makes_no_sense_is_told_in_a_sentence(web: Web, path: str, sentence
     assert (answer.mimetype == "application/problem+json") == path.startswith("/api/")
 
 
+@pytest.mark.parametrize("job_id", ["a.", "a..", "..."])
+def test_an_id_that_ends_with_a_dot_has_a_page(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str], job_id: str
+) -> None:
+    """Its page and its JSON are found by the address that the table of jobs links to."""
+    remote.put(key(job_id), foreign(job_id))
+    cli.ok("sync")
+    web = Web(cli, capsys)
+    assert f'href="/jobs/{job_id}"' in web.ok("/jobs")
+    assert job_id in web.ok(f"/jobs/{job_id}")
+    assert web.get(f"/api/v1/jobs/{job_id}").get_json()["job_id"] == job_id
+
+
 def test_an_unknown_job_is_404(web: Web) -> None:
     """A job that is not there, and a prefix that fits several."""
     assert web.get("/jobs/nope").status_code == 404

@@ -172,7 +172,7 @@ def _reachable(context: Context) -> Check:
 
 
 def _clock(context: Context) -> Iterator[Check]:
-    """Whether this machine's clock and the registry's agree as far as changes are to be seen; where the latter tells."""
+    """Compare this machine's clock with the registry's, where that tells the time."""
     from mopsjobs.changes import SKEW
 
     # After the access: a store that is not open has told nothing, and whatever opening says is said there.
