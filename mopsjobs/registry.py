@@ -19,13 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from mopsjobs import rules
 from mopsjobs.changes import Announcer
-from mopsjobs.errors import (
-    JobExistsError,
-    JobNotFoundError,
-    KeyNotFoundError,
-    RecordError,
-    UsageError,
-)
+from mopsjobs.errors import JobExistsError, JobNotFoundError, KeyNotFoundError, RecordError, UsageError
 from mopsjobs.job import JobState, check_field, check_job_id
 from mopsjobs.status import TERMINAL, JobStatus, parse_status
 from mopsjobs.store import cas
@@ -256,8 +250,9 @@ class JobRegistry:
         *,
         tasks_failed: int | None = None,
         start: bool = False,
+        on_before: Callable[[JobState], None] | None = None,
     ) -> JobState:
-        """Tell how far a job is.
+        """Tell how far a job is. Counts may go down, as those of a pod that was begun anew.
 
         Args:
             job_id: a job that has not ended.
@@ -265,6 +260,7 @@ class JobRegistry:
             tasks_total: tasks in all.
             tasks_failed: tasks that ended in an error.
             start: whether progress proves that the job runs, so that one not yet running is moved there in this write.
+            on_before: called with the record as it was, before each attempt to write.
 
         Raises:
             JobNotFoundError: there is no such job.
@@ -275,6 +271,8 @@ class JobRegistry:
         values = {name: check_field(name, count) for name, count in counts.items() if count is not None}
 
         def change(state: JobState, write: rules.Write) -> JobState | None:
+            if on_before is not None:
+                on_before(state)
             changed = state.evolve(**values)
             if start and state.status in rules.BEFORE_RUNNING:
                 return rules.walk(state, changed, JobStatus.RUNNING, write)

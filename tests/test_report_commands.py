@@ -27,6 +27,20 @@ def test_the_examples_of_the_help(cli: Cli, jobs: JobRegistry) -> None:
     assert [step["status"] for step in job.transitions] == ["pending", "submitting", "scheduled", "running", "failed"]
 
 
+def test_progress_that_goes_back_is_written_and_told(cli: Cli, jobs: JobRegistry) -> None:
+    """A pod that was begun anew counts from the beginning; a typing error is seen. Also with `-q` and `--json`."""
+    cli.ok("register", "job", "--total", "10")
+    assert cli.ok("progress", "job", "5/10", "-q")[1:] == ("", "")
+    assert cli.ok("progress", "job", "5/10", "-q")[1:] == ("", "")
+    warning = "warning: job: progress went back from 5 to 3 tasks.\n"
+    assert cli.ok("progress", "job", "3/10").err == f"{warning}job: running, 3/10 tasks\n"
+    assert cli.ok("status", "job", "--json").json["tasks_completed"] == 3
+    assert cli.ok("progress", "job", "2", "-q")[1:] == ("", warning.replace("5 to 3", "3 to 2"))
+    ran = cli.ok("progress", "job", "0", "--json")
+    assert (ran.json["tasks_completed"], ran.err) == (0, warning.replace("5 to 3", "2 to 0"))
+    assert cli.ok("progress", "job", "1", "-q")[1:] == ("", "")
+
+
 def test_every_field_can_be_reported(cli: Cli) -> None:
     """Each flag sets the field of the record that it names."""
     made = cli.ok(

@@ -517,6 +517,31 @@ def test_a_failed_sync_is_shown_and_ends_nothing(web: Web, remote: Remote) -> No
     assert "failed: " not in web.ok("/jobs")
 
 
+def test_health_tells_of_a_stale_cache_and_stays_well(web: Web, cli: Cli) -> None:
+    """Its age and that it is stale stand in the document; a supervisor that restarts the server would mend nothing."""
+    fresh = web.get("/healthz").get_json()
+    assert (fresh["ok"], fresh["stale"]) == (True, False)
+    cli.clock.advance(hours=5)
+    answer = web.get("/healthz")
+    stale = answer.get_json()
+    assert (answer.status_code, stale["ok"], stale["stale"]) == (200, True, True)
+    assert stale["age_seconds"] == fresh["age_seconds"] + 5 * 3600
+    assert stale["synced_at"] == fresh["synced_at"]
+
+
+def test_health_tells_of_a_stale_cache_of_an_embedded_registry(
+    cli: Cli, jobs: JobRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server shows it as of its last sync: where that is long ago, the data is as stale as any other."""
+    add(jobs, "a")
+    cli.ok("list")
+    web = Web(cli, capsys)
+    assert web.get("/healthz").get_json()["stale"] is False
+    cli.clock.advance(hours=5)
+    answer = web.get("/healthz")
+    assert (answer.status_code, answer.get_json()["ok"], answer.get_json()["stale"]) == (200, True, True)
+
+
 def test_no_page_costs_a_request(web: Web, remote: Remote) -> None:
     """Looking at every page sends nothing to the registry."""
     before = dict(remote.store.calls)

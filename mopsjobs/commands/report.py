@@ -107,7 +107,18 @@ def _progress(args: argparse.Namespace, context: Context) -> JobState:
     done, total = (None if count is None else int(count) for count in counts.groups())
     if total == 0:
         raise UsageError(f"'{args.done}' is no progress: there is at least one task, or leave the total out.")
-    return context.registry.update_progress(args.job, done, total, tasks_failed=args.failed, start=True)
+    before = 0
+
+    def look(state: JobState) -> None:
+        nonlocal before
+        before = state.tasks_completed
+
+    failed = args.failed
+    state = context.registry.update_progress(args.job, done, total, tasks_failed=failed, start=True, on_before=look)
+    if done is not None and done < before:
+        # Written all the same: a pod that was begun anew counts from the beginning, and its script must not end here.
+        context.out.warn(f"{state.job_id}: progress went back from {before} to {done} tasks.")
+    return state
 
 
 def _fields(args: argparse.Namespace) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _HEALTH: dict[str, Any] = {
     "type": "object",
     "required": ["ok", "synced_at", "age_seconds", "stale", "problem"],
     "properties": {
-        "ok": {"description": "Whether there is data to show.", "type": "boolean"},
+        "ok": {"description": "Whether there is data to show, however old.", "type": "boolean"},
         "synced_at": {"description": "When the last complete sync began.", "type": ["string", "null"]},
         "age_seconds": {"description": "Seconds since then.", "type": ["number", "null"]},
         "stale": {"description": "Whether the data is older than it should be.", "type": "boolean"},

@@ -10,7 +10,7 @@ from mopsjobs.cache import state
 from mopsjobs.context import Context
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.freshness import Freshness
-from mopsjobs.times import human_age
+from mopsjobs.times import human_age, parse_duration
 from mopsjobs.web.live import Changes, Pages, Syncer
 from mopsjobs.web.readers import Readers
 
@@ -71,10 +71,12 @@ class Site:
     def _header(self, freshness: Freshness | None, last_error: str | None) -> dict[str, Any]:
         problem = (None if self.syncer is None else self.syncer.problem) or last_error or None
         age = None if freshness is None else freshness.age_seconds
+        # An embedded registry too: commands read it fresh, but a server shows it as of its last sync.
+        is_late = age is None or age > parse_duration(self.context.settings.stale_after.value)
         return {
             "synced": "never synced" if age is None else f"synced {human_age(age)}",
             "synced_at": None if freshness is None else freshness.synced_at,
             "age_seconds": age,
-            "stale": freshness is None or freshness.stale or problem is not None,
+            "stale": freshness is None or freshness.stale or is_late or problem is not None,
             "problem": problem,
         }
