@@ -1,7 +1,8 @@
-"""A slow network: a TCP proxy on this machine through which each reply takes a while longer.
+"""A slow network: a TCP proxy on this machine through which each reply takes a while longer, or that has a bandwidth.
 
-It delays what comes back and leaves the bandwidth alone: bytes wait in line for their time, not for each other.
-`python -m bench.proxy PORT SECONDS` says on which port it listens, and ends with its standard input.
+A delay holds back what comes back and leaves the bandwidth alone: bytes wait for their time, not for each other. A
+bandwidth holds in each direction for all connections together, as on the line of an office.
+`python -m bench.proxy PORT SECONDS [BITS_PER_SECOND]` says on which port it listens, and ends with its standard input.
 
 How such a proxy is started and serves is here for others too: reliability/storm/proxy.py is one that breaks things.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +19,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from bench.machine import ROOT
 
 _PIECE_BYTES = 2**18
+
+_LINE_PIECE_BYTES = 2**14
+
+_LINE_BUFFER_BYTES = 2**16
+"""What a line takes before it has carried it. The system would give a connection of this machine megabytes."""
 
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -29,6 +36,17 @@ def delayed(port: int, seconds: float) -> Iterator[int]:
         RuntimeError: it does not start.
     """
     with started("bench.proxy", str(port), str(seconds)) as (_, listening):
+        yield listening
+
+
+@contextlib.contextmanager
+def limited(port: int, bits_per_second: float) -> Iterator[int]:
+    """The port of a proxy that carries so much in each direction, while the block runs.
+
+    Raises:
+        RuntimeError: if it does not start.
+    """
+    with started("bench.proxy", str(port), "0", str(bits_per_second)) as (_, listening):
         yield listening
 
 
@@ -51,21 +69,52 @@ def started(module: str, *argv: str) -> Iterator[tuple[subprocess.Popen[str], in
             process.kill()
 
 
-async def serve(connected: Connected, until: Awaitable[object]) -> None:
-    """Serve connections to a free port of this machine, which is printed, until that has happened."""
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+async def serve(connected: Connected, until: Awaitable[object], buffer_bytes: int = 0) -> None:
+    """Serve connections to a free port of this machine, which is printed, until that has happened.
+
+    Args:
+        connected: serves one.
+        until: what ends it.
+        buffer_bytes: what the system may take from a client before it is read; 0 for what the system likes.
+    """
+    listening = socket.create_server(("127.0.0.1", 0))
+    if buffer_bytes:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)  # its connections inherit it
+    server = await asyncio.start_server(connected, sock=listening)
     print(server.sockets[0].getsockname()[1], flush=True)
     await until
     server.close()
 
 
-async def _serve(port: int, seconds: float) -> None:
+async def _serve(port: int, seconds: float, bits_per_second: float = 0.0) -> None:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         above_reader, above_writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.suppress(ConnectionError):
-            await asyncio.gather(_pass(reader, above_writer, 0), _pass(above_reader, writer, seconds))
+            if bits_per_second:
+                await asyncio.gather(up.carry(reader, above_writer), down.carry(above_reader, writer))
+            else:
+                await asyncio.gather(_pass(reader, above_writer, 0), _pass(above_reader, writer, seconds))
 
-    await serve(connected, asyncio.to_thread(sys.stdin.read))
+    up, down = _Line(bits_per_second), _Line(bits_per_second)
+    await serve(connected, asyncio.to_thread(sys.stdin.read), _LINE_BUFFER_BYTES if bits_per_second else 0)
+
+
+class _Line:
+    """One direction of a line, which carries one piece after the other."""
+
+    def __init__(self, bits_per_second: float) -> None:
+        self._bits_per_second = bits_per_second
+        self._free_at = 0.0
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on what is read, and then the end."""
+        loop = asyncio.get_running_loop()
+        while piece := await reader.read(_LINE_PIECE_BYTES):
+            self._free_at = max(self._free_at, loop.time()) + len(piece) * 8 / self._bits_per_second
+            await asyncio.sleep(self._free_at - loop.time())
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
@@ -93,4 +142,4 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seco
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(_serve(int(sys.argv[1]), *map(float, sys.argv[2:])))

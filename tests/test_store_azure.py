@@ -9,6 +9,7 @@ import base64
 import gzip
 import itertools
 import os
+import random
 import socket
 import threading
 import traceback
@@ -25,6 +26,7 @@ from azure.storage.blob import BlobBlock, BlobLeaseClient, ContainerSasPermissio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.proxy import limited
 from conftest import ACCOUNT, ACCOUNT_KEY
 from doubles import RecordingSleep
 from mopsjobs.errors import (
@@ -574,9 +576,41 @@ def test_every_request_has_timeouts_that_add_up_to_less_than_five_seconds(place:
 
 
 def test_a_large_value_may_take_longer_to_be_answered_but_not_to_be_connected() -> None:
-    small, large = azure_transport.timeouts(4.5), azure_transport.timeouts(4.5, 10 * 2**20)
+    """A line of 1 Mbit/s carries it meanwhile: buffers on the way may have taken all of it before."""
+    small, large = azure_transport.timeouts(4.5), azure_transport.timeouts(4.5, 10 * 10**6)
     assert large["connection_timeout"] == small["connection_timeout"]
-    assert large["read_timeout"] == small["read_timeout"] + 10
+    assert large["read_timeout"] == pytest.approx(small["read_timeout"] + 80)
+
+
+def test_a_value_arrives_on_a_line_that_needs_longer_than_a_connect(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connect timeout does not count for the value: 6 MB at 100 Mbit/s take 0.5 s, a connect may take 0.05 s."""
+    limits = {"connection_timeout": 0.05, "read_timeout": 60.0}
+    monkeypatch.setattr(azure, "timeouts", lambda left, value_bytes=0: limits)
+    monkeypatch.setattr(azure_transport, "name_server_answers", lambda *_: True)
+    monkeypatch.setattr(azure_transport, "STALL_SECONDS", 60.0)
+    value = random.Random(1).randbytes(6_000_000)
+    with limited(place.server.port, 100e6) as port:
+        place.url = place.url.replace(f":{place.server.port}/", f":{port}/")
+        store = place.open()
+        assert store.create_if_absent("a", value)
+        found = store.get("a")
+    assert found is not None
+    assert found.value == value
+
+
+def test_a_value_of_which_no_more_is_taken_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server connects and never reads: what the buffers hold is sent, and then nothing more for that time."""
+    monkeypatch.setattr(azure_transport, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(azure_transport, "SECONDS_PER_MIB", 600.0)  # not the reply is waited for
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            store.create_if_absent("a", bytes(64 * 2**20))
+        assert (caught.value.sent, caught.value.silent) == (True, True)
+        store.close()
+        assert_one_request(silent)
 
 
 @pytest.mark.parametrize("operation", [*WRITES, *READS])

@@ -6,8 +6,10 @@ person waits for has to fail within five seconds when the network is gone, and n
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -34,15 +36,29 @@ PIECE_BYTES = 256 * 2**10
 MAX_REMARK_BYTES = 64 * 2**10
 """How long the body of an error, or of a reply to a write, may be to be looked at: the headers have said it all."""
 
-SECONDS_PER_MIB = 1.0
-"""What a write may take longer for each MiB that it carries, so that a slow line still gets a large value through."""
+SECONDS_PER_MIB = 2**20 * 8 / 1e6
+"""How much longer the reply to a write may take for each MiB of the value: a line of 1 Mbit/s needs that to carry it.
+
+The value may still be on its way when the system has taken all of it: buffers here, at a proxy and at the server hold
+many megabytes.
+"""
+
+SENT_BYTES = 16 * 2**10
+"""What of a value is sent at once, a record of TLS. Each such piece has the whole of `STALL_SECONDS`."""
+
+STALL_SECONDS = BUDGET_SECONDS
+"""How long a write waits for the server to take the next piece of its value."""
+
+UNSENT_BYTES = 128 * 2**10
+"""How much the system keeps unsent. By itself it fills megabytes, then takes nothing until a third of them is sent."""
 
 
 def timeouts(left: float, value_bytes: int = 0) -> dict[str, Any]:
     """The SDK's two timeouts for one request that may use `left` seconds: a third to connect, the rest to be answered.
 
     The read timeout counts from one received piece to the next, not for the whole reply: a listing of many megabytes
-    may take as long as it takes while it keeps coming; a server that falls silent is given up.
+    may take as long as it takes while it keeps coming; a server that falls silent is given up. The same holds for a
+    value on its way to the server: see `_InPieces`.
     """
     return {
         "connection_timeout": left / 3,
@@ -89,12 +105,36 @@ class _WholeReply(http.client.HTTPResponse):
                 self.fp = file
 
 
-class _Connection(HTTPConnection):
+class _InPieces(HTTPConnection):
+    """A connection that sends a value piece by piece, and gives up when the server takes none for `STALL_SECONDS`.
+
+    urllib3 leaves the timeout of connecting on the socket until the request is sent, and Python counts it for all
+    that one call sends. A value that the line could not carry in that time never arrived.
+    """
+
     response_class = _WholeReply
 
+    def send(self, data: Any) -> None:
+        """Send headers or a value."""
+        if not isinstance(data, bytes) or len(data) <= SENT_BYTES or self.sock is None:
+            super().send(data)
+            return
+        connecting = self.sock.gettimeout()
+        self.sock.settimeout(STALL_SECONDS)
+        with contextlib.suppress(OSError, AttributeError):  # some sandboxes and kinds of socket do without
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        with memoryview(data) as whole:
+            for start in range(0, len(whole), SENT_BYTES):
+                super().send(whole[start : start + SENT_BYTES])
+        self.sock.settimeout(connecting)
 
-class _TLSConnection(HTTPSConnection):
-    response_class = _WholeReply
+
+class _Connection(_InPieces):
+    pass
+
+
+class _TLSConnection(_InPieces, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):
