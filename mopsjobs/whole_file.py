@@ -26,7 +26,7 @@ POLL_SECONDS = 0.02
 
 
 @contextlib.contextmanager
-def draft(path: str, mode: int, patience: float = WAIT_SECONDS) -> Iterator[str]:
+def draft(path: str, mode: int, patience: float = WAIT_SECONDS, *, is_durable: bool = True) -> Iterator[str]:
     """An empty file beside `path`, which is nobody else's for the time of the block. It is gone after that.
 
     Unless it was renamed into place: then it stays, and is on disk by that name when the block has ended.
@@ -35,6 +35,7 @@ def draft(path: str, mode: int, patience: float = WAIT_SECONDS) -> Iterator[str]
         path: where it is to go.
         mode: its permissions, less those that the umask takes away.
         patience: seconds to wait for somebody else who writes it.
+        is_durable: wait until the directory is on disk, which takes milliseconds.
 
     Raises:
         TimeoutError: somebody else took longer.
@@ -48,7 +49,8 @@ def draft(path: str, mode: int, patience: float = WAIT_SECONDS) -> Iterator[str]
         finally:
             if pid == os.getpid() and _is(file, beside):  # a forked child leaves it to its parent
                 os.unlink(beside)
-    sync_directory(path)
+    if is_durable:
+        sync_directory(path)
 
 
 def replace(path: str, content: bytes, *, mode: int = 0o600) -> None:

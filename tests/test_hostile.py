@@ -10,6 +10,7 @@ import pytest
 from reliability.hostile import cluster as hostile_cluster
 from reliability.hostile import inputs as hostile
 from reliability.hostile import registry as hostile_registry
+from reliability.hostile import results as hostile_results
 from reliability.hostile.child import can_fuzz
 from reliability.hostile.readers import BY_NAME, READERS, Reader
 from reliability.hostile.values import archive, member
@@ -82,6 +83,11 @@ def test_the_trial_sees_a_record_that_nobody_tells_of(trial: Trial) -> None:
 def test_no_record_leads_elsewhere_in_a_cluster_and_no_answer_gets_out_raw(trial: Trial) -> None:
     """It is asked for the Job that a record can mean, and its pods; nothing else is deleted, whatever a name holds."""
     assert len(hostile_cluster.run(trial)) == 2
+
+
+def test_no_key_of_an_output_chooses_a_file(trial: Trial) -> None:
+    """Each is downloaded to a new file of its own, or named with the reason; every file that was there stays."""
+    assert len(hostile_results.run(trial)) == 2
 
 
 ESCAPES = {

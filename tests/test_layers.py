@@ -96,11 +96,12 @@ ARROWS = {
         "delivery errors outputs registry status store.base store.sqlite whole_file job strict_json times"
     ),
     "mopsjobs.submit.family": "errors job outputs registry store.base",
-    "mopsjobs.submit.table": "csv_text outputs store.base submit.seeds submit.study",
+    "mopsjobs.submit.table": "csv_text output_directory outputs store.base submit.seeds submit.study",
     "mopsjobs.submit.client": (
         "errors times status outputs registry store.base store.sqlite engines.base submit.bundle submit.kept"
         " submit.study"
     ),
+    "mopsjobs.output_directory": "whole_file",
     "mopsjobs.outputs": "errors job store.base strict_json submit.study",
     "mopsjobs.validation": "errors times status job outputs registry store.base",
     "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
@@ -188,7 +189,8 @@ COMMANDS_MAY = (
     " cache.taking cache.events cache.witnesses feed"
     " commands.arguments commands.cluster commands.job_table commands.launching engines"
     " engines.ask engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes"
-    " foreground outputs reconcile runner.model runner.run submit.bundle submit.client submit.family submit.kept"
+    " foreground output_directory outputs reconcile runner.model runner.run submit.bundle submit.client submit.family"
+    " submit.kept"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pruning"
     " cache.statistics cache.streaming metrics advice web.security web.server cache.words"
     " submit.study submit.table submit.unpack validation naming waiting store.base cache.asking cache.pages"

@@ -5,18 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mopsjobs.commands.arguments import add_command
 from mopsjobs.context import Context
-from mopsjobs.errors import EXIT_PARTLY_DONE, JobNotFoundError, MopsJobsError, NoManifestError, NoOutputsError
+from mopsjobs.errors import (
+    EXIT_PARTLY_DONE,
+    InvalidKeyError,
+    JobNotFoundError,
+    MopsJobsError,
+    NoManifestError,
+    NoOutputsError,
+)
 from mopsjobs.naming import find_state
 from mopsjobs.output import JsonLines, Result, Tsv
+from mopsjobs.output_directory import OutputDirectory, RefusedFileError
 from mopsjobs.outputs import Manifest, results_prefix
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.submit.family import ancestry
-from mopsjobs.submit.table import Output, outputs_of, write_table
+from mopsjobs.submit.table import TABLE_BEGINNING, Output, outputs_of, why_not_an_output, write_table
 from mopsjobs.validation import load_manifest
 
 TYPE_CHECKING = False
@@ -34,7 +42,8 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         parents,
         help="list the outputs of a job, or fetch them",
         description="List the outputs of a job, or fetch them into DIR/<param_id>/<seed>/<name>, and a table of its "
-        "tasks with their parameters into DIR/tasks.csv. A job that completes another one has the outputs of both.",
+        "tasks with their parameters into DIR/tasks.csv. A job that completes another one has the outputs of both. "
+        "A file of other content that is there stays, and is named (exit code 7).",
     )
     parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
     parser.add_argument("--download", metavar="DIR", help="fetch them into this directory")
@@ -46,7 +55,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
     job_id, family = _family(args.job, context)
     outputs = outputs_of(context.store, job_id, family)
     if args.download is not None:
-        return _download(Path(args.download), job_id, family, outputs, context)
+        return _download(OutputDirectory(Path(args.download)), job_id, family, outputs, context)
     first = next(outputs, None)
     if first is None:
         return Result(notes=[f"Job {job_id} has no outputs yet."])
@@ -91,42 +100,47 @@ def _facts(one: Output) -> dict[str, object]:
 
 
 def _download(
-    directory: Path, job_id: str, family: Sequence[Manifest], outputs: Iterator[Output], context: Context
+    directory: OutputDirectory, job_id: str, family: Sequence[Manifest], outputs: Iterator[Output], context: Context
 ) -> Result:
+    """Write the outputs that the job may have. The others are named with the reason, and stop no other."""
     fetched, refused = 0, []
     with context.out.progress("files", None) as on_progress:
         for one in outputs:
-            path = directory / one.name
-            # A key is data from elsewhere; what it makes of the path must stay below the directory.
-            if not os.path.realpath(path).startswith(os.path.realpath(directory) + os.sep):
-                refused.append(f"{one.entry.key} would lead out of {directory}; left out")
-                continue
-            found = context.store.get(one.entry.key)
-            if found is None:
-                continue
-            with _writing(path):
-                _prepare(directory)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside = path.with_name(path.name + ".part")
-                beside.write_bytes(found.value)
-                beside.replace(path)
-            fetched += 1
-            if on_progress is not None:
+            reason = why_not_an_output(one, family)
+            try:
+                found = None if reason else context.store.get(one.entry.key)
+            except InvalidKeyError as error:  # other programs write keys that the store does not read
+                found, reason = None, error.message.removesuffix(".")
+            if found is not None:
+                reason = _write(directory, one, found.value, family, context.store)
+                fetched += not reason
+            if reason:
+                refused.append(f"{one.entry.key} is not downloaded: {reason}.")
+            elif found is not None and on_progress is not None:
                 on_progress(fetched)
     if not fetched and not refused:
         raise NoOutputsError(f"Job {job_id} has no outputs yet.", job_id=job_id)
     if family and fetched:
-        with _writing(directory / TABLE):
-            write_table(directory / TABLE, context.store, family)
+        with _writing(directory.path / TABLE):
+            try:
+                directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, context.store, family))
+            except RefusedFileError as error:
+                refused.append(f"The table of tasks is not written: {error}.")
     exit_code = EXIT_PARTLY_DONE if refused else 0
-    return Result(notes=[f"{fetched:,} files in {directory}"], warnings=refused, exit_code=exit_code)
+    return Result(notes=[f"{fetched:,} files in {directory.path}"], warnings=refused, exit_code=exit_code)
 
 
-def _prepare(directory: Path) -> None:
-    """Make the directory, if it is new. git, and a later `submit --auto` from here, then leave what is in it alone."""
-    if not directory.exists():
-        directory.mkdir(parents=True)
-        (directory / ".gitignore").write_text("# Outputs, not code: so that submit --auto does not pack them.\n*\n")
+def _write(
+    directory: OutputDirectory, one: Output, value: bytes, family: Sequence[Manifest], store: VersionedStore
+) -> str:
+    """Write one output. Returns why it was refused, or nothing."""
+    earlier = (store.get(f"{results_prefix(generation.job_id)}{one.name}") for generation in family[1:])
+    with _writing(directory.path / one.name):
+        try:
+            directory.write(one.name, value, (found.value for found in earlier if found is not None))
+        except RefusedFileError as error:
+            return str(error)
+    return ""
 
 
 @contextlib.contextmanager

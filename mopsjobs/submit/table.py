@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.csv_text import csv_text
+from mopsjobs.output_directory import is_safe_segment
 from mopsjobs.outputs import NAMES_NAME, Manifest, examine, results_prefix
 from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.submit.seeds import SeedIndex
-from mopsjobs.submit.study import ParameterSet, Task
+from mopsjobs.submit.study import ParameterSet, Task, is_output_name
 
 BATCH = 500
 """Rows written at once."""
 
 FIRST_COLUMNS = ("task", "param_id", "seed", "status")
+
+TABLE_BEGINNING = csv_text([FIRST_COLUMNS]).rstrip().encode()
+"""How the table begins, by which it is known from another program's."""
 
 
 class Output(NamedTuple):
@@ -51,6 +55,22 @@ def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -
                     yield Output(name, entry, task)
         if generation is not None and generation.only is not None:
             redone.update(generation.only)
+
+
+def why_not_an_output(one: Output, family: Sequence[Manifest]) -> str:
+    """Return why a key below a job's results is not one of its outputs; nothing if it is.
+
+    Without a manifest each key of the form `<param_id>/<seed>/<name>` counts whose segments can name files.
+    """
+    param_id, *rest = segments = one.name.split("/")
+    if len(segments) != 3 or not all(map(is_safe_segment, segments)):
+        return "invalid name: expected <param_id>/<seed>/<name>, printable, no part beginning with a dot"
+    if family and one.task is None:
+        return f"the manifest has no task {param_id}/{rest[0]}"
+    named = family[0].study.outputs if family else None
+    if family and not (is_output_name(rest[1]) if named is None else rest[1] in named):
+        return "the study does not name this output" if named else f"invalid name of an output {rest[1]!r}"
+    return ""
 
 
 def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest]) -> None:

@@ -2,4 +2,5 @@
 
 `inputs.py` is the whole; `readers.py` has what reads, `registry.py` shows a registry full of them to every command,
 `cluster.py` lets them and a cluster's answers lead astray whoever asks it.
+`results.py` downloads outputs whose keys choose a file.
 """
