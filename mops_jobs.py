@@ -166,6 +166,10 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
     flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color")}
     settings = config.load(flags, env, _directory())
     out.color = settings.color.value
+    for sentence in settings.ignored:
+        out.warn(sentence)
+    if settings.redirected_by is not None:
+        out.note(f"The registry is {settings.registry.value}, named by {settings.redirected_by}")
     context = Context(settings, out, env, build_parser, **clocks)  # type: ignore[arg-type]
     try:
         result = load(args.command).run(args, context)

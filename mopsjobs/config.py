@@ -1,7 +1,7 @@
 """Settings, read once: flag, environment, project file, user file, default; the first one that speaks wins.
 
-Files are TOML: `.mops-jobs.toml` in the working directory or the nearest directory above it, and `config.toml` in the
-user's configuration directory. No secret belongs in either, and none is looked for there.
+Files are TOML: `.mops-jobs.toml` in the working directory or the nearest directory above it (see `project_file`), and
+`config.toml` in the user's configuration directory. No secret belongs in either, and none is looked for there.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import os
 import re
 from collections.abc import Mapping
 
+from mopsjobs import directories
 from mopsjobs.errors import ConfigError, UsageError
+from mopsjobs.project_file import PROJECT_FILE, cache_below, check_registry, find
 from mopsjobs.store import check_url, default_url, identity, is_local
 from mopsjobs.times import parse_duration
 
-PROJECT_FILE = ".mops-jobs.toml"
 MAX_FILE_BYTES = 8192
 """Of a configuration file. It has a few lines, may come with somebody's study, and is read by every command; tomllib
 takes time that grows with the square of a dotted name."""
 
 COLORS = ("auto", "always", "never")
 DEFAULT_STALE_AFTER = "15m"
+
+NO_HOME_ORIGIN = "default without a home directory"
+"""Where the path of a cache comes from that is below the temporary directory: it is used only if that is private."""
 
 
 class Setting:
@@ -37,9 +41,11 @@ class Setting:
 class Settings:
     """All settings of one run. Immutable by convention: nothing sets them after `load`."""
 
-    __slots__ = ("cache", "color", "files", "registry", "registry_id", "stale_after")
+    __slots__ = ("cache", "color", "files", "ignored", "registry", "registry_id", "stale_after")
 
-    def __init__(self, values: Mapping[str, Setting], registry_id: str, files: tuple[str, ...]) -> None:
+    def __init__(
+        self, values: Mapping[str, Setting], registry_id: str, files: tuple[str, ...], ignored: tuple[str, ...]
+    ) -> None:
         self.registry = values["registry"]
         self.cache = values["cache"]
         self.color = values["color"]
@@ -48,6 +54,14 @@ class Settings:
         """Tells this registry from any other; see `mopsjobs.store.identity`."""
         self.files = files
         """The configuration files that were read."""
+        self.ignored = ignored
+        """A sentence for each project file that is not obeyed."""
+
+    @property
+    def redirected_by(self) -> str | None:
+        """The project file that names the registry in use; None if something else does."""
+        is_project = bool(self.files) and os.path.basename(self.files[0]) == PROJECT_FILE
+        return self.files[0] if is_project and self.registry.origin == f"file {self.files[0]}" else None
 
     @property
     def is_local(self) -> bool:
@@ -58,8 +72,6 @@ class Settings:
         """The settings by name."""
         return {name: getattr(self, name) for name in _ENV}
 
-
-_LOCAL_PORT = re.compile(r"https?://(localhost|127\.|\[::1\])", re.IGNORECASE)
 
 _ENV = {
     "registry": "MOPS_JOBS_REGISTRY",
@@ -88,21 +100,35 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     for name, variable in _ENV.items():
         if env.get(variable):
             found.setdefault(name, Setting(env[variable], f"environment {variable}"))
-    files = tuple(path for path in (_project_file(cwd), _user_file(env)) if path and os.path.isfile(path))
+    project, ignored = find(cwd)
+    files = tuple(path for path in (project, _user_file(env)) if path and os.path.isfile(path))
     for path in files:
         for name, value in _read(path).items():
-            if name == "registry" and name not in found:
-                _check_owner(path, value)
-            found.setdefault(name, Setting(value, f"file {path}"))
+            if name not in found:
+                used = _held_to_project(path, name, value) if path == project else value
+                found[name] = Setting(used, f"file {path}")
 
-    found.setdefault("registry", Setting(default_url(env, _data_dir(env)), "default"))
+    if "registry" not in found:
+        found["registry"] = Setting(_default_registry(env), "default")
     found.setdefault("color", Setting("auto", "default"))
     found.setdefault("stale_after", Setting(DEFAULT_STALE_AFTER, "default"))
     _check(found)
     registry_id = identity(found["registry"].value, env)
-    found.setdefault("cache", Setting(os.path.join(_cache_dir(env), _cache_name(registry_id)), "default"))
-    found["cache"].value = os.path.abspath(os.path.expanduser(found["cache"].value))
-    return Settings(found, registry_id, files)
+    if "cache" not in found:
+        found["cache"] = _default_cache(env, registry_id)
+    found["cache"].value = os.path.abspath(directories.expanded(found["cache"].value))
+    return Settings(found, registry_id, files, ignored)
+
+
+def _held_to_project(path: str, name: str, value: str) -> str:
+    """Return a setting of a project file as it is used.
+
+    Raises:
+        ConfigError: if a project file may not set it so.
+    """
+    if name == "registry":
+        check_registry(path, value)
+    return cache_below(path, value) if name == "cache" else value
 
 
 def _check(found: Mapping[str, Setting]) -> None:
@@ -148,57 +174,38 @@ def _read(path: str) -> dict[str, str]:
     # A relative path in a file counts from that file, wherever the command is run.
     if (registry := document.get("registry", "")).startswith("sqlite:") and registry[7:8] not in ("", "/", "~"):
         document["registry"] = "sqlite://" + os.path.join(here, registry.removeprefix("sqlite:"))
-    if "cache" in document:
-        document["cache"] = os.path.join(here, os.path.expanduser(document["cache"]))
+    if "cache" in document and document["cache"][0] != "~":
+        document["cache"] = os.path.join(here, document["cache"])
     return document
 
 
-def _check_owner(path: str, registry: str) -> None:
-    """Refuse an emulator that another user's file names: secrets go there, and anybody may listen on a port here.
+def _user_file(env: Mapping[str, str]) -> str | None:
+    directory = directories.below_home(env, "XDG_CONFIG_HOME", ".config")
+    return None if directory is None else os.path.join(directory, "config.toml")
+
+
+def _default_registry(env: Mapping[str, str]) -> str:
+    """Return the URL of the registry that is used when nothing names one.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: if it is embedded, and the home directory is not known. In a temporary one it would be lost.
     """
-    if _LOCAL_PORT.match(registry) and os.name != "nt" and os.stat(path).st_uid not in (0, os.geteuid()):
+    directory = directories.below_home(env, "XDG_DATA_HOME", ".local", "share")
+    url = default_url(env, directory or "")
+    if directory is None and is_local(url):
         raise ConfigError(
-            f"The registry {registry} is on a port of this machine, and comes from {path}, which belongs to another "
-            "user: it is not used.",
-            hint="If you trust it, name it yourself: --registry, or MOPS_JOBS_REGISTRY.",
+            f"There is no place for the embedded registry: {directories.NO_HOME}.",
+            hint="Set HOME, or name a registry: --registry URL, or MOPS_JOBS_REGISTRY.",
         )
+    return url
 
 
-def _project_file(cwd: str | None) -> str | None:
-    if cwd is None:
-        return None
-    directory = os.path.abspath(cwd)
-    while True:
-        path = os.path.join(directory, PROJECT_FILE)
-        if os.path.isfile(path):
-            return path
-        parent = os.path.dirname(directory)
-        if parent == directory:
-            return None
-        directory = parent
-
-
-def _user_dir(env: Mapping[str, str], variable: str, *below_home: str) -> str:
-    # The XDG base directory specification says to ignore a value that is not an absolute path.
-    base = env.get(variable, "")
-    if not os.path.isabs(base):
-        base = os.path.join(env.get("HOME") or os.path.expanduser("~"), *below_home)
-    return os.path.join(base, "mops-jobs")
-
-
-def _user_file(env: Mapping[str, str]) -> str:
-    return os.path.join(_user_dir(env, "XDG_CONFIG_HOME", ".config"), "config.toml")
-
-
-def _data_dir(env: Mapping[str, str]) -> str:
-    return _user_dir(env, "XDG_DATA_HOME", ".local", "share")
-
-
-def _cache_dir(env: Mapping[str, str]) -> str:
-    return _user_dir(env, "XDG_CACHE_HOME", ".cache")
+def _default_cache(env: Mapping[str, str], registry_id: str) -> Setting:
+    """Return the cache of a registry for which nothing names one."""
+    directory, origin = directories.below_home(env, "XDG_CACHE_HOME", ".cache"), "default"
+    if directory is None:
+        directory, origin = directories.private_path(), NO_HOME_ORIGIN
+    return Setting(os.path.join(directory, _cache_name(registry_id)), origin)
 
 
 def _cache_name(registry_id: str) -> str:

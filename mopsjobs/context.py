@@ -21,7 +21,7 @@ from mopsjobs.cache.file import (
     refuse_foreign,
     set_aside,
 )
-from mopsjobs.config import Settings
+from mopsjobs.config import NO_HOME_ORIGIN, Settings
 from mopsjobs.embedded import EmbeddedRegistry
 from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
 from mopsjobs.freshness import Freshness, Wanted
@@ -80,14 +80,17 @@ class Context:
 
     @property
     def cache_path(self) -> str:
-        """Where the cache is: where the settings say, or in a directory of ours where there is no writable home."""
+        """Where the cache is: where the settings say, or in a private directory where there is no writable home.
+
+        A cache in a home that cannot be written is used: it can be read.
+        """
         if self._cache_path is None:
-            self._cache_path = self.settings.cache.value
-            if self.settings.cache.origin == "default" and not directories.can_be_made(
-                os.path.dirname(self._cache_path)
-            ):
-                self._cache_path = os.path.join(directories.private_directory(), os.path.basename(self._cache_path))
-                self.out.note(f"There is no writable home; the cache is {self._cache_path}")
+            path, origin = self.settings.cache.value, self.settings.cache.origin
+            is_lost = origin == "default" and not os.path.exists(path)
+            if origin == NO_HOME_ORIGIN or (is_lost and not directories.can_be_made(os.path.dirname(path))):
+                path = os.path.join(directories.private_directory(), os.path.basename(path))
+                self.out.note(f"There is no writable home; the cache is {path}")
+            self._cache_path = path
         return self._cache_path
 
     def own_files(self) -> list[str]:
@@ -178,6 +181,7 @@ class Context:
             "age_seconds": freshness.age_seconds,
             "stale": freshness.stale,
             "registry": self.settings.registry_id,
+            "registry_from": self.settings.registry.origin,
             "total": page.total,
             "returned": len(page),
         }

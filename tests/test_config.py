@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Home:
 
 VALUES = {
     "registry": [f"sqlite:///{source}.db" for source in ("flag", "env", "project", "user")],
-    "cache": [f"/cache/{source}.db" for source in ("flag", "env", "project", "user")],
+    "cache": ["/cache/flag.db", "/cache/env.db", "PROJECT/project.db", "/cache/user.db"],
     "color": ["always", "never", "auto", "always"],
     "stale_after": ["1m", "2m", "3m", "4m"],
 }
@@ -64,7 +64,7 @@ VALUES = {
 @pytest.mark.parametrize("name", VALUES)
 def test_flag_beats_environment_beats_project_file_beats_user_file(home: Home, name: str) -> None:
     """For each setting; and `config show` is told which one it was."""
-    flag, environment, project, user = VALUES[name]
+    flag, environment, project, user = [value.replace("PROJECT", str(home.project)) for value in VALUES[name]]
     variable = f"MOPS_JOBS_{name.upper()}"
 
     def found(**arguments: object) -> tuple[str, str]:
@@ -137,11 +137,11 @@ def test_the_nearest_project_file_above_is_used_and_no_other(home: Home) -> None
 
 def test_a_relative_path_in_a_file_counts_from_the_file(home: Home) -> None:
     """Wherever below it the command is run."""
-    home.write_project('registry = "sqlite:data/r.db"\ncache = "../c.db"')
+    home.write_project('registry = "sqlite:data/r.db"\ncache = "cache/c.db"')
     for cwd in (home.project, home.below):
         settings = home.load(cwd)
         assert settings.registry_id == f"sqlite://{home.project}/data/r.db"
-        assert settings.cache.value == f"{home.root}/c.db"
+        assert settings.cache.value == f"{home.project}/cache/c.db"
 
 
 def test_a_relative_path_elsewhere_counts_from_the_working_directory(
@@ -433,17 +433,105 @@ def test_a_hostile_project_file_is_refused_in_a_sentence(text: str, tmp_path: Pa
         config.load({}, {"HOME": str(tmp_path)}, str(tmp_path))
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="Only root gives files away.")
-@pytest.mark.parametrize(("owner", "is_refused"), [(65534, True), (0, False)])
-def test_a_port_of_this_machine_is_not_taken_from_a_file_of_another_user(
-    home: Home, owner: int, is_refused: bool
+# --- what a project file may decide ---------------------------------------------------------------------------------
+
+ANOTHER = 65534
+"""A user who is neither root nor the one that runs the tests."""
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "above", "above_mode", "reason"),
+    [
+        pytest.param(ANOTHER, 0o644, None, 0o755, f"it belongs to another user (uid {ANOTHER})", marks=only_root),
+        pytest.param(None, 0o644, ANOTHER, 0o755, "its directory belongs to another user", marks=only_root),
+        (None, 0o646, None, 0o755, "every user may write to it"),
+        (None, 0o644, None, 0o757, "every user may write its directory"),
+        (None, 0o644, None, 0o1777, "every user may write its directory"),
+    ],
+    ids=["owner", "owner of directory", "file", "directory", "sticky directory"],
+)
+def test_a_project_file_of_others_is_not_obeyed(
+    home: Home, owner: int | None, mode: int, above: int | None, above_mode: int, reason: str
 ) -> None:
-    """Anybody may listen there, and our secrets would go there; in a flag or the environment, it is our own choice."""
+    """In `/tmp` it would reach everybody who works below: it is passed and named, with the reason."""
+    path = home.write_project('registry = "sqlite:theirs.db"\ncache = "~/.bashrc"\ncolor = 7\n')
+    path.chmod(mode)
+    home.project.chmod(above_mode)
+    if owner is not None:
+        os.chown(path, owner, -1)
+    if above is not None:
+        os.chown(home.project, above, -1)
+    settings = home.load(home.below)
+    assert (settings.registry.origin, settings.cache.origin, settings.files) == ("default", "default", ())
+    assert settings.redirected_by is None
+    (sentence,) = settings.ignored
+    assert sentence.startswith(f"The project file {path} is ignored: {reason}")
+
+
+def test_the_search_goes_on_above_an_ignored_project_file(home: Home) -> None:
+    """As if it were not there: who plants one can neither redirect nor hide the registry of the project above."""
+    outer = home.write_project('registry = "sqlite:r.db"')
+    inner = home.below / ".mops-jobs.toml"
+    inner.write_text('registry = "sqlite:theirs.db"')
+    inner.chmod(0o666)
+    settings = home.load(home.below)
+    assert (settings.files, settings.redirected_by) == ((str(outer),), str(outer))
+    assert [str(inner) in sentence for sentence in settings.ignored] == [True]
+
+
+def test_a_project_file_that_a_group_may_write_is_obeyed(home: Home) -> None:
+    """It is the default of a umask of 002, and the group may change the code of the study as well."""
+    path = home.write_project('registry = "sqlite:r.db"\ncache = "c.db"\n')
+    path.chmod(0o664)
+    home.project.chmod(0o2775)
+    assert home.load().files == (str(path),)
+
+
+def test_a_port_of_this_machine_is_not_taken_from_a_file_of_a_group(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each member may listen there, and credentials would go there; in a flag it is the user's own choice."""
     path = home.write_project('registry = "http://127.0.0.1:1234/account/jobs"\n')
-    os.chown(path, owner, -1)
-    if is_refused:
-        with pytest.raises(ConfigError, match="belongs to another user: it is not used"):
-            home.load()
-    else:
-        assert home.load().registry.value.startswith("http://127.0.0.1:")
+    path.chmod(0o664)
     assert home.load(registry="http://localhost:1234/account/jobs").registry.origin == "flag --registry"
+    monkeypatch.setattr("mopsjobs.project_file._is_private_group", lambda group: True)
+    assert home.load().registry.value.startswith("http://127.0.0.1:")
+    monkeypatch.setattr("mopsjobs.project_file._is_private_group", lambda group: False)
+    with pytest.raises(ConfigError, match="a group may write this file") as caught:
+        home.load()
+    assert (caught.value.exit_code, caught.value.hint) == (2, f"Run: chmod g-w {path}")
+    path.chmod(0o644)
+    assert home.load().redirected_by == str(path)
+
+
+@pytest.mark.parametrize(
+    "cache",
+    ["~/.vim/plugin/x.vim", "/tmp/x.db", "../x.db", "a/../../x.db", "out/x.db", "link.db", ".", "a/b/../../.."],
+)
+def test_a_cache_outside_of_the_project_is_refused(home: Home, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its path, by `..` or by a link: it would put text of a registry where another program runs it."""
+    monkeypatch.setenv("HOME", str(home.root))
+    (home.project / "out").symlink_to(home.root)
+    (home.project / "link.db").symlink_to(home.root / "elsewhere.db")
+    path = home.write_project(f'cache = "{cache}"')
+    with pytest.raises(ConfigError) as caught:
+        home.load(home.below)
+    expected = f"{cache}' in {path}: expected a path below the directory of this project file."
+    assert str(caught.value).startswith("invalid cache '")
+    assert str(caught.value).endswith(expected)
+    assert caught.value.exit_code == 2
+    assert home.load(cache="/mine.db").cache.value == "/mine.db"
+    home.write_user(f'cache = "{home.root}/users.db"')
+    path.unlink()
+    assert home.load().cache.value == f"{home.root}/users.db"
+
+
+def test_a_cache_below_the_project_is_taken(home: Home) -> None:
+    """Also through a link that stays within, and where the project is reached by a link."""
+    (home.project / "in").symlink_to(home.below)
+    home.write_project('cache = "in/c.db"')
+    (home.root / "short").symlink_to(home.project)
+    for cwd in (home.below, home.root / "short"):
+        assert home.load(cwd).cache.value == f"{home.below}/c.db"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from reliability.hostile import cluster as hostile_cluster
 from reliability.hostile import inputs as hostile
+from reliability.hostile import project as hostile_project
 from reliability.hostile import registry as hostile_registry
 from reliability.hostile import results as hostile_results
 from reliability.hostile.child import can_fuzz
 from reliability.hostile.readers import BY_NAME, READERS, Reader
 from reliability.hostile.values import archive, member
 from reliability.trial import PromiseBroken, Trial
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SCALE = 0.008
 
@@ -67,6 +65,22 @@ def test_the_coverage_guided_fuzzer_runs(trial: Trial) -> None:
 def test_commands_over_a_hostile_registry_print_nothing_raw(trial: Trial) -> None:
     """Each reading command, to a terminal and into a pipe, and the pages; bad records are reported and stop nobody."""
     hostile_registry.run(trial)
+
+
+def test_project_files_of_an_attacker_touch_nothing_else(trial: Trial) -> None:
+    """Commands in the directories of an attacker: no file outside changes, and none of the user's within."""
+    hostile_project.run(trial)
+
+
+def test_the_trial_sees_a_cache_outside_of_the_project(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the check of the path taken out, the first command writes to the home directory."""
+
+    def anywhere(path: str, cache: str) -> str:
+        return str(Path(path).parent / Path(cache).expanduser())
+
+    monkeypatch.setattr("mopsjobs.config.cache_below", anywhere)
+    with pytest.raises(PromiseBroken, match=r"has (made|changed)"):
+        hostile_project.run(trial)
 
 
 def test_the_trial_sees_a_record_that_nobody_tells_of(trial: Trial) -> None:

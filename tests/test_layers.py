@@ -34,7 +34,9 @@ ARROWS = {
     "mopsjobs.job": "errors status times strict_json",
     "mopsjobs.strict_json": "errors",
     "mopsjobs.rules": "errors status job times",
-    "mopsjobs.store": "errors store.memory store.sqlite store.azure store.azure_url store.dynamodb store.dynamodb_url",
+    "mopsjobs.store": (
+        "directories errors store.memory store.sqlite store.azure store.azure_url store.dynamodb store.dynamodb_url"
+    ),
     "mopsjobs.store.base": "errors",
     "mopsjobs.store.cas": "errors store.base",
     "mopsjobs.store.memory": "errors store.base",
@@ -106,12 +108,12 @@ ARROWS = {
     "mopsjobs.validation": "errors times status job outputs registry store.base",
     "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
     "mopsjobs.engines.base": "",
-    "mopsjobs.engines.local": "errors private engines.base whole_file",
+    "mopsjobs.engines.local": "directories errors private engines.base whole_file",
     "mopsjobs.engines.dask_client": "errors",
     "mopsjobs.engines.dask": "errors engines.base engines.dask_client engines.local",
     "mopsjobs.engines.ask": "errors engines engines.base engines.local engines.kubernetes",
     "mopsjobs.engines.k8s_manifest": "errors engines.base",
-    "mopsjobs.engines.k8s_client": "errors",
+    "mopsjobs.engines.k8s_client": "directories errors",
     "mopsjobs.engines.k8s_logs": "errors times engines.k8s_client engines.k8s_manifest",
     "mopsjobs.engines.kubernetes": "errors times engines.base engines.k8s_client engines.k8s_logs engines.k8s_manifest",
     "mopsjobs.reconcile": "errors job outputs registry status times validation engines.base",
@@ -139,7 +141,8 @@ ARROWS = {
     "mopsjobs.metrics": (
         "mopsjobs errors status times whole_file cache.counters cache.file cache.queries cache.statistics terminal"
     ),
-    "mopsjobs.config": "errors times store",
+    "mopsjobs.config": "directories errors project_file times store",
+    "mopsjobs.project_file": "directories errors",
     "mopsjobs.directories": "errors",
     "mopsjobs.freshness": "times",
     "mopsjobs.embedded": "directories errors sqlite_file store config output cache.file cache.witnesses",

@@ -224,6 +224,41 @@ def test_config_show_says_where_each_setting_came_from(cli: Cli) -> None:
     assert any(line.split() == ["stale_after", "3h", "environment", "MOPS_JOBS_STALE_AFTER"] for line in table)
 
 
+EVERY = [
+    ("list",), ("list", "-q"), ("status", "a"), ("summary",), ("query", "SELECT 1"), ("export",), ("events",),
+    ("sync",), ("doctor",), ("config", "show"), ("metrics",), ("update", "a", "--label", "x=y"), ("schema",),
+]  # fmt: skip
+
+
+def test_each_command_names_the_project_file_that_it_obeys(cli: Cli) -> None:
+    """A file of the study's directory may redirect the registry: each view says which one did, JSON included."""
+    path = cli.cache.parent / ".mops-jobs.toml"
+    path.write_text('registry = "sqlite:project.db"')
+    for name in ("MOPS_JOBS_REGISTRY", "MOPS_JOBS_CACHE"):
+        cli.env.pop(name)
+    sentence = f"The registry is sqlite://{path.parent}/project.db, named by {path}"
+    assert sentence in cli.ok("register", "a").err
+    for argv in EVERY:
+        assert sentence in cli.ok(*argv).err.splitlines(), argv
+    for argv in (("list", "--json"), ("summary", "--json")):
+        assert cli.ok(*argv).json["registry_from"] == f"file {path}"
+    assert str(path) in cli.ok("doctor").out
+    assert sentence not in cli.ok("list", "--registry", "sqlite:other.db").err
+    assert cli.ok("sync", "-q").err == ""
+
+
+def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
+    """One line with path and reason, `-q` or not; the registry stays the one that it was."""
+    path = cli.cache.parent / ".mops-jobs.toml"
+    path.write_text('registry = "sqlite:project.db"\ncache = "~/.vim/plugin/x.vim"\n')
+    path.chmod(0o666)
+    cli.ok("register", "a")
+    warning = f"warning: The project file {path} is ignored: every user may write to it."
+    for argv in (*EVERY, ("sync", "-q")):
+        assert cli.ok(*argv).err.splitlines().count(warning) == 1, argv
+    assert not (path.parent / "project.db").exists()
+
+
 def test_with_nothing_set_the_registry_is_embedded(cli: Cli) -> None:
     """Nobody needs an account to try it: with no settings at all, the registry is a file in the data directory."""
     home = cli.env["HOME"]

@@ -681,3 +681,16 @@ def test_every_page_says_how_old_its_data_is(clock: Clock, web: Web) -> None:
     clock.advance(minutes=20)
     for path in PAGES:
         assert "synced 20m ago, stale" in web.ok(path)
+
+
+def test_every_page_names_the_project_file_that_redirected_it(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the registry, and in the JSON of the API; without such a file, nothing is said of one."""
+    path = cli.cache.parent / ".mops-jobs.toml"
+    path.write_text('registry = "sqlite:project.db"')
+    assert str(path) not in Web(cli, capsys).get("/jobs").text
+    cli.env.pop("MOPS_JOBS_REGISTRY")
+    cli.ok("register", "running-1")
+    web = Web(cli, capsys)
+    web.context.sync(wait=None)
+    assert [page for page in PAGES if f"named by {path}" not in web.ok(page)] == []
+    assert json.loads(web.ok("/api/v1/jobs"))["registry_from"] == f"file {path}"

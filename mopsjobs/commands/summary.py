@@ -77,6 +77,7 @@ def _summary(
         "age_seconds": freshness.age_seconds,
         "stale": freshness.stale,
         "registry": context.settings.registry_id,
+        "registry_from": context.settings.registry.origin,
         "total": sum(counts.values()),
         "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
         "by_owner": [one._asdict() for one in statistics.by_owner(cache, chosen)],

@@ -76,13 +76,15 @@ class _Redrawn:
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Draw it."""
         context, now = self._context, self._context.now()
-        room = max(1, context.out.lines - CHROME)
+        by = context.settings.redirected_by
+        room = max(1, context.out.lines - CHROME - (by is not None))
         order = queries.parse_sort(queries.DEFAULT_SORT)
         page = queries.list_jobs(cache, self._chosen, order=order, limit=room, now=now.timestamp())
         jobs = page.jobs()[:room]
         stale = ", stale" if freshness.stale else ""
         head = f"{len(jobs)} of {page.total:,} jobs, {freshness.said()}{stale}, {whole_seconds(json_time(now))}"
-        context.out.redraw([Text([head, ""]), Table(JOB_HEADERS, [job_row(job, context) for job in jobs])])
+        lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
+        context.out.redraw([Text(lines), Table(JOB_HEADERS, [job_row(job, context) for job in jobs])])
         return None
 
 

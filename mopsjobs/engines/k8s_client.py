@@ -22,6 +22,7 @@ from lightkube.resources.batch_v1 import Job
 from lightkube.resources.core_v1 import Pod
 from lightkube.types import CascadeType
 
+from mopsjobs import directories
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
 
 log = logging.getLogger(__name__)
@@ -201,9 +202,10 @@ def _created(pod: Pod) -> float:
 
 def _config(env: Mapping[str, str], context: str | None, noted: str | None) -> SingleConfig:
     """Which cluster, and as whom: the kubeconfig, or else the service account of the pod that this process is in."""
-    home = env.get("HOME") or os.path.expanduser("~")
+    home = directories.home(env)
+    default = [] if home is None else [os.path.join(home, ".kube", "config")]
     named = [path for path in env.get("KUBECONFIG", "").split(os.pathsep) if path]
-    paths = [path for path in named or [os.path.join(home, ".kube", "config")] if os.path.exists(path)]
+    paths = [path for path in named or default if os.path.exists(path)]
     where = paths[0] if paths else "of this pod"
     if not paths and (named or not env.get("KUBERNETES_SERVICE_HOST")):
         raise EngineAccessError(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mopsjobs import private
+from mopsjobs import directories, private
 from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
 from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.whole_file import replace
@@ -93,10 +93,8 @@ class LocalEngine:
 
 def job_directory(job_id: str, env: Mapping[str, str]) -> Path:
     """What this machine keeps of a job that runs here: its code, its runner's messages, outputs not yet delivered."""
-    base = env.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.join(env.get("HOME") or os.path.expanduser("~"), ".local", "state")
-    return Path(base) / "mops-jobs" / "jobs" / job_id
+    base = directories.below_home(env, "XDG_STATE_HOME", ".local", "state")
+    return Path(base or directories.private_directory()) / "jobs" / job_id
 
 
 def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 
+from mopsjobs.directories import expanded
 from mopsjobs.errors import INSTALL, ConfigError, StoreError
 from mopsjobs.store.azure_url import FORMS, parse_azure_url
 
@@ -92,6 +93,7 @@ def check_url(url: str) -> str:
             raise ConfigError(f"'{_shown(url)}' is no absolute path: a relative one is written sqlite:registry.db.")
         if not rest.strip("/"):
             raise ConfigError(f"'{_shown(url)}' names no file: use sqlite:///path/registry.db.")
+        expanded(rest)
     elif scheme == "dynamodb" and rest.startswith("//"):
         from mopsjobs.store.dynamodb_url import parse_dynamodb_url
 
@@ -108,7 +110,7 @@ def sqlite_path(url: str) -> str:
 
     `sqlite:~/registry.db` is in the user's home: after a colon, no shell puts that in.
     """
-    path = os.path.expanduser(url.removeprefix("sqlite:"))
+    path = expanded(url.removeprefix("sqlite:"))
     if path.startswith("///"):
         path = "/" + path.lstrip("/")
         if os.name == "nt":  # sqlite:///C:/path

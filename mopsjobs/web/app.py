@@ -198,6 +198,7 @@ class _Views:
         return template.render(
             number=number,
             registry=site.context.settings.registry_id,
+            redirected_by=site.context.settings.redirected_by,
             version=__version__,
             status_of=shown.status,
             job_path=shown.job_path,

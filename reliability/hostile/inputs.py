@@ -3,8 +3,9 @@
 Three engines over what is in readers.py, each input made from the trial's seed: Hypothesis, which makes
 documents that are nearly sound; atheris, which looks for inputs that reach new code (`./build.sh reliability` installs
 it where there is one); and what is large or deep in one way each, in processes whose memory and time are bounded. Then
-a registry full of such records, and every reading command over it: see registry.py; and records that name objects of a
-cluster, and its answers: see cluster.py; and keys of outputs that choose a file: see results.py.
+a registry full of such records, and every reading command over it: see registry.py; project files of an attacker: see
+project.py; records that name objects of a cluster, and its answers: see cluster.py; and keys of outputs that choose a
+file: see results.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from mopsjobs.submit.study import MAX_TASKS
-from reliability.hostile import cluster, registry, results
+from reliability.hostile import cluster, project, registry, results
 from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY, can_fuzz
 from reliability.hostile.readers import READERS, Reader
 from reliability.trial import Figure, PromiseBroken, Trial
@@ -50,6 +51,7 @@ def run(trial: Trial) -> Iterator[Figure]:
     yield bombs(trial)
     yield many_tasks(trial)
     yield from registry.run(trial)
+    yield from project.run(trial)
     yield from cluster.run(trial)
     yield from results.run(trial)
 
