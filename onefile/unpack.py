@@ -15,38 +15,64 @@ import sys
 import zipfile
 import zlib
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MEMBER = "app.pyz"
 # Byte-compiled at once: what a listing imports. The rest Python compiles when it is first imported, as always.
 COMPILED = ("mops_jobs.py", "mopsjobs/", "tabulate/")
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - used only where no other user can replace what is in them
 
 
-def unpack(archive: str, root: str, build: str, mark: str) -> str:
-    """Make sure that `build` is unpacked below `root`, or below a directory that can be written. Return its path."""
+def unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callable[[str], str]") -> str:
+    """Make sure that `build` is unpacked below `root`, or below a private temporary directory. Return its path.
+
+    Args:
+        archive: the single file.
+        root: where to unpack; "" if no place is known.
+        build: the name of the directory of this build.
+        mark: the name of the file that says that all is there.
+        why_unsafe: says why another user could change what is run from a directory; "" if none can.
+    """
     umask = os.umask(0o077)  # what lies there is run: nobody else may write it, whatever the umask
     try:
-        return _unpack(os.path.abspath(archive), root, build, mark)
+        return _unpack(os.path.abspath(archive), root, build, mark, why_unsafe)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         sys.exit(f"mops-jobs: {archive} is damaged ({error}). Get it again.")
     except OSError as error:
-        sys.exit(f"mops-jobs: found no directory to unpack into ({error}). Set MOPS_JOBS_UNPACK to one.")
+        sys.exit(
+            f"mops-jobs: found no directory to unpack into ({error.strerror or error}). "
+            "Set MOPS_JOBS_UNPACK to one that only you can write."
+        )
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
         os.umask(umask)
 
 
-def _unpack(archive: str, root: str, build: str, mark: str) -> str:
+def _unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callable[[str], str]") -> str:
     with zipfile.ZipFile(archive) as envelope:
         app = zipfile.ZipFile(io.BytesIO(envelope.read(MEMBER)))
-    try:
-        place = os.path.join(root, build)
-        _fill(app, place, mark)
-    except OSError as error:
-        why = f"{root} cannot be written ({error.strerror})"
-        place = os.path.join(_private_directory(), build)
-        if _fill(app, place, mark):
+    place = os.path.join(root, build)
+    why = unsafe = _why_unsafe(place, why_unsafe) if root else "there is no home directory"
+    if not why:
+        try:
+            _fill(app, place, mark)
+            unsafe = _why_unsafe(place, why_unsafe)  # another user may have been faster
+            why = unsafe
+        except OSError as error:
+            why = f"{root} cannot be written ({error.strerror})"
+    if why:
+        place = os.path.join(_private_directory(why_unsafe), build)
+        # What is unsafe is told each time, until it is mended; the rest when it makes a difference.
+        if _fill(app, place, mark) or (unsafe and root):
             print(f"mops-jobs: {why}; unpacked into {place}. MOPS_JOBS_UNPACK names another place.", file=sys.stderr)
     return os.path.join(place, "site-packages")
+
+
+def _why_unsafe(place: str, why_unsafe: "Callable[[str], str]") -> str:
+    return why_unsafe(os.path.join(place, "site-packages"))
 
 
 def _fill(app: zipfile.ZipFile, place: str, mark: str) -> bool:
@@ -98,21 +124,27 @@ def _compile(app: zipfile.ZipFile, place: str) -> None:
                 return
 
 
-def _private_directory() -> str:
-    """Return our own directory under the temporary one, or a new one for this run if somebody else holds its name."""
+def _private_directory(why_unsafe: "Callable[[str], str]") -> str:
+    """Return this user's directory below a temporary one; a new one for this run where another user has its name.
+
+    Raises:
+        PermissionError: if other users can replace directories in each of the temporary ones.
+    """
     import tempfile
 
-    base = tempfile.gettempdir()
-    if hasattr(os, "getuid"):
-        path = os.path.join(base, f"mops-jobs-{os.getuid()}")
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        found = os.lstat(path)
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077:
-            return path
+    bases = [base for base in (tempfile.gettempdir(), *TEMPORARY) if os.access(base, os.W_OK | os.X_OK)]
+    base = next((base for base in bases if not why_unsafe(os.path.join(base, "x", "y"))), None)
+    if base is None:
+        raise PermissionError(f"other users can replace what is in {' and '.join(bases)}")
+    path = os.path.join(base, f"mops-jobs-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found = os.lstat(path)
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+        return path
     import atexit
     import shutil
 
-    path = tempfile.mkdtemp(prefix="mops-jobs-")
+    path = tempfile.mkdtemp(prefix="mops-jobs-", dir=base)
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import shutil
 import sqlite3
 import stat
@@ -18,6 +19,7 @@ import pytest
 from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import file, schema
+from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import CacheError
 from mopsjobs.registry import JobRegistry
 from mopsjobs.sqlite_file import WAL_BYTES
@@ -374,6 +376,63 @@ def test_without_a_writable_home_the_cache_is_a_private_one_below_the_temporary_
     assert not list(home.iterdir())
     shutil.rmtree(temporary)
     home.rmdir()
+
+
+def test_a_cache_in_a_home_that_cannot_be_written_is_read(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing shows what it has, without the network; `sync` says that it cannot write it, and makes no other."""
+    add(remote.jobs, "a", "running")
+    home, temporary = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("sync", "-q", HOME=str(home))
+    add(remote.jobs, "b", "running")
+    for path in [home, *home.rglob("*")]:
+        if os.geteuid() == 0:
+            os.chown(path, 65534, -1)
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    monkeypatch.chdir(home)
+    with unprivileged():
+        monkeypatch.setattr(os, "getuid", os.geteuid)
+        monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
+        listed = cli("list", "-q", HOME=str(home))
+        synced = cli("sync", HOME=str(home))
+    assert (listed.code, listed.lines, listed.err) == (0, ["a"], "")
+    assert (synced.code, synced.out) == (1, "")
+    assert f"Cannot write the cache {home}/" in synced.err
+    assert not list(temporary.iterdir())
+    shutil.rmtree(home)
+    temporary.rmdir()
+
+
+def test_without_a_home_the_cache_is_in_a_private_directory(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """HOME is not set, and the user has no entry: a listing works, says where its cache is, and makes no `./~`."""
+    add(remote.jobs, "a", "running")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    for name in ("HOME", "MOPS_JOBS_CACHE"):
+        del cli.env[name]
+    before = sorted(Path.cwd().rglob("*"))
+    ran = cli("list", "-q")
+    private = temporary / f"mops-jobs-{os.getuid()}"
+    assert (ran.code, ran.lines) == (0, ["a"])
+    assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
+    assert job_directory("a", cli.env) == private / "jobs" / "a"
+    assert sorted(Path.cwd().rglob("*")) == before
+    temporary.chmod(0o777)
+    refused = cli("list", "-q")
+    assert (refused.code, refused.out) == (1, "")
+    assert f"Other users can replace {private}" in refused.err
+
+
+def no_entry(uid: int) -> None:
+    """As the password database answers for a user that it does not have."""
+    raise KeyError(uid)
 
 
 @pytest.mark.parametrize("trap", ["open to others", "a link"])

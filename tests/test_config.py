@@ -121,6 +121,35 @@ def test_the_directories_of_the_xdg_specification_are_used(home: Home) -> None:
     assert home.load(env=dict.fromkeys(names, "rel")).registry.value == home.load().registry.value
 
 
+@pytest.mark.parametrize("env", [{}, {"HOME": ""}, {"HOME": "~"}, {"HOME": "here"}], ids=str)
+def test_without_a_home_the_embedded_registry_has_no_place(
+    home: Home, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not put below `./~`, nor below the temporary directory, where it would be lost; a named one works."""
+
+    def no_entry(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if env:
+        monkeypatch.setenv("HOME", env["HOME"])
+    with pytest.raises(ConfigError, match="There is no place for the embedded registry") as caught:
+        config.load({}, env, str(home.project))
+    assert caught.value.exit_code == 2
+    settings = config.load({"registry": "sqlite:///r.db"}, env, str(home.project))
+    assert settings.cache.origin == "default without a home directory"
+    assert config.load({"registry": "sqlite:///r.db", "cache": "c.db"}, env, None).cache.origin == "flag --cache"
+    if env != {"HOME": ""}:  # which Python takes for `/`
+        for url in ("sqlite:~/r.db", "sqlite:~no-such-user/r.db"):
+            with pytest.raises(ConfigError, match="invalid path '~") as caught:
+                config.load({"registry": url}, env, None)
+            assert "flag --registry" in str(caught.value)
+        with pytest.raises(ConfigError, match=r"invalid path '~/c\.db'"):
+            config.load({"registry": "memory:", "cache": "~/c.db"}, env, None)
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 

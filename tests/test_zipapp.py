@@ -246,12 +246,132 @@ def test_a_directory_that_others_may_write_is_not_used(pyz, home):
     assert list(loose.iterdir()) == []
 
 
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
+ANOTHER = 65534
+
+
+@pytest.fixture(name="plant", scope="session")
+def _plant(pyz):
+    """Put an unpacked tree below a directory, with code of an attacker that the next start would run from there."""
+    source = pyz.parent / "planted"
+    assert _start(pyz, {"PATH": os.environ["PATH"], "MOPS_JOBS_UNPACK": str(source)}).returncode == 0
+    (_unpacked(source) / "site-packages" / "mops_jobs.py").write_text("print('PLANTED')\n")
+    for compiled in source.rglob("mops_jobs.*.pyc"):
+        compiled.unlink()
+
+    def plant(root):
+        shutil.copytree(source, root)
+        return _unpacked(root)
+
+    return plant
+
+
+@pytest.fixture(name="shared", scope="session")
+def _shared(pyz):
+    """A temporary directory that the tests below have together: the first one unpacks there."""
+    (pyz.parent / "tmp").mkdir()
+    return pyz.parent / "tmp"
+
+
+@pytest.mark.parametrize(
+    ("trap", "way"),
+    [
+        pytest.param("another owner", "MOPS_JOBS_UNPACK", marks=only_root),
+        pytest.param("another owner", "XDG_CACHE_HOME", marks=only_root),
+        pytest.param("another owner above", "HOME", marks=only_root),
+        ("open directory", "MOPS_JOBS_UNPACK"),
+        ("open directory above", "MOPS_JOBS_UNPACK"),
+        ("open directory above", "HOME"),
+        ("open to a group", "MOPS_JOBS_UNPACK"),
+        ("a link", "XDG_CACHE_HOME"),
+    ],
+)
+def test_planted_code_is_not_run(pyz, home, tmp_path, plant, shared, trap, way):
+    """What another user owns, may write or may put in place is refused: one line, and a private directory is used."""
+    top = tmp_path / "theirs"
+    root = {"MOPS_JOBS_UNPACK": top, "XDG_CACHE_HOME": top / "mops-jobs/app", "HOME": top / ".cache/mops-jobs/app"}[way]
+    place = plant(root)
+    if trap == "another owner":
+        os.chown(place / "site-packages", ANOTHER, -1)
+    elif trap == "another owner above":
+        os.chown(top, ANOTHER, -1)
+    elif trap == "a link":
+        top.rename(tmp_path / "moved")
+        top.symlink_to(tmp_path / "moved")
+        (tmp_path / "moved").chmod(0o777)
+    else:
+        where, mode = {
+            "open directory": (place, 0o1777),
+            "open directory above": (top, 0o777),
+            "open to a group": (place / "site-packages", 0o770),
+        }[trap]
+        where.chmod(mode)
+    run = _start(pyz, {**home, "TMPDIR": str(shared), way: str(top)})
+    assert run.returncode == 0
+    assert run.stdout.startswith("mops-jobs ")
+    assert run.stderr.count("\n") == 1
+    assert ("belongs to another user" if "owner" in trap else "other users may write") in run.stderr
+    assert str(shared / f"mops-jobs-{os.getuid()}") in run.stderr
+
+
+def test_what_is_ones_own_is_run_below_a_sticky_directory(pyz, home, tmp_path):
+    """As below `/tmp`, where no other user can replace it; and below a directory that a group may write."""
+    for number, mode in enumerate((0o1777, 0o2775)):
+        top = tmp_path / str(number)
+        top.mkdir()
+        top.chmod(mode)
+        env = {**home, "MOPS_JOBS_UNPACK": str(top / "app")}
+        run = _start(pyz, env)
+        assert (run.returncode, run.stderr) == (0, "")
+        assert list(Path(home["TMPDIR"]).iterdir()) == []
+
+
+def test_a_temporary_directory_that_others_may_change_is_not_used(pyz, home):
+    """Without a sticky bit another user could replace what is unpacked there: the next one is taken."""
+    Path(home["TMPDIR"]).chmod(0o777)
+    run = _start(pyz, {**home, "HOME": "/dev/null/home"})
+    assert run.returncode == 0
+    assert list(Path(home["TMPDIR"]).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--version"], ""),
+        (["list"], "There is no place for the embedded registry"),
+        (["list", "--registry", "sqlite:~/r.db"], "invalid path '~/r.db'"),
+    ],
+    ids=["version", "list", "registry"],
+)
+def test_without_a_home_no_directory_called_tilde_is_used(pyz, home, tmp_path, plant, shared, argv, told):
+    """HOME is not set, or no absolute path, and the user has no entry: code and data stay out of `./~`."""
+    plant(tmp_path / "~/.cache/mops-jobs/app")
+    before = sorted(tmp_path.rglob("*"))
+    without_entry = (
+        "import pwd, runpy, sys\ndef getpwuid(uid): raise KeyError(uid)\npwd.getpwuid = getpwuid\n"
+        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    for env in ({}, {"HOME": "~"}):
+        run = subprocess.run(
+            [sys.executable, "-B", "-c", without_entry, str(pyz), *argv],
+            env={"PATH": home["PATH"], "TMPDIR": str(shared), **env},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "PLANTED" not in run.stdout
+        assert run.returncode == (2 if told else 0), run
+        assert f"error: {told}" in run.stderr if told else "error" not in run.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_no_place_to_unpack_is_one_sentence(pyz, home, tmp_path):
     """Nothing writable at all: exit 1, and the variable that helps is named."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import tempfile, unpack\n"
         "tempfile.tempdir = '/dev/null/none'\n"
-        "unpack.unpack(sys.argv[1], '/dev/null/none', 'mops-jobs_x', 'ready')"
+        "unpack.unpack(sys.argv[1], '/dev/null/none', 'mops-jobs_x', 'ready', lambda place: 'unsafe')"
     )
     run = _run([sys.executable, "-c", code, str(pyz)], home)
     assert run.returncode == 1
