@@ -119,7 +119,7 @@ class Context:
 
     def close(self) -> None:
         """Release what was opened."""
-        if self._registry is not None and self._registry.conflicts and os.path.exists(self.cache_path):
+        if self._registry is not None and self._registry.conflicts:
             self._count_conflicts(self._registry.conflicts)
         if self._store is not None:
             self._store.close()
@@ -369,6 +369,7 @@ class Context:
         from mopsjobs.cache.counters import add_conflicts
 
         try:
-            self.change(lambda cache: add_conflicts(cache, conflicts))
+            if os.path.exists(self.cache_path):
+                self.change(lambda cache: add_conflicts(cache, conflicts))
         except Exception as error:  # noqa: BLE001 - it is a count, and no more
             self.out.debug(f"The cache did not take the count of lost races: {error}")

@@ -122,8 +122,12 @@ def test_nonsense_is_refused(cli: Cli, words: tuple[str, ...]) -> None:
 
 
 def test_a_terminal_is_drawn_anew(cli: Cli, jobs: JobRegistry) -> None:
-    """On a terminal the table is there, changes with the job, and Ctrl-C ends it with 130."""
+    """On a terminal the table is there, changes with the job, and Ctrl-C ends it with 130.
+
+    It names the project file that named the registry, which the first line on stderr does only until it is drawn.
+    """
     add(jobs, "a", tasks_total=4)
+    (cli.cache.parent / ".mops-jobs.toml").write_text(f'registry = "{cli.env.pop("MOPS_JOBS_REGISTRY")}"')
     ours, theirs = pty.openpty()
     words = command("watch", "--interval", "0.1s")
     with subprocess.Popen(
@@ -140,7 +144,7 @@ def test_a_terminal_is_drawn_anew(cli: Cli, jobs: JobRegistry) -> None:
         until(lambda: shows(b"0/4"), "the job")
         jobs.update_progress("a", 1)
         until(lambda: shows(b"1/4"), "its progress")
-        assert b"\x1b[H" in told
+        assert b"registry named by " in told.partition(b"\x1b[H")[2]
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     os.close(ours)
