@@ -17,6 +17,10 @@ from mopsjobs.project_file import PROJECT_FILE, cache_below, check_registry, fin
 from mopsjobs.store import check_url, default_url, identity, is_local
 from mopsjobs.times import parse_duration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 MAX_FILE_BYTES = 8192
 """Of a configuration file. It has a few lines, may come with somebody's study, and is read by every command; tomllib
 takes time that grows with the square of a dotted name."""
@@ -41,10 +45,15 @@ class Setting:
 class Settings:
     """All settings of one run. Immutable by convention: nothing sets them after `load`."""
 
-    __slots__ = ("cache", "color", "files", "ignored", "registry", "registry_id", "stale_after")
+    __slots__ = ("cache", "color", "files", "ignored", "registry", "registry_id", "stale_after", "trusted")
 
     def __init__(
-        self, values: Mapping[str, Setting], registry_id: str, files: tuple[str, ...], ignored: tuple[str, ...]
+        self,
+        values: Mapping[str, Setting],
+        registry_id: str,
+        files: tuple[str, ...],
+        ignored: tuple[str, ...],
+        trusted: tuple[str, ...] = (),
     ) -> None:
         self.registry = values["registry"]
         self.cache = values["cache"]
@@ -56,6 +65,8 @@ class Settings:
         """The configuration files that were read."""
         self.ignored = ignored
         """A sentence for each project file that is not obeyed."""
+        self.trusted = trusted
+        """What records may choose without a question, as `KIND:VALUE`; of the user's file alone."""
 
     @property
     def redirected_by(self) -> str | None:
@@ -70,8 +81,11 @@ class Settings:
 
     def named(self) -> dict[str, Setting]:
         """The settings by name."""
-        return {name: getattr(self, name) for name in _ENV}
+        trusted = {TRUSTED: Setting(" ".join(self.trusted), f"file {self.files[-1]}")} if self.trusted else {}
+        return {**{name: getattr(self, name) for name in _ENV}, **trusted}
 
+
+TRUSTED = "trusted"
 
 _ENV = {
     "registry": "MOPS_JOBS_REGISTRY",
@@ -102,8 +116,11 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
             found.setdefault(name, Setting(env[variable], f"environment {variable}"))
     project, ignored = find(cwd)
     files = tuple(path for path in (project, _user_file(env)) if path and os.path.isfile(path))
+    trusted: tuple[str, ...] = ()
     for path in files:
-        for name, value in _read(path).items():
+        document = _read(path)
+        trusted = _trusted(path, document.pop(TRUSTED, []), is_user=path != project) or trusted
+        for name, value in document.items():
             if name not in found:
                 used = _held_to_project(path, name, value) if path == project else value
                 found[name] = Setting(used, f"file {path}")
@@ -117,7 +134,7 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     if "cache" not in found:
         found["cache"] = _default_cache(env, registry_id)
     found["cache"].value = os.path.abspath(directories.expanded(found["cache"].value))
-    return Settings(found, registry_id, files, ignored)
+    return Settings(found, registry_id, files, ignored, trusted)
 
 
 def _held_to_project(path: str, name: str, value: str) -> str:
@@ -146,7 +163,7 @@ def _check(found: Mapping[str, Setting]) -> None:
         raise ConfigError(f"'{color.value}' is no colour mode: use {', '.join(COLORS)}. (color, from {color.origin})")
 
 
-def _read(path: str) -> dict[str, str]:
+def _read(path: str) -> dict[str, Any]:
     import tomllib
 
     try:
@@ -164,8 +181,11 @@ def _read(path: str) -> dict[str, str]:
     except ValueError as error:  # a number of very many digits is one, besides what tomllib raises itself
         raise ConfigError(f"The configuration file {path} is no TOML: {error}.") from None
     for name, value in document.items():
+        if name == TRUSTED:
+            continue
         if name not in _ENV:
-            raise ConfigError(f"The configuration file {path} has a wrong key '{name}': use {', '.join(_ENV)}.")
+            known = ", ".join((*_ENV, TRUSTED))
+            raise ConfigError(f"The configuration file {path} has a wrong key '{name}': use {known}.")
         if not isinstance(value, str) or not value:
             raise ConfigError(f"The configuration file {path} should give {name} as a text.")
         if not value.isprintable():
@@ -177,6 +197,24 @@ def _read(path: str) -> dict[str, str]:
     if "cache" in document and document["cache"][0] != "~":
         document["cache"] = os.path.join(here, document["cache"])
     return document
+
+
+def _trusted(path: str, value: object, *, is_user: bool) -> tuple[str, ...]:
+    """Return the list `trusted` of a configuration file.
+
+    Raises:
+        ConfigError: if it is no list of texts, or stands in a project file, which may come from elsewhere as a record.
+    """
+    if not value:
+        return ()
+    if not is_user:
+        raise ConfigError(
+            f"The project file {path} has the key {TRUSTED}, which only the user's configuration file may have.",
+            hint="Move it there: ~/.config/mops-jobs/config.toml",
+        )
+    if not isinstance(value, list) or not all(isinstance(one, str) and one.isprintable() for one in value):
+        raise ConfigError(f"The configuration file {path} should give {TRUSTED} as a list of texts like context:prod.")
+    return tuple(value)
 
 
 def _user_file(env: Mapping[str, str]) -> str | None:

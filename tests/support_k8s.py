@@ -89,9 +89,9 @@ class Api:
         self.mock[re.compile(f"^{re.escape(path)}.*")] << code << body
 
 
-def kubeconfig(directory: Path, url: str, **user: Any) -> Path:
+def kubeconfig(directory: Path, url: str, *, namespace: str = "from-kubeconfig", **user: Any) -> Path:
     path = directory / "kubeconfig"
-    context = {"cluster": "c", "user": "u", "namespace": "from-kubeconfig"}
+    context = {"cluster": "c", "user": "u", "namespace": namespace}
     document = {
         "current-context": "here",
         "contexts": [{"name": "here", "context": context}, {"name": "userless", "context": {"cluster": "c"}}],

@@ -11,7 +11,8 @@ import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +20,10 @@ from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.k8s_logs import MAX_FAILURES
 from mopsjobs.engines.kubernetes import KubernetesEngine, kubectl_for
+from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
 from support_cli import Clock
 from support_k8s import JOBS, Api, kubeconfig, lines, log_path
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RECORD: dict[str, object] = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models", "k8s_uid": None}
 LAUNCH = Launch(
@@ -140,12 +139,46 @@ def test_another_job_by_the_name_is_not_taken_for_it(engine: KubernetesEngine, a
     assert engine.state({**RECORD, "k8s_uid": "uid-0"})[:2] == ("gone", "Replaced")
     assert engine.state({**RECORD, "job_id": "other"})[:2] == ("gone", "Replaced")
     assert engine.state({**RECORD, "k8s_uid": "uid-1"}).phase == "succeeded"
+    assert engine.state({**RECORD, "job_id": "other", "k8s_uid": "uid-1"})[:2] == ("gone", "Replaced")
 
 
-def test_a_job_of_another_program_is_found_by_its_name(engine: KubernetesEngine, api: Api) -> None:
+def test_a_job_of_another_program_is_found_by_its_name(env: dict[str, str], api: Api) -> None:
+    """Where the user has named its namespace, or it is the current one."""
     api.put_job("their-name", job_id=None, status=_condition("Complete"))
     record = {"job_id": "theirs", "k8s_name": "their-name", "k8s_namespace": "models"}
-    assert engine.state(record).phase == "succeeded"
+    assert KubernetesEngine(env, trust=Trust(["namespace:models"])).state(record).phase == "succeeded"
+    current = kubeconfig(Path(env["KUBECONFIG"]).parent, api.url, namespace="models")
+    assert KubernetesEngine({"KUBECONFIG": str(current)}).state(record).phase == "succeeded"
+
+
+@pytest.mark.parametrize("uid", [None, "uid-1"])
+def test_an_unmarked_job_elsewhere_is_left_alone(engine: KubernetesEngine, api: Api, uid: str | None) -> None:
+    """Not read, its pods not listed, and not deleted: only the record, which anybody may have written, names it."""
+    api.put_job(job_id=None, status={"active": 1, "ready": 1})
+    api.answer(log_path(api.put_pod(0, "Running")), lines("a password"))
+    record = {**RECORD, "k8s_uid": uid}
+    acts: list[Callable[[], object]] = [
+        lambda: engine.state(record),
+        lambda: engine.cancel(record),
+        lambda: list(engine.logs(record)),
+        lambda: list(engine.logs(record, follow=True)),
+    ]
+    for act in acts:
+        with pytest.raises(NotTrustedError, match=r"has no mark of job seir-1; .* add: --trust namespace:models"):
+            act()
+    assert not api.requests("delete", "/apis/batch/v1/namespaces/models/jobs/seir-1")
+    assert not api.requests("get", "/api/v1/namespaces/models/pods")
+
+
+def test_a_job_marked_as_of_another_is_left_alone(env: dict[str, str], api: Api) -> None:
+    """Whatever its uid, and wherever the user has said that records may choose."""
+    api.put_job(job_id="other", status={"active": 1, "ready": 1})
+    api.answer(log_path(api.put_pod(0, "Running")), lines("a password"))
+    engine = KubernetesEngine(env, trust=Trust(["namespace:models"]))
+    record = {**RECORD, "k8s_uid": "uid-1"}
+    assert engine.state(record)[:2] == ("gone", "Replaced")
+    assert not engine.cancel(record)
+    assert list(engine.logs(record)) == list(engine.logs(record, follow=True)) == []
 
 
 def test_a_record_that_never_heard_of_the_launch_is_found_by_the_job_id(engine: KubernetesEngine, api: Api) -> None:
@@ -207,6 +240,7 @@ def test_cancelling_leaves_another_job_by_that_name_alone(engine: KubernetesEngi
 
 def test_logs_come_in_the_order_of_the_shards(engine: KubernetesEngine, api: Api) -> None:
     """A shard that was tried again shows both, the older first. Of a pod that is gone there is nothing."""
+    api.put_job()
     for index, age in ((10, 0), (2, 0), (2, 1)):
         pod = api.put_pod(index, "Succeeded", shards=11, age=age)
         api.answer(log_path(pod), lines(f"shard {index}, age {age}"))
@@ -218,11 +252,13 @@ def test_logs_come_in_the_order_of_the_shards(engine: KubernetesEngine, api: Api
 
 
 def test_one_shard_has_no_prefix(engine: KubernetesEngine, api: Api) -> None:
+    api.put_job()
     api.answer(log_path(api.put_pod(0, "Succeeded")), lines("a", "", "  b"))
     assert list(engine.logs(RECORD)) == ["a", "", "  b"]
 
 
 def test_tail_and_since_are_for_the_cluster_to_cut(engine: KubernetesEngine, api: Api) -> None:
+    api.put_job()
     pods = [api.put_pod(index, "Running", shards=2) for index in range(2)]
     for pod in pods:
         api.answer(log_path(pod), lines("x", "y"))

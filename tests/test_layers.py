@@ -108,14 +108,17 @@ ARROWS = {
     "mopsjobs.validation": "errors times status job outputs registry store.base",
     "mopsjobs.engines": "errors engines.local engines.kubernetes engines.dask",
     "mopsjobs.engines.base": "",
-    "mopsjobs.engines.local": "directories errors private engines.base whole_file",
+    "mopsjobs.engines.trust": "errors private whole_file",
+    "mopsjobs.engines.local": "directories errors private engines.base engines.trust whole_file",
     "mopsjobs.engines.dask_client": "errors",
     "mopsjobs.engines.dask": "errors engines.base engines.dask_client engines.local",
     "mopsjobs.engines.ask": "errors engines engines.base engines.local engines.kubernetes",
     "mopsjobs.engines.k8s_manifest": "errors engines.base",
     "mopsjobs.engines.k8s_client": "directories errors",
     "mopsjobs.engines.k8s_logs": "errors times engines.k8s_client engines.k8s_manifest",
-    "mopsjobs.engines.kubernetes": "errors times engines.base engines.k8s_client engines.k8s_logs engines.k8s_manifest",
+    "mopsjobs.engines.kubernetes": (
+        "errors times engines.base engines.k8s_client engines.k8s_logs engines.k8s_manifest engines.local engines.trust"
+    ),
     "mopsjobs.reconcile": "errors job outputs registry status times validation engines.base",
     "mopsjobs.runner": "",
     "mopsjobs.runner.worker": "",
@@ -158,6 +161,7 @@ ARROWS = {
     "mopsjobs.commands": "",
     "mopsjobs.commands.arguments": "errors status times freshness cache.queries",
     "mopsjobs.commands.cluster": "errors",
+    "mopsjobs.commands.trusting": "errors context engines.base engines.kubernetes engines.trust",
     "mopsjobs.commands.job_table": "output times context",
     "mopsjobs.commands.launching": (
         "environment commands.arguments errors times context engines.dask_client runner.pools submit.bundle"
@@ -190,7 +194,8 @@ ARROWS = {
 COMMANDS_MAY = (
     "mopsjobs errors times status job outcome output terminal context freshness store cache.queries cache.rows"
     " cache.taking cache.events cache.witnesses feed"
-    " commands.arguments commands.cluster commands.job_table commands.launching engines"
+    " commands.arguments commands.cluster commands.job_table commands.launching commands.trusting"
+    " engines engines.trust engines.k8s_client runner.pools"
     " engines.ask engines.base engines.dask_client engines.local engines.k8s_manifest engines.kubernetes"
     " foreground output_directory outputs reconcile runner.model runner.run submit.bundle submit.client submit.family"
     " submit.kept"

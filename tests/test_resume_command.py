@@ -196,18 +196,19 @@ def test_a_missing_image_is_a_usage_error_that_names_the_flag(cli: Cli, remote: 
     """A record of an older program does not tell it. Nothing of the child is stored."""
     add(remote.jobs, "job", "failed", engine="kubernetes")
     place(remote.store.inner, "job", study(sets_of(3)), Path.cwd())
-    ran = cli("resume", "job")
+    ran = cli("resume", "job", "--trust", "engine:kubernetes")
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
     assert "--image" in ran.err
     assert [state.job_id for state in remote.jobs.list_jobs()] == ["job"]
-    assert cli.ok("resume", "job", MOPS_JOBS_IMAGE="from-env:1").out
+    assert cli.ok("resume", "job", "--trust", "engine:kubernetes", MOPS_JOBS_IMAGE="from-env:1").out
 
 
 def test_a_job_that_its_cluster_says_has_failed_is_reconciled_first(cli: Cli, remote: Remote, cluster: Api) -> None:
     add(remote.jobs, "seir-1", "running", engine="kubernetes", k8s_name="seir-1", namespace="models")
     place(remote.store.inner, "seir-1", study(sets_of(3)), Path.cwd())
     cluster.put_job(status={"conditions": [{"type": "Failed", "status": "True"}]})
-    ran = cli("resume", "seir-1", "--image", "i")
+    trusted = ("--trust", "engine:kubernetes", "--trust", "namespace:models")
+    ran = cli("resume", "seir-1", "--image", "i", *trusted)
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
     assert "hint: Run: mops-jobs reconcile" in ran.err
 

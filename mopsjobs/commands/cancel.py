@@ -15,10 +15,13 @@ from typing import NamedTuple
 from mopsjobs.cache import queries
 from mopsjobs.cache.rows import view_of
 from mopsjobs.commands.arguments import add_command, add_filters, chosen_jobs
+from mopsjobs.commands.trusting import add_trust, contexts_of, is_agreed, refusal, trust_of
 from mopsjobs.context import LOCK_SECONDS, Context
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
+from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import (
+    EXIT_INTERRUPTED,
     EXIT_PARTLY_DONE,
     EngineError,
     EngineUnavailableError,
@@ -73,6 +76,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_filters(parser)
     parser.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
     parser.add_argument("--yes", action="store_true", help="do not ask whether those that fit the filters are meant")
+    add_trust(parser)
     parser.add_argument("--dry-run", action="store_true", help="show which jobs it would be, and do nothing")
     parser.add_argument("--json", action="store_true", help="each job as a JSON object in a line of its own")
 
@@ -84,6 +88,7 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         raise UsageError("cancel takes either the ids of jobs or filters that choose them: use one of the two.")
     if args.dry_run:
         return _shown(args, _named(args.jobs, context) if args.jobs else _fitting(args, context))
+    trust = trust_of(args, context)
     names = list(dict.fromkeys(args.jobs))
     if has_filters:
         jobs = _fitting(args, context)
@@ -93,7 +98,35 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         if declined is not None:
             return declined
         names = [str(job["job_id"]) for job in jobs]
-    return _cancel(args, context, names)
+    else:
+        jobs = _records(names, context)
+    found = contexts_of(jobs, context, trust)
+    if found:
+        is_meant = is_agreed(context, found)
+        if is_meant is None:
+            raise refusal(found, "nothing was cancelled")
+        if not is_meant:
+            return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
+    return _cancel(args, context, names, trust.plus(found))
+
+
+def _records(names: list[str], context: Context) -> list[dict[str, object]]:
+    """The records of these jobs. One that cannot be used is told when it is cancelled.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+    """
+    found = []
+    for name in names:
+        try:
+            state = context.registry.get_job(name)
+        except StoreError as error:
+            raise _with_a_way(error, name, context) from None
+        except MopsJobsError:
+            continue
+        if state is not None:
+            found.append(state.to_dict())
+    return found
 
 
 def _fitting(args: argparse.Namespace, context: Context) -> list[dict[str, object]]:
@@ -127,21 +160,34 @@ def _named(names: list[str], context: Context) -> list[dict[str, object]]:
 
 def _shown(args: argparse.Namespace, jobs: list[dict[str, object]]) -> Result:
     """What `--dry-run` shows."""
-    rows = [(job["job_id"], job["status"], job["owner"]) for job in jobs]
-    table = Table(("JOB", "STATUS", "OWNER"), rows) if rows else None
+    rows = [(job["job_id"], job["status"], job["owner"], _place(job)) for job in jobs]
+    table = Table(("JOB", "STATUS", "OWNER", "STOPS"), rows) if rows else None
     return Result(JsonLines(jobs) if args.json else table, notes=[f"{counted(len(jobs), 'job')}; nothing was done."])
 
 
 def _lines(jobs: list[dict[str, object]]) -> list[str]:
     """The jobs, for who is asked whether they are meant."""
     width = max(len(str(job["job_id"])) for job in jobs[:SHOWN_JOBS])
-    shown = [f"  {job['job_id']:<{width}}  {job['status']:<10}  {job['owner'] or ''}" for job in jobs[:SHOWN_JOBS]]
+    shown = [
+        f"  {job['job_id']:<{width}}  {job['status']:<10}  {job['owner'] or ''}  {_place(job)}".rstrip()
+        for job in jobs[:SHOWN_JOBS]
+    ]
     if len(jobs) > SHOWN_JOBS:
         shown.append(f"  and {len(jobs) - SHOWN_JOBS} more")
     return shown
 
 
-def _cancel(args: argparse.Namespace, context: Context, names: list[str]) -> Result:
+def _place(job: dict[str, object]) -> str:
+    """What of a cluster is to be deleted with a job, by its record: the context, where it names one, and the Job."""
+    if engine_of(job) != "kubernetes":
+        return ""
+    metadata = job.get("metadata")
+    noted = metadata.get("k8s_context") if isinstance(metadata, dict) else None
+    where = f"{noted}: " if noted else ""
+    return f"{where}Job {job.get('k8s_namespace') or '(default)'}/{job.get('k8s_name') or job['job_id']}"
+
+
+def _cancel(args: argparse.Namespace, context: Context, names: list[str], trust: Trust) -> Result:
     done: list[Stopped] = []
     refused: list[MopsJobsError] = []
     silent: dict[str, str] = {}
@@ -156,7 +202,7 @@ def _cancel(args: argparse.Namespace, context: Context, names: list[str]) -> Res
         except MopsJobsError as error:
             refused.append(error)
             continue
-        done.append(_stop(state, context, silent))
+        done.append(_stop(state, context, silent, trust))
     if refused and not done:
         return _all_refused(refused, context)
     now = context.now().timestamp()
@@ -180,13 +226,14 @@ def _with_a_way(error: StoreError, job_id: str, context: Context) -> StoreError:
     return error
 
 
-def _stop(state: JobState, context: Context, silent: dict[str, str]) -> Stopped:
+def _stop(state: JobState, context: Context, silent: dict[str, str], trust: Trust) -> Stopped:
     """Stop what runs a job that is cancelled. A local one of another machine stops when its runner sees the record.
 
     Args:
         state: its record.
         context: the run.
         silent: engines with their contexts that did not answer, and what is to be said of it: each is asked once.
+        trust: what the user has named of that which records choose.
     """
     job = state.to_dict()
     name = engine_of(job)
@@ -196,7 +243,10 @@ def _stop(state: JobState, context: Context, silent: dict[str, str]) -> Stopped:
     problem = silent.get(place)
     if problem is None:
         try:
-            return Stopped(state, "stopped" if open_engine(name, context.env).cancel(job) else "nothing")
+            is_stopped = open_engine(name, context.env, trust).cancel(job)
+            return Stopped(state, "stopped" if is_stopped else "nothing")
+        except NotTrustedError as error:
+            return Stopped(state, "failed", f"{state.job_id} is cancelled, but was not stopped: {error}")
         except EngineError as error:
             problem = str(error)
             if isinstance(error, EngineUnavailableError):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mopsjobs.cache.events import Stored
 from mopsjobs.commands.arguments import add_command
+from mopsjobs.commands.trusting import add_trust, contexts_of, is_agreed, trust_of
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import engine_of
@@ -48,6 +49,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--tail", metavar="N", type=int, help="of the lines that are there, only the last N")
     parser.add_argument("--grep", metavar="REGEX", help="only lines in which this is found")
     parser.add_argument("--offline", action="store_true", help="never use the network; not with --follow")
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
@@ -109,7 +111,11 @@ def _live_lines(
     `--tail` counts lines that fit `--grep`, unless they are followed: then nobody knows which were there already.
     """
     since = None if args.since is None else parse_duration(args.since)
-    lines = open_engine(ENGINE, context.env).logs(
+    trust = trust_of(args, context)
+    found = contexts_of([job], context, trust)
+    if found and is_agreed(context, found):
+        trust = trust.plus(found)
+    lines = open_engine(ENGINE, context.env, trust).logs(
         job, follow=args.follow, tail=args.tail if args.follow or not args.grep else None, since=since
     )
     wanted = (line for line in lines if choice.fits(line))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.commands.arguments import add_command
+from mopsjobs.commands.trusting import add_trust, contexts_of, is_agreed, trust_of
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, JobNotFoundError
@@ -14,6 +15,7 @@ from mopsjobs.reconcile import Reconciled, is_wanted, reconcile
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.commands import Commands
+    from mopsjobs.engines.trust import Trust
     from mopsjobs.job import JobState
 
 ENGINE = "kubernetes"
@@ -32,13 +34,14 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     )
     parser.add_argument("jobs", metavar="JOB", nargs="*", help="the whole id (default: every job that has not ended)")
     parser.add_argument("--json", action="store_true", help="what was done, as one JSON object")
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace, context: Context) -> Result:
     """Reconcile jobs."""
     wanted = [state for state in _states(args.jobs, context) if is_wanted(state, (ENGINE,))]
     # Without a job there is nothing to ask, and a cluster need not be configured.
-    engines = {ENGINE: open_engine(ENGINE, context.env)} if wanted else {}
+    engines = {ENGINE: open_engine(ENGINE, context.env, _trust(args, context, wanted))} if wanted else {}
     done = reconcile(context.registry, engines, wanted, now=context.now)
     changed = [one for one in done if one.is_changed]
     problems = [f"{one.job_id}: {one.problem}" for one in done if one.problem is not None]
@@ -50,6 +53,13 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         warnings=problems,
         exit_code=_exit_code(done),
     )
+
+
+def _trust(args: argparse.Namespace, context: Context, states: list[JobState]) -> Trust:
+    """What records may choose. A job whose record chooses more is a problem of its own, and stops no other."""
+    trust = trust_of(args, context)
+    found = contexts_of((state.to_dict() for state in states), context, trust)
+    return trust.plus(found) if found and is_agreed(context, found) else trust
 
 
 def _states(jobs: list[str], context: Context) -> list[JobState]:

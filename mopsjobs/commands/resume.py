@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from collections.abc import Mapping
 
 from mopsjobs.advice import command
 from mopsjobs.commands.arguments import add_command, positive
 from mopsjobs.commands.cluster import add_cluster_options, cluster_options, recorded_options, recorded_shards
 from mopsjobs.commands.launching import SCHEDULER_HELP, add_runner_flags, dask_options, launched_as, packed_here
+from mopsjobs.commands.trusting import add_trust, is_agreed, refusal, trust_of
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch, noted
 from mopsjobs.engines.local import HERE, PROBE_SECONDS, job_directory
+from mopsjobs.engines.trust import Trust, choices_of, launched_here
 from mopsjobs.errors import (
+    EXIT_INTERRUPTED,
+    EngineError,
     JobBusyError,
     JobExistsError,
     JobNotFoundError,
@@ -27,6 +32,7 @@ from mopsjobs.errors import (
 from mopsjobs.job import JobState
 from mopsjobs.output import Document, Result, Text, counted
 from mopsjobs.outputs import Manifest, examine
+from mopsjobs.runner.pools import active_python
 from mopsjobs.status import JobStatus
 from mopsjobs.submit.client import JobSubmissionClient, Submission, launched_fields
 from mopsjobs.submit.family import child_id, last_child
@@ -61,6 +67,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     cluster = parser.add_argument_group("of a job on kubernetes, instead of what it had")
     cluster.add_argument("--shards", metavar="N", type=positive, help="parts, each a pod of its own")
     add_cluster_options(cluster)
+    add_trust(parser)
     parser.add_argument(
         "--json", action="store_true", help="the id of the job that runs, null where nothing is missing, in one object"
     )
@@ -78,13 +85,71 @@ def run(args: argparse.Namespace, context: Context) -> Result:
         todo = missing_tasks(manifest, examine(context.store, manifest).complete)
     except StoreUnavailableError as outage:
         return _told(args, *_without_registry(args, context, outage), None)
-    if not state.is_terminal:
-        return _told(args, *_again(args, context, state, is_delivered=is_delivered), len(todo))
-    if not todo:
+    if state.is_terminal and not todo:
         body = Document({"job_id": None, "parent_job_id": None}) if args.json else None
         return Result(body, notes=[f"{args.job}: nothing is missing"])
-    job_id, warnings = _child(args, context, state, manifest, todo)
+    trust = trust_of(args, context)
+    found = {choice: [args.job] for choice in _choices(args, context, state) if not trust.allows(choice)}
+    if found:
+        is_meant = is_agreed(context, found)
+        if is_meant is None:
+            raise refusal(found, "nothing was launched")
+        if not is_meant:
+            return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
+    trust = trust.plus(found)
+    if not state.is_terminal:
+        return _told(args, *_again(args, context, state, trust, is_delivered=is_delivered), len(todo))
+    job_id, warnings = _child(args, context, state, trust, manifest, todo)
     return _told(args, job_id, warnings, len(todo))
+
+
+def _choices(args: argparse.Namespace, context: Context, state: JobState) -> list[str]:
+    """What only the record says of where and as what the job is to run.
+
+    Not what flags or defaults say too, nor what this machine launched the job with. The interpreter of the local engine
+    is not among them: `_without_unknown_python` has the default.
+    """
+    engine, metadata = _engine(state.engine), state.metadata
+    told = noted(metadata, engine)
+    known = set(launched_here(job_directory(args.job, context.env)))
+    found = [] if engine == "local" else [f"engine:{engine}"]
+    if engine == "dask" and args.scheduler is None and "scheduler" in told:
+        found.append(f"dask:{told['scheduler']}")
+        known.add(f"dask:{context.env.get('DASK_SCHEDULER_ADDRESS')}")
+    if engine == "kubernetes":
+        recorded = recorded_options(state.k8s_namespace, told)
+        found += choices_of({name: value for name, value in recorded.items() if getattr(args, name) is None})
+        known |= _in_force(context, args.context or told.get("context"))
+    return [choice for choice in found if choice not in known]
+
+
+def _in_force(context: Context, named: str | None) -> set[str]:
+    """The choices that a launch on Kubernetes has without a record; `named` is the context that it will have."""
+    from mopsjobs.engines.k8s_client import current_place
+    from mopsjobs.engines.k8s_manifest import IMAGE_VARIABLE
+    from mopsjobs.engines.kubernetes import CONTEXT_VARIABLE
+
+    known = {f"image:{context.env.get(IMAGE_VARIABLE)}", f"context:{context.env.get(CONTEXT_VARIABLE)}"}
+    with contextlib.suppress(EngineError):  # the launch says so
+        known.add(f"context:{current_place(context.env)[0]}")
+    with contextlib.suppress(EngineError):
+        known.add(f"namespace:{current_place(context.env, named or context.env.get(CONTEXT_VARIABLE))[1]}")
+    return known
+
+
+def _without_unknown_python(told: dict[str, str], job_id: str, context: Context, trust: Trust) -> dict[str, str]:
+    """What a record tells of a launch on this machine, without an interpreter that nobody here has named."""
+    python = told.get("python")
+    choice = f"python:{python}"
+    if python is None or trust.allows(choice) or choice in launched_here(job_directory(job_id, context.env)):
+        return told
+    default = active_python(context.env)
+    if python != default:
+        context.out.warn(
+            f"Only the record of {job_id} names the interpreter {python}; the tasks run in"
+            f" {default or 'the Python of mops-jobs'}. To use it: --python {shlex.quote(python)}"
+        )
+    return {name: value for name, value in told.items() if name != "python"}
 
 
 def _told(args: argparse.Namespace, job_id: str, warnings: tuple[str, ...], tasks: int | None) -> Result:
@@ -126,7 +191,12 @@ def _registered(job_id: str, context: Context) -> JobState:
 
 
 def _child(
-    args: argparse.Namespace, context: Context, state: JobState, manifest: Manifest, only: tuple[int, ...]
+    args: argparse.Namespace,
+    context: Context,
+    state: JobState,
+    trust: Trust,
+    manifest: Manifest,
+    only: tuple[int, ...],
 ) -> tuple[str, tuple[str, ...]]:
     """Submit what is missing as a new job: its id, and what did not go well.
 
@@ -143,7 +213,7 @@ def _child(
         raise JobBusyError(told, job_id=state.job_id, hint=f"Run: {hint}")
     job_id = child_id(context.registry, state)
     engine = _engine(state.engine)
-    launch = _launch(args, context, engine, job_id, state)  # before anything of the child is stored
+    launch = _launch(args, context, engine, job_id, state, trust)  # before anything of the child is stored
     client = JobSubmissionClient(
         context.store,
         context.registry,
@@ -165,10 +235,10 @@ def _child(
 
 
 def _again(
-    args: argparse.Namespace, context: Context, state: JobState, *, is_delivered: bool
+    args: argparse.Namespace, context: Context, state: JobState, trust: Trust, *, is_delivered: bool
 ) -> tuple[str, tuple[str, ...]]:
     _refuse_new_code(args)
-    engine = open_engine(_engine(state.engine), context.env)
+    engine = open_engine(_engine(state.engine), context.env, trust)
     phase = engine.state(state.fields()).phase
     if phase in ("pending", "running"):
         if is_delivered:  # and its runner, which waits for it, goes on
@@ -179,7 +249,7 @@ def _again(
             f"The {engine.name} engine says that job {args.job} has {phase}; its record does not know it yet.",
             hint="Run: mops-jobs reconcile, then resume it.",
         )
-    launched = engine.launch(_launch(args, context, engine.name, args.job, state))
+    launched = engine.launch(_launch(args, context, engine.name, args.job, state, trust))
     try:
         note_launched(context.registry, args.job, launched_fields(launched))
     except (StoreError, TooManyRetriesError) as error:
@@ -204,7 +274,7 @@ def _without_registry(
     _let_go(engine.name, {"job_id": args.job}, context)
     if engine.state({"job_id": args.job}).phase == "running":
         raise JobBusyError(f"Job {args.job} is still running: nothing to resume.", job_id=args.job)
-    engine.launch(_launch(args, context, engine.name, args.job, fields))
+    engine.launch(_launch(args, context, engine.name, args.job, fields, None))
     return args.job, (f"{outage} The job goes on without it.",)
 
 
@@ -237,9 +307,22 @@ def _engine(name: str | None) -> str:
 
 
 def _launch(
-    args: argparse.Namespace, context: Context, engine: str, job_id: str, state: JobState | Mapping[str, object]
+    args: argparse.Namespace,
+    context: Context,
+    engine: str,
+    job_id: str,
+    state: JobState | Mapping[str, object],
+    trust: Trust | None,
 ) -> Launch:
     """The launch that a record tells of, or what is to become one, with what the flags say instead.
+
+    Args:
+        args: the flags.
+        context: the run.
+        engine: where it will be.
+        job_id: of the job that is launched.
+        state: its record, or that of its parent; or the fields that this machine keeps for one.
+        trust: what the user has named of that which records choose; None: the fields are of this machine.
 
     Raises:
         UsageError: it makes no sense; or nobody has said what a cluster is to run.
@@ -247,6 +330,8 @@ def _launch(
     fields = state.fields() if isinstance(state, JobState) else state
     metadata, namespace = fields.get("metadata"), fields.get("k8s_namespace")
     told = noted(metadata, engine) if isinstance(metadata, Mapping) else {}
+    if engine == "local" and trust is not None and args.python is None:
+        told = _without_unknown_python(told, args.job, context, trust)
     options = cluster_options(args, engine)
     shards = args.shards
     if engine == "dask":

@@ -9,12 +9,18 @@ from mopsjobs.errors import UsageError
 
 if TYPE_CHECKING:
     from mopsjobs.engines.base import Engine
+    from mopsjobs.engines.trust import Trust
 
 ENGINES = ("local", "kubernetes", "dask")
 
 
-def open_engine(name: str, env: Mapping[str, str]) -> Engine:
+def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -> Engine:
     """The engine of that name. Opening starts and sends nothing.
+
+    Args:
+        name: which.
+        env: where configuration is found.
+        trust: what the user has named of that which records choose; None: nothing.
 
     Raises:
         UsageError: there is none.
@@ -27,7 +33,7 @@ def open_engine(name: str, env: Mapping[str, str]) -> Engine:
     if name == "kubernetes":
         from mopsjobs.engines.kubernetes import KubernetesEngine
 
-        return KubernetesEngine(env)
+        return KubernetesEngine(env, trust=trust)
     if name == "dask":
         from mopsjobs.engines.dask import DaskEngine
 

@@ -36,6 +36,8 @@ FOLLOW_READ_SECONDS = 30.0
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
+OF_POD = "of this pod"
+
 _UNVERIFIED: set[tuple[str, str]] = set()
 """Contexts of kubeconfigs of which this process has said that they switch the check of the certificate off."""
 
@@ -188,6 +190,28 @@ def open_cluster(
         client.close()
 
 
+def current_place(env: Mapping[str, str], context: str | None = None) -> tuple[str | None, str]:
+    """The context that is in force where none is named, or the one that is, and its namespace. Nothing is sent or run.
+
+    Raises:
+        EngineAccessError: there is no configuration, or it cannot be used.
+    """
+    config = _config(env, context, None)
+    return config.context_name, config.namespace
+
+
+def is_other_context(env: Mapping[str, str], context: str) -> bool:
+    """Whether the kubeconfig has this context, and another is in force. False where it cannot be used: opening says so.
+
+    A pod has none: there, a record's context has no effect.
+    """
+    try:
+        known, where = _known(env)
+    except EngineAccessError:
+        return False
+    return where is not None and context in known.contexts and context != known.current_context
+
+
 def shard_of(pod: Pod) -> int:
     """Which shard a pod works on."""
     known = {} if pod.metadata is None else {**(pod.metadata.annotations or {}), **(pod.metadata.labels or {})}
@@ -200,35 +224,48 @@ def _created(pod: Pod) -> float:
     return 0.0 if made is None else made.timestamp()
 
 
-def _config(env: Mapping[str, str], context: str | None, noted: str | None) -> SingleConfig:
-    """Which cluster, and as whom: the kubeconfig, or else the service account of the pod that this process is in."""
+def _known(env: Mapping[str, str]) -> tuple[KubeConfig, str | None]:
+    """The kubeconfig and its path; None: there is none, and this is the service account of the pod we are in."""
     home = directories.home(env)
     default = [] if home is None else [os.path.join(home, ".kube", "config")]
     named = [path for path in env.get("KUBECONFIG", "").split(os.pathsep) if path]
     paths = [path for path in named or default if os.path.exists(path)]
-    where = paths[0] if paths else "of this pod"
     if not paths and (named or not env.get("KUBERNETES_SERVICE_HOST")):
         raise EngineAccessError(
             f"There is no cluster to talk to: {named[0] if named else '~/.kube/config'} is missing.",
             hint="Write one, for example with: az aks get-credentials; or name it in KUBECONFIG.",
         )
-    try:
-        known = KubeConfig.from_file(where) if paths else KubeConfig.from_service_account()
-        wanted = context or (noted if paths else None)
+    where = paths[0] if paths else None
+    with _readable(where):
+        return (KubeConfig.from_service_account() if where is None else KubeConfig.from_file(where)), where
+
+
+def _config(env: Mapping[str, str], context: str | None, noted: str | None) -> SingleConfig:
+    """Which cluster, and as whom: the kubeconfig, or else the service account of the pod that this process is in."""
+    known, where = _known(env)
+    with _readable(where):
+        wanted = context or (None if where is None else noted)
         if wanted is not None and wanted not in known.contexts:
             raise EngineAccessError(
-                f"The cluster's configuration {where} has no context {wanted}.",
+                f"The cluster's configuration {where or OF_POD} has no context {wanted}.",
                 hint="Name the one that it has for this cluster in MOPS_JOBS_KUBE_CONTEXT.",
             )
         found = known.get(wanted)
+    assert found is not None  # noqa: S101 - None would be a default, and we give none
+    _warn_if_unverified(found, where or OF_POD)
+    return found._replace(user=found.user or User())
+
+
+@contextlib.contextmanager
+def _readable(where: str | None) -> Iterator[None]:
+    """Turn what is wrong with the cluster's configuration into one kind of error."""
+    try:
+        yield
     except (ConfigError, OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise EngineAccessError(
-            f"The cluster's configuration {where} cannot be used: {_short(error)}.",
+            f"The cluster's configuration {where or OF_POD} cannot be used: {_short(error)}.",
             hint="Look at it with: kubectl config view",
         ) from None
-    assert found is not None  # noqa: S101 - None would be a default, and we give none
-    _warn_if_unverified(found, where)
-    return found._replace(user=found.user or User())
 
 
 def _warn_if_unverified(config: SingleConfig, where: str) -> None:

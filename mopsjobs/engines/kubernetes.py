@@ -10,12 +10,13 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines import k8s_logs
 from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, Launch, Launched, launch_notes
-from mopsjobs.engines.k8s_client import Cluster, ConflictError, open_cluster
+from mopsjobs.engines.k8s_client import Cluster, ConflictError, is_other_context, open_cluster
 from mopsjobs.engines.k8s_manifest import (
     JOB_ID,
     LAUNCH_ID,
@@ -25,6 +26,8 @@ from mopsjobs.engines.k8s_manifest import (
     job_name,
     kubectl,
 )
+from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.trust import NotTrustedError, Trust, flags_for, launched_here, remember_launch
 from mopsjobs.errors import EngineError, EnginePlaceError, EngineUnavailableError, shortened
 from mopsjobs.times import utc_now
 
@@ -51,10 +54,12 @@ class KubernetesEngine:
         self,
         env: Mapping[str, str],
         *,
+        trust: Trust | None = None,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._env = env
+        self._trust = trust or Trust()
         self._now = now
         self._sleep = sleep
         self._context = env.get(CONTEXT_VARIABLE) or None
@@ -80,12 +85,15 @@ class KubernetesEngine:
         noted = _noted_options(launch, manifest)
         if context is not None:
             noted[CONTEXT_NOTE] = context  # a name, and nothing of what it stands for
+        told: dict[str, object] = {**launch.options, "image": noted[NOTE_PREFIXES[self.name] + "image"]}
+        told |= {"namespace": namespace, "context": context}
+        remember_launch(job_directory(launch.job_id, self._env), self.name, told)
         return Launched(look, name, namespace, uid, metadata=noted)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. `unknown` is not among the answers: what cannot be asked is an error."""
-        with open_cluster(self._env, self._context, noted=_noted(job)) as cluster:
-            return _state(cluster, job)
+        with self._open(job) as cluster:
+            return _state(cluster, job, self._trust)
 
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
@@ -95,24 +103,57 @@ class KubernetesEngine:
         A pod that is gone has taken its lines along. What the runner reported is in the job's events.
         """
         window = k8s_logs.Window(tail, since)
-        with open_cluster(self._env, self._context, noted=_noted(job), follow=follow) as cluster:
+        with self._open(job, follow=follow) as cluster:
             namespace, name = _place(cluster, job)
             if not follow:
-                yield from k8s_logs.present(cluster, cluster.pods(namespace, name), window, self._now())
+                pods = () if _own_job(cluster, job, self._trust) is None else cluster.pods(namespace, name)
+                yield from k8s_logs.present(cluster, pods, window, self._now())
                 return
+            was_seen = False
 
             def look() -> tuple[bool, Sequence[Pod]]:
-                is_over = _state(cluster, job).phase in ("succeeded", "failed", "gone")
-                return is_over, cluster.pods(namespace, name)
+                nonlocal was_seen
+                phase = _state(cluster, job, self._trust).phase
+                was_seen = was_seen or phase != "gone"
+                # Pods outlive their Job for a moment; those of another one by its name are none of the job's.
+                pods = cluster.pods(namespace, name) if was_seen else ()
+                return phase in ("succeeded", "failed", "gone"), pods
 
             yield from k8s_logs.follow(cluster, look, window, self._now, self._sleep)
 
     def cancel(self, job: Mapping[str, object]) -> bool:
         """See `Engine.cancel`. Deletes the Job; its pods get SIGTERM, and time to write down what they know."""
-        with open_cluster(self._env, self._context, noted=_noted(job)) as cluster:
-            namespace, name = _place(cluster, job)
-            found = cluster.job(namespace, name)
-            return found is not None and _is_of(found, job) and cluster.delete(namespace, name)
+        with self._open(job) as cluster:
+            found = _own_job(cluster, job, self._trust)
+            return found is not None and cluster.delete(*_place(cluster, job))
+
+    def _open(self, job: Mapping[str, object], *, follow: bool = False) -> AbstractContextManager[Cluster]:
+        """Connect to the cluster of a job.
+
+        Raises:
+            NotTrustedError: if only the record names its context. Nothing of that context was used.
+        """
+        choice = unknown_context(job, self._env, self._trust)
+        if choice is not None:
+            raise NotTrustedError(
+                f"Only the record of job {job['job_id']} names {choice}; it was not used."
+                f" If you trust it, add: {flags_for([choice])}"
+            )
+        return open_cluster(self._env, self._context, noted=_noted(job), follow=follow)
+
+
+def unknown_context(job: Mapping[str, object], env: Mapping[str, str], trust: Trust) -> str | None:
+    """The context that only the record of a job names, as a choice; None if it names none, or one that is trusted.
+
+    Signing in may run a program that the kubeconfig names for a context, with the rights that the user has there.
+    """
+    noted = _noted(job)
+    if noted is None or env.get(CONTEXT_VARIABLE):
+        return None
+    choice = f"context:{noted}"
+    if trust.allows(choice) or choice in launched_here(job_directory(str(job["job_id"]), env)):
+        return None
+    return choice if is_other_context(env, noted) else None
 
 
 def kubectl_for(verb: str, job: Mapping[str, object], env: Mapping[str, str]) -> str:
@@ -177,12 +218,12 @@ def _made_all_the_same(cluster: Cluster, manifest: Mapping[str, object], problem
 # --- what the answers mean ----------------------------------------------------------------------------------------
 
 
-def _state(cluster: Cluster, job: Mapping[str, object]) -> EngineState:
+def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineState:
     namespace, name = _place(cluster, job)
     found = cluster.job(namespace, name)
     if found is None:
         return EngineState("gone", "K8sJobMissing", f"there is no Job {name} in namespace {namespace}")
-    if not _is_of(found, job):
+    if not _is_of(found, job, cluster, trust):
         return EngineState("gone", "Replaced", f"the Job {name} in namespace {namespace} is another one by now")
     if found.status is None:
         return EngineState("pending")
@@ -201,14 +242,35 @@ def _living(cluster: Cluster, found: Job, status: JobStatus, namespace: str, nam
     return EngineState("running" if is_running else "pending", reason, detail)
 
 
-def _is_of(found: Job, job: Mapping[str, object]) -> bool:
-    """Whether this is the Job of that record, and not one that has its name."""
+def _own_job(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> Job | None:
+    """The Job of a record; None if it is gone, or another one has its name."""
+    found = cluster.job(*_place(cluster, job))
+    return found if found is not None and _is_of(found, job, cluster, trust) else None
+
+
+def _is_of(found: Job, job: Mapping[str, object], cluster: Cluster, trust: Trust) -> bool:
+    """Whether this is the Job of that record, and not one that has its name.
+
+    Raises:
+        NotTrustedError: if only the record says so: the Job is not marked as its job's, and the user has not named its
+            namespace.
+    """
     assert found.metadata is not None  # noqa: S101 - Cluster.job has looked
-    if job.get("k8s_uid"):
-        return found.metadata.uid == job["k8s_uid"]
-    # Another program's Job says nothing of ours, and is found only by the name in its record.
-    noted = (found.metadata.annotations or {}).get(JOB_ID)
-    return noted == job["job_id"] or (noted is None and bool(job.get("k8s_name")))
+    if job.get("k8s_uid") and found.metadata.uid != job["k8s_uid"]:
+        return False
+    marked = (found.metadata.annotations or {}).get(JOB_ID)
+    if marked is not None:
+        return bool(marked == job["job_id"])
+    if not job.get("k8s_name"):
+        return False
+    # Another program's Job says nothing of its record, which may name any Job.
+    namespace, name = _place(cluster, job)
+    if namespace != cluster.namespace and not trust.allows(f"namespace:{namespace}"):
+        raise NotTrustedError(
+            f"The Job {name} in namespace {namespace} has no mark of job {job['job_id']}; it was left alone."
+            f" If you trust the record, add: {flags_for([f'namespace:{namespace}'])}"
+        )
+    return True
 
 
 def _ended(status: JobStatus) -> EngineState | None:

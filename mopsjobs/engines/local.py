@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mopsjobs import directories, private
 from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
+from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.whole_file import replace
 
@@ -45,6 +46,7 @@ class LocalEngine:
             replace(note, b"{}")  # a disk that does not take it should be known before a process runs
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
             replace(note, json.dumps({"pid": pid, "started": _started(pid)}).encode())
+        remember_launch(directory, self.name, {"python": launch.python, **launch.options})
         look = f"tail -f {shlex.quote(str(directory / 'runner.log'))}"
         return Launched(look=look, metadata=launch_notes(launch, self.name))
 

@@ -1,0 +1,109 @@
+"""What a record chooses by itself, and who has named the same: the user, or a launch from this machine.
+
+Whoever may write records may name any context, image or interpreter in one. So each such value, a choice, is written
+as `KIND:VALUE`, and is used only if the user or this machine has named it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import shlex
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from mopsjobs import private
+from mopsjobs.errors import EXIT_REFUSED, EngineError, UsageError
+from mopsjobs.whole_file import replace
+
+KINDS = {
+    "context": "a context of the kubeconfig",
+    "namespace": "a namespace of the cluster",
+    "image": "the image of pods",
+    "secret": "a Secret whose keys become the environment of pods",
+    "service-account": "the service account of pods",
+    "engine": "where a job is resumed: kubernetes or dask",
+    "python": "the interpreter of a model on this machine",
+    "dask": "the address of a Dask scheduler",
+}
+"""The kinds of choices."""
+
+OWN_LAUNCH = "own_launch.json"
+"""In the directory of a job on this machine: the choices of its last launch from here."""
+
+MAX_BYTES = 65536
+
+
+class NotTrustedError(EngineError):
+    """A record chooses what neither the user nor a launch from this machine has named. It was not used."""
+
+    exit_code = EXIT_REFUSED
+
+
+class Trust:
+    """The choices that the user has named."""
+
+    def __init__(self, named: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
+        """Collect them.
+
+        Args:
+            named: choices as they are.
+            patterns: choices in which `*` stands for any text: those of the user's configuration.
+        """
+        self._named = frozenset(named)
+        self._patterns = tuple(patterns)
+
+    def allows(self, choice: str) -> bool:
+        """Whether the user has named it."""
+        # Kinds have no `*`: a pattern of one kind fits no other.
+        return choice in self._named or any(
+            choice == pattern or fnmatch.fnmatchcase(choice, pattern) for pattern in self._patterns
+        )
+
+    def plus(self, choices: Iterable[str]) -> Trust:
+        """The same, and these choices."""
+        return Trust((*self._named, *choices), self._patterns)
+
+
+def check_choice(text: str) -> str:
+    """The choice, as it is.
+
+    Raises:
+        UsageError: if it has another form.
+    """
+    kind, colon, value = text.partition(":")
+    if kind not in KINDS or not colon or not value or not text.isprintable():
+        kinds = ", ".join(KINDS)
+        raise UsageError(
+            f"invalid choice '{text[:100]}': expected KIND:VALUE, like context:prod. The kinds are {kinds}."
+        )
+    return text
+
+
+def choices_of(options: Mapping[str, object]) -> list[str]:
+    """The choices among the options of a launch, by their names: `image`, `service_account`, `scheduler`, ..."""
+    kinds = {name.replace("_", "-") if name != "scheduler" else "dask": value for name, value in options.items()}
+    return [f"{kind}:{value}" for kind, value in kinds.items() if kind in KINDS and value]
+
+
+def flags_for(choices: Iterable[str]) -> str:
+    """What to type to trust them."""
+    return " ".join(f"--trust {shlex.quote(choice)}" for choice in choices)
+
+
+def remember_launch(directory: Path, engine: str, options: Mapping[str, object]) -> None:
+    """Keep what this machine has launched, for later commands on the same job. A disk that is full costs a question."""
+    with contextlib.suppress(OSError):
+        private.make_directory(directory)
+        replace(str(directory / OWN_LAUNCH), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
+
+
+def launched_here(directory: Path) -> Collection[str]:
+    """The choices of the last launch of a job from this machine; none where there was none."""
+    try:
+        with open(directory / OWN_LAUNCH, "rb") as file:
+            found = json.loads(file.read(MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return ()
+    return frozenset(one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
