@@ -31,3 +31,8 @@ def for_models(env: Mapping[str, str]) -> dict[str, str]:
     """The environment of a model: all but `SECRETS`, and of those the ones that `PASSED` names."""
     passed = {name.strip() for name in env.get(PASSED, "").split(",")}
     return {name: value for name, value in env.items() if name not in SECRETS or name in passed}
+
+
+def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that runs what others send: all but `SECRETS`, whatever `PASSED` names."""
+    return {name: value for name, value in env.items() if name not in SECRETS}

@@ -19,11 +19,13 @@ from distributed import Client
 
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.dask import DaskEngine
+from mopsjobs.engines.dask_client import connect
 from mopsjobs.engines.local import job_directory
-from mopsjobs.errors import UsageError
+from mopsjobs.environment import SECRETS
+from mopsjobs.errors import EngineError, UsageError
 from mopsjobs.registry import JobRegistry
-from mopsjobs.runner import dask_task
-from mopsjobs.runner.dask_pool import DaskPool
+from mopsjobs.runner import dask_process, dask_task
+from mopsjobs.runner.dask_process import DaskProcess
 from mopsjobs.runner.model import ModelError
 from mopsjobs.store import open_store
 from mopsjobs.submit.bundle import pack
@@ -155,10 +157,10 @@ def _end(registry: JobRegistry, job_id: str) -> str:
     return str(state.status)
 
 
-def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/baseline", **more: Any) -> DaskPool:
+def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/baseline", **more: Any) -> DaskProcess:
     with pack(directory) as packed:
         packed.archive.seek(0)
-        return DaskPool(cluster.url, packed.archive.read(), entrypoint, **more)
+        return DaskProcess(cluster.url, packed.archive.read(), entrypoint, os.environ, **more)
 
 
 # --- the same as the local engine ---------------------------------------------------------------------------------
@@ -325,7 +327,7 @@ def test_a_scheduler_that_says_nothing_holds_nobody_up(
     assert (code_, err.rstrip().endswith("cancelled")) == (0, True)
 
 
-@pytest.mark.parametrize("how", ["cancelled", "SIGTERM"])
+@pytest.mark.parametrize("how", ["cancelled", "SIGTERM", "SIGKILL"])
 def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path, how: str
 ) -> None:
@@ -338,9 +340,9 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     if how == "cancelled":
         registry.cancel_job("job")
     else:
-        running.send_signal(signal.SIGTERM)
+        running.send_signal(signal.Signals[how])
     code_, err = _ended(running)
-    assert code_ == (0 if how == "cancelled" else 143), err
+    assert code_ == {"cancelled": 0, "SIGTERM": 143, "SIGKILL": -signal.SIGKILL}[how], err
     until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "the model's processes to end")
     until(lambda: _is_empty(cluster), "the cluster to be empty")
     until(lambda: not set(cluster.directory.glob(kept)) - others, "the code to be taken away")
@@ -355,6 +357,79 @@ def test_a_task_that_comes_after_its_job_was_stopped_begins_nothing(monkeypatch:
     assert dask_task.run({}, "c", {}) == {"stopped": True, "lines": []}
     assert not dask_task._jobs
     assert list(dask_task._stopped) == ["b", "c"]
+
+
+# --- what a scheduler may say -----------------------------------------------------------------------------------------
+
+HELD = {name: f"held-{name}" for name in sorted(SECRETS)}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_client_of_a_runner_has_none_of_its_secrets(
+    cluster: Cluster, start: Start, cli: Cli, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """It unpickles what the scheduler says, which may be any code. Not those either that models may have."""
+    cli.env |= {**HELD, "MOPS_JOBS_MODEL_ENV": ",".join(HELD)}
+    noted = tmp_path / "calls"
+    running = start(cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "gate")))
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    (child,) = _children(running.pid)
+    held = Path(f"/proc/{running.pid}/environ").read_bytes()
+    assert all(f"{name}=held-{name}".encode() in held for name in HELD)
+    assert b"held-" not in Path(f"/proc/{child}/environ").read_bytes()
+    (tmp_path / "gate").touch()
+    assert _ended(running)[0] == 0
+    assert record(registry).status == "succeeded"
+
+
+def test_a_client_refuses_a_process_that_holds_secrets(
+    cli: Cli, cluster: Cluster, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a submission with secrets, which asks the scheduler before it launches, shows that it asks from another."""
+    for name, value in HELD.items():
+        monkeypatch.setenv(name, value)
+        cli.env[name] = value
+    with pytest.raises(EngineError, match="may not run in a process that holds secrets"):
+        connect(cluster.url)
+    cli.ok(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", cluster.url)
+    assert _end(registry, "job") == "succeeded"
+
+
+NEXT = '{"next": true}'
+MESSAGES = [
+    ("[7]", "says something else than messages"),
+    ("nonsense", "says something else than messages"),
+    ("[" * 100_000, "says something else than messages"),
+    ("{}", "tells of a task in another form"),
+    ('{"finished": [7, {}, null]}', "tells of a task in another form"),
+    ('{"finished": [0, {"result.json": "?"}, null]}', "tells of a task in another form"),
+    ('{"finished": [0, [], null]}', "tells of a task in another form"),
+    ('{"finished": [0, null, null]}', "tells of a task in another form"),
+    ('{"log": [7, "line"]}', "tells of a task in another form"),
+    ('{"model": 7}', "tells of a task in another form"),
+    ('{"failed": {"message": "no", "hint": 7}}', "^no$"),
+    (None, r"has ended \(exit code 3\)"),
+]
+
+
+@pytest.mark.parametrize(("message", "told"), MESSAGES)
+def test_what_the_client_says_is_read_strictly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str | None, told: str
+) -> None:
+    """A scheduler may make it say anything. The runner then ends with one sentence, and has run none of it."""
+    said = [NEXT, *([] if message is None else [message])]
+    text = "import os, sys\ndef main():\n    sys.stdin.readline()\n"
+    text += f"    for line in {said!r}:\n        os.write(1, line.encode() + b'\\n')\n    sys.stdin.readline()\n"
+    text += "    os._exit(3)\n" if message is None else "    sys.stdin.readline()\n"
+    (tmp_path / "astray.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(dask_process, "CHILD", "astray")
+    pool = DaskProcess(NOBODY, b"", "model:simulate/baseline", os.environ)
+    with pytest.raises(EngineError, match=told):
+        all_of(pool, sets_of(1))
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------
@@ -390,7 +465,8 @@ def test_a_job_whose_runner_is_gone_goes_on_itself(
     kill(running.pid)
     _ended(running)
     gate.touch()
-    assert cli.ok("resume", "job").out == "job\n"
+    trusted = ("--trust", "engine:dask", "--trust", f"dask:{cluster.url}")  # it was started by hand, not launched here
+    assert cli.ok("resume", "job", *trusted).out == "job\n"
     assert _end(registry, "job") == "succeeded"
 
 

@@ -110,7 +110,8 @@ ARROWS = {
     "mopsjobs.engines.base": "",
     "mopsjobs.engines.trust": "errors private whole_file",
     "mopsjobs.engines.local": "directories errors private engines.base engines.trust whole_file",
-    "mopsjobs.engines.dask_client": "errors",
+    "mopsjobs.engines.child": "environment errors",
+    "mopsjobs.engines.dask_client": "environment errors engines.child",
     "mopsjobs.engines.dask": "errors engines.base engines.dask_client engines.local",
     "mopsjobs.engines.ask": "errors engines engines.base engines.local engines.kubernetes",
     "mopsjobs.engines.k8s_manifest": "errors engines.base",
@@ -126,12 +127,14 @@ ARROWS = {
     "mopsjobs.runner.pool": "runner.model submit.study",
     "mopsjobs.runner.dask_task": "",
     "mopsjobs.runner.dask_pool": "errors engines.dask_client runner.model runner.pool submit.study",
+    "mopsjobs.runner.dask_child": "engines.child runner.dask_pool runner.model runner.pool submit.study",
+    "mopsjobs.runner.dask_process": ("errors engines.child engines.dask_client runner.model runner.pool submit.study"),
     "mopsjobs.runner.patience": "errors",
     "mopsjobs.runner.spool": "delivery errors store.base",
     "mopsjobs.runner.manifest": "advice errors outputs runner.patience",
     "mopsjobs.runner.reporter": "errors job registry rules",
     "mopsjobs.runner.pools": (
-        "environment outputs private submit.bundle submit.unpack runner.patience runner.pool runner.dask_pool"
+        "environment outputs private submit.bundle submit.unpack runner.patience runner.pool runner.dask_process"
     ),
     "mopsjobs.runner.run": (
         "errors status times rules job events outputs registry validation store.base store.sqlite submit.kept"

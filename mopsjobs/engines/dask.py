@@ -7,7 +7,7 @@ processes of its own, and takes back their outputs. So a cluster needs neither m
 from __future__ import annotations
 
 from mopsjobs.engines.base import Launch, Launched
-from mopsjobs.engines.dask_client import connect
+from mopsjobs.engines.dask_client import check_scheduler
 from mopsjobs.engines.local import LocalEngine
 from mopsjobs.errors import UsageError
 
@@ -26,5 +26,5 @@ class DaskEngine(LocalEngine):
         scheduler = launch.options.get("scheduler")
         if scheduler is None:
             raise UsageError("The dask engine needs a scheduler.")
-        connect(scheduler).close()
+        check_scheduler(scheduler, self._env)
         return super().launch(launch)

@@ -1,16 +1,22 @@
-"""The one way to a Dask scheduler: is its URL one, is the library here, does it answer."""
+"""The one way to a Dask scheduler: is its URL one, is the library here, does it answer.
+
+A client runs in a process that has none of the secrets of the registry, and in no other; see `engines.child`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import logging
+import os
 import re
 import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mopsjobs.engines.child import Channel, Child, serving
+from mopsjobs.environment import SECRETS
 from mopsjobs.errors import EngineError, EngineUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +24,9 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 4.0
 """How long a scheduler may take to answer: a command fails within 5 seconds when the network is gone."""
+
+START_SECONDS = 20.0
+"""How long its process may take besides, to start and to import the library."""
 
 VARIABLE = "DASK_SCHEDULER_ADDRESS"
 """Where Dask's own users put the address."""
@@ -58,14 +67,41 @@ def check_installed() -> None:
         )
 
 
+def check_scheduler(url: str, env: Mapping[str, str]) -> None:
+    """Look whether a scheduler answers, from a process without our secrets.
+
+    Raises:
+        EngineError: if the library is not installed, or the two do not understand each other.
+        EngineUnavailableError: if nothing answers there in time.
+    """
+    check_installed()
+    child = Child(__name__, {"scheduler": url}, env)
+    try:
+        if child.hear(CONNECT_SECONDS + START_SECONDS) is None:
+            raise EngineUnavailableError(f"The Dask scheduler {url} does not answer in time.")
+    finally:
+        child.close()
+
+
+def main() -> None:
+    """The process behind `check_scheduler`."""
+    channel = Channel()
+    with serving(channel):
+        connect(channel.hear()["scheduler"]).close()
+        channel.say({"answers": True})
+
+
 def connect(url: str) -> Client:
     """A client of the scheduler. Close it.
 
     Raises:
-        EngineError: the library is not installed, or the two do not understand each other.
+        EngineError: the library is not installed, or the two do not understand each other; or this process holds
+            secrets, which what the scheduler says could take.
         EngineUnavailableError: nothing answers there in time.
     """
     check_installed()
+    if SECRETS & os.environ.keys():
+        raise EngineError("A Dask client may not run in a process that holds secrets of the registry.")
     from distributed import Client
 
     # What it has to say of a connection that fails or ends, we say in a sentence of ours.

@@ -60,15 +60,16 @@ def open_pool(
     entrypoint = manifest.study.entrypoint
     root = patience.attempt(lambda: unpack_bundle(store, manifest.bundle, code))
     if wanted.scheduler is not None:
-        from mopsjobs.runner.dask_pool import DaskPool
+        from mopsjobs.runner.dask_process import DaskProcess
 
         found = patience.attempt(lambda: store.get(bundle_key(manifest.bundle)))
         if found is None:
             raise BundleError(f"The bundle {manifest.bundle} is not in the store.")
-        return DaskPool(
+        return DaskProcess(
             wanted.scheduler,
             found.value,
             entrypoint,
+            os.environ,
             python=wanted.python,
             task_timeout=wanted.task_timeout,
             on_log=on_log,
