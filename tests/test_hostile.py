@@ -95,8 +95,11 @@ def test_the_trial_sees_a_record_that_nobody_tells_of(trial: Trial) -> None:
 
 
 def test_no_record_leads_elsewhere_in_a_cluster_and_no_answer_gets_out_raw(trial: Trial) -> None:
-    """It is asked for the Job that a record can mean, and its pods; nothing else is deleted, whatever a name holds."""
-    assert len(hostile_cluster.run(trial)) == 2
+    """It is asked for the Job that a record can mean, and its pods; nothing else is deleted, whatever a name holds.
+
+    Nor is a context, image, Secret, service account, engine or scheduler used that only a record chooses.
+    """
+    assert len(hostile_cluster.run(trial)) == 3
 
 
 def test_no_key_of_an_output_chooses_a_file(trial: Trial) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable, Mapping
 
 from mopsjobs.context import Context
@@ -66,7 +67,7 @@ def refusal(found: Mapping[str, list[str]], done: str) -> NotTrustedError:
     """What is said of choices that nobody agreed to."""
     jobs = list(dict.fromkeys(job for names in found.values() for job in names))
     choices = list(found)
-    listed = ", ".join(f'"{choice}"' for choice in choices)
+    listed = ", ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
     return NotTrustedError(
         f"Only the record of {_some(jobs)} names {', '.join(choices)}; {done}."
         f" If you trust {'it' if len(choices) == 1 else 'them'}, add: {flags_for(choices)}",

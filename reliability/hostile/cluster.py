@@ -2,7 +2,8 @@
 
 What is promised: whatever a record says, nothing is asked of a cluster but a Job of one namespace and its pods, and
 nothing is deleted but the Job of the very record; whatever the cluster answers, what is printed and what is written
-into the registry is as safe as ever, and one bad job stops no other.
+into the registry is as safe as ever, and one bad job stops no other. What only a record chooses is not used: no
+context, image, Secret, service account, engine or scheduler, and no Job without a mark.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import re
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mopsjobs.store.sqlite import SQLiteVersionedStore
-from reliability.hostile.readers import RECORD, must
+from reliability.hostile.readers import MANIFEST, RECORD, must
 from reliability.hostile.registry import Command, check
 from reliability.hostile.values import HALVES, TEXTS
 from reliability.trial import Figure, Trial
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
-    from pathlib import Path
 
 LONG = "x" * 2**20
 PLACES = ("--all", "x?watch=1", "a#b", "a%2fb", "a/b", "A", "x" * 300, "../../../../api/v1/namespaces/prod")
@@ -112,7 +113,7 @@ class Cluster:
                 parts = urllib.parse.urlsplit(self.path)
                 cluster.asked.append(f"GET {parts.path}")
                 words = urllib.parse.unquote(f"{parts.path} {parts.query}")
-                named = re.search(r"answer-\d+", words)
+                named = re.search(r"answer-\d+|victim(?= |$|/)", words)
                 answer = known.get(named[0]) if named else None
                 if answer is None:
                     self._say(404, b'{"kind": "Status", "message": "\\u001b[41mno such thing"}')
@@ -169,6 +170,66 @@ def _kubeconfig(directory: Path, url: str) -> str:
     return str(path)
 
 
+def _choosing(texts: Collection[str]) -> Iterator[tuple[str, dict[str, object]]]:
+    """Records of jobs that run or have ended, which choose where and as what a command acts."""
+    for number, text in enumerate(texts):
+        there = {"engine": "kubernetes", "k8s_name": "victim", "k8s_namespace": "models"}
+        yield f"context-{number}", {**there, "metadata": {"k8s_context": text}}
+        notes = {f"k8s_{name}": text for name in ("context", "image", "secret", "service_account", "python")}
+        yield f"ended-{number}", {**there, "status": "failed", "metadata": notes}
+        yield f"dask-{number}", {"engine": "dask", "status": "failed", "metadata": {"dask_scheduler": text or "x"}}
+        yield f"unmarked-{number}", {**there, "k8s_uid": "uid-of-victim", "metadata": {"trusted": [text]}}
+
+
+def _with_contexts(path: str, names: Collection[str], program: str) -> None:
+    """Give a kubeconfig contexts of these names, in which the user signs in by that program."""
+    document = json.loads(Path(path).read_text())
+    how = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": program}
+    document["users"].append({"name": "admin", "user": {"exec": how}})
+    document["contexts"] += [{"name": name, "context": {"cluster": "c", "user": "admin"}} for name in names]
+    Path(path).write_text(json.dumps(document))
+
+
+def choices(trial: Trial) -> Figure:
+    """Read, reconcile, cancel and resume jobs whose records choose; none of it is used."""
+    directory = trial.directory / "hostile-choices"
+    directory.mkdir()
+    texts = [text for text in TEXTS[:: max(1, round(0.1 / trial.scale))] if text]
+    harm, program = directory / "harm", directory / "program"
+    program.write_text(f"#!/bin/sh\ntouch '{harm}'\n")
+    program.chmod(0o700)
+    # Of another program: it has no mark, and the uid that the record knows.
+    victim = {"metadata": {"name": "victim", "uid": "uid-of-victim"}, "spec": {"template": {}}, "status": {"active": 1}}
+    cluster = Cluster({"victim": Answer(json.dumps(victim).encode(), log=b"2026-03-01T12:00:00Z a password\n")})
+    records = dict(_choosing([*texts, "prod"]))
+    with contextlib.closing(cluster):
+        config = _kubeconfig(directory, cluster.url)
+        _with_contexts(config, [*texts, "prod"], str(program))
+        command = Command(directory, KUBECONFIG=config)
+        with contextlib.closing(SQLiteVersionedStore(directory / "registry.db")) as store:
+            for job_id, fields in records.items():
+                record = {**RECORD, "job_id": job_id, "k8s_uid": None, "status": "running", **fields}
+                store.create_if_absent(f"jobs/{job_id}/state.json", json.dumps(record).encode())
+                manifest = {**MANIFEST, "job_id": job_id, "engine": fields["engine"]}
+                store.create_if_absent(f"jobs/{job_id}/manifest.json", json.dumps(manifest).encode())
+        check("text", command.run("reconcile"), "reconcile", codes=_CODES)
+        for job_id in records:
+            ran = command.run("logs", job_id)
+            check("text", ran, f"logs {job_id}", codes=(*_CODES, 8))
+            must("a password" not in ran.out, f"logs {job_id} read what only the record names")
+            ran = (
+                command.run("resume", job_id, "--image", "i") if "context" in job_id else command.run("resume", job_id)
+            )
+            check("text", ran, f"resume {job_id}", codes=(6,))
+            ran = command.run("cancel", job_id, "--yes")
+            check("text", ran, f"cancel {job_id}", codes=(6, 7))
+    must(not harm.exists(), "a program ran that belongs to a context which only a record names")
+    for one in cluster.asked:
+        must(one == "GET /apis/batch/v1/namespaces/models/jobs/victim", f"a record has chosen {one!r}")
+    must(len(cluster.asked) > 0, "no unmarked Job was looked at")
+    return Figure("hostile cluster: records that choose, of which nothing was used", len(records))
+
+
 def run(trial: Trial) -> list[Figure]:
     """Reconcile all of them, follow what some have printed, and cancel each."""
     directory = trial.directory / "hostile-cluster"
@@ -206,4 +267,5 @@ def run(trial: Trial) -> list[Figure]:
     return [
         Figure("hostile cluster: records that name objects of it", len(records)),
         Figure("hostile cluster: requests sent to it, each for a Job or its pods", len(cluster.asked)),
+        choices(trial),
     ]
