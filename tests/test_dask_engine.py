@@ -385,6 +385,28 @@ def test_the_client_of_a_runner_has_none_of_its_secrets(
     assert record(registry).status == "succeeded"
 
 
+def test_code_that_a_cluster_sends_finds_no_secret(
+    private: Callable[..., Cluster], start: Start, cli: Cli, tmp_path: Path
+) -> None:
+    """A worker answers with a pickle that runs code where it is read. Nothing reads it in the runner."""
+    found = tmp_path / "found"
+    harm = f"import os; open({str(found)!r}, 'a').write(f'{{os.getpid()}} {{dict(os.environ)}}')"
+    preload = tmp_path / "preload.py"
+    preload.write_text(
+        f"import builtins\nclass Harm:\n    def __reduce__(self):\n        return exec, ({harm!r},)\n"
+        "builtins.real = real = getattr(builtins, 'real', eval)\n"  # it is imported twice
+        "builtins.eval = lambda *a: Harm() if len(a) > 1 and 'job_id' in a[1] else real(*a)\n"
+    )
+    cluster = private(1, DASK_DISTRIBUTED__WORKER__PRELOAD=json.dumps([str(preload)]))
+    cli.env |= HELD
+    running = start(cluster, sets_of(1))
+    _, err = _ended(running)
+    assert "The process that talks to Dask has ended" in err
+    text = found.read_text()
+    assert "held-" not in text
+    assert not text.startswith(f"{running.pid} ")
+
+
 def test_a_client_refuses_a_process_that_holds_secrets(
     cli: Cli, cluster: Cluster, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

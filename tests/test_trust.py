@@ -77,8 +77,13 @@ def test_logs_use_no_context_that_only_the_record_names(cli: Cli, cluster: Api, 
     """Its sign-in program does not run; the events are shown instead, and the warning has the flag."""
     ran = cli.ok("logs", "seir-1")
     assert ran.out == ""
-    assert "Only the record of job seir-1 names context:prod; it was not used." in ran.err
-    assert "add: --trust context:prod Showing the events instead." in ran.err
+    assert ran.err.splitlines() == [
+        (
+            "warning: Only the record of job seir-1 names context:prod; it was not used."
+            " If you trust it, add: --trust context:prod"
+        ),
+        "warning: Showing the events instead.",
+    ]
     assert not ran_plugin.exists()
     assert not list(cluster.mock)
     assert cli.ok("logs", "seir-1", "--trust", "context:prod").lines == ["a password"]

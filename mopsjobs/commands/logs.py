@@ -13,6 +13,7 @@ from mopsjobs.commands.trusting import add_trust, contexts_of, is_agreed, trust_
 from mopsjobs.context import Context
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import engine_of
+from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import EngineError, StoreUnavailableError, UsageError
 from mopsjobs.feed import Feed
 from mopsjobs.outcome import exit_code_of
@@ -90,6 +91,10 @@ def _show_live(feed: Feed, args: argparse.Namespace, choice: _Choice, context: C
         for line in _live_lines(job, args, choice, context):
             context.out.show(Result(Text([line])))
             count += 1
+    except NotTrustedError as error:
+        context.out.warn(str(error))  # which ends with what to type
+        context.out.warn("Showing the events instead.")
+        return None
     except EngineError as error:
         if count:
             context.out.warn(f"{error} Going on with the events; the last lines may come twice.")

@@ -115,7 +115,7 @@ def _choices(args: argparse.Namespace, context: Context, state: JobState) -> lis
     found = [] if engine == "local" else [f"engine:{engine}"]
     if engine == "dask" and args.scheduler is None and "scheduler" in told:
         found.append(f"dask:{told['scheduler']}")
-        known.add(f"dask:{context.env.get('DASK_SCHEDULER_ADDRESS')}")
+        known |= set(choices_of({"scheduler": context.env.get("DASK_SCHEDULER_ADDRESS")}))
     if engine == "kubernetes":
         recorded = recorded_options(state.k8s_namespace, told)
         found += choices_of({name: value for name, value in recorded.items() if getattr(args, name) is None})
@@ -129,12 +129,13 @@ def _in_force(context: Context, named: str | None) -> set[str]:
     from mopsjobs.engines.k8s_manifest import IMAGE_VARIABLE
     from mopsjobs.engines.kubernetes import CONTEXT_VARIABLE
 
-    known = {f"image:{context.env.get(IMAGE_VARIABLE)}", f"context:{context.env.get(CONTEXT_VARIABLE)}"}
+    image, chosen = context.env.get(IMAGE_VARIABLE), context.env.get(CONTEXT_VARIABLE)
+    found = choices_of({"image": image, "context": chosen})
     with contextlib.suppress(EngineError):  # the launch says so
-        known.add(f"context:{current_place(context.env)[0]}")
+        found += choices_of({"context": current_place(context.env)[0]})
     with contextlib.suppress(EngineError):
-        known.add(f"namespace:{current_place(context.env, named or context.env.get(CONTEXT_VARIABLE))[1]}")
-    return known
+        found += choices_of({"namespace": current_place(context.env, named or chosen)[1]})
+    return set(found)
 
 
 def _without_unknown_python(told: dict[str, str], job_id: str, context: Context, trust: Trust) -> dict[str, str]:
