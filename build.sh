@@ -28,7 +28,10 @@ usage: ./build.sh [command]
   lint           ruff and mypy
   reliability [ARG...]
                  break things on purpose, whole: python -m reliability with the arguments
-  lock           resolve requirements*.lock and the example's anew from pyproject.toml, with the newest versions
+  lock [--keep]  resolve requirements*.lock and the example's anew from pyproject.toml, with the newest versions;
+                 --keep: change only the versions that pyproject.toml requires to change
+  release [--tag v1.2.3]
+                 make all files of a release in dist/, twice, and compare the two
   clean          remove build/ and dist/
 PYTHON=/path/to/python3 names the Python to use; otherwise the first of python3, python3.15 ... python3.11 that starts.
 USAGE
@@ -227,6 +230,28 @@ cmd_reliability() {
   exec "$venv/bin/python" -m reliability "$@"
 }
 
+# In two directories, with two umasks and time zones: what differs then is not the same for everybody.
+cmd_release() {
+  local again=$root/build/release-again
+  if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
+    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null) || die "set SOURCE_DATE_EPOCH: there is no git commit here."
+  fi
+  export SOURCE_DATE_EPOCH
+  install_long_lock requirements-release.lock
+  rm -rf "$root/dist" "$again"
+  build_file
+  "$venv/bin/python" onefile/release.py all "$@"
+  (
+    umask 077
+    export TZ=Pacific/Apia
+    "$venv/bin/python" onefile/build.py --output "$again/${file##*/}" >/dev/null
+    "$venv/bin/python" onefile/release.py all --output "$again"
+  )
+  diff -r "$root/dist" "$again" || die "a second release from the same commit has other bytes."
+  say "made twice with the same bytes:"
+  cat "$root/dist/SHA256SUMS"
+}
+
 cmd_lint() {
   install_long_lock requirements-dev.lock
   "$venv/bin/python" -m ruff check --quiet .
@@ -235,13 +260,19 @@ cmd_lint() {
 }
 
 cmd_lock() {
+  local upgrade=--upgrade
+  case ${1:-} in
+    --keep) upgrade='' ;;
+    ?*) die "invalid argument '$1': expected --keep or none." ;;
+  esac
   install_uv
   # Whatever this machine is set to (mirrors, folders of wheels, constraints), the locks name versions and hashes only.
   compile() {
     local lock=$1
     shift
+    [ -n "$upgrade" ] || ! [ -e "$lock" ] || cp "$lock" "$lock.body" # uv keeps the versions of its output file
     env PIP_CONFIG_FILE=/dev/null UV_NO_CONFIG=1 UV_FIND_LINKS='' UV_CONSTRAINT='' "$venv/bin/python" -m uv pip compile \
-      --quiet --upgrade --universal --python-version 3.11 --generate-hashes --native-tls \
+      --quiet $upgrade --universal --python-version 3.11 --generate-hashes --native-tls \
       --no-emit-index-url --no-emit-find-links --no-emit-package pip --no-header "$@" \
       --output-file "$lock.body" >/dev/null
     {
@@ -253,6 +284,7 @@ cmd_lock() {
   compile requirements.lock pyproject.toml --no-emit-package setuptools
   compile requirements-dev.lock pyproject.toml --group dev --constraint requirements.lock
   compile requirements-build.lock --group build --no-emit-package setuptools --constraint requirements-dev.lock
+  compile requirements-release.lock --group release --constraint requirements-dev.lock
   compile requirements-bench.lock --group bench --constraint requirements.lock
   compile requirements-fuzz.lock --group fuzz
   compile "$model" --group model
@@ -261,7 +293,7 @@ cmd_lock() {
 command=${1:-build}
 [ $# = 0 ] || shift
 case $command in
-  build | demo | servers | test | reliability | lint | lock) "cmd_$command" "$@" ;;
+  build | demo | servers | test | reliability | lint | lock | release) "cmd_$command" "$@" ;;
   clean) rm -rf "$root/build" "$root/dist" ;;
   help | -h | --help) usage ;;
   *)

@@ -4,7 +4,7 @@
 
 The runtime lock decides what goes in; pip fetches it, hash by hash, for the oldest C library that the wheels admit and
 not for the Python that happens to build; shiv packs it. shiv's archive then goes whole, as one stored member, into an
-envelope with our own start-up code: an archive of 700 members costs 5 ms to open at each start, one of four costs
+envelope with our own start-up code: an archive of 700 members costs 5 ms to open at each start, one of five costs
 nothing, and the bootstrap of shiv costs another 20 ms. `unzip -p mops-jobs.pyz app.pyz` gives shiv's own file back.
 
 The same tree gives the same bytes: fixed times and modes, sorted names, no path of the machine that built it.
@@ -24,6 +24,8 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+from licenses import third_party_licenses
 
 TREE = Path(__file__).resolve().parent.parent
 SHEBANG = b"#!/usr/bin/env python3\n"
@@ -45,12 +47,14 @@ PRUNED = re.compile(
     | ^cffi/                          # the compiler; the loader is _cffi_backend
     | ^(charset_normalizer|markupsafe|yaml)/.*\.so$   # accelerators for one Python only; the plain modules stand there
     | ^dateutil/zoneinfo/.*\.gz$      # for machines that have no time zones; our times are UTC
-    | \.dist-info/(?!METADATA$|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)   # what pip notes for uninstalling
+    | \.dist-info/(?!METADATA$|sboms/|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)  # what pip notes for uninstalling
     """,
     re.VERBOSE,
 )
+LICENCES = "THIRD_PARTY_LICENSES"
 OURS = ("mops_jobs.py", "mopsjobs")
 OUR_SUFFIXES = {
+    ".typed",
     ".py",
     ".json",
     ".sql",
@@ -77,7 +81,8 @@ def build(wheels: list[Path], output: Path) -> str:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mops-jobs-build-") as scratch:
         site_packages = Path(scratch, "site-packages")
-        for name, content in [*from_wheels(wheels), *from_tree()]:
+        bundled = list(from_wheels(wheels))
+        for name, content in [*bundled, *from_tree()]:
             path = site_packages / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -87,7 +92,7 @@ def build(wheels: list[Path], output: Path) -> str:
         with zipfile.ZipFile(app) as archive:
             build_id = json.loads(archive.read("environment.json"))["build_id"][:16]
         finished = Path(scratch, "mops-jobs.pyz")
-        put_in_envelope(app, build_id, finished)
+        put_in_envelope(app, build_id, third_party_licenses(bundled), finished)
         beside = output.with_name(f"{output.name}.{os.getpid()}.part")
         shutil.copyfile(finished, beside)
         beside.chmod(0o755)
@@ -102,21 +107,23 @@ def pack(site_packages: Path, app: Path) -> None:
     subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH_SECONDS})
 
 
-def put_in_envelope(app: Path, build_id: str, finished: Path) -> None:
+def put_in_envelope(app: Path, build_id: str, licences: str, finished: Path) -> None:
     """Put shiv's archive beside our own start-up code. Stored, so that starting needs no decompression."""
     here = Path(__file__).resolve().parent
     bootstrap = (here / "bootstrap.py").read_text(encoding="utf-8").replace("@BUILD_ID@", build_id)
     with finished.open("wb") as file:
         file.write(SHEBANG)
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as envelope:
-            for name, content in (
-                ("__main__.py", bootstrap.encode()),
-                ("unpack.py", (here / "unpack.py").read_bytes()),
-                ("app.pyz", app.read_bytes()),
+        with zipfile.ZipFile(file, "w") as envelope:
+            for name, content, compression in (
+                ("__main__.py", bootstrap.encode(), zipfile.ZIP_STORED),
+                ("unpack.py", (here / "unpack.py").read_bytes(), zipfile.ZIP_STORED),
+                ("app.pyz", app.read_bytes(), zipfile.ZIP_STORED),
+                ("LICENSE", (TREE / "LICENSE").read_bytes(), zipfile.ZIP_DEFLATED),
+                (LICENCES, licences.encode(), zipfile.ZIP_DEFLATED),
             ):
                 info = zipfile.ZipInfo(name, date_time=EPOCH)
                 info.external_attr = 0o100644 << 16
-                envelope.writestr(info, content)
+                envelope.writestr(info, content, compression)
 
 
 def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:

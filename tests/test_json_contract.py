@@ -44,6 +44,10 @@ DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
 PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "announcements", "refused", "without_record",
 ]  # fmt: skip
+VERSION_FIELDS = [
+    "schema_version", "version", "build", "file", "directory", "python_version", "python_implementation",
+    "python_executable", "platform", "sqlite_version", "libraries",
+]  # fmt: skip
 """As of version 1, in their order. A name may be added to these lists; none may go, and none may move."""
 
 
@@ -172,6 +176,13 @@ def test_doctor_keeps_its_promise(cli: Cli, remote: Remote) -> None:
     _check(cli, "doctor", cli("doctor", "--json").json)
 
 
+def test_version_keeps_its_promise(cli: Cli) -> None:
+    """`version --json` fits its schema, with all its fields in their order."""
+    document = cli.ok("version", "--json").json
+    _check(cli, "version", document)
+    assert list(document) == VERSION_FIELDS
+
+
 def test_every_command_that_prints_a_job_keeps_its_promise(cli: Cli, jobs: JobRegistry) -> None:
     """`register`, `progress`, `update`, `status`, `wait` and `cancel` print the same object."""
     for argv in (
@@ -241,6 +252,7 @@ def test_fields_that_are_unknown_here_stay_inside(cli: Cli) -> None:
         ("sync", [*SYNC_FIELDS, *RUNNING_FIELDS]),
         ("doctor", DOCTOR_FIELDS),
         ("prune", PRUNE_FIELDS),
+        ("version", VERSION_FIELDS),
     ],
 )
 def test_the_schema_describes_every_field(cli: Cli, name: str, fields: list[str]) -> None:

@@ -220,8 +220,8 @@ OUTSIDE = {
         " cache.mirror cache.pages cache.queries cache.rows cache.schema cache.state cache.taking cache.witnesses"
         " cache.events context cache.asking cache.counters cache.pruning cache.statistics cache.streaming metrics"
         " feed commands.cancel commands.doctor commands.export commands.listing commands.metrics commands.prune"
-        " commands.query commands.status commands.summary commands.watch web.api web.app web.live web.readers"
-        " web.site cache.tallies cache.words"
+        " commands.query commands.status commands.summary commands.version commands.watch web.api web.app web.live"
+        " web.readers web.site cache.tallies cache.words"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",

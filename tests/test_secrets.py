@@ -86,6 +86,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "reconcile": ("reconcile",),
     "metrics": ("metrics",),
     "doctor": ("doctor",),
+    "version": ("version", "--json"),
     "config": ("config", "show"),
     "schema": ("schema",),
     "completion": ("completion", "--words", "jobs", ""),

@@ -5,7 +5,9 @@ Built once per session, from this tree, as `./build.sh` does; what pip fetched f
 
 import ast
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 TREE = Path(__file__).resolve().parent.parent
-PARTS = ("onefile", "mopsjobs", "mops_jobs.py", "requirements.lock", "pyproject.toml")
+PARTS = ("onefile", "mopsjobs", "mops_jobs.py", "requirements.lock", "pyproject.toml", "LICENSE")
 
 
 def _pythons():
@@ -88,7 +90,7 @@ def _files(place):
 
 def _our_files():
     """The command and all of the package, data of any kind included, without bytecode and hidden files."""
-    litter = {"__pycache__", "py.typed"}
+    litter = {"__pycache__"}
     paths = [TREE / "mops_jobs.py", *(TREE / "mopsjobs").rglob("*")]
     return [
         path.relative_to(TREE)
@@ -146,6 +148,18 @@ def test_every_package_keeps_its_licence(members):
         assert any("licen" in name.partition(".dist-info/")[2] for name in inside), distribution
 
 
+def test_the_licences_name_every_package_in_the_file(pyz, members):
+    """LICENSE, and THIRD_PARTY_LICENSES with name and version of each distribution, are beside the code."""
+    with zipfile.ZipFile(pyz) as envelope:
+        assert envelope.read("LICENSE") == (TREE / "LICENSE").read_bytes()
+        told = envelope.read("THIRD_PARTY_LICENSES").decode()
+    for name, content in members.items():
+        if name.endswith(".dist-info/METADATA"):
+            named, version = re.findall(r"^(?:Name|Version): (\S*)", content.decode(), re.MULTILINE)[:2]
+            assert f"\n{named} {version}\n" in told
+    assert re.search(r"^  openssl \d", told, re.MULTILINE), "the part of cryptography that is compiled in"
+
+
 def test_nothing_in_the_file_names_a_path_of_the_builder(pyz, members):
     """Neither this tree, nor the environment that built it."""
     with zipfile.ZipFile(pyz) as envelope:
@@ -158,6 +172,19 @@ def test_our_own_files_are_all_in_the_file(members):
     """Modules and data alike: what is in the tree is in the archive."""
     for path in _our_files():
         assert members[f"site-packages/{path.as_posix()}"] == (TREE / path).read_bytes()
+
+
+def test_version_tells_of_the_file(pyz, home, tmp_path):
+    """`version --json` names the file it was started from, its build, where it was unpacked, and its libraries."""
+    home["MOPS_JOBS_UNPACK"] = str(tmp_path / "app")
+    told = json.loads(_start(pyz, home, "version", "--json").stdout)
+    place = _unpacked(tmp_path / "app")
+    assert told["file"] == str(pyz)
+    assert told["directory"] == str(place / "site-packages")
+    assert place.name == f"mops-jobs_{told['build']}"
+    assert told["python_executable"] == sys.executable
+    (locked,) = re.findall(r"^flask==(\S+)", (TREE / "requirements.lock").read_text(), re.MULTILINE)
+    assert told["libraries"]["flask"] == locked
 
 
 # --- where it runs ---------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ COMMANDS = {
     "serve": "serve",
     "metrics": "metrics",
     "doctor": "doctor",
+    "version": "version",
     "config": "config",
     "schema": "schema",
     "completion": "completion",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mopsjobs.commands import Commands
 
 DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "schemas")
-NAMES = ("job", "list", "sync", "doctor", "event", "summary", "query", "prune")
+NAMES = ("job", "list", "sync", "doctor", "event", "summary", "query", "prune", "version")
 
 
 def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
@@ -26,8 +26,8 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
         parents,
         help="print the JSON Schema of what --json prints",
         description="Print a JSON Schema: of one job (status, register, update, progress; each line of list --jsonl, "
-        "wait, watch, export and cancel), of the document that list, sync, doctor, summary, query or prune --store "
-        "prints with --json, or of each line of events --json.",
+        "wait, watch, export and cancel), of the document that list, sync, doctor, summary, query, prune --store "
+        "or version prints with --json, or of each line of events --json.",
     )
     parser.add_argument("name", nargs="?", choices=NAMES, default="list", help="whose (default: list)")
 

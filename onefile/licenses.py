@@ -1,0 +1,98 @@
+"""Collect the licences of the packages in the file: `unzip -p mops-jobs.pyz THIRD_PARTY_LICENSES` prints them.
+
+Everything comes from the wheels themselves: name, version and licence from METADATA, the texts from the licence files
+beside it, the parts of compiled modules from the wheel's own bill of materials. A package without a text fails the
+build, unless `WITHOUT_TEXT` has a reason.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from email.message import Message
+from email.parser import Parser
+from pathlib import PurePosixPath
+
+TEXT = re.compile(r"^(?:licen[cs]es?/.*|(?:LICEN[CS]E|COPYING|NOTICE|AUTHORS)[^/]*)$")
+"""A licence file, by its path below the .dist-info directory."""
+
+WITHOUT_TEXT: dict[str, str] = {}
+"""Packages whose wheel has no licence text, and why the file may hold them all the same."""
+
+COMPILED_IN = {"cffi": ("libffi, by Anthony Green, Red Hat, Inc and others: MIT",)}
+"""Parts of compiled modules that the wheel has no bill of materials for."""
+
+RULE = "=" * 100
+HEAD = """THIRD-PARTY LICENCES
+
+mops-jobs.pyz holds mops-jobs, which is under the MIT licence (see LICENSE), and the packages below, unchanged but for
+files that nothing needs at run time. The sources of a package in Python are its files in the archive themselves; those
+of compiled modules are on PyPI and at the address that is given.
+"""
+
+
+def third_party_licenses(files: Iterable[tuple[str, bytes]]) -> str:
+    """Return the licences of all distributions among the files of site-packages, as one text.
+
+    Raises:
+        SystemExit: if a distribution has no licence text.
+    """
+    distributions: dict[str, dict[str, str]] = {}
+    for name, content in files:
+        directory, _, inside = name.partition("/")
+        if directory.endswith(".dist-info"):
+            distributions.setdefault(directory, {})[inside] = content.decode("utf-8", "replace")
+    entries = [_entry(inside) for _, inside in sorted(distributions.items())]
+    return "\n".join([HEAD, *entries])
+
+
+def _entry(inside: dict[str, str]) -> str:
+    """Return the part about one distribution."""
+    metadata = Parser().parsestr(inside["METADATA"])
+    name = metadata["Name"]
+    texts = {path: text for path, text in sorted(inside.items()) if TEXT.match(path)}
+    if not texts and name not in WITHOUT_TEXT:
+        raise SystemExit(f"{name} has no licence text: find out why, and give the reason in onefile/licenses.py")
+    lines = [RULE, f"{name} {metadata['Version']}", f"Licence: {_licence(metadata)}"]
+    if address := _address(metadata):
+        lines.append(f"Sources: {address}")
+    if name in WITHOUT_TEXT:
+        lines.append(WITHOUT_TEXT[name])
+    if parts := [*COMPILED_IN.get(name, ()), *_parts(inside)]:
+        lines += ["Compiled in:", *(f"  {part}" for part in parts)]
+    lines.append(RULE)
+    for path, text in texts.items():
+        lines += ["", f"--- {PurePosixPath(path).name} ---", "", text.replace("\r\n", "\n").strip("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def _licence(metadata: Message) -> str:
+    """Return the licence as the metadata names it: an expression, else the classifiers, else the old short field."""
+    if expression := metadata["License-Expression"]:
+        return str(expression)
+    classifiers = [one for one in metadata.get_all("Classifier", []) if one.startswith("License ::")]
+    if classifiers:
+        return ", ".join(one.rpartition(" :: ")[2] for one in classifiers)
+    old = str(metadata["License"] or "")
+    return old if old and "\n" not in old else "see the text"
+
+
+def _address(metadata: Message) -> str | None:
+    """Return the address of the sources, else of the project."""
+    urls = dict(one.split(", ", 1) for one in metadata.get_all("Project-URL", []))
+    named = {name.lower().replace("-", " "): url for name, url in urls.items()}
+    for name in ("source", "source code", "repository", "github", "code", "homepage"):
+        if name in named:
+            return named[name]
+    return metadata["Home-page"] or next(iter(urls.values()), None)
+
+
+def _parts(inside: dict[str, str]) -> list[str]:
+    """Return the components of compiled modules, from the bills of materials in the wheel."""
+    parts = []
+    for path, text in sorted(inside.items()):
+        if path.startswith("sboms/") and path.endswith(".json"):
+            for component in json.loads(text).get("components", []):
+                licences = [one.get("expression") or one["license"].get("id") for one in component.get("licenses", [])]
+                licence = f": {', '.join(map(str, licences))}" if licences else ""
+                parts.append(f"{component['name']} {component.get('version', '')}{licence}")
+    return parts

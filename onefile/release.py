@@ -1,0 +1,215 @@
+"""Make the files of a release beside dist/mops-jobs.pyz: packages, bill of materials, licences, formula, checksums.
+
+    python onefile/release.py packages|all [--output dist] [--tag v1.2.3]
+
+`./build.sh release` calls this after onefile/build.py. The same commit gives the same bytes: SOURCE_DATE_EPOCH is the
+time in every archive, modes and owners are fixed, and names are sorted.
+"""
+
+import argparse
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from build import LICENCES, OUR_SUFFIXES, OURS, TREE, fetch, requirements
+
+FILE = "mops-jobs.pyz"
+SUMS = "SHA256SUMS"
+SBOM = "mops-jobs.cdx.json"
+PACKAGED = ("pyproject.toml", "README.md", "LICENSE")
+COMPLETIONS = {"bash": "mops-jobs.bash", "zsh": "_mops-jobs", "fish": "mops-jobs.fish", "tcsh": "mops-jobs.tcsh"}
+NOWHERE = "https://mops-jobs.invalid"
+"""Stands in the formula where RELEASE_REPOSITORY does not name the repository: .invalid is reserved for that."""
+
+
+def main() -> None:
+    """Read the arguments and make what they ask for."""
+    parser = argparse.ArgumentParser(description="Make the files of a release.", allow_abbrev=False)
+    parser.add_argument("what", choices=["packages", "all"], help="wheel and sdist alone, or everything")
+    parser.add_argument("--output", type=Path, default=TREE / "dist", help=f"directory; `all` expects {FILE} there")
+    parser.add_argument("--tag", help="the tag of this commit, which has to fit version and CHANGELOG.md")
+    args = parser.parse_args()
+    version = read_version()
+    if args.tag is not None:
+        check_tag(args.tag, version)
+    packages = build_packages(args.output, version)
+    if args.what == "all":
+        write_sums(args.output, [FILE, *packages, *write_extras(args.output, version)])
+        write_notes(TREE / "build" / "release-notes.md", version)
+
+
+def read_version() -> str:
+    """Return `__version__` without importing the package."""
+    text = (TREE / "mopsjobs" / "__init__.py").read_text(encoding="utf-8")
+    return re.findall(r'^__version__ = "(.+)"', text, re.MULTILINE)[0]
+
+
+def check_tag(tag: str, version: str) -> None:
+    """Check that tag, version and changelog agree.
+
+    Raises:
+        SystemExit: if they do not.
+    """
+    if tag != f"v{version}":
+        raise SystemExit(f"invalid tag '{tag}': expected v{version}, as in mopsjobs/__init__.py")
+    if changes(version) is None:
+        raise SystemExit(f"CHANGELOG.md has no section [{version}]. Rename [Unreleased] to it.")
+
+
+def changes(version: str) -> str | None:
+    """Return the section of CHANGELOG.md about this version."""
+    text = (TREE / "CHANGELOG.md").read_text(encoding="utf-8")
+    for section in re.split(r"^(?=## \[)", text, flags=re.MULTILINE):
+        if section.startswith(f"## [{version}]"):
+            return section.partition("\n")[2].strip() + "\n"
+    return None
+
+
+def write_notes(path: Path, version: str) -> None:
+    """Write the text of the release page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(changes(version) or "", encoding="utf-8")
+
+
+# --- wheel and sdist -------------------------------------------------------------------------------------------------
+
+
+def build_packages(output: Path, version: str) -> list[str]:
+    """Build sdist and wheel from a copy of our files: setuptools leaves litter, and packs what it finds in build/."""
+    output.mkdir(parents=True, exist_ok=True)
+    sdist, stem = f"mops_jobs-{version}.tar.gz", f"mops_jobs-{version}"
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-release-") as scratch:
+        source = Path(scratch, "source")
+        for path in package_files():
+            place = source / path.relative_to(TREE)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(path.read_bytes())
+        run_backend("build_sdist", source, Path(scratch, "made"))
+        make_reproducible(Path(scratch, "made", sdist), output / sdist)
+        with tarfile.open(output / sdist) as archive:
+            archive.extractall(scratch, filter="tar")  # a wheel from the sdist, as an installer would make it
+        wheel = run_backend("build_wheel", Path(scratch, stem), Path(scratch, "made"))
+        shutil.copyfile(Path(scratch, "made", wheel), output / wheel)
+    return [sdist, wheel]
+
+
+def package_files() -> Iterator[Path]:
+    """Yield the files of the sdist."""
+    yield from (TREE / name for name in PACKAGED)
+    for top in (TREE / name for name in OURS):
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            if path.is_file() and path.suffix in OUR_SUFFIXES and not path.name.startswith("."):
+                yield path
+
+
+def run_backend(hook: str, source: Path, output: Path) -> str:
+    """Call a hook of setuptools in `source`, in a process of its own. Return the name of the file it made."""
+    output.mkdir(exist_ok=True)
+    code = f"import sys, setuptools.build_meta as backend; backend.{hook}(sys.argv[1])"
+    before = set(output.iterdir())
+    env = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
+    made = subprocess.run(
+        [sys.executable, "-c", code, str(output)],
+        cwd=source,
+        env=env,
+        umask=0o022,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise SystemExit(f"{hook} failed:\n{made.stdout}{made.stderr}")
+    (path,) = set(output.iterdir()) - before
+    return path.name
+
+
+def make_reproducible(made: Path, output: Path) -> None:
+    """Copy an sdist with fixed times, modes and owners, which setuptools takes from the machine."""
+    plain = io.BytesIO()
+    with tarfile.open(made) as old, tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as new:
+        for member in sorted(old.getmembers(), key=lambda one: one.name):
+            info = tarfile.TarInfo(member.name)
+            info.type, info.size, info.mtime = member.type, member.size, epoch()
+            info.mode = 0o755 if member.isdir() else 0o644
+            new.addfile(info, old.extractfile(member) if member.isfile() else None)
+    with output.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=epoch()) as packed:
+        packed.write(plain.getvalue())
+
+
+def epoch() -> int:
+    """Return the time that goes into archives."""
+    return int(os.environ.get("SOURCE_DATE_EPOCH", "315532800"))
+
+
+# --- everything else -------------------------------------------------------------------------------------------------
+
+
+def write_extras(output: Path, version: str) -> Iterator[str]:
+    """Write all other files; yield their names."""
+    with zipfile.ZipFile(output / FILE) as envelope:
+        for name in ("LICENSE", LICENCES):
+            (output / name).write_bytes(envelope.read(name))
+            yield name
+    (output / SBOM).write_text(bill_of_materials(version), encoding="utf-8")
+    yield SBOM
+    (output / "mops-jobs.rb").write_text(formula(output / FILE, version), encoding="utf-8")
+    yield "mops-jobs.rb"
+    shutil.copyfile(TREE / "docs" / "mops-jobs.1", output / "mops-jobs.1")
+    yield "mops-jobs.1"
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-release-") as scratch:
+        env = {"PATH": os.environ["PATH"], "HOME": scratch, "MOPS_JOBS_UNPACK": scratch, "COLUMNS": "80"}
+        for shell, name in COMPLETIONS.items():
+            command = [sys.executable, str(output / FILE), "completion", shell]
+            made = subprocess.run(command, env=env, stdout=subprocess.PIPE, cwd=scratch, check=True)
+            (output / name).write_bytes(made.stdout)
+            yield name
+
+
+def bill_of_materials(version: str) -> str:
+    """Return the CycloneDX document of what is in the file, from the lock file."""
+    wheels = {re.sub(r"[-_.]+", "-", path.name.partition("-")[0]).lower() for path in fetch_wheels()}
+    entries = [text for name, text in requirements(TREE / "requirements.lock").items() if name in wheels]
+    command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "-"]
+    command += ["--output-reproducible", "--pyproject", str(TREE / "pyproject.toml")]
+    env = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
+    made = subprocess.run(command, input="\n".join(entries), env=env, stdout=subprocess.PIPE, text=True, check=True)
+    document = json.loads(made.stdout)
+    document["metadata"]["component"]["version"] = version  # pyproject.toml leaves it to the package
+    return json.dumps(document, indent=2) + "\n"
+
+
+def fetch_wheels() -> list[Path]:
+    """Return the wheels that the file is built from."""
+    return fetch(TREE / "requirements.lock", TREE / "build" / "wheels")
+
+
+def formula(file: Path, version: str) -> str:
+    """Return the Homebrew formula that installs `file`."""
+    values = {
+        "REPOSITORY": os.environ.get("RELEASE_REPOSITORY", NOWHERE),
+        "VERSION": version,
+        "SHA256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    text = (TREE / "contrib" / "mops-jobs.rb.in").read_text(encoding="utf-8").partition("\n")[2]
+    return re.sub("@([A-Z0-9]+)@", lambda match: values[match[1]], text)
+
+
+def write_sums(output: Path, names: list[str]) -> None:
+    """Write the checksums, for `sha256sum --check`."""
+    lines = [f"{hashlib.sha256((output / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(names)]
+    (output / SUMS).write_text("".join(lines), encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()
