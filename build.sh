@@ -25,7 +25,7 @@ usage: ./build.sh [command]
   test [ARG...]  set up all that the tests need, such as an Azurite, and run pytest with the arguments:
                  in several processes, unless they name tests
   servers        set up only the servers and the browser of the tests
-  lint           ruff and mypy
+  lint           ruff, mypy, codespell, and the checks of .github/
   reliability [ARG...]
                  break things on purpose, whole: python -m reliability with the arguments
   lock [--keep]  resolve requirements*.lock and the example's anew from pyproject.toml, with the newest versions;
@@ -257,6 +257,18 @@ cmd_lint() {
   "$venv/bin/python" -m ruff check --quiet .
   "$venv/bin/python" -m ruff format --check --quiet .
   "$venv/bin/python" -m mypy
+  "$venv/bin/codespell"
+  "$venv/bin/zizmor" --offline --no-progress -qq .github
+  fits() { # what the services that read these files would accept
+    local schema=$1 said
+    shift
+    said=$("$venv/bin/check-jsonschema" --builtin-schema "vendor.$schema" "$@" 2>&1) || die "$said"
+  }
+  fits github-workflows .github/workflows/*.yml
+  fits dependabot .github/dependabot.yml
+  fits github-issue-config .github/ISSUE_TEMPLATE/config.yml
+  fits github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+  fits citation-file-format CITATION.cff
 }
 
 cmd_lock() {

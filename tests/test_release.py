@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from mopsjobs import __version__
 from mopsjobs.commands.version import LIBRARIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,3 +128,22 @@ def test_a_tag_that_is_not_the_version_makes_no_release(tag: str, complaint: str
     assert run.returncode == 1
     assert complaint in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_citation_names_the_version_and_its_date() -> None:
+    """CITATION.cff has the version of the package, and the date of its section in CHANGELOG.md."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    section = f"## [{citation['version']}] - {citation['date-released']}"
+    assert citation["version"] == __version__
+    assert section in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("tool", ["ruff", "mypy", "codespell"])
+def test_pre_commit_calls_the_tools_of_the_lock_file(tool: str) -> None:
+    """Each hook is local and runs what build/venv holds, so nothing is fetched."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert {repo["repo"] for repo in config["repos"]} == {"local"}
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert any(hook["entry"].startswith(f"build/venv/bin/{tool}") for hook in hooks)
+    assert f"\n{tool}==" in (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
