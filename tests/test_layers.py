@@ -63,7 +63,8 @@ ARROWS = {
     "mopsjobs.chunks": "errors times job strict_json",
     "mopsjobs.events": "errors times job store.base chunks",
     "mopsjobs.cache": "",
-    "mopsjobs.cache.queries": "errors status times job",
+    "mopsjobs.cache.queries": "errors status times job cache.matching",
+    "mopsjobs.cache.matching": "errors",
     "mopsjobs.cache.counters": "cache.state",
     "mopsjobs.cache.tallies": "",
     "mopsjobs.cache.pruning": "cache.state cache.tallies",
@@ -75,7 +76,7 @@ ARROWS = {
     "mopsjobs.cache.asking": "errors",
     "mopsjobs.cache.words": "",
     "mopsjobs.cache.schema": "cache.tallies",
-    "mopsjobs.cache.file": "errors private cache.schema sqlite_file",
+    "mopsjobs.cache.file": "errors private cache.matching cache.schema sqlite_file",
     "mopsjobs.cache.state": "",
     "mopsjobs.cache.taking": "job store.base cache.pruning cache.rows cache.tallies",
     "mopsjobs.cache.merge": "errors job changes registry store.base cache.rows cache.state cache.taking",
@@ -218,8 +219,8 @@ OUTSIDE = {
     "sqlite3": (
         "sqlite_file store.sqlite store.thread_connection cache.charts cache.delta cache.file cache.merge"
         " cache.mirror cache.pages cache.queries cache.rows cache.schema cache.state cache.taking cache.witnesses"
-        " cache.events context cache.asking cache.counters cache.pruning cache.statistics cache.streaming metrics"
-        " feed commands.cancel commands.doctor commands.export commands.listing commands.metrics commands.prune"
+        " cache.events context cache.asking cache.counters cache.matching cache.pruning cache.statistics cache.streaming"
+        " metrics feed commands.cancel commands.doctor commands.export commands.listing commands.metrics commands.prune"
         " commands.query commands.status commands.summary commands.version commands.watch web.api web.app web.live"
         " web.readers web.site cache.tallies cache.words"
     ),

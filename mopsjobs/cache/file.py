@@ -298,6 +298,10 @@ def explained(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if str(error).startswith("user-defined function raised"):  # what ended the search of a regular expression
+            from mopsjobs.cache.matching import raise_kept
+
+            raise_kept()
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         # A table that is gone from a cache of the right schema is damage too, of another kind.
         is_torn = str(error).startswith(("no such table", "no such column"))

@@ -191,13 +191,14 @@ def parse_sort(text: str) -> str:
     Raises:
         UsageError: a name is none that can be sorted by. Lists those that can.
     """
-    terms = []
+    terms: dict[str, str] = {}
     for word in text.split(","):
         name = word.strip().removeprefix("-").removeprefix("+")
         if name not in SORTS:
             raise UsageError(f"Cannot sort by '{name}': use {', '.join(SORTS)}, with - in front for descending.")
-        terms.append(f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")
-    return ", ".join([*terms, "job_id ASC"])
+        # A name that comes again decides nothing; SQLite takes 2,000 terms.
+        terms.setdefault(name, f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")
+    return ", ".join([*terms.values(), "job_id ASC"])
 
 
 class Page:
@@ -228,7 +229,9 @@ class Page:
 def parts_of(connection: sqlite3.Connection, chosen: Filter) -> list[_Where]:
     """`chosen.parts()`, ready to be run on this connection."""
     if chosen.match is not None:
-        connection.create_function("REGEXP", 2, _regexp, deterministic=True)
+        from mopsjobs.cache.matching import add_regexp  # few listings match
+
+        add_regexp(connection, chosen.match)
     return chosen.parts()
 
 
@@ -394,7 +397,3 @@ def _computed(facts: Facts, now: float) -> dict[str, object]:
 
 def _time(seconds: float | None) -> str | None:
     return None if seconds is None else json_time(from_timestamp(seconds))
-
-
-def _regexp(pattern: str, text: str | None) -> bool:
-    return text is not None and re.search(pattern, text) is not None

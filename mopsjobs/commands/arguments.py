@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 50
 """Jobs that a listing shows unless told otherwise."""
 
+MAX_LABELS = 100
+"""Labels that one filter may ask for. SQLite takes a thousand conditions in one."""
+
+MAX_GLOB = 1000
+"""Characters of a glob. No id is longer, and SQLite takes 50,000."""
+
 MAX_NUMBER = 100_000
 """Of workers, shards or pods. Kubernetes takes as many completions of an Indexed Job with a limit per index."""
 
@@ -126,6 +132,10 @@ def chosen_jobs(args: argparse.Namespace, now: datetime) -> queries.Filter:
     """
     if args.hours is not None and args.since is not None:
         raise UsageError("--hours and --since both say where the window begins: use one of them.")
+    if len(args.label) > MAX_LABELS:
+        raise UsageError(f"Too many labels, {len(args.label):,}: expected at most {MAX_LABELS}.")
+    if args.name is not None and len(args.name) > MAX_GLOB:
+        raise UsageError(f"Too long a glob, {len(args.name):,} characters: expected at most {MAX_GLOB:,}.")
     since = f"{args.hours}h" if args.hours is not None else args.since
     chosen = queries.Filter(
         statuses=None if args.status is None else parse_statuses(args.status),

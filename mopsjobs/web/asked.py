@@ -68,8 +68,12 @@ def parsed(parser: argparse.ArgumentParser, query: Iterable[tuple[str, str]]) ->
         UsageError: there is no such parameter, or its value makes no sense.
     """
     known = vars(parser.parse_args([]))
+    known.pop("match", None)  # nothing ends a search in a thread of a server: see cache/matching.py
     words = []
     for name, value in query:
+        if name == "match" and "name" in known:
+            hint = "Use name=GLOB: '*' stands for any characters, '?' for one."
+            raise UsageError("The page and its API take no regular expression 'match'.", hint=hint)
         if name not in known:
             raise UsageError(f"There is no parameter '{name}': use {', '.join(known)}.")
         if known[name] is False:
@@ -91,8 +95,6 @@ class Jobs:
             UsageError: it makes no sense.
         """
         args = parsed(for_pages(), query)
-        if args.match is not None:
-            raise UsageError("The page has no filter 'match': use q, or name with a glob.")
         self.q: str = args.q or ""
         self.sort: str = args.sort
         self.order = queries.parse_sort(args.sort)

@@ -135,7 +135,6 @@ def _job_parameters() -> list[dict[str, Any]]:
             "With one of these statuses, or of the groups active and done.",
         ),
         _parameter("name", text, "Whose id or Kubernetes name fits this glob."),
-        _parameter("match", text, "Whose id or Kubernetes name contains this regular expression."),
         _parameter("label", {"type": "array", "items": text}, "With this label, `key=value` or `key`; repeat."),
         _parameter("namespace", text, "In this Kubernetes namespace."),
         _parameter("owner", text, "Of this owner."),
