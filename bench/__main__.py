@@ -7,7 +7,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import azurite, growing, listing, machine, metrics, racing, report, serving, syncing, tasks, tools, updating
+from bench import (
+    abusing,
+    azurite,
+    growing,
+    listing,
+    machine,
+    metrics,
+    racing,
+    report,
+    serving,
+    syncing,
+    tasks,
+    tools,
+    updating,
+)
 
 BENCHMARKS = {
     "list": listing.run,
@@ -17,6 +31,7 @@ BENCHMARKS = {
     "race": racing.run,
     "tasks": tasks.run,
     "serve": serving.run,
+    "abuse": abusing.run,
     "metrics": metrics.run,
 }
 

@@ -59,7 +59,7 @@ def run(setup: Setup) -> list[Line]:
     progress(f"filling a cache with {jobs:,} jobs")
     cache = str(setup.directory / "serving.db")
     registry_data.fill_cache(setup.directory / "serving.db", REGISTRY, jobs)
-    with _serving(setup, cache) as server:
+    with serving(setup, cache) as server:
         progress(f"the first page, {ROUNDS} rounds")
         page, sql = _first_page(server, cache)
         progress(f"{BROWSERS} browsers for {WATCHED_SECONDS:.0f} s")
@@ -91,7 +91,7 @@ def _get(line: http.client.HTTPConnection, path: str) -> None:
 
 
 @contextlib.contextmanager
-def _serving(setup: Setup, cache: str) -> Iterator[Server]:
+def serving(setup: Setup, cache: str) -> Iterator[Server]:
     words = ("serve", "--port", "0", "--offline", "--registry", REGISTRY, "--cache", cache)
     command, env = setup.command(*words)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:

@@ -190,7 +190,10 @@ ARROWS = {
         "mopsjobs errors terminal freshness advice cache.charts cache.events cache.pages cache.queries web.api"
         " web.asked web.security web.shown web.site web.stream"
     ),
-    "mopsjobs.web.server": "errors context memory web.app web.live web.security web.site web.stream",
+    "mopsjobs.web.connections": "",
+    "mopsjobs.web.server": (
+        "errors context memory web.api web.app web.connections web.live web.security web.site web.stream"
+    ),
     "mops_jobs": "mopsjobs errors output config context commands commands.arguments",
 }
 """What each module may import of ours. Nothing else, and a module that is not here is a command."""
@@ -238,7 +241,7 @@ OUTSIDE = {
     "httpx": "engines.k8s_client",
     "flask": "web.api web.app web.security web.stream",
     "werkzeug": "web.app",
-    "waitress": "web.server",
+    "waitress": "web.connections",
     "markupsafe": "web.shown",
     "argparse": "mops_jobs context commands commands.* web.asked",
 }

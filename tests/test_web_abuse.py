@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
+from mopsjobs.web import connections
+from mopsjobs.web.connections import PageServer
+from mopsjobs.web.server import LANES, lane_of
 from support_cli import Cli, Remote, add
+from support_runs import until
 from test_web import Web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -37,3 +49,160 @@ def test_too_many_labels_are_a_bad_request(web: Web, path: str) -> None:
     assert "Too many labels" in answer.text
     assert "--cache" not in answer.text
     assert web.get(f"{path}?sort={'name,' * 2500}name").status_code == 200
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+
+class Line:
+    """A server in this process, over an application that the test makes, and what it answers on raw connections."""
+
+    def __init__(self, stack: contextlib.ExitStack, app: Callable[..., Any]) -> None:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.port: int = listening.getsockname()[1]
+        self._stack = stack
+        lanes = {"pages": 2, "api": 1, "streams": 2, "health": 1}
+        self.server = PageServer(app, listening, lanes, lane_of, channel_request_lookahead=1, asyncore_use_poll=True)
+        self._thread = threading.Thread(target=self.server.run, daemon=True)
+        self._thread.start()
+
+    def open(self, data: bytes = b"") -> socket.socket:
+        """A new connection, on which this was sent."""
+        line = self._stack.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=30))
+        line.sendall(data)
+        return line
+
+    def get(self, path: str) -> bytes:
+        """What is answered to one request, the head included, until the connection ends."""
+        return read(self.open(request(path)))
+
+
+def request(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "Connection: close", "", ""]).encode()
+
+
+def read(line: socket.socket) -> bytes:
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while part := line.recv(1 << 16):
+            found += part
+    return found
+
+
+def has_ended(line: socket.socket) -> bool:
+    line.setblocking(False)
+    try:
+        return line.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What ends the requests that are held; set when the test ends, too."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def line(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """A server whose pages say their path, and wait where that ends with `/held`."""
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"].endswith("/held"):
+            release.wait()
+        start("200 OK", [])
+        return [environ["PATH_INFO"].encode()]
+
+    monkeypatch.setattr(connections, "MAX_PER_PEER", 5)
+    monkeypatch.setattr(connections, "MAX_QUEUED", 3)
+    with contextlib.ExitStack() as stack:
+        found = Line(stack, app)
+        yield found
+        release.set()
+        found.server.end()
+
+
+def test_the_oldest_half_open_connections_go(line: Line) -> None:
+    """Of one address so many are kept; whoever comes is answered, and so is the one that comes after."""
+    half_open = [line.open(b"GET / HTTP/1.1\r\nHost:") for _ in range(60)]
+    assert line.get("/jobs").endswith(b"/jobs")
+    until(lambda: sum(not has_ended(one) for one in half_open) <= 5, "the end of the others")
+    assert line.get("/jobs").endswith(b"/jobs")
+
+
+def test_a_request_that_never_ends_is_ended(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not keep a connection open: what counts is when the request began."""
+    silent, slow = line.open(), line.open(b"GET / HT")
+    for _ in range(3):
+        slow.sendall(b"T")
+    assert line.get("/jobs").endswith(b"/jobs")
+    assert not has_ended(slow)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
+    until(lambda: has_ended(silent) and has_ended(slow), "the end of both")
+
+
+def test_a_connection_may_lie_idle_for_longer(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two requests a browser takes its time; its second one begins anew."""
+    kept = line.open(request("/jobs").replace(b"Connection: close\r\n", b""))
+    assert kept.recv(1 << 16)
+    silent = line.open()
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
+    until(lambda: has_ended(silent), "the end of a connection without a request")
+    assert not has_ended(kept)
+    kept.setblocking(True)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 10.0)
+    kept.sendall(request("/again"))
+    assert read(kept).endswith(b"/again")
+
+
+def test_a_request_that_is_served_is_never_ended(
+    line: Line, release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many connections come meanwhile, and however long it takes."""
+    served = line.open(request("/live/held"))
+    until(lambda: any(one.is_busy for one in list(line.server.active_channels.values())), "the request")
+    silent = line.open()
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
+    until(lambda: has_ended(silent), "the end of a connection without a request")
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 60.0)
+    for _ in range(20):
+        line.open()
+    release.set()
+    assert read(served).endswith(b"/live/held")
+
+
+def test_what_waits_in_one_lane_stops_no_other(line: Line) -> None:
+    """With every thread of the API taken, and its queue full, pages and health answer; more of the API is refused."""
+    queue, channels = line.server._lanes["api"].queue, line.server.active_channels
+    line.open(request("/api/held"))
+    until(lambda: any(one.is_busy for one in list(channels.values())) and not queue, "a thread that is taken")
+    for _ in range(3):
+        line.open(request("/api/held"))
+    until(lambda: len(queue) == 3, "a queue that is full")
+    assert b" 503 " in line.get("/api/v1/jobs")
+    assert line.get("/jobs").endswith(b"/jobs")
+    assert line.get("/healthz").endswith(b"/healthz")
+
+
+def test_each_kind_of_request_has_its_threads() -> None:
+    """A lane for health alone; streams have as many threads as there may be streams, and some to refuse more."""
+    assert [lane_of(path) for path in ("/healthz", "/metrics", "/jobs", "/api/v1/jobs", "/live", "")] == [
+        "health", "pages", "pages", "api", "streams", "pages",
+    ]  # fmt: skip
+    assert LANES["streams"] > 100
+    assert min(LANES.values()) >= 2
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_a_request_of_two_lengths_is_refused(line: Line, version: str) -> None:
+    """Content-Length with Transfer-Encoding: a proxy could see another end of it, and so another next request."""
+    head = f"GET /jobs HTTP/{version}\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = read(line.open(head.encode() + b"0\r\n\r\n" + request("/hidden")))
+    assert answer.startswith(f"HTTP/{version} 400 ".encode())
+    assert b"hidden" not in answer

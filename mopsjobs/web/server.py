@@ -10,21 +10,20 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-from waitress.server import create_server
-
 from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
 from mopsjobs.memory import hold_few_arenas
+from mopsjobs.web.api import HEALTH
 from mopsjobs.web.app import make_app
+from mopsjobs.web.connections import PageServer
 from mopsjobs.web.live import Changes, Syncer, Watcher
 from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
 from mopsjobs.web.stream import SEATS
 
-THREADS = SEATS + 8
-"""One for each stream, and these for everything else."""
+LANES = {"pages": 8, "api": 4, "streams": SEATS + 2, "health": 2}
+"""Threads: one for each stream and two that refuse further ones; the API has few, since its answers are large."""
 
-CONNECTIONS = 4 * SEATS
 MAX_BODY_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 15
 MAX_WAITING_BYTES = 1 << 20
@@ -65,11 +64,11 @@ def serve(
     app = make_app(Site(context, changes, syncer), own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # that requests wait for a thread is nobody's concern
     with _stop_signals() as (wait, wake):
-        server = create_server(
+        server = PageServer(
             app,
-            sockets=[listening],
-            threads=THREADS,
-            connection_limit=CONNECTIONS,
+            listening,
+            LANES,
+            lane_of,
             channel_request_lookahead=1,  # to see that a browser has gone while its stream is open
             asyncore_use_poll=True,
             max_request_body_size=MAX_BODY_BYTES,
@@ -92,8 +91,14 @@ def serve(
             return wait()
         finally:
             changes.end()
-            server.task_dispatcher.shutdown()
-            server.close()
+            server.end()
+
+
+def lane_of(path: str) -> str:
+    """Whose threads answer a request: a flood of one kind takes none from the others."""
+    if path.startswith("/api/"):
+        return "api"
+    return {"/live": "streams", HEALTH: "health"}.get(path, "pages")
 
 
 def _listen(host: str, port: int) -> socket.socket:
