@@ -133,7 +133,7 @@ def _statements(cache: str) -> list[str]:
         everything = queries.Filter()
         pages.count_by_status(connection, everything)
         order = queries.parse_sort(queries.DEFAULT_SORT)
-        pages.page_of_jobs(connection, everything, order=order, limit=PAGE_SIZE, offset=0, now=time.time())
+        list(pages.page_of_jobs(connection, everything, order=order, limit=PAGE_SIZE, offset=0, now=time.time()))
     return seen
 
 

@@ -48,26 +48,25 @@ _CODES = {
 class Document:
     """One JSON document."""
 
-    def __init__(self, content: object, *, items: tuple[str, Sequence[str]] | None = None) -> None:
-        """Say what is in it.
-
-        Args:
-            content: the document.
-            items: name and items of a list that comes last in it, each item a JSON text already.
-        """
+    def __init__(self, content: object, *, items: tuple[str, Iterable[str]] | None = None) -> None:
+        """Say what is in it; `items` are name and items of a list that comes last, each item a JSON text already."""
         self.content = content
         self.items = items
 
-    def text(self, indent: int | None) -> str:
-        """The document as text."""
-        content = self.content
-        if self.items is None:
-            return json.dumps(content, indent=indent, allow_nan=False)
-        name, texts = self.items
-        if indent is not None:
-            content |= {name: [json.loads(text) for text in texts]}  # type: ignore[operator]
-            return json.dumps(content, indent=indent, allow_nan=False)
-        return f'{json.dumps(content, allow_nan=False)[:-1]}, "{name}": [{", ".join(texts)}]}}'
+    def pieces(self, indent: int | None) -> Iterator[str]:
+        """The document as text; without indents, an item after the other."""
+        content: Any = self.content
+        name, items = self.items or ("", ())
+        if self.items is None or indent is not None:
+            more = {name: [json.loads(item) for item in items]} if self.items else {}
+            yield json.dumps(content | more if more else content, indent=indent, allow_nan=False)
+            return
+        yield f'{json.dumps(content, allow_nan=False)[:-1]}, "{name}": ['
+        separator = ""
+        for item in items:
+            yield separator + item
+            separator = ", "
+        yield "]}"
 
 
 class JsonLines:
@@ -107,10 +106,10 @@ class Text:
 
 
 class Verbatim:
-    """Text of ours as it is: a script, a schema, lines of JSON."""
+    """Text of ours as it is, whole or in pieces: a script, a schema, lines of JSON."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str | Iterable[str]) -> None:
+        self.pieces = [text] if isinstance(text, str) else text
 
 
 Body = Document | JsonLines | Table | Tsv | Csv | Text | Verbatim
@@ -286,7 +285,8 @@ class Output:
     def _print_body(self, body: Body) -> None:
         write = self._stdout.write
         if isinstance(body, Document):
-            write(body.text(2 if self.is_terminal else None) + "\n")
+            self._stdout.writelines(body.pieces(2 if self.is_terminal else None))
+            write("\n")
         elif isinstance(body, JsonLines):
             for content in body.contents:
                 write(json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
@@ -303,7 +303,7 @@ class Output:
             for line in body.lines:
                 write("".join(self._cell(piece) for piece in ([line] if isinstance(line, str) else line)) + "\n")
         else:
-            write(body.text)
+            self._stdout.writelines(body.pieces)
 
     def _print_table(self, table: Table) -> None:
         tabulate = _imported_tabulate()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mopsjobs.web import connections
+from mopsjobs.web import api, connections
 from mopsjobs.web.connections import PageServer
 from mopsjobs.web.server import LANES, lane_of
 from support_cli import Cli, Remote, add
@@ -49,6 +49,38 @@ def test_too_many_labels_are_a_bad_request(web: Web, path: str) -> None:
     assert "Too many labels" in answer.text
     assert "--cache" not in answer.text
     assert web.get(f"{path}?sort={'name,' * 2500}name").status_code == 200
+
+
+# --- how much is answered --------------------------------------------------------------------------------------------
+
+
+def test_an_answer_of_the_api_ends_after_its_bytes(
+    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the true total, and a Link leads to the rest: following it shows each job once, in the same order."""
+    for number in range(10):
+        add(remote.jobs, f"job-{number}", "failed", error_message="x" * 1000)
+    cli.ok("sync", "-q")
+    whole = web.get("/api/v1/jobs?sort=name&name=job-*").get_json()
+    monkeypatch.setattr(api, "MAX_ANSWER_BYTES", 5000)
+    path, seen = "/api/v1/jobs?sort=name&name=job-*", []
+    while path:
+        answer = web.get(path)
+        document = answer.get_json()
+        assert document["total"] == 10
+        assert document["returned"] == len(document["jobs"]) < 5
+        seen += document["jobs"]
+        path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
+    assert seen == whole["jobs"]
+
+
+def test_a_job_larger_than_an_answer_is_answered(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone: else its readers would never come past it."""
+    monkeypatch.setattr(api, "MAX_ANSWER_BYTES", 1)
+    answer = web.get("/api/v1/jobs")
+    assert answer.get_json()["returned"] == 1
+    assert "Link" not in answer.headers
+    assert web.get("/api/v1/jobs?skip=7").get_json()["jobs"] == []
 
 
 # --- connections -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 
 from mopsjobs.cache.events import Stored
 from mopsjobs.cache.queries import COLUMNS, Filter, job_view, parts_of
@@ -14,8 +15,8 @@ STATES_READ = 5000
 
 def page_of_jobs(
     connection: sqlite3.Connection, chosen: Filter, *, order: str, limit: int, offset: int, now: float
-) -> list[dict[str, object]]:
-    """A page of the jobs that pass the filter, each as `queries.job_view` gives it.
+) -> Iterator[dict[str, object]]:
+    """A page of the jobs that pass the filter, each as `queries.job_view` gives it, and read when its turn comes.
 
     Unlike in a listing, active jobs stand where the order has them.
 
@@ -38,7 +39,7 @@ def page_of_jobs(
     # The rows of the pages before are left out by what orders them, before their records are read.
     wanted = f"SELECT rowid FROM job WHERE rowid IN ({inner}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}"  # noqa: S608
     rows = connection.execute(f"SELECT {COLUMNS} FROM job WHERE rowid IN ({wanted}) ORDER BY {order}", bound)  # noqa: S608
-    return [job_view(row, now=now) for row in rows]
+    return (job_view(row, now=now) for row in rows)
 
 
 def count_by_status(connection: sqlite3.Connection, chosen: Filter) -> dict[str, int]:

@@ -204,3 +204,11 @@ def _chosen(
         selects.append(f"SELECT {columns} FROM job WHERE {where} AND {condition}")  # noqa: S608 - names of ours
         values += parameters
     return " UNION ALL ".join(selects), values
+
+
+def problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """Key, kind and reason of everything in the registry that is no sound record, and no sound chunk of events."""
+    return connection.execute(
+        "SELECT * FROM (SELECT key, kind, reason FROM problem ORDER BY key)"
+        " UNION ALL SELECT * FROM (SELECT key, 'unreadable_events', reason FROM event_problems ORDER BY key)"
+    ).fetchall()

@@ -111,7 +111,9 @@ def run(args: argparse.Namespace, context: Context) -> Result:
 def _known_problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]] | None:
     if "synced_at" not in queries.meta(connection):
         return None
-    return queries.problems(connection) + queries.event_problems(connection)
+    from mopsjobs.cache import statistics
+
+    return statistics.problems(connection)
 
 
 def _checks(context: Context, problems: list[tuple[str, str, str]] | None) -> Iterator[Check]:

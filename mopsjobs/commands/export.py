@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import sqlite3
+from collections.abc import Iterator
 
 from mopsjobs.cache import queries
 from mopsjobs.commands.arguments import add_command, add_filters, add_freshness, chosen_jobs, wanted
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mopsjobs.commands import Commands
 
 BATCH = 500
-"""Jobs printed at once."""
+BATCH_BYTES = 4_000_000
+"""Of jobs printed at once: so many, or of so many bytes."""
 
 EXAMPLES = """examples:
   mops-jobs export --format csv --status done > jobs.csv
@@ -56,15 +57,25 @@ def run(args: argparse.Namespace, context: Context) -> Result:
             context.out.show(Result(Csv([fields])))
         # Closed before the cache is, also where nobody reads on: its rows come from there.
         with contextlib.closing(streaming.jobs(cache, chosen)) as jobs:
-            while batch := list(itertools.islice(jobs, BATCH)):
+            while batch := _batch(jobs):
                 if args.format == "csv":
                     views = (queries.job_view(facts, now=now.timestamp()) for facts in batch)
                     context.out.show(Result(Csv([view[name] for name in fields] for view in views)))
                 else:
-                    text = "".join(f"{queries.job_text(facts, now=now.timestamp())}\n" for facts in batch)
-                    context.out.show(Result(Verbatim(text)))
+                    lines = (f"{queries.job_text(facts, now=now.timestamp())}\n" for facts in batch)
+                    context.out.show(Result(Verbatim(lines)))
                 count += len(batch)
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.said()}."]
         return Result(warnings=warnings, notes=[f"{counted(count, 'job')}, {freshness.said()}"])
 
     return context.read(view, wanted(args))
+
+
+def _batch(jobs: Iterator[queries.Facts]) -> list[queries.Facts]:
+    """The next ones: none at the end."""
+    batch: list[queries.Facts] = []
+    size = 0
+    while len(batch) < BATCH and size < BATCH_BYTES and (facts := next(jobs, None)) is not None:
+        batch.append(facts)
+        size += len(facts[0])
+    return batch

@@ -11,11 +11,16 @@ from mopsjobs.commands.job_table import JOB_HEADERS, job_row
 from mopsjobs.context import Context
 from mopsjobs.errors import UsageError
 from mopsjobs.freshness import Freshness
-from mopsjobs.output import Document, Result, Table, Tsv, Verbatim
+from mopsjobs.output import Body, Document, Result, Table, Tsv, Verbatim
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from mopsjobs.commands import Commands
+
+HELD_BYTES = 8_000_000
+"""Of JSON that is held until the cache is closed. A damaged cache is found before something is printed, mostly."""
 
 TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
 
@@ -85,10 +90,8 @@ def _result(
     # Most forms have no place for the total: so what was cut is said beside them.
     cut = [_footer(args, page, freshness)] if len(page) < page.total else []
     if args.form in ("json", "jsonl"):
-        texts = page.texts(fields)
-        if args.form == "jsonl":
-            return Result(Verbatim("".join(f"{text}\n" for text in texts)), warnings=warnings, notes=cut)
-        return Result(Document(context.listing(page, freshness), items=("jobs", texts)), warnings=warnings)
+        body = _body(args.form, page.texts(fields), context.listing(page, freshness), context)
+        return Result(body, warnings=warnings, notes=cut if args.form == "jsonl" else [])
     jobs = page.jobs(fields)
     if args.form == "tsv":
         names = fields or TSV_FIELDS
@@ -99,7 +102,34 @@ def _result(
         table = Table(fields, [[job[name] for name in fields] for job in jobs])
     else:
         table = Table(JOB_HEADERS, [job_row(job, context) for job in jobs])
-    return Result(table if jobs else None, warnings=warnings, notes=[_footer(args, page, freshness)])
+    return Result(table if len(page) else None, warnings=warnings, notes=[_footer(args, page, freshness)])
+
+
+def _body(form: str, texts: Iterator[str], head: dict[str, object], context: Context) -> Body | None:
+    """What `--json` or `--jsonl` prints; None where it is printed already: large output, while the cache is read."""
+    begin: list[str] = []
+    size = 0
+    for text in texts:
+        begin.append(text)
+        size += len(text)
+        if size > HELD_BYTES:
+            break
+
+    def lines(texts: Iterable[str]) -> Body:
+        return Verbatim(f"{text}\n" for text in texts) if form == "jsonl" else Document(head, items=("jobs", texts))
+
+    if size <= HELD_BYTES:
+        return lines(begin)
+    context.out.show(Result(lines(_all(begin, texts))))
+    return None
+
+
+def _all(begin: list[str], rest: Iterator[str]) -> Iterator[str]:
+    """Both, without holding what was given out."""
+    begin.reverse()
+    while begin:
+        yield begin.pop()
+    yield from rest
 
 
 def _footer(args: argparse.Namespace, page: queries.Page, freshness: Freshness) -> str:

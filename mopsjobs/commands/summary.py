@@ -85,7 +85,7 @@ def _summary(
         "failure_rate": round(counts.get("failed", 0) / ended, 6) if ended else None,
         "queue_seconds": statistics.spread(cache, chosen, statistics.QUEUE)._asdict(),
         "run_seconds": statistics.spread(cache, chosen, statistics.RUN)._asdict(),
-        "oldest_active": oldest[0] if oldest else None,
+        "oldest_active": next(oldest, None),
     }
 
 

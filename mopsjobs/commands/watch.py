@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sqlite3
 
 from mopsjobs.cache import queries, streaming
@@ -80,11 +81,11 @@ class _Redrawn:
         room = max(1, context.out.lines - CHROME - (by is not None))
         order = queries.parse_sort(queries.DEFAULT_SORT)
         page = queries.list_jobs(cache, self._chosen, order=order, limit=room, now=now.timestamp())
-        jobs = page.jobs()[:room]
+        rows = [job_row(job, context) for job in itertools.islice(page.jobs(), room)]
         stale = ", stale" if freshness.stale else ""
-        head = f"{len(jobs)} of {page.total:,} jobs, {freshness.said()}{stale}, {whole_seconds(json_time(now))}"
+        head = f"{len(rows)} of {page.total:,} jobs, {freshness.said()}{stale}, {whole_seconds(json_time(now))}"
         lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
-        context.out.redraw([Text(lines), Table(JOB_HEADERS, [job_row(job, context) for job in jobs])])
+        context.out.redraw([Text(lines), Table(JOB_HEADERS, rows)])
         return None
 
 

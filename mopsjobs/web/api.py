@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from urllib.parse import urlencode
 
 from flask import Flask, Response, jsonify, request
 
@@ -21,6 +23,9 @@ from mopsjobs.web.site import Site
 
 METRICS = "/metrics"
 HEALTH = "/healthz"
+
+MAX_ANSWER_BYTES = 4_000_000
+"""Of jobs in one answer. Where that cuts it, a Link header leads to the rest (RFC 8288)."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -50,6 +55,18 @@ def problem(code: int, title: str, detail: str, hint: str | None) -> Response:
     return Response(json.dumps(content) + "\n", code, mimetype=PROBLEM)
 
 
+def _within(texts: Iterator[str], most: int) -> list[str]:
+    """The first ones: as many as have so many bytes, and one at least."""
+    found: list[str] = []
+    size = 0
+    for text in texts:
+        size += len(text)
+        if found and size > most:
+            break
+        found.append(text)
+    return found
+
+
 class _Handlers:
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -62,17 +79,26 @@ class _Handlers:
         now = self._site.context.now()
         chosen, order = chosen_jobs(args, now), queries.parse_sort(args.sort)
 
-        def view(connection: sqlite3.Connection, freshness: Freshness) -> str:
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
             page = queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
-            return Document(self._site.context.listing(page, freshness), items=("jobs", page.texts())).text(None)
+            texts = _within(page.texts(skip=args.skip), MAX_ANSWER_BYTES)
+            after = args.skip + len(texts)
+            head = self._site.context.listing(page, freshness) | {"returned": len(texts)}
+            document = "".join(Document(head, items=("jobs", texts)).pieces(None))
+            return document, after if texts and after < len(page) else None
 
-        return Response(self._site.read(view) + "\n", mimetype=JSON)
+        text, after = self._site.read(view)
+        response = Response(text + "\n", mimetype=JSON)
+        if after is not None:
+            query = [(name, value) for name, value in request.args.items(multi=True) if name != "skip"]
+            response.headers["Link"] = f'<{request.path}?{urlencode([*query, ("skip", after)])}>; rel="next"'
+        return response
 
     def job(self, job_id: str) -> Response:
         """What `status JOB --json` prints."""
         now = self._site.context.now().timestamp()
         job = self._site.read(lambda connection, _age: queries.find_job(connection, job_id, now=now))
-        return Response(Document(job).text(None) + "\n", mimetype=JSON)
+        return Response("".join(Document(job).pieces(None)) + "\n", mimetype=JSON)
 
     def events(self) -> Response:
         """What `events --json` prints: one event a line."""

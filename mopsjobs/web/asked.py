@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 
 from mopsjobs.cache import queries
-from mopsjobs.commands.arguments import Parser, add_filters, add_order, chosen_jobs, label_filter, positive
+from mopsjobs.commands.arguments import Parser, add_filters, add_order, chosen_jobs, label_filter, positive, row_limit
 from mopsjobs.errors import UsageError
 
 MAX_LIMIT = 1000
@@ -27,6 +27,7 @@ def for_api() -> argparse.ArgumentParser:
     parser = Parser(add_help=False, allow_abbrev=False)
     add_filters(parser)
     add_order(parser)
+    parser.add_argument("--skip", type=row_limit, default=0)
     return parser
 
 

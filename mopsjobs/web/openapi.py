@@ -149,6 +149,11 @@ def _job_parameters() -> list[dict[str, Any]]:
             {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
             "At most so many; active jobs are never cut.",
         ),
+        _parameter(
+            "skip",
+            {"type": "integer", "minimum": 0, "maximum": 999_999_999_999, "default": 0},
+            "Without the first so many. Answers end after 4 MB; a Link header with rel=next then leads to the rest.",
+        ),
     ]
 
 

@@ -75,6 +75,7 @@ class Readers:
             reader.connection.close()
 
     def _put_back(self, reader: _Reader) -> None:
+        reader.connection.rollback()  # a listing is read in a transaction, which would hold on to what it saw
         with self._lock:
             if len(self._idle) < KEPT:
                 self._idle.append(reader)
