@@ -222,10 +222,10 @@ OUTSIDE = {
     "sqlite3": (
         "sqlite_file store.sqlite store.thread_connection cache.charts cache.delta cache.file cache.merge"
         " cache.mirror cache.pages cache.queries cache.rows cache.schema cache.state cache.taking cache.witnesses"
-        " cache.events context cache.asking cache.counters cache.matching cache.pruning cache.statistics cache.streaming"
-        " metrics feed commands.cancel commands.doctor commands.export commands.listing commands.metrics commands.prune"
-        " commands.query commands.status commands.summary commands.version commands.watch web.api web.app web.live"
-        " web.readers web.site cache.tallies cache.words"
+        " cache.events context cache.asking cache.counters cache.matching cache.pruning cache.statistics"
+        " cache.streaming metrics feed commands.cancel commands.doctor commands.export commands.listing"
+        " commands.metrics commands.prune commands.query commands.status commands.summary commands.version"
+        " commands.watch web.api web.app web.live web.readers web.site cache.tallies cache.words"
     ),
     "sqlite_utils": "cache.schema",
     "tabulate": "output",
