@@ -25,7 +25,8 @@ usage: ./build.sh [command]
   test [ARG...]  set up all that the tests need, such as an Azurite, and run pytest with the arguments:
                  in several processes, unless they name tests
   servers        set up only the servers and the browser of the tests
-  lint           ruff, mypy, codespell, and the checks of .github/
+  lint           ruff, mypy, codespell, the checks of .github/, and the documents as a site
+  docs           build the documents as a site, in build/site
   reliability [ARG...]
                  break things on purpose, whole: python -m reliability with the arguments
   lock [--keep]  resolve requirements*.lock and the example's anew from pyproject.toml, with the newest versions;
@@ -189,6 +190,7 @@ install_prometheus() {
 # --- the commands ---------------------------------------------------------------------------------------------------
 
 build_file() { "$venv/bin/python" onefile/build.py --output "$file" >&2; }
+build_site() { "$venv/bin/python" -m mkdocs --quiet build --strict; }
 
 cmd_build() {
   make_venv "$venv"
@@ -269,6 +271,13 @@ cmd_lint() {
   fits github-issue-config .github/ISSUE_TEMPLATE/config.yml
   fits github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
   fits citation-file-format CITATION.cff
+  build_site
+}
+
+cmd_docs() {
+  install_long_lock requirements-dev.lock
+  build_site
+  say "the site is in build/site"
 }
 
 cmd_lock() {
@@ -305,7 +314,7 @@ cmd_lock() {
 command=${1:-build}
 [ $# = 0 ] || shift
 case $command in
-  build | demo | servers | test | reliability | lint | lock | release) "cmd_$command" "$@" ;;
+  build | demo | servers | test | reliability | lint | docs | lock | release) "cmd_$command" "$@" ;;
   clean) rm -rf "$root/build" "$root/dist" ;;
   help | -h | --help) usage ;;
   *)

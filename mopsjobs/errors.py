@@ -4,7 +4,7 @@ One root, few kinds. A kind exists because somebody acts on it differently: a sh
 loop by `StoreUnavailableError`, ported ModelOps code by the four names of its registry. The message is one sentence
 for a person; the facts are attributes; `hint` says what to do next. This module imports nothing.
 
-Exit codes are a contract with scripts (docs/cli.md). They are told apart here, and nowhere else.
+Exit codes are a contract with scripts (docs/reference/exit-codes.md). They are told apart here, and nowhere else.
 """
 
 EXIT_DONE = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -15,15 +16,17 @@ import pytest
 
 from mopsjobs import errors
 from mopsjobs.commands import COMMANDS
+from mopsjobs.job import FIELDS
 from support_cli import Cli, command, environment
+from support_docs import DOCUMENTS, anchors, files_shown, links, read
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize(("generator", "page"), [("generate_cli", "cli.md"), ("generate_man", "mops-jobs.1")])
+@pytest.mark.parametrize(("generator", "page"), [("generate_cli", "reference/cli.md"), ("generate_man", "mops-jobs.1")])
 def test_pages_are_what_the_parser_says(generator: str, page: str) -> None:
-    """docs/cli.md and the man page are what their generators make of the parser."""
-    spec = importlib.util.spec_from_file_location(generator, ROOT / "docs" / f"{generator}.py")
+    """The command line reference and the man page are what their generators make of the parser."""
+    spec = importlib.util.spec_from_file_location(generator, ROOT / "docs" / "tools" / f"{generator}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -42,6 +45,66 @@ def test_the_man_page_is_sound(words: tuple[str, ...]) -> None:
     assert all(re.search(rf"^   {name}\b", text, re.MULTILINE) for name in COMMANDS), text
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    """Each relative link names a file that exists, and each anchor a heading of it."""
+    broken = []
+    for text, target in links(read(document)):
+        if re.match("[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / document).parent / path if path else ROOT / document
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            broken.append(f"[{text}]({target})")
+    assert broken == []
+
+
+def test_decisions_are_all_in_the_list() -> None:
+    """The list of decisions has each of them, by number, with its title."""
+    rows = re.findall(r"^\| \[(\d{4})\]\((\S+)\) \| (.*) \|$", read("docs/decisions/README.md"), re.MULTILINE)
+    pages = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert [f"# {number}. {title}" for number, _, title in rows] == [
+        page.read_text(encoding="utf-8").partition("\n")[0] for page in pages
+    ]
+    assert [name for _, name, _ in rows] == [page.name for page in pages]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")), ids=lambda page: page.stem)
+def test_decisions_have_one_form(page: Path) -> None:
+    """A decision has its context, what was decided, what follows and what was rejected, in this order."""
+    headings = re.findall("^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == ["Context", "Decision", "Consequences", "Rejected"]
+
+
+NOT_VARIABLES = {"HTTP_HOST", "PAY_PER_REQUEST", "PROVIDE_AUTOMATIC_OPTIONS"}
+"""Literals that look like the name of a variable: a header, a way of billing, a setting of Flask."""
+
+_SHORT_NAMES = {"COLUMNS", "HOME", "KUBECONFIG", "PATH", "TERM", "USER"}
+
+
+def test_environment_variables_are_all_described() -> None:
+    """docs/reference/environment.md has exactly the variables that the sources name."""
+    sources = [ROOT / "mops_jobs.py", ROOT / "onefile" / "bootstrap.py", *(ROOT / "mopsjobs").rglob("*.py")]
+    literals = {
+        node.value
+        for source in sources
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    named = {text for text in literals if re.fullmatch("[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", text)} - NOT_VARIABLES
+    named |= literals & _SHORT_NAMES
+    named = {name for name in named if not name.startswith("EXIT_")}
+    cells = re.findall(r"^\| ([^|]+) \|", read("docs/reference/environment.md"), re.MULTILINE)
+    assert {name for cell in cells for name in re.findall("`([A-Z_]+)`", cell)} == named
+
+
+def test_the_record_page_has_each_field() -> None:
+    """docs/reference/record.md has exactly the fields of a record."""
+    table = read("docs/reference/record.md").partition("## Fields")[2].partition("## ")[0]
+    cells = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+    assert sorted(name for cell in cells for name in re.findall("`([a-z0-9_]+)`", cell)) == sorted(FIELDS)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_readme_has_each_command(name: str) -> None:
     """The README's table of commands names every command."""
@@ -49,9 +112,10 @@ def test_readme_has_each_command(name: str) -> None:
     assert f"`{name}" in table
 
 
-def test_readme_has_each_exit_code() -> None:
-    """The README's table of exit codes names every exit code, and no other."""
-    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Exit codes")[2].partition("## ")[0]
+@pytest.mark.parametrize(("document", "heading"), [("README.md", "## Exit codes"), ("docs/reference/exit-codes.md", "")])
+def test_documents_have_each_exit_code(document: str, heading: str) -> None:
+    """The tables of exit codes name every exit code, and no other."""
+    table = read(document).partition(heading or "# Exit codes")[2].partition("\n## ")[0]
     told = {
         int(code)
         for line in table.splitlines()
@@ -62,10 +126,9 @@ def test_readme_has_each_exit_code() -> None:
     assert told == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
 
 
-def test_the_example_of_studies_runs_and_has_the_tasks_that_the_page_tells(cli: Cli, tmp_path: Path) -> None:
-    """The files that docs/studies.md shows make up a study of 10 tasks, which succeed, each with its output."""
-    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
-    files = dict(re.findall(r"^`([a-z.]+)`:\n\n```[a-z]+\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+def test_the_example_of_studies_has_the_tasks_that_the_page_says(cli: Cli, tmp_path: Path) -> None:
+    """The files of docs/guides/studies.md make a study of 10 tasks, which succeed, each with its output."""
+    files = files_shown("docs/guides/studies.md")
     assert files.keys() == {"study.yaml", "model.py"}
     os.chdir(tmp_path)
     for name, text in files.items():
@@ -79,8 +142,8 @@ def test_the_example_of_studies_runs_and_has_the_tasks_that_the_page_tells(cli: 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the recipe is for people who have jq")
 def test_the_recipe_for_events_skips_none_though_its_handler_fails(cli: Cli, tmp_path: Path) -> None:
-    """The script of docs/json-output.md: what failed comes again, what was worked through does not."""
-    page = (ROOT / "docs" / "json-output.md").read_text(encoding="utf-8")
+    """The script of docs/reference/json.md: what failed comes again, what was worked through does not."""
+    page = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     head = f'mops-jobs() {{ {shlex.join(command())} "$@"; }}\n'
     head += 'handle() { [ "$(jq -r .job_id <<< "$1")" != "$BAD" ] && echo "$1" >> handled; }\n'

@@ -1,4 +1,4 @@
-"""What operations cost in requests: the counts that docs/design.md reckons with under "Scale on paper"."""
+"""What operations cost in requests: the counts that docs/decisions/0017-limits-of-scale.md reckons with."""
 
 from __future__ import annotations
 

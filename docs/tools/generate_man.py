@@ -1,6 +1,6 @@
 """Write docs/mops-jobs.1, the man page, from the parser; see generate_cli.py.
 
-python docs/generate_man.py && man docs/mops-jobs.1
+python docs/tools/generate_man.py && man docs/mops-jobs.1
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from generate_cli import build_parser, common_flags, operand, own_arguments  # n
 
 from mopsjobs import __version__  # noqa: E402 - as above
 
-HEAD = r""".\" Written by docs/generate_man.py from the parser. Do not edit.
+HEAD = r""".\" Written by docs/tools/generate_man.py from the parser. Do not edit.
 .TH MOPS\-JOBS 1 "" "mops\-jobs {version}" "User Commands"
 .SH NAME
 mops\-jobs \- {description}
@@ -48,7 +48,7 @@ FILES = {
 
 
 def render() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parser = build_parser()
     description = str(parser.description).rstrip(".")
     lines = [HEAD.format(version=__version__, description=_roff(description[0].lower() + description[1:])).rstrip()]
@@ -93,4 +93,4 @@ def _roff(text: str) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "mops-jobs.1").write_text(render(), encoding="utf-8")
+    (HERE.parent / "mops-jobs.1").write_text(render(), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Write docs/cli.md from the parser, so that the two cannot drift apart (tests/test_docs.py compares them).
+"""Write docs/reference/cli.md from the parser, so that the two agree (a test compares them).
 
 From the parser's actions, not from `--help`: argparse lays out help differently from one Python to the next.
 
-    python docs/generate_cli.py
+    python docs/tools/generate_cli.py
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+DOCS = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(DOCS.parent))
 
 from mops_jobs import build_parser  # noqa: E402 - found by the line above
 
 HEAD = """# Command line
 
-Written by `python docs/generate_cli.py` from the parser. Do not edit.
+Written by `python docs/tools/generate_cli.py` from the parser. Do not edit.
 """
 
 
 def render() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parser = build_parser()
     lines = [HEAD, "Flags that every command takes:", "", *_table(common_flags(parser))]
     for name, command, arguments in own_arguments(parser):
@@ -37,7 +37,7 @@ def render() -> str:
 def own_arguments(
     parser: argparse.ArgumentParser,
 ) -> Iterator[tuple[str, argparse.ArgumentParser, list[argparse.Action]]]:
-    """Each command: its name, its parser, and the arguments that are not common to all."""
+    """Yield each command: its name, its parser, and the arguments that are not common to all."""
     commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
     shared = {option for action in common_flags(parser) for option in action.option_strings} - {"-q"}
     for name, command in commands.choices.items():
@@ -46,7 +46,7 @@ def own_arguments(
 
 
 def common_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """The flags that every command takes."""
+    """Return the flags that every command takes."""
     return [one for one in parser._actions if one.option_strings and one.option_strings[-1] != "--version"]  # noqa: SLF001
 
 
@@ -56,7 +56,7 @@ def _usage(name: str, arguments: list[argparse.Action]) -> str:
 
 
 def operand(action: argparse.Action) -> str:
-    """A positional argument as usage lines have it."""
+    """Return a positional argument as usage lines show it."""
     word = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest)
     return {"+": f"{word}…", "?": f"[{word}]"}.get(str(action.nargs), word)
 
@@ -71,4 +71,4 @@ def _table(actions: list[argparse.Action]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    (HERE / "cli.md").write_text(render(), encoding="utf-8")
+    (DOCS / "reference" / "cli.md").write_text(render(), encoding="utf-8")
