@@ -26,7 +26,7 @@ _CODE = re.compile(r"``.+?``|`[^`\n]+`")
 _MARKUP = re.compile(r"\*\*|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
 _STARTS_A_BLOCK = re.compile(r"^\s*([-*+]|\d+\.|#+|>|\|)\s*")
 _RULER = re.compile(r"^[\s|:-]+$")
-_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"'’”]*\s+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"']*\s+")
 
 
 class Block(NamedTuple):

@@ -116,7 +116,11 @@ def test_metrics_tell_what_is_so(cli: Cli) -> None:
 @pytest.mark.usefixtures("full")
 def test_every_metric_of_the_table_is_there(cli: Cli) -> None:
     """docs/reference/metrics.md names exactly the metrics that there are."""
-    told = set(re.findall(r"^\| `(mops_\w+)", (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE))
+    told = set(
+        re.findall(
+            r"^\| `(mops_\w+)", (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     assert told == _names(cli)
 
 

@@ -41,6 +41,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         name = "index.md" if path == HOME else path.removeprefix("docs/")
         if not path.startswith("docs/") and files.get_file_from_path(name) is None:
             return match["text"]
-        return f"{match['mark']}[{match['text']}]({posixpath.relpath(name, posixpath.dirname(at) or '.')}{match['anchor'] or ''})"
+        there = posixpath.relpath(name, posixpath.dirname(at) or ".")
+        return f"{match['mark']}[{match['text']}]({there}{match['anchor'] or ''})"
 
     return _LINK.sub(resolve, markdown)
