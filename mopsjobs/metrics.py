@@ -1,8 +1,8 @@
 """The cache as Prometheus metrics. Nothing is sent to the registry: a scrape costs nobody a request.
 
-Names and labels are a contract with alert rules and dashboards (docs/reference/metrics.md); series may be added, none may
-go. Every state is there, also at 0, so that alerts see zeros. Label values are few: statuses and reasons from fixed lists
-with `other` besides, namespaces; owners, who are persons, and single jobs only where they are asked for.
+Names and labels are a contract with alert rules and dashboards (docs/reference/metrics.md); series may be added, none
+may go. Every state is there, also at 0, so that alerts see zeros. Label values are few: statuses and reasons from
+fixed lists with `other` besides, namespaces; owners, who are persons, and single jobs only where they are asked for.
 """
 
 from __future__ import annotations
