@@ -36,7 +36,7 @@ mops-jobs status seir-1
 mops-jobs validate seir-1
 mops-jobs results seir-1 --download "$place/results"
 
-chapter "Other jobs are registered by whoever launched them, a script or a pod"
+chapter "A script or a pod registers other jobs"
 mops-jobs register nightly-1 --owner ana --label exp=7 --total 10
 mops-jobs register nightly-2 --owner ana --label exp=7 --total 4
 mops-jobs register nightly-3 --owner ben --label exp=8 --total 20

@@ -140,7 +140,7 @@ def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
                 content = archive.read(info)
                 if seen.setdefault(name, content) != content:
                     raise SystemExit(f"{wheel.name}: {name} is in another wheel too, with other content")
-    # Without this, an `azure` package in the user's own site-packages would take the place of ours.
+    # Without this, an `azure` package in the user's own site-packages would replace the one in the file.
     seen.setdefault("azure/__init__.py", b"")
     yield from seen.items()
 

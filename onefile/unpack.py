@@ -35,7 +35,7 @@ def unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callable
         mark: the name of the file that says that all is there.
         why_unsafe: says why another user could change what is run from a directory; "" if none can.
     """
-    umask = os.umask(0o077)  # what lies there is run: nobody else may write it, whatever the umask
+    umask = os.umask(0o077)  # what lies there is run: no other user may write it, whatever the umask
     try:
         return _unpack(os.path.abspath(archive), root, build, mark, why_unsafe)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:

@@ -31,7 +31,7 @@ MAX_CHANGE = 100
 BANNED = {
     "who-or-nobody": r"\b(whoever|whomever|nobody|somebody|anybody|everybody)\b",
     "of ours": r"\b(of ours|not ours|is ours|are ours)\b",
-    "so it is": r"\bso it is\b",
+    "so it is": r"\bso it is(?=[.;,:)]|$)",
     "makes no sense": r"\b(makes?|made|making) no sense\b",
     "is no X": r"(?<!there )\b(is|are|was|were|be) no (?!(longer|more|less|such|way|wider|later)\b)",
     "first mend": r"\b(first mend|mend|mended)\b",
@@ -63,8 +63,6 @@ SOURCES = sorted(
 
 NOT_YET_CLEAN: frozenset[str] = frozenset(
     {
-        "contrib/alerts.yml",
-        "examples/demo.sh",
         "mops_jobs.py",
         "mopsjobs/__init__.py",
         "mopsjobs/cache/asking.py",
@@ -196,9 +194,6 @@ NOT_YET_CLEAN: frozenset[str] = frozenset(
         "mopsjobs/web/site.py",
         "mopsjobs/web/static/live.js",
         "mopsjobs/whole_file.py",
-        "onefile/bootstrap.py",
-        "onefile/build.py",
-        "onefile/unpack.py",
     }
 )
 """Files that still have findings. A file leaves the list with its last finding; none comes in."""
@@ -272,7 +267,7 @@ def test_exceptions_name_files_that_exist() -> None:
 
 def test_changes_are_one_short_line() -> None:
     """Each entry of the changelog is one line of at most 100 characters."""
-    entries = re.findall(r"^- .*(?:\n(?!\n|- |#).*)*", read("CHANGELOG.md"), re.MULTILINE)
+    entries = re.findall(r"^- .*(?:\n(?!\n|- |#).+)*", read("CHANGELOG.md"), re.MULTILINE)
     assert [entry for entry in entries if "\n" in entry or len(entry) - 2 > MAX_CHANGE] == []
 
 
