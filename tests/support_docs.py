@@ -14,6 +14,9 @@ ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "
 GENERATED = frozenset({"docs/reference/cli.md"})
 """Documents that a script writes from the sources, whose words are checked there."""
 
+QUOTED = frozenset({"CODE_OF_CONDUCT.md", "THIRD_PARTY_LICENSES.md"})
+"""Documents with the words of other authors."""
+
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.is_file()
 )
