@@ -182,13 +182,14 @@ ARROWS = {
     "mopsjobs.web.shown": "status terminal times feed cache.charts cache.events web.svg",
     "mopsjobs.web.readers": "context cache.file sqlite_file",
     "mopsjobs.web.stream": "errors cache.events web.shown web.site",
+    "mopsjobs.web.preload": "cache.file web.openapi",
     "mopsjobs.web.openapi": "mopsjobs status cache.queries commands.arguments web.asked",
     "mopsjobs.web.api": (
         "errors metrics output freshness cache.events cache.queries commands.arguments web.asked web.openapi web.site"
     ),
     "mopsjobs.web.app": (
         "mopsjobs errors terminal freshness advice cache.charts cache.events cache.pages cache.queries web.api"
-        " web.asked web.security web.shown web.site web.stream"
+        " web.asked web.preload web.security web.shown web.site web.stream"
     ),
     "mopsjobs.web.connections": "",
     "mopsjobs.web.server": (
@@ -239,7 +240,7 @@ OUTSIDE = {
     "lightkube": "engines.k8s_client",
     "distributed": "engines.dask_client runner.dask_pool runner.dask_task",
     "httpx": "engines.k8s_client",
-    "flask": "web.api web.app web.security web.stream",
+    "flask": "web.api web.app web.preload web.security web.stream",
     "werkzeug": "web.app",
     "waitress": "web.connections",
     "markupsafe": "web.shown",

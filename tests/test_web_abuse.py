@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import mops_jobs
+import support_web
+from mopsjobs.times import utc_now
 from mopsjobs.web import api, connections
 from mopsjobs.web.connections import PageServer
 from mopsjobs.web.server import LANES, lane_of
-from support_cli import Cli, Remote, add
+from support_cli import Cli, Clock, Remote, add
 from support_runs import until
 from test_web import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from mopsjobs.registry import JobRegistry
 
 
 @pytest.fixture
@@ -238,3 +246,35 @@ def test_a_request_of_two_lengths_is_refused(line: Line, version: str) -> None:
     answer = read(line.open(head.encode() + b"0\r\n\r\n" + request("/hidden")))
     assert answer.startswith(f"HTTP/{version} 400 ".encode())
     assert b"hidden" not in answer
+
+
+# --- files that go away ----------------------------------------------------------------------------------------------
+
+
+def test_a_server_outlives_its_files(
+    cli: Cli, jobs: JobRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is unpacked below ~/.cache, as its cache is: with both cleared, pages go on, and new jobs appear."""
+    program = tmp_path / "program"
+    root = Path(mops_jobs.__file__).parent
+    shutil.copytree(root / "mopsjobs", program / "mopsjobs")
+    shutil.copy(root / "mops_jobs.py", program)
+    words = [sys.executable, str(program / "mops_jobs.py")]
+    monkeypatch.setattr(support_web, "command", lambda *argv: [*words, *argv])
+    monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
+    cli.ok("register", "first", "-q")
+    with support_web.serving(cli, "--sync-every", "1s") as server:
+        server.filled()
+        shutil.rmtree(program)
+        for path in cli.cache.parent.glob(f"{cli.cache.name}*"):
+            path.unlink(missing_ok=True)
+        cli.ok("register", "second", "-q")
+        until(lambda: "second" in server.ask("/jobs").text, "the new cache")
+        for path in ("/jobs/first", "/charts", "/api/v1/jobs", "/api/v1/openapi.json", "/metrics", "/healthz"):
+            assert server.ask(path).status == 200
+        for name in ("style.css", "live.js", "icon.svg"):
+            assert server.ask(f"/static/{name}").status == 200
+        assert "There is no job nope" in server.ask("/jobs/nope").text
+        with server.stream("/live?job=first") as messages:
+            assert next(messages)
+        assert server.stop() == (0, "Ctrl-C ends it.\n")

@@ -8,6 +8,7 @@ the last transactions of a mirror, which the next sync brings back; it cannot da
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import stat
@@ -111,6 +112,13 @@ def open_to_write(path: str, registry_id: str, patience: float = BUSY_SECONDS) -
     return connection
 
 
+@functools.cache
+def new_schema() -> str:
+    """The script that makes the tables of a new cache, read once: the program's files may be removed under a server."""
+    with open(NEW_SCHEMA, encoding="utf-8") as script:
+        return script.read()
+
+
 def _make(path: str, registry_id: str, patience: float) -> None:
     """Make the cache, whole, unless there is one. SQLite gives the WAL its mode.
 
@@ -120,8 +128,7 @@ def _make(path: str, registry_id: str, patience: float) -> None:
 
     def fill(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        with open(NEW_SCHEMA, encoding="utf-8") as script:
-            connection.executescript(f"BEGIN;\n{script.read()}COMMIT;")
+        connection.executescript(f"BEGIN;\n{new_schema()}COMMIT;")
         _mark(connection, registry_id)
 
     if not _is_file(path):

@@ -19,6 +19,7 @@ from mopsjobs.errors import JobError, MopsJobsError, UsageError
 from mopsjobs.freshness import Freshness
 from mopsjobs.terminal import clean
 from mopsjobs.web import api, asked, shown, stream
+from mopsjobs.web.preload import preload
 from mopsjobs.web.security import protect
 from mopsjobs.web.site import Site
 
@@ -52,7 +53,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
         site: what it shows.
         names: the names it answers to, as a Host header has them.
     """
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = True
@@ -69,6 +70,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.add_url_rule("/charts", "charts", view.charts)
     app.add_url_rule("/live", "live", lambda: stream.open_stream(site, seats))
     api.add_routes(app, site)
+    preload(app)
     app.register_error_handler(HTTPException, view.http_error)
     app.register_error_handler(MopsJobsError, view.refused)
     app.register_error_handler(Exception, view.unexpected)
