@@ -1,19 +1,32 @@
-"""A real `mops-jobs serve` for tests: a process of its own on a free port of this machine."""
+"""The page for tests: the application in this process, and a real `mops-jobs serve` on a free port of this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import json
+import re
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import mops_jobs
+from mopsjobs import config
+from mopsjobs.context import Context
+from mopsjobs.output import Output
+from mopsjobs.web.app import make_app
+from mopsjobs.web.live import Changes
+from mopsjobs.web.security import own_names
+from mopsjobs.web.site import Site
 from support_cli import Cli, command, environment, foreign
 from support_runs import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
+    from flask.testing import FlaskClient
+    from werkzeug.test import TestResponse
 
 HOSTILE = "<img src=x onerror=alert(1)><script>window.broken = 1</script>\"'>{{ 7 * 7 }}"
 """What a page must show as it is."""
@@ -123,3 +136,31 @@ def serving(cli: Cli, *argv: str) -> Iterator[Server]:
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+class Web:
+    """The application, in this process, over the cache of `cli`."""
+
+    def __init__(self, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+        settings = config.load({}, cli.env, cli.env["HOME"])
+        out = Output(None, None, cli.env)
+        clock = cli.clock
+        self.context = Context(
+            settings, out, cli.env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic
+        )
+        self.changes = Changes()
+        self.site = Site(self.context, self.changes, None)
+        self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()
+
+    def get(self, path: str, **headers: str) -> TestResponse:
+        self.changes.add()  # whatever the test has changed meanwhile
+        return self.client.get(path, headers=headers)
+
+    def ok(self, path: str) -> str:
+        answer = self.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def ids(self, path: str) -> list[str]:
+        """The jobs in the table, in their order."""
+        return re.findall(r'<tr data-key="([^"]+)"', self.ok(path))

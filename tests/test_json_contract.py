@@ -13,16 +13,8 @@ from mopsjobs.engines.local import job_directory
 from mopsjobs.registry import JobRegistry
 from mopsjobs.status import JobStatus
 from support_cli import Cli, Remote, add, foreign, key
+from support_fields import JOB_FIELDS
 
-JOB_FIELDS = [
-    "job_id", "status", "created_at", "updated_at", "k8s_name", "k8s_namespace", "k8s_uid", "tasks_total",
-    "tasks_completed", "error_message", "error_code", "results_path", "expected_outputs", "verified_outputs",
-    "missing_outputs", "tasks_verified", "validation_started_at", "validation_completed_at", "validation_attempts",
-    "last_validation_error", "metadata", "write_id", "revision", "transitions", "tasks_failed", "heartbeat_at",
-    "shards", "owner",
-    "labels", "engine", "parent_job_id", "progress", "is_active", "status_since", "started_at", "ended_at",
-    "duration_seconds", "queued_seconds", "run_seconds", "suspect",
-]  # fmt: skip
 ONLY_FIELDS = ["engine_says", "engine_stop"]
 """Fields of a job that one command alone prints, and that only when it has something to say in them."""
 LIST_FIELDS = [

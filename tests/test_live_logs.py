@@ -8,8 +8,8 @@ import pytest
 
 from mopsjobs.engines.local import job_directory
 from support_cli import Cli, Remote, add
+from support_events import Writer
 from support_k8s import Api, kubeconfig, lines, log_path
-from test_events_command import Writer
 
 if TYPE_CHECKING:
     from pathlib import Path

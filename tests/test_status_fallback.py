@@ -8,8 +8,8 @@ import pytest
 
 from mopsjobs.engines.local import job_directory
 from support_cli import Cli, Remote, sentences
+from support_fields import JOB_FIELDS
 from support_k8s import Api, kubeconfig
-from test_json_contract import JOB_FIELDS
 
 if TYPE_CHECKING:
     from pathlib import Path

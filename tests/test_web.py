@@ -17,59 +17,22 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-import mops_jobs
-from mopsjobs import config
 from mopsjobs.cache.file import open_to_read
-from mopsjobs.context import Context
 from mopsjobs.events import record_event
-from mopsjobs.output import Output
 from mopsjobs.times import utc_now
 from mopsjobs.web import readers
-from mopsjobs.web.app import make_app
-from mopsjobs.web.live import Changes, Syncer
-from mopsjobs.web.security import is_loopback, own_names
-from mopsjobs.web.site import Site
+from mopsjobs.web.live import Syncer
+from mopsjobs.web.security import is_loopback
 from support_cli import START, Cli, Clock, Remote, add, foreign, key
 from support_runs import until
-from support_web import HOSTILE, HOSTILE_ID, Server, hostile_record, serving
+from support_web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flask.testing import FlaskClient
-    from werkzeug.test import TestResponse
-
     from mopsjobs.registry import JobRegistry
 
 PAGES = ("/jobs", "/jobs/running-1", "/charts")
-
-
-class Web:
-    """The application, in this process, over the cache of `cli`."""
-
-    def __init__(self, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
-        settings = config.load({}, cli.env, cli.env["HOME"])
-        out = Output(None, None, cli.env)
-        clock = cli.clock
-        self.context = Context(
-            settings, out, cli.env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic
-        )
-        self.changes = Changes()
-        self.site = Site(self.context, self.changes, None)
-        self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()
-
-    def get(self, path: str, **headers: str) -> TestResponse:
-        self.changes.add()  # whatever the test has changed meanwhile
-        return self.client.get(path, headers=headers)
-
-    def ok(self, path: str) -> str:
-        answer = self.get(path)
-        assert answer.status_code == 200, answer.text
-        return answer.text
-
-    def ids(self, path: str) -> list[str]:
-        """The jobs in the table, in their order."""
-        return re.findall(r'<tr data-key="([^"]+)"', self.ok(path))
 
 
 @pytest.fixture

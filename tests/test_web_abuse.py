@@ -20,7 +20,7 @@ from mopsjobs.web.connections import PageServer
 from mopsjobs.web.server import LANES, lane_of
 from support_cli import Cli, Clock, Remote, add
 from support_runs import until
-from test_web import Web
+from support_web import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
