@@ -94,8 +94,8 @@ def test_the_architecture_names_what_exists() -> None:
     assert packages - {"mopsjobs/__pycache__/"} <= named
 
 
-NOT_VARIABLES = {"HTTP_HOST", "PAY_PER_REQUEST", "PROVIDE_AUTOMATIC_OPTIONS"}
-"""Literals that look like the name of a variable: a header, a way of billing, a setting of Flask."""
+NOT_VARIABLES = {"CONTENT_LENGTH", "HTTP_HOST", "PAY_PER_REQUEST", "PROVIDE_AUTOMATIC_OPTIONS", "TRANSFER_ENCODING"}
+"""Literals that look like the name of a variable: headers, a way of billing, a setting of Flask."""
 
 _SHORT_NAMES = {"COLUMNS", "HOME", "KUBECONFIG", "PATH", "TERM", "USER"}
 
