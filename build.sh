@@ -232,7 +232,7 @@ cmd_reliability() {
   exec "$venv/bin/python" -m reliability "$@"
 }
 
-# In two directories, with two umasks and time zones: what differs then is not the same for everybody.
+# In two directories, with two umasks and time zones: what differs then would differ between machines.
 cmd_release() {
   local again=$root/build/release-again
   if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then

@@ -65,7 +65,7 @@ def _unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callabl
             why = f"{root} cannot be written ({error.strerror})"
     if why:
         place = os.path.join(_private_directory(why_unsafe), build)
-        # What is unsafe is told each time, until it is mended; the rest when it makes a difference.
+        # An unsafe place is named each time, another reason only when it makes a difference.
         if _fill(app, place, mark) or (unsafe and root):
             print(f"mops-jobs: {why}; unpacked into {place}. MOPS_JOBS_UNPACK names another place.", file=sys.stderr)
     return os.path.join(place, "site-packages")

@@ -62,7 +62,7 @@ def sync_lock(path: str, wait: float, now: Clock = utc_now) -> Iterator[Callable
         What the sync calls whenever it has made progress; None if another one held the lock for longer than `wait`.
 
     Raises:
-        CacheError: the file of the lock cannot be made.
+        CacheError: if the file of the lock cannot be made.
     """
     from filelock import FileLock, Timeout
 

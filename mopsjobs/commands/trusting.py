@@ -53,7 +53,7 @@ def contexts_of(jobs: Iterable[Mapping[str, object]], context: Context, trust: T
 
 
 def is_agreed(context: Context, found: Mapping[str, list[str]]) -> bool | None:
-    """Ask a person whether to use what only records name; None when there is nobody to ask.
+    """Ask a person whether to use what only records name; None without a terminal to ask at.
 
     Args:
         context: the run.
@@ -64,7 +64,7 @@ def is_agreed(context: Context, found: Mapping[str, list[str]]) -> bool | None:
 
 
 def refusal(found: Mapping[str, list[str]], done: str) -> NotTrustedError:
-    """What is said of choices that nobody agreed to."""
+    """Return the error for choices without the user's agreement."""
     jobs = list(dict.fromkeys(job for names in found.values() for job in names))
     choices = list(found)
     listed = ", ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)

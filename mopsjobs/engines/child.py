@@ -1,4 +1,4 @@
-"""A process of ours that has none of our secrets, spoken to by JSON lines: for libraries that run what others send.
+"""A child process without the secrets of its parent, driven by JSON lines: for libraries that run code of others.
 
 A Dask client unpickles what its scheduler says, and a pickle may run any code. So that code finds no secret in its
 environment, and this side reads JSON alone. It runs as the same user all the same: no wall against one who means harm.
@@ -21,7 +21,7 @@ from mopsjobs.environment import without_secrets
 from mopsjobs.errors import EngineError, EngineUnavailableError, MopsJobsError
 
 MAX_LINE_BYTES = 2**30
-"""A longer line is no message."""
+"""A longer line is refused."""
 
 GRACE_SECONDS = 10.0
 """How long a child may take to leave when its streams are closed: it first takes back what it has at the cluster."""
@@ -144,7 +144,7 @@ class Channel:
         """Send a message.
 
         Raises:
-            EOFError: if nobody listens any more.
+            EOFError: if the other side has left.
         """
         try:
             self._stdout.write(json.dumps(message).encode() + b"\n")

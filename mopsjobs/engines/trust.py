@@ -1,6 +1,6 @@
 """What a record chooses by itself, and who has named the same: the user, or a launch from this machine.
 
-Whoever may write records may name any context, image or interpreter in one. So each such value, a choice, is written
+A writer of records may name any context, image or interpreter in one. So each such value, a choice, is written
 as `KIND:VALUE`, and is used only if the user or this machine has named it too.
 """
 

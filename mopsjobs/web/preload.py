@@ -12,7 +12,7 @@ from mopsjobs.cache.file import new_schema
 from mopsjobs.web.openapi import document
 
 MODULES = ("cache.counters", "cache.mirror", "cache.witnesses", "events", "registry", "whole_file")
-"""Modules of ours that are imported late elsewhere, and that a server needs at some time."""
+"""Modules of mops-jobs that are imported late elsewhere, and that a server needs at some time."""
 
 
 def preload(app: Flask) -> None:
