@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import mops_jobs
 from mopsjobs.engines.local import job_directory
 from mopsjobs.outputs import results_prefix
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
-from support_cli import Cli, Spawn
+from support_cli import Cli, Spawn, environment
 from support_runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
 if TYPE_CHECKING:
@@ -92,6 +95,28 @@ def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
     assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
     assert record(registry).status == "succeeded"
     assert record(registry).tasks_verified == 10
+
+
+def test_a_runner_outlives_its_program_files(
+    cli: Cli, submitted: Any, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """The program is unpacked below ~/.cache: where that is cleared, workers that die are started again."""
+    program, gate = tmp_path / "program", tmp_path / "gate"
+    root = Path(mops_jobs.__file__).parent
+    shutil.copytree(root / "mopsjobs", program / "mopsjobs")
+    shutil.copy(root / "mops_jobs.py", program)
+    noted = tmp_path / "calls"
+    submitted([{"x": 0, "calls": str(noted), "gate": str(gate), "die": str(tmp_path / "died")}, {"x": 1}])
+    words = [sys.executable, str(program / "mops_jobs.py"), "run", "job", "--workers", "1"]
+    runner = subprocess.Popen(words, env=environment(cli), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with runner:
+        until(lambda: calls(noted), "a task at work")
+        shutil.rmtree(program)
+        gate.touch()
+        code_, err = _ended(runner)
+    assert (code_, err) == (0, "job: succeeded, 2 tasks done, 0 failed\n")
+    assert calls(noted) == {0: 2}
+    assert record(registry).tasks_verified == len(results(store)) == 2
 
 
 def test_a_runner_killed_leaves_its_job_to_the_next_and_no_stored_output_is_computed_again(

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 from mopsjobs.environment import for_models
 from mopsjobs.outputs import Manifest, Readable
-from mopsjobs.private import make_directory
+from mopsjobs.private import make_directory, opener
 from mopsjobs.runner.patience import Patience
 from mopsjobs.runner.pool import OnLog, Pool, WorkerPool
 from mopsjobs.submit.bundle import bundle_key, unpack_bundle
 from mopsjobs.submit.unpack import BundleError
 
 WORKER = Path(__file__).with_name("worker.py")
+_WORKER_SOURCE = WORKER.read_bytes()
+"""Read when a runner starts: the program lies in a cache directory, which may be cleared before a worker starts."""
 
 
 class Wanted(NamedTuple):
@@ -28,7 +30,7 @@ class Wanted(NamedTuple):
     task_timeout: float | None
     scheduler: str | None
     spool: Path
-    """A directory of the shard's own, for outputs on their way from its workers. What an earlier run left is lost."""
+    """A directory of the shard's own: worker.py, and outputs on their way. What an earlier run left is lost."""
 
 
 def open_pool(
@@ -76,8 +78,11 @@ def open_pool(
         )
     shutil.rmtree(wanted.spool, ignore_errors=True)
     make_directory(wanted.spool)
+    worker = wanted.spool / WORKER.name
+    with open(worker, "xb", opener=opener) as file:
+        file.write(_WORKER_SOURCE)
     return WorkerPool(
-        [wanted.python or active_python(os.environ) or sys.executable, "-u", str(WORKER)],
+        [wanted.python or active_python(os.environ) or sys.executable, "-u", str(worker)],
         {"root": str(root), "entrypoint": entrypoint, "spool": str(wanted.spool)},
         wanted.workers or os.cpu_count() or 1,
         task_timeout=wanted.task_timeout,
