@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from mopsjobs import directories
 from mopsjobs.errors import ConfigError, UsageError
-from mopsjobs.project_file import PROJECT_FILE, cache_below, check_registry, find
+from mopsjobs.project_file import PROJECT_FILE, cache_below, check_registry, find, why_of_another
 from mopsjobs.store import check_url, default_url, identity, is_local
 from mopsjobs.times import parse_duration
 
@@ -64,7 +64,7 @@ class Settings:
         self.files = files
         """The configuration files that were read."""
         self.ignored = ignored
-        """A sentence for each project file that is not obeyed."""
+        """A sentence for each configuration file that is not obeyed."""
         self.trusted = trusted
         """What records may choose without a question, as `KIND:VALUE`; of the user's file alone."""
 
@@ -115,7 +115,11 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
         if env.get(variable):
             found.setdefault(name, Setting(env[variable], f"environment {variable}"))
     project, ignored = find(cwd)
-    files = tuple(path for path in (project, _user_file(env)) if path and os.path.isfile(path))
+    user = _user_file(env)
+    if user is not None and os.path.isfile(user) and (reason := why_of_another(user)) is not None:
+        # As root with the home of a user: it could name any file of root's as the cache.
+        ignored, user = (*ignored, f"The configuration file {user} is ignored: {reason}."), None
+    files = tuple(path for path in (project, user) if path and os.path.isfile(path))
     trusted: tuple[str, ...] = ()
     for path in files:
         document = _read(path)

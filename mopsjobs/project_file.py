@@ -44,15 +44,23 @@ def find(cwd: str | None) -> tuple[str | None, tuple[str, ...]]:
 
 def why_ignored(path: str) -> str | None:
     """Return why a project file is not obeyed, None if it is."""
+    if (reason := why_of_another(path)) is not None:
+        return reason
+    for name, place in (("to it", path), ("its directory", os.path.dirname(path))):
+        if os.stat(place).st_mode & stat.S_IWOTH:
+            return f"every user may write {name}"
+    return None
+
+
+def why_of_another(path: str) -> str | None:
+    """Return why a file counts as another user's, None if it does not. A link to it counts as well as the file."""
     for name, place in (("it", path), ("its directory", os.path.dirname(path))):
         try:
-            found = os.stat(place)
+            owners = {os.stat(place, follow_symlinks=name != "it").st_uid, os.stat(place).st_uid}
         except OSError as error:
             return f"{name} cannot be looked at ({error.strerror})"
-        if found.st_uid not in (0, os.geteuid()):
-            return f"{name} belongs to another user (uid {found.st_uid})"
-        if found.st_mode & stat.S_IWOTH:
-            return f"every user may write {'to ' if name == 'it' else ''}{name}"
+        for owner in owners - {0, os.geteuid()}:
+            return f"{name} belongs to another user (uid {owner})"
     return None
 
 

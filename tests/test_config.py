@@ -499,6 +499,35 @@ def test_a_project_file_of_others_is_not_obeyed(
     assert sentence.startswith(f"The project file {path} is ignored: {reason}")
 
 
+@only_root
+def test_a_link_of_another_user_is_not_obeyed(home: Home) -> None:
+    """In a directory of a group, a member may link to another project's file, whose paths then lead into this one."""
+    path = home.write_project('registry = "sqlite:r.db"')
+    link = home.below / config.PROJECT_FILE
+    link.symlink_to(path)
+    assert home.load(home.below).registry.value == f"sqlite://{home.below}/r.db"
+    os.chown(link, ANOTHER, -1, follow_symlinks=False)
+    settings = home.load(home.below)
+    assert settings.registry.value == f"sqlite://{path.parent}/r.db"
+    assert settings.ignored == (f"The project file {link} is ignored: it belongs to another user (uid {ANOTHER}).",)
+
+
+@only_root
+@pytest.mark.parametrize("place", ["file", "directory"])
+def test_a_users_file_of_another_user_is_not_obeyed(home: Home, place: str) -> None:
+    """As root with the home of a user: that user could have root write a cache anywhere, and trust any record."""
+    path = home.write_user('cache = "/etc/profile.d/x.sh"\ntrusted = ["context:prod"]\n')
+    path.chmod(0o666)  # as in some mounts of clusters; root may own it there
+    assert home.load().trusted == ("context:prod",)
+    owned = path if place == "file" else path.parent
+    os.chown(owned, ANOTHER, -1)
+    settings = home.load()
+    assert (settings.cache.origin, settings.trusted, settings.files) == ("default", (), ())
+    named = "it" if place == "file" else "its directory"
+    told = f"The configuration file {path} is ignored: {named} belongs to another user (uid {ANOTHER})."
+    assert settings.ignored == (told,)
+
+
 def test_the_search_goes_on_above_an_ignored_project_file(home: Home) -> None:
     """As if it were not there: who plants one can neither redirect nor hide the registry of the project above."""
     outer = home.write_project('registry = "sqlite:r.db"')

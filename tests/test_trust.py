@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -305,6 +306,16 @@ def test_a_flag_is_taken_by_the_letter_and_a_pattern_as_one() -> None:
 @pytest.mark.parametrize("text", ["{}", "7", "[7, null]", "", "[" * 100_000, '["engine:local"' + " " * MAX_BYTES])
 def test_a_damaged_note_of_a_launch_names_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / OWN_LAUNCH).write_text(text)
+    assert not launched_here(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
+def test_a_note_of_another_user_names_nothing(tmp_path: Path) -> None:
+    """As root with the home of a user, who may write what lies there."""
+    note = tmp_path / OWN_LAUNCH
+    note.write_text('["image:evil"]')
+    assert launched_here(tmp_path) == {"image:evil"}
+    os.chown(note, 65534, -1)
     assert not launched_here(tmp_path)
 
 

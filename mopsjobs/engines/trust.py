@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -100,9 +101,11 @@ def remember_launch(directory: Path, engine: str, options: Mapping[str, object])
 
 
 def launched_here(directory: Path) -> Collection[str]:
-    """The choices of the last launch of a job from this machine; none where there was none."""
+    """The choices of the last launch of a job from this machine by this user; none where there was none."""
     try:
         with open(directory / OWN_LAUNCH, "rb") as file:
+            if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):  # as root with the home of a user
+                return ()
             found = json.loads(file.read(MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return ()
