@@ -1,6 +1,6 @@
 """mops-jobs: see, wait for and steer batch simulation jobs without kubectl.
 
-The layers, lowest first; an arrow never points up (tests/test_layers.py holds them to it):
+The layers, lowest first; an arrow never points up (tests/project/test_layers.py holds them to it):
 
     errors, times            what everybody may import
     status, job              the state machine and the record: pure

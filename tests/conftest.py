@@ -21,9 +21,9 @@ from mopsjobs.registry import JobRegistry
 from mopsjobs.runner import patience, reporter
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
-from support_cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
-from support_k8s import Api
-from support_runs import Given, code, place, study
+from support.cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
+from support.kubernetes import Api
+from support.runs import Given, code, place, study
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -306,7 +306,7 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-# --- the command, run in this process: see support_cli.py -----------------------------------------------------------
+# --- the command, run in this process: see support/cli.py -----------------------------------------------------------
 
 
 @pytest.fixture
@@ -366,7 +366,7 @@ def spawn(cli: Cli) -> Iterator[Spawn]:
         yield spawned
 
 
-# --- the runner, run in this process: see support_runs.py -----------------------------------------------------------
+# --- the runner, run in this process: see support/runs.py -----------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The contract of a versioned store: bytes under keys, each with a version, changed by compare-and-swap.
 
-A store knows nothing about jobs. Every sentence of `VersionedStore` is a test in tests/test_versioned_store.py, which
-runs over all backends; what cannot be tested there is no part of the contract.
+A store knows nothing about jobs. Each sentence of `VersionedStore` is a test in tests/contract/test_versioned_store.py,
+which runs over all backends. What cannot be tested there is no part of the contract.
 
 What the contract leans on, for each backend: an ETag in Azure Blob Storage, a random number in DynamoDB, a counter in
 SQLite, a counter under a lock in memory. All give a new version to every write, equal bytes included.

@@ -2,7 +2,7 @@
 
 Wing and Gong's search ("Testing and Verifying Concurrent Objects", 1993) with Lowe's memory of what was tried ("Testing
 for Linearizability", 2017): put the calls into one order, each between its start and its end, in which a sequential
-model gives every answer that was given. tests/test_storm.py holds it against trying all orders.
+model gives every answer that was given. tests/resilience/test_storm.py holds it against trying all orders.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python tests/golden/write.py dist/mops-jobs.pyz
 
 The file's own commands fill an embedded registry and its cache, and what they print then is kept beside them. A release
-that is written already is refused: these files are never edited, and test_golden.py reads each of them.
+that is written already is refused: these files are never edited, and tests/project/test_golden.py reads each of them.
 """
 
 from __future__ import annotations

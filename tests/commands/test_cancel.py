@@ -1,0 +1,214 @@
+"""`cancel` at the command line: by ids, by the filters of `list`, and what it stops besides the record."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.engines.local import job_directory
+from mopsjobs.registry import JobRegistry
+from support.cli import Cli, Remote, add, command, environment, sentences
+from support.kubernetes import Api, kubeconfig
+from support.runs import PATIENCE, is_alive, until
+
+JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
+ANSWERS = [("y", 0, "cancelled"), ("", 130, "running"), ("n", 130, "running")]
+
+
+class Terminal(io.StringIO):
+    """A stream that a person is at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def several(cli: Cli, jobs: JobRegistry) -> JobRegistry:
+    """Three active jobs, one that has ended."""
+    for name, status in (("night-1", "running"), ("night-2", "pending"), ("day-1", "running"), ("night-0", "failed")):
+        add(jobs, name, status, owner=name.partition("-")[0])
+    return jobs
+
+
+@pytest.fixture
+def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
+    """A cluster with the Job of `seir-1`, whose record is that of a running job."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
+    add(remote.jobs, "seir-1", "running", engine="kubernetes", k8s_name="seir-1", namespace="models")
+    api.put_job()
+    return api
+
+
+def _status(jobs: JobRegistry, *names: str) -> list[str]:
+    return [state.status for name in names if (state := jobs.get_job(name)) is not None]
+
+
+# --- which jobs -----------------------------------------------------------------------------------------------------
+
+
+def test_filters_choose_among_those_that_have_not_ended(cli: Cli, several: JobRegistry) -> None:
+    """The set is shown on stderr, and with `--yes` nobody is asked."""
+    ran = cli.ok("cancel", "--name", "night*", "--yes")
+    assert ran.out == ""
+    assert ran.err.splitlines() == [
+        "  night-1  running     night",
+        "  night-2  pending     night",
+        "night-1: cancelled",
+        "night-2: cancelled",
+    ]
+    assert _status(several, "night-1", "night-2", "day-1", "night-0") == ["cancelled", "cancelled", "running", "failed"]
+
+
+def test_without_a_terminal_yes_has_to_be_said(cli: Cli, several: JobRegistry) -> None:
+    ran = cli("cancel", "--owner", "night")
+    assert (ran.code, ran.out) == (2, "")
+    assert "error: There is no terminal to ask 'Cancel 2 jobs?'; nothing was done." in ran.err
+    assert _status(several, "night-1", "night-2") == ["running", "pending"]
+
+
+@pytest.mark.parametrize(("answer", "code", "status"), ANSWERS)
+def test_a_terminal_is_asked(
+    cli: Cli, several: JobRegistry, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, status: str
+) -> None:
+    """Only yes is yes."""
+    said = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    monkeypatch.setattr(sys, "stderr", said)
+    assert cli("cancel", "--name", "day*").code == code
+    assert "Cancel 1 job? [y/N] " in said.getvalue()
+    assert _status(several, "day-1") == [status]
+
+
+@pytest.mark.parametrize(("answer", "code", "status"), ANSWERS)
+def test_a_real_terminal_is_asked(cli: Cli, several: JobRegistry, answer: str, code: int, status: str) -> None:
+    """A process at a pseudo-terminal. `-q` hides nothing that one has to see to answer."""
+    ours, theirs = os.openpty()
+    argv = command("cancel", "-q", "--name", "day*")
+    with subprocess.Popen(argv, env=environment(cli), stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        try:
+            said = b""
+            while b"[y/N]" not in said:
+                assert select.select([ours], [], [], PATIENCE)[0], said
+                said += os.read(ours, 4096)
+            assert said.index(b"day-1") < said.index(b"Cancel 1 job?")
+            os.write(ours, f"{answer}\n".encode())
+            assert process.wait(PATIENCE) == code
+        finally:
+            process.kill()
+            os.close(ours)
+    assert _status(several, "day-1") == [status]
+
+
+def test_a_dry_run_shows_the_jobs_and_does_nothing(cli: Cli, several: JobRegistry) -> None:
+    ran = cli.ok("cancel", "--status", "running,failed", "--dry-run", "--json")
+    assert [json.loads(line)["job_id"] for line in ran.lines] == ["day-1", "night-1"]
+    assert "JOB" in cli.ok("cancel", "day-1", "night-0", "--dry-run").out
+    assert _status(several, "night-1", "day-1") == ["running", "running"]
+
+
+def test_a_window_is_taken_strictly(cli: Cli, several: JobRegistry) -> None:
+    """A listing shows every active job whatever the window; what cancels jobs does not reach beyond it."""
+    cli.clock.advance(hours=5)
+    add(several, "young", "running")
+    assert "night-1" in cli.ids("--hours", "2")
+    cli.ok("cancel", "--hours", "2", "--yes")
+    assert _status(several, "young", "night-1") == ["cancelled", "running"]
+
+
+def test_nothing_that_fits_is_no_error(cli: Cli, several: JobRegistry) -> None:
+    assert cli.ok("cancel", "--status", "failed").err == "No job that has not ended fits; nothing was cancelled.\n"
+
+
+@pytest.mark.parametrize("argv", [(), ("day-1", "--name", "*"), ("--yes",), ("--hours", "2", "--since", "2h")])
+def test_neither_or_both_is_a_wrong_usage(cli: Cli, several: JobRegistry, argv: tuple[str, ...]) -> None:
+    """Without ids and without filters there is nothing to cancel; with both it is not clear what is meant."""
+    ran = cli("cancel", *argv)
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert _status(several, "day-1") == ["running"]
+
+
+def test_the_registry_is_asked_first(cli: Cli, remote: Remote) -> None:
+    """What the cache does not know yet is chosen; and when the registry is away, an old picture is not acted on."""
+    add(remote.jobs, "old", "running")
+    cli.ok("sync")
+    add(remote.jobs, "new", "running")
+    remote.store.down = True
+    assert cli("cancel", "--status", "active", "--yes").code == 5
+    remote.store.down = False
+    cli.ok("cancel", "--status", "active", "--yes")
+    assert _status(remote.jobs, "old", "new") == ["cancelled", "cancelled"]
+
+
+# --- what runs them ---------------------------------------------------------------------------------------------------
+
+
+def test_the_job_of_the_cluster_is_deleted(cli: Cli, remote: Remote, cluster: Api) -> None:
+    ran = cli.ok("cancel", "seir-1", "--json")
+    assert ran.json["engine_stop"] == "stopped"
+    assert len(cluster.requests("delete", JOB_PATH)) == 1
+    assert _status(remote.jobs, "seir-1") == ["cancelled"]
+
+
+def test_a_cluster_that_is_away_leaves_a_cancelled_record_and_says_what_to_type(
+    cli: Cli, remote: Remote, cluster: Api
+) -> None:
+    """And cancelling again, when it is back, stops what still runs."""
+    add(remote.jobs, "seir-2", "running", engine="kubernetes", k8s_name="seir-2", namespace="models")
+    cluster.refuse(503, "not now", "/apis")
+    ran = cli("cancel", "seir-1", "seir-2")
+    assert ran.code == 7
+    assert "seir-1 is cancelled, but could not be stopped: The cluster at" in ran.err
+    assert "By hand: kubectl -n models delete job seir-1" in ran.err
+    assert "By hand: kubectl -n models delete job seir-2" in ran.err
+    assert len([one for one in cluster.mock if one.url.path.startswith("/apis")]) == 1  # it is asked once
+    assert _status(remote.jobs, "seir-1") == ["cancelled"]
+
+
+def test_cancelling_again_stops_what_still_runs(cli: Cli, remote: Remote, cluster: Api) -> None:
+    remote.jobs.cancel_job("seir-1")
+    assert cli.ok("cancel", "seir-1").err == "seir-1: cancelled, stopped\n"
+    assert cli.ok("cancel", "seir-1", "--json").json["engine_stop"] == "nothing"
+
+
+def test_a_job_that_has_ended_keeps_what_is_left_of_it_in_the_cluster(cli: Cli, remote: Remote, cluster: Api) -> None:
+    remote.jobs.update_status("seir-1", "succeeded")
+    assert cli("cancel", "seir-1").code == 6
+    assert cluster.requests("delete", JOB_PATH) == []
+
+
+def test_the_context_that_a_record_names_is_used(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """One that this machine's kubeconfig does not have is named; the environment goes before it."""
+    remote.jobs.update_fields("seir-1", metadata={"k8s_context": "elsewhere"})
+    ran = cli("cancel", "seir-1")
+    assert ran.code == 7
+    assert "has no context elsewhere." in ran.err
+    assert "kubectl --context elsewhere -n models delete job seir-1" in ran.err
+    assert cli("cancel", "seir-1", MOPS_JOBS_KUBE_CONTEXT="here").err == "seir-1: cancelled, stopped\n"
+
+
+def test_a_runner_on_this_machine_is_stopped_and_one_elsewhere_is_no_alarm(cli: Cli, jobs: JobRegistry) -> None:
+    for name in ("here", "elsewhere"):
+        add(jobs, name, "running", engine="local")
+    runner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        directory = job_directory("here", cli.env)
+        directory.mkdir(parents=True)
+        started = int(Path(f"/proc/{runner.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        (directory / "runner.json").write_text(json.dumps({"pid": runner.pid, "started": started}))
+        ran = cli.ok("cancel", "here", "elsewhere", "--json")
+        told: list[Any] = [json.loads(line) for line in ran.lines]
+        assert [one["engine_stop"] for one in told] == ["stopped", "nothing"]
+        until(lambda: not is_alive(runner.pid), "the runner to end")
+    finally:
+        runner.kill()
+        runner.wait()
+    assert os.WIFSIGNALED(runner.returncode) or runner.returncode < 0

@@ -1,0 +1,650 @@
+"""`events` and `logs`: mirrored into the cache, resumed by a cursor without loss or repeat, followed to the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sqlite3
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+from mopsjobs.cache import events as mirror
+from mopsjobs.cache.file import open_to_write
+from mopsjobs.chunks import chunk_key
+from mopsjobs.feed import pause_after
+from mopsjobs.registry import JobRegistry
+from support.cli import REMOTE_URL, START, Cli, Clock, Ran, Remote, add, key, put, sentences
+from support.events import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mopsjobs.store.base import VersionedStore
+
+
+@pytest.fixture
+def write(remote: Remote, clock: Clock) -> Writer:
+    """Writes chunks of the job `job` into the registry across the network."""
+    return Writer(remote.store.inner, clock)
+
+
+def _texts(ran: Ran) -> list[str]:
+    return [event["text"] for event in map(json.loads, ran.lines) if "text" in event]
+
+
+def _at(cli: Cli, **deeds: Callable[[], object]) -> None:
+    """Do each deed during the sleep of that number: `_3=...` in the third."""
+    todo = {int(name.removeprefix("_")): deed for name, deed in deeds.items()}
+    cli.clock.on_sleep = lambda count: todo.pop(count, lambda: None)()
+
+
+# --- sync ------------------------------------------------------------------------------------------------------------
+
+
+def test_each_write_of_the_command_leaves_a_state_event(cli: Cli, anywhere: VersionedStore) -> None:
+    """On every backend: register, progress and update leave what the record said afterwards, for others to see."""
+    cli.ok("register", "job", "--total", "4")
+    cli.ok("progress", "job", "1/4")
+    cli.ok("update", "job", "failed", "--error", "no")
+    told = [json.loads(line) for line in cli.ok("events", "job", "--json").lines]
+    states = sorted((event["revision"], event["status"], event["tasks_completed"]) for event in told)
+    assert states == [(1, "pending", 0), (2, "running", 1), (3, "failed", 1)]
+    assert {event["kind"] for event in told} == {"state"}
+
+
+def test_a_write_succeeds_without_its_event(cli: Cli, remote: Remote) -> None:
+    """A registry that takes the record and then goes away has the record: the command ends with 0, quietly."""
+    cli.ok("register", "job")
+    remote.store.before_put = lambda _key: remote.store.fail_next(1, "create_if_absent")
+    ran = cli.ok("update", "job", "running")
+    assert "warning" not in ran.err
+    assert remote.jobs.get_job("job").status == "running"  # type: ignore[union-attr]
+    assert len(cli.ok("events", "job").lines) == 1
+
+
+def test_a_listing_leaves_no_event(cli: Cli, remote: Remote) -> None:
+    """What only reads writes nothing."""
+    add(remote.jobs, "job")
+    for argv in (("sync",), ("list", "--refresh"), ("status", "job"), ("events",), ("logs", "job")):
+        cli.ok(*argv)
+    assert remote.store.calls["create_if_absent"] == 0
+
+
+def test_sync_brings_events_for_later(cli: Cli, remote: Remote, write: Writer) -> None:
+    """After `sync`, events and logs can be read without the network; the summary counts what was new."""
+    add(remote.jobs, "job", "running")
+    write("a", "b")
+    assert "; 2 new events" in cli.ok("sync").out
+    assert cli.ok("sync", "--json").json["events_added"] == 0
+    remote.store.down = True
+    assert cli.ok("logs", "job", "--offline").lines == ["a", "b"]
+    assert _texts(cli.ok("events", "--json", "--offline")) == ["a", "b"]
+
+
+def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, write: Writer) -> None:
+    """The first sync lists everything; later ones the hours since, less 15 minutes; nothing is fetched twice."""
+    listed: list[str] = []
+    list_keys = remote.store.list_keys
+
+    def noting(prefix: str = "") -> Iterator[str]:
+        listed.append(prefix)
+        return list_keys(prefix)
+
+    remote.store.list_keys = noting  # type: ignore[method-assign]
+    write("a")
+    cli.ok("sync")
+    assert listed == ["events/"]
+    cli.clock.advance(minutes=30)
+    write("b")
+    fetched = remote.store.calls["get"]
+    cli.ok("sync")
+    assert listed[1:] == ["events/20260301T11/", "events/20260301T12/"]
+    assert remote.store.calls["get"] == fetched + 1
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    assert listed[3:] == ["events/20260301T12/", "events/20260301T13/"]
+    listed.clear()
+    cli.ok("sync", "--full")
+    assert listed == ["events/"]
+
+
+@pytest.mark.parametrize(
+    ("hours", "count", "first"),
+    [(0, 2, "events/20260301T11/"), (5, 7, "events/20260301T11/"), (80, 4, "events/20260301T"), (2000, 1, "events/")],
+)
+def test_what_is_listed_follows_the_gap(hours: int, count: int, first: str) -> None:
+    """Short gaps are listed by the hour, longer ones by the day, very long ones at once."""
+    listed = mirror.prefixes(START, START + timedelta(hours=hours))
+    assert (len(listed), listed[0]) == (count, first)
+
+
+def test_a_clock_that_was_set_back_overlooks_nothing() -> None:
+    """If the last sync lies ahead, everything is listed."""
+    assert mirror.prefixes(START, START - timedelta(hours=1)) == ["events/"]
+
+
+def test_every_moment_of_a_gap_is_covered() -> None:
+    """Whatever the gap, a chunk written in it, or up to 15 minutes aside, lies under a listed prefix."""
+    draw = random.Random(1)
+    for _ in range(300):
+        begin = START + timedelta(minutes=draw.randrange(10**6))
+        until = begin + timedelta(minutes=int(10 ** (draw.random() * 5.2)))
+        inside = begin - timedelta(minutes=15) + (until - begin + timedelta(minutes=30)) * draw.random()
+        for job in (None, "job"):
+            listed = mirror.prefixes(begin, until, job)
+            assert sum(chunk_key(inside, "job", "w", 1).startswith(prefix) for prefix in listed) == 1
+
+
+def test_a_bad_chunk_is_told_once_and_skipped(cli: Cli, remote: Remote, write: Writer) -> None:
+    """A chunk that cannot be read is named with its reason, with exit code 7, then left alone; the rest comes in."""
+    bad = chunk_key(START, "job", "x", 0)
+    remote.put(bad, b"\x1b[2J\n")
+    write("a")
+    ran = cli("sync")
+    assert ran.code == 7
+    told = "line 1: not JSON: Expecting value: line 1 column 1 (char 0)"
+    assert ran.err == f"warning: {bad}: {told}\n"
+    fetched = remote.store.calls["get"]
+    assert cli.ok("sync").err == ""
+    assert remote.store.calls["get"] == fetched
+    assert _texts(cli.ok("events", "--json")) == ["a"]
+    with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
+        assert cache.execute("SELECT * FROM event_problems").fetchall() == [(bad, told)]
+
+
+def test_full_tries_bad_chunks_again(cli: Cli, remote: Remote, write: Writer) -> None:
+    """`sync --full` reads again what could not be read, and takes it if it can be by now."""
+    where = write("a")
+    good = remote.store.inner.get(where)
+    assert good is not None
+    remote.put(where, "{")
+    assert cli("sync").code == 7
+    assert cli("sync", "--full").code == 7
+    remote.put(where, good.value)
+    cli.ok("sync", "--full")
+    assert _texts(cli.ok("events", "--json", "--offline")) == ["a"]
+
+
+def test_events_of_another_job_are_not_believed(cli: Cli, remote: Remote, write: Writer) -> None:
+    """A chunk under one job's key that speaks of another job is a problem."""
+    good = remote.store.inner.get(write("a"))
+    assert good is not None
+    remote.put(chunk_key(START, "other", "w", 0), good.value)
+    assert cli("sync").code == 7
+    assert len(cli.ok("events", "--json").lines) == 1
+
+
+def test_what_is_no_chunk_is_left_alone(cli: Cli, remote: Remote) -> None:
+    """Other keys under `events/` are neither read nor complained of."""
+    remote.put("events/README", "hello")
+    assert cli.ok("sync").err == ""
+
+
+def test_jobs_are_mirrored_though_events_are_not(cli: Cli, remote: Remote, write: Writer) -> None:
+    """If the line is cut after the jobs, they are there, a warning says what is not, and the exit code is 7."""
+    add(remote.jobs, "job")
+    write("a")
+    remote.store.fail_next(1, "list_keys")
+    ran = cli("sync", "--json")
+    assert (ran.code, ran.json["events_added"], len(sentences(ran.err))) == (7, None, 1)
+    assert cli.ids("--offline") == ["job"]
+    assert cli.ok("sync", "--json").json["events_added"] == 1
+
+
+def test_a_chunk_sent_twice_is_taken_once(cli: Cli, remote: Remote, write: Writer) -> None:
+    """The same chunk in two hours, after a lost reply, gives its events once."""
+    where = write("a", "b")
+    value = remote.store.inner.get(where)
+    assert value is not None
+    cli.ok("sync")
+    remote.put(where.replace("T12/", "T13/"), value.value)
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    assert _texts(cli.ok("events", "--json")) == ["a", "b"]
+
+
+def test_an_old_cache_is_brought_up_to_date(cli: Cli, remote: Remote, write: Writer) -> None:
+    """A cache of the first schema keeps its rows and gets the tables of events."""
+    from mopsjobs.cache import file, schema
+
+    cli.ok("sync")
+    cli.cache.unlink()
+    with contextlib.closing(sqlite3.connect(cli.cache, isolation_level=None)) as old:
+        schema.migrations.apply(schema.Database(old), stop_before="m002_events")
+        old.execute("PRAGMA journal_mode = WAL")
+        old.execute(f"PRAGMA application_id = {file.APPLICATION_ID}")
+        old.execute("PRAGMA user_version = 1")
+    add(remote.jobs, "job", "running")
+    write("a")
+    cli.ok("sync")
+    assert cli.ok("logs", "job", "--offline").lines == ["a"]
+
+
+def test_the_mirror_of_jobs_leaves_events_alone(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Syncs of jobs, full ones and after a deletion too, take no event away: history outlives the record."""
+    add(remote.jobs, "job", "succeeded")
+    write("a")
+    cli.ok("sync")
+    remote.store.inner.delete(key("job"))
+    cli.ok("sync", "--full")
+    assert cli.ids() == []
+    assert cli.ok("logs", "job", "--offline").lines == ["a"]
+    assert cli.ok("logs", "job").lines == ["a"]
+
+
+# --- cursors ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_script_resumes_from_its_cursor(cli: Cli, remote: Remote, write: Writer) -> None:
+    """`--since` goes on after the event with that cursor, and prints nothing if there is none."""
+    write("a", "b", "c")
+    lines = [json.loads(line) for line in cli.ok("events", "--json").lines]
+    assert _texts(cli.ok("events", "--json", "--since", lines[0]["cursor"])) == ["b", "c"]
+    assert cli.ok("events", "--json", "--since", lines[2]["cursor"]).out == ""
+    write("d")
+    assert _texts(cli.ok("events", "--json", "--since", lines[2]["cursor"])) == ["d"]
+
+
+def test_no_loss_and_no_repeat(cli: Cli, remote: Remote, clock: Clock) -> None:
+    """A script that resumes from its last cursor sees each event once.
+
+    Whatever comes in between: several writers, late chunks, outages, syncs of all jobs and of one.
+    """
+    draw = random.Random(7)
+    writers = {name: Writer(remote.store.inner, clock, name[0], name) for name in ("a1", "a2", "b1", "c1")}
+    for job_id in "abc":
+        add(remote.jobs, job_id, "running")
+    seen: list[tuple[str, int]] = []
+    cursor: list[str] = []
+    for step in range(250):
+        clock.advance(minutes=draw.choice([0, 0, 1, 7, 20]))
+        name = draw.choice(sorted(writers))
+        texts = [f"{step}.{number}" for number in range(draw.randrange(1, 4))]
+        if draw.random() < 0.5:
+            # On its way for up to 15 minutes: the key tells an earlier time than that at which it is seen.
+            late = writers[name]
+            moment = clock.now() - timedelta(minutes=draw.randrange(15))
+            late(*texts, at=moment)
+        else:
+            writers[name](*texts)
+        deed = draw.choice(["sync", "one", "logs", "cut", "read", "read"])
+        if deed == "sync":
+            cli.ok("sync")
+        elif deed in ("one", "logs"):
+            cli.ok("events" if deed == "one" else "logs", draw.choice("abc"))
+        elif deed == "cut":
+            remote.store.fail_next(1, draw.choice(["get", "list_keys"]))
+            cli("sync", "-q")
+            remote.store._failures.clear()
+        else:
+            ran = cli.ok("events", "--json", *(("--since", cursor[-1]) if cursor else ()))
+            events = [json.loads(line) for line in ran.lines]
+            seen += [(event["source"], event["seq"]) for event in events]
+            cursor += [event["cursor"] for event in events]
+    ran = cli.ok("events", "--json", "--since", cursor[-1])
+    seen += [(event["source"], event["seq"]) for event in map(json.loads, ran.lines)]
+    assert len(seen) == len(set(seen))
+    for name, writer in writers.items():
+        assert sorted(seq for source, seq in seen if source == name) == list(range(writer._seq))
+
+
+def test_two_syncs_at_once_take_each_chunk_once(remote: Remote, write: Writer, tmp_path: Path) -> None:
+    """Two syncs of one cache that fetch the same chunks: each event is there once."""
+    for number in range(100):
+        write(str(number))
+    path = str(tmp_path / "both.db")
+    get = remote.store.inner.get
+    inner: list[int] = []
+
+    def second() -> None:
+        with contextlib.closing(open_to_write(path, REMOTE_URL)) as other:
+            mirror.sync_events(remote.store.inner, other)
+
+    def meanwhile(name: str) -> object:
+        found = get(name)
+        if name.endswith("-000070.ndjson") and not inner:
+            inner.append(1)
+            second()
+        return found
+
+    remote.store.get = meanwhile  # type: ignore[assignment, method-assign]
+    with contextlib.closing(open_to_write(path, REMOTE_URL)) as cache:
+        report = mirror.sync_events(remote.store, cache)
+        assert report.events == 64
+        texts = [one.event["text"] for one in mirror.read_events(cache, 0)]
+    assert inner
+    assert sorted(map(int, map(str, texts))) == list(range(100))
+
+
+@pytest.mark.parametrize("flags", [(), ("--offline",), ("--follow",)])
+def test_a_cursor_of_another_cache_is_refused(cli: Cli, remote: Remote, write: Writer, flags: tuple[str, ...]) -> None:
+    """In another cache, or where there is none, a cursor means nothing: exit code 2, one sentence, nothing printed."""
+    write("a")
+    cursor = json.loads(cli.ok("events", "--json").lines[0])["cursor"]
+    other = {"MOPS_JOBS_CACHE": str(cli.cache) + "2"}
+    for _ in range(2):
+        ran = cli("events", "--since", cursor, *flags, **other)
+        assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+        assert "another cache" in ran.err
+        cli.ok("events", **other)
+    assert cli("events", "--since", cursor.partition("-")[0] + "-99", *flags).code == 2
+
+
+@pytest.mark.parametrize("text", ["x", "", "12", "zzzzzzzzzzzz-1", "-1", "0123456789ab-", "0123456789ab-1 "])
+def test_what_is_no_cursor_is_refused(cli: Cli, remote: Remote, write: Writer, text: str) -> None:
+    """Any other text: exit code 2, one sentence."""
+    write("a")
+    cli.ok("sync")
+    ran = cli("events", f"--since={text}")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+
+
+def test_a_cache_rebuilt_meanwhile_ends_a_follower(cli: Cli, remote: Remote, write: Writer) -> None:
+    """A follower whose cache was deleted under it stops and says so, instead of printing events again."""
+    add(remote.jobs, "job", "running")
+    write("a")
+    _at(cli, _2=lambda: [one.unlink() for one in cli.cache.parent.glob("cache.db*")])
+    ran = cli("events", "job", "--follow", "--json")
+    assert ran.code == 1
+    assert "rebuilt" in ran.err
+    assert _texts(ran) == ["a"]
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_lines_for_people(cli: Cli, remote: Remote, write: Writer) -> None:
+    """One line an event: time, job, kind, and what it says, by its kind."""
+    write("x", kind="log", task=3)
+    write("", kind="state", status="running", tasks_total=4, tasks_completed=1, tasks_failed=1)
+    write("", kind="task_failed", task=2, error={"type": "ValueError", "message": "no"})
+    write("", kind="dropped", count=7)
+    write("lost a worker", kind="runner")
+    write("", kind="novel", more=1)
+    assert cli.ok("events").lines == [
+        f"2026-03-01 12:00:00Z  job  {told}"
+        for told in (
+            "log  task 3: x", "state  running 1/4 tasks, 1 failed", "task_failed  task 2: ValueError: no",
+            "dropped  7 events are missing here", "runner  lost a worker", "novel  text= more=1",
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": ["x"]},
+        {"status": None, "tasks_total": "x"},
+        {"count": {}},
+        {"error": 1},
+        {"error": {}},
+        {"text": [1]},
+    ],
+)
+@pytest.mark.parametrize("kind", ["state", "log", "dropped", "task_failed"])
+def test_odd_fields_do_no_harm(cli: Cli, remote: Remote, write: Writer, kind: str, fields: dict[str, Any]) -> None:
+    """Fields of other types than usual are shown somehow, by each of the commands."""
+    add(remote.jobs, "job", "failed")
+    write("a", kind=kind, **fields)
+    cli.clock.advance(hours=1)
+    assert len(cli.ok("events").lines) == 1
+    assert cli("events", "job", "--follow").code == 0
+    assert cli("logs", "job", "-f").code == 100
+
+
+def test_nothing_from_an_event_reaches_the_terminal(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Control characters in events are taken out, by `events` and by `logs`; line feeds make no lines."""
+    add(remote.jobs, "job", "running")
+    evil = "a\x1b[31m\x07\r\nb\u202e\ud800"
+    write(evil, kind="log", task=evil)
+    write("", kind="state", status=evil)
+    write("", kind="novel", **{evil: evil})
+    for argv in (("events",), ("logs", "job"), ("events", "--json")):
+        out = cli.ok(*argv).out
+        assert not {char for char in out if not char.isprintable()} - {"\n"}
+    assert len(cli.ok("events").lines) == 3
+    assert cli.ok("logs", "job").lines == ["[a[31m  b?] a[31m  b?"]
+
+
+def test_events_json_keeps_its_promise(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Each line fits the schema, and its cursor cannot be forged by the event."""
+    write("a", kind="log", cursor="forged")
+    write("b", kind="novel", x=[1, {"y": None}])
+    schema = cli.ok("schema", "event").json
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+    for line in cli.ok("events", "--json").lines:
+        validator.validate(json.loads(line))
+        assert next(iter(json.loads(line))) == "cursor"
+
+
+def test_one_job_by_id_prefix_or_latest(cli: Cli, remote: Remote, clock: Clock) -> None:
+    """JOB is an id, the only id that begins so, or @latest; another job's events are not shown."""
+    for name in ("one-job", "two-job"):
+        clock.advance(seconds=1)
+        add(remote.jobs, name, "running")
+        Writer(remote.store.inner, clock, name)(name)
+    cli.ok("sync")
+    assert _texts(cli.ok("events", "--json", "one-job")) == ["one-job"]
+    assert _texts(cli.ok("events", "--json", "one")) == ["one-job"]
+    assert _texts(cli.ok("events", "--json", "@latest")) == ["two-job"]
+    assert cli("events", "three").code == 3
+    assert cli("logs", "three").code == 3
+    assert cli("events", "a/b").code == 2
+
+
+def test_an_outage_shows_what_is_there(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Without network the cached events are shown with a warning; a cache that never had any is an error, 5."""
+    add(remote.jobs, "job", "running")
+    write("a")
+    remote.store.down = True
+    assert cli("events").code == 5
+    assert cli("events", "--offline").code == 5
+    assert cli("logs", "job").code == 5
+    remote.store.down = False
+    cli.ok("sync")
+    write("b")
+    remote.store.down = True
+    for argv in (("events", "job", "--json"), ("events", "--json")):
+        ran = cli.ok(*argv)
+        assert _texts(ran) == ["a"]
+        assert ran.err.startswith("warning: ")
+    assert cli.ok("logs", "job").lines == ["a"]
+
+
+# --- following -------------------------------------------------------------------------------------------------------
+
+
+def test_following_one_job_ends_when_all_was_printed(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Events are printed as they come; after the job's end, what its writers still bring is printed too."""
+    add(remote.jobs, "job", "running")
+    write("a")
+    _at(
+        cli,
+        _1=lambda: write("b"),
+        _3=lambda: (write("c"), remote.jobs.update_status("job", "succeeded")),
+        _4=lambda: write("d", "e"),
+    )
+    ran = cli.ok("events", "job", "--follow", "--json")
+    assert _texts(ran) == ["a", "b", "c", "d", "e"]
+    assert cli.clock.slept == [2.0] * 6
+
+
+def test_the_event_of_the_end_makes_it_end_sooner(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Once the `state` event of the end is there and nothing follows it, nothing is waited for."""
+    add(remote.jobs, "job", "running")
+    _at(cli, _1=lambda: (cli_update(remote), write("", kind="state", status="failed")))
+    ran = cli.ok("events", "job", "--follow", "--json")
+    assert len(ran.lines) == 1
+    assert cli.clock.slept == [2.0, 2.0]
+
+
+def cli_update(remote: Remote) -> None:
+    remote.jobs.update_status("job", "failed")
+
+
+def test_a_job_long_ended_is_not_waited_for(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Following a job that ended a while ago prints what there is and ends at once."""
+    add(remote.jobs, "job", "succeeded")
+    write("a")
+    cli.clock.advance(minutes=5)
+    assert _texts(cli.ok("events", "job", "-f", "--json")) == ["a"]
+    assert cli.clock.slept == []
+
+
+def test_an_outage_is_survived_and_told_once(cli: Cli, remote: Remote, write: Writer) -> None:
+    """While the registry does not answer, a follower tries again, more and more patiently, and misses nothing."""
+    add(remote.jobs, "job", "running")
+    write("a")
+
+    def back() -> None:
+        remote.store.down = False
+        write("b")
+        remote.jobs.update_status("job", "failed")
+
+    _at(cli, _1=lambda: setattr(remote.store, "down", True), _8=back)
+    ran = cli("logs", "job", "-f")
+    assert (ran.code, ran.lines) == (100, ["a", "b"])
+    assert ran.err.count("warning") == 1
+    assert all(pause <= 60 for pause in cli.clock.slept)
+
+
+def test_following_all_jobs_goes_on_for_ever(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Without JOB, only an interruption ends it: exit code 130."""
+
+    def deed(count: int) -> None:
+        if count == 3:
+            raise KeyboardInterrupt
+        write(str(count))
+
+    cli.clock.on_sleep = deed
+    ran = cli("events", "--follow", "--json")
+    assert (ran.code, _texts(ran)) == (130, ["1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("listed", "seconds"), [(0, 2.0), (4999, 2.0), (5000, 2.0), (25_000, 10.0), (150_000, 60.0), (10**7, 60.0)]
+)
+def test_the_pause_grows_with_what_was_listed(listed: int, seconds: float) -> None:
+    assert pause_after(listed) == pytest.approx(seconds)
+
+
+def test_a_follower_of_all_jobs_looks_less_often_the_more_it_lists(
+    cli: Cli, remote: Remote, write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mopsjobs.feed.CHEAP_LISTING", 1)
+    for number in range(5):
+        write(f"line {number}")
+
+    def enough(count: int) -> None:
+        if count == 2:
+            raise KeyboardInterrupt
+
+    cli.clock.on_sleep = enough
+    assert cli("events", "--follow").code == 130
+    assert cli.clock.slept == [10.0, 10.0]
+
+
+def test_following_starts_after_a_cursor(cli: Cli, remote: Remote, write: Writer) -> None:
+    """`--follow --since` goes on where another run stopped."""
+    add(remote.jobs, "job", "succeeded")
+    write("a", "b")
+    cli.clock.advance(minutes=5)
+    first = json.loads(cli.ok("events", "--json").lines[0])["cursor"]
+    assert _texts(cli.ok("events", "job", "-f", "--json", "--since", first)) == ["b"]
+
+
+@pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)])
+def test_logs_follow_from_before_the_start_to_the_end(
+    cli: Cli, anywhere: VersionedStore, status: str, code: int
+) -> None:
+    """On every backend: `logs -f` of a job that has not started waits, prints, and ends with the job's outcome."""
+    clock = cli.clock
+    registry, write = JobRegistry(anywhere, now=clock.now, sleep=clock.sleep), Writer(anywhere, clock)
+    add(registry, "job")
+    _at(
+        cli,
+        _2=lambda: (registry.update_status("job", "running"), write("a", "b", task=1)),
+        _3=lambda: write("c"),
+        _4=lambda: registry.update_status("job", status),
+    )
+    ran = cli("logs", "job", "-f")
+    assert (ran.code, ran.lines, ran.err) == (code, ["[1] a", "[1] b", "c"], "")
+
+
+def test_a_record_that_is_gone_ends_it(cli: Cli, remote: Remote, write: Writer) -> None:
+    """A job that is deleted while it is followed will never end: exit code 3."""
+    add(remote.jobs, "job", "running")
+    _at(cli, _2=lambda: remote.store.inner.delete(key("job")))
+    assert cli("logs", "job", "-f").code == 3
+
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+
+
+def test_logs_choose_lines(cli: Cli, remote: Remote, write: Writer) -> None:
+    """`--grep`, `--tail` and `--since` choose among the log lines, alone and together; other kinds are none."""
+    add(remote.jobs, "job", "running")
+    write("one", "two", task=1)
+    write("three", kind="runner")
+    cli.clock.advance(minutes=10)
+    write("four", "one more")
+    assert cli.ok("logs", "job").lines == ["[1] one", "[1] two", "four", "one more"]
+    assert cli.ok("logs", "job", "--grep", "^one").lines == ["[1] one", "one more"]
+    assert cli.ok("logs", "job", "--tail", "2").lines == ["four", "one more"]
+    assert cli.ok("logs", "job", "--tail", "1", "--grep", "o$").lines == ["[1] two"]
+    assert cli.ok("logs", "job", "--tail", "0").lines == []
+    assert cli.ok("logs", "job", "--since", "5m").lines == ["four", "one more"]
+
+
+def test_tail_and_follow_go_together(cli: Cli, remote: Remote, write: Writer) -> None:
+    """`-f --tail N`: the last N lines that are there, then all new ones."""
+    add(remote.jobs, "job", "running")
+    write("a", "b", "c")
+    _at(cli, _1=lambda: (write("d"), remote.jobs.update_status("job", "succeeded")))
+    assert cli("logs", "job", "-f", "--tail", "1").lines == ["c", "d"]
+
+
+def test_missing_lines_are_told(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Where a writer had to drop lines, a warning says how many; stdout holds lines alone."""
+    add(remote.jobs, "job", "running")
+    write("", kind="dropped", count=12)
+    write("a")
+    ran = cli.ok("logs", "job")
+    assert ran.lines == ["a"]
+    assert "12 events are missing" in ran.err
+
+
+@pytest.mark.parametrize(
+    "flags", [("--grep", "("), ("--since", "x"), ("--tail", "-1"), ("--tail", "x"), ("-f", "--offline")]
+)
+def test_impossible_wishes_are_refused(cli: Cli, remote: Remote, write: Writer, flags: tuple[str, ...]) -> None:
+    """No expression, no duration, no number, or two wishes that contradict each other: exit code 2, one sentence."""
+    add(remote.jobs, "job", "running")
+    ran = cli("logs", "job", *flags)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+
+
+@pytest.mark.azurite
+def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:
+    """Against Azurite: what one machine's `EventLog` writes, another's `events` shows, in order and complete."""
+    from mopsjobs.events import EventLog
+    from mopsjobs.store import open_store
+
+    url = f"{azurite.endpoint}/{azurite.new_container()}"
+    cli.env["MOPS_JOBS_REGISTRY"] = url
+    cli.ok("register", "job")
+    with contextlib.closing(open_store(url, {})) as store:
+        log = EventLog(store, "job", source="runner", now=cli.clock.now, flush_bytes=2000, flush_seconds=0.01)
+        for number in range(300):
+            log.emit("log", text=f"{number}")
+        assert log.close(60)
+        put(store, "events/odd", b"")
+    assert cli.ok("logs", "job").lines == [str(number) for number in range(300)]
+    cli.ok("sync", "-q")
+    assert len(cli.ok("events", "--json", "--offline").lines) == 301

@@ -1,0 +1,402 @@
+"""`list`: rows, total, JSON, TSV and ids tell one story, active jobs are never cut, and nothing asks the network."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import pathlib
+import re
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from mopsjobs.cache import file, queries, rows
+from mopsjobs.cache.state import transaction
+from mopsjobs.registry import JobRegistry
+from mopsjobs.status import ACTIVE, TERMINAL, JobStatus
+from mopsjobs.store.base import VersionToken
+from support.cli import START, Cli, Remote, add, foreign, key, sentences
+
+
+@pytest.fixture
+def five(cli: Cli, jobs: JobRegistry) -> None:
+    """Five jobs, changed at different times; it is noon. The newest change is last."""
+    cli.clock.advance(days=-10)
+    add(jobs, "old-failed", "failed", owner="bob", labels={"exp": "7"}, namespace="ns-a", k8s_name="pod-of-bob")
+    add(jobs, "old-running", "running", owner="ada", labels={"exp": "7", "gpu": ""}, namespace="ns-b")
+    cli.clock.advance(days=9)
+    add(jobs, "night-1", owner="ada", labels={"exp": "8"}, tasks_total=10)
+    cli.clock.advance(hours=12)
+    jobs.update_status("night-1", "running", tasks_completed=4)
+    add(jobs, "night-2", "succeeded", owner="bob")
+    cli.clock.advance(hours=11)
+    add(jobs, "night-3", "cancelled", owner="ada", labels={"exp": "7"})
+    cli.clock.advance(hours=1)
+    assert cli.clock.now() == START
+
+
+FILTERS = {
+    "": "night-3 night-2 night-1 old-running old-failed",
+    "--status running": "night-1 old-running",
+    "--status RUNNING,Failed": "night-1 old-running old-failed",
+    "--status active": "night-1 old-running",
+    "--status done": "night-3 night-2 old-failed",
+    "--status active,failed": "night-1 old-running old-failed",
+    "--status partial": "",
+    "--owner ada": "night-3 night-1 old-running",
+    "--owner ada --status done": "night-3",
+    "--owner nobody": "",
+    "--namespace ns-a": "old-failed",
+    "--label exp=7": "night-3 old-running old-failed",
+    "--label exp": "night-3 night-1 old-running old-failed",
+    "--label gpu=": "old-running",
+    "--label exp=7 --label gpu": "old-running",
+    "--label exp=9": "",
+    "--name night*": "night-3 night-2 night-1",
+    "--name *-[12]": "night-2 night-1",
+    "--name pod-of-*": "old-failed",
+    "--name night": "",
+    "--match ^old|3$": "night-3 old-running old-failed",
+    "--match of-bob": "old-failed",
+    "--hours 2": "night-3 night-1 old-running",
+    "--hours 13": "night-3 night-2 night-1 old-running",
+    "--hours 0.5": "night-1 old-running",
+    "--since 2h": "night-3 night-1 old-running",
+    "--since 1h30m": "night-3 night-1 old-running",
+    "--since 2026-03-01T11:00:00Z": "night-3 night-1 old-running",
+    "--since 2026-03-01T13:00:00+02:00": "night-3 night-1 old-running",
+    "--until 2d": "old-running old-failed",
+    "--until 2026-02-20": "old-running old-failed",
+    "--since 13h --until 12h": "night-2 night-1 old-running",
+    "--hours 2 --status done --owner ada --label exp=7 --name n* --match 3": "night-3",
+    "--sort name": "night-1 night-2 night-3 old-failed old-running",
+    "--sort -name": "old-running old-failed night-3 night-2 night-1",
+    "--sort owner,-name": "old-running night-3 night-1 old-failed night-2",
+    "--sort created": "old-failed old-running night-1 night-2 night-3",
+    "--sort -updated,name": "night-3 night-1 night-2 old-failed old-running",
+    "--sort status,name": "night-3 old-failed night-1 old-running night-2",
+    "--sort -progress,name": "night-1 night-2 night-3 old-failed old-running",
+}
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize("flags", FILTERS)
+def test_a_filter_chooses_the_same_jobs_in_every_form(cli: Cli, flags: str) -> None:
+    """Ids, JSON, JSON lines, TSV and table show the same jobs in the same order, and the total is their number."""
+    expected = FILTERS[flags].split()
+    words = flags.split()
+    if "--sort" not in flags:
+        expected = sorted(expected)
+    order = list if "--sort" in flags else sorted
+    assert order(cli.ids(*words)) == expected
+    document = cli.ok("list", "--json", *words).json
+    assert order(job["job_id"] for job in document["jobs"]) == expected
+    assert document["total"] == document["returned"] == len(expected)
+    assert order(json.loads(line)["job_id"] for line in cli.ok("list", "--jsonl", *words).lines) == expected
+    assert order(line.split("\t")[0] for line in cli.ok("list", "--tsv", *words).lines) == expected
+    table = cli.ok("list", *words)
+    assert order(line.split()[0] for line in table.lines[1:]) == expected
+    assert table.err.startswith(f"{len(expected)} job")
+
+
+@pytest.mark.usefixtures("five")
+def test_the_newest_change_comes_first(cli: Cli) -> None:
+    """Without `--sort`, jobs are listed by their last change, the newest first."""
+    assert cli.ids()[:2] == ["night-3", "night-1"]
+    assert {*cli.ids()[3:]} == {"old-failed", "old-running"}
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 9])
+def test_active_jobs_are_never_cut(cli: Cli, limit: int) -> None:
+    """A limit cuts ended jobs only, and the true total is said beside what is shown, in the footer and in JSON."""
+    document = cli.ok("list", "--json", "--limit", str(limit)).json
+    shown = [job["job_id"] for job in document["jobs"]]
+    assert {"night-1", "old-running"} <= set(shown)
+    assert document["total"] == 5
+    assert document["returned"] == len(shown)
+    assert shown == [job for job in cli.ids("--limit", "0") if job in shown]
+    err = cli.ok("list", "--limit", str(limit)).err
+    cut = f"{len(shown)} of 5 jobs (--limit 0 shows all; active ones are never cut), read fresh\n"
+    assert err == ("5 jobs, read fresh\n" if len(shown) == 5 else cut)
+
+
+@pytest.mark.usefixtures("five")
+def test_a_limit_applies_after_the_filters(cli: Cli) -> None:
+    """The limit counts what passes the filters, and the total is of that."""
+    document = cli.ok("list", "--json", "--limit", "1", "--owner", "bob").json
+    assert (document["total"], [job["job_id"] for job in document["jobs"]]) == (2, ["night-2"])
+
+
+@pytest.mark.parametrize("limit", ["0", "50"])
+def test_the_hundred_and_first_active_job_is_listed(cli: Cli, remote: Remote, limit: str) -> None:
+    """However many jobs are active, all of them are listed under any limit."""
+    for number in range(120):
+        remote.put(key(f"job-{number:03}"), foreign(f"job-{number:03}"))
+    assert len(cli.ids("--limit", limit)) == 120
+
+
+@pytest.mark.parametrize("flags", [(), ("--status", "failed", "--limit", "0"), ("--hours", "1"), ("--label", "a=b")])
+def test_an_empty_list_is_no_error(cli: Cli, flags: tuple[str, ...]) -> None:
+    """No jobs: exit code 0, `"jobs": []`, and nothing at all on stdout in the other forms."""
+    document = cli.ok("list", "--json", *flags).json
+    assert (document["jobs"], document["total"], document["returned"]) == ([], 0, 0)
+    for form in ((), ("-q",), ("--tsv",), ("--jsonl",)):
+        assert cli.ok("list", *form, *flags).out == ""
+    assert sentences(cli.ok("list", *flags).err)[0].startswith("0 jobs")
+
+
+@pytest.mark.parametrize("argv", [("list",), ("list", "-q"), ("list", "--json"), ("events",), ("sync",)])
+def test_a_registry_that_was_named_and_is_not_there_is_told(
+    cli: Cli, tmp_path: pathlib.Path, argv: tuple[str, ...]
+) -> None:
+    """A path with a typo looks like an empty registry; so a note on stderr says what is not there, and is no error."""
+    path = tmp_path / "x.db"
+    note = f"There is no registry at {path} yet; the first job makes it.\n"
+    assert cli.ok(*argv, "--registry", f"sqlite://{path}", MOPS_JOBS_CACHE="").err.count(note) == 1
+    away = tmp_path / "no" / "dir" / "x.db"
+    note = f"There is no registry at {away} yet, nor its directory; the first job makes both.\n"
+    assert cli.ok(*argv, "--registry", f"sqlite://{away}", MOPS_JOBS_CACHE="").err.count(note) == 1
+    cli.ok("register", "a", "--registry", f"sqlite://{away}", MOPS_JOBS_CACHE="")
+    assert "no registry" not in cli.ok(*argv, "--registry", f"sqlite://{away}", MOPS_JOBS_CACHE="").err
+    assert "no registry" not in cli.ok(*argv, MOPS_JOBS_REGISTRY="", MOPS_JOBS_CACHE="").err
+
+
+def test_a_status_from_the_future_counts_as_active(cli: Cli, remote: Remote) -> None:
+    """A status that this version does not know is shown as it is, in each group that has the active jobs."""
+    remote.put(key("odd"), foreign("odd", "hibernating"))
+    assert "hibernating" in cli.ok("list").out
+    assert cli.ids("--status", "active") == ["odd"]
+    assert cli.ids("--status", "active,failed") == ["odd"]
+    assert cli.ids("--status", "active,done") == ["odd"]
+    assert cli.ids("--status", "done") == []
+
+
+@pytest.mark.usefixtures("five")
+def test_fields_choose_what_each_form_shows(cli: Cli) -> None:
+    """`--fields` gives these and no others, in this order; without names it lists what there is."""
+    fields = ("--fields", "owner,job_id", "--owner", "bob", "--sort", "name")
+    assert cli.ok("list", "--tsv", *fields).out == "bob\tnight-2\nbob\told-failed\n"
+    assert cli.ok("list", "--json", *fields).json["jobs"][0] == {"owner": "bob", "job_id": "night-2"}
+    assert cli.ok("list", *fields).lines[0].split() == ["owner", "job_id"]
+    names = cli.ok("list", "--fields").lines
+    assert {"job_id", "status", "duration_seconds"} <= set(names)
+    assert names == list(cli.ok("list", "--json").json["jobs"][0])
+
+
+def test_fields_are_told_without_a_registry(cli: Cli, remote: Remote) -> None:
+    """What fields there are is known offline, before anything was synced."""
+    remote.store.down = True
+    assert "job_id" in cli.ok("list", "--fields").lines
+
+
+@pytest.mark.usefixtures("five")
+def test_a_pipe_gets_times_in_rfc_3339(cli: Cli) -> None:
+    """In a pipe, times are complete and in UTC; nothing is abbreviated or aligned by more than blanks."""
+    (row,) = (line for line in cli.ok("list").lines if line.startswith("night-3"))
+    assert re.search(r" 2026-03-01T11:00:00Z +2026-03-01T11:00:00Z ", row)
+
+
+@pytest.mark.usefixtures("five")
+def test_tabs_and_line_ends_in_a_value_cannot_break_tsv(cli: Cli, jobs: JobRegistry) -> None:
+    """Each job is one line with the same number of values, whatever its texts hold."""
+    add(jobs, "nasty", owner="a\tb\nc")
+    (row,) = cli.ok("list", "--tsv", "--name", "nasty").lines
+    assert row.split("\t")[:4] == ["nasty", "pending", "", "a b c"]
+
+
+# --- how fresh -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached(cli: Cli, remote: Remote) -> Remote:
+    """A remote registry with one job, synced; then an hour passes and the line is cut."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.put(key("b"), foreign("b"))
+    cli.clock.advance(hours=1)
+    remote.store.calls.clear()
+    return remote
+
+
+@pytest.mark.parametrize("flags", [(), ("--offline",), ("--max-age", "2h"), ("--hours", "48"), ("--limit", "0")])
+def test_a_listing_sends_nothing_unless_asked(cli: Cli, cached: Remote, flags: tuple[str, ...]) -> None:
+    """A cache that has been filled answers alone, says how old it is, and no request leaves the machine."""
+    assert cli.ids(*flags) == ["a"]
+    assert not cached.store.calls
+    document = cli.ok("list", "--json", *flags).json
+    assert (document["age_seconds"], document["synced_at"]) == (3600.0, "2026-03-01T12:00:00Z")
+    assert document["stale"] is True
+    assert cli.ok("list", *flags).err.rstrip().endswith("synced 1h ago, stale")
+
+
+@pytest.mark.parametrize("flags", [("--refresh",), ("--max-age", "59m")])
+def test_a_listing_syncs_when_asked(cli: Cli, cached: Remote, flags: tuple[str, ...]) -> None:
+    """`--refresh`, and `--max-age` with data older than that, sync first."""
+    document = cli.ok("list", "--json", *flags).json
+    assert [job["job_id"] for job in document["jobs"]] == ["a", "b"]
+    assert (document["age_seconds"], document["stale"]) == (0, False)
+    assert cached.store.calls["scan"] == 1
+
+
+def test_a_cache_never_filled_is_filled_by_the_first_listing(cli: Cli, remote: Remote) -> None:
+    """The first listing on a machine syncs, without being asked; the second does not."""
+    remote.put(key("a"), foreign("a"))
+    assert cli.ids() == ["a"]
+    assert cli.ids() == ["a"]
+    assert remote.store.calls["scan"] == 1
+
+
+@pytest.mark.parametrize("flags", [("--offline",), ()])
+def test_a_cache_never_filled_cannot_be_listed_without_the_registry(
+    cli: Cli, remote: Remote, flags: tuple[str, ...]
+) -> None:
+    """With `--offline`, or with the registry out of reach, there is nothing to show: exit code 5, one sentence."""
+    remote.store.down = True
+    ran = cli("list", "--json", *flags)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
+    assert bool(remote.store.calls) is (flags == ())
+
+
+@pytest.mark.parametrize("flags", [("--refresh",), ("--max-age", "1m")])
+def test_a_failed_refresh_shows_the_old_rows(cli: Cli, cached: Remote, flags: tuple[str, ...]) -> None:
+    """With the registry out of reach, the old rows are shown with a warning, `stale` is true, and the exit code 0."""
+    cached.store.down = True
+    ran = cli.ok("list", "--json", *flags)
+    assert [job["job_id"] for job in ran.json["jobs"]] == ["a"]
+    assert ran.json["stale"] is True
+    assert ran.err == (
+        "warning: Cannot reach the registry: connection refused."
+        " Showing what was synced 1h ago, the last sync failed.\n"
+    )
+    assert cli.ok("list").err == "1 job, synced 1h ago, the last sync failed, stale\n"
+
+
+def test_unreadable_records_are_told_of_beside_their_last_good_state(cli: Cli, cached: Remote) -> None:
+    """Their rows are shown as last known, in every form, with one warning that counts them and names `doctor`."""
+    cli.ok("sync")
+    for number, (name, said) in enumerate((("a", "1 record"), ("b", "2 records")), 1):
+        cached.put(key(name), "{")
+        assert cli("sync", "-q").code == 7
+        warning = f"warning: {said} cannot be read, shown as last known: mops-jobs doctor\n"
+        for form in ((), ("-q",), ("--json",), ("--jsonl",), ("--tsv",), ("--refresh", "--json")):
+            ran = cli.ok("list", *form)
+            assert ran.err.startswith(warning), number
+            assert "a" in ran.out
+    assert cli.ok("list", "--json").json["total"] == 2
+    for name in "ab":
+        cached.put(key(name), foreign(name))
+    cli.ok("sync")
+    assert cli.ok("list", "--json").err == ""
+
+
+@pytest.mark.usefixtures("five")
+def test_times_in_a_piped_table_are_whole_seconds(cli: Cli, jobs: JobRegistry) -> None:
+    """No person reads fractions; JSON keeps them."""
+    cli.clock.advance(seconds=0.25)
+    add(jobs, "precise")
+    (row,) = (line for line in cli.ok("list").lines if line.startswith("precise"))
+    assert re.search(r" 2026-03-01T12:00:00Z +2026-03-01T12:00:00Z ", row)
+    (job,) = cli.ok("list", "--json", "--name", "precise").json["jobs"]
+    assert job["created_at"] == "2026-03-01T12:00:00.250000Z"
+    assert "Created    2026-03-01T12:00:00Z" in cli.ok("status", "precise").lines
+
+
+def test_stale_follows_the_setting(cli: Cli, cached: Remote) -> None:
+    """Data is stale when it is older than `stale_after`."""
+    assert cli.ok("list", "--json", MOPS_JOBS_STALE_AFTER="2h").json["stale"] is False
+    assert cli.ok("list", "--json", MOPS_JOBS_STALE_AFTER="59m").json["stale"] is True
+
+
+@pytest.mark.usefixtures("five")
+def test_an_embedded_registry_is_read_fresh(cli: Cli, jobs: JobRegistry) -> None:
+    """A registry on this machine needs no sync, and is read even with `--offline`."""
+    add(jobs, "just-now")
+    assert cli.ids("--offline")[0] == "just-now"
+    assert cli.ok("list").err == "6 jobs, read fresh\n"
+
+
+# --- against a filter in plain Python --------------------------------------------------------------------------------
+
+NAMES = st.text("abX-", min_size=1, max_size=3)
+JOBS = st.fixed_dictionaries(
+    {
+        "status": st.sampled_from([*JobStatus, "hibernating"]),
+        "created": st.integers(0, 100),
+        "changed": st.integers(0, 100),
+        "owner": st.sampled_from(["ada", "bob", None]),
+        "k8s_namespace": st.sampled_from(["ns", "other", None]),
+        "k8s_name": st.one_of(st.none(), NAMES),
+        "labels": st.dictionaries(st.sampled_from("kl"), st.sampled_from(["1", "2", ""])),
+    }
+)
+CHOSEN = st.fixed_dictionaries(
+    {},
+    optional={
+        "statuses": st.sampled_from([ACTIVE, TERMINAL, ACTIVE | {JobStatus.FAILED}, frozenset({JobStatus.RUNNING})]),
+        "since": st.integers(0, 100),
+        "until": st.integers(0, 100),
+        "name": st.sampled_from(["a*", "*-*", "[ab]?", "X", "*"]),
+        "match": st.sampled_from(["a", "^b", "-$", "a|X", "."]),
+        "labels": st.lists(st.tuples(st.sampled_from("kl"), st.sampled_from(["1", "", None])), max_size=2).map(tuple),
+        "namespace": st.sampled_from(["ns", "nowhere"]),
+        "owner": st.sampled_from(["ada", "eve"]),
+    },
+)
+
+
+def _passes(job_id: str, job: dict[str, Any], chosen: dict[str, Any]) -> bool:
+    """What each condition means, said once more in plain Python."""
+    active = job["status"] not in TERMINAL
+    changed = max(job["created"], job["changed"])
+    names = [name for name in (job_id, job["k8s_name"]) if name is not None]
+    statuses, labels = chosen.get("statuses"), chosen.get("labels", ())
+    in_group = statuses is not None and statuses >= ACTIVE and active
+    return (
+        (statuses is None or job["status"] in statuses or in_group)
+        and ("since" not in chosen or active or changed >= chosen["since"])
+        and ("until" not in chosen or job["created"] <= chosen["until"])
+        and ("name" not in chosen or any(fnmatch.fnmatchcase(name, chosen["name"]) for name in names))
+        and ("match" not in chosen or any(re.search(chosen["match"], name) for name in names))
+        and all(job["labels"].get(k) == v if v is not None else k in job["labels"] for k, v in labels)
+        and ("namespace" not in chosen or job["k8s_namespace"] == chosen["namespace"])
+        and ("owner" not in chosen or job["owner"] == chosen["owner"])
+    )
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(NAMES, JOBS, max_size=12), CHOSEN, st.integers(0, 6), st.booleans())
+def test_the_sql_means_what_plain_python_means(
+    tmp_path_factory: pytest.TempPathFactory, made: dict[str, Any], chosen: dict[str, Any], limit: int, descending: bool
+) -> None:
+    """Over any jobs and any filter, the rows, their order, the cut and the total are those of a loop in Python."""
+    path = str(tmp_path_factory.getbasetemp() / "random.db")
+    with closing(file.open_to_write(path, "any")) as connection:
+        with transaction(connection):
+            connection.execute("DELETE FROM job")
+            connection.execute("DELETE FROM job_label")
+            rows.write(connection, [_row(name, job) for name, job in made.items()])
+        order = queries.parse_sort("-name" if descending else "name")
+        where = {n: float(v) if n in ("since", "until") else v for n, v in chosen.items()}
+        page = queries.list_jobs(connection, queries.Filter(**where), order=order, limit=limit, now=1000.0)
+        found = [job["job_id"] for job in page.jobs()]
+    passing = sorted((name for name, job in made.items() if _passes(name, job, chosen)), reverse=descending)
+    first = passing if limit == 0 else passing[:limit]
+    active = [name for name in passing if made[name]["status"] not in TERMINAL]
+    assert found == [name for name in passing if name in {*first, *active}]
+    assert page.total == len(passing)
+
+
+def _row(job_id: str, job: dict[str, Any]) -> rows.Mirrored:
+    times = {f"{n}_at": (START.fromtimestamp(job[m], START.tzinfo) + timedelta(0)).isoformat() for n, m in _TIMES}
+    record = {"job_id": job_id, **times, **{name: job[name] for name in job if name not in ("created", "changed")}}
+    made = rows.mirrored(key(job_id), job_id, json.dumps(record).encode(), VersionToken("1"), 1)
+    assert isinstance(made, rows.Mirrored)
+    return made
+
+
+_TIMES = (("created", "created"), ("updated", "changed"))

@@ -1,0 +1,385 @@
+"""`metrics`: what Prometheus gets is sound, complete, and costs no request to the registry."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import threading
+import urllib.parse
+import urllib.request
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from mopsjobs import metrics
+from mopsjobs.cache import file
+from mopsjobs.registry import JobRegistry
+from mopsjobs.status import JobStatus
+from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
+from support.runs import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTRIB = ROOT / "contrib"
+SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+NAME = re.compile(r"\bmops_\w+")
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=f"{ROOT / 'build/prometheus/usr/bin'}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.fail(f"There is no {name}: run ./build.sh test, which gets it.")
+    return found
+
+
+def _samples(text: str) -> dict[str, float]:
+    """The samples of an exposition, by name and labels as they stand there."""
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            match = SAMPLE.fullmatch(line)
+            assert match is not None, line
+            found[f"{match[1]}{{{match[2]}}}" if match[2] else match[1]] = float(match[3])
+    return found
+
+
+@pytest.fixture
+def full(cli: Cli, remote: Remote) -> Remote:
+    """A cache with a job in every state, one in a state that nobody knows, and hostile names."""
+    cli.ok("sync", "-q")
+    for status in JobStatus:
+        add(remote.jobs, f"job-{status}", status, owner="ada", k8s_name=f"k8s-{status}", namespace="n1", tasks_total=4)
+    remote.jobs.update_progress("job-running", 1)
+    remote.put(key("odd"), foreign("odd", 'hiber"nat\\ing\n', k8s_name='a"b\\c\nd', k8s_namespace='x"\n', owner="{}"))
+    outputs = {"expected_outputs": [1, 2, 3], "verified_outputs": [1, 2], "missing_outputs": [3]}
+    done = {"validation_completed_at": "2026-03-01T11:00:00"}
+    remote.put(key("checked"), foreign("checked", "partial", **outputs, **done))
+    remote.put(key("silent"), foreign("silent", heartbeat_at="2026-03-01T10:00:00+00:00"))
+    remote.put(key("gone"), foreign("gone", metadata={"suspect": {"reason": "pod_gone"}}))
+    remote.put(key("bad"), "{")
+    assert cli("sync", "-q").code == 7
+    return remote
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("flags", [(), ("--per-job",), ("--owner",), ("--per-job", "2", "--owner")])
+def test_promtool_finds_nothing(cli: Cli, flags: tuple[str, ...]) -> None:
+    """`promtool check metrics`, the linter of Prometheus itself, has nothing to say against the output."""
+    text = cli.ok("metrics", *flags).out
+    ran = subprocess.run([_program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.usefixtures("full")
+def test_metrics_tell_what_is_so(cli: Cli) -> None:
+    """Counts by status with their zeros, tasks, outputs, what may be stuck, and what the syncs came to."""
+    found = _samples(cli.ok("metrics").out)
+    expected = {
+        'mops_jobs{namespace="n1",status="running"}': 1,
+        'mops_jobs{namespace="n1",status="other"}': 0,
+        'mops_jobs{namespace="x\\" ",status="other"}': 1,
+        'mops_jobs{namespace="modelops",status="running"}': 2,
+        'mops_jobs{namespace="modelops",status="failed"}': 0,
+        'mops_jobs_finished_total{namespace="n1",status="failed"}': 1,
+        'mops_jobs_finished_total{namespace="modelops",status="partial"}': 1,
+        'mops_job_run_duration_seconds_count{status="succeeded"}': 1,
+        'mops_jobs_suspect{reason="no_update"}': 1,
+        'mops_jobs_suspect{reason="pod_gone"}': 1,
+        'mops_jobs_suspect{reason="k8s_job_missing"}': 0,
+        'mops_job_tasks{state="completed"}': 1,
+        'mops_job_tasks{state="remaining"}': 19,
+        'mops_job_outputs{state="verified"}': 2,
+        'mops_job_outputs{state="missing"}': 1,
+        'mops_sync_blobs{outcome="changed"}': 13,
+        'mops_sync_blobs{outcome="invalid"}': 1,
+        'mops_sync_errors_total{kind="parse"}': 1,
+        'mops_sync_errors_total{kind="network"}': 0,
+        'mops_cas_conflicts_total{operation="status"}': 0,
+        "mops_sync_last_success_timestamp_seconds": cli.clock.now().timestamp(),
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    assert found["mops_cache_size_bytes"] > 0
+    assert not any("job_id" in name or "ada" in name for name in found), "persons and jobs only when asked for"
+
+
+@pytest.mark.usefixtures("full")
+def test_every_metric_of_the_table_is_there(cli: Cli) -> None:
+    """docs/reference/metrics.md names exactly the metrics that there are."""
+    told = set(
+        re.findall(
+            r"^\| `(mops_\w+)", (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
+    assert told == _names(cli)
+
+
+def _names(cli: Cli) -> set[str]:
+    """The names of all metrics, as queries have them, histograms without their endings."""
+    text = cli.ok("metrics", "--per-job", "--owner").out
+    return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+
+
+@pytest.mark.usefixtures("full")
+def test_single_jobs_are_capped(cli: Cli) -> None:
+    """`--per-job` gives active jobs series of their own, so many and no more, and says how many it left out."""
+    found = _samples(cli.ok("metrics", "--per-job", "3", "--owner").out)
+    assert sum(name.startswith("mops_job_info{") for name in found) == 3
+    assert found["mops_metrics_jobs_omitted"] == 5
+    everything = _samples(cli.ok("metrics", "--per-job", "--owner").out)
+    assert everything["mops_metrics_jobs_omitted"] == 0
+    assert everything['mops_job_progress_ratio{job_id="job-running"}'] == 0.25
+    assert everything['mops_job_info{job_id="job-running",name="k8s-running",owner="ada"}'] == 1
+    assert not any("job-failed" in name for name in everything)
+
+
+def test_a_scrape_is_no_request(cli: Cli, full: Remote) -> None:
+    """Metrics come from the cache, however old; without one they are refused, and the network is left alone."""
+    full.store.down = True
+    full.store.calls.clear()
+    cli.clock.advance(days=3)
+    synced = _samples(cli.ok("metrics").out)["mops_sync_last_success_timestamp_seconds"]
+    assert cli.clock.now().timestamp() - synced == 3 * 86400
+    ran = cli("metrics", "--cache", str(cli.cache.parent / "none.db"))
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
+    assert not full.store.calls
+
+
+def test_sums_follow_every_change(cli: Cli, remote: Remote) -> None:
+    """The kept sums are those of the rows after jobs come, change in what is summed by, and go."""
+    for number in range(6):
+        add(remote.jobs, f"job-{number}", "running", owner="ada" if number % 2 else None, tasks_total=number)
+    cli.ok("sync", "-q")
+    remote.jobs.update_status("job-1", "failed")
+    remote.jobs.update_status("job-2", "validating")
+    remote.jobs.update_status("job-2", "partial", tasks_verified=1, validation_completed_at="2026-03-01T12:00:00+00:00")
+    remote.put(key("job-3"), foreign("job-3", owner="eve", tasks_total=9))
+    remote.store.delete(key("job-4"))
+    cli.ok("sync", "-q", "--full")
+    cli.clock.advance(days=2)
+    add(remote.jobs, "new", "failed")
+    cli.ok("prune", "--older-than", "1d", "--yes")
+    cli.ok("sync", "-q")
+    connection = file.open_to_read(str(cli.cache), REMOTE_URL)
+    assert connection is not None
+    with closing(connection):
+        kept = connection.execute("SELECT * FROM tally WHERE jobs > 0 ORDER BY 1, 2, 3").fetchall()
+        summed = connection.execute(
+            "SELECT status, coalesce(namespace, ''), coalesce(owner, ''), count(*), sum(outputs_verified),"
+            " sum(iif(is_validated, max(outputs_expected - outputs_verified, 0), 0)),"
+            " sum(iif(is_validated, 0, max(outputs_expected - outputs_verified, 0))) FROM job GROUP BY 1, 2, 3"
+        ).fetchall()
+    assert kept == sorted(summed)
+    assert len(kept) == 4
+
+
+# --- the textfile ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("full")
+def test_a_textfile_is_replaced_as_a_whole(cli: Cli, tmp_path: Path) -> None:
+    """`--textfile` says nothing, leaves no other file behind, and gives the file the mode that the umask says."""
+    path = tmp_path / "mops-jobs.prom"
+    path.write_text("old")
+    before = path.stat().st_ino
+    old = os.umask(0o027)
+    try:
+        ran = cli.ok("metrics", "--textfile", str(path))
+    finally:
+        os.umask(old)
+    assert (ran.out, ran.err) == ("", "")
+    assert path.read_text() == cli.ok("metrics").out
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.stat().st_ino != before, "written in place: a reader may have seen half of it"
+    assert [one.name for one in tmp_path.glob("*.prom*")] == [path.name]
+
+
+@pytest.mark.usefixtures("full")
+def test_a_textfile_that_node_exporter_would_pass_over_is_written_with_a_warning(cli: Cli, tmp_path: Path) -> None:
+    """It is read by its name, and metrics that nobody collects are missed too late."""
+    ran = cli.ok("metrics", "--textfile", str(tmp_path / "mops-jobs.txt"))
+    assert ran.err == "warning: node_exporter reads only files whose names end in .prom.\n"
+    assert (tmp_path / "mops-jobs.txt").read_text().startswith("# HELP")
+
+
+def test_a_textfile_that_cannot_be_written_keeps_the_old_one(cli: Cli, tmp_path: Path) -> None:
+    """A path that is none, or a disk that is full, ends in one sentence, and nothing is left behind."""
+    ran = cli("metrics", "--textfile", str(tmp_path / "none" / "x.prom"))
+    assert (ran.code, sentences(ran.err)) == (
+        1,
+        [f"error: Cannot write {tmp_path}/none/x.prom: No such file or directory."],
+    )
+    (tmp_path / "a.prom").mkdir()
+    ran = cli("metrics", "--textfile", str(tmp_path / "a.prom"))
+    assert (ran.code, len(sentences(ran.err))) == (1, 1)
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith("a.prom.")]
+
+
+# --- Prometheus itself -----------------------------------------------------------------------------------------------
+
+
+class _Prometheus:
+    """A real Prometheus, which scrapes one target and has the alert rules loaded."""
+
+    def __init__(self, directory: Path, target: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self._port = server.getsockname()[1]
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "200ms"},
+            "rule_files": [str(CONTRIB / "alerts.yml")],
+            "scrape_configs": [{"job_name": "mops-jobs", "static_configs": [{"targets": [target]}]}],
+        }
+        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        words = [f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
+        words += [f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"]
+        with (directory / "prometheus.log").open("wb") as log:
+            self._process = subprocess.Popen([_program("prometheus"), *words], stdout=log, stderr=log, cwd=directory)
+
+    def get(self, path: str, **query: str) -> Any:
+        url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            document = json.load(reply)
+        assert document["status"] == "success", document
+        return document["data"]
+
+    def scraped(self) -> Any:
+        """The first answer to a query for any of our metrics, once there is one; None before."""
+        assert self._process.poll() is None, "Prometheus has ended"
+        with suppress(OSError):
+            return next(iter(self.get("query", query="mops_jobs")["result"]), None)
+        return None
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+
+@pytest.fixture
+def scraped(cli: Cli, full: Remote, tmp_path: Path) -> Iterator[_Prometheus]:
+    """Prometheus, at the metrics of that cache by HTTP."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            connection = file.open_to_read(str(cli.cache), REMOTE_URL)
+            assert connection is not None
+            with closing(connection):
+                body = metrics.render(connection, metrics.Chosen(per_job=10), now=cli.clock.now().timestamp())
+            self.send_response(200)
+            self.send_header("Content-Type", metrics.CONTENT_TYPE)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        prometheus = _Prometheus(tmp_path, f"127.0.0.1:{server.server_address[1]}")
+        try:
+            yield prometheus
+        finally:
+            prometheus.stop()
+            server.shutdown()
+            thread.join()
+
+
+def _expressions() -> list[str]:
+    """Every query of the dashboard and of the alert rules."""
+    dashboard = json.loads((CONTRIB / "grafana-dashboard.json").read_text())
+    rules = yaml.safe_load((CONTRIB / "alerts.yml").read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return found + [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+
+
+def test_prometheus_scrapes_it(scraped: _Prometheus) -> None:
+    """A real Prometheus takes the page, has the values, loads the rules, and can answer every query that ships."""
+    until(scraped.scraped, "a scrape whose samples are there")
+    (sample,) = scraped.get("query", query='mops_jobs{status="failed",namespace="n1"}')["result"]
+    assert sample["value"][1] == "1"
+    (sample,) = scraped.get("query", query="sum(mops_jobs_suspect)")["result"]
+    assert sample["value"][1] == "2"
+    assert {one["type"] for ones in scraped.get("metadata").values() for one in ones} >= {
+        "gauge",
+        "counter",
+        "histogram",
+    }
+    for expression in _expressions():
+        scraped.get("query", query=expression)  # fails on one that is no query
+    health = {rule["name"]: rule["health"] for group in scraped.get("rules")["groups"] for rule in group["rules"]}
+    assert len(health) == 8
+    assert "err" not in health.values()
+
+
+@pytest.mark.usefixtures("full")
+def test_what_ships_asks_for_metrics_that_exist(cli: Cli) -> None:
+    """The dashboard and the alert rules name no metric that `metrics` does not give."""
+    endings = ("_bucket", "_count", "_sum")
+    names = _names(cli) | {f"{name}{ending}" for name in _names(cli) if name.endswith("seconds") for ending in endings}
+    asked = {name for expression in _expressions() for name in NAME.findall(expression)}
+    assert asked <= names
+    assert len(asked) > 8
+
+
+def test_alert_rules_are_sound() -> None:
+    """`promtool check rules` passes on contrib/alerts.yml."""
+    ran = subprocess.run(
+        [_program("promtool"), "check", "rules", str(CONTRIB / "alerts.yml")], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert "8 rules found" in ran.stdout
+
+
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    """With `promtool test rules`: an old cache, many failures, a silent job raise their alerts; a healthy one none."""
+    up = [{"series": "mops_build_info", "values": "1x80"}]
+    well = [
+        {"series": "mops_sync_last_success_timestamp_seconds", "values": "0+60x80"},
+        {"series": 'mops_jobs_finished_total{status="failed"}', "values": "0x80"},
+        {"series": 'mops_jobs_finished_total{status="succeeded"}', "values": "0+1x80"},
+        {"series": 'mops_jobs_oldest_update_timestamp_seconds{status="running"}', "values": "0+60x80"},
+        {"series": 'mops_jobs_suspect{reason="pod_gone"}', "values": "0x80"},
+    ]
+    ill = [
+        {"series": "mops_sync_last_success_timestamp_seconds", "values": "0x80"},
+        {"series": 'mops_jobs_finished_total{status="failed"}', "values": "0+1x80"},
+        {"series": 'mops_jobs_finished_total{status="succeeded"}', "values": "0x80"},
+        {"series": 'mops_jobs_oldest_update_timestamp_seconds{status="running"}', "values": "0x80"},
+        {"series": 'mops_jobs_suspect{reason="pod_gone"}', "values": "2x80"},
+    ]
+    names = ("MopsSyncStale", "MopsJobsFail", "MopsJobSilent", "MopsJobsSuspect", "MopsMetricsMissing")
+
+    def case(series: list[dict[str, str]], firing: tuple[str, ...]) -> dict[str, object]:
+        count = f"count by (alertname) (ALERTS{{alertstate='firing',alertname=~'{'|'.join(names)}'}})"
+        samples = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing]
+        test = {"expr": count, "eval_time": "78m", "exp_samples": samples}
+        return {"interval": "1m", "input_series": series, "promql_expr_test": [test]}
+
+    cases = [case(up + well, ()), case(up + ill, names[:4]), case(well, names[4:])]
+    tests = tmp_path / "tests.yml"
+    tests.write_text(json.dumps({"rule_files": [str(CONTRIB / "alerts.yml")], "tests": cases}))
+    ran = subprocess.run([_program("promtool"), "test", "rules", str(tests)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_only_the_command_that_needs_it_imports_the_library(cli: Cli, jobs: JobRegistry) -> None:
+    """prometheus_client is imported by `metrics` alone, not by what declares or lists it."""
+    look = "import sys, mops_jobs; mops_jobs.main(['metrics', '--help']); print('prometheus_client' in sys.modules)"
+    ran = subprocess.run(
+        [command()[0], "-c", look],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**environment(cli), "PYTHONPATH": str(ROOT)},
+    )
+    assert ran.stdout.endswith("False\n"), ran

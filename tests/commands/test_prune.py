@@ -1,0 +1,265 @@
+"""Pruned jobs leave the cache and stay away; what has been counted stays counted."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sqlite3
+import subprocess
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.cache import counters, file
+from mopsjobs.registry import JobRegistry
+from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _counted(cli: Cli) -> dict[str, dict[counters.Labels, float]]:
+    connection = file.open_to_read(str(cli.cache), REMOTE_URL)
+    assert connection is not None
+    with closing(connection):
+        return counters.read(connection)
+
+
+def _asked(cli: Cli, sql: str) -> int:
+    """The one number that a question to the cache gives."""
+    ((number,),) = (row.values() for row in cli.ok("query", "--offline", "--json", sql).json["rows"])
+    return int(number)
+
+
+@pytest.fixture
+def aged(cli: Cli, remote: Remote) -> Remote:
+    """A cache that has seen two jobs end 100 days ago, one ten days ago, and one that is at work since then."""
+    cli.ok("sync", "-q")
+    for name, status in (("old-1", "succeeded"), ("old-2", "failed"), ("old-active", "running")):
+        add(remote.jobs, name, status, labels={"exp": "1"})
+    cli.clock.advance(days=90)
+    add(remote.jobs, "new", "failed")
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=10)
+    return remote
+
+
+@pytest.mark.usefixtures("aged")
+def test_pruned_jobs_stay_away(cli: Cli) -> None:
+    """What ended long ago goes, with its labels; active jobs stay. No sync brings it back, not even a full one."""
+    ran = cli.ok("prune", "--older-than", "90d", "--yes")
+    assert ran.err == "Removed 2 jobs and 0 events from the cache.\n"
+    for words in ((), ("--full",)):
+        report = cli.ok("sync", "--json", *words).json
+        assert report["added"] == 0
+        assert cli.ids("--limit", "0") == ["new", "old-active"]
+    assert _asked(cli, "SELECT count(DISTINCT job_id) FROM job_labels") == 1
+
+
+def test_a_pruned_job_is_back_once_its_record_changes(cli: Cli, aged: Remote) -> None:
+    """The next sync after a change of the record brings the job, and then it is pruned no longer."""
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    aged.put(key("old-2"), foreign("old-2", "failed"))
+    cli.ok("sync", "-q")
+    assert sorted(cli.ids("--limit", "0")) == ["new", "old-2", "old-active"]
+    assert _asked(cli, "SELECT count(*) FROM pruned_jobs") == 1
+
+
+def test_a_pruned_job_is_forgotten_when_the_registry_has_lost_it(cli: Cli, aged: Remote) -> None:
+    """A key that is gone from the registry is kept no longer, so that a new job under it is seen."""
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    aged.store.delete(key("old-1"))
+    cli.ok("sync", "-q")
+    assert _asked(cli, "SELECT count(*) FROM pruned_jobs") == 1
+
+
+@pytest.mark.usefixtures("aged")
+def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
+    """A reader in the middle of its work keeps what it sees, holds nothing up, and then sees what is left."""
+    reader = file.open_to_read(str(cli.cache), REMOTE_URL)
+    assert reader is not None
+    with closing(reader):
+        reader.execute("BEGIN")
+        seen = reader.execute("SELECT job_id FROM job ORDER BY job_id")
+        assert seen.fetchone() == ("new",)
+        ran = cli.ok("prune", "--older-than", "90d", "--yes")
+        assert ran.err == "Removed 2 jobs and 0 events from the cache.\n"
+        assert [job_id for (job_id,) in seen] == ["old-1", "old-2", "old-active"]
+        reader.rollback()
+        assert reader.execute("SELECT count(*) FROM job").fetchone() == (2,)
+        assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert cli.ids("--limit", "0") == ["new", "old-active"]
+
+
+@pytest.mark.usefixtures("aged")
+def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When somebody has begun to write as the file is to be made smaller: a sentence, and the jobs are gone."""
+    opened = file.open_to_write
+    writer = opened(str(cli.cache), REMOTE_URL)
+
+    def begin(statement: str) -> None:
+        if statement == "VACUUM":
+            writer.execute("BEGIN IMMEDIATE")
+
+    def traced(path: str, registry_id: str) -> sqlite3.Connection:
+        connection = opened(path, registry_id)
+        connection.execute("PRAGMA busy_timeout = 10")
+        connection.set_trace_callback(begin)
+        return connection
+
+    monkeypatch.setattr("mopsjobs.context.open_to_write", traced)
+    with closing(writer):
+        ran = cli.ok("prune", "--older-than", "90d", "--yes")
+        writer.rollback()
+    assert sentences(ran.err) == [
+        "warning: The file stays as large as it was for now: database is locked.",
+        "Removed 2 jobs and 0 events from the cache.",
+    ]
+    assert cli.ids("--offline", "--limit", "0") == ["new", "old-active"]
+
+
+@pytest.mark.usefixtures("aged")
+def test_status_still_finds_a_pruned_job(cli: Cli) -> None:
+    """The registry is asked for a single job that the cache does not have."""
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    assert cli.ok("status", "old-1", "--json").json["status"] == "succeeded"
+
+
+def test_status_still_finds_a_job_pruned_from_the_mirror_of_a_local_registry(cli: Cli, jobs: JobRegistry) -> None:
+    """That is mirrored whole before each view, but for what was pruned."""
+    add(jobs, "old", "succeeded")
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=100)
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    assert cli.ids("--limit", "0") == []
+    assert cli.ok("status", "old", "--json").json["status"] == "succeeded"
+    assert cli("status", "none").code == 3
+
+
+def test_events_of_pruned_jobs_go_and_stay_away(cli: Cli, remote: Remote) -> None:
+    """With a job go its events; the next syncs do not bring them again, and other events stay."""
+    for name in ("old", "new"):
+        cli.ok("register", name)
+        cli.ok("update", name, "failed")
+        cli.clock.advance(days=100)
+    cli.ok("sync", "-q")
+    before = _asked(cli, "SELECT count(*) FROM events WHERE job_id = 'new'")
+    assert before > 0
+    assert cli.ok("prune", "--older-than", "150d", "--yes").err.startswith("Removed 1 job and 2 events")
+    cli.ok("sync", "-q", "--full")
+    assert _asked(cli, "SELECT count(*) FROM events WHERE job_id = 'old'") == 0
+    assert _asked(cli, "SELECT count(*) FROM events WHERE job_id = 'new'") == before
+
+
+@pytest.mark.usefixtures("aged")
+def test_nothing_is_pruned_unless_it_is_meant(cli: Cli) -> None:
+    """`--dry-run` says what it would be; without `--yes` and somebody to ask, the command refuses."""
+    assert cli.ok("prune", "--older-than", "90d", "--dry-run").err.startswith("Would remove 2 jobs and 0 events")
+    ran = cli("prune", "--older-than", "90d")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    assert len(cli.ids("--limit", "0")) == 4
+    assert cli.ok("prune", "--older-than", "300d").err.startswith("No job in the cache ended so long ago")
+    assert cli("prune", "--older-than", "soon").code == 2
+    assert cli("prune").code == 2
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 130, 1), ("y", 0, 0)])
+def test_on_a_terminal_it_asks(cli: Cli, jobs: JobRegistry, answer: str, code: int, left: int) -> None:
+    """A person is asked, and only a yes removes anything."""
+    add(jobs, "old", "failed")
+    cli.ok("list")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command("prune", "--older-than", "1s"), stdin=theirs, stderr=theirs, stdout=theirs, env=environment(cli)
+    ) as process:
+        os.close(theirs)
+        os.write(ours, f"{answer}\n".encode())
+        assert process.wait(60) == code
+    os.close(ours)
+    assert len(cli.ids("--limit", "0")) == left
+
+
+def test_an_embedded_registry_prunes_too(cli: Cli, jobs: JobRegistry) -> None:
+    """Its cache is synced before each view; what was pruned stays away all the same."""
+    add(jobs, "old", "failed")
+    cli.clock.advance(days=1)
+    add(jobs, "new", "failed")
+    cli.ok("list")
+    cli.ok("prune", "--older-than", "12h", "--yes")
+    assert cli.ids("--limit", "0") == ["new"]
+
+
+# --- counters --------------------------------------------------------------------------------------------------------
+
+
+def test_counters_never_go_back(cli: Cli, aged: Remote) -> None:
+    """Neither pruning nor a record that vanishes lowers a counter; a pruned job that comes back counts no more."""
+    before = _counted(cli)
+    assert before[counters.FINISHED] == {("succeeded", ""): 1, ("failed", ""): 2}
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    aged.store.delete(key("new"))
+    aged.put(key("old-2"), foreign("old-2", "failed"))
+    cli.ok("sync", "-q")
+    assert sorted(cli.ids("--limit", "0")) == ["old-2", "old-active"]
+    assert _counted(cli) == before
+
+
+def test_what_ended_before_the_first_sync_is_not_counted(cli: Cli, remote: Remote) -> None:
+    """A new cache starts at nothing: what it finds has not happened now. What ends from then on counts, also unseen."""
+    add(remote.jobs, "before", "failed")
+    add(remote.jobs, "at-work", "running")
+    cli.ok("sync", "-q")
+    assert counters.FINISHED not in _counted(cli)
+    remote.jobs.update_status("at-work", "succeeded")
+    add(remote.jobs, "between", "failed")
+    cli.ok("sync", "-q")
+    cli.ok("sync", "-q", "--full")
+    assert _counted(cli)[counters.FINISHED] == {("succeeded", ""): 1, ("failed", ""): 1}
+
+
+def test_durations_are_counted_once(cli: Cli, remote: Remote) -> None:
+    """Waiting counts when the first task runs, running when the job ends; each into the bucket of its length."""
+    cli.ok("sync", "-q")
+    add(remote.jobs, "a")
+    steps: list[Callable[[], object]] = [
+        lambda: remote.jobs.update_status("a", "running"),
+        lambda: remote.jobs.update_progress("a", 1),
+        lambda: remote.jobs.update_status("a", "failed"),
+    ]
+    for step in steps:
+        cli.clock.advance(seconds=100)
+        step()
+        cli.ok("sync", "-q")
+    counted = _counted(cli)
+    assert counted[counters.QUEUE] == {(300,): 1}
+    assert counted[counters.QUEUE + counters.SUM] == {(): 100}
+    assert counted[counters.RUN] == {("failed", 300): 1}
+    assert counted[counters.RUN + counters.SUM] == {("failed",): 200}
+
+
+def test_a_rebuilt_cache_starts_anew(cli: Cli, aged: Remote) -> None:
+    """Counters belong to the cache: with a new one, Prometheus sees a reset, and no burst of old ends."""
+    cli.cache.unlink()
+    cli.ok("sync", "-q")
+    assert counters.FINISHED not in _counted(cli)
+
+
+def test_failed_syncs_are_counted_by_their_cause(cli: Cli, remote: Remote) -> None:
+    """A registry out of reach is `network`; a sync that leaves a record out, since it cannot be read, is `parse`."""
+    cli.ok("sync", "-q")
+    remote.store.down = True
+    assert cli("sync").code == 5
+    remote.store.down = False
+    remote.put(key("bad"), "{")
+    assert cli("sync").code == 7
+    assert _counted(cli)[counters.SYNC_ERRORS] == {("network",): 1, ("parse",): 1}
+
+
+def test_lost_races_are_counted(cli: Cli, remote: Remote) -> None:
+    """A command that loses the race for a record and wins the next one leaves a count of it."""
+    add(remote.jobs, "a", "running")
+    cli.ok("sync", "-q")
+    remote.store.conflict_next()
+    cli.ok("progress", "a", "2/4")
+    assert _counted(cli)[counters.CAS_CONFLICTS] == {("progress",): 1}

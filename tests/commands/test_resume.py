@@ -1,0 +1,294 @@
+"""`resume` of a Kubernetes job: it delivers what a submission kept, and launches anew where and as the job ran."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from filelock import FileLock
+
+from mopsjobs.engines.local import job_directory, runner_pid
+from mopsjobs.errors import NoManifestError, TooManyRetriesError
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from support.cli import Cli, LineStore, Ran, Remote, add, command, environment, sentences
+from support.kubernetes import Api, kubeconfig
+from support.runs import code, place, record, sets_of, study, until, work
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from support.runs import Given
+
+JOBS_PATH = "/apis/batch/v1/namespaces/{}/jobs"
+KUBERNETES = ("--engine", "kubernetes", "--image", "registry.example/model:1")
+
+
+@pytest.fixture
+def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
+    """A cluster, a registry across a network, and a study in the current directory."""
+    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    return api
+
+
+def _submit(cli: Cli, *argv: str) -> Ran:
+    return cli.ok("submit", "study.json", "--auto", "--job-id", "job", *KUBERNETES, *argv)
+
+
+def _launched(api: Api, namespace: str = "from-kubeconfig") -> list[dict[str, Any]]:
+    """The Jobs that were made there."""
+    return [json.loads(one.body) for one in api.requests("post", JOBS_PATH.format(namespace))]
+
+
+def _keys(store: LineStore) -> list[str]:
+    """What a job consists of in the store, besides what tells of its changes."""
+    beside = ("events/", "changes/")
+    return [key.partition("sha256/")[0] for key in store.inner.list_keys() if not key.startswith(beside)]
+
+
+# --- delivery after an outage ---------------------------------------------------------------------------------------
+
+
+def test_what_was_kept_is_delivered_and_the_job_registered(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """The record tells where the job runs, as if the registry had never been away; nothing is launched again."""
+    remote.store.down = True
+    ran = _submit(cli, "--owner", "me", "--context", "here")
+    assert "When the registry answers, type here: mops-jobs resume job" in ran.err
+    remote.store.down = False
+    assert _keys(remote.store) == []
+    ran = cli.ok("resume", "job")
+    assert ran.out == "job\n"
+    assert "job: delivered what this machine kept of it since the registry was away" in ran.err
+    assert _keys(remote.store) == ["bundles/", "jobs/job/manifest.json", "jobs/job/state.json"]
+    state = record(remote.jobs)
+    assert (state.status, state.owner, state.tasks_total) == ("scheduled", "me", 3)
+    assert (state.k8s_name, state.k8s_namespace) == ("job", "from-kubeconfig")
+    assert state.metadata["k8s_context"] == "here"
+    assert len(_launched(cluster)) == 1
+    again = cli("resume", "job")
+    assert (again.code, sentences(again.err)) == (6, ["error: Job job is still running: nothing to resume."])
+
+
+@pytest.mark.parametrize("survives", range(1, 6))
+def test_a_delivery_that_breaks_off_goes_on_the_next_time(
+    cli: Cli, remote: Remote, cluster: Api, survives: int
+) -> None:
+    """Whichever write it breaks off at, nothing kept is lost, and a manifest is never there before its bundle."""
+    remote.store.down = True
+    _submit(cli)
+    remote.store.down = False
+    written: list[int] = []
+    write = remote.store._write
+
+    def cut(act: Any) -> Any:
+        written.append(1)
+        if len(written) == survives:
+            remote.store.down = True
+            remote.store._enter("put")
+        return write(act)
+
+    remote.store._write = cut  # type: ignore[method-assign]
+    broken = cli("resume", "job")
+    assert remote.store.down == (broken.code == 5)
+    keys = _keys(remote.store)
+    assert "bundles/" in keys or "jobs/job/manifest.json" not in keys
+    remote.store.down = False
+    if broken.code == 5:
+        cli.ok("resume", "job")
+    assert _keys(remote.store) == ["bundles/", "jobs/job/manifest.json", "jobs/job/state.json"]
+    assert record(remote.jobs).k8s_name == "job"
+
+
+def test_an_id_that_became_that_of_another_job_is_left_alone(cli: Cli, remote: Remote, cluster: Api) -> None:
+    remote.store.down = True
+    _submit(cli)
+    remote.store.down = False
+    add(remote.jobs, "job", "running")
+    ran = cli("resume", "job")
+    assert (ran.code, len(sentences(ran.err))) == (6, 1)
+    assert "is another one in the registry by now" in ran.err
+    assert _keys(remote.store) == ["jobs/job/state.json"]
+    with closing(SQLiteVersionedStore(job_directory("job", cli.env) / "outbox.db")) as kept:
+        assert len(list(kept.list_keys())) == 2
+
+
+def test_a_job_of_which_nothing_was_kept_is_not_found(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """And looking for it leaves no file."""
+    assert cli("resume", "job").code == 3
+    assert not job_directory("job", cli.env).exists()
+
+
+@pytest.mark.usefixtures("quick_runner")
+def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(
+    line: LineStore, registry: JobRegistry, model: Path, given: Given, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(work, line, registry, tmp_path / "job", waits=True)
+        until(lambda: line.calls["get"] > 2, "it to ask more than once")
+        given(sets_of(3))
+        ran, said = running.result(30)
+    assert ran[:4] == ("succeeded", 3, 0, True)
+    assert said == ["Waiting for the manifest of job job. Where it was submitted: mops-jobs resume job"]
+
+
+@pytest.mark.usefixtures("quick_runner")
+def test_a_runner_waits_no_longer_than_its_patience(line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
+    with pytest.raises(NoManifestError, match="has no manifest"):
+        work(line, registry, tmp_path / "job", waits=True, patience=2.0)
+    assert line.calls["get"] > 1
+
+
+def test_a_pod_waits_as_a_process_for_what_resume_delivers(cli: Cli, tmp_path: Path) -> None:
+    """The runner as the cluster starts it; SIGTERM would end its wait like any other."""
+    import subprocess
+
+    env = environment(cli, JOB_COMPLETION_INDEX="0")
+    pod: subprocess.Popen[str] = subprocess.Popen(
+        command("run", "job", "--shards", "1", "--workers", "1"), env=env, stderr=subprocess.PIPE, text=True
+    )
+    with pod, closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as store:
+        try:
+            assert pod.stderr is not None
+            assert pod.stderr.readline().startswith("Waiting for the manifest of job job.")
+            registry = JobRegistry(store)
+            registry.register_job("job", tasks_total=2)
+            place(store, "job", study(sets_of(2)), code(tmp_path / "code"))
+            _, err = pod.communicate(timeout=60)
+        finally:
+            pod.kill()
+        assert pod.returncode == 0, err
+        assert record(registry).status == "succeeded"
+
+
+# --- launched anew ----------------------------------------------------------------------------------------------------
+
+
+def test_a_child_runs_where_and_as_its_parent_did_unless_flags_say_otherwise(
+    cli: Cli, remote: Remote, cluster: Api
+) -> None:
+    _submit(cli, "--namespace", "models", "--context", "here", "--secret", "keys", "--shards", "2", "--cpu", "2")
+    remote.jobs.update_status("job", "failed")
+    (parent,) = _launched(cluster, "models")
+    child = cli.ok("resume", "job", "--memory", "2Gi", "--task-timeout", "5m").out.strip()
+    told = _launched(cluster, "models")[1]
+    before, after = (one["spec"]["template"]["spec"]["containers"][0] for one in (parent, told))
+    assert told["spec"]["completions"] == 2
+    assert (after["image"], after["envFrom"]) == (before["image"], before["envFrom"])
+    assert after["resources"]["requests"] == {"cpu": "2", "memory": "2Gi"}
+    assert after["args"][-2:] == ["--task-timeout", "300s"]
+    state = record(remote.jobs, child)
+    assert (state.k8s_namespace, state.metadata["k8s_context"]) == ("models", "here")
+    remote.jobs.cancel_job(child)
+    other = cli.ok("resume", child, "--namespace", "others", "--image", "other:2", "--shards", "1").out.strip()
+    (elsewhere,) = _launched(cluster, "others")
+    assert elsewhere["spec"]["completions"] == 1
+    assert record(remote.jobs, other).metadata["k8s_image"] == "other:2"
+
+
+def test_a_missing_image_is_a_usage_error_that_names_the_flag(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """A record of an older program does not tell it. Nothing of the child is stored."""
+    add(remote.jobs, "job", "failed", engine="kubernetes")
+    place(remote.store.inner, "job", study(sets_of(3)), Path.cwd())
+    ran = cli("resume", "job", "--trust", "engine:kubernetes")
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert "--image" in ran.err
+    assert [state.job_id for state in remote.jobs.list_jobs()] == ["job"]
+    assert cli.ok("resume", "job", "--trust", "engine:kubernetes", MOPS_JOBS_IMAGE="from-env:1").out
+
+
+def test_a_job_that_its_cluster_says_has_failed_is_reconciled_first(cli: Cli, remote: Remote, cluster: Api) -> None:
+    add(remote.jobs, "seir-1", "running", engine="kubernetes", k8s_name="seir-1", namespace="models")
+    place(remote.store.inner, "seir-1", study(sets_of(3)), Path.cwd())
+    cluster.put_job(status={"conditions": [{"type": "Failed", "status": "True"}]})
+    trusted = ("--trust", "engine:kubernetes", "--trust", "namespace:models")
+    ran = cli("resume", "seir-1", "--image", "i", *trusted)
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert "hint: Run: mops-jobs reconcile" in ran.err
+
+
+def _lock_of_runner(cli: Cli, jobs: JobRegistry, status: str) -> FileLock:
+    """A job of this machine, and what its runner holds."""
+    add(jobs, "job", status, engine="local")
+    place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
+    directory = job_directory("job", cli.env)
+    directory.mkdir(parents=True)
+    return FileLock(directory / "shard-0.lock")
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_runner_that_was_killed_a_moment_ago_is_not_at_work(cli: Cli, jobs: JobRegistry) -> None:
+    """A worker that it was just starting holds its lock for an instant more: `resume` looks again, and goes on."""
+    lock = _lock_of_runner(cli, jobs, "scheduled")
+
+    def let_go(sleeps: int) -> None:
+        if sleeps == 3:
+            lock.release()
+
+    cli.clock.on_sleep = let_go
+    lock.acquire()
+    cli.ok("resume", "job", "--workers", "1")
+    until(lambda: record(jobs).status == "succeeded", "the job to end")
+    until(lambda: runner_pid("job", cli.env) is None, "its runner to end")
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_job_that_ends_while_its_runner_is_looked_at_has_ended(cli: Cli, jobs: JobRegistry) -> None:
+    """Then its child does what is missing: no second runner for a job whose record is closed."""
+    lock = _lock_of_runner(cli, jobs, "running")
+
+    def end(sleeps: int) -> None:
+        if sleeps == 3:
+            jobs.update_status("job", "failed")
+            lock.release()
+
+    cli.clock.on_sleep = end
+    lock.acquire()
+    child = cli.ok("resume", "job", "--workers", "1").out.strip()
+    assert child != "job"
+    assert record(jobs, child).parent_job_id == "job"
+    until(lambda: record(jobs, child).status == "succeeded", "the child to end")
+    until(lambda: runner_pid(child, cli.env) is None, "its runner to end")
+
+
+def test_a_runner_that_was_started_by_hand_is_at_work(cli: Cli, jobs: JobRegistry) -> None:
+    """Who still holds the lock after a second works."""
+    with _lock_of_runner(cli, jobs, "running"):
+        ran = cli("resume", "job")
+    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job is still running: nothing to resume."])
+    assert 1 <= sum(cli.clock.slept) < 2
+
+
+# --- registering ------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_tells_the_context_that_was_named(cli: Cli, remote: Remote, cluster: Api) -> None:
+    _submit(cli, "--context", "here")
+    state = record(remote.jobs)
+    assert (state.status, state.metadata["k8s_context"]) == ("scheduled", "here")
+    assert state.metadata["model"] == "model:simulate"
+
+
+@pytest.mark.parametrize("method", ["register_job", "update_status"])
+def test_a_race_lost_too_often_while_registering_does_not_stop_the_launch(
+    cli: Cli, remote: Remote, cluster: Api, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """And what was left undone is made up for by `resume`."""
+
+    def lost(*_args: object, **_more: object) -> None:
+        raise TooManyRetriesError("The race for the record was lost too often.", key="jobs/job/state.json", attempts=8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobRegistry, method, lost)
+        ran = _submit(cli)
+    assert ran.out == "job\n"
+    assert "warning: The race for the record was lost too often. The job is launched without it" in ran.err
+    assert len(_launched(cluster)) == 1
+    cli.ok("resume", "job")
+    assert (record(remote.jobs).status, record(remote.jobs).k8s_name) == ("scheduled", "job")

@@ -1,0 +1,294 @@
+"""`status JOB`: everything known about one job, how old that is, and what to type next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from mopsjobs.advice import commands
+from mopsjobs.registry import JobRegistry
+from support.cli import Cli, Remote, add, foreign, key, sentences
+
+
+@pytest.fixture
+def nightly(cli: Cli, jobs: JobRegistry) -> None:
+    """`nightly-1`, which was queued for ten minutes, ran for an hour, and failed an hour ago."""
+    cli.clock.advance(hours=-3)
+    jobs.register_job(
+        "nightly-1", k8s_name="sim-1", namespace="modelops", k8s_uid="u-1", owner="ada", labels={"exp": "7"},
+        tasks_total=10, engine="kubernetes", parent_job_id="nightly-0",
+    )  # fmt: skip
+    cli.clock.advance(minutes=50)
+    jobs.update_status("nightly-1", "running")
+    jobs.update_progress("nightly-1", 5, tasks_failed=1)
+    cli.clock.advance(minutes=70)
+    jobs.update_status(
+        "nightly-1", "failed", error_code="OOM", error_message="killed at 12 GiB", results_path="results/nightly-1",
+        missing_outputs=[f"out-{number}" for number in range(7)], verified_outputs=["out-9"],
+        last_validation_error="no out-3",
+    )  # fmt: skip
+    cli.clock.advance(hours=1)
+
+
+@pytest.mark.usefixtures("nightly")
+def test_status_shows_all_there_is(cli: Cli) -> None:
+    """Status and since when, progress with a bar, queue and run time apart, names, error, results, timeline."""
+    assert cli.ok("status", "nightly-1").lines == [
+        "Job        nightly-1",
+        "Status     failed, since 2026-03-01T11:00:00Z",
+        "Progress   [############------------] 5/10 tasks, 50 %, 1 failed",
+        "Created    2026-03-01T09:00:00Z",
+        "Updated    2026-03-01T11:00:00Z",
+        "Queued     50m",
+        "Ran        1h 10m",
+        "Owner      ada",
+        "Labels     exp=7",
+        "Engine     kubernetes",
+        "Kubernetes modelops/sim-1, uid u-1",
+        "Parent     nightly-0",
+        "Results    results/nightly-1",
+        "Outputs    1 verified, 7 missing: out-0, out-1, out-2, out-3, out-4, …",
+        "Error      OOM: killed at 12 GiB",
+        "Validation no out-3",
+        "Timeline",
+        "  2026-03-01 09:00:00Z  pending",
+        "  2026-03-01 09:50:00Z  submitting  (passed unseen)",
+        "  2026-03-01 09:50:00Z  scheduled  (passed unseen)",
+        "  2026-03-01 09:50:00Z  running  (+0s)",
+        "  2026-03-01 11:00:00Z  failed  (+1h 10m)",
+    ]
+
+
+@pytest.mark.usefixtures("nightly")
+def test_status_says_how_old_it_is_and_what_comes_next(cli: Cli) -> None:
+    """The age of the data and the next command stand on stderr, since they are not the data."""
+    assert cli.ok("status", "nightly-1").err.splitlines() == [
+        "Data: read fresh",
+        "Next: kubectl -n modelops describe job sim-1",
+    ]
+
+
+def test_the_next_command_follows_the_state(cli: Cli, jobs: JobRegistry) -> None:
+    """An active job is waited for; an ended one is looked at in full."""
+    add(jobs, "active", "running")
+    add(jobs, "done", "succeeded")
+    assert "Next: mops-jobs wait active" in cli.ok("status", "active").err
+    assert "Next: mops-jobs status done --json" in cli.ok("status", "done").err
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name"),
+    [("modelops", "--all"), ("--all", "sim-1"), ("a;id", "sim-1"), ("modelops", "sim 1"), ("modelops", "../pods/x")],
+)
+def test_a_name_that_no_job_can_have_is_not_typed(cli: Cli, remote: Remote, namespace: str, name: str) -> None:
+    """A record's name and namespace stand in a command line only where a cluster can have a Job there."""
+    remote.put(key("a"), foreign("a", "failed", k8s_namespace=namespace, k8s_name=name))
+    cli.ok("sync")
+    err = cli.ok("status", "a").err
+    assert "Next: mops-jobs status a --json" in err
+    assert "kubectl" not in err
+
+
+@pytest.mark.parametrize("name", ["--yes", "a; id", "$(id)", "it's", "-h"])
+def test_a_printed_command_names_the_job_whatever_its_id(cli: Cli, remote: Remote, name: str) -> None:
+    """An id is quoted for the shell and never read as a flag: typed as it stands, the command does what it says."""
+    remote.put(key(name), foreign(name, "failed", k8s_name=None))
+    cli.ok("sync")
+    told = next(line for line in cli.ok("status", "--", name).err.splitlines() if line.startswith("Next: "))
+    program, *words = shlex.split(told.removeprefix("Next: "))
+    assert (program, words[0]) == ("mops-jobs", "status")
+    assert cli.ok(*words).json["job_id"] == name
+
+
+def test_each_command_of_a_job_names_it_and_nothing_else() -> None:
+    """Whatever the id, what the page shows to copy has it as one word behind the flags."""
+    job = {"job_id": "--a b", "is_active": False, "results_path": "results/x", "status": "failed"}
+    told = [shlex.split(line) for _, line in [*commands(job), *commands({**job, "is_active": True})]]
+    assert [words[-2:] for words in told] == [["--", "--a b"]] * 6
+    assert [words[1] for words in told] == ["logs", "results", "resume", "logs", "status", "cancel"]
+
+
+@pytest.mark.usefixtures("nightly")
+def test_the_json_is_the_job_itself(cli: Cli) -> None:
+    """`status --json` prints the job object, the same as in `list --json`, and nothing else."""
+    ran = cli.ok("status", "nightly-1", "--json")
+    assert ran.json == cli.ok("list", "--json").json["jobs"][0]
+    assert (ran.json["queued_seconds"], ran.json["run_seconds"], ran.json["duration_seconds"]) == (3000, 4200, 7200)
+    assert ran.err == ""
+
+
+def test_a_unique_prefix_will_do(cli: Cli, jobs: JobRegistry) -> None:
+    """The beginning of an id names the job if no other begins so; it is said which one it is."""
+    for name in ("alpha-1", "alpha-10", "beta"):
+        add(jobs, name)
+    ran = cli.ok("status", "b")
+    assert ran.lines[0].split() == ["Job", "beta"]
+    assert "b is short for beta" in ran.err
+    assert cli.ok("status", "alpha-1", "--json").json["job_id"] == "alpha-1"
+
+
+def test_an_ambiguous_prefix_is_refused_with_its_candidates(cli: Cli, jobs: JobRegistry) -> None:
+    """Several jobs that begin so: exit code 3, and at most five of them are named."""
+    for number in range(7):
+        add(jobs, f"alpha-{number}")
+    ran = cli("status", "alpha")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err == (
+        "error: Several jobs begin with alpha.\nhint: Candidates: alpha-0, alpha-1, alpha-2, alpha-3, alpha-4, …\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["100%", "a_b", "a*", "[a]", "Ä"])
+def test_a_prefix_is_taken_literally(cli: Cli, jobs: JobRegistry, remote: Remote, name: str) -> None:
+    """Characters that mean something to SQL or a shell mean themselves."""
+    remote.put(key(f"{name}-1"), foreign(f"{name}-1"))
+    remote.put(key("axb-1"), foreign("axb-1"))
+    assert cli.ok("status", name, "--json").json["job_id"] == f"{name}-1"
+
+
+def test_latest_is_the_job_created_last(cli: Cli, jobs: JobRegistry) -> None:
+    """`@latest` is the newest job, not the one that changed last."""
+    add(jobs, "first")
+    cli.clock.advance(minutes=1)
+    add(jobs, "second")
+    cli.clock.advance(minutes=1)
+    jobs.update_status("first", "running")
+    assert cli.ok("status", "@latest", "--json").json["job_id"] == "second"
+
+
+@pytest.mark.parametrize("name", ["nothing", "@latest"])
+def test_no_such_job(cli: Cli, remote: Remote, name: str) -> None:
+    """A job that is not there: exit code 3, one sentence that names it, nothing on stdout."""
+    assert cli("status", name, "--json") == (3, "", f"error: There is no job {name}.\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104), ("running", 8)]
+)
+def test_exit_status_tells_the_state(cli: Cli, jobs: JobRegistry, status: str, code: int) -> None:
+    """`--exit-status` tells how the job stands; without it, a job that was found is a success."""
+    add(jobs, "job", status)
+    assert cli("status", "job", "--exit-status", "--json").code == code
+    assert cli("status", "job", "--json").code == 0
+
+
+def test_a_record_of_another_program_is_shown(cli: Cli, remote: Remote) -> None:
+    """A record without a history shows what it has, and no times that nobody knows."""
+    remote.put(key("theirs"), foreign("theirs", "succeeded", tasks_total=4, tasks_completed=4))
+    lines = cli.ok("status", "theirs").lines
+    assert lines[:3] == [
+        "Job        theirs",
+        "Status     succeeded, since 2026-03-01T11:00:00Z",
+        "Progress   [########################] 4/4 tasks, 100 %",
+    ]
+    assert not any(line.startswith(("Queued", "Ran", "Timeline")) for line in lines)
+
+
+def test_the_cache_answers_and_says_how_old_it_is(cli: Cli, remote: Remote) -> None:
+    """With the registry out of reach, `status` answers from the cache, with its age, and asks nobody."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    cli.clock.advance(hours=2)
+    remote.store.down = True
+    remote.store.calls.clear()
+    ran = cli.ok("status", "a")
+    assert ran.err.splitlines() == ["Data: synced 2h ago, stale", "Next: mops-jobs sync"]
+    assert not remote.store.calls
+
+
+def test_refresh_reads_the_one_record(cli: Cli, remote: Remote) -> None:
+    """`--refresh` costs one request for one job, and never shows the old state."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "failed"))
+    remote.store.calls.clear()
+    ran = cli.ok("status", "a", "--refresh", "--json")
+    assert ran.json["status"] == "failed"
+    assert remote.store.calls == {"get": 1}
+
+
+def test_a_failed_refresh_shows_the_old_state(cli: Cli, remote: Remote) -> None:
+    """With the registry out of reach, `--refresh` warns and shows what the cache has."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.store.down = True
+    ran = cli.ok("status", "a", "--refresh", "--json")
+    assert ran.json["status"] == "running"
+    assert ran.err.startswith("warning: Cannot reach the registry")
+
+
+def test_a_job_that_the_cache_lacks_is_looked_up(cli: Cli, remote: Remote) -> None:
+    """A job newer than the last sync is read from the registry; offline, it is no such job."""
+    cli.ok("sync")
+    remote.put(key("new"), foreign("new"))
+    assert cli("status", "new", "--offline").code == 3
+    ran = cli.ok("status", "new")
+    assert "Data: read from the registry just now" in ran.err
+    remote.store.down = True
+    ran = cli("status", "other")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
+
+
+def test_an_unreadable_record_is_told_in_one_sentence(cli: Cli, remote: Remote) -> None:
+    """A record that is none is named with its reason."""
+    cli.ok("sync")
+    remote.put(key("bad"), json.dumps({"job_id": "bad", "status": 3}))
+    ran = cli("status", "bad")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (6, "", 1)
+    assert key("bad") in ran.err
+    assert ran.err.splitlines()[-1] == "hint: See: mops-jobs doctor"
+
+
+def test_a_job_that_only_exists_as_an_unreadable_record_is_not_missing(cli: Cli, remote: Remote) -> None:
+    """Once a sync has met it, the cache knows: exit code 6 with the reason, not 3, and offline too."""
+    remote.put(key("bad"), "{")
+    assert cli("sync", "-q").code == 7
+    for flags in ((), ("--offline",), ("--json",), ("--refresh",)):
+        ran = cli("status", "bad", *flags)
+        assert (ran.code, ran.out, len(sentences(ran.err))) == (6, "", 1)
+        assert ran.err.startswith(f"error: {key('bad')}: not JSON")
+        assert ran.err.splitlines()[-1] == "hint: See: mops-jobs doctor"
+    assert cli("wait", "bad", "-q").code == 6
+
+
+def test_a_record_that_became_unreadable_is_shown_as_it_last_was_with_a_warning(cli: Cli, remote: Remote) -> None:
+    """The last good state is better than none, and never passes for the present one."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.put(key("a"), "{")
+    assert cli("sync", "-q").code == 7
+    ran = cli.ok("status", "a", "--json")
+    assert ran.json["status"] == "running"
+    assert ran.err.startswith(f"warning: {key('a')} cannot be read any more (not JSON")
+    assert ran.err.endswith("); this is its last good state.\n")
+
+
+@pytest.mark.parametrize("name", ["a_c", "A-C", "%", "c"])
+def test_an_unreadable_record_of_another_job_is_not_blamed_on_this_one(cli: Cli, remote: Remote, name: str) -> None:
+    """Names are compared as they are: `_` and `%` stand for themselves, and case counts."""
+    remote.put(key("a-c"), "{")
+    remote.put(key("other"), foreign("other"))
+    assert cli("sync", "-q").code == 7
+    assert cli("status", name, "--offline").code == 3
+    remote.put(key("a_c"), foreign("a_c"))
+    cli("sync", "-q")
+    assert cli.ok("status", "a_c", "--json").err == ""
+
+
+def test_a_refresh_during_an_outage_asks_once(cli: Cli, remote: Remote) -> None:
+    """After the one request has failed, nothing else is sent: not for a job in the cache, nor for another, nor ever."""
+    remote.store.down = True
+    ran = cli("status", "a", "--refresh")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
+    assert ran.err.startswith("error: Cannot reach the registry")
+    assert remote.store.calls == {"get": 1}
+    remote.store.down = False
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    remote.store.down = True
+    for name, code in (("a", 0), ("b", 5)):
+        remote.store.calls.clear()
+        assert cli("status", name, "--refresh", "--json").code == code
+        assert remote.store.calls == {"get": 1}

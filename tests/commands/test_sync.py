@@ -1,0 +1,399 @@
+"""`sync`: the cache becomes what the registry is, at a cost that follows what changed, and never by losing anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jsonschema
+import pytest
+from filelock import FileLock
+
+from mopsjobs.cache import file
+from mopsjobs.cache.sync_lock import sync_lock
+from mopsjobs.store.dynamodb import DynamoDBVersionedStore
+from support.cli import REMOTE_URL, Cli, Remote, foreign, key, put, sentences
+
+if TYPE_CHECKING:
+    from conftest import Azurite
+    from mopsjobs.store.base import VersionedStore
+
+MEGABYTES_5 = b"x" * 5_000_000
+
+BAD_BLOBS = {
+    "jobs/bad-array/state.json": (b"[1, 2]", "unreadable", "not a JSON object but a list"),
+    "jobs/bad-empty/state.json": (b"", "unreadable", "not JSON"),
+    "jobs/bad-field/state.json": (b'{"job_id": "bad-field"}', "unreadable", "no field status"),
+    "jobs/bad-huge/state.json": (MEGABYTES_5, "unreadable", "5,000,000 bytes"),
+    "jobs/bad-id/state.json": (foreign("another"), "unreadable", "the record is that of job 'another'"),
+    "jobs/bad-json/state.json": (b'{"job_id": "bad-j', "unreadable", "not JSON"),
+    "jobs/bad-number/state.json": (foreign("bad-number", metadata=0).replace("0\n", "NaN\n"), "unreadable", "NaN"),
+    "jobs/bad-status/state.json": (foreign("bad-status").replace('"running"', "7"), "unreadable", "field status"),
+    "jobs/bad-time/state.json": (foreign("bad-time", created_at="yesterday"), "unreadable", "field created_at"),
+    "jobs/bad-type/state.json": (foreign("bad-type", tasks_total="ten"), "unreadable", "should be a whole number"),
+    "jobs/bad-utf8/state.json": (b"\xff\xfe\x00", "unreadable", "not UTF-8"),
+    "jobs/good-1/notes.txt": (b"by hand", "not_a_record", "not a job record"),
+    "jobs/odd-status/state.json": (foreign("odd-status", "hibernating"), "unknown_status", "'hibernating'"),
+}
+"""What may lie under the registry's prefix: the bytes, and how each is to be reported."""
+
+
+def _problems(document: dict[str, list[dict[str, str]]]) -> dict[str, tuple[str, str]]:
+    return {problem["key"]: (problem["kind"], problem["reason"]) for problem in document["problems"]}
+
+
+def _fill(store: VersionedStore, names: str) -> None:
+    for name in names.split():
+        put(store, key(name), foreign(name))
+
+
+def _held(cli: Cli) -> list[str]:
+    return sorted(cli.ids("--offline", "--limit", "0"))
+
+
+def test_sync_mirrors_every_record(cli: Cli, anywhere: VersionedStore) -> None:
+    """After a sync of records that another program wrote, the cache has all of them, and says so in one line."""
+    _fill(anywhere, "a b c d e")
+    ran = cli.ok("sync")
+    assert ran.err == ""
+    (line,) = ran.lines
+    assert line.startswith("Synced 5 jobs in ")
+    assert line.endswith(": 5 added")
+    assert _held(cli) == ["a", "b", "c", "d", "e"]
+
+
+def test_a_second_sync_writes_only_what_changed(cli: Cli, anywhere: VersionedStore) -> None:
+    """Rows whose version is the listed one are left alone; a changed, a new and a vanished record are counted."""
+    _fill(anywhere, "a b c d e")
+    cli.ok("sync")
+    put(anywhere, key("b"), foreign("b", "succeeded"))
+    put(anywhere, key("f"), foreign("f"))
+    anywhere.delete(key("c"))
+    report = cli.ok("sync", "--json").json
+    counts = {name: report[name] for name in ("seen", "added", "changed", "unchanged", "removed")}
+    assert counts == {"seen": 5, "added": 1, "changed": 1, "unchanged": 3, "removed": 1}
+    assert _held(cli) == ["a", "b", "d", "e", "f"]
+    assert cli.ok("sync").lines[0].endswith(": nothing new")
+
+
+def test_a_record_read_again_is_no_change(cli: Cli, anywhere: VersionedStore) -> None:
+    """`--full` reads what it knows too, and counts by the version, as any other sync."""
+    _fill(anywhere, "a b c")
+    cli.ok("sync")
+    put(anywhere, key("b"), foreign("b", "succeeded"))
+    report = cli.ok("sync", "--full", "--json").json
+    assert (report["added"], report["changed"], report["unchanged"]) == (0, 1, 2)
+    assert cli.ok("sync", "--full").lines[0].endswith(": nothing new")
+
+
+def test_every_kind_of_bad_blob_is_reported_and_stops_nothing(cli: Cli, anywhere: VersionedStore) -> None:
+    """Each is named with its key and reason, the exit code is 7, and the good records are all there.
+
+    All that can lie there: DynamoDB takes nothing huge.
+    """
+    bad_blobs = dict(BAD_BLOBS)
+    if isinstance(anywhere, DynamoDBVersionedStore):
+        del bad_blobs["jobs/bad-huge/state.json"]
+    for place, (value, _, _) in bad_blobs.items():
+        put(anywhere, place, value)
+    _fill(anywhere, "good-1 good-2 good-3")
+    ran = cli("sync", "--json")
+    assert ran.code == 7
+    told = _problems(ran.json)
+    assert {place: kind for place, (kind, _) in told.items()} == {at: kind for at, (_, kind, _) in bad_blobs.items()}
+    for place, (_, _, reason) in bad_blobs.items():
+        assert reason in told[place][1]
+    assert _held(cli) == ["good-1", "good-2", "good-3", "odd-status"]
+    again = cli("sync", "--json")
+    assert (again.code, _problems(again.json)) == (7, told)
+    doctor = cli("doctor", "--json")
+    assert _problems(doctor.json) == told
+    assert doctor.code == 7
+
+
+def test_a_huge_blob_is_never_fetched(cli: Cli, remote: Remote) -> None:
+    """Five megabytes of text are refused by what the listing tells of their size."""
+    remote.store.hides_values = True
+    remote.put(key("huge"), MEGABYTES_5)
+    assert cli("sync").code == 7
+    assert remote.store.calls["get"] == 0
+
+
+def test_bad_records_are_named_on_stderr(cli: Cli, remote: Remote) -> None:
+    """Without `--json` each bad record is one warning, and the summary line counts them."""
+    remote.put(key("bad"), "{")
+    remote.put(key("good"), foreign("good"))
+    ran = cli("sync")
+    assert ran.code == 7
+    assert ran.err.startswith("warning: jobs/bad/state.json: not JSON")
+    assert ran.lines[0].endswith("; 1 unreadable")
+    quiet = cli("sync", "-q")
+    assert (quiet.code, quiet.out) == (7, "")
+    assert quiet.err.count("\n") == 1
+
+
+def test_many_bad_records_do_not_flood_the_terminal(cli: Cli, remote: Remote) -> None:
+    """Ten are named, and the rest counted with the command that lists them."""
+    for number in range(30):
+        remote.put(key(f"bad-{number:02}"), "{")
+    ran = cli("sync")
+    assert ran.err.count("not JSON") == 10
+    assert "and 20 more: mops-jobs doctor --json" in ran.err
+
+
+def test_an_unreadable_record_keeps_its_last_good_row(cli: Cli, anywhere: VersionedStore) -> None:
+    """A record that turns bad is shown as it last was, until it is mended; then the problem is gone."""
+    _fill(anywhere, "a b")
+    cli.ok("sync")
+    put(anywhere, key("a"), "not JSON at all")
+    put(anywhere, key("b"), foreign("b", "failed"))
+    assert cli("sync").code == 7
+    assert _status(cli, "a") == "running"
+    assert _status(cli, "b") == "failed"
+    put(anywhere, key("a"), foreign("a", "succeeded"))
+    report = cli.ok("sync", "--json").json
+    assert (report["problems"], report["changed"]) == ([], 1)
+    assert _status(cli, "a") == "succeeded"
+
+
+def test_a_problem_goes_away_with_its_blob(cli: Cli, remote: Remote) -> None:
+    """What was reported and is deleted is reported no more, and `doctor` is content again."""
+    remote.put(key("bad"), "{")
+    remote.put("jobs/x/other", "")
+    assert cli("sync").code == 7
+    remote.store.delete(key("bad"))
+    remote.store.delete("jobs/x/other")
+    assert cli.ok("sync", "--json").json["problems"] == []
+    assert cli.ok("doctor", "--json").json["problems"] == []
+
+
+def test_a_manifest_beside_a_record_is_no_problem(cli: Cli, remote: Remote) -> None:
+    """`manifest.json` is where a job's expected outputs belong."""
+    remote.put(key("a"), foreign("a"))
+    remote.put("jobs/a/manifest.json", "{}")
+    assert cli.ok("sync", "--json").json["problems"] == []
+
+
+@pytest.mark.azurite
+def test_a_name_that_no_key_may_have_stops_nothing(cli: Cli, azurite: Azurite) -> None:
+    """A blob whose name has a bidirectional mark or an empty segment is reported, and the others are mirrored."""
+    container = azurite.new_container()
+    with azurite.client(container) as client:
+        client.create_container()
+        for name in ("good", "txt\u202eexe", "other"):
+            client.upload_blob(key(name), foreign(name))
+        client.upload_blob("jobs//state.json", foreign("none"))
+    cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{container}"
+    ran = cli("sync", "--json")
+    assert ran.code in (0, 7), ran.err
+    assert {key("txt\u202eexe"), "jobs//state.json"} <= set(_problems(ran.json))
+    assert _held(cli) == ["good", "other"]
+    assert "\u202e" not in cli("sync").err + cli("doctor").out
+
+
+@pytest.mark.parametrize("field", ["updated_at", "created_at", "heartbeat_at"])
+def test_a_time_at_the_end_of_the_calendar_spoils_no_listing(cli: Cli, remote: Remote, field: str) -> None:
+    """The largest time that other programs know is shown or reported, and the other jobs are listed."""
+    remote.put(key("a"), foreign("a"))
+    remote.put(key("far"), foreign("far", "failed", **{field: "9999-12-31T23:59:59.999999+00:00"}))
+    assert cli("sync").code in (0, 7)
+    assert "a" in cli.ids("--offline")
+    assert "a" in [job["job_id"] for job in cli.ok("list", "--offline", "--json").json["jobs"]]
+
+
+@pytest.mark.parametrize("metadata", ["1e999", "[" * 480 + "]" * 480, "[" * 900 + "]" * 900, "1" * 4200])
+def test_metadata_that_json_barely_allows_spoil_no_listing(cli: Cli, remote: Remote, metadata: str) -> None:
+    """Numbers beyond all bounds and endless nesting are reported or shown, and the other jobs are listed."""
+    remote.put(key("a"), foreign("a"))
+    remote.put(key("odd"), foreign("odd").replace('"metadata": {}', f'"metadata": {{"x": {metadata}}}'))
+    assert cli("sync").code in (0, 7)
+    for flags in (("list",), ("list", "--json"), ("list", "--tsv", "--fields", "job_id,metadata")):
+        assert "a" in cli.ok(*flags, "--offline").out
+    with closing(file.open_to_read(str(cli.cache), REMOTE_URL)) as connection:  # type: ignore[type-var]
+        assert ("a",) in connection.execute("SELECT job_id FROM jobs WHERE metadata IS NOT NULL").fetchall()
+
+
+def test_inline_values_are_used_and_others_fetched(cli: Cli, remote: Remote) -> None:
+    """A value that the listing carries costs no request; one that it lacks costs one, and only if it changed.
+
+    One more finds that this is the registry that the cache mirrors.
+    """
+    _fill(remote.store.inner, "a b c")
+    assert cli.ok("sync", "--json").json["fetched"] == 0
+    assert remote.store.calls["get"] == 0
+    put(remote.store.inner, key("b"), foreign("b", "failed"))
+    remote.store.hides_values = True
+    assert cli.ok("sync", "--json").json["fetched"] == 1
+    assert remote.store.calls["get"] == 2
+    assert _status(cli, "b") == "failed"
+
+
+@pytest.mark.azurite
+def test_azure_listings_carry_our_own_records(cli: Cli, azurite: Azurite) -> None:
+    """From Azure, records of ours come with the listing; those of another program are fetched."""
+    container = azurite.new_container()
+    cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{container}"
+    for name in ("ours-1", "ours-2"):
+        cli.ok("register", name, "-q")
+    with azurite.client(container) as client:
+        client.upload_blob(key("theirs"), foreign("theirs"))
+    report = cli.ok("sync", "--json", "--full").json
+    assert (report["seen"], report["fetched"]) == (3, 1)
+    assert _held(cli) == ["ours-1", "ours-2", "theirs"]
+
+
+def test_full_reads_everything_again(cli: Cli, remote: Remote) -> None:
+    """`--full` replaces even rows whose version has not changed."""
+    _fill(remote.store.inner, "a b")
+    cli.ok("sync")
+    with closing(file.open_to_write(str(cli.cache), REMOTE_URL)) as connection:
+        connection.execute("UPDATE job SET status = 'wrong' WHERE job_id = 'a'")
+    cli.ok("sync")
+    assert cli.ids("--offline", "--status", "running") == ["b"]
+    report = cli.ok("sync", "--full", "--json").json
+    assert (report["changed"], report["unchanged"]) == (0, 2)
+    assert sorted(cli.ids("--offline", "--status", "running")) == ["a", "b"]
+
+
+def test_quiet_says_nothing(cli: Cli, remote: Remote) -> None:
+    """For cron: `-q` has no output at all while everything is well."""
+    _fill(remote.store.inner, "a")
+    assert cli.ok("sync", "-q")[1:] == ("", "")
+
+
+def test_a_second_sync_at_the_same_time_says_so(cli: Cli, remote: Remote) -> None:
+    """While another sync has the cache, `sync` ends at once with 0, in words or in JSON."""
+    unknown = {"running_since": None, "running_pid": None, "progress_at": None, "stalled": False}
+    with FileLock(f"{cli.cache}.lock"):
+        ran = cli.ok("sync")
+        assert (ran.out, ran.err) == ("", "Another sync is running; nothing to do.\n")
+        assert cli.ok("sync", "-q")[1:] == ("", "")
+        assert cli.ok("sync", "--json").json == {"schema_version": 1, "already_running": True, **unknown}
+    assert remote.store.calls["scan"] == 0
+
+
+def test_a_sync_at_work_is_told_with_its_age(cli: Cli, remote: Remote) -> None:
+    """Since when it runs, and its process; `-q` says nothing, `doctor` counts it as well."""
+    cli.ok("sync")
+    with sync_lock(str(cli.cache), 0, cli.clock.now):
+        cli.clock.advance(seconds=125)
+        told = f"is running for 2m 5s (process {os.getpid()})"
+        assert cli.ok("sync").err == f"Another sync {told}; nothing to do.\n"
+        assert cli.ok("sync", "-q")[1:] == ("", "")
+        assert _sync_check(cli) == {"name": "sync", "state": "ok", "detail": f"a sync {told}", "fix": None}
+    assert _sync_check(cli) is None
+    assert cli.ok("sync").lines
+    assert remote.store.calls["scan"] > 0
+
+
+def test_a_sync_without_progress_is_warned_of(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes after its last progress each other sync warns, also with `-q`, and ends with 0 as ever."""
+    monkeypatch.setattr("mopsjobs.context.LOCK_SECONDS", 0.0)
+    _fill(remote.store.inner, "a")
+    cli.ok("sync")
+    with sync_lock(str(cli.cache), 0, cli.clock.now) as progressed:
+        assert progressed is not None
+        cli.clock.advance(hours=1)
+        progressed()
+        cli.clock.advance(seconds=599)
+        assert cli.ok("sync", "-q")[1:] == ("", "")
+        cli.clock.advance(seconds=1)
+        told = f"is running for 1h 10m (process {os.getpid()}), without progress for 10m"
+        fix = f"continue it (kill -CONT {os.getpid()}), or end it (kill -KILL {os.getpid()})"
+        warning = f"warning: Another sync {told}; nothing is mirrored meanwhile. To go on, {fix}.\n"
+        assert cli.ok("sync", "-q")[1:] == ("", warning)
+        document = cli.ok("sync", "--json", "-q").json
+        assert document == {
+            "schema_version": 1,
+            "already_running": True,
+            "running_since": "2026-03-01T12:00:00Z",
+            "running_pid": os.getpid(),
+            "progress_at": "2026-03-01T13:00:00Z",
+            "stalled": True,
+        }
+        jsonschema.Draft202012Validator(cli.ok("schema", "sync").json).validate(document)
+        detail = f"a sync {told}; no other can begin"
+        assert _sync_check(cli) == {"name": "sync", "state": "warn", "detail": detail, "fix": fix}
+        ran = cli("list", "--refresh", "-q")
+        assert f"Another sync {told}." in ran.err
+    assert cli.ok("sync", "-q")[1:] == ("", "")
+
+
+def test_a_stopped_process_is_named(cli: Cli, remote: Remote) -> None:
+    """A sync that was stopped by a signal and holds the lock: named while it lives, and gone with its end."""
+    _fill(remote.store.inner, "a")
+    cli.ok("sync")
+    hold = (
+        "import sys; from mopsjobs.cache.sync_lock import sync_lock\nwith sync_lock(sys.argv[1], 0): print(); input()"
+    )
+    words = [sys.executable, "-c", hold, str(cli.cache)]
+    root = Path(__file__).parents[2]
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "\n"
+        holder.send_signal(signal.SIGSTOP)
+        hours_ago = cli.clock.now().timestamp() - 3 * 3600
+        os.utime(f"{cli.cache}.lock", (hours_ago, hours_ago))
+        err = cli.ok("sync", "-q").err
+        assert f"(process {holder.pid}), without progress for 3h; " in err
+        holder.kill()
+    assert cli.ok("sync", "-q")[1:] == ("", "")
+
+
+def test_what_a_killed_sync_left_is_told_of_no_other(cli: Cli, remote: Remote) -> None:
+    """The note of a process that is gone says nothing of the one that holds the lock now, and has no note yet."""
+    _fill(remote.store.inner, "a")
+    cli.ok("sync")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    Path(f"{cli.cache}.lock").write_text(f'{{"pid": {gone.pid}, "since": "2026-02-01T00:00:00Z"}}')
+    assert _sync_check(cli) is None
+    with FileLock(f"{cli.cache}.lock"):
+        assert cli.ok("sync").err == "Another sync is running; nothing to do.\n"
+    assert cli.ok("sync", "-q")[1:] == ("", "")
+
+
+def _sync_check(cli: Cli) -> dict[str, str | None] | None:
+    return next((check for check in cli("doctor", "--json").json["checks"] if check["name"] == "sync"), None)
+
+
+def test_the_registry_is_opened_before_the_lock_is_taken(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an SDK starts then would inherit the lock: a sync that was killed would seem to be running."""
+    free: list[bool] = []
+
+    def opened(url: str, env: dict[str, str], **_: object) -> object:
+        with FileLock(f"{cli.cache}.lock", timeout=0):
+            free.append(True)
+        return remote.store
+
+    monkeypatch.setattr("mopsjobs.store.open_store", opened)
+    cli.ok("sync")
+    assert free == [True]
+
+
+def test_an_unreachable_registry_loses_nothing(cli: Cli, remote: Remote) -> None:
+    """`sync` then exits 5 with one sentence, the rows stay, and listings say that they are stale."""
+    _fill(remote.store.inner, "a b")
+    cli.ok("sync")
+    remote.store.down = True
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (5, "")
+    assert len(sentences(ran.err)) == 1
+    document = cli.ok("list", "--json").json
+    assert (document["total"], document["stale"]) == (2, True)
+    remote.store.down = False
+    cli.ok("sync")
+    assert cli.ok("list", "--json").json["stale"] is False
+
+
+def _status(cli: Cli, job_id: str) -> str:
+    return json.loads(cli.ok("status", job_id, "--json", "--offline").out)["status"]  # type: ignore[no-any-return]

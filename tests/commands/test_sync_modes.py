@@ -1,0 +1,214 @@
+"""Full or delta: a sync costs what changed, and lists everything whenever that is the only way to be right."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs import changes
+from mopsjobs.cache import mirror
+from support.cli import Cli, Remote, foreign, key
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+COUNT = 2000
+COUNTED = ("mode", "seen", "added", "changed", "unchanged", "removed", "fetched")
+
+
+def _name(number: int) -> str:
+    return f"job-{number:05}"
+
+
+def _sync(cli: Cli, *flags: str) -> dict[str, Any]:
+    return cli.ok("sync", "--json", *flags).json  # type: ignore[no-any-return]
+
+
+def _mode(cli: Cli, *flags: str) -> str:
+    return str(_sync(cli, *flags)["mode"])
+
+
+@pytest.fixture
+def filled(cli: Cli, remote: Remote) -> Remote:
+    """A registry of many jobs, mirrored until the syncs are sure that nobody writes unannounced."""
+    for number in range(COUNT):
+        remote.store.inner.create_if_absent(key(_name(number)), foreign(_name(number)).encode())
+    assert [_mode(cli) for _ in range(3)] == ["full", "full", "delta"]
+    cli.clock.advance(minutes=30)
+    assert _mode(cli) == "delta"
+    return remote
+
+
+@pytest.fixture
+def calls(filled: Remote) -> Counter[str]:
+    """What the store was asked since."""
+    filled.store.calls.clear()
+    return filled.store.calls
+
+
+def test_nothing_changed_costs_a_few_listings(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
+    """No listing of the jobs, however many there are, and one read: of a job that shows that the registry is there."""
+    report = _sync(cli)
+    assert {name: report[name] for name in COUNTED} == {"mode": "delta", **dict.fromkeys(COUNTED[1:], 0)}
+    assert (calls["scan"], calls["get"]) == (0, 1)
+    assert calls["list_keys"] <= 8  # the slots of 25 minutes, and the hours of the events
+
+
+def test_what_changed_is_read_and_nothing_else(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
+    """Ten changed jobs are ten reads; a new one is one more; what is announced and unchanged counts as that.
+
+    One more read shows that the registry is there.
+    """
+    for number in range(10):
+        filled.jobs.update_status(_name(number), "succeeded")
+    filled.jobs.register_job("new")
+    report = _sync(cli)
+    expected = {"mode": "delta", "seen": 11, "added": 1, "changed": 10, "unchanged": 0, "removed": 0, "fetched": 11}
+    assert {name: report[name] for name in COUNTED} == expected
+    assert (calls["scan"], calls["get"]) == (0, 12)
+    assert len(cli.ids("--offline", "--status", "succeeded")) == 10
+    assert _sync(cli)["unchanged"] == 11
+    filled.store.inner.delete(key("new"))
+    assert _sync(cli)["removed"] == 1
+    assert cli.ids("--offline", "--name", "new") == []
+
+
+def test_reading_writes_nothing(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
+    """A read-only permit serves a delta sync."""
+    filled.jobs.update_status(_name(1), "failed")
+    cli.ok("sync")
+    assert not calls.keys() & {"put", "create_if_absent", "delete"}
+
+
+def test_the_summary_tells_what_was_looked_at(cli: Cli, filled: Remote) -> None:
+    """People see that not all jobs were counted."""
+    filled.jobs.update_status(_name(1), "failed")
+    (line,) = cli.ok("sync").lines
+    assert line.startswith("Synced 1 announced job in ")
+    assert line.endswith(": 1 changed")
+
+
+def test_an_unannounced_change_makes_syncs_full_until_none_is_seen(cli: Cli, filled: Remote) -> None:
+    """While another program writes, every sync lists everything; and no longer than that."""
+    filled.put(key(_name(3)), foreign(_name(3), "failed"))
+    assert _mode(cli) == "delta"  # nobody knows yet
+    cli.clock.advance(minutes=31)
+    assert _mode(cli) == "full"  # the hourly one
+    for number in range(4, 6):
+        filled.put(key(_name(number)), foreign(_name(number), "failed"))
+        assert _mode(cli) == "full"
+    filled.store.inner.delete(key(_name(9)))
+    assert [_mode(cli) for _ in range(3)] == ["full", "full", "delta"]
+    assert len(cli.ids("--offline", "--status", "failed")) == 3
+
+
+def test_announced_changes_do_not_make_syncs_full(cli: Cli, filled: Remote) -> None:
+    """A full sync that finds changes of ours alone, some made while it was listing, trusts the announcements."""
+    filled.jobs.update_status(_name(1), "failed")
+
+    def meanwhile() -> None:
+        filled.store.after_listing = lambda: None
+        filled.jobs.register_job("new")
+        filled.store.inner.delete(key(_name(2)))
+        filled.store.inner.create_if_absent(f"{changes.slot_of(cli.clock.now())}{_name(2)}", b"-")
+
+    filled.store.after_listing = meanwhile
+    assert _mode(cli, "--full") == "full"
+    assert _mode(cli) == "delta"
+    assert cli.ids("--offline", "--name", "new") == ["new"]
+
+
+def test_an_hour_after_the_last_full_sync_comes_another(cli: Cli, filled: Remote) -> None:
+    """So long may a change go unseen that nobody announced, and no longer."""
+    cli.clock.advance(minutes=30)
+    assert _mode(cli) == "delta"
+    cli.clock.advance(seconds=1)
+    assert _mode(cli) == "full"
+
+
+def test_a_clock_that_was_set_back_proves_nothing(cli: Cli, filled: Remote) -> None:
+    """A last sync in the future is no beginning for the next."""
+    cli.clock.advance(minutes=-1)
+    assert _mode(cli) == "full"
+
+
+def test_many_announced_jobs_are_listed_rather_than_read(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
+    """A tenth of all jobs announced, and a listing of everything is cheaper. One read finds that it is the registry."""
+    for number in range(COUNT // mirror.GET_COST):
+        filled.jobs.update_fields(_name(number), owner="ada")
+    calls.clear()
+    report = _sync(cli)
+    assert (report["mode"], report["changed"]) == ("full", COUNT // mirror.GET_COST)
+    assert calls["get"] == 1
+
+
+def test_a_flood_of_names_exhausts_nothing(cli: Cli, filled: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound, everything is listed, and goes on being listed while the flood lasts."""
+    monkeypatch.setattr(changes, "MAX_NAMES", 20)
+    for number in range(30):
+        filled.store.inner.create_if_absent(f"{changes.slot_of(cli.clock.now())}flood-{number}", b"-")
+    assert [_mode(cli) for _ in range(2)] == ["full", "full"]
+    cli.clock.advance(minutes=40)
+    assert [_mode(cli) for _ in range(3)] == ["full", "full", "delta"]
+
+
+def test_a_small_registry_is_listed(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few jobs are one request, fewer than their announcements would be."""
+    for number in range(mirror.SMALL):
+        remote.store.inner.create_if_absent(key(_name(number)), foreign(_name(number)).encode())
+    assert [_mode(cli) for _ in range(3)] == ["full", "full", "full"]
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "announced", None)
+        assert _mode(cli) == "full"  # without a look at the announcements
+
+
+def test_a_delta_sync_reports_bad_records(cli: Cli, filled: Remote) -> None:
+    """A record that turned bad is a problem and keeps its row; mended, it is none any more."""
+    filled.jobs.update_status(_name(1), "failed")
+    good = filled.store.inner.get(key(_name(1)))
+    assert good is not None
+    filled.put(key(_name(1)), "not JSON at all")
+    ran = cli("sync", "--json")
+    assert (ran.code, ran.json["mode"]) == (7, "delta")
+    assert [problem["key"] for problem in ran.json["problems"]] == [key(_name(1))]
+    assert json.loads(cli.ok("status", _name(1), "--json", "--offline").out)["status"] == "running"
+    filled.put(key(_name(1)), good.value)
+    assert _sync(cli)["problems"] == []
+    assert cli.ids("--offline", "--status", "failed") == [_name(1)]
+
+
+def test_a_delta_sync_that_breaks_off_claims_nothing(cli: Cli, filled: Remote) -> None:
+    """Ended by an outage, it leaves the age of the data as it was, and the next one brings what it had not."""
+    filled.jobs.update_status(_name(1), "failed")
+    synced_at = cli.ok("list", "--json", "--limit", "1").json["synced_at"]
+    cli.clock.advance(minutes=1)
+    filled.store.fail_next(1, "get")
+    assert cli("sync").code == 5
+    document = cli.ok("list", "--json", "--limit", "1").json
+    assert (document["synced_at"], document["stale"]) == (synced_at, True)
+    assert _sync(cli)["changed"] == 1
+    assert cli.ok("list", "--json", "--limit", "1").json["stale"] is False
+
+
+def test_a_delta_sync_does_not_overtake_a_full_one(cli: Cli, filled: Remote) -> None:
+    """A full sync sees what no delta does: it goes to its end, and leaves what a younger delta brought."""
+    filled.put(key(_name(1)), foreign(_name(1), "failed"))
+
+    def meanwhile() -> None:
+        filled.store.after_listing = lambda: None
+        filled.jobs.update_status(_name(2), "failed")
+        cli.clock.advance(seconds=1)
+        report = mirror.sync(filled.jobs, str(cli.cache), _registry_id(cli), now=cli.clock.now)
+        assert (report.is_full, report.changed) == (False, 1)
+
+    filled.store.after_listing = meanwhile
+    cli.ok("sync", "--full", "-q")
+    assert sorted(cli.ids("--offline", "--status", "failed")) == [_name(1), _name(2)]
+    document = cli.ok("list", "--json", "--limit", "1").json
+    assert document["age_seconds"] == 0
+
+
+def _registry_id(cli: Cli) -> str:
+    return str(cli.ok("list", "--json", "--limit", "1", "--offline").json["registry"])

@@ -1,0 +1,320 @@
+"""`wait`: until jobs end, whatever way; the exit code tells how."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.registry import JobRegistry
+from support.cli import Cli, Remote, add, foreign, key, sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENDS = [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)]
+
+
+def _at(cli: Cli, **deeds: Callable[[], object]) -> None:
+    """Do each deed during the sleep of that number: `_3=...` in the third."""
+    todo = {int(name.removeprefix("_")): deed for name, deed in deeds.items()}
+    cli.clock.on_sleep = lambda count: todo.pop(count, lambda: None)()
+
+
+@pytest.mark.parametrize(("status", "code"), ENDS)
+def test_any_end_ends_the_wait(cli: Cli, jobs: JobRegistry, status: str, code: int) -> None:
+    """A job that ends while it is waited for ends the wait, whatever its end; the exit code tells which."""
+    add(jobs, "job", "running")
+    _at(cli, _3=lambda: jobs.update_status("job", status))
+    assert cli("wait", "job").code == code
+    assert cli.clock.slept == [1.0, 1.0, 1.0]
+
+
+def test_a_registry_across_the_network_is_looked_at_less_often(cli: Cli, remote: Remote) -> None:
+    """Each look is a request: every five seconds, unless `--interval` says otherwise."""
+    add(remote.jobs, "job", "running")
+    _at(cli, _2=lambda: remote.jobs.update_status("job", "succeeded"))
+    assert cli("wait", "job").code == 0
+    assert cli.clock.slept == [5.0, 5.0]
+
+
+def test_latest_is_the_newest_job_of_the_registry_not_of_the_cache(cli: Cli, remote: Remote) -> None:
+    """`@latest` syncs first: a job that somebody else has just registered is the one that is waited for."""
+    add(remote.jobs, "old", "succeeded")
+    cli.ok("sync")
+    cli.clock.advance(minutes=1)
+    add(remote.jobs, "new", "failed")
+    assert cli("wait", "@latest").code == 100
+
+
+@pytest.mark.parametrize(("status", "code"), ENDS)
+def test_a_job_that_has_ended_is_not_waited_for(cli: Cli, jobs: JobRegistry, status: str, code: int) -> None:
+    """An ended job gives its exit code at once."""
+    add(jobs, "job", status)
+    assert cli("wait", "job", "--timeout", "1s").code == code
+    assert cli.clock.slept == []
+
+
+def test_the_end_is_found_in_the_registry_not_in_the_cache(cli: Cli, remote: Remote) -> None:
+    """An old cache does not delay the end, nor invent one."""
+    add(remote.jobs, "job", "running")
+    cli.ok("sync")
+    remote.jobs.update_status("job", "succeeded")
+    assert cli("wait", "job").code == 0
+    assert cli.ids("--status", "running", "--offline") == ["job"]
+
+
+def test_each_change_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
+    """On the way, status and progress are told on stderr when they change; `-q` says nothing; stdout stays empty."""
+    add(jobs, "job", tasks_total=4)
+    _at(
+        cli,
+        _2=lambda: jobs.update_status("job", "running"),
+        _4=lambda: jobs.update_progress("job", 3),
+        _5=lambda: jobs.update_status("job", "succeeded"),
+    )
+    ran = cli("wait", "job")
+    assert ran.out == ""
+    assert ran.err.splitlines() == [
+        "job: pending, 0/4 tasks",
+        "job: running, 0/4 tasks",
+        "job: running, 3/4 tasks",
+        "job: succeeded, 3/4 tasks",
+    ]
+    assert cli("wait", "job", "-q") == (0, "", "")
+
+
+def test_json_gives_a_line_for_each_job(cli: Cli, jobs: JobRegistry) -> None:
+    """`--json` prints the jobs as they ended, one object a line, in the order asked for."""
+    add(jobs, "b", "succeeded")
+    add(jobs, "a", "failed")
+    ran = cli("wait", "b", "a", "--json", "-q")
+    assert ran.code == 100
+    assert [line.split(",")[0] for line in ran.lines] == ['{"job_id":"b"', '{"job_id":"a"']
+
+
+def test_all_waits_for_the_last_and_tells_the_worst(cli: Cli, jobs: JobRegistry) -> None:
+    """By default every job has to end; a failure outweighs partial, that cancelled, that success."""
+    for name in ("a", "b", "c"):
+        add(jobs, name, "running")
+    _at(
+        cli,
+        _1=lambda: jobs.update_status("a", "failed"),
+        _2=lambda: jobs.update_status("b", "succeeded"),
+        _3=lambda: jobs.cancel_job("c"),
+    )
+    assert cli("wait", "a", "b", "c", "--all").code == 100
+    assert len(cli.clock.slept) == 3
+    assert cli("wait", "b", "c").code == 103
+
+
+def test_any_ends_with_the_first(cli: Cli, jobs: JobRegistry) -> None:
+    """With `--any` the first end ends the wait, and its exit code is that job's."""
+    for name in ("a", "b"):
+        add(jobs, name, "running")
+    _at(cli, _2=lambda: jobs.update_status("b", "succeeded"), _3=lambda: jobs.update_status("a", "failed"))
+    assert cli("wait", "a", "b", "--any").code == 0
+    assert len(cli.clock.slept) == 2
+
+
+def test_fail_fast_ends_with_the_first_that_did_not_succeed(cli: Cli, jobs: JobRegistry) -> None:
+    """With `--fail-fast` a success is not the end, and the first other end is."""
+    for name in ("a", "b", "c"):
+        add(jobs, name, "running")
+    _at(cli, _1=lambda: jobs.update_status("a", "succeeded"), _2=lambda: jobs.cancel_job("b"))
+    assert cli("wait", "a", "b", "c", "--fail-fast").code == 103
+    assert len(cli.clock.slept) == 2
+
+
+def test_an_outage_is_survived(cli: Cli, remote: Remote) -> None:
+    """A registry that stops answering is asked again, with pauses that grow; the job's end is then told as ever."""
+    add(remote.jobs, "job", "running")
+
+    def cut() -> None:
+        remote.store.down = True
+
+    def mend() -> None:
+        remote.store.down = False
+        remote.jobs.update_status("job", "succeeded")
+
+    _at(cli, _2=cut, _12=mend)
+    ran = cli("wait", "job")
+    assert ran.code == 0
+    assert len(cli.clock.slept) == 12
+    assert max(cli.clock.slept[2:]) <= 30
+    assert ran.err.count("Trying again until it answers.") == 1
+    assert ran.err.splitlines()[-1] == "job: succeeded"
+
+
+def test_an_outage_backs_off_with_jitter(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses double from the interval up to half a minute, and are spread over the whole range."""
+    monkeypatch.setattr("random.random", lambda: 0.5)
+    add(remote.jobs, "job", "running")
+    remote.store.down = True
+    assert cli("wait", "job", "--timeout", "3m", "--interval", "4s").code == 5
+    assert cli.clock.slept[:5] == [4.0, 8.0, 15.0, 15.0, 15.0]
+
+
+def test_a_timeout_exits_8(cli: Cli, jobs: JobRegistry) -> None:
+    """When the time is up first, the exit code is 8, not a second later than asked for, and the jobs are shown."""
+    add(jobs, "job", "running")
+    begun = cli.clock.monotonic()
+    ran = cli("wait", "job", "--timeout", "12s", "--json")
+    assert ran.code == 8
+    assert ran.json["status"] == "running"
+    assert "Not finished after 12s." in ran.err
+    assert cli.clock.monotonic() - begun == 12
+
+
+def test_out_of_reach_at_the_deadline_exits_5(cli: Cli, remote: Remote) -> None:
+    """When the registry cannot be reached at the deadline, nobody knows: exit code 5, not 8 and not a job's end."""
+    add(remote.jobs, "job", "running")
+
+    def cut() -> None:
+        remote.store.down = True
+
+    _at(cli, _1=cut)
+    ran = cli("wait", "job", "--timeout", "2m")
+    assert (ran.code, ran.out) == (5, "")
+    assert ran.err.splitlines()[-1].startswith("error: Cannot reach the registry")
+
+
+def test_out_of_reach_from_the_start_is_waited_out(cli: Cli, remote: Remote) -> None:
+    """A registry that does not answer at first is asked again, as later."""
+    add(remote.jobs, "job", "succeeded")
+    remote.store.fail_next(3, "get")
+    assert cli("wait", "job").code == 0
+
+
+def test_an_end_that_the_cache_knows_needs_no_registry(cli: Cli, remote: Remote) -> None:
+    """An end is final: while the registry is away, the cache tells it, and is asked for whole ids alone."""
+    add(remote.jobs, "ended", "failed")
+    add(remote.jobs, "running", "running")
+    cli.ok("sync")
+    remote.store.down = True
+    ran = cli("wait", "ended")
+    assert (ran.code, cli.clock.slept) == (100, [])
+    assert ran.err == "ended: failed, as of the last sync: the registry does not answer\n"
+    assert cli("wait", "running", "ended", "--any").code == 100
+    assert cli("wait", "running", "ended", "--timeout", "1m").code == 5
+    assert cli("wait", "end", "--timeout", "1m").code == 5
+
+
+@pytest.mark.parametrize("spoilt", ["made by a newer version", "no cache", "a directory"])
+def test_a_cache_that_cannot_be_used_knows_of_no_end(cli: Cli, remote: Remote, spoilt: str) -> None:
+    """An outage is waited out then, as without one."""
+    add(remote.jobs, "job", "succeeded")
+    if spoilt == "a directory":
+        cli.cache.mkdir()
+    elif spoilt == "no cache":
+        cli.cache.write_bytes(b"no database at all\n" * 1000)
+    else:
+        cli.ok("sync")
+        with contextlib.closing(sqlite3.connect(cli.cache)) as connection:
+            connection.execute("PRAGMA user_version = 1000")
+    remote.store.fail_next(3, "get")
+    assert cli("wait", "job").code == 0
+    assert len(cli.clock.slept) == 3
+
+
+def test_a_cached_end_does_not_speak_against_what_was_seen_since(cli: Cli, remote: Remote) -> None:
+    """Of a job whose id had another life before: the registry said that it runs, and then no more."""
+    add(remote.jobs, "job", "failed")
+    cli.ok("sync")
+    remote.store.inner.delete(key("job"))
+    cli.clock.advance(minutes=1)
+    add(remote.jobs, "job", "running")
+
+    def cut() -> None:
+        remote.store.down = True
+
+    _at(cli, _1=cut)
+    assert cli("wait", "job", "--timeout", "1m").code == 5
+
+
+def test_an_end_that_was_synced_since_is_told(cli: Cli, remote: Remote) -> None:
+    """The job was seen to run, cron's sync saw its end, and then the registry went away."""
+    add(remote.jobs, "job", "running")
+
+    def end() -> None:
+        remote.jobs.update_status("job", "succeeded")
+        cli.ok("sync")
+        remote.store.down = True
+
+    _at(cli, _1=end)
+    assert cli("wait", "job", "--timeout", "1m").code == 0
+
+
+def test_a_registry_file_that_is_not_there_is_waited_for(cli: Cli, jobs: JobRegistry) -> None:
+    """A disk that is not mounted has no job of that name either; what the cache has seen to end has ended."""
+    add(jobs, "job", "running")
+    add(jobs, "ended", "failed")
+    cli.ok("sync")
+    registry = Path(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
+    registry.rename(registry.with_name("away"))
+    ran = cli("wait", "job", "--timeout", "30s")
+    assert (ran.code, sentences(ran.err)[-1]) == (5, f"error: The registry {registry} is gone: it had 2 jobs.")
+    assert cli("wait", "ended", "--timeout", "30s").code == 100
+
+
+def test_an_end_already_seen_is_kept_through_an_outage(cli: Cli, remote: Remote) -> None:
+    """With `--any`, a job seen to have ended decides, though another cannot be read."""
+    add(remote.jobs, "a", "running")
+    add(remote.jobs, "b", "succeeded")
+    cut_after_b = iter((False, True))
+    get = remote.store.get
+
+    def read(key: str) -> object:
+        remote.store.down = next(cut_after_b)
+        return get(key)
+
+    remote.store.get = read  # type: ignore[assignment, method-assign]
+    assert cli("wait", "b", "a", "--any").code == 0
+
+
+@pytest.mark.parametrize("names", [("nothing",), ("job", "nothing")])
+def test_no_such_job(cli: Cli, jobs: JobRegistry, names: tuple[str, ...]) -> None:
+    """A job that is not there is not waited for: exit code 3."""
+    add(jobs, "job", "running")
+    ran = cli("wait", *names, "-q")
+    assert ran == (3, "", "error: There is no job nothing.\n")
+    assert cli.clock.slept == []
+
+
+def test_a_job_deleted_meanwhile_ends_the_wait(cli: Cli, jobs: JobRegistry) -> None:
+    """A record that is deleted while it is waited for will never end: exit code 3."""
+    add(jobs, "job", "running")
+    _at(cli, _2=lambda: jobs.store.delete(key("job")))
+    assert cli("wait", "job").code == 3
+
+
+def test_a_prefix_and_latest_will_do(cli: Cli, jobs: JobRegistry) -> None:
+    """The beginning of an id, and `@latest`, name a job here as in `status`."""
+    add(jobs, "nightly-1", "failed")
+    assert cli("wait", "night").code == 100
+    assert cli("wait", "@latest").code == 100
+
+
+def test_a_status_from_the_future_has_not_ended(cli: Cli, remote: Remote) -> None:
+    """A status that this version does not know is no end."""
+    remote.put(key("odd"), foreign("odd", "hibernating"))
+    assert cli("wait", "odd", "--timeout", "10s").code == 8
+
+
+@pytest.mark.parametrize("flags", [("--interval", "0s"), ("--timeout", "1"), ("--any", "--all"), ("--interval", "x")])
+def test_impossible_wishes_are_refused(cli: Cli, jobs: JobRegistry, flags: tuple[str, ...]) -> None:
+    """No duration, an interval of nothing, or two wishes that contradict each other: exit code 2, one sentence."""
+    add(jobs, "job", "running")
+    cli.clock.on_sleep = lambda count: pytest.fail("It waits.") if count > 3 else None
+    ran = cli("wait", "job", *flags)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+
+
+def test_the_command_for_a_silent_job_is_quoted(cli: Cli, remote: Remote) -> None:
+    """The id of a record is one word of the command line that `wait` prints, whatever is in it."""
+    name = "a; id"
+    remote.put(key(name), foreign(name, heartbeat_at="2026-03-01T11:00:00Z"))
+    assert "type: mops-jobs resume 'a; id'\n" in cli("wait", name, "--timeout", "1s").err

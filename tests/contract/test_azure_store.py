@@ -1,0 +1,1112 @@
+"""What only the Azure backend has to be asked: requests, metadata, foreign writers, credentials, outages.
+
+The contract itself is in tests/contract/test_versioned_store.py, which runs over this backend too.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import itertools
+import os
+import random
+import socket
+import threading
+import traceback
+import tracemalloc
+import zlib
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.storage.blob import BlobBlock, BlobLeaseClient, ContainerSasPermissions, generate_container_sas
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.proxy import limited
+from conftest import ACCOUNT, ACCOUNT_KEY
+from mopsjobs.errors import (
+    ConfigError,
+    InvalidKeyError,
+    MopsJobsError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+    ValueTooLargeError,
+)
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import azure, azure_inline, azure_listing, azure_transport, outages
+from mopsjobs.store.azure import AzureVersionedStore, open_azure_store
+from mopsjobs.store.azure_credentials import find_container
+from mopsjobs.store.azure_inline import NAME as INLINE_NAME
+from mopsjobs.store.base import Entry, VersionToken
+from mopsjobs.store.memory import InMemoryVersionedStore
+from support.doubles import RecordingSleep
+from support.replies import HANG_UP, SILENT, Reply, playing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from conftest import Azurite
+
+VERSION = VersionToken("0x1")
+RECORD = b'{"job_id": "j-1", "status": "running", "tasks_total": 100}'
+SECRET_KEY = base64.b64encode(b"a key that must not be seen").decode()
+SECRET_SAS = "sv=2024-08-04&sr=c&sp=rl&sig=must-not-be-seen"
+
+
+class Place:
+    """A container that does not exist yet, in the shared Azurite."""
+
+    def __init__(self, server: Azurite) -> None:
+        self.server = server
+        self.name = server.new_container()
+        self.url = f"{server.endpoint}/{self.name}"
+        self.stores: list[AzureVersionedStore] = []
+
+    def open(self, env: Mapping[str, str] | None = None, **options: Any) -> AzureVersionedStore:
+        store = AzureVersionedStore(find_container(self.url, env or {}), **options)
+        self.stores.append(store)
+        return store
+
+
+@pytest.fixture
+def place(azurite: Azurite) -> Iterator[Place]:
+    made = Place(azurite)
+    yield made
+    for store in made.stores:
+        store.close()
+
+
+class Requests(list[str]):
+    """Notes the method of each request, for the SDK's `raw_request_hook`."""
+
+    def __bool__(self) -> bool:
+        return True  # the SDK calls no hook that is false, as an empty list is
+
+    def __call__(self, request: Any) -> None:
+        self.append(request.http_request.method)
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+COSTS: dict[str, tuple[Callable[[AzureVersionedStore, VersionToken], object], list[str]]] = {
+    "get": (lambda store, _: store.get("a"), ["GET"]),
+    "get, no such key": (lambda store, _: store.get("missing"), ["GET"]),
+    "get, empty value": (lambda store, _: store.get("empty"), ["GET"]),
+    "put": (lambda store, version: store.put("a", b"2", version), ["PUT"]),
+    "put, stale": (lambda store, _: store.put("a", b"2", VERSION), ["PUT"]),
+    "put, impossible version": (lambda store, _: store.put("a", b"2", VersionToken("*")), []),
+    "create": (lambda store, _: store.create_if_absent("new", b"2"), ["PUT"]),
+    "create, exists": (lambda store, _: store.create_if_absent("a", b"2"), ["PUT"]),
+    "delete": (lambda store, _: store.delete("a"), ["DELETE"]),
+    "delete, no such key": (lambda store, _: store.delete("missing"), ["DELETE"]),
+    "scan": (lambda store, _: list(store.scan()), ["GET"]),
+    "list_keys": (lambda store, _: list(store.list_keys("a")), ["GET"]),
+    "list_keys, empty value": (lambda store, _: list(store.list_keys()), ["GET", "GET"]),
+}
+
+
+@pytest.mark.parametrize("operation", COSTS)
+def test_an_operation_costs_no_more_requests_than_promised(place: Place, operation: str) -> None:
+    requests = Requests()
+    store = place.open(client_options={"raw_request_hook": requests})
+    version = store.create_if_absent("a", RECORD)
+    store.create_if_absent("empty", b"")
+    assert version is not None
+    requests.clear()
+    call, expected = COSTS[operation]
+    call(store, version)
+    assert requests == expected
+
+
+def test_the_first_key_costs_the_making_of_the_container(place: Place) -> None:
+    requests = Requests()
+    store = place.open(client_options={"raw_request_hook": requests})
+    assert store.create_if_absent("a", RECORD)
+    assert requests == ["PUT"] * 3
+
+
+def test_a_page_of_a_listing_is_one_request(place: Place) -> None:
+    requests = Requests()
+    store = place.open(client_options={"raw_request_hook": requests}, page_size=2)
+    for key in "abcde":
+        store.create_if_absent(key, RECORD)
+    requests.clear()
+    assert [entry.key for entry in store.scan()] == list("abcde")
+    assert requests == ["GET"] * 3
+
+
+# --- the value in the metadata --------------------------------------------------------------------------------------
+
+
+def test_the_blob_itself_holds_the_value_and_its_metadata_repeat_it(place: Place) -> None:
+    """A raw look behind the store: bytes, their MD5, and a copy that zlib and base64 undo."""
+    version = place.open().create_if_absent("jobs/j-1/state.json", RECORD)
+    with place.server.client(place.name) as client:
+        blob = client.download_blob("jobs/j-1/state.json")
+        properties = client.get_blob_client("jobs/j-1/state.json").get_blob_properties()
+        assert blob.readall() == RECORD
+    assert version == VersionToken(properties.etag.strip('"'))
+    assert list(properties.metadata) == [INLINE_NAME]
+    assert zlib.decompress(base64.b64decode(properties.metadata[INLINE_NAME])) == RECORD
+    assert properties.content_settings.content_type == "application/octet-stream"
+
+
+def test_the_metadata_follow_each_write(place: Place) -> None:
+    store = place.open()
+    version = store.create_if_absent("a", b"first")
+    assert version is not None
+    version = store.put("a", os.urandom(10_000), version)
+    assert [entry.value for entry in store.scan()] == [None]
+    assert version is not None
+    store.put("a", b"third", version)
+    assert [entry.value for entry in store.scan()] == [b"third"]
+
+
+@pytest.mark.parametrize("value", [os.urandom(6_000), b"0" * (128 * 2**10 + 1)], ids=["incompressible", "long"])
+def test_a_value_that_does_not_fit_is_left_out_of_the_metadata(place: Place, value: bytes) -> None:
+    """8 KiB is all that Azure gives; the value is then fetched by get."""
+    store = place.open()
+    version = store.create_if_absent("a", value)
+    with place.server.client(place.name) as client:
+        assert client.get_blob_client("a").get_blob_properties().metadata == {}
+    assert list(store.scan()) == [Entry("a", version, None, len(value))]
+    assert store.get("a") == (value, version)
+
+
+def foreign(place: Place, value: bytes, **settings: Any) -> None:
+    """Write blob `a` as another program would."""
+    with place.server.client(place.name) as client:
+        if not client.exists():
+            client.create_container()
+        client.upload_blob("a", value, overwrite=True, **settings)
+
+
+def pack(value: bytes) -> dict[str, str]:
+    return {INLINE_NAME: base64.b64encode(zlib.compress(value)).decode()}
+
+
+def only_entry(store: AzureVersionedStore) -> Entry:
+    (entry,) = store.scan()
+    return entry
+
+
+def test_the_blob_of_another_program_is_listed_without_value_and_can_be_read_and_replaced(place: Place) -> None:
+    foreign(place, b"theirs")
+    store = place.open()
+    entry = only_entry(store)
+    assert (entry.value, entry.size) == (None, 6)
+    assert store.get("a") == (b"theirs", entry.version)
+    assert store.put("a", b"ours", entry.version)
+    assert only_entry(store).value == b"ours"
+
+
+def test_metadata_that_another_program_kept_while_changing_the_value_are_not_believed(place: Place) -> None:
+    """Equal length, our metadata, other bytes: the MD5 tells."""
+    store = place.open()
+    store.create_if_absent("a", b"running")
+    with place.server.client(place.name) as client:
+        metadata = client.get_blob_client("a").get_blob_properties().metadata
+    foreign(place, b"succeed", metadata=metadata)
+    assert only_entry(store).value is None
+    assert store.get("a") == (b"succeed", only_entry(store).version)
+
+
+def test_metadata_of_a_blob_without_md5_are_not_believed(place: Place) -> None:
+    """A blob put together from blocks has none, unless its writer says so."""
+    store = place.open()
+    store.create_if_absent("other", b"")
+    store.delete("other")
+    with place.server.client(place.name) as client:
+        blob = client.get_blob_client("a")
+        blob.stage_block("MDAw", b"running")
+        blob.commit_block_list([BlobBlock("MDAw")], metadata=pack(b"running"))
+    assert only_entry(store).value is None
+    assert store.get("a") == (b"running", only_entry(store).version)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        pack(b"another")[INLINE_NAME],
+        pack(b"running, and more")[INLINE_NAME],
+        pack(b"run")[INLINE_NAME],
+        base64.b64encode(zlib.compress(b"running")[:-8]).decode(),
+        base64.b64encode(b"not zlib at all").decode(),
+        "not base64!",
+    ],
+    ids=["other", "longer", "shorter", "cut", "no zlib", "no base64"],
+)
+def test_metadata_that_are_not_the_value_are_not_believed(place: Place, packed: str) -> None:
+    foreign(place, b"running", metadata={INLINE_NAME: packed})
+    assert only_entry(place.open()).value is None
+
+
+def test_a_compression_bomb_in_the_metadata_is_not_unpacked(place: Place) -> None:
+    """No more is unpacked than the blob is long."""
+    bomb = pack(b"0" * 5_000_000)
+    assert len(bomb[INLINE_NAME]) < 8000
+    foreign(place, b"tiny", metadata=bomb)
+    assert only_entry(place.open()).value is None
+    tracemalloc.start()
+    try:
+        assert azure_inline.unpack(bomb[INLINE_NAME], 4, b"0" * 16) is None
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
+
+
+# --- foreign blobs --------------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_blob_outside_the_contract_of_keys_is_listed_all_the_same(place: Place) -> None:
+    store = place.open()
+    store.create_if_absent("a", b"1")
+    with place.server.client(place.name) as client:
+        client.upload_blob("a//b", b"1")
+    assert list(store.list_keys()) == ["a", "a//b"]
+    assert [entry.key for entry in store.scan()] == ["a", "a//b"]
+
+
+def test_a_folder_of_a_hierarchical_namespace_is_no_key(place: Place) -> None:
+    store = place.open(page_size=2)
+    for key in ("jobs/a/state.json", "jobs/b", "jobs/empty"):
+        store.create_if_absent(key, b"" if key.endswith("empty") else b"1")
+    with place.server.client(place.name) as client:
+        for folder in ("jobs", "jobs/a"):
+            client.upload_blob(folder, b"", metadata={"hdi_isfolder": "true"})
+    expected = ["jobs/a/state.json", "jobs/b", "jobs/empty"]
+    assert list(store.list_keys()) == expected
+    assert [entry.key for entry in store.scan()] == expected
+
+
+@pytest.mark.parametrize("value", [b"{}", b""], ids=["content", "empty"])
+@pytest.mark.parametrize("has_empty_blob", [True, False])
+def test_metadata_of_a_folder_hide_no_record(place: Place, value: bytes, *, has_empty_blob: bool) -> None:
+    """`get`, `list_keys` and `scan` agree: a record that a writer marks as a folder is there for all three."""
+    store = place.open()
+    record = "jobs/a/state.json"
+    if has_empty_blob:  # then `list_keys` looks at the metadata too
+        store.create_if_absent("jobs/a/empty", b"")
+    store.create_if_absent("jobs/z", b"1")
+    with place.server.client(place.name) as client:
+        client.upload_blob(record, value, metadata={"hdi_isfolder": "true"})
+    expected = [*(["jobs/a/empty"] if has_empty_blob else []), record, "jobs/z"]
+    assert list(store.list_keys()) == expected
+    assert [entry.key for entry in store.scan()] == expected
+    found = store.get(record)
+    assert found is not None
+    assert found.value == value
+
+
+def test_a_blob_with_a_content_encoding_is_read_as_it_is_stored(place: Place) -> None:
+    """Bytes are bytes: otherwise the listed size would not be that of the value, and a small blob might be a bomb."""
+    from azure.storage.blob import ContentSettings
+
+    packed = gzip.compress(b"0" * 1000)
+    foreign(place, packed, content_settings=ContentSettings(content_encoding="gzip"))
+    store = place.open()
+    assert store.get("a") == (packed, only_entry(store).version)
+    assert only_entry(store).size == len(packed)
+
+
+def test_a_leased_blob_is_an_error_and_no_lost_race(place: Place) -> None:
+    """Azure answers 412 to this as well; reported as a conflict it would be tried again for nothing."""
+    store = place.open()
+    version = store.create_if_absent("a", b"1")
+    assert version is not None
+    with place.server.client(place.name) as client:
+        lease = BlobLeaseClient(client.get_blob_client("a"))
+        lease.acquire()
+        with pytest.raises(StoreError, match="412 LeaseIdMissing"):
+            store.put("a", b"2", version)
+        lease.release()
+    assert store.put("a", b"2", version)
+
+
+def test_a_blob_with_snapshots_can_be_deleted(place: Place) -> None:
+    store = place.open()
+    store.create_if_absent("a", b"1")
+    with place.server.client(place.name) as client:
+        client.get_blob_client("a").create_snapshot()
+    assert store.delete("a")
+
+
+def test_a_backslash_is_refused_since_azure_takes_it_for_a_slash(place: Place) -> None:
+    with pytest.raises(InvalidKeyError, match="backslash"):
+        place.open().create_if_absent("a\\b", b"")
+
+
+@given(st.lists(st.text(alphabet="a/é\uff21\ufffd\U0001f600\U0001f601", min_size=1, max_size=6), unique=True))
+def test_utf16_order_is_turned_into_code_point_order(keys: list[str]) -> None:
+    """Azurite lists by UTF-16 units; the contract asks for code points. Either order comes out as the latter."""
+    by_units = sorted(keys, key=lambda key: key.encode("utf-16-be"))
+    for listed in (by_units, sorted(keys)):
+        entries = [Entry(key, VERSION, None) for key in listed]
+        assert [entry.key for entry in azure_listing.in_code_point_order(entries)] == sorted(keys)
+
+
+def test_a_value_above_the_limit_is_refused_unsent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azure, "MAX_VALUE_BYTES", 10)
+    store = place.open()
+    with pytest.raises(ValueTooLargeError, match="11"):
+        store.create_if_absent("a", b"0" * 11)
+    foreign(place, b"0" * 20)
+    with pytest.raises(ValueTooLargeError, match=r"/a has 20 bytes; at most 10"):
+        place.open().get("a")
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(5, True), (4, False)])
+def test_a_reply_cut_into_chunks_is_read_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: int, fits: bool
+) -> None:
+    """A proxy may send it so; how long it becomes is then not known before its end."""
+    monkeypatch.setattr(azure, "MAX_VALUE_BYTES", limit)
+    chunked = Reply(200, headers=(*FOUND.headers, ("Transfer-Encoding", "chunked")), body=b"5\r\nhello\r\n0\r\n\r\n")
+    with scripted(chunked) as (store, _, _):
+        if fits:
+            assert store.get("a") == (b"hello", VersionToken("0x2"))
+        else:
+            with pytest.raises(ValueTooLargeError, match="more bytes; at most 4"):
+                store.get("a")
+
+
+# --- a server that misbehaves ---------------------------------------------------------------------------------------
+
+
+def coded(status: int, code: str) -> Reply:
+    return Reply(status, headers=(("x-ms-error-code", code),))
+
+
+FOUND = Reply(200, headers=(("ETag", '"0x2"'), ("x-ms-blob-type", "BlockBlob")), body=b"hello")
+BUSY = coded(503, "ServerBusy")
+
+
+class Scripted(NamedTuple):
+    """A server that plays `replies` in turn, its store, and what the store asked for."""
+
+    store: AzureVersionedStore
+    requests: list[str]
+    sleep: RecordingSleep
+
+
+@contextmanager
+def scripted(*replies: Reply, **options: Any) -> Iterator[Scripted]:
+    with playing(*replies) as (port, requests):
+        sleep = RecordingSleep()
+        store = AzureVersionedStore(
+            find_container(f"http://127.0.0.1:{port}/{ACCOUNT}/c-1", {}), sleep=sleep, **options
+        )
+        try:
+            yield Scripted(store, requests, sleep)
+        finally:
+            store.close()
+
+
+WRITES: dict[str, Callable[[AzureVersionedStore], object]] = {
+    "put": lambda store: store.put("a", RECORD, VERSION),
+    "create": lambda store: store.create_if_absent("a", RECORD),
+    "delete": lambda store: store.delete("a"),
+}
+READS: dict[str, Callable[[AzureVersionedStore], object]] = {
+    "get": lambda store: store.get("a"),
+    "scan": lambda store: list(store.scan()),
+    "list_keys": lambda store: list(store.list_keys()),
+}
+
+
+@pytest.mark.parametrize("reply", [BUSY, coded(500, "InternalError"), HANG_UP], ids=["503", "500", "hangs up"])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_is_sent_once_whatever_comes_back(write: str, reply: Reply) -> None:
+    """It may have landed: sent again, it would lose the race against itself."""
+    with scripted(reply) as (store, requests, sleep):
+        with pytest.raises(StoreUnavailableError):
+            WRITES[write](store)
+        assert len(requests) == 1
+        assert sleep.requested == []
+
+
+@pytest.mark.parametrize("reply", [BUSY, HANG_UP], ids=["503", "hangs up"])
+@pytest.mark.parametrize("read", READS)
+def test_a_read_is_tried_three_times(read: str, reply: Reply) -> None:
+    with scripted(reply, reply, reply) as (store, requests, sleep):
+        with pytest.raises(StoreUnavailableError):
+            READS[read](store)
+        assert requests == ["GET"] * 3
+        assert sleep.requested == list(outages.READ_PAUSES)
+
+
+def test_a_read_that_succeeds_later_is_a_success() -> None:
+    with scripted(BUSY, HANG_UP, FOUND) as (store, requests, _):
+        assert store.get("a") == (b"hello", VersionToken("0x2"))
+        assert requests == ["GET"] * 3
+
+
+def test_a_reply_that_breaks_off_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK itself would sleep a second and ask again, twice, at each of our attempts."""
+    monkeypatch.setattr("time.sleep", pytest.fail)
+    broken = FOUND._replace(body=b"he", length=5)
+    with scripted(broken, broken, broken) as (store, requests, _):
+        with pytest.raises(StoreUnavailableError, match="the connection broke"):
+            store.get("a")
+        assert len(requests) == 3
+
+
+def test_retry_after_is_honoured_if_the_budget_allows() -> None:
+    busy = BUSY._replace(headers=(*BUSY.headers, ("Retry-After", "2")))
+    with scripted(busy, FOUND) as (store, _, sleep):
+        assert store.get("a")
+        assert sleep.requested == [2.0]
+
+
+def test_retry_after_beyond_the_budget_is_not_waited_for() -> None:
+    with scripted(BUSY._replace(headers=(*BUSY.headers, ("Retry-After", "30")))) as (store, requests, sleep):
+        with pytest.raises(StoreUnavailableError, match="503 ServerBusy"):
+            store.get("a")
+        assert len(requests) == 1
+        assert sleep.requested == []
+
+
+def test_no_attempt_is_made_when_the_budget_is_spent() -> None:
+    clock = itertools.chain([0.0, 0.0], itertools.repeat(azure.BUDGET_SECONDS - 0.5))
+    with scripted(BUSY, clock=lambda: next(clock)) as (store, requests, _):
+        with pytest.raises(StoreUnavailableError):
+            store.get("a")
+        assert len(requests) == 1
+
+
+def test_a_page_that_fails_is_asked_for_again_and_the_listing_goes_on(place: Place) -> None:
+    """No entry twice, none left out."""
+    failing = iter([False, True, False, True])
+
+    def hook(request: Any) -> None:
+        if request.http_request.method == "GET" and next(failing, False):
+            raise ServiceRequestError("cut")
+
+    store = place.open(client_options={"raw_request_hook": hook}, page_size=2, sleep=RecordingSleep())
+    for key in "abcde":
+        store.create_if_absent(key, RECORD)
+    assert [entry.key for entry in store.scan()] == list("abcde")
+
+
+NONSENSE = {
+    "captive portal": Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"),
+    "redirect": Reply(302, headers=(("Location", "http://127.0.0.1:9/"),)),
+    "404 of no storage": Reply(404),
+    "unknown conflict": coded(409, "SomethingNew"),
+    "broken XML": Reply(200, headers=(("Content-Type", "application/xml"),), body=b"<EnumerationResults><Blobs>"),
+    "other XML": Reply(200, headers=(("Content-Type", "application/xml"),), body=b"<Blobs><Blob/></Blobs>"),
+}
+
+
+@pytest.mark.parametrize("reply", NONSENSE.values(), ids=NONSENSE)
+@pytest.mark.parametrize("operation", [*WRITES, *READS])
+def test_a_reply_that_makes_no_sense_is_an_error_and_never_an_absence(operation: str, reply: Reply) -> None:
+    with scripted(reply) as (store, _, _), pytest.raises(StoreError) as caught:
+        print((WRITES | READS)[operation](store))
+    assert type(caught.value) is StoreError
+
+
+@pytest.mark.parametrize("operation", [*WRITES, *READS])
+def test_a_container_that_is_being_deleted_is_to_be_tried_again_later(operation: str) -> None:
+    with scripted(*[coded(409, "ContainerBeingDeleted")] * 3) as (store, _, _), pytest.raises(StoreUnavailableError):
+        (WRITES | READS)[operation](store)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("operation", [*WRITES, *READS])
+def test_a_refusal_names_the_source_of_the_credentials_and_is_not_repeated(operation: str, status: int) -> None:
+    with scripted(coded(status, "AuthenticationFailed")) as (store, requests, _):
+        with pytest.raises(StoreAccessError, match=f"published key: {status} AuthenticationFailed"):
+            (WRITES | READS)[operation](store)
+        assert len(requests) == 1
+
+
+@pytest.mark.parametrize("operation", READS)
+def test_a_proxy_is_asked_with_its_own_password_and_for_the_whole_address(
+    monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """As requests does it for the SDK: reads go past requests, and by the same way."""
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        client, _ = server.accept()
+        with client:
+            heard.append(client.recv(65536))
+            client.sendall(b"HTTP/1.1 404 Not Found\r\nx-ms-error-code: ContainerNotFound\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HTTP_PROXY", f"http://ada:word@127.0.0.1:{server.getsockname()[1]}")
+        thread = threading.Thread(target=serve)
+        thread.start()
+        store = AzureVersionedStore(find_container(f"http://127.0.0.1:9/{ACCOUNT}/c-1", {}), sleep=RecordingSleep())
+        assert READS[operation](store) in (None, [])
+        thread.join()
+        store.close()
+    assert heard[0].startswith(b"GET http://127.0.0.1:9/devstoreaccount1/c-1")
+    assert b"\r\nProxy-Authorization: Basic YWRhOndvcmQ=\r\n" in heard[0]
+    assert b"\r\nAuthorization: SharedKey devstoreaccount1:" in heard[0]
+
+
+# --- no server at all -----------------------------------------------------------------------------------------------
+
+
+def test_every_request_has_timeouts_that_add_up_to_less_than_five_seconds(place: Place) -> None:
+    """An unreachable account fails a command within five seconds, so the SDK's 20 and 60 must never apply."""
+    seen: list[float] = []
+
+    def hook(request: Any) -> None:
+        options = request.context.options
+        seen.append(options["connection_timeout"] + options["read_timeout"])
+
+    store = place.open(client_options={"raw_request_hook": hook})
+    version = store.create_if_absent("a", b"")
+    assert version is not None
+    store.put("a", b"", version)
+    store.get("a")
+    list(store.scan())
+    list(store.list_keys())
+    store.delete("a")
+    assert len(seen) == 9
+    assert max(seen) < 5
+
+
+def test_a_large_value_may_take_longer_to_be_answered_but_not_to_be_connected() -> None:
+    """A line of 1 Mbit/s carries it meanwhile: buffers on the way may have taken all of it before."""
+    small, large = azure_transport.timeouts(4.5), azure_transport.timeouts(4.5, 10 * 10**6)
+    assert large["connection_timeout"] == small["connection_timeout"]
+    assert large["read_timeout"] == pytest.approx(small["read_timeout"] + 80)
+
+
+def test_a_value_arrives_on_a_line_that_needs_longer_than_a_connect(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connect timeout does not count for the value: 6 MB at 100 Mbit/s take 0.5 s, a connect may take 0.05 s."""
+    limits = {"connection_timeout": 0.05, "read_timeout": 60.0}
+    monkeypatch.setattr(azure, "timeouts", lambda left, value_bytes=0: limits)
+    monkeypatch.setattr(azure_transport, "name_server_answers", lambda *_: True)
+    monkeypatch.setattr(azure_transport, "STALL_SECONDS", 60.0)
+    value = random.Random(1).randbytes(6_000_000)
+    with limited(place.server.port, 100e6) as port:
+        place.url = place.url.replace(f":{place.server.port}/", f":{port}/")
+        store = place.open()
+        assert store.create_if_absent("a", value)
+        found = store.get("a")
+    assert found is not None
+    assert found.value == value
+
+
+def test_a_value_of_which_no_more_is_taken_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server connects and never reads: what the buffers hold is sent, and then nothing more for that time."""
+    monkeypatch.setattr(azure_transport, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(azure_transport, "SECONDS_PER_MIB", 600.0)  # not the reply is waited for
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            store.create_if_absent("a", bytes(64 * 2**20))
+        assert (caught.value.sent, caught.value.silent) == (True, True)
+        store.close()
+        assert_one_request(silent)
+
+
+@pytest.mark.parametrize("operation", [*WRITES, *READS])
+def test_a_closed_port_is_an_outage(operation: str) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        url = f"http://127.0.0.1:{reserved.getsockname()[1]}/{ACCOUNT}/c-1"
+        store = AzureVersionedStore(find_container(url, {}), sleep=RecordingSleep())
+        with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
+            (WRITES | READS)[operation](store)
+        assert (caught.value.sent, caught.value.silent) == (False, False)
+        store.close()
+
+
+def test_a_name_that_does_not_resolve_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    container = find_container("https://acme.blob.core.windows.net/c-1", {"AZURE_STORAGE_ACCOUNT": "acme"} | KEY_ENV)
+    store = AzureVersionedStore(container, sleep=RecordingSleep())
+    resolved = r"acme\.blob\.core\.windows\.net/c-1: its name does not resolve"
+    for operation in (WRITES | READS).values():
+        with pytest.raises(StoreUnavailableError, match=resolved) as caught:
+            operation(store)
+        assert (caught.value.sent, caught.value.silent) == (False, False)
+    store.close()
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No socket timeout covers name resolution; the system's own patience is half a minute."""
+    answered = threading.Event()
+    monkeypatch.setattr(outages, "_resolve", lambda *_: answered.wait(60))
+    monkeypatch.setattr(azure, "BUDGET_SECONDS", 0.3)
+    store = open_azure_store("https://acme.blob.core.windows.net/c-1", {"AZURE_STORAGE_ACCOUNT": "acme"} | KEY_ENV)
+    with pytest.raises(StoreUnavailableError, match="no answer in time"):
+        store.get("a")
+    answered.set()
+    store.close()
+
+
+@pytest.mark.parametrize("operation", [*WRITES, *READS])
+def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+    """Tried once: the budget, shortened here, is spent by then."""
+    monkeypatch.setattr(azure, "BUDGET_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            (WRITES | READS)[operation](store)
+        assert (caught.value.sent, caught.value.silent) == (True, True)
+        store.close()
+        assert_one_request(silent)
+
+
+def assert_one_request(silent: socket.socket) -> None:
+    """One client has knocked, and no other."""
+    silent.setblocking(False)
+    silent.accept()[0].close()
+    with pytest.raises(BlockingIOError):
+        silent.accept()
+
+
+def test_registering_at_a_silent_server_is_one_request_and_an_unknown_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking again would take as long: the doubt is told at once."""
+    monkeypatch.setattr(azure, "BUDGET_SECONDS", 1.0)
+    sleep = RecordingSleep()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            JobRegistry(store, sleep=sleep).register_job("a")
+        assert "may or may not have landed" in (caught.value.hint or "")
+        store.close()
+        assert_one_request(silent)
+    assert sleep.requested == []
+
+
+def test_an_update_whose_write_meets_silence_is_one_read_and_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server answers the read, and then no more."""
+    monkeypatch.setattr(azure, "BUDGET_SECONDS", 1.0)
+    job = JobRegistry(InMemoryVersionedStore()).register_job("a")
+    value = job.to_json()
+    found = FOUND._replace(body=value)
+    sleep = RecordingSleep()
+    with scripted(found, SILENT) as (store, requests, _):
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            JobRegistry(store, sleep=sleep).update_status("a", "running")
+        assert "may or may not have landed" in (caught.value.hint or "")
+        assert requests == ["GET", "PUT"]
+    assert sleep.requested == []
+
+
+HEADERS = 'Content-Length: {}\r\nETag: "0x8DABCDEF"\r\nx-ms-version: 2025-01-05\r\n\r\n'
+WHOLE = {
+    "get": f"HTTP/1.1 200 OK\r\n{HEADERS.format(4)}abcd".encode(),
+    "put": f"HTTP/1.1 201 Created\r\n{HEADERS.format(0)}".encode(),
+}
+
+
+@pytest.mark.parametrize("operation", WHOLE)
+def test_a_reply_that_is_cut_anywhere_is_an_outage(operation: str) -> None:
+    """In its headers too, where Python's HTTP client takes half of an ETag for a whole one, and the rest for absent."""
+    reply = WHOLE[operation]
+    for length in range(1, len(reply), 7):
+        with answering(reply[:length]) as store, pytest.raises(StoreUnavailableError, match="the connection broke"):
+            (WRITES | READS)[operation](store)
+    with answering(reply) as store:
+        assert (WRITES | READS)[operation](store)
+
+
+@pytest.mark.parametrize(
+    "framing", ["", "Content-Length: 4\r\nContent-Length: 4\r\n", "Content-Length: 4 bytes\r\n"], ids=repr
+)
+def test_a_reply_that_does_not_say_how_long_it_is_is_an_outage(framing: str) -> None:
+    """Half of it would look like all of it."""
+    with (
+        answering(f'HTTP/1.1 200 OK\r\nETag: "0x8DABCDEF"\r\n{framing}\r\nab'.encode()) as store,
+        pytest.raises(StoreUnavailableError, match="the connection broke"),
+    ):
+        store.get("a")
+
+
+def test_a_body_in_chunks_is_bounded_whatever_length_it_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azure, "MAX_VALUE_BYTES", 1000)
+    head = b'HTTP/1.1 200 OK\r\nETag: "0x1"\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n'
+    with (
+        answering(head + b"fff\r\n" + b"x" * 0xFFF + b"\r\n0\r\n\r\n") as store,
+        pytest.raises(ValueTooLargeError, match="has more bytes; at most 1000"),
+    ):
+        store.get("a")
+
+
+def test_the_body_of_an_error_is_not_read_beyond_a_bound() -> None:
+    """Azure says in a header what is wrong; what else comes may be anybody's."""
+    head = b"HTTP/1.1 404 Not Found\r\nx-ms-error-code: BlobNotFound\r\n"
+    with answering(head + b"Content-Length: %d\r\n\r\n" % (azure_transport.MAX_REMARK_BYTES + 1)) as store:
+        assert store.get("a") is None
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        f"Content-Length: {2**40}\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n" + "ffff\r\n" + "x" * 0xFFFF + "\r\n2\r\nyy\r\n",
+    ],
+    ids=["by its length", "in chunks"],
+)
+def test_the_body_of_a_reply_to_a_write_is_not_read_beyond_a_bound(framing: str) -> None:
+    """Its headers say all that there is to say: whatever a server sends besides takes no memory of ours."""
+    with answering(f'HTTP/1.1 201 Created\r\nETag: "0x1"\r\n{framing}'.encode()) as store:
+        assert store.put("a", RECORD, VERSION) == VersionToken("0x1")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        ("201 Created", "", None),
+        ("412 Precondition Failed", "ConditionNotMet", None),
+        ("403 Forbidden", "AuthorizationFailure", StoreAccessError),
+        ("503 Service Unavailable", "ServerBusy", StoreUnavailableError),
+    ],
+)
+def test_a_write_goes_by_the_status_of_a_reply_that_ends_with_its_connection(
+    status: str, code: str, told: type[StoreError] | None
+) -> None:
+    """As some gateways reply: nothing of ours is in the body, so nobody needs to know where it ends."""
+    head = f'HTTP/1.1 {status}\r\nETag: "0x1"\r\nx-ms-error-code: {code}\r\nConnection: close\r\n\r\n<html>'
+    with answering(head.encode()) as store:
+        if told is None:
+            assert store.put("a", RECORD, VERSION) == (None if code else VersionToken("0x1"))
+            return
+        with pytest.raises(told) as caught:
+            store.put("a", RECORD, VERSION)
+        assert getattr(caught.value, "throttled", True)
+
+
+def test_a_listing_that_is_left_early_waits_for_no_page(place: Place) -> None:
+    """The next page has been asked for by then, and does not come."""
+    is_left = threading.Event()
+    asked: list[bool] = []
+
+    def hook(request: Any) -> None:
+        if request.http_request.method == "GET":
+            asked.append(not asked or is_left.wait(10))
+
+    store = place.open(client_options={"raw_request_hook": hook}, page_size=2)
+    for key in "abcde":
+        store.create_if_absent(key, RECORD)
+    entries = store.scan()
+    assert [next(entries).key, next(entries).key] == ["a", "b"]
+    entries.close()  # type: ignore[attr-defined]
+    is_left.set()
+    assert all(asked)
+
+
+@contextmanager
+def answering(reply: bytes) -> Iterator[AzureVersionedStore]:
+    """A store whose server answers everything by these bytes, and hangs up."""
+
+    def serve() -> None:
+        with suppress(OSError):  # the server has been closed
+            while True:
+                client, _ = server.accept()
+                with client:
+                    client.recv(65536)
+                    client.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        container = find_container(f"http://127.0.0.1:{server.getsockname()[1]}/{ACCOUNT}/c-1", {})
+        store = AzureVersionedStore(container, sleep=RecordingSleep())
+        try:
+            yield store
+        finally:
+            store.close()
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_an_outage_in_the_middle_of_a_listing_does_not_look_like_its_end(private_azurite: Azurite) -> None:
+    url = f"{private_azurite.endpoint}/{private_azurite.new_container()}"
+    store = AzureVersionedStore(find_container(url, {}), page_size=1, sleep=RecordingSleep())
+    for key in "ab":
+        store.create_if_absent(key, RECORD)
+    entries = store.scan()
+    assert next(entries).key == "a"
+    private_azurite.stop()
+    with pytest.raises(StoreUnavailableError):
+        next(entries)
+    private_azurite.start()
+    assert list(store.scan()) == []  # a new server, without the container: reachable, and empty
+    store.close()
+
+
+# --- credentials ----------------------------------------------------------------------------------------------------
+
+KEY_ENV = {"AZURE_STORAGE_KEY": SECRET_KEY}
+SAS_ENV = {"AZURE_STORAGE_SAS_TOKEN": SECRET_SAS}
+ACME = {"AZURE_STORAGE_ACCOUNT": "acme"}
+ACME_STRING = {"AZURE_STORAGE_CONNECTION_STRING": f"AccountName=acme;AccountKey={SECRET_KEY}"}
+OWN_STRING = {
+    "AZURE_STORAGE_CONNECTION_STRING": f"BlobEndpoint=https://blobs.example.org/x/;SharedAccessSignature=?{SECRET_SAS}"
+}
+DEVELOPMENT = {"AZURE_STORAGE_CONNECTION_STRING": "UseDevelopmentStorage=true"}
+REMOTE_EMULATOR = {
+    "AZURE_STORAGE_CONNECTION_STRING": (
+        f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint=http://azurite:10000/{ACCOUNT}"
+    )
+}
+CHINA_STRING = {
+    "AZURE_STORAGE_CONNECTION_STRING": f"AccountName=acme;AccountKey={SECRET_KEY};EndpointSuffix=core.chinacloudapi.cn;"
+}
+PUBLIC = "https://acme.blob.core.windows.net"
+LOCAL = f"http://127.0.0.1:10000/{ACCOUNT}"
+STRING, SIGN_IN = "AZURE_STORAGE_CONNECTION_STRING", "DefaultAzureCredential"
+WITH_KEY, WITH_SAS = (
+    "AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_ACCOUNT with AZURE_STORAGE_SAS_TOKEN",
+)
+PUBLISHED = "the emulator's published key"
+
+
+class SignIn:
+    """In place of `DefaultAzureCredential`: nobody is signed in."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+    def get_token(self, *scopes: str, **options: object) -> object:
+        raise ClientAuthenticationError("DefaultAzureCredential failed.\nAttempted credentials:\n\tEnvironment: no")
+
+
+@pytest.mark.parametrize(
+    ("url", "env", "location", "source"),
+    [
+        ("azure://c-1", ACME_STRING | ACME | KEY_ENV, f"{PUBLIC}/c-1", STRING),
+        ("azure://c-1/", CHINA_STRING, "https://acme.blob.core.chinacloudapi.cn/c-1", STRING),
+        ("azure://c-1", OWN_STRING, "https://blobs.example.org/x/c-1", STRING),
+        ("azure://c-1", DEVELOPMENT, f"{LOCAL}/c-1", STRING),
+        ("azure://c-1", REMOTE_EMULATOR, f"http://azurite:10000/{ACCOUNT}/c-1", STRING),
+        (
+            "azure://c-1",
+            {STRING: "BlobEndpoint=http://[::1]:1/a;SharedAccessSignature=sig=x"},
+            "http://[::1]:1/a/c-1",
+            STRING,
+        ),
+        ("azure://c-1", ACME | KEY_ENV | SAS_ENV, f"{PUBLIC}/c-1", WITH_KEY),
+        ("azure://c-1", ACME | SAS_ENV | {STRING: " "}, f"{PUBLIC}/c-1", WITH_SAS),
+        ("azure://c-1", ACME, f"{PUBLIC}/c-1", SIGN_IN),
+        (f"{PUBLIC}/c-1", ACME_STRING, f"{PUBLIC}/c-1", STRING),
+        ("https://acme.blob.core.windows.net:443/c-1/", ACME | KEY_ENV, f"{PUBLIC}/c-1", WITH_KEY),
+        (f"{PUBLIC}/c-1", {}, f"{PUBLIC}/c-1", SIGN_IN),
+        (f"{PUBLIC}/c-1", {"AZURE_STORAGE_ACCOUNT": "other"}, f"{PUBLIC}/c-1", SIGN_IN),
+        (
+            "https://acme.z12.blob.storage.azure.net/c-1",
+            ACME | SAS_ENV,
+            "https://acme.z12.blob.storage.azure.net/c-1",
+            WITH_SAS,
+        ),
+        ("https://acme.blob.core.usgovcloudapi.net/c-1", {}, "https://acme.blob.core.usgovcloudapi.net/c-1", None),
+        ("https://blobs.example.org/x/c-1", OWN_STRING, "https://blobs.example.org/x/c-1", STRING),
+        (f"{LOCAL}/c-1", {}, f"{LOCAL}/c-1", PUBLISHED),
+        (f"{LOCAL}/c-1", ACME_STRING, f"{LOCAL}/c-1", PUBLISHED),
+        (f"{LOCAL}/c-1", ACME | KEY_ENV, f"{LOCAL}/c-1", PUBLISHED),
+        (f"{LOCAL}/c-1", DEVELOPMENT, f"{LOCAL}/c-1", STRING),
+        (f"{LOCAL}/c-1", {"AZURE_STORAGE_ACCOUNT": ACCOUNT} | SAS_ENV, f"{LOCAL}/c-1", WITH_SAS),
+        ("http://localhost:1/acme/c-1", ACME | KEY_ENV, "http://localhost:1/acme/c-1", WITH_KEY),
+    ],
+)
+def test_credentials_are_found_as_the_azure_cli_finds_them(
+    monkeypatch: pytest.MonkeyPatch, url: str, env: dict[str, str], location: str, source: str | None
+) -> None:
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", SignIn)
+    store = open_azure_store(url, env)
+    store.close()
+    assert (store.location, store.credential_source) == (location, source or SIGN_IN)
+
+
+REFUSED: list[tuple[str, dict[str, str], str]] = [
+    # a secret in the URL
+    (f"{PUBLIC}/c?{SECRET_SAS}", ACME | KEY_ENV, "has a query"),
+    (f"azure://c?{SECRET_SAS}", ACME | KEY_ENV, "has a query"),
+    (f"{PUBLIC}/c#sig=must-not-be-seen", {}, "has a query"),
+    (f"{PUBLIC}/c%3F{SECRET_SAS}", {}, "names no container Azure may have"),
+    ("https://me:must-not-be-seen@acme.blob.core.windows.net/c-1", {}, "user name"),
+    # the secret of one account, and the URL of another
+    ("https://other.blob.core.windows.net/c-1", ACME_STRING, "CONNECTION_STRING is not for that account"),
+    ("https://other.blob.core.windows.net/c-1", ACME | KEY_ENV, "STORAGE_KEY is not for that account"),
+    ("https://other.blob.core.windows.net/c-1", ACME | SAS_ENV, "SAS_TOKEN is not for that account"),
+    (f"{PUBLIC}/c-1", SAS_ENV, "SAS_TOKEN is not for that account"),
+    (f"{PUBLIC}/c-1", CHINA_STRING, "is not for that account"),
+    ("https://acme.blob.example.org/c-1", ACME | SAS_ENV, "is not for that account"),
+    ("https://acme.blob.core.windows.net.example.org/c-1", ACME | SAS_ENV, "is not for that account"),
+    ("https://blobs.example.org/y/c-1", OWN_STRING, "is not for that account"),
+    # a token, and a host of anybody
+    ("https://acme.blob.example.org/c-1", {}, "no Azure storage host"),
+    ("https://acme.blob.core.windows.net.example.org/c-1", {}, "no Azure storage host"),
+    ("https://blob.core.windows.net/c-1", {}, "no Azure storage host"),
+    ("http://127.0.0.1:1/acme/c-1", {}, "no Azure storage host"),
+    ("http://acme.blob.core.windows.net/c-1", ACME | SAS_ENV, "plain http"),
+    ("http://azurite:10000/devstoreaccount1/c-1", {}, "plain http"),
+    # what is no container
+    ("azure://", {}, "names no container Azure may have"),
+    ("azure://Container", {}, "names no container Azure may have"),
+    ("azure://a--b", {}, "names no container Azure may have"),
+    ("azure://container/jobs", {}, "names more than a container"),
+    (f"{PUBLIC}/container/jobs", {}, "and no more"),
+    ("https://acme.blob.core.windows.net:8443/container", {}, "and no more"),
+    ("http://127.0.0.1:10000/c-1", {}, "emulator"),
+    ("https://acme.blob.core.windows.net//container", {}, "names no container"),
+    ("https://acme:port/c-1", {}, "is no registry URL"),
+    # variables that make no sense
+    ("azure://c-1", KEY_ENV, "AZURE_STORAGE_ACCOUNT is not"),
+    ("azure://c-1", SAS_ENV, "AZURE_STORAGE_ACCOUNT is not"),
+    ("azure://c-1", {"AZURE_STORAGE_ACCOUNT": "evil.example.org/"} | SAS_ENV, "no account name"),
+    ("azure://c-1", ACME | {"AZURE_STORAGE_KEY": "must-not-be-seen"}, "not base64"),
+    ("azure://c-1", {STRING: "must-not-be-seen"}, "malformed"),
+    ("azure://c-1", {STRING: ";;"}, "malformed"),
+    ("azure://c-1", {STRING: f"AccountKey={SECRET_KEY}"}, "malformed"),
+    ("azure://c-1", {STRING: f"AccountName=evil.org/x;AccountKey={SECRET_KEY}"}, "malformed"),
+    ("azure://c-1", {STRING: f"BlobEndpoint=ftp://x;SharedAccessSignature={SECRET_SAS}"}, "malformed"),
+    ("azure://c-1", {STRING: f"BlobEndpoint=https://x/?{SECRET_SAS}"}, "malformed"),
+    ("azure://c-1", {STRING: "AccountName=acme;AccountKey=must-not-be-seen"}, "not base64"),
+    # a secret, and a network that listens
+    ("azure://c-1", {STRING: f"DefaultEndpointsProtocol=http;AccountName=acme;AccountKey={SECRET_KEY}"}, "plain http"),
+    ("azure://c-1", {STRING: f"BlobEndpoint=http://10.0.0.1/a;SharedAccessSignature={SECRET_SAS}"}, "plain http"),
+    ("azure://c-1", {STRING: f"BlobEndpoint=http://127.0.0.1.evil.org/a;SharedAccessSignature={SECRET_SAS}"}, "plain"),
+    (
+        "azure://c-1",
+        {STRING: f"BlobEndpoint=http://azurite:10000/{ACCOUNT};AccountName={ACCOUNT};AccountKey={SECRET_KEY}"},
+        "plain http",
+    ),
+    ("azure://c-1", {STRING: "AccountName=acme"}, "no AccountName with AccountKey"),
+]
+
+
+@pytest.mark.parametrize(("url", "env", "why"), REFUSED)
+def test_a_url_or_variable_that_makes_no_sense_is_refused_without_telling_secrets(
+    monkeypatch: pytest.MonkeyPatch, url: str, env: dict[str, str], why: str
+) -> None:
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", SignIn)
+    with pytest.raises(ConfigError, match=why) as caught:
+        open_azure_store(url, env)
+    assert_no_secret(caught.value)
+
+
+def assert_no_secret(error: MopsJobsError) -> None:
+    """One sentence, and none of the secrets of this module: not in the message, hint, repr or traceback."""
+    told = [str(error), error.hint or "", repr(error), *traceback.format_exception(error)[-1:]]
+    assert "\n" not in str(error)
+    for secret in (SECRET_KEY, "sig=", "must-not-be-seen", ACCOUNT_KEY):
+        assert secret not in "\n".join(told)
+
+
+def test_without_any_account_the_message_says_what_to_set() -> None:
+    with pytest.raises(StoreAccessError, match="which storage account") as caught:
+        open_azure_store("azure://job-registry", {})
+    assert "AZURE_STORAGE_CONNECTION_STRING" in (caught.value.hint or "")
+
+
+def test_nobody_signed_in_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", SignIn)
+    store = open_azure_store(f"{PUBLIC}/c-1", {})
+    for operation in (WRITES | READS).values():
+        with pytest.raises(StoreAccessError, match="DefaultAzureCredential gave none") as caught:
+            operation(store)
+        assert "az login" in (caught.value.hint or "")
+        assert "\n" not in str(caught.value)
+    store.close()
+
+
+def test_a_sign_in_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Azure CLI, asked for a token without a network, may hang for as long as it is let."""
+    made: list[SignIn] = []
+
+    def sign_in(**options: object) -> SignIn:
+        made.append(SignIn(**options))
+        return made[0]
+
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", sign_in)
+    open_azure_store(f"{PUBLIC}/c-1", {}).close()
+    assert made[0].options == {"process_timeout": 4, "connection_timeout": 2, "read_timeout": 4, "retry_total": 1}
+
+
+def test_the_real_sign_in_takes_these_bounds() -> None:
+    store = open_azure_store(f"{PUBLIC}/c-1", {})
+    assert type(store._credential).__name__ == "DefaultAzureCredential"
+    store.close()
+
+
+def test_a_connection_string_opens_a_real_store(place: Place) -> None:
+    store = open_azure_store(f"azure://{place.name}", {STRING: place.server.connection_string})
+    assert store.create_if_absent("a", b"1")
+    assert store.location == place.url
+    store.close()
+
+
+def test_a_wrong_key_is_refused_by_name_of_its_source(place: Place) -> None:
+    store = place.open({"AZURE_STORAGE_ACCOUNT": ACCOUNT} | KEY_ENV)
+    for operation in (WRITES | READS).values():
+        with pytest.raises(StoreAccessError, match=f"{WITH_KEY}: 403") as caught:
+            operation(store)
+        assert place.url in str(caught.value)
+        assert_no_secret(caught.value)
+
+
+def read_only_sas(place: Place) -> str:
+    return generate_container_sas(
+        ACCOUNT,
+        place.name,
+        account_key=ACCOUNT_KEY,
+        permission=ContainerSasPermissions(read=True, list=True),
+        expiry=datetime.now(UTC) + timedelta(hours=1),
+    )
+
+
+def test_a_read_only_sas_serves_all_reading_and_no_writing(place: Place) -> None:
+    version = place.open().create_if_absent("a", RECORD)
+    assert version is not None
+    env = {"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": "?" + read_only_sas(place)}
+    viewer = place.open(env)
+    assert viewer.get("a") == (RECORD, version)
+    assert viewer.get("missing") is None
+    assert list(viewer.list_keys()) == ["a"]
+    assert [entry.value for entry in viewer.scan()] == [RECORD]
+    for write in WRITES.values():
+        with pytest.raises(StoreAccessError, match=WITH_SAS) as caught:
+            write(viewer)
+        assert_no_secret(caught.value)
+    assert place.open().get("a") == (RECORD, version)
+
+
+def test_a_read_only_sas_of_a_missing_container_reads_as_empty(place: Place) -> None:
+    viewer = place.open({"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": read_only_sas(place)})
+    assert list(viewer.scan()) == []
+    assert viewer.get("a") is None
+
+
+def test_no_error_tells_a_sas_token_that_is_part_of_every_url() -> None:
+    """The SDK's own texts hold the URL of the request, and so the token: they are not passed on, nor chained."""
+    env = {"AZURE_STORAGE_ACCOUNT": ACCOUNT} | SAS_ENV
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{reserved.getsockname()[1]}/{ACCOUNT}/c-1"
+        store = AzureVersionedStore(find_container(url, env), sleep=RecordingSleep())
+        for operation in (WRITES | READS).values():
+            with pytest.raises(StoreUnavailableError) as caught:
+                operation(store)
+            assert "must-not-be-seen" not in "".join(traceback.format_exception(caught.value))
+            assert_no_secret(caught.value)
+        store.close()
+
+
+def test_a_netrc_file_does_not_replace_the_signature(place: Place) -> None:
+    """Else the HTTP library would send the password in it instead: a default entry fits every host."""
+    netrc = Path(os.environ["HOME"]) / ".netrc"
+    netrc.write_text("default login me password must-not-be-sent\n")
+    netrc.chmod(0o600)
+    assert place.open().create_if_absent("a", b"1")

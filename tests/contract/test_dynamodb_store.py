@@ -1,0 +1,574 @@
+"""What only the DynamoDB backend has to be asked: requests, long keys, limits, credentials, outages, the command.
+
+The contract itself is in tests/contract/test_versioned_store.py, which runs over this backend too, against dynalite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import socketserver
+import sys
+import threading
+import time
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mopsjobs.errors import (
+    ConfigError,
+    MopsJobsError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+    ValueTooLargeError,
+)
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import dynamodb, identity, open_store, outages
+from mopsjobs.store.base import Entry, VersionToken
+from mopsjobs.store.dynamodb import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, DynamoDBVersionedStore
+from support.doubles import RecordingSleep
+from support.replies import HANG_UP, SILENT, Reply, playing
+from support.runs import code, sets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from conftest import Dynalite
+    from support.cli import Cli
+
+VERSION = VersionToken("0" * 32)
+RECORD = b'{"job_id": "j-1", "status": "running", "tasks_total": 100}'
+SECRET = "must-not-be-seen"
+
+
+class Place:
+    """A table that does not exist yet, in the shared dynalite."""
+
+    def __init__(self, server: Dynalite) -> None:
+        self.server = server
+        self.url = server.new_table()
+        self.table = self.url.removeprefix("dynamodb://")
+        self.stores: list[DynamoDBVersionedStore] = []
+
+    def open(self, **options: Any) -> DynamoDBVersionedStore:
+        store = DynamoDBVersionedStore(self.table, **options)
+        self.stores.append(store)
+        return store
+
+
+@pytest.fixture
+def place(dynalite: Dynalite) -> Iterator[Place]:
+    made = Place(dynalite)
+    yield made
+    for store in made.stores:
+        store.close()
+
+
+class Request(NamedTuple):
+    operation: str
+    body: dict[str, Any]
+
+
+def noted(store: DynamoDBVersionedStore) -> list[Request]:
+    """The requests that the store sends from now on."""
+    sent: list[Request] = []
+
+    def note(model: Any, params: Any, **_: object) -> None:
+        sent.append(Request(model.name, json.loads(params["body"])))
+
+    store._client().meta.events.register("before-call.dynamodb", note)
+    return sent
+
+
+# --- requests -------------------------------------------------------------------------------------------------------
+
+COSTS: dict[str, tuple[Callable[[DynamoDBVersionedStore, VersionToken], object], list[str]]] = {
+    "get": (lambda store, _: store.get("k/a"), ["GetItem"]),
+    "get, no such key": (lambda store, _: store.get("missing"), ["GetItem"]),
+    "put": (lambda store, version: store.put("k/a", b"2", version), ["PutItem"]),
+    "put, stale": (lambda store, _: store.put("k/a", b"2", VERSION), ["PutItem"]),
+    "create": (lambda store, _: store.create_if_absent("new", b"2"), ["PutItem"]),
+    "create, exists": (lambda store, _: store.create_if_absent("k/a", b"2"), ["PutItem"]),
+    "delete": (lambda store, _: store.delete("k/a"), ["DeleteItem"]),
+    "delete, no such key": (lambda store, _: store.delete("missing"), ["DeleteItem"]),
+    "scan": (lambda store, _: list(store.scan("k/")), ["Query"]),
+    "list_keys": (lambda store, _: list(store.list_keys("k/")), ["Query"]),
+    "list_keys, of every beginning": (lambda store, _: list(store.list_keys("k")), ["Query"] * 16),
+}
+
+
+@pytest.mark.dynalite
+@pytest.mark.parametrize("operation", COSTS)
+def test_an_operation_costs_no_more_requests_than_promised(place: Place, operation: str) -> None:
+    """One, by key or by a query on partitions, never a table scan; and every read is strongly consistent."""
+    store = place.open()
+    version = store.create_if_absent("k/a", RECORD)
+    assert version is not None
+    requests = noted(store)
+    call, expected = COSTS[operation]
+    call(store, version)
+    assert [request.operation for request in requests] == expected
+    for request in requests:
+        if request.operation in ("GetItem", "Query"):
+            assert request.body["ConsistentRead"] is True
+        else:
+            assert request.body["ConditionExpression"]
+
+
+@pytest.mark.dynalite
+def test_a_page_of_a_listing_is_one_request(place: Place) -> None:
+    store = place.open(page_size=2)
+    for name in "abcde":
+        store.create_if_absent(f"k/{name}", RECORD)
+    requests = noted(store)
+    assert [entry.key for entry in store.scan("k/")] == [f"k/{name}" for name in "abcde"]
+    assert [request.operation for request in requests] == ["Query"] * 3
+
+
+@pytest.mark.dynalite
+def test_a_listing_of_more_than_a_mebibyte_goes_on(place: Place) -> None:
+    """DynamoDB ends a page there by itself."""
+    store = place.open()
+    value = bytes(350_000)
+    for number in range(4):
+        store.create_if_absent(f"k/{number}", value)
+    requests = noted(store)
+    assert [entry.value for entry in store.scan("k/")] == [value] * 4
+    assert len(requests) == 2
+
+
+@pytest.mark.dynalite
+def test_the_first_write_makes_a_table_that_is_paid_by_use(place: Place) -> None:
+    assert place.open().create_if_absent("a", RECORD)
+    with contextlib.closing(place.server.client()) as client:
+        table = client.describe_table(TableName=place.table)["Table"]
+    assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+
+
+@pytest.mark.dynalite
+def test_what_the_registry_keeps_lies_in_partitions_of_its_own() -> None:
+    """Records, announcements, events, outputs and bundles do not get in each other's way."""
+    names = ["jobs", "changes", "events", "results", "bundles"]
+    assert len({dynamodb._partition(name) for name in names}) == len(names)
+
+
+# --- versions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.dynalite
+def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) -> None:
+    """A, B, and A again, then deleted and made anew: nobody who has seen the first A can write."""
+    store = place.open()
+    first = store.create_if_absent("a", b"A")
+    assert first is not None
+    second = store.put("a", b"B", first)
+    assert second is not None
+    assert store.put("a", b"A", second)
+    assert store.put("a", b"C", first) is None
+    store.delete("a")
+    store.create_if_absent("a", b"A")
+    assert store.put("a", b"C", first) is None
+    assert store.put("a", b"C", second) is None
+
+
+# --- long keys ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.dynalite
+@pytest.mark.parametrize("character", ["é", "日", "😀"])
+def test_a_key_longer_than_a_sort_key_survives(place: Place, character: str) -> None:
+    """900 characters may be 3,600 bytes, a sort key has 1,024 at most."""
+    keys = [f"k/{character * 897}{last}" for last in "ba"] + [f"k/{character * 100}", "k/z"]
+    store = place.open(page_size=2)
+    versions = {key: store.create_if_absent(key, key.encode()) for key in keys}
+    assert len(set(versions.values())) == 4
+    for key, version in versions.items():
+        assert store.get(key) == (key.encode(), version)
+    assert list(store.list_keys("k/")) == sorted(keys)
+    assert list(store.list_keys(keys[0])) == [keys[0]]
+    assert list(store.list_keys(keys[0][:-1])) == sorted(keys[:2])
+    assert store.create_if_absent(keys[0], b"") is None
+    assert store.delete(keys[0])
+    assert list(store.list_keys(keys[0][:-1])) == [keys[1]]
+
+
+ODD = st.text(alphabet="a0é日😀\uff21", min_size=1, max_size=6)
+BEGINNINGS = st.sampled_from(["a" * 956, "a" * 960, "é" * 479, "日" * 320, "😀" * 240, "", "a" * 1020])
+
+
+@given(st.sets(st.builds(str.__add__, BEGINNINGS, ODD), max_size=12))
+def test_the_order_is_that_of_code_points_on_both_sides_of_the_cut(keys: set[str]) -> None:
+    """Sorted by sort keys, as DynamoDB does, and put in order, the keys are as they would be sorted themselves."""
+    stored = sorted((dynamodb._place(key)[dynamodb.KEY]["S"].encode(), key) for key in keys)
+    assert all(len(sort_key) <= MAX_SORT_KEY_BYTES for sort_key, _ in stored)
+    assert len({sort_key for sort_key, _ in stored}) == len(keys)
+    found = ((sort_key.decode(), Entry(key, VERSION, None)) for sort_key, key in stored)
+    assert [entry.key for entry in dynamodb._in_code_point_order(found)] == sorted(keys)
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.dynalite
+@pytest.mark.parametrize("key", ["a", "é" * 900], ids=["short key", "long key"])
+def test_the_largest_value_is_taken_and_a_larger_one_refused_before_anything_is_sent(place: Place, key: str) -> None:
+    """400 KB for the whole item, names and key included."""
+    most = MAX_ITEM_BYTES - sum(
+        len(name) + len(one.get("S", "").encode()) for name, one in dynamodb._item(key, b"").items()
+    )
+    store = place.open()
+    assert store.create_if_absent(key, bytes(most))
+    requests = noted(store)
+    with pytest.raises(ValueTooLargeError, match=f"at most {most} bytes; this one has {most + 1}"):
+        store.create_if_absent(key, bytes(most + 1))
+    with pytest.raises(ValueTooLargeError):
+        store.put(key, bytes(most + 1), VERSION)
+    assert requests == []
+
+
+@pytest.mark.dynalite
+def test_an_item_of_another_program_is_no_value(place: Place) -> None:
+    store = place.open()
+    store.create_if_absent("k/a", RECORD)
+    item = {dynamodb.PARTITION: {"S": dynamodb._partition("k")}, dynamodb.KEY: {"S": "k/b"}}
+    with contextlib.closing(place.server.client()) as client:
+        client.put_item(TableName=place.table, Item=item)
+    for read in (lambda: store.get("k/b"), lambda: list(store.scan("k/"))):
+        with pytest.raises(StoreError, match="not made"):
+            read()
+
+
+# --- a server that misbehaves ---------------------------------------------------------------------------------------
+
+WRITES: dict[str, Callable[[DynamoDBVersionedStore], object]] = {
+    "put": lambda store: store.put("a", RECORD, VERSION),
+    "create": lambda store: store.create_if_absent("a", RECORD),
+    "delete": lambda store: store.delete("a"),
+}
+READS: dict[str, Callable[[DynamoDBVersionedStore], object]] = {
+    "get": lambda store: store.get("a"),
+    "scan": lambda store: list(store.scan("a/")),
+    "list_keys": lambda store: list(store.list_keys("a/")),
+}
+
+
+def refused(status: int, code: str) -> Reply:
+    body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": SECRET}).encode()
+    return Reply(status, headers=(("Content-Type", "application/x-amz-json-1.0"),), body=body)
+
+
+def found(**document: Any) -> Reply:
+    body = json.dumps(document).encode()
+    checksum = ("x-amz-crc32", str(zlib.crc32(body)))
+    return Reply(200, headers=(("Content-Type", "application/x-amz-json-1.0"), checksum), body=body)
+
+
+FOUND = found(Item=dynamodb._item("a", b"hello") | {dynamodb.VALUE: {"B": "aGVsbG8="}})
+BUSY = refused(400, "ProvisionedThroughputExceededException")
+
+
+class Scripted(NamedTuple):
+    """A server that plays replies in turn: the store that talks to it, and what the store asked for."""
+
+    store: DynamoDBVersionedStore
+    requests: list[str]
+    sleep: RecordingSleep
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes boto3 talk to a port of this machine."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    return lambda port: monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def scripted(aws: Callable[[int], None], *replies: Reply) -> Iterator[Scripted]:
+    with playing(*replies) as (port, requests):
+        aws(port)
+        sleep = RecordingSleep()
+        with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=sleep, clock=lambda: 0.0)) as store:
+            yield Scripted(store, requests, sleep)
+
+
+ANSWERS = [
+    (BUSY, StoreUnavailableError, 5),
+    (HANG_UP, StoreUnavailableError, 5),
+    (refused(400, "ThrottlingException"), StoreUnavailableError, 5),
+    (refused(500, "InternalServerError"), StoreUnavailableError, 5),
+    (refused(503, "ServiceUnavailable"), StoreUnavailableError, 5),
+    (Reply(503), StoreUnavailableError, 5),
+    (refused(400, "AccessDeniedException"), StoreAccessError, 4),
+    (refused(400, "UnrecognizedClientException"), StoreAccessError, 4),
+    (refused(400, "ExpiredTokenException"), StoreAccessError, 4),
+    (refused(400, "InvalidSignatureException"), StoreAccessError, 4),
+    (Reply(403), StoreAccessError, 4),
+    (refused(400, "ValidationException"), StoreError, 1),
+    (Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"), StoreUnavailableError, 5),
+    (FOUND._replace(headers=(*FOUND.headers[:1], ("x-amz-crc32", "1"))), StoreUnavailableError, 5),
+    (FOUND._replace(headers=(*FOUND.headers[:1], ("x-amz-crc32", ""))), StoreUnavailableError, 5),
+    (FOUND._replace(headers=FOUND.headers[:1]), StoreUnavailableError, 5),
+    (FOUND._replace(body=FOUND.body[:20]), StoreUnavailableError, 5),
+]
+
+
+@pytest.mark.parametrize(
+    ("write", "reply", "kind", "code"),
+    [("put", *answer) for answer in ANSWERS]
+    + [(write, *answer) for write in ("create", "delete") for answer in ANSWERS[:2]],
+)
+def test_a_write_is_sent_once_whatever_comes_back(
+    aws: Callable[[int], None], write: str, reply: Reply, kind: type[MopsJobsError], code: int
+) -> None:
+    """It may have landed: sent again, it would lose the race against itself. The reply's words are not repeated."""
+    with scripted(aws, reply) as (store, requests, sleep):
+        with pytest.raises(kind) as caught:
+            WRITES[write](store)
+        assert (type(caught.value), caught.value.exit_code) == (kind, code)
+        assert SECRET not in f"{caught.value} {caught.value.hint}"
+        assert requests == ["POST"]
+        assert sleep.requested == []
+
+
+@pytest.mark.parametrize(
+    ("read", "reply", "kind", "code"),
+    [("get", *answer) for answer in ANSWERS] + [("scan", *answer) for answer in ANSWERS],
+)
+def test_a_read_is_tried_three_times_if_that_may_help(
+    aws: Callable[[int], None], read: str, reply: Reply, kind: type[MopsJobsError], code: int
+) -> None:
+    """And what comes back never looks like "no such key" or "no keys"."""
+    with scripted(aws, reply, reply, reply) as (store, requests, sleep):
+        with pytest.raises(kind) as caught:
+            READS[read](store)
+        assert (type(caught.value), caught.value.exit_code) == (kind, code)
+        pauses = list(outages.READ_PAUSES) if kind is StoreUnavailableError else []
+        assert (len(requests), sleep.requested) == (len(pauses) + 1, pauses)
+
+
+def test_a_read_that_succeeds_later_is_a_success(aws: Callable[[int], None]) -> None:
+    with scripted(aws, BUSY, HANG_UP, FOUND) as (store, requests, _):
+        assert store.get("a") is not None
+        assert len(requests) == 3
+
+
+HEAD = f"HTTP/1.1 200 OK\r\nx-amz-crc32: {zlib.crc32(FOUND.body)}\r\nContent-Length: {len(FOUND.body)}\r\n\r\n"
+
+
+@contextlib.contextmanager
+def saying(text: bytes) -> Iterator[int]:
+    """The port of a server that answers each request with these bytes, and hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(text)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("come", range(20, len(HEAD) + len(FOUND.body), 7))
+def test_a_reply_that_breaks_off_anywhere_is_an_outage_that_leaves_a_doubt(
+    aws: Callable[[int], None], come: int
+) -> None:
+    """In its headers too: the standard library takes what came of them for all, and boto3 then for "no such key"."""
+    with saying((HEAD.encode() + FOUND.body)[:come]) as port:
+        aws(port)
+        with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep(), clock=lambda: 0.0)) as store:
+            for call in (lambda: store.get("a"), lambda: store.put("a", RECORD, VERSION)):
+                with pytest.raises(StoreUnavailableError) as caught:
+                    call()
+                assert caught.value.sent
+
+
+def test_a_reply_to_a_query_without_items_is_no_empty_listing(aws: Callable[[int], None]) -> None:
+    with scripted(aws, found(Count=0)) as (store, _, _sleep), pytest.raises(StoreError, match="makes no sense"):
+        list(store.scan("a/"))
+
+
+def test_a_condition_that_does_not_hold_is_a_return_value(aws: Callable[[int], None]) -> None:
+    failed = refused(400, "ConditionalCheckFailedException")
+    with scripted(aws, failed, failed, failed) as (store, requests, _):
+        assert [write(store) for write in WRITES.values()] == [None, None, False]
+        assert len(requests) == 3
+
+
+def test_a_table_that_does_not_become_ready_is_not_waited_for_for_ever(
+    aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is up after the first look here; nothing was written."""
+    monkeypatch.setattr(dynamodb, "TABLE_SECONDS", 1)
+    creating = found(Table={"TableStatus": "CREATING"})
+    exists = refused(400, "ResourceInUseException")
+    with scripted(aws, refused(400, "ResourceNotFoundException"), exists, creating) as (store, requests, _):
+        with pytest.raises(StoreUnavailableError, match="being created or deleted"):
+            store.create_if_absent("a", RECORD)
+        assert len(requests) == 3
+
+
+@pytest.mark.parametrize("operation", [*WRITES, *READS])
+def test_a_server_that_accepts_and_never_answers_is_given_up(
+    aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """Tried once: the budget, shortened here, is spent by then."""
+    monkeypatch.setattr(dynamodb, "BUDGET_SECONDS", 1.0)
+    with scripted(aws, SILENT) as (store, requests, _):
+        monkeypatch.setattr(store, "_clock", time.monotonic)
+        with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
+            (WRITES | READS)[operation](store)
+        assert (caught.value.sent, caught.value.silent) == (True, True)
+        assert requests == ["POST"]
+
+
+@pytest.mark.parametrize("operation", [*WRITES, *READS])
+def test_a_closed_port_is_an_outage(aws: Callable[[int], None], operation: str) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        aws(reserved.getsockname()[1])
+        with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep())) as store:
+            with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
+                (WRITES | READS)[operation](store)
+            assert (caught.value.sent, caught.value.silent) == (False, False)
+            assert "AWS_DEFAULT_REGION" in (caught.value.hint or "")
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_region_that_does_not_exist_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its endpoint has no name."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-nowhere-1")
+    with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep())) as store:
+        with pytest.raises(StoreUnavailableError, match=r"eu-nowhere-1\S*: its name does not resolve") as caught:
+            store.get("a")
+        assert "AWS_DEFAULT_REGION" in (caught.value.hint or "")
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def test_without_credentials_one_sentence_says_how_to_get_them(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    ran = cli("sync", MOPS_JOBS_REGISTRY="dynamodb://jobs")
+    assert ran.code == 4
+    assert "There are no usable AWS credentials for dynamodb://jobs" in ran.err
+    assert "aws sso login" in ran.err
+
+
+@pytest.mark.usefixtures("aws")
+def test_without_a_region_one_sentence_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    ran = cli("sync", MOPS_JOBS_REGISTRY="dynamodb://jobs")
+    assert ran.code == 4
+    assert "Nothing says which AWS region dynamodb://jobs is in" in ran.err
+    assert SECRET not in ran.err
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_PROFILE", "nobody"), ("AWS_DEFAULT_REGION", "no region")])
+@pytest.mark.usefixtures("aws")
+def test_settings_that_cannot_be_used_are_told_as_such(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with contextlib.closing(DynamoDBVersionedStore("jobs")) as store, pytest.raises(ConfigError) as caught:
+        store.get("a")
+    assert name in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("argv", [("sync",), ("doctor",)], ids=" ".join)
+def test_without_the_library_one_sentence_says_how_to_get_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as the interpreter notes what cannot be imported
+    ran = cli(*argv, MOPS_JOBS_REGISTRY="dynamodb://jobs")
+    assert ran.code == 2
+    assert "needs the package boto3, which this Python does not have." in ran.out + ran.err
+    assert f"{sys.executable} -m pip install boto3" in ran.out + ran.err
+
+
+@pytest.mark.parametrize("url", ["dynamodb:jobs", "dynamodb://", "dynamodb://ab", "dynamodb://a/b", "dynamodb://k=s;x"])
+def test_a_url_that_names_no_table_is_refused_without_repeating_it_all(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"names no table|is no registry URL"):
+        open_store(url, {})
+
+
+def test_the_cache_tells_tables_apart_by_what_names_them() -> None:
+    """Region, profile, account and endpoint: each makes another registry of the same URL; a password is no part."""
+    environments: list[dict[str, str]] = [
+        {},
+        {"AWS_DEFAULT_REGION": "eu-west-1"},
+        {"AWS_DEFAULT_REGION": "eu-west-2"},
+        {"AWS_PROFILE": "eu-west-1"},
+        {"AWS_ACCOUNT_ID": "123456789012"},
+        {"AWS_ENDPOINT_URL_DYNAMODB": f"http://u:{SECRET}@127.0.0.1:8000/"},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:8001"},
+    ]
+    found = {identity("dynamodb://jobs", env) for env in environments}
+    assert len(found) == len(environments)
+    assert SECRET not in "".join(found)
+    assert identity("dynamodb://jobs/", {}) == identity("dynamodb://jobs", {}) == "dynamodb://jobs"
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.dynalite
+def test_a_job_lives_from_end_to_end_by_the_command(cli: Cli, place: Place) -> None:
+    cli.env |= {"MOPS_JOBS_REGISTRY": place.url, **place.server.env}
+    assert "reachable, no jobs there yet, signed in by the AWS settings (env, eu-west-1)" in cli("doctor").out
+    assert place.url in cli.ok("config", "show").out
+    cli.ok("register", "a", "--owner", "ada")
+    cli.ok("register", "b")
+    cli.ok("update", "a", "running")
+    cli.ok("progress", "a", "5/10")
+    cli.ok("sync")
+    assert [(job["job_id"], job["status"]) for job in cli.ok("list", "--json", "--sort", "name").json["jobs"]] == [
+        ("a", "running"),
+        ("b", "pending"),
+    ]
+    cli.ok("cancel", "b")
+    cli.ok("update", "a", "succeeded")
+    assert cli("update", "a", "running").code == 6
+    cli.ok("sync")
+    assert set(cli.ids("--status", "done")) == {"a", "b"}
+    assert cli.ok("status", "a", "--json").json["tasks_completed"] == 5
+    assert cli("doctor").code == 0
+    for ran in (cli.ok("config", "show", "--json"), cli("doctor", "--json")):
+        assert place.server.env["AWS_SECRET_ACCESS_KEY"] not in ran.out.replace("example.", "")
+
+
+@pytest.mark.dynalite
+@pytest.mark.parametrize("too_large", ["bundle", "manifest"])
+def test_a_job_that_does_not_fit_is_not_launched(
+    cli: Cli, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too_large: str
+) -> None:
+    """Waiting would not make it fit, so nothing is kept for later, and no record tells of it."""
+    cli.env |= {"MOPS_JOBS_REGISTRY": place.url, **place.server.env}
+    home = code(tmp_path / "code")
+    sets = sets_of(1)
+    if too_large == "bundle":
+        (home / "data").write_bytes(os.urandom(MAX_ITEM_BYTES))
+    else:
+        sets = [{"x": "x" * MAX_ITEM_BYTES}]
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}))
+    monkeypatch.chdir(home)
+    ran = cli("submit", str(study), "--auto", "--job-id", "job")
+    assert ran.code == 6
+    assert "has at most" in ran.err
+    assert JobRegistry(place.open()).get_job("job") is None

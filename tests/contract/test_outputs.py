@@ -1,0 +1,264 @@
+"""What a job has left, compared with what it should leave: by one listing, on every backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+
+from mopsjobs.errors import RecordError, StoreUnavailableError
+from mopsjobs.outputs import NAMES_NAME, Completeness, Manifest, examine, manifest_key, output_key, results_prefix
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.submit.study import Study, Task
+from support.doubles import FaultyStore
+
+SETS = [{"x": 1}, {"x": 2}, {"params": {"x": 1}, "seed": 7}]
+BUNDLE = "sha256:" + "0" * 64
+
+
+def _manifest(
+    *, named: list[str] | None = None, sets: list[object] = SETS, replicates: int = 2, only: Iterable[int] | None = None
+) -> Manifest:
+    document = {"model": "m:f", "parameter_sets": sets, "n_replicates": replicates, "outputs": named}
+    return Manifest(
+        job_id="job", study=Study.from_dict(document), bundle=BUNDLE, only=None if only is None else tuple(only)
+    )
+
+
+def _tasks(manifest: Manifest) -> list[Task]:
+    return [task for _, task in manifest.tasks()]
+
+
+def _leave(store: VersionedStore, task: Task, **contents: bytes) -> None:
+    for name, content in contents.items():
+        store.create_if_absent(output_key("job", task, name.replace("__", ".")), content)
+
+
+def _names(store: VersionedStore, task: Task, value: bytes) -> None:
+    store.create_if_absent(output_key("job", task, NAMES_NAME), value)
+
+
+def _complete(store: VersionedStore, manifest: Manifest) -> list[int]:
+    return list(examine(store, manifest).complete)
+
+
+# --- complete, and not ----------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_has_left_nothing_has_nothing_complete(store: VersionedStore) -> None:
+    found = examine(store, _manifest())
+    assert (list(found.complete), found.count, found.unexpected) == ([0] * 5, 0, 0)
+
+
+def test_each_task_is_told_complete_by_its_own_outputs(store: VersionedStore) -> None:
+    """Also where the same parameters stand in several sets, with and without a seed."""
+    manifest = _manifest()
+    for count, task in enumerate(_tasks(manifest), 1):
+        _leave(store, task, result__json=b"{}")
+        found = examine(store, manifest)
+        assert list(found.complete) == [1] * count + [0] * (5 - count)
+        assert (found.count, found.unexpected) == (count, 0)
+
+
+def test_named_outputs_must_all_be_there_and_others_may_be(store: VersionedStore) -> None:
+    manifest = _manifest(named=["a", "b.csv"])
+    first, second, third, *_ = _tasks(manifest)
+    _leave(store, first, a=b"", b__csv=b"x")
+    _leave(store, second, a=b"x")
+    _leave(store, third, a=b"x", b__csv=b"", c=b"x")
+    assert _complete(store, manifest) == [1, 0, 1, 0, 0]
+
+
+def test_where_none_is_named_several_need_the_list_of_their_names(store: VersionedStore) -> None:
+    manifest = _manifest()
+    first, second, third, *_ = _tasks(manifest)
+    _names(store, first, b'["a", "b"]')
+    _leave(store, first, a=b"x", b=b"y")
+    _names(store, second, b'["a", "b"]')
+    _leave(store, second, a=b"x")
+    _leave(store, third, a=b"x", b=b"y")
+    assert _complete(store, manifest) == [1, 0, 0, 0, 0]
+
+
+def test_a_task_that_leaves_nothing_is_complete_by_an_empty_list(store: VersionedStore) -> None:
+    manifest = _manifest()
+    _names(store, _tasks(manifest)[1], b"[]")
+    assert _complete(store, manifest) == [0, 1, 0, 0, 0]
+
+
+def test_a_list_too_large_to_come_with_the_listing_is_fetched(store: VersionedStore) -> None:
+    manifest = _manifest()
+    names = [f"output-number-{number}.bin" for number in range(200)]
+    (first, *_) = _tasks(manifest)
+    _names(store, first, json.dumps(names + [f"{number:0>120}" for number in range(3000)]).encode())
+    for name in names:
+        store.create_if_absent(output_key("job", first, name), b"")
+    assert _complete(store, manifest) == [0] * 5
+    (second, third) = _tasks(manifest)[1:3]
+    for task in (second, third):
+        _names(store, task, json.dumps(names[:20]).encode())
+    for name in names[:20]:
+        store.create_if_absent(output_key("job", second, name), b"")
+    assert _complete(store, manifest) == [0, 1, 0, 0, 0]
+
+
+def test_a_task_cut_short_after_any_write_never_looks_complete() -> None:
+    manifest = _manifest(replicates=1, sets=[{"x": 1}])
+    (task,) = _tasks(manifest)
+    writes = [(NAMES_NAME, b'["a", "b", "c"]'), ("a", b"1"), ("b", b"2"), ("c", b"3")]
+    for count in range(len(writes) + 1):
+        store = InMemoryVersionedStore()
+        for name, value in writes[:count]:
+            store.create_if_absent(output_key("job", task, name), value)
+        assert _complete(store, manifest) == [count == len(writes)]
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"null", b"{}", b'"a"', b"[1]", b"[[1]]", b"[{}]", b'["a", null]', b"\xff", b"[" * 100_000]
+)
+def test_a_list_of_names_that_is_none_is_no_completion(value: bytes) -> None:
+    store, manifest = InMemoryVersionedStore(), _manifest()
+    (task, *_) = _tasks(manifest)
+    _names(store, task, value)
+    _leave(store, task, a=b"x")
+    assert _complete(store, manifest) == [0] * 5
+
+
+def test_replicates_that_draw_the_same_seed_share_their_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 32 bits, two of 100,000 replicates do so more often than not; their job must have an end nevertheless."""
+    monkeypatch.setattr("mopsjobs.submit.study.seed_of", lambda one, replicate: replicate // 2)
+    store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}], replicates=5)
+    for task in _tasks(manifest)[1:3]:
+        _leave(store, task, a=b"x")
+    assert _complete(store, manifest) == [1, 1, 1, 1, 0]
+
+
+def test_a_seed_that_was_asked_for_may_be_one_that_is_drawn() -> None:
+    drawn = _tasks(_manifest(sets=[{"x": 1}]))[0].seed
+    store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}, {"params": {"x": 1}, "seed": drawn}])
+    _leave(store, _tasks(manifest)[0], a=b"x")
+    assert _complete(store, manifest) == [1, 0, 1]
+
+
+def test_tasks_that_are_the_same_simulation_are_known_by_their_positions() -> None:
+    drawn = [task.seed for task in _tasks(_manifest(sets=[{"x": 1}]))]
+    sets: list[object] = [{"x": 1}, {"params": {"x": 1}, "seed": drawn[1]}, {"x": 2}]
+    assert _manifest(sets=sets).twins() == {2: 1}
+    assert _manifest(sets=sets, only=[0, 2, 3]).twins() == {}
+    assert _manifest(sets=sets, only=[1, 2, 4]).twins() == {1: 0}
+
+
+# --- a resumed job, other jobs ---------------------------------------------------------------------------------------
+
+
+def test_a_resumed_job_looks_at_its_own_tasks_by_their_position(store: VersionedStore) -> None:
+    every, manifest = _tasks(_manifest()), _manifest(only=[1, 4])
+    assert [(position, task.number) for position, task in manifest.tasks()] == [(0, 1), (1, 4)]
+    assert manifest.tasks_total == 2
+    _leave(store, every[4], a=b"x")
+    _leave(store, every[0], a=b"x")
+    found = examine(store, manifest)
+    assert (list(found.complete), found.unexpected) == ([0, 1], 1)
+
+
+def test_the_outputs_of_other_jobs_do_not_count(store: VersionedStore) -> None:
+    manifest = _manifest()
+    (task, *_) = _tasks(manifest)
+    for job in ("job2", "jo", "job-", "job."):
+        store.create_if_absent(output_key(job, task, "a"), b"x")
+    found = examine(store, manifest)
+    assert (found.count, found.unexpected) == (0, 0)
+
+
+# --- keys that nobody expects ----------------------------------------------------------------------------------------
+
+
+def test_keys_that_are_no_outputs_complete_nothing_and_are_counted(store: VersionedStore) -> None:
+    manifest = _manifest()
+    task = _tasks(manifest)[4]
+    assert task.seed == 7
+    inside = [
+        f"{task.param_id}/{seed}/a" for seed in ("x", "07", "+7", " 7", "-7", "7.0", "\u0667", "\u00b2", "9" * 99)
+    ]
+    inside += [f"{task.param_id}/7", f"{task.param_id}/8/a", f"{task.param_id}/7/sub/a", f"{task.param_id}/7/_other"]
+    inside += [task.param_id, "a", "0" * 64 + "/7/a", task.param_id.upper() + "/7/a", f"{task.param_id}/7-/a"]
+    for key in inside:
+        store.create_if_absent(results_prefix("job") + key, b"x")
+    found = examine(store, manifest)
+    assert (found.count, found.unexpected) == (0, len(inside))
+    _leave(store, task, a=b"x")
+    found = examine(store, manifest)
+    assert (list(found.complete), found.unexpected) == ([0, 0, 0, 0, 1], len(inside))
+
+
+def test_it_is_one_listing_and_no_read(store: VersionedStore) -> None:
+    line, manifest = FaultyStore(store), _manifest()
+    for task in _tasks(manifest):
+        _leave(store, task, a=b"x")
+    assert examine(line, manifest).count == 5
+    assert dict(line.calls) == {"scan": 1}
+
+
+def test_an_outage_is_never_an_empty_listing() -> None:
+    line = FaultyStore(InMemoryVersionedStore())
+    line.fail_next(1, "scan")
+    with pytest.raises(StoreUnavailableError):
+        examine(line, _manifest())
+
+
+# --- the manifest ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("only", [None, [], [0, 3]])
+def test_a_manifest_survives_its_own_json(only: list[int] | None) -> None:
+    manifest = _manifest(named=["a"], only=only)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_a_manifest_has_all_that_the_record_needs() -> None:
+    manifest = dataclasses.replace(_manifest(), engine="kubernetes", owner="me", labels={"exp": "7"})
+    found = Manifest.from_json(manifest.to_json())
+    assert found == manifest
+    fields = found.record_fields()
+    assert (fields["engine"], fields["owner"], fields["labels"]) == ("kubernetes", "me", {"exp": "7"})
+
+
+def test_a_manifest_from_before_owner_labels_and_engine_is_still_read() -> None:
+    document = json.loads(_manifest().to_json())
+    for name in ("engine", "owner", "labels"):
+        del document[name]
+    assert Manifest.from_json(json.dumps(document).encode()) == _manifest()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _manifest().to_json().replace(b'"owner":null', b'"owner":7'),
+        _manifest().to_json().replace(b'"labels":{}', b'"labels":{"a":1}'),
+        _manifest().to_json().replace(b'"labels":{}', b'"labels":["a"]'),
+        b"", b"\xff", b"[]", b"{}", b"null", b"[" * 100_000, b'{"version": 2}', b'{"version": 1}',
+        _manifest().to_json().replace(b'"study":{', b'"study":{"zzz":1,'),
+        _manifest().to_json().replace(b'"only":null', b'"only":["x"]'),
+        _manifest().to_json().replace(b'"only":null', b'"only":3'),
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_manifest_are_refused_with_their_key(value: bytes) -> None:
+    with pytest.raises(RecordError) as caught:
+        Manifest.from_json(value, key=manifest_key("job"))
+    assert caught.value.message.startswith("jobs/job/manifest.json: ")
+
+
+def test_no_task_of_a_study_has_the_key_of_another() -> None:
+    keys = sorted(output_key("job", task, "a") for task in _tasks(_manifest(replicates=50)))
+    assert all(one != other for one, other in pairwise(keys))
+    assert keys[0].startswith(results_prefix("job"))
+
+
+def test_completeness_counts_ones() -> None:
+    found = Completeness(3)
+    found.complete[1] = 1
+    assert found.count == 1

@@ -1,0 +1,373 @@
+"""The registry over real stores: a SQLite file, and what Azurite and dynalite serve, with other writers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from azure.core import MatchConditions
+from azure.core.exceptions import ResourceModifiedError
+
+from mopsjobs.documents import update_with_retry
+from mopsjobs.errors import JobExistsError, StoreUnavailableError, TerminalStateError, TooManyRetriesError
+from mopsjobs.job import JobState
+from mopsjobs.registry import JobRegistry
+from mopsjobs.status import JobStatus
+from mopsjobs.store import open_store
+from support.doubles import FaultyStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Azurite, Backend
+    from mopsjobs.store.base import VersionedStore
+    from support.cli import Cli
+
+    Write = Callable[[str, Callable[[dict[str, Any]], dict[str, Any]]], None]
+
+WRITERS, WRITES = 16, 4
+RACE = """
+import sys
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+store = open_store(sys.argv[1], {})
+registry = JobRegistry(store)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(int(sys.argv[3])):
+    registry.update_status("a", "running", labels={f"w{sys.argv[2]}.{number}": "x"}, metadata={sys.argv[2]: number})
+store.close()
+print("done")
+"""
+
+MODELOPS_FIELDS = {"job_id", "status", "created_at", "updated_at", "k8s_name", "k8s_namespace", "k8s_uid"}
+MODELOPS_FIELDS |= {"tasks_total", "tasks_completed", "error_message", "error_code", "results_path", "metadata"}
+MODELOPS_FIELDS |= {"expected_outputs", "verified_outputs", "missing_outputs", "tasks_verified", "validation_attempts"}
+MODELOPS_FIELDS |= {"validation_started_at", "validation_completed_at", "last_validation_error"}
+
+
+class BeatenError(Exception):
+    """Another program found that somebody else was faster."""
+
+
+over_real_stores = pytest.mark.parametrize(
+    "backend",
+    [
+        "sqlite",
+        pytest.param("azure", marks=pytest.mark.azurite),
+        pytest.param("dynamodb", marks=pytest.mark.dynalite),
+    ],
+    indirect=True,
+)
+
+
+@pytest.fixture
+def registry(store: VersionedStore) -> JobRegistry:
+    return JobRegistry(store, sleep=lambda _: None)
+
+
+@pytest.fixture
+def another_program(backend: Backend, request: pytest.FixtureRequest) -> Write:
+    """Writes as a program does that has never heard of ours: the whole record as indented JSON, if nobody was faster.
+
+    In Azure by the plain SDK, without a word in the blob's metadata.
+    """
+
+    def in_store(job_id: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        store = backend.open()
+        found = store.get(f"jobs/{job_id}/state.json")
+        assert found is not None
+        value = json.dumps(change(json.loads(found.value)), indent=2).encode()
+        if not store.put(f"jobs/{job_id}/state.json", value, found.version):
+            raise BeatenError
+
+    def in_azure(job_id: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        azurite: Azurite = request.getfixturevalue("azurite")
+        with azurite.client(backend.url.rpartition("/")[2]) as container:
+            blob = container.get_blob_client(f"jobs/{job_id}/state.json")
+            reply = blob.download_blob()
+            value = json.dumps(change(json.loads(reply.readall())), indent=2).encode()
+            etag = reply.properties.etag
+            try:
+                blob.upload_blob(value, overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
+            except ResourceModifiedError:
+                raise BeatenError from None
+            finally:
+                blob.close()
+
+    return in_azure if backend.name == "azure" else in_store
+
+
+def step(status: str, **fields: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What ModelOps' `update_status` does to a record: the status, the time, some fields; the rest is carried along."""
+    return lambda record: {**record, "status": status, "updated_at": datetime.now(UTC).isoformat(), **fields}
+
+
+def forgetful(status: str, **fields: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The same by a program that writes back only the fields it knows."""
+    change = step(status, **fields)
+    return lambda record: {name: value for name, value in change(record).items() if name in MODELOPS_FIELDS}
+
+
+def statuses(job: JobState) -> list[object]:
+    return [step["status"] for step in job.transitions]
+
+
+# --- lives of jobs --------------------------------------------------------------------------------------------------
+
+
+@over_real_stores
+def test_a_job_lives_from_its_registration_to_its_end(registry: JobRegistry) -> None:
+    """Each step is in the history in its order, and what is read at the end is what the last write returned."""
+    registry.register_job("a", "k8s-a", "ns", {"model": "sir"}, owner="ada", tasks_total=3)
+    for status in ("submitting", "scheduled", "running"):
+        registry.update_status("a", status)
+    for done in (1, 2, 3):
+        registry.update_progress("a", done)
+    registry.update_status("a", "validating", expected_outputs=["x", "y"])
+    last = registry.finalize_job("a", "partial", "out/", {"message": "y is missing", "code": "MISSING"})
+    assert registry.get_job("a") == last
+    assert statuses(last) == ["pending", "submitting", "scheduled", "running", "validating", "partial"]
+    assert (last.revision, last.tasks_completed, last.results_path, last.owner) == (9, 3, "out/", "ada")
+    with pytest.raises(TerminalStateError):
+        registry.update_progress("a", 2)
+
+
+@over_real_stores
+def test_jobs_are_listed_counted_and_told_apart_by_their_end(registry: JobRegistry) -> None:
+    """The views of the registry agree with each other."""
+    for number, status in enumerate(["failed", "succeeded", "running", "cancelled"]):
+        registry.register_job(f"job-{number}")
+        registry.update_status(f"job-{number}", status)
+    registry.register_job("job-e")
+    assert [job.job_id for job in registry.list_jobs(status_filter=[JobStatus.FAILED])] == ["job-0"]
+    assert {job.job_id for job in registry.get_active_jobs()} == {"job-2", "job-e"}
+    assert len(registry.get_recent_jobs(1)) == 5
+    counts = registry.count_jobs_by_status()
+    assert {name: count for name, count in counts.items() if count} == dict.fromkeys(
+        ["pending", "running", "succeeded", "failed", "cancelled"], 1
+    )
+
+
+@over_real_stores
+def test_an_id_is_taken_for_other_clients_too(backend: Backend, registry: JobRegistry) -> None:
+    """One record, however many look at the store."""
+    registry.register_job("a", owner="ada")
+    with pytest.raises(JobExistsError):
+        JobRegistry(backend.open()).register_job("a", owner="eve")
+    assert JobRegistry(backend.open()).get_job("a") == registry.get_job("a")
+
+
+@over_real_stores
+def test_a_registry_that_is_not_there_yet_has_no_jobs(backend: Backend, registry: JobRegistry) -> None:
+    """Reading says so and makes nothing; the first registration makes the place."""
+    assert (registry.get_job("a"), registry.list_jobs()) == (None, [])
+    with pytest.raises(KeyError):
+        registry.update_progress("a", 1)
+    assert not backend.exists()
+    registry.register_job("a")
+    assert backend.exists()
+
+
+@over_real_stores
+def test_a_lost_reply_is_recognised_in_a_real_store(store: VersionedStore, registry: JobRegistry) -> None:
+    """Create and update land once and are taken for what they are."""
+    line = FaultyStore(store)
+    over_it = JobRegistry(line, sleep=lambda _: None)
+    line.lose_reply_next()
+    over_it.register_job("a")
+    line.lose_reply_next()
+    job = over_it.update_status("a", "failed")
+    assert job == registry.get_job("a")
+    assert (job.revision, statuses(job)) == (2, ["pending", "submitting", "failed"])
+
+
+# --- with other writers ---------------------------------------------------------------------------------------------
+
+
+@over_real_stores
+def test_a_writer_that_does_not_know_our_fields_can_take_turns_with_us(
+    registry: JobRegistry, another_program: Write
+) -> None:
+    """It carries them along, so nothing of ours is lost; our next write puts its steps into the history."""
+    registry.register_job("a", owner="ada", labels={"exp": "7"}, metadata={"ours": 1})
+    another_program("a", step("submitting", theirs={"x": [1]}))
+    registry.update_status("a", "scheduled", metadata={"more": 2})
+    another_program("a", step("running", tasks_total=4, tasks_completed=1))
+    job = registry.finalize_job("a", "succeeded", "out/")
+    assert (job.status, job.owner, job.labels, job.metadata) == (
+        "succeeded",
+        "ada",
+        {"exp": "7"},
+        {"ours": 1, "more": 2},
+    )
+    assert (job.tasks_total, job.tasks_completed, job.revision, job.extra) == (4, 1, 3, {"theirs": {"x": [1]}})
+    assert statuses(job) == ["pending", "submitting", "scheduled", "running", "succeeded"]
+
+
+@over_real_stores
+def test_a_writer_that_drops_our_fields_takes_nothing_but_them(registry: JobRegistry, another_program: Write) -> None:
+    """The status and ModelOps' fields stay right; our bookkeeping begins anew, and updates go on by the rules."""
+    registry.register_job("a", "k8s-a", "ns", {"m": 1}, owner="ada")
+    another_program("a", forgetful("submitting", k8s_uid="uid-1"))
+    found = registry.get_job("a")
+    assert found is not None
+    assert (found.status, found.owner, found.revision, found.transitions) == ("submitting", None, 0, ())
+    job = registry.update_status("a", "running", owner="ada")
+    assert (job.owner, job.revision, statuses(job)) == ("ada", 1, ["submitting", "scheduled", "running"])
+    assert (job.k8s_name, job.k8s_uid, job.metadata) == ("k8s-a", "uid-1", {"m": 1})
+    another_program("a", forgetful("cancelled"))
+    with pytest.raises(TerminalStateError):
+        registry.update_progress("a", 1)
+    assert registry.cancel_job("a").status is JobStatus.CANCELLED
+
+
+@pytest.mark.usefixtures("store")
+@over_real_stores
+def test_our_write_is_listed_after_a_writer_that_dropped_our_fields(
+    cli: Cli, backend: Backend, another_program: Write
+) -> None:
+    """The cache shows it at once, though the revision has begun anew; a listing of a remote registry sends nothing."""
+    cli.env["MOPS_JOBS_REGISTRY"] = backend.url
+    cli.ok("sync")
+    cli.ok("register", "a", "-q")
+    for number in range(1, 5):
+        cli.clock.advance(seconds=1)
+        cli.ok("progress", "a", f"{number}/4", "-q")
+    another_program("a", forgetful("running"))
+    cli.clock.advance(seconds=1)
+    assert cli.ok("update", "a", "succeeded", "--json").json["revision"] == 1
+    assert cli.ids("--status", "succeeded", "--offline") == ["a"]
+
+
+@pytest.mark.parametrize("change", [step, forgetful])
+@over_real_stores
+def test_a_race_with_another_program_is_run_again_on_its_record(
+    backend: Backend, registry: JobRegistry, another_program: Write, change: Callable[..., Any]
+) -> None:
+    """Whoever writes between our reading and our writing is neither overwritten nor overlooked."""
+    registry.register_job("a")
+    line = FaultyStore(backend.open())
+    rivals = iter([change("submitting", tasks_total=8), change("scheduled", error_message="slow")])
+
+    def interfere(key: str) -> None:
+        with contextlib.suppress(StopIteration):
+            another_program("a", next(rivals))
+
+    line.before_put = interfere
+    job = JobRegistry(line, sleep=lambda _: None).update_status("a", "running", labels={"x": "1"})
+    assert line.calls["put"] == 3
+    assert (job.status, job.tasks_total, job.error_message, job.labels) == ("running", 8, "slow", {"x": "1"})
+    assert statuses(job)[-1] == "running"
+
+
+@over_real_stores
+def test_another_program_is_told_when_we_were_faster(registry: JobRegistry, another_program: Write) -> None:
+    """Our writes change the version that its condition names."""
+    registry.register_job("a")
+
+    def change(record: dict[str, Any]) -> dict[str, Any]:
+        registry.update_fields("a", owner="ada")
+        return step("submitting")(record)
+
+    with pytest.raises(BeatenError):
+        another_program("a", change)
+    found = registry.get_job("a")
+    assert found is not None
+    assert (found.status, found.owner) == ("pending", "ada")
+
+
+@over_real_stores
+def test_modelops_way_of_updating_a_dict_works_on_our_records(store: VersionedStore, registry: JobRegistry) -> None:
+    """`update_with_retry` and the registry see each other's writes."""
+    registry.register_job("a")
+    update_with_retry(store, "jobs/a/state.json", step("submitting", theirs=1))
+    job = registry.update_status("a", "scheduled")
+    assert (job.status, job.extra) == ("scheduled", {"theirs": 1})
+
+
+# --- many at once, and an outage ------------------------------------------------------------------------------------
+
+
+@over_real_stores
+def test_many_processes_racing_for_one_record_lose_no_update_and_none_gives_up(backend: Backend) -> None:
+    """All of the writes of all of the processes are in the record, each counted once."""
+    store = backend.open()
+    registry = JobRegistry(store)
+    registry.register_job("a")
+    registry.update_status("a", "running")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", RACE, backend.url, str(number), str(WRITES)],
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for number in range(WRITERS)
+        ]
+        for writer in writers:
+            stack.callback(writer.kill)
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        ends = [(*writer.communicate(timeout=120), writer.returncode) for writer in writers]
+    assert ends == [("done\n", "", 0)] * WRITERS
+    job = registry.get_job("a")
+    assert job is not None
+    assert set(job.labels) == {f"w{writer}.{number}" for writer in range(WRITERS) for number in range(WRITES)}
+    assert job.metadata == {str(writer): WRITES - 1 for writer in range(WRITERS)}
+    assert job.revision == 2 + WRITERS * WRITES
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_a_registry_that_is_held_by_somebody_else_is_reported_and_not_damaged(backend: Backend) -> None:
+    """The rules over SQLite meet a rival that always wins as they do over any store."""
+    line = FaultyStore(backend.open())
+    registry = JobRegistry(line, sleep=lambda _: None)
+    before = registry.register_job("a")
+    line.before_put = lambda key: JobRegistry(line.inner).update_progress("a", line.calls["put"])
+    with pytest.raises(TooManyRetriesError):
+        registry.update_fields("a", owner="ada")
+    found = registry.get_job("a")
+    assert found is not None
+    assert (found.owner, found.revision) == (None, before.revision + line.calls["put"])
+
+
+@pytest.mark.azurite
+def test_a_registry_that_stops_is_unavailable_and_works_again_when_it_is_back(
+    private_azurite: Azurite,
+) -> None:
+    """No method takes the outage for an empty registry; the same client goes on afterwards."""
+    store = open_store(f"{private_azurite.endpoint}/{private_azurite.new_container()}", {})
+    with contextlib.closing(store):
+        registry = JobRegistry(store, sleep=lambda _: None)
+        registry.register_job("a")
+        private_azurite.stop()
+        for attempt in (
+            lambda: registry.get_job("a"),
+            lambda: registry.update_status("a", "submitting"),
+            lambda: registry.register_job("b"),
+            registry.list_jobs,
+        ):
+            with pytest.raises(StoreUnavailableError):
+                attempt()
+        private_azurite.start()
+        assert registry.list_jobs() == []  # this server forgets when it stops
+        registry.register_job("a")
+        assert registry.update_status("a", "running").status is JobStatus.RUNNING

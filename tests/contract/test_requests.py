@@ -1,0 +1,110 @@
+"""What operations cost in requests: the counts that docs/decisions/0017-limits-of-scale.md reckons with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs.cache import mirror
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store.azure import AzureVersionedStore
+from mopsjobs.store.azure_credentials import find_container
+from mopsjobs.store.dynamodb import DynamoDBVersionedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from conftest import Azurite, Dynalite
+    from mopsjobs.store.base import VersionedStore
+    from support.cli import Clock
+
+
+class Line:
+    """A registry, and the requests that it has sent: L a listing, R a read, W a write."""
+
+    def __init__(self, store: VersionedStore, sent: list[str], clock: Clock) -> None:
+        self.registry = JobRegistry(store, now=clock.now)
+        self._sent = sent
+
+    def sent(self) -> str:
+        """The requests since the last call."""
+        told = "".join(self._sent)
+        self._sent.clear()
+        return told
+
+
+def in_azure(server: Azurite, sent: list[str]) -> VersionedStore:
+    def hook(request: Any) -> None:
+        is_listing = "comp=list" in request.http_request.url
+        sent.append("L" if is_listing else "R" if request.http_request.method == "GET" else "W")
+
+    place = find_container(f"{server.endpoint}/{server.new_container()}", {})
+    return AzureVersionedStore(place, client_options={"raw_request_hook": hook})
+
+
+def in_dynamodb(server: Dynalite, sent: list[str]) -> VersionedStore:
+    def hook(model: Any, **_: object) -> None:
+        sent.append({"Query": "L", "GetItem": "R"}.get(model.name, "W"))
+
+    store = DynamoDBVersionedStore(server.new_table().removeprefix("dynamodb://"))
+    store._client().meta.events.register("before-call.dynamodb", hook)
+    return store
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("azurite", marks=pytest.mark.azurite),
+        pytest.param("dynalite", marks=pytest.mark.dynalite),
+    ]
+)
+def line(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Line]:
+    sent: list[str] = []
+    opened = {"azurite": in_azure, "dynalite": in_dynamodb}[request.param]
+    store = opened(request.getfixturevalue(request.param), sent)
+    made = Line(store, sent, clock)
+    made.registry.register_job("first")  # and with it the container, or the table
+    made.sent()
+    yield made
+    store.close()
+
+
+def test_registering_is_two_writes(line: Line) -> None:
+    """The announcement and the record."""
+    line.registry.register_job("a")
+    assert line.sent() == "WW"
+
+
+def test_an_update_is_a_read_and_a_write(line: Line, clock: Clock) -> None:
+    """And one write more in each ten minutes, which announces the job."""
+    line.registry.register_job("a")
+    line.sent()
+    line.registry.update_fields("a", owner="ada")
+    assert line.sent() == "RW"
+    clock.advance(minutes=10)
+    line.registry.update_fields("a", owner="grace")
+    assert line.sent() == "RWW"
+
+
+def test_a_sync_costs_what_changed(line: Line, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full one is a listing for up to 1,000 jobs; a delta one a minute later lists four slots and reads what changed.
+
+    And one job besides, which shows that the registry is there.
+    """
+    for number in range(60):
+        line.registry.register_job(f"job-{number:02}")
+    monkeypatch.setattr(mirror, "SMALL", 0)
+
+    def synced(*, minutes: int) -> str:
+        clock.advance(minutes=minutes)
+        line.sent()
+        mirror.sync(line.registry, str(tmp_path / "cache.db"), "registry", now=clock.now)
+        return line.sent()
+
+    assert synced(minutes=1) == "L"
+    synced(minutes=40)  # full as well, since the first could not tell whether anybody writes unannounced
+    assert synced(minutes=1) in ("LLLR", "LLLLR")
+    line.registry.update_fields("job-00", owner="ada")
+    line.registry.update_fields("job-01", owner="ada")
+    assert sorted(synced(minutes=1).lstrip("L")) == ["R", "R", "R"]

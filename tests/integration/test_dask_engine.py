@@ -1,0 +1,549 @@
+"""The dask engine, on a real scheduler with real workers, which cannot import mops-jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from distributed import Client
+
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.dask import DaskEngine
+from mopsjobs.engines.dask_client import connect
+from mopsjobs.engines.local import job_directory
+from mopsjobs.environment import SECRETS
+from mopsjobs.errors import EngineError, UsageError
+from mopsjobs.registry import JobRegistry
+from mopsjobs.runner import dask_process, dask_task
+from mopsjobs.runner.dask_process import DaskProcess
+from mopsjobs.runner.model import ModelError
+from mopsjobs.store import open_store
+from mopsjobs.submit.bundle import pack
+from support.cli import Cli, Spawn, sentences
+from support.runs import all_of, callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+
+# A runner outlives the one who launched it: that is what it is for.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+SEIR = Path(__file__).resolve().parents[2] / "examples" / "seir"
+NOBODY = "tcp://127.0.0.1:1"
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+class Cluster:
+    """A scheduler and its workers, of one thread each, as processes of this machine."""
+
+    def __init__(self, directory: Path, workers: int, **env: str) -> None:
+        quiet = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}  # it looks a hundred times a second
+        self._env = {"PATH": os.environ["PATH"], "HOME": str(directory), **quiet, **env}
+        self.directory = directory
+        self._processes: list[subprocess.Popen[bytes]] = []
+        told = directory / "scheduler.json"
+        where = ["--host", "127.0.0.1", "--no-dashboard"]
+        self._start("dask_scheduler", *where, "--port", "0", "--no-show", "--scheduler-file", str(told))
+        until(lambda: told.exists() and told.stat().st_size, "the scheduler")
+        self.url = str(json.loads(told.read_text())["address"])
+        for _ in range(workers):
+            self.add_worker()
+
+    def add_worker(self) -> None:
+        where = ["--host", "127.0.0.1", "--no-dashboard", "--local-directory", str(self.directory)]
+        self._start("dask_worker", self.url, *where, "--nthreads", "1", "--no-nanny", "--death-timeout", "30")
+
+    def kill(self, number: int) -> None:
+        """Kill the scheduler (0) or a worker (from 1)."""
+        self._processes[number].kill()
+        self._processes[number].wait()
+
+    def halt_scheduler(self) -> None:
+        """Let the scheduler be there, and do nothing."""
+        self._processes[0].send_signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def _start(self, module: str, *argv: str) -> None:
+        with (self.directory / "cluster.log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", f"distributed.cli.{module}", *argv],
+                    cwd=self.directory,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A scheduler and two workers for all tests that leave them alive."""
+    with closing(Cluster(tmp_path_factory.mktemp("dask"), 2)) as made:
+        with _client(made) as client:
+            client.wait_for_workers(2, timeout=30)
+        yield made
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Makes a cluster of the test's own, with so many workers, for it to kill."""
+    with ExitStack() as stack:
+        (tmp_path / "dask").mkdir()
+        yield lambda workers, **env: stack.enter_context(closing(Cluster(tmp_path / "dask", workers, **env)))
+
+
+@contextlib.contextmanager
+def _client(cluster: Cluster) -> Iterator[Client]:
+    with Client(cluster.url, set_as_default=False) as client:
+        yield client
+
+
+def _is_empty(cluster: Cluster) -> bool:
+    """Whether nothing waits on the cluster, and nothing is kept there."""
+    with _client(cluster) as client:
+        kept = [*client.has_what().values(), *client.processing().values()]
+    return not any(kept)
+
+
+@pytest.fixture
+def store(cli: Cli) -> Iterator[VersionedStore]:
+    with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as opened:
+        yield opened
+
+
+@pytest.fixture
+def registry(store: VersionedStore) -> JobRegistry:
+    return JobRegistry(store)
+
+
+@pytest.fixture
+def start(spawn: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Start:
+    """Starts a runner as a process, on a job over parameter sets that is submitted if it is not there yet."""
+
+    def started(cluster: Cluster, sets: list[dict[str, Any]], *argv: str) -> subprocess.Popen[str]:
+        if registry.get_job("job") is None:
+            manifest = place(store, "job", study(sets), code(tmp_path / "code"))
+            registry.register_job("job", tasks_total=manifest.tasks_total)
+        return spawn("run", "job", "--scheduler", cluster.url, *argv)
+
+    return started
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def _end(registry: JobRegistry, job_id: str) -> str:
+    state = until(lambda: (found := record(registry, job_id)).is_terminal and found, f"the end of {job_id}", 60)
+    return str(state.status)
+
+
+def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/baseline", **more: Any) -> DaskProcess:
+    with pack(directory) as packed:
+        packed.archive.seek(0)
+        return DaskProcess(cluster.url, packed.archive.read(), entrypoint, os.environ, **more)
+
+
+# --- the same as the local engine ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seir(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The example with fewer tasks, in the current directory; the words that submit it."""
+    here = tmp_path / "seir"
+    here.mkdir()
+    shutil.copy(SEIR / "seir.py", here)
+    document = json.loads((SEIR / "study.json").read_text())
+    document["parameter_sets"] = document["parameter_sets"][::10]
+    (here / "study.json").write_text(json.dumps(document))
+    monkeypatch.chdir(here)
+    return ["submit", "study.json", "--auto"]
+
+
+def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
+    cli: Cli, cluster: Cluster, store: VersionedStore, registry: JobRegistry, seir: list[str]
+) -> None:
+    cli.ok(*seir, "--job-id", "there", "--engine", "dask", "--scheduler", cluster.url)
+    cli.ok(*seir, "--job-id", "here", "--workers", "2")
+    assert [_end(registry, job) for job in ("there", "here")] == ["succeeded", "succeeded"]
+    there = results(store, "there")
+    assert len(there) == 20
+    assert there == results(store, "here")
+    state = record(registry, "there")
+    assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", cluster.url, 20)
+    until(lambda: _is_empty(cluster), "the cluster to be empty")
+
+
+def test_the_workers_have_no_mops_jobs(cluster: Cluster) -> None:
+    with _client(cluster) as client:
+        found = client.run(eval, "__import__('importlib.util').util.find_spec('mopsjobs')")
+    assert list(found.values()) == [None, None]
+
+
+def test_each_task_comes_to_its_own_end(cluster: Cluster, tmp_path: Path) -> None:
+    """One raises, one dies once, one always, one is late, one prints, one leaves much: each as it would here."""
+    said: list[tuple[int | None, str]] = []
+    sets = sets_of(6)
+    sets[0]["fail"] = True
+    sets[1]["die"] = str(tmp_path / "died")
+    sets[2]["always_die"] = True
+    sets[3]["gate"] = str(tmp_path / "never")
+    sets[4]["say"] = "one\ntwo"
+    sets[5]["x"] = "long" * 200_000
+    pool = _pool(cluster, code(tmp_path / "code"), task_timeout=1.0, on_log=lambda *line: said.append(line))
+    finished = all_of(pool, sets)
+    errors = [None if one.error is None else (one.error["type"], one.error["message"]) for one in finished]
+    assert errors == [
+        ("ValueError", "as asked"),
+        None,
+        ("WorkerDied", "its worker died 2 times (SIGKILL)"),
+        ("Timeout", "it took longer than 1 s"),
+        None,
+        None,
+    ]
+    assert finished[0].error is not None
+    assert "model.py" in finished[0].error["traceback"]
+    assert said == [(4, "one"), (4, "two")]
+    assert [json.loads(finished[number].outputs["result.json"])["x"] for number in (1, 4, 5)] == [  # type: ignore[index]
+        1,
+        4,
+        sets[5]["x"],
+    ]
+
+
+def test_processes_stay_warm_and_both_workers_work(cluster: Cluster, tmp_path: Path) -> None:
+    noted, gate = tmp_path / "calls", tmp_path / "gate"
+    sets = sets_of(40, calls=str(noted))
+    sets[0]["gate"] = str(gate)
+    sets[39]["say"] = "last"
+    # The first waits until the last is done: so two workers are needed, and one of them does nearly everything.
+    pool = _pool(cluster, code(tmp_path / "code"), on_log=lambda _task, _line: gate.touch())
+    assert all(one.error is None for one in all_of(pool, sets))
+    assert len(set(callers(noted))) == 2
+
+
+def test_a_model_that_cannot_be_loaded_fails_the_job(cluster: Cluster, tmp_path: Path) -> None:
+    pool = _pool(cluster, code(tmp_path / "code"), "nothing:here/baseline")
+    with pytest.raises(ModelError, match="cannot be loaded: ModuleNotFoundError"):
+        all_of(pool, sets_of(3))
+    pool = _pool(cluster, code(tmp_path / "code"), python="/no/python")
+    with pytest.raises(ModelError, match="cannot be loaded: FileNotFoundError"):
+        all_of(pool, sets_of(3))
+
+
+# --- what dies ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dask_worker_killed_costs_its_tasks_a_retry(
+    private: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """Also: workers may come when the job has begun."""
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    cluster = private(0)
+    running = start(cluster, sets_of(8, calls=str(noted), gate=str(gate)))
+    cluster.add_worker()
+    until(lambda: sum(calls(noted).values()) == 1, "the first worker at work")
+    cluster.add_worker()
+    until(lambda: sum(calls(noted).values()) == 2, "the second worker at work")
+    cluster.kill(1)
+    gate.touch()
+    assert _ended(running)[0] == 0
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_failed) == ("succeeded", 8, 0)
+    assert sum(calls(noted).values()) <= 10
+
+
+def test_a_task_that_takes_its_dask_workers_along_fails_and_not_the_job(
+    private: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """As often as the scheduler allows, here not once."""
+    source = "import os\ndef simulate(params, seed):\n    if params['x'] == 1:\n        os.kill(os.getppid(), 9)\n"
+    source += "    return params['x']\n"
+    cluster = private(2, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    directory = code(tmp_path / "code", source)
+    (failed,) = all_of(_pool(cluster, directory), [{"x": 1}])
+    assert failed.error is not None
+    assert failed.error["type"] == "WorkerDied"
+    assert "Dask workers that had it died" in failed.error["message"]
+    (done,) = all_of(_pool(cluster, directory), [{"x": 0}])
+    assert done.outputs == {"result.json": b"0"}
+
+
+def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
+    private: Callable[..., Cluster],
+    cluster: Cluster,
+    start: Start,
+    store: VersionedStore,
+    registry: JobRegistry,
+    tmp_path: Path,
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    sets = sets_of(8, calls=str(noted))
+    for one in sets[4:]:
+        one["gate"] = str(gate)
+    lost = private(1)
+    running = start(lost, sets)
+    until(lambda: len(results(store)) == 4, "what is done to be stored")
+    lost.kill(0)
+    code_, err = _ended(running)
+    assert code_ == 143
+    assert f"The Dask scheduler {lost.url} is gone, or has dropped the tasks of this run." in err
+    assert "4 tasks done, 0 failed; running" in err
+    gate.touch()
+    assert _ended(start(cluster, sets))[0] == 0
+    assert {number: calls(noted)[number] for number in range(4)} == dict.fromkeys(range(4), 1)
+    assert (record(registry).status, record(registry).tasks_verified) == ("succeeded", 8)
+
+
+def test_a_scheduler_that_says_nothing_holds_nobody_up(
+    private: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
+) -> None:
+    noted = tmp_path / "calls"
+    cluster = private(1)
+    running = start(cluster, sets_of(4, calls=str(noted), gate=str(tmp_path / "never")))
+    until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
+    cluster.halt_scheduler()
+    registry.cancel_job("job")
+    code_, err = _ended(running)
+    assert (code_, err.rstrip().endswith("cancelled")) == (0, True)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "SIGTERM", "SIGKILL"])
+def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
+    cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path, how: str
+) -> None:
+    noted = tmp_path / "calls"
+    kept = "dask-scratch-space/*/mops-jobs-*"
+    others = set(cluster.directory.glob(kept))  # of runners that were killed in other tests: for a minute
+    running = start(cluster, sets_of(12, calls=str(noted), gate=str(tmp_path / "never")))
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    assert set(cluster.directory.glob(kept)) - others
+    if how == "cancelled":
+        registry.cancel_job("job")
+    else:
+        running.send_signal(signal.Signals[how])
+    code_, err = _ended(running)
+    assert code_ == {"cancelled": 0, "SIGTERM": 143, "SIGKILL": -signal.SIGKILL}[how], err
+    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "the model's processes to end")
+    until(lambda: _is_empty(cluster), "the cluster to be empty")
+    until(lambda: not set(cluster.directory.glob(kept)) - others, "the code to be taken away")
+    assert sum(calls(noted).values()) == 2
+
+
+def test_a_task_that_comes_after_its_job_was_stopped_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was on its way when the runner left: nobody would end it. So many jobs are remembered, and no more."""
+    monkeypatch.setattr(dask_task, "MAX_STOPPED", 2)
+    for job_id in ("a", "b", "c"):
+        dask_task.stop(job_id)
+    assert dask_task.run({}, "c", {}) == {"stopped": True, "lines": []}
+    assert not dask_task._jobs
+    assert list(dask_task._stopped) == ["b", "c"]
+
+
+# --- what a scheduler may say -----------------------------------------------------------------------------------------
+
+HELD = {name: f"held-{name}" for name in sorted(SECRETS)}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_client_of_a_runner_has_none_of_its_secrets(
+    cluster: Cluster, start: Start, cli: Cli, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """It unpickles what the scheduler says, which may be any code. Not those either that models may have."""
+    cli.env |= {**HELD, "MOPS_JOBS_MODEL_ENV": ",".join(HELD)}
+    noted = tmp_path / "calls"
+    running = start(cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "gate")))
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    (child,) = _children(running.pid)
+    held = Path(f"/proc/{running.pid}/environ").read_bytes()
+    assert all(f"{name}=held-{name}".encode() in held for name in HELD)
+    assert b"held-" not in Path(f"/proc/{child}/environ").read_bytes()
+    (tmp_path / "gate").touch()
+    assert _ended(running)[0] == 0
+    assert record(registry).status == "succeeded"
+
+
+def test_code_that_a_cluster_sends_finds_no_secret(
+    private: Callable[..., Cluster], start: Start, cli: Cli, tmp_path: Path
+) -> None:
+    """A worker answers with a pickle that runs code where it is read. Nothing reads it in the runner."""
+    found = tmp_path / "found"
+    harm = f"import os; open({str(found)!r}, 'a').write(f'{{os.getpid()}} {{dict(os.environ)}}')"
+    preload = tmp_path / "preload.py"
+    preload.write_text(
+        f"import builtins\nclass Harm:\n    def __reduce__(self):\n        return exec, ({harm!r},)\n"
+        "builtins.real = real = getattr(builtins, 'real', eval)\n"  # it is imported twice
+        "builtins.eval = lambda *a: Harm() if len(a) > 1 and 'job_id' in a[1] else real(*a)\n"
+    )
+    cluster = private(1, DASK_DISTRIBUTED__WORKER__PRELOAD=json.dumps([str(preload)]))
+    cli.env |= HELD
+    running = start(cluster, sets_of(1))
+    _, err = _ended(running)
+    assert "The process that talks to Dask has ended" in err
+    text = found.read_text()
+    assert "held-" not in text
+    assert not text.startswith(f"{running.pid} ")
+
+
+def test_a_client_refuses_a_process_that_holds_secrets(
+    cli: Cli, cluster: Cluster, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a submission with secrets, which asks the scheduler before it launches, shows that it asks from another."""
+    for name, value in HELD.items():
+        monkeypatch.setenv(name, value)
+        cli.env[name] = value
+    with pytest.raises(EngineError, match="may not run in a process that holds secrets"):
+        connect(cluster.url)
+    cli.ok(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", cluster.url)
+    assert _end(registry, "job") == "succeeded"
+
+
+NEXT = '{"next": true}'
+MESSAGES = [
+    ("[7]", "says something else than messages"),
+    ("nonsense", "says something else than messages"),
+    ("[" * 100_000, "says something else than messages"),
+    ("{}", "tells of a task in another form"),
+    ('{"finished": [7, {}, null]}', "tells of a task in another form"),
+    ('{"finished": [0, {"result.json": "?"}, null]}', "tells of a task in another form"),
+    ('{"finished": [0, [], null]}', "tells of a task in another form"),
+    ('{"finished": [0, null, null]}', "tells of a task in another form"),
+    ('{"log": [7, "line"]}', "tells of a task in another form"),
+    ('{"model": 7}', "tells of a task in another form"),
+    ('{"failed": {"message": "no", "hint": 7}}', "^no$"),
+    (None, r"has ended \(exit code 3\)"),
+]
+
+
+@pytest.mark.parametrize(("message", "told"), MESSAGES)
+def test_what_the_client_says_is_read_strictly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str | None, told: str
+) -> None:
+    """A scheduler may make it say anything. The runner then ends with one sentence, and has run none of it."""
+    said = [NEXT, *([] if message is None else [message])]
+    text = "import os, sys\ndef main():\n    sys.stdin.readline()\n"
+    text += f"    for line in {said!r}:\n        os.write(1, line.encode() + b'\\n')\n    sys.stdin.readline()\n"
+    text += "    os._exit(3)\n" if message is None else "    sys.stdin.readline()\n"
+    (tmp_path / "astray.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(dask_process, "CHILD", "astray")
+    pool = DaskProcess(NOBODY, b"", "model:simulate/baseline", os.environ)
+    with pytest.raises(EngineError, match=told):
+        all_of(pool, sets_of(1))
+
+
+# --- the commands ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_resumed_on_the_same_scheduler(
+    cli: Cli, cluster: Cluster, store: VersionedStore, registry: JobRegistry, tmp_path: Path, monkeypatch: Any
+) -> None:
+    needed = tmp_path / "needed"
+    here = code(tmp_path / "code")
+    sets = [{"x": 1}, {"x": 2, "needs": str(needed)}]
+    (here / "study.json").write_text(json.dumps(study(sets).to_dict()))
+    monkeypatch.chdir(here)
+    words = ["submit", "study.json", "--auto", "--job-id", "job", "--engine", "dask"]
+    cli.ok(*words, DASK_SCHEDULER_ADDRESS=cluster.url)
+    assert _end(registry, "job") == "partial"
+    assert record(registry).tasks_failed == 1
+    assert "ValueError: as asked" in str(record(registry).error_message)
+    needed.touch()
+    child = cli.ok("resume", "job").out.strip()
+    assert _end(registry, child) == "succeeded"
+    assert (record(registry, child).engine, record(registry, child).metadata["dask_scheduler"]) == ("dask", cluster.url)
+    assert len(results(store, child)) == 1
+
+
+def test_a_job_whose_runner_is_gone_goes_on_itself(
+    cli: Cli, cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    running = start(cluster, sets_of(3, calls=str(noted), gate=str(gate)))
+    registry.update_fields("job", engine="dask", metadata={"dask_scheduler": cluster.url})
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    kill(running.pid)
+    _ended(running)
+    gate.touch()
+    trusted = ("--trust", "engine:dask", "--trust", f"dask:{cluster.url}")  # it was started by hand, not launched here
+    assert cli.ok("resume", "job", *trusted).out == "job\n"
+    assert _end(registry, "job") == "succeeded"
+
+
+def test_a_scheduler_that_does_not_answer_is_told_at_once(cli: Cli, registry: JobRegistry, seir: list[str]) -> None:
+    ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NOBODY)
+    assert ran.code == 5
+    assert len(sentences(ran.err)) == 1
+    assert ran.err.startswith(f"error: The Dask scheduler {NOBODY} does not answer: ")
+    assert (record(registry).status, record(registry).error_code) == ("failed", "LAUNCH")
+    assert not (job_directory("job", cli.env) / "runner.json").exists()
+
+
+def test_without_a_scheduler_nothing_is_launched(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs a scheduler"):
+        DaskEngine({"HOME": str(tmp_path)}).launch(Launch(job_id="job", registry_url="u"))
+
+
+def test_without_the_library_one_sentence_says_how_to_get_it(
+    cli: Cli, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)  # as the interpreter notes what cannot be imported
+    ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NOBODY)
+    assert ran.code == 2
+    assert ran.err.splitlines() == [
+        "error: The dask engine needs the package distributed, which this Python does not have.",
+        f"hint: Get it in the version of your cluster: {sys.executable} -m pip install distributed",
+    ]
+    assert registry.get_job("job") is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "The dask engine needs a scheduler."),
+        (["--scheduler", "here"], "A scheduler's address is like tcp://HOST:8786, not 'here'."),
+        (["--scheduler", "tcp://h:0"], "A scheduler's address is like tcp://HOST:8786, not 'tcp://h:0'."),
+        (["--scheduler", "http://h:1"], "A scheduler's address is like tcp://HOST:8786, not 'http://h:1'."),
+        (
+            ["--scheduler", "tcp://me:secret@h:1"],
+            "A scheduler's address is like tcp://HOST:8786, not with a name or password in it.",
+        ),
+        (
+            ["--scheduler", NOBODY, "--workers", "2"],
+            "--workers has no effect with the dask engine: the cluster has its own.",
+        ),
+        (["--scheduler", NOBODY, "--shards", "2"], "--shards has no effect with the dask engine."),
+    ],
+)
+def test_what_makes_no_sense_is_refused(cli: Cli, seir: list[str], argv: list[str], said: str) -> None:
+    ran = cli(*seir, "--engine", "dask", *argv)
+    assert (ran.code, sentences(ran.err)) == (2, [f"error: {said}"])
+
+
+def test_a_scheduler_means_nothing_to_other_engines(cli: Cli, seir: list[str]) -> None:
+    ran = cli(*seir, "--scheduler", NOBODY)
+    assert (ran.code, sentences(ran.err)) == (2, ["error: --scheduler has no effect with the local engine."])
+    ran = cli("run", "job", "--scheduler", NOBODY, "--workers", "2")
+    assert ran.code == 2

@@ -1,0 +1,479 @@
+"""Delta sync keeps its promise: whatever writers, clocks, crashes and caches do in between.
+
+*No change made through JobRegistry is missed for longer than one sync; none by another program for longer than one full
+scan.* A state machine draws the interleavings; with `MOPS_TEST_DELTA_EXAMPLES` it draws more of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import sqlite3
+import tempfile
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+from unittest import mock
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from mopsjobs import changes
+from mopsjobs.cache import file, mirror
+from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.registry import JobRegistry
+from mopsjobs.retention import Retention
+from mopsjobs.store import open_store
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.times import parse_time
+from support.cli import REMOTE_URL, START, foreign, key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from conftest import Azurite, Dynalite
+    from mopsjobs.cache.taking import SyncReport
+    from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
+
+EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "40"))
+STEPS = 40
+
+JOBS = st.sampled_from([f"job-{number}" for number in range(6)])
+WRITERS = st.integers(0, 2)
+CACHES = st.integers(0, 1)
+OFFSETS = st.sampled_from([-300.0, 300.0]) | st.floats(-300, 300)
+"""Seconds by which a clock is off: any two differ by up to ten minutes."""
+PAUSES = st.sampled_from([0.001, 300.0, 600.0, 3601.0]) | st.floats(0, 2400)
+QUIET = st.sampled_from([0.0, 0.0, 1600.0, 2000.0])
+"""Seconds in which nothing happens before a write: what was announced before may then be out of a reader's sight."""
+SYNCED = st.sampled_from([None, 0, 1])
+"""Which mirror is synced before and after a write."""
+LANDINGS = st.sampled_from([0.0, 300.0]) | st.floats(0, 300)
+"""Seconds between looking at the clock for an announcement and the write landing: up to five minutes."""
+
+
+KEPT = mirror.FULL_SCAN + 2 * changes.SKEW + changes.LANDING
+"""How long announcements are kept here: no longer than the promise needs, so that it would break if that were less."""
+
+
+class CrashError(BaseException):
+    """Ends a writer where it stands."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class World:
+    """The store as all see it. It knows the order in which writes landed, and calls back at the points in between."""
+
+    def __init__(self, inner: VersionedStore) -> None:
+        self.inner = inner
+        self.landed: dict[str, int] = {}
+        """The place of each version of a record in the order of all writes."""
+        self.ours: dict[str, int] = {}
+        """The place of the last write of ours to each key."""
+        self.is_ours = False
+        self.fails = False
+        self.before_landing: Callable[[], None] = _nothing
+        self.after_landing: Callable[[], None] = _nothing
+        self.after_listing: Callable[[], None] = _nothing
+        self._places = itertools.count(1)
+
+    def get(self, key: str) -> Versioned | None:
+        return self.inner.get(key)
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        return self._write(key, lambda: self.inner.put(key, value, version))
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        return self._write(key, lambda: self.inner.create_if_absent(key, value))
+
+    def delete(self, key: str) -> bool:
+        self.ours.pop(key, None)
+        return self.inner.delete(key)
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        return self.inner.list_keys(prefix)
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        entries = list(self.inner.scan(prefix))
+        if self.fails:
+            yield from entries[:1]
+            raise StoreUnavailableError("The listing broke off.")
+        self.after_listing()
+        yield from entries
+
+    def close(self) -> None:
+        """The machine closes the inner store."""
+
+    def _write(self, key: str, write: Callable[[], VersionToken | None]) -> VersionToken | None:
+        if not key.startswith("jobs/"):
+            return write()
+        self.before_landing()
+        version = write()
+        if version is not None:
+            self.landed[version.value] = next(self._places)
+            if self.is_ours:
+                self.ours[key] = self.landed[version.value]
+            self.after_landing()
+        return version
+
+
+class Begun(NamedTuple):
+    """What had landed when a sync began."""
+
+    ours: dict[str, int]
+    records: dict[str, str]
+
+
+class DeltaSync(RuleBasedStateMachine):
+    """Three writers of ours and one of another program, two mirrors, and a clock for each."""
+
+    def __init__(self, inner: VersionedStore, template: str) -> None:
+        super().__init__()
+        self._patches = [
+            mock.patch.object(mirror, "SMALL", 0),
+            mock.patch.object(mirror, "GET_COST", 0),
+            mock.patch.object(changes, "KEPT", KEPT),
+        ]
+        for patch in self._patches:
+            patch.start()
+        self._inner = inner
+        self._directory = tempfile.mkdtemp(prefix="mops-jobs-test-")
+        self._paths = [shutil.copy(template, f"{self._directory}/{number}.db") for number in range(2)]
+        self.world = World(inner)
+        self.clock = START
+        self.writer_offsets = [0.0] * 3
+        self.cache_offsets = [0.0] * 2
+        self.last_full: list[datetime | None] = [None] * 2
+        self.modes: set[bool] = set()
+        self.writers = [self._writer(number) for number in range(3)]
+
+    def teardown(self) -> None:
+        for patch in self._patches:
+            patch.stop()
+        shutil.rmtree(self._directory)
+        self._inner.close()
+
+    # --- what may happen ---------------------------------------------------------------------------------------
+
+    @initialize(offsets=st.lists(OFFSETS, min_size=5, max_size=5))
+    def begin(self, offsets: list[float]) -> None:
+        """Some jobs are there, and both mirrors have seen that all writers announce."""
+        self.writer_offsets, self.cache_offsets = offsets[:3], offsets[3:]
+        for number in range(6):
+            self._write(number % 3, f"job-{number}")
+        for cache in (0, 1, 0, 1):
+            self.sync(cache)
+
+    @rule(seconds=PAUSES)
+    def time_passes(self, seconds: float) -> None:
+        self.clock += timedelta(seconds=seconds)
+
+    @rule(writer=WRITERS, job=JOBS, landing=LANDINGS, quiet=QUIET, synced=SYNCED)
+    def write(self, writer: int, job: str, landing: float, quiet: float, synced: int | None) -> None:
+        """A writer of ours changes a job, or registers it."""
+        with self._around(quiet, synced):
+            self.world.before_landing = lambda: self._pass(landing)
+            self._write(writer, job)
+
+    @rule(writer=WRITERS, job=JOBS, cache=CACHES, landing=LANDINGS, part=st.sampled_from([0.0, 0.5, 1.0]), quiet=QUIET)
+    def write_with_syncs_in_between(
+        self, writer: int, job: str, cache: int, landing: float, part: float, quiet: float
+    ) -> None:
+        """A mirror is synced some time after the announcement, and when the write has landed, before its reply."""
+
+        def before_landing() -> None:
+            self._pass(landing * part)
+            self.sync(cache)
+            self._pass(landing * (1 - part))
+
+        self._pass(quiet)
+        self.world.before_landing = before_landing
+        self.world.after_landing = lambda: self.sync(cache)
+        self._write(writer, job)
+
+    @rule(writer=WRITERS, job=JOBS)
+    def crash_before_the_write(self, writer: int, job: str) -> None:
+        """A writer dies when it has announced; another process takes its place."""
+        self.world.before_landing = self._crash
+        self._write(writer, job)
+
+    @rule(writer=WRITERS, job=JOBS, landing=LANDINGS, quiet=QUIET, synced=SYNCED)
+    def crash_after_the_write(self, writer: int, job: str, landing: float, quiet: float, synced: int | None) -> None:
+        """A writer dies when its write has landed, and can say nothing more."""
+        with self._around(quiet, synced):
+            self.world.before_landing = lambda: self._pass(landing)
+            self.world.after_landing = self._crash
+            self._write(writer, job)
+
+    @rule(writer=WRITERS, job=JOBS)
+    def lose_a_reply(self, writer: int, job: str) -> None:
+        """A write lands, and its reply is lost."""
+        self.world.after_landing = self._lose_reply
+        self._write(writer, job)
+
+    @rule(writer=WRITERS, job=JOBS, seconds=st.floats(300, 20_000), synced=SYNCED)
+    def sleep_before_the_write(self, writer: int, job: str, seconds: float, synced: int | None) -> None:
+        """A laptop sleeps after announcing, while mirrors go on, wakes, and writes."""
+
+        def sleep() -> None:
+            self._pass(seconds)
+            if synced is not None:
+                self.sync(synced)
+
+        with self._around(0.0, synced):
+            self.world.before_landing = sleep
+            self._write(writer, job)
+
+    @rule(job=JOBS)
+    def foreign_write(self, job: str) -> None:
+        """Another program writes a job, and announces nothing."""
+        self.world.ours.pop(key(job), None)
+        self.world.inner.delete(key(job))
+        self.world.create_if_absent(key(job), foreign(job).encode())
+
+    @rule(job=JOBS)
+    def foreign_delete(self, job: str) -> None:
+        self.world.delete(key(job))
+
+    @rule(writer=WRITERS, offset=OFFSETS)
+    def set_writers_clock(self, writer: int, offset: float) -> None:
+        self.writer_offsets[writer] = offset
+
+    @rule(cache=CACHES, offset=OFFSETS)
+    def set_readers_clock(self, cache: int, offset: float) -> None:
+        self.cache_offsets[cache] = offset
+
+    @rule(cache=CACHES, full=st.sampled_from([False, False, False, True]))
+    def sync(self, cache: int, full: bool = False) -> None:
+        """A sync with nothing else at work. A full one leaves the cache equal to the registry."""
+        begun, started = self._begun(), self._now(cache)
+        report = self._sync(cache, full=full)
+        self._check(cache, begun, report, started)
+        if report.is_full:
+            assert self._rows(cache) == begun.records
+
+    @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans(), lasting=QUIET)
+    def sync_while_somebody_writes(self, cache: int, writer: int, job: str, full: bool, lasting: float) -> None:
+        """A write lands after the sync has listed what it reads, and the sync may take long after that."""
+
+        def meanwhile() -> None:
+            self._write(writer, job)
+            self._pass(lasting)
+
+        begun, started = self._begun(), self._now(cache)
+        report = self._sync(cache, full=full, meanwhile=meanwhile)
+        self._check(cache, begun, report, started)
+
+    @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans())
+    def sync_overtaken_by_another(self, cache: int, writer: int, job: str, full: bool) -> None:
+        """A write, and then a whole sync of the same cache, while the first one is at work."""
+
+        def meanwhile() -> None:
+            self._write(writer, job)
+            self._pass(0.5)
+            self.sync(cache)
+
+        begun, started = self._begun(), self._now(cache)
+        report = self._sync(cache, full=full, meanwhile=meanwhile)
+        self._check(cache, begun, report, started, overtaken=True)
+
+    @rule(offset=OFFSETS)
+    def retain(self, offset: float) -> None:
+        """Somebody, with a clock of their own, removes from the store what no reader needs."""
+        self._retain(offset)
+
+    @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans(), quiet=QUIET, sleeping=PAUSES, offset=OFFSETS)
+    def sync_of_a_laptop_that_sleeps(
+        self, cache: int, writer: int, job: str, full: bool, quiet: float, sleeping: float, offset: float
+    ) -> None:
+        """A sync has begun, sleeps before it looks at anything, and meanwhile what others no longer need is removed."""
+        self._write(writer, job)
+        self._pass(quiet)
+
+        def sleep() -> None:
+            self._pass(sleeping)
+            self._retain(offset)
+
+        begun, started = self._begun(), self._now(cache)
+        report = self._sync(cache, full=full, asleep=sleep)
+        self._check(cache, begun, report, started)
+
+    @rule(cache=CACHES)
+    def sync_that_breaks_off(self, cache: int) -> None:
+        """A failed sync claims nothing."""
+        before = self._synced_at(cache)
+        self.world.fails = True
+        with contextlib.suppress(StoreUnavailableError):
+            self._sync(cache, full=True)
+            raise AssertionError("it should have failed")
+        self.world.fails = False
+        assert self._synced_at(cache) == before
+
+    # --- how it is done ----------------------------------------------------------------------------------------
+
+    def _writer(self, number: int) -> JobRegistry:
+        """A process of its own, on the machine of the first mirror if it is the first writer."""
+
+        def show(key: str, value: bytes, version: VersionToken) -> None:
+            mirror.write_through(self._paths[0], REMOTE_URL, key.split("/")[1], key, value, version)
+
+        return JobRegistry(
+            self.world,
+            now=lambda: self.clock + timedelta(seconds=self.writer_offsets[number]),
+            sleep=self._pass,
+            on_write=show if number == 0 else None,
+        )
+
+    def _write(self, number: int, job: str) -> None:
+        self.world.is_ours = True
+        writer = self.writers[number]
+        try:
+            if self.world.inner.get(key(job)) is None:
+                writer.register_job(job)
+            else:
+                writer.update_fields(job, metadata={"at": self.clock.isoformat()})
+        except CrashError:
+            self.writers[number] = self._writer(number)
+        finally:
+            self.world.is_ours = False
+            self.world.before_landing = self.world.after_landing = _nothing
+
+    @contextlib.contextmanager
+    def _around(self, quiet: float, synced: int | None) -> Iterator[None]:
+        """Nothing happens for a while; then a mirror is synced before and after the block, if one is named."""
+        self._pass(quiet)
+        if synced is not None:
+            self.sync(synced)
+        yield
+        if synced is not None:
+            self.sync(synced)
+
+    def _crash(self) -> None:
+        raise CrashError
+
+    def _lose_reply(self) -> None:
+        self.world.after_landing = _nothing
+        raise StoreUnavailableError("The reply was lost.")
+
+    def _pass(self, seconds: float) -> None:
+        self.clock += timedelta(seconds=seconds)
+
+    def _now(self, cache: int) -> datetime:
+        return self.clock + timedelta(seconds=self.cache_offsets[cache])
+
+    def _retain(self, offset: float) -> None:
+        now = self.clock + timedelta(seconds=offset)
+        Retention(JobRegistry(self.world), timedelta(hours=1), now=now, sleep=self._pass).remove()
+
+    def _sync(
+        self,
+        cache: int,
+        *,
+        full: bool,
+        asleep: Callable[[], None] = _nothing,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> SyncReport:
+        """A sync.
+
+        `asleep` happens when it has begun, `meanwhile` after it has listed everything, or the announcements it goes by.
+        """
+
+        def once() -> None:
+            nonlocal meanwhile
+            happens, meanwhile = meanwhile, _nothing
+            self.world.after_listing = _nothing
+            happens()
+
+        def announced(*args: object, **named: object) -> set[str] | None:
+            nonlocal asleep
+            happens, asleep = asleep, _nothing
+            happens()
+            found = list_announced(*args, **named)  # type: ignore[arg-type]
+            once()
+            return found
+
+        list_announced = changes.announced
+        self.world.after_listing = once
+        with mock.patch.object(changes, "announced", announced):
+            return mirror.sync(
+                JobRegistry(self.world), self._paths[cache], REMOTE_URL, full=full, now=lambda: self._now(cache)
+            )
+
+    def _begun(self) -> Begun:
+        records = {entry.key: entry.version.value for entry in self.world.inner.scan("jobs/")}
+        return Begun(dict(self.world.ours), records)
+
+    def _check(
+        self, cache: int, begun: Begun, report: SyncReport, started: datetime, *, overtaken: bool = False
+    ) -> None:
+        rows = self._rows(cache)
+        for place, landed in begun.ours.items():
+            if place in self.world.ours:  # else it has been deleted since
+                assert place in rows, f"{place} is missing"
+                assert self.world.landed[rows[place]] >= landed, f"a change of {place} is missing"
+        if not overtaken:
+            assert parse_time(report.synced_at) == started
+        assert parse_time(self._synced_at(cache) or "") <= self._now(cache)
+        last_full = self.last_full[cache]
+        if overtaken and last_full is not None and last_full > started:
+            return  # by a full one, begun later: whatever this one was, it does not take its place
+        if report.is_full:
+            self.last_full[cache] = started
+        else:
+            assert last_full is not None
+            assert timedelta() <= started - last_full <= mirror.FULL_SCAN
+
+    def _rows(self, cache: int) -> dict[str, str]:
+        with contextlib.closing(sqlite3.connect(self._paths[cache])) as connection:
+            return dict(connection.execute("SELECT key, version FROM job"))
+
+    def _synced_at(self, cache: int) -> str | None:
+        with contextlib.closing(sqlite3.connect(self._paths[cache])) as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = 'synced_at'").fetchone()
+        return None if row is None else str(row[0])
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An empty cache, to be copied: making one takes longer than all that happens to it."""
+    path = str(tmp_path_factory.mktemp("template") / "cache.db")
+    file.open_to_write(path, REMOTE_URL).close()
+    return path
+
+
+def _run(machine: Callable[[], DeltaSync], examples: int, steps: int) -> None:
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=steps))
+
+
+def test_no_change_is_missed_in_memory(template: str) -> None:
+    """Over the store in memory, many interleavings."""
+    _run(lambda: DeltaSync(InMemoryVersionedStore(), template), EXAMPLES, STEPS)
+
+
+def test_no_change_is_missed_in_sqlite(template: str, tmp_path: Path) -> None:
+    """Over SQLite files, some."""
+    numbers = itertools.count()
+    _run(lambda: DeltaSync(open_store(f"sqlite://{tmp_path}/{next(numbers)}.db", {}), template), 5, 20)
+
+
+@pytest.mark.azurite
+def test_no_change_is_missed_in_azure(template: str, azurite: Azurite) -> None:
+    """Over Azurite, a few."""
+    _run(
+        lambda: DeltaSync(open_store(f"{azurite.endpoint}/{azurite.new_container()}", {}), template),
+        4,
+        15,
+    )
+
+
+@pytest.mark.dynalite
+def test_no_change_is_missed_in_dynamodb(template: str, dynalite: Dynalite) -> None:
+    """Over dynalite, a few."""
+    _run(lambda: DeltaSync(open_store(dynalite.new_table(), {}), template), 4, 15)

@@ -1,0 +1,495 @@
+"""The Kubernetes engine against an API server that is not ours: kmock's emulator, over HTTP, in a thread of its own.
+
+kmock keeps objects and answers create, get, list and delete, 404 and 409 as Kubernetes does. What it does not know, a
+controller and logs, is fed to it: pods with their status, and lines that come while they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.engines import ENGINES, open_engine
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.k8s_logs import MAX_FAILURES
+from mopsjobs.engines.kubernetes import KubernetesEngine, kubectl_for
+from mopsjobs.engines.trust import NotTrustedError, Trust
+from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
+from support.cli import Clock
+from support.kubernetes import JOBS, Api, kubeconfig, lines, log_path
+
+RECORD: dict[str, object] = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models", "k8s_uid": None}
+LAUNCH = Launch(
+    job_id="seir-1",
+    registry_url="azure://job-registry",
+    options={"image": "mops-jobs:1", "namespace": "models"},
+)
+
+
+def _condition(kind: str, reason: str = "", message: str = "", status: str = "True") -> dict[str, Any]:
+    return {"conditions": [{"type": kind, "status": status, "reason": reason, "message": message}], "failed": 9}
+
+
+@pytest.fixture
+def env(tmp_path: Path, api: Api) -> dict[str, str]:
+    """An environment with a kubeconfig for that server."""
+    return {"KUBECONFIG": str(kubeconfig(tmp_path, api.url)), "HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def engine(env: dict[str, str], clock: Clock) -> KubernetesEngine:
+    return KubernetesEngine(env, now=clock.now, sleep=clock.sleep)
+
+
+# --- launch -------------------------------------------------------------------------------------------------------
+
+
+def test_a_launch_creates_one_job_and_says_how_to_see_it(engine: KubernetesEngine, api: Api) -> None:
+    launched = engine.launch(LAUNCH)
+    (request,) = api.requests("post", "/apis/batch/v1/namespaces/models/jobs")
+    assert request.data["kind"] == "Job"
+    assert request.data["spec"]["completionMode"] == "Indexed"
+    assert request.headers["Authorization"] == "Bearer a-token"
+    assert launched.look == "kubectl -n models get job seir-1"
+    assert (launched.k8s_name, launched.k8s_namespace) == ("seir-1", "models")
+
+
+def test_without_a_namespace_it_is_that_of_the_kubeconfig(engine: KubernetesEngine, api: Api) -> None:
+    launched = engine.launch(Launch(job_id="a", registry_url="azure://x", options={"image": "i"}))
+    assert launched.k8s_namespace == "from-kubeconfig"
+
+
+def test_a_second_launch_of_a_job_starts_nothing(engine: KubernetesEngine, api: Api) -> None:
+    """409, and the Job that is there is this job's."""
+    engine.launch(LAUNCH)
+    before = api.mock.objects[JOBS, "models", "seir-1"].raw
+    with pytest.raises(EngineError, match="Job seir-1 is already launched; nothing was started") as raised:
+        engine.launch(LAUNCH)
+    assert raised.value.hint == "See it: kubectl -n models get job seir-1"
+    assert raised.value.exit_code == 1
+    assert api.mock.objects[JOBS, "models", "seir-1"].raw == before
+
+
+def test_a_name_that_is_taken_by_another_is_said_to_be(engine: KubernetesEngine, api: Api) -> None:
+    """409, and the Job that is there is nobody's that we know."""
+    api.put_job(job_id=None)
+    with pytest.raises(EngineError, match="Namespace models has another Job seir-1"):
+        engine.launch(LAUNCH)
+
+
+def test_a_launch_whose_reply_is_lost_is_no_failure(engine: KubernetesEngine, api: Api) -> None:
+    """The Job was created, the reply said otherwise: the Job that is there carries this launch's own mark."""
+    api.answer("/apis/batch/v1/namespaces/models/jobs", {"message": "etcd timed out"}, status=504, method="post")
+    launched = engine.launch(LAUNCH)
+    assert launched.k8s_name == "seir-1"
+    assert len(api.requests("post", "/apis/batch/v1/namespaces/models/jobs")) == 1
+
+
+def test_a_launch_that_is_forbidden_needs_permission(engine: KubernetesEngine, api: Api) -> None:
+    """403: exit code 4, and what the cluster said."""
+    said = 'jobs.batch is forbidden: User "u" cannot create resource "jobs"'
+    api.refuse(403, said)
+    with pytest.raises(EngineAccessError, match=re.escape(said)) as raised:
+        engine.launch(LAUNCH)
+    assert raised.value.exit_code == 4
+
+
+# --- state --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "phase", "reason"),
+    [
+        (_condition("Complete"), "succeeded", None),
+        (_condition("Failed", "DeadlineExceeded", "Job was active longer"), "failed", "DeadlineExceeded"),
+        (_condition("Failed", "BackoffLimitExceeded"), "failed", "BackoffLimitExceeded"),
+        (_condition("Failed", "FailedIndexes"), "failed", "FailedIndexes"),
+        (_condition("FailureTarget", "FailedIndexes") | {"active": 1, "ready": 1}, "running", None),
+        (_condition("Complete", status="False") | {"active": 1, "ready": 1}, "running", None),
+        ({"active": 2, "ready": 1, "failed": 5}, "running", None),
+        ({"active": 2}, "running", None),
+        ({"active": 2, "ready": 0}, "pending", "NoPods"),
+        ({}, "pending", "NoPods"),
+        (None, "pending", None),
+    ],
+)
+def test_the_conditions_decide_and_never_a_count_of_failed_pods(
+    engine: KubernetesEngine, api: Api, status: dict[str, Any] | None, phase: str, reason: str | None
+) -> None:
+    api.put_job(**({} if status is None else {"status": status}))
+    found = engine.state(RECORD)
+    assert (found.phase, found.reason) == (phase, reason)
+
+
+def test_a_job_that_is_not_there_is_gone(engine: KubernetesEngine, api: Api) -> None:
+    """404."""
+    assert engine.state(RECORD)[:2] == ("gone", "K8sJobMissing")
+
+
+def test_another_job_by_the_name_is_not_taken_for_it(engine: KubernetesEngine, api: Api) -> None:
+    """By its uid, and where the record has none, by the annotation."""
+    api.put_job(status=_condition("Complete"))
+    assert engine.state({**RECORD, "k8s_uid": "uid-0"})[:2] == ("gone", "Replaced")
+    assert engine.state({**RECORD, "job_id": "other"})[:2] == ("gone", "Replaced")
+    assert engine.state({**RECORD, "k8s_uid": "uid-1"}).phase == "succeeded"
+    assert engine.state({**RECORD, "job_id": "other", "k8s_uid": "uid-1"})[:2] == ("gone", "Replaced")
+
+
+def test_a_job_of_another_program_is_found_by_its_name(env: dict[str, str], api: Api) -> None:
+    """Where the user has named its namespace, or it is the current one."""
+    api.put_job("their-name", job_id=None, status=_condition("Complete"))
+    record = {"job_id": "theirs", "k8s_name": "their-name", "k8s_namespace": "models"}
+    assert KubernetesEngine(env, trust=Trust(["namespace:models"])).state(record).phase == "succeeded"
+    current = kubeconfig(Path(env["KUBECONFIG"]).parent, api.url, namespace="models")
+    assert KubernetesEngine({"KUBECONFIG": str(current)}).state(record).phase == "succeeded"
+
+
+@pytest.mark.parametrize("uid", [None, "uid-1"])
+def test_an_unmarked_job_elsewhere_is_left_alone(engine: KubernetesEngine, api: Api, uid: str | None) -> None:
+    """Not read, its pods not listed, and not deleted: only the record, which anybody may have written, names it."""
+    api.put_job(job_id=None, status={"active": 1, "ready": 1})
+    api.answer(log_path(api.put_pod(0, "Running")), lines("a password"))
+    record = {**RECORD, "k8s_uid": uid}
+    acts: list[Callable[[], object]] = [
+        lambda: engine.state(record),
+        lambda: engine.cancel(record),
+        lambda: list(engine.logs(record)),
+        lambda: list(engine.logs(record, follow=True)),
+    ]
+    for act in acts:
+        with pytest.raises(NotTrustedError, match=r"has no mark of job seir-1; .* add: --trust namespace:models"):
+            act()
+    assert not api.requests("delete", "/apis/batch/v1/namespaces/models/jobs/seir-1")
+    assert not api.requests("get", "/api/v1/namespaces/models/pods")
+
+
+def test_a_job_marked_as_of_another_is_left_alone(env: dict[str, str], api: Api) -> None:
+    """Whatever its uid, and wherever the user has said that records may choose."""
+    api.put_job(job_id="other", status={"active": 1, "ready": 1})
+    api.answer(log_path(api.put_pod(0, "Running")), lines("a password"))
+    engine = KubernetesEngine(env, trust=Trust(["namespace:models"]))
+    record = {**RECORD, "k8s_uid": "uid-1"}
+    assert engine.state(record)[:2] == ("gone", "Replaced")
+    assert not engine.cancel(record)
+    assert list(engine.logs(record)) == list(engine.logs(record, follow=True)) == []
+
+
+def test_a_record_that_never_heard_of_the_launch_is_found_by_the_job_id(engine: KubernetesEngine, api: Api) -> None:
+    """The registry was away when the launch should have been noted: the name follows from the id."""
+    api.put_job(status=_condition("Complete"))
+    assert engine.state({"job_id": "seir-1", "k8s_namespace": "models"}).phase == "succeeded"
+
+
+def test_an_evicted_pod_is_told_of(engine: KubernetesEngine, api: Api) -> None:
+    api.put_pod(0, "Failed", age=1, reason="Evicted", message="The node was low on resource: memory.")
+    api.put_pod(0, "Pending")
+    api.put_job(status={"active": 1, "ready": 0, "failed": 1})
+    found = engine.state(RECORD)
+    assert found[:2] == ("pending", "Evicted")
+    assert found.detail == "1 of its pods were evicted; the last: The node was low on resource: memory."
+
+
+def test_a_pod_that_cannot_start_says_why(engine: KubernetesEngine, api: Api) -> None:
+    """An image that cannot be pulled is no job that runs, although its pod counts as active."""
+    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **waiting}
+    api.put_pod(0, "Pending", containerStatuses=[container])
+    api.put_job(status={"active": 1, "ready": 0})
+    assert engine.state(RECORD) == ("pending", "ImagePullBackOff", "no such image")
+
+
+def test_a_pod_without_a_node_says_why(engine: KubernetesEngine, api: Api) -> None:
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    api.put_pod(0, "Pending", conditions=[unscheduled])
+    api.put_job(status={"active": 1, "ready": 0})
+    assert engine.state(RECORD) == ("pending", "Unschedulable", "0/3 nodes")
+
+
+def test_a_suspended_job_is_pending(engine: KubernetesEngine, api: Api) -> None:
+    api.put_job(spec={"suspend": True}, status={})
+    assert engine.state(RECORD)[:2] == ("pending", "Suspended")
+
+
+# --- cancel -------------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_deletes_the_job_and_in_the_background_its_pods(engine: KubernetesEngine, api: Api) -> None:
+    api.put_job()
+    assert engine.cancel(RECORD)
+    (request,) = api.requests("delete", "/apis/batch/v1/namespaces/models/jobs/seir-1")
+    policy = request.params.get("propagationPolicy") or (request.data or {}).get("propagationPolicy")
+    assert policy == "Background"
+    assert not engine.cancel(RECORD)
+
+
+def test_cancelling_leaves_another_job_by_that_name_alone(engine: KubernetesEngine, api: Api) -> None:
+    api.put_job(uid="uid-of-another")
+    assert not engine.cancel({**RECORD, "k8s_uid": "uid-1"})
+    assert not api.requests("delete", "/apis/batch/v1/namespaces/models/jobs/seir-1")
+
+
+# --- logs ---------------------------------------------------------------------------------------------------------
+
+
+def test_logs_come_in_the_order_of_the_shards(engine: KubernetesEngine, api: Api) -> None:
+    """A shard that was tried again shows both, the older first. Of a pod that is gone there is nothing."""
+    api.put_job()
+    for index, age in ((10, 0), (2, 0), (2, 1)):
+        pod = api.put_pod(index, "Succeeded", shards=11, age=age)
+        api.answer(log_path(pod), lines(f"shard {index}, age {age}"))
+    gone = api.put_pod(3, "Running", shards=11)
+    api.answer(log_path(gone), {"message": "pods not found"}, status=404)
+    assert list(engine.logs(RECORD)) == ["[2] shard 2, age 1", "[2] shard 2, age 0", "[10] shard 10, age 0"]
+    request = api.requests("get", log_path("seir-1-2-0"))[0]
+    assert request.params["container"] == "runner"
+
+
+def test_one_shard_has_no_prefix(engine: KubernetesEngine, api: Api) -> None:
+    api.put_job()
+    api.answer(log_path(api.put_pod(0, "Succeeded")), lines("a", "", "  b"))
+    assert list(engine.logs(RECORD)) == ["a", "", "  b"]
+
+
+def test_tail_and_since_are_for_the_cluster_to_cut(engine: KubernetesEngine, api: Api) -> None:
+    api.put_job()
+    pods = [api.put_pod(index, "Running", shards=2) for index in range(2)]
+    for pod in pods:
+        api.answer(log_path(pod), lines("x", "y"))
+    assert list(engine.logs(RECORD, tail=3, since=0.5)) == ["[0] y", "[1] x", "[1] y"]
+    for pod in pods:
+        (request,) = api.requests("get", log_path(pod))
+        assert (request.params["tailLines"], request.params["sinceSeconds"]) == ("3", "1")
+
+
+def test_a_job_without_pods_has_nolines(engine: KubernetesEngine, api: Api) -> None:
+    assert list(engine.logs(RECORD)) == []
+
+
+def test_following_begins_before_the_pod_and_ends_with_the_job(
+    engine: KubernetesEngine, api: Api, clock: Clock
+) -> None:
+    """No pod, then a pod that waits for its image, then one that writes, then the job's end."""
+    api.put_job(status={"active": 1})
+
+    def meanwhile(count: int) -> None:
+        if count == 1:
+            pod = api.put_pod(0, "Pending")
+            api.answer(log_path(pod), lines("first", "second"))
+        elif count == 2:
+            api.put_pod(0, "Running")
+        elif count == 3:
+            api.put_pod(0, "Succeeded")
+            api.put_job(status=_condition("Complete"))
+
+    clock.on_sleep = meanwhile
+    assert list(engine.logs(RECORD, follow=True)) == ["first", "second"]
+    assert len(clock.slept) == 3
+
+
+def test_a_line_is_there_as_soon_as_it_is_written(engine: KubernetesEngine, api: Api, clock: Clock) -> None:
+    """The stream stays open, and the first line is read while the second does not exist yet."""
+    go_on: Future[None] = Future()
+    pod = api.put_pod(0, "Running")
+    api.put_job(status={"active": 1, "ready": 1})
+    api.answer(log_path(pod), (lines("first"), lambda: asyncio.wrap_future(go_on), lines("second", start=1)))
+    told = engine.logs(RECORD, follow=True)
+    assert next(told) == "first"
+    api.put_pod(0, "Succeeded")
+    api.put_job(status=_condition("Complete"))
+    go_on.set_result(None)
+    assert list(told) == ["second"]
+    assert api.requests("get", log_path(pod))[0].params["follow"] == "true"
+
+
+def test_a_log_that_breaks_off_goes_on_where_it_was(engine: KubernetesEngine, api: Api, clock: Clock) -> None:
+    """The end of a stream is not that of a pod. What was read is not read again, also of lines of one instant."""
+    pod = api.put_pod(0, "Running")
+    api.put_job(status={"active": 1, "ready": 1})
+    same = lines("b", start=1) + lines("c", start=1)
+    replies = iter([lines("a") + same, same + lines("d", start=1) + lines("e", start=2)])
+    api.answer(log_path(pod), lambda: next(replies, lines("e", start=2)))
+
+    def meanwhile(count: int) -> None:
+        if count == 2:
+            api.put_pod(0, "Succeeded")
+            api.put_job(status=_condition("Complete"))
+
+    clock.on_sleep = meanwhile
+    assert list(engine.logs(RECORD, follow=True)) == ["a", "b", "c", "d", "e"]
+
+
+def test_following_a_job_that_is_deleted_ends_quietly(engine: KubernetesEngine, api: Api) -> None:
+    """The Job is gone, the pod is being taken down, its log is gone before it."""
+    pod = api.put_pod(0, "Running")
+    api.answer(log_path(pod), {"message": "not found"}, status=404)
+    assert list(engine.logs(RECORD, follow=True)) == []
+
+
+def test_following_outlives_a_cluster_that_is_away_for_a_moment(
+    engine: KubernetesEngine, api: Api, clock: Clock
+) -> None:
+    api.answer(log_path(api.put_pod(0, "Succeeded")), lines("a"))
+    api.put_job(status=_condition("Complete"))
+    job = api.mock["get /apis/batch/v1/namespaces/models/jobs/seir-1"]
+    job[:2] << 503 << {"message": "away"}
+    assert list(engine.logs(RECORD, follow=True)) == ["a"]
+    assert len(clock.slept) == 2
+
+
+def test_following_gives_up_on_a_cluster_that_stays_away(engine: KubernetesEngine, api: Api, clock: Clock) -> None:
+    lines = engine.logs(RECORD, follow=True)
+    api.go_away()
+    with pytest.raises(EngineUnavailableError):
+        list(lines)
+    assert len(clock.slept) == MAX_FAILURES
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+CALLS: dict[str, Callable[[KubernetesEngine], object]] = {
+    "launch": lambda engine: engine.launch(LAUNCH),
+    "state": lambda engine: engine.state(RECORD),
+    "logs": lambda engine: list(engine.logs(RECORD)),
+    "cancel": lambda engine: engine.cancel(RECORD),
+}
+REFUSALS: dict[int, tuple[type[EngineError], int]] = {
+    401: (EngineAccessError, 4),
+    403: (EngineAccessError, 4),
+    429: (EngineUnavailableError, 5),
+    500: (EngineUnavailableError, 5),
+    503: (EngineUnavailableError, 5),
+    422: (EngineError, 1),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("code", REFUSALS)
+def test_every_refusal_is_one_of_our_errors(
+    engine: KubernetesEngine, api: Api, call: Callable[[KubernetesEngine], object], code: int
+) -> None:
+    """One sentence with what the cluster said, and the exit code that tells the kinds apart."""
+    api.refuse(code, "because\nof this.")
+    kind, exit_code = REFUSALS[code]
+    with pytest.raises(EngineError, match=r": because of this\.$") as raised:
+        call(engine)
+    assert type(raised.value) is kind
+    assert raised.value.exit_code == exit_code
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_cluster_that_goes_away_is_unreachable(
+    engine: KubernetesEngine, api: Api, call: Callable[[KubernetesEngine], object]
+) -> None:
+    api.go_away()
+    with pytest.raises(EngineUnavailableError, match="Cannot reach the cluster") as raised:
+        call(engine)
+    assert raised.value.exit_code == 5
+
+
+def test_a_cluster_that_says_nothing_is_given_up_on(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the connection, and never answers. The two waits together stay below five seconds."""
+    from mopsjobs.engines import k8s_client
+
+    assert k8s_client.CONNECT_SECONDS + k8s_client.READ_SECONDS < 5
+    monkeypatch.setattr(k8s_client, "READ_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        env = {"KUBECONFIG": str(kubeconfig(tmp_path, f"http://127.0.0.1:{mute.getsockname()[1]}"))}
+        with pytest.raises(EngineUnavailableError, match="Cannot reach the cluster"):
+            KubernetesEngine(env, sleep=clock.sleep).state(RECORD)
+
+
+@pytest.mark.parametrize("call", [CALLS["state"], CALLS["logs"], CALLS["launch"]])
+@pytest.mark.parametrize("answer", [b"<html>a proxy's page</html>", {}, {"metadata": 7, "items": 7}, [1]])
+def test_an_answer_that_is_none_is_an_error_of_ours(
+    engine: KubernetesEngine, api: Api, call: Callable[[KubernetesEngine], object], answer: Any
+) -> None:
+    api.mock[re.compile("^/.*")] << answer
+    with pytest.raises(EngineError, match="is no Kubernetes"):
+        call(engine)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "a: [", "[]", "{}", '{"contexts": [], "clusters": [], "current-context": "x"}']
+)
+def test_a_kubeconfig_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(content)
+    with pytest.raises(EngineAccessError, match=re.escape(str(path))):
+        KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
+
+
+ELSEWHERE = [
+    ("models", "../../../../../api/v1/namespaces/prod"),
+    ("../../../apps/v1/namespaces/prod/deployments/seir-1?x=", "seir-1"),
+    ("models", "seir-1?watch=1"),
+    ("models/jobs/other#", "seir-1"),
+    ("models", "--all"),
+    ("--all-namespaces", "seir-1"),
+    ("models", "a" * 254),
+]
+
+
+@pytest.mark.parametrize(("namespace", "name"), ELSEWHERE)
+def test_a_record_leads_nowhere_but_to_a_job(
+    engine: KubernetesEngine, api: Api, env: dict[str, str], namespace: str, name: str
+) -> None:
+    """Whoever writes records has not our rights on the cluster: no path to another object, no flag in a suggestion."""
+    job: dict[str, object] = {**RECORD, "k8s_name": name, "k8s_namespace": namespace}
+    for ask in (engine.state, engine.cancel, lambda job: list(engine.logs(job))):
+        with pytest.raises(EnginePlaceError, match="as the record of the job has it"):
+            ask(job)
+    assert not list(api.mock)
+    assert kubectl_for("delete", job, env) == "kubectl delete job seir-1"
+
+
+def test_without_any_configuration_it_says_where_one_belongs(tmp_path: Path) -> None:
+    with pytest.raises(EngineAccessError, match=r"There is no cluster to talk to: ~/\.kube/config is missing"):
+        KubernetesEngine({"HOME": str(tmp_path)}).state(RECORD)
+    with pytest.raises(EngineAccessError, match="/nowhere is missing"):
+        KubernetesEngine({"HOME": str(tmp_path), "KUBECONFIG": "/nowhere"}).state(RECORD)
+
+
+def test_a_context_is_chosen_by_option_and_by_environment(env: dict[str, str], api: Api) -> None:
+    """One without a user and without a namespace, too; and one that does not exist is named."""
+    launch = Launch(job_id="a", registry_url="azure://x", options={"image": "i", "context": "userless"})
+    launched = KubernetesEngine(env).launch(launch)
+    assert launched.look == "kubectl --context userless -n default get job a"
+    with pytest.raises(EngineError, match="has no context nowhere"):
+        KubernetesEngine({**env, "MOPS_JOBS_KUBE_CONTEXT": "nowhere"}).state(RECORD)
+
+
+@pytest.mark.parametrize("command", ["/no/such/program", "false"])
+def test_a_sign_in_program_that_fails_is_a_matter_of_signing_in(
+    tmp_path: Path, api: Api, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": command}
+    path = kubeconfig(tmp_path, api.url, token=None, exec=how)
+    with pytest.raises(EngineAccessError, match="Cannot sign in"):
+        KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
+
+
+def test_in_a_pod_its_service_account_is_used(tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a kubeconfig, and only where Kubernetes says that it is there."""
+    from lightkube.config import kubeconfig as lightkube_config
+
+    real = lightkube_config.KubeConfig.from_server(api.url, namespace="of-the-pod")
+    monkeypatch.setattr(lightkube_config.KubeConfig, "from_service_account", lambda: real)
+    engine = KubernetesEngine({"HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    launched = engine.launch(Launch(job_id="a", registry_url="azure://x", options={"image": "i"}))
+    assert launched.k8s_namespace == "of-the-pod"
+
+
+def test_it_is_one_of_the_engines() -> None:
+    """Opening it sends nothing, and needs no cluster."""
+    assert "kubernetes" in ENGINES
+    assert open_engine("kubernetes", {}).name == "kubernetes"

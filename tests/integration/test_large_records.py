@@ -1,0 +1,57 @@
+"""Records of 1 MB: what `list` and `export` print of them does not have to fit into memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from mopsjobs.cache import file
+from support.cli import Cli, Remote, add, command, environment
+
+JOBS = 100
+BYTES = 1_000_000
+
+
+@pytest.fixture
+def large(cli: Cli, remote: Remote) -> Cli:
+    for number in range(JOBS):
+        add(remote.jobs, f"job-{number:03}", "failed")
+    cli.ok("sync", "-q")
+    with closing(file.open_to_write(str(cli.cache), cli.ok("list", "--json").json["registry"])) as cache:
+        filler = f',"filler":"{"x" * BYTES}"}}'
+        cache.execute("UPDATE job SET record = substr(record, 1, length(record) - 1) || ?", (filler,))
+    return cli
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Other systems do not bound the memory of a process.")
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("list", "--json", "--limit", "0"),
+        ("list", "--jsonl", "--limit", "0"),
+        ("list", "--tsv", "--limit", "0"),
+        ("list", "--limit", "0"),
+        ("export",),
+        ("export", "--format", "csv"),
+    ],
+    ids=" ".join,
+)
+def test_memory_does_not_grow_with_records(large: Cli, argv: tuple[str, ...]) -> None:
+    """A hundred of them, 100 MB, are all printed by a process that gets 200 MB of addresses."""
+    limited = ["sh", "-c", 'ulimit -v 200000 && exec "$@"', "sh", *command(*argv)]
+    ran = subprocess.run(limited, capture_output=True, env=environment(large), text=True, check=False)
+    assert (ran.returncode, ran.stderr[:500].count("Memory")) == (0, 0)
+    assert all(f"job-{number:03}" in ran.stdout for number in range(JOBS))
+
+
+def test_a_large_listing_is_one_document(large: Cli) -> None:
+    """What is printed while it is read is the same JSON; so is what `--jsonl` prints."""
+    document = large.ok("list", "--json", "--limit", "0", "--sort", "name").json
+    assert document["returned"] == document["total"] == JOBS
+    assert [job["job_id"] for job in document["jobs"]] == [f"job-{number:03}" for number in range(JOBS)]
+    lines = large.ok("list", "--jsonl", "--limit", "0", "--sort", "name").out.splitlines()
+    assert [json.loads(line) for line in lines] == document["jobs"]

@@ -1,0 +1,297 @@
+"""The local engine, and what is asked of a job that ran by it: validate, results, logs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.engines import local, open_engine
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.local import LocalEngine, job_directory
+from mopsjobs.errors import JobBusyError, UsageError
+from mopsjobs.outputs import NAMES_NAME, Manifest, manifest_key, output_key
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.submit.bundle import pack
+from support.cli import Cli, add, sentences
+from support.runs import code, is_alive, kill, place, record, sets_of, study, until
+
+# A runner outlives the one who launched it: that is what it is for.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+JOB: dict[str, object] = {"job_id": "job"}
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEngine]:
+    """An engine whose runner says its words and then waits until it is stopped."""
+    script = tmp_path / "runner.py"
+    script.write_text(
+        "import os, signal, sys\nprint(os.environ.get('WORD'), *sys.argv[1:], flush=True)\nprint('two', flush=True)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nsignal.pause()\n"
+    )
+    monkeypatch.setattr(local, "command", lambda: [sys.executable, str(script)])
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    yield LocalEngine(env)
+    told = job_directory("job", env) / "runner.json"
+    if told.exists():
+        kill(int(json.loads(told.read_text())["pid"]))
+
+
+def _pid(tmp_path: Path) -> int:
+    directory = job_directory("job", {"HOME": str(tmp_path)})
+    return int(json.loads((directory / "runner.json").read_text())["pid"])
+
+
+def _lines(engine: LocalEngine, count: int = 2, **more: Any) -> list[str]:
+    until(lambda: len(list(engine.logs(JOB))) >= count, "the runner's words")
+    return list(engine.logs(JOB, **more))
+
+
+# --- the engine -----------------------------------------------------------------------------------------------------
+
+
+def test_a_launch_passes_on_all_that_it_was_told(engine: LocalEngine) -> None:
+    launch = Launch(job_id="job", registry_url="sqlite:///r.db", workers=3, python="/py", task_timeout=1.5)
+    launched = engine.launch(launch)
+    assert launched.look.startswith("tail -f ")
+    words = "None run job --registry sqlite:///r.db --workers 3 --python /py --task-timeout 1.5s"
+    assert _lines(engine)[0] == words
+    assert _lines(engine, tail=1) == ["two"]
+    assert _lines(engine, tail=0) == []
+
+
+def test_the_runners_environment_is_ours_and_what_is_added(engine: LocalEngine) -> None:
+    engine.launch(Launch(job_id="job", registry_url="u", env={"WORD": "added"}))
+    assert _lines(engine)[0].startswith("added run job")
+
+
+def test_a_runner_has_a_session_of_its_own_and_survives_the_terminal(engine: LocalEngine, tmp_path: Path) -> None:
+    engine.launch(Launch(job_id="job", registry_url="u"))
+    assert os.getsid(_pid(tmp_path)) == _pid(tmp_path) != os.getsid(0)
+
+
+def test_a_job_at_work_is_not_launched_twice(engine: LocalEngine, tmp_path: Path) -> None:
+    engine.launch(Launch(job_id="job", registry_url="u"))
+    pid = _pid(tmp_path)
+    with pytest.raises(JobBusyError, match="already at work"):
+        engine.launch(Launch(job_id="job", registry_url="u"))
+    assert _pid(tmp_path) == pid
+
+
+def test_the_state_follows_the_process(engine: LocalEngine, tmp_path: Path) -> None:
+    assert engine.state(JOB)[:2] == ("gone", "NotHere")
+    assert not engine.cancel(JOB)
+    assert list(engine.logs(JOB)) == []
+    engine.launch(Launch(job_id="job", registry_url="u"))
+    assert engine.state(JOB).phase == "running"
+    _lines(engine)
+    assert engine.cancel(JOB)
+    until(lambda: not is_alive(_pid(tmp_path)), "the runner to end")
+    assert engine.state(JOB)[:2] == ("gone", "RunnerEnded")
+    assert not engine.cancel(JOB)
+
+
+def test_a_process_that_has_got_the_runners_number_is_not_taken_for_it(engine: LocalEngine, tmp_path: Path) -> None:
+    directory = job_directory("job", {"HOME": str(tmp_path)})
+    directory.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        (directory / "runner.json").write_text(json.dumps({"pid": other.pid, "started": 1}))
+        assert engine.state(JOB).phase == "gone"
+        assert not engine.cancel(JOB)
+        assert other.poll() is None
+        other.send_signal(signal.SIGKILL)
+    (directory / "runner.json").unlink()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": "x", "started": 1}', "null"])
+def test_a_damaged_note_of_the_runner_reads_as_gone(engine: LocalEngine, tmp_path: Path, content: str) -> None:
+    directory = job_directory("job", {"HOME": str(tmp_path)})
+    directory.mkdir(parents=True)
+    (directory / "runner.json").write_text(content)
+    assert engine.state(JOB).phase == "gone"
+    (directory / "runner.json").unlink()
+
+
+def test_what_is_no_engine_is_refused() -> None:
+    with pytest.raises(UsageError, match="is no engine"):
+        open_engine("abacus", {})
+
+
+# --- validate -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def submitted(jobs: JobRegistry, tmp_path: Path) -> list[str]:
+    """A job of three tasks in the registry of `cli`, not launched; the keys of its outputs."""
+    place(jobs.store, "job", study(sets_of(3)), code(tmp_path / "code"))
+    add(jobs, "job", "running", tasks_total=3)
+    return [output_key("job", task, "result.json") for task in study(sets_of(3)).tasks()]
+
+
+def _leave(store: VersionedStore, keys: list[str]) -> None:
+    for key in keys:
+        store.create_if_absent(key, b"{}")
+
+
+@pytest.mark.parametrize(("there", "status"), [(0, "failed"), (1, "partial"), (2, "partial"), (3, "succeeded")])
+def test_a_job_ends_by_what_is_there(
+    cli: Cli, jobs: JobRegistry, submitted: list[str], there: int, status: str
+) -> None:
+    _leave(jobs.store, submitted[:there])
+    ran = cli.ok("validate", "job")
+    assert ran.out == f"job: {there} of 3 tasks verified; {status}\n"
+    state = record(jobs)
+    assert (state.status, state.tasks_verified) == (status, there)
+    assert sorted(state.missing_outputs) == sorted(submitted[there:])
+    assert [step["status"] for step in state.transitions][-2:] == ["validating", status]
+    assert (state.error_code is None) == (status == "succeeded")
+
+
+def test_a_job_that_has_ended_is_only_compared(cli: Cli, jobs: JobRegistry, submitted: list[str]) -> None:
+    _leave(jobs.store, submitted[:1])
+    cli.ok("validate", "job")
+    before = record(jobs)
+    _leave(jobs.store, submitted)
+    assert cli.ok("validate", "job").out == "job: 3 of 3 tasks verified; partial\n"
+    assert record(jobs) == before
+
+
+def test_validate_tells_json(cli: Cli, jobs: JobRegistry, submitted: list[str]) -> None:
+    _leave(jobs.store, submitted)
+    told = cli.ok("validate", "job", "--json").json
+    assert (told["job_id"], told["status"], told["tasks_verified"]) == ("job", "succeeded", 3)
+
+
+def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: JobRegistry) -> None:
+    ran = cli("validate", "nothing")
+    assert (ran.code, sentences(ran.err)) == (3, ["error: There is no job nothing."])
+    assert cli("run", "nothing").code == 3
+    add(jobs, "job", "running")
+    for command in ("validate", "run"):
+        ran = cli(command, "job")
+        told = ["error: Job job has no manifest: it was reported, not submitted."]
+        assert (ran.code, sentences(ran.err)) == (6, told)
+    assert record(jobs).status == "running"
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_listed_with_their_sizes(cli: Cli, jobs: JobRegistry, submitted: list[str]) -> None:
+    _leave(jobs.store, [*submitted, submitted[0].replace("result.json", NAMES_NAME)])
+    assert cli.ok("results", "job").lines == [f"{key}\t2" for key in sorted(submitted)]
+    told = [json.loads(line) for line in cli.ok("results", "job", "--json").lines]
+    assert [(one["name"], one["key"], one["bytes"]) for one in told] == [
+        (key.removeprefix("results/job/"), key, 2) for key in sorted(submitted)
+    ]
+    tasks = {output_key("job", task, "result.json"): task for task in study(sets_of(3)).tasks()}
+    for one in told:
+        task = tasks[one["key"]]
+        assert (one["task"], one["param_id"], one["seed"], one["params"]) == (*task[:3], dict(task.params))
+
+
+def test_a_job_is_named_by_a_prefix_and_latest_where_it_is_read(
+    cli: Cli, jobs: JobRegistry, submitted: list[str]
+) -> None:
+    _leave(jobs.store, submitted)
+    for name in ("jo", "@latest"):
+        assert len(cli.ok("results", name).lines) == 3
+        assert cli.ok("validate", name).out.startswith("job: 3 of 3")
+    add(jobs, "jot")
+    assert (cli("results", "jo").code, cli("validate", "jo").code) == (3, 3)
+
+
+@pytest.mark.parametrize("more", [[], ["--download", "fetched"], ["--json"]])
+def test_results_of_no_job_are_refused(cli: Cli, more: list[str]) -> None:
+    ran = cli("results", "nojob", *more)
+    assert (ran.code, ran.out, sentences(ran.err)) == (3, "", ["error: There is no job nojob."])
+
+
+def test_what_is_fetched_comes_with_a_table_and_is_not_packed(
+    cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path
+) -> None:
+    _leave(jobs.store, submitted[:2])
+    into = tmp_path / "code" / "fetched"
+    cli.ok("results", "job", "--download", str(into))
+    rows = list(csv.DictReader((into / "tasks.csv").open()))
+    tasks = list(study(sets_of(3)).tasks())
+    assert [row["status"] for row in rows] == ["complete", "complete", "missing"]
+    assert [(row["task"], row["param_id"], row["seed"], row["x"]) for row in rows] == [
+        (str(task.number), task.param_id, str(task.seed), str(task.params["x"])) for task in tasks
+    ]
+    with pack(tmp_path / "code") as packed:
+        assert packed.files == 1
+
+
+def test_a_child_has_the_outputs_of_its_ancestors(
+    cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path
+) -> None:
+    """What a task that was run again had left before does not count: here, of task 2, in the parent."""
+    _leave(jobs.store, submitted)
+    child = Manifest(
+        job_id="job.2", study=study(sets_of(3)), bundle="sha256:" + "0" * 64, only=(2,), parent_job_id="job"
+    )
+    jobs.store.create_if_absent(manifest_key("job.2"), child.to_json())
+    add(jobs, "job.2", "running", parent_job_id="job")
+    again = submitted[2].replace("results/job/", "results/job.2/")
+    jobs.store.create_if_absent(again, b"new")
+    assert [line.split("\t")[0] for line in cli.ok("results", "job.2").lines] == [again, *sorted(submitted[:2])]
+    cli.ok("results", "job.2", "--download", str(tmp_path / "all"))
+    assert (tmp_path / "all" / again.removeprefix("results/job.2/")).read_bytes() == b"new"
+    rows = list(csv.DictReader((tmp_path / "all" / "tasks.csv").open()))
+    assert [row["status"] for row in rows] == ["complete"] * 3
+
+
+def test_results_of_nothing_are_an_empty_list(cli: Cli, submitted: list[str]) -> None:
+    for flags in ((), ("--json",)):
+        ran = cli.ok("results", "job", *flags)
+        assert (ran.out, ran.err) == ("", "Job job has no outputs yet.\n")
+    assert cli("results", "../job").code == 2
+
+
+def test_results_are_fetched_as_they_are(cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path) -> None:
+    for number, key in enumerate(submitted):
+        jobs.store.create_if_absent(key, bytes([number]) * 1000)
+    into = tmp_path / "fetched"
+    ran = cli.ok("results", "job", "--download", str(into))
+    assert ran.err == f"3 files in {into}\n"
+    for number, key in enumerate(submitted):
+        assert (into / key.removeprefix("results/job/")).read_bytes() == bytes([number]) * 1000
+    assert len([path for path in into.rglob("*") if path.is_file()]) == 3 + len(["tasks.csv", ".gitignore"])
+
+
+def test_nothing_to_fetch_is_told(cli: Cli, submitted: list[str], tmp_path: Path) -> None:
+    ran = cli("results", "job", "--download", str(tmp_path / "fetched"))
+    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no outputs yet."])
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_named(
+    cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path
+) -> None:
+    _leave(jobs.store, submitted)
+    (tmp_path / "file").touch()
+    ran = cli("results", "job", "--download", str(tmp_path / "file"))
+    assert ran.code == 1
+    assert ran.err.startswith("error: Cannot write ")
+    assert "Unexpected" not in ran.err
+
+
+def test_results_need_no_record(cli: Cli, tmp_path: Path) -> None:
+    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+    store.create_if_absent("results/job/p/1/x", b"x")
+    store.close()
+    assert cli.ok("results", "job").out == "results/job/p/1/x\t1\n"

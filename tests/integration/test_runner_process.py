@@ -1,0 +1,241 @@
+"""The runner as a process that is stopped, killed and started again."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mops_jobs
+from mopsjobs.engines.local import job_directory
+from mopsjobs.outputs import results_prefix
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from support.cli import Cli, Spawn, environment
+from support.runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
+
+if TYPE_CHECKING:
+    from conftest import Azurite
+    from mopsjobs.store.base import VersionedStore
+
+
+@pytest.fixture
+def store(cli: Cli) -> Iterator[VersionedStore]:
+    with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as opened:
+        yield opened
+
+
+@pytest.fixture
+def registry(store: VersionedStore) -> JobRegistry:
+    return JobRegistry(store)
+
+
+@pytest.fixture
+def submitted(store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Callable[[list[dict[str, Any]]], None]:
+    """Submits a job over some parameter sets, without launching it."""
+
+    def submit(sets: list[dict[str, Any]]) -> None:
+        manifest = place(store, "job", study(sets), code(tmp_path / "code"))
+        registry.register_job("job", tasks_total=manifest.tasks_total)
+
+    return submit
+
+
+@pytest.fixture
+def start(spawn: Spawn) -> Spawn:
+    """Starts the runner as a process."""
+    return functools.partial(spawn, "run", "job", "--workers", "2")
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, err = process.communicate(timeout=30)
+    return process.returncode, err
+
+
+def _in_the_middle(
+    submitted: Any, start: Spawn, store: VersionedStore, noted: Path, gate: Path
+) -> subprocess.Popen[str]:
+    """A runner that has stored four of ten tasks, and whose two workers wait for the gate."""
+    sets = sets_of(10, calls=str(noted))
+    for one in sets[4:]:
+        one["gate"] = str(gate)
+    submitted(sets)
+    runner = start()
+    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
+    until(lambda: len(results(store)) == 4, "what is done to be stored")
+    return runner
+
+
+def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
+    submitted: Any, start: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    first = _in_the_middle(submitted, start, store, noted, gate)
+    first.send_signal(signal.SIGTERM)
+    code_, err = _ended(first)
+    assert code_ == 143
+    assert "Stopping (SIGTERM); what is done is kept." in err
+    assert "4 tasks done, 0 failed; running" in err
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_failed) == ("running", 4, 0)
+    assert not [pid for pid in callers(noted) if is_alive(pid)]
+    gate.touch()
+    assert _ended(start())[0] == 0
+    made = calls(noted)
+    assert made.keys() == set(range(10))
+    assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
+    assert record(registry).status == "succeeded"
+    assert record(registry).tasks_verified == 10
+
+
+def test_a_runner_outlives_its_program_files(
+    cli: Cli, submitted: Any, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """The program is unpacked below ~/.cache: where that is cleared, workers that die are started again."""
+    program, gate = tmp_path / "program", tmp_path / "gate"
+    root = Path(mops_jobs.__file__).parent
+    shutil.copytree(root / "mopsjobs", program / "mopsjobs")
+    shutil.copy(root / "mops_jobs.py", program)
+    noted = tmp_path / "calls"
+    submitted([{"x": 0, "calls": str(noted), "gate": str(gate), "die": str(tmp_path / "died")}, {"x": 1}])
+    words = [sys.executable, str(program / "mops_jobs.py"), "run", "job", "--workers", "1"]
+    runner = subprocess.Popen(words, env=environment(cli), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with runner:
+        until(lambda: calls(noted), "a task at work")
+        shutil.rmtree(program)
+        gate.touch()
+        code_, err = _ended(runner)
+    assert (code_, err) == (0, "job: succeeded, 2 tasks done, 0 failed\n")
+    assert calls(noted) == {0: 2}
+    assert record(registry).tasks_verified == len(results(store)) == 2
+
+
+def test_a_runner_killed_leaves_its_job_to_the_next_and_no_stored_output_is_computed_again(
+    submitted: Any, start: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    first = _in_the_middle(submitted, start, store, noted, gate)
+    before = {entry.key: entry.version for entry in store.scan(results_prefix("job"))}
+    kill(first.pid)
+    assert _ended(first)[0] == -signal.SIGKILL
+    gate.touch()
+    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
+    assert _ended(start())[0] == 0
+    made = calls(noted)
+    assert made.keys() == set(range(10))
+    assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
+    after = {entry.key: entry.version for entry in store.scan(results_prefix("job"))}
+    assert {key: after[key] for key in before} == before
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 10, 10)
+
+
+@pytest.mark.azurite
+def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
+    cli: Cli, start: Spawn, private_azurite: Azurite, tmp_path: Path
+) -> None:
+    """It would wait for an hour; Kubernetes grants it 30 s."""
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    env = {"AZURE_STORAGE_CONNECTION_STRING": private_azurite.connection_string}
+    env["MOPS_JOBS_REGISTRY"] = f"{private_azurite.endpoint}/{private_azurite.new_container()}"
+    with closing(open_store(env["MOPS_JOBS_REGISTRY"], env)) as store:
+        manifest = place(store, "job", study(sets_of(4, calls=str(noted), gate=str(gate))), code(tmp_path / "code"))
+        JobRegistry(store).register_job("job", tasks_total=manifest.tasks_total)
+    running = start(**env)
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    private_azurite.stop()
+    gate.touch()
+    until(lambda: len(callers(noted)) == 4 and not [pid for pid in callers(noted) if is_alive(pid)], "the work to end")
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 143, err
+    assert "Stopping (SIGTERM); what is done is kept." in err
+    with closing(open_store(f"sqlite://{job_directory('job', cli.env)}/outbox.db", {})) as kept:
+        assert len(results(kept)) == 4
+
+
+def test_what_a_model_has_started_ends_when_its_runner_is_killed_and_its_task_is_over(
+    submitted: Any, start: Spawn, tmp_path: Path
+) -> None:
+    gate, child, noted = tmp_path / "gate", tmp_path / "child", tmp_path / "calls"
+    submitted([{"x": 0, "fork": str(child)}, {"x": 1, "calls": str(noted), "gate": str(gate)}])
+    running = start("--workers", "1")
+    until(noted.exists, "the second task")
+    until(child.exists, "the child of the first")
+    kill(running.pid)
+    gate.touch()
+    until(lambda: not is_alive(int(child.read_text())), "the child to end")
+
+
+def test_a_worker_killed_from_outside_does_not_harm_the_job(
+    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
+) -> None:
+    gate, noted = tmp_path / "gate", tmp_path / "calls"
+    submitted(sets_of(6, calls=str(noted), gate=str(gate)))
+    running = start()
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    kill(callers(noted)[0])
+    gate.touch()
+    assert _ended(running)[0] == 0
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_failed) == ("succeeded", 6, 0)
+    assert sorted(calls(noted).values()) == [1, 1, 1, 1, 1, 2]
+
+
+def test_a_cancelled_job_is_left_within_seconds(
+    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
+) -> None:
+    noted = tmp_path / "calls"
+    submitted(sets_of(6, calls=str(noted), gate=str(tmp_path / "never")))
+    running = start()
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    registry.cancel_job("job")
+    code_, err = _ended(running)
+    assert code_ == 0
+    assert err.rstrip().endswith("job: stopped, 0 tasks done, 0 failed; cancelled")
+    assert sum(calls(noted).values()) == 2
+    assert not [pid for pid in callers(noted) if is_alive(pid)]
+
+
+def test_shards_as_processes_end_the_job_once(
+    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """As Kubernetes starts them, all at once."""
+    noted = tmp_path / "calls"
+    submitted(sets_of(12, calls=str(noted)))
+    started = [
+        start("--shards", "3", JOB_COMPLETION_INDEX=str(index), XDG_STATE_HOME=str(tmp_path / f"pod-{index}"))
+        for index in range(3)
+    ]
+    assert [_ended(one)[0] for one in started] == [0, 0, 0]
+    assert calls(noted) == dict.fromkeys(range(12), 1)
+    state = record(registry)
+    assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 12, 12)
+    assert [step["status"] for step in state.transitions].count("succeeded") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "env"),
+    [
+        (["--shard", "2/2"], {}),
+        (["--shard", "one"], {}),
+        (["--shards", "3"], {}),
+        (["--shards", "3"], {"JOB_COMPLETION_INDEX": "3"}),
+        (["--workers", "0"], {}),
+        (["--shards", "0"], {}),
+    ],
+)
+def test_what_is_no_shard_is_refused(cli: Cli, argv: list[str], env: dict[str, str]) -> None:
+    ran = cli("run", "job", *argv, **env)
+    assert ran.code == 2
+    assert len([line for line in ran.err.splitlines() if line.startswith("error: ")]) == 1
+    assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))

@@ -1,0 +1,126 @@
+"""`list` must be instant: on a filled cache it imports next to nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from importlib import metadata
+
+import pytest
+
+import mops_jobs
+from support.cli import Cli, Remote, environment, foreign, key
+
+HEAVY = {
+    "asyncio", "azure", "base64", "boto3", "botocore", "bz2", "concurrent", "ctypes", "dataclasses", "email",
+    "filelock", "hashlib",
+    "hmac", "http", "inspect", "jsonschema", "logging", "lzma", "multiprocessing", "pathlib", "platform", "queue",
+    "random", "requests", "secrets", "shtab", "shutil", "socket", "sqlite_utils", "ssl", "subprocess", "tabulate",
+    "tempfile", "threading", "tomllib", "tqdm", "typing", "typing_extensions", "urllib3", "uuid", "xml", "zipfile",
+}  # fmt: skip
+"""Modules that cost more than a listing may take, or that a listing has no business with."""
+
+LOOK = """
+import sys
+before = set(sys.modules)
+sys.path.insert(0, sys.argv.pop(1))
+import mops_jobs
+code = mops_jobs.main(sys.argv[1:])
+print(*sorted(set(sys.modules) - before), file=sys.stderr)
+sys.exit(code)
+"""
+
+LISTINGS = [
+    ("list", "--json"), ("list", "--offline", "--jsonl"), ("list", "--hours", "48", "--json"), ("list", "-q"),
+    ("list", "--tsv", "--status", "active", "--label", "a=b", "--match", "x", "--sort", "-updated,name"),
+    ("list", "--json", "--name", "a*", "--owner", "ada", "--namespace", "n", "--stuck", "--max-age", "9999d"),
+]  # fmt: skip
+
+
+def _imported(cli: Cli, argv: tuple[str, ...], *, packages: bool = False) -> set[str]:
+    """What a run imports on top of a bare interpreter; without site-packages, unless it may use `packages`."""
+    directory = mops_jobs.__file__.rpartition("/")[0]
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", LOOK, directory, *argv],
+        capture_output=True,
+        env={**environment(cli), **({"PYTHONPATH": sysconfig.get_path("purelib")} if packages else {})},
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stderr.split())
+
+
+@pytest.mark.parametrize("argv", LISTINGS, ids=" ".join)
+def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
+    """On a filled cache of a registry in Azure, `list` runs on the standard library alone, and on little of that."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    imported = _imported(cli, argv)
+    assert not {name for name in imported if name.partition(".")[0] in HEAVY}
+    assert "mopsjobs.cache.queries" in imported
+    ours = {name for name in imported if name.startswith(("mopsjobs.store.", "mopsjobs.registry", "mopsjobs.job"))}
+    assert ours == {"mopsjobs.store.azure_url"}
+    assert {name for name in imported if name.startswith("mopsjobs.commands.")} == {
+        "mopsjobs.commands.arguments",
+        "mopsjobs.commands.job_table",
+        "mopsjobs.commands.listing",
+    }
+
+
+def test_a_table_adds_tabulate_alone(cli: Cli, remote: Remote) -> None:
+    """A table is made by tabulate; what tabulate would import to learn its own version is not imported."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    imported = _imported(cli, ("list",), packages=True)
+    heavy = {name.partition(".")[0] for name in imported} & HEAVY
+    assert {"tabulate"} <= heavy <= {"tabulate", "dataclasses", "inspect"}
+    assert not {name for name in imported if name.startswith("importlib.metadata")}
+
+
+def test_importlib_metadata_is_whole_after_a_table() -> None:
+    """The stand-in that tabulate was given is gone: whoever asks later gets the real module."""
+    script = "import mopsjobs.output as o; o._imported_tabulate(); from importlib.metadata import version, files;"
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{script} print(version('tabulate'))"],
+        cwd=mops_jobs.__file__.rpartition("/")[0],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == f"{metadata.version('tabulate')}\n"
+
+
+@pytest.mark.parametrize("argv", [("status", "a"), ("status", "a", "--json")], ids=" ".join)
+def test_a_cached_job_is_shown_without_any_sdk(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
+    """`status` of a job in the cache imports no library and no store, only the record's module besides a listing's."""
+    remote.put(key("a"), foreign("a"))
+    cli.ok("sync")
+    imported = _imported(cli, argv)
+    allowed = {"dataclasses", "inspect", "typing"}
+    assert not {name for name in imported if name.partition(".")[0] in HEAVY - allowed}
+    assert not {name for name in imported if name.startswith(("mopsjobs.store.azure.", "mopsjobs.registry"))}
+
+
+@pytest.mark.parametrize("argv", [("list",), ("sync", "-q")], ids=" ".join)
+def test_a_new_cache_needs_no_sqlite_utils(cli: Cli, argv: tuple[str, ...]) -> None:
+    """Its import takes a third of a second where numpy is installed, which it looks for."""
+    imported = _imported(cli, argv, packages=True)
+    assert "mopsjobs.cache.mirror" in imported
+    assert not {name for name in imported if name.partition(".")[0] in ("sqlite_utils", "click", "numpy")}
+
+
+@pytest.mark.parametrize("argv", [("--version",), ("list", "--fields"), ("schema", "job")], ids=" ".join)
+def test_what_needs_no_registry_opens_none(cli: Cli, argv: tuple[str, ...]) -> None:
+    """What can be said without a registry imports neither a backend nor a library."""
+    imported = _imported(cli, argv)
+    assert not {name for name in imported if name.startswith(("azure", "sqlite_utils", "filelock", "tabulate"))}
+
+
+def test_a_command_imports_no_other_command(cli: Cli, remote: Remote) -> None:
+    """`config show` imports its own module of the commands alone, and no SDK."""
+    imported = _imported(cli, ("config", "show", "--json"))
+    commands = {name for name in imported if name.startswith("mopsjobs.commands.")}
+    assert commands - {"mopsjobs.commands.arguments"} == {"mopsjobs.commands.config"}
+    assert not {name for name in imported if name.startswith(("azure", "sqlite_utils", "tqdm"))}

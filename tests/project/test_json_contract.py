@@ -1,0 +1,256 @@
+"""What `--json` prints is a promise: it fits the schema that ships, fields are only added, times end in `Z`."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from mopsjobs.engines.local import job_directory
+from mopsjobs.registry import JobRegistry
+from mopsjobs.status import JobStatus
+from support.cli import Cli, Remote, add, foreign, key
+from support.fields import JOB_FIELDS
+
+ONLY_FIELDS = ["engine_says", "engine_stop"]
+"""Fields of a job that one command alone prints, and that only when it has something to say in them."""
+LIST_FIELDS = [
+    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "registry_from", "total",
+    "returned", "jobs",
+]  # fmt: skip
+SYNC_FIELDS = [
+    "schema_version", "already_running", "mode", "synced_at", "seconds", "seen", "added", "changed", "unchanged",
+    "removed", "fetched", "problems", "events_added",
+]  # fmt: skip
+RUNNING_FIELDS = ["running_since", "running_pid", "progress_at", "stalled"]
+"""What `sync` tells of another one, behind the first two fields, when that is at work."""
+SUMMARY_FIELDS = [
+    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "registry_from", "total",
+    "by_status", "by_owner", "by_day", "failure_rate", "queue_seconds", "run_seconds", "oldest_active",
+]  # fmt: skip
+QUERY_FIELDS = ["schema_version", "synced_at", "age_seconds", "stale", "columns", "returned", "truncated", "rows"]
+DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
+PRUNE_FIELDS = [
+    "schema_version", "dry_run", "ended_before", "jobs", "chunks", "announcements", "refused", "without_record",
+]  # fmt: skip
+VERSION_FIELDS = [
+    "schema_version", "version", "build", "file", "directory", "python_version", "python_implementation",
+    "python_executable", "platform", "sqlite_version", "libraries",
+]  # fmt: skip
+"""As of version 1, in their order. A name may be added to these lists; none may go, and none may move."""
+
+
+@pytest.fixture
+def everything(cli: Cli, remote: Remote) -> None:
+    """Jobs in every state, of ours and of another program, with all fields and with the fewest, and a bad record."""
+    for status in JobStatus:
+        add(remote.jobs, f"ours-{status}", status, owner="ada", labels={"exp": "7"}, tasks_total=3)
+        remote.put(key(f"theirs-{status}"), foreign(f"theirs-{status}", status))
+    remote.jobs.update_progress("ours-running", 1)
+    full = {name: f"a {name}" for name in ("k8s_uid", "error_message", "error_code", "results_path", "owner", "engine")}
+    more: dict[str, object] = {"heartbeat_at": "2026-03-01T10:00:00+02:00", "validation_started_at": "2026-03-01 10:00"}
+    outputs = {"missing_outputs": ["a", {"b": 1}], "expected_outputs": [1], "validation_attempts": 2}
+    more |= {"tasks_total": 2.0, "unknown": {"x": 1}}
+    remote.put(key("full"), foreign("full", "hibernating", **full, **more, **outputs))
+    least = {"job_id": "least", "status": "failed", "created_at": "2026-03-01T10:00:00", "updated_at": "2026-03-01"}
+    remote.put(key("least"), json.dumps(least))
+    remote.put(key("nulls"), json.dumps({**dict.fromkeys(JOB_FIELDS[:30]), **least, "job_id": "nulls"}))
+    remote.put(key("bad"), "{")
+    remote.put("jobs/full/notes.txt", "")
+    assert cli("sync", "-q").code == 7
+
+
+def _check(cli: Cli, name: str, document: object) -> None:
+    schema = cli.ok("schema", name).json
+    jsonschema.Draft202012Validator.check_schema(schema)
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    assert "date-time" in checker.checkers
+    jsonschema.Draft202012Validator(schema, format_checker=checker).validate(document)
+
+
+def test_prune_keeps_its_promise(cli: Cli, remote: Remote) -> None:
+    """`prune --store --json` fits its schema, with nothing to remove and with something, before and after."""
+    prune = ("prune", "--store", "--older-than", "30d", "--json")
+    for flags in (("--dry-run",), ("--yes",)):
+        _check(cli, "prune", cli.ok(*prune, *flags).json)
+    add(remote.jobs, "job", "succeeded")
+    cli.clock.advance(days=41)
+    for flags in (("--dry-run",), ("--yes",)):
+        document = cli.ok(*prune, *flags).json
+        _check(cli, "prune", document)
+        assert list(document) == PRUNE_FIELDS
+        assert document["announcements"]["count"] > 0
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("flags", [(), ("--limit", "0"), ("--status", "partial"), ("--owner", "eve"), ("--refresh",)])
+def test_list_keeps_its_promise(cli: Cli, flags: tuple[str, ...]) -> None:
+    """`list --json` fits its schema, with many jobs, with few and with none."""
+    document = cli.ok("list", "--json", *flags).json
+    _check(cli, "list", document)
+    assert list(document) == LIST_FIELDS
+    assert document["returned"] == len(document["jobs"]) <= document["total"]
+
+
+@pytest.mark.usefixtures("everything")
+def test_each_job_keeps_its_promise(cli: Cli) -> None:
+    """Each line of `list --jsonl` fits the schema of a job, has every field, in the order that is written down."""
+    lines = cli.ok("list", "--jsonl", "--limit", "0").lines
+    assert len(lines) == 21
+    for line in lines:
+        job = json.loads(line)
+        _check(cli, "job", job)
+        assert list(job) == JOB_FIELDS
+
+
+@pytest.mark.usefixtures("everything")
+def test_status_prints_the_job_itself(cli: Cli) -> None:
+    """`status --json` is the very object that the list has."""
+    for job in cli.ok("list", "--json", "--limit", "0").json["jobs"]:
+        assert cli.ok("status", job["job_id"], "--json").json == job
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize("flags", [(), ("--status", "active"), ("--owner", "eve"), ("--refresh",)])
+def test_summary_keeps_its_promise(cli: Cli, flags: tuple[str, ...]) -> None:
+    """`summary --json` fits its schema, with many jobs and with none."""
+    document = cli.ok("summary", "--json", *flags).json
+    _check(cli, "summary", document)
+    assert list(document) == SUMMARY_FIELDS
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FROM jobs", "SELECT 1 WHERE false", "SELECT 1.5 AS a, x'00' AS b, NULL AS c"]
+)
+def test_query_keeps_its_promise(cli: Cli, sql: str) -> None:
+    """`query --json` fits its schema, with rows and with none."""
+    document = cli.ok("query", "--json", sql).json
+    _check(cli, "query", document)
+    assert list(document) == QUERY_FIELDS
+
+
+@pytest.mark.usefixtures("everything")
+def test_watch_and_export_keep_the_promise_of_a_job(cli: Cli) -> None:
+    """Their lines are jobs, with every field in its order."""
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    cli.clock.on_sleep = stop
+    lines = [*cli("watch", "--json").lines, *cli.ok("export").lines]
+    assert len(lines) > 21
+    for line in lines:
+        job = json.loads(line)
+        _check(cli, "job", job)
+        assert list(job) == JOB_FIELDS
+
+
+@pytest.mark.usefixtures("everything")
+def test_sync_keeps_its_promise(cli: Cli) -> None:
+    """`sync --json` fits its schema, with problems, and all its fields are there in their order."""
+    document = cli("sync", "--json", "--full").json
+    _check(cli, "sync", document)
+    assert list(document) == SYNC_FIELDS
+    assert [problem["kind"] for problem in document["problems"]] == ["unreadable", "not_a_record", "unknown_status"]
+
+
+@pytest.mark.usefixtures("everything")
+def test_doctor_keeps_its_promise(cli: Cli, remote: Remote) -> None:
+    """`doctor --json` fits its schema, in good times and in bad."""
+    document = cli("doctor", "--json").json
+    _check(cli, "doctor", document)
+    assert list(document) == DOCTOR_FIELDS
+    remote.store.down = True
+    _check(cli, "doctor", cli("doctor", "--json").json)
+
+
+def test_version_keeps_its_promise(cli: Cli) -> None:
+    """`version --json` fits its schema, with all its fields in their order."""
+    document = cli.ok("version", "--json").json
+    _check(cli, "version", document)
+    assert list(document) == VERSION_FIELDS
+
+
+def test_every_command_that_prints_a_job_keeps_its_promise(cli: Cli, jobs: JobRegistry) -> None:
+    """`register`, `progress`, `update`, `status`, `wait` and `cancel` print the same object."""
+    for argv in (
+        ("register", "a", "--owner", "ada", "--total", "4"), ("progress", "a", "1/4", "--failed", "1"),
+        ("update", "a", "--label", "x=y"), ("status", "a"), ("cancel", "a"), ("wait", "a"),
+    ):  # fmt: skip
+        job = cli(*argv, "--json").json
+        _check(cli, "job", job)
+        more = ["engine_stop"] if argv[0] == "cancel" else []
+        assert list(job) == [*JOB_FIELDS, *more], argv
+
+
+def test_a_job_of_which_only_its_engine_tells_keeps_the_promise(cli: Cli, remote: Remote) -> None:
+    """What only the record tells is null then, and only then: the schema holds a record that was read to its values."""
+    directory = job_directory("mine", cli.env)
+    directory.mkdir(parents=True)
+    (directory / "runner.json").write_text("{}")
+    remote.store.down = True
+    job = cli.ok("status", "mine", "--json").json
+    assert (job["status"], job["created_at"], job["tasks_total"], job["labels"]) == (None, None, None, None)
+    _check(cli, "job", job)
+    del job["engine_says"]
+    with pytest.raises(jsonschema.ValidationError):
+        _check(cli, "job", job)
+
+
+@pytest.mark.usefixtures("everything")
+def test_times_are_utc_with_a_z(cli: Cli) -> None:
+    """Whatever form a record's writer chose, each time that leaves is RFC 3339 in UTC and ends in `Z`."""
+    (job,) = cli.ok("list", "--json", "--match", "^full$").json["jobs"]
+    assert job["heartbeat_at"] == "2026-03-01T08:00:00Z"
+    assert job["validation_started_at"] == "2026-03-01T10:00:00Z"
+    document = cli.ok("list", "--json", "--limit", "0").json
+    for text in _times(document):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", text), text
+
+
+def _times(value: Any, name: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [text for key, item in value.items() for text in _times(item, key)]
+    if isinstance(value, list):
+        return [text for item in value for text in _times(item)]
+    return [value] if isinstance(value, str) and (name == "at" or name.endswith(("_at", "_since"))) else []
+
+
+@pytest.mark.usefixtures("everything")
+def test_what_is_not_known_is_null(cli: Cli) -> None:
+    """A field that a record lacks, or has as null, is there: null, or the empty value of its type."""
+    for name in ("least", "nulls"):
+        job = cli.ok("status", name, "--json").json
+        assert {job[field] for field in ("k8s_name", "error_code", "owner", "write_id", "heartbeat_at")} == {None}
+        assert (job["tasks_total"], job["labels"], job["transitions"], job["progress"]) == (0, {}, [], None)
+        assert (job["queued_seconds"], job["run_seconds"]) == (None, None)
+
+
+@pytest.mark.usefixtures("everything")
+def test_fields_that_are_unknown_here_stay_inside(cli: Cli) -> None:
+    """What another program added to its record is carried along, but no part of this promise."""
+    assert "unknown" not in cli.ok("status", "full", "--json").json
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("job", [*JOB_FIELDS, "engine_says", "engine_stop"]),
+        ("list", LIST_FIELDS),
+        ("sync", [*SYNC_FIELDS, *RUNNING_FIELDS]),
+        ("doctor", DOCTOR_FIELDS),
+        ("prune", PRUNE_FIELDS),
+        ("version", VERSION_FIELDS),
+    ],
+)
+def test_the_schema_describes_every_field(cli: Cli, name: str, fields: list[str]) -> None:
+    """Each field that is printed is in the schema with a description, and the schema allows more to come."""
+    schema = cli.ok("schema", name).json
+    assert list(schema["properties"]) == fields
+    assert all(described.get("description") for described in schema["properties"].values())
+    assert schema.get("additionalProperties", True) is True
+    assert set(schema["required"]) <= set(fields)

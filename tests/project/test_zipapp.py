@@ -1,0 +1,516 @@
+"""The one file: what is in it, that it is the same each time, and that it starts wherever it is put.
+
+Built once per session, from this tree, as `./build.sh` does; what pip fetched for that is kept in build/wheels.
+"""
+
+import ast
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+TREE = Path(__file__).resolve().parents[2]
+PARTS = ("onefile", "mopsjobs", "mops_jobs.py", "requirements.lock", "pyproject.toml", "LICENSE")
+
+
+def _pythons():
+    """Find every CPython from 3.11 in PATH that starts; a version manager's shim may not."""
+    found = {}
+    names = ["python3", *(f"python3.{minor}" for minor in range(11, 20))]
+    for path in [sys.executable, *(shutil.which(n, path=d) for d in os.get_exec_path() for n in names)]:
+        if path is None:
+            continue
+        probe = "import sys; print(sys.implementation.name, '%d.%d.%d' % sys.version_info[:3], sys.executable)"
+        run = subprocess.run([path, "-c", probe], capture_output=True, text=True, check=False)
+        name, _, rest = run.stdout.strip().partition(" ")
+        version, _, executable = rest.partition(" ")
+        if name == "cpython" and tuple(map(int, version.split("."))) >= (3, 11):
+            found.setdefault((version, os.path.realpath(executable)), executable)
+    return [pytest.param(executable, id=version) for (version, _), executable in sorted(found.items())]
+
+
+@pytest.fixture(name="pyz", scope="session")
+def _pyz(tmp_path_factory):
+    pytest.importorskip("shiv", reason="the file is packed with shiv: ./build.sh test installs it")
+    output = tmp_path_factory.mktemp("pyz") / "mops-jobs.pyz"
+    _build(TREE, output)
+    return output
+
+
+@pytest.fixture(name="members", scope="session")
+def _members(pyz):
+    """The files that the archive unpacks, as {name: content}."""
+    with zipfile.ZipFile(pyz) as envelope, zipfile.ZipFile(io.BytesIO(envelope.read("app.pyz"))) as app:
+        return {i.filename: app.read(i) for i in app.infolist() if i.filename.startswith("site-packages/")}
+
+
+@pytest.fixture(name="home")
+def _home(tmp_path):
+    """An environment with an empty home, an empty temporary directory and nothing else."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "tmp").mkdir()
+    return {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
+
+
+def _build(tree, output, **kwargs):
+    command = [sys.executable, str(tree / "onefile" / "build.py"), "--output", str(output)]
+    command += ["--wheels", str(TREE / "build" / "wheels")]
+    subprocess.run(command, check=True, capture_output=True, **kwargs)
+
+
+def _run(command, env):
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
+def _start(pyz, env, *argv, python=sys.executable):
+    return _run([python, str(pyz), *(argv or ["--version"])], env)
+
+
+def _unpacked(root):
+    (place,) = Path(root).glob("mops-jobs_*")
+    return place
+
+
+def _files(place):
+    """What lies unpacked at `place`, without what Python adds."""
+    return {
+        path.relative_to(place).as_posix(): path.read_bytes()
+        for path in Path(place, "site-packages").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+def _our_files():
+    """The command and all of the package, data of any kind included, without bytecode and hidden files."""
+    litter = {"__pycache__"}
+    paths = [TREE / "mops_jobs.py", *(TREE / "mopsjobs").rglob("*")]
+    return [
+        path.relative_to(TREE)
+        for path in paths
+        if path.is_file() and not path.name.startswith(".") and not litter & set(path.parts)
+    ]
+
+
+# --- the bytes -------------------------------------------------------------------------------------------------------
+
+
+def test_two_builds_are_equal_byte_for_byte(pyz, tmp_path):
+    """Neither the directory, the clock, the umask, the time zone nor litter in the tree shows in the file."""
+    tree = tmp_path / "elsewhere" / "checkout"
+    tree.mkdir(parents=True)
+    for part in PARTS:
+        copy = shutil.copytree if (TREE / part).is_dir() else shutil.copyfile
+        copy(TREE / part, tree / part)
+    for path in tree.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        os.utime(path, (1e9, 1e9))
+    (tree / "mopsjobs" / "__pycache__").mkdir(exist_ok=True)
+    (tree / "mopsjobs" / "__pycache__" / "job.cpython-311.pyc").write_bytes(b"stale")
+    (tree / "mopsjobs" / ".job.py.swp").write_bytes(b"an editor's")
+    again = tmp_path / "again.pyz"
+    _build(tree, again, umask=0o077, env={**os.environ, "TZ": "Pacific/Apia", "SOURCE_DATE_EPOCH": "1700000000"})
+    assert again.read_bytes() == pyz.read_bytes()
+
+
+def test_the_file_is_at_most_ten_megabytes(pyz):
+    assert pyz.stat().st_size <= 10_000_000
+
+
+def test_the_file_finds_its_interpreter_by_env_and_is_executable(pyz):
+    assert pyz.read_bytes().startswith(b"#!/usr/bin/env python3\n")
+    assert pyz.stat().st_mode & 0o111 == 0o111
+
+
+def test_the_file_holds_nothing_that_only_builds_or_tests_need(members):
+    """No installer, no compiler, no bytecode of one Python, no notes of pip, no scripts with a shebang."""
+    names = [name.removeprefix("site-packages/") for name in members]
+    tops = {name.partition("/")[0].partition("-")[0] for name in names}
+    assert not tops & {"pip", "setuptools", "wheel", "pkg_resources", "pycparser", "cffi_cdef", "shiv", "pytest", "bin"}
+    assert not [name for name in names if name.endswith((".pyc", ".pyi", "direct_url.json", "RECORD", "INSTALLER"))]
+    assert not [name for name in names if {"tests", "test", "__pycache__"} & set(name.split("/")[:-1])]
+
+
+def test_every_package_keeps_its_licence(members):
+    """Each distribution in the file comes with its METADATA and a licence text."""
+    distributions = {name.split("/")[1] for name in members if ".dist-info/" in name}
+    assert len(distributions) > 10
+    for distribution in distributions:
+        inside = [name.lower() for name in members if name.startswith(f"site-packages/{distribution}/")]
+        assert any(name.endswith("/metadata") for name in inside), distribution
+        assert any("licen" in name.partition(".dist-info/")[2] for name in inside), distribution
+
+
+def test_the_licences_name_every_package_in_the_file(pyz, members):
+    """LICENSE, and THIRD_PARTY_LICENSES with name and version of each distribution, are beside the code."""
+    with zipfile.ZipFile(pyz) as envelope:
+        assert envelope.read("LICENSE") == (TREE / "LICENSE").read_bytes()
+        told = envelope.read("THIRD_PARTY_LICENSES").decode()
+    for name, content in members.items():
+        if name.endswith(".dist-info/METADATA"):
+            named, version = re.findall(r"^(?:Name|Version): (\S*)", content.decode(), re.MULTILINE)[:2]
+            assert f"\n{named} {version}\n" in told
+    assert re.search(r"^  openssl \d", told, re.MULTILINE), "the part of cryptography that is compiled in"
+
+
+def test_nothing_in_the_file_names_a_path_of_the_builder(pyz, members):
+    """Neither this tree, nor the environment that built it."""
+    with zipfile.ZipFile(pyz) as envelope:
+        outside = {name: envelope.read(name) for name in envelope.namelist()}
+    for path in {str(TREE), sys.prefix, str(pyz.parent)}:
+        assert not [name for name, content in {**members, **outside}.items() if path.encode() in content]
+
+
+def test_our_own_files_are_all_in_the_file(members):
+    """Modules and data alike: what is in the tree is in the archive."""
+    for path in _our_files():
+        assert members[f"site-packages/{path.as_posix()}"] == (TREE / path).read_bytes()
+
+
+def test_version_tells_of_the_file(pyz, home, tmp_path):
+    """`version --json` names the file it was started from, its build, where it was unpacked, and its libraries."""
+    home["MOPS_JOBS_UNPACK"] = str(tmp_path / "app")
+    told = json.loads(_start(pyz, home, "version", "--json").stdout)
+    place = _unpacked(tmp_path / "app")
+    assert told["file"] == str(pyz)
+    assert told["directory"] == str(place / "site-packages")
+    assert place.name == f"mops-jobs_{told['build']}"
+    assert told["python_executable"] == sys.executable
+    (locked,) = re.findall(r"^flask==(\S+)", (TREE / "requirements.lock").read_text(), re.MULTILINE)
+    assert told["libraries"]["flask"] == locked
+
+
+# --- where it runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("python", _pythons())
+def test_every_python_on_this_machine_runs_the_file(python, pyz, home, tmp_path):
+    """From an empty home, and with Azure's client library, whose compiled parts are per Python."""
+    home["MOPS_JOBS_UNPACK"] = str(tmp_path / "app")
+    run = _start(pyz, home, python=python)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("mops-jobs ")
+    site_packages = _unpacked(tmp_path / "app") / "site-packages"
+    probe = (
+        f"import sys; sys.path.insert(0, {str(site_packages)!r})\n"
+        "import azure.identity, azure.storage.blob, filelock, shtab, sqlite_utils, tabulate, tqdm\n"
+        "from cryptography.hazmat.primitives.ciphers.aead import AESGCM\n"
+        "from cryptography.hazmat.bindings._rust import _openssl\n"
+        "AESGCM(AESGCM.generate_key(128)); azure.identity.DefaultAzureCredential()\n"
+        "print(azure.storage.blob.__file__, _openssl.ffi)"
+    )
+    imported = _run([python, "-c", probe], home)
+    assert imported.returncode == 0, imported.stderr
+    assert imported.stdout.startswith(str(site_packages))
+
+
+def test_it_unpacks_into_the_cache_directory_without_a_word(pyz, home):
+    """XDG_CACHE_HOME decides where, else ~/.cache; nobody else can look inside; the second run writes nothing."""
+    first = _start(pyz, home)
+    app = Path(home["HOME"], ".cache", "mops-jobs", "app")
+    before = {path: path.stat().st_mtime_ns for path in app.rglob("*")}
+    second = _start(pyz, home)
+    assert (first.returncode, first.stderr) == (second.returncode, second.stderr) == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in app.rglob("*")} == before
+    assert app.stat().st_mode & 0o077 == 0
+    xdg = Path(home["HOME"], "xdg")
+    assert _start(pyz, {**home, "XDG_CACHE_HOME": str(xdg)}).returncode == 0
+    assert _unpacked(xdg / "mops-jobs" / "app").is_dir()
+
+
+def test_what_is_unpacked_is_what_is_in_the_file(pyz, members, home):
+    assert _start(pyz, home).returncode == 0
+    assert _files(_unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))) == members
+
+
+def test_our_modules_are_compiled_even_where_python_may_not_write_bytecode(pyz, home):
+    """Containers set PYTHONDONTWRITEBYTECODE; a listing is fast there too."""
+    assert _start(pyz, {**home, "PYTHONDONTWRITEBYTECODE": "1"}).returncode == 0
+    site_packages = _unpacked(Path(home["HOME"], ".cache/mops-jobs/app")) / "site-packages"
+    compiled = {path.name.partition(".")[0] for path in site_packages.rglob("*.pyc")}
+    assert {"mops_jobs", "job", "errors", "tabulate"} - compiled <= {"tabulate"}
+
+
+def test_a_home_that_cannot_be_written_is_no_hindrance(pyz, home):
+    """It unpacks into our own directory under TMPDIR, says so once, and finds it there the next time."""
+    home["HOME"] = "/dev/null/home"
+    first = _start(pyz, home)
+    private = Path(home["TMPDIR"], f"mops-jobs-{os.getuid()}")
+    assert first.returncode == 0
+    assert first.stderr.count("\n") == 1
+    assert str(private) in first.stderr
+    assert private.stat().st_mode & 0o777 == 0o700
+    second = _start(pyz, home)
+    assert (second.returncode, second.stderr) == (0, "")
+
+
+def test_a_planted_symlink_is_not_followed(pyz, home, tmp_path):
+    """Somebody else's directory under our name in TMPDIR gets nothing, and nothing is run from it."""
+    planted = tmp_path / "planted"
+    planted.mkdir(mode=0o700)
+    Path(home["TMPDIR"], f"mops-jobs-{os.getuid()}").symlink_to(planted)
+    home["HOME"] = "/dev/null/home"
+    run = _start(pyz, home)
+    assert run.returncode == 0
+    assert run.stderr.count("\n") == 1
+    assert list(planted.iterdir()) == []
+    assert [path.is_symlink() for path in Path(home["TMPDIR"]).iterdir()] == [True], "its own directory is gone again"
+
+
+def test_a_directory_that_others_may_write_is_not_used(pyz, home):
+    loose = Path(home["TMPDIR"], f"mops-jobs-{os.getuid()}")
+    loose.mkdir()
+    loose.chmod(0o777)
+    home["HOME"] = "/dev/null/home"
+    assert _start(pyz, home).returncode == 0
+    assert list(loose.iterdir()) == []
+
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
+ANOTHER = 65534
+
+
+@pytest.fixture(name="plant", scope="session")
+def _plant(pyz):
+    """Put an unpacked tree below a directory, with code of an attacker that the next start would run from there."""
+    source = pyz.parent / "planted"
+    assert _start(pyz, {"PATH": os.environ["PATH"], "MOPS_JOBS_UNPACK": str(source)}).returncode == 0
+    (_unpacked(source) / "site-packages" / "mops_jobs.py").write_text("print('PLANTED')\n")
+    for compiled in source.rglob("mops_jobs.*.pyc"):
+        compiled.unlink()
+
+    def plant(root):
+        shutil.copytree(source, root)
+        return _unpacked(root)
+
+    return plant
+
+
+@pytest.fixture(name="shared", scope="session")
+def _shared(pyz):
+    """A temporary directory that the tests below have together: the first one unpacks there."""
+    (pyz.parent / "tmp").mkdir()
+    return pyz.parent / "tmp"
+
+
+@pytest.mark.parametrize(
+    ("trap", "way"),
+    [
+        pytest.param("another owner", "MOPS_JOBS_UNPACK", marks=only_root),
+        pytest.param("another owner", "XDG_CACHE_HOME", marks=only_root),
+        pytest.param("another owner above", "HOME", marks=only_root),
+        ("open directory", "MOPS_JOBS_UNPACK"),
+        ("open directory above", "MOPS_JOBS_UNPACK"),
+        ("open directory above", "HOME"),
+        ("open to a group", "MOPS_JOBS_UNPACK"),
+        ("a link", "XDG_CACHE_HOME"),
+    ],
+)
+def test_planted_code_is_not_run(pyz, home, tmp_path, plant, shared, trap, way):
+    """What another user owns, may write or may put in place is refused: one line, and a private directory is used."""
+    top = tmp_path / "theirs"
+    root = {"MOPS_JOBS_UNPACK": top, "XDG_CACHE_HOME": top / "mops-jobs/app", "HOME": top / ".cache/mops-jobs/app"}[way]
+    place = plant(root)
+    if trap == "another owner":
+        os.chown(place / "site-packages", ANOTHER, -1)
+    elif trap == "another owner above":
+        os.chown(top, ANOTHER, -1)
+    elif trap == "a link":
+        top.rename(tmp_path / "moved")
+        top.symlink_to(tmp_path / "moved")
+        (tmp_path / "moved").chmod(0o777)
+    else:
+        where, mode = {
+            "open directory": (place, 0o1777),
+            "open directory above": (top, 0o777),
+            "open to a group": (place / "site-packages", 0o770),
+        }[trap]
+        where.chmod(mode)
+    run = _start(pyz, {**home, "TMPDIR": str(shared), way: str(top)})
+    assert run.returncode == 0
+    assert run.stdout.startswith("mops-jobs ")
+    assert run.stderr.count("\n") == 1
+    assert ("belongs to another user" if "owner" in trap else "other users may write") in run.stderr
+    assert str(shared / f"mops-jobs-{os.getuid()}") in run.stderr
+
+
+def test_what_is_ones_own_is_run_below_a_sticky_directory(pyz, home, tmp_path):
+    """As below `/tmp`, where no other user can replace it; and below a directory that a group may write."""
+    for number, mode in enumerate((0o1777, 0o2775)):
+        top = tmp_path / str(number)
+        top.mkdir()
+        top.chmod(mode)
+        env = {**home, "MOPS_JOBS_UNPACK": str(top / "app")}
+        run = _start(pyz, env)
+        assert (run.returncode, run.stderr) == (0, "")
+        assert list(Path(home["TMPDIR"]).iterdir()) == []
+
+
+def test_a_temporary_directory_that_others_may_change_is_not_used(pyz, home):
+    """Without a sticky bit another user could replace what is unpacked there: the next one is taken."""
+    Path(home["TMPDIR"]).chmod(0o777)
+    run = _start(pyz, {**home, "HOME": "/dev/null/home"})
+    assert run.returncode == 0
+    assert list(Path(home["TMPDIR"]).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--version"], ""),
+        (["list"], "There is no place for the embedded registry"),
+        (["list", "--registry", "sqlite:~/r.db"], "invalid path '~/r.db'"),
+    ],
+    ids=["version", "list", "registry"],
+)
+def test_without_a_home_no_directory_called_tilde_is_used(pyz, home, tmp_path, plant, shared, argv, told):
+    """HOME is not set, or no absolute path, and the user has no entry: code and data stay out of `./~`."""
+    plant(tmp_path / "~/.cache/mops-jobs/app")
+    before = sorted(tmp_path.rglob("*"))
+    without_entry = (
+        "import pwd, runpy, sys\ndef getpwuid(uid): raise KeyError(uid)\npwd.getpwuid = getpwuid\n"
+        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    for env in ({}, {"HOME": "~"}):
+        run = subprocess.run(
+            [sys.executable, "-B", "-c", without_entry, str(pyz), *argv],
+            env={"PATH": home["PATH"], "TMPDIR": str(shared), **env},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "PLANTED" not in run.stdout
+        assert run.returncode == (2 if told else 0), run
+        assert f"error: {told}" in run.stderr if told else "error" not in run.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_place_to_unpack_is_one_sentence(pyz, home, tmp_path):
+    """Nothing writable at all: exit 1, and the variable that helps is named."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import tempfile, unpack\n"
+        "tempfile.tempdir = '/dev/null/none'\n"
+        "unpack.unpack(sys.argv[1], '/dev/null/none', 'mops-jobs_x', 'ready', lambda place: 'unsafe')"
+    )
+    run = _run([sys.executable, "-c", code, str(pyz)], home)
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 1
+    assert "MOPS_JOBS_UNPACK" in run.stderr
+
+
+# --- first runs ------------------------------------------------------------------------------------------------------
+
+
+def test_first_runs_at_once_do_not_harm_each_other(pyz, members, home):
+    """Four start on an empty home: all succeed, and one complete tree is left, without scraps."""
+    command = [sys.executable, str(pyz), "--version"]
+    running = [
+        subprocess.Popen(command, env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    ended = [(*process.communicate(), process.returncode) for process in running]
+    assert {(err, code) for _, err, code in ended} == {("", 0)}
+    assert len({out for out, _, _ in ended}) == 1
+    assert _files(_unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))) == members
+
+
+def test_an_unpacking_that_was_killed_is_completed(pyz, members, home):
+    """Without the mark nothing is taken for granted: what is missing or cut short is put there again."""
+    assert _start(pyz, home).returncode == 0
+    place = _unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))
+    (mark,) = place.glob("ready-*")
+    mark.unlink()
+    _harm(place)
+    assert _start(pyz, home).returncode == 0
+    assert _files(place) == members
+    assert mark.exists()
+
+
+def test_once_a_week_what_is_unpacked_is_looked_at(pyz, members, home):
+    """A cache cleaner that took files away has no lasting effect."""
+    assert _start(pyz, home).returncode == 0
+    place = _unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))
+    (mark,) = place.glob("ready-*")
+    _harm(place)
+    long_ago = time.time() - 8 * 24 * 3600
+    os.utime(mark, (long_ago, long_ago))
+    assert _start(pyz, home).returncode == 0
+    assert _files(place) == members
+    assert mark.stat().st_mtime > long_ago + 24 * 3600
+
+
+def _harm(place):
+    site_packages = Path(place, "site-packages")
+    site_packages.joinpath("mops_jobs.py").write_bytes(b"")
+    shutil.rmtree(site_packages / "mopsjobs")
+    site_packages.joinpath("azure", "core", "__init__.py").unlink()
+
+
+def test_a_damaged_file_is_refused_in_one_sentence(pyz, home, tmp_path):
+    damaged = tmp_path / "damaged.pyz"
+    content = bytearray(pyz.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged.write_bytes(content)
+    run = _start(damaged, home)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.count("\n") == 1
+    assert "damaged" in run.stderr
+
+
+def test_an_old_python_is_told_so_in_one_sentence(pyz, monkeypatch):
+    """The first lines are readable to it, and say which Python it is and which is needed."""
+    with zipfile.ZipFile(pyz) as envelope:
+        source = envelope.read("__main__.py").decode()
+    tree = ast.parse(source, feature_version=(3, 7))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.AnnAssign)]
+    monkeypatch.setattr(sys, "version_info", (3, 8, 10, "final", 0))
+    with pytest.raises(SystemExit) as refused:
+        exec(compile(source, "__main__.py", "exec"), {"__name__": "__main__"})
+    assert "needs Python 3.11" in str(refused.value)
+    assert "Python 3.8" in str(refused.value)
+
+
+# --- the same command, however it came -------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="installed", scope="session")
+def _installed(tmp_path_factory):
+    """The console script of a wheel, installed beside the test environment's own packages."""
+    pytest.importorskip("setuptools")
+    scratch = tmp_path_factory.mktemp("wheel")
+    for part in ("mopsjobs", "mops_jobs.py", "pyproject.toml"):
+        copy = shutil.copytree if (TREE / part).is_dir() else shutil.copyfile
+        copy(TREE / part, scratch / part)
+    (scratch / "README.md").write_text("made for a test\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", "dist", "."], cwd=scratch, check=True)
+    (wheel,) = scratch.glob("dist/*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", scratch / "target", wheel], check=True)
+    return scratch / "target"
+
+
+def test_the_wheel_holds_the_command_and_the_whole_package(installed):
+    """The command's module beside the package, its data files included."""
+    for path in _our_files():
+        assert (installed / path).read_bytes() == (TREE / path).read_bytes()
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["list", "--no-such-flag"]], ids=" ".join)
+def test_file_module_and_installed_command_do_the_same(argv, pyz, installed, home):
+    """Same words on both channels, same exit code."""
+    home["COLUMNS"] = "100"
+    home["MOPS_JOBS_UNPACK"] = str(pyz.parent / "app")  # unpacked once for all of these
+    runs = [
+        _run([sys.executable, str(pyz), *argv], home),
+        _run([sys.executable, str(TREE / "mops_jobs.py"), *argv], home),
+        _run([str(installed / "bin" / "mops-jobs"), *argv], {**home, "PYTHONPATH": str(installed)}),
+    ]
+    answers = {(run.returncode, run.stdout, run.stderr) for run in runs}
+    assert len(answers) == 1, answers

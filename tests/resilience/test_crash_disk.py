@@ -1,0 +1,261 @@
+"""A disk that is full, or read-only: views still show what is there, writes say one clear sentence, nothing is torn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.errors import StoreError
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.whole_file import SUFFIX
+from support.cli import Cli, Remote, add, command, environment, sentences
+
+
+class Disk:
+    """A small file system of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fill(self) -> None:
+        """Take all the room that there is."""
+        with (self.path / "filler").open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1024))
+            except OSError:
+                pass
+
+    def empty(self) -> None:
+        """Give the room back."""
+        (self.path / "filler").unlink()
+
+    def remount(self, *options: str) -> None:
+        subprocess.run(["mount", "-o", ",".join(("remount", *options)), str(self.path)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A tmpfs of 600 KiB, where this process may mount one."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield Disk(path)
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def one_sentence(err: str, *words: str) -> None:
+    """The error is one sentence with these words in it."""
+    (said,) = sentences(err)
+    assert said.startswith("error: ")
+    assert all(word in said for word in words), said
+    assert "Unexpected" not in said
+
+
+# --- full -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cache_on_a_full_disk_shows_what_it_has(cli: Cli, remote: Remote, disk: Disk) -> None:
+    """The sync says so; listings go on; with room again, the next sync mends it."""
+    cli.env["MOPS_JOBS_CACHE"] = str(disk.path / "cache.db")
+    add(remote.jobs, "old", "running")
+    cli.ok("sync")
+    disk.fill()
+    for number in range(60):
+        add(remote.jobs, f"new-{number}", "running", metadata={"note": "x" * 3000})
+    ran = cli("sync")
+    assert ran.code == 1
+    one_sentence(ran.err, "full")
+    assert cli.ids() == ["old"]
+    assert "full" in cli.ok("list", "--refresh").err
+    disk.empty()
+    disk.remount("size=8m")
+    assert "60 added" in cli.ok("sync").out
+
+
+def test_a_first_sync_to_a_full_disk_says_so(cli: Cli, remote: Remote, disk: Disk) -> None:
+    """And leaves nothing that the next one, with room, cannot take over."""
+    cli.env["MOPS_JOBS_CACHE"] = str(disk.path / "cache.db")
+    add(remote.jobs, "job", "running")
+    disk.fill()
+    for argv in (["sync"], ["list"]):
+        ran = cli(*argv)
+        assert ran.code == 1
+        one_sentence(ran.err, "full")
+    disk.empty()
+    cli.ok("sync")
+    assert cli.ids() == ["job"]
+
+
+def test_a_registry_on_a_full_disk_refuses_and_loses_nothing(cli: Cli, disk: Disk) -> None:
+    """A write that does not fit is refused with 5; what was acknowledged is there, and with room all goes on."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{disk.path}/registry.db"
+    cli.ok("register", "job")
+    disk.fill()
+    for argv in (["register", "other"], ["progress", "job", "1/2"]):
+        ran = cli(*argv)
+        assert ran.code == 5
+        one_sentence(ran.err, "disk")
+    disk.empty()
+    cli.ok("progress", "job", "1/2")
+    assert cli.ids() == ["job"]
+    assert not [path for path in disk.path.iterdir() if SUFFIX in path.name]
+
+
+def test_a_registry_that_cannot_be_made_for_lack_of_room_leaves_nothing(cli: Cli, disk: Disk) -> None:
+    """Not even a file of the name, which would look like a registry without jobs."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{disk.path}/registry.db"
+    disk.fill()
+    ran = cli("register", "job")
+    assert ran.code == 5
+    one_sentence(ran.err, "room")
+    assert os.listdir(disk.path) == ["filler"]
+
+
+@pytest.mark.parametrize("kilobytes", range(8, 112, 4))
+def test_a_registry_is_made_whole_or_not_at_all(disk: Disk, kilobytes: int) -> None:
+    """Wherever the disk is full: with room again it can be used, and is not what closing left unwritten."""
+    disk.remount(f"size={kilobytes}k")
+    path = disk.path / "registry.db"
+    with contextlib.closing(SQLiteVersionedStore(path)) as store, contextlib.suppress(StoreError):
+        store.create_if_absent("a", b"")
+    disk.remount("size=600k")
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        assert store.create_if_absent("b", b"") is not None
+        assert "b" in list(store.list_keys())
+    assert [one.name for one in disk.path.iterdir()] == ["registry.db"]
+
+
+def test_what_is_written_as_a_whole_stays_whole(cli: Cli, disk: Disk) -> None:
+    """A textfile on a full disk keeps what it says; an export into one says that it could not be written."""
+    cli.ok("register", "job")
+    cli.ok("list")
+    path = disk.path / "m.prom"
+    cli.ok("metrics", "--textfile", str(path))
+    before = path.read_bytes()
+    disk.fill()
+    ran = cli("metrics", "--textfile", str(path))
+    assert ran.code == 1
+    one_sentence(ran.err, "No space left")
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(disk.path)) == ["filler", "m.prom"]
+
+
+def test_output_that_finds_no_room_is_an_error(cli: Cli) -> None:
+    """`export > full` does not look like an export of nothing."""
+    cli.ok("register", "job")
+    for argv in (["export"], ["list", "--json"]):
+        with open("/dev/full", "wb") as full:
+            ran = subprocess.run(command(*argv), env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
+        assert ran.returncode == 1
+        one_sentence(ran.stderr, "No space left")
+
+
+@pytest.mark.parametrize("argv", [["register", "new", "--json"], ["update", "job", "failed", "--json"]])
+def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, argv: list[str]) -> None:
+    """Else a script would do it again; which job it was stands there too."""
+    cli.ok("register", "job")
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(command(*argv), env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1
+    one_sentence(ran.stderr, "No space left")
+    assert f"It was done all the same: {argv[1]}" in ran.stderr
+    assert sorted(cli.ids()) == sorted({"job", argv[1]})
+
+
+def test_a_dry_run_whose_output_finds_no_room_does_not_say_that_it_was_done(cli: Cli) -> None:
+    """Nothing was."""
+    cli.ok("register", "job")
+    with open("/dev/full", "wb") as full:
+        argv = command("cancel", "job", "--dry-run", "--json")
+        ran = subprocess.run(argv, env=environment(cli), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1
+    one_sentence(ran.stderr, "No space left")
+    assert "done" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"), [(["list"], 0), (["wait", "job"], 100), (["status", "no"], 3), (["list", "--status", "x"], 2)]
+)
+def test_a_log_that_finds_no_room_changes_nothing(cli: Cli, argv: list[str], code: int) -> None:
+    """What came of a command, and what it prints, is the same with `2>> full.log`; scripts go by the exit code."""
+    cli.ok("register", "job")
+    cli.ok("update", "job", "failed")
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(command(*argv), env=environment(cli), stdout=subprocess.PIPE, stderr=full, text=True)
+    whole = subprocess.run(command(*argv), env=environment(cli), capture_output=True, text=True)
+    assert whole.stderr
+    assert (ran.returncode, ran.stdout) == (whole.returncode, whole.stdout)
+    assert ran.returncode == code
+
+
+def test_a_submission_that_cannot_be_kept_says_so(cli: Cli, remote: Remote, disk: Disk) -> None:
+    """Without a registry and without room, nothing is launched."""
+    (disk.path / "study.json").write_text('{"model": "model:f", "parameter_sets": [{}]}')
+    (disk.path / "model.py").write_text("def f(params, seed): return {}\n")
+    os.chdir(disk.path)
+    remote.store.down = True
+    disk.fill()
+    try:
+        ran = cli("submit", "study.json", "--auto", XDG_STATE_HOME=str(disk.path / "state"))
+    finally:
+        os.chdir(disk.path.parent)
+    assert ran.code == 1
+    one_sentence(ran.err, "cannot keep the job")
+
+
+# --- read-only ------------------------------------------------------------------------------------------------------
+
+VIEWS = (
+    ["list"],
+    ["list", "--json"],
+    ["status", "job"],
+    ["summary"],
+    ["export"],
+    ["query", "SELECT job_id FROM jobs"],
+    ["events", "job"],
+    ["metrics"],
+    ["list", "--offline"],
+)
+WRITES = ((["sync"], 1), (["register", "other"], 4), (["update", "job", "running"], 4), (["progress", "job", "1/2"], 4))
+
+
+def views_answer(cli: Cli) -> None:
+    for argv in VIEWS:
+        ran = cli(*argv)
+        assert ran.code == 0, (argv, ran)
+        assert "job" in ran.out, argv
+        assert "error" not in ran.err, argv
+    for argv, code in WRITES:
+        ran = cli(*argv)
+        assert ran.code == code, (argv, ran)
+        one_sentence(ran.err)
+
+
+def test_a_read_only_disk_can_be_looked_at(cli: Cli, disk: Disk) -> None:
+    """Views show what is there, and writes are refused in one sentence each."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{disk.path}/registry.db"
+    cli.env["MOPS_JOBS_CACHE"] = str(disk.path / "cache.db")
+    cli.ok("register", "job")
+    cli.ok("events", "job")
+    cli.ok("list")
+    disk.remount("ro")
+    try:
+        views_answer(cli)
+        told = cli("doctor")
+        assert told.code == 1
+        assert re.search(r"^fail +cache ", told.out, re.MULTILINE), told
+    finally:
+        disk.remount("rw")

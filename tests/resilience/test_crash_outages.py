@@ -1,0 +1,579 @@
+"""Servers that lose their data, and clocks that are set back: nothing is wiped in silence, nothing passes for fresh."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Azurite
+from mopsjobs.engines.local import job_directory
+from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.store.sqlite import PAGE_ROWS, SQLiteVersionedStore
+from mopsjobs.submit.kept import LAUNCHED
+from support.cli import Cli, Remote, add, foreign, key, sentences
+
+MANY = 1100
+"""So many that syncs are deltas."""
+
+
+# --- a registry that is empty, gone, or another one ------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirrored(cli: Cli, private_azurite: Azurite) -> JobRegistry:
+    """A container with three jobs, and a cache of it."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"{private_azurite.endpoint}/jobs"
+    cli.env["AZURE_STORAGE_CONNECTION_STRING"] = private_azurite.connection_string
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], cli.env), now=cli.clock.now)
+    for number in range(3):
+        add(jobs, f"job-{number}", "running")
+    cli.ok("sync")
+    return jobs
+
+
+@pytest.mark.azurite
+def test_a_container_that_is_gone_is_not_an_empty_one(
+    cli: Cli, mirrored: JobRegistry, private_azurite: Azurite
+) -> None:
+    """After a restart without data, or a deletion: the sync fails and says why; listings show the jobs, as stale."""
+    private_azurite.stop()
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (5, "")
+    private_azurite.start()
+    ran = cli("sync", "-q")
+    assert (ran.code, ran.out) == (5, "")
+    assert "empty or gone" in ran.err
+    assert "3 jobs" in ran.err
+    listed = cli.ok("list", "--json").json
+    assert (listed["total"], listed["stale"]) == (3, True)
+    ran = cli.ok("list", "--refresh")
+    assert "empty or gone" in ran.err
+    # Whoever means it says so.
+    assert "3 removed" in cli.ok("sync", "--full").out
+    assert cli.ids() == []
+    assert cli.ok("sync").code == 0
+
+
+@pytest.mark.azurite
+def test_a_container_made_anew_is_another_registry(cli: Cli, mirrored: JobRegistry, private_azurite: Azurite) -> None:
+    """Its first jobs do not make the cache forget the others, whoever reported them; sync --full takes it as it is.
+
+    A job that this very machine reported is in the cache at once, and must not pass for one of the old ones.
+    """
+    with private_azurite.client("jobs") as container:
+        container.delete_container()
+        assert cli("sync").code == 5
+        container.create_container()
+    assert cli("sync").code == 5
+    add(mirrored, "other", "running")
+    cli.ok("register", "mine")
+    for _ in range(2):
+        ran = cli("sync")
+        assert ran.code == 5
+        assert "no record of the last sync is there" in ran.err
+        assert sorted(cli.ids()) == ["job-0", "job-1", "job-2", "mine"]
+    assert "3 removed" in cli.ok("sync", "--full").out
+    assert sorted(cli.ids()) == ["mine", "other"]
+    assert cli.ok("sync").err == ""
+
+
+@pytest.mark.azurite
+def test_one_job_of_the_last_sync_is_enough(cli: Cli, mirrored: JobRegistry) -> None:
+    """Where somebody has removed the others by hand, the sync believes it, whichever is left."""
+    for job_id in ("job-0", "job-1"):
+        mirrored.store.delete(key(job_id))
+    assert "2 removed" in cli.ok("sync").out
+    assert cli.ids() == ["job-2"]
+
+
+def test_a_registry_whose_disk_is_not_mounted_is_not_made_anew(cli: Cli, tmp_path: Path) -> None:
+    """Writes are refused with 5, as in any outage, and leave nothing in its place; reads show what the cache has."""
+    disk = tmp_path / "disk"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{disk}/registry.db"
+    cli.ok("register", "a")
+    assert cli.ids() == ["a"]
+    disk.rename(tmp_path / "away")
+    disk.mkdir()
+    for words in (["register", "b"], ["progress", "b", "1/2"], ["update", "b", "failed"]):
+        ran = cli(*words)
+        assert (ran.code, ran.out) == (5, "")
+        assert "is gone: it had 1 job" in ran.err
+    assert list(disk.iterdir()) == []
+    ran = cli.ok("list", "--json")
+    assert (ran.json["total"], ran.json["stale"]) == (1, True)
+    disk.rmdir()
+    (tmp_path / "away").rename(disk)
+    cli.ok("register", "b")
+    assert sorted(cli.ids()) == ["a", "b"]
+
+
+def test_a_registry_that_somebody_else_made_anew_is_another_one(cli: Cli, tmp_path: Path) -> None:
+    """Where a program without our cache has put another file there, the jobs of the first are not forgotten."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    assert cli.ids() == ["a"]
+    path.unlink()
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        JobRegistry(store).register_job("other")
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (5, "")
+    listed = cli.ok("list", "--json").json
+    assert ([job["job_id"] for job in listed["jobs"]], listed["stale"]) == (["a"], True)
+    assert "1 added, 1 removed" in cli.ok("sync", "--full").out
+
+
+def refused(cli: Cli, kept: set[str]) -> None:
+    """Syncs fail, again and again, and the cache keeps these jobs."""
+    for _ in range(3):
+        ran = cli("sync")
+        assert (ran.code, ran.out) == (5, ""), ran
+        assert "no record of the last sync is there" in ran.err
+    assert kept <= set(cli.ids())
+    assert cli("doctor").code == 5
+
+
+def emptied(remote: Remote) -> None:
+    """The registry as if its container had been made anew."""
+    for one in list(remote.store.inner.list_keys()):
+        remote.store.inner.delete(one)
+
+
+def test_a_job_of_the_same_id_is_another_one(cli: Cli, remote: Remote) -> None:
+    """A runner that misses its record registers its job anew; a nightly job has the id of the one before."""
+    for job_id in ("a", "nightly"):
+        add(remote.jobs, job_id, "running")
+    cli.ok("sync")
+    emptied(remote)
+    cli.clock.advance(seconds=1)
+    add(remote.jobs, "nightly", "running")
+    refused(cli, {"a", "nightly"})
+    assert "1 changed, 1 removed" in cli.ok("sync", "--full").out
+
+
+@pytest.mark.parametrize("jobs", [3, MANY])
+def test_what_this_machine_wrote_since_the_last_sync_proves_nothing(cli: Cli, remote: Remote, jobs: int) -> None:
+    """Not if it wrote to each job that the cache has, nor to new ones."""
+    for number in range(jobs):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        cli.ok("sync")
+    for number in range(3):
+        cli.ok("update", f"job-{number:04}", "failed")
+    emptied(remote)
+    cli.ok("register", "mine")
+    add(remote.jobs, "other", "running")
+    refused(cli, {"mine", "job-0000", "job-0001", "job-0002"})
+    assert f"1 added, {jobs:,} removed" in cli.ok("sync", "--full").out
+
+
+def test_jobs_that_the_cache_has_pruned_count_as_well(cli: Cli, tmp_path: Path) -> None:
+    """An embedded registry whose jobs are all pruned from the cache was there all the same."""
+    path = tmp_path / "disk" / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    cli.ok("update", "a", "failed")
+    cli.ok("list")
+    cli.clock.advance(hours=1)
+    cli.ok("prune", "--older-than", "1s", "--yes")
+    path.unlink()
+    assert cli("register", "b").code == 5
+    assert not path.exists()
+    SQLiteVersionedStore(path).create_if_absent(key("other"), foreign("other").encode())
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (5, "")
+    cli.ok("sync", "--full")
+    assert cli.ids() == ["other"]
+
+
+def test_a_pruned_job_that_is_still_there_proves_the_registry(cli: Cli, remote: Remote) -> None:
+    """Also where nothing else is left that a sync saw."""
+    for job_id in ("old", "young"):
+        add(remote.jobs, job_id, "failed" if job_id == "old" else "running")
+    cli.clock.advance(hours=1)
+    cli.ok("sync")
+    cli.ok("prune", "--older-than", "1m", "--yes")
+    remote.store.inner.delete(key("young"))
+    assert "1 removed" in cli.ok("sync").out
+    assert cli.ids() == []
+
+
+def test_records_removed_by_hand_are_noticed_at_once(cli: Cli, remote: Remote) -> None:
+    """Where one that the sync looks for is gone, and others are there, it looks at everything."""
+    for number in range(MANY):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        last = cli.ok("sync", "--json").json
+    assert last["mode"] == "delta"
+    for one in list(remote.store.inner.list_keys("jobs/"))[5:]:
+        remote.store.inner.delete(one)
+    assert cli.ok("sync", "--json").json["removed"] == MANY - 5
+
+
+def test_a_cache_that_cannot_be_used_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:
+    """What cannot be told is not taken for no; the cache of another registry knows nothing of this one."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/one.db"
+    cli.ok("register", "a")
+    cli.ok("list")
+    (tmp_path / "one.db").unlink()
+    cli.ok("register", "b", MOPS_JOBS_REGISTRY=f"sqlite://{tmp_path}/two.db", MOPS_JOBS_CACHE=str(cli.cache))
+    with contextlib.closing(sqlite3.connect(cli.cache)) as connection:
+        connection.execute("PRAGMA user_version = 1000")
+    ran = cli("register", "a")
+    assert (ran.code, ran.out) == (5, "")
+    assert "made by a newer mops-jobs" in ran.err
+    assert not (tmp_path / "one.db").exists()
+
+
+def test_a_registry_is_made_where_a_link_leads(cli: Cli, tmp_path: Path) -> None:
+    """Also the first time, when nothing is there, and the link stays one; into a missing directory it is refused."""
+    (tmp_path / "disk").mkdir()
+    link, real = tmp_path / "registry.db", tmp_path / "disk" / "real.db"
+    link.symlink_to(real)
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{link}"
+    cli.ok("register", "a")
+    assert cli.ids() == ["a"]
+    assert link.is_symlink()
+    assert real.is_file()
+    assert [path.name for path in tmp_path.glob("registry.db*")] == ["registry.db"]
+    (tmp_path / "other.db").symlink_to(tmp_path / "no" / "other.db")
+    ran = cli("register", "b", "--registry", f"sqlite://{tmp_path}/other.db")
+    assert (ran.code, len(sentences(ran.err))) == (4, 1)
+    assert "No such file or directory" in ran.err
+
+
+def test_an_open_store_sees_that_its_file_is_gone_or_another(tmp_path: Path) -> None:
+    """A page of `serve` has it open all day: it must not read the old one, nor write to what nobody can find."""
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    path = disk / "registry.db"
+    missing: list[bool] = []
+    with contextlib.closing(SQLiteVersionedStore(path, lambda: missing.append(True))) as store:
+        store.create_if_absent("a", b"1")
+        assert missing == [True]
+        disk.rename(away)
+        assert store.get("a") is None
+        assert missing == [True, True]
+        with contextlib.closing(SQLiteVersionedStore(path)) as other:
+            other.create_if_absent("b", b"2")
+            assert list(store.list_keys()) == ["b"]
+            assert store.create_if_absent("c", b"3") is not None
+            assert other.get("c") is not None
+        shutil.rmtree(disk)
+        away.rename(disk)
+        assert list(store.list_keys()) == ["a"]
+
+
+def test_the_last_writes_to_a_file_that_was_removed_do_not_come_into_the_next(tmp_path: Path) -> None:
+    """Its WAL lies beside it still, as after `kill -9`, and SQLite takes it for that of any file of the name."""
+    path = tmp_path / "registry.db"
+    writer = (
+        "import os, sys; from mopsjobs.store.sqlite import SQLiteVersionedStore;"
+        " store = SQLiteVersionedStore(sys.argv[1]); store.create_if_absent('old', b''); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", writer, str(path)], cwd=ROOT).returncode == 9
+    assert path.with_name("registry.db-wal").stat().st_size > 0
+    path.unlink()
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        store.create_if_absent("new", b"")
+        assert list(store.list_keys()) == ["new"]
+    assert path.with_name("registry.db-wal.lost").stat().st_size > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Locks are read as Linux tells them.")
+def test_threads_that_make_a_file_together_keep_the_locks_on_it(tmp_path: Path) -> None:
+    """Each of them has SQLite's: else the next process to leave takes the WAL away, with what they acknowledge."""
+    for number in range(10):
+        path = tmp_path / f"{number}.db"
+        with contextlib.closing(SQLiteVersionedStore(path)) as store, ThreadPoolExecutor(6) as threads:
+            together = threading.Barrier(6)
+
+            def write(one: int, store: SQLiteVersionedStore = store, together: threading.Barrier = together) -> str:
+                together.wait(30)
+                assert store.create_if_absent(f"k{one}", b"") is not None
+                together.wait(30)  # while all have it open
+                return Path("/proc/locks").read_text()
+
+            locks = list(threads.map(write, range(6)))
+            assert f":{path.stat().st_ino} " in locks[0]
+
+
+def test_a_maker_that_was_killed_leaves_no_second_name_to_write_to(tmp_path: Path) -> None:
+    """It may have put the file in place already: then its draft is the registry itself, or one moved elsewhere."""
+    path, away = tmp_path / "registry.db", tmp_path / "away.db"
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        store.create_if_absent("old", b"")
+    os.link(path, f"{path}.part")
+    path.rename(away)
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        store.create_if_absent("new", b"")
+        assert list(store.list_keys()) == ["new"]
+    with contextlib.closing(SQLiteVersionedStore(away)) as store:
+        assert list(store.list_keys()) == ["old"]
+    assert not os.path.exists(f"{path}.part")
+
+
+def test_a_record_that_a_program_writes_again_is_the_same(cli: Cli, remote: Remote) -> None:
+    """In another notation, and without the fractions of a second."""
+    remote.put(key("a"), foreign("a", created_at="2026-03-01T10:00:00.523961+00:00"))
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "failed", created_at="2026-03-01T12:00:00+02:00"))
+    assert "1 changed" in cli.ok("sync").out
+
+
+def test_a_pruned_job_that_changes_is_still_known(cli: Cli, remote: Remote) -> None:
+    """The cache knows its version alone; the sync before has remembered when it was registered."""
+    remote.put(key("a"), foreign("a", "failed"))
+    cli.ok("sync")
+    cli.clock.advance(hours=1)
+    cli.ok("prune", "--older-than", "1s", "--yes")
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "failed", metadata={"seen": True}))
+    assert "1 added" in cli.ok("sync").out
+
+
+@pytest.mark.parametrize("damage", ["another file", "a table less", "nothing left"])
+def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path, damage: str) -> None:
+    """Nor does any view, which would put an empty one in its place: with the registry back it is set aside as ever."""
+    path, away = tmp_path / "registry.db", tmp_path / "away.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("register", "a")
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    cli.ok("list")
+    path.rename(away)
+    if damage == "another file":
+        cache.write_bytes(b"junk" * 5000)
+    elif damage == "nothing left":
+        cache.write_bytes(b"")
+    else:
+        with contextlib.closing(sqlite3.connect(cache)) as connection:
+            connection.execute("DROP TABLE job")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for words in (
+        ["list"],
+        ["list", "--offline"],
+        ["summary"],
+        ["sync"],
+        ["status", "a"],
+        ["metrics"],
+        ["register", "b"],
+    ):
+        ran = cli(*words)
+        assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1), words
+        assert "is gone: whether it had jobs cannot be told" in ran.err
+    assert not list(cache.parent.glob("*.damaged-*"))
+    assert not path.exists()
+    away.rename(path)
+    ran = cli.ok("list", "-q")
+    assert ran.lines == ["a"]
+    assert ("Set aside as" in ran.err) == (damage != "nothing left")
+
+
+def test_a_cache_that_has_lost_its_mark_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:
+    """It is left alone as somebody else's, but may have been that of this registry, at a path of our own choosing."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("register", "a")
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    cli.ok("list")
+    path.unlink()
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[:68] + b"\xff\xff\xff\xff" + whole[72:])
+    assert cli("list").code == 2
+    ran = cli("register", "b")
+    assert (ran.code, len(sentences(ran.err))) == (5, 1)
+    assert "cannot be told" in ran.err
+    assert "is no cache of mops-jobs" in ran.err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("argv", [["status", "a"], ["wait", "a"], ["results", "a"], ["validate", "a"]], ids=" ".join)
+def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remote: Remote, argv: list[str]) -> None:
+    """It was launched from here while the registry took nothing: that there is none would invite a second one."""
+    directory = job_directory("a", cli.env)
+    directory.mkdir(parents=True)
+    (directory / LAUNCHED).write_text("{}")
+    ran = cli(*argv)
+    assert ran.code == 3
+    assert "There is no job a" in ran.err
+    assert "hint: It was submitted here while the registry took nothing. Deliver it: mops-jobs resume a" in ran.err
+
+
+def test_a_registry_that_nobody_has_looked_at_is_missed_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    """A machine that only reports has no listing behind it; that it has written is enough."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("register", "a")
+    cli.ok("progress", "a", "1/2")
+    path.unlink()
+    for words in (["progress", "a", "2/2"], ["register", "b"], ["sync"], ["results", "a"]):
+        ran = cli(*words)
+        assert (ran.code, len(sentences(ran.err))) == (5, 1), words
+        assert "is gone: it had jobs." in ran.err
+    assert not path.exists()
+
+
+def test_a_write_waits_for_no_cache_and_needs_none(cli: Cli, tmp_path: Path) -> None:
+    """Where none can be made, or somebody has it, the record and its event are written all the same, without a word."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/registry.db"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("list")
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    with contextlib.closing(sqlite3.connect(cache)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        ran = cli.ok("register", "a", "-q")
+        connection.rollback()
+    assert ran.err == ""
+    ran = cli.ok("register", "b", "-q", HOME="/dev/null/x", XDG_CACHE_HOME="/dev/null/x")
+    assert ran.err == ""
+    assert sorted({json.loads(line)["job_id"] for line in cli.ok("events", "--json").out.splitlines()}) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", [b"", b"My notes."], ids=["empty", "text"])
+def test_a_file_that_was_named_and_is_no_cache_says_nothing_of_a_registry(
+    cli: Cli, tmp_path: Path, content: bytes
+) -> None:
+    """Such as one that `mktemp` has made: the registry that is not there was never made, and is now."""
+    (tmp_path / "named").write_bytes(content)
+    flags = ("--cache", str(tmp_path / "named"), "--registry", f"sqlite://{tmp_path}/registry.db")
+    if content:
+        assert cli("list", *flags).code == 2
+    else:
+        cli.ok("list", *flags)
+        cli.ok("register", "a", *flags)
+        assert cli.ids(*flags) == ["a"]
+
+
+def lose_after_a_listing(cli: Cli, path: Path) -> None:
+    """Make an embedded registry of one job there, list it, and take it away."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    cli.ok("list")
+    path.unlink()
+
+
+def test_a_sync_of_a_lost_registry_counts_as_one_that_failed(cli: Cli, tmp_path: Path) -> None:
+    """In the metrics, by which people are woken, and in what doctor says of the cache."""
+    lose_after_a_listing(cli, tmp_path / "registry.db")
+    assert cli("sync").code == 5
+    assert 'mops_sync_errors_total{kind="network"} 0.0' not in cli.ok("metrics").out
+    checks = {check["name"]: check for check in cli("doctor", "--json").json["checks"]}
+    assert "the last sync failed" in checks["cache"]["detail"]
+
+
+def test_a_lost_registry_with_a_damaged_cache_is_begun_anew_by_a_full_sync_alone(cli: Cli, tmp_path: Path) -> None:
+    """Whoever says so takes the registry as it is; the damaged cache is kept all the same."""
+    lose_after_a_listing(cli, tmp_path / "registry.db")
+    os.truncate(cli.cache, cli.cache.stat().st_size // 2)
+    assert cli("list").code == 5
+    assert "Set aside as" in cli.ok("sync", "--full").err
+    cli.ok("register", "b")
+    assert cli.ids() == ["b"]
+
+
+def test_a_listing_does_not_go_on_in_another_file(tmp_path: Path) -> None:
+    """Half of each would look like a registry that has lost the rest."""
+    path = tmp_path / "registry.db"
+    with contextlib.closing(SQLiteVersionedStore(path)) as store:
+        for number in range(PAGE_ROWS + 1):
+            store.create_if_absent(f"{number:05}", b"")
+        listed = store.list_keys()
+        next(listed)
+        path.unlink()
+        SQLiteVersionedStore(path).create_if_absent("0", b"")
+        with pytest.raises(StoreUnavailableError, match="replaced while it was read"):
+            list(listed)
+
+
+@pytest.mark.azurite
+def test_credentials_that_stop_working_take_nothing_away(cli: Cli, mirrored: JobRegistry) -> None:
+    """The sync ends with 4; listings show what was there, as stale."""
+    cli.env["AZURE_STORAGE_CONNECTION_STRING"] = cli.env["AZURE_STORAGE_CONNECTION_STRING"].replace("Eby8", "AAAA")
+    ran = cli("sync")
+    assert ran.code == 4, ran
+    listed = cli.ok("list", "--json").json
+    assert (listed["total"], listed["stale"]) == (3, True)
+
+
+def test_a_delta_sync_notices_that_the_registry_is_gone(cli: Cli, remote: Remote) -> None:
+    """Without a registry there are no announcements: silence alone must not pass for a sync."""
+    for number in range(MANY):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        last = cli.ok("sync", "--json").json
+    assert last["mode"] == "delta"
+    for one in list(remote.store.inner.list_keys()):
+        remote.store.inner.delete(one)
+    cli.clock.advance(minutes=1)
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (5, "")
+    assert "1,100 jobs" in ran.err
+    assert cli.ok("list", "--json").json["total"] == MANY
+
+
+# --- the clock ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("back", [timedelta(minutes=10), timedelta(days=365)])
+def test_a_clock_set_back_hides_nothing(cli: Cli, remote: Remote, back: timedelta) -> None:
+    """Jobs from the time to come are listed; no age is negative; what is not known to be fresh is synced, or stale."""
+    add(remote.jobs, "old", "running")
+    cli.ok("sync")
+    cli.clock.moment -= back
+    listed = cli.ok("list", "--hours", "1", "--json").json
+    assert [job["job_id"] for job in listed["jobs"]] == ["old"]
+    assert listed["age_seconds"] == 0
+    assert listed["stale"]
+    assert all((job["duration_seconds"] or 0) >= 0 for job in listed["jobs"])
+    assert "still to come" in cli.ok("list").err
+    add(remote.jobs, "new", "running")
+    assert set(cli.ids("--max-age", "1h")) == {"new", "old"}
+    assert "still to come" not in cli.ok("list").err
+
+
+@pytest.mark.parametrize("back", [timedelta(minutes=10), timedelta(days=365)])
+def test_a_clock_set_back_costs_no_sync_a_change(cli: Cli, remote: Remote, back: timedelta) -> None:
+    """What is written by a clock that was set back, and read by it, is seen by the very next sync, and later too."""
+    for number in range(MANY):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        cli.ok("sync")
+    cli.clock.moment -= back
+    for number in range(3):
+        add(remote.jobs, f"new-{number}", "running")
+        cli.clock.advance(minutes=1)
+        remote.jobs.update_progress(f"new-{number}", tasks_completed=number, tasks_total=9)
+        cli.ok("sync")
+        job = json.loads(cli.ok("status", f"new-{number}", "--json").out)
+        assert (job["status"], job["tasks_completed"]) == ("running", number)
+    assert cli.ok("list", "--json").json["total"] == MANY + 3
+
+
+def test_a_record_does_not_go_back_with_the_clock(cli: Cli, remote: Remote) -> None:
+    """Its times only grow, whatever the clock of a writer says."""
+    add(remote.jobs, "job", "running")
+    before = remote.jobs.get_job("job")
+    cli.clock.advance(days=-365)
+    remote.jobs.update_status("job", "failed")
+    after = remote.jobs.get_job("job")
+    assert before is not None
+    assert after is not None
+    assert after.updated_at >= before.updated_at
+    assert [step["at"] for step in after.transitions] == sorted(step["at"] for step in after.transitions)
+    cli.ok("sync")
+    assert (cli.ok("status", "job", "--json").json["duration_seconds"] or 0) >= 0

@@ -1,0 +1,129 @@
+"""A submission that is cut short at any request leaves nothing, or a job that `resume` can run."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.engines.base import Launch, Launched
+from mopsjobs.errors import JobExistsError
+from mopsjobs.outputs import manifest_key
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.submit.bundle import bundle_key, pack
+from mopsjobs.submit.client import JobSubmissionClient, Submission
+from mopsjobs.submit.kept import OUTBOX, deliver_kept
+from support.cli import LineStore, key
+from support.runs import code, sets_of, study
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+class Mortal(LineStore):
+    """A store whose client dies before the request of that number, counted from 0."""
+
+    def __init__(self, inner: VersionedStore, last: int) -> None:
+        super().__init__(inner)
+        self._left = last
+
+    def _enter(self, method: str) -> None:
+        super()._enter(method)
+        if self._left == 0:
+            raise Killed
+        self._left -= 1
+
+
+class Nowhere:
+    """An engine that launches nothing."""
+
+    name = "local"
+
+    def launch(self, launch: Launch) -> Launched:
+        return Launched(look="", metadata={})
+
+
+def submit(store: VersionedStore, directory: Path) -> str:
+    """Submit `job` to that store; the digest of its bundle."""
+    registry = JobRegistry(store)
+    engine = Nowhere()
+    client = JobSubmissionClient(store, registry, engine, kept_at=lambda job: directory / job)  # type: ignore[arg-type]
+    with pack(code(directory / "code")) as packed:
+        submission = Submission(job_id="job", study=study(sets_of(2)), bundle=packed.digest, packed=packed)
+        client.submit(submission, Launch(job_id="job", registry_url="memory:"))
+        return packed.digest
+
+
+def test_a_submission_that_dies_leaves_nothing_or_all_that_resume_needs(tmp_path: Path) -> None:
+    """Whichever request is its last: where there is a record, there are manifest and code; else it can be repeated."""
+    digest = submit(InMemoryVersionedStore(), tmp_path)
+    left = []
+    for last in itertools.count():
+        store = InMemoryVersionedStore()
+        try:
+            submit(Mortal(store, last), tmp_path)
+            break
+        except Killed:
+            state = JobRegistry(store).get_job("job")
+        left.append(None if state is None else str(state.status))
+        if state is None:
+            submit(store, tmp_path)
+        assert store.get(manifest_key("job"))
+        assert store.get(bundle_key(digest))
+    assert left[0] is None
+    assert {"pending", "submitting"} <= set(left)
+
+
+def test_the_id_of_another_job_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    """No manifest comes to lie beside the record of somebody else's job, who registers it at the last moment or did."""
+    store = LineStore(InMemoryVersionedStore())
+    others = JobRegistry(store.inner)
+    others.register_job("job")
+    with pytest.raises(JobExistsError):
+        submit(store, tmp_path)
+    assert store.inner.get(manifest_key("job")) is None
+
+    class Race(LineStore):
+        def create_if_absent(self, name: str, value: bytes) -> object:  # type: ignore[override]
+            made = super().create_if_absent(name, value)
+            if name == manifest_key("job"):
+                JobRegistry(self.inner).register_job("job")
+            return made
+
+    race = Race(InMemoryVersionedStore())
+    with pytest.raises(JobExistsError):
+        submit(race, tmp_path)
+    assert race.inner.get(manifest_key("job")) is None
+    assert race.inner.get(key("job")) is not None
+
+
+def test_something_else_that_was_submitted_under_the_id_is_not_overwritten(tmp_path: Path) -> None:
+    """It was cut short, and may be resumed."""
+    store = InMemoryVersionedStore()
+    store.create_if_absent(manifest_key("job"), b"{}")
+    with pytest.raises(JobExistsError, match="cut short"):
+        submit(store, tmp_path)
+    assert JobRegistry(store).get_job("job") is None
+
+
+def test_what_was_kept_is_registered_though_its_manifest_had_arrived(tmp_path: Path) -> None:
+    """A registry that went away between manifest and record gets the record by the delivery."""
+    store = InMemoryVersionedStore()
+    submit(store, tmp_path)
+    kept = SQLiteVersionedStore(tmp_path / "job" / OUTBOX)
+    found = store.get(manifest_key("job"))
+    assert found is not None
+    kept.create_if_absent(manifest_key("job"), found.value)
+    kept.close()
+    store.delete(key("job"))
+    registry = JobRegistry(store)
+    assert deliver_kept(tmp_path / "job", "job", store, registry, lambda *_: None)
+    assert registry.get_job("job") is not None

@@ -1,0 +1,293 @@
+"""One shard of a job whose store is gone before, while or after it works: nothing is lost, nothing done twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.outputs import output_key
+from mopsjobs.registry import JobRegistry
+from mopsjobs.rules import ShardReport
+from mopsjobs.runner.patience import Patience
+from mopsjobs.store.base import VersionedStore, VersionToken
+from mopsjobs.store.sqlite import SQLiteVersionedStore
+from support.cli import LineStore
+from support.runs import Given, calls, counts, place, record, results, sets_of, study, until, work
+
+pytestmark = pytest.mark.usefixtures("quick_runner")
+
+
+# --- a store that is gone -------------------------------------------------------------------------------------------
+
+
+def test_an_outage_while_it_works_costs_nothing(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """The work goes on, what it gives is kept on this disk, and is delivered when the store answers again."""
+    noted, gate = tmp_path / "calls", tmp_path / "gate"
+    sets = sets_of(12, calls=str(noted))
+    sets[11]["gate"] = str(gate)
+    given(sets)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(work, line, registry, tmp_path / "job")
+        until(lambda: sum(calls(noted).values()) >= 2, "the work to begin")
+        line.down = True
+        until(lambda: sum(calls(noted).values()) == 12, "the work to go on")
+        gate.touch()
+        kept = SQLiteVersionedStore(tmp_path / "job" / "outbox.db")
+        waiting = until(lambda: list(kept.list_keys("results/")), "outputs in the outbox")
+        kept.close()
+        line.down = False
+        ran, _ = running.result(30)
+    assert waiting
+    assert ran[:4] == ("succeeded", 12, 0, True)
+    assert calls(noted) == dict.fromkeys(range(12), 1)
+    assert len(results(line)) == 12
+    assert counts(registry) == ("succeeded", 12, 0, 12)
+
+
+def test_an_outage_that_outlasts_its_patience_leaves_the_rest_to_the_next_run(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    noted, gate = tmp_path / "calls", tmp_path / "gate"
+    given(sets_of(4, calls=str(noted), gate=str(gate)))
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(work, line, registry, tmp_path / "job", patience=0.0)
+        until(lambda: len(calls(noted)) == 2, "both workers at work")
+        line.down = True
+        gate.touch()
+        ran, said = running.result(30)
+    assert ran[:4] == (None, 4, 0, False)
+    assert said == ["The registry does not answer; outputs are kept here. Running the job again delivers them."]
+    line.down = False
+    assert results(line) == {}
+    ran, _ = work(line, registry, tmp_path / "job")
+    assert ran[:4] == ("succeeded", 4, 0, True)
+    assert calls(noted) == dict.fromkeys(range(4), 1)
+    assert counts(registry) == ("succeeded", 4, 0, 4)
+
+
+def test_a_store_that_comes_only_after_the_start_is_waited_for(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(3))
+    line.down = True
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(work, line, registry, tmp_path / "job")
+        before = line.calls["get"]
+        until(lambda: line.calls["get"] > before + 2, "it to ask for the manifest")
+        line.down = False
+        assert running.result(30)[0][:4] == ("succeeded", 3, 0, True)
+
+
+@pytest.mark.parametrize("method", ["scan", "put", "get"])
+def test_a_store_that_fails_at_the_very_end_is_asked_again(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, method: str
+) -> None:
+    """All shards are done: whoever is the last must see to the end."""
+    given(sets_of(4))
+    failed = threading.Event()
+
+    def fails_once(key: str) -> None:
+        if key.endswith("state.json") and record(JobRegistry(line.inner)).status == "running":
+            state = record(JobRegistry(line.inner))
+            if state.shards.get("0", [0, 0, 0])[2] and not failed.is_set():
+                failed.set()
+                line.fail_next(2, method)
+
+    line.before_put = fails_once
+    ran, _ = work(line, registry, tmp_path / "job")
+    assert failed.is_set()
+    assert ran.status == "succeeded"
+    assert counts(registry) == ("succeeded", 4, 0, 4)
+
+
+def test_a_registry_that_never_heard_of_the_job_is_told(
+    line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
+) -> None:
+    """It was gone when the job was submitted: manifest and bundle wait in the job's directory."""
+    directory = tmp_path / "job"
+    directory.mkdir()
+    kept = SQLiteVersionedStore(directory / "outbox.db")
+    place(kept, "job", study(sets_of(5)), model)
+    kept.close()
+    ran, _ = work(line, registry, directory)
+    assert ran[:4] == ("succeeded", 5, 0, True)
+    assert counts(registry) == ("succeeded", 5, 0, 5)
+    assert (record(registry).tasks_total, record(registry).metadata["model"]) == (5, "model:simulate")
+    assert len(list(line.list_keys("bundles/"))) == 1
+    assert line.get("jobs/job/manifest.json") is not None
+
+
+# --- a store that refuses -------------------------------------------------------------------------------------------
+
+
+class Refusing(LineStore):
+    """A store that answers some writes by an error of the test's choice."""
+
+    def __init__(self, inner: VersionedStore, refuse: Callable[[str], Exception | None]) -> None:
+        super().__init__(inner)
+        self.refuse = refuse
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        self._check(key)
+        return super().create_if_absent(key, value)
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        self._check(key)
+        return super().put(key, value, version)
+
+    def _check(self, key: str) -> None:
+        if (error := self.refuse(key)) is not None:
+            raise error
+
+
+def _working(store: LineStore, directory: Path, **shard: Any) -> Any:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(work, store, JobRegistry(store), directory, **shard).result(30)
+
+
+def _kept(directory: Path) -> list[str]:
+    with closing(SQLiteVersionedStore(directory / "outbox.db")) as kept:
+        return list(kept.list_keys("results/"))
+
+
+@pytest.mark.parametrize("error", [ValueTooLargeError("it has 9 TB."), InvalidKeyError("it is no key.")])
+def test_an_output_refused_for_what_it_is_fails_its_task_and_no_other(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, error: Exception
+) -> None:
+    given(sets_of(6))
+    bad = output_key("job", list(study(sets_of(6)).tasks())[2], "result.json")
+    store = Refusing(line, lambda key: error if key == bad else None)
+    ran, said = _working(store, tmp_path / "job")
+    assert ran[:4] == ("partial", 5, 1, True)
+    assert said == [f"task 2: {type(error).__name__}: {error}"]
+    assert counts(registry) == ("partial", 5, 1, 5)
+    assert record(registry).missing_outputs == (bad,)
+
+
+def test_an_output_refused_only_after_an_outage_fails_its_task_then(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(3))
+    bad = output_key("job", next(iter(study(sets_of(3)).tasks())), "result.json")
+    with closing(SQLiteVersionedStore(tmp_path / "job" / "outbox.db")) as kept:
+        kept.create_if_absent(bad, b"large")
+    store = Refusing(line, lambda key: ValueTooLargeError("it is too large.") if key == bad else None)
+    ran, said = _working(store, tmp_path / "job")
+    assert ran[:4] == ("partial", 2, 1, True)
+    assert said == [f"{bad.rpartition('/')[0]}: ValueTooLargeError: it is too large."]
+    assert counts(registry) == ("partial", 2, 1, 2)
+    assert _kept(tmp_path / "job") == []
+
+
+def test_a_store_that_takes_no_outputs_fails_the_job_and_they_are_kept_until_it_does(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(4))
+    denied = StoreAccessError("Not allowed to write results.")
+    store = Refusing(line, lambda key: denied if key.startswith("results/") else None)
+    with pytest.raises(StoreAccessError, match="Not allowed to write results"):
+        _working(store, tmp_path / "job")
+    state = record(registry)
+    assert (state.status, state.error_code, state.error_message) == ("failed", "STORE", str(denied))
+    assert results(line) == {}
+    done = _kept(tmp_path / "job")
+    assert done
+    work(line, registry, tmp_path / "job")
+    assert {f"results/job/{name}" for name in results(line)} >= set(done)
+    assert _kept(tmp_path / "job") == []
+
+
+def test_where_not_even_the_record_can_be_written_the_runner_ends_at_once_with_the_reason(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """However long its patience: waiting does not bring permission."""
+    given(sets_of(4))
+    store = Refusing(line, lambda _key: StoreAccessError("The signature has expired."))
+    with pytest.raises(StoreAccessError, match="The signature has expired"):
+        _working(store, tmp_path / "job", patience=1e9)
+    assert record(registry).status == "pending"
+    assert _kept(tmp_path / "job")
+
+
+def test_a_record_that_can_never_be_written_ends_the_wait_at_the_end(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(2))
+    store = Refusing(line, lambda key: StoreAccessError("No.") if key.endswith("state.json") else None)
+    with pytest.raises(StoreAccessError, match=r"No\."):
+        _working(store, tmp_path / "job", patience=1e9)
+    assert len(results(line)) == 2
+
+
+def test_an_error_of_ours_while_sending_surfaces_and_stops_nobody_for_ever(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """More tasks than the queue holds, and each sender meets it."""
+    given(sets_of(200))
+    store = Refusing(line, lambda key: RuntimeError("a bug") if key.startswith("results/") else None)
+    with pytest.raises(RuntimeError, match="a bug"):
+        _working(store, tmp_path / "job")
+
+
+# --- progress after a restart ---------------------------------------------------------------------------------------
+
+
+def test_progress_never_goes_back_while_a_restart_finds_out_what_is_done(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(6))
+    for task in list(study(sets_of(6)).tasks())[:4]:
+        line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
+    registry.report_shard("job", 0, 1, ShardReport(4, 0))
+    before = record(registry).revision
+    seen: list[int] = []
+
+    def look() -> None:
+        if not seen:
+            seen.append(-1)
+            until(lambda: record(registry).revision > before, "a sign of life during the listing")
+            seen[0] = record(registry).tasks_completed
+
+    line.after_listing = look
+    assert work(line, registry, tmp_path / "job")[0][:4] == ("succeeded", 6, 0, True)
+    assert seen == [4]
+
+
+def test_progress_never_goes_back_where_what_is_done_cannot_be_found_out(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(30))
+    for task in list(study(sets_of(30)).tasks())[:20]:
+        line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
+    registry.report_shard("job", 0, 1, ShardReport(20, 0))
+    line.fail_next(1, "scan")
+    seen: list[int] = []
+    line.before_put = lambda _key: seen.append(record(JobRegistry(line.inner)).tasks_completed)
+    assert work(line, registry, tmp_path / "job")[0][:4] == ("succeeded", 30, 0, True)
+    assert seen == sorted(seen)
+    assert seen[0] == 20
+
+
+# --- asked to stop --------------------------------------------------------------------------------------------------
+
+
+def test_a_request_to_stop_ends_a_wait_at_once() -> None:
+    calls: list[str] = []
+
+    def out_of_reach() -> None:
+        calls.append("called")
+        raise StoreUnavailableError("Nobody answers.")
+
+    patience = Patience(1e9, lambda _seconds: patience.stop())
+    with pytest.raises(StoreUnavailableError):
+        patience.attempt(out_of_reach)
+    assert len(calls) == 2

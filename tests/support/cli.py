@@ -1,0 +1,210 @@
+"""The command as tests run it: in this process, with an environment, a clock and a registry of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mops_jobs
+from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store.memory import InMemoryVersionedStore
+from support.doubles import FaultyStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import pytest
+
+    from mopsjobs.store.base import Entry, VersionedStore
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+REMOTE_URL = "https://example.blob.core.windows.net/jobs"
+NOBODY = 65534
+
+
+class Clock:
+    """A clock that moves when it is told to, and when somebody sleeps on it."""
+
+    def __init__(self) -> None:
+        self.moment = START
+        self.slept: list[float] = []
+        self.on_sleep: Callable[[int], None] = lambda count: None
+        """Called after each sleep with the number of them so far: what the world does meanwhile."""
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def monotonic(self) -> float:
+        return self.moment.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(seconds=seconds)
+        self.on_sleep(len(self.slept))
+
+    def advance(self, **parts: float) -> None:
+        self.moment += timedelta(**parts)
+
+
+Spawn = Callable[..., subprocess.Popen[str]]
+"""Starts the command: its words, and what to add to its environment by name. See the fixture `spawn`."""
+
+
+class Ran(NamedTuple):
+    """What a run of the command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+class Cli:
+    """Calls `mops_jobs.main`. `env` is all the environment that it sees; keyword arguments add to it for one call."""
+
+    def __init__(self, home: Path, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+        self.env = {
+            "HOME": str(home),
+            "MOPS_JOBS_REGISTRY": f"sqlite://{home}/registry.db",
+            "MOPS_JOBS_CACHE": str(home / "cache.db"),
+        }
+        self.cache = home / "cache.db"
+        self.clock = clock
+        self._capsys = capsys
+
+    def __call__(self, *argv: str, **env: str) -> Ran:
+        self._capsys.readouterr()
+        clock = self.clock
+        code = mops_jobs.main(
+            list(argv), env={**self.env, **env}, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic
+        )
+        return Ran(code, *self._capsys.readouterr())
+
+    def ok(self, *argv: str, **env: str) -> Ran:
+        """Run something that has to end with 0."""
+        ran = self(*argv, **env)
+        assert ran.code == 0, ran
+        return ran
+
+    def ids(self, *argv: str) -> list[str]:
+        """The ids that `list` gives for these flags."""
+        return self.ok("list", "-q", *argv).lines
+
+
+class LineStore(FaultyStore):
+    """A `FaultyStore` whose line can be cut altogether or in the middle of a listing, and which can hide the values."""
+
+    def __init__(self, inner: VersionedStore) -> None:
+        super().__init__(inner)
+        self.down = False
+        self.break_scan_at: int | None = None
+        self.hides_values = False
+        """Whether listings are without values, as those of records that other programs wrote to Azure."""
+        self.after_listing: Callable[[], None] = lambda: None
+        """Called when a listing has been taken, before any of it is handed out: what happens meanwhile."""
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        entries = list(super().scan(prefix))
+        self.after_listing()
+        for number, entry in enumerate(entries):
+            if number == self.break_scan_at:
+                raise StoreUnavailableError("The listing broke off.")
+            yield entry._replace(value=None) if self.hides_values else entry
+
+    def close(self) -> None:
+        """One run of the command hangs up; the registry lives on."""
+
+    def _enter(self, method: str) -> None:
+        super()._enter(method)
+        if self.down:
+            raise StoreUnavailableError("Cannot reach the registry: connection refused.", sent=False)
+
+
+class Remote:
+    """A registry that lies across a network, as far as the command can tell: it is in memory, and can be cut off."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.store = LineStore(InMemoryVersionedStore())
+        self.jobs = JobRegistry(self.store.inner, now=clock.now, sleep=clock.sleep)
+        """The registry as another machine uses it."""
+
+    def put(self, key: str, value: bytes | str) -> None:
+        """Write bytes behind everybody's back."""
+        put(self.store.inner, key, value)
+
+
+def put(store: VersionedStore, key: str, value: bytes | str) -> None:
+    """Make `value` what lies under `key`, whatever was there."""
+    store.delete(key)
+    assert store.create_if_absent(key, value if isinstance(value, bytes) else value.encode())
+
+
+def add(registry: JobRegistry, job_id: str, status: str = "pending", **fields: Any) -> None:
+    """Register a job and bring it to a status."""
+    registry.register_job(job_id, **fields)
+    if status != "pending":
+        registry.update_status(job_id, status)
+
+
+def foreign(job_id: str, status: str = "running", **fields: object) -> str:
+    """A record as another program writes it: without our fields, times without an offset, indented."""
+    record = {
+        "job_id": job_id,
+        "status": status,
+        "created_at": "2026-03-01T10:00:00",
+        "updated_at": "2026-03-01T11:00:00",
+        "k8s_name": f"k8s-{job_id}",
+        "k8s_namespace": "modelops",
+        "metadata": {},
+        **fields,
+    }
+    return json.dumps(record, indent=2)
+
+
+def key(job_id: str) -> str:
+    """Where a job's record lies."""
+    return f"jobs/{job_id}/state.json"
+
+
+def sentences(err: str) -> list[str]:
+    """What was said on stderr, without the hints and the note that a registry has no file yet."""
+    return [line for line in err.splitlines() if not line.startswith(("hint: ", "There is no registry at "))]
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """For the time of the block, be somebody whom the modes of files bind: root is not bound by them."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def command(*argv: str) -> list[str]:
+    """The words that run the command as a process of its own, from anywhere."""
+    import sys
+
+    return [sys.executable, os.path.abspath(mops_jobs.__file__), *argv]
+
+
+def environment(cli: Cli, **more: str) -> Mapping[str, str]:
+    """The environment for such a process."""
+    return {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **cli.env, **more}

@@ -1,0 +1,166 @@
+"""The page for tests: the application in this process, and a real `mops-jobs serve` on a free port of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mops_jobs
+from mopsjobs import config
+from mopsjobs.context import Context
+from mopsjobs.output import Output
+from mopsjobs.web.app import make_app
+from mopsjobs.web.live import Changes
+from mopsjobs.web.security import own_names
+from mopsjobs.web.site import Site
+from support.cli import Cli, command, environment, foreign
+from support.runs import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+    from flask.testing import FlaskClient
+    from werkzeug.test import TestResponse
+
+HOSTILE = "<img src=x onerror=alert(1)><script>window.broken = 1</script>\"'>{{ 7 * 7 }}"
+"""What a page must show as it is."""
+
+BIDI = "\u202egnp.exe\u0007\x1b[31m"
+"""What must not reach a page: it turns the writing direction, rings, changes colours."""
+
+
+HOSTILE_ID = "x<img src=x onerror=alert(1)>'\"{{7*7}}"
+
+
+def hostile_record(job_id: str) -> str:
+    """A record whose every field holds markup."""
+    names = (
+        "k8s_name", "k8s_namespace", "k8s_uid", "owner", "engine", "error_message", "error_code", "results_path",
+        "last_validation_error", "parent_job_id",
+    )  # fmt: skip
+    texts = dict.fromkeys(names, HOSTILE + BIDI)
+    lists = {f"{name}_outputs": [HOSTILE + BIDI] for name in ("expected", "verified", "missing")}
+    suspect = {"suspect": {"reason": HOSTILE, "since": HOSTILE}, HOSTILE: HOSTILE}
+    labels = {HOSTILE: HOSTILE + BIDI}
+    steps = [{"status": "<b>x</b>", "at": "2026-03-01T10:00:00Z", "id": HOSTILE}]
+    status = "<script>alert(1)</script>"
+    return foreign(job_id, status, **texts, **lists, metadata=suspect, labels=labels, transitions=steps, tasks_total=2)
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process = process
+        self.url = url.rstrip("/")
+        self.port = int(self.url.rpartition(":")[2])
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        """One request; `Host` among the headers takes the place of the right one."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.putrequest(method, path, skip_host="Host" in headers)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read().decode())
+
+    def filled(self) -> Server:
+        """The server, when its cache has been synced for the first time."""
+        until(lambda: self.ask("/healthz").status == 200, "the first sync")
+        return self
+
+    @contextlib.contextmanager
+    def stream(self, path: str, **headers: str) -> Iterator[Iterator[tuple[str, Any, str]]]:
+        """A stream of events: name, data and id of each."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            assert response.status == 200, response.read()
+            yield _messages(response)
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """End it by a signal: its exit code, and what it has said."""
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
+
+
+def _messages(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any, str]]:
+    fields: dict[str, str] = {}
+    for line in iter(response.readline, b""):
+        text = line.decode().rstrip("\n")
+        if text:
+            name, _, value = text.partition(": ")
+            fields[name] = value
+            continue
+        if "event" in fields:
+            yield fields["event"], json.loads(fields["data"]), fields.get("id", "")
+        fields = {}
+
+
+@contextlib.contextmanager
+def serving(cli: Cli, *argv: str) -> Iterator[Server]:
+    """`mops-jobs serve --port 0` with these flags, for the time of the block."""
+    with subprocess.Popen(
+        command("serve", "--port", "0", *argv),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(cli),
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url, process.communicate()[1]
+            yield Server(process, url)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+class Web:
+    """The application, in this process, over the cache of `cli`."""
+
+    def __init__(self, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+        settings = config.load({}, cli.env, cli.env["HOME"])
+        out = Output(None, None, cli.env)
+        clock = cli.clock
+        self.context = Context(
+            settings, out, cli.env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic
+        )
+        self.changes = Changes()
+        self.site = Site(self.context, self.changes, None)
+        self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()
+
+    def get(self, path: str, **headers: str) -> TestResponse:
+        self.changes.add()  # whatever the test has changed meanwhile
+        return self.client.get(path, headers=headers)
+
+    def ok(self, path: str) -> str:
+        answer = self.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def ids(self, path: str) -> list[str]:
+        """The jobs in the table, in their order."""
+        return re.findall(r'<tr data-key="([^"]+)"', self.ok(path))

@@ -1,0 +1,697 @@
+"""The cache file: private, shared by many, and never a reason to lose anything."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database, Migrations
+
+from mopsjobs.cache import file, schema
+from mopsjobs.engines.local import job_directory
+from mopsjobs.errors import CacheError
+from mopsjobs.registry import JobRegistry
+from mopsjobs.sqlite_file import WAL_BYTES
+from mopsjobs.status import JobStatus
+from mopsjobs.store.sqlite import APPLICATION_ID, SQLiteVersionedStore
+from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences, unprivileged
+
+VIEWS = {
+    "jobs": [
+        "job_id", "status", "is_active", "progress", "owner", "k8s_name", "k8s_namespace", "k8s_uid", "updated_at",
+        "created_at", "tasks_total", "tasks_completed", "tasks_failed", "error_message", "error_code", "results_path",
+        "engine", "parent_job_id", "heartbeat_at", "metadata", "labels", "transitions", "created_ts", "started_ts",
+        "ended_ts", "changed_ts",
+    ],
+    "job_labels": ["job_id", "label", "value"],
+    "sync_problems": ["key", "kind", "reason"],
+    "sync_state": ["name", "value"],
+    "events": ["seq", "job_id", "at", "at_ts", "kind", "body"],
+    "event_problems": ["key", "reason"],
+    "counters": ["name", "labels", "value"],
+    "pruned_jobs": ["key", "version"],
+    "job_sums": ["status", "namespace", "owner", "jobs", "verified", "missing", "unchecked"],
+}  # fmt: skip
+"""The views and their columns: a contract with other programs. Columns are only ever added."""
+
+
+@pytest.fixture
+def filled(cli: Cli, remote: Remote) -> Path:
+    """A cache of 60 jobs of a registry across the network."""
+    for number in range(60):
+        add(remote.jobs, f"job-{number:02}", "running", owner="ada", labels={"exp": str(number % 3)}, tasks_total=4)
+    cli.ok("sync")
+    return cli.cache
+
+
+def test_the_cache_is_private(filled: Path) -> None:
+    """Names and errors of jobs are nobody else's business: the file has mode 0600, and what lies beside it too."""
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in filled.parent.glob("cache.db*")}
+    assert set(modes.values()) == {0o600}, modes
+
+
+def test_a_directory_made_for_the_cache_is_private(cli: Cli, remote: Remote) -> None:
+    """A directory that is made for the cache can be entered by its owner alone."""
+    place = cli.cache.parent / "made" / "cache.db"
+    cli.ok("sync", "--cache", str(place))
+    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+
+
+def test_the_cache_is_in_wal_mode(filled: Path) -> None:
+    """Readers never wait for a sync, since the file is in WAL mode."""
+    with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"no database at all\n" * 1000)
+
+
+def _truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _middle(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write(b"\xff" * (size - 4096))
+
+
+def _dropped(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE job")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@pytest.fixture
+def at_default(cli: Cli, filled: Path) -> Path:
+    """The same cache at the path of our own choosing, with the settings that lead there."""
+    del cli.env["MOPS_JOBS_CACHE"]
+    place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    cli.ok("sync")
+    return place
+
+
+def _assert_rebuilt(cli: Cli, path: Path, argv: tuple[str, ...], broken: bytes) -> None:
+    ran = cli.ok(*argv)
+    assert len(sentences(ran.err)) == 1
+    assert "damaged" in ran.err
+    assert "Set aside as" in ran.err
+    asides = path.parent.glob(f"{path.name}.damaged-*")
+    (aside,) = (found for found in asides if not found.name.endswith(("wal", "shm")))
+    assert aside.name in ran.err
+    assert aside.read_bytes() == broken
+    assert len(cli.ids("--offline", "--limit", "0")) == 60
+
+
+READERS = [("list", "--json", "--limit", "0"), ("sync", "-q"), ("status", "job-07", "--json")]
+
+
+@pytest.mark.parametrize("damage", [_truncated, _middle, _dropped])
+@pytest.mark.parametrize("argv", READERS)
+def test_a_damaged_cache_is_set_aside_and_rebuilt(
+    cli: Cli, filled: Path, damage: object, argv: tuple[str, ...]
+) -> None:
+    """A damaged file is set aside whole, the cache rebuilt from the registry, and one line on stderr says so."""
+    damage(filled)  # type: ignore[operator]
+    _assert_rebuilt(cli, filled, argv, filled.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [_garbage, _truncated, _middle, _dropped])
+@pytest.mark.parametrize("argv", READERS)
+def test_at_the_default_path_anything_damaged_is_set_aside_and_rebuilt(
+    cli: Cli, at_default: Path, damage: object, argv: tuple[str, ...]
+) -> None:
+    """What lies at the path of our own choosing was ours, even if it is no SQLite file any more."""
+    damage(at_default)  # type: ignore[operator]
+    _assert_rebuilt(cli, at_default, argv, at_default.read_bytes())
+
+
+def test_two_caches_damaged_in_the_same_second_are_both_kept(cli: Cli, filled: Path) -> None:
+    """A second file set aside does not replace the first."""
+    for _ in range(2):
+        _dropped(filled)
+        cli.ok("list", "-q")
+    assert len([path for path in filled.parent.glob("cache.db.damaged-*") if path.suffix != "-wal"]) == 2
+
+
+def test_a_damaged_cache_behind_a_link_is_set_aside_where_it_lies(cli: Cli, filled: Path, tmp_path: Path) -> None:
+    """With its WAL, which lies there too; the link leads to the new one."""
+    real = tmp_path / "elsewhere" / "real.db"
+    real.parent.mkdir()
+    filled.rename(real)
+    filled.symlink_to(real)
+    _middle(real)
+    _assert_rebuilt(cli, real, ("list", "--json"), real.read_bytes())
+    assert filled.is_symlink()
+
+
+def test_what_a_link_leads_to_is_moved_only_if_it_was_a_cache(cli: Cli, at_default: Path, tmp_path: Path) -> None:
+    """At the path of our own choosing too: somebody has put the link there, and the file is elsewhere."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious\n")
+    at_default.unlink()
+    at_default.symlink_to(victim)
+    ran = cli("list")
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert "is no cache of mops-jobs; it is left alone." in ran.err
+    assert victim.read_text() == "precious\n"
+    assert [path.name for path in tmp_path.glob("victim*")] == ["victim.txt"]
+
+
+@pytest.mark.parametrize("argv", [("list",), ("list", "--offline"), ("sync",), ("register", "b")], ids=" ".join)
+def test_a_pipe_in_the_place_of_a_cache_is_not_waited_at(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
+    """Nobody writes to it, so whoever opens it to read waits for ever."""
+    os.mkfifo(cli.cache)
+    ran = cli(*argv)
+    if argv[0] == "register":
+        assert ran.code == 0
+    else:
+        assert (ran.code, len(sentences(ran.err))) == (2, 1)
+        assert "is no cache of mops-jobs" in ran.err
+
+
+def test_who_finds_a_cache_mended_takes_no_lock_away(filled: Path) -> None:
+    """Two threads of a page find it damaged at once: what the second looks at is in use, and stays as it is."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("UPDATE meta SET value = value")
+        connection.commit()
+        file.refuse_foreign(str(filled))
+        assert file.set_aside(str(filled), "now") is None
+        # Another process is the last to leave by its own lights if ours has lost its locks, and takes the WAL along.
+        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM meta'); c.close()"
+        subprocess.run([sys.executable, "-c", code, str(filled)], check=True)
+        assert Path(f"{filled}-wal").exists()
+    assert sorted(path.name for path in filled.parent.glob("cache.db*")) == ["cache.db", "cache.db.lock"]
+
+
+def _text(path: Path) -> None:
+    path.write_text("My notes.\n" * 100)
+
+
+def _binary(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 64)
+
+
+def _foreign_database(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE job (job_id TEXT)")
+
+
+def _marked_database(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA application_id = 7")
+        connection.execute("PRAGMA user_version = 1")
+
+
+COMMANDS = [
+    ("list",),
+    ("list", "--json", "--offline"),
+    ("sync",),
+    ("status", "job-07"),
+    ("wait", "no", "--timeout", "1s"),
+]
+
+
+@pytest.mark.parametrize("make", [_text, _garbage, _binary, _foreign_database, _marked_database])
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("named_by", ["--cache", "MOPS_JOBS_CACHE"])
+def test_what_is_no_cache_is_refused_and_left_byte_for_byte(
+    cli: Cli, remote: Remote, make: object, argv: tuple[str, ...], named_by: str
+) -> None:
+    """A file that the user named and that has never been a cache: exit code 2, one sentence, and it stays as it is."""
+    place = cli.cache.parent / "precious"
+    make(place)  # type: ignore[operator]
+    before = place.read_bytes()
+    ran = cli(*argv, "--cache", str(place)) if named_by == "--cache" else cli(*argv, MOPS_JOBS_CACHE=str(place))
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    assert f"{place} is no cache of mops-jobs; it is left alone." in ran.err
+    assert place.read_bytes() == before
+    assert not list(place.parent.glob("precious.damaged-*"))
+
+
+@pytest.mark.parametrize("argv", [("list",), ("sync",), ("status", "a"), ("register", "b"), ("doctor",)])
+def test_the_registry_itself_is_no_cache(cli: Cli, jobs: JobRegistry, argv: tuple[str, ...]) -> None:
+    """`--cache` that names the file of the registry harms nothing in it; a report goes to the registry as ever."""
+    add(jobs, "a", "running")
+    registry = cli.cache.parent / "registry.db"
+    before = list(jobs.store.scan("jobs/"))
+    ran = cli(*argv, "--cache", str(registry))
+    if argv == ("register", "b"):
+        assert ran.code == 0
+        jobs.store.delete(key("b"))
+    else:
+        assert ran.code == 2
+        assert (ran.out + ran.err).count("is no cache of mops-jobs; it is left alone.") == 1
+    assert list(jobs.store.scan("jobs/")) == before
+    assert not list(registry.parent.glob("registry.db.*"))
+    with closing(sqlite3.connect(registry)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'meta'").fetchone() is None
+
+
+@pytest.mark.parametrize("url", ["remote", "embedded"])
+def test_the_file_of_a_registry_stays_byte_for_byte(cli: Cli, remote: Remote, tmp_path: Path, url: str) -> None:
+    """A registry that nobody has open, named as the cache of itself or of another one, is not changed by one byte."""
+    path = tmp_path / "registry.db"
+    store = SQLiteVersionedStore(path)
+    store.create_if_absent(key("a"), foreign("a").encode())
+    store.close()
+    before = path.read_bytes()
+    if url == "embedded":
+        cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    for argv in COMMANDS:
+        assert cli(*argv, "--cache", str(path)).code == 2
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("mark", [7, APPLICATION_ID])
+def test_a_damaged_database_of_another_program_is_left_alone(cli: Cli, remote: Remote, mark: int) -> None:
+    """Whether it is a registry or anything else of SQLite's: its header says that it is no cache."""
+    place = cli.cache.parent / "precious"
+    with closing(sqlite3.connect(place)) as connection:
+        connection.execute(f"PRAGMA application_id = {mark}")
+        connection.executescript("CREATE TABLE objects (x); INSERT INTO objects VALUES (randomblob(99999));")
+    os.truncate(place, 20_000)
+    before = place.read_bytes()
+    ran = cli("list", "--cache", str(place))
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert place.read_bytes() == before
+    assert not list(place.parent.glob("precious.*"))
+
+
+def test_what_is_no_cache_is_told_as_such_where_nothing_can_be_written(cli: Cli, remote: Remote) -> None:
+    """The path is wrong, not the rights."""
+    directory = Path(tempfile.mkdtemp())
+    place = directory / "notes"
+    place.write_text("My notes.\n")
+    place.chmod(0o444)
+    directory.chmod(0o555)
+    with unprivileged():
+        ran = cli("list", "--cache", str(place))
+    directory.chmod(0o700)
+    shutil.rmtree(directory)
+    assert ran.code == 2
+    assert "is no cache of mops-jobs; it is left alone." in ran.err
+
+
+def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
+    cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else has set it aside, or thrown it away, between two looks."""
+    _middle(filled)
+    for call in (file.refuse_foreign, lambda path: file.set_aside(path, "now")):
+        shutil.copy(filled, f"{filled}.kept")
+        with monkeypatch.context() as patch:
+            patch.setattr(file, "_is_sound", lambda path: bool(os.unlink(path)))
+            assert call(str(filled)) is None
+        os.rename(f"{filled}.kept", filled)
+
+
+def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be looked at just now; that is no reason to move it away."""
+    monkeypatch.setattr(file, "BUSY_SECONDS", 0.0)
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CacheError, match="locked"):
+            file.set_aside(str(filled), "now")
+
+
+def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, remote: Remote) -> None:
+    """The other checks are made all the same, and the exit code is that of the check that fails."""
+    place = cli.cache.parent / "precious"
+    _text(place)
+    ran = cli("doctor", "--json", "--cache", str(place))
+    checks = {check["name"]: check for check in ran.json["checks"]}
+    assert (ran.code, ran.err) == (2, "")
+    assert checks["cache"]["state"] == "fail"
+    assert "is no cache of mops-jobs" in checks["cache"]["detail"]
+    assert checks["access"]["state"] == "warn"
+    assert checks["records"] == {
+        "name": "records", "state": "warn", "detail": "not looked at: never synced", "fix": "mops-jobs sync"
+    }  # fmt: skip
+
+
+def test_the_cache_bears_its_mark(filled: Path) -> None:
+    """`file` and SQLite tell it from any other database by the application id in its header."""
+    with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("PRAGMA application_id").fetchone() == (file.APPLICATION_ID,)
+    assert filled.read_bytes()[68:72] == b"mopc"
+
+
+def test_without_a_writable_home_the_cache_is_a_private_one_below_the_temporary_directory(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing works, a note says where the cache is, and nobody else can enter its directory."""
+    add(remote.jobs, "a", "running")
+    temporary, home = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    temporary.chmod(0o1777)
+    home.chmod(0o555)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    del cli.env["MOPS_JOBS_CACHE"]
+    monkeypatch.chdir(home)
+    with unprivileged():
+        monkeypatch.setattr(os, "getuid", os.geteuid)  # as it is for everybody who is not root
+        monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
+        ran = cli("list", "-q", HOME=str(home))
+        again = cli("list", "-q", "--offline", HOME=str(home))
+        private = temporary / f"mops-jobs-{os.geteuid()}"
+    assert (ran.code, ran.lines, again.lines) == (0, ["a"], ["a"])
+    assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert not list(home.iterdir())
+    shutil.rmtree(temporary)
+    home.rmdir()
+
+
+def test_a_cache_in_a_home_that_cannot_be_written_is_read(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing shows what it has, without the network; `sync` says that it cannot write it, and makes no other."""
+    add(remote.jobs, "a", "running")
+    home, temporary = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("sync", "-q", HOME=str(home))
+    add(remote.jobs, "b", "running")
+    for path in [home, *home.rglob("*")]:
+        if os.geteuid() == 0:
+            os.chown(path, 65534, -1)
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    monkeypatch.chdir(home)
+    with unprivileged():
+        monkeypatch.setattr(os, "getuid", os.geteuid)
+        monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
+        listed = cli("list", "-q", HOME=str(home))
+        synced = cli("sync", HOME=str(home))
+    assert (listed.code, listed.lines, listed.err) == (0, ["a"], "")
+    assert (synced.code, synced.out) == (1, "")
+    assert f"Cannot write the cache {home}/" in synced.err
+    assert not list(temporary.iterdir())
+    shutil.rmtree(home)
+    temporary.rmdir()
+
+
+def test_without_a_home_the_cache_is_in_a_private_directory(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """HOME is not set, and the user has no entry: a listing works, says where its cache is, and makes no `./~`."""
+    add(remote.jobs, "a", "running")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    for name in ("HOME", "MOPS_JOBS_CACHE"):
+        del cli.env[name]
+    before = sorted(Path.cwd().rglob("*"))
+    ran = cli("list", "-q")
+    private = temporary / f"mops-jobs-{os.getuid()}"
+    assert (ran.code, ran.lines) == (0, ["a"])
+    assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
+    assert job_directory("a", cli.env) == private / "jobs" / "a"
+    assert sorted(Path.cwd().rglob("*")) == before
+    temporary.chmod(0o777)
+    refused = cli("list", "-q")
+    assert (refused.code, refused.out) == (1, "")
+    assert f"Other users can replace {private}" in refused.err
+
+
+def no_entry(uid: int) -> None:
+    """As the password database answers for a user that it does not have."""
+    raise KeyError(uid)
+
+
+@pytest.mark.parametrize("trap", ["open to others", "a link"])
+def test_a_temporary_directory_that_others_may_enter_is_not_trusted(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trap: str
+) -> None:
+    """Whoever made it first could read or replace the cache: refused in one sentence."""
+    place = tmp_path / f"mops-jobs-{os.getuid()}"
+    if trap == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("mopsjobs.directories.can_be_made", lambda directory: False)
+    del cli.env["MOPS_JOBS_CACHE"]
+    ran = cli("list")
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)
+    assert f"{place} is not ours alone." in ran.err
+
+
+def test_a_damaged_cache_without_a_registry_is_told_as_such(cli: Cli, remote: Remote, filled: Path) -> None:
+    """With the registry gone as well, the damaged file is still set aside, and the exit code is 5."""
+    _middle(filled)
+    remote.store.down = True
+    ran = cli("list", "--json")
+    assert (ran.code, ran.out) == (5, "")
+    assert "Set aside as" in ran.err
+    assert list(filled.parent.glob("cache.db.damaged-*"))
+
+
+def test_an_empty_file_is_a_cache_not_begun(cli: Cli, filled: Path) -> None:
+    """An empty file, as a full disk or a `touch` leaves it, is filled without a word."""
+    filled.write_bytes(b"")
+    ran = cli.ok("list", "--json", "--limit", "0")
+    assert (ran.json["total"], ran.err) == (60, "")
+
+
+@pytest.mark.parametrize("argv", [("list",), ("list", "--json"), ("status", "job-07"), ("sync",), ("doctor",)])
+def test_a_cache_from_a_newer_version_is_refused_untouched(cli: Cli, filled: Path, argv: tuple[str, ...]) -> None:
+    """What a newer version has made is refused in one sentence, and not one byte of it changes."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = filled.read_bytes()
+    ran = cli(*argv)
+    assert ran.code == 1
+    said = ran.out + ran.err if argv == ("doctor",) else ran.err
+    assert said.count("newer mops-jobs (schema 99") == 1
+    if argv != ("doctor",):
+        assert ran.out == ""
+        assert len(sentences(ran.err)) == 1
+    assert filled.read_bytes() == before
+    assert not list(filled.parent.glob("*.damaged-*"))
+
+
+def test_a_write_does_not_fail_over_a_cache_it_cannot_use(cli: Cli, remote: Remote, filled: Path) -> None:
+    """Reporting a job works with a cache from a newer version: the record is what counts."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    cli.ok("register", "new-1", "-q")
+    assert remote.jobs.get_job("new-1") is not None
+
+
+@pytest.mark.parametrize("argv", [("list",), ("sync",), ("status", "job-07")])
+def test_the_cache_of_another_registry_is_refused(cli: Cli, filled: Path, argv: tuple[str, ...]) -> None:
+    """A cache mirrors one registry; under another one's URL it is refused with exit code 2, naming both."""
+    other = "https://example.blob.core.windows.net/other"
+    ran = cli(*argv, "--registry", other)
+    assert (ran.code, ran.out) == (2, "")
+    assert len(sentences(ran.err)) == 1
+    assert f"mirrors {cli.env['MOPS_JOBS_REGISTRY']}, not {other}" in ran.err
+
+
+@pytest.fixture
+def read_only(filled: Path) -> object:
+    """A copy of the filled cache that everybody may read and nobody may write, beside its directory."""
+    directory = Path(tempfile.mkdtemp())
+    shutil.copy(filled, directory / "cache.db")
+    (directory / "cache.db").chmod(0o444)
+    directory.chmod(0o555)
+    yield directory / "cache.db"
+    directory.chmod(0o700)
+    shutil.rmtree(directory)
+
+
+def test_a_cache_that_cannot_be_written_can_be_read(cli: Cli, remote: Remote, read_only: Path) -> None:
+    """`list` and `status` answer from a cache in a directory that they may not write."""
+    with unprivileged():
+        listed = cli("list", "--json", "--limit", "0", "--cache", str(read_only))
+        shown = cli("status", "job-07", "--json", "--cache", str(read_only))
+    assert (listed.code, listed.json["total"], listed.err) == (0, 60, "")
+    assert (shown.code, shown.json["job_id"]) == (0, "job-07")
+
+
+def test_a_sync_into_a_read_only_place_is_refused_in_one_sentence(cli: Cli, read_only: Path) -> None:
+    """A sync that may not write its cache says which file, and what to do."""
+    with unprivileged():
+        ran = cli("sync", "--cache", str(read_only))
+    assert (ran.code, ran.out) == (1, "")
+    assert len(sentences(ran.err)) == 1
+    assert f"Cannot write the cache {read_only}" in ran.err
+    assert "--cache PATH" in ran.err
+
+
+def test_documented_views_have_the_documented_columns(filled: Path) -> None:
+    """The views are the contract with other programs; each has exactly these columns, in this order."""
+    database = Database(filled)
+    found = {name: [column.name for column in database[name].columns] for name in database.view_names()}
+    database.close()
+    assert found == VIEWS
+
+
+def test_the_cache_opens_with_sqlite_utils(filled: Path) -> None:
+    """sqlite-utils reads jobs, labels and state from the views as it is."""
+    database = Database(filled)
+    rows = list(database.query("SELECT * FROM jobs JOIN job_labels USING (job_id) WHERE value = '1' ORDER BY job_id"))
+    state = {row["name"]: row["value"] for row in database["sync_state"].rows}
+    database.close()
+    assert [row["job_id"] for row in rows][:2] == ["job-01", "job-04"]
+    assert len(rows) == 20
+    assert {row["status"] for row in rows} == {"running"}
+    assert rows[0]["tasks_total"] == 4
+    assert state["registry"] == "https://example.blob.core.windows.net/jobs"
+
+
+def test_an_interrupted_build_is_finished(cli: Cli, filled: Path) -> None:
+    """A file that has its tables, but not yet the mark that it is complete, is completed and keeps its rows."""
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA user_version = 0")
+    cli.ok("sync")
+    assert len(cli.ids("--offline", "--limit", "0")) == 60
+    with closing(sqlite3.connect(filled)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
+
+
+SUMMED = (
+    "SELECT job_id, tasks_total, tasks_completed, outputs_expected, outputs_verified, is_validated FROM job ORDER BY 1"
+)
+
+
+def _downgrade(connection: sqlite3.Connection) -> None:
+    """Make the cache one of schema 2."""
+    for kind, names in {
+        "VIEW": ("counters", "pruned_jobs", "job_sums"),
+        "TABLE": ("tally", "counter", "pruned"),
+        "INDEX": (
+            "idx_job_name",
+            "idx_job_created_ts",
+            "idx_job_active_tallies",
+            "idx_job_ended",
+            "idx_job_generation",
+        ),
+    }.items():
+        for name in names:
+            connection.execute(f"DROP {kind} {name}")
+    columns = ("status_since", "has_history", "heartbeat_ts", "suspect", "tasks_total", "tasks_completed")
+    for column in (*columns, "outputs_expected", "outputs_verified", "is_validated"):
+        connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
+    connection.execute("CREATE INDEX idx_job_created_ts ON job (created_ts)")
+    connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm003'")
+    connection.execute("PRAGMA user_version = 2")
+    connection.commit()
+
+
+@pytest.mark.parametrize("argv", [("list", "--json", "--offline", "--limit", "0"), ("status", "odd", "--json")])
+def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
+    """What later schemas keep in columns is taken from the records of an older cache, which needs no sync for it."""
+    for status in JobStatus:
+        add(remote.jobs, f"ours-{status}", status, metadata={"suspect": {"reason": "pod_gone"}})
+        remote.put(key(f"theirs-{status}"), foreign(f"theirs-{status}", status))
+    remote.put(key("odd"), foreign("odd", heartbeat_at="2026-03-01T11:00:00.250000Z", metadata={"suspect": {}}))
+    outputs = {"expected_outputs": [1, 2, 3], "verified_outputs": [1], "validation_completed_at": "2026-03-01"}
+    remote.put(key("checked"), foreign("checked", tasks_total=7, tasks_completed=4, tasks_verified=2, **outputs))
+    cli.ok("sync")
+    expected = cli.ok(*argv).out
+    with closing(sqlite3.connect(cli.cache)) as connection:
+        tallies = connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()
+        _downgrade(connection)
+    assert cli.ok(*argv).out == expected
+    with closing(sqlite3.connect(cli.cache)) as connection:
+        assert (connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()) == tallies
+        assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
+
+
+def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path) -> None:
+    """schema.sql has to be written anew with each migration; schema.py tells how."""
+    made = file.open_to_write(str(tmp_path / "cache.db"), "registry")
+    migrated = Database(memory=True)
+    schema.migrate(migrated.conn)
+    same = ("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2", "SELECT * FROM tally")
+    for question in (*same, "SELECT id, migration_set, name FROM _sqlite_migrations"):
+        assert made.execute(question).fetchall() == migrated.execute(question).fetchall()
+    assert Path(file.NEW_SCHEMA).read_text(encoding="utf-8") == schema.script()
+    made.close()
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_cache_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool) -> None:
+    """Whoever looks before it is whole finds none; also where a file system has no hard links. Nothing is left over."""
+    path = tmp_path / "cache.db"
+    seen: list[bool] = []
+
+    def connected(*args: object, **named: object) -> sqlite3.Connection:
+        seen.append(path.exists())
+        return connect(*args, **named)  # type: ignore[call-overload,no-any-return]
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refused)
+    file.open_to_write(str(path), "registry").close()
+    assert seen == [False, True]
+    assert [one.name for one in tmp_path.iterdir()] == ["cache.db"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("argv", [("list", "-q", "--offline", "--limit", "0"), ("sync",)])
+def test_an_older_schema_is_upgraded_and_keeps_its_rows(
+    cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
+) -> None:
+    """The first command of a version with a newer schema, a listing included, upgrades the cache and its rows stay."""
+    newer = Migrations("mops-jobs")
+    newer(name="m001_mirror")(schema.m001_mirror)
+
+    @newer()
+    def m002_more(database: Database) -> None:
+        database["job"].add_column("more", str)
+
+    monkeypatch.setattr(schema, "migrations", newer)
+    monkeypatch.setattr(file, "SCHEMA_VERSION", file.SCHEMA_VERSION + 1)
+    cli.ok(*argv)
+    database = Database(filled)
+    assert "more" in database["job"].columns_dict
+    assert database["job"].count == 60
+    database.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Locks of files work in another way there.")
+def test_a_writer_does_not_release_the_locks_of_a_reader_in_its_process(tmp_path: Path) -> None:
+    """As in `serve`: another process that leaves meanwhile does not take the WAL away from who is still there."""
+    path = str(tmp_path / "cache.db")
+    with closing(file.open_to_write(path, REMOTE_URL)) as first:
+        first.execute("INSERT INTO meta VALUES ('a', '1')")
+        file.open_to_write(path, REMOTE_URL).close()
+        script = f"from mopsjobs.cache import file; file.open_to_write({path!r}, {REMOTE_URL!r}).close()"
+        subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=True)
+        assert os.path.exists(f"{path}-wal")
+
+
+def test_a_large_write_leaves_no_large_wal(tmp_path: Path) -> None:
+    """While others have the cache open, SQLite would keep the WAL as large as it ever was."""
+    path = str(tmp_path / "cache.db")
+    with closing(file.open_to_write(path, REMOTE_URL)) as writer, closing(file.open_to_write(path, REMOTE_URL)):
+        writer.execute("INSERT INTO meta VALUES ('large', zeroblob(?))", (3 * WAL_BYTES,))
+        assert os.path.getsize(f"{path}-wal") > 3 * WAL_BYTES
+        for number in range(2):
+            writer.execute("INSERT INTO meta VALUES (?, '')", (f"small {number}",))
+        assert os.path.getsize(f"{path}-wal") <= WAL_BYTES

@@ -1,0 +1,342 @@
+"""What only a record chooses is named and asked for before it is used; what this machine launched is known."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs.engines.local import job_directory, runner_pid
+from mopsjobs.engines.trust import MAX_BYTES, OWN_LAUNCH, Trust, check_choice, launched_here
+from mopsjobs.errors import UsageError
+from support.cli import Cli, Remote, add, sentences
+from support.kubernetes import Api, kubeconfig, lines, log_path
+from support.runs import code, place, record, sets_of, study, until
+
+if TYPE_CHECKING:
+    from mopsjobs.registry import JobRegistry
+
+JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
+JOBS_PATH = "/apis/batch/v1/namespaces/models/jobs"
+PROD = "only the record of seir-1 names context:prod"
+
+
+class Terminal(io.StringIO):
+    """A stream that a person is at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def ran_plugin(tmp_path: Path) -> Path:
+    """The file that the sign-in program of context prod makes."""
+    return tmp_path / "plugin-ran"
+
+
+@pytest.fixture
+def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path, ran_plugin: Path) -> Api:
+    """A cluster, reached by the current context and by prod, which signs in by a program; and a record naming prod."""
+    path = kubeconfig(tmp_path, api.url)
+    document = json.loads(path.read_text())
+    plugin = tmp_path / "plugin"
+    plugin.write_text(
+        f"#!/bin/sh\ntouch {ran_plugin}\n"
+        'echo \'{"apiVersion": "client.authentication.k8s.io/v1beta1", "kind": "ExecCredential",'
+        ' "status": {"token": "t"}}\'\n'
+    )
+    plugin.chmod(0o700)
+    how = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": str(plugin)}
+    document["users"].append({"name": "admin", "user": {"exec": how}})
+    document["contexts"].append({"name": "prod", "context": {"cluster": "c", "user": "admin", "namespace": "models"}})
+    path.write_text(json.dumps(document))
+    cli.env["KUBECONFIG"] = str(path)
+    fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "seir-1", "namespace": "models"}
+    add(remote.jobs, "seir-1", "running", **fields, metadata={"k8s_context": "prod"})
+    api.put_job(status={"active": 1, "ready": 1})
+    api.answer(log_path(api.put_pod(0, "Running")), lines("a password"))
+    return api
+
+
+def _answer(monkeypatch: pytest.MonkeyPatch, text: str) -> Terminal:
+    """Let a person be there who types this."""
+    said = Terminal()
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{text}\n"))
+    monkeypatch.setattr(sys, "stderr", said)
+    return said
+
+
+# --- a context that only the record names -----------------------------------------------------------------------------
+
+
+def test_logs_use_no_context_that_only_the_record_names(cli: Cli, cluster: Api, ran_plugin: Path) -> None:
+    """Its sign-in program does not run; the events are shown instead, and the warning has the flag."""
+    ran = cli.ok("logs", "seir-1")
+    assert ran.out == ""
+    assert ran.err.splitlines() == [
+        (
+            "warning: Only the record of job seir-1 names context:prod; it was not used."
+            " If you trust it, add: --trust context:prod"
+        ),
+        "warning: Showing the events instead.",
+    ]
+    assert not ran_plugin.exists()
+    assert not list(cluster.mock)
+    assert cli.ok("logs", "seir-1", "--trust", "context:prod").lines == ["a password"]
+    assert ran_plugin.exists()
+
+
+@pytest.mark.parametrize("argv", [("seir-1",), ("--name", "seir*", "--yes"), ("seir-1", "--trust", "context:other")])
+def test_cancel_deletes_nothing_in_a_context_that_only_the_record_names(
+    cli: Cli, remote: Remote, cluster: Api, ran_plugin: Path, argv: tuple[str, ...]
+) -> None:
+    """`--yes` does not cover it. Nothing is cancelled, and the message has the flag."""
+    ran = cli("cancel", *argv)
+    assert (ran.code, record(remote.jobs, "seir-1").status) == (6, "running")
+    told = "error: Only the record of seir-1 names context:prod; nothing was cancelled."
+    assert f"{told} If you trust it, add: --trust context:prod" in ran.err.splitlines()
+    assert 'trusted = ["context:prod"]' in ran.err
+    assert not ran_plugin.exists()
+    assert not list(cluster.mock)
+    assert cli.ok("cancel", "seir-1", "--trust", "context:prod").err == "seir-1: cancelled, stopped\n"
+
+
+def test_the_list_of_cancel_names_context_and_job(cli: Cli, cluster: Api) -> None:
+    assert "prod: Job models/seir-1" in cli("cancel", "--name", "seir*", "--yes").err
+    assert "prod: Job models/seir-1" in cli.ok("cancel", "--name", "seir*", "--dry-run").out
+
+
+@pytest.mark.parametrize(("answer", "code_", "status"), [("y", 0, "cancelled"), ("n", 130, "running")])
+def test_a_person_is_asked_with_each_value_named(
+    cli: Cli, remote: Remote, cluster: Api, monkeypatch: pytest.MonkeyPatch, answer: str, code_: int, status: str
+) -> None:
+    said = _answer(monkeypatch, answer)
+    assert cli("cancel", "seir-1").code == code_
+    assert f"Use context:prod, which {PROD.replace(' context:prod', '')}? [y/N] " in said.getvalue()
+    assert record(remote.jobs, "seir-1").status == status
+    assert bool(cluster.requests("delete", JOB_PATH)) == (answer == "y")
+
+
+def test_reconcile_leaves_such_a_job_out_and_goes_on(cli: Cli, remote: Remote, cluster: Api, ran_plugin: Path) -> None:
+    fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "other", "namespace": "models"}
+    add(remote.jobs, "other", "running", **fields)
+    cluster.put_job("other", job_id="other", status={"conditions": [{"type": "Failed", "status": "True"}]})
+    ran = cli("reconcile")
+    assert ran.code == 7
+    assert "seir-1: Only the record of job seir-1 names context:prod; it was not used." in ran.err
+    assert record(remote.jobs, "other").status == "failed"
+    assert not ran_plugin.exists()
+    assert cli("reconcile", "seir-1").code == 6
+    cli.ok("reconcile", "--trust", "context:prod")
+    assert ran_plugin.exists()
+
+
+@pytest.mark.parametrize("how", ["configuration", "environment", "current"])
+def test_what_the_user_has_named_elsewhere_is_no_question(cli: Cli, cluster: Api, how: str) -> None:
+    if how == "configuration":
+        path = Path(cli.env["HOME"]) / ".config" / "mops-jobs" / "config.toml"
+        path.parent.mkdir(parents=True)
+        path.write_text('trusted = ["image:registry.example/*", "context:pr*"]')
+        assert "image:registry.example/* context:pr*" in cli.ok("config", "show").out
+    elif how == "environment":
+        cli.env["MOPS_JOBS_KUBE_CONTEXT"] = "prod"
+    else:
+        kube = Path(cli.env["KUBECONFIG"])
+        kube.write_text(json.dumps({**json.loads(kube.read_text()), "current-context": "prod"}))
+    assert cli.ok("cancel", "seir-1").err == "seir-1: cancelled, stopped\n"
+
+
+def test_a_job_that_another_program_left_unmarked_is_not_deleted(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """The record is cancelled, since the user asked for that; what else it names in the cluster stays."""
+    cluster.put_job(job_id=None)
+    remote.jobs.update_fields("seir-1", metadata={"k8s_context": None})
+    ran = cli("cancel", "seir-1")
+    assert ran.code == 7
+    assert (
+        "was not stopped: The Job seir-1 in namespace models has no mark of job seir-1; it was left alone." in ran.err
+    )
+    assert "add: --trust namespace:models" in ran.err
+    assert not cluster.requests("delete", JOB_PATH)
+    assert cli.ok("cancel", "seir-1", "--trust", "namespace:models").err == "seir-1: cancelled, stopped\n"
+
+
+# --- what a record says of a launch -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planted(remote: Remote, cluster: Api) -> None:
+    """The record of a job that has ended, which says how it is to run."""
+    notes = {"k8s_context": "prod", "k8s_image": "evil/image:1", "k8s_secret": "keys", "k8s_service_account": "admin"}
+    fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "job", "namespace": "models"}
+    add(remote.jobs, "job", "failed", **fields, metadata=notes)
+    place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
+
+
+CHOICES = (
+    "engine:kubernetes",
+    "image:evil/image:1",
+    "secret:keys",
+    "service-account:admin",
+    "context:prod",
+)
+
+
+@pytest.mark.usefixtures("planted")
+def test_resume_launches_nothing_that_only_the_record_chooses(
+    cli: Cli, remote: Remote, cluster: Api, ran_plugin: Path
+) -> None:
+    """Each value is named, with the flags that are to be typed; with them, it is launched."""
+    ran = cli("resume", "job")
+    assert ran.code == 6
+    (error,) = sentences(ran.err)
+    assert "nothing was launched" in error
+    flags = error.partition("add: ")[2].split()
+    assert sorted(flags[1::2]) == sorted(CHOICES)
+    assert not ran_plugin.exists()
+    assert not list(cluster.mock)
+    assert [state.job_id for state in remote.jobs.list_jobs()] == ["job", "seir-1"]
+    assert cli.ok("resume", "job", *flags).out == "job.2\n"
+    (told,) = (json.loads(one.body) for one in cluster.requests("post", JOBS_PATH))
+    assert told["spec"]["template"]["spec"]["containers"][0]["image"] == "evil/image:1"
+
+
+@pytest.mark.usefixtures("planted")
+def test_flags_go_before_the_record_and_are_no_question(cli: Cli, cluster: Api) -> None:
+    flags = ("--image", "mine:1", "--secret", "mine", "--service-account", "mine", "--context", "here")
+    ran = cli("resume", "job", *flags)
+    assert ran.code == 6
+    assert ran.err.partition("names ")[2].partition(";")[0] == "engine:kubernetes, namespace:models"
+    assert cli.ok("resume", "job", *flags, "--namespace", "models", "--trust", "engine:kubernetes").out == "job.2\n"
+
+
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize(("answer", "code_"), [("y", 0), ("n", 130)])
+def test_a_person_is_asked_before_a_launch(
+    cli: Cli, cluster: Api, monkeypatch: pytest.MonkeyPatch, answer: str, code_: int
+) -> None:
+    said = _answer(monkeypatch, answer)
+    assert cli("resume", "job").code == code_
+    assert all(choice in said.getvalue().partition("? [y/N]")[0] for choice in CHOICES)
+    assert bool(cluster.requests("post", JOBS_PATH)) == (answer == "y")
+
+
+def test_what_this_machine_launched_needs_no_question(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """Submitted with a context, image and Secret; then logs, cancel, and the resume of it and of its child."""
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    flags = ("--engine", "kubernetes", "--image", "mine:1", "--context", "prod", "--secret", "keys")
+    cli.ok("submit", "study.json", "--auto", "--job-id", "mine", *flags)
+    assert "trust" not in cli.ok("logs", "mine").err
+    assert cli.ok("cancel", "mine").err == "mine: cancelled, stopped\n"
+    assert cli.ok("resume", "mine").out == "mine.2\n"
+    assert cli.ok("cancel", "mine.2").err == "mine.2: cancelled, stopped\n"
+    assert cli.ok("resume", "mine.2").out == "mine.3\n"
+
+
+def test_a_record_that_was_changed_afterwards_is_asked_for(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """What this machine launched is known by value, not by the id of the job."""
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    cli.ok("submit", "study.json", "--auto", "--job-id", "mine", "--engine", "kubernetes", "--image", "mine:1")
+    remote.jobs.update_fields("mine", metadata={"k8s_image": "evil/image:1"})
+    remote.jobs.update_status("mine", "failed")
+    ran = cli("resume", "mine")
+    assert (ran.code, ran.err.partition("names ")[2].partition(";")[0]) == (6, "image:evil/image:1")
+
+
+# --- this machine -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_program_that_only_the_record_names_does_not_run_here(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
+    """The tasks run in the default interpreter, and one line says so, with the flag; nobody is asked."""
+    harm = tmp_path / "harm"
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\ntouch {harm}\nexec {sys.executable} "$@"\n')
+    program.chmod(0o700)
+    add(jobs, "job", "failed", engine="local", metadata={"local_python": str(program)})
+    place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
+    ran = cli.ok("resume", "job")
+    assert (
+        f"Only the record of job names the interpreter {program}; the tasks run in the Python of mops-jobs" in ran.err
+    )
+    assert f"To use it: --python {program}" in ran.err
+    until(lambda: record(jobs, "job.2").status == "succeeded", "the child to end")
+    until(lambda: runner_pid("job.2", cli.env) is None, "its runner to end")
+    assert not harm.exists()
+    assert "local_python" not in record(jobs, "job.2").metadata
+
+
+def test_a_scheduler_that_only_the_record_names_is_not_talked_to(cli: Cli, jobs: JobRegistry) -> None:
+    add(jobs, "job", "failed", engine="dask", metadata={"dask_scheduler": "tcp://127.0.0.1:1"})
+    place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
+    ran = cli("resume", "job")
+    assert ran.code == 6
+    assert "add: --trust engine:dask --trust dask:tcp://127.0.0.1:1" in ran.err
+    ran = cli("resume", "job", "--trust", "engine:dask", DASK_SCHEDULER_ADDRESS="tcp://127.0.0.1:1")
+    assert ran.code == 5  # it was talked to, and nothing answers there
+
+
+# --- the words --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["prod", "context:", ":prod", "kontext:prod", "*:prod", "context:a\nb"])
+def test_a_choice_of_another_form_is_refused(cli: Cli, text: str) -> None:
+    with pytest.raises(UsageError, match="invalid choice"):
+        check_choice(text)
+    ran = cli("cancel", "job", "--trust", text)
+    assert (ran.code, ran.err.startswith("error: invalid choice")) == (2, True)
+
+
+def test_a_flag_is_taken_by_the_letter_and_a_pattern_as_one() -> None:
+    """A record may name `*`: who pastes the flag of a message trusts that value and no other."""
+    assert not Trust(["image:*"]).allows("image:evil")
+    trust = Trust(patterns=["image:registry.example/*", "dask:tcp://[::1]:8786"])
+    assert trust.allows("image:registry.example/model:1")
+    assert trust.allows("dask:tcp://[::1]:8786")
+    assert not trust.allows("secret:registry.example/x")
+    assert not trust.allows("image:evil/registry.example/x")
+
+
+@pytest.mark.parametrize("text", ["{}", "7", "[7, null]", "", "[" * 100_000, '["engine:local"' + " " * MAX_BYTES])
+def test_a_damaged_note_of_a_launch_names_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / OWN_LAUNCH).write_text(text)
+    assert not launched_here(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
+def test_a_note_of_another_user_names_nothing(tmp_path: Path) -> None:
+    """As root with the home of a user, who may write what lies there."""
+    note = tmp_path / OWN_LAUNCH
+    note.write_text('["image:evil"]')
+    assert launched_here(tmp_path) == {"image:evil"}
+    os.chown(note, 65534, -1)
+    assert not launched_here(tmp_path)
+
+
+def test_a_wrong_list_is_refused_by_name(cli: Cli) -> None:
+    path = Path(cli.env["HOME"]) / ".config" / "mops-jobs" / "config.toml"
+    path.parent.mkdir(parents=True)
+    for text in ('"context:prod"', "[7]", '["kontext:prod"]'):
+        path.write_text(f"trusted = {text}")
+        ran = cli("cancel", "job")
+        assert (ran.code, "trusted" in ran.err) == (2, True)
+
+
+def test_a_project_file_may_not_trust(cli: Cli) -> None:
+    """It may come from elsewhere, as the record did."""
+    Path(".mops-jobs.toml").write_text('trusted = ["context:prod"]')
+    ran = cli("list")
+    assert (ran.code, "only the user's configuration file may have" in ran.err) == (2, True)
+
+
+def test_the_note_of_a_launch_is_its_owners_alone(cli: Cli, remote: Remote, cluster: Api) -> None:
+    test_what_this_machine_launched_needs_no_question(cli, remote, cluster)
+    path = job_directory("mine", cli.env) / OWN_LAUNCH
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {"engine:kubernetes", "context:prod", "image:mine:1"} <= set(launched_here(path.parent))

@@ -1,0 +1,413 @@
+"""Events: written beside the job and never in its way; read back as strictly as they are written."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mopsjobs import chunks
+from mopsjobs.chunks import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, chunk_name, parse_chunk
+from mopsjobs.errors import RecordError, StoreAccessError, UsageError
+from mopsjobs.events import EventLog, record_event, record_state
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store.memory import InMemoryVersionedStore
+from support.cli import Clock
+from support.doubles import FaultyStore
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore, VersionToken
+
+HEAD = {"at": "2026-03-01T12:00:00Z", "job_id": "job", "kind": "log", "source": "w.1", "seq": 0}
+
+
+def _log(store: VersionedStore, clock: Clock | None = None, **more: Any) -> EventLog:
+    """A log whose pauses take no time worth mentioning."""
+    return EventLog(store, "job", source="w", now=(clock or Clock()).now, **{"flush_seconds": 0.001, **more})
+
+
+def _events(store: VersionedStore) -> list[Event]:
+    """All events in the order of their keys."""
+    values = [store.get(key) for key in store.list_keys("events/")]
+    return [event for found in values if found is not None for event in parse_chunk(found.value)]
+
+
+class Gate(FaultyStore):
+    """A store that does not answer before `open` is called; `asked` is set when somebody has asked."""
+
+    def __init__(self) -> None:
+        super().__init__(InMemoryVersionedStore())
+        self.asked = threading.Event()
+        self._opened = threading.Event()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        self.asked.set()
+        assert self._opened.wait(60)
+        return super().create_if_absent(key, value)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_emitted_arrives_in_order(store: VersionedStore) -> None:
+    """On every backend: all events, in their order, each with time, job, kind, source and a number that grows."""
+    log = _log(store)
+    for number in range(300):
+        log.emit("log", text=f"line {number}", task=number)
+    log.emit("task_failed", task=3, error={"type": "ValueError", "message": "no"})
+    assert log.close()
+    found = _events(store)
+    assert [event["seq"] for event in found] == list(range(301))
+    assert found[5] == {**HEAD, "source": log.source, "seq": 5, "text": "line 5", "task": 5}
+    assert found[300]["error"] == {"type": "ValueError", "message": "no"}
+
+
+def test_the_key_tells_hour_job_source_and_number() -> None:
+    """A chunk lies in the hour of its writing, under its job, with a name that no other writer has."""
+    store, clock = InMemoryVersionedStore(), Clock()
+    logs = [_log(store, clock), _log(store, clock)]
+    for log in logs:
+        log.emit("runner", text="x")
+        log.close()
+    assert set(store.list_keys()) == {f"events/20260301T12/job/{log.source}-000000.ndjson" for log in logs}
+    assert len({log.source for log in logs}) == 2
+    names = [chunk_name(key) for key in store.list_keys()]
+    assert {name and name.job_id for name in names} == {"job"}
+
+
+def test_emit_does_not_wait_for_the_store() -> None:
+    """While the store keeps a write waiting, `emit` returns; all comes through afterwards."""
+    gate = Gate()
+    log = _log(gate)
+    log.emit("log", text="first")
+    assert gate.asked.wait(60)
+    for _ in range(100):
+        log.emit("log", text="more")
+    assert not log.close(0.0)
+    gate.open()
+    assert log.close(60)
+    assert len(_events(gate)) == 101
+
+
+def test_an_outage_is_survived() -> None:
+    """Events written during an outage come when it is over, once each."""
+    store = FaultyStore(InMemoryVersionedStore())
+    store.fail_next(5, "create_if_absent")
+    log = _log(store)
+    for number in range(10):
+        log.emit("log", text=str(number))
+    assert log.close(60)
+    assert [event["text"] for event in _events(store)] == [str(number) for number in range(10)]
+
+
+def test_refused_credentials_do_not_stop_it_either() -> None:
+    """Whatever the store raises, the writer goes on trying, and `emit` knows nothing of it."""
+    store = InMemoryVersionedStore()
+    broken = FaultyStore(store)
+    errors = iter([StoreAccessError("No."), RuntimeError("a bug in a store")])
+
+    def create(key: str, value: bytes) -> VersionToken | None:
+        error = next(errors, None)
+        if error is not None:
+            raise error
+        return store.create_if_absent(key, value)
+
+    broken.create_if_absent = create  # type: ignore[method-assign]
+    log = _log(broken)
+    log.emit("log", text="x")
+    assert log.close(60)
+    assert len(_events(store)) == 1
+
+
+def test_a_late_chunk_goes_into_the_hour_of_its_writing() -> None:
+    """What an outage held back for an hour lands in the new hour, where readers look."""
+    store, clock = FaultyStore(InMemoryVersionedStore()), Clock()
+    fail = store.fail_next
+
+    def enter(method: str) -> None:
+        if method == "create_if_absent" and store.calls[method] == 0:
+            fail(1, method)
+            clock.advance(hours=1)
+        FaultyStore._enter(store, method)
+
+    store._enter = enter  # type: ignore[method-assign]
+    log = _log(store, clock)
+    log.emit("log", text="x")
+    assert log.close(60)
+    (key,) = store.list_keys("events/")
+    assert key.startswith("events/20260301T13/")
+    assert _events(store)[0]["at"] == "2026-03-01T12:00:00Z"
+
+
+def test_a_lost_reply_makes_the_same_chunk_twice_at_most() -> None:
+    """A chunk whose reply was lost is sent again unchanged, under the same name, whatever came in meanwhile."""
+    store, clock = FaultyStore(InMemoryVersionedStore()), Clock()
+    store.lose_reply_next()
+    log = _log(store, clock)
+    store_now, log._now = log._now, lambda: (clock.advance(hours=1), store_now())[1]
+    log.emit("log", text="a")
+    assert log.close(60)
+    names = [chunks.chunk_name(key) for key in store.list_keys("events/")]
+    assert len(names) == 2
+    assert len({one.name for one in names if one is not None}) == 1
+    first, second = (store.get(key) for key in store.list_keys("events/"))
+    assert first is not None
+    assert second is not None
+    assert first.value == second.value
+
+
+def test_the_oldest_log_lines_go_first() -> None:
+    """When too many wait, the oldest `log` events go, other kinds stay, and `dropped` says how many are missing."""
+    gate = Gate()
+    log = _log(gate, max_waiting=10)
+    log.emit("runner", text="begin")
+    assert gate.asked.wait(60)
+    for number in range(15):
+        log.emit("task_failed" if number in (0, 4) else "log", text=str(number))
+    gate.open()
+    assert log.close(60)
+    found = _events(gate)
+    told = [(event["kind"], event.get("text")) for event in found]
+    kept = [("task_failed", "0"), ("task_failed", "4"), *(("log", str(number)) for number in range(7, 15))]
+    assert told == [("runner", "begin"), ("dropped", None), *kept]
+    assert found[1]["count"] == 5
+    assert len({event["seq"] for event in found}) == len(found)
+
+
+def test_without_log_lines_the_oldest_others_go() -> None:
+    """The bound holds whatever the events are."""
+    gate = Gate()
+    log = _log(gate, max_waiting=3)
+    log.emit("runner")
+    assert gate.asked.wait(60)
+    for number in range(5):
+        log.emit("state", status=str(number))
+    gate.open()
+    assert log.close(60)
+    assert [event.get("status", event.get("count")) for event in _events(gate)] == [None, 2, "2", "3", "4"]
+
+
+def test_close_gives_up_in_time_and_says_so() -> None:
+    """With a store that stays away, `close` comes back and tells that not all was written; later events are ignored."""
+    store = FaultyStore(InMemoryVersionedStore())
+    store.fail_next(10**9, "create_if_absent")
+    log = _log(store)
+    log.emit("log", text="x")
+    assert not log.close(0.01)
+    log.emit("log", text="y")
+    log._thread.join(60)
+    assert not log._thread.is_alive()
+    assert not log.close()
+
+
+def test_closing_twice_and_without_events_is_harmless() -> None:
+    """Nothing to write is nothing written."""
+    store = InMemoryVersionedStore()
+    log = _log(store)
+    assert log.close()
+    assert log.close()
+    assert list(store.list_keys()) == []
+
+
+def test_many_threads_may_emit() -> None:
+    """Events of several threads all arrive, each with a number of its own."""
+    store = InMemoryVersionedStore()
+    log = _log(store, flush_bytes=500)
+    threads = [threading.Thread(target=lambda: [log.emit("log", text="x" * 50) for _ in range(200)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.close(60)
+    assert sorted(int(str(event["seq"])) for event in _events(store)) == list(range(800))
+    assert len(list(store.list_keys())) > 10
+
+
+@pytest.mark.parametrize("source", ["", "a/b", "a b", "x" * 70, "é"])
+def test_a_source_must_fit_into_a_key(source: str) -> None:
+    """A name that no key can hold is refused at once, not in the thread."""
+    with pytest.raises(UsageError):
+        EventLog(InMemoryVersionedStore(), "job", source=source + "/" * (not source))
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def _nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 10**6, "\x1b[31m\n\u2028 \ud800", "😀" * 5000, float("nan"), float("inf"), 10**5000, b"bytes", object(),
+        Unprintable(), {1: 2, None: object()}, _nested(50), _nested(10**5), {"a" * 10**5: 1}, ["x" * 100] * 10**4,
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_whatever_is_emitted_can_be_read(value: object) -> None:
+    """Anything at all becomes an event within the bounds; what had to be cut says so."""
+    store = InMemoryVersionedStore()
+    log = _log(store)
+    log.emit("log", text=value)
+    log.emit("log", **{f"field{number}": "y" * 100 for number in range(1000)})
+    log.emit("not a kind", text="z")
+    assert log.close(60)
+    first, second = _events(store)
+    assert len(json.dumps(first)) <= MAX_EVENT_BYTES + 100
+    assert first["kind"] == "log"
+    assert second["cut"] is True
+
+
+def test_fields_of_the_head_cannot_be_forged() -> None:
+    """A field named like one of the head's does not replace it."""
+    store = InMemoryVersionedStore()
+    log = _log(store)
+    log.emit("log", job_id="other", seq=99, text="x")
+    assert log.close(60)
+    (event,) = _events(store)
+    assert (event["job_id"], event["seq"]) == ("job", 0)
+
+
+def test_one_event_at_once() -> None:
+    """`record_event` writes one chunk with one event; an outage makes it False, not an error."""
+    store, clock = FaultyStore(InMemoryVersionedStore()), Clock()
+    assert record_event(store, "job", "runner", now=clock.now, text="hello")
+    (event,) = _events(store)
+    assert event == {**HEAD, "kind": "runner", "source": event["source"], "text": "hello"}
+    store.fail_next()
+    assert not record_event(store, "job", "runner", text="hello")
+
+
+def test_a_state_event_tells_of_the_record() -> None:
+    """What `record_state` leaves is the status and the counts of the record."""
+    store = InMemoryVersionedStore()
+    registry = JobRegistry(store)
+    registry.register_job("job", tasks_total=4)
+    registry.update_progress("job", 3, tasks_failed=1, start=True)
+    found = registry.get_record("job")
+    assert found is not None
+    assert record_state(store, found.value)
+    (event,) = _events(store)
+    assert [event[f"tasks_{name}"] for name in ("total", "completed", "failed")] == [4, 3, 1]
+    assert (event["kind"], event["status"], event["revision"]) == ("state", "running", 2)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _chunk(*events: object) -> bytes:
+    return "".join(json.dumps(event) + "\n" for event in events).encode()
+
+
+def test_an_empty_chunk_has_no_events() -> None:
+    """No bytes, no events."""
+    assert parse_chunk(b"") == []
+
+
+BAD_LINES = [
+    b"", b"{", b"[]", b"null", b'"x"', b"\xff", b"NaN", b"[" * 20000,
+    *(_chunk({**HEAD, name: value})[:-1] for name, value in [
+        ("at", None), ("at", 1), ("at", "2026-03-01"), ("at", "2026-03-01T12:00:00+00:00"),
+        ("at", "2026-13-01T12:00:00Z"), ("at", "0000-01-01T00:00:00Z"), ("kind", ""), ("kind", "A B"), ("kind", []),
+        ("seq", -1), ("seq", True), ("seq", "1"), ("seq", 1.0), ("seq", 2**70), ("source", "a/b"), ("source", None),
+        ("job_id", ""), ("job_id", "a/b"), ("job_id", None), ("job_id", "\x1b"),
+        ("x", float("nan")), ("x", float("-inf")), ("x", _nested(30)), ("x", "y" * 40000),
+    ]),
+    *(_chunk({key: value for key, value in HEAD.items() if key != name})[:-1] for name in HEAD),
+    _chunk(HEAD)[:-2] + b', "x": 1e999}',
+    _chunk(HEAD)[:-2] + b', "x": ' + b"9" * 5000 + b"}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=lambda line: repr(line[:60]))
+def test_one_bad_line_spoils_the_chunk(line: bytes) -> None:
+    """A line that is no event is an error that names the line; nothing else than that error is ever raised."""
+    with pytest.raises(RecordError) as caught:
+        parse_chunk(_chunk(HEAD) + line + b"\n")
+    assert "line 2" in caught.value.reason or b"\xff" in line
+
+
+def test_a_chunk_cut_short_is_no_chunk() -> None:
+    """The last line ends with a line feed; a torn write does not."""
+    with pytest.raises(RecordError, match="not complete"):
+        parse_chunk(_chunk(HEAD)[:-1])
+
+
+def test_a_chunk_is_bounded() -> None:
+    """Too many bytes or too many lines are refused unparsed."""
+    with pytest.raises(RecordError, match="at most"):
+        parse_chunk(b" " * (MAX_CHUNK_BYTES + 1))
+    with pytest.raises(RecordError, match="at most"):
+        parse_chunk(b"\n" * 30_000)
+
+
+def test_events_are_of_the_job_that_the_key_names() -> None:
+    """A chunk under one job's key cannot tell of another job."""
+    assert parse_chunk(_chunk(HEAD), job_id="job")
+    with pytest.raises(RecordError, match="of job 'job'"):
+        parse_chunk(_chunk(HEAD), job_id="other")
+
+
+@given(st.binary(max_size=300))
+@example(b"\n")
+@example(b"{}\n")
+def test_any_bytes_give_events_or_one_error(value: bytes) -> None:
+    """Whatever the bytes, the outcome is events or a RecordError."""
+    _parse_or_refuse(value)
+
+
+_JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*HEAD, "text", "x"]), _JSON), st.booleans())
+def test_any_json_gives_events_or_one_error(changes: dict[str, object], is_whole: bool) -> None:
+    """Fields of any kind in the place of the right ones: the same."""
+    _parse_or_refuse(_chunk({**HEAD, **changes} if is_whole else changes))
+
+
+@given(st.dictionaries(st.text(max_size=10), _JSON, max_size=5), st.text(max_size=20))
+def test_what_is_written_can_be_read(fields: dict[str, object], text: str) -> None:
+    """Whatever the fields, the line that is written is one that is read."""
+    (event,) = parse_chunk(f"{chunks.event_line(HEAD, {**fields, 'text': text})}\n".encode("ascii"), job_id="job")
+    assert {name: event[name] for name in HEAD} == HEAD
+
+
+def _parse_or_refuse(value: bytes) -> None:
+    try:
+        events = parse_chunk(value)
+    except RecordError:
+        return
+    for event in events:
+        json.dumps(event, allow_nan=False).encode("ascii")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "jobs/job/state.json", "events/20260301T12/job/x.ndjson", "events/20260301/job/w-000000.ndjson",
+        "events/20260301T12/w-000000.ndjson", "events/20260301T12/job/w-000000.json",
+        "events/20260301T12/job/w-0.ndjson", "events/20260301T12/job/a/w-000000.ndjson",
+        "events/20260301T12/\x1b/w-000000.ndjson",
+        "events/20260301T12/job/w-000000.ndjson\n", "events/\uff120260301T12/job/w-000000.ndjson",
+    ],
+)  # fmt: skip
+def test_other_keys_are_none(key: str) -> None:
+    """A key of something else names no job."""
+    assert chunk_name(key) is None

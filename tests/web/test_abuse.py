@@ -1,0 +1,280 @@
+"""What one client can do to `serve`: ask for what has no end, for too much at once, or hold its connections."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mops_jobs
+import support.web as support_web
+from mopsjobs.times import utc_now
+from mopsjobs.web import api, connections
+from mopsjobs.web.connections import PageServer
+from mopsjobs.web.server import LANES, lane_of
+from support.cli import Cli, Clock, Remote, add
+from support.runs import until
+from support.web import Web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mopsjobs.registry import JobRegistry
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
+    add(remote.jobs, "a" * 60)
+    cli.ok("sync", "-q")
+    return Web(cli, capsys)
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/jobs"])
+def test_regular_expressions_are_refused(web: Web, path: str) -> None:
+    """`(a+)+$` would hold the interpreter, all other requests and SIGTERM: no expression is taken, a glob is."""
+    answer = web.get(f"{path}?match=(a%2B)%2B%24")
+    assert answer.status_code == 400
+    assert "no regular expression" in answer.text
+    assert "name=GLOB" in answer.text
+    assert "match" not in web.get("/api/v1/jobs?colour=red").text
+    assert "a" * 60 in web.ok(f"{path}?name={'*a' * 60}")
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/jobs"])
+def test_too_many_labels_are_a_bad_request(web: Web, path: str) -> None:
+    """They are told as what they are, without a hint about the cache."""
+    answer = web.get(f"{path}?{'&'.join(f'label=k%3D{number}' for number in range(2500))}")
+    assert answer.status_code == 400
+    assert "Too many labels" in answer.text
+    assert "--cache" not in answer.text
+    assert web.get(f"{path}?sort={'name,' * 2500}name").status_code == 200
+
+
+# --- how much is answered --------------------------------------------------------------------------------------------
+
+
+def test_an_answer_of_the_api_ends_after_its_bytes(
+    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the true total, and a Link leads to the rest: following it shows each job once, in the same order."""
+    for number in range(10):
+        add(remote.jobs, f"job-{number}", "failed", error_message="x" * 1000)
+    cli.ok("sync", "-q")
+    whole = web.get("/api/v1/jobs?sort=name&name=job-*").get_json()
+    monkeypatch.setattr(api, "MAX_ANSWER_BYTES", 5000)
+    path, seen = "/api/v1/jobs?sort=name&name=job-*", []
+    while path:
+        answer = web.get(path)
+        document = answer.get_json()
+        assert document["total"] == 10
+        assert document["returned"] == len(document["jobs"]) < 5
+        seen += document["jobs"]
+        path = answer.headers.get("Link", "").removeprefix("<").partition(">")[0]
+    assert seen == whole["jobs"]
+
+
+def test_a_job_larger_than_an_answer_is_answered(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone: else its readers would never come past it."""
+    monkeypatch.setattr(api, "MAX_ANSWER_BYTES", 1)
+    answer = web.get("/api/v1/jobs")
+    assert answer.get_json()["returned"] == 1
+    assert "Link" not in answer.headers
+    assert web.get("/api/v1/jobs?skip=7").get_json()["jobs"] == []
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+
+class Line:
+    """A server in this process, over an application that the test makes, and what it answers on raw connections."""
+
+    def __init__(self, stack: contextlib.ExitStack, app: Callable[..., Any]) -> None:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.port: int = listening.getsockname()[1]
+        self._stack = stack
+        lanes = {"pages": 2, "api": 1, "streams": 2, "health": 1}
+        self.server = PageServer(app, listening, lanes, lane_of, channel_request_lookahead=1, asyncore_use_poll=True)
+        self._thread = threading.Thread(target=self.server.run, daemon=True)
+        self._thread.start()
+
+    def open(self, data: bytes = b"") -> socket.socket:
+        """A new connection, on which this was sent."""
+        line = self._stack.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=30))
+        line.sendall(data)
+        return line
+
+    def get(self, path: str) -> bytes:
+        """What is answered to one request, the head included, until the connection ends."""
+        return read(self.open(request(path)))
+
+
+def request(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", *headers, "Connection: close", "", ""]).encode()
+
+
+def read(line: socket.socket) -> bytes:
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while part := line.recv(1 << 16):
+            found += part
+    return found
+
+
+def has_ended(line: socket.socket) -> bool:
+    line.setblocking(False)
+    try:
+        return line.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What ends the requests that are held; set when the test ends, too."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def line(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """A server whose pages say their path, and wait where that ends with `/held`."""
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"].endswith("/held"):
+            release.wait()
+        start("200 OK", [])
+        return [environ["PATH_INFO"].encode()]
+
+    monkeypatch.setattr(connections, "MAX_PER_PEER", 5)
+    monkeypatch.setattr(connections, "MAX_QUEUED", 3)
+    with contextlib.ExitStack() as stack:
+        found = Line(stack, app)
+        yield found
+        release.set()
+        found.server.end()
+
+
+def test_the_oldest_half_open_connections_go(line: Line) -> None:
+    """Of one address so many are kept; whoever comes is answered, and so is the one that comes after."""
+    half_open = [line.open(b"GET / HTTP/1.1\r\nHost:") for _ in range(60)]
+    assert line.get("/jobs").endswith(b"/jobs")
+    until(lambda: sum(not has_ended(one) for one in half_open) <= 5, "the end of the others")
+    assert line.get("/jobs").endswith(b"/jobs")
+
+
+def test_a_request_that_never_ends_is_ended(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not keep a connection open: what counts is when the request began."""
+    silent, slow = line.open(), line.open(b"GET / HT")
+    for _ in range(3):
+        slow.sendall(b"T")
+    assert line.get("/jobs").endswith(b"/jobs")
+    assert not has_ended(slow)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
+    until(lambda: has_ended(silent) and has_ended(slow), "the end of both")
+
+
+def test_a_connection_may_lie_idle_for_longer(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two requests a browser takes its time; its second one begins anew."""
+    kept = line.open(request("/jobs").replace(b"Connection: close\r\n", b""))
+    assert kept.recv(1 << 16)
+    silent = line.open()
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
+    until(lambda: has_ended(silent), "the end of a connection without a request")
+    assert not has_ended(kept)
+    kept.setblocking(True)
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 10.0)
+    kept.sendall(request("/again"))
+    assert read(kept).endswith(b"/again")
+
+
+def test_a_request_that_is_served_is_never_ended(
+    line: Line, release: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many connections come meanwhile, and however long it takes."""
+    served = line.open(request("/live/held"))
+    until(lambda: any(one.is_busy for one in list(line.server.active_channels.values())), "the request")
+    silent = line.open()
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
+    until(lambda: has_ended(silent), "the end of a connection without a request")
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 60.0)
+    for _ in range(20):
+        line.open()
+    release.set()
+    assert read(served).endswith(b"/live/held")
+
+
+def test_what_waits_in_one_lane_stops_no_other(line: Line) -> None:
+    """With every thread of the API taken, and its queue full, pages and health answer; more of the API is refused."""
+    queue, channels = line.server._lanes["api"].queue, line.server.active_channels
+    line.open(request("/api/held"))
+    until(lambda: any(one.is_busy for one in list(channels.values())) and not queue, "a thread that is taken")
+    for _ in range(3):
+        line.open(request("/api/held"))
+    until(lambda: len(queue) == 3, "a queue that is full")
+    assert b" 503 " in line.get("/api/v1/jobs")
+    assert line.get("/jobs").endswith(b"/jobs")
+    assert line.get("/healthz").endswith(b"/healthz")
+
+
+def test_each_kind_of_request_has_its_threads() -> None:
+    """A lane for health alone; streams have as many threads as there may be streams, and some to refuse more."""
+    assert [lane_of(path) for path in ("/healthz", "/metrics", "/jobs", "/api/v1/jobs", "/live", "")] == [
+        "health", "pages", "pages", "api", "streams", "pages",
+    ]  # fmt: skip
+    assert LANES["streams"] > 100
+    assert min(LANES.values()) >= 2
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_a_request_of_two_lengths_is_refused(line: Line, version: str) -> None:
+    """Content-Length with Transfer-Encoding: a proxy could see another end of it, and so another next request."""
+    head = f"GET /jobs HTTP/{version}\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = read(line.open(head.encode() + b"0\r\n\r\n" + request("/hidden")))
+    assert answer.startswith(f"HTTP/{version} 400 ".encode())
+    assert b"hidden" not in answer
+
+
+# --- files that go away ----------------------------------------------------------------------------------------------
+
+
+def test_a_server_outlives_its_files(
+    cli: Cli, jobs: JobRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is unpacked below ~/.cache, as its cache is: with both cleared, pages go on, and new jobs appear."""
+    program = tmp_path / "program"
+    root = Path(mops_jobs.__file__).parent
+    shutil.copytree(root / "mopsjobs", program / "mopsjobs")
+    shutil.copy(root / "mops_jobs.py", program)
+    words = [sys.executable, str(program / "mops_jobs.py")]
+    monkeypatch.setattr(support_web, "command", lambda *argv: [*words, *argv])
+    monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
+    cli.ok("register", "first", "-q")
+    with support_web.serving(cli, "--sync-every", "1s") as server:
+        server.filled()
+        shutil.rmtree(program)
+        for path in cli.cache.parent.glob(f"{cli.cache.name}*"):
+            path.unlink(missing_ok=True)
+        cli.ok("register", "second", "-q")
+        until(lambda: "second" in server.ask("/jobs").text, "the new cache")
+        for path in ("/jobs/first", "/charts", "/api/v1/jobs", "/api/v1/openapi.json", "/metrics", "/healthz"):
+            assert server.ask(path).status == 200
+        for name in ("style.css", "live.js", "icon.svg"):
+            assert server.ask(f"/static/{name}").status == 200
+        assert "There is no job nope" in server.ask("/jobs/nope").text
+        with server.stream("/live?job=first") as messages:
+            assert next(messages)
+        assert server.stop() == (0, "Ctrl-C ends it.\n")

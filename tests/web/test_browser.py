@@ -1,0 +1,240 @@
+"""The pages of `serve` in a real browser, with nothing but this machine's loopback to reach.
+
+With MOPS_TEST_SCREENSHOTS set to a directory, the pictures of the documentation are made there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playwright
+
+from mopsjobs.registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.times import json_time, utc_now
+from support.cli import Cli, Clock, add, foreign, key, put
+from support.web import HOSTILE, HOSTILE_ID, Server, hostile_record, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, which resolves no name and has no other way out either."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.fail("There is no chromium: run ./build.sh test, which installs it.")
+    with sync_playwright() as playwright:
+        flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server over an embedded registry with jobs of several kinds; the clock of `cli` goes as the server's does."""
+    monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
+    cli.ok("register", "night-1", "--owner", "ada", "--label", "exp=7", "-q")
+    cli.ok("progress", "night-1", "1/10", "-q")
+    ends = (("succeeded", 20), ("failed", 3), ("running", 12), ("partial", 17), ("cancelled", 5))
+    for number, (status, done) in enumerate(ends):
+        add(jobs, f"study-{number}", "running", owner="grace", tasks_total=20)
+        jobs.update_progress(f"study-{number}", done)
+        if status != "running":
+            jobs.update_status(f"study-{number}", status)
+    with serving(cli, "--sync-every", "1s") as server:
+        yield server.filled()
+
+
+class Watched:
+    """What a page has done that it must not do."""
+
+    def __init__(self, page: Page) -> None:
+        self.foreign: list[str] = []
+        self.dialogs: list[str] = []
+        self.errors: list[str] = []
+        page.route("**/*", self._route)
+        page.on("dialog", self._dialog)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+
+    def _route(self, route: Route) -> None:
+        if route.request.url.startswith("http://127.0.0.1:"):
+            route.continue_()
+            return
+        self.foreign.append(route.request.url)
+        route.abort()
+
+    def _dialog(self, dialog: Dialog) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    def check(self) -> None:
+        assert (self.foreign, self.dialogs, self.errors) == ([], [], [])
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """A tab at the page of jobs. In the end: nothing foreign was asked for, no dialog opened, nothing went wrong."""
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, service_workers="block")
+    page = context.new_page()
+    watched = Watched(page)
+    page.goto(f"{server.url}/jobs")
+    yield page
+    watched.check()
+    context.close()
+
+
+def _shoot(page: Page, name: str) -> None:
+    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
+        # A path of the machine that makes the picture is nobody's business.
+        page.evaluate("document.querySelector('.registry').textContent = 'azure://job-registry'")
+        page.screenshot(path=str(Path(directory, name)))
+
+
+def _history(cli: Cli) -> None:
+    """Three weeks of jobs that have ended, as records that were there before the server was."""
+    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+    ends = ("succeeded", "succeeded", "failed", "succeeded", "partial", "succeeded", "cancelled", "succeeded")
+    for number in range(64):
+        end = utc_now() - timedelta(hours=1 + 8 * number - number % 5 * 3)
+        begin = end - timedelta(minutes=20 + number * 37 % 200)
+        times = {"pending": begin - timedelta(minutes=1 + number * 7 % 40), "running": begin, ends[number % 8]: end}
+        steps = [{"status": name, "at": json_time(at), "id": str(number)} for name, at in times.items()]
+        name = f"{('seir', 'malaria', 'measles')[number % 3]}-{end:%m%d}-{number:02}"
+        done = 40 if ends[number % 8] in ("succeeded", "partial") else number % 40
+        fields = {
+            "owner": ("ada", "grace", "emmy")[number % 3], "labels": {"exp": str(number % 4)}, "transitions": steps,
+            "created_at": steps[0]["at"], "updated_at": steps[-1]["at"], "tasks_total": 40, "tasks_completed": done,
+        }  # fmt: skip
+        put(store, key(name), foreign(name, ends[number % 8], **fields))
+
+
+def test_charts_show_weeks_and_lead_to_the_jobs(page: Page, cli: Cli) -> None:
+    """A drawing for each question, what its colours mean beside it; from a status to the jobs that have it."""
+    _history(cli)
+    expect(page.locator("#jobs caption")).to_contain_text("70 jobs")
+    _shoot(page, "jobs.png")
+    page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link", name="Charts").click()
+    expect(page.get_by_role("heading", level=2)).to_have_count(8)
+    expect(page.get_by_role("img")).to_have_count(5)
+    ended = page.get_by_role("region", name="Ended")
+    expect(ended.locator("figcaption")).to_contain_text("cancelled")
+    assert ended.locator("rect").count() > 20
+    _shoot(page, "charts.png")
+    page.get_by_role("link", name="grace").click()
+    page.get_by_role("navigation", name="These jobs").get_by_role("link", name="failed").click()
+    expect(page.locator("tbody tr").first).to_contain_text("grace")
+    assert "status=failed&owner=grace" in page.url
+
+
+def test_filter_search_and_open_a_job(page: Page) -> None:
+    """By a pill, by words, then by the link of a job; the URL tells it all, and leads back."""
+    page.get_by_role("navigation", name="By status").get_by_role("link", name="failed").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    assert "status=failed" in page.url
+    page.get_by_role("navigation", name="By status").get_by_role("link", name="all").click()
+    page.get_by_label("Search").fill("night")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_role("link", name="night-1").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("night-1")
+    page.go_back()
+    expect(page.get_by_label("Search")).to_have_value("night")
+
+
+def test_progress_moves_while_a_job_runs(page: Page, cli: Cli) -> None:
+    """In the table and on the job's own page, without a reload; its events are added, and its end is told."""
+    row = page.locator("tr[data-key=night-1]")
+    expect(row).to_contain_text("1/10")
+    page.evaluate("window.same = true")
+    cli.ok("progress", "night-1", "4/10", "-q")
+    expect(row).to_contain_text("4/10")
+    expect(row.locator("progress")).to_have_attribute("value", "0.4")
+    cli.ok("register", "late", "-q")
+    expect(page.locator("tr[data-key=late]")).to_be_visible()
+    assert page.evaluate("window.same") is True
+    row.get_by_role("link").click()
+    expect(page.locator("#events li")).to_have_count(3)
+    cli.ok("progress", "night-1", "7/10", "-q")
+    expect(page.locator("#events li").last).to_contain_text("running 7/10 tasks")
+    expect(page.locator("#state")).to_contain_text("7/10")
+    expect(page.locator("#over-time polyline")).to_have_count(1)
+    _shoot(page, "job.png")
+    cli.ok("update", "night-1", "failed", "--error", "killed at 12 GiB", "-q")
+    expect(page.locator("#state")).to_contain_text("killed at 12 GiB")
+    expect(page.locator("#said")).to_contain_text("failed")
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    """The first key leads past the header; focus is seen, and stays where it is while the page changes."""
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    link = page.get_by_role("link", name="study-2")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if link.evaluate("one => one === document.activeElement"):
+            break
+    expect(link).to_be_focused()
+    assert link.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("study-2")
+
+
+def test_focus_stays_while_the_page_changes(page: Page, cli: Cli) -> None:
+    """A link that has the focus keeps it when another row comes in above it."""
+    link = page.get_by_role("link", name="night-1")
+    link.focus()
+    cli.ok("register", "above", "-q")
+    expect(page.locator("tr[data-key=above]")).to_be_visible()
+    expect(link).to_be_focused()
+
+
+def test_dark_mode_and_phone(browser: Browser, server: Server) -> None:
+    """Dark where the system is; on a phone nothing is wider than the screen."""
+    context = browser.new_context(color_scheme="dark", viewport={"width": 360, "height": 740}, reduced_motion="reduce")
+    page = context.new_page()
+    watched = Watched(page)
+    for path in ("/jobs", "/jobs/night-1", "/charts"):
+        page.goto(server.url + path)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+    page.goto(f"{server.url}/jobs")
+    expect(page.locator("td.owner").first).to_be_hidden()
+    expect(page.locator("td.status").first).to_be_visible()
+    watched.check()
+    context.close()
+
+
+def test_markup_of_a_record_is_never_interpreted(page: Page, cli: Cli, server: Server) -> None:
+    """A job whose every field holds markup and script, as it comes in live, and on its own page: all of it is text."""
+    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+    put(store, key(HOSTILE_ID), hostile_record(HOSTILE_ID))
+    page.goto(f"{server.url}/jobs?sort=-status")
+    link = page.get_by_role("link", name="x<img")
+    expect(link).to_be_visible()
+    cli("update", "study-2", "failed", "--error", HOSTILE, "-q")
+    for step in ("table", "job", "charts", "message"):
+        if step == "job":
+            link.click()
+            expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE_ID)
+            expect(page.locator("#state pre")).to_contain_text("<script>window.broken = 1</script>")
+        elif step == "charts":
+            page.goto(f"{server.url}/charts")
+        elif step == "message":
+            page.goto(f"{server.url}/jobs/study-2")
+            expect(page.locator("#state pre")).to_contain_text("<img src=x onerror=alert(1)>")
+        assert page.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
+        assert page.evaluate("window.broken") is None

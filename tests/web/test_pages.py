@@ -1,0 +1,659 @@
+"""The pages and the API of `serve`: what they show, whom they answer, and that they show it as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+from mopsjobs.cache.file import open_to_read
+from mopsjobs.events import record_event
+from mopsjobs.times import utc_now
+from mopsjobs.web import readers
+from mopsjobs.web.live import Syncer
+from mopsjobs.web.security import is_loopback
+from support.cli import START, Cli, Clock, Remote, add, foreign, key
+from support.runs import until
+from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mopsjobs.registry import JobRegistry
+
+PAGES = ("/jobs", "/jobs/running-1", "/charts")
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
+    """A few jobs of each kind, mirrored."""
+    add(remote.jobs, "running-1", "running", owner="ada", labels={"exp": "7"}, tasks_total=4)
+    remote.jobs.update_progress("running-1", 1)
+    add(remote.jobs, "failed-1", "failed", owner="grace", labels={"exp": "8"})
+    add(remote.jobs, "done-1", "succeeded", owner="ada")
+    cli.clock.advance(hours=1)
+    add(remote.jobs, "pending-1")
+    cli.ok("sync", "-q")
+    return Web(cli, capsys)
+
+
+# --- the page of jobs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("", ["pending-1", "done-1", "failed-1", "running-1"]),
+        ("?status=failed", ["failed-1"]),
+        ("?status=active", ["pending-1", "running-1"]),
+        ("?owner=ada", ["done-1", "running-1"]),
+        ("?label=exp%3D7", ["running-1"]),
+        ("?q=GRACE", ["failed-1"]),
+        ("?q=1&status=running", ["running-1"]),
+        ("?q=%25", []),
+        ("?q=d_1", []),
+        ("?q=exp", []),
+        ("?q=8", ["failed-1"]),
+        ("?sort=name", ["done-1", "failed-1", "pending-1", "running-1"]),
+        ("?sort=-name&owner=&label=&hours=", ["running-1", "pending-1", "failed-1", "done-1"]),
+        ("?hours=0.5", ["pending-1", "running-1"]),
+    ],
+)
+def test_the_url_says_which_jobs_are_shown(web: Web, query: str, ids: list[str]) -> None:
+    """Filters, search and order are those of the query string; active jobs are in every window."""
+    shown = web.ids(f"/jobs{query}")
+    assert shown == ids if "sort" in query else sorted(shown) == sorted(ids)
+
+
+def test_pills_count_what_they_lead_to(web: Web) -> None:
+    """The number on a pill is that of the jobs its link shows, whatever other filter there is."""
+    page = web.ok("/jobs?owner=ada")
+    pills = re.findall(r'<a class="pill[^"]*" href="([^"]+)"[^>]*>.*?(\w+) <b>(\d+)</b>', page)
+    assert {name: int(count) for _, name, count in pills if count != "0"} == {"all": 2, "running": 1, "succeeded": 1}
+    for link, _, count in pills:
+        assert len(web.ids("/jobs" + link.replace("&amp;", "&"))) == int(count)
+
+
+def test_pages_show_every_job_once(web: Web, cli: Cli, remote: Remote) -> None:
+    """Following the pages in any order, and in a window, comes by every job once."""
+    for number in range(120):
+        remote.put(key(f"many-{number:03}"), foreign(f"many-{number:03}", "succeeded"))
+    cli.ok("sync", "-q")
+    for query in ("?", "?sort=-duration", "?hours=48", "?sort=name&q=many"):
+        seen: list[str] = []
+        for page in range(1, 6):
+            seen += web.ids(f"/jobs{query}&page={page}")
+        assert len(seen) == len(set(seen))
+        assert sum(one.startswith("many") for one in seen) == 120
+    assert web.ids("/jobs?page=6") == []
+    assert "<caption>124 jobs</caption>" in web.ok("/jobs?page=6")
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/jobs?status=nope", "is no status"),
+        ("/jobs?sort=size", "Cannot sort by"),
+        ("/jobs?page=0", "whole number"),
+        ("/jobs?hours=soon", "no number of hours"),
+        ("/jobs?colour=red", "no parameter"),
+        ("/jobs?label=%3D7", "is no label"),
+        ("/charts?days=8", "invalid choice"),
+        ("/charts?label=%3D7", "is no label"),
+        ("/api/v1/jobs?limit=0", "between 1 and"),
+        ("/api/v1/jobs?stuck=maybe", "true or false"),
+        ("/api/v1/events?since=x", "is no cursor"),
+        ("/api/v1/events?limit=100000", "between 1 and"),
+    ],
+)
+def test_what_makes_no_sense_is_told_in_a_sentence(web: Web, path: str, sentence: str) -> None:
+    """A bad query is 400, with the words that the command has for it."""
+    answer = web.get(path)
+    assert answer.status_code == 400
+    assert sentence in answer.text
+    assert (answer.mimetype == "application/problem+json") == path.startswith("/api/")
+
+
+@pytest.mark.parametrize("job_id", ["a.", "a..", "..."])
+def test_an_id_that_ends_with_a_dot_has_a_page(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str], job_id: str
+) -> None:
+    """Its page and its JSON are found by the address that the table of jobs links to."""
+    remote.put(key(job_id), foreign(job_id))
+    cli.ok("sync")
+    web = Web(cli, capsys)
+    assert f'href="/jobs/{job_id}"' in web.ok("/jobs")
+    assert job_id in web.ok(f"/jobs/{job_id}")
+    assert web.get(f"/api/v1/jobs/{job_id}").get_json()["job_id"] == job_id
+
+
+def test_an_unknown_job_is_404(web: Web) -> None:
+    """A job that is not there, and a prefix that fits several."""
+    assert web.get("/jobs/nope").status_code == 404
+    assert "There is no job nope" in web.get("/api/v1/jobs/nope").get_json()["detail"]
+    assert web.get("/nope").status_code == 404
+
+
+def test_a_cache_that_was_never_filled_is_told(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the first sync every page says so, with 503, and nothing is fetched for it."""
+    web = Web(cli, capsys)
+    for path in ("/jobs", "/charts", "/api/v1/jobs", "/metrics", "/healthz"):
+        assert web.get(path).status_code == 503
+    assert not remote.store.calls
+
+
+def test_a_cache_that_cannot_be_used_is_no_health(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """A supervisor gets the same document as ever, with why."""
+    cli.cache.write_text("notes")
+    answer = Web(cli, capsys).get("/healthz")
+    assert (answer.status_code, answer.get_json()["ok"]) == (503, False)
+    assert "no cache of mops-jobs" in answer.get_json()["problem"]
+
+
+def test_a_page_is_made_once_for_each_state_of_the_cache(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many browsers ask, the cache is read once, until it changes."""
+    made: list[int] = []
+    read = web.site.read
+    monkeypatch.setattr(web.site, "read", lambda view: (made.append(1), read(view))[1])
+    for _ in range(5):
+        assert web.client.get("/jobs").status_code == 200
+    assert len(made) == 1
+    web.ok("/jobs")
+    assert len(made) == 2
+
+
+def test_a_connection_serves_one_request_after_the_other(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is opened once, and what is written later is read all the same."""
+    opened: list[str] = []
+    monkeypatch.setattr(
+        readers, "open_to_read", lambda path, registry: (opened.append(path), open_to_read(path, registry))[1]
+    )
+    for _ in range(3):
+        assert "failed-1" in web.ids("/jobs")
+    assert len(opened) == 1
+    with contextlib.closing(sqlite3.connect(web.context.cache_path, isolation_level=None)) as other:
+        other.execute("DELETE FROM job WHERE job_id = 'failed-1'")
+    assert "failed-1" not in web.ids("/jobs")
+    assert len(opened) == 1
+
+
+def test_no_connection_outlives_the_cache_that_it_was_opened_on(web: Web) -> None:
+    """A cache that was made anew is opened anew; one that a newer mops-jobs has changed is read no longer."""
+    path = web.context.cache_path
+    assert web.ids("/jobs")
+    with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(path + ".new")) as new:
+        old.backup(new)
+    with contextlib.closing(sqlite3.connect(path + ".new", isolation_level=None)) as new:
+        new.execute("DELETE FROM job WHERE job_id <> 'failed-1'")
+    for suffix in ("-wal", "-shm"):
+        Path(path + suffix).unlink(missing_ok=True)
+    os.replace(path + ".new", path)
+    assert web.ids("/jobs") == ["failed-1"]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as newer:
+        newer.execute("PRAGMA user_version = 1000")
+    answer = web.get("/jobs")
+    assert answer.status_code == 503
+    assert "newer mops-jobs" in answer.text
+
+
+# --- one job, and the charts -----------------------------------------------------------------------------------------
+
+
+def test_a_job_shows_what_is_known_and_what_to_type(web: Web) -> None:
+    """State, progress, history, and commands that can be typed as they are."""
+    page = web.ok("/jobs/running-1")
+    assert "1/4" in page
+    assert '<progress max="1" value="0.25"' in page
+    assert "mops-jobs logs -f running-1" in page
+    assert page.count("<rect") == 4  # pending, submitting, scheduled, running
+    assert "mops-jobs resume failed-1" in web.ok("/jobs/failed-1")
+
+
+def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:
+    """The line of progress has a point for each state event; the list of events ends with the newest."""
+    cli.ok("register", "a", "-q")
+    for done in range(4):
+        cli.clock.advance(minutes=1)
+        cli.ok("progress", "a", f"{done}/4", "-q")
+    cli.ok("sync", "-q")
+    page = Web(cli, capsys).ok("/jobs/a")
+    points = re.findall(r'<polyline points="([^"]+)"', page)[0].split()
+    assert points[0] == "0.0,160.0"
+    assert points[-1] == "720.0,40.0"
+    assert page.rindex("3/4 tasks") > page.rindex("2/4 tasks")
+
+
+TRACE = 'Traceback (most recent call last):\n  File "model.py", line 3\nMemoryError'
+
+
+def test_errors_keep_their_lines(cli: Cli, remote: Remote, capsys: Any) -> None:
+    """That of the record and those of tasks, with their tracebacks; the control characters in them go all the same."""
+    add(remote.jobs, "a", "running")
+    remote.jobs.update_status("a", "failed", error_message=f"{TRACE}\x1b[31m <b>")
+    error = {"type": "MemoryError", "message": "no room", "traceback": TRACE}
+    record_event(remote.store.inner, "a", "task_failed", now=cli.clock.now, task=3, error=error)
+    cli.ok("sync", "-q")
+    page = Web(cli, capsys).ok("/jobs/a")
+    lines = TRACE.replace('"', "&#34;")
+    assert f"<pre>{lines}[31m &lt;b&gt;</pre>" in page
+    assert f"<span>task 3: MemoryError: no room\n{lines}</span>" in page
+
+
+def test_events_stand_in_the_order_of_their_times(cli: Cli, remote: Remote, capsys: Any) -> None:
+    """Whenever this machine has heard of them: a writer that was cut off tells late."""
+    add(remote.jobs, "a", "running")
+    cli.clock.advance(minutes=5)
+    record_event(remote.store.inner, "a", "log", now=cli.clock.now, text="second")
+    cli.ok("sync", "-q")
+    record_event(remote.store.inner, "a", "log", now=lambda: START + timedelta(minutes=1), text="first")
+    cli.ok("sync", "-q")
+    page = Web(cli, capsys).ok("/jobs/a")
+    assert page.index("first") < page.index("second")
+
+
+def test_owner_and_labels_lead_to_their_jobs(web: Web) -> None:
+    """From a job to the others of its owner, and to those with its label."""
+    page = web.ok("/jobs/running-1")
+    links = [link.replace("&amp;", "&") for link in re.findall(r'href="(/jobs\?[^"]+)"', page)]
+    assert [web.ids(link) for link in links] == [["done-1", "running-1"], ["running-1"]]
+
+
+def test_charts_count_each_job(web: Web) -> None:
+    """What ended, by status; the failure rate; owners and labels, each a link to its own charts."""
+    page = web.ok("/charts")
+    assert "1 failed" in page
+    assert "50.0 %" in page
+    assert 'href="/jobs?status=failed"' in page
+    assert 'href="?days=30&amp;owner=ada"' in page
+    assert 'href="?days=30&amp;label=exp%3D7"' in page
+    alone = web.ok("/charts?days=30&owner=ada")
+    assert "1 failed" not in alone
+    assert "1 succeeded" in alone
+    assert 'href="/jobs?status=succeeded&amp;owner=ada"' in alone
+
+
+def test_the_first_day_is_seen_in_the_charts(web: Web) -> None:
+    """A single day is a line that has a length, though there is nothing yet to draw it to."""
+    lines = [line.split() for line in re.findall(r'<polyline points="([^"]+)"', web.ok("/charts"))]
+    assert len(lines) == 7  # queued, running, the failure rate, two percentiles of queue and run time
+    assert all(len(line) > 1 and line[0] != line[-1] for line in lines)
+
+
+# --- the API ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_api_tells_what_the_commands_print(web: Web, cli: Cli) -> None:
+    """The same documents, from the same moment."""
+    for query, flags in (("", ()), ("?status=failed", ("--status", "failed")), ("?limit=1", ("--limit", "1"))):
+        assert web.get(f"/api/v1/jobs{query}").get_json() == cli.ok("list", "--json", *flags).json
+    assert web.get("/api/v1/jobs/running").get_json() == cli.ok("status", "running-1", "--json").json
+
+
+def test_events_of_the_api_are_those_of_the_command(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:
+    """Line by line, and from a cursor on."""
+    cli.ok("register", "a", "-q")
+    cli.ok("progress", "a", "1/2", "-q")
+    cli.ok("sync", "-q")
+    printed = cli.ok("events", "--json").lines
+    web = Web(cli, capsys)
+    lines = web.ok("/api/v1/events").splitlines()
+    assert [json.loads(line) for line in lines] == [json.loads(line) for line in printed]
+    cursor = json.loads(lines[0])["cursor"]
+    assert web.ok(f"/api/v1/events?since={cursor}&job=a").splitlines() == lines[1:]
+    assert web.get("/api/v1/events").mimetype == "application/x-ndjson"
+
+
+def test_a_scrape_gets_what_the_command_prints(web: Web, cli: Cli) -> None:
+    """The same text, under the type that Prometheus knows it by."""
+    answer = web.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert answer.text == cli.ok("metrics").out
+
+
+def test_schemathesis_finds_nothing(web: Web, cli: Cli) -> None:
+    """Whatever the OpenAPI document allows is answered as it says; and so is what it does not allow."""
+    import hypothesis
+    import schemathesis
+    from schemathesis import checks
+
+    document = web.get("/api/v1/openapi.json").get_json()
+    schema = schemathesis.openapi.from_dict(document)
+    found: list[str] = []
+    for result in schema.get_all_operations():
+        operation = result.ok()
+
+        @hypothesis.given(case=operation.as_strategy())
+        @hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+        def ask(case: Any) -> None:
+            response = case.call(app=web.client.application, base_url="http://localhost")
+            case.validate_response(
+                response,
+                checks=[
+                    checks.not_a_server_error,
+                    checks.CHECKS.get_one("status_code_conformance"),
+                    checks.CHECKS.get_one("content_type_conformance"),
+                    checks.CHECKS.get_one("response_schema_conformance"),
+                ],
+            )
+            found.append(case.path)
+
+        ask()
+    assert set(found) == {"/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/events", "/metrics", "/healthz"}
+
+
+# --- whom it answers, and with what ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8765", "127.0.0.1:1", "[::1]:8765", "jobs.example.org"])
+def test_it_answers_to_its_own_names(web: Web, host: str) -> None:
+    """The loopback's, and those that were allowed; with any port, since a tunnel may have another one."""
+    assert web.get("/jobs", Host=host).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "evil.example:8765", "localhost, evil.example", "user@localhost", "",
+     "127.0.0.2", "10.0.0.1", "localhost.", "[::1", "0.0.0.0"],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/static/live.js", "/live", "/nope"])
+def test_it_answers_to_no_other_name(web: Web, host: str, path: str) -> None:
+    """A foreign Host is refused on every path, with a sentence that tells nothing of ours."""
+    answer = web.get(path, Host=host)
+    assert answer.status_code == 421
+    assert "running-1" not in answer.text
+    assert web.context.settings.registry_id not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, "/", "/api/v1/jobs", "/metrics", "/healthz", "/live", "/static/style.css", "/nope"]
+)
+def test_every_answer_carries_the_headers(web: Web, path: str) -> None:
+    """No script, style, frame or form but our own; no sniffing, no referrer."""
+    with web.client.head(path) as answer:
+        pass
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert "unsafe" not in answer.headers["Content-Security-Policy"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Cache-Control"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+@pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/live", "/nope"])
+def test_it_only_answers_get_and_head(web: Web, method: str, path: str) -> None:
+    """Everything else is 405, and says what is allowed."""
+    answer = web.client.open(path, method=method)
+    assert answer.status_code == 405
+    assert answer.headers["Allow"] == "GET, HEAD"
+
+
+class _Structure(HTMLParser):
+    """The elements and attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+
+def test_markup_of_a_record_stays_text(web: Web, cli: Cli, remote: Remote) -> None:
+    """A job whose every field holds markup adds no element and no attribute, and turns no writing direction."""
+    remote.put(key(HOSTILE_ID), hostile_record(HOSTILE_ID))
+    cli.ok("sync", "-q")
+    path = re.findall(r'href="(/jobs/x[^"]+)"', web.ok("/jobs"))[0]
+    for page in (web.ok("/jobs"), web.ok(path), web.ok("/charts"), web.get("/jobs?q=" + HOSTILE).text):
+        structure = _Structure(page)
+        assert "img" not in structure.elements
+        assert structure.elements.count("script") == 1
+        assert not [name for name, _ in structure.attributes if name.startswith("on") or name == "style"]
+        assert not set(page) & set("\u202e\x1b\x07")
+        assert "49" not in re.findall(r"<h1>(.*?)</h1>", page)[0]
+        for name, value in structure.attributes:
+            if name in ("href", "src", "action"):
+                assert value.startswith(("/", "?", "#"))
+
+
+def test_what_is_served_has_nothing_inline(web: Web) -> None:
+    """No script and no style stands in a page, and nothing comes from elsewhere: the policy would refuse it."""
+    for path in PAGES:
+        structure = _Structure(web.ok(path))
+        assert "style" not in structure.elements
+        assert ("src", "/static/live.js") in structure.attributes
+        assert not [value for _, value in structure.attributes if "//" in value and "http" in value]
+
+
+def test_every_field_has_a_label(web: Web) -> None:
+    """Pages can be used without seeing them: fields in labels, tables with headed columns, drawings with words."""
+    for path in PAGES:
+        page = web.ok(path)
+        for field in re.findall(r"<(?:input|select)[^>]*>", page):
+            if 'type="hidden"' not in field:
+                before = page[: page.index(field)]
+                assert before.rfind("<label") > before.rfind("</label>"), field
+        for drawing in re.findall(r"<svg[^>]*>", page):
+            assert "aria-label=" in drawing or 'aria-hidden="true"' in drawing
+        assert page.count("<h1>") == 1
+        assert '<a class="skip" href="#main">' in page
+
+
+def test_names_that_are_loopback() -> None:
+    """Only these are served without a warning."""
+    for name in ("localhost", "127.0.0.1", "127.8.0.1", "::1"):
+        assert is_loopback(name)
+    for name in ("", "0.0.0.0", "::", "10.0.0.1", "127.evil.example", "example.org"):
+        assert not is_loopback(name)
+
+
+# --- keeping fresh ---------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_sync_is_shown_and_ends_nothing(web: Web, remote: Remote) -> None:
+    """The header of every page tells of it, with the old data below; the next sync that succeeds takes it away."""
+    syncer = Syncer(web.context, web.changes, 60.0)
+    web.site.syncer = syncer
+    remote.store.down = True
+    syncer.problem = syncer._sync()
+    for path in PAGES:
+        assert "Last sync failed: Cannot reach the registry" in web.ok(path)
+    assert web.get("/healthz").get_json()["stale"] is True
+    remote.store.down = False
+    syncer.problem = syncer._sync()
+    assert "failed: " not in web.ok("/jobs")
+
+
+def test_health_tells_of_a_stale_cache_and_stays_well(web: Web, cli: Cli) -> None:
+    """Its age and that it is stale stand in the document; a supervisor that restarts the server would mend nothing."""
+    fresh = web.get("/healthz").get_json()
+    assert (fresh["ok"], fresh["stale"]) == (True, False)
+    cli.clock.advance(hours=5)
+    answer = web.get("/healthz")
+    stale = answer.get_json()
+    assert (answer.status_code, stale["ok"], stale["stale"]) == (200, True, True)
+    assert stale["age_seconds"] == fresh["age_seconds"] + 5 * 3600
+    assert stale["synced_at"] == fresh["synced_at"]
+
+
+def test_health_tells_of_a_stale_cache_of_an_embedded_registry(
+    cli: Cli, jobs: JobRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server shows it as of its last sync: where that is long ago, the data is as stale as any other."""
+    add(jobs, "a")
+    cli.ok("list")
+    web = Web(cli, capsys)
+    assert web.get("/healthz").get_json()["stale"] is False
+    cli.clock.advance(hours=5)
+    answer = web.get("/healthz")
+    assert (answer.status_code, answer.get_json()["ok"], answer.get_json()["stale"]) == (200, True, True)
+
+
+def test_no_page_costs_a_request(web: Web, remote: Remote) -> None:
+    """Looking at every page sends nothing to the registry."""
+    before = dict(remote.store.calls)
+    for path in (*PAGES, "/api/v1/jobs", "/api/v1/events", "/metrics", "/healthz"):
+        web.ok(path)
+    assert remote.store.calls == before
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server over an embedded registry with one job; the clock of `cli` goes as the server's does."""
+    monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
+    cli.ok("register", "first", "-q")
+    with serving(cli, "--sync-every", "1s") as server:
+        yield server.filled()
+
+
+def test_a_stream_tells_of_changes_and_events(server: Server, cli: Cli) -> None:
+    """Who follows a job gets its events, each once, and goes on after the last one when the line was cut."""
+    with server.stream("/live?job=first") as messages:
+        _, event, cursor = next(one for one in messages if one[0] == "event")
+        assert (event["kind"], event["text"]) == ("state", "pending")
+        cli.ok("progress", "first", "1/2", "-q")
+        seen = [next(one for one in messages if one[0] == "event")]
+        assert seen[0][1]["text"] == "running 1/2 tasks"
+        assert next(one for one in messages if one[0] == "change")[1]["age_seconds"] >= 0
+    with server.stream("/live?job=first", **{"Last-Event-ID": cursor}) as messages:
+        assert next(messages) == seen[0]
+
+
+def test_a_browser_that_has_gone_gives_its_thread_back(server: Server) -> None:
+    """More streams come and go than there are threads for."""
+    for _ in range(120):
+        until(lambda: server.ask("/live", "HEAD").status == 200, "a free stream")
+        with server.stream("/live") as messages:
+            assert next(messages)[0] == "change"
+    assert server.ask("/jobs").status == 200
+
+
+def test_too_many_streams_are_refused_and_pages_go_on(server: Server) -> None:
+    """When every stream is taken, the next browser is told to come back, and gets its pages meanwhile."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            next(stack.enter_context(server.stream("/live")))
+        answer = server.ask("/live")
+        assert answer.status == 503
+        assert answer.headers["Retry-After"] == "30"
+        assert server.ask("/jobs").status == 200
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_cleanly(server: Server, number: int, code: int) -> None:
+    """With a stream open, too; and it says nothing of it."""
+    with server.stream("/live") as messages:
+        next(messages)
+        ended, err = server.stop(number)
+    assert ended == code
+    assert err == "Ctrl-C ends it.\n"
+
+
+def test_a_cache_that_is_deleted_is_made_anew(server: Server, cli: Cli) -> None:
+    """Deleting the cache under a running server costs a moment without data."""
+    for path in (cli.cache, *cli.cache.parent.glob("cache.db-*")):
+        path.unlink(missing_ok=True)
+    cli.ok("register", "second", "-q")
+    until(lambda: "second" in server.ask("/jobs").text, "the new cache")
+
+
+def test_a_raw_request_under_a_foreign_name_is_refused(server: Server) -> None:
+    """Over the wire: a foreign Host, and a whole URL of another host as the target."""
+    assert server.ask("/jobs", Host="evil.example").status == 421
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.sendall(b"GET http://localhost/jobs HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        assert b" 421 " in line.recv(200)
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.sendall(b"GET /jobs HTTP/1.0\r\n\r\n")
+        assert b" 421 " in line.recv(200)
+
+
+def test_a_port_that_is_taken_is_told(server: Server, cli: Cli) -> None:
+    """One sentence and exit code 2."""
+    ran = cli("serve", "--port", str(server.port))
+    assert ran.code == 2
+    assert "Cannot listen on 127.0.0.1" in ran.err
+
+
+@pytest.mark.parametrize(
+    "argv", [("--port", "65536"), ("--port", "x"), ("--sync-every", "soon"), ("--host", "no such host")]
+)
+def test_bad_flags_are_told(cli: Cli, argv: tuple[str, ...]) -> None:
+    """One sentence and exit code 2."""
+    ran = cli("serve", *argv)
+    assert ran.code == 2
+    assert ran.err.startswith("error: ")
+
+
+def test_other_machines_are_answered_only_with_a_warning(cli: Cli) -> None:
+    """Whoever opens it to the network is told that there is no sign-in."""
+    with serving(cli, "--host", "0.0.0.0", "--allow-host", "jobs.example.org") as server:
+        assert server.filled().ask("/jobs", Host="jobs.example.org").status == 200
+        assert server.ask("/jobs", Host=f"0.0.0.0:{server.port}").status == 421
+        _, err = server.stop()
+    assert "no sign-in" in err
+
+
+def test_it_writes_nothing_to_the_registry(server: Server, cli: Cli) -> None:
+    """After every page was looked at, the registry has the versions it had."""
+    path = cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://")
+
+    def versions() -> list[Any]:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            return [connection.execute(f"SELECT * FROM {name}").fetchall() for name in tables]
+
+    before = versions()
+    for page in ("/jobs", "/jobs/first", "/charts", "/api/v1/jobs", "/api/v1/events", "/healthz"):
+        assert server.ask(page).status == 200
+    assert versions() == before
+
+
+def test_the_openapi_document_is_valid(web: Web) -> None:
+    """Its schemas are JSON Schemas, and each path in it is answered."""
+    document = web.get("/api/v1/openapi.json").get_json()
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    assert document["openapi"] == "3.1.0"
+    for path in document["paths"]:
+        assert web.get(path.replace("{job_id}", "running-1")).status_code == 200
+
+
+def test_every_page_says_how_old_its_data_is(clock: Clock, web: Web) -> None:
+    """The age of the data is in every header, and grows."""
+    assert "synced just now" in web.ok("/jobs")
+    clock.advance(minutes=20)
+    for path in PAGES:
+        assert "synced 20m ago, stale" in web.ok(path)
+
+
+def test_every_page_names_the_project_file_that_redirected_it(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the registry, and in the JSON of the API; without such a file, nothing is said of one."""
+    path = cli.cache.parent / ".mops-jobs.toml"
+    path.write_text('registry = "sqlite:project.db"')
+    assert str(path) not in Web(cli, capsys).get("/jobs").text
+    cli.env.pop("MOPS_JOBS_REGISTRY")
+    cli.ok("register", "running-1")
+    web = Web(cli, capsys)
+    web.context.sync(wait=None)
+    assert [page for page in PAGES if f"named by {path}" not in web.ok(page)] == []
+    assert json.loads(web.ok("/api/v1/jobs"))["registry_from"] == f"file {path}"
