@@ -12,18 +12,19 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from mopsjobs import __version__
-from mopsjobs.commands import COMMANDS, load
-from mopsjobs.commands.arguments import HelpFormatter, Parser
+from mopsjobs.app.job_arguments import Parser
+from mopsjobs.cli.commands import COMMANDS, load
+from mopsjobs.cli.flags import HelpFormatter
+from mopsjobs.console.printer import Printer, discard_output
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, UsageError
-from mopsjobs.output import Output, silence
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from mopsjobs.commands import Commands
-    from mopsjobs.output import Result
+    from mopsjobs.cli.commands import Commands
+    from mopsjobs.console.result import Result
 
 DESCRIPTION = "See, wait for and report batch simulation jobs, without kubectl."
 
@@ -105,14 +106,14 @@ def main(
     """
     argv = sys.argv[1:] if argv is None else argv
     env = os.environ if env is None else env
-    out = Output(sys.stdout, sys.stderr, env)
+    out = Printer(sys.stdout, sys.stderr, env)
     try:
         clocks = {"now": now, "sleep": sleep, "monotonic": monotonic}
         return _run(argv, env, out, {name: clock for name, clock in clocks.items() if clock is not None})
     except SystemExit as stop:  # argparse, after --help and --version
         return _told(stop, out)
     except BrokenPipeError:
-        silence(sys.stdout)
+        discard_output(sys.stdout)
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -120,19 +121,19 @@ def main(
         return _failed(error, out)
 
 
-def _told(stop: SystemExit, out: Output) -> int:
+def _told(stop: SystemExit, out: Printer) -> int:
     """The exit code of what argparse has printed, once it is out: else its end would be a complaint of Python's."""
     try:
         if sys.stdout is not None:  # closed before the start
             sys.stdout.flush()
     except BrokenPipeError:
-        silence(sys.stdout)
+        discard_output(sys.stdout)
     except OSError as error:
         return _failed(error, out)
     return stop.code if isinstance(stop.code, int) else EXIT_DONE
 
 
-def _failed(error: Exception, out: Output) -> int:
+def _failed(error: Exception, out: Printer) -> int:
     """Say why, and return the exit code that tells it."""
     if not isinstance(error, MopsJobsError):
         if out.verbose:
@@ -140,7 +141,7 @@ def _failed(error: Exception, out: Output) -> int:
         if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mopsjobs"):
             error = MopsJobsError(f"The package {error.name} is not installed.", hint=INSTALL)
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            silence(sys.stdout)  # what it still holds would be tried again at the end, and be complained about
+            discard_output(sys.stdout)  # what it still holds would be tried again at the end, and be complained about
             error = MopsJobsError(f"Cannot write: {error.strerror}.")
         else:
             error = MopsJobsError(f"Unexpected: {type(error).__name__}: {error}", hint="Add -v to see where.")
@@ -148,7 +149,7 @@ def _failed(error: Exception, out: Output) -> int:
     return error.exit_code
 
 
-def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[str, object]) -> int:
+def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[str, object]) -> int:
     # The last words of a dying program may be any bytes; a `?` for what is not UTF-8 is better than no report.
     argv = [os.fsencode(word).decode("utf-8", "replace") for word in _joined(argv)]
     if argv == ["help"]:
@@ -160,8 +161,8 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
     out.verbose = getattr(args, "verbose", 0)
     out.quiet = getattr(args, "quiet", False)
 
-    from mopsjobs import config
-    from mopsjobs.context import Context
+    from mopsjobs.app import config
+    from mopsjobs.app.app import App
 
     flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color")}
     settings = config.load(flags, env, _directory())
@@ -170,7 +171,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
         out.warn(sentence)
     if settings.redirected_by is not None:
         out.note(f"The registry is {settings.registry.value}, named by {settings.redirected_by}")
-    context = Context(settings, out, env, build_parser, **clocks)  # type: ignore[arg-type]
+    context = App(settings, out, env, build_parser, **clocks)  # type: ignore[arg-type]
     try:
         result = load(args.command).run(args, context)
     finally:
@@ -178,7 +179,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
     try:
         out.show(result)
     except BrokenPipeError:  # whoever read has seen enough; what came of the command is the same
-        silence(sys.stdout)
+        discard_output(sys.stdout)
     except OSError as error:
         if args.command in WRITERS and not getattr(args, "dry_run", False):
             raise _done_unseen(error, result) from None
@@ -188,7 +189,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Output, clocks: Mapping[s
 
 def _done_unseen(error: OSError, result: Result) -> MopsJobsError:
     """The error of a command that has written to the registry, and could not print that: nobody should repeat it."""
-    silence(sys.stdout)
+    discard_output(sys.stdout)
     said = result.first_line()
     return MopsJobsError(
         f"Cannot write: {error.strerror}. It was done all the same{': ' + said if said else ''}.",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.machine import ROOT, Setup
 from mopsjobs.errors import MopsJobsError
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 
 if TYPE_CHECKING:

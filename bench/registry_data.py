@@ -17,15 +17,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mopsjobs.job import FIELDS, JobState
+from mopsjobs.registry.job_state import FIELDS, JobState
 from mopsjobs.store.base import Entry, VersionToken
-from mopsjobs.times import record_time
+from mopsjobs.utils.times import record_time
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.azurite import Azurite
-    from mopsjobs.cache.rows import Mirrored
+    from mopsjobs.cache.rows import JobRow
 
 SEED = 20260101
 MODELS = 1000
@@ -89,7 +89,7 @@ def foreign(state: JobState) -> bytes:
 
 
 class MadeUpStore:
-    """Just enough of a store for `mopsjobs.cache.mirror.sync` to fill a cache from it, in constant memory."""
+    """Just enough of a store for `mopsjobs.cache.sync.mirror.sync` to fill a cache from it, in constant memory."""
 
     def __init__(self, count: int, now: datetime) -> None:
         self._states = states(count, now)
@@ -105,8 +105,8 @@ class MadeUpStore:
 
 def fill_cache(path: Path, registry: str, count: int) -> None:
     """Make a cache that mirrors a registry of that many jobs, without the registry."""
-    from mopsjobs.cache.mirror import sync
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.cache.sync.mirror import sync
+    from mopsjobs.registry.job_registry import JobRegistry
 
     sync(JobRegistry(MadeUpStore(count, datetime.now(UTC))), str(path), registry)  # type: ignore[arg-type]
 
@@ -116,9 +116,9 @@ def add_past(path: Path, registry: str, count: int) -> None:
 
     Some are made, and copied under other ids: a million takes a minute and a half so, and five if all are made.
     """
-    from mopsjobs.cache.file import open_to_write
-    from mopsjobs.cache.rows import write
-    from mopsjobs.cache.state import transaction
+    from mopsjobs.cache.database import open_to_write
+    from mopsjobs.cache.rows import write_rows
+    from mopsjobs.cache.sync_state import transaction
 
     models = [_past(state) for state in states(MODELS, datetime.now(UTC) - timedelta(days=60)) if state.is_terminal]
     with contextlib.closing(open_to_write(str(path), registry)) as connection:
@@ -128,25 +128,25 @@ def add_past(path: Path, registry: str, count: int) -> None:
             if not batch:
                 return
             with transaction(connection):
-                write(connection, batch)
+                write_rows(connection, batch)
             lacking -= len(batch)
 
 
-def _past(state: JobState) -> Mirrored:
-    from mopsjobs.cache.rows import Mirrored, mirrored
+def _past(state: JobState) -> JobRow:
+    from mopsjobs.cache.rows import JobRow, to_row
 
     key, label = f"jobs/{state.job_id}/state.json", {"exp": f"past-{state.labels['exp']}"}
-    made = mirrored(key, state.job_id, state.evolve(labels=label).to_json(), VersionToken("0x1"), 0)
-    if not isinstance(made, Mirrored):
+    made = to_row(key, state.job_id, state.evolve(labels=label).to_json(), VersionToken("0x1"), 0)
+    if not isinstance(made, JobRow):
         raise RuntimeError(f"{key}: {made.reason}")  # noqa: TRY004 - a wrong record, not a wrong type
     return made
 
 
-def _copy(model: Mirrored, job_id: str) -> Mirrored:
-    from mopsjobs.cache.rows import Mirrored
+def _copy(model: JobRow, job_id: str) -> JobRow:
+    from mopsjobs.cache.rows import JobRow
 
     row = tuple(value.replace(model.job_id, job_id) if isinstance(value, str) else value for value in model.row)
-    return Mirrored(row, tuple((label, value, job_id) for label, value, _ in model.labels), None)
+    return JobRow(row, tuple((label, value, job_id) for label, value, _ in model.labels), None)
 
 
 def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:
@@ -156,7 +156,7 @@ def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:
     """
     from azure.storage.blob import ContainerClient
 
-    from mopsjobs.store import azure_inline
+    from mopsjobs.store.azure import inline_values
 
     with ContainerClient.from_connection_string(server.connection_string, container) as client:
         client.create_container()
@@ -169,8 +169,8 @@ def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:
                 value = state.to_json() if ours else foreign(state)
                 headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream"}
                 headers |= {
-                    f"x-ms-meta-{azure_inline.NAME}": text
-                    for text in (azure_inline.pack(value) if ours else {}).values()
+                    f"x-ms-meta-{inline_values.NAME}": text
+                    for text in (inline_values.pack(value) if ours else {}).values()
                 }
                 path = urlsplit(server.url(f"{container}/jobs/{state.job_id}/state.json")).path
                 connection.request("PUT", f"{path}?{permit}", value, headers)

@@ -124,16 +124,17 @@ def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
 
 def _statements(cache: str) -> list[str]:
     """The SQL of the first page, as SQLite gets it."""
-    from mopsjobs.cache import pages, queries
-    from mopsjobs.web.asked import PAGE_SIZE
+    from mopsjobs.cache.queries import filters
+    from mopsjobs.cache.queries import jobs as job_queries
+    from mopsjobs.web.query_params import PAGE_SIZE
 
     seen: list[str] = []
     with contextlib.closing(sqlite3.connect(cache)) as connection:
         connection.set_trace_callback(seen.append)
-        everything = queries.Filter()
-        pages.count_by_status(connection, everything)
-        order = queries.parse_sort(queries.DEFAULT_SORT)
-        list(pages.page_of_jobs(connection, everything, order=order, limit=PAGE_SIZE, offset=0, now=time.time()))
+        everything = filters.Filter()
+        job_queries.count_by_status(connection, everything)
+        order = filters.parse_sort(filters.DEFAULT_SORT)
+        list(job_queries.page_of_jobs(connection, everything, order=order, limit=PAGE_SIZE, offset=0, now=time.time()))
     return seen
 
 

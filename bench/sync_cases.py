@@ -14,9 +14,10 @@ from bench import tools
 from bench.azurite import Azurite
 from bench.machine import Setup
 from bench.measure import Case
-from mopsjobs.cache.mirror import sync
-from mopsjobs.registry import JobRegistry
-from mopsjobs.store import identity, open_store
+from mopsjobs.cache.sync.mirror import sync
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.store.urls import identity
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from bench.machine import Setup, interpreter
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
 from mopsjobs.engines.local import job_directory
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 
 TASKS = 10_000

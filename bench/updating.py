@@ -28,7 +28,7 @@ def run(setup: Setup) -> list[Line]:
     from bench.listing import RUNS_FACTOR
     from bench.measure import Case, in_turn, progress
     from bench.report import Line, at_most
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store import open_store
 
     with azurite.running(setup.directory) as server:
@@ -61,7 +61,7 @@ def _milliseconds(told: list[tuple[float, float]]) -> str:
 
 
 def _update(url: str) -> str:
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store import open_store
 
     store = open_store(url)

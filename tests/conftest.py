@@ -17,8 +17,8 @@ import hypothesis
 import hypothesis.configuration
 import pytest
 
-from mopsjobs.registry import JobRegistry
-from mopsjobs.runner import patience, reporter
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.runner import reporter, retry
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
@@ -375,7 +375,7 @@ def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporter, "PROGRESS_SECONDS", 0.02)
     monkeypatch.setattr(reporter, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(reporter, "MAX_PAUSE", 0.1)
-    monkeypatch.setattr(patience, "MAX_PAUSE", 0.1)
+    monkeypatch.setattr(retry, "MAX_PAUSE", 0.1)
 
 
 @pytest.fixture

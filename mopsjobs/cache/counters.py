@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mopsjobs.cache.state import transaction
+from mopsjobs.cache.sync_state import transaction
 
 FINISHED = "finished"
 """Jobs that ended; labels: status, namespace."""

@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mopsjobs.cache import tallies
-from mopsjobs.cache.state import transaction
+from mopsjobs.cache import totals
+from mopsjobs.cache.sync_state import transaction
 
 BATCH = 2000
 """Jobs that go in one transaction, so that others at the cache need not wait for long."""
@@ -65,7 +65,7 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> Pruned:
             )
             events += connection.executemany("DELETE FROM event WHERE job_id = ?", ids).rowcount if ids else 0
             connection.executemany("DELETE FROM job_label WHERE job_id = ?", ids)
-            with tallies.kept(connection, [key for key, _, _ in chosen]):
+            with totals.kept(connection, [key for key, _, _ in chosen]):
                 connection.executemany("DELETE FROM job WHERE job_id = ?", ids)
         jobs += len(chosen)
         if len(chosen) < BATCH:

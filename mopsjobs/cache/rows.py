@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mopsjobs.cache import counters, pruning, tallies
-from mopsjobs.cache.queries import Facts, job_view
+from mopsjobs.cache import counters, pruning, totals
+from mopsjobs.cache.job_json import JobColumns, job_json
 from mopsjobs.errors import RecordError
-from mopsjobs.job import FIELDS, JobState
-from mopsjobs.status import TRANSITIONS
+from mopsjobs.registry.job_state import FIELDS, JobState
+from mopsjobs.registry.status import TRANSITIONS
 from mopsjobs.store.base import VersionToken
-from mopsjobs.times import parse_time, rfc3339
+from mopsjobs.utils.times import parse_time, rfc3339
 
 UNREADABLE = "unreadable"
 """Problem: the bytes are no record. The last good row, if there is one, stays."""
@@ -51,7 +51,7 @@ class Problem:
         self.version = version
 
 
-class Mirrored:
+class JobRow:
     """A record ready to be written to the cache: its row, its labels, and the problem it has, if any."""
 
     __slots__ = ("labels", "problem", "row")
@@ -92,7 +92,7 @@ class Mirrored:
         return str(self.row[1])
 
 
-def mirrored(key: str, job_id: str, value: bytes, version: VersionToken, generation: int) -> Mirrored | Problem:
+def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generation: int) -> JobRow | Problem:
     """What the cache holds of a record; or the problem, when the bytes are none.
 
     Args:
@@ -118,12 +118,12 @@ def mirrored(key: str, job_id: str, value: bytes, version: VersionToken, generat
     problem = None
     if state.status not in TRANSITIONS:
         problem = Problem(key, UNKNOWN_STATUS, f"unknown status {state.status!r}; shown as it is", version.value)
-    return Mirrored(row, labels, problem)
+    return JobRow(row, labels, problem)
 
 
-def view_of(state: JobState, *, now: float) -> dict[str, object]:
+def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:
     """A record as scripts get it, the same as if it had gone through the cache; see `queries.job_view`."""
-    return job_view(_facts(state), now=now)
+    return job_json(_facts(state), now=now)
 
 
 def public_record(state: JobState) -> dict[str, Any]:
@@ -137,13 +137,13 @@ def public_record(state: JobState) -> dict[str, Any]:
     return public
 
 
-def write(connection: sqlite3.Connection, records: Iterable[Mirrored]) -> None:
+def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
     """Insert or replace rows and their labels, and count what has happened. The caller holds the transaction."""
     records = list(records)
     keys = [record.key for record in records]
     counters.count(connection, (record.seen for record in records))
     pruning.back(connection, keys)
-    with tallies.kept(connection, keys):
+    with totals.kept(connection, keys):
         connection.executemany(_UPSERT, [record.row for record in records])
     connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(record.job_id,) for record in records])
     connection.executemany(
@@ -152,7 +152,7 @@ def write(connection: sqlite3.Connection, records: Iterable[Mirrored]) -> None:
     )
 
 
-def _facts(state: JobState) -> Facts:
+def _facts(state: JobState) -> JobColumns:
     """What `queries.job_view` makes a job of."""
     ended = None
     since = next((step["at"] for step in reversed(state.transitions) if step["status"] == state.status), None)

@@ -16,7 +16,7 @@ import sqlite3
 
 from sqlite_utils import Database, Migrations
 
-from mopsjobs.cache import tallies
+from mopsjobs.cache import totals
 
 migrations = Migrations("mops-jobs")
 
@@ -164,7 +164,7 @@ def _tally(db: Database) -> None:
         " jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL,"
         " PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID"
     )
-    db.execute(f"INSERT INTO tally {tallies.SUMS} {tallies.GROUPED}")
+    db.execute(f"INSERT INTO tally {totals.SUMS} {totals.GROUPED}")
     db.create_view(
         "job_sums", "SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0"
     )

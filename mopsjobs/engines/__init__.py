@@ -31,7 +31,7 @@ def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -
 
         return LocalEngine(env)
     if name == "kubernetes":
-        from mopsjobs.engines.kubernetes import KubernetesEngine
+        from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 
         return KubernetesEngine(env, trust=trust)
     if name == "dask":

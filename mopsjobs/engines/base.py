@@ -69,7 +69,7 @@ def launch_notes(launch: Launch, engine: str) -> dict[str, str]:
     return {NOTE_PREFIXES[engine] + name: value for name, value in told.items() if value is not None}
 
 
-def noted(metadata: Mapping[str, object], engine: str) -> dict[str, str]:
+def recorded_launch(metadata: Mapping[str, object], engine: str) -> dict[str, str]:
     """What an earlier launch on that engine was told, as far as the metadata of its record tell."""
     prefix = NOTE_PREFIXES[engine]
     return {

@@ -15,8 +15,8 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mopsjobs.engines.child import Channel, Child, serving
-from mopsjobs.environment import SECRETS
+from mopsjobs.engines.child_process import Channel, Child, serving
+from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.errors import EngineError, EngineUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def connect(url: str) -> Client:
         EngineUnavailableError: nothing answers there in time.
     """
     check_installed()
-    if SECRETS & os.environ.keys():
+    if SECRET_VARIABLES & os.environ.keys():
         raise EngineError("A Dask client may not run in a process that holds secrets of the registry.")
     from distributed import Client
 

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mopsjobs import directories, private
 from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
-from mopsjobs.whole_file import replace
+from mopsjobs.utils import files, user_dirs
+from mopsjobs.utils.files import replace_file
 
 HERE = ("local", "dask")
 """Engines whose runner is a process of this machine."""
@@ -41,17 +41,17 @@ class LocalEngine:
             told = f"The runner of job {launch.job_id} is already at work on this machine."
             raise JobBusyError(told, job_id=launch.job_id)
         with usable(directory):
-            private.make_directory(directory)
+            files.make_directory(directory)
             note = str(directory / "runner.json")
-            replace(note, b"{}")  # a disk that does not take it should be known before a process runs
+            replace_file(note, b"{}")  # a disk that does not take it should be known before a process runs
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
-            replace(note, json.dumps({"pid": pid, "started": _started(pid)}).encode())
+            replace_file(note, json.dumps({"pid": pid, "started": _started(pid)}).encode())
         remember_launch(directory, self.name, {"python": launch.python, **launch.options})
         look = f"tail -f {shlex.quote(str(directory / 'runner.log'))}"
         return Launched(look=look, metadata=launch_notes(launch, self.name))
 
     def _start(self, launch: Launch, directory: Path) -> int:
-        with open(directory / "runner.log", "ab", opener=private.opener) as log:
+        with open(directory / "runner.log", "ab", opener=files.private_opener) as log:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 [*command(), *_arguments(launch)],
                 stdin=subprocess.DEVNULL,
@@ -95,8 +95,8 @@ class LocalEngine:
 
 def job_directory(job_id: str, env: Mapping[str, str]) -> Path:
     """What this machine keeps of a job that runs here: its code, its runner's messages, outputs not yet delivered."""
-    base = directories.below_home(env, "XDG_STATE_HOME", ".local", "state")
-    return Path(base or directories.private_directory()) / "jobs" / job_id
+    base = user_dirs.below_home(env, "XDG_STATE_HOME", ".local", "state")
+    return Path(base or user_dirs.private_directory()) / "jobs" / job_id
 
 
 def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:

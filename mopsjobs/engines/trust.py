@@ -14,9 +14,9 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from mopsjobs import private
 from mopsjobs.errors import EXIT_REFUSED, EngineError, UsageError
-from mopsjobs.whole_file import replace
+from mopsjobs.utils import files
+from mopsjobs.utils.files import replace_file
 
 KINDS = {
     "context": "a context of the kubeconfig",
@@ -96,8 +96,8 @@ def flags_for(choices: Iterable[str]) -> str:
 def remember_launch(directory: Path, engine: str, options: Mapping[str, object]) -> None:
     """Keep what this machine has launched, for later commands on the same job. A disk that is full costs a question."""
     with contextlib.suppress(OSError):
-        private.make_directory(directory)
-        replace(str(directory / OWN_LAUNCH), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
+        files.make_directory(directory)
+        replace_file(str(directory / OWN_LAUNCH), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
 
 
 def launched_here(directory: Path) -> Collection[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mopsjobs.advice import command
+from mopsjobs.console.command_line import command_line
 from mopsjobs.errors import NoManifestError
-from mopsjobs.outputs import Manifest, Readable, manifest_key
-from mopsjobs.runner.patience import PASSING, Patience
+from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.outputs import Readable
 
 
 def find_manifest(
-    job_id: str, store: Readable, patience: Patience, on_log: Callable[[str], None], *, waits: bool
+    job_id: str, store: Readable, patience: OutageRetry, on_log: Callable[[str], None], *, waits: bool
 ) -> Manifest:
     """The manifest of a job, after an outage if need be.
 
@@ -37,8 +38,10 @@ def find_manifest(
         if found is not None:
             return Manifest.from_json(found.value, key=key)
         if waits and not is_told:
-            on_log(f"Waiting for the manifest of job {job_id}. Where it was submitted: {command('resume', job_id)}")
+            on_log(
+                f"Waiting for the manifest of job {job_id}. Where it was submitted: {command_line('resume', job_id)}"
+            )
             is_told = True
         raise NoManifestError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
 
-    return patience.attempt(find, (*PASSING, NoManifestError) if waits else PASSING)
+    return patience.call(find, (*TRANSIENT_ERRORS, NoManifestError) if waits else TRANSIENT_ERRORS)

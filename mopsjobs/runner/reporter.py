@@ -16,9 +16,9 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
-from mopsjobs.job import JobState
-from mopsjobs.registry import JobRegistry
-from mopsjobs.rules import ShardReport
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.transitions import ShardReport
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Reporter:
         told = ShardReport(*self._counts.both(), is_done, self._counts.is_least and not is_done)
         began_at = self._counts.began_at
         # The job runs since then, however late that can be told.
-        registry = self._registry if began_at is None else self._registry.as_of(began_at)
+        registry = self._registry if began_at is None else self._registry.backdated_to(began_at)
         report = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, told)
         try:
             state = report()

@@ -5,7 +5,7 @@ No leases: a writer that dies holds nothing. The price is that a write may have 
 The delicate case is a write whose reply was lost. It comes back as a conflict with one's own write, and a naive loop
 then applies `fn` twice, or reports an illegal transition that never was (slatedb#766, icechunk#2099, hudi#14373 and
 azure-sdk-for-net#35632 each met it). Only the caller knows how its effect looks in the bytes, so the caller passes
-`landed`; without it an unknown outcome is reported as such, never guessed.
+`already_applied`; without it an unknown outcome is reported as such, never guessed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _DOUBT = "The write of {key} may or may not have landed: look before you repeat 
 
 Apply = Callable[[bytes], "bytes | None"]
 Landed = Callable[[bytes], bool]
-Before = Callable[[], None]
+BeforeWrite = Callable[[], None]
 Sleep = Callable[[float], None]
 Random = Callable[[], float]
 
 
-class Outcome(NamedTuple):
+class CasResult(NamedTuple):
     """What an update came to. `written` is False when `fn` saw nothing to change."""
 
     value: bytes
@@ -53,27 +53,28 @@ def update(  # noqa: PLR0913 - two calls back more than most
     key: str,
     fn: Apply,
     *,
-    landed: Landed | None = None,
-    lasts: Landed = lambda _value: False,
-    before: Before = lambda: None,
-    on_conflict: Before = lambda: None,
+    already_applied: Landed | None = None,
+    leaves_permanent_trace: Landed = lambda _value: False,
+    before_write: BeforeWrite = lambda: None,
+    on_conflict: BeforeWrite = lambda: None,
     attempts: int = ATTEMPTS,
     sleep: Sleep = time.sleep,
     random: Random = _random.random,
-) -> Outcome:
+) -> CasResult:
     """Replace the value of `key` by `fn(value)`, however many others do the same at the same time.
 
     Args:
         store: where the key lives.
         key: an existing key.
         fn: a pure function from the current bytes to the new ones, or to None when nothing is to be changed. It is
-            called once an attempt. What it raises passes through untouched, and then nothing was written; unless an
-            earlier attempt may have been, which only `lasts` can rule out.
-        landed: tells whether some bytes already hold the effect of this update. Asked after each conflict and after
-            each lost reply, so that an own write is taken for what it is. A caller that passes it vouches that applying
-            `fn` again to bytes without the effect is right.
-        lasts: tells of bytes that `fn` made whether `landed` will know them in whatever other writers make of them.
-        before: called before each attempt to write. What it raises counts as raised by the write itself.
+            called once per attempt. What it raises passes through, and nothing was written; unless an earlier attempt
+            may have landed, which only `leaves_permanent_trace` can rule out.
+        already_applied: returns True for bytes that hold the effect of this update. It is asked after each conflict
+            and each lost reply, to recognise an own write. A caller that passes it guarantees that `fn` may be applied
+            again to bytes without the effect.
+        leaves_permanent_trace: returns True for bytes made by `fn` if `already_applied` still recognises this update
+            after other writers change the value.
+        before_write: called before each attempt to write. What it raises counts as raised by the write itself.
         on_conflict: called after each put that lost the race.
         attempts: how many puts may lose the race before `TooManyRetriesError`.
         sleep: waits that many seconds.
@@ -89,20 +90,20 @@ def update(  # noqa: PLR0913 - two calls back more than most
     value: bytes | None = b""
     for attempt in range(1, attempts + 1):
         current = _get(store, key, in_doubt=unsure)
-        if attempt > 1 and landed is not None and landed(current.value):
-            return Outcome(current.value, current.version, written=True, attempts=attempt)
+        if attempt > 1 and already_applied is not None and already_applied(current.value):
+            return CasResult(current.value, current.version, written=True, attempts=attempt)
         if doubt is not None and current.version != doubt.version:
-            if landed is None:
+            if already_applied is None:
                 raise _unknown_outcome(key)
             # It cannot land over this version any more; but it may have, and have lost its trace to a later write.
-            unsure = value is None or not lasts(value)
+            unsure = value is None or not leaves_permanent_trace(value)
             doubt = None
         value = _applied(fn, current.value, key, in_doubt=unsure)
         if value is None:
-            return Outcome(current.value, current.version, written=False, attempts=attempt)
+            return CasResult(current.value, current.version, written=False, attempts=attempt)
         is_write = False
         try:
-            before()
+            before_write()
             is_write = True
             version = store.put(key, value, current.version)
         except StoreUnavailableError as error:
@@ -116,7 +117,7 @@ def update(  # noqa: PLR0913 - two calls back more than most
             raise _with_doubt(error, key, in_doubt=unsure, is_write=is_write) from error.__cause__
         else:
             if version is not None:
-                return Outcome(value, version, written=True, attempts=attempt)
+                return CasResult(value, version, written=True, attempts=attempt)
             on_conflict()
         if attempt < attempts:
             sleep(delay(attempt, random))
@@ -128,14 +129,14 @@ def create(
     key: str,
     value: bytes,
     *,
-    landed: Landed | None = None,
-    before: Before = lambda: None,
+    already_applied: Landed | None = None,
+    before_write: BeforeWrite = lambda: None,
     sleep: Sleep = time.sleep,
     random: Random = _random.random,
-) -> Outcome | None:
+) -> CasResult | None:
     """Create `key`; None when somebody else has created it.
 
-    Takes `landed`, `before`, `sleep` and `random` as `update` does.
+    Takes `already_applied`, `before_write`, `sleep` and `random` as `update` does.
 
     Raises:
         StoreUnavailableError: the store is out of reach. The hint says when the write may have landed all the same.
@@ -143,7 +144,7 @@ def create(
     for attempt in range(1, OUTAGES + 1):
         is_write = False
         try:
-            before()
+            before_write()
             is_write = True
             version = store.create_if_absent(key, value)
         except StoreUnavailableError as error:
@@ -156,17 +157,17 @@ def create(
             except StoreError:
                 raise _unknown_outcome(key, error) from error
             if found is not None:
-                if landed is None:
+                if already_applied is None:
                     raise _unknown_outcome(key, error) from error
-                return _own(found, landed, attempt)
+                return _own(found, already_applied, attempt)
             sleep(delay(attempt, random))
             continue
         except StoreError as error:
             raise _with_doubt(error, key, in_doubt=attempt > 1, is_write=is_write) from error.__cause__
         if version is not None:
-            return Outcome(value, version, written=True, attempts=attempt)
+            return CasResult(value, version, written=True, attempts=attempt)
         # A key that exists can be our own doing only if an earlier attempt, here or below, was answered by silence.
-        if landed is None:
+        if already_applied is None:
             if attempt > 1:
                 raise _unknown_outcome(key)
             return None
@@ -174,7 +175,7 @@ def create(
             found = store.get(key)
         except StoreError as error:
             raise _with_doubt(error, key, in_doubt=attempt > 1, is_write=False) from error.__cause__
-        return None if found is None else _own(found, landed, attempt)
+        return None if found is None else _own(found, already_applied, attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -221,8 +222,10 @@ def _lost(key: str, attempts: int) -> TooManyRetriesError:
     )
 
 
-def _own(found: Versioned, landed: Landed, attempt: int) -> Outcome | None:
-    return Outcome(found.value, found.version, written=True, attempts=attempt) if landed(found.value) else None
+def _own(found: Versioned, already_applied: Landed, attempt: int) -> CasResult | None:
+    return (
+        CasResult(found.value, found.version, written=True, attempts=attempt) if already_applied(found.value) else None
+    )
 
 
 def _with_doubt(error: StoreError, key: str, *, in_doubt: bool, is_write: bool) -> StoreError:

@@ -9,15 +9,16 @@ from urllib.parse import urlencode
 
 from flask import Flask, Response, jsonify, request
 
-from mopsjobs import metrics
-from mopsjobs.cache import queries
-from mopsjobs.cache.events import cache_id, parse_cursor, public_event, read_events
-from mopsjobs.commands.arguments import chosen_jobs
+from mopsjobs.app import metrics
+from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.job_arguments import job_filter
+from mopsjobs.app.metrics import Chosen
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
+from mopsjobs.console.result import Document
 from mopsjobs.errors import MopsJobsError, UsageError
-from mopsjobs.freshness import Freshness
-from mopsjobs.metrics import Chosen
-from mopsjobs.output import Document
-from mopsjobs.web import asked
+from mopsjobs.web import query_params
 from mopsjobs.web.openapi import document
 from mopsjobs.web.site import Site
 
@@ -73,14 +74,14 @@ class _Handlers:
 
     def jobs(self) -> Response:
         """What `list --json` prints."""
-        args = asked.parsed(asked.for_api(), request.args.items(multi=True))
-        if not 1 <= args.limit <= asked.MAX_LIMIT:
-            raise UsageError(f"limit {args.limit} is not between 1 and {asked.MAX_LIMIT}.")
+        args = query_params.parse_query(query_params.api_query(), request.args.items(multi=True))
+        if not 1 <= args.limit <= query_params.MAX_LIMIT:
+            raise UsageError(f"limit {args.limit} is not between 1 and {query_params.MAX_LIMIT}.")
         now = self._site.context.now()
-        chosen, order = chosen_jobs(args, now), queries.parse_sort(args.sort)
+        chosen, order = job_filter(args, now), filters.parse_sort(args.sort)
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
-            page = queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
+            page = job_queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
             texts = _within(page.texts(skip=args.skip), MAX_ANSWER_BYTES)
             after = args.skip + len(texts)
             head = self._site.context.listing(page, freshness) | {"returned": len(texts)}
@@ -97,14 +98,14 @@ class _Handlers:
     def job(self, job_id: str) -> Response:
         """What `status JOB --json` prints."""
         now = self._site.context.now().timestamp()
-        job = self._site.read(lambda connection, _age: queries.find_job(connection, job_id, now=now))
+        job = self._site.read(lambda connection, _age: job_queries.find_job(connection, job_id, now=now))
         return Response("".join(Document(job).pieces(None)) + "\n", mimetype=JSON)
 
     def events(self) -> Response:
         """What `events --json` prints: one event a line."""
-        args = asked.parsed(asked.for_events(), request.args.items(multi=True))
-        if args.limit > asked.MAX_LIMIT:
-            raise UsageError(f"limit {args.limit} is not between 1 and {asked.MAX_LIMIT}.")
+        args = query_params.parse_query(query_params.events_query(), request.args.items(multi=True))
+        if args.limit > query_params.MAX_LIMIT:
+            raise UsageError(f"limit {args.limit} is not between 1 and {query_params.MAX_LIMIT}.")
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> str:
             cache = cache_id(connection)

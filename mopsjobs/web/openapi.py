@@ -8,10 +8,10 @@ from importlib.resources import files
 from typing import Any
 
 from mopsjobs import __version__
-from mopsjobs.cache.queries import DEFAULT_SORT, SORTS
-from mopsjobs.commands.arguments import DEFAULT_LIMIT
-from mopsjobs.status import GROUPS, JobStatus
-from mopsjobs.web.asked import MAX_LIMIT
+from mopsjobs.app.job_arguments import DEFAULT_LIMIT
+from mopsjobs.cache.queries.filters import DEFAULT_SORT, SORTS
+from mopsjobs.registry.status import GROUPS, JobStatus
+from mopsjobs.web.query_params import MAX_LIMIT
 
 _WORDS = "|".join([*JobStatus, *GROUPS])
 _SORT = "|".join(SORTS)

@@ -8,10 +8,17 @@ from pathlib import Path
 
 from flask import Flask, Response, abort, request
 
-from mopsjobs.cache.file import new_schema
+from mopsjobs.cache.database import new_schema
 from mopsjobs.web.openapi import document
 
-MODULES = ("cache.counters", "cache.mirror", "cache.witnesses", "events", "registry", "whole_file")
+MODULES = (
+    "cache.counters",
+    "cache.sync.mirror",
+    "cache.sync.identity",
+    "events.writer",
+    "registry.job_registry",
+    "utils.files",
+)
 """Modules of mops-jobs that are imported late elsewhere, and that a server needs at some time."""
 
 

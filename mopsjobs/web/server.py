@@ -10,18 +10,18 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-from mopsjobs.context import Context
+from mopsjobs.app.app import App
 from mopsjobs.errors import UsageError
-from mopsjobs.memory import hold_few_arenas
+from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.web.api import HEALTH
-from mopsjobs.web.app import make_app
-from mopsjobs.web.connections import PageServer
-from mopsjobs.web.live import Changes, Syncer, Watcher
+from mopsjobs.web.background import ChangeSignal, Syncer, Watcher
+from mopsjobs.web.http_connections import PageServer
+from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
-from mopsjobs.web.stream import SEATS
+from mopsjobs.web.sse import MAX_STREAMS
 
-LANES = {"pages": 8, "api": 4, "streams": SEATS + 2, "health": 2}
+LANES = {"pages": 8, "api": 4, "streams": MAX_STREAMS + 2, "health": 2}
 """Threads: one for each stream and two that refuse further ones; the API has few, since its answers are large."""
 
 MAX_BODY_BYTES = 1 << 16
@@ -33,7 +33,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(
-    context: Context,
+    context: App,
     *,
     host: str,
     port: int,
@@ -57,9 +57,9 @@ def serve(
     Raises:
         UsageError: it cannot listen there.
     """
-    hold_few_arenas()
+    limit_malloc_arenas()
     listening = _listen(host, port)
-    changes = Changes()
+    changes = ChangeSignal()
     syncer = None if sync_every is None else Syncer(context, changes, sync_every)
     app = make_app(Site(context, changes, syncer), own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # that requests wait for a thread is nobody's concern

@@ -6,13 +6,13 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mopsjobs.cache import state
-from mopsjobs.context import Context
+from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness
+from mopsjobs.cache import sync_state
 from mopsjobs.errors import StoreUnavailableError
-from mopsjobs.freshness import Freshness
-from mopsjobs.times import human_age, parse_duration
-from mopsjobs.web.live import Changes, Pages, Syncer
-from mopsjobs.web.readers import Readers
+from mopsjobs.utils.times import human_age, parse_duration
+from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
+from mopsjobs.web.cache_connections import ConnectionPool
 
 T = TypeVar("T")
 
@@ -20,23 +20,23 @@ T = TypeVar("T")
 class Site:
     """One server's state."""
 
-    def __init__(self, context: Context, changes: Changes, syncer: Syncer | None) -> None:
+    def __init__(self, context: App, changes: ChangeSignal, syncer: Syncer | None) -> None:
         self.context = context
         self.changes = changes
         self.syncer = syncer
         """None when the cache is shown as it lies."""
-        self.readers = Readers(context)
-        self.pages = Pages(changes, context.monotonic)
-        self.charts = Pages(Changes(), context.monotonic)
+        self.readers = ConnectionPool(context)
+        self.pages = PageCache(changes, context.monotonic)
+        self.charts = PageCache(ChangeSignal(), context.monotonic)
         """Charts read every job: they are as old as they may be, whatever changes."""
 
-    def peek(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
+    def read_cached(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
         """Call `view` with the cache, read-only; None when there is none.
 
         Raises:
             CacheError: it cannot be used.
         """
-        return self.context.peek(view, self.readers.opened)
+        return self.context.read_cached(view, self.readers.opened)
 
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T]) -> T:
         """Call `view` with the cache, read-only, and its age.
@@ -50,7 +50,7 @@ class Site:
             freshness = self.context.freshness(connection)
             return None if freshness is None else view(connection, freshness)
 
-        found = self.peek(look)
+        found = self.read_cached(look)
         if found is None:
             hint = "Run: mops-jobs sync" if self.syncer is None else "The first sync is still running, or has failed."
             raise StoreUnavailableError("The registry has never been synced to this machine.", hint=hint)
@@ -62,11 +62,13 @@ class Site:
         Raises:
             CacheError: the cache cannot be used.
         """
-        return self.peek(lambda cache: self.header_of(cache, self.context.freshness(cache))) or self._header(None, None)
+        return self.read_cached(lambda cache: self.header_of(cache, self.context.freshness(cache))) or self._header(
+            None, None
+        )
 
     def header_of(self, connection: sqlite3.Connection, freshness: Freshness | None) -> dict[str, Any]:
         """The same, for who is looking at the cache already, and knows how old it is."""
-        return self._header(freshness, state.recalled(connection, "last_error"))
+        return self._header(freshness, sync_state.get_meta(connection, "last_error"))
 
     def _header(self, freshness: Freshness | None, last_error: str | None) -> dict[str, Any]:
         problem = (None if self.syncer is None else self.syncer.problem) or last_error or None

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.registry_data import states
-from mopsjobs.cache import rows, tallies
-from mopsjobs.cache.file import APPLICATION_ID, SCHEMA_VERSION
-from mopsjobs.cache.mirror import SMALL
+from mopsjobs.cache import rows, totals
+from mopsjobs.cache.database import APPLICATION_ID, SCHEMA_VERSION
+from mopsjobs.cache.sync.mirror import SMALL
 from mopsjobs.errors import EXIT_PARTLY_DONE, EXIT_UNREACHABLE, StoreUnavailableError
-from mopsjobs.job import JobState
-from mopsjobs.registry import JobRegistry
-from mopsjobs.status import JobStatus
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.store.base import Entry, VersionToken
-from mopsjobs.times import record_time, utc_now
+from mopsjobs.utils.times import record_time, utc_now
 from reliability.crashes.killing import OWN_SUFFIXES, check_leftovers, killing
 from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold
@@ -48,7 +48,7 @@ class Mirrored:
         self.had: dict[tuple[str, str], bytes] = {}
         """What each record was at each of its versions."""
         self.can_be_delta = jobs > SMALL
-        self._rows: dict[tuple[str, str], rows.Mirrored] = {}
+        self._rows: dict[tuple[str, str], rows.JobRow] = {}
         self._chance = chance
         self._store = open_store(url, env)
         self._registry = JobRegistry(self._store)
@@ -135,17 +135,17 @@ class Mirrored:
         hold(labels.keys() <= seen, "there are labels without their jobs")
         both = connection.execute("SELECT count(*) FROM job JOIN pruned USING (key)").fetchone()[0]
         hold(not both, f"{both} jobs are there and pruned as well")
-        sums = connection.execute(f"{tallies.SUMS} {tallies.GROUPED}").fetchall()
+        sums = connection.execute(f"{totals.SUMS} {totals.GROUPED}").fetchall()
         kept = connection.execute("SELECT * FROM tally WHERE jobs > 0").fetchall()
         hold(sorted(sums) == sorted(kept), "the sums are not those of the jobs")
 
-    def _made(self, key: str, job_id: str, version: str) -> rows.Mirrored:
+    def _made(self, key: str, job_id: str, version: str) -> rows.JobRow:
         """What the cache has to hold of a record at a version that it really had."""
         if (made := self._rows.get((key, version))) is None:
             value = self.had.get((key, version))
             hold(value is not None, f"{job_id} never had the version {version}")
-            found = rows.mirrored(key, job_id, value or b"", VersionToken(version), 0)
-            assert isinstance(found, rows.Mirrored)
+            found = rows.to_row(key, job_id, value or b"", VersionToken(version), 0)
+            assert isinstance(found, rows.JobRow)
             made = self._rows[key, version] = found
         return made
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch, Launched
 from mopsjobs.engines.local import LocalEngine, job_directory, runner_pid
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.submit.bundle import pack
-from mopsjobs.submit.client import JobSubmissionClient, Submission
-from mopsjobs.submit.study import Study
+from mopsjobs.studies.study import Study
+from mopsjobs.submission.client import JobSubmissionClient, Submission
 from reliability.crashes.killing import Script, killing
 from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold

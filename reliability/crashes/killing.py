@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from mopsjobs.whole_file import SUFFIX
+from mopsjobs.utils.files import SUFFIX
 from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import PromiseBroken, hold
 

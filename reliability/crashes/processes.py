@@ -131,7 +131,7 @@ class Instants:
 def main() -> None:
     """Serve: an order starts a script and is answered by its process id, the next line is answered by its end."""
     import mops_jobs
-    from mopsjobs.commands import COMMANDS, load
+    from mopsjobs.cli.commands import COMMANDS, load
 
     for name in COMMANDS:
         load(name)

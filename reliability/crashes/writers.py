@@ -7,8 +7,8 @@ import random
 import sqlite3
 from pathlib import Path
 
-from mopsjobs.job import JobState
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.crashes.killing import Script, check_leftovers, killing
 from reliability.crashes.processes import Ended, Forker, Instants
 from reliability.trial import hold

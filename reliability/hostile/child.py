@@ -60,9 +60,9 @@ def bombs() -> int:
     """Read what unpacks to 10 GB, in each place where something is unpacked."""
     import tarfile
 
+    from mopsjobs.bundles.extraction import extract
     from mopsjobs.errors import MopsJobsError
-    from mopsjobs.store import azure_inline
-    from mopsjobs.submit.unpack import unpack
+    from mopsjobs.store.azure import inline_values
     from reliability.hostile import values as hostile
 
     packed = base64.b64encode(hostile.zlib_bomb(BOMB)).decode()
@@ -78,13 +78,13 @@ def bombs() -> int:
     }
     values = {name: hostile.gzip_bomb(header, BOMB) for name, header in archives.items()}
     _limit(BOMB_MEMORY)
-    for size in (100, azure_inline.MAX_VALUE_BYTES, BOMB):
-        assert azure_inline.unpack(packed, size, "") is None
+    for size in (100, inline_values.MAX_VALUE_BYTES, BOMB):
+        assert inline_values.unpack(packed, size, "") is None
     print(f"a packed value: refused, {len(packed):,} characters", flush=True)
     for name, value in values.items():
         with tempfile.TemporaryDirectory() as directory:
             try:
-                unpack(value, directory)
+                extract(value, directory)
                 told = "unpacked"
             except MopsJobsError as error:
                 told = f"refused: {error}"
@@ -98,10 +98,11 @@ def many(tasks: int) -> int:
     """Do what commands and runners do with a manifest that names so many tasks by one number."""
     import json
 
-    from mopsjobs.outputs import Manifest, examine, output_key
     from mopsjobs.store.memory import InMemoryVersionedStore
-    from mopsjobs.submit.table import outputs_of
-    from mopsjobs.validation import missing_tasks
+    from mopsjobs.studies.manifest import Manifest
+    from mopsjobs.studies.outputs import find_complete_tasks, output_key
+    from mopsjobs.studies.results import outputs_of
+    from mopsjobs.studies.validation import missing_tasks
 
     study = {"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}], "n_replicates": tasks, "outputs": ["a"]}
     document = {"version": 1, "job_id": "job", "bundle": "sha256:0", "study": study, "only": None}
@@ -114,8 +115,8 @@ def many(tasks: int) -> int:
     store.create_if_absent(output_key("job", first, "a"), b"")
     doings = {
         "results": lambda: sum(1 for _ in outputs_of(store, "job", [manifest])),
-        "validate": lambda: examine(store, manifest).count,
-        "run": lambda: manifest.twins() and 1,
+        "validate": lambda: find_complete_tasks(store, manifest).count,
+        "run": lambda: manifest.duplicate_tasks() and 1,
         "resume": lambda: len(missing_tasks(manifest, bytearray(b"\1") * (tasks - 1) + b"\0")),
     }
     for name, do in doings.items():

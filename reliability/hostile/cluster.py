@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.hostile.readers import MANIFEST, RECORD, must
 from reliability.hostile.registry import Command, check
 from reliability.hostile.values import HALVES, TEXTS

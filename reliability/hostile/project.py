@@ -15,8 +15,8 @@ import stat
 from typing import TYPE_CHECKING
 
 import mops_jobs
-from mopsjobs.project_file import PROJECT_FILE
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.app.project_file import PROJECT_FILE
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.hostile.readers import RECORD, must
 from reliability.hostile.values import TEXTS
 from reliability.trial import Figure, Trial

@@ -24,22 +24,25 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from mopsjobs import changes, config, documents
-from mopsjobs.cache.events import Stored, public_event
-from mopsjobs.cache.rows import Mirrored, mirrored, view_of
-from mopsjobs.chunks import parse_chunk
-from mopsjobs.csv_text import csv_text
+from mopsjobs.app import config
+from mopsjobs.app.event_feed import event_text
+from mopsjobs.bundles.extraction import extract
+from mopsjobs.cache.queries.events import StoredEvent, public_event
+from mopsjobs.cache.rows import JobRow, job_json_from_state, to_row
 from mopsjobs.errors import MAX_MESSAGE, MopsJobsError
-from mopsjobs.feed import told
-from mopsjobs.job import JobState
-from mopsjobs.outputs import Manifest, examine
-from mopsjobs.store import azure_inline
+from mopsjobs.events.format import parse_chunk
+from mopsjobs.registry import announcements
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.store import documents
+from mopsjobs.store.azure import inline_values
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.submit.kept import LAUNCHED, kept_job
-from mopsjobs.submit.study import load_study
-from mopsjobs.submit.unpack import unpack
-from mopsjobs.terminal import clean
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.study import load_study
+from mopsjobs.submission.offline import LAUNCHED, load_offline
+from mopsjobs.utils.csv_safe import csv_text
+from mopsjobs.utils.text import strip_control_characters
 from reliability.hostile import values as hostile
 from reliability.trial import PromiseBroken
 
@@ -104,7 +107,7 @@ class Reader:
         try:
             self.read(value)
         except MopsJobsError as error:
-            said = clean(str(error))
+            said = strip_control_characters(str(error))
             if not said.strip() or len(str(error)) > MAX_MESSAGE + 3:
                 raise PromiseBroken(f"{self.name}: {type(error).__name__} says {said[:200]!r}") from error
             return False
@@ -134,11 +137,11 @@ def _record(value: bytes) -> None:
     state = JobState.from_json(value)
     written = state.to_json()  # without fields of ours that are empty
     must(JobState.from_json(written).to_json() == written, "a record that was written again reads otherwise")
-    whole(view_of(state, now=NOW.timestamp()))
-    row = mirrored("jobs/a/state.json", "a", value, VersionToken("1"), 2)
-    if isinstance(row, Mirrored):
+    whole(job_json_from_state(state, now=NOW.timestamp()))
+    row = to_row("jobs/a/state.json", "a", value, VersionToken("1"), 2)
+    if isinstance(row, JobRow):
         must(row.seen.key == "jobs/a/state.json", "the row of another key")
-        _cells(list(view_of(state, now=NOW.timestamp()).values()))
+        _cells(list(job_json_from_state(state, now=NOW.timestamp()).values()))
 
 
 def _cells(row: list[object]) -> None:
@@ -160,8 +163,8 @@ def _document(value: bytes) -> None:
 
 def _chunk(value: bytes) -> None:
     for event in parse_chunk(value, job_id="a"):
-        whole(public_event("0" * 12, Stored(1, event)))
-        plain("".join(clean(piece) for piece in told(event)))
+        whole(public_event("0" * 12, StoredEvent(1, event)))
+        plain("".join(strip_control_characters(piece) for piece in event_text(event)))
 
 
 def _study(value: bytes, source: str) -> None:
@@ -188,7 +191,7 @@ def _manifest(value: bytes) -> None:
     must(again.only == manifest.only and again.job_id == manifest.job_id, "a manifest written again reads otherwise")
     if manifest.tasks_total <= 10_000:
         store = InMemoryVersionedStore()
-        must(examine(store, manifest).count == 0, "tasks complete without outputs")
+        must(find_complete_tasks(store, manifest).count == 0, "tasks complete without outputs")
         must(len(list(manifest.tasks())) == manifest.tasks_total, "a manifest with tasks that its study has not")
 
 
@@ -199,13 +202,13 @@ def _names(value: bytes) -> None:
     task = next(manifest.study.tasks())
     store = InMemoryVersionedStore()
     store.create_if_absent(f"results/a/{task.param_id}/{task.seed}/_outputs.json", value)
-    examine(store, manifest)
+    find_complete_tasks(store, manifest)
 
 
 def _kept(value: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, LAUNCHED).write_bytes(value)
-        whole(kept_job(Path(directory), "a")[1])
+        whole(load_offline(Path(directory), "a")[1])
 
 
 def _config(value: bytes) -> None:
@@ -218,9 +221,9 @@ def _config(value: bytes) -> None:
 
 def _packed(value: bytes) -> None:
     """The value that metadata of Azure hold, said to be so long as it says itself."""
-    for size in (0, 1, 100, azure_inline.MAX_VALUE_BYTES, 10 * 2**30):
+    for size in (0, 1, 100, inline_values.MAX_VALUE_BYTES, 10 * 2**30):
         md5 = base64.b64encode(hashlib.md5(b"x" * 100, usedforsecurity=False).digest()).decode()
-        found = azure_inline.unpack(value.decode("latin-1"), size, md5)
+        found = inline_values.unpack(value.decode("latin-1"), size, md5)
         must(found in (None, b"x" * 100), "a value that is not that of the blob")
 
 
@@ -238,7 +241,7 @@ class _Listing(InMemoryVersionedStore):
 
 def _announcements(value: bytes) -> None:
     names = value.decode("utf-8", "surrogateescape").split("\n")
-    for name in changes.announced(_Listing(names), NOW, NOW) or ():
+    for name in announcements.announced_jobs(_Listing(names), NOW, NOW) or ():
         plain(name)
         must("/" not in name and name not in ("", ".", ".."), f"announced: {name!r}")
 
@@ -251,7 +254,7 @@ def _bundle(value: bytes) -> None:
         root.mkdir()
         refused = None
         try:
-            unpack(value, str(root))
+            extract(value, str(root))
         except MopsJobsError as error:
             refused = error
         is_alone = sorted(os.listdir(directory)) == ["outside", "root"] and not os.listdir(outside)

@@ -12,10 +12,10 @@ import sqlite3
 import stat
 from typing import TYPE_CHECKING
 
-from mopsjobs.outputs import Manifest, manifest_key
-from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.submit.study import Study
-from mopsjobs.terminal import clean
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.study import Study
+from mopsjobs.utils.text import strip_control_characters
 from reliability.hostile.readers import must
 from reliability.hostile.registry import Command, check
 from reliability.hostile.values import TEXTS
@@ -71,7 +71,7 @@ def run(trial: Trial) -> list[Figure]:
                 must(job_id == "without" or name in own, f"results {job_id} has made {name!r} without a task")
             for name in all_names - new:
                 # By the key as a terminal may show it.
-                told = clean(f"results/{job_id}/{name} is not downloaded: ")
+                told = strip_control_characters(f"results/{job_id}/{name} is not downloaded: ")
                 must(told in ran.err, f"results {job_id} says nothing of {name!r}")
         must("p/1/con" in new or job_id == "with", "nothing was downloaded")
         downloaded, refused = downloaded + len(new), refused + len(all_names - new)

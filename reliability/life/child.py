@@ -20,11 +20,12 @@ from datetime import datetime
 from typing import Any, TextIO
 
 import mops_jobs
-from mopsjobs.cache import mirror
-from mopsjobs.memory import hold_few_arenas
-from mopsjobs.store import azure_transport, sqlite
-from mopsjobs.times import utc_now
-from mopsjobs.web import live
+from mopsjobs.cache.sync import mirror
+from mopsjobs.store.azure import transport
+from mopsjobs.store.sqlite import store as sqlite
+from mopsjobs.utils.malloc import limit_malloc_arenas
+from mopsjobs.utils.times import utc_now
+from mopsjobs.web import background
 from reliability.life.mutations import MUTATIONS
 
 MUTATION = "MOPS_TRIAL_MUTATION"
@@ -48,7 +49,7 @@ class Requests:
     def __init__(self) -> None:
         self.count = 0
         self._lock = threading.Lock()
-        for kind in (azure_transport.BoundedTransport, azure_transport.ReadingTransport):
+        for kind in (transport.BoundedTransport, transport.ReadingTransport):
             self._count_calls(kind, "send")
         self._count_calls(sqlite.SQLiteVersionedStore, "_connected")
 
@@ -69,19 +70,19 @@ class OwnSyncs:
     def __init__(self) -> None:
         self.count = 0
         self.none_at_work = threading.Lock()
-        sync, syncer = mirror.sync, live.Syncer._sync
+        sync, syncer = mirror.sync, background.Syncer._sync
 
         def counted(*args: Any, **named: Any) -> Any:
             report = sync(*args, **named)
             self.count += threading.current_thread().name == "syncer"
             return report
 
-        def at_work(one: live.Syncer) -> str | None:
+        def at_work(one: background.Syncer) -> str | None:
             with self.none_at_work:
                 return syncer(one)
 
         mirror.sync = counted
-        live.Syncer._sync = at_work  # type: ignore[method-assign]
+        background.Syncer._sync = at_work  # type: ignore[method-assign]
 
 
 class _MallInfo(ctypes.Structure):
@@ -168,7 +169,8 @@ def main() -> None:
         MUTATIONS[mutation].put_in()
     clock, requests, own = Clock(), Requests(), OwnSyncs()
     if role == "cron":
-        hold_few_arenas()  # cron's syncs are processes of their own: only `serve` lives so long, and does this itself
+        # A sync of cron is a process of its own. Only `serve` lives so long, and it limits its arenas itself.
+        limit_malloc_arenas()
         obey(sys.stdin, answers, clock, requests, own)
         return
 

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from bench import azurite
 from bench.registry_data import states
-from mopsjobs.chunks import chunk_name, parse_chunk
-from mopsjobs.registry import JobRegistry
+from mopsjobs.events.format import chunk_name, parse_chunk
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.web.server import LANES

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mopsjobs.sqlite_file import WAL_BYTES
-from mopsjobs.store.outages import POOL_CONNECTIONS
-from mopsjobs.web.readers import KEPT
+from mopsjobs.store.network import POOL_CONNECTIONS
+from mopsjobs.utils.sqlite_file import WAL_BYTES
+from mopsjobs.web.cache_connections import MAX_IDLE
 from reliability.trial import hold
 
 WARM = range(5, 8)
@@ -55,7 +55,7 @@ GROWTHS = (
     # Connections to the server are kept, and a busier moment opens more. To a file there are none to keep; but readers
     # of the cache, two files each, and what SQLite cannot close while another one reads, and uses again.
     Growth("open files of the page", "page_files", 0, 6, always=3 * POOL_CONNECTIONS, only="Azurite"),
-    Growth("open files of the page", "page_files", 0, 4 * KEPT, only="embedded"),
+    Growth("open files of the page", "page_files", 0, 4 * MAX_IDLE, only="embedded"),
     Growth("open files of the writers", "writers_files", 0.1, 12),
     Growth("threads of who syncs", "cron_threads", 0, 1),
     Growth("threads of the page", "page_threads", 0, 2),

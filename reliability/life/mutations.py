@@ -6,9 +6,11 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mopsjobs.cache import events, mirror, pruning
-from mopsjobs.retention import Retention
-from mopsjobs.web import live
+from mopsjobs.cache import pruning
+from mopsjobs.cache.sync import events as event_sync
+from mopsjobs.cache.sync import mirror
+from mopsjobs.events.retention import Retention
+from mopsjobs.web import background
 from reliability.storm.mutations import look_at_half_of_what_was_announced
 
 
@@ -28,7 +30,7 @@ def _remove_too_much() -> None:
 
 
 def _forget_no_names() -> None:
-    events.forget_chunks = lambda connection, before: 0
+    event_sync.forget_chunks = lambda connection, before: 0
 
 
 def _leave_a_connection_open() -> None:
@@ -42,13 +44,13 @@ def _leave_a_connection_open() -> None:
 
 
 def _keep_what_was_read() -> None:
-    given, kept = events.parse_chunk, []
+    given, kept = event_sync.parse_chunk, []
 
     def parse(value: bytes, *, job_id: str | None = None) -> Any:
         kept.append(b"x" * (1 << 17))
         return given(value, job_id=job_id)
 
-    events.parse_chunk = parse
+    event_sync.parse_chunk = parse
 
 
 def _prune_no_events() -> None:
@@ -65,7 +67,7 @@ def _prune_no_events() -> None:
 
 
 def _never_sync_the_page() -> None:
-    live.Syncer._sync = lambda self: None  # type: ignore[method-assign]
+    background.Syncer._sync = lambda self: None  # type: ignore[method-assign]
 
 
 MUTATIONS = {

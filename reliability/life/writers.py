@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
-from mopsjobs.changes import slot_of
 from mopsjobs.errors import JobExistsError, StoreUnavailableError
-from mopsjobs.events import LOG, STATE, EventLog, state_fields
-from mopsjobs.registry import JobRegistry
+from mopsjobs.events.writer import LOG, STATE, EventLog, state_fields
+from mopsjobs.registry.announcements import slot_of
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.times import json_time
+from mopsjobs.utils.times import json_time
 from reliability.trial import hold
 
 EVERY = 60

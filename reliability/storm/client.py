@@ -19,7 +19,8 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from bench.machine import ROOT
-from mopsjobs.cache import file, mirror
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache.sync import mirror
 from mopsjobs.errors import (
     EXIT_NO_SUCH_JOB,
     EXIT_REFUSED,
@@ -31,11 +32,12 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     TooManyRetriesError,
 )
-from mopsjobs.job import JobState
-from mopsjobs.registry import JobRegistry
-from mopsjobs.store import identity, open_store
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.store import open_store
 from mopsjobs.store.base import Versioned, VersionToken
-from mopsjobs.times import utc_now
+from mopsjobs.store.urls import identity
+from mopsjobs.utils.times import utc_now
 from reliability.storm.mutations import MUTATIONS
 from reliability.storm.store_history import Log, RecordingStore
 
@@ -216,7 +218,7 @@ class Client:
         except StoreError as error:
             self._ended("failed", error)
             return False
-        connection = file.open_to_read(self._spec.cache, self._registry_id)
+        connection = cache_database.open_to_read(self._spec.cache, self._registry_id)
         assert connection is not None
         with contextlib.closing(connection):
             rows = connection.execute("SELECT key, json_extract(record, '$.revision'), version FROM job").fetchall()

@@ -9,9 +9,9 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mopsjobs import rules
-from mopsjobs.cache.delta import Delta
+from mopsjobs.cache.sync.delta import Delta
 from mopsjobs.errors import StoreError, StoreUnavailableError
+from mopsjobs.registry import transitions
 from mopsjobs.store import cas
 from mopsjobs.store.base import Entry, VersionToken
 
@@ -36,7 +36,7 @@ class Defect(NamedTuple):
 
 
 def _ignore_the_version_in_azure() -> None:
-    from mopsjobs.store.azure import AzureVersionedStore
+    from mopsjobs.store.azure.store import AzureVersionedStore
 
     def put(self: AzureVersionedStore, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         try:
@@ -48,7 +48,7 @@ def _ignore_the_version_in_azure() -> None:
 
 
 def _ignore_the_version_in_dynamodb() -> None:
-    from mopsjobs.store import dynamodb
+    from mopsjobs.store.dynamodb import store as dynamodb
 
     def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         item = dynamodb._item(key, value)
@@ -58,7 +58,7 @@ def _ignore_the_version_in_dynamodb() -> None:
 
 
 def _let_azures_sdk_retry() -> None:
-    from mopsjobs.store.azure import AzureVersionedStore
+    from mopsjobs.store.azure.store import AzureVersionedStore
 
     given = AzureVersionedStore.__init__
 
@@ -70,7 +70,7 @@ def _let_azures_sdk_retry() -> None:
 
 
 def _let_awss_sdk_retry() -> None:
-    from mopsjobs.store import dynamodb
+    from mopsjobs.store.dynamodb import store as dynamodb
 
     given = dynamodb.Config
     retries = {"mode": "standard", "total_max_attempts": 4}
@@ -78,13 +78,13 @@ def _let_awss_sdk_retry() -> None:
 
 
 def _look_at_no_checksum() -> None:
-    from mopsjobs.store import dynamodb
+    from mopsjobs.store.dynamodb import store as dynamodb
 
     dynamodb.check_whole = lambda *_: None
 
 
 def _recognise_no_own_write() -> None:
-    rules.has_write = lambda value, write_id: False
+    transitions.has_write = lambda value, write_id: False
 
 
 def _take_a_lost_reply_for_a_lost_race(store: type[Any]) -> None:
@@ -142,8 +142,8 @@ def look_at_half_of_what_was_announced() -> None:
 
 
 _STORES = {
-    "Azure": ("mopsjobs.store.azure", "AzureVersionedStore"),
-    "DynamoDB": ("mopsjobs.store.dynamodb", "DynamoDBVersionedStore"),
+    "Azure": ("mopsjobs.store.azure.store", "AzureVersionedStore"),
+    "DynamoDB": ("mopsjobs.store.dynamodb.store", "DynamoDBVersionedStore"),
 }
 
 

@@ -24,9 +24,9 @@ from typing import Self
 from unittest import mock
 
 from bench.machine import ROOT
-from mopsjobs.cache import mirror
-from mopsjobs.job import JobState
-from mopsjobs.registry import JobRegistry
+from mopsjobs.cache.sync import mirror
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
 from reliability.storm.client import Spec
 from reliability.storm.mutations import MUTATIONS

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from mopsjobs.job import JobState
-from mopsjobs.status import TERMINAL, TRANSITIONS, JobStatus, steps
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
 from reliability.storm.linearizable import unexplained
 from reliability.storm.store_history import Line, histories, step
 

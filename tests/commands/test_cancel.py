@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.local import job_directory
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, sentences
 from support.kubernetes import Api, kubeconfig
 from support.runs import PATIENCE, is_alive, until

@@ -15,8 +15,8 @@ import pytest
 
 import mops_jobs
 from mopsjobs import __version__
-from mopsjobs.commands import COMMANDS
-from mopsjobs.registry import JobRegistry
+from mopsjobs.cli.commands import COMMANDS
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, foreign, key, sentences
 
 if TYPE_CHECKING:
@@ -412,7 +412,7 @@ def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
         raise ZeroDivisionError("by\nzero")
 
     add(jobs, "a")
-    monkeypatch.setattr("mopsjobs.cache.queries.list_jobs", broken)
+    monkeypatch.setattr("mopsjobs.cache.queries.jobs.list_jobs", broken)
     ran = cli("list")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == "error: Unexpected: ZeroDivisionError: by zero\nhint: Add -v to see where.\n"

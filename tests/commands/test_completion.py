@@ -15,7 +15,7 @@ from support.terminal import terminal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
 
 SHELLS = {
     "bash": (["--norc", "--noprofile", "-i"], "source {path}"),

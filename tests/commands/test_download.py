@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.output_directory import MAX_SEGMENT_BYTES
-from mopsjobs.outputs import Manifest, manifest_key, output_key
-from mopsjobs.registry import JobRegistry
-from mopsjobs.submit.study import Task
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.output_directory import MAX_SEGMENT_BYTES
+from mopsjobs.studies.outputs import output_key
+from mopsjobs.studies.study import Task
 from support.cli import Cli, Ran, add
 from support.runs import sets_of, study
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from mopsjobs.cache import events as mirror
-from mopsjobs.cache.file import open_to_write
-from mopsjobs.chunks import chunk_key
-from mopsjobs.feed import pause_after
-from mopsjobs.registry import JobRegistry
+from mopsjobs.app.event_feed import pause_after
+from mopsjobs.cache.database import open_to_write
+from mopsjobs.cache.queries import events as event_queries
+from mopsjobs.cache.sync import events as mirror
+from mopsjobs.events.format import chunk_key
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, START, Cli, Clock, Ran, Remote, add, key, put, sentences
 from support.events import Writer
 
@@ -119,13 +120,13 @@ def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, wr
 )
 def test_what_is_listed_follows_the_gap(hours: int, count: int, first: str) -> None:
     """Short gaps are listed by the hour, longer ones by the day, very long ones at once."""
-    listed = mirror.prefixes(START, START + timedelta(hours=hours))
+    listed = mirror.prefixes_to_list(START, START + timedelta(hours=hours))
     assert (len(listed), listed[0]) == (count, first)
 
 
 def test_a_clock_that_was_set_back_overlooks_nothing() -> None:
     """If the last sync lies ahead, everything is listed."""
-    assert mirror.prefixes(START, START - timedelta(hours=1)) == ["events/"]
+    assert mirror.prefixes_to_list(START, START - timedelta(hours=1)) == ["events/"]
 
 
 def test_every_moment_of_a_gap_is_covered() -> None:
@@ -136,7 +137,7 @@ def test_every_moment_of_a_gap_is_covered() -> None:
         until = begin + timedelta(minutes=int(10 ** (draw.random() * 5.2)))
         inside = begin - timedelta(minutes=15) + (until - begin + timedelta(minutes=30)) * draw.random()
         for job in (None, "job"):
-            listed = mirror.prefixes(begin, until, job)
+            listed = mirror.prefixes_to_list(begin, until, job)
             assert sum(chunk_key(inside, "job", "w", 1).startswith(prefix) for prefix in listed) == 1
 
 
@@ -210,14 +211,15 @@ def test_a_chunk_sent_twice_is_taken_once(cli: Cli, remote: Remote, write: Write
 
 def test_an_old_cache_is_brought_up_to_date(cli: Cli, remote: Remote, write: Writer) -> None:
     """A cache of the first schema keeps its rows and gets the tables of events."""
-    from mopsjobs.cache import file, schema
+    from mopsjobs.cache import database as cache_database
+    from mopsjobs.cache import schema
 
     cli.ok("sync")
     cli.cache.unlink()
     with contextlib.closing(sqlite3.connect(cli.cache, isolation_level=None)) as old:
         schema.migrations.apply(schema.Database(old), stop_before="m002_events")
         old.execute("PRAGMA journal_mode = WAL")
-        old.execute(f"PRAGMA application_id = {file.APPLICATION_ID}")
+        old.execute(f"PRAGMA application_id = {cache_database.APPLICATION_ID}")
         old.execute("PRAGMA user_version = 1")
     add(remote.jobs, "job", "running")
     write("a")
@@ -316,7 +318,7 @@ def test_two_syncs_at_once_take_each_chunk_once(remote: Remote, write: Writer, t
     with contextlib.closing(open_to_write(path, REMOTE_URL)) as cache:
         report = mirror.sync_events(remote.store, cache)
         assert report.events == 64
-        texts = [one.event["text"] for one in mirror.read_events(cache, 0)]
+        texts = [one.event["text"] for one in event_queries.read_events(cache, 0)]
     assert inner
     assert sorted(map(int, map(str, texts))) == list(range(100))
 
@@ -537,7 +539,7 @@ def test_the_pause_grows_with_what_was_listed(listed: int, seconds: float) -> No
 def test_a_follower_of_all_jobs_looks_less_often_the_more_it_lists(
     cli: Cli, remote: Remote, write: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mopsjobs.feed.CHEAP_LISTING", 1)
+    monkeypatch.setattr("mopsjobs.app.event_feed.CHEAP_LISTING", 1)
     for number in range(5):
         write(f"line {number}")
 
@@ -633,7 +635,7 @@ def test_impossible_wishes_are_refused(cli: Cli, remote: Remote, write: Writer, 
 @pytest.mark.azurite
 def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:
     """Against Azurite: what one machine's `EventLog` writes, another's `events` shows, in order and complete."""
-    from mopsjobs.events import EventLog
+    from mopsjobs.events.writer import EventLog
     from mopsjobs.store import open_store
 
     url = f"{azurite.endpoint}/{azurite.new_container()}"

@@ -15,7 +15,7 @@ from support.cli import Cli, Remote, add, command, environment, foreign, key
 from support.terminal import terminal
 
 if TYPE_CHECKING:
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
 
 
 @pytest.fixture

@@ -14,10 +14,13 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from mopsjobs.cache import file, queries, rows
-from mopsjobs.cache.state import transaction
-from mopsjobs.registry import JobRegistry
-from mopsjobs.status import ACTIVE, TERMINAL, JobStatus
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache import rows
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.sync_state import transaction
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
 from mopsjobs.store.base import VersionToken
 from support.cli import START, Cli, Remote, add, foreign, key, sentences
 
@@ -375,14 +378,14 @@ def test_the_sql_means_what_plain_python_means(
 ) -> None:
     """Over any jobs and any filter, the rows, their order, the cut and the total are those of a loop in Python."""
     path = str(tmp_path_factory.getbasetemp() / "random.db")
-    with closing(file.open_to_write(path, "any")) as connection:
+    with closing(cache_database.open_to_write(path, "any")) as connection:
         with transaction(connection):
             connection.execute("DELETE FROM job")
             connection.execute("DELETE FROM job_label")
-            rows.write(connection, [_row(name, job) for name, job in made.items()])
-        order = queries.parse_sort("-name" if descending else "name")
+            rows.write_rows(connection, [_row(name, job) for name, job in made.items()])
+        order = filters.parse_sort("-name" if descending else "name")
         where = {n: float(v) if n in ("since", "until") else v for n, v in chosen.items()}
-        page = queries.list_jobs(connection, queries.Filter(**where), order=order, limit=limit, now=1000.0)
+        page = job_queries.list_jobs(connection, filters.Filter(**where), order=order, limit=limit, now=1000.0)
         found = [job["job_id"] for job in page.jobs()]
     passing = sorted((name for name, job in made.items() if _passes(name, job, chosen)), reverse=descending)
     first = passing if limit == 0 else passing[:limit]
@@ -391,11 +394,11 @@ def test_the_sql_means_what_plain_python_means(
     assert page.total == len(passing)
 
 
-def _row(job_id: str, job: dict[str, Any]) -> rows.Mirrored:
+def _row(job_id: str, job: dict[str, Any]) -> rows.JobRow:
     times = {f"{n}_at": (START.fromtimestamp(job[m], START.tzinfo) + timedelta(0)).isoformat() for n, m in _TIMES}
     record = {"job_id": job_id, **times, **{name: job[name] for name in job if name not in ("created", "changed")}}
-    made = rows.mirrored(key(job_id), job_id, json.dumps(record).encode(), VersionToken("1"), 1)
-    assert isinstance(made, rows.Mirrored)
+    made = rows.to_row(key(job_id), job_id, json.dumps(record).encode(), VersionToken("1"), 1)
+    assert isinstance(made, rows.JobRow)
     return made
 
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from mopsjobs import metrics
-from mopsjobs.cache import file
-from mopsjobs.registry import JobRegistry
-from mopsjobs.status import JobStatus
+from mopsjobs.app import metrics
+from mopsjobs.cache import database as cache_database
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.status import JobStatus
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
 from support.runs import until
 
@@ -170,7 +170,7 @@ def test_sums_follow_every_change(cli: Cli, remote: Remote) -> None:
     add(remote.jobs, "new", "failed")
     cli.ok("prune", "--older-than", "1d", "--yes")
     cli.ok("sync", "-q")
-    connection = file.open_to_read(str(cli.cache), REMOTE_URL)
+    connection = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
     assert connection is not None
     with closing(connection):
         kept = connection.execute("SELECT * FROM tally WHERE jobs > 0 ORDER BY 1, 2, 3").fetchall()
@@ -270,7 +270,7 @@ def scraped(cli: Cli, full: Remote, tmp_path: Path) -> Iterator[_Prometheus]:
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            connection = file.open_to_read(str(cli.cache), REMOTE_URL)
+            connection = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
             assert connection is not None
             with closing(connection):
                 body = metrics.render(connection, metrics.Chosen(per_job=10), now=cli.clock.now().timestamp())

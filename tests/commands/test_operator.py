@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs import __version__
-from mopsjobs.commands.schema import NAMES
-from mopsjobs.registry import JobRegistry
-from mopsjobs.store.azure_credentials import EMULATOR_KEY
-from mopsjobs.times import utc_now
+from mopsjobs.cli.commands.schema import NAMES
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.azure.credentials import EMULATOR_KEY
+from mopsjobs.utils.times import utc_now
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, put
 
 if TYPE_CHECKING:

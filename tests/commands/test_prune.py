@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.cache import counters, file
-from mopsjobs.registry import JobRegistry
+from mopsjobs.cache import counters
+from mopsjobs.cache import database as cache_database
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _counted(cli: Cli) -> dict[str, dict[counters.Labels, float]]:
-    connection = file.open_to_read(str(cli.cache), REMOTE_URL)
+    connection = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
     assert connection is not None
     with closing(connection):
         return counters.read(connection)
@@ -77,7 +78,7 @@ def test_a_pruned_job_is_forgotten_when_the_registry_has_lost_it(cli: Cli, aged:
 @pytest.mark.usefixtures("aged")
 def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
     """A reader in the middle of its work keeps what it sees, holds nothing up, and then sees what is left."""
-    reader = file.open_to_read(str(cli.cache), REMOTE_URL)
+    reader = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
     assert reader is not None
     with closing(reader):
         reader.execute("BEGIN")
@@ -95,7 +96,7 @@ def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
 @pytest.mark.usefixtures("aged")
 def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """When somebody has begun to write as the file is to be made smaller: a sentence, and the jobs are gone."""
-    opened = file.open_to_write
+    opened = cache_database.open_to_write
     writer = opened(str(cli.cache), REMOTE_URL)
 
     def begin(statement: str) -> None:
@@ -108,7 +109,7 @@ def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: p
         connection.set_trace_callback(begin)
         return connection
 
-    monkeypatch.setattr("mopsjobs.context.open_to_write", traced)
+    monkeypatch.setattr("mopsjobs.app.app.open_to_write", traced)
     with closing(writer):
         ran = cli.ok("prune", "--older-than", "90d", "--yes")
         writer.rollback()

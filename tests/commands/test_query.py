@@ -12,7 +12,7 @@ from contextlib import closing
 
 import pytest
 
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, sentences
 from support.runs import until
 
@@ -88,7 +88,7 @@ def test_nothing_but_reading_views_is_answered(cli: Cli, sql: str) -> None:
 
 def test_the_connection_itself_cannot_write(cli: Cli, filled: Remote) -> None:
     """Even where SQL got past the authorizer, the file is open to read alone."""
-    from mopsjobs.cache.file import open_to_read
+    from mopsjobs.cache.database import open_to_read
     from support.cli import REMOTE_URL
 
     connection = open_to_read(str(cli.cache), REMOTE_URL)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mopsjobs.app.reconcile import Action, decide, reconcile
 from mopsjobs.engines.base import EngineState
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
-from mopsjobs.job import JobState
-from mopsjobs.outputs import Manifest, manifest_key
-from mopsjobs.reconcile import Action, decide, reconcile
-from mopsjobs.registry import JobRegistry
-from mopsjobs.status import ACTIVE, TERMINAL, JobStatus
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.submit.study import Study
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.study import Study
 from support.cli import START, Cli, Clock, Remote, add, foreign, put
 from support.cli import key as key_of
 
@@ -293,7 +293,7 @@ def test_a_refusal_for_one_job_does_not_stop_the_others(registry: JobRegistry, c
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """What `reconcile` takes for the kubernetes engine."""
     made = Cluster(COMPLETE)
-    monkeypatch.setattr("mopsjobs.commands.reconcile.open_engine", lambda name, env, trust=None: made)
+    monkeypatch.setattr("mopsjobs.cli.commands.reconcile.open_engine", lambda name, env, trust=None: made)
     return made
 
 
@@ -382,7 +382,7 @@ def test_submit_hands_the_flags_to_the_engine(cli: Cli, remote: Remote, monkeypa
             launches.append(launch)
             return Launched("kubectl …", "a", "models", "uid-1")
 
-    monkeypatch.setattr("mopsjobs.commands.submit.open_engine", lambda name, env: Noting(PENDING))
+    monkeypatch.setattr("mopsjobs.cli.commands.submit.open_engine", lambda name, env: Noting(PENDING))
     with open("study.json", "w", encoding="utf-8") as file:
         file.write('{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}')
     cli.ok(

@@ -13,9 +13,9 @@ from filelock import FileLock
 
 from mopsjobs.engines.local import job_directory, runner_pid
 from mopsjobs.errors import NoManifestError, TooManyRetriesError
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, LineStore, Ran, Remote, add, command, environment, sentences
 from support.kubernetes import Api, kubeconfig
 from support.runs import code, place, record, sets_of, study, until, work

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from mopsjobs.advice import commands
-from mopsjobs.registry import JobRegistry
+from mopsjobs.app.next_steps import next_commands
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, foreign, key, sentences
 
 
@@ -105,7 +105,7 @@ def test_a_printed_command_names_the_job_whatever_its_id(cli: Cli, remote: Remot
 def test_each_command_of_a_job_names_it_and_nothing_else() -> None:
     """Whatever the id, what the page shows to copy has it as one word behind the flags."""
     job = {"job_id": "--a b", "is_active": False, "results_path": "results/x", "status": "failed"}
-    told = [shlex.split(line) for _, line in [*commands(job), *commands({**job, "is_active": True})]]
+    told = [shlex.split(line) for _, line in [*next_commands(job), *next_commands({**job, "is_active": True})]]
     assert [words[-2:] for words in told] == [["--", "--a b"]] * 6
     assert [words[1] for words in told] == ["logs", "results", "resume", "logs", "status", "cancel"]
 

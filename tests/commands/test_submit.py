@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conftest import Azurite
+from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.engines.local import LocalEngine, job_directory
 from mopsjobs.errors import EngineError, JobBusyError, MopsJobsError, UsageError
-from mopsjobs.outputs import output_key, results_prefix
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
 from mopsjobs.store import open_store
-from mopsjobs.submit.bundle import bundle_key
-from mopsjobs.times import parse_time, utc_now
+from mopsjobs.studies.outputs import output_key, results_prefix
+from mopsjobs.utils.times import parse_time, utc_now
 from support.cli import Cli, Ran, Remote, add, command, environment, sentences
 from support.runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs.cache import statistics
-from mopsjobs.commands import summary
+from mopsjobs.cache.queries import statistics
+from mopsjobs.cli.commands import summary
 from support.cli import Cli, Remote, add, command, environment, foreign, key
 from support.terminal import terminal
 
 if TYPE_CHECKING:
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
 
 
 @pytest.fixture

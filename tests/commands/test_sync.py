@@ -15,9 +15,9 @@ import jsonschema
 import pytest
 from filelock import FileLock
 
-from mopsjobs.cache import file
-from mopsjobs.cache.sync_lock import sync_lock
-from mopsjobs.store.dynamodb import DynamoDBVersionedStore
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache.sync.lock import sync_lock
+from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from support.cli import REMOTE_URL, Cli, Remote, foreign, key, put, sentences
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def test_metadata_that_json_barely_allows_spoil_no_listing(cli: Cli, remote: Rem
     assert cli("sync").code in (0, 7)
     for flags in (("list",), ("list", "--json"), ("list", "--tsv", "--fields", "job_id,metadata")):
         assert "a" in cli.ok(*flags, "--offline").out
-    with closing(file.open_to_read(str(cli.cache), REMOTE_URL)) as connection:  # type: ignore[type-var]
+    with closing(cache_database.open_to_read(str(cli.cache), REMOTE_URL)) as connection:  # type: ignore[type-var]
         assert ("a",) in connection.execute("SELECT job_id FROM jobs WHERE metadata IS NOT NULL").fetchall()
 
 
@@ -252,7 +252,7 @@ def test_full_reads_everything_again(cli: Cli, remote: Remote) -> None:
     """`--full` replaces even rows whose version has not changed."""
     _fill(remote.store.inner, "a b")
     cli.ok("sync")
-    with closing(file.open_to_write(str(cli.cache), REMOTE_URL)) as connection:
+    with closing(cache_database.open_to_write(str(cli.cache), REMOTE_URL)) as connection:
         connection.execute("UPDATE job SET status = 'wrong' WHERE job_id = 'a'")
     cli.ok("sync")
     assert cli.ids("--offline", "--status", "running") == ["b"]
@@ -294,7 +294,7 @@ def test_a_sync_at_work_is_told_with_its_age(cli: Cli, remote: Remote) -> None:
 
 def test_a_sync_without_progress_is_warned_of(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten minutes after its last progress each other sync warns, also with `-q`, and ends with 0 as ever."""
-    monkeypatch.setattr("mopsjobs.context.LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("mopsjobs.app.app.LOCK_SECONDS", 0.0)
     _fill(remote.store.inner, "a")
     cli.ok("sync")
     with sync_lock(str(cli.cache), 0, cli.clock.now) as progressed:
@@ -330,7 +330,7 @@ def test_a_stopped_process_is_named(cli: Cli, remote: Remote) -> None:
     _fill(remote.store.inner, "a")
     cli.ok("sync")
     hold = (
-        "import sys; from mopsjobs.cache.sync_lock import sync_lock\nwith sync_lock(sys.argv[1], 0): print(); input()"
+        "import sys; from mopsjobs.cache.sync.lock import sync_lock\nwith sync_lock(sys.argv[1], 0): print(); input()"
     )
     words = [sys.executable, "-c", hold, str(cli.cache)]
     root = Path(__file__).parents[2]

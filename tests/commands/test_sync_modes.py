@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mopsjobs import changes
-from mopsjobs.cache import mirror
+from mopsjobs.cache.sync import mirror
+from mopsjobs.registry import announcements
 from support.cli import Cli, Remote, foreign, key
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def test_announced_changes_do_not_make_syncs_full(cli: Cli, filled: Remote) -> N
         filled.store.after_listing = lambda: None
         filled.jobs.register_job("new")
         filled.store.inner.delete(key(_name(2)))
-        filled.store.inner.create_if_absent(f"{changes.slot_of(cli.clock.now())}{_name(2)}", b"-")
+        filled.store.inner.create_if_absent(f"{announcements.slot_of(cli.clock.now())}{_name(2)}", b"-")
 
     filled.store.after_listing = meanwhile
     assert _mode(cli, "--full") == "full"
@@ -146,9 +146,9 @@ def test_many_announced_jobs_are_listed_rather_than_read(cli: Cli, filled: Remot
 
 def test_a_flood_of_names_exhausts_nothing(cli: Cli, filled: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound, everything is listed, and goes on being listed while the flood lasts."""
-    monkeypatch.setattr(changes, "MAX_NAMES", 20)
+    monkeypatch.setattr(announcements, "MAX_NAMES", 20)
     for number in range(30):
-        filled.store.inner.create_if_absent(f"{changes.slot_of(cli.clock.now())}flood-{number}", b"-")
+        filled.store.inner.create_if_absent(f"{announcements.slot_of(cli.clock.now())}flood-{number}", b"-")
     assert [_mode(cli) for _ in range(2)] == ["full", "full"]
     cli.clock.advance(minutes=40)
     assert [_mode(cli) for _ in range(3)] == ["full", "full", "delta"]
@@ -160,7 +160,7 @@ def test_a_small_registry_is_listed(cli: Cli, remote: Remote, monkeypatch: pytes
         remote.store.inner.create_if_absent(key(_name(number)), foreign(_name(number)).encode())
     assert [_mode(cli) for _ in range(3)] == ["full", "full", "full"]
     with monkeypatch.context() as patch:
-        patch.setattr(changes, "announced", None)
+        patch.setattr(announcements, "announced_jobs", None)
         assert _mode(cli) == "full"  # without a look at the announcements
 
 

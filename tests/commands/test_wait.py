@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, foreign, key, sentences
 
 if TYPE_CHECKING:

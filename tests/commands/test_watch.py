@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.cache import file, queries, streaming
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache import job_json
+from mopsjobs.cache.queries import changes, filters
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key
 from support.runs import until
 
 if TYPE_CHECKING:
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
 
 
 def _watch(cli: Cli, *steps: object, flags: tuple[str, ...] = ("--json",)) -> list[dict[str, object]]:
@@ -65,11 +67,11 @@ def test_own_writes_are_told_once(cli: Cli, remote: Remote) -> None:
             cli.ok("sync", "-q")
         else:
             cli.ok("progress", "a", f"{done}/4")
-        connection = file.open_to_read(path, REMOTE_URL)
+        connection = cache_database.open_to_read(path, REMOTE_URL)
         assert connection is not None
         with closing(connection):
-            news, mark = streaming.changed(connection, queries.Filter(), told[-1][1] if told else None)
-        told.append(([queries.job_view(facts, now=0)["tasks_completed"] for facts in news], mark))
+            news, mark = changes.changed_jobs(connection, filters.Filter(), told[-1][1] if told else None)
+        told.append(([job_json.job_json(facts, now=0)["tasks_completed"] for facts in news], mark))
     assert [news for news, _ in told] == [[0], [1], [], [2], []]
 
 

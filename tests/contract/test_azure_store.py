@@ -37,11 +37,13 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     ValueTooLargeError,
 )
-from mopsjobs.registry import JobRegistry
-from mopsjobs.store import azure, azure_inline, azure_listing, azure_transport, outages
-from mopsjobs.store.azure import AzureVersionedStore, open_azure_store
-from mopsjobs.store.azure_credentials import find_container
-from mopsjobs.store.azure_inline import NAME as INLINE_NAME
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import network
+from mopsjobs.store.azure import inline_values, listing, transport
+from mopsjobs.store.azure import store as azure
+from mopsjobs.store.azure.credentials import find_container
+from mopsjobs.store.azure.inline_values import NAME as INLINE_NAME
+from mopsjobs.store.azure.store import AzureVersionedStore, open_azure_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import RecordingSleep
@@ -254,7 +256,7 @@ def test_a_compression_bomb_in_the_metadata_is_not_unpacked(place: Place) -> Non
     assert only_entry(place.open()).value is None
     tracemalloc.start()
     try:
-        assert azure_inline.unpack(bomb[INLINE_NAME], 4, b"0" * 16) is None
+        assert inline_values.unpack(bomb[INLINE_NAME], 4, b"0" * 16) is None
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
@@ -347,7 +349,7 @@ def test_utf16_order_is_turned_into_code_point_order(keys: list[str]) -> None:
     by_units = sorted(keys, key=lambda key: key.encode("utf-16-be"))
     for listed in (by_units, sorted(keys)):
         entries = [Entry(key, VERSION, None) for key in listed]
-        assert [entry.key for entry in azure_listing.in_code_point_order(entries)] == sorted(keys)
+        assert [entry.key for entry in listing.in_code_point_order(entries)] == sorted(keys)
 
 
 def test_a_value_above_the_limit_is_refused_unsent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +439,7 @@ def test_a_read_is_tried_three_times(read: str, reply: Reply) -> None:
         with pytest.raises(StoreUnavailableError):
             READS[read](store)
         assert requests == ["GET"] * 3
-        assert sleep.requested == list(outages.READ_PAUSES)
+        assert sleep.requested == list(network.READ_PAUSES)
 
 
 def test_a_read_that_succeeds_later_is_a_success() -> None:
@@ -577,7 +579,7 @@ def test_every_request_has_timeouts_that_add_up_to_less_than_five_seconds(place:
 
 def test_a_large_value_may_take_longer_to_be_answered_but_not_to_be_connected() -> None:
     """A line of 1 Mbit/s carries it meanwhile: buffers on the way may have taken all of it before."""
-    small, large = azure_transport.timeouts(4.5), azure_transport.timeouts(4.5, 10 * 10**6)
+    small, large = transport.timeouts(4.5), transport.timeouts(4.5, 10 * 10**6)
     assert large["connection_timeout"] == small["connection_timeout"]
     assert large["read_timeout"] == pytest.approx(small["read_timeout"] + 80)
 
@@ -588,8 +590,8 @@ def test_a_value_arrives_on_a_line_that_needs_longer_than_a_connect(
     """The connect timeout does not count for the value: 6 MB at 100 Mbit/s take 0.5 s, a connect may take 0.05 s."""
     limits = {"connection_timeout": 0.05, "read_timeout": 60.0}
     monkeypatch.setattr(azure, "timeouts", lambda left, value_bytes=0: limits)
-    monkeypatch.setattr(azure_transport, "name_server_answers", lambda *_: True)
-    monkeypatch.setattr(azure_transport, "STALL_SECONDS", 60.0)
+    monkeypatch.setattr(transport, "name_server_answers", lambda *_: True)
+    monkeypatch.setattr(transport, "STALL_SECONDS", 60.0)
     value = random.Random(1).randbytes(6_000_000)
     with limited(place.server.port, 100e6) as port:
         place.url = place.url.replace(f":{place.server.port}/", f":{port}/")
@@ -602,8 +604,8 @@ def test_a_value_arrives_on_a_line_that_needs_longer_than_a_connect(
 
 def test_a_value_of_which_no_more_is_taken_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server connects and never reads: what the buffers hold is sent, and then nothing more for that time."""
-    monkeypatch.setattr(azure_transport, "STALL_SECONDS", 0.2)
-    monkeypatch.setattr(azure_transport, "SECONDS_PER_MIB", 600.0)  # not the reply is waited for
+    monkeypatch.setattr(transport, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(transport, "SECONDS_PER_MIB", 600.0)  # not the reply is waited for
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = open_azure_store(f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/c-1", {})
         with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
@@ -643,7 +645,7 @@ def test_a_name_that_does_not_resolve_is_an_outage(monkeypatch: pytest.MonkeyPat
 def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """No socket timeout covers name resolution; the system's own patience is half a minute."""
     answered = threading.Event()
-    monkeypatch.setattr(outages, "_resolve", lambda *_: answered.wait(60))
+    monkeypatch.setattr(network, "_resolve", lambda *_: answered.wait(60))
     monkeypatch.setattr(azure, "BUDGET_SECONDS", 0.3)
     store = open_azure_store("https://acme.blob.core.windows.net/c-1", {"AZURE_STORAGE_ACCOUNT": "acme"} | KEY_ENV)
     with pytest.raises(StoreUnavailableError, match="no answer in time"):
@@ -745,7 +747,7 @@ def test_a_body_in_chunks_is_bounded_whatever_length_it_claims(monkeypatch: pyte
 def test_the_body_of_an_error_is_not_read_beyond_a_bound() -> None:
     """Azure says in a header what is wrong; what else comes may be anybody's."""
     head = b"HTTP/1.1 404 Not Found\r\nx-ms-error-code: BlobNotFound\r\n"
-    with answering(head + b"Content-Length: %d\r\n\r\n" % (azure_transport.MAX_REMARK_BYTES + 1)) as store:
+    with answering(head + b"Content-Length: %d\r\n\r\n" % (transport.MAX_REMARK_BYTES + 1)) as store:
         assert store.get("a") is None
 
 

@@ -28,10 +28,12 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     ValueTooLargeError,
 )
-from mopsjobs.registry import JobRegistry
-from mopsjobs.store import dynamodb, identity, open_store, outages
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import network, open_store
 from mopsjobs.store.base import Entry, VersionToken
-from mopsjobs.store.dynamodb import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, DynamoDBVersionedStore
+from mopsjobs.store.dynamodb import store as dynamodb
+from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, DynamoDBVersionedStore
+from mopsjobs.store.urls import identity
 from support.doubles import RecordingSleep
 from support.replies import HANG_UP, SILENT, Reply, playing
 from support.runs import code, sets_of
@@ -351,7 +353,7 @@ def test_a_read_is_tried_three_times_if_that_may_help(
         with pytest.raises(kind) as caught:
             READS[read](store)
         assert (type(caught.value), caught.value.exit_code) == (kind, code)
-        pauses = list(outages.READ_PAUSES) if kind is StoreUnavailableError else []
+        pauses = list(network.READ_PAUSES) if kind is StoreUnavailableError else []
         assert (len(requests), sleep.requested) == (len(pauses) + 1, pauses)
 
 

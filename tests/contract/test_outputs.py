@@ -10,10 +10,11 @@ from itertools import pairwise
 import pytest
 
 from mopsjobs.errors import RecordError, StoreUnavailableError
-from mopsjobs.outputs import NAMES_NAME, Completeness, Manifest, examine, manifest_key, output_key, results_prefix
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.submit.study import Study, Task
+from mopsjobs.studies.manifest import NAMES_NAME, Manifest, manifest_key
+from mopsjobs.studies.outputs import Completeness, find_complete_tasks, output_key, results_prefix
+from mopsjobs.studies.study import Study, Task
 from support.doubles import FaultyStore
 
 SETS = [{"x": 1}, {"x": 2}, {"params": {"x": 1}, "seed": 7}]
@@ -43,14 +44,14 @@ def _names(store: VersionedStore, task: Task, value: bytes) -> None:
 
 
 def _complete(store: VersionedStore, manifest: Manifest) -> list[int]:
-    return list(examine(store, manifest).complete)
+    return list(find_complete_tasks(store, manifest).complete)
 
 
 # --- complete, and not ----------------------------------------------------------------------------------------------
 
 
 def test_a_job_that_has_left_nothing_has_nothing_complete(store: VersionedStore) -> None:
-    found = examine(store, _manifest())
+    found = find_complete_tasks(store, _manifest())
     assert (list(found.complete), found.count, found.unexpected) == ([0] * 5, 0, 0)
 
 
@@ -59,7 +60,7 @@ def test_each_task_is_told_complete_by_its_own_outputs(store: VersionedStore) ->
     manifest = _manifest()
     for count, task in enumerate(_tasks(manifest), 1):
         _leave(store, task, result__json=b"{}")
-        found = examine(store, manifest)
+        found = find_complete_tasks(store, manifest)
         assert list(found.complete) == [1] * count + [0] * (5 - count)
         assert (found.count, found.unexpected) == (count, 0)
 
@@ -130,7 +131,7 @@ def test_a_list_of_names_that_is_none_is_no_completion(value: bytes) -> None:
 
 def test_replicates_that_draw_the_same_seed_share_their_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 32 bits, two of 100,000 replicates do so more often than not; their job must have an end nevertheless."""
-    monkeypatch.setattr("mopsjobs.submit.study.seed_of", lambda one, replicate: replicate // 2)
+    monkeypatch.setattr("mopsjobs.studies.study.seed_of", lambda one, replicate: replicate // 2)
     store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}], replicates=5)
     for task in _tasks(manifest)[1:3]:
         _leave(store, task, a=b"x")
@@ -147,9 +148,9 @@ def test_a_seed_that_was_asked_for_may_be_one_that_is_drawn() -> None:
 def test_tasks_that_are_the_same_simulation_are_known_by_their_positions() -> None:
     drawn = [task.seed for task in _tasks(_manifest(sets=[{"x": 1}]))]
     sets: list[object] = [{"x": 1}, {"params": {"x": 1}, "seed": drawn[1]}, {"x": 2}]
-    assert _manifest(sets=sets).twins() == {2: 1}
-    assert _manifest(sets=sets, only=[0, 2, 3]).twins() == {}
-    assert _manifest(sets=sets, only=[1, 2, 4]).twins() == {1: 0}
+    assert _manifest(sets=sets).duplicate_tasks() == {2: 1}
+    assert _manifest(sets=sets, only=[0, 2, 3]).duplicate_tasks() == {}
+    assert _manifest(sets=sets, only=[1, 2, 4]).duplicate_tasks() == {1: 0}
 
 
 # --- a resumed job, other jobs ---------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def test_a_resumed_job_looks_at_its_own_tasks_by_their_position(store: Versioned
     assert manifest.tasks_total == 2
     _leave(store, every[4], a=b"x")
     _leave(store, every[0], a=b"x")
-    found = examine(store, manifest)
+    found = find_complete_tasks(store, manifest)
     assert (list(found.complete), found.unexpected) == ([0, 1], 1)
 
 
@@ -170,7 +171,7 @@ def test_the_outputs_of_other_jobs_do_not_count(store: VersionedStore) -> None:
     (task, *_) = _tasks(manifest)
     for job in ("job2", "jo", "job-", "job."):
         store.create_if_absent(output_key(job, task, "a"), b"x")
-    found = examine(store, manifest)
+    found = find_complete_tasks(store, manifest)
     assert (found.count, found.unexpected) == (0, 0)
 
 
@@ -188,10 +189,10 @@ def test_keys_that_are_no_outputs_complete_nothing_and_are_counted(store: Versio
     inside += [task.param_id, "a", "0" * 64 + "/7/a", task.param_id.upper() + "/7/a", f"{task.param_id}/7-/a"]
     for key in inside:
         store.create_if_absent(results_prefix("job") + key, b"x")
-    found = examine(store, manifest)
+    found = find_complete_tasks(store, manifest)
     assert (found.count, found.unexpected) == (0, len(inside))
     _leave(store, task, a=b"x")
-    found = examine(store, manifest)
+    found = find_complete_tasks(store, manifest)
     assert (list(found.complete), found.unexpected) == ([0, 0, 0, 0, 1], len(inside))
 
 
@@ -199,7 +200,7 @@ def test_it_is_one_listing_and_no_read(store: VersionedStore) -> None:
     line, manifest = FaultyStore(store), _manifest()
     for task in _tasks(manifest):
         _leave(store, task, a=b"x")
-    assert examine(line, manifest).count == 5
+    assert find_complete_tasks(line, manifest).count == 5
     assert dict(line.calls) == {"scan": 1}
 
 
@@ -207,7 +208,7 @@ def test_an_outage_is_never_an_empty_listing() -> None:
     line = FaultyStore(InMemoryVersionedStore())
     line.fail_next(1, "scan")
     with pytest.raises(StoreUnavailableError):
-        examine(line, _manifest())
+        find_complete_tasks(line, _manifest())
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------

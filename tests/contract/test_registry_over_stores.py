@@ -14,12 +14,12 @@ import pytest
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceModifiedError
 
-from mopsjobs.documents import update_with_retry
 from mopsjobs.errors import JobExistsError, StoreUnavailableError, TerminalStateError, TooManyRetriesError
-from mopsjobs.job import JobState
-from mopsjobs.registry import JobRegistry
-from mopsjobs.status import JobStatus
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
+from mopsjobs.store.documents import update_with_retry
 from support.doubles import FaultyStore
 
 if TYPE_CHECKING:

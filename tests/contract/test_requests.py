@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mopsjobs.cache import mirror
-from mopsjobs.registry import JobRegistry
-from mopsjobs.store.azure import AzureVersionedStore
-from mopsjobs.store.azure_credentials import find_container
-from mopsjobs.store.dynamodb import DynamoDBVersionedStore
+from mopsjobs.cache.sync import mirror
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.azure.credentials import find_container
+from mopsjobs.store.azure.store import AzureVersionedStore
+from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

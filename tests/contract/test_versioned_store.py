@@ -18,10 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mopsjobs.errors import InvalidKeyError, StoreError, ValueTooLargeError
-from mopsjobs.store import cas, sqlite, thread_connection
-from mopsjobs.store.azure import AzureVersionedStore
+from mopsjobs.store import cas
+from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.base import MAX_KEY_LENGTH, VersionedStore, VersionToken, check_key
-from mopsjobs.store.dynamodb import MAX_ITEM_BYTES, DynamoDBVersionedStore
+from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, DynamoDBVersionedStore
+from mopsjobs.store.sqlite import store as sqlite
+from mopsjobs.store.sqlite import thread_connections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -685,7 +687,7 @@ def test_a_store_that_is_closed_in_the_middle_of_a_call_is_closed_when_that_ends
         connection.execute("SELECT 1")
     with pytest.raises(StoreError, match="is closed"):
         store.get("a")
-    assert str(tmp_path / "registry.db") not in [one.path for one in thread_connection._files.opened.values()]
+    assert str(tmp_path / "registry.db") not in [one.path for one in thread_connections._files.opened.values()]
 
 
 def _run(source: str, backend: Backend) -> str:

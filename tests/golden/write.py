@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 
 GOLDEN = Path(__file__).resolve().parent
 STUDY = {

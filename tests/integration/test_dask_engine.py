@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from distributed import Client
 
+from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.dask import DaskEngine
 from mopsjobs.engines.dask_client import connect
 from mopsjobs.engines.local import job_directory
-from mopsjobs.environment import SECRETS
+from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.errors import EngineError, UsageError
-from mopsjobs.registry import JobRegistry
-from mopsjobs.runner import dask_process, dask_task
-from mopsjobs.runner.dask_process import DaskProcess
-from mopsjobs.runner.model import ModelError
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.runner.model_errors import ModelError
+from mopsjobs.runner.pools import dask_process, dask_task
+from mopsjobs.runner.pools.dask_process import DaskProcess
 from mopsjobs.store import open_store
-from mopsjobs.submit.bundle import pack
 from support.cli import Cli, Spawn, sentences
 from support.runs import all_of, callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
@@ -361,7 +361,7 @@ def test_a_task_that_comes_after_its_job_was_stopped_begins_nothing(monkeypatch:
 
 # --- what a scheduler may say -----------------------------------------------------------------------------------------
 
-HELD = {name: f"held-{name}" for name in sorted(SECRETS)}
+HELD = {name: f"held-{name}" for name in sorted(SECRET_VARIABLES)}
 
 
 def _children(pid: int) -> list[int]:

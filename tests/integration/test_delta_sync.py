@@ -21,14 +21,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from mopsjobs import changes
-from mopsjobs.cache import file, mirror
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache.sync import mirror
 from mopsjobs.errors import StoreUnavailableError
-from mopsjobs.registry import JobRegistry
-from mopsjobs.retention import Retention
+from mopsjobs.events.retention import Retention
+from mopsjobs.registry import announcements
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.times import parse_time
+from mopsjobs.utils.times import parse_time
 from support.cli import REMOTE_URL, START, foreign, key
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Azurite, Dynalite
-    from mopsjobs.cache.taking import SyncReport
+    from mopsjobs.cache.sync.batch import SyncReport
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
 
 EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "40"))
@@ -56,7 +57,7 @@ LANDINGS = st.sampled_from([0.0, 300.0]) | st.floats(0, 300)
 """Seconds between looking at the clock for an announcement and the write landing: up to five minutes."""
 
 
-KEPT = mirror.FULL_SCAN + 2 * changes.SKEW + changes.LANDING
+KEPT = mirror.FULL_SCAN + 2 * announcements.MAX_CLOCK_SKEW + announcements.MAX_WRITE_DELAY
 """How long announcements are kept here: no longer than the promise needs, so that it would break if that were less."""
 
 
@@ -139,7 +140,7 @@ class DeltaSync(RuleBasedStateMachine):
         self._patches = [
             mock.patch.object(mirror, "SMALL", 0),
             mock.patch.object(mirror, "GET_COST", 0),
-            mock.patch.object(changes, "KEPT", KEPT),
+            mock.patch.object(announcements, "RETENTION", KEPT),
         ]
         for patch in self._patches:
             patch.start()
@@ -399,9 +400,9 @@ class DeltaSync(RuleBasedStateMachine):
             once()
             return found
 
-        list_announced = changes.announced
+        list_announced = announcements.announced_jobs
         self.world.after_listing = once
-        with mock.patch.object(changes, "announced", announced):
+        with mock.patch.object(announcements, "announced_jobs", announced):
             return mirror.sync(
                 JobRegistry(self.world), self._paths[cache], REMOTE_URL, full=full, now=lambda: self._now(cache)
             )
@@ -444,7 +445,7 @@ class DeltaSync(RuleBasedStateMachine):
 def template(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An empty cache, to be copied: making one takes longer than all that happens to it."""
     path = str(tmp_path_factory.mktemp("template") / "cache.db")
-    file.open_to_write(path, REMOTE_URL).close()
+    cache_database.open_to_write(path, REMOTE_URL).close()
     return path
 
 

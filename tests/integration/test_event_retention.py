@@ -18,16 +18,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from mopsjobs.cache import file, mirror, pruning
-from mopsjobs.cache.events import KNOWN_BEFORE, forget_chunks, sync_events
-from mopsjobs.cache.state import recalled
-from mopsjobs.chunks import chunk_key, chunk_name, event_line
-from mopsjobs.events import EventLog, record_event
-from mopsjobs.registry import JobRegistry
-from mopsjobs.retention import Retention
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache import pruning
+from mopsjobs.cache.sync import mirror
+from mopsjobs.cache.sync.events import KNOWN_BEFORE, forget_chunks, sync_events
+from mopsjobs.cache.sync_state import get_meta
+from mopsjobs.events.format import chunk_key, chunk_name, event_line
+from mopsjobs.events.retention import Retention
+from mopsjobs.events.writer import EventLog, record_event
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.times import json_time
+from mopsjobs.utils.times import json_time
 from support.cli import REMOTE_URL, START, Cli, Clock, Remote, add
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ class EventRetention(RuleBasedStateMachine):
             forget_chunks(cache, limit)
             pruning.prune(cache, limit.timestamp())
             left = {name for (name,) in cache.execute("SELECT chunk FROM event")}
-            known_before = f"events/{recalled(cache, KNOWN_BEFORE) or ''}"
+            known_before = f"events/{get_meta(cache, KNOWN_BEFORE) or ''}"
             assert not cache.execute("SELECT 1 FROM event_chunk WHERE key < ?", (known_before,)).fetchone()
         assert {name[0] for name in self.had - left}.isdisjoint(self.active)
         self.dropped |= self.had - left
@@ -147,14 +149,14 @@ class EventRetention(RuleBasedStateMachine):
         return number, value
 
     def _cache(self) -> contextlib.closing[sqlite3.Connection]:
-        return contextlib.closing(file.open_to_write(self.path, REMOTE_URL))
+        return contextlib.closing(cache_database.open_to_write(self.path, REMOTE_URL))
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An empty cache, to be copied."""
     path = str(tmp_path_factory.mktemp("template") / "cache.db")
-    file.open_to_write(path, REMOTE_URL).close()
+    cache_database.open_to_write(path, REMOTE_URL).close()
     return path
 
 
@@ -266,7 +268,7 @@ def test_a_late_chunk_of_a_job_that_is_not_mirrored_yet_is_taken(cli: Cli, told:
     """Its events may come before its record does, and tell of an hour whose names are forgotten."""
     cli.ok("sync", "-q")
     cli.ok("prune", "--older-than", "39d" if others_pruned else "60d", "--yes")
-    with contextlib.closing(file.open_to_write(str(cli.cache), REMOTE_URL)) as cache:
+    with contextlib.closing(cache_database.open_to_write(str(cli.cache), REMOTE_URL)) as cache:
         forget_chunks(cache, cli.clock.now())
         line = event_line({"at": json_time(START), "job_id": "late", "kind": "log", "source": "w", "seq": 0}, {})
         told.put(chunk_key(cli.clock.now(), "late", "w", 0), f"{line}\n")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, command, environment
 from support.runs import place, record, study, work
 

@@ -18,8 +18,8 @@ import pytest
 
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.k8s_logs import MAX_FAILURES
-from mopsjobs.engines.kubernetes import KubernetesEngine, kubectl_for
+from mopsjobs.engines.kubernetes.engine import KubernetesEngine, kubectl_for
+from mopsjobs.engines.kubernetes.logs import MAX_FAILURES
 from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError
 from support.cli import Clock
@@ -398,7 +398,7 @@ def test_a_cluster_that_says_nothing_is_given_up_on(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the connection, and never answers. The two waits together stay below five seconds."""
-    from mopsjobs.engines import k8s_client
+    from mopsjobs.engines.kubernetes import client as k8s_client
 
     assert k8s_client.CONNECT_SECONDS + k8s_client.READ_SECONDS < 5
     monkeypatch.setattr(k8s_client, "READ_SECONDS", 0.2)

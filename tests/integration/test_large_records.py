@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from mopsjobs.cache import file
+from mopsjobs.cache import database as cache_database
 from support.cli import Cli, Remote, add, command, environment
 
 JOBS = 100
@@ -21,7 +21,7 @@ def large(cli: Cli, remote: Remote) -> Cli:
     for number in range(JOBS):
         add(remote.jobs, f"job-{number:03}", "failed")
     cli.ok("sync", "-q")
-    with closing(file.open_to_write(str(cli.cache), cli.ok("list", "--json").json["registry"])) as cache:
+    with closing(cache_database.open_to_write(str(cli.cache), cli.ok("list", "--json").json["registry"])) as cache:
         filler = f',"filler":"{"x" * BYTES}"}}'
         cache.execute("UPDATE job SET record = substr(record, 1, length(record) - 1) || ?", (filler,))
     return cli

@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.bundles.packing import pack
 from mopsjobs.engines import local, open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.local import LocalEngine, job_directory
 from mopsjobs.errors import JobBusyError, UsageError
-from mopsjobs.outputs import NAMES_NAME, Manifest, manifest_key, output_key
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.submit.bundle import pack
+from mopsjobs.studies.manifest import NAMES_NAME, Manifest, manifest_key
+from mopsjobs.studies.outputs import output_key
 from support.cli import Cli, add, sentences
 from support.runs import code, is_alive, kill, place, record, sets_of, study, until
 

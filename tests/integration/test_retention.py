@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs import changes, chunks, retention
-from mopsjobs.cache import mirror
+from mopsjobs.cache.sync import mirror
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, UsageError
-from mopsjobs.events import EventLog, record_event
-from mopsjobs.registry import JobRegistry
-from mopsjobs.retention import Retention
+from mopsjobs.events import format as event_format
+from mopsjobs.events import retention
+from mopsjobs.events.retention import Retention
+from mopsjobs.events.writer import EventLog, record_event
+from mopsjobs.registry import announcements as registry_announcements
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import START, Cli, Clock, LineStore, Remote, add, command, environment, put, sentences
@@ -88,8 +90,8 @@ def test_what_nobody_needs_goes_and_all_else_stays(store: VersionedStore, clock:
     assert {key.split("/")[0] for key in gone} == {"events", "changes"}
     chunks_gone = [key for key in gone if key.startswith("events/")]
     assert (_of(chunks_gone, "old-1"), _of(chunks_gone, "old-2"), len(chunks_gone)) == (2, 2, 4)
-    assert _of(_keys(store, chunks.PREFIX), "at-work") == _of(_keys(store, chunks.PREFIX), "young") == 2
-    assert _keys(store, changes.PREFIX) == [f"{changes.slot_of(clock.now())}at-work"]
+    assert _of(_keys(store, event_format.PREFIX), "at-work") == _of(_keys(store, event_format.PREFIX), "young") == 2
+    assert _keys(store, registry_announcements.PREFIX) == [f"{registry_announcements.slot_of(clock.now())}at-work"]
     for counts in (planned, one.removed):
         assert (counts.chunks.count, counts.jobs, counts.is_exact) == (4, 2, True)
         assert (counts.announcements.count, counts.keys) == (len(gone) - 4, len(gone))
@@ -110,7 +112,7 @@ def test_a_job_that_is_gone_or_cannot_be_read(clock: Clock) -> None:
     for planned in (one.plan(), one.remove()):
         assert planned is None or not planned.chunks.count
         assert (one.unknown.jobs, one.unknown.keys, one.unknown.chunks.first) == (1, 2, "20260301T12")
-    left = _keys(store, chunks.PREFIX)
+    left = _keys(store, event_format.PREFIX)
     assert (_of(left, "old-1"), _of(left, "old-2")) == (2, 2)
 
 
@@ -123,10 +125,10 @@ def test_two_registries_in_one_store_keep_off_each_other(store: VersionedStore, 
     theirs.finalize_job("b-old", "succeeded")
     clock.advance(days=41)
     _round(jobs, clock).remove()
-    left = _keys(store, chunks.PREFIX)
+    left = _keys(store, event_format.PREFIX)
     assert [_of(left, job_id) for job_id in ("young", "at-work", "b-at-work", "b-old")] == [0, 2, 2, 2]
     _round(theirs, clock).remove()
-    left = _keys(store, chunks.PREFIX)
+    left = _keys(store, event_format.PREFIX)
     assert [_of(left, job_id) for job_id in ("at-work", "b-at-work", "b-old")] == [2, 2, 0]
 
 
@@ -140,7 +142,7 @@ def test_a_job_that_is_registered_meanwhile_keeps_its_events(clock: Clock) -> No
     assert (one.plan().keys, one.unknown.keys) == (0, 1)
     jobs.register_job("late")
     one.remove()
-    assert len(_keys(store, chunks.PREFIX)) == 1
+    assert len(_keys(store, event_format.PREFIX)) == 1
     assert one.unknown.keys == 0
 
 
@@ -148,12 +150,12 @@ def test_a_late_tail_outlives_the_rest(clock: Clock) -> None:
     """By as much as it was late: a chunk that an outbox delivers ten days after the end goes ten days later."""
     store = InMemoryVersionedStore()
     jobs = _aged(store, clock)
-    put(store, chunks.chunk_key(clock.now() - timedelta(days=29), "old-1", "w", 7), b"-")
+    put(store, event_format.chunk_key(clock.now() - timedelta(days=29), "old-1", "w", 7), b"-")
     _round(jobs, clock).remove()
-    assert _of(_keys(store, chunks.PREFIX), "old-1") == 1
+    assert _of(_keys(store, event_format.PREFIX), "old-1") == 1
     clock.advance(days=2)
     _round(jobs, clock).remove()
-    assert _of(_keys(store, chunks.PREFIX), "old-1") == 0
+    assert _of(_keys(store, event_format.PREFIX), "old-1") == 0
 
 
 def test_a_log_keeps_its_beginning(clock: Clock) -> None:
@@ -163,7 +165,7 @@ def test_a_log_keeps_its_beginning(clock: Clock) -> None:
     jobs.finalize_job("at-work", "failed")
     clock.advance(days=1)
     _round(jobs, clock).remove()
-    assert _of(_keys(store, chunks.PREFIX), "at-work") == 2
+    assert _of(_keys(store, event_format.PREFIX), "at-work") == 2
 
 
 def test_what_is_no_key_of_ours_stays(store: VersionedStore, clock: Clock) -> None:
@@ -192,10 +194,10 @@ def test_no_age_takes_what_is_younger(written: list[tuple[float, str]], at_work:
     now = START + timedelta(days=3)
     for ago, job_id in written:
         moment = now - timedelta(seconds=ago)
-        key = chunks.chunk_key(moment, job_id, f"w{len(kept)}", 0)
+        key = event_format.chunk_key(moment, job_id, f"w{len(kept)}", 0)
         put(store, key, b"-")
-        announcement = f"{changes.slot_of(moment)}{job_id}"
-        if ago <= changes.KEPT.total_seconds():
+        announcement = f"{registry_announcements.slot_of(moment)}{job_id}"
+        if ago <= registry_announcements.RETENTION.total_seconds():
             kept.add(announcement)
         put(store, announcement, b"-")
         if job_id == at_work or ago <= age:
@@ -206,19 +208,24 @@ def test_no_age_takes_what_is_younger(written: list[tuple[float, str]], at_work:
     # What stays beside it shares an hour or a slot with something that must stay.
     for key in left - kept:
         hour = key.split("/")[1]
-        limit = now - (timedelta(seconds=age) if key.startswith("events/") else changes.KEPT)
+        limit = now - (timedelta(seconds=age) if key.startswith("events/") else registry_announcements.RETENTION)
         assert hour >= limit.strftime("%Y%m%dT%H")
 
 
 def test_a_reader_looks_no_further_than_announcements_are_kept() -> None:
     """What the promise of a delta sync needs, with clocks as far apart as they may be, is well within what is kept."""
-    assert changes.reach() > 10 * mirror.FULL_SCAN
-    assert changes.KEPT >= mirror.FULL_SCAN + 2 * changes.SKEW + changes.LANDING
+    assert registry_announcements.max_sync_age() > 10 * mirror.FULL_SCAN
+    assert (
+        registry_announcements.RETENTION
+        >= mirror.FULL_SCAN + 2 * registry_announcements.MAX_CLOCK_SKEW + registry_announcements.MAX_WRITE_DELAY
+    )
     now = datetime(2026, 3, 1, 12, 5, tzinfo=UTC)
-    oldest = changes.slots(now - changes.reach() - changes.SKEW, now)[0]
+    oldest = registry_announcements.slots_between(
+        now - registry_announcements.max_sync_age() - registry_announcements.MAX_CLOCK_SKEW, now
+    )[0]
     store = InMemoryVersionedStore()
     put(store, f"{oldest}job", b"-")
-    assert not list(changes.needless(store, now))
+    assert not list(registry_announcements.expired_announcements(store, now))
 
 
 def test_only_what_is_old_is_listed(clock: Clock) -> None:
@@ -227,7 +234,7 @@ def test_only_what_is_old_is_listed(clock: Clock) -> None:
     _aged(store, clock)
     for number in range(50):
         record_event(store, "at-work", "log", now=clock.now, text=str(number))
-        put(store, f"{changes.slot_of(clock.now())}job-{number}", b"-")
+        put(store, f"{registry_announcements.slot_of(clock.now())}job-{number}", b"-")
     taken: list[str] = []
 
     class Noting(FaultyStore):
@@ -326,7 +333,11 @@ def many(cli: Cli, remote: Remote) -> Remote:
     """A registry with old chunks for three batches."""
     add(remote.jobs, "old", "failed")
     for number in range(3 * retention.BATCH):
-        put(remote.store.inner, chunks.chunk_key(cli.clock.now() + timedelta(hours=number), "old", "w", number), b"-")
+        put(
+            remote.store.inner,
+            event_format.chunk_key(cli.clock.now() + timedelta(hours=number), "old", "w", number),
+            b"-",
+        )
     cli.clock.advance(days=100)
     return remote
 
@@ -393,7 +404,7 @@ def test_refusals_are_counted_by_one_at_a_time(clock: Clock) -> None:
     store = InMemoryVersionedStore()
     _aged(store, clock)
     for number in range(100):
-        put(store, chunks.chunk_key(START, "old-1", f"w{number}", 0), b"-")
+        put(store, event_format.chunk_key(START, "old-1", f"w{number}", 0), b"-")
     refusing = Refusing(store, "events/", StoreError("A hold."))
     one = _round(JobRegistry(refusing), clock)
 
@@ -420,14 +431,19 @@ def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Cl
         if number % 5 == 0:
             _round(jobs, clock).remove()
     assert with_log.close()
-    told = [event["text"] for key in _keys(store, chunks.PREFIX) if "/at-work/" in key for event in _events(store, key)]
+    told = [
+        event["text"]
+        for key in _keys(store, event_format.PREFIX)
+        if "/at-work/" in key
+        for event in _events(store, key)
+    ]
     assert told[-20:] == [f"late {number}" for number in range(20)]
 
 
-def _events(store: VersionedStore, key: str) -> list[chunks.Event]:
+def _events(store: VersionedStore, key: str) -> list[event_format.Event]:
     found = store.get(key)
     assert found is not None
-    return chunks.parse_chunk(found.value)
+    return event_format.parse_chunk(found.value)
 
 
 # --- a store that does not take it -----------------------------------------------------------------------------------
@@ -528,7 +544,7 @@ def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
     assert cli.ok(*words, "--yes").json == {**expected, "dry_run": False}
     assert cli.ok(*words).json["chunks"] == {"count": 0, "first": None, "last": None}
     assert cli("prune", "--older-than", "30d", "--json").code == 2
-    assert not list(changes.needless(aged.store.inner, cli.clock.now()))
+    assert not list(registry_announcements.expired_announcements(aged.store.inner, cli.clock.now()))
 
 
 def test_what_stays_without_a_record_is_told(cli: Cli, aged: Remote) -> None:
@@ -606,7 +622,7 @@ def test_it_works_on_every_backend(cli: Cli, anywhere: VersionedStore) -> None:
     cli.ok("sync", "-q")
     listed = cli.ids("--limit", "0")
     cli.ok("prune", "--store", "--older-than", "30d", "--yes")
-    assert not list(changes.needless(anywhere, cli.clock.now()))
+    assert not list(registry_announcements.expired_announcements(anywhere, cli.clock.now()))
     cli.ok("sync", "-q", "--full")
     assert cli.ids("--limit", "0") == listed
 

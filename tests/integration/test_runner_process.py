@@ -17,9 +17,9 @@ import pytest
 
 import mops_jobs
 from mopsjobs.engines.local import job_directory
-from mopsjobs.outputs import results_prefix
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.studies.outputs import results_prefix
 from support.cli import Cli, Spawn, environment
 from support.runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 

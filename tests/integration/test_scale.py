@@ -15,8 +15,8 @@ import pytest
 from azure.storage.blob import generate_container_sas
 
 from conftest import ACCOUNT, ACCOUNT_KEY
-from mopsjobs.registry import JobRegistry
-from mopsjobs.status import JobStatus
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, command, environment, foreign, key, sentences
 
 if TYPE_CHECKING:

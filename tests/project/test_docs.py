@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from mopsjobs import errors
-from mopsjobs.commands import COMMANDS
-from mopsjobs.job import FIELDS
+from mopsjobs.cli.commands import COMMANDS
+from mopsjobs.registry.job_state import FIELDS
 from support.cli import Cli, command, environment
 from support.docs import DOCUMENTS, anchors, files_shown, links, read
 

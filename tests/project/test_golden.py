@@ -13,8 +13,8 @@ import pytest
 
 from golden.write import READERS
 from mopsjobs import __version__
-from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.times import parse_time
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.utils.times import parse_time
 from support.cli import REMOTE_URL, key, put, sentences
 
 if TYPE_CHECKING:

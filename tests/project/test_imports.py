@@ -59,13 +59,17 @@ def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple
     cli.ok("sync")
     imported = _imported(cli, argv)
     assert not {name for name in imported if name.partition(".")[0] in HEAVY}
-    assert "mopsjobs.cache.queries" in imported
-    ours = {name for name in imported if name.startswith(("mopsjobs.store.", "mopsjobs.registry", "mopsjobs.job"))}
-    assert ours == {"mopsjobs.store.azure_url"}
-    assert {name for name in imported if name.startswith("mopsjobs.commands.")} == {
-        "mopsjobs.commands.arguments",
-        "mopsjobs.commands.job_table",
-        "mopsjobs.commands.listing",
+    assert "mopsjobs.cache.queries.jobs" in imported
+    ours = {
+        name
+        for name in imported
+        if name.startswith(("mopsjobs.store.", "mopsjobs.registry.job_registry", "mopsjobs.registry.job_state"))
+    }
+    assert ours == {"mopsjobs.store.urls", "mopsjobs.store.azure", "mopsjobs.store.azure.url"}
+    assert {name for name in imported if name.startswith("mopsjobs.cli.commands.")} == {
+        "mopsjobs.cli.flags",
+        "mopsjobs.cli.job_table",
+        "mopsjobs.cli.commands.listing",
     }
 
 
@@ -81,7 +85,9 @@ def test_a_table_adds_tabulate_alone(cli: Cli, remote: Remote) -> None:
 
 def test_importlib_metadata_is_whole_after_a_table() -> None:
     """The stand-in that tabulate was given is gone: whoever asks later gets the real module."""
-    script = "import mopsjobs.output as o; o._imported_tabulate(); from importlib.metadata import version, files;"
+    script = (
+        "import mopsjobs.console.printer as o; o._imported_tabulate(); from importlib.metadata import version, files;"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", f"{script} print(version('tabulate'))"],
         cwd=mops_jobs.__file__.rpartition("/")[0],
@@ -100,14 +106,16 @@ def test_a_cached_job_is_shown_without_any_sdk(cli: Cli, remote: Remote, argv: t
     imported = _imported(cli, argv)
     allowed = {"dataclasses", "inspect", "typing"}
     assert not {name for name in imported if name.partition(".")[0] in HEAVY - allowed}
-    assert not {name for name in imported if name.startswith(("mopsjobs.store.azure.", "mopsjobs.registry"))}
+    assert not {
+        name for name in imported if name.startswith(("mopsjobs.store.azure.store.", "mopsjobs.registry.job_registry"))
+    }
 
 
 @pytest.mark.parametrize("argv", [("list",), ("sync", "-q")], ids=" ".join)
 def test_a_new_cache_needs_no_sqlite_utils(cli: Cli, argv: tuple[str, ...]) -> None:
     """Its import takes a third of a second where numpy is installed, which it looks for."""
     imported = _imported(cli, argv, packages=True)
-    assert "mopsjobs.cache.mirror" in imported
+    assert "mopsjobs.cache.sync.mirror" in imported
     assert not {name for name in imported if name.partition(".")[0] in ("sqlite_utils", "click", "numpy")}
 
 
@@ -121,6 +129,6 @@ def test_what_needs_no_registry_opens_none(cli: Cli, argv: tuple[str, ...]) -> N
 def test_a_command_imports_no_other_command(cli: Cli, remote: Remote) -> None:
     """`config show` imports its own module of the commands alone, and no SDK."""
     imported = _imported(cli, ("config", "show", "--json"))
-    commands = {name for name in imported if name.startswith("mopsjobs.commands.")}
-    assert commands - {"mopsjobs.commands.arguments"} == {"mopsjobs.commands.config"}
+    commands = {name for name in imported if name.startswith("mopsjobs.cli.commands.")}
+    assert commands - {"mopsjobs.cli.flags"} == {"mopsjobs.cli.commands.config"}
     assert not {name for name in imported if name.startswith(("azure", "sqlite_utils", "tqdm"))}

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from mopsjobs.engines.local import job_directory
-from mopsjobs.registry import JobRegistry
-from mopsjobs.status import JobStatus
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Remote, add, foreign, key
 from support.fields import JOB_FIELDS
 

@@ -235,7 +235,7 @@ def test_our_modules_are_compiled_even_where_python_may_not_write_bytecode(pyz, 
     assert _start(pyz, {**home, "PYTHONDONTWRITEBYTECODE": "1"}).returncode == 0
     site_packages = _unpacked(Path(home["HOME"], ".cache/mops-jobs/app")) / "site-packages"
     compiled = {path.name.partition(".")[0] for path in site_packages.rglob("*.pyc")}
-    assert {"mops_jobs", "job", "errors", "tabulate"} - compiled <= {"tabulate"}
+    assert {"mops_jobs", "job_state", "errors", "tabulate"} - compiled <= {"tabulate"}
 
 
 def test_a_home_that_cannot_be_written_is_no_hindrance(pyz, home):

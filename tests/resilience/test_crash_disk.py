@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.errors import StoreError
-from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.whole_file import SUFFIX
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.utils.files import SUFFIX
 from support.cli import Cli, Remote, add, command, environment, sentences
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.crashes import kinds as crashes
 from reliability.crashes import processes
 from reliability.crashes.cache import Mirrored

@@ -19,10 +19,10 @@ import pytest
 from conftest import ROOT, Azurite
 from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import StoreUnavailableError
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.store.sqlite import PAGE_ROWS, SQLiteVersionedStore
-from mopsjobs.submit.kept import LAUNCHED
+from mopsjobs.store.sqlite.store import PAGE_ROWS, SQLiteVersionedStore
+from mopsjobs.submission.offline import LAUNCHED
 from support.cli import Cli, Remote, add, foreign, key, sentences
 
 MANY = 1100
@@ -280,7 +280,7 @@ def test_the_last_writes_to_a_file_that_was_removed_do_not_come_into_the_next(tm
     """Its WAL lies beside it still, as after `kill -9`, and SQLite takes it for that of any file of the name."""
     path = tmp_path / "registry.db"
     writer = (
-        "import os, sys; from mopsjobs.store.sqlite import SQLiteVersionedStore;"
+        "import os, sys; from mopsjobs.store.sqlite.store import SQLiteVersionedStore;"
         " store = SQLiteVersionedStore(sys.argv[1]); store.create_if_absent('old', b''); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", writer, str(path)], cwd=ROOT).returncode == 9

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from mopsjobs.cache.file import open_to_write
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.cache.database import open_to_write
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, command, environment
 
 CALLS = "write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,link,linkat"

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mopsjobs.bundles.bundle import bundle_key
+from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch, Launched
 from mopsjobs.errors import JobExistsError
-from mopsjobs.outputs import manifest_key
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.submit.bundle import bundle_key, pack
-from mopsjobs.submit.client import JobSubmissionClient, Submission
-from mopsjobs.submit.kept import OUTBOX, deliver_kept
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.studies.manifest import manifest_key
+from mopsjobs.submission.client import JobSubmissionClient, Submission
+from mopsjobs.submission.offline import OUTBOX, deliver_offline
 from support.cli import LineStore, key
 from support.runs import code, sets_of, study
 
@@ -125,5 +126,5 @@ def test_what_was_kept_is_registered_though_its_manifest_had_arrived(tmp_path: P
     kept.close()
     store.delete(key("job"))
     registry = JobRegistry(store)
-    assert deliver_kept(tmp_path / "job", "job", store, registry, lambda *_: None)
+    assert deliver_offline(tmp_path / "job", "job", store, registry, lambda *_: None)
     assert registry.get_job("job") is not None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.changes import slot_of
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.announcements import slot_of
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from reliability.life import day as life
 from reliability.life.writers import Writer, announcements, lives, reports

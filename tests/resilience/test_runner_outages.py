@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.outputs import output_key
-from mopsjobs.registry import JobRegistry
-from mopsjobs.rules import ShardReport
-from mopsjobs.runner.patience import Patience
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import VersionedStore, VersionToken
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.studies.outputs import output_key
 from support.cli import LineStore
 from support.runs import Given, calls, counts, place, record, results, sets_of, study, until, work
 
@@ -287,7 +287,7 @@ def test_a_request_to_stop_ends_a_wait_at_once() -> None:
         calls.append("called")
         raise StoreUnavailableError("Nobody answers.")
 
-    patience = Patience(1e9, lambda _seconds: patience.stop())
+    patience = OutageRetry(1e9, lambda _seconds: patience.stop())
     with pytest.raises(StoreUnavailableError):
-        patience.attempt(out_of_reach)
+        patience.call(out_of_reach)
     assert len(calls) == 2

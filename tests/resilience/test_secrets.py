@@ -25,17 +25,17 @@ from azure.storage.blob import generate_container_sas
 
 import mops_jobs
 from conftest import Azurite
-from mopsjobs import directories
+from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.k8s_manifest import build_manifest
-from mopsjobs.engines.kubernetes import KubernetesEngine
+from mopsjobs.engines.kubernetes.engine import KubernetesEngine
+from mopsjobs.engines.kubernetes.manifest import build_manifest
 from mopsjobs.engines.local import job_directory
-from mopsjobs.environment import SECRETS, for_models
+from mopsjobs.engines.model_env import SECRET_VARIABLES, model_environment
 from mopsjobs.errors import CacheError, EngineAccessError, EngineError, MopsJobsError
-from mopsjobs.outputs import results_prefix
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.submit.bundle import pack
+from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.utils import user_dirs
 from support.cli import Cli, Ran, Spawn, add, command, environment, sentences
 from support.kubernetes import kubeconfig
 from support.runs import code, is_alive, kill, until
@@ -212,7 +212,7 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 @pytest.fixture
 def desk(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Desk]]:
     """Makes a desk in a registry; its runners are gone when the test has ended."""
-    monkeypatch.setattr("mopsjobs.store.outages.READ_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("mopsjobs.store.network.READ_PAUSES", (0.0, 0.0))
     with contextlib.ExitStack() as stack:
 
         def made(registry: str, **env: str) -> Desk:
@@ -265,7 +265,7 @@ def test_no_secret_leaves_a_run_that_succeeds(marked: Azurite, desk: Callable[..
     assert one.kept() == {}
     assert one.open_to_others() == {}
     assert any(one.top.rglob("runner.log")), "there was something to look at"
-    assert [("HOME" in each, SECRETS & each.keys()) for each in told] == [(True, set())], "the model did tell"
+    assert [("HOME" in each, SECRET_VARIABLES & each.keys()) for each in told] == [(True, set())], "the model did tell"
     assert any(b"worker.py" in each for each in arguments.found), "the worker was seen"
     assert {each for each in arguments.found if seen(each)} == set()
 
@@ -273,10 +273,10 @@ def test_no_secret_leaves_a_run_that_succeeds(marked: Azurite, desk: Callable[..
 def test_a_model_that_reads_its_data_with_them_is_passed_what_is_named() -> None:
     """By MOPS_JOBS_MODEL_ENV, and no more than that; what is no secret of a registry stays in any case."""
     env = {"AWS_SECRET_ACCESS_KEY": "a", "AWS_SESSION_TOKEN": "b", "AZURE_STORAGE_KEY": "c", "PATH": "/bin"}
-    assert for_models(env) == {"PATH": "/bin"}
+    assert model_environment(env) == {"PATH": "/bin"}
     named = {"MOPS_JOBS_MODEL_ENV": "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"}
     passed = {"AWS_SECRET_ACCESS_KEY": "a", "AWS_SESSION_TOKEN": "b", "PATH": "/bin"}
-    assert for_models(env | named) == passed | named
+    assert model_environment(env | named) == passed | named
 
 
 # --- one that does not ----------------------------------------------------------------------------------------------
@@ -537,7 +537,7 @@ def test_a_planted_temporary_directory_is_not_used(tmp_path: Path, monkeypatch: 
         planted.mkdir(mode=0o700)
         planted.chmod(0o770 if trap == "open to others" else 0o700)
     with pytest.raises(CacheError, match="not ours alone"):
-        directories.private_directory()
+        user_dirs.private_directory()
     spec = importlib.util.spec_from_file_location("unpack", ROOT / "onefile" / "unpack.py")
     assert spec is not None
     assert spec.loader is not None

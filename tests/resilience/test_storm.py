@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mopsjobs.job import JobState
+from mopsjobs.registry.job_state import JobState
 from reliability.storm import storms as storm
 from reliability.storm.linearizable import Operation, unexplained
 from reliability.storm.mutations import MUTATIONS

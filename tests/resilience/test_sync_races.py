@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.cache import mirror, taking
+from mopsjobs.cache.sync import batch as record_batch
+from mopsjobs.cache.sync import mirror
 from mopsjobs.errors import StoreError, UsageError
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
 
@@ -37,7 +38,7 @@ class Interruption(BaseException):
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of three, so that twenty jobs are many batches."""
-    monkeypatch.setattr(taking, "BATCH", 3)
+    monkeypatch.setattr(record_batch, "BATCH", 3)
 
 
 def _names(count: int) -> str:
@@ -80,7 +81,7 @@ def test_a_sync_ended_after_any_batch_leaves_true_rows(cli: Cli, remote: Remote,
     assert len(cli.ids("--status", "succeeded")) == 20
 
 
-def _mirror(cli: Cli, remote: Remote, on_progress: Callable[[int], None] | None = None) -> taking.SyncReport:
+def _mirror(cli: Cli, remote: Remote, on_progress: Callable[[int], None] | None = None) -> record_batch.SyncReport:
     return mirror.sync(remote.jobs, str(cli.cache), REMOTE_URL, on_progress=on_progress, now=cli.clock.now)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mops_jobs
 from mopsjobs.errors import StoreUnavailableError
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from mopsjobs import changes
 from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.registry import announcements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ class FaultyStore:
     The faults queue up by kind and strike the next calls. A write may be refused as lost race (`conflict_next`), land
     and lose its reply (`lose_reply_next`), or not arrive (`fail_next`, which strikes `get` too). `calls` counts all
     calls by method. `before_put` is called before each `put` with its key: a rival that writes in between. The
-    first two kinds are about records: announcements of changes (mopsjobs/changes.py) pass them by.
+    first two kinds are about records: announcements of changes (mopsjobs/registry/announcements.py) pass them by.
     """
 
     def __init__(self, inner: VersionedStore) -> None:
@@ -62,7 +62,7 @@ class FaultyStore:
 
     def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
         self._enter("create_if_absent")
-        if key.startswith(changes.PREFIX):
+        if key.startswith(announcements.PREFIX):
             return self.inner.create_if_absent(key, value)
         return self._write(lambda: self.inner.create_if_absent(key, value))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.chunks import chunk_key
+from mopsjobs.events.format import chunk_key
 from support.cli import Clock
 
 if TYPE_CHECKING:

@@ -12,19 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.outputs import Manifest, manifest_key, results_prefix
-from mopsjobs.runner.pool import Finished, WorkerPool
+from mopsjobs.bundles.bundle import store_bundle
+from mopsjobs.bundles.packing import pack
 from mopsjobs.runner.pools import WORKER
-from mopsjobs.runner.run import Shard, run_shard
-from mopsjobs.submit.bundle import pack, store_bundle
-from mopsjobs.submit.study import Study
+from mopsjobs.runner.pools.local import TaskResult, WorkerPool
+from mopsjobs.runner.run_shard import run_shard
+from mopsjobs.runner.shard import Shard
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.study import Study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mopsjobs.job import JobState
-    from mopsjobs.registry import JobRegistry
-    from mopsjobs.runner.run import Ran
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.registry.job_state import JobState
+    from mopsjobs.runner.shard import ShardResult
     from mopsjobs.store.base import VersionedStore
 
 Given = Callable[..., None]
@@ -112,7 +115,7 @@ def place(store: VersionedStore, job_id: str, studied: Study, directory: Path) -
 
 def work(
     store: VersionedStore, registry: JobRegistry, directory: Path, job_id: str = "job", **shard: Any
-) -> tuple[Ran, list[str]]:
+) -> tuple[ShardResult, list[str]]:
     """Run a shard in this process with two workers of our own interpreter; what came of it and what was said."""
     said: list[str] = []
     directory.mkdir(parents=True, exist_ok=True)
@@ -173,14 +176,14 @@ def pool_of(directory: Path, size: int = 2, *, entrypoint: str = "model:simulate
     return WorkerPool([sys.executable, "-u", str(WORKER)], setup, size, **more)
 
 
-def all_of(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> list[Finished]:
+def all_of(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> list[TaskResult]:
     """Run tasks of these parameters through a pool, and return what became of each, by position."""
     finished = sorted(ends(pool, sets, seconds=seconds), key=lambda one: one.position)
     assert [one.position for one in finished] == list(range(len(sets)))
     return finished
 
 
-def ends(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> Iterator[Finished]:
+def ends(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> Iterator[TaskResult]:
     """Run tasks through a pool, and yield each as it ends."""
     end = time.monotonic() + seconds
     with contextlib.closing(pool.run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:

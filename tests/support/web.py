@@ -11,11 +11,11 @@ import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mops_jobs
-from mopsjobs import config
-from mopsjobs.context import Context
-from mopsjobs.output import Output
-from mopsjobs.web.app import make_app
-from mopsjobs.web.live import Changes
+from mopsjobs.app import config
+from mopsjobs.app.app import App
+from mopsjobs.console.printer import Printer
+from mopsjobs.web.background import ChangeSignal
+from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
 from support.cli import Cli, command, environment, foreign
@@ -143,12 +143,12 @@ class Web:
 
     def __init__(self, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
         settings = config.load({}, cli.env, cli.env["HOME"])
-        out = Output(None, None, cli.env)
+        out = Printer(None, None, cli.env)
         clock = cli.clock
-        self.context = Context(
+        self.context = App(
             settings, out, cli.env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic
         )
-        self.changes = Changes()
+        self.changes = ChangeSignal()
         self.site = Site(self.context, self.changes, None)
         self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()
 

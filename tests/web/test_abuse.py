@@ -14,9 +14,9 @@ import pytest
 
 import mops_jobs
 import support.web as support_web
-from mopsjobs.times import utc_now
-from mopsjobs.web import api, connections
-from mopsjobs.web.connections import PageServer
+from mopsjobs.utils.times import utc_now
+from mopsjobs.web import api, http_connections
+from mopsjobs.web.http_connections import PageServer
 from mopsjobs.web.server import LANES, lane_of
 from support.cli import Cli, Clock, Remote, add
 from support.runs import until
@@ -25,7 +25,7 @@ from support.web import Web
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
 
 
 @pytest.fixture
@@ -157,8 +157,8 @@ def line(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         start("200 OK", [])
         return [environ["PATH_INFO"].encode()]
 
-    monkeypatch.setattr(connections, "MAX_PER_PEER", 5)
-    monkeypatch.setattr(connections, "MAX_QUEUED", 3)
+    monkeypatch.setattr(http_connections, "MAX_PER_PEER", 5)
+    monkeypatch.setattr(http_connections, "MAX_QUEUED", 3)
     with contextlib.ExitStack() as stack:
         found = Line(stack, app)
         yield found
@@ -181,7 +181,7 @@ def test_a_request_that_never_ends_is_ended(line: Line, monkeypatch: pytest.Monk
         slow.sendall(b"T")
     assert line.get("/jobs").endswith(b"/jobs")
     assert not has_ended(slow)
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
     until(lambda: has_ended(silent) and has_ended(slow), "the end of both")
 
 
@@ -190,11 +190,11 @@ def test_a_connection_may_lie_idle_for_longer(line: Line, monkeypatch: pytest.Mo
     kept = line.open(request("/jobs").replace(b"Connection: close\r\n", b""))
     assert kept.recv(1 << 16)
     silent = line.open()
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
     until(lambda: has_ended(silent), "the end of a connection without a request")
     assert not has_ended(kept)
     kept.setblocking(True)
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 10.0)
     kept.sendall(request("/again"))
     assert read(kept).endswith(b"/again")
 
@@ -206,11 +206,11 @@ def test_a_request_that_is_served_is_never_ended(
     served = line.open(request("/live/held"))
     until(lambda: any(one.is_busy for one in list(line.server.active_channels.values())), "the request")
     silent = line.open()
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.0)
-    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
+    monkeypatch.setattr(http_connections, "IDLE_SECONDS", 0.0)
     until(lambda: has_ended(silent), "the end of a connection without a request")
-    monkeypatch.setattr(connections, "REQUEST_SECONDS", 10.0)
-    monkeypatch.setattr(connections, "IDLE_SECONDS", 60.0)
+    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(http_connections, "IDLE_SECONDS", 60.0)
     for _ in range(20):
         line.open()
     release.set()

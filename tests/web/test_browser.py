@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playwright
 
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.times import json_time, utc_now
+from mopsjobs.utils.times import json_time, utc_now
 from support.cli import Cli, Clock, add, foreign, key, put
 from support.web import HOSTILE, HOSTILE_ID, Server, hostile_record, serving
 

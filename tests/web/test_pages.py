@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from mopsjobs.cache.file import open_to_read
-from mopsjobs.events import record_event
-from mopsjobs.times import utc_now
-from mopsjobs.web import readers
-from mopsjobs.web.live import Syncer
+from mopsjobs.cache.database import open_to_read
+from mopsjobs.events.writer import record_event
+from mopsjobs.utils.times import utc_now
+from mopsjobs.web import cache_connections
+from mopsjobs.web.background import Syncer
 from mopsjobs.web.security import is_loopback
 from support.cli import START, Cli, Clock, Remote, add, foreign, key
 from support.runs import until
@@ -30,7 +30,7 @@ from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, servin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
 
 PAGES = ("/jobs", "/jobs/running-1", "/charts")
 
@@ -177,7 +177,7 @@ def test_a_connection_serves_one_request_after_the_other(web: Web, monkeypatch: 
     """The cache is opened once, and what is written later is read all the same."""
     opened: list[str] = []
     monkeypatch.setattr(
-        readers, "open_to_read", lambda path, registry: (opened.append(path), open_to_read(path, registry))[1]
+        cache_connections, "open_to_read", lambda path, registry: (opened.append(path), open_to_read(path, registry))[1]
     )
     for _ in range(3):
         assert "failed-1" in web.ids("/jobs")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs import config
+from mopsjobs.app import config
 from mopsjobs.errors import ConfigError
-from mopsjobs.store import check_url, identity, is_local, open_store
+from mopsjobs.store import open_store
+from mopsjobs.store.urls import check_url, identity, is_local
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -554,9 +555,9 @@ def test_a_port_of_this_machine_is_not_taken_from_a_file_of_a_group(
     path = home.write_project('registry = "http://127.0.0.1:1234/account/jobs"\n')
     path.chmod(0o664)
     assert home.load(registry="http://localhost:1234/account/jobs").registry.origin == "flag --registry"
-    monkeypatch.setattr("mopsjobs.project_file._is_private_group", lambda group: True)
+    monkeypatch.setattr("mopsjobs.app.project_file._is_private_group", lambda group: True)
     assert home.load().registry.value.startswith("http://127.0.0.1:")
-    monkeypatch.setattr("mopsjobs.project_file._is_private_group", lambda group: False)
+    monkeypatch.setattr("mopsjobs.app.project_file._is_private_group", lambda group: False)
     with pytest.raises(ConfigError, match="a group may write this file") as caught:
         home.load()
     assert (caught.value.exit_code, caught.value.hint) == (2, f"Run: chmod g-w {path}")

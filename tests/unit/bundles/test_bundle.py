@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.bundles import extraction, packing
+from mopsjobs.bundles.bundle import BundleError, bundle_key, extract_bundle, parse_bundle_ref, store_bundle
+from mopsjobs.bundles.packing import pack
 from mopsjobs.errors import StoreUnavailableError, UsageError
-from mopsjobs.store import azure
+from mopsjobs.store.azure import store as azure
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.submit import bundle, unpack
-from mopsjobs.submit.bundle import BundleError, bundle_key, pack, parse_bundle_ref, store_bundle, unpack_bundle
 from support.doubles import FaultyStore
 
 
@@ -115,7 +116,7 @@ def test_links_that_stay_inside_are_kept_as_links(tmp_path: Path) -> None:
     store = InMemoryVersionedStore()
     with pack(root) as packed:
         store_bundle(store, packed)
-    code = unpack_bundle(store, packed.digest, tmp_path / "code")
+    code = extract_bundle(store, packed.digest, tmp_path / "code")
     assert {path.name: os.readlink(path) for path in code.rglob("*") if path.is_symlink()} == {
         "up": "../a/b.py", "dir": "a", "dangling": "nowhere",
     }  # fmt: skip
@@ -156,7 +157,7 @@ def test_too_much_is_refused_in_one_sentence(
 ) -> None:
     root = _tree(tmp_path / "tree", {"b": "x"})
     (root / "a").write_bytes(os.urandom(5000))
-    monkeypatch.setattr(bundle, limit, value)
+    monkeypatch.setattr(packing, limit, value)
     with pytest.raises(UsageError, match="at most") as caught:
         pack(root)
     assert caught.value.message.count(".") == 1
@@ -177,7 +178,7 @@ def test_nothing_to_pack_no_directory_and_an_unreadable_one_are_refused(tmp_path
 
 
 def test_what_is_packed_at_most_is_what_azure_takes() -> None:
-    assert bundle.MAX_PACKED_BYTES == azure.MAX_VALUE_BYTES
+    assert packing.MAX_PACKED_BYTES == azure.MAX_VALUE_BYTES
 
 
 def test_stored_once_on_every_backend(store: VersionedStore, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_stored_once_on_every_backend(store: VersionedStore, tmp_path: Path) -> 
         assert store_bundle(line, again) is False
     assert list(store.list_keys()) == [f"bundles/sha256/{packed.digest[7:]}"]
     assert line.calls["create_if_absent"] == 1, "the second time it is not sent at all"
-    code = unpack_bundle(store, packed.digest, tmp_path / "code")
+    code = extract_bundle(store, packed.digest, tmp_path / "code")
     assert (code / "b" / "c").read_text() == "y"
 
 
@@ -260,7 +261,7 @@ HOSTILE = {
 def test_an_archive_that_leads_out_leaves_nothing_behind(tmp_path: Path, members: list[tarfile.TarInfo]) -> None:
     store, ref = _stored(_archive(*members))
     with pytest.raises(BundleError, match="cannot be unpacked"):
-        unpack_bundle(store, ref, tmp_path / "in" / "code")
+        extract_bundle(store, ref, tmp_path / "in" / "code")
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["in", "in/code"]
 
 
@@ -286,11 +287,11 @@ BOMBS = {
 
 @pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make) -> None:
-    monkeypatch.setattr(unpack, "MAX_UNPACKED_BYTES", 2_000_000)
-    monkeypatch.setattr(unpack, "MAX_FILES", 50)
+    monkeypatch.setattr(extraction, "MAX_UNPACKED_BYTES", 2_000_000)
+    monkeypatch.setattr(extraction, "MAX_FILES", 50)
     store, ref = _stored(make())
     with pytest.raises(BundleError, match="cannot be unpacked"):
-        unpack_bundle(store, ref, tmp_path)
+        extract_bundle(store, ref, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -298,15 +299,15 @@ def test_a_bundle_that_is_missing_or_damaged_is_told_apart(tmp_path: Path) -> No
     store, ref = _stored(b"x")
     store.delete(bundle_key(ref))
     with pytest.raises(BundleError, match="not in the store"):
-        unpack_bundle(store, ref, tmp_path)
+        extract_bundle(store, ref, tmp_path)
     store.create_if_absent(bundle_key(ref), b"y")
     with pytest.raises(BundleError, match="damaged"):
-        unpack_bundle(store, ref, tmp_path)
+        extract_bundle(store, ref, tmp_path)
 
 
 def test_only_its_owner_may_use_what_was_unpacked(tmp_path: Path) -> None:
     store, ref = _stored(_archive(_member("a/run"), _member("b", tarfile.DIRTYPE)))
-    code = unpack_bundle(store, ref, tmp_path)
+    code = extract_bundle(store, ref, tmp_path)
     found = {path: stat.S_IMODE(path.stat().st_mode) for path in (code, *code.rglob("*"))}
     assert set(found.values()) == {0o700}
 
@@ -314,7 +315,7 @@ def test_only_its_owner_may_use_what_was_unpacked(tmp_path: Path) -> None:
 def test_one_that_is_there_is_used_without_asking_the_store(tmp_path: Path) -> None:
     store, ref = _stored(_archive(_member("a")))
     line = FaultyStore(store)
-    assert unpack_bundle(line, ref, tmp_path) == unpack_bundle(line, ref, tmp_path)
+    assert extract_bundle(line, ref, tmp_path) == extract_bundle(line, ref, tmp_path)
     assert line.calls["get"] == 1
 
 
@@ -329,7 +330,7 @@ def test_several_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
             return store.get(key)
 
     codes: list[Path] = []
-    threads = [threading.Thread(target=lambda: codes.append(unpack_bundle(Slow(), ref, tmp_path))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: codes.append(extract_bundle(Slow(), ref, tmp_path))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

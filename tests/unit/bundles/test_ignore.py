@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.submit.bundle import pack
+from mopsjobs.bundles.packing import pack
 
 
 def _tree(root: Path, files: dict[str, str]) -> Path:

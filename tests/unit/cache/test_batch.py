@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.cache import merge, taking
-from mopsjobs.job import MAX_RECORD_BYTES
+from mopsjobs.cache.sync import batch as record_batch
+from mopsjobs.cache.sync import full
+from mopsjobs.registry.job_state import MAX_RECORD_BYTES
 from mopsjobs.store.base import Entry, VersionToken
-from mopsjobs.store.sqlite import SQLiteVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 
 VERSION = VersionToken("0x1")
 
 
-@pytest.mark.parametrize("count", [2, taking.FETCHERS])
+@pytest.mark.parametrize("count", [2, record_batch.FETCHERS])
 def test_few_keys_are_fetched_all_at_once(count: int) -> None:
     """Where a reply takes its time, none waits for another: each of these gets waits until all are under way."""
     together = threading.Barrier(count)
@@ -26,13 +27,13 @@ def test_few_keys_are_fetched_all_at_once(count: int) -> None:
         return key
 
     keys = [str(number) for number in range(count)]
-    with taking.Fetchers() as fetchers:
+    with record_batch.ParallelFetcher() as fetchers:
         assert list(fetchers.fetch(get, keys)) == keys
 
 
 @pytest.mark.parametrize("count", [0, 1, 33, 127, 1000])
 def test_what_is_fetched_comes_in_the_order_of_the_keys(count: int) -> None:
-    with taking.Fetchers() as fetchers:
+    with record_batch.ParallelFetcher() as fetchers:
         assert list(fetchers.fetch(int, [str(number) for number in range(count)])) == list(range(count))
 
 
@@ -45,7 +46,7 @@ def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path) -> None:
             seen.append(threading.current_thread())
             return key
 
-        with taking.Fetchers.of(store) as fetchers:
+        with record_batch.ParallelFetcher.for_store(store) as fetchers:
             assert list(fetchers.fetch(get, list("abc"))) == list("abc")
         assert seen == [threading.current_thread()] * 3
 
@@ -53,16 +54,16 @@ def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path) -> None:
 def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure, or Ctrl-C: of a thousand keys, no thread begins another."""
     begun: list[str] = []
-    all_busy, may_go_on = threading.Barrier(taking.FETCHERS + 1), threading.Event()
+    all_busy, may_go_on = threading.Barrier(record_batch.FETCHERS + 1), threading.Event()
 
     def get(key: str) -> str:
         begun.append(key)
-        if len(begun) <= taking.FETCHERS:
+        if len(begun) <= record_batch.FETCHERS:
             all_busy.wait(30)
         may_go_on.wait(30)
         return key
 
-    fetchers = taking.Fetchers()
+    fetchers = record_batch.ParallelFetcher()
     assert fetchers._threads is not None
     shutdown = fetchers._threads.shutdown
 
@@ -75,14 +76,14 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
         fetchers.fetch(get, [str(number) for number in range(1000)])
         all_busy.wait(30)
         raise KeyboardInterrupt
-    assert len(begun) == taking.FETCHERS
+    assert len(begun) == record_batch.FETCHERS
 
 
 def test_a_batch_holds_no_more_records_than_there_is_room_for() -> None:
     """Two batches are in memory, and a record may have a megabyte."""
     entries = [Entry(f"jobs/{number:03}/state.json", VERSION, None, MAX_RECORD_BYTES) for number in range(30)]
-    batches = list(merge._batches(iter(entries)))
+    batches = list(full._batches(iter(entries)))
     assert [entry for batch in batches for entry in batch] == entries
-    assert max(len(batch) for batch in batches) * MAX_RECORD_BYTES <= taking.BATCH_BYTES + MAX_RECORD_BYTES
-    small = [Entry(f"jobs/{number:05}/state.json", VERSION, None, 1000) for number in range(2 * taking.BATCH + 1)]
-    assert [len(batch) for batch in merge._batches(iter(small))] == [taking.BATCH, taking.BATCH, 1]
+    assert max(len(batch) for batch in batches) * MAX_RECORD_BYTES <= record_batch.BATCH_BYTES + MAX_RECORD_BYTES
+    small = [Entry(f"jobs/{number:05}/state.json", VERSION, None, 1000) for number in range(2 * record_batch.BATCH + 1)]
+    assert [len(batch) for batch in full._batches(iter(small))] == [record_batch.BATCH, record_batch.BATCH, 1]

@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database, Migrations
 
-from mopsjobs.cache import file, schema
+from mopsjobs.cache import database as cache_database
+from mopsjobs.cache import schema
 from mopsjobs.engines.local import job_directory
 from mopsjobs.errors import CacheError
-from mopsjobs.registry import JobRegistry
-from mopsjobs.sqlite_file import WAL_BYTES
-from mopsjobs.status import JobStatus
-from mopsjobs.store.sqlite import APPLICATION_ID, SQLiteVersionedStore
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.store.sqlite.store import APPLICATION_ID, SQLiteVersionedStore
+from mopsjobs.utils.sqlite_file import WAL_BYTES
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences, unprivileged
 
 VIEWS = {
@@ -188,8 +189,8 @@ def test_who_finds_a_cache_mended_takes_no_lock_away(filled: Path) -> None:
     with closing(sqlite3.connect(filled)) as connection:
         connection.execute("UPDATE meta SET value = value")
         connection.commit()
-        file.refuse_foreign(str(filled))
-        assert file.set_aside(str(filled), "now") is None
+        cache_database.check_is_cache(str(filled))
+        assert cache_database.quarantine(str(filled), "now") is None
         # Another process is the last to leave by its own lights if ours has lost its locks, and takes the WAL along.
         code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM meta'); c.close()"
         subprocess.run([sys.executable, "-c", code, str(filled)], check=True)
@@ -313,22 +314,22 @@ def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
 ) -> None:
     """Somebody else has set it aside, or thrown it away, between two looks."""
     _middle(filled)
-    for call in (file.refuse_foreign, lambda path: file.set_aside(path, "now")):
+    for call in (cache_database.check_is_cache, lambda path: cache_database.quarantine(path, "now")):
         shutil.copy(filled, f"{filled}.kept")
         with monkeypatch.context() as patch:
-            patch.setattr(file, "_is_sound", lambda path: bool(os.unlink(path)))
+            patch.setattr(cache_database, "_is_sound", lambda path: bool(os.unlink(path)))
             assert call(str(filled)) is None
         os.rename(f"{filled}.kept", filled)
 
 
 def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot be looked at just now; that is no reason to move it away."""
-    monkeypatch.setattr(file, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(cache_database, "BUSY_SECONDS", 0.0)
     with closing(sqlite3.connect(filled)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
         with pytest.raises(CacheError, match="locked"):
-            file.set_aside(str(filled), "now")
+            cache_database.quarantine(str(filled), "now")
 
 
 def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, remote: Remote) -> None:
@@ -349,7 +350,7 @@ def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, r
 def test_the_cache_bears_its_mark(filled: Path) -> None:
     """`file` and SQLite tell it from any other database by the application id in its header."""
     with closing(sqlite3.connect(filled)) as connection:
-        assert connection.execute("PRAGMA application_id").fetchone() == (file.APPLICATION_ID,)
+        assert connection.execute("PRAGMA application_id").fetchone() == (cache_database.APPLICATION_ID,)
     assert filled.read_bytes()[68:72] == b"mopc"
 
 
@@ -448,7 +449,7 @@ def test_a_temporary_directory_that_others_may_enter_is_not_trusted(
         place.mkdir()
         place.chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("mopsjobs.directories.can_be_made", lambda directory: False)
+    monkeypatch.setattr("mopsjobs.utils.user_dirs.can_be_created", lambda directory: False)
     del cli.env["MOPS_JOBS_CACHE"]
     ran = cli("list")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)
@@ -566,7 +567,7 @@ def test_an_interrupted_build_is_finished(cli: Cli, filled: Path) -> None:
     cli.ok("sync")
     assert len(cli.ids("--offline", "--limit", "0")) == 60
     with closing(sqlite3.connect(filled)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (cache_database.SCHEMA_VERSION,)
 
 
 SUMMED = (
@@ -615,18 +616,18 @@ def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: 
     assert cli.ok(*argv).out == expected
     with closing(sqlite3.connect(cli.cache)) as connection:
         assert (connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()) == tallies
-        assert connection.execute("PRAGMA user_version").fetchone() == (file.SCHEMA_VERSION,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (cache_database.SCHEMA_VERSION,)
 
 
 def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path) -> None:
     """schema.sql has to be written anew with each migration; schema.py tells how."""
-    made = file.open_to_write(str(tmp_path / "cache.db"), "registry")
+    made = cache_database.open_to_write(str(tmp_path / "cache.db"), "registry")
     migrated = Database(memory=True)
     schema.migrate(migrated.conn)
     same = ("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2", "SELECT * FROM tally")
     for question in (*same, "SELECT id, migration_set, name FROM _sqlite_migrations"):
         assert made.execute(question).fetchall() == migrated.execute(question).fetchall()
-    assert Path(file.NEW_SCHEMA).read_text(encoding="utf-8") == schema.script()
+    assert Path(cache_database.NEW_SCHEMA).read_text(encoding="utf-8") == schema.script()
     made.close()
 
 
@@ -647,7 +648,7 @@ def test_a_new_cache_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sqlite3, "connect", connected)
     if not has_links:
         monkeypatch.setattr(os, "link", refused)
-    file.open_to_write(str(path), "registry").close()
+    cache_database.open_to_write(str(path), "registry").close()
     assert seen == [False, True]
     assert [one.name for one in tmp_path.iterdir()] == ["cache.db"]
     assert path.stat().st_mode & 0o777 == 0o600
@@ -666,7 +667,7 @@ def test_an_older_schema_is_upgraded_and_keeps_its_rows(
         database["job"].add_column("more", str)
 
     monkeypatch.setattr(schema, "migrations", newer)
-    monkeypatch.setattr(file, "SCHEMA_VERSION", file.SCHEMA_VERSION + 1)
+    monkeypatch.setattr(cache_database, "SCHEMA_VERSION", cache_database.SCHEMA_VERSION + 1)
     cli.ok(*argv)
     database = Database(filled)
     assert "more" in database["job"].columns_dict
@@ -678,10 +679,10 @@ def test_an_older_schema_is_upgraded_and_keeps_its_rows(
 def test_a_writer_does_not_release_the_locks_of_a_reader_in_its_process(tmp_path: Path) -> None:
     """As in `serve`: another process that leaves meanwhile does not take the WAL away from who is still there."""
     path = str(tmp_path / "cache.db")
-    with closing(file.open_to_write(path, REMOTE_URL)) as first:
+    with closing(cache_database.open_to_write(path, REMOTE_URL)) as first:
         first.execute("INSERT INTO meta VALUES ('a', '1')")
-        file.open_to_write(path, REMOTE_URL).close()
-        script = f"from mopsjobs.cache import file; file.open_to_write({path!r}, {REMOTE_URL!r}).close()"
+        cache_database.open_to_write(path, REMOTE_URL).close()
+        script = f"from mopsjobs.cache.database import open_to_write; open_to_write({path!r}, {REMOTE_URL!r}).close()"
         subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=True)
         assert os.path.exists(f"{path}-wal")
 
@@ -689,7 +690,10 @@ def test_a_writer_does_not_release_the_locks_of_a_reader_in_its_process(tmp_path
 def test_a_large_write_leaves_no_large_wal(tmp_path: Path) -> None:
     """While others have the cache open, SQLite would keep the WAL as large as it ever was."""
     path = str(tmp_path / "cache.db")
-    with closing(file.open_to_write(path, REMOTE_URL)) as writer, closing(file.open_to_write(path, REMOTE_URL)):
+    with (
+        closing(cache_database.open_to_write(path, REMOTE_URL)) as writer,
+        closing(cache_database.open_to_write(path, REMOTE_URL)),
+    ):
         writer.execute("INSERT INTO meta VALUES ('large', zeroblob(?))", (3 * WAL_BYTES,))
         assert os.path.getsize(f"{path}-wal") > 3 * WAL_BYTES
         for number in range(2):

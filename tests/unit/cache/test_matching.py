@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.cache import matching
+from mopsjobs.cache.queries import matching
 from support.cli import Cli, Remote, add, command, environment
 from support.runs import until
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.k8s_manifest import MAX_NAME_LENGTH, OPTIONS, build_manifest, job_name, label_value
+from mopsjobs.engines.kubernetes.manifest import MAX_NAME_LENGTH, OPTIONS, build_manifest, job_name, label_value
 from mopsjobs.errors import UsageError
 
 JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,127}", fullmatch=True)

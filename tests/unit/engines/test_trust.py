@@ -19,7 +19,7 @@ from support.kubernetes import Api, kubeconfig, lines, log_path
 from support.runs import code, place, record, sets_of, study, until
 
 if TYPE_CHECKING:
-    from mopsjobs.registry import JobRegistry
+    from mopsjobs.registry.job_registry import JobRegistry
 
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
 JOBS_PATH = "/apis/batch/v1/namespaces/models/jobs"

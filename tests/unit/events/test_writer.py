@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mopsjobs import chunks
-from mopsjobs.chunks import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, chunk_name, parse_chunk
 from mopsjobs.errors import RecordError, StoreAccessError, UsageError
-from mopsjobs.events import EventLog, record_event, record_state
-from mopsjobs.registry import JobRegistry
+from mopsjobs.events import format as event_format
+from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, chunk_name, parse_chunk
+from mopsjobs.events.writer import EventLog, record_event, record_state
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import Clock
 from support.doubles import FaultyStore
@@ -154,7 +154,7 @@ def test_a_lost_reply_makes_the_same_chunk_twice_at_most() -> None:
     store_now, log._now = log._now, lambda: (clock.advance(hours=1), store_now())[1]
     log.emit("log", text="a")
     assert log.close(60)
-    names = [chunks.chunk_name(key) for key in store.list_keys("events/")]
+    names = [event_format.chunk_name(key) for key in store.list_keys("events/")]
     assert len(names) == 2
     assert len({one.name for one in names if one is not None}) == 1
     first, second = (store.get(key) for key in store.list_keys("events/"))
@@ -385,7 +385,7 @@ def test_any_json_gives_events_or_one_error(changes: dict[str, object], is_whole
 @given(st.dictionaries(st.text(max_size=10), _JSON, max_size=5), st.text(max_size=20))
 def test_what_is_written_can_be_read(fields: dict[str, object], text: str) -> None:
     """Whatever the fields, the line that is written is one that is read."""
-    (event,) = parse_chunk(f"{chunks.event_line(HEAD, {**fields, 'text': text})}\n".encode("ascii"), job_id="job")
+    (event,) = parse_chunk(f"{event_format.event_line(HEAD, {**fields, 'text': text})}\n".encode("ascii"), job_id="job")
     assert {name: event[name] for name in HEAD} == HEAD
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs import changes
 from mopsjobs.errors import StoreUnavailableError
-from mopsjobs.registry import JobRegistry
+from mopsjobs.registry import announcements
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import START, Clock, key
 from support.doubles import FaultyStore, RecordingSleep
@@ -52,7 +52,7 @@ def line() -> Recording:
     """A store with the job `a` in it, which nobody has announced."""
     inner = InMemoryVersionedStore()
     JobRegistry(inner).register_job("a")
-    for announcement in list(inner.list_keys(changes.PREFIX)):
+    for announcement in list(inner.list_keys(announcements.PREFIX)):
         inner.delete(announcement)
     return Recording(inner)
 
@@ -68,7 +68,7 @@ def test_each_write_is_announced_first(line: Recording, registry: JobRegistry, c
     """Whatever changes a record, the job is announced under the writer's slot before the record is touched."""
     WRITES[write](registry)
     job = "b" if write == "register_job" else "a"
-    assert line.written == [f"{changes.slot_of(clock.now())}{job}", key(job)]
+    assert line.written == [f"{announcements.slot_of(clock.now())}{job}", key(job)]
 
 
 def test_a_process_announces_a_job_once_a_slot(line: Recording, registry: JobRegistry, clock: Clock) -> None:
@@ -76,9 +76,9 @@ def test_a_process_announces_a_job_once_a_slot(line: Recording, registry: JobReg
     for number in range(1200):
         registry.update_fields("a", metadata={"n": number})
         clock.advance(seconds=1)
-    assert sum(one.startswith(changes.PREFIX) for one in line.written) == 2
+    assert sum(one.startswith(announcements.PREFIX) for one in line.written) == 2
     JobRegistry(line, now=clock.now).update_fields("a", owner="ada")
-    assert sum(one.startswith(changes.PREFIX) for one in line.written) == 3
+    assert sum(one.startswith(announcements.PREFIX) for one in line.written) == 3
 
 
 def test_nothing_is_announced_when_nothing_is_written(line: Recording, registry: JobRegistry) -> None:
@@ -107,8 +107,8 @@ def test_an_attempt_in_a_later_slot_is_announced_anew(line: Recording, registry:
     line.conflict_next()
     line.before_put = lambda _key: clock.advance(minutes=10)
     registry.update_fields("a", owner="ada")
-    first = changes.slot_of(clock.now() - timedelta(minutes=20))
-    second = changes.slot_of(clock.now() - timedelta(minutes=10))
+    first = announcements.slot_of(clock.now() - timedelta(minutes=20))
+    second = announcements.slot_of(clock.now() - timedelta(minutes=10))
     assert line.written[:4] == [f"{first}a", key("a"), f"{second}a", key("a")]
 
 
@@ -118,7 +118,7 @@ def test_a_write_that_took_until_another_slot_is_announced_again(
     """After a night's sleep between announcing and writing, the job is announced where readers look now."""
     line.before_put = lambda _key: clock.advance(hours=8)
     registry.update_fields("a", owner="ada")
-    assert line.written[-1] == f"{changes.slot_of(clock.now())}a"
+    assert line.written[-1] == f"{announcements.slot_of(clock.now())}a"
 
 
 def test_a_write_that_landed_is_no_failure_for_a_late_announcement(
@@ -145,28 +145,28 @@ def test_the_slots_cover_every_change(since: datetime, hours: float, part: float
     until = since + timedelta(hours=hours)
     landed = since + (until - since) * part
     looked = landed - timedelta(seconds=landing) + timedelta(seconds=skew)
-    listed = changes.slots(since, until)
-    assert changes.slot_of(looked) in listed
+    listed = announcements.slots_between(since, until)
+    assert announcements.slot_of(looked) in listed
     assert len(listed) == len(set(listed)) <= hours * 6 + 5
 
 
 def test_names_that_are_no_jobs_are_ignored() -> None:
     """Anything may lie there: what is no job's id is nobody's announcement."""
     now, store = datetime(2026, 3, 1, 12, tzinfo=UTC), InMemoryVersionedStore()
-    slot = changes.slot_of(now)
+    slot = announcements.slot_of(now)
     for name in ("a", "b/c", "d" * 600, "é"):
         store.create_if_absent(f"{slot}{name}", b"-")
     store.create_if_absent("changes/20990101T0000/far", b"-")
-    assert changes.announced(store, now, now) == {"a", "é"}
+    assert announcements.announced_jobs(store, now, now) == {"a", "é"}
 
 
 def test_too_many_names_are_not_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound, in one slot or in all together, the answer is that listing everything is cheaper."""
-    monkeypatch.setattr(changes, "MAX_NAMES", 5)
+    monkeypatch.setattr(announcements, "MAX_NAMES", 5)
     now, store = datetime(2026, 3, 1, 12, tzinfo=UTC), InMemoryVersionedStore()
     for number in range(3):
-        store.create_if_absent(f"{changes.slot_of(now)}a{number}", b"-")
-        store.create_if_absent(f"{changes.slot_of(now - timedelta(minutes=10))}b{number}", b"-")
-    assert changes.announced(store, now, now) is None
-    store.delete(f"{changes.slot_of(now)}a0")
-    assert changes.announced(store, now, now) == {"a1", "a2", "b0", "b1", "b2"}
+        store.create_if_absent(f"{announcements.slot_of(now)}a{number}", b"-")
+        store.create_if_absent(f"{announcements.slot_of(now - timedelta(minutes=10))}b{number}", b"-")
+    assert announcements.announced_jobs(store, now, now) is None
+    store.delete(f"{announcements.slot_of(now)}a0")
+    assert announcements.announced_jobs(store, now, now) == {"a1", "a2", "b0", "b1", "b2"}

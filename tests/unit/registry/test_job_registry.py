@@ -12,7 +12,6 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mopsjobs.documents import create_with_retry, update_with_retry
 from mopsjobs.errors import (
     InvalidTransitionError,
     JobExistsError,
@@ -24,11 +23,12 @@ from mopsjobs.errors import (
     TooManyRetriesError,
     UsageError,
 )
-from mopsjobs.job import JobState
-from mopsjobs.registry import JobRegistry
-from mopsjobs.rules import ShardReport
-from mopsjobs.status import ACTIVE, TERMINAL, JobStatus, steps
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus, steps
+from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store import cas
+from mopsjobs.store.documents import create_with_retry, update_with_retry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore, RecordingSleep
 
@@ -125,15 +125,18 @@ def test_a_registered_job_is_pending_and_is_what_get_job_gives(registry: JobRegi
 
 def test_what_is_told_late_has_the_steps_of_when_it_was_so(bench: Bench) -> None:
     """But it is written now, a sign of life is one of now, and no step comes before another, nor in the future."""
-    ago = bench.registry.as_of(NOW - timedelta(minutes=10))
+    ago = bench.registry.backdated_to(NOW - timedelta(minutes=10))
     job = ago.register_job("a")
     at = (NOW - timedelta(minutes=10)).isoformat()
     assert (job.created_at, job.updated_at, job.transitions[0]["at"]) == (at, NOW.isoformat(), at)
-    assert bench.registry.as_of(NOW - timedelta(hours=1)).update_status("a", "scheduled").transitions[-1]["at"] == at
+    assert (
+        bench.registry.backdated_to(NOW - timedelta(hours=1)).update_status("a", "scheduled").transitions[-1]["at"]
+        == at
+    )
     begun = NOW - timedelta(minutes=5)
-    job = bench.registry.as_of(begun).report_shard("a", 0, 1, ShardReport(1, 0))
+    job = bench.registry.backdated_to(begun).report_shard("a", 0, 1, ShardReport(1, 0))
     assert (job.transitions[-1]["at"], job.heartbeat_at) == (begun.isoformat(), NOW.isoformat())
-    assert bench.registry.as_of(NOW + timedelta(hours=1)).register_job("b").created_at == NOW.isoformat()
+    assert bench.registry.backdated_to(NOW + timedelta(hours=1)).register_job("b").created_at == NOW.isoformat()
 
 
 def test_register_takes_its_arguments_in_modelops_order(registry: JobRegistry) -> None:

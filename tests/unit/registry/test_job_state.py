@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.errors import RecordError, UsageError
-from mopsjobs.job import (
+from mopsjobs.registry.job_state import (
     FIELDS,
     MAX_RECORD_BYTES,
     UPDATABLE,
@@ -22,8 +22,8 @@ from mopsjobs.job import (
     check_job_id,
     check_new_job_id,
 )
-from mopsjobs.status import JobStatus
-from mopsjobs.strict_json import MAX_DEPTH
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.utils.json_strict import MAX_DEPTH
 
 AT = "2026-11-24T09:00:00+00:00"
 REQUIRED = {"job_id": "job-1", "status": "running", "created_at": AT, "updated_at": AT}

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from mopsjobs.errors import UsageError
-from mopsjobs.status import ACTIVE, GROUPS, TERMINAL, TRANSITIONS, JobStatus, parse_status, parse_statuses, steps
+from mopsjobs.registry.status import (
+    ACTIVE,
+    GROUPS,
+    TERMINAL,
+    TRANSITIONS,
+    JobStatus,
+    parse_status,
+    parse_statuses,
+    steps,
+)
 
 ALL = ("pending", "submitting", "scheduled", "running", "validating", "succeeded", "partial", "failed", "cancelled")
 PAIRS = [(JobStatus(before), JobStatus(after)) for before in ALL for after in ALL]

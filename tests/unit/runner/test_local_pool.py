@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.runner import pool as pool_module
-from mopsjobs.runner.model import ModelError
-from mopsjobs.runner.pool import Finished, WorkerPool
+from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.pools import WORKER
+from mopsjobs.runner.pools import local as pool_module
+from mopsjobs.runner.pools.local import TaskResult, WorkerPool
 from support.runs import all_of, callers, calls, code, ends, is_alive, kill, pool_of, sets_of, study, until
 
 
-def _x(one: Finished) -> int:
+def _x(one: TaskResult) -> int:
     assert one.outputs is not None, one.error
     return int(json.loads(one.outputs["result.json"])["x"])
 
 
-def _kinds(finished: list[Finished]) -> list[str | None]:
+def _kinds(finished: list[TaskResult]) -> list[str | None]:
     return [None if one.error is None else one.error["type"] for one in finished]
 
 

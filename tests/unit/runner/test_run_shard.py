@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.chunks import parse_chunk
+from mopsjobs.bundles.bundle import BundleError
 from mopsjobs.errors import NoManifestError
-from mopsjobs.outputs import NAMES_NAME, output_key
-from mopsjobs.registry import JobRegistry
-from mopsjobs.runner.model import ModelError
+from mopsjobs.events.format import parse_chunk
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.submit.bundle import BundleError
+from mopsjobs.studies.manifest import NAMES_NAME
+from mopsjobs.studies.outputs import output_key
 from support.cli import LineStore
 from support.doubles import FaultyStore
 from support.runs import Given, calls, code, counts, place, record, results, sets_of, study, until, work

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from mopsjobs.runner.pools import WORKER
-from mopsjobs.runner.worker import INLINE_BYTES
+from mopsjobs.runner.pools.worker import INLINE_BYTES
 
 
 class Talk(NamedTuple):

@@ -6,8 +6,8 @@ import tracemalloc
 
 import pytest
 
-from mopsjobs.store import azure_listing
-from mopsjobs.store.azure_listing import MAX_PAGE_KEYS, PAGE_KEYS, Blob, ListingError, Page, next_size, parse
+from mopsjobs.store.azure import listing
+from mopsjobs.store.azure.listing import MAX_PAGE_KEYS, PAGE_KEYS, Blob, ListingError, Page, next_size, parse
 
 BLOB = (
     "<Blob><Name>{name}</Name><Properties><Etag>0x1</Etag><Content-Length>3</Content-Length>"
@@ -126,11 +126,11 @@ def test_a_page_is_as_large_as_its_reader_and_the_server_allow() -> None:
     assert next_size(5000, 0.2, is_awaited=True) == PAGE_KEYS
     assert next_size(1000, 0.8, is_awaited=True) == 1250
     assert next_size(5000, 4.0, is_awaited=False) == 1250
-    assert next_size(1000, 60, is_awaited=True) == azure_listing.FIRST_PAGE_KEYS
+    assert next_size(1000, 60, is_awaited=True) == listing.FIRST_PAGE_KEYS
     assert next_size(1000, 0.0, is_awaited=True) == PAGE_KEYS
 
 
 def test_a_page_of_long_metadata_has_fewer_keys() -> None:
     """Three pages are in memory, and other programs may write 8 KiB a key."""
     assert next_size(2000, 0.2, is_awaited=False, page_bytes=3_000_000) == 4000
-    assert next_size(2000, 0.2, is_awaited=False, page_bytes=2 * azure_listing.MAX_PAGE_BYTES) == 1000
+    assert next_size(2000, 0.2, is_awaited=False, page_bytes=2 * listing.MAX_PAGE_BYTES) == 1000

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.errors import UsageError
-from mopsjobs.submit import seeds
-from mopsjobs.submit.study import MAX_TASKS, ParameterSet, Study, StudyError, load_study, param_id, seed_of
+from mopsjobs.studies import seeds
+from mopsjobs.studies.study import MAX_TASKS, ParameterSet, Study, StudyError, load_study, param_id, seed_of
 
 GOOD = {"model": "m:f", "scenario": "s", "parameter_sets": [{"params": {"x": 1}}]}
 
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_study_is_refused_in_words(text: bytes, source: str, t
 
 
 def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mopsjobs.submit.study.MAX_STUDY_BYTES", 10)
+    monkeypatch.setattr("mopsjobs.studies.study.MAX_STUDY_BYTES", 10)
     with pytest.raises(StudyError, match="it has 11 bytes"):
         load_study(b"x" * 11, "s.json")
 
@@ -236,7 +236,7 @@ def test_the_index_of_seeds_tells_what_a_dict_would(chunk: int, drawn: list[int]
         index = seeds.SeedIndex(tasks[: len(drawn)], tasks[len(drawn) :])
     for seed in (*range(7), 2**32 - 1, 2**32, 2**64 - 1, 2**70):
         assert index.numbers(seed) == index.numbers_of_text(str(seed)) == expected.get(seed, [])
-    assert sorted(index.alike()) == sorted(numbers for numbers in expected.values() if len(numbers) > 1)
+    assert sorted(index.duplicate_groups()) == sorted(numbers for numbers in expected.values() if len(numbers) > 1)
 
 
 @pytest.mark.parametrize("text", ["", "00", "01", "+1", "1_0", "-0", " 1", "\u0661", "1" * 21])

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from mopsjobs.csv_text import csv_text
+from mopsjobs.utils.csv_safe import csv_text
 
 
 def _cells(*row: object) -> list[str]:

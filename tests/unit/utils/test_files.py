@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mopsjobs import whole_file
-from mopsjobs.store.sqlite import SQLiteVersionedStore
-from mopsjobs.submit.kept import LAUNCHED, keep_launched, kept_job
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.submission.offline import LAUNCHED, load_offline, save_launch
+from mopsjobs.utils import files
 
 
 def names(directory: Path) -> list[str]:
@@ -25,22 +25,22 @@ def killed_in_a_draft(path: Path) -> None:
     """Let a process be killed after it has written half of a file."""
     source = f"""
 import os, signal
-from mopsjobs.whole_file import draft
-with draft({str(path)!r}, 0o600) as beside:
+from mopsjobs.utils.files import atomic_file
+with atomic_file({str(path)!r}, 0o600) as beside:
     with open(beside, "w") as file:
         file.write("half")
         file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 """
-    root = Path(whole_file.__file__).parents[1]
+    root = Path(files.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", source], cwd=root).returncode == -signal.SIGKILL
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     """It has the new content, its mode, and nothing lies beside it."""
     path = tmp_path / "file"
-    whole_file.replace(str(path), b"one")
-    whole_file.replace(str(path), b"two")
+    files.replace_file(str(path), b"one")
+    files.replace_file(str(path), b"two")
     assert path.read_bytes() == b"two"
     assert path.stat().st_mode & 0o777 == 0o600
     assert names(tmp_path) == ["file"]
@@ -49,12 +49,12 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_who_was_killed_leaves_one_file_and_the_next_takes_it_over(tmp_path: Path) -> None:
     """However often it happens, what was there is there still, and a single other file."""
     path = tmp_path / "file"
-    whole_file.replace(str(path), b"whole")
+    files.replace_file(str(path), b"whole")
     for _ in range(2):
         killed_in_a_draft(path)
         assert path.read_bytes() == b"whole"
         assert names(tmp_path) == ["file", "file.part"]
-    whole_file.replace(str(path), b"-")
+    files.replace_file(str(path), b"-")
     assert path.read_bytes() == b"-"
     assert names(tmp_path) == ["file"]
 
@@ -62,8 +62,8 @@ def test_who_was_killed_leaves_one_file_and_the_next_takes_it_over(tmp_path: Pat
 def test_a_draft_that_is_not_put_in_place_is_gone(tmp_path: Path) -> None:
     """And what was there before is there still."""
     path = tmp_path / "file"
-    whole_file.replace(str(path), b"whole")
-    with whole_file.draft(str(path), 0o600) as beside:
+    files.replace_file(str(path), b"whole")
+    with files.atomic_file(str(path), 0o600) as beside:
         Path(beside).write_bytes(b"half")
     assert names(tmp_path) == ["file"]
     assert path.read_bytes() == b"whole"
@@ -73,7 +73,7 @@ def test_many_at_once_write_one_after_the_other(tmp_path: Path) -> None:
     """What is there in the end is the whole of one of them."""
     path = tmp_path / "file"
     contents = [bytes([number]) * 100_000 for number in range(8)]
-    threads = [threading.Thread(target=whole_file.replace, args=(str(path), content)) for content in contents]
+    threads = [threading.Thread(target=files.replace_file, args=(str(path), content)) for content in contents]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -86,7 +86,7 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     """Whoever may write the directory cannot have another file overwritten by it."""
     (tmp_path / "file.part").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="symbolic link"):
-        whole_file.replace(str(tmp_path / "file"), b"new")
+        files.replace_file(str(tmp_path / "file"), b"new")
     assert not (tmp_path / "precious").exists()
 
 
@@ -105,20 +105,20 @@ def test_a_registry_whose_creator_was_killed_is_made_by_the_next(tmp_path: Path)
 def test_what_is_kept_of_a_launch_is_never_half_there(tmp_path: Path) -> None:
     """Whoever is killed while writing it has written nothing: `resume` reads the file."""
     killed_in_a_draft(tmp_path / LAUNCHED)
-    assert kept_job(tmp_path, "job") == (None, {})
-    keep_launched(tmp_path, {"k8s_name": "x"})
-    assert kept_job(tmp_path, "job") == (None, {"k8s_name": "x"})
+    assert load_offline(tmp_path, "job") == (None, {})
+    save_launch(tmp_path, {"k8s_name": "x"})
+    assert load_offline(tmp_path, "job") == (None, {"k8s_name": "x"})
     killed_in_a_draft(tmp_path / LAUNCHED)
-    assert kept_job(tmp_path, "job") == (None, {"k8s_name": "x"})
+    assert load_offline(tmp_path, "job") == (None, {"k8s_name": "x"})
 
 
 def test_a_draft_that_is_done_does_not_stay_locked_by_a_forked_child(tmp_path: Path) -> None:
     """The child lives on with all that its parent had open; who waited for the draft has it as soon as it is done."""
     source = f"""
 import fcntl, os
-from mopsjobs.whole_file import draft
+from mopsjobs.utils.files import atomic_file
 reading, writing = os.pipe()
-with draft({str(tmp_path / "file")!r}, 0o600) as beside:
+with atomic_file({str(tmp_path / "file")!r}, 0o600) as beside:
     waiting = os.open(beside, os.O_RDWR)
     child = os.fork()
     if child == 0:
@@ -128,17 +128,17 @@ fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
 os.write(writing, b".")
 assert os.waitpid(child, 0)[1] == 0
 """
-    subprocess.run([sys.executable, "-c", source], cwd=Path(whole_file.__file__).parents[1], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", source], cwd=Path(files.__file__).parents[2], check=True, timeout=30)
 
 
 def test_a_forked_child_that_leaves_the_block_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
     """By an exception, say, or the end of the program: its parent is still at it, and its draft is there."""
     source = f"""
 import fcntl, os
-from mopsjobs.whole_file import draft, locked
+from mopsjobs.utils.files import atomic_file, directory_lock
 waiting = os.open({str(tmp_path)!r}, os.O_RDONLY)
 try:
-    with locked({str(tmp_path)!r}), draft({str(tmp_path / "file")!r}, 0o600) as beside:
+    with directory_lock({str(tmp_path)!r}), atomic_file({str(tmp_path / "file")!r}, 0o600) as beside:
         child = os.fork()
         if child == 0:
             raise SystemExit(0)
@@ -152,7 +152,7 @@ except SystemExit:
 """
     ran = subprocess.run(
         [sys.executable, "-c", source],
-        cwd=Path(whole_file.__file__).parents[1],
+        cwd=Path(files.__file__).parents[2],
         check=True,
         timeout=30,
         stdout=subprocess.PIPE,
@@ -164,9 +164,9 @@ except SystemExit:
 def test_who_is_stopped_half_way_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by Ctrl-Z: the lock is held and nothing moves. That is an error of its own kind, and what was there stays."""
     path = tmp_path / "file"
-    whole_file.replace(str(path), b"whole")
+    files.replace_file(str(path), b"whole")
     now = iter(range(1000))
-    monkeypatch.setattr("mopsjobs.whole_file.time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None))
-    with whole_file.draft(str(path), 0o600), pytest.raises(TimeoutError, match="somebody else is making it"):
-        whole_file.replace(str(path), b"-")
+    monkeypatch.setattr("mopsjobs.utils.files.time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None))
+    with files.atomic_file(str(path), 0o600), pytest.raises(TimeoutError, match="somebody else is making it"):
+        files.replace_file(str(path), b"-")
     assert path.read_bytes() == b"whole"

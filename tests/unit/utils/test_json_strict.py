@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.chunks import parse_chunk
-from mopsjobs.documents import update_with_retry
 from mopsjobs.errors import MopsJobsError, RecordError
-from mopsjobs.outputs import Manifest
+from mopsjobs.events.format import parse_chunk
+from mopsjobs.store.documents import update_with_retry
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.strict_json import MAX_DEPTH, read_json
-from mopsjobs.times import MAX_TIME_LENGTH, parse_time
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.utils.json_strict import MAX_DEPTH, read_json
+from mopsjobs.utils.times import MAX_TIME_LENGTH, parse_time
 
 REFUSED = [
     (b'{"a":1,"a":2}', "not JSON: 'a' comes twice in one object"),

@@ -12,8 +12,8 @@ import pytest
 SCRIPT = """
 import ctypes, sys, threading
 if sys.argv[1] == "few":
-    from mopsjobs.memory import hold_few_arenas
-    hold_few_arenas()
+    from mopsjobs.utils.malloc import limit_malloc_arenas
+    limit_malloc_arenas()
 barrier = threading.Barrier(8)
 def work():
     barrier.wait()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.errors import UsageError
-from mopsjobs.times import (
+from mopsjobs.utils.times import (
     MAX_SECONDS,
     from_timestamp,
     human_age,

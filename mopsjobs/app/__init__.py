@@ -1,0 +1,1 @@
+"""What commands, page and Python programs share: settings, the cache, waiting, advice."""

@@ -1,0 +1,263 @@
+"""Settings, read once: flag, environment, project file, user file, default; the first one that speaks wins.
+
+Files are TOML: `.mops-jobs.toml` in the working directory or the nearest directory above it (see `project_file`), and
+`config.toml` in the user's configuration directory. No secret belongs in either, and none is looked for there.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import re
+from collections.abc import Mapping
+
+from mopsjobs.app.project_file import PROJECT_FILE, cache_below, check_registry, find, why_of_another
+from mopsjobs.errors import ConfigError, UsageError
+from mopsjobs.store.urls import check_url, default_url, identity, is_local
+from mopsjobs.utils import user_dirs
+from mopsjobs.utils.times import parse_duration
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+MAX_FILE_BYTES = 8192
+"""Of a configuration file. It has a few lines, may come with somebody's study, and is read by every command; tomllib
+takes time that grows with the square of a dotted name."""
+
+
+COLORS = ("auto", "always", "never")
+
+
+DEFAULT_STALE_AFTER = "15m"
+
+
+NO_HOME_ORIGIN = "default without a home directory"
+"""Where the path of a cache comes from that is below the temporary directory: it is used only if that is private."""
+
+
+class Setting:
+    """One setting: its value, and where that came from, in words for `config show`."""
+
+    __slots__ = ("origin", "value")
+
+    def __init__(self, value: str, origin: str) -> None:
+        self.value = value
+        self.origin = origin
+
+
+class Settings:
+    """All settings of one run. Immutable by convention: nothing sets them after `load`."""
+
+    __slots__ = ("cache", "color", "files", "ignored", "registry", "registry_id", "stale_after", "trusted")
+
+    def __init__(
+        self,
+        values: Mapping[str, Setting],
+        registry_id: str,
+        files: tuple[str, ...],
+        ignored: tuple[str, ...],
+        trusted: tuple[str, ...] = (),
+    ) -> None:
+        self.registry = values["registry"]
+        self.cache = values["cache"]
+        self.color = values["color"]
+        self.stale_after = values["stale_after"]
+        self.registry_id = registry_id
+        """Tells this registry from any other; see `mopsjobs.store.urls.identity`."""
+        self.files = files
+        """The configuration files that were read."""
+        self.ignored = ignored
+        """A sentence for each configuration file that is not obeyed."""
+        self.trusted = trusted
+        """What records may choose without a question, as `KIND:VALUE`; of the user's file alone."""
+
+    @property
+    def redirected_by(self) -> str | None:
+        """The project file that names the registry in use; None if something else does."""
+        is_project = bool(self.files) and os.path.basename(self.files[0]) == PROJECT_FILE
+        return self.files[0] if is_project and self.registry.origin == f"file {self.files[0]}" else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the registry lives on this machine."""
+        return is_local(self.registry.value)
+
+    def named(self) -> dict[str, Setting]:
+        """The settings by name."""
+        trusted = {TRUSTED: Setting(" ".join(self.trusted), f"file {self.files[-1]}")} if self.trusted else {}
+        return {**{name: getattr(self, name) for name in _ENV}, **trusted}
+
+
+TRUSTED = "trusted"
+
+
+_ENV = {
+    "registry": "MOPS_JOBS_REGISTRY",
+    "cache": "MOPS_JOBS_CACHE",
+    "color": "MOPS_JOBS_COLOR",
+    "stale_after": "MOPS_JOBS_STALE_AFTER",
+}
+
+
+def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | None) -> Settings:
+    """Find the value of each setting.
+
+    Args:
+        flags: what the command line says: `registry`, `cache`, `color`; None where it says nothing.
+        env: the environment.
+        cwd: where the search for a project file begins; None: there is none.
+
+    Raises:
+        ConfigError: a file cannot be read, has a wrong key or a wrong type, or a value makes no sense. Names its
+        origin.
+    """
+    found: dict[str, Setting] = {}
+    for name, value in flags.items():
+        if value is not None:
+            found[name] = Setting(value, f"flag --{name}")
+    for name, variable in _ENV.items():
+        if env.get(variable):
+            found.setdefault(name, Setting(env[variable], f"environment {variable}"))
+    project, ignored = find(cwd)
+    user = _user_file(env)
+    if user is not None and os.path.isfile(user) and (reason := why_of_another(user)) is not None:
+        # As root with the home of a user: it could name any file of root's as the cache.
+        ignored, user = (*ignored, f"The configuration file {user} is ignored: {reason}."), None
+    files = tuple(path for path in (project, user) if path and os.path.isfile(path))
+    trusted: tuple[str, ...] = ()
+    for path in files:
+        document = _read(path)
+        trusted = _trusted(path, document.pop(TRUSTED, []), is_user=path != project) or trusted
+        for name, value in document.items():
+            if name not in found:
+                used = _held_to_project(path, name, value) if path == project else value
+                found[name] = Setting(used, f"file {path}")
+
+    if "registry" not in found:
+        found["registry"] = Setting(_default_registry(env), "default")
+    found.setdefault("color", Setting("auto", "default"))
+    found.setdefault("stale_after", Setting(DEFAULT_STALE_AFTER, "default"))
+    _check(found)
+    registry_id = identity(found["registry"].value, env)
+    if "cache" not in found:
+        found["cache"] = _default_cache(env, registry_id)
+    found["cache"].value = os.path.abspath(user_dirs.expanded(found["cache"].value))
+    return Settings(found, registry_id, files, ignored, trusted)
+
+
+def _held_to_project(path: str, name: str, value: str) -> str:
+    """Return a setting of a project file as it is used.
+
+    Raises:
+        ConfigError: if a project file may not set it so.
+    """
+    if name == "registry":
+        check_registry(path, value)
+    return cache_below(path, value) if name == "cache" else value
+
+
+def _check(found: Mapping[str, Setting]) -> None:
+    try:
+        check_url(found["registry"].value)
+        parse_duration(found["stale_after"].value)
+    except UsageError as error:
+        bad = "registry" if isinstance(error, ConfigError) else "stale_after"
+        raise ConfigError(f"{error.message.rstrip('.')} ({bad}, from {found[bad].origin}).") from None
+    cache = found.get("cache")
+    if cache is not None and not cache.value:
+        raise ConfigError(f"The path of the cache is empty. (cache, from {cache.origin})")
+    color = found["color"]
+    if color.value not in COLORS:
+        raise ConfigError(f"'{color.value}' is no colour mode: use {', '.join(COLORS)}. (color, from {color.origin})")
+
+
+def _read(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise ConfigError(f"The configuration file {path} has more than {MAX_FILE_BYTES:,} bytes.")
+        document = tomllib.loads(text.decode())
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration file {path}: {error.strerror}.") from None
+    except RecursionError:
+        raise ConfigError(f"The configuration file {path} is nested too deeply.") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # a number of very many digits is one, besides what tomllib raises itself
+        raise ConfigError(f"The configuration file {path} is no TOML: {error}.") from None
+    for name, value in document.items():
+        if name == TRUSTED:
+            continue
+        if name not in _ENV:
+            known = ", ".join((*_ENV, TRUSTED))
+            raise ConfigError(f"The configuration file {path} has a wrong key '{name}': use {known}.")
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"The configuration file {path} should give {name} as a text.")
+        if not value.isprintable():
+            raise ConfigError(f"The configuration file {path} has a character in {name} that does not print.")
+    here = os.path.dirname(path)
+    # A relative path in a file counts from that file, wherever the command is run.
+    if (registry := document.get("registry", "")).startswith("sqlite:") and registry[7:8] not in ("", "/", "~"):
+        document["registry"] = "sqlite://" + os.path.join(here, registry.removeprefix("sqlite:"))
+    if "cache" in document and document["cache"][0] != "~":
+        document["cache"] = os.path.join(here, document["cache"])
+    return document
+
+
+def _trusted(path: str, value: object, *, is_user: bool) -> tuple[str, ...]:
+    """Return the list `trusted` of a configuration file.
+
+    Raises:
+        ConfigError: if it is no list of texts, or stands in a project file, which may come from elsewhere as a record.
+    """
+    if not value:
+        return ()
+    if not is_user:
+        raise ConfigError(
+            f"The project file {path} has the key {TRUSTED}, which only the user's configuration file may have.",
+            hint="Move it there: ~/.config/mops-jobs/config.toml",
+        )
+    if not isinstance(value, list) or not all(isinstance(one, str) and one.isprintable() for one in value):
+        raise ConfigError(f"The configuration file {path} should give {TRUSTED} as a list of texts like context:prod.")
+    return tuple(value)
+
+
+def _user_file(env: Mapping[str, str]) -> str | None:
+    directory = user_dirs.below_home(env, "XDG_CONFIG_HOME", ".config")
+    return None if directory is None else os.path.join(directory, "config.toml")
+
+
+def _default_registry(env: Mapping[str, str]) -> str:
+    """Return the URL of the registry that is used when nothing names one.
+
+    Raises:
+        ConfigError: if it is embedded, and the home directory is not known. In a temporary one it would be lost.
+    """
+    directory = user_dirs.below_home(env, "XDG_DATA_HOME", ".local", "share")
+    url = default_url(env, directory or "")
+    if directory is None and is_local(url):
+        raise ConfigError(
+            f"There is no place for the embedded registry: {user_dirs.NO_HOME}.",
+            hint="Set HOME, or name a registry: --registry URL, or MOPS_JOBS_REGISTRY.",
+        )
+    return url
+
+
+def _default_cache(env: Mapping[str, str], registry_id: str) -> Setting:
+    """Return the cache of a registry for which nothing names one."""
+    directory, origin = user_dirs.below_home(env, "XDG_CACHE_HOME", ".cache"), "default"
+    if directory is None:
+        directory, origin = user_dirs.private_path(), NO_HOME_ORIGIN
+    return Setting(os.path.join(directory, _cache_name(registry_id)), origin)
+
+
+def _cache_name(registry_id: str) -> str:
+    """A file name that a person recognises and no other registry gets; the cache itself holds the whole identity."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", registry_id.rpartition("://")[2]).strip("-").lower()[-48:].strip("-")
+    return f"{words or 'registry'}-{binascii.crc32(registry_id.encode()):08x}.db"

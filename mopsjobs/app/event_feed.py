@@ -1,0 +1,308 @@
+"""Following events: what `events` and `logs` have in common.
+
+Events are read from the cache, which is brought up to date first, because its numbers never change: that is what a
+cursor can be made of, and what lets a reader who was cut off go on where it stopped.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+
+from mopsjobs.app.app import App
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.cache.pruning import is_pruned
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.events import StoredEvent, cache_id, foreign_cursor, has_events, parse_cursor, read_events
+from mopsjobs.cache.sync.events import SYNCED_AT
+from mopsjobs.console.printer import status_style
+from mopsjobs.errors import CacheError, JobNotFoundError, StoreUnavailableError, UsageError
+from mopsjobs.registry.job_state import JobState, check_job_id
+from mopsjobs.registry.status import TERMINAL
+from mopsjobs.utils.times import parse_time
+
+POLL_SECONDS = 2.0
+
+
+CHEAP_LISTING = 5000
+"""Keys. One page of Azure's listing, the least that a look costs: below it, nothing is gained by looking less often."""
+
+
+MAX_POLL_SECONDS = 60.0
+"""Between two looks, however much has to be listed for one."""
+
+
+MAX_OUTAGE_DELAY = 60.0
+"""Seconds. The longest pause between two attempts at a registry that does not answer."""
+
+
+ENDING_SECONDS = 6.0
+"""How long after a job's end its writers may still bring what they hold; as `EventLog.close` is patient."""
+
+
+SETTLED_SECONDS = 60.0
+"""A job that ended so long ago, by the time in its record, has nothing more to bring."""
+
+
+_HEAD = ("at", "job_id", "kind", "source", "seq")
+"""What every event has."""
+
+
+OnEvents = Callable[[Sequence[StoredEvent]], None]
+
+
+class EventFeed:
+    """The events of all jobs, or of one."""
+
+    def __init__(self, context: App, name: str | None, *, offline: bool, follow: bool) -> None:
+        """Find the job.
+
+        Args:
+            context: the run.
+            name: a job's id, the only id that begins so, or @latest; None for all jobs.
+            offline: do without the network.
+            follow: whether somebody will follow it, which needs the network.
+
+        Raises:
+            UsageError: both at once.
+            JobNotFoundError: there is no such job.
+            StoreUnavailableError: the registry does not answer, and the cache does not know the job.
+        """
+        if offline and follow:
+            raise UsageError("--follow and --offline contradict each other.")
+        self._context = context
+        self._follow = follow
+        self._offline = offline and not context.settings.is_local
+        self._since: datetime | None = None
+        self._cache_id: str | None = None
+        self._listed = 0
+        self._is_brought = False
+        self.job_id: str | None = None
+        """The job's whole id."""
+        self.job: Mapping[str, object] | None = None
+        """Its record, as JSON types, when it was found; None when there is none."""
+        if name is not None:
+            self.job_id, self._since = self._find(name)
+
+    def start(self, since: str | None) -> int:
+        """The number of the last event that a reader with this cursor has seen; 0 for one who has none.
+
+        Raises:
+            UsageError: it is no cursor of this cache.
+        """
+        if since is None:
+            return 0
+        seq = self._context.read_cached(lambda cache: parse_cursor(cache, since))
+        if seq is None:
+            raise foreign_cursor(since)
+        return seq
+
+    def bring(self) -> None:
+        """Bring what is new from the registry into the cache.
+
+        Raises:
+            StoreError: the registry cannot be read.
+        """
+        if self._offline:
+            return
+        started = self._context.now()
+        self._listed = self._context.sync_events(job_id=self.job_id, since=self._since).listed
+        self._since = started if self.job_id is not None else None
+        self._is_brought = True
+
+    def bring_if_possible(self) -> None:
+        """As `bring`; if the registry does not answer, what the cache has will do, with a warning.
+
+        So it will if the disk takes nothing.
+
+        Raises:
+            StoreUnavailableError, CacheError: it has nothing either, and nobody will follow, who would try again.
+        """
+        try:
+            self.bring()
+        except (StoreUnavailableError, CacheError) as error:
+            if not self._follow:
+                self._check_filled(error)
+            self._context.out.warn(f"{error} Showing what the cache has.")
+        if self._offline:
+            hint = "Run: mops-jobs sync"
+            self._check_filled(StoreUnavailableError("No events have been synced to this machine.", hint=hint))
+
+    def pages(self, after: int) -> Iterator[list[StoredEvent]]:
+        """What the cache has after the number `after`, page by page.
+
+        Raises:
+            CacheError: the cache was rebuilt since the first page: its numbers mean something else now.
+        """
+
+        def view(cache: sqlite3.Connection) -> tuple[str, list[StoredEvent]]:
+            return cache_id(cache), read_events(cache, after, job_id=self.job_id)
+
+        while (seen := self._context.read_cached(view)) is not None:
+            identity, page = seen
+            self._cache_id = self._cache_id or identity
+            if identity != self._cache_id:
+                raise CacheError("The cache was rebuilt meanwhile; its events have other numbers now.")
+            if not page:
+                return
+            yield page
+            after = page[-1].seq
+
+    def follow(self, after: int, show: OnEvents) -> JobState | None:
+        """Show events as they come, those after the number `after` first.
+
+        For one job until it has ended and everything was shown; else for ever. While the registry does not answer it
+        is asked again, less and less often.
+
+        Args:
+            after: the last number seen.
+            show: called with events, in their order.
+
+        Returns:
+            The record of the job that has ended.
+
+        Raises:
+            JobNotFoundError: the job's record is gone.
+        """
+        ending = _Ending(self._context)
+        outages = 0
+        while True:
+            state, outage = None, None
+            try:
+                # The record first: what is written before it ends is there when it has ended.
+                state = self._state()
+                self.bring()
+            except StoreUnavailableError as error:
+                outage = error
+            is_quiet = True
+            for page in self.pages(after):
+                show(page)
+                ending.see(page)
+                after, is_quiet = page[-1].seq, False
+            if outage is None and state is not None and ending.is_over(state, is_quiet=is_quiet):
+                self.job = state.to_dict()
+                return state
+            outages = 0 if outage is None else outages + 1
+            if outages == 1:
+                self._context.out.warn(f"{outage} Trying again until it answers.")
+            # Full jitter, so that the followers of a whole team do not come back all at once.
+            delay = random.random() * min(MAX_OUTAGE_DELAY, POLL_SECONDS * 2.0 ** min(outages, 30))  # noqa: S311
+            self._context.sleep(delay if outages else pause_after(self._listed))
+
+    def tell_absence(self) -> None:
+        """Say so, when the job has ended and the cache has nothing that happened to it, although it is up to date."""
+        if self.job is None or self.job["status"] not in TERMINAL or not self._is_brought:
+            return
+        job_id = str(self.job_id)
+        if self._context.read_cached(lambda cache: has_events(cache, job_id)):
+            return
+        if self._context.read_cached(lambda cache: is_pruned(cache, job_id)):
+            told = (
+                f"This cache has pruned job {job_id} with its events. The registry still has them, unless prune --store"
+                " has removed them there too; another cache shows them: --cache PATH."
+            )
+        else:
+            told = f"There are no events of job {job_id}: none were written, or prune --store has removed them."
+        self._context.out.note(told)
+
+    def _state(self) -> JobState | None:
+        if self.job_id is None:
+            return None
+        state = self._context.registry.get_job(self.job_id)
+        if state is None:
+            raise JobNotFoundError(f"There is no job {self.job_id} any more.", job_id=self.job_id)
+        return state
+
+    def _find(self, name: str) -> tuple[str, datetime | None]:
+        """The job's id and when it was created: by the whole id in the registry, else by what the cache knows."""
+        outage = None
+        if not name.startswith("@"):
+            check_job_id(name)
+        if not self._offline and not name.startswith("@"):
+            try:
+                state = self._context.registry.get_job(name)
+            except StoreUnavailableError as error:
+                outage = error
+            else:
+                if state is not None:
+                    self.job = state.to_dict()
+                    return state.job_id, parse_time(state.created_at)
+        now = self._context.now().timestamp()
+        try:
+            job = self._context.read(
+                lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(offline=self._offline)
+            )
+        except JobNotFoundError:
+            # The record of a job may be gone, and its history be here.
+            if self._context.read_cached(lambda cache: has_events(cache, name)):
+                return name, None
+            if outage is not None:
+                raise outage from None
+            raise
+        self.job = job
+        return str(job["job_id"]), parse_time(str(job["created_at"]))
+
+    def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
+        """Raise `otherwise`, if no events have ever been brought here that could be shown instead."""
+
+        def view(cache: sqlite3.Connection) -> bool:
+            return SYNCED_AT in job_queries.all_meta(cache) or (
+                self.job_id is not None and has_events(cache, self.job_id)
+            )
+
+        if not self._context.read_cached(view):
+            raise otherwise
+
+
+def pause_after(listed: int) -> float:
+    """Seconds until the next look, after one that has listed so many keys: the costs per second stay the same."""
+    return min(MAX_POLL_SECONDS, POLL_SECONDS * max(1.0, listed / CHEAP_LISTING))
+
+
+def event_text(event: Mapping[str, object]) -> list[str]:
+    """What an event says, by its kind; any other as its fields."""
+    kind = str(event["kind"])
+    if kind == "state" and "status" in event:
+        total, done, failed = (event.get(f"tasks_{name}") for name in ("total", "completed", "failed"))
+        counts = f" {done}/{total} tasks" if total else f" {done} tasks" if done else ""
+        return [status_style(event["status"]), counts + (f", {failed} failed" if failed else "")]
+    if kind in ("log", "runner") and "text" in event:
+        return [_task(event), str(event["text"])]
+    if kind == "dropped" and "count" in event:
+        return [f"{event['count']} events are missing here"]
+    error = event.get("error")
+    if kind == "task_failed" and isinstance(error, dict):
+        return [_task(event), f"{error.get('type')}: {error.get('message')}"]
+    return [" ".join(f"{name}={value}" for name, value in event.items() if name not in _HEAD)]
+
+
+def _task(event: Mapping[str, object]) -> str:
+    return "" if event.get("task") is None else f"task {event['task']}: "
+
+
+class _Ending:
+    """When a job that has ended has nothing more to tell."""
+
+    def __init__(self, context: App) -> None:
+        self._context = context
+        self._first_seen: float | None = None
+        self._is_told = False
+
+    def see(self, events: Sequence[StoredEvent]) -> None:
+        """Look for the event that tells of the end."""
+        self._is_told = self._is_told or any(
+            one.event["kind"] == "state" and str(one.event.get("status")) in TERMINAL for one in events
+        )
+
+    def is_over(self, state: JobState, *, is_quiet: bool) -> bool:
+        """Whether all is shown: the end was told and nothing came after it; or it was long enough ago."""
+        if not state.is_terminal:
+            return False
+        now = self._context.monotonic()
+        if self._first_seen is None:
+            self._first_seen = now
+        if (self._context.now() - parse_time(state.updated_at)).total_seconds() > SETTLED_SECONDS:
+            return True
+        return is_quiet and (self._is_told or now - self._first_seen >= ENDING_SECONDS)

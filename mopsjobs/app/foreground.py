@@ -1,0 +1,51 @@
+"""The runner in this process, as commands run it: where it keeps things, what it shows, how its end is told."""
+
+from __future__ import annotations
+
+import contextlib
+
+from mopsjobs.app.app import App
+from mopsjobs.engines.local import at_work, job_directory, usable
+from mopsjobs.runner.run_shard import run_shard
+from mopsjobs.runner.shard import Shard, ShardResult
+from mopsjobs.utils.files import make_directory
+
+EXIT_STOPPED = 143
+"""As a shell says it of a program that SIGTERM ended: Kubernetes then starts the shard again."""
+
+
+def run_here(shard: Shard, context: App, *, total: int | None = None) -> ShardResult:
+    """Work through a shard in this process, with a progress bar if a person is there to see it.
+
+    Args:
+        shard: what to do.
+        context: whose registry it is in.
+        total: how many tasks the shard has, if somebody knows.
+
+    Raises:
+        UsageError: the job's id is none.
+        JobBusyError: another process of this machine is at work on the shard.
+        EngineError: this machine's disk takes nothing.
+        JobNotFoundError, ModelError, StoreError: see `run_shard`.
+    """
+    context.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
+    directory = job_directory(shard.job_id, context.env)
+    with contextlib.ExitStack() as stack:
+        with usable(directory):
+            make_directory(directory)
+            stack.enter_context(at_work(directory, shard.job_id, shard.number))
+        on_progress = stack.enter_context(context.out.progress("tasks", total))
+        return run_shard(
+            shard,
+            context.store,
+            context.registry,
+            directory,
+            on_log=context.out.note,
+            on_progress=on_progress,
+            sleep=context.sleep,
+        )
+
+
+def stopped_code(ran: ShardResult) -> int:
+    """The exit code of a run that has left something to a restart."""
+    return EXIT_STOPPED if ran.signal is None else 128 + ran.signal

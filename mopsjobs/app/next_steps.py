@@ -1,0 +1,58 @@
+"""What to type next, for a job as it stands.
+
+A record may hold any text. A command line that is printed with text of a record is made here: quoted for the shell, and
+never read as a flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mopsjobs.console.command_line import command_line
+
+Job = Mapping[str, object]
+
+
+def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
+    """The command that helps most now.
+
+    Args:
+        job: as scripts get it.
+        stale: whether what is known of it is older than it should be.
+        is_dead: whether its runner is known to have ended, whatever the record says.
+    """
+    job_id = job["job_id"]
+    if stale:
+        return "mops-jobs sync"
+    if job["is_active"]:
+        return command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
+    metadata = job["metadata"]
+    if isinstance(metadata, Mapping) and "bundle" in metadata:  # it was submitted, not reported
+        if job["status"] == "succeeded":
+            return command_line("results", job_id, "--download DIR")
+        is_the_models = job["status"] == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
+        return command_line("logs" if is_the_models else "resume", job_id)
+    if job["status"] == "failed" and job["k8s_name"] is not None:
+        from mopsjobs.engines.kubernetes.manifest import is_job_place, kubectl  # here: few jobs need it
+
+        namespace, name = str(job["k8s_namespace"] or "default"), str(job["k8s_name"])
+        if is_job_place(namespace, name):
+            return kubectl("describe", name, namespace)
+    return command_line("status", job_id, "--json")
+
+
+def next_commands(job: Job) -> list[tuple[str, str]]:
+    """What else can be done with the job: each purpose, and the command for it."""
+    job_id = job["job_id"]
+    if job["is_active"]:
+        return [
+            ("Follow its log", command_line("logs -f", job_id)),
+            ("See it as the registry has it", command_line("status", job_id, "--refresh")),
+            ("End it", command_line("cancel", job_id)),
+        ]
+    found = [("Read its log", command_line("logs", job_id))]
+    if job["results_path"] is not None:
+        found.append(("Fetch its results", command_line("results", job_id, "--download out")))
+    if job["status"] != "succeeded":
+        found.append(("Run what is missing", command_line("resume", job_id)))
+    return found

@@ -1,0 +1,1 @@
+"""The code of a model as a content-addressed archive: packed, stored, unpacked."""

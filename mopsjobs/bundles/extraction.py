@@ -1,0 +1,151 @@
+"""Unpacking an archive that nobody vouches for: it can neither lead out of its directory nor fill disk or memory.
+
+tarfile's own `filter="data"` is not enough: Python 3.11 got it late, it has had holes, and it bounds nothing. So the
+standard library reads the archive, and what is written is ours: names are checked, files come first and links last, so
+that no file is written through a link, and what may be read is counted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import shutil
+import stat
+import tarfile
+import zlib
+
+from mopsjobs.errors import EXIT_REFUSED, MopsJobsError
+
+MAX_UNPACKED_BYTES = 4 * 2**30
+
+
+MAX_FILES = 100_000
+
+
+MAX_HEADER_BYTES = 2**20
+"""What may stand between two files of an archive: a name takes 4 KiB at most, a bomb as much as it likes."""
+
+
+_CHUNK = 2**20
+
+
+class BundleError(MopsJobsError):
+    """A bundle that is not in the store, is damaged, or holds what no bundle may hold."""
+
+    exit_code = EXIT_REFUSED
+
+
+def leads_outside(name: str, target: str) -> bool:
+    """Whether a link of this name, which says `target`, points out of the directory that `name` is relative to."""
+    end = os.path.normpath(os.path.join(os.path.dirname(name), target))
+    return not target or os.path.isabs(target) or end == ".." or end.startswith("../")
+
+
+def extract(value: bytes, root: str) -> None:
+    """Unpack a tar.gz into an empty directory. What is made may be read and written by its owner alone.
+
+    Raises:
+        BundleError: it is none, or it holds what no bundle may: a path or a link that leads out, anything but files,
+            links and directories, more than `MAX_FILES` of them, more than `MAX_UNPACKED_BYTES`; or the disk does not
+            take it.
+    """
+    try:
+        _Unpacking(root).run(value)
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, OSError, RecursionError) as error:
+        raise BundleError(f"{type(error).__name__}: {error}") from None
+
+
+class _Limited(io.RawIOBase):
+    """A stream that refuses to give more than it was told to."""
+
+    def __init__(self, inner: gzip.GzipFile) -> None:
+        self._inner = inner
+        self._left = 0
+
+    def allow(self, count: int) -> None:
+        self._left = count + MAX_HEADER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        if self._left <= 0:
+            raise BundleError("it has a header that no file needs")
+        data = self._inner.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+class _Unpacking:
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._made = {""}
+        self._links: list[tuple[str, str]] = []
+
+    def run(self, value: bytes) -> None:
+        total = 0
+        with gzip.GzipFile(fileobj=io.BytesIO(value)) as packed:
+            limited = _Limited(packed)
+            limited.allow(0)
+            # One pass, without seeking; each member's data is read before the next member is looked for.
+            with tarfile.open(fileobj=limited, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
+                number = 0
+                while (member := tar.next()) is not None:
+                    number += 1
+                    if number > MAX_FILES or len(self._made) > MAX_FILES:
+                        raise BundleError(f"it has more than {MAX_FILES:,} files")
+                    total += max(0, member.size)
+                    if total > MAX_UNPACKED_BYTES:
+                        raise BundleError(f"it has more than {MAX_UNPACKED_BYTES // 2**20} MiB")
+                    _check(member)
+                    limited.allow(member.size)
+                    self._take(tar, member)
+                    limited.allow(0)
+                    # It keeps what it has seen, and headers may be large.
+                    tar.members = []  # type: ignore[attr-defined]
+                    tar.pax_headers = {}
+        self._link()
+
+    def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        if member.issym():
+            self._links.append((member.name, member.linkname))
+        elif member.isdir():
+            self._make(member.name)
+        else:
+            self._make(os.path.dirname(member.name))
+            source = tar.extractfile(member)
+            assert source is not None  # noqa: S101 - a regular file has content
+            mode = 0o700 if member.mode & stat.S_IXUSR else 0o600
+            path = os.path.join(self._root, member.name)
+            with source, open(path, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
+                shutil.copyfileobj(source, file, _CHUNK)
+                # On disk before the directory gets its name: a power cut must not leave code with holes in it.
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _make(self, name: str) -> None:
+        """Make a directory and those above it."""
+        if name not in self._made:
+            self._make(os.path.dirname(name))
+            os.mkdir(os.path.join(self._root, name), 0o700)
+            self._made.add(name)
+
+    def _link(self) -> None:
+        for name, _ in self._links:
+            self._make(os.path.dirname(name))
+        for name, target in self._links:
+            os.symlink(target, os.path.join(self._root, name))
+        # Each link by itself stays inside; but several may lead out together.
+        root = os.path.realpath(self._root)
+        for name, _ in self._links:
+            if os.path.commonpath([root, os.path.realpath(os.path.join(root, name))]) != root:
+                raise BundleError(f"the link {name!r} leads out of it")
+
+
+def _check(member: tarfile.TarInfo) -> None:
+    name = member.name
+    if name.startswith("/") or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise BundleError(f"the path {name[:200]!r} leads out of it or is none")
+    if member.issym():
+        if leads_outside(name, member.linkname):
+            raise BundleError(f"the link {name!r} leads out of it")
+    elif not (member.isdir() or (member.isreg() and not member.issparse())):
+        raise BundleError(f"{name!r} is neither file, link nor directory")

@@ -1,0 +1,1 @@
+"""Read the cache: jobs, events, statistics, in SQL."""

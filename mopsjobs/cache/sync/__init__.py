@@ -1,0 +1,1 @@
+"""Bring the registry's records and events into the cache."""

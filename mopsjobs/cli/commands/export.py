@@ -1,0 +1,88 @@
+"""`export`: all jobs with all their fields, for a spreadsheet or another program."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+
+from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.job_arguments import add_filter_flags, job_filter
+from mopsjobs.cache import job_json
+from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.console.result import Csv, RawText, Result
+from mopsjobs.utils.text import pluralize
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.cli.commands import Commands
+
+
+BATCH = 500
+
+
+BATCH_BYTES = 4_000_000
+"""Of jobs printed at once: so many, or of so many bytes."""
+
+
+EXAMPLES = """examples:
+  mops-jobs export --format csv --status done > jobs.csv
+  mops-jobs export | gzip > jobs.ndjson.gz
+"""
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `export`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="all jobs with all their fields, as CSV or NDJSON",
+        description="Print all jobs, or those that the filters choose, with all their fields, from the local cache. In "
+        "CSV, lists and objects are JSON, and a text that a spreadsheet would take for a formula gets a ' in front.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("--format", choices=("csv", "ndjson"), default="ndjson", help="csv or ndjson (default)")
+    add_filter_flags(parser)
+    add_freshness_flags(parser)
+
+
+def run(args: argparse.Namespace, context: App) -> Result:
+    """Print jobs as they are read."""
+    now = context.now()
+    chosen = job_filter(args, now)
+
+    def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
+        from mopsjobs.cache.queries import changes
+
+        fields = job_json.job_fields()
+        count = 0
+        if args.format == "csv":
+            context.out.show(Result(Csv([fields])))
+        # Closed before the cache is, also where nobody reads on: its rows come from there.
+        with contextlib.closing(changes.stream_jobs(cache, chosen)) as jobs:
+            while batch := _batch(jobs):
+                if args.format == "csv":
+                    views = (job_json.job_json(facts, now=now.timestamp()) for facts in batch)
+                    context.out.show(Result(Csv([view[name] for name in fields] for view in views)))
+                else:
+                    lines = (f"{job_json.job_text(facts, now=now.timestamp())}\n" for facts in batch)
+                    context.out.show(Result(RawText(lines)))
+                count += len(batch)
+        warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.said()}."]
+        return Result(warnings=warnings, notes=[f"{pluralize(count, 'job')}, {freshness.said()}"])
+
+    return context.read(view, freshness_policy(args))
+
+
+def _batch(jobs: Iterator[job_json.JobColumns]) -> list[job_json.JobColumns]:
+    """The next ones: none at the end."""
+    batch: list[job_json.JobColumns] = []
+    size = 0
+    while len(batch) < BATCH and size < BATCH_BYTES and (facts := next(jobs, None)) is not None:
+        batch.append(facts)
+        size += len(facts[0])
+    return batch

@@ -1,0 +1,159 @@
+"""`list`: which jobs there are. The command people and scripts run most, so it imports next to nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+
+from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.job_arguments import add_filter_flags, add_order_flags, job_filter
+from mopsjobs.cache import job_json
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.cli.job_table import JOB_HEADERS, job_row
+from mopsjobs.console.result import Body, Document, RawText, Result, Table, Tsv
+from mopsjobs.errors import UsageError
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mopsjobs.cli.commands import Commands
+
+
+HELD_BYTES = 8_000_000
+"""Of JSON that is held until the cache is closed. A damaged cache is found before something is printed, mostly."""
+
+
+TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
+
+
+EXAMPLES = """examples:
+  mops-jobs list --hours 48 --status running
+  mops-jobs list --status active,failed --name 'night*' --sort -duration
+  mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.progress != null and .progress < 0.5) | .job_id'
+"""
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `list`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="list jobs, from the local cache",
+        description="List jobs, newest change first. Active jobs are always shown, however old and whatever the limit.",
+        epilog=EXAMPLES,
+    )
+    add_filter_flags(parser)
+    how = parser.add_argument_group("how to show them")
+    add_order_flags(how)
+    how.add_argument(
+        "--fields", metavar="A,B", nargs="?", const="", help="only these; without names, say which there are"
+    )
+    form = how.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_const", dest="form", const="json", help="one JSON document")
+    form.add_argument("--jsonl", action="store_const", dest="form", const="jsonl", help="one JSON object a line")
+    form.add_argument("--tsv", action="store_const", dest="form", const="tsv", help="tab-separated, without a header")
+    form.add_argument("-q", "--ids", action="store_const", dest="form", const="ids", help="ids only")
+    add_freshness_flags(parser)
+
+
+def run(args: argparse.Namespace, context: App) -> Result:
+    """List jobs."""
+    if args.fields is not None and args.form == "ids":
+        raise UsageError("-q shows ids and nothing else: leave --fields out.")
+    now = context.now()
+    chosen = job_filter(args, now)
+    order = filters.parse_sort(args.sort)
+    fields = _parse_fields(args.fields)
+    if fields == ():
+        return Result(Tsv([(name,) for name in job_json.job_fields()]))
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
+        page = job_queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
+        result = _result(args, context, page, freshness, fields)
+        if broken := len(job_queries.unreadable_records(connection)):
+            records = "1 record" if broken == 1 else f"{broken} records"
+            result.warnings = [*result.warnings, f"{records} cannot be read, shown as last known: mops-jobs doctor"]
+        return result
+
+    return context.read(view, freshness_policy(args))
+
+
+def _result(
+    args: argparse.Namespace,
+    context: App,
+    page: job_queries.JobList,
+    freshness: Freshness,
+    fields: tuple[str, ...] | None,
+) -> Result:
+    warnings = []
+    if freshness.problem is not None:
+        warnings.append(f"{freshness.problem} Showing what was {freshness.said()}.")
+    # Most forms have no place for the total: so what was cut is said beside them.
+    cut = [_footer(args, page, freshness)] if len(page) < page.total else []
+    if args.form in ("json", "jsonl"):
+        body = _body(args.form, page.texts(fields), context.listing(page, freshness), context)
+        return Result(body, warnings=warnings, notes=cut if args.form == "jsonl" else [])
+    jobs = page.jobs(fields)
+    if args.form == "tsv":
+        names = fields or TSV_FIELDS
+        return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
+    if args.form == "ids":
+        return Result(Tsv([(job["job_id"],) for job in jobs]), warnings=warnings, notes=cut)
+    if fields is not None:
+        table = Table(fields, [[job[name] for name in fields] for job in jobs])
+    else:
+        table = Table(JOB_HEADERS, [job_row(job, context) for job in jobs])
+    return Result(table if len(page) else None, warnings=warnings, notes=[_footer(args, page, freshness)])
+
+
+def _body(form: str, texts: Iterator[str], head: dict[str, object], context: App) -> Body | None:
+    """What `--json` or `--jsonl` prints; None where it is printed already: large output, while the cache is read."""
+    begin: list[str] = []
+    size = 0
+    for text in texts:
+        begin.append(text)
+        size += len(text)
+        if size > HELD_BYTES:
+            break
+
+    def lines(texts: Iterable[str]) -> Body:
+        return RawText(f"{text}\n" for text in texts) if form == "jsonl" else Document(head, items=("jobs", texts))
+
+    if size <= HELD_BYTES:
+        return lines(begin)
+    context.out.show(Result(lines(_all(begin, texts))))
+    return None
+
+
+def _all(begin: list[str], rest: Iterator[str]) -> Iterator[str]:
+    """Both, without holding what was given out."""
+    begin.reverse()
+    while begin:
+        yield begin.pop()
+    yield from rest
+
+
+def _footer(args: argparse.Namespace, page: job_queries.JobList, freshness: Freshness) -> str:
+    counted = f"{page.total} job{'' if page.total == 1 else 's'}"
+    if len(page) < page.total:
+        counted = f"{len(page)} of {counted} (--limit 0 shows all; active ones are never cut)"
+    window = f", last {args.hours:g} h" if args.hours is not None else ""
+    stale = ", stale" if freshness.stale else ""
+    return f"{counted}{window}, {freshness.said()}{stale}"
+
+
+def _parse_fields(text: str | None) -> tuple[str, ...] | None:
+    if not text:
+        return None if text is None else ()
+    names = tuple(name.strip() for name in text.split(","))
+    there_are = job_json.job_fields()
+    for name in names:
+        if name not in there_are:
+            raise UsageError(f"A job has no field '{name}': use {', '.join(there_are)}.")
+    return names

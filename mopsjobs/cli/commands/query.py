@@ -1,0 +1,125 @@
+"""`query`: a question in SQL about the local cache, over its documented views."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sqlite3
+
+from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.job_arguments import row_limit
+from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import parse_duration
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.cache.queries.user_sql import QueryResult
+    from mopsjobs.cli.commands import Commands
+
+
+SCHEMA_VERSION = 1
+
+
+DEFAULT_LIMIT = 1000
+
+
+BATCH = 500
+
+
+EXAMPLES = """examples:
+  mops-jobs query
+  mops-jobs query "SELECT owner, count(*) AS jobs FROM jobs WHERE is_active GROUP BY owner"
+  mops-jobs query --csv --limit 0 "SELECT job_id, key, value FROM jobs, json_each(jobs.metadata)" > metadata.csv
+"""
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `query`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="ask the local cache in SQL",
+        description="Answer one SELECT over the views of the local cache; without one, show the views and their "
+        "columns. SQLite's dialect. Nothing can be changed.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("sql", metavar="SELECT", nargs="?", help="the question")
+    parser.add_argument(
+        "--limit", metavar="N", type=row_limit, default=DEFAULT_LIMIT, help="at most N rows, 0 for all (default 1000)"
+    )
+    parser.add_argument("--timeout", metavar="DURATION", default="30s", help="how long it may take (default 30s)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_const", dest="form", const="json", help="one JSON document")
+    form.add_argument("--csv", action="store_const", dest="form", const="csv", help="CSV with a header")
+    form.add_argument("--tsv", action="store_const", dest="form", const="tsv", help="tab-separated, without a header")
+    add_freshness_flags(parser)
+
+
+def run(args: argparse.Namespace, context: App) -> Result:
+    """Answer."""
+    seconds = parse_duration(args.timeout)
+
+    def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
+        from mopsjobs.cache.queries import user_sql
+
+        if args.sql is None:
+            rows = [(name, column) for name, columns in user_sql.views(cache).items() for column in columns]
+            return Result(Table(("VIEW", "COLUMN"), rows))
+        answer = user_sql.run_user_query(cache, args.sql, seconds=seconds, monotonic=context.monotonic)
+        result = _shown(args, context, answer, freshness)
+        if freshness.problem is not None:
+            result.warnings = [*result.warnings, f"{freshness.problem} This is of what was {freshness.said()}."]
+        return result
+
+    return context.read(view, freshness_policy(args))
+
+
+def _shown(args: argparse.Namespace, context: App, answer: QueryResult, freshness: Freshness) -> Result:
+    """The answer in the form asked for, and whether there is more of it."""
+    rows = answer.rows if args.limit == 0 else itertools.islice(answer.rows, args.limit)
+    if args.form == "csv":
+        context.out.show(Result(Csv([answer.columns])))
+        while batch := list(itertools.islice(rows, BATCH)):
+            context.out.show(Result(Csv(batch)))
+        return Result(notes=_cut(args, answer))
+    if args.form == "tsv":
+        while batch := list(itertools.islice(rows, BATCH)):
+            context.out.show(Result(Tsv(batch)))
+        return Result(notes=_cut(args, answer))
+    found = list(rows)
+    cut = _cut(args, answer)
+    if args.form == "json":
+        return Result(Document(_document(answer.columns, found, freshness, is_cut=bool(cut))), notes=cut)
+    told = f"{pluralize(len(found), 'row')}, {freshness.said()}"
+    return Result(Table(answer.columns, found) if found else None, notes=[*cut, told])
+
+
+def _cut(args: argparse.Namespace, answer: QueryResult) -> list[str]:
+    """What to say if there are more rows than asked for."""
+    if args.limit == 0 or next(answer.rows, None) is None:
+        return []
+    return [f"Only the first {args.limit:,} rows (--limit 0 shows all)."]
+
+
+def _document(
+    columns: tuple[str, ...], rows: list[tuple[object, ...]], freshness: Freshness, *, is_cut: bool
+) -> dict[str, object]:
+    for name in columns:
+        if columns.count(name) > 1:
+            raise UsageError(f"Two columns are named '{name}': name one of them otherwise, with AS.")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "synced_at": freshness.synced_at,
+        "age_seconds": freshness.age_seconds,
+        "stale": freshness.stale,
+        "columns": columns,
+        "returned": len(rows),
+        "truncated": is_cut,
+        "rows": [dict(zip(columns, row, strict=True)) for row in rows],
+    }

@@ -1,0 +1,154 @@
+"""`results`: the outputs of a job, listed or fetched."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mopsjobs.app.app import App
+from mopsjobs.app.find_job import find_state
+from mopsjobs.cli.flags import add_command
+from mopsjobs.console.result import JsonLines, Result, Tsv
+from mopsjobs.errors import (
+    EXIT_PARTLY_DONE,
+    InvalidKeyError,
+    JobNotFoundError,
+    MopsJobsError,
+    NoManifestError,
+    NoOutputsError,
+)
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.lineage import ancestry
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError
+from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.results import TABLE_BEGINNING, Output, outputs_of, why_not_an_output, write_table
+from mopsjobs.studies.validation import load_manifest
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.cli.commands import Commands
+
+
+TABLE = "tasks.csv"
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `results`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="list the outputs of a job, or fetch them",
+        description="List the outputs of a job, or fetch them into DIR/<param_id>/<seed>/<name>, and a table of its "
+        "tasks with their parameters into DIR/tasks.csv. A job that completes another one has the outputs of both. "
+        "A file of other content that is there stays, and is named (exit code 7).",
+    )
+    parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
+    parser.add_argument("--download", metavar="DIR", help="fetch them into this directory")
+    parser.add_argument("--json", action="store_true", help="each output as a JSON object in a line of its own")
+
+
+def run(args: argparse.Namespace, context: App) -> Result:
+    """List or fetch outputs."""
+    job_id, family = _family(args.job, context)
+    outputs = outputs_of(context.store, job_id, family)
+    if args.download is not None:
+        return _download(OutputDirectory(Path(args.download)), job_id, family, outputs, context)
+    first = next(outputs, None)
+    if first is None:
+        return Result(notes=[f"Job {job_id} has no outputs yet."])
+    listed = itertools.chain([first], outputs)
+    # Printed here, as they come in: there may be millions, and afterwards the store is closed.
+    if args.json:
+        context.out.show(Result(JsonLines(_facts(one) for one in listed)))
+    else:
+        context.out.show(Result(Tsv((one.entry.key, one.entry.size) for one in listed)))
+    return Result()
+
+
+def _family(name: str, context: App) -> tuple[str, list[Manifest]]:
+    """The id of the job, and its manifest with those of its ancestors. Outputs need neither a record nor a manifest.
+
+    Raises:
+        JobNotFoundError: there is nothing of such a job.
+    """
+    try:
+        job_id = find_state(name, context).job_id
+    except JobNotFoundError:
+        if name.startswith("@") or next(iter(context.store.list_keys(results_prefix(name))), None) is None:
+            raise
+        job_id = name
+    try:
+        return job_id, list(ancestry(context.store, load_manifest(context.store, job_id)))
+    except NoManifestError:
+        return job_id, []
+
+
+def _facts(one: Output) -> dict[str, object]:
+    task = one.task
+    return {
+        "name": one.name,
+        "key": one.entry.key,
+        "bytes": one.entry.size,
+        "task": None if task is None else task.number,
+        "param_id": None if task is None else task.param_id,
+        "seed": None if task is None else task.seed,
+        "params": None if task is None else dict(task.params),
+    }
+
+
+def _download(
+    directory: OutputDirectory, job_id: str, family: Sequence[Manifest], outputs: Iterator[Output], context: App
+) -> Result:
+    """Write the outputs that the job may have. The others are named with the reason, and stop no other."""
+    fetched, refused = 0, []
+    with context.out.progress("files", None) as on_progress:
+        for one in outputs:
+            reason = why_not_an_output(one, family)
+            try:
+                found = None if reason else context.store.get(one.entry.key)
+            except InvalidKeyError as error:  # other programs write keys that the store does not read
+                found, reason = None, error.message.removesuffix(".")
+            if found is not None:
+                reason = _write(directory, one, found.value, family, context.store)
+                fetched += not reason
+            if reason:
+                refused.append(f"{one.entry.key} is not downloaded: {reason}.")
+            elif found is not None and on_progress is not None:
+                on_progress(fetched)
+    if not fetched and not refused:
+        raise NoOutputsError(f"Job {job_id} has no outputs yet.", job_id=job_id)
+    if family and fetched:
+        with _writing(directory.path / TABLE):
+            try:
+                directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, context.store, family))
+            except RefusedFileError as error:
+                refused.append(f"The table of tasks is not written: {error}.")
+    exit_code = EXIT_PARTLY_DONE if refused else 0
+    return Result(notes=[f"{fetched:,} files in {directory.path}"], warnings=refused, exit_code=exit_code)
+
+
+def _write(
+    directory: OutputDirectory, one: Output, value: bytes, family: Sequence[Manifest], store: VersionedStore
+) -> str:
+    """Write one output. Returns why it was refused, or nothing."""
+    earlier = (store.get(f"{results_prefix(generation.job_id)}{one.name}") for generation in family[1:])
+    with _writing(directory.path / one.name):
+        try:
+            directory.write(one.name, value, (found.value for found in earlier if found is not None))
+        except RefusedFileError as error:
+            return str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None

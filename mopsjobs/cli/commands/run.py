@@ -1,0 +1,96 @@
+"""`run`: the runner. Works through a job's tasks on this machine; engines start it, and so may anybody."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from mopsjobs.app.app import App
+from mopsjobs.app.foreground import run_here, stopped_code
+from mopsjobs.app.job_arguments import positive_number
+from mopsjobs.cli.flags import add_command
+from mopsjobs.cli.launch_flags import add_runner_flags, interpreter, task_timeout
+from mopsjobs.console.result import Result
+from mopsjobs.engines.dask_client import scheduler_url
+from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, JobNotFoundError, NoManifestError, UsageError
+from mopsjobs.runner.shard import PATIENCE_SECONDS, Shard
+from mopsjobs.utils.times import parse_duration
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.cli.commands import Commands
+
+
+_SHARD = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `run`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="the runner: work through the tasks of a submitted job, here",
+        description="Work through the tasks of a submitted job that are not done yet. Running it again after it was "
+        "ended, in whatever way, goes on where it was.",
+    )
+    parser.add_argument("job", metavar="JOB", help="its whole id")
+    parser.add_argument("--shard", metavar="I/N", help="only shard I of N, from 0 (JOB_COMPLETION_INDEX gives the I)")
+    parser.add_argument("--shards", metavar="N", type=positive_number, help="of how many, with JOB_COMPLETION_INDEX")
+    add_runner_flags(parser)
+    parser.add_argument("--scheduler", metavar="URL", help="let the workers of this Dask scheduler run the tasks")
+    parser.add_argument(
+        "--patience", metavar="DURATION", help="how long to wait for a registry at the end (default 1h)"
+    )
+    parser.add_argument("--echo", action="store_true", help="say here, too, what the tasks write")
+
+
+def run(args: argparse.Namespace, context: App) -> Result:
+    """Run a shard."""
+    number, of = _which(args, context)
+    shard = Shard(
+        job_id=args.job,
+        number=number,
+        of=of,
+        workers=args.workers,
+        # In a pod nobody reads a usage error: there, the runner brings it into the record. On Dask, it is a path there.
+        python=interpreter(args.python, context.env) if args.shards is args.scheduler is None else args.python,
+        task_timeout=task_timeout(args.task_timeout),
+        waits=args.shards is not None,
+        echo=args.echo,
+        patience=PATIENCE_SECONDS if args.patience is None else parse_duration(args.patience),
+        scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, context.env),
+    )
+    if shard.workers is not None and shard.scheduler is not None:
+        raise UsageError("--workers has no effect with a scheduler: the cluster has its own.")
+    try:
+        ran = run_here(shard, context)
+    except NoManifestError:
+        if context.registry.get_job(args.job) is None:
+            raise JobNotFoundError(f"There is no job {args.job}.", job_id=args.job) from None
+        raise
+    done = f"{ran.completed} tasks done, {ran.failed} failed"
+    if not ran.is_done:
+        code = EXIT_DONE if ran.status in ("cancelled", "succeeded", "partial", "failed") else stopped_code(ran)
+        return Result(notes=[f"{args.job}: stopped, {done}; {ran.status or 'state unknown'}"], exit_code=code)
+    if ran.status is None:
+        return Result(notes=[f"{args.job}: {done}; the registry could not be told"], exit_code=EXIT_UNREACHABLE)
+    return Result(notes=[f"{args.job}: {ran.status}, {done}"])
+
+
+def _which(args: argparse.Namespace, context: App) -> tuple[int, int]:
+    if args.shard is not None:
+        words = _SHARD.fullmatch(args.shard)
+        number, of = (int(words[1]), int(words[2])) if words else (0, 0)
+        if number >= of:
+            raise UsageError(f"'{args.shard}' is no shard: use I/N with I from 0 to N-1.")
+        return number, of
+    index = context.env.get("JOB_COMPLETION_INDEX", "")
+    if args.shards is None:
+        return 0, 1
+    if not index.isdigit() or int(index) >= args.shards:
+        raise UsageError(
+            f"--shards {args.shards} needs JOB_COMPLETION_INDEX from 0 to {args.shards - 1}, not '{index}'."
+        )
+    return int(index), args.shards

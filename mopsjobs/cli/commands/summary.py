@@ -1,0 +1,158 @@
+"""`summary`: what all the jobs come to. Counts, the failure rate, how long jobs wait and run, who waits longest."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import sqlite3
+from typing import Any
+
+from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.job_arguments import add_filter_flags, job_filter
+from mopsjobs.cache.queries import filters
+from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.console.printer import status_style
+from mopsjobs.console.result import Document, Result, Table, Text
+from mopsjobs.console.terminal import styled
+from mopsjobs.registry.status import ACTIVE, JobStatus
+from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import human_duration, json_time, parse_time
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.cli.commands import Commands
+
+
+SCHEMA_VERSION = 1
+
+
+SHOWN_OWNERS = 10
+
+
+DAY_COLUMNS = ("day", "created", "succeeded", "partial", "failed", "cancelled")
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare `summary`."""
+    parser = add_command(
+        commands,
+        name,
+        parents,
+        help="counts, failure rate, waiting and running times",
+        description="Say what the jobs come to, or those that the filters choose: how many by status, owner and day, "
+        "the share that failed, how long they waited and ran, and the oldest active one. From the local cache.",
+    )
+    add_filter_flags(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    add_freshness_flags(parser)
+
+
+def run(args: argparse.Namespace, context: App) -> Result:
+    """Summarise jobs."""
+    chosen = job_filter(args, context.now())
+
+    def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
+        warnings = [] if freshness.problem is None else [f"{freshness.problem} This is of what was {freshness.said()}."]
+        summary = _summary(cache, chosen, context, freshness)
+        if args.json:
+            return Result(Document(summary), warnings=warnings)
+        _show(summary, context)
+        stale = ", stale" if freshness.stale else ""
+        return Result(warnings=warnings, notes=[f"Data: {freshness.said()}{stale}"])
+
+    return context.read(view, freshness_policy(args))
+
+
+def _summary(cache: sqlite3.Connection, chosen: filters.Filter, context: App, freshness: Freshness) -> dict[str, Any]:
+    """The document of `--json`."""
+    from mopsjobs.cache.queries import jobs as job_queries
+    from mopsjobs.cache.queries import statistics
+
+    now = context.now()
+    counts = statistics.by_status(cache, chosen)
+    ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
+    oldest = job_queries.page_of_jobs(
+        cache, _active(chosen), order=filters.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
+    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generated_at": json_time(now),
+        "synced_at": freshness.synced_at,
+        "age_seconds": freshness.age_seconds,
+        "stale": freshness.stale,
+        "registry": context.settings.registry_id,
+        "registry_from": context.settings.registry.origin,
+        "total": sum(counts.values()),
+        "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
+        "by_owner": [one._asdict() for one in statistics.by_owner(cache, chosen)],
+        "by_day": [one._asdict() for one in statistics.by_day(cache, chosen, now)],
+        "failure_rate": round(counts.get("failed", 0) / ended, 6) if ended else None,
+        "queue_seconds": statistics.spread(cache, chosen, statistics.QUEUE)._asdict(),
+        "run_seconds": statistics.spread(cache, chosen, statistics.RUN)._asdict(),
+        "oldest_active": next(oldest, None),
+    }
+
+
+def _active(chosen: filters.Filter) -> filters.Filter:
+    """The active ones of the chosen jobs."""
+    active = copy.copy(chosen)
+    active.statuses = ACTIVE if chosen.statuses is None else chosen.statuses & ACTIVE
+    return active
+
+
+def _show(summary: dict[str, Any], context: App) -> None:
+    """Tell it to people: numbers first, then tables of owners and, where no line can be drawn, of days."""
+    out = context.out
+    counts = [f"{count:,} {status}" for status, count in summary["by_status"].items() if count]
+    rate = summary["failure_rate"]
+    oldest = summary["oldest_active"]
+    lines = [
+        _line("Jobs", f"{summary['total']:,}{': ' if counts else ''}{', '.join(counts)}"),
+        _line("Failed", "none has ended" if rate is None else f"{rate:.1%} of those that ended, cancelled ones aside"),
+        _line("Queued", _spread(summary["queue_seconds"])),
+        _line("Ran", _spread(summary["run_seconds"])),
+    ]
+    if oldest is not None:
+        age = human_duration((context.now() - parse_time(oldest["created_at"])).total_seconds())
+        lines.append([*_line("Oldest", f"{oldest['job_id']}, {age} old, "), status_style(oldest["status"])])
+    days = summary["by_day"]
+    if out.is_terminal:
+        for title, ways in (("Ended", DAY_COLUMNS[2:]), ("Failed", ("failed",))):
+            per_day = [sum(day[way] for way in ways) for day in days]
+            lines.append(_line(f"{title}/day", f"{_sparkline(per_day)} at most {max(per_day):,}, {len(days)} days"))
+    out.show(Result(Text(lines)))
+    owners = summary["by_owner"]
+    if owners:
+        rows = [[one["owner"] or "-", one["jobs"], one["active"], one["failed"]] for one in owners[:SHOWN_OWNERS]]
+        out.show(Result(Text([""])))
+        out.show(Result(Table(("OWNER", "JOBS", "ACTIVE", "FAILED"), rows)))
+        if len(owners) > SHOWN_OWNERS:
+            out.note(f"and {len(owners) - SHOWN_OWNERS} more owners: --json has them all")
+    if not out.is_terminal:
+        rows = [[day[name] for name in DAY_COLUMNS] for day in days if any(day[name] for name in DAY_COLUMNS[1:])]
+        if rows:
+            out.show(Result(Text([""])))
+            out.show(Result(Table([name.upper() for name in DAY_COLUMNS], rows)))
+
+
+def _line(title: str, text: str) -> list[str]:
+    return [styled(f"{title:<11}", "bold"), text]
+
+
+def _spread(seconds: dict[str, Any]) -> str:
+    if not seconds["jobs"]:
+        return "not known of any"
+    median, p90 = human_duration(seconds["median"]), human_duration(seconds["p90"])
+    return f"median {median}, 90 % within {p90} ({pluralize(seconds['jobs'], 'job')})"
+
+
+def _sparkline(values: list[int]) -> str:
+    """A bar for each value, the highest for the greatest; a blank for none."""
+    top = max(values)
+    return "".join(BARS[math.ceil(value / top * len(BARS)) - 1] if value else " " for value in values)

@@ -1,0 +1,76 @@
+"""The frame of every command's arguments, and the flags that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.utils.times import parse_duration
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.cli.commands import Commands
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's own, told the width of the terminal: one is made for each argument, and would import shutil for it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_terminal_width() - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        # Examples are laid out already; a paragraph is not.
+        if "\n" in text:
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001
+
+
+def _terminal_width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    parents: list[argparse.ArgumentParser],
+    *,
+    help: str,  # noqa: A002 - argparse's word
+    description: str,
+    epilog: str | None = None,
+) -> argparse.ArgumentParser:
+    """Declare a command: the parser to add its arguments to."""
+    return commands.add_parser(
+        name,
+        parents=parents,
+        help=help,
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
+    )
+
+
+def add_freshness_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how fresh a view has to be. They exclude each other."""
+    group = parser.add_argument_group("how fresh").add_mutually_exclusive_group()
+    group.add_argument("--refresh", action="store_true", help="sync first")
+    group.add_argument("--max-age", metavar="DURATION", help="sync first if the last sync is older than this, like 5m")
+    group.add_argument("--offline", action="store_true", help="never use the network")
+
+
+def freshness_policy(args: argparse.Namespace) -> FreshnessPolicy:
+    """What those flags ask for.
+
+    Raises:
+        UsageError: `--max-age` is no duration.
+    """
+    max_age = None if args.max_age is None else parse_duration(args.max_age)
+    return FreshnessPolicy(refresh=args.refresh, max_age=max_age, offline=args.offline)

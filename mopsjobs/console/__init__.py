@@ -1,0 +1,1 @@
+"""Results of commands, the one printer, and what a terminal may get."""

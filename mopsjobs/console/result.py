@@ -1,0 +1,111 @@
+"""What a command gives back: a body, notes and warnings. The printer shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from mopsjobs.errors import EXIT_DONE
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Document:
+    """One JSON document."""
+
+    def __init__(self, content: object, *, items: tuple[str, Iterable[str]] | None = None) -> None:
+        """Say what is in it; `items` are name and items of a list that comes last, each item a JSON text already."""
+        self.content = content
+        self.items = items
+
+    def pieces(self, indent: int | None) -> Iterator[str]:
+        """The document as text; without indents, an item after the other."""
+        content: Any = self.content
+        name, items = self.items or ("", ())
+        if self.items is None or indent is not None:
+            more = {name: [json.loads(item) for item in items]} if self.items else {}
+            yield json.dumps(content | more if more else content, indent=indent, allow_nan=False)
+            return
+        yield f'{json.dumps(content, allow_nan=False)[:-1]}, "{name}": ['
+        separator = ""
+        for item in items:
+            yield separator + item
+            separator = ", "
+        yield "]}"
+
+
+class JsonLines:
+    """One JSON document a line."""
+
+    def __init__(self, contents: Iterable[object]) -> None:
+        self.contents = contents
+
+
+class Table:
+    """Rows under headers, aligned for people."""
+
+    def __init__(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.headers = headers
+        self.rows = rows
+
+
+class Tsv:
+    """Rows with a tab between the values and no header, for `cut` and `awk`."""
+
+    def __init__(self, rows: Iterable[Sequence[object]]) -> None:
+        self.rows = rows
+
+
+class Csv:
+    """Rows of CSV, for a spreadsheet."""
+
+    def __init__(self, rows: Iterable[Sequence[object]]) -> None:
+        self.rows = rows
+
+
+class Text:
+    """Lines for people; each line is a row of pieces, so that a piece may have a style."""
+
+    def __init__(self, lines: Iterable[str | Sequence[str]]) -> None:
+        self.lines = lines
+
+
+class RawText:
+    """Text of ours as it is, whole or in pieces: a script, a schema, lines of JSON."""
+
+    def __init__(self, text: str | Iterable[str]) -> None:
+        self.pieces = [text] if isinstance(text, str) else text
+
+
+Body = Document | JsonLines | Table | Tsv | Csv | Text | RawText
+
+
+class Result:
+    """What a command came to: what goes to stdout, what is said about it on stderr, and the exit code."""
+
+    __slots__ = ("body", "exit_code", "notes", "warnings")
+
+    def __init__(
+        self,
+        body: Body | None = None,
+        *,
+        notes: Sequence[str] = (),
+        warnings: Sequence[str] = (),
+        exit_code: int = EXIT_DONE,
+    ) -> None:
+        self.body = body
+        self.notes = notes
+        self.warnings = warnings
+        self.exit_code = exit_code
+
+    def first_line(self) -> str:
+        """What it begins with, or is about: for an error that tells that it could not be printed. Often empty."""
+        if isinstance(self.body, Document) and isinstance(self.body.content, Mapping):
+            return str(self.body.content.get("job_id", ""))
+        if isinstance(self.body, Text) and isinstance(self.body.lines, list) and self.body.lines:
+            first = self.body.lines[0]
+            return first if isinstance(first, str) else "".join(map(str, first))
+        return ""

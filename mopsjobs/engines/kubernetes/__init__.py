@@ -1,0 +1,1 @@
+"""Run jobs as Indexed Jobs on Kubernetes."""

@@ -1,0 +1,172 @@
+"""The logs of a job's pods, read once or followed through everything that happens to a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from mopsjobs.engines.kubernetes.client import Cluster, shard_of
+from mopsjobs.engines.kubernetes.manifest import CONTAINER, SHARDS
+from mopsjobs.errors import EngineUnavailableError
+from mopsjobs.utils.times import parse_time
+
+if TYPE_CHECKING:
+    from lightkube.resources.core_v1 import Pod
+
+
+POLL_SECONDS = 2.0
+"""Between two looks for pods whose log can be followed."""
+
+
+MAX_FAILURES = 5
+"""Looks in a row that may fail before following gives up."""
+
+
+CLOCK_MARGIN_SECONDS = 60
+"""How far the clocks of a node and of this machine may be apart when a log is asked for anew."""
+
+
+_ENDED_PHASES = ("Succeeded", "Failed")
+
+
+class Window(NamedTuple):
+    """Which of the lines that are there already are wanted."""
+
+    tail: int | None = None
+    since: float | None = None
+
+
+class Reader:
+    """How far the log of one pod has been read, by the times of its lines, so that it can be asked for again."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self.reached_end = False
+        self._last = ("", "")
+        self._count = 0
+        self._again = 0
+
+    def read(self, cluster: Cluster, pod: Pod, window: Window, now: datetime, *, follow: bool) -> Iterator[str]:
+        """The lines that have not been read."""
+        since = None if window.since is None else max(1, math.ceil(window.since))
+        tail = window.tail
+        if self._count:
+            since, tail = self._back_to_last(now), None
+        self._again, self.reached_end = self._count, False
+        for line in cluster.log(pod, _container(pod), follow=follow, tail=tail, since=since):
+            if line is None:
+                self.reached_end = True
+                continue
+            text = self._take(line)
+            if text is not None:
+                yield text
+
+    def _take(self, line: str) -> str | None:
+        """The text of a line with its time in front; None if it has been seen."""
+        stamp, _, text = line.partition(" ")
+        second, _, fraction = stamp.rstrip("Z").partition(".")
+        at = (second, fraction.ljust(9, "0"))
+        if at < self._last:
+            return None
+        if at > self._last:
+            self._last, self._count, self._again = at, 1, 0
+        elif self._again:
+            self._again -= 1
+            return None
+        else:
+            self._count += 1
+        return text
+
+    def _back_to_last(self, now: datetime) -> int:
+        """Seconds that reach back behind the last line."""
+        with contextlib.suppress(ValueError):
+            passed = (now - parse_time(f"{self._last[0]}Z")).total_seconds()
+            return max(0, math.ceil(passed)) + CLOCK_MARGIN_SECONDS
+        return 3600
+
+
+def present(cluster: Cluster, pods: Sequence[Pod], window: Window, now: datetime) -> Iterator[str]:
+    """The lines that are there, one shard after the other."""
+    several = _are_several(pods)
+    lines = (
+        _prefix(pod, several=several) + line
+        for pod in pods
+        for line in Reader().read(cluster, pod, window, now, follow=False)
+    )
+    yield from lines if window.tail is None else deque(lines, maxlen=window.tail)
+
+
+def follow(
+    cluster: Cluster,
+    look: Callable[[], tuple[bool, Sequence[Pod]]],
+    window: Window,
+    now: Callable[[], datetime],
+    sleep: Callable[[float], None],
+) -> Iterator[str]:
+    """The lines of a job until it has ended, one shard after the other.
+
+    Args:
+        cluster: where it runs.
+        look: whether the job has ended, and its pods; the pods asked for after the other, so that they are all of them.
+        window: which of the lines that are there already are wanted; what begins later is shown whole.
+        now: the time.
+        sleep: waits that many seconds.
+    """
+    readers: dict[str, Reader] = {}
+    failures = 0
+    is_first = True
+    while True:
+        try:
+            is_over, pods = look()
+        except EngineUnavailableError:
+            failures += 1
+            if failures > MAX_FAILURES:
+                raise
+            sleep(POLL_SECONDS)
+            continue
+        failures = 0
+        several = _are_several(pods)
+        for pod in pods:
+            reader = readers.setdefault(_uid(pod), Reader())
+            if reader.is_done or not _has_started(pod):
+                continue
+            for line in reader.read(cluster, pod, window if is_first else Window(), now(), follow=True):
+                yield _prefix(pod, several=several) + line
+            # Of one that still ran when it was listed, the stream may have been cut while its log was rotated.
+            reader.is_done = reader.reached_end and _phase(pod) in _ENDED_PHASES
+        is_first = False
+        if is_over:
+            return
+        sleep(POLL_SECONDS)
+
+
+def _container(pod: Pod) -> str | None:
+    """The container to read: ours, whatever else a cluster puts into its pods; None for a pod of one that is not."""
+    names = [] if pod.spec is None else [one.name for one in pod.spec.containers]
+    return CONTAINER if CONTAINER in names else None
+
+
+def _prefix(pod: Pod, *, several: bool) -> str:
+    return f"[{shard_of(pod)}] " if several else ""
+
+
+def _are_several(pods: Sequence[Pod]) -> bool:
+    """Whether the job has several shards, also when pods of one only are left."""
+    noted = {(pod.metadata.annotations or {}).get(SHARDS) for pod in pods if pod.metadata is not None}
+    return bool(noted - {None, "1"}) or any(shard_of(pod) for pod in pods)
+
+
+def _uid(pod: Pod) -> str:
+    return "" if pod.metadata is None else str(pod.metadata.uid or pod.metadata.name)
+
+
+def _phase(pod: Pod) -> str | None:
+    return None if pod.status is None else pod.status.phase
+
+
+def _has_started(pod: Pod) -> bool:
+    return _phase(pod) in ("Running", *_ENDED_PHASES)

@@ -1,0 +1,302 @@
+"""The Kubernetes Job of a launch, as plain JSON types. Pure: nothing here talks to a cluster.
+
+One batch/v1 Indexed Job is one job of ours, one index is one shard. A shard that fails is tried again by itself
+(`backoffLimitPerIndex`), and a pod that the cluster takes away is no failure of the shard (`podFailurePolicy`): that
+needs Kubernetes 1.29 or newer, or an older one with both features switched on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from mopsjobs.engines.base import Launch
+from mopsjobs.errors import UsageError
+
+CONTAINER = "runner"
+
+
+MANAGED_BY = "mops-jobs"
+
+
+JOB_ID = "mops-jobs/job-id"
+"""Label with the job id as far as a label can hold it; annotation with all of it."""
+
+
+LAUNCH_ID = "mops-jobs/launch-id"
+"""Annotation by which a launch whose reply was lost finds its own Job."""
+
+
+SHARDS = "mops-jobs/shards"
+
+
+IMAGE_VARIABLE = "MOPS_JOBS_IMAGE"
+
+
+DEFAULT_CPU = "1"
+
+
+DEFAULT_BACKOFF = 3
+
+
+DEFAULT_TTL_SECONDS = 24 * 3600
+
+
+GRACE_SECONDS = 60
+"""What a runner gets to write down what it knows, after SIGTERM."""
+
+
+MAX_SHARDS = 100_000
+"""Above it Kubernetes asks for a limit of failed indexes besides."""
+
+
+MAX_PARALLELISM = 10_000
+
+
+MAX_NAME_LENGTH = 56
+"""A pod's host name is the Job's name, a hyphen and the index, of at most six digits, and has at most 63 letters."""
+
+
+OPTIONS = (
+    "image",
+    "namespace",
+    "parallelism",
+    "backoff_limit_per_index",
+    "ttl_seconds",
+    "cpu",
+    "memory",
+    "secret",
+    "service_account",
+    "context",
+)
+"""What `Launch.options` may hold for this engine."""
+
+
+MAX_DNS_NAME = 253
+
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+
+
+_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+
+
+_CPU = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)|(\d{1,9})m", re.ASCII)
+
+
+_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
+
+
+_SUFFIX_LENGTH = 8
+
+
+def job_name(job_id: str) -> str:
+    """The name of a job's Kubernetes Job: always the same, and another for every other job.
+
+    Lower-case letters, digits and hyphens; where that changes or shortens the id, a hash of it tells such ids apart.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", job_id.lower()).strip("-")
+    if plain == job_id and len(plain) <= MAX_NAME_LENGTH:
+        return plain
+    suffix = hashlib.sha256(job_id.encode()).hexdigest()[:_SUFFIX_LENGTH]
+    head = plain[: MAX_NAME_LENGTH - _SUFFIX_LENGTH - 1].strip("-") or "job"
+    return f"{head}-{suffix}"
+
+
+def kubectl(verb: str, name: str, namespace: str | None = None, context: str | None = None) -> str:
+    """What to type to do that with a Kubernetes Job, without mops-jobs. What is not named is kubectl's own default."""
+    words = ["kubectl", *(["--context", context] if context else []), *(["-n", namespace] if namespace else [])]
+    return shlex.join([*words, verb, "job", name])
+
+
+def label_value(text: str) -> str:
+    """As much of a text as a label's value can hold."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:63].strip("._-")
+
+
+def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mapping[str, str]) -> dict[str, Any]:
+    """The Kubernetes Job that runs a job.
+
+    Args:
+        launch: what is to run.
+        namespace: where.
+        launch_id: a text drawn anew for each launch.
+        env: the environment of whoever launches, for defaults.
+
+    Raises:
+        UsageError: an option is unknown or makes no sense; names it.
+    """
+    options = _Options(launch.options)
+    if not 1 <= launch.shards <= MAX_SHARDS:
+        raise UsageError(f"There is no running a job in {launch.shards} shards: use 1 to {MAX_SHARDS:,}.")
+    if launch.registry_url.startswith(("sqlite:", "memory:")):
+        raise UsageError(
+            f"A cluster cannot reach the registry {launch.registry_url}: it lies on this machine.",
+            hint="Name one that it can reach: --registry azure://container.",
+        )
+    shared = {"app.kubernetes.io/managed-by": MANAGED_BY, "app.kubernetes.io/name": MANAGED_BY}
+    labels = {**shared, JOB_ID: label_value(launch.job_id)}
+    annotations = {JOB_ID: launch.job_id, SHARDS: str(launch.shards)}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(launch.job_id),
+            "namespace": namespace,
+            "labels": labels,
+            "annotations": {**annotations, LAUNCH_ID: launch_id},
+        },
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": launch.shards,
+            "parallelism": options.number("parallelism", min(launch.shards, MAX_PARALLELISM), 1, MAX_PARALLELISM),
+            "backoffLimitPerIndex": options.number("backoff_limit_per_index", DEFAULT_BACKOFF, 0, 1000),
+            "ttlSecondsAfterFinished": options.number("ttl_seconds", DEFAULT_TTL_SECONDS, 0, 2**31 - 1),
+            # A pod that is evicted, preempted or on a node that goes away has not failed.
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                ]
+            },
+            "template": _pod(launch, options, labels, annotations, env),
+        },
+    }
+
+
+def check_launch(launch: Launch, env: Mapping[str, str]) -> None:
+    """Refuse a launch that makes no sense, before anything of its job has been stored anywhere.
+
+    Raises:
+        UsageError: so it is; says why.
+    """
+    namespace = check_namespace(launch.options.get("namespace") or "default")
+    build_manifest(launch, namespace=namespace, launch_id="", env=env)
+
+
+def _pod(
+    launch: Launch,
+    options: _Options,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+    env: Mapping[str, str],
+) -> dict[str, Any]:
+    account = options.dns_name("service_account")
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        # The runner never talks to the API server. Workload identity brings a token of its own.
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [_container(launch, options, env)],
+    }
+    labels = dict(labels)
+    if account is not None:
+        spec["serviceAccountName"] = account
+        labels["azure.workload.identity/use"] = "true"
+    return {"metadata": {"labels": labels, "annotations": dict(annotations)}, "spec": spec}
+
+
+def _container(launch: Launch, options: _Options, env: Mapping[str, str]) -> dict[str, Any]:
+    cpu, cores = options.cpu()
+    resources = {"cpu": cpu}
+    memory = options.memory()
+    if memory is not None:
+        resources["memory"] = memory
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": options.image(env),
+        "command": ["mops-jobs"],
+        "args": _arguments(launch, cores),
+        "env": [{"name": name, "value": value} for name, value in sorted(launch.env.items())],
+        "resources": {"requests": resources, "limits": dict(resources)},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    secret = options.dns_name("secret")
+    if secret is not None:
+        container["envFrom"] = [{"secretRef": {"name": secret}}]
+    return container
+
+
+def _arguments(launch: Launch, cores: int) -> list[str]:
+    """What follows `mops-jobs`. The index of the shard comes from Kubernetes, in JOB_COMPLETION_INDEX."""
+    arguments = ["run", launch.job_id, "--registry", launch.registry_url, "--shards", str(launch.shards), "--echo"]
+    # In a container a process finds the cores of the whole node, not those that it was given.
+    arguments += ["--workers", str(launch.workers if launch.workers is not None else cores)]
+    if launch.python is not None:
+        arguments += ["--python", launch.python]
+    if launch.task_timeout is not None:
+        arguments += ["--task-timeout", f"{launch.task_timeout:g}s"]
+    return arguments
+
+
+def check_namespace(namespace: str) -> str:
+    """Return the name if a namespace can have it.
+
+    Raises:
+        UsageError: none can.
+    """
+    if not _DNS_LABEL.fullmatch(namespace):
+        raise UsageError(f"The option namespace cannot be '{namespace}': use lower-case letters, digits and hyphens.")
+    return namespace
+
+
+def is_job_place(namespace: str, name: str) -> bool:
+    """Whether a cluster can have a Job of that name in that namespace. Anything else might lead elsewhere in a URL."""
+    return _DNS_LABEL.fullmatch(namespace) is not None and len(name) <= MAX_DNS_NAME and bool(_DNS_NAME.fullmatch(name))
+
+
+class _Options:
+    """The options of a launch, read one by one."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        unknown = sorted(given.keys() - set(OPTIONS))
+        if unknown:
+            raise UsageError(f"The kubernetes engine has no option {', '.join(unknown)}: use {', '.join(OPTIONS)}.")
+        self._given = given
+
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        text = self._given.get(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
+            raise UsageError(f"The option {name} cannot be '{text}': use a whole number from {least} to {most:,}.")
+        return int(text)
+
+    def dns_name(self, name: str) -> str | None:
+        text = self._given.get(name)
+        if text is not None and (len(text) > MAX_DNS_NAME or not _DNS_NAME.fullmatch(text)):
+            raise UsageError(f"The option {name} cannot be '{text}': use lower-case letters, digits, hyphens and dots.")
+        return text
+
+    def image(self, env: Mapping[str, str]) -> str:
+        image = self._given.get("image") or env.get(IMAGE_VARIABLE, "")
+        if not image:
+            raise UsageError(
+                "The option image is missing: a cluster has to know what to run.",
+                hint=f"Name one with --image or {IMAGE_VARIABLE}; examples/kubernetes/Dockerfile makes one.",
+            )
+        if not image.isprintable() or re.search(r"\s", image):
+            raise UsageError(f"The option image cannot be {image!r}: use a name like registry.example/mops-jobs:1.")
+        return image
+
+    def cpu(self) -> tuple[str, int]:
+        """The quantity of CPU, and the whole cores that it is good for, at least one."""
+        text = self._given.get("cpu", DEFAULT_CPU)
+        words = _CPU.fullmatch(text)
+        cores = 0.0 if words is None else float(words[1]) if words[1] else int(words[2]) / 1000
+        if cores <= 0:
+            raise UsageError(f"The option cpu cannot be '{text}': use a number of cores like 2, 0.5 or 500m.")
+        return text, max(1, math.floor(cores))
+
+    def memory(self) -> str | None:
+        text = self._given.get("memory")
+        if text is None:
+            return None
+        words = _MEMORY.fullmatch(text)
+        if words is None or float(words[1]) <= 0:
+            raise UsageError(f"The option memory cannot be '{text}': use a quantity like 512Mi or 4Gi.")
+        return text

@@ -1,0 +1,1 @@
+"""What happened to jobs: events in the store, written in chunks, removed by retention."""

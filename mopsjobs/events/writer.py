@@ -1,0 +1,264 @@
+"""Writing events: what happens to a job and what it says, as chunks beside the records. See chunks.py for their form.
+
+Events follow the record, they never lead it: whoever writes a record tells of it afterwards, as far as the store lets
+them. No job waits for them, or fails because of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from mopsjobs.errors import StoreError, UsageError
+from mopsjobs.events.format import MAX_CHUNK_BYTES, chunk_key, event_line, is_kind, is_source
+from mopsjobs.registry.job_state import JobState, check_job_id
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.utils.times import json_time, utc_now
+
+log = logging.getLogger(__name__)
+
+
+STATE = "state"
+"""Kind: the record was written. Fields `status`, `tasks_total`, `tasks_completed`, `tasks_failed`, `revision`."""
+
+
+TASK_FAILED = "task_failed"
+"""Kind: a task ended in an error."""
+
+
+LOG = "log"
+"""Kind: a line that a task wrote. Field `text`; the first to go when there are more events than room."""
+
+
+RUNNER = "runner"
+"""Kind: what a runner has to say of itself. Field `text`."""
+
+
+DROPPED = "dropped"
+"""Kind: events are missing here. Field `count`: how many."""
+
+
+MAX_WAITING_BYTES = 16 * 1024 * 1024
+"""Of events that wait for the store. A bound besides that of their number."""
+
+
+MAX_PAUSE = 30.0
+"""Seconds. The longest pause between two attempts at a store that does not answer."""
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
+
+
+class _Waiting(NamedTuple):
+    seq: int
+    line: str
+
+
+class EventLog:
+    """The events of one job from one writer, buffered, and written by a thread of their own.
+
+    `emit` never waits for the store and never fails because of it. While the store does not answer, events are kept;
+    when there are too many, the oldest `log` events go first, and a `dropped` event in their place says how many went.
+    """
+
+    def __init__(
+        self,
+        store: VersionedStore,
+        job_id: str,
+        *,
+        source: str | None = None,
+        now: Callable[[], datetime] = utc_now,
+        new_id: Callable[[], str] = _new_id,
+        flush_seconds: float = 2.0,
+        flush_bytes: int = 65536,
+        max_waiting: int = 10_000,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            store: where the chunks go.
+            job_id: whose events.
+            source: a word for who writes; what is drawn from `new_id` is added, so that no two writers share a name.
+            now: the time, in UTC.
+            new_id: a text that nobody has drawn before.
+            flush_seconds: how long an event waits for company in its chunk; also the first pause after a failure,
+                which doubles from one to the next.
+            flush_bytes: so many waiting bytes are written at once.
+            max_waiting: so many events are kept while the store does not answer.
+
+        Raises:
+            UsageError: the source cannot be part of a key, or the job id is none.
+        """
+        self.source = new_id() if source is None else f"{source}.{new_id()}"
+        if not is_source(self.source):
+            raise UsageError(f"{source!r} cannot name a source of events: use letters, digits and . _ -, at most 60.")
+        self._store = store
+        self._job_id = check_job_id(job_id)
+        self._now = now
+        self._flush_seconds = flush_seconds
+        self._flush_bytes = min(flush_bytes, MAX_CHUNK_BYTES // 2)
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        self._logs: deque[_Waiting] = deque()
+        self._others: deque[_Waiting] = deque()
+        self._bytes = 0
+        self._seq = 0
+        self._dropped = 0
+        self._dropped_seq = 0
+        self._give_up_at: float | None = None
+        """By the monotonic clock; None before `close`."""
+        self._is_done = False
+        self._thread = threading.Thread(target=self._run, name=f"events of {job_id}", daemon=True)
+        self._thread.start()
+
+    def emit(self, kind: str, **fields: object) -> None:
+        """Take an event. `at`, `job_id`, `kind`, `source` and `seq` are set here; fields of these names are ignored.
+
+        After `close`, and for a kind that is none, it does nothing but say so in the log of this program.
+        """
+        if not is_kind(kind):
+            log.warning("%r is no kind of event.", kind)
+            return
+        with self._changed:
+            if self._give_up_at is not None:
+                log.debug("An event came after the end: %s", kind)
+                return
+            waiting = _Waiting(self._seq, event_line(self._head(kind, self._seq), fields))
+            self._seq += 1
+            (self._logs if kind == LOG else self._others).append(waiting)
+            self._bytes += len(waiting.line) + 1
+            while self._count() > self._max_waiting or self._bytes > MAX_WAITING_BYTES:
+                self._drop_one()
+            # The writer looks by itself after a while. It is woken when it sleeps for good, or has enough to do.
+            if self._count() == 1 or self._bytes >= self._flush_bytes:
+                self._changed.notify()
+
+    def close(self, patience: float = 5.0) -> bool:
+        """Write what waits, for up to `patience` seconds. Returns whether all is written. Closing twice is harmless."""
+        with self._changed:
+            self._give_up_at = min(time.monotonic() + patience, self._give_up_at or math.inf)
+            self._changed.notify()
+        self._thread.join(max(0.0, patience))
+        with self._changed:
+            return self._is_done
+
+    def _count(self) -> int:
+        return len(self._logs) + len(self._others)
+
+    def _head(self, kind: str, seq: int) -> dict[str, object]:
+        return {"at": json_time(self._now()), "job_id": self._job_id, "kind": kind, "source": self.source, "seq": seq}
+
+    def _drop_one(self) -> None:
+        gone = (self._logs or self._others).popleft()
+        self._bytes -= len(gone.line) + 1
+        self._dropped += 1
+        self._dropped_seq = gone.seq
+
+    # --- the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        number = 0
+        while (chunk := self._next_chunk()) is not None:
+            if not self._write(number, chunk):
+                return
+            number += 1
+        with self._changed:
+            self._is_done = True
+
+    def _next_chunk(self) -> bytes | None:
+        """The next chunk, when it is time to write it; None after the last."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count() or self._give_up_at is not None)
+            self._changed.wait_for(
+                lambda: self._bytes >= self._flush_bytes or self._give_up_at is not None, self._flush_seconds
+            )
+            lines = []
+            size = 0
+            if self._dropped:
+                # It takes the number of the last one that it stands for, and comes before all that were kept.
+                lines.append(event_line(self._head(DROPPED, self._dropped_seq), {"count": self._dropped}))
+                self._dropped = 0
+            while self._count() and (size < self._flush_bytes or not lines):
+                queues = [queue for queue in (self._logs, self._others) if queue]
+                lines.append(min(queues, key=lambda queue: queue[0].seq).popleft().line)
+                size += len(lines[-1]) + 1
+            self._bytes -= size
+        return "".join(f"{line}\n" for line in lines).encode("ascii") if lines else None
+
+    def _write(self, number: int, chunk: bytes) -> bool:
+        """Write one chunk, however often it takes. False when patience is over.
+
+        What it holds does not change from one attempt to the next: an earlier one may have landed and lost its reply.
+        """
+        pause = self._flush_seconds
+        while True:
+            try:
+                self._store.create_if_absent(chunk_key(self._now(), self._job_id, self.source, number), chunk)
+            except Exception as error:  # noqa: BLE001 - no event is a reason to fail, or to stop trying
+                log.info("%s Events are kept until it answers.", error)
+            else:
+                return True
+            with self._changed:
+                if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+                    return False
+                self._sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+            pause = min(MAX_PAUSE, pause * 2)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, at most until patience ends. Being closed meanwhile ends it: there may be one more chance right now."""
+        if self._give_up_at is not None:
+            # Nobody calls any more; pauses stay short, since there is little time.
+            self._changed.wait(min(seconds, 1.0, max(0.0, self._give_up_at - time.monotonic())))
+        else:
+            self._changed.wait_for(lambda: self._give_up_at is not None, seconds)
+
+
+def record_event(
+    store: VersionedStore,
+    job_id: str,
+    kind: str,
+    *,
+    now: Callable[[], datetime] = utc_now,
+    new_id: Callable[[], str] = _new_id,
+    **fields: object,
+) -> bool:
+    """Write one event at once, in a chunk of its own: for programs that are over before a buffer would be worth it.
+
+    Returns:
+        False when the store did not take it, or may not have.
+    """
+    source, moment = new_id(), now()
+    head = {"at": json_time(moment), "job_id": check_job_id(job_id), "kind": kind, "source": source, "seq": 0}
+    chunk = event_line(head, fields) + "\n"
+    try:
+        store.create_if_absent(chunk_key(moment, job_id, source, 0), chunk.encode("ascii"))
+    except StoreError as error:
+        log.info("%s The event was not written.", error)
+        return False
+    return True
+
+
+def state_fields(state: JobState) -> Mapping[str, str | int | None]:
+    """What a `state` event tells of a record."""
+    return {
+        "status": str(state.status),
+        "tasks_total": state.tasks_total,
+        "tasks_completed": state.tasks_completed,
+        "tasks_failed": state.tasks_failed,
+        "revision": state.revision,
+    }
+
+
+def record_state(store: VersionedStore, record: bytes, *, now: Callable[[], datetime] = utc_now) -> bool:
+    """Leave the `state` event of a record that was just written. As `record_event`, best effort."""
+    state = JobState.from_json(record)
+    return record_event(store, state.job_id, STATE, now=now, new_id=_new_id, **state_fields(state))

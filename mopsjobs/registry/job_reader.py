@@ -1,0 +1,118 @@
+"""Read the records of a registry straight from its store."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.registry.job_state import JobState, check_job_id
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.store.base import Entry, Versioned, VersionedStore
+from mopsjobs.utils.times import parse_time
+
+log = logging.getLogger(__name__)
+
+RECORD_NAME = "state.json"
+
+
+class JobReader:
+    """The reading half of `JobRegistry`."""
+
+    def __init__(self, store: VersionedStore, prefix: str, *, now: Callable[[], datetime]) -> None:
+        """Read the records under `prefix` of `store`. `now` gives the time, in UTC."""
+        self.store = store
+        self.prefix = prefix
+        self._now = now
+
+    def key_of(self, job_id: str) -> str:
+        """The key of a job's record."""
+        return f"{self.prefix}/{check_job_id(job_id)}/{RECORD_NAME}"
+
+    def job_id_of(self, key: str) -> str | None:
+        """The job whose record lies under `key`; None when the key is that of something else."""
+        head, _, tail = key.removeprefix(self.prefix + "/").partition("/")
+        if tail != RECORD_NAME or not key.startswith(self.prefix + "/"):
+            return None
+        try:
+            return check_job_id(head)
+        except UsageError:  # another program's doing; no store of ours would take this key
+            return None
+
+    def get_job(self, job_id: str) -> JobState | None:
+        """The job, or None when there is none of that id.
+
+        Raises:
+            RecordError: what lies under the key is no record.
+        """
+        found = self.get_record(job_id)
+        return None if found is None else self._read(self.key_of(job_id), found.value)
+
+    def get_record(self, job_id: str) -> Versioned | None:
+        """The bytes of a job's record and their version, or None."""
+        return self.store.get(self.key_of(job_id))
+
+    def scan(self) -> Iterator[Entry]:
+        """Everything under the prefix, in the order of the keys: records, and what lies beside them."""
+        return self.store.scan(self.prefix + "/")
+
+    def list_jobs(
+        self,
+        limit: int | None = None,
+        status_filter: list[JobStatus] | None = None,
+        since: datetime | None = None,
+    ) -> list[JobState]:
+        """Jobs straight from the store, newest first: one listing, and a read for each record the listing lacks.
+
+        For looking often, a mirror is the better place. A record that cannot be read is logged and left out.
+
+        Args:
+            limit: at most so many; None for all.
+            status_filter: only jobs with one of these statuses; None or nothing in it for any.
+            since: only jobs created or changed since then, in UTC if it has no zone.
+
+        Raises:
+            UsageError: the limit is negative.
+        """
+        if limit is not None and limit < 0:
+            raise UsageError(f"A limit of {limit} jobs makes no sense: use None for all.")
+        if since is not None and since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        jobs = []
+        for entry in self.scan():
+            if self.job_id_of(entry.key) is None:
+                continue
+            found = entry if entry.value is not None else self.store.get(entry.key)
+            if found is None or found.value is None:
+                continue
+            try:
+                job = self._read(entry.key, found.value)
+            except RecordError as error:
+                log.warning("%s", error)
+                continue
+            if status_filter and job.status not in status_filter:
+                continue
+            if since is None or max(parse_time(job.created_at), parse_time(job.updated_at)) >= since:
+                jobs.append(job)
+        jobs.sort(key=lambda job: parse_time(job.created_at), reverse=True)
+        return jobs[:limit]
+
+    def get_active_jobs(self) -> list[JobState]:
+        """Every job that has not ended, however many there are. A status unknown to this version counts as active."""
+        return [job for job in self.list_jobs() if not job.is_terminal]
+
+    def get_recent_jobs(self, hours: float = 24) -> list[JobState]:
+        """The jobs created or changed in the last `hours` hours."""
+        return self.list_jobs(since=self._now() - timedelta(hours=hours))
+
+    def count_jobs_by_status(self) -> dict[str, int]:
+        """How many jobs have each status, the ones that nobody has included."""
+        return dict.fromkeys(JobStatus, 0) | Counter(job.status for job in self.list_jobs())
+
+    def _read(self, key: str, value: bytes) -> JobState:
+        state = JobState.from_json(value, key=key)
+        if state.job_id != self.job_id_of(key):
+            raise RecordError(f"the record is that of job {state.job_id[:80]!r}", key=key)
+        return state

@@ -1,0 +1,312 @@
+"""The registry: the rules by which job records change, and the only writer of records.
+
+Everything goes through `cas`: read the record, apply a pure function, put it back if nobody was faster. Each write
+gets an id of its own, kept in `write_id` and in each transition it made, so that a writer whose reply was lost finds
+its own hand in the record instead of an illegal transition.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import random as _random
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from mopsjobs.errors import JobExistsError, JobNotFoundError, KeyNotFoundError, UsageError
+from mopsjobs.registry import transitions
+from mopsjobs.registry.announcements import Announcer
+from mopsjobs.registry.job_reader import JobReader
+from mopsjobs.registry.job_state import JobState, check_field
+from mopsjobs.registry.status import TERMINAL, JobStatus, parse_status
+from mopsjobs.store import cas
+from mopsjobs.store.base import VersionedStore, VersionToken
+from mopsjobs.utils.times import parse_time, record_time, utc_now
+
+log = logging.getLogger(__name__)
+
+OnWrite = Callable[[str, bytes, VersionToken], None]
+_Change = Callable[[JobState, transitions.Write], "JobState | None"]
+
+
+class JobRegistry(JobReader):
+    """All records of a store, and the rules by which they may change.
+
+    Every method that changes a record may raise, besides what it names, `StoreUnavailableError` and
+    `StoreAccessError`, `TooManyRetriesError` when the race for the record was lost too often, and `RecordError` when
+    what lies under the key is no record; in each of these cases nothing was written, or the error says that it may
+    have been.
+    """
+
+    def __init__(
+        self,
+        store: VersionedStore,
+        prefix: str = "jobs",
+        *,
+        now: Callable[[], datetime] = utc_now,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+        sleep: Callable[[float], None] = time.sleep,
+        random: Callable[[], float] = _random.random,
+        on_write: OnWrite | None = None,
+    ) -> None:
+        """Open the registry under `prefix` of `store`.
+
+        Args:
+            store: where the records live.
+            prefix: the first part of every key.
+            now: the time, in UTC.
+            new_id: a text that nobody has drawn before.
+            sleep: waits that many seconds between two attempts at a contested record.
+            random: a number from 0 to 1, for the jitter of those waits.
+            on_write: called with key, bytes and version after each write that landed; how a mirror hears of it at once.
+        """
+        super().__init__(store, prefix, now=now)
+        self._new_id = new_id
+        self._create = functools.partial(cas.create, store, sleep=sleep, random=random)
+        self._update = functools.partial(cas.update, store, sleep=sleep, random=random)
+        self._announcer = Announcer(store, now)
+        self._on_write = on_write
+        self._backdated_to: datetime | None = None
+        self.conflicts: Counter[str] = Counter()
+        """How many races for a record were lost here, by what was to be written."""
+
+    def with_on_write(self, on_write: OnWrite) -> JobRegistry:
+        """The same registry, whose writes are told to `on_write` instead."""
+        other = copy.copy(self)
+        other._on_write = on_write  # noqa: SLF001
+        return other
+
+    def backdated_to(self, moment: datetime) -> JobRegistry:
+        """The same registry, whose steps are those of an earlier moment: what could not be told when it was so."""
+        other = copy.copy(self)
+        other._backdated_to = moment  # noqa: SLF001
+        return other
+
+    def register_job(
+        self,
+        job_id: str,
+        k8s_name: str | None = None,
+        namespace: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        **fields: object,
+    ) -> JobState:
+        """Register a new job as `pending`.
+
+        Args:
+            job_id: its id: letters, digits and `._+=-`.
+            k8s_name: name of its Kubernetes Job, where it has one.
+            namespace: namespace of that.
+            metadata: anything of the caller's, as JSON types.
+            fields: other fields of the record: `owner`, `labels`, `tasks_total`, `engine`, …
+
+        Raises:
+            JobExistsError: the id is taken.
+            UsageError: the id cannot be one, or a field is unknown or of the wrong type.
+        """
+        named = {"k8s_name": k8s_name, "k8s_namespace": namespace, "metadata": metadata}
+        fields |= {name: value for name, value in named.items() if value is not None}
+        write_id, now = self._new_id(), self._now()
+        state = transitions.new_job(
+            job_id, fields, now if self._backdated_to is None else min(now, self._backdated_to), now, write_id
+        )
+        key = self.key_of(job_id)
+        outcome = self._create(
+            key,
+            transitions.encode_record(state),
+            already_applied=lambda value: transitions.has_write(value, write_id),
+            before_write=lambda: self._announcer.announce(job_id),
+        )
+        if outcome is None:
+            raise JobExistsError(f"Job {job_id} is already registered.", job_id=job_id)
+        return self._written(job_id, key, outcome)
+
+    def update_status(self, job_id: str, new_status: str, **fields: object) -> JobState:
+        """Move a job to `new_status`, through the steps in between if some were missed, and set fields, in one write.
+
+        Setting the status that the job has sets the fields alone; for a job that has ended, and nothing new in the
+        fields, that is a no-op. `metadata` and `labels` are merged into what is there; other fields are replaced.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            InvalidTransitionError: no way leads from the job's status to the new one.
+            TerminalStateError: the job has ended.
+            UsageError: the status or a field is unknown, or a field has the wrong type.
+        """
+        target = parse_status(new_status)
+        values = transitions.validate_fields(fields)
+
+        def change(state: JobState, write: transitions.Write) -> JobState | None:
+            changed = transitions.merge_fields(state, values)
+            if state.status == target:
+                return transitions.guard_terminal(state, changed)
+            return transitions.advance(state, changed, target, write)
+
+        return self._change(job_id, change, "status")
+
+    def update_fields(self, job_id: str, **fields: object) -> JobState:
+        """Set fields of a job and leave its status. Merges and raises as `update_status` does."""
+        values = transitions.validate_fields(fields)
+        return self._change(
+            job_id,
+            lambda state, _: transitions.guard_terminal(state, transitions.merge_fields(state, values)),
+            "fields",
+        )
+
+    def update_progress(
+        self,
+        job_id: str,
+        tasks_completed: int | None = None,
+        tasks_total: int | None = None,
+        *,
+        tasks_failed: int | None = None,
+        start: bool = False,
+        on_before: Callable[[JobState], None] | None = None,
+    ) -> JobState:
+        """Tell how far a job is. Counts may go down, as those of a pod that was begun anew.
+
+        Args:
+            job_id: a job that has not ended.
+            tasks_completed: tasks done so far; None leaves it, as for the other two.
+            tasks_total: tasks in all.
+            tasks_failed: tasks that ended in an error.
+            start: whether progress proves that the job runs, so that one not yet running is moved there in this write.
+            on_before: called with the record as it was, before each attempt to write.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            TerminalStateError: the job has ended. Late progress is refused, not written over the end.
+            UsageError: a count is negative, or more tasks are done than there are.
+        """
+        counts = {"tasks_completed": tasks_completed, "tasks_total": tasks_total, "tasks_failed": tasks_failed}
+        values = {name: check_field(name, count) for name, count in counts.items() if count is not None}
+
+        def change(state: JobState, write: transitions.Write) -> JobState | None:
+            if on_before is not None:
+                on_before(state)
+            changed = state.evolve(**values)
+            if start and state.status in transitions.BEFORE_RUNNING:
+                return transitions.advance(state, changed, JobStatus.RUNNING, write)
+            return transitions.guard_terminal(state, changed)
+
+        return self._change(job_id, change, "progress")
+
+    def report_shard(self, job_id: str, shard: int, shards: int, report: transitions.ShardReport) -> JobState:
+        """Tell how far one shard of a job is; a sign of life as well. The job's counts become the sums over its shards.
+
+        A job that is not running yet is moved there in the same write.
+
+        Args:
+            job_id: a job that has not ended.
+            shard: which shard, from 0.
+            shards: of how many.
+            report: its counts.
+
+        Raises:
+            JobNotFoundError, TerminalStateError: there is no such job, or it has ended.
+        """
+        if not 0 <= shard < shards:
+            raise UsageError(f"There is no shard {shard} of {shards}.")
+
+        def change(state: JobState, write: transitions.Write) -> JobState | None:
+            changed = transitions.with_shard(state, shard, shards, report, write.at)
+            if state.status in transitions.BEFORE_RUNNING:
+                return transitions.advance(state, changed, JobStatus.RUNNING, write)
+            return transitions.guard_terminal(state, changed)
+
+        return self._change(job_id, change, "shard")
+
+    def finalize_job(
+        self,
+        job_id: str,
+        final_status: str,
+        results_path: str | None = None,
+        error_info: Mapping[str, str] | None = None,
+    ) -> JobState:
+        """End a job: its terminal status and what it leaves, in one write.
+
+        Args:
+            job_id: the job.
+            final_status: a terminal status.
+            results_path: where its results are.
+            error_info: `message` and `code` of its error.
+
+        Raises:
+            UsageError: the status is not terminal (a ValueError in ModelOps).
+            JobNotFoundError, InvalidTransitionError, TerminalStateError: as `update_status`.
+        """
+        if parse_status(final_status) not in TERMINAL:
+            raise UsageError(f"{final_status} does not end a job: use {', '.join(sorted(TERMINAL))}.")
+        fields: dict[str, object] = {}
+        if results_path is not None:
+            fields["results_path"] = results_path
+        if error_info:
+            fields |= {"error_message": error_info.get("message"), "error_code": error_info.get("code")}
+        return self.update_status(job_id, final_status, **fields)
+
+    def cancel_job(self, job_id: str, reason: str | None = None) -> JobState:
+        """Mark a job as cancelled. Cancelling a cancelled job is a no-op, whatever the reason.
+
+        Raises:
+            JobNotFoundError: there is no such job.
+            InvalidTransitionError: it cannot be cancelled where it stands.
+            TerminalStateError: it has ended otherwise.
+        """
+        values = {} if reason is None else {"error_message": check_field("error_message", f"Cancelled: {reason}")}
+
+        def change(state: JobState, write: transitions.Write) -> JobState | None:
+            if state.status == JobStatus.CANCELLED:
+                return None
+            return transitions.advance(state, state.evolve(**values), JobStatus.CANCELLED, write)
+
+        return self._change(job_id, change, "cancel")
+
+    def _change(self, job_id: str, change: _Change, operation: str) -> JobState:
+        """Apply `change(state, write)` to a record by compare-and-swap; None from it leaves the record alone."""
+        key = self.key_of(job_id)
+        write_id, moment = self._new_id(), self._now()
+
+        def apply(value: bytes) -> bytes | None:
+            state = self._read(key, value)
+            # Clocks of writers differ. A record's own time never runs backwards, so its history stays in order.
+            at = record_time(max(moment, parse_time(state.updated_at)))
+            changed = change(
+                state, transitions.Write(write_id, at, transitions.transition_at(state, self._backdated_to, at))
+            )
+            if changed is None:
+                return None
+            if transitions.task_counts(changed) != transitions.task_counts(state):
+                transitions.check_counts(
+                    changed
+                )  # what another program has counted is no reason to refuse anything else
+            return transitions.encode_record(
+                changed.evolve(updated_at=at, write_id=write_id, revision=state.revision + 1)
+            )
+
+        try:
+            outcome = self._update(
+                key,
+                apply,
+                already_applied=lambda value: transitions.has_write(value, write_id),
+                leaves_permanent_trace=lambda value: transitions.has_step(value, write_id),
+                before_write=lambda: self._announcer.announce(job_id),
+                on_conflict=lambda: self.conflicts.update((operation,)),
+            )
+        except KeyNotFoundError:
+            raise JobNotFoundError(
+                f"There is no job {job_id}.", job_id=job_id, hint="It takes the whole id: `mops-jobs list` shows them."
+            ) from None
+        return self._written(job_id, key, outcome)
+
+    def _written(self, job_id: str, key: str, outcome: cas.CasResult) -> JobState:
+        if outcome.written:
+            self._announcer.confirm(job_id)
+        if outcome.written and self._on_write is not None:
+            try:
+                self._on_write(key, outcome.value, outcome.version)
+            except Exception:  # the write has landed; whoever wanted to hear of it must not turn that into a failure
+                log.exception("Telling of the write to %s failed.", key)
+        return self._read(key, outcome.value)

@@ -1,0 +1,367 @@
+"""The record of a job: a frozen `JobState` and its JSON. Pure: no clock, no store.
+
+The key and the field names are a contract with ModelOps' own programs, which read and write the same records. Fields
+that this version does not know are kept in `extra` and written back as they were, so that an old client never erases
+what a newer one has written. Reading is strict about types: a record that is half understood is worse than one
+reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from mopsjobs.errors import RecordError, UsageError, shortened
+from mopsjobs.registry.status import TERMINAL, JobStatus
+from mopsjobs.utils.json_strict import read_json
+from mopsjobs.utils.times import parse_time
+
+MAX_RECORD_BYTES = 1024 * 1024
+"""A record larger than this is refused unread. Ours stay below 4 KB; ModelOps' with long output lists below 100 KB."""
+
+
+MAX_JOB_ID_LENGTH = 128
+"""Characters. Leaves room in a key for what lies beside the record."""
+
+
+_JOB_ID = re.compile(r"[^/\\]{1,512}")
+
+
+_NEW_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
+
+
+# Made once: json.dumps makes one for each call that is not a plain one.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+JsonObject = Mapping[str, object]
+
+
+def _nothing() -> JsonObject:
+    return MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class JobState:
+    """One job, as its record tells it. Times are ISO 8601 text in UTC."""
+
+    job_id: str
+    status: str
+    """A `JobStatus`, or text that this version does not know. The latter is shown as it is and never overwritten."""
+    created_at: str
+    updated_at: str
+
+    k8s_name: str | None = None
+    k8s_namespace: str | None = None
+    k8s_uid: str | None = None
+    tasks_total: int = 0
+    """How many tasks the job has; 0 while nobody has said."""
+    tasks_completed: int = 0
+    """Tasks that ended well. With `tasks_failed` they are at most `tasks_total`."""
+    error_message: str | None = None
+    error_code: str | None = None
+    results_path: str | None = None
+    expected_outputs: tuple[object, ...] = ()
+    verified_outputs: tuple[object, ...] = ()
+    missing_outputs: tuple[object, ...] = ()
+    tasks_verified: int = 0
+    validation_started_at: str | None = None
+    validation_completed_at: str | None = None
+    validation_attempts: int = 0
+    last_validation_error: str | None = None
+    metadata: JsonObject = dataclasses.field(default_factory=_nothing)
+
+    # Ours, unknown to ModelOps' programs:
+    write_id: str | None = None
+    """Drawn anew for each write, so that a writer recognises its own after a lost reply."""
+    revision: int = 0
+    """How many writes of ours the record has seen."""
+    transitions: tuple[JsonObject, ...] = ()
+    """The history: `{status, at, id}`, oldest first; `id` is the write that made the step."""
+    tasks_failed: int = 0
+    """Tasks that ended in an error."""
+    heartbeat_at: str | None = None
+    """When a runner last gave a sign of life."""
+    shards: JsonObject = dataclasses.field(default_factory=_nothing)
+    """What each shard of the job has done, by its number: `[completed, failed, 1 if it is done]`. Their sums are the
+    totals above, so that several shards never overwrite each other's counts."""
+    owner: str | None = None
+    labels: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    engine: str | None = None
+    parent_job_id: str | None = None
+
+    extra: JsonObject = dataclasses.field(default_factory=_nothing)
+    """Fields of the record that this version does not know, carried along."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job has ended. A status that we do not know has not, as far as we know."""
+        return self.status in TERMINAL
+
+    def evolve(self, **changes: object) -> JobState:
+        """A copy with other values for some fields."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def fields(self) -> dict[str, Any]:
+        """Every field that this version knows, as plain JSON types."""
+        values = dict(zip(FIELDS, _values_of(self), strict=True))
+        for name in _LISTS:
+            values[name] = list(values[name])
+        for name in _OBJECTS:
+            values[name] = dict(values[name])
+        values["transitions"] = [dict(step) for step in self.transitions]
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain JSON types. Fields of ours that say nothing are left out, ModelOps' are always there."""
+        known = {name: value for name, value in self.fields().items() if value or name not in _OURS}
+        return {**known, **self.extra}
+
+    def to_json(self) -> bytes:
+        """The record as it is stored: compact JSON in UTF-8."""
+        return _ENCODER.encode(self.to_dict()).encode()
+
+    @classmethod
+    def from_dict(cls, record: JsonObject) -> JobState:
+        """The record of these JSON types, which are left as they are.
+
+        Raises:
+            RecordError: a field that must be there is missing, or one has the wrong type.
+        """
+        for name in _REQUIRED:
+            if name not in record:
+                raise RecordError(f"no field {name}")
+        values: dict[str, object] = {}
+        extra: dict[str, object] = {}
+        for name, value in record.items():
+            check = _CHECKS.get(name)
+            if check is None:
+                extra[name] = value
+            # null is how ModelOps writes "not set", also where our type has a zero for it.
+            elif value is not None or name in _REQUIRED:
+                values[name] = check(name, value)
+        return cls(**values, extra=MappingProxyType(extra))  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, value: bytes, *, key: str | None = None) -> JobState:
+        """The record in these bytes; `key`, where they lie, is named in the error.
+
+        Raises:
+            RecordError: they are too many, no JSON, no object, or the object is no record.
+        """
+        try:
+            return cls.from_dict(_parse(value))
+        except RecordError as error:
+            raise RecordError(error.reason, key=key) from None
+
+
+def check_new_job_id(job_id: str) -> str:
+    """Return `job_id` if a new job may have it.
+
+    Stricter than what is read: it should be typed without quotes in a shell and stand in a file name.
+
+    Raises:
+        UsageError: it is empty, longer than 128 characters, or has a character other than letters, digits and `._+=-`.
+    """
+    if len(job_id) > MAX_JOB_ID_LENGTH or not _NEW_JOB_ID.fullmatch(job_id):
+        raise UsageError(
+            f"{job_id!r} cannot be a job id: use 1 to {MAX_JOB_ID_LENGTH} letters, digits and . _ + = -, "
+            "beginning with a letter or digit."
+        )
+    return job_id
+
+
+def check_job_id(job_id: str) -> str:
+    """Return `job_id` if some program may have given a job that id.
+
+    Raises:
+        UsageError: no key can hold it: it is empty, too long, `.` or `..`, has a `/`, a backslash or a character
+            that does not print.
+    """
+    if not _JOB_ID.fullmatch(job_id) or not job_id.isprintable() or job_id in (".", ".."):
+        raise UsageError(
+            f"{shortened(job_id, 80)!r} cannot be a job id: no slash or backslash, no control characters, "
+            "at most 512 characters."
+        )
+    return job_id
+
+
+def _parse(value: bytes) -> JsonObject:
+    if len(value) > MAX_RECORD_BYTES:
+        raise RecordError(f"{len(value):,} bytes are no record: at most {MAX_RECORD_BYTES:,} are read")
+    record = read_json(value)
+    if not isinstance(record, dict):
+        raise RecordError(f"not a JSON object but {_json_type(record)}")
+    return record
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _wrong(name: str, expected: str, value: object) -> NoReturn:
+    raise RecordError(f"field {name} should be {expected}, not {_json_type(value)}")
+
+
+def _text(name: str, value: object) -> str:
+    return value if isinstance(value, str) else _wrong(name, "text", value)
+
+
+def _count(name: str, value: object) -> int:
+    if type(value) is int and 0 <= value < 2**53:  # as nearly always
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        _wrong(name, "a whole number", value)
+    if not 0 <= value < 2**53:
+        raise RecordError(f"field {name} should be a count, from 0 to 2^53")
+    return value
+
+
+def _time(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        _wrong(name, "text", value)
+    try:
+        parse_time(value)
+    except ValueError:
+        raise RecordError(f"field {name} should be an ISO 8601 time, not {value[:40]!r}") from None
+    return value
+
+
+def _status(name: str, value: object) -> str:
+    text = _text(name, value)
+    try:
+        return JobStatus(text)
+    except ValueError:
+        if not text or len(text) > 64:
+            raise RecordError(f"field {name} should be a word of 1 to 64 characters") from None
+        return text
+
+
+def _list(name: str, value: object) -> tuple[object, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else _wrong(name, "a list", value)
+
+
+def _object(name: str, value: object) -> JsonObject:
+    # dict first: the test against the abstract class is ten times as slow, and a sync makes it for each record.
+    if not isinstance(value, (dict, MappingProxyType)) and not isinstance(value, Mapping):
+        _wrong(name, "an object", value)
+    return MappingProxyType(dict(value))
+
+
+def _labels(name: str, value: object) -> Mapping[str, str]:
+    return MappingProxyType({label: _text(f"{name}.{label}", text) for label, text in _object(name, value).items()})
+
+
+def _shards(name: str, value: object) -> JsonObject:
+    shards = _object(name, value)
+    for number, counts in shards.items():
+        where = f"{name}.{number}"
+        if len(_list(where, counts)) != 3:
+            _wrong(where, "a list of three counts", counts)
+        for count in counts:  # type: ignore[attr-defined]
+            _count(where, count)
+    return shards
+
+
+def _transitions(name: str, value: object) -> tuple[JsonObject, ...]:
+    steps = []
+    for number, step in enumerate(_list(name, value)):
+        fields = step if type(step) is dict else _object(f"{name}[{number}]", step)
+        try:
+            _text("status", fields.get("status"))
+            _time("at", fields.get("at"))
+        except RecordError as error:  # named in full only here: a sync reads five steps a record
+            raise RecordError(error.reason.replace("field ", f"field {name}[{number}].", 1)) from None
+        steps.append(MappingProxyType(dict(fields)))
+    return tuple(steps)
+
+
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "job_id": _text,
+    "status": _status,
+    "created_at": _time,
+    "updated_at": _time,
+    "k8s_name": _text,
+    "k8s_namespace": _text,
+    "k8s_uid": _text,
+    "tasks_total": _count,
+    "tasks_completed": _count,
+    "error_message": _text,
+    "error_code": _text,
+    "results_path": _text,
+    "expected_outputs": _list,
+    "verified_outputs": _list,
+    "missing_outputs": _list,
+    "tasks_verified": _count,
+    "validation_started_at": _time,
+    "validation_completed_at": _time,
+    "validation_attempts": _count,
+    "last_validation_error": _text,
+    "metadata": _object,
+    "write_id": _text,
+    "revision": _count,
+    "transitions": _transitions,
+    "tasks_failed": _count,
+    "heartbeat_at": _time,
+    "shards": _shards,
+    "owner": _text,
+    "labels": _labels,
+    "engine": _text,
+    "parent_job_id": _text,
+}
+
+
+FIELDS = tuple(_CHECKS)
+"""The names of a record's fields that this version knows, in the order of the record."""
+
+
+_values_of = operator.attrgetter(*FIELDS)
+
+
+_REQUIRED = ("job_id", "status", "created_at", "updated_at")
+
+
+_LISTS = ("expected_outputs", "verified_outputs", "missing_outputs")
+
+
+_OBJECTS = ("metadata", "shards", "labels")
+
+
+_OURS = frozenset(FIELDS[FIELDS.index("write_id") :])
+
+
+UPDATABLE = frozenset(FIELDS) - {*_REQUIRED, "write_id", "revision", "transitions", "shards"}
+"""The fields that a caller may set. The others are the registry's own bookkeeping."""
+
+
+def check_field(name: str, value: object) -> object:
+    """The value as `JobState` holds it, for a field that a caller wants to set. None unsets it.
+
+    Raises:
+        UsageError: there is no such field, it cannot be set, or the value has the wrong type.
+    """
+    if name not in UPDATABLE:
+        raise UsageError(f"'{name}' is no field that can be set: use {', '.join(sorted(UPDATABLE))}.")
+    if value is None:
+        field = next(field for field in dataclasses.fields(JobState) if field.name == name)
+        factory = field.default_factory
+        return field.default if factory is dataclasses.MISSING else factory()
+    try:
+        checked = _CHECKS[name](name, value)
+        plain = dict(checked) if isinstance(checked, Mapping) else checked
+        json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
+    except RecordError as error:
+        raise UsageError(f"The {error.reason}.") from None
+    except UnicodeEncodeError:
+        raise UsageError(f"The field {name} has half a surrogate pair in a text.") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"The field {name} cannot be written as JSON: {error}.") from None
+    return checked

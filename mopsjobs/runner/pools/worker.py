@@ -1,0 +1,206 @@
+"""The worker process: runs a model's tasks, one after the other, in the model's own interpreter.
+
+It is started as a script, by a Python that may lack everything but its standard library and may be as old as 3.8, so
+it imports nothing of mops-jobs. It reads JSON lines from its standard input and answers with JSON lines on its
+standard output:
+
+    <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: what to load
+    -> {"ready": true}, or {"broken": {"type", "message", "traceback"}}; `at` besides, the FILE:LINE of the model's
+       code where it happened, if it happened there
+    <- {"task": N, "params": {...}, "seed": N}
+    -> {"task": N, "outputs": {NAME: BASE64 | {"file": PATH}}}
+       or {"task": N, "error": {"type", "message", "traceback"}}
+
+What the model prints goes to standard error, after a mark with the number of its task, never between the answers; what
+it reads from standard input is empty.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+import traceback
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any, TextIO
+
+    Call = Callable[[dict[str, Any], int], dict[str, bytes]]
+
+
+MARK = "\x1e"
+"""Begins a line of ours on standard error (the ASCII record separator): the number of the task that begins."""
+
+
+INLINE_BYTES = 256 * 1024
+"""An output larger than this goes through a file: base64 of it in a line would cost more than the disk."""
+
+
+TRACEBACK_CHARACTERS = 8000
+
+
+def main() -> int:
+    """Answer tasks until the input ends, or nobody takes the answers."""
+    tasks, answers = _take_over_streams()
+    setup = json.loads(tasks.readline())
+    try:
+        call = _load(setup["root"], setup["entrypoint"])
+    except BaseException as error:  # noqa: BLE001 - a model may well call sys.exit when it is imported
+        _answer(answers, {"broken": dict(_told(error), **_place(error, setup["root"]))})
+        return 1
+    try:
+        _answer(answers, {"ready": True})
+        return _work(tasks, answers, call, setup["spool"])
+    except BrokenPipeError:
+        return 1
+    finally:
+        _end_group()
+
+
+def _work(tasks: TextIO, answers: TextIO, call: Call, spool: str) -> int:
+    for line in tasks:
+        task = json.loads(line)
+        _mark(task["task"])
+        try:
+            outputs = _encoded(call(task["params"], task["seed"]), spool, task["task"])
+        except KeyboardInterrupt:
+            return 130
+        except BaseException as error:  # noqa: BLE001 - whatever a task raises ends that task, and no other
+            _answer(answers, {"task": task["task"], "error": _told(error)})
+        else:
+            _answer(answers, {"task": task["task"], "outputs": outputs})
+    return 0
+
+
+def _end_group() -> None:
+    """End what the model has started, where this process leads a group: its runner may be no more, and cannot."""
+    if os.getpgrp() == os.getpid():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+
+
+def _take_over_streams() -> tuple[TextIO, TextIO]:
+    """Keep the two ends of the conversation for ourselves, where the model's prints and reads do not reach them."""
+    tasks = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return tasks, answers
+
+
+def _load(root: str, entrypoint: str) -> Call:
+    """The model as `call(params, seed) -> dict of bytes`: through the bundle's wire function, else by its own name."""
+    os.chdir(root)
+    sys.path.insert(0, root)
+    manifest = os.path.join(root, ".modelops", "manifest.json")
+    if os.path.exists(manifest):
+        with open(manifest, encoding="utf-8") as file:
+            where = json.load(file)["wire"]
+        path, _, name = where.rpartition(":")
+        wire = _function(_module_at(os.path.join(root, path)), name)
+        return lambda params, seed: _bytes_only(wire(entrypoint, params, seed))
+    module, _, name = entrypoint.rpartition("/")[0].partition(":")
+    if not name:
+        raise ValueError(
+            "the bundle has no .modelops/manifest.json, and the study's model "
+            f"{module!r} is not package.module:function"
+        )
+    function = _function(importlib.import_module(module), name)
+    return lambda params, seed: _named(function(params, seed))
+
+
+def _function(module: ModuleType, name: str) -> Any:
+    if not hasattr(module, name):
+        # Python names the module alone; where two have that name, it matters which one it found.
+        raise AttributeError(f"there is no {name!r} in {getattr(module, '__file__', None) or module.__name__}")
+    return getattr(module, name)
+
+
+def _module_at(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("mops_jobs_wire", path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise FileNotFoundError(f"the manifest's wire function is to be in {path}, which is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _bytes_only(outputs: object) -> dict[str, bytes]:
+    if not isinstance(outputs, dict):
+        raise TypeError(f"the wire function should return a dict of bytes, not {type(outputs).__name__}")
+    for name, content in outputs.items():
+        if not isinstance(name, str) or not isinstance(content, (bytes, bytearray)):
+            raise TypeError(f"the wire function should return a dict of bytes; {name!r} is {type(content).__name__}")
+    return outputs
+
+
+def _named(result: object) -> dict[str, bytes]:
+    """What a plain function returned: a dict of bytes as it is, anything else as JSON."""
+    if isinstance(result, dict) and result and all(isinstance(item, (bytes, bytearray)) for item in result.values()):
+        return _bytes_only(result)
+    return {"result.json": json.dumps(result, sort_keys=True, allow_nan=False).encode("utf-8")}
+
+
+def _encoded(outputs: dict[str, bytes], spool: str, task: int) -> dict[str, Any]:
+    encoded: dict[str, Any] = {}
+    for number, (name, content) in enumerate(outputs.items()):
+        if len(content) <= INLINE_BYTES:
+            encoded[name] = base64.b64encode(content).decode("ascii")
+        else:
+            path = os.path.join(spool, f"task-{task}-{number}-{os.getpid()}")
+            # For its owner alone, whatever umask the model has set.
+            with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+                file.write(content)
+            encoded[name] = {"file": path}
+    return encoded
+
+
+def _mark(task: int) -> None:
+    """Say on standard error whose lines follow: we cannot know when ours are read, but they are read in their order."""
+    _flush()
+    with contextlib.suppress(OSError):
+        os.write(2, f"{MARK}{task}\n".encode())
+
+
+def _flush() -> None:
+    """Let go of what the model has printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # the model may have closed or replaced it
+            stream.flush()
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return {"type": type(error).__name__, "message": str(error), "traceback": trace[-TRACEBACK_CHARACTERS:]}
+
+
+def _place(error: BaseException, root: str) -> dict[str, str]:
+    """Where in the model's own code an error was raised, as `at`: the innermost line of it; empty if in none."""
+    steps = [(step.filename, step.lineno) for step in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        steps.append((error.filename or "", error.lineno))
+    top = os.path.join(root, "")
+    inside = [f"{path[len(top) :]}:{line}" for path, line in steps if path.startswith(top)]
+    return {"at": inside[-1]} if inside else {}
+
+
+def _answer(answers: TextIO, content: dict[str, Any]) -> None:
+    _flush()  # a task's lines come before its end, and before its traceback
+    answers.write(json.dumps(content) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Versioned bytes in Azure Blob Storage."""

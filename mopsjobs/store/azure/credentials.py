@@ -1,0 +1,213 @@
+"""Which storage account a registry URL means, and what opens it: found as the Azure CLI finds it.
+
+`AZURE_STORAGE_CONNECTION_STRING`; else `AZURE_STORAGE_ACCOUNT` with `AZURE_STORAGE_KEY` or `AZURE_STORAGE_SAS_TOKEN`;
+else `DefaultAzureCredential`. Rules come on top, because a URL may have been pasted from anywhere: a secret of one
+account is never offered to another, and a sign-in token goes to Microsoft's storage hosts only. Nor does a secret go
+over a network in clear: a SAS token would be anybody's who listens, and a bundle that is changed on the way is code
+that runs. Messages name variables and hosts, never a value that might be a secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
+
+from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+
+from mopsjobs.errors import ConfigError, StoreAccessError
+from mopsjobs.store.azure.url import AzureUrl, is_loopback, parse_azure_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from azure.core.credentials import TokenCredential
+
+
+CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
+
+
+ACCOUNT = "AZURE_STORAGE_ACCOUNT"
+
+
+KEY = "AZURE_STORAGE_KEY"
+
+
+SAS_TOKEN = "AZURE_STORAGE_SAS_TOKEN"  # noqa: S105 - the name of a variable
+
+
+SIGN_IN = "DefaultAzureCredential"
+
+
+EMULATOR = "the emulator's published key"
+
+
+EMULATOR_ACCOUNT = "devstoreaccount1"
+
+
+# Published by Microsoft, the same for everybody: learn.microsoft.com/azure/storage/common/storage-use-azurite
+EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+EMULATOR_ENDPOINT = f"http://127.0.0.1:10000/{EMULATOR_ACCOUNT}"
+
+
+_ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
+
+
+# A sign-in looks in many places; these bounds are for each of them. The Azure CLI alone takes one to three seconds.
+_SIGN_IN_BOUNDS = {"process_timeout": 4, "connection_timeout": 2, "read_timeout": 4, "retry_total": 1}
+
+
+@dataclass(frozen=True)
+class AzureContainer:
+    """A container and the credential for it. `endpoint` and `container` are safe to show; the credential is not."""
+
+    endpoint: str
+    container: str
+    credential: AzureNamedKeyCredential | AzureSasCredential | TokenCredential = field(repr=False)
+    credential_source: str
+
+    @property
+    def location(self) -> str:
+        """The container's URL, without secrets."""
+        return f"{self.endpoint}/{self.container}"
+
+
+def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
+    """Find the account and the credential for `url` in `env`.
+
+    Args:
+        url: `azure://CONTAINER`, `https://ACCOUNT.blob.core.windows.net/CONTAINER`, or an Azurite's
+            `http://127.0.0.1:PORT/ACCOUNT/CONTAINER`.
+        env: the environment variables.
+
+    Raises:
+        ConfigError: the URL or a variable makes no sense, or the two name different accounts.
+        StoreAccessError: nothing says which account `azure://` means.
+    """
+    target = parse_azure_url(url)
+    settings = {name: env.get(name, "").strip() for name in (CONNECTION_STRING, ACCOUNT, KEY, SAS_TOKEN)}
+    if settings[CONNECTION_STRING]:
+        endpoint, credential = _parse_connection_string(settings[CONNECTION_STRING])
+        if target.endpoint is None or _address(target.endpoint) == _address(endpoint):
+            return AzureContainer(target.endpoint or endpoint, target.container, credential, CONNECTION_STRING)
+        return _emulator(target) or _refuse(target, CONNECTION_STRING)
+    if settings[ACCOUNT] and not _ACCOUNT_NAME.fullmatch(settings[ACCOUNT]):
+        raise ConfigError(f"{ACCOUNT} is no account name: those have 3 to 24 lower-case letters and digits.")
+    secret = next((name for name in (KEY, SAS_TOKEN) if settings[name]), None)
+    if secret is not None:
+        if target.endpoint is not None and (not settings[ACCOUNT] or target.account != settings[ACCOUNT]):
+            return _emulator(target) or _refuse(target, secret)
+        if not settings[ACCOUNT]:
+            raise ConfigError(f"{secret} is set, but {ACCOUNT} is not: a secret is only sent to the account it is for.")
+        if target.endpoint is not None and not (target.is_azure or target.is_loopback):
+            return _refuse(target, secret)
+        return AzureContainer(
+            target.endpoint or _public_endpoint(settings[ACCOUNT]),
+            target.container,
+            _secret(secret, settings[ACCOUNT], settings[secret]),
+            f"{ACCOUNT} with {secret}",
+        )
+    return _emulator(target) or _signed_in(target, settings[ACCOUNT])
+
+
+def _signed_in(target: AzureUrl, account: str) -> AzureContainer:
+    if target.endpoint is None and not account:
+        raise StoreAccessError(
+            f"Nothing says which storage account holds the container {target.container!r}.",
+            hint=f"Set {CONNECTION_STRING}, or {ACCOUNT} with {KEY} or {SAS_TOKEN}; or name the account in the URL.",
+        )
+    if target.endpoint is not None and not target.is_azure:
+        return _refuse(target, SIGN_IN)
+    # Only now: azure.identity takes a third of a second to import.
+    from azure.identity import DefaultAzureCredential
+
+    credential = DefaultAzureCredential(**_SIGN_IN_BOUNDS)
+    return AzureContainer(target.endpoint or _public_endpoint(account), target.container, credential, SIGN_IN)
+
+
+def _emulator(target: AzureUrl) -> AzureContainer | None:
+    """An Azurite's own account, opened by the key that everybody knows; None for any other account."""
+    if target.endpoint is None or not target.is_loopback or target.account != EMULATOR_ACCOUNT:
+        return None
+    credential = AzureNamedKeyCredential(EMULATOR_ACCOUNT, EMULATOR_KEY)
+    return AzureContainer(target.endpoint, target.container, credential, EMULATOR)
+
+
+def _refuse(target: AzureUrl, source: str) -> AzureContainer:
+    if source == SIGN_IN:
+        raise ConfigError(
+            f"The registry URL names {target.endpoint}, no Azure storage host: a sign-in token is not sent there.",
+            hint=f"For a host of your own set {CONNECTION_STRING}.",
+        )
+    raise ConfigError(
+        f"The registry URL names {target.endpoint}, but {source} is not for that account: it is not sent there.",
+        hint=f"Make {CONNECTION_STRING} or {ACCOUNT} name the account of the URL, or unset {source}.",
+    )
+
+
+def _public_endpoint(account: str) -> str:
+    return f"https://{account}.blob.core.windows.net"
+
+
+def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | AzureSasCredential]:
+    """The blob endpoint and the credential. Raises ConfigError, whose message holds nothing of the string."""
+    pairs = [pair.partition("=") for pair in text.split(";") if pair.strip()]
+    if not pairs or not all(separator for _, separator, _ in pairs):
+        raise ConfigError(f"{CONNECTION_STRING} is malformed: it is to be name=value pairs with semicolons between.")
+    fields = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if fields.get("usedevelopmentstorage", "").lower() == "true":
+        return EMULATOR_ENDPOINT, AzureNamedKeyCredential(EMULATOR_ACCOUNT, EMULATOR_KEY)
+    account = fields.get("accountname", "")
+    endpoint = fields.get("blobendpoint", "").rstrip("/")
+    if not endpoint:
+        if not _ACCOUNT_NAME.fullmatch(account):
+            raise ConfigError(f"{CONNECTION_STRING} is malformed: it has no valid AccountName and no BlobEndpoint.")
+        scheme = fields.get("defaultendpointsprotocol") or "https"
+        endpoint = f"{scheme}://{account}.blob.{fields.get('endpointsuffix') or 'core.windows.net'}"
+    parts = _split(endpoint, f"The endpoint in {CONNECTION_STRING}")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
+        raise ConfigError(f"{CONNECTION_STRING} is malformed: its endpoint is no plain http or https URL.")
+    is_published = account == EMULATOR_ACCOUNT and fields.get("accountkey") == EMULATOR_KEY
+    if parts.scheme == "http" and not is_loopback(parts.hostname) and not is_published:
+        raise ConfigError(
+            f"{CONNECTION_STRING} names plain http, by which anybody on the way can read and change what is sent.",
+            hint="Make it https; http is for an emulator: on this machine, or with the key that is published.",
+        )
+    if fields.get("accountkey") and account:
+        return endpoint, AzureNamedKeyCredential(account, _checked_key(fields["accountkey"], CONNECTION_STRING))
+    if fields.get("sharedaccesssignature"):
+        return endpoint, AzureSasCredential(fields["sharedaccesssignature"].lstrip("?"))
+    raise ConfigError(f"{CONNECTION_STRING} holds no AccountName with AccountKey and no SharedAccessSignature.")
+
+
+def _secret(source: str, account: str, value: str) -> AzureNamedKeyCredential | AzureSasCredential:
+    if source == KEY:
+        return AzureNamedKeyCredential(account, _checked_key(value, KEY))
+    return AzureSasCredential(value.lstrip("?"))
+
+
+def _checked_key(key: str, source: str) -> str:
+    try:
+        base64.b64decode(key, validate=True)
+    except ValueError:
+        raise ConfigError(f"The account key in {source} is damaged: it is not base64.") from None
+    return key
+
+
+def _split(url: str, what: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # parsed late; raises for what is no port
+    except ValueError:
+        raise ConfigError(f"{what} is no URL.") from None
+    return parts
+
+
+def _address(endpoint: str) -> tuple[str | None, int | None, str]:
+    parts = urlsplit(endpoint)
+    # 443 and 80 are said or left out as one likes.
+    return parts.hostname, None if parts.port in (80, 443) else parts.port, parts.path.strip("/")

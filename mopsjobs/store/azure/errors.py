@@ -1,0 +1,83 @@
+"""What goes wrong between us and Azure, as the errors of the store's contract, each in one sentence without secrets."""
+
+from __future__ import annotations
+
+import re
+
+import requests
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    DecodeError,
+    IncompleteReadError,
+    ServiceRequestTimeoutError,
+)
+from urllib3.exceptions import HTTPError
+
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.store.network import chain, unavailable
+
+_BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
+
+_BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
+
+
+_SILENCES = (requests.Timeout, ServiceRequestTimeoutError)
+
+
+_ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
+
+
+def error_code(error: Exception) -> str:
+    """Azure's own word for what is wrong, such as `BlobNotFound`; empty when there is none."""
+    code = getattr(error, "error_code", None)
+    if code is None and (response := getattr(error, "response", None)) is not None:
+        code = response.headers.get("x-ms-error-code")
+    word = str(getattr(code, "value", code) or "")
+    return word if _ERROR_CODE.fullmatch(word) else ""
+
+
+def retry_after(error: Exception) -> float:
+    """The seconds for which the reply asks us to stay away; 0 when it does not say so."""
+    response = getattr(error, "response", None)
+    text = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(text) if text.isdecimal() else 0.0
+
+
+def explain(error: Exception, location: str, credential_source: str) -> StoreError:
+    """The error of the store's contract that `error` amounts to, in one sentence that no secret can be part of.
+
+    The SDK's texts are never passed on: those of network errors hold the request's URL, SAS token included.
+    """
+    if isinstance(error, StoreError):
+        return error
+    # An incomplete reply has the status of its first line, which says nothing about how it ended.
+    status = None if isinstance(error, IncompleteReadError) else getattr(error, "status_code", None)
+    answer = f"{status} {error_code(error)}".rstrip()
+    if status in (401, 403):
+        return StoreAccessError(
+            f"{location} refused the credentials from {credential_source}: {answer}.",
+            hint="Either they are not for this account, or they do not allow this.",
+        )
+    if isinstance(error, ClientAuthenticationError):
+        return StoreAccessError(
+            f"There are no credentials for {location}: {credential_source} gave none.",
+            hint="Sign in with `az login`, or set AZURE_STORAGE_CONNECTION_STRING.",
+        )
+    if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
+        return StoreUnavailableError(f"{location} asks to be tried again later: {answer}.", throttled=True)
+    if status is None and _is_outage(error):
+        return unavailable(error, location, _SILENCES)
+    answer = answer if status else type(error).__name__
+    return StoreError(f"{location} gave an answer that mops-jobs cannot use: {answer}.")
+
+
+def _is_outage(error: Exception) -> bool:
+    if isinstance(error, DecodeError) and not isinstance(error, IncompleteReadError):
+        return False
+    # requests and urllib3 report a URL or header that they will not send as a ValueError too: that is no outage.
+    wire = (requests.RequestException, HTTPError)
+    if any(isinstance(each, wire) and isinstance(each, ValueError) for each in chain(error)):
+        return False
+    return isinstance(error, (AzureError, OSError, *wire))

@@ -1,0 +1,347 @@
+"""A versioned store in an Azure Blob Storage container: a key is a block blob, its version is the blob's ETag.
+
+What each operation costs, counted against Azurite 3.37 with azure-storage-blob 12.31.1:
+
+    get                     1 request
+    put, create_if_absent   1 request, never repeated here; 3 for the first key of a container that does not exist
+    delete                  1 request, never repeated here
+    list_keys, scan         1 request for the first 1,000 keys, then 1 for each 1,000 to 5,000, as the server is fast;
+                            `list_keys` 2 where such a page has an empty blob
+
+A listing does not carry values, but it carries metadata: each write puts the value there as well (azure_inline.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import re
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC
+from email.utils import formatdate, parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError
+from azure.core.pipeline import Pipeline
+from azure.core.pipeline.policies import CustomHookPolicy
+from azure.core.pipeline.transport import HttpRequest
+from azure.storage.blob import ContainerClient, ContentSettings
+
+from mopsjobs import __version__
+from mopsjobs.errors import StoreError, ValueTooLargeError
+from mopsjobs.store.azure import inline_values, listing
+from mopsjobs.store.azure.credentials import find_container
+from mopsjobs.store.azure.errors import error_code, explain, retry_after
+from mopsjobs.store.azure.transport import BoundedTransport, ReadingTransport, Reply, timeouts
+from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+from mopsjobs.store.network import BUDGET_SECONDS, read_with_retries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+
+    from mopsjobs.store.azure.credentials import AzureContainer
+    from mopsjobs.store.azure.listing import Blob, Page
+
+
+MAX_VALUE_BYTES = 256 * 2**20
+"""The largest value: up to here the SDK writes it by one request. A longer one is not read either."""
+
+
+PAGES_AHEAD = 2
+"""Pages of a listing that are fetched before they are needed: one waits for the reader, the server makes another."""
+
+
+USER_AGENT = f"mops-jobs/{__version__}"
+
+
+_MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
+
+
+_CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists"}
+
+
+_ETAG = re.compile(r"[!#-)+-~]+")  # what may stand in one; without `*`, which would match every version
+
+
+T = TypeVar("T")
+
+
+# A program without logging set up would otherwise see the SDK's warnings on stderr.
+logging.getLogger("azure").addHandler(logging.NullHandler())
+
+
+def open_azure_store(url: str, env: Mapping[str, str]) -> AzureVersionedStore:
+    """Open the container that `url` names with the credentials found in `env`. Nothing is sent yet.
+
+    Raises:
+        ConfigError: the URL or a variable makes no sense, holds a secret where none belongs, or the two name different
+            accounts.
+        StoreAccessError: nothing says which account `azure://` means.
+    """
+    return AzureVersionedStore(find_container(url, env))
+
+
+class AzureVersionedStore:
+    """The contract of `VersionedStore` over one container.
+
+    Reading needs the permissions to read and list, and no other.
+
+    Args:
+        container: where, and with what credential.
+        page_size: keys that a listing asks for at once, up to Azure's 5,000; None for as many as come in good time.
+        sleep: waits that many seconds between two attempts at a read.
+        clock: seconds from any start, never going back.
+        client_options: passed on to the SDK's `ContainerClient`.
+    """
+
+    def __init__(
+        self,
+        container: AzureContainer,
+        *,
+        page_size: int | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        client_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.location = container.location
+        self.credential_source = container.credential_source
+        self.server_time: datetime | None = None
+        """When the last reply to a read was sent, by the server's clock; None if no reply has told."""
+        self._credential = container.credential
+        self._page_size = page_size
+        self._sleep = sleep
+        self._clock = clock
+        self._closed = False
+        transport = BoundedTransport()
+        options: dict[str, Any] = {
+            "transport": transport,
+            "retry_total": 0,  # reads are retried here, within a budget; writes never
+            "permit_redirects": False,  # Azure sends none; a captive portal does
+            "max_single_put_size": MAX_VALUE_BYTES,
+            **timeouts(BUDGET_SECONDS),
+            **(client_options or {}),
+        }
+        self._container = ContainerClient(
+            container.endpoint, container.container, credential=container.credential, **options
+        )
+        # What signs requests has no public name. The file holds the very version of the SDK that the tests ran with.
+        signing = self._container._credential_policy  # noqa: SLF001
+        reading = ReadingTransport(transport, MAX_VALUE_BYTES)
+        self._reading: Pipeline[Any, Any] = Pipeline(reading, [CustomHookPolicy(**options), signing])
+
+    def get(self, key: str) -> Versioned | None:
+        """See `VersionedStore.get`."""
+        check_key(key)
+        return self._read(functools.partial(self._download, key))
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        """See `VersionedStore.put`."""
+        check_key(key)
+        if not _ETAG.fullmatch(version.value):
+            return None
+        condition = {"etag": f'"{version.value}"', "match_condition": MatchConditions.IfNotModified}
+        try:
+            return self._upload(key, value, overwrite=True, **condition)
+        except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
+            if error_code(error) in _CONFLICTS:
+                return None
+            raise self._explain(error) from None
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        """See `VersionedStore.create_if_absent`."""
+        check_key(key)
+        try:
+            try:
+                return self._upload(key, value, overwrite=False)
+            except HttpResponseError as error:
+                if error_code(error) != "ContainerNotFound":
+                    raise
+            self._create_container()
+            return self._upload(key, value, overwrite=False)
+        except Exception as error:  # noqa: BLE001 - as in `put`
+            if error_code(error) in _CONFLICTS - _MISSING:
+                return None
+            raise self._explain(error) from None
+
+    def delete(self, key: str) -> bool:
+        """See `VersionedStore.delete`. Snapshots of the blob go with it."""
+        check_key(key)
+        self._check_open()
+        try:
+            self._container.delete_blob(key, delete_snapshots="include", **timeouts(BUDGET_SECONDS))
+        except Exception as error:  # noqa: BLE001 - as in `put`
+            if error_code(error) in _MISSING:
+                return False
+            raise self._explain(error) from None
+        return True
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """See `VersionedStore.list_keys`."""
+        return (entry.key for entry in listing.in_code_point_order(self._entries(prefix, values=False)))
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        """See `VersionedStore.scan`. An entry has its value if mops-jobs wrote the blob and it is small."""
+        return listing.in_code_point_order(self._entries(prefix, values=True))
+
+    def close(self) -> None:
+        """See `VersionedStore.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._container.close()
+        # A sign-in holds connections of its own; keys and SAS tokens have nothing to close.
+        getattr(self._credential, "close", lambda: None)()
+
+    # --- one request each -------------------------------------------------------------------------------------------
+
+    def _request(self, path: str, left: float) -> Reply:
+        """Send a GET, by which the container or a blob is read, and take the whole reply.
+
+        Signed by the SDK, and otherwise without it: its downloader is made for files in many pieces, asks again by
+        itself, and its pipeline and models take most of the processor time of a small read.
+        """
+        headers = {
+            "x-ms-version": self._container.api_version,
+            "x-ms-date": formatdate(usegmt=True),
+            "User-Agent": USER_AGENT,
+        }
+        url = f"{self._container.url}{path}"
+        reply: Reply = self._reading.run(HttpRequest("GET", url, headers), **timeouts(left)).http_response
+        with contextlib.suppress(TypeError, ValueError):
+            self.server_time = parsedate_to_datetime(reply.headers.get("Date", "")).astimezone(UTC)
+        if reply.status_code != 200:
+            raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it looks at no request
+        return reply
+
+    def _download(self, key: str, left: float) -> Versioned | None:
+        try:
+            reply = self._request(f"/{quote(key, safe='~/')}", left)
+        except HttpResponseError as error:
+            if error_code(error) in _MISSING:
+                return None
+            raise
+        return Versioned(reply.body, self._version(reply.headers.get("ETag")))
+
+    def _upload(self, key: str, value: bytes, **condition: Any) -> VersionToken:
+        self._check_open()
+        size = len(value)
+        if size > MAX_VALUE_BYTES:
+            raise ValueTooLargeError(f"A value has at most {MAX_VALUE_BYTES} bytes; this one for {key} has {size}.")
+        reply = self._container.get_blob_client(key).upload_blob(
+            bytes(value),
+            metadata=inline_values.pack(value),
+            # Bytes are bytes: what they mean is not the store's to say. Azure holds the MD5 against what arrives.
+            content_settings=ContentSettings(
+                content_type="application/octet-stream", content_md5=bytearray(inline_values.md5(value))
+            ),
+            **condition,
+            **timeouts(BUDGET_SECONDS, size),
+        )
+        return self._version(reply.get("etag"))
+
+    def _create_container(self) -> None:
+        try:
+            self._container.create_container(**timeouts(BUDGET_SECONDS))
+        except HttpResponseError as error:
+            if error_code(error) != "ContainerAlreadyExists":
+                raise
+
+    def _page(self, prefix: str, marker: str, size: int, left: float, *, metadata: bool) -> Page:
+        try:
+            reply = self._request(f"?{listing.query(prefix, marker, size, metadata=metadata)}", left)
+        except HttpResponseError as error:
+            if error_code(error) == "ContainerNotFound":
+                return listing.Page([], "")
+            raise
+        try:
+            return listing.parse(reply.body)
+        except listing.ListingError:
+            raise StoreError(f"{self.location} gave a listing that makes no sense.") from None
+
+    # --- listings ---------------------------------------------------------------------------------------------------
+
+    def _entries(self, prefix: str, *, values: bool) -> Iterator[Entry]:
+        size = self._page_size or listing.FIRST_PAGE_KEYS
+        is_awaited = True
+
+        def take(marker: str) -> Page:
+            nonlocal size
+            begun = self._clock()
+            page = self._filled_page(prefix, marker, size, values=values)
+            if self._page_size is None:
+                seconds = self._clock() - begun
+                size = listing.next_size(size, seconds, is_awaited=is_awaited, page_bytes=page.bytes)
+            return page
+
+        def after(earlier: Future[Page]) -> Page:
+            following = earlier.result().following
+            return take(following) if following else listing.Page([], "")
+
+        # While the reader works on a page, the next ones are on their way: the server's time and ours then overlap.
+        coming: deque[Future[Page]] = deque()
+        page = take("")
+        ahead = ThreadPoolExecutor(1)
+        try:
+            while True:
+                for place, blob in enumerate(page.blobs):
+                    if not blob.is_folder:
+                        yield self._entry(blob)
+                    # Not before the reader comes back for more: many want to know only whether there is any.
+                    if place == 0 and page.following:
+                        while len(coming) < PAGES_AHEAD:
+                            following = (after, coming[-1]) if coming else (take, page.following)
+                            coming.append(ahead.submit(*following))
+                if not page.following:
+                    return
+                is_awaited = not coming or not coming[0].done()
+                page = coming.popleft().result() if coming else take(page.following)
+        finally:
+            # Who has seen enough does not wait for a page that is on its way.
+            ahead.shutdown(wait=False, cancel_futures=True)
+
+    def _filled_page(self, prefix: str, marker: str, size: int, *, values: bool) -> Page:
+        page = self._read(functools.partial(self._page, prefix, marker, size, metadata=values))
+        if not values and any(blob.size == 0 for blob in page.blobs):
+            # A folder of an account with a hierarchical namespace looks like an empty blob; its metadata tells.
+            page = self._read(functools.partial(self._page, prefix, marker, size, metadata=True))
+        return page
+
+    def _entry(self, blob: Blob) -> Entry:
+        value = inline_values.unpack(blob.packed, blob.size, blob.md5) if blob.packed and blob.md5 else None
+        return Entry(blob.key, self._version(blob.etag), value, blob.size)
+
+    def _version(self, etag: object) -> VersionToken:
+        # Replies quote the ETag, listings do not.
+        value = etag.strip('"') if isinstance(etag, str) else ""
+        if not _ETAG.fullmatch(value):
+            raise StoreError(f"{self.location} gave a reply without a version.")
+        return VersionToken(value)
+
+    # --- errors -----------------------------------------------------------------------------------------------------
+
+    def _read(self, attempt: Callable[[float], T]) -> T:
+        def checked(left: float) -> T:
+            self._check_open()
+            return attempt(left)
+
+        return read_with_retries(
+            checked,
+            self._explain,
+            sleep=self._sleep,
+            clock=self._clock,
+            budget=BUDGET_SECONDS,
+            asked_pause=retry_after,
+        )
+
+    def _explain(self, error: Exception) -> StoreError:
+        return explain(error, self.location, self.credential_source)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"The store {self.location} is closed.")

@@ -1,0 +1,102 @@
+"""What a registry URL of Azure names. Pure, and without the SDK: the settings check it before anything is opened."""
+
+from __future__ import annotations
+
+import re
+
+from mopsjobs.errors import ConfigError
+
+FORMS = "azure://CONTAINER or https://ACCOUNT.blob.core.windows.net/CONTAINER"
+
+
+_CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
+
+
+# Public cloud, China, US Government, and the DNS zones of Azure's newer accounts; with or without a private link.
+_AZURE_HOST = re.compile(
+    r"([a-z0-9]{3,24})(?:\.z[0-9]+|\.privatelink)?\.blob\."
+    r"(?:core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net)"
+)
+
+
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?")
+
+
+_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]|::1")
+
+
+class AzureUrl:
+    """A container, and the account it is in as far as the URL says."""
+
+    __slots__ = ("account", "container", "endpoint", "is_azure", "is_loopback")
+
+    def __init__(
+        self, container: str, *, endpoint: str | None = None, account: str | None = None, kind: str = ""
+    ) -> None:
+        self.container = container
+        self.endpoint = endpoint
+        """None for `azure://CONTAINER`: then the environment names the account."""
+        self.account = account
+        self.is_azure = kind == "azure"
+        """Whether the host is Microsoft's."""
+        self.is_loopback = kind == "loopback"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, in lower case, is this machine: what is sent there in clear no network sees."""
+    return _LOOPBACK.fullmatch(host) is not None
+
+
+def parse_azure_url(url: str) -> AzureUrl:
+    """What `url` names.
+
+    Raises:
+        ConfigError: it is no URL of a container, or holds what might be a secret; the message then does not repeat it.
+    """
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("/")
+    if "?" in url or "#" in url:
+        raise ConfigError(
+            f"The registry URL {scheme}://… has a query: no secret belongs there; put a SAS token into "
+            "AZURE_STORAGE_SAS_TOKEN."
+        )
+    if "@" in authority:
+        raise ConfigError("A registry URL holds no user name or password: credentials come from the environment.")
+    path = path.rstrip("/")
+    if scheme == "azure":
+        if path:
+            raise ConfigError(f"{_named(url)} names more than a container: use azure://CONTAINER.")
+        return AzureUrl(_container(authority, url))
+    words = _AUTHORITY.fullmatch(authority.lower())
+    if words is None or int(words["port"] or 1) > 65535:
+        raise ConfigError(f"{_named(url)} is no registry URL: use {FORMS}.")
+    base, _, container = path.rpartition("/")
+    azure, loopback = _AZURE_HOST.fullmatch(words["host"]), is_loopback(words["host"])
+    if scheme == "http" and not loopback:
+        raise ConfigError(f"{_named(url)} is plain http, which is for an emulator on this machine only: use {FORMS}.")
+    if azure and (base or words["port"] not in (None, "443")):
+        raise ConfigError(f"{_named(url)} is no registry URL: use {FORMS}, and no more.")
+    if loopback and (not base or "/" in base):
+        raise ConfigError(
+            f"{_named(url)} is no registry URL: an emulator's is http://127.0.0.1:PORT/ACCOUNT/CONTAINER."
+        )
+    if not all(path.split("/")):
+        raise ConfigError(f"{_named(url)} names no container Azure may have: use {FORMS}.")
+    endpoint = f"{scheme}://{words['host'] if azure else authority.lower()}" + (f"/{base}" if base else "")
+    account = azure[1] if azure else base if loopback else None
+    kind = "azure" if azure else "loopback" if loopback else ""
+    return AzureUrl(_container(container, url), endpoint=endpoint, account=account, kind=kind)
+
+
+def _container(name: str, url: str) -> str:
+    if not _CONTAINER.fullmatch(name):
+        raise ConfigError(
+            f"{_named(url)} names no container Azure may have: 3 to 63 lower-case letters, digits, single hyphens."
+        )
+    return name
+
+
+def _named(url: str) -> str:
+    """The URL, unless what sits in it might be a key or a token."""
+    is_plain = len(url) <= 120 and url.isprintable() and not re.search(r"[=;%&+]|[A-Za-z0-9/]{48}", url)
+    return f"'{url}'" if is_plain else "The registry URL"

@@ -1,0 +1,55 @@
+"""JSON objects under compare-and-swap, for programs written against ModelOps' storage layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from mopsjobs.errors import RecordError
+from mopsjobs.store import cas
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.utils.json_strict import read_json
+
+
+def update_with_retry(
+    store: VersionedStore,
+    key: str,
+    fn: Callable[[dict[str, object]], dict[str, object]],
+    max_attempts: int = cas.ATTEMPTS,
+) -> dict[str, object]:
+    """Replace the JSON object under `key` by `fn(object)`, and return it. `fn` must be pure: it may be called again.
+
+    A plain dict has no room for a write id, so a lost reply cannot always be told from a lost race: then
+    `StoreUnavailableError` says that the write may have landed.
+
+    Raises:
+        KeyError: there is no such key.
+        RecordError: the value is no JSON object.
+        TooManyRetriesError: every attempt lost the race.
+    """
+
+    def apply(value: bytes) -> bytes:
+        return _dump(fn(_load(key, value)))
+
+    return _load(key, cas.update(store, key, apply, attempts=max_attempts).value)
+
+
+def create_with_retry(
+    store: VersionedStore, key: str, value: Mapping[str, object], max_attempts: int = cas.ATTEMPTS
+) -> bool:
+    """Create `key` with a JSON object. False when it exists. `max_attempts` is there for callers of ModelOps' own."""
+    return cas.create(store, key, _dump(value)) is not None
+
+
+def _load(key: str, value: bytes) -> dict[str, object]:
+    try:
+        document = read_json(value)
+    except RecordError as error:
+        raise RecordError(error.reason, key=key) from None
+    if not isinstance(document, dict):
+        raise RecordError("not a JSON object", key=key)
+    return document
+
+
+def _dump(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()

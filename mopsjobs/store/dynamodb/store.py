@@ -1,0 +1,379 @@
+"""A versioned store in a DynamoDB table: a key is an item, its version a random number drawn anew for each write.
+
+What each operation costs, counted against dynalite 4.0 with boto3 1.44:
+
+    get                     1 strongly consistent read
+    put, create_if_absent   1 conditional write, never repeated here; a missing table is made, and waited for
+    delete                  1 conditional write, never repeated here
+    list_keys, scan         1 query for each MiB of values, strongly consistent; 16 at least if the prefix has no slash
+
+*Where a key lies.* The first segment of a key decides its partition, one of 16 (`PARTITIONS`), and the key itself is
+the sort key. So whatever starts with `jobs/` is one query, in the order of code points, since DynamoDB compares the
+bytes of UTF-8; and since the partitions are known, listing all keys is 16 queries, merged, and no table scan.
+
+*Versions.* DynamoDB has none, so each write stores 128 random bits beside the value. A counter would begin again when a
+key is deleted and made once more; a random number does not come twice (ABA), equal bytes or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import heapq
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import boto3.session
+from botocore.config import Config
+from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
+
+from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
+from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, error_code, explain
+from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers, read_with_retries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+
+PARTITIONS = 16
+"""Partitions of a table. Part of the format: with another number, keys that are there would not be found."""
+
+
+PARTITION = "mops_partition"
+
+
+KEY = "mops_key"
+
+
+WHOLE_KEY = "mops_whole_key"
+
+
+VERSION = "mops_version"
+
+
+VALUE = "mops_value"
+
+
+MAX_ITEM_BYTES = 400 * 2**10
+"""DynamoDB's limit for an item: its values, and the names of its attributes."""
+
+
+MAX_SORT_KEY_BYTES = 1024
+"""DynamoDB's limit. 900 characters may be 3,600 bytes."""
+
+
+HEAD_BYTES = MAX_SORT_KEY_BYTES - 1 - 64
+"""What a longer key keeps of its beginning in the sort key; a mark and its SHA-256 follow."""
+
+
+_CUT = "\n"  # does not print, so no key has it; and comes before everything that does
+
+
+TABLE_SECONDS = 60
+"""How long a writer waits for the table that it has made. AWS takes some ten seconds."""
+
+
+_VERSION = re.compile(r"[0-9a-f]{32}")
+
+
+_EXISTS = f"attribute_exists({KEY})"
+
+
+_IS_ABSENT = f"attribute_not_exists({KEY})"
+
+
+_IS_CURRENT = f"{VERSION} = :current"
+
+
+# A program without logging set up would otherwise see the SDK's warnings on stderr.
+logging.getLogger("botocore").addHandler(logging.NullHandler())
+
+
+class DynamoDBVersionedStore:
+    """The contract of `VersionedStore` over one table, which the first write creates (on-demand billing).
+
+    Reading needs `dynamodb:GetItem` and `dynamodb:Query`, and no other permission. Credentials, region and endpoint are
+    those that boto3 finds, at the first use.
+
+    Args:
+        table: its name.
+        page_size: items that a listing asks for at once; None for as many as DynamoDB gives, which is 1 MiB.
+        sleep: waits that many seconds between two attempts at a read.
+        clock: seconds from any start, never going back.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        page_size: int | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.location = f"dynamodb://{table}"
+        self.credential_source = "the AWS settings"
+        self._table = table
+        self._page_size = page_size
+        self._sleep = sleep
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connected: Any = None
+        self._closed = False
+        self._pid = os.getpid()
+
+    def get(self, key: str) -> Versioned | None:
+        """See `VersionedStore.get`."""
+        check_key(key)
+        reply = self._read("get_item", Key=_place(key), ConsistentRead=True)
+        item = None if reply is None else reply.get("Item")
+        if item is None:
+            return None
+        entry = self._entry(item)
+        if entry.key != key or entry.value is None:
+            raise StoreError(f"{self.location} gave an answer that makes no sense.")
+        return Versioned(entry.value, entry.version)
+
+    def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
+        """See `VersionedStore.put`."""
+        item = _item(check_key(key), value)
+        # What is no version of ours needs no asking, and might be more than an expression takes.
+        current = version.value if _VERSION.fullmatch(version.value) else "none"
+        landed = self._write(
+            "put_item",
+            Item=item,
+            ConditionExpression=_IS_CURRENT,
+            ExpressionAttributeValues={":current": {"S": current}},
+        )
+        return VersionToken(item[VERSION]["S"]) if landed else None
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        """See `VersionedStore.create_if_absent`."""
+        item = _item(check_key(key), value)
+        create = functools.partial(self._write, "put_item", Item=item, ConditionExpression=_IS_ABSENT)
+        landed = create()
+        if landed is None:
+            self._create_table()
+            landed = create()
+        return VersionToken(item[VERSION]["S"]) if landed else None
+
+    def delete(self, key: str) -> bool:
+        """See `VersionedStore.delete`."""
+        return bool(self._write("delete_item", Key=_place(check_key(key)), ConditionExpression=_EXISTS))
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """See `VersionedStore.list_keys`. Costs as much as `scan`: DynamoDB counts what it reads, not what it sends."""
+        return (entry.key for entry in self._entries(prefix, (KEY, WHOLE_KEY, VERSION)))
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        """See `VersionedStore.scan`. Each entry has its value."""
+        return self._entries(prefix, (KEY, WHOLE_KEY, VERSION, VALUE))
+
+    def close(self) -> None:
+        """See `VersionedStore.close`."""
+        with self._lock:
+            self._closed = True
+            if self._connected is not None:
+                self._connected.close()
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def _client(self) -> Any:
+        if self._pid != os.getpid():
+            # Of two processes on one connection each takes the other's replies. A thread that the child has not may
+            # have had the lock.
+            self._lock, self._connected, self._pid = threading.Lock(), None, os.getpid()
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"The store {self.location} is closed.")
+            if self._connected is None:
+                try:
+                    self._connected = self._connect()
+                except Exception as error:  # noqa: BLE001 - no error of the SDK, of whatever kind, leaves this module
+                    raise self._explain(error) from None
+            return self._connected
+
+    def _connect(self) -> Any:
+        session = boto3.session.Session()
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise NoCredentialsError
+        self.credential_source = f"the AWS settings ({credentials.method}, {session.region_name})"
+        config = Config(
+            connect_timeout=BUDGET_SECONDS / 3,
+            read_timeout=BUDGET_SECONDS * 2 / 3,
+            max_pool_connections=POOL_CONNECTIONS,
+            # Reads are retried here, within a budget; writes never: a reply that was lost would come back as a
+            # conflict with one's own write.
+            retries={"mode": "standard", "total_max_attempts": 1},
+        )
+        client: Any = session.client("dynamodb", config=config)
+        endpoint = client.meta.endpoint_url
+        self.location = f"dynamodb://{self._table} at {endpoint.rpartition('/')[2].rpartition('@')[2]}"
+        if not name_server_answers(endpoint, BUDGET_SECONDS / 3):
+            raise ConnectTimeoutError(endpoint_url=endpoint)
+        client.meta.events.register("before-parse.dynamodb", self._check_whole)
+        return client
+
+    def _send(self, operation: str, **arguments: Any) -> Any:
+        return getattr(self._client(), operation)(TableName=self._table, **arguments)
+
+    def _check_whole(self, response_dict: Mapping[str, Any], **_: object) -> None:
+        check_whole(response_dict["status_code"], response_dict["headers"], response_dict["body"], self.location)
+
+    def _read(self, operation: str, **arguments: Any) -> Any:
+        """The reply; None when there is no table."""
+
+        def attempt(_left: float) -> Any:
+            try:
+                return self._send(operation, **arguments)
+            except Exception as error:
+                if error_code(error) == NO_TABLE:
+                    return None
+                raise
+
+        self._client()  # before the clock starts: the budget is for the network
+        return read_with_retries(attempt, self._explain, sleep=self._sleep, clock=self._clock, budget=BUDGET_SECONDS)
+
+    def _write(self, operation: str, **arguments: Any) -> bool | None:
+        """Send a write, once. False when its condition does not hold, None when there is no table."""
+        try:
+            self._send(operation, **arguments)
+        except Exception as error:  # noqa: BLE001 - as in `_client`
+            if error_code(error) == CONDITION_FAILED:
+                return False
+            if error_code(error) == NO_TABLE:
+                return None
+            raise self._explain(error) from None
+        return True
+
+    def _create_table(self) -> None:
+        """Make the table, or find that somebody else does, and wait until it can be used."""
+        names = {PARTITION: "HASH", KEY: "RANGE"}
+        try:
+            try:
+                self._send(
+                    "create_table",
+                    AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in names],
+                    KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in names.items()],
+                    BillingMode="PAY_PER_REQUEST",
+                )
+            except Exception as error:
+                if error_code(error) != TABLE_EXISTS:
+                    raise
+            waiter = self._client().get_waiter("table_exists")
+            waiter.wait(TableName=self._table, WaiterConfig={"Delay": 1, "MaxAttempts": TABLE_SECONDS})
+        except Exception as error:  # noqa: BLE001 - as in `_client`
+            raise self._explain(error) from None
+
+    def _explain(self, error: Exception) -> MopsJobsError:
+        return explain(error, self.location, self.credential_source)
+
+    # --- listings ---------------------------------------------------------------------------------------------------
+
+    def _entries(self, prefix: str, attributes: tuple[str, ...]) -> Iterator[Entry]:
+        segment, slash, _ = prefix.partition("/")
+        partitions = [_partition(segment)] if slash else [f"{number:x}" for number in range(PARTITIONS)]
+        streams = [_in_code_point_order(self._query(partition, prefix, attributes)) for partition in partitions]
+        return heapq.merge(*streams, key=lambda entry: entry.key)
+
+    def _query(self, partition: str, prefix: str, attributes: tuple[str, ...]) -> Iterator[tuple[str, Entry]]:
+        """What one partition has under a prefix, in the order of the sort keys, each with its sort key."""
+        arguments: dict[str, Any] = {
+            "KeyConditionExpression": f"{PARTITION} = :partition",
+            "ExpressionAttributeValues": {":partition": {"S": partition}},
+            "ProjectionExpression": ", ".join(attributes),
+            "ConsistentRead": True,
+        }
+        if self._page_size is not None:
+            arguments["Limit"] = self._page_size
+        if prefix:
+            arguments["KeyConditionExpression"] += f" AND begins_with({KEY}, :prefix)"
+            arguments["ExpressionAttributeValues"][":prefix"] = {"S": _head(prefix)}
+        while True:
+            reply = self._read("query", **arguments)
+            if reply is None:
+                if "ExclusiveStartKey" in arguments:
+                    raise StoreError(f"{self.location} went away while it was being listed.")
+                return
+            if "Items" not in reply:
+                raise StoreError(f"{self.location} gave an answer that makes no sense.")
+            for item in reply["Items"]:
+                entry = self._entry(item)
+                if entry.key.startswith(prefix):
+                    yield item[KEY]["S"], entry
+            if not reply.get("LastEvaluatedKey"):
+                return
+            arguments["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
+
+    def _entry(self, item: dict[str, Any]) -> Entry:
+        try:
+            key, version = item.get(WHOLE_KEY, item[KEY])["S"], item[VERSION]["S"]
+            value = item[VALUE]["B"] if VALUE in item else None
+        except (KeyError, TypeError):
+            raise StoreError(f"{self.location} holds an item that mops-jobs has not made.") from None
+        return Entry(key, VersionToken(version), value, None if value is None else len(value))
+
+
+def _partition(segment: str) -> str:
+    return f"{zlib.crc32(segment.encode()) % PARTITIONS:x}"
+
+
+def _head(key: str) -> str:
+    """As much of the beginning of a key as stays of a long one. Ends with a whole character."""
+    return key.encode()[:HEAD_BYTES].decode(errors="ignore")
+
+
+def _place(key: str) -> dict[str, Any]:
+    """The primary key of the item for `key`."""
+    stored = key
+    if len(key.encode()) > MAX_SORT_KEY_BYTES:
+        stored = f"{_head(key)}{_CUT}{hashlib.sha256(key.encode()).hexdigest()}"
+    return {PARTITION: {"S": _partition(key.partition("/")[0])}, KEY: {"S": stored}}
+
+
+def _item(key: str, value: bytes) -> dict[str, Any]:
+    """The item for `key`, with a new version.
+
+    Raises:
+        ValueTooLargeError: DynamoDB would not take it.
+    """
+    item = {**_place(key), VERSION: {"S": secrets.token_hex(16)}, VALUE: {"B": bytes(value)}}
+    if item[KEY]["S"] != key:
+        item[WHOLE_KEY] = {"S": key}
+    size = sum(len(name) + len(one.get("B") or one.get("S", "").encode()) for name, one in item.items())
+    if size > MAX_ITEM_BYTES:
+        most = MAX_ITEM_BYTES - (size - len(value))
+        raise ValueTooLargeError(
+            f"In DynamoDB the value of {key} has at most {most} bytes; this one has {len(value)}.",
+            hint="Large outputs and bundles need a registry in Azure or in a SQLite file.",
+        )
+    return item
+
+
+def _in_code_point_order(found: Iterable[tuple[str, Entry]]) -> Iterator[Entry]:
+    """Bring what is ordered by sort keys into the order of the keys.
+
+    The two differ only behind a key that was cut: everything that starts with what is left of it is held back and
+    sorted. These keys have 956 bytes in common, so they are next to none.
+    """
+    held: list[Entry] = []
+    beginning = ""
+    for stored, entry in found:
+        if held and not entry.key.startswith(beginning):
+            yield from sorted(held)
+            held = []
+        if not held:
+            head, cut, _ = stored.partition(_CUT)
+            if not cut:
+                yield entry
+                continue
+            beginning = head
+        held.append(entry)
+    yield from sorted(held)

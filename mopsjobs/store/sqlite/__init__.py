@@ -1,0 +1,1 @@
+"""Versioned bytes in one SQLite file."""

@@ -1,0 +1,1 @@
+"""A study, its tasks, its manifest, and the outputs that tasks leave."""

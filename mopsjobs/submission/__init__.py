@@ -1,0 +1,1 @@
+"""Submit, resume and cancel jobs; keep a submission while the registry is away."""

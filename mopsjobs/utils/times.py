@@ -1,0 +1,138 @@
+"""Points in time and durations: what we read is forgiving, what we write is one form.
+
+Everything inside is UTC. A time without an offset is taken for UTC, since that is what ModelOps' programs write.
+Records carry `+00:00` (readable by `datetime.fromisoformat` of any Python), JSON for scripts carries `Z`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+from mopsjobs.errors import UsageError
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+_RECORD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00", re.ASCII)
+
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+", re.ASCII)
+
+
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
+
+
+MAX_TIME_LENGTH = 64
+"""Characters of a time in ISO 8601: twice what the longest with nanoseconds and an offset has."""
+
+
+MAX_SECONDS = 100 * 365 * 86400
+"""A century. Whoever asks for more has mistyped, and datetime has an end."""
+
+
+_LAST_SECOND = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
+
+
+def utc_now() -> datetime:
+    """Now, in UTC."""
+    return datetime.fromtimestamp(time.time(), UTC)
+
+
+@functools.lru_cache(1024)  # the times of one record are few and looked at often, and a sync has many records
+def parse_time(text: str) -> datetime:
+    """A point in time from ISO 8601 text, in UTC.
+
+    Raises:
+        ValueError: the text is no time.
+    """
+    if len(text) > MAX_TIME_LENGTH:  # a fraction may have any number of digits, and what was read is remembered
+        raise ValueError("too long for a time")
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is out of range") from error
+
+
+def record_time(moment: datetime) -> str:
+    """The form that records carry: ISO 8601 with `+00:00`."""
+    return moment.astimezone(UTC).isoformat()
+
+
+def json_time(moment: datetime) -> str:
+    """The form that scripts get: RFC 3339 with `Z`."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def rfc3339(text: str) -> str:
+    """The form that scripts get, from ISO 8601 text that `parse_time` takes."""
+    # What records carry needs no parsing; a sync has ten such texts a record.
+    if _RECORD_TIME.fullmatch(text):
+        return text[:-6] + "Z"
+    return json_time(parse_time(text))
+
+
+def whole_seconds(text: str) -> str:
+    """A time in the form of `json_time`, without the fraction that no person reads."""
+    return re.sub(r"\.\d+Z$", "Z", text)
+
+
+def from_timestamp(seconds: float) -> datetime:
+    """The point in time that many seconds after 1970, in UTC; the last one there is, if it would be beyond that."""
+    return datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `90s`, `5m`, `2h`, `1.5d`, `2w` or a row of them, `1h30m`.
+
+    Raises:
+        UsageError: it is none of these, or longer than a century.
+    """
+    if not _DURATION.fullmatch(text):
+        raise UsageError(f"'{text}' is no duration: give a number with s, m, h, d or w, like 90s, 5m, 2h, 7d or 1h30m.")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    if seconds > MAX_SECONDS:
+        raise UsageError(f"The duration '{text}' is longer than a century.")
+    return seconds
+
+
+def parse_when(text: str, now: datetime) -> datetime:
+    """A point in time given as RFC 3339 text or as a duration before `now`.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if _DURATION.fullmatch(text):
+        return now - timedelta(seconds=parse_duration(text))
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise UsageError(
+            f"'{text}' is no point in time: give a duration like 2h or 7d, or RFC 3339 like 2026-11-24T09:00:00Z."
+        ) from None
+
+
+def human_duration(seconds: float) -> str:
+    """A duration for people, in at most two units: `0s`, `42s`, `3m 5s`, `2h 10m`, `4d 1h`, `210d`."""
+    left = max(0, int(seconds))
+    if left < 60:
+        return f"{left}s"
+    if left < 3600:
+        major, minor, units = left // 60, left % 60, "ms"
+    elif left < 86400:
+        major, minor, units = left // 3600, left % 3600 // 60, "hm"
+    else:
+        major, minor, units = left // 86400, left % 86400 // 3600, "dh"
+    return f"{major}{units[0]} {minor}{units[1]}" if minor and major < 100 else f"{major}{units[0]}"
+
+
+def human_age(seconds: float) -> str:
+    """How long ago, for people: `just now`, `3m ago`; `in 2m` for what another clock wrote ahead of ours."""
+    if seconds <= -60:
+        return f"in {human_duration(-seconds).split()[0]}"
+    return "just now" if seconds < 2 else f"{human_duration(seconds).split()[0]} ago"

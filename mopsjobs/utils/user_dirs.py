@@ -1,0 +1,96 @@
+"""Finding the directories in which mops-jobs keeps its files: below the home directory, or a private temporary one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from mopsjobs.errors import CacheError, ConfigError
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+NO_HOME = "HOME is not set to an absolute path, and this user has no entry in the password database"
+
+
+def can_be_created(directory: str) -> bool:
+    """Return whether a directory is there and can be written, or can be made."""
+    while not os.path.exists(directory) and directory != os.path.dirname(directory):
+        directory = os.path.dirname(directory)
+    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
+
+
+def home(env: Mapping[str, str]) -> str | None:
+    """Return the home directory: HOME, else that of the password database; None where neither names one.
+
+    Only an absolute path counts. A relative one, or a `~` that stays as it is, would lead below the working directory,
+    which may be another user's.
+    """
+    if os.path.isabs(named := env.get("HOME", "")):
+        return named
+    import pwd
+
+    with contextlib.suppress(KeyError):
+        if os.path.isabs(known := pwd.getpwuid(os.getuid()).pw_dir):
+            return known
+    return None
+
+
+def below_home(env: Mapping[str, str], variable: str, *below: str) -> str | None:
+    """Return the directory of mops-jobs in the one that an XDG variable names, else in one below the home directory.
+
+    Return None where neither is known. The XDG base directory specification says to ignore a relative path.
+    """
+    base = env.get(variable, "")
+    if not os.path.isabs(base):
+        if (directory := home(env)) is None:
+            return None
+        base = os.path.join(directory, *below)
+    return os.path.join(base, "mops-jobs")
+
+
+def expanded(path: str) -> str:
+    """Return the path with the home directory in place of a `~` at its beginning.
+
+    Raises:
+        ConfigError: if the home directory is not known.
+    """
+    found = os.path.expanduser(path)
+    if path.startswith("~") and not os.path.isabs(found):
+        raise ConfigError(
+            f"invalid path '{path}': the home directory for '{path.partition('/')[0]}' is not known.",
+            hint="Name an absolute path. For a name that begins with ~, write ./ before it.",
+        )
+    return found
+
+
+def private_path() -> str:
+    """Return where the directory of this user is below the temporary one, whether or not it is there."""
+    import tempfile
+
+    return os.path.join(tempfile.gettempdir(), f"mops-jobs-{os.getuid()}")
+
+
+def private_directory() -> str:
+    """Make the directory of this user below the temporary one, where every user may write, and return its path.
+
+    Raises:
+        CacheError: if what is there is not a directory of this user alone, or other users can put another in its place.
+    """
+    path = private_path()
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    found, above = os.lstat(path), os.stat(os.path.dirname(path))
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    if not is_ours:
+        raise CacheError(f"{path} is not ours alone.", hint="Name another place: --cache PATH.")
+    if above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
+        raise CacheError(
+            f"Other users can replace {path}: every user may write the directory above it, which has no sticky bit.",
+            hint="Set HOME or TMPDIR to a directory that only you can write.",
+        )
+    return path

@@ -1,0 +1,204 @@
+"""Connections of `serve`, and threads for their requests, shared out so that no client takes them from the others.
+
+A connection is busy while a request of it waits for a thread or has one. Others can be ended at any time: they are
+half-open (a request has begun, or never came), idle, or still have an answer to send. Only the oldest of them have to
+go, so a new client always gets in.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+
+REQUEST_SECONDS = 10.0
+"""How long a request may take to arrive, its first one from the start of the connection on."""
+
+
+IDLE_SECONDS = 60.0
+"""How long a connection may lie between two requests, or take nothing of an answer."""
+
+
+MAX_PER_PEER = 64
+"""Connections of one address that are not busy."""
+
+
+MAX_CONNECTIONS = 400
+
+
+MAX_QUEUED = 64
+"""Requests of one lane that wait for a thread."""
+
+
+LOOK_SECONDS = 1.0
+
+
+ACCEPTED_AT_ONCE = 64
+
+
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Parser(HTTPRequestParser):
+    """waitress's own, stricter where two servers could see two different requests in the same bytes."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the header.
+
+        Raises:
+            ParsingError: if it has both Content-Length and Transfer-Encoding; it was read by the latter.
+        """
+        super().parse_header(header_plus)
+        if "CONTENT_LENGTH" in self.headers and (self.chunked or "TRANSFER_ENCODING" in self.headers):
+            raise ParsingError("Content-Length with Transfer-Encoding is refused")
+
+
+class Channel(HTTPChannel):
+    """One connection, and since when the server waits for its client."""
+
+    parser_class = Parser
+
+    def __init__(self, server: PageServer, *args: Any, **named: Any) -> None:
+        self.since = time.monotonic()
+        """When it was opened, its request began, or something of an answer was sent last."""
+        self._is_new = True
+        self._is_served = True
+        super().__init__(server, *args, **named)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of it waits for a thread, or has one."""
+        return bool(self.requests) or not self._is_served
+
+    def is_late(self, now: float) -> bool:
+        """Whether its client has had its time."""
+        is_half_open = self._is_new or self.request is not None
+        limit = REQUEST_SECONDS if is_half_open and not self.total_outbufs_len else IDLE_SECONDS
+        return not self.is_busy and (self.will_close or now - self.since > limit)
+
+    def received(self, data: bytes) -> bool:
+        """Take what has come in."""
+        begins = self.request is None
+        taken = bool(super().received(data))
+        if self.requests:
+            self._is_new = self._is_served = False
+        elif begins and self.request is not None:
+            self.since = time.monotonic()
+        return taken
+
+    def service(self) -> None:
+        """Answer a request, in a thread."""
+        super().service()
+        self.since = time.monotonic()
+        if not self.requests:
+            self._is_served = True
+
+    def refuse(self) -> None:
+        """Answer that the server is busy, without a thread."""
+        self.requests = []
+        self.write_soon(BUSY)
+        self.close_when_flushed = True
+        self._is_served = True
+
+    def _flush_some(self, do_close: bool = True) -> bool:  # noqa: FBT001, FBT002 - as waitress calls it
+        sent = bool(super()._flush_some(do_close=do_close))  # type: ignore[misc]
+        if sent:
+            self.since = time.monotonic()
+        return sent
+
+
+class PageServer(TcpWSGIServer):
+    """waitress's server, with lanes of threads, deadlines, and room for who comes."""
+
+    channel_class = Channel
+    active_channels: dict[int, Channel]  # type: ignore[assignment]
+
+    def __init__(
+        self, app: Any, listening: socket.socket, lanes: dict[str, int], lane_of: Callable[[str], str], **how: Any
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            app: the application.
+            listening: the socket.
+            lanes: how many threads each lane has; requests of one lane never wait for those of another.
+            lane_of: the lane of a request, by its path.
+            how: waitress's settings.
+        """
+        self._lanes = {name: ThreadedTaskDispatcher() for name in lanes}
+        self._lane_of = lane_of
+        self._next_look = 0.0
+        self._has_new = False
+        for name, threads in lanes.items():
+            self._lanes[name].set_thread_count(threads)
+        sockinfo = (listening.family, listening.type, listening.proto, listening.getsockname())
+        super().__init__(
+            app,
+            _sock=listening,
+            dispatcher=next(iter(self._lanes.values())),
+            adj=Adjustments(**how),
+            bind_socket=False,
+            sockinfo=sockinfo,
+        )
+
+    def add_task(self, channel: Channel) -> None:  # type: ignore[override]
+        """Have a thread of its lane answer the request of a connection; refuse it where too many wait."""
+        lane = self._lanes[self._lane_of(getattr(channel.requests[0], "path", ""))]
+        if len(lane.queue) >= MAX_QUEUED:
+            channel.refuse()
+        else:
+            lane.add_task(channel)  # type: ignore[arg-type]
+
+    def handle_accept(self) -> None:
+        """Accept the connections that wait."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            before = len(self.active_channels)
+            super().handle_accept()
+            if len(self.active_channels) == before:
+                break
+            self._has_new = True
+
+    def readable(self) -> bool:
+        """Whether connections are accepted: always. Called before each wait, when no event of theirs is pending."""
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            _close(channel for channel in self.active_channels.values() if channel.is_late(now))
+        if self._has_new:
+            self._has_new = False
+            self._make_room()
+        return True
+
+    def end(self) -> None:
+        """End threads and connections."""
+        for lane in self._lanes.values():
+            lane.set_thread_count(0)
+        for lane in self._lanes.values():
+            lane.shutdown()
+        self.close()
+
+    def _make_room(self) -> None:
+        """Close the oldest connections that are not busy: of an address that has too many, and of all."""
+        by_peer: dict[str, list[Channel]] = defaultdict(list)
+        for channel in self.active_channels.values():
+            if not channel.is_busy:
+                by_peer[channel.addr[0]].append(channel)
+        for channels in by_peer.values():
+            channels.sort(key=lambda channel: channel.since)
+            _close(channels[:-MAX_PER_PEER])
+        if (over := len(self.active_channels) - MAX_CONNECTIONS) > 0:
+            rest = sorted((one for one in self.active_channels.values() if not one.is_busy), key=lambda one: one.since)
+            _close(rest[:over])
+
+
+def _close(channels: Iterable[Channel]) -> None:
+    for channel in list(channels):
+        channel.handle_close()

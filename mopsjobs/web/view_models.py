@@ -1,0 +1,317 @@
+"""Jobs, events and charts as the templates want them: texts, links and coordinates, no record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from markupsafe import Markup
+
+from mopsjobs.app.event_feed import event_text
+from mopsjobs.cache.queries.charts import Day, Group, Level
+from mopsjobs.cache.queries.events import StoredEvent
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.times import from_timestamp, human_age, human_duration, parse_time, whole_seconds
+from mopsjobs.web import svg
+
+Job = Mapping[str, Any]
+
+
+GLYPHS = {
+    "pending": "○", "submitting": "◌", "scheduled": "◔", "running": "▶", "validating": "◕", "succeeded": "✓",
+    "partial": "◑", "failed": "✗", "cancelled": "⊘",
+}  # fmt: skip
+"""A shape for each status, so that none is told by its colour alone."""
+
+
+ENDED = ("succeeded", "partial", "failed", "cancelled")
+
+
+SHOWN_OUTPUTS = 20
+
+
+def job_path(job_id: object) -> str:
+    """Where the page of a job is."""
+    return f"/jobs/{quote(str(job_id), safe='')}"
+
+
+class Status(NamedTuple):
+    """A status: its name, its shape, and the class that gives it a colour."""
+
+    name: str
+    glyph: str
+    kind: str
+
+
+class Moment(NamedTuple):
+    """A time: when, and how long ago."""
+
+    at: str
+    ago: str
+
+
+class Row(NamedTuple):
+    """A job in the table."""
+
+    id: str
+    path: str
+    status: Status
+    suspect: str | None
+    share: float | None
+    """Of its tasks that are done; None while nobody knows how many there are."""
+    percent: int | None
+    tasks: str
+    failed: int
+    owner: str | None
+    created: Moment
+    updated: Moment
+    duration: str
+
+
+def status(name: object) -> Status:
+    """A status as a template wants it."""
+    text = str(name)
+    return Status(text, GLYPHS.get(text, "?"), text if text in GLYPHS else "unknown")
+
+
+def moment(text: object, now: float) -> Moment:
+    """A time as a template wants it."""
+    return Moment(whole_seconds(str(text)), human_age(now - parse_time(str(text)).timestamp()))
+
+
+def row(job: Job, now: float) -> Row:
+    """A job as the table wants it."""
+    total, done, share = job["tasks_total"], job["tasks_completed"], job["progress"]
+    return Row(
+        id=job["job_id"],
+        path=job_path(job["job_id"]),
+        status=status(job["status"]),
+        suspect=job["suspect"],
+        share=None if share is None else round(share, 4),
+        percent=None if share is None else int(share * 100),
+        tasks=f"{done}/{total}" if total else str(done) if done else "",
+        failed=job["tasks_failed"] or 0,
+        owner=job["owner"],
+        created=moment(job["created_at"], now),
+        updated=moment(job["updated_at"], now),
+        duration=human_duration(job["duration_seconds"]),
+    )
+
+
+def lines(text: object) -> Markup:
+    """Text of several lines, as a template filter: each line cleaned, and the breaks kept."""
+    return Markup("\n").join(
+        strip_control_characters(line) for line in ("" if text is None else str(text)).splitlines()
+    )
+
+
+def facts(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]]]:
+    """What else is known of a job: each name with its texts and where these lead, if anywhere.
+
+    What the record does not tell is left out.
+    """
+    labels = [f"{label}={value}" for label, value in sorted(job["labels"].items())]
+    found: list[tuple[str, list[tuple[str, str | None]]]] = [
+        ("Owner", [] if job["owner"] is None else [(job["owner"], _jobs_with("owner", job["owner"]))]),
+        ("Labels", [(label, _jobs_with("label", label)) for label in labels]),
+    ]
+    plain = [
+        ("Queued", _duration(job["queued_seconds"])),
+        ("Running" if job["is_active"] else "Ran", _duration(job["run_seconds"])),
+        ("Heartbeat", moment(job["heartbeat_at"], now).ago if job["heartbeat_at"] and job["is_active"] else None),
+        ("Engine", job["engine"]),
+        ("Kubernetes", _kubernetes(job)),
+        ("Results", job["results_path"]),
+        ("Validation", job["last_validation_error"]),
+    ]
+    found += [(name, [(str(text), None)]) for name, text in plain if text is not None]
+    return [(name, texts) for name, texts in found if texts]
+
+
+def _jobs_with(name: str, value: object) -> str:
+    return f"/jobs?{urlencode({name: value})}"
+
+
+def _duration(seconds: float | None) -> str | None:
+    return None if seconds is None else human_duration(seconds)
+
+
+def _kubernetes(job: Job) -> str | None:
+    if job["k8s_name"] is None and job["k8s_namespace"] is None:
+        return None
+    return f"{job['k8s_namespace'] or 'default'}/{job['k8s_name'] or '?'}"
+
+
+def outputs(job: Job) -> dict[str, Any] | None:
+    """Which outputs are there, and which are missing; None where nobody has looked."""
+    verified, missing = job["verified_outputs"], job["missing_outputs"]
+    if not (verified or missing or job["tasks_verified"]):
+        return None
+    return {
+        "verified": len(verified) or job["tasks_verified"],
+        "missing": len(missing),
+        "names": [str(name) for name in missing[:SHOWN_OUTPUTS]],
+        "more": max(0, len(missing) - SHOWN_OUTPUTS),
+    }
+
+
+def timeline(job: Job, now: float) -> dict[str, Any]:
+    """The history of a job: bars to scale, and each step with how long it took."""
+    steps = job["transitions"]
+    times = [parse_time(str(step["at"])).timestamp() for step in steps]
+    ends = [*times[1:], now if job["is_active"] else times[-1]] if steps else []
+    parts, rows = [], []
+    for step, begin, end in zip(steps, times, ends, strict=True):
+        took = max(0.0, end - begin)
+        name = status(step["status"])
+        is_end = step is steps[-1] and not job["is_active"]
+        rows.append(
+            {
+                "status": name,
+                "at": whole_seconds(str(step["at"])),
+                "took": "" if is_end else human_duration(took),
+            }
+        )
+        if not is_end:
+            parts.append((name.kind, took, strip_control_characters(f"{name.name}: {human_duration(took)}")))
+    return {"bars": svg.spans(parts, height=24.0), "rows": rows}
+
+
+def progress_chart(points: Sequence[tuple[float, int, int]]) -> dict[str, Any] | None:
+    """Progress over time; None while there are no two points to draw a line between."""
+    shares = [(at, done / total * 100) for at, done, total in points]
+    if len(shares) < 2 or shares[-1][0] <= shares[0][0]:
+        return None
+    window = (shares[0][0], shares[-1][0])
+    return {
+        "points": svg.line(svg.steps(shares), x=window, y_max=100.0),
+        "begin": _clock(window[0]),
+        "end": _clock(window[1]),
+        "last": int(shares[-1][1]),
+    }
+
+
+def event_time(stored: StoredEvent) -> float:
+    """When it happened, by its writer's clock: in that order events are read, whenever they were heard of."""
+    return parse_time(str(stored.event["at"])).timestamp()
+
+
+def event(stored: StoredEvent) -> dict[str, str]:
+    """An event as a line; with the traceback of a failure below it."""
+    one = stored.event
+    error = one.get("error")
+    trace = str(error.get("traceback") or "") if isinstance(error, Mapping) else ""
+    return {
+        "at": whole_seconds(str(one["at"])),
+        "kind": strip_control_characters(str(one["kind"])),
+        "text": "\n".join(
+            [
+                "".join(strip_control_characters(piece) for piece in event_text(one)),
+                *map(strip_control_characters, trace.splitlines()),
+            ]
+        ),
+    }
+
+
+def level_chart(levels: Sequence[Level]) -> dict[str, Any]:
+    """Queued and running jobs over time."""
+    top = svg.ceiling(max((max(level.queued, level.running) for level in levels), default=0))
+    window = (levels[0].at, levels[-1].at)
+    return {
+        "top": int(top),
+        "queued": svg.line([(level.at, level.queued) for level in levels], x=window, y_max=top),
+        "running": svg.line([(level.at, level.running) for level in levels], x=window, y_max=top),
+        "begin": _day(window[0]),
+        "end": _day(window[1]),
+        "now": levels[-1],
+        "most": (max(level.queued for level in levels), max(level.running for level in levels)),
+    }
+
+
+def ended_chart(days: Sequence[Day]) -> dict[str, Any]:
+    """What ended on each day, by status."""
+    top = svg.ceiling(max((sum(day.ended.values()) for day in days), default=0))
+    columns = [
+        [
+            (name, float(day.ended[name]), f"{_day(day.start)}: {day.ended[name]} {name}")
+            for name in ENDED
+            if name in day.ended
+        ]
+        for day in days
+    ]
+    return {
+        "top": int(top),
+        "bars": svg.stacked(columns, y_max=top),
+        "begin": _day(days[0].start),
+        "end": _day(days[-1].start),
+    }
+
+
+def failure_chart(days: Sequence[Day]) -> dict[str, Any] | None:
+    """The failure rate over the days; None when no job ended by itself."""
+    found = [(day.start, day.failure_rate * 100) for day in days if day.failure_rate is not None]
+    if not found:
+        return None
+    top = min(100.0, svg.ceiling(max(rate for _, rate in found)))
+    window = (days[0].start, days[-1].start)
+    return {
+        "top": f"{top:g} %",
+        "points": svg.line(found, x=window, y_max=top),
+        "begin": _day(window[0]),
+        "end": _day(window[1]),
+    }
+
+
+def spread_chart(days: Sequence[Day], which: str) -> dict[str, Any] | None:
+    """Median and 90th percentile over the days, of `queued` or `ran`; None when no job tells."""
+    found = [(day.start, getattr(day, which)) for day in days if getattr(day, which).jobs]
+    if not found:
+        return None
+    top = max(spread.p90 for _, spread in found)
+    window = (days[0].start, days[-1].start)
+    return {
+        "top": human_duration(top),
+        "median": svg.line([(at, spread.median) for at, spread in found], x=window, y_max=top),
+        "p90": svg.line([(at, spread.p90) for at, spread in found], x=window, y_max=top),
+        "begin": _day(window[0]),
+        "end": _day(window[1]),
+    }
+
+
+def day_row(day: Day) -> dict[str, Any]:
+    """A day in the table beside the charts."""
+    return {
+        "day": _day(day.start),
+        "ended": [day.ended.get(name, 0) for name in ENDED],
+        "rate": _percent(day.failure_rate),
+        "times": [_duration(value) or "" for spread in (day.queued, day.ran) for value in (spread.median, spread.p90)],
+    }
+
+
+def group_row(group: Group) -> dict[str, Any]:
+    """An owner or a label in its table."""
+    return {
+        "name": group.name,
+        "jobs": group.jobs,
+        "active": group.active,
+        "failed": group.failed,
+        "rate": _percent(group.failure_rate),
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share * 100:.1f} %"
+
+
+def _day(seconds: float) -> str:
+    return f"{from_timestamp(seconds):%Y-%m-%d}"
+
+
+def _clock(seconds: float) -> str:
+    return f"{from_timestamp(seconds):%Y-%m-%d %H:%M:%SZ}"
+
+
+STATUSES = tuple(str(one) for one in JobStatus)
+"""All that this version knows, in the order in which a job passes them."""
