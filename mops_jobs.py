@@ -171,11 +171,11 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
         out.warn(sentence)
     if settings.redirected_by is not None:
         out.note(f"The registry is {settings.registry.value}, named by {settings.redirected_by}")
-    context = App(settings, out, env, build_parser, **clocks)  # type: ignore[arg-type]
+    app = App(settings, out, env, build_parser, **clocks)  # type: ignore[arg-type]
     try:
-        result = load(args.command).run(args, context)
+        result = load(args.command).run(args, app)
     finally:
-        context.close()
+        app.close()
     try:
         out.show(result)
     except BrokenPipeError:  # whoever read has seen enough; what came of the command is the same

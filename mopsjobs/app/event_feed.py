@@ -56,11 +56,11 @@ OnEvents = Callable[[Sequence[StoredEvent]], None]
 class EventFeed:
     """The events of all jobs, or of one."""
 
-    def __init__(self, context: App, name: str | None, *, offline: bool, follow: bool) -> None:
+    def __init__(self, app: App, name: str | None, *, offline: bool, follow: bool) -> None:
         """Find the job.
 
         Args:
-            context: the run.
+            app: the run.
             name: a job's id, the only id that begins so, or @latest; None for all jobs.
             offline: do without the network.
             follow: whether somebody will follow it, which needs the network.
@@ -72,9 +72,9 @@ class EventFeed:
         """
         if offline and follow:
             raise UsageError("--follow and --offline contradict each other.")
-        self._context = context
+        self._app = app
         self._follow = follow
-        self._offline = offline and not context.settings.is_local
+        self._offline = offline and not app.settings.is_local
         self._since: datetime | None = None
         self._cache_id: str | None = None
         self._listed = 0
@@ -94,7 +94,7 @@ class EventFeed:
         """
         if since is None:
             return 0
-        seq = self._context.read_cached(lambda cache: parse_cursor(cache, since))
+        seq = self._app.read_cached(lambda cache: parse_cursor(cache, since))
         if seq is None:
             raise foreign_cursor(since)
         return seq
@@ -107,8 +107,8 @@ class EventFeed:
         """
         if self._offline:
             return
-        started = self._context.now()
-        self._listed = self._context.sync_events(job_id=self.job_id, since=self._since).listed
+        started = self._app.now()
+        self._listed = self._app.sync_events(job_id=self.job_id, since=self._since).listed
         self._since = started if self.job_id is not None else None
         self._is_brought = True
 
@@ -125,7 +125,7 @@ class EventFeed:
         except (StoreUnavailableError, CacheError) as error:
             if not self._follow:
                 self._check_filled(error)
-            self._context.out.warn(f"{error} Showing what the cache has.")
+            self._app.out.warn(f"{error} Showing what the cache has.")
         if self._offline:
             hint = "Run: mops-jobs sync"
             self._check_filled(StoreUnavailableError("No events have been synced to this machine.", hint=hint))
@@ -140,7 +140,7 @@ class EventFeed:
         def view(cache: sqlite3.Connection) -> tuple[str, list[StoredEvent]]:
             return cache_id(cache), read_events(cache, after, job_id=self.job_id)
 
-        while (seen := self._context.read_cached(view)) is not None:
+        while (seen := self._app.read_cached(view)) is not None:
             identity, page = seen
             self._cache_id = self._cache_id or identity
             if identity != self._cache_id:
@@ -166,7 +166,7 @@ class EventFeed:
         Raises:
             JobNotFoundError: the job's record is gone.
         """
-        ending = _Ending(self._context)
+        ending = _Ending(self._app)
         outages = 0
         while True:
             state, outage = None, None
@@ -186,31 +186,31 @@ class EventFeed:
                 return state
             outages = 0 if outage is None else outages + 1
             if outages == 1:
-                self._context.out.warn(f"{outage} Trying again until it answers.")
+                self._app.out.warn(f"{outage} Trying again until it answers.")
             # Full jitter, so that the followers of a whole team do not come back all at once.
             delay = random.random() * min(MAX_OUTAGE_DELAY, POLL_SECONDS * 2.0 ** min(outages, 30))  # noqa: S311
-            self._context.sleep(delay if outages else pause_after(self._listed))
+            self._app.sleep(delay if outages else pause_after(self._listed))
 
     def tell_absence(self) -> None:
         """Say so, when the job has ended and the cache has nothing that happened to it, although it is up to date."""
         if self.job is None or self.job["status"] not in TERMINAL or not self._is_brought:
             return
         job_id = str(self.job_id)
-        if self._context.read_cached(lambda cache: has_events(cache, job_id)):
+        if self._app.read_cached(lambda cache: has_events(cache, job_id)):
             return
-        if self._context.read_cached(lambda cache: is_pruned(cache, job_id)):
+        if self._app.read_cached(lambda cache: is_pruned(cache, job_id)):
             told = (
                 f"This cache has pruned job {job_id} with its events. The registry still has them, unless prune --store"
                 " has removed them there too; another cache shows them: --cache PATH."
             )
         else:
             told = f"There are no events of job {job_id}: none were written, or prune --store has removed them."
-        self._context.out.note(told)
+        self._app.out.note(told)
 
     def _state(self) -> JobState | None:
         if self.job_id is None:
             return None
-        state = self._context.registry.get_job(self.job_id)
+        state = self._app.registry.get_job(self.job_id)
         if state is None:
             raise JobNotFoundError(f"There is no job {self.job_id} any more.", job_id=self.job_id)
         return state
@@ -222,21 +222,21 @@ class EventFeed:
             check_job_id(name)
         if not self._offline and not name.startswith("@"):
             try:
-                state = self._context.registry.get_job(name)
+                state = self._app.registry.get_job(name)
             except StoreUnavailableError as error:
                 outage = error
             else:
                 if state is not None:
                     self.job = state.to_dict()
                     return state.job_id, parse_time(state.created_at)
-        now = self._context.now().timestamp()
+        now = self._app.now().timestamp()
         try:
-            job = self._context.read(
+            job = self._app.read(
                 lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(offline=self._offline)
             )
         except JobNotFoundError:
             # The record of a job may be gone, and its history be here.
-            if self._context.read_cached(lambda cache: has_events(cache, name)):
+            if self._app.read_cached(lambda cache: has_events(cache, name)):
                 return name, None
             if outage is not None:
                 raise outage from None
@@ -252,7 +252,7 @@ class EventFeed:
                 self.job_id is not None and has_events(cache, self.job_id)
             )
 
-        if not self._context.read_cached(view):
+        if not self._app.read_cached(view):
             raise otherwise
 
 
@@ -285,8 +285,8 @@ def _task(event: Mapping[str, object]) -> str:
 class _Ending:
     """When a job that has ended has nothing more to tell."""
 
-    def __init__(self, context: App) -> None:
-        self._context = context
+    def __init__(self, app: App) -> None:
+        self._app = app
         self._first_seen: float | None = None
         self._is_told = False
 
@@ -300,9 +300,9 @@ class _Ending:
         """Whether all is shown: the end was told and nothing came after it; or it was long enough ago."""
         if not state.is_terminal:
             return False
-        now = self._context.monotonic()
+        now = self._app.monotonic()
         if self._first_seen is None:
             self._first_seen = now
-        if (self._context.now() - parse_time(state.updated_at)).total_seconds() > SETTLED_SECONDS:
+        if (self._app.now() - parse_time(state.updated_at)).total_seconds() > SETTLED_SECONDS:
             return True
         return is_quiet and (self._is_told or now - self._first_seen >= ENDING_SECONDS)

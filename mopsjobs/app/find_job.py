@@ -12,7 +12,7 @@ from mopsjobs.errors import JobNotFoundError, UsageError
 from mopsjobs.registry.job_state import JobState, check_job_id
 
 
-def find_state(name: str, context: App) -> JobState:
+def find_state(name: str, app: App) -> JobState:
     """The job of that name: by the whole id in the registry, else by what the cache knows of prefixes and of @latest.
 
     Raises:
@@ -22,30 +22,28 @@ def find_state(name: str, context: App) -> JobState:
         StoreError: the registry cannot be read.
     """
     if not name.startswith("@"):
-        state = context.registry.get_job(check_job_id(name))
+        state = app.registry.get_job(check_job_id(name))
         if state is not None:
             return state
-    now = context.now().timestamp()
+    now = app.now().timestamp()
     try:
-        job = context.read(
-            lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(refresh=True)
-        )
+        job = app.read(lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(refresh=True))
     except JobNotFoundError as error:
-        hint_if_kept(error, name, context)
+        hint_if_kept(error, name, app)
         raise
-    state = context.registry.get_job(str(job["job_id"]))
+    state = app.registry.get_job(str(job["job_id"]))
     if state is None:  # the cache told of one that has been taken away
         raise JobNotFoundError(f"There is no job {name}.", job_id=name)
     return state
 
 
-def hint_if_kept(error: JobNotFoundError, name: str, context: App) -> None:
+def hint_if_kept(error: JobNotFoundError, name: str, app: App) -> None:
     """Let the error say if a job of that id was submitted on this machine, and waits for the registry to take it."""
     from mopsjobs.engines.local import job_directory
     from mopsjobs.submission.offline import LAUNCHED
 
     with contextlib.suppress(UsageError, OSError):
-        if (job_directory(check_job_id(name), context.env) / LAUNCHED).exists():
+        if (job_directory(check_job_id(name), app.env) / LAUNCHED).exists():
             error.hint = (
                 f"It was submitted here while the registry took nothing. Deliver it: {command_line('resume', name)}"
             )

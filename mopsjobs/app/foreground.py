@@ -14,12 +14,12 @@ EXIT_STOPPED = 143
 """As a shell says it of a program that SIGTERM ended: Kubernetes then starts the shard again."""
 
 
-def run_here(shard: Shard, context: App, *, total: int | None = None) -> ShardResult:
+def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult:
     """Work through a shard in this process, with a progress bar if a person is there to see it.
 
     Args:
         shard: what to do.
-        context: whose registry it is in.
+        app: whose registry it is in.
         total: how many tasks the shard has, if somebody knows.
 
     Raises:
@@ -28,21 +28,21 @@ def run_here(shard: Shard, context: App, *, total: int | None = None) -> ShardRe
         EngineError: this machine's disk takes nothing.
         JobNotFoundError, ModelError, StoreError: see `run_shard`.
     """
-    context.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
-    directory = job_directory(shard.job_id, context.env)
+    app.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
+    directory = job_directory(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
         with usable(directory):
             make_directory(directory)
             stack.enter_context(at_work(directory, shard.job_id, shard.number))
-        on_progress = stack.enter_context(context.out.progress("tasks", total))
+        on_progress = stack.enter_context(app.out.progress("tasks", total))
         return run_shard(
             shard,
-            context.store,
-            context.registry,
+            app.store,
+            app.registry,
             directory,
-            on_log=context.out.note,
+            on_log=app.out.note,
             on_progress=on_progress,
-            sleep=context.sleep,
+            sleep=app.sleep,
         )
 
 

@@ -54,14 +54,14 @@ class WaitResult:
     exit_code: int
 
 
-def wait_for(names: Sequence[str], context: App, until: Until, *, interval: float | None = None) -> WaitResult:
+def wait_for(names: Sequence[str], app: App, until: Until, *, interval: float | None = None) -> WaitResult:
     """Wait for jobs, and say on the way what changes.
 
     A registry that does not answer is asked again until it does, or the time is up.
 
     Args:
         names: ids, or what else names a job (`queries.find_job`).
-        context: whose registry they are in.
+        app: whose registry they are in.
         until: when to stop.
         interval: seconds between two looks; None: what suits the registry.
 
@@ -70,9 +70,9 @@ def wait_for(names: Sequence[str], context: App, until: Until, *, interval: floa
         StoreUnavailableError: the time was up while the registry did not answer.
     """
     if interval is None:
-        interval = LOCAL_INTERVAL_SECONDS if context.settings.is_local else INTERVAL_SECONDS
-    deadline = None if until.timeout is None else context.monotonic() + until.timeout
-    watched = _Watched(names, context)
+        interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
+    deadline = None if until.timeout is None else app.monotonic() + until.timeout
+    watched = _Watched(names, app)
     outages = 0
     while True:
         outage = watched.look()
@@ -81,26 +81,26 @@ def wait_for(names: Sequence[str], context: App, until: Until, *, interval: floa
             return watched.told(worst(exit_code_of({"status": state.status}) for state in deciding))
         outages = 0 if outage is None else outages + 1
         if outages == 1:
-            context.out.warn(f"{outage} Trying again until it answers.")
+            app.out.warn(f"{outage} Trying again until it answers.")
         # Full jitter, so that the waiters of a whole team do not come back all at once.
         pause = random.random() * min(MAX_OUTAGE_DELAY, interval * 2.0 ** min(outages, 30)) if outages else interval  # noqa: S311
         if deadline is not None:
-            left = deadline - context.monotonic()
+            left = deadline - app.monotonic()
             if left <= 0:
                 if outage is not None:
                     raise outage
-                context.out.note(f"Not finished after {human_duration(until.timeout or 0)}.")
+                app.out.note(f"Not finished after {human_duration(until.timeout or 0)}.")
                 return watched.told(EXIT_NOT_FINISHED)
             pause = min(pause, left)
-        context.sleep(pause)
+        app.sleep(pause)
 
 
 class _Watched:
     """The jobs waited for, and what was last seen of each."""
 
-    def __init__(self, names: Sequence[str], context: App) -> None:
-        self._context = context
-        self._registry = context.registry
+    def __init__(self, names: Sequence[str], app: App) -> None:
+        self._app = app
+        self._registry = app.registry
         self._last: dict[str, JobState | None] = dict.fromkeys(names)
         self._warned: set[str] = set()
 
@@ -126,7 +126,7 @@ class _Watched:
             if outage is None:
                 try:
                     # Asked first: a runner may write the end, and end, between the two.
-                    has_ended = seen is not None and has_ended_here(seen.fields(), self._context.env)
+                    has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
                     state = self._asked(name, seen)
                 except StoreUnavailableError as error:
                     outage = error
@@ -136,14 +136,14 @@ class _Watched:
                 continue
             if seen is None or _said(seen) != _said(state):
                 source = "" if outage is None else ", as of the last sync: the registry does not answer"
-                self._context.out.note(f"{strip_control_characters(state.job_id)}: {_said(state)}{source}")
+                self._app.out.note(f"{strip_control_characters(state.job_id)}: {_said(state)}{source}")
             self._last[name] = state
             self._warn(state, has_ended=has_ended)
         return outage
 
     def _asked(self, name: str, seen: JobState | None) -> JobState:
         """The job as the registry has it."""
-        state = find_state(name, self._context) if seen is None else self._registry.get_job(seen.job_id)
+        state = find_state(name, self._app) if seen is None else self._registry.get_job(seen.job_id)
         if state is None:
             raise JobNotFoundError(f"There is no job {name}.", job_id=name)
         return state
@@ -152,7 +152,7 @@ class _Watched:
         """The job of this whole id, if the cache has seen its end. A cache that cannot be used has seen nothing."""
         job_id = name if seen is None else seen.job_id
         try:
-            record = self._context.read_cached(lambda cache: job_queries.ended_record(cache, job_id))
+            record = self._app.read_cached(lambda cache: job_queries.ended_record(cache, job_id))
             state = None if record is None else JobState.from_json(record.encode())
         except MopsJobsError:
             return None
@@ -163,15 +163,13 @@ class _Watched:
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
         """Say once of a job that nobody may be at work on it. It is waited for all the same: silence is no end."""
         sign = state.heartbeat_at
-        silent = 0.0 if sign is None else (self._context.now() - parse_time(sign)).total_seconds()
+        silent = 0.0 if sign is None else (self._app.now() - parse_time(sign)).total_seconds()
         if state.is_terminal or state.job_id in self._warned or not (has_ended or silent > job_json.SILENT_SECONDS):
             return
         self._warned.add(state.job_id)
         why = "its runner on this machine has ended" if has_ended else f"no sign of life for {human_duration(silent)}"
         resume = command_line("resume", state.job_id)
-        self._context.out.warn(
-            strip_control_characters(f"{state.job_id}: {why}. Where its runner is gone, type: {resume}")
-        )
+        self._app.out.warn(strip_control_characters(f"{state.job_id}: {why}. Where its runner is gone, type: {resume}"))
 
 
 def _deciding(states: list[JobState | None], until: Until) -> list[JobState] | None:

@@ -9,11 +9,11 @@ from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_se
 JOB_HEADERS = ("JOB", "STATUS", "PROGRESS", "OWNER", "CREATED", "UPDATED", "DURATION")
 
 
-def job_row(job: dict[str, object], context: App) -> list[object]:
+def job_row(job: dict[str, object], app: App) -> list[object]:
     """A job as a row under `JOB_HEADERS`: to a person with ages, else with times."""
     created, updated = str(job["created_at"]), str(job["updated_at"])
-    if context.out.is_terminal:
-        now = context.now()
+    if app.out.is_terminal:
+        now = app.now()
         created, updated = (human_age((now - parse_time(text)).total_seconds()) for text in (created, updated))
     else:
         created, updated = whole_seconds(created), whole_seconds(updated)

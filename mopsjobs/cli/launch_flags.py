@@ -134,18 +134,18 @@ def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | Non
     return path
 
 
-def packed_here(context: App) -> PackedBundle:
+def packed_here(app: App) -> PackedBundle:
     """The code of the current directory, packed, while somebody may watch; what was left out as a secret is told.
 
     Raises:
         UsageError: it cannot be packed.
     """
-    with context.out.progress("files", None) as on_progress:
-        packed = pack(Path.cwd(), leave_out=context.own_files(), on_progress=on_progress)
+    with app.out.progress("files", None) as on_progress:
+        packed = pack(Path.cwd(), leave_out=app.own_files(), on_progress=on_progress)
     if packed.withheld:
         shown = ", ".join(packed.withheld[:MAX_SHOWN])
         more = len(packed.withheld) - MAX_SHOWN
-        context.out.warn(
+        app.out.warn(
             f"Left out of the bundle, for it may hold secrets: {shown}{f' and {more} more' if more > 0 else ''}. Name"
             f" it in .modelopsignore to say so yourself, or with ! before it to have it packed, for all who may read"
             " the registry."
@@ -153,7 +153,7 @@ def packed_here(context: App) -> PackedBundle:
     return packed
 
 
-def dask_options(args: argparse.Namespace, context: App, recorded: object = None) -> dict[str, str]:
+def dask_options(args: argparse.Namespace, app: App, recorded: object = None) -> dict[str, str]:
     """What the dask engine is to be told: its scheduler, as given, else as a record has it, else of the environment.
 
     Raises:
@@ -164,7 +164,7 @@ def dask_options(args: argparse.Namespace, context: App, recorded: object = None
 
     if args.workers is not None:
         raise UsageError("--workers has no effect with the dask engine: the cluster has its own.")
-    url = scheduler_url(args.scheduler or (recorded if isinstance(recorded, str) else None), context.env)
+    url = scheduler_url(args.scheduler or (recorded if isinstance(recorded, str) else None), app.env)
     check_installed()
     return {"scheduler": url}
 

@@ -25,20 +25,20 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def trust_of(args: argparse.Namespace, context: App) -> Trust:
+def trust_of(args: argparse.Namespace, app: App) -> Trust:
     """What the user trusts: by `--trust`, and by the list in the configuration of the user.
 
     Raises:
         UsageError: if one of them has another form.
     """
     try:
-        patterns = [check_choice(one) for one in context.settings.trusted]
+        patterns = [check_choice(one) for one in app.settings.trusted]
     except UsageError as error:
         raise ConfigError(f"{error.message} (trusted, from the user's configuration file)") from None
     return Trust([check_choice(one) for one in args.trust], patterns)
 
 
-def contexts_of(jobs: Iterable[Mapping[str, object]], context: App, trust: Trust) -> dict[str, list[str]]:
+def contexts_of(jobs: Iterable[Mapping[str, object]], app: App, trust: Trust) -> dict[str, list[str]]:
     """The contexts that only records name, each with the jobs whose records do."""
     found: dict[str, list[str]] = {}
     for job in jobs:
@@ -46,21 +46,21 @@ def contexts_of(jobs: Iterable[Mapping[str, object]], context: App, trust: Trust
             continue
         from mopsjobs.engines.kubernetes.engine import unknown_context
 
-        choice = unknown_context(job, context.env, trust)
+        choice = unknown_context(job, app.env, trust)
         if choice is not None:
             found.setdefault(choice, []).append(str(job["job_id"]))
     return found
 
 
-def is_agreed(context: App, found: Mapping[str, list[str]]) -> bool | None:
+def is_agreed(app: App, found: Mapping[str, list[str]]) -> bool | None:
     """Ask a person whether to use what only records name; None without a terminal to ask at.
 
     Args:
-        context: the run.
+        app: the run.
         found: the choices, each with the jobs whose records name it; not empty.
     """
     jobs = list(dict.fromkeys(job for names in found.values() for job in names))
-    return context.out.ask(f"Use {', '.join(found)}, which only the record of {_some(jobs)} names?")
+    return app.out.ask(f"Use {', '.join(found)}, which only the record of {_some(jobs)} names?")
 
 
 def refusal(found: Mapping[str, list[str]], done: str) -> NotTrustedError:

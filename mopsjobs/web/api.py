@@ -77,14 +77,14 @@ class _Handlers:
         args = query_params.parse_query(query_params.api_query(), request.args.items(multi=True))
         if not 1 <= args.limit <= query_params.MAX_LIMIT:
             raise UsageError(f"limit {args.limit} is not between 1 and {query_params.MAX_LIMIT}.")
-        now = self._site.context.now()
+        now = self._site.app.now()
         chosen, order = job_filter(args, now), filters.parse_sort(args.sort)
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
             page = job_queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
             texts = _within(page.texts(skip=args.skip), MAX_ANSWER_BYTES)
             after = args.skip + len(texts)
-            head = self._site.context.listing(page, freshness) | {"returned": len(texts)}
+            head = self._site.app.listing(page, freshness) | {"returned": len(texts)}
             document = "".join(Document(head, items=("jobs", texts)).pieces(None))
             return document, after if texts and after < len(page) else None
 
@@ -97,7 +97,7 @@ class _Handlers:
 
     def job(self, job_id: str) -> Response:
         """What `status JOB --json` prints."""
-        now = self._site.context.now().timestamp()
+        now = self._site.app.now().timestamp()
         job = self._site.read(lambda connection, _age: job_queries.find_job(connection, job_id, now=now))
         return Response("".join(Document(job).pieces(None)) + "\n", mimetype=JSON)
 
@@ -117,7 +117,7 @@ class _Handlers:
 
     def metrics(self) -> Response:
         """What `metrics` prints, made once for each state of the cache."""
-        now = self._site.context.now().timestamp()
+        now = self._site.app.now().timestamp()
 
         def make(_number: int) -> str:
             return self._site.read(lambda connection, _age: metrics.render(connection, Chosen(), now=now).decode())

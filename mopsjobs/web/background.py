@@ -69,9 +69,9 @@ class ChangeSignal:
 class Watcher(threading.Thread):
     """Looks whether anybody has changed the cache: this process, a sync from cron, a command on this machine."""
 
-    def __init__(self, context: App, changes: ChangeSignal) -> None:
+    def __init__(self, app: App, changes: ChangeSignal) -> None:
         super().__init__(name="watcher", daemon=True)
-        self._context = context
+        self._app = app
         self._changes = changes
         self._connection: sqlite3.Connection | None = None
         self._file: FileIdentity | None = None
@@ -90,10 +90,10 @@ class Watcher(threading.Thread):
     def _look(self) -> object:
         """What is another value after each change. A cache that was set aside and made anew is another file."""
         try:
-            found = file_identity(self._context.cache_path)
+            found = file_identity(self._app.cache_path)
             if found != self._file:
                 self._close()
-                self._connection = open_to_read(self._context.cache_path, self._context.settings.registry_id)
+                self._connection = open_to_read(self._app.cache_path, self._app.settings.registry_id)
                 self._file = found
             if self._connection is None:
                 return None
@@ -112,9 +112,9 @@ class Watcher(threading.Thread):
 class Syncer(threading.Thread):
     """Keeps the cache fresh. What goes wrong is shown, and tried again."""
 
-    def __init__(self, context: App, changes: ChangeSignal, every: float) -> None:
+    def __init__(self, app: App, changes: ChangeSignal, every: float) -> None:
         super().__init__(name="syncer", daemon=True)
-        self._context = context
+        self._app = app
         self._changes = changes
         self._every = every
         self.problem: str | None = None
@@ -123,26 +123,26 @@ class Syncer(threading.Thread):
     def run(self) -> None:
         """Sync until the end."""
         while not self._changes.is_over:
-            begun = self._context.monotonic()
+            begun = self._app.monotonic()
             problem = self._sync()
             if problem != self.problem:
                 if problem is not None:
-                    self._context.out.warn(problem)
+                    self._app.out.warn(problem)
                 self.problem = problem
                 self._changes.add()
-            spent = self._context.monotonic() - begun
-            end = self._context.monotonic() + max(self._every, spent * (1 / MAX_SHARE - 1))
-            while (left := end - self._context.monotonic()) > 0 and not self._changes.is_over:
+            spent = self._app.monotonic() - begun
+            end = self._app.monotonic() + max(self._every, spent * (1 / MAX_SHARE - 1))
+            while (left := end - self._app.monotonic()) > 0 and not self._changes.is_over:
                 self._changes.wait(1 << 62, left)
 
     def _sync(self) -> str | None:
         try:
             # As a view of an embedded registry does; elsewhere, a sync that is already running will do.
-            report = self._context.sync(wait=None if self._context.settings.is_local else 0.0)
-            holder, now = (self._context.sync_holder() if report is None else None), self._context.now()
+            report = self._app.sync(wait=None if self._app.settings.is_local else 0.0)
+            holder, now = (self._app.sync_holder() if report is None else None), self._app.now()
             if holder is not None and holder.is_stalled(now):
                 return f"Another sync is running{holder.described(now)}."
-            self._context.sync_events()
+            self._app.sync_events()
         except MopsJobsError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the page goes on, and shows it

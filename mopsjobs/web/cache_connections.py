@@ -28,8 +28,8 @@ class _Reader(NamedTuple):
 class ConnectionPool:
     """Connections to one cache, each lent to one request at a time."""
 
-    def __init__(self, context: App) -> None:
-        self._context = context
+    def __init__(self, app: App) -> None:
+        self._app = app
         self._lock = threading.Lock()
         self._idle: list[_Reader] = []
 
@@ -39,12 +39,12 @@ class ConnectionPool:
 
         One that something has gone wrong on is not lent again.
         """
-        path = self._context.cache_path
+        path = self._app.cache_path
         with translate_sqlite_errors(path):
             file = _file_at(path)
             reader = self._idle_one(file)
             if reader is None:
-                connection = open_to_read(path, self._context.settings.registry_id)
+                connection = open_to_read(path, self._app.settings.registry_id)
                 if connection is None:
                     yield None
                     return

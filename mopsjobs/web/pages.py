@@ -95,10 +95,10 @@ class _Views:
     def jobs(self) -> str:
         """The table of jobs."""
         query = list(request.args.items(multi=True))
-        wanted = query_params.JobsPageQuery(query, self._site.context.now())
+        wanted = query_params.JobsPageQuery(query, self._site.app.now())
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
-            now = self._site.context.now().timestamp()
+            now = self._site.app.now().timestamp()
             counts = job_queries.count_by_status(connection, wanted.all_statuses)
             chosen = wanted.chosen
             total = (
@@ -142,7 +142,7 @@ class _Views:
         kind = "log" if request.args.get("show") == "log" else None
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
-            now = self._site.context.now().timestamp()
+            now = self._site.app.now().timestamp()
             job = job_queries.find_job(connection, job_id, now=now)
             whole_id = str(job["job_id"])
             events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS, kind=kind)
@@ -174,7 +174,7 @@ class _Views:
         args = query_params.parse_query(query_params.charts_query(), request.args.items(multi=True))
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
-            now = self._site.context.now().timestamp()
+            now = self._site.app.now().timestamp()
             since = now - args.days * charts.DAY
             step = (now - since) / LEVEL_STEPS
             chosen = query_params.chart_filter(args)
@@ -214,8 +214,8 @@ class _Views:
         template = self._app.jinja_env.get_template(name)
         return template.render(
             number=number,
-            registry=site.context.settings.registry_id,
-            redirected_by=site.context.settings.redirected_by,
+            registry=site.app.settings.registry_id,
+            redirected_by=site.app.settings.redirected_by,
             version=__version__,
             status_of=view_models.status,
             job_path=view_models.job_path,
@@ -239,7 +239,7 @@ class _Views:
 
     def unexpected(self, error: Exception) -> Response:
         """Whatever else: the server goes on."""
-        self._site.context.out.warn(f"{request.path}: {type(error).__name__}: {error}")
+        self._site.app.out.warn(f"{request.path}: {type(error).__name__}: {error}")
         return self._error(
             500, "Internal Server Error", "Something unexpected went wrong; the server's output tells.", None
         )

@@ -33,7 +33,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(
-    context: App,
+    app: App,
     *,
     host: str,
     port: int,
@@ -44,7 +44,7 @@ def serve(
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        context: the run.
+        app: the run.
         host: name or address to listen on.
         port: 0 for any that is free.
         allowed: further names to answer to.
@@ -60,12 +60,12 @@ def serve(
     limit_malloc_arenas()
     listening = _listen(host, port)
     changes = ChangeSignal()
-    syncer = None if sync_every is None else Syncer(context, changes, sync_every)
-    app = make_app(Site(context, changes, syncer), own_names(host, allowed))
+    syncer = None if sync_every is None else Syncer(app, changes, sync_every)
+    wsgi_app = make_app(Site(app, changes, syncer), own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # that requests wait for a thread is nobody's concern
     with _stop_signals() as (wait, wake):
         server = PageServer(
-            app,
+            wsgi_app,
             listening,
             LANES,
             lane_of,
@@ -83,7 +83,7 @@ def serve(
             finally:
                 wake()
 
-        threads = [Watcher(context, changes), threading.Thread(target=answer, name="server", daemon=True)]
+        threads = [Watcher(app, changes), threading.Thread(target=answer, name="server", daemon=True)]
         for thread in threads if syncer is None else [*threads, syncer]:
             thread.start()
         on_start(_url(host, listening.getsockname()[1]))

@@ -20,14 +20,14 @@ T = TypeVar("T")
 class Site:
     """One server's state."""
 
-    def __init__(self, context: App, changes: ChangeSignal, syncer: Syncer | None) -> None:
-        self.context = context
+    def __init__(self, app: App, changes: ChangeSignal, syncer: Syncer | None) -> None:
+        self.app = app
         self.changes = changes
         self.syncer = syncer
         """None when the cache is shown as it lies."""
-        self.readers = ConnectionPool(context)
-        self.pages = PageCache(changes, context.monotonic)
-        self.charts = PageCache(ChangeSignal(), context.monotonic)
+        self.readers = ConnectionPool(app)
+        self.pages = PageCache(changes, app.monotonic)
+        self.charts = PageCache(ChangeSignal(), app.monotonic)
         """Charts read every job: they are as old as they may be, whatever changes."""
 
     def read_cached(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
@@ -36,7 +36,7 @@ class Site:
         Raises:
             CacheError: it cannot be used.
         """
-        return self.context.read_cached(view, self.readers.opened)
+        return self.app.read_cached(view, self.readers.opened)
 
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T]) -> T:
         """Call `view` with the cache, read-only, and its age.
@@ -47,7 +47,7 @@ class Site:
         """
 
         def look(connection: sqlite3.Connection) -> T | None:
-            freshness = self.context.freshness(connection)
+            freshness = self.app.freshness(connection)
             return None if freshness is None else view(connection, freshness)
 
         found = self.read_cached(look)
@@ -62,7 +62,7 @@ class Site:
         Raises:
             CacheError: the cache cannot be used.
         """
-        return self.read_cached(lambda cache: self.header_of(cache, self.context.freshness(cache))) or self._header(
+        return self.read_cached(lambda cache: self.header_of(cache, self.app.freshness(cache))) or self._header(
             None, None
         )
 
@@ -74,7 +74,7 @@ class Site:
         problem = (None if self.syncer is None else self.syncer.problem) or last_error or None
         age = None if freshness is None else freshness.age_seconds
         # An embedded registry too: commands read it fresh, but a server shows it as of its last sync.
-        is_late = age is None or age > parse_duration(self.context.settings.stale_after.value)
+        is_late = age is None or age > parse_duration(self.app.settings.stale_after.value)
         return {
             "synced": "never synced" if age is None else f"synced {human_age(age)}",
             "synced_at": None if freshness is None else freshness.synced_at,

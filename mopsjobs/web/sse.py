@@ -48,7 +48,7 @@ def open_stream(site: Site, seats: threading.BoundedSemaphore) -> Response:
 
 def _stream(site: Site, job_id: str | None, after: str | None, gone: Callable[[], bool]) -> Iterator[str]:
     yield f"retry: {RETRY_MILLISECONDS}\n\n"
-    seen, sent_at = -1, site.context.monotonic()
+    seen, sent_at = -1, site.app.monotonic()
     while not (site.changes.is_over or gone()):
         number = site.changes.number
         parts: list[str] = []
@@ -59,11 +59,11 @@ def _stream(site: Site, job_id: str | None, after: str | None, gone: Callable[[]
                 if len(parts) == PAGE:
                     seen = -1  # there may be more
             parts.append(_message("change", {**site.header(), "number": number}))
-        elif site.context.monotonic() - sent_at >= BEAT_SECONDS:
+        elif site.app.monotonic() - sent_at >= BEAT_SECONDS:
             parts.append(_message("age", site.header()))
         text = "".join(parts)
         if text:
-            sent_at = site.context.monotonic()
+            sent_at = site.app.monotonic()
             yield text
         site.changes.wait(seen, WAIT_SECONDS)
 

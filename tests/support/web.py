@@ -145,11 +145,11 @@ class Web:
         settings = config.load({}, cli.env, cli.env["HOME"])
         out = Printer(None, None, cli.env)
         clock = cli.clock
-        self.context = App(
+        self.app = App(
             settings, out, cli.env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic
         )
         self.changes = ChangeSignal()
-        self.site = Site(self.context, self.changes, None)
+        self.site = Site(self.app, self.changes, None)
         self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()
 
     def get(self, path: str, **headers: str) -> TestResponse:

@@ -1,4 +1,4 @@
-"""The commands, one module a family. Each module has `add_parser(name, commands, parents)` and `run(args, context)`.
+"""The commands, one module a family. Each module has `add_parser(name, commands, parents)` and `run(args, app)`.
 
 A command returns a `Result`; it neither prints nor exits. Modules are imported by name, only the one that a run needs:
 a listing must not pay for what a sync imports.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         def add_parser(self, name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
             """Declare the command's arguments."""
 
-        def run(self, args: argparse.Namespace, context: App) -> Result:
+        def run(self, args: argparse.Namespace, app: App) -> Result:
             """Do what was asked."""
 
 

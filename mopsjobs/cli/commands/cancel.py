@@ -89,36 +89,36 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="each job as a JSON object in a line of its own")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Cancel jobs."""
     has_filters = any(getattr(args, name) not in (None, False, []) for name in FILTERS)
     if bool(args.jobs) == has_filters:
         raise UsageError("cancel takes either the ids of jobs or filters that choose them: use one of the two.")
     if args.dry_run:
-        return _shown(args, _named(args.jobs, context) if args.jobs else _fitting(args, context))
-    trust = trust_of(args, context)
+        return _shown(args, _named(args.jobs, app) if args.jobs else _fitting(args, app))
+    trust = trust_of(args, app)
     names = list(dict.fromkeys(args.jobs))
     if has_filters:
-        jobs = _fitting(args, context)
+        jobs = _fitting(args, app)
         if not jobs:
             return Result(notes=["No job that has not ended fits; nothing was cancelled."])
-        declined = context.out.confirm(f"Cancel {pluralize(len(jobs), 'job')}?", _lines(jobs), yes=args.yes)
+        declined = app.out.confirm(f"Cancel {pluralize(len(jobs), 'job')}?", _lines(jobs), yes=args.yes)
         if declined is not None:
             return declined
         names = [str(job["job_id"]) for job in jobs]
     else:
-        jobs = _records(names, context)
-    found = contexts_of(jobs, context, trust)
+        jobs = _records(names, app)
+    found = contexts_of(jobs, app, trust)
     if found:
-        is_meant = is_agreed(context, found)
+        is_meant = is_agreed(app, found)
         if is_meant is None:
             raise refusal(found, "nothing was cancelled")
         if not is_meant:
             return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
-    return _cancel(args, context, names, trust.plus(found))
+    return _cancel(args, app, names, trust.plus(found))
 
 
-def _records(names: list[str], context: App) -> list[dict[str, object]]:
+def _records(names: list[str], app: App) -> list[dict[str, object]]:
     """The records of these jobs. One that cannot be used is told when it is cancelled.
 
     Raises:
@@ -127,9 +127,9 @@ def _records(names: list[str], context: App) -> list[dict[str, object]]:
     found = []
     for name in names:
         try:
-            state = context.registry.get_job(name)
+            state = app.registry.get_job(name)
         except StoreError as error:
-            raise _with_a_way(error, name, context) from None
+            raise _with_a_way(error, name, app) from None
         except MopsJobsError:
             continue
         if state is not None:
@@ -137,19 +137,19 @@ def _records(names: list[str], context: App) -> list[dict[str, object]]:
     return found
 
 
-def _fitting(args: argparse.Namespace, context: App) -> list[dict[str, object]]:
+def _fitting(args: argparse.Namespace, app: App) -> list[dict[str, object]]:
     """The jobs that the filters choose, by the registry as it is now: what stops jobs must not act on an old picture.
 
     Raises:
         StoreError: the registry cannot be read.
     """
-    now = context.now()
+    now = app.now()
     chosen = job_filter(args, now)
     chosen.keeps_active = False
     if chosen.statuses is None:
         chosen.statuses = ACTIVE
-    if context.sync(wait=None if context.settings.is_local else LOCK_SECONDS) is None:
-        problem = context.held_up()
+    if app.sync(wait=None if app.settings.is_local else LOCK_SECONDS) is None:
+        problem = app.held_up()
         raise StoreUnavailableError(f"{problem} Nothing was cancelled.", hint=problem.hint)
 
     def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
@@ -157,12 +157,12 @@ def _fitting(args: argparse.Namespace, context: App) -> list[dict[str, object]]:
         found = job_queries.list_jobs(cache, chosen, order=order, limit=0, now=now.timestamp())
         return [job for job in found.jobs() if job["is_active"]]
 
-    return context.read_cached(view) or []
+    return app.read_cached(view) or []
 
 
-def _named(names: list[str], context: App) -> list[dict[str, object]]:
-    now = context.now().timestamp()
-    states = [context.registry.get_job(name) for name in dict.fromkeys(names)]
+def _named(names: list[str], app: App) -> list[dict[str, object]]:
+    now = app.now().timestamp()
+    states = [app.registry.get_job(name) for name in dict.fromkeys(names)]
     return [job_json_from_state(state, now=now) for state in states if state is not None and not state.is_terminal]
 
 
@@ -195,25 +195,25 @@ def _place(job: dict[str, object]) -> str:
     return f"{where}Job {job.get('k8s_namespace') or '(default)'}/{job.get('k8s_name') or job['job_id']}"
 
 
-def _cancel(args: argparse.Namespace, context: App, names: list[str], trust: Trust) -> Result:
+def _cancel(args: argparse.Namespace, app: App, names: list[str], trust: Trust) -> Result:
     done: list[Stopped] = []
     refused: list[MopsJobsError] = []
     silent: dict[str, str] = {}
     for job_id in names:
         try:
-            state = context.registry.cancel_job(job_id, args.reason)
+            state = app.registry.cancel_job(job_id, args.reason)
         except StoreError as error:
             if not done:
-                raise _with_a_way(error, job_id, context) from None
+                raise _with_a_way(error, job_id, app) from None
             refused.append(error)
             break  # it would be the same with the others
         except MopsJobsError as error:
             refused.append(error)
             continue
-        done.append(_stop(state, context, silent, trust))
+        done.append(_stop(state, app, silent, trust))
     if refused and not done:
-        return _all_refused(refused, context)
-    now = context.now().timestamp()
+        return _all_refused(refused, app)
+    now = app.now().timestamp()
     problems = [one.problem for one in done if one.problem is not None]
     return Result(
         JsonLines([{**job_json_from_state(one.state, now=now), "engine_stop": one.engine} for one in done])
@@ -225,23 +225,23 @@ def _cancel(args: argparse.Namespace, context: App, names: list[str], trust: Tru
     )
 
 
-def _with_a_way(error: StoreError, job_id: str, context: App) -> StoreError:
+def _with_a_way(error: StoreError, job_id: str, app: App) -> StoreError:
     """The outage, with what to type to stop the job by hand, if this machine or the cluster knows it."""
     if isinstance(error, StoreUnavailableError):
         from mopsjobs.engines.lookup import find_in_engines
 
-        said, _ = find_in_engines(job_id, context.env, ENGINE_SECONDS)
+        said, _ = find_in_engines(job_id, app.env, ENGINE_SECONDS)
         if said is not None and said.stop is not None:
             error.hint = f"To stop it by hand: {said.stop}"
     return error
 
 
-def _stop(state: JobState, context: App, silent: dict[str, str], trust: Trust) -> Stopped:
+def _stop(state: JobState, app: App, silent: dict[str, str], trust: Trust) -> Stopped:
     """Stop what runs a job that is cancelled. A local one of another machine stops when its runner sees the record.
 
     Args:
         state: its record.
-        context: the run.
+        app: the run.
         silent: engines with their contexts that did not answer, and what is to be said of it: each is asked once.
         trust: what the user has named of that which records choose.
     """
@@ -253,7 +253,7 @@ def _stop(state: JobState, context: App, silent: dict[str, str], trust: Trust) -
     problem = silent.get(place)
     if problem is None:
         try:
-            is_stopped = open_engine(name, context.env, trust).cancel(job)
+            is_stopped = open_engine(name, app.env, trust).cancel(job)
             return Stopped(state, "stopped" if is_stopped else "nothing")
         except NotTrustedError as error:
             return Stopped(state, "failed", f"{state.job_id} is cancelled, but was not stopped: {error}")
@@ -265,13 +265,13 @@ def _stop(state: JobState, context: App, silent: dict[str, str], trust: Trust) -
     if name == "kubernetes":
         from mopsjobs.engines.kubernetes.engine import kubectl_for
 
-        by_hand = f" By hand: {kubectl_for('delete', job, context.env)}"
+        by_hand = f" By hand: {kubectl_for('delete', job, app.env)}"
     told = f"{state.job_id} is cancelled, but could not be stopped: {problem}{by_hand}"
     return Stopped(state, "failed", told)
 
 
-def _all_refused(refused: list[MopsJobsError], context: App) -> Result:
+def _all_refused(refused: list[MopsJobsError], app: App) -> Result:
     """None was cancelled: the last reason is the outcome, after the others were told."""
     for error in refused[:-1]:
-        context.out.error(error)
+        app.out.error(error)
     raise refused[-1]

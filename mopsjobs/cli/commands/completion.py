@@ -65,16 +65,16 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--words", nargs="+", metavar="WORD", help=argparse.SUPPRESS)  # for the scripts
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Print the script, or the words that it asks for."""
     if args.words is not None:
         kind, *prefix = args.words  # tcsh cannot tell what is typed already, and gives none
-        return _words(kind, "".join(prefix), context)
+        return _words(kind, "".join(prefix), app)
     if args.shell is None:
         raise UsageError(f"Name a shell: {', '.join(SHELLS)}.")
     import shtab
 
-    parser = context.build_parser()
+    parser = app.build_parser()
     commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
     for command in commands.choices.values():
         for action in command._actions:  # noqa: SLF001 - argparse has no public way to walk a parser
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, context: App) -> Result:
     return Result(RawText(script))
 
 
-def _words(kind: str, prefix: str, context: App) -> Result:
+def _words(kind: str, prefix: str, app: App) -> Result:
     """Words of the cache. Whatever is wrong, somebody who presses Tab gets no words, and no message."""
     from mopsjobs.cache.queries import completions
 
@@ -93,7 +93,7 @@ def _words(kind: str, prefix: str, context: App) -> Result:
     if find is None:
         raise UsageError(f"There are no words of the kind '{kind}': use {', '.join(WORDS)}.")
     try:
-        found = context.read_cached(lambda cache: find(cache, prefix))
+        found = app.read_cached(lambda cache: find(cache, prefix))
     except MopsJobsError:
         found = None
     return Result(Tsv([(word,) for word in found or ()]))

@@ -27,9 +27,9 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Show the settings."""
-    settings = context.settings.named()
+    settings = app.settings.named()
     if args.json:
         return Result(Document({name: {"value": one.value, "origin": one.origin} for name, one in settings.items()}))
     return Result(

@@ -87,16 +87,16 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="as one JSON document")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Check everything."""
     problems: list[tuple[str, str, str]] | None = None
-    context.embedded.tells_missing = False  # a check of its own does
-    if context.settings.is_local:
+    app.embedded.tells_missing = False  # a check of its own does
+    if app.settings.is_local:
         with contextlib.suppress(MopsJobsError):  # the checks below say why
-            context.sync(wait=None)
+            app.sync(wait=None)
     with contextlib.suppress(MopsJobsError):
-        problems = context.read_cached(_known_problems)
-    checks = list(_checks(context, problems))
+        problems = app.read_cached(_known_problems)
+    checks = list(_checks(app, problems))
     problems = problems or []
     exit_code = next((check.exit_code for check in checks if check.state == "fail"), EXIT_DONE)
     if args.json:
@@ -125,18 +125,18 @@ def _known_problems(connection: sqlite3.Connection) -> list[tuple[str, str, str]
     return statistics.problems(connection)
 
 
-def _checks(context: App, problems: list[tuple[str, str, str]] | None) -> Iterator[Check]:
+def _checks(app: App, problems: list[tuple[str, str, str]] | None) -> Iterator[Check]:
     system = f"{platform.system()} {platform.machine()}"
     yield Check("version", "ok", f"mops-jobs {__version__}, Python {platform.python_version()}, {system}")
-    yield Check("config", "ok", ", ".join(context.settings.files) or "no configuration file")
-    registry = context.settings.registry
+    yield Check("config", "ok", ", ".join(app.settings.files) or "no configuration file")
+    registry = app.settings.registry
     yield Check("registry", "ok", f"{registry.value} (from {registry.origin})")
-    access = _reachable(context)
+    access = _reachable(app)
     yield access
-    yield from _clock(context)
+    yield from _clock(app)
     if access.state == "ok":
-        yield _retention(context)
-    for check in (_cache(context), *_running_sync(context), *_file_systems(context), _records(problems)):
+        yield _retention(app)
+    for check in (_cache(app), *_running_sync(app), *_file_systems(app), _records(problems)):
         if access.state == "fail" and check.fix == SYNC:
             check.fix = "first mend the access"
         yield check
@@ -158,41 +158,41 @@ def _records(problems: list[tuple[str, str, str]] | None) -> Check:
     return Check("records", "ok", "all sound as of the last sync")
 
 
-def _reachable(context: App) -> Check:
-    if (missing := context.embedded.missing()) is not None:
-        return _missing(context, missing)
+def _reachable(app: App) -> Check:
+    if (missing := app.embedded.missing()) is not None:
+        return _missing(app, missing)
     try:
-        registry = context.registry  # opened before the clock starts: what takes time then is the network
-        begun = context.monotonic()
+        registry = app.registry  # opened before the clock starts: what takes time then is the network
+        begun = app.monotonic()
         first = next(registry.scan(), None)
-        taken = context.monotonic() - begun
+        taken = app.monotonic() - begun
         with contextlib.suppress(CacheError, UsageError):  # a check of its own says why
-            context.read_cached(lambda cache: check_same_registry(registry, cache))
+            app.read_cached(lambda cache: check_same_registry(registry, cache))
     except MopsJobsError as error:
         fix = error.hint or (
             "check the path"
-            if context.settings.is_local
+            if app.settings.is_local
             else "check the network, the URL and the credentials in the environment"
         )
         return Check("access", "fail", str(error), fix=fix, exit_code=error.exit_code)
-    source = getattr(context.store, "credential_source", None)
+    source = getattr(app.store, "credential_source", None)
     signed = f", signed in by {source}" if source else ""
     if first is None:
         return Check("access", "warn", f"reachable, no jobs there yet{signed}", fix="mops-jobs register JOB")
     return Check("access", "ok", f"reachable in {taken * 1000:.0f} ms{signed}")
 
 
-def _clock(context: App) -> Iterator[Check]:
+def _clock(app: App) -> Iterator[Check]:
     """Compare this machine's clock with the registry's, where that tells the time."""
     from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 
     # After the access: a store that is not open has told nothing, and whatever opening says is said there.
     told: datetime | None = None
     with contextlib.suppress(MopsJobsError):
-        told = getattr(context.store, "server_time", None)
+        told = getattr(app.store, "server_time", None)
     if told is None:
         return
-    ahead = (context.now() - told).total_seconds()
+    ahead = (app.now() - told).total_seconds()
     direction = "ahead of" if ahead > 0 else "behind"
     detail = f"this machine's clock is {human_duration(abs(ahead))} {direction} the registry's"
     if abs(ahead) <= MAX_CLOCK_SKEW.total_seconds():
@@ -207,9 +207,9 @@ def _clock(context: App) -> Iterator[Check]:
     )
 
 
-def _missing(context: App, path: str) -> Check:
+def _missing(app: App, path: str) -> Check:
     """What it means that there is no embedded registry: where nobody has used it yet, nothing."""
-    if (lost := context.embedded.trace()) is not None:
+    if (lost := app.embedded.trace()) is not None:
         return Check(
             "access",
             "fail",
@@ -218,21 +218,21 @@ def _missing(context: App, path: str) -> Check:
             exit_code=EXIT_UNREACHABLE,
         )
     fix = "mops-jobs register JOB"
-    if context.settings.registry.origin != "default":
+    if app.settings.registry.origin != "default":
         fix = f"check the path; if it is right: {fix}"
     return Check("access", "warn", f"there is no file {path} yet; the first job makes it", fix=fix)
 
 
-def _retention(context: App) -> Check:
+def _retention(app: App) -> Check:
     from mopsjobs.events.retention import oldest
 
     try:
-        announced, told = oldest(context.store)
+        announced, told = oldest(app.store)
     except MopsJobsError as error:
         return Check("retention", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
     since = f"{told:%Y-%m-%d}" if told else None
     facts = f"events since {since}" if since else "no events"
-    if announced is not None and (context.now() - announced).days >= PILING_DAYS:
+    if announced is not None and (app.now() - announced).days >= PILING_DAYS:
         return Check(
             "retention",
             "warn",
@@ -242,30 +242,30 @@ def _retention(context: App) -> Check:
     return Check("retention", "ok", facts)
 
 
-def _cache(context: App) -> Check:
+def _cache(app: App) -> Check:
     try:
-        context.check_cache()
-        found = context.read_cached(lambda connection: _mirrored(context, connection))
+        app.check_cache()
+        found = app.read_cached(lambda connection: _mirrored(app, connection))
     except MopsJobsError as error:
         return Check("cache", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
-    return found or Check("cache", "warn", f"{context.cache_path}: nothing there yet", fix=SYNC)
+    return found or Check("cache", "warn", f"{app.cache_path}: nothing there yet", fix=SYNC)
 
 
-def _mirrored(context: App, connection: sqlite3.Connection) -> Check:
+def _mirrored(app: App, connection: sqlite3.Connection) -> Check:
     known = job_queries.all_meta(connection)
-    size = os.path.getsize(context.cache_path) / 1e6
-    facts = f"{context.cache_path}: {pluralize(job_queries.count_jobs(connection), 'job')}, {size:.1f} MB"
+    size = os.path.getsize(app.cache_path) / 1e6
+    facts = f"{app.cache_path}: {pluralize(job_queries.count_jobs(connection), 'job')}, {size:.1f} MB"
     synced_at = known.get("synced_at")
     if known.get("last_error"):
         return Check("cache", "warn", f"{facts}; the last sync failed: {known['last_error']}", fix=SYNC)
     if synced_at is None:
         return Check("cache", "warn", f"{facts}, never synced", fix=SYNC)
-    age = human_age((context.now() - parse_time(synced_at)).total_seconds())
+    age = human_age((app.now() - parse_time(synced_at)).total_seconds())
     return Check("cache", "ok", f"{facts}, synced {age}")
 
 
-def _running_sync(context: App) -> Iterator[Check]:
-    holder, now = context.sync_holder(), context.now()
+def _running_sync(app: App) -> Iterator[Check]:
+    holder, now = app.sync_holder(), app.now()
     if holder is None:
         return
     told = f"a sync is running{holder.described(now)}"
@@ -275,10 +275,10 @@ def _running_sync(context: App) -> Iterator[Check]:
         yield Check("sync", "ok", told)
 
 
-def _file_systems(context: App) -> Iterator[Check]:
-    paths = {"cache": context.cache_path}
-    if context.embedded.path is not None:
-        paths["registry"] = context.embedded.path
+def _file_systems(app: App) -> Iterator[Check]:
+    paths = {"cache": app.cache_path}
+    if app.embedded.path is not None:
+        paths["registry"] = app.embedded.path
     for name, path in paths.items():
         kind = _file_system(path)
         if kind in NETWORK_FILE_SYSTEMS:

@@ -43,11 +43,11 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--offline", action="store_true", help="never use the network; not with --follow")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Print events."""
-    feed = EventFeed(context, args.job, offline=args.offline, follow=args.follow)
+    feed = EventFeed(app, args.job, offline=args.offline, follow=args.follow)
     after = feed.start(args.since)
-    show = _printer(args, context)
+    show = _printer(args, app)
     if args.follow:
         feed.follow(after, show)
         feed.tell_absence()
@@ -59,16 +59,16 @@ def run(args: argparse.Namespace, context: App) -> Result:
     return Result()
 
 
-def _printer(args: argparse.Namespace, context: App) -> Callable[[Sequence[StoredEvent]], None]:
+def _printer(args: argparse.Namespace, app: App) -> Callable[[Sequence[StoredEvent]], None]:
     """What prints a page of events."""
 
     def show(page: Sequence[StoredEvent]) -> None:
         if args.json:
-            cache = context.read_cached(cache_id) or ""
+            cache = app.read_cached(cache_id) or ""
             body: Body = JsonLines(public_event(cache, one) for one in page)
         else:
             body = Text(_line(one.event) for one in page)
-        context.out.show(Result(body))
+        app.out.show(Result(body))
 
     return show
 

@@ -50,9 +50,9 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_freshness_flags(parser)
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Print jobs as they are read."""
-    now = context.now()
+    now = app.now()
     chosen = job_filter(args, now)
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
@@ -61,21 +61,21 @@ def run(args: argparse.Namespace, context: App) -> Result:
         fields = job_json.job_fields()
         count = 0
         if args.format == "csv":
-            context.out.show(Result(Csv([fields])))
+            app.out.show(Result(Csv([fields])))
         # Closed before the cache is, also where nobody reads on: its rows come from there.
         with contextlib.closing(changes.stream_jobs(cache, chosen)) as jobs:
             while batch := _batch(jobs):
                 if args.format == "csv":
                     views = (job_json.job_json(facts, now=now.timestamp()) for facts in batch)
-                    context.out.show(Result(Csv([view[name] for name in fields] for view in views)))
+                    app.out.show(Result(Csv([view[name] for name in fields] for view in views)))
                 else:
                     lines = (f"{job_json.job_text(facts, now=now.timestamp())}\n" for facts in batch)
-                    context.out.show(Result(RawText(lines)))
+                    app.out.show(Result(RawText(lines)))
                 count += len(batch)
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.said()}."]
         return Result(warnings=warnings, notes=[f"{pluralize(count, 'job')}, {freshness.said()}"])
 
-    return context.read(view, freshness_policy(args))
+    return app.read(view, freshness_policy(args))
 
 
 def _batch(jobs: Iterator[job_json.JobColumns]) -> list[job_json.JobColumns]:

@@ -62,11 +62,11 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_freshness_flags(parser)
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """List jobs."""
     if args.fields is not None and args.form == "ids":
         raise UsageError("-q shows ids and nothing else: leave --fields out.")
-    now = context.now()
+    now = app.now()
     chosen = job_filter(args, now)
     order = filters.parse_sort(args.sort)
     fields = _parse_fields(args.fields)
@@ -75,18 +75,18 @@ def run(args: argparse.Namespace, context: App) -> Result:
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         page = job_queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
-        result = _result(args, context, page, freshness, fields)
+        result = _result(args, app, page, freshness, fields)
         if broken := len(job_queries.unreadable_records(connection)):
             records = "1 record" if broken == 1 else f"{broken} records"
             result.warnings = [*result.warnings, f"{records} cannot be read, shown as last known: mops-jobs doctor"]
         return result
 
-    return context.read(view, freshness_policy(args))
+    return app.read(view, freshness_policy(args))
 
 
 def _result(
     args: argparse.Namespace,
-    context: App,
+    app: App,
     page: job_queries.JobList,
     freshness: Freshness,
     fields: tuple[str, ...] | None,
@@ -97,7 +97,7 @@ def _result(
     # Most forms have no place for the total: so what was cut is said beside them.
     cut = [_footer(args, page, freshness)] if len(page) < page.total else []
     if args.form in ("json", "jsonl"):
-        body = _body(args.form, page.texts(fields), context.listing(page, freshness), context)
+        body = _body(args.form, page.texts(fields), app.listing(page, freshness), app)
         return Result(body, warnings=warnings, notes=cut if args.form == "jsonl" else [])
     jobs = page.jobs(fields)
     if args.form == "tsv":
@@ -108,11 +108,11 @@ def _result(
     if fields is not None:
         table = Table(fields, [[job[name] for name in fields] for job in jobs])
     else:
-        table = Table(JOB_HEADERS, [job_row(job, context) for job in jobs])
+        table = Table(JOB_HEADERS, [job_row(job, app) for job in jobs])
     return Result(table if len(page) else None, warnings=warnings, notes=[_footer(args, page, freshness)])
 
 
-def _body(form: str, texts: Iterator[str], head: dict[str, object], context: App) -> Body | None:
+def _body(form: str, texts: Iterator[str], head: dict[str, object], app: App) -> Body | None:
     """What `--json` or `--jsonl` prints; None where it is printed already: large output, while the cache is read."""
     begin: list[str] = []
     size = 0
@@ -127,7 +127,7 @@ def _body(form: str, texts: Iterator[str], head: dict[str, object], context: App
 
     if size <= HELD_BYTES:
         return lines(begin)
-    context.out.show(Result(lines(_all(begin, texts))))
+    app.out.show(Result(lines(_all(begin, texts))))
     return None
 
 

@@ -56,18 +56,18 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_trust(parser)
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Print log lines."""
-    choice = _Choice(args, context)
+    choice = _Choice(args, app)
     if args.tail is not None and args.tail < 0:
         raise UsageError(f"--tail {args.tail} makes no sense: use 0 or more.")
     try:
-        feed = EventFeed(context, args.job, offline=args.offline, follow=args.follow)
-        seen = _show_live(feed, args, choice, context)
+        feed = EventFeed(app, args.job, offline=args.offline, follow=args.follow)
+        seen = _show_live(feed, args, choice, app)
         if seen is None:
-            seen = _show_present(feed, args, choice, context)
+            seen = _show_present(feed, args, choice, app)
     except StoreUnavailableError as outage:
-        return _from_the_runner(outage, args, choice, context)
+        return _from_the_runner(outage, args, choice, app)
     if not args.follow or seen < 0:
         feed.tell_absence()
         return Result()
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, context: App) -> Result:
     return Result(exit_code=0 if state is None else exit_code_of({"status": state.status}))
 
 
-def _show_live(feed: EventFeed, args: argparse.Namespace, choice: _Choice, context: App) -> int | None:
+def _show_live(feed: EventFeed, args: argparse.Namespace, choice: _Choice, app: App) -> int | None:
     """Show the lines of a job that has not ended from the cluster it runs in, and choose what follows from its events.
 
     One source at a time: its events begin where the cluster ends, by the clock. When the cluster stops answering, they
@@ -91,44 +91,44 @@ def _show_live(feed: EventFeed, args: argparse.Namespace, choice: _Choice, conte
         return None
     count = 0
     try:
-        for line in _live_lines(job, args, choice, context):
-            context.out.show(Result(Text([line])))
+        for line in _live_lines(job, args, choice, app):
+            app.out.show(Result(Text([line])))
             count += 1
     except NotTrustedError as error:
-        context.out.warn(str(error))  # which ends with what to type
-        context.out.warn("Showing the events instead.")
+        app.out.warn(str(error))  # which ends with what to type
+        app.out.warn("Showing the events instead.")
         return None
     except EngineError as error:
         if count:
-            context.out.warn(f"{error} Going on with the events; the last lines may come twice.")
-            choice.begin_at(context.now().timestamp() - OVERLAP_SECONDS)
+            app.out.warn(f"{error} Going on with the events; the last lines may come twice.")
+            choice.begin_at(app.now().timestamp() - OVERLAP_SECONDS)
             return 0
-        context.out.warn(f"{error} Showing the events instead.")
+        app.out.warn(f"{error} Showing the events instead.")
         return None
     if not count:
         return None
-    choice.begin_at(context.now().timestamp())
+    choice.begin_at(app.now().timestamp())
     return 0 if args.follow else -1
 
 
-def _live_lines(job: Mapping[str, object], args: argparse.Namespace, choice: _Choice, context: App) -> Iterator[str]:
+def _live_lines(job: Mapping[str, object], args: argparse.Namespace, choice: _Choice, app: App) -> Iterator[str]:
     """The lines that the cluster has, those that are wanted.
 
     `--tail` counts lines that fit `--grep`, unless they are followed: then nobody knows which were there already.
     """
     since = None if args.since is None else parse_duration(args.since)
-    trust = trust_of(args, context)
-    found = contexts_of([job], context, trust)
-    if found and is_agreed(context, found):
+    trust = trust_of(args, app)
+    found = contexts_of([job], app, trust)
+    if found and is_agreed(app, found):
         trust = trust.plus(found)
-    lines = open_engine(ENGINE, context.env, trust).logs(
+    lines = open_engine(ENGINE, app.env, trust).logs(
         job, follow=args.follow, tail=args.tail if args.follow or not args.grep else None, since=since
     )
     wanted = (line for line in lines if choice.fits(line))
     return wanted if args.tail is None or args.follow else iter(deque(wanted, maxlen=args.tail))
 
 
-def _from_the_runner(outage: StoreUnavailableError, args: argparse.Namespace, choice: _Choice, context: App) -> Result:
+def _from_the_runner(outage: StoreUnavailableError, args: argparse.Namespace, choice: _Choice, app: App) -> Result:
     """What the runner of a job on this machine has to say of itself, when the registry cannot be asked for its events.
 
     Raises:
@@ -137,7 +137,7 @@ def _from_the_runner(outage: StoreUnavailableError, args: argparse.Namespace, ch
     if args.job.startswith("@"):
         raise outage
     job = {"job_id": args.job}
-    lines = [line for line in open_engine("local", context.env).logs(job) if choice.fits(line)]
+    lines = [line for line in open_engine("local", app.env).logs(job) if choice.fits(line)]
     if not lines:
         raise outage
     shown = lines if args.tail is None else lines[-args.tail :] if args.tail else []
@@ -145,7 +145,7 @@ def _from_the_runner(outage: StoreUnavailableError, args: argparse.Namespace, ch
     return Result(Text(shown), warnings=[told], exit_code=outage.exit_code)
 
 
-def _show_present(feed: EventFeed, args: argparse.Namespace, choice: _Choice, context: App) -> int:
+def _show_present(feed: EventFeed, args: argparse.Namespace, choice: _Choice, app: App) -> int:
     """Show the lines that are there already, or the last of them. Returns the number of the last event looked at."""
     if args.follow and args.tail is None:
         return 0
@@ -165,9 +165,9 @@ def _show_present(feed: EventFeed, args: argparse.Namespace, choice: _Choice, co
 class _Choice:
     """Which lines to show, and showing them."""
 
-    def __init__(self, args: argparse.Namespace, context: App) -> None:
-        self._context = context
-        self._after = None if args.since is None else context.now().timestamp() - parse_duration(args.since)
+    def __init__(self, args: argparse.Namespace, app: App) -> None:
+        self._app = app
+        self._after = None if args.since is None else app.now().timestamp() - parse_duration(args.since)
         try:
             self._pattern = re.compile(args.grep or "")
         except (re.error, OverflowError, RecursionError) as error:
@@ -192,11 +192,11 @@ class _Choice:
     def show(self, page: Sequence[StoredEvent]) -> None:
         """Show the lines among these events, and say where some are missing."""
         lines = (line for one in page if self.wants(one) for line in _lines(one.event))
-        self._context.out.show(Result(Text(lines)))
+        self._app.out.show(Result(Text(lines)))
         for one in page:
             if one.event["kind"] == "dropped":
                 told = f"{one.event.get('count')} events are missing: the registry did not answer for long."
-                self._context.out.warn(told)
+                self._app.out.warn(told)
 
 
 def _is_error(event: Mapping[str, object]) -> bool:

@@ -49,12 +49,12 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--owner", action="store_true", help="with the owners of jobs as a label")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Print or write the metrics."""
     from mopsjobs.app import metrics
 
     chosen = metrics.Chosen(per_job=args.per_job, owner=args.owner)
-    now = context.now().timestamp()
+    now = app.now().timestamp()
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         if args.textfile is None:
@@ -63,4 +63,4 @@ def run(args: argparse.Namespace, context: App) -> Result:
         is_read = args.textfile.endswith(".prom")
         return Result(warnings=[] if is_read else ["node_exporter reads only files whose names end in .prom."])
 
-    return context.read(view, FreshnessPolicy(offline=True))
+    return app.read(view, FreshnessPolicy(offline=True))

@@ -52,30 +52,30 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="with --store: what was removed, as one JSON document")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Remove old jobs from the cache, or what is old from the store."""
     if args.store:
-        return _prune_store(args, context)
+        return _prune_store(args, app)
     if args.json:
         raise UsageError("prune --json goes with --store alone.")
-    return _prune_cache(args, context)
+    return _prune_cache(args, app)
 
 
-def _prune_cache(args: argparse.Namespace, context: App) -> Result:
+def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.cache import pruning
     from mopsjobs.cache.sync.events import forget_chunks
 
-    before = context.now().timestamp() - parse_duration(args.older_than)
-    found = context.read_cached(lambda cache: pruning.prunable(cache, before))
+    before = app.now().timestamp() - parse_duration(args.older_than)
+    found = app.read_cached(lambda cache: pruning.prunable(cache, before))
     if found is None or not found.jobs:
         if found is not None and not args.dry_run:
-            context.write_cache(lambda cache: forget_chunks(cache, from_timestamp(before)))
+            app.write_cache(lambda cache: forget_chunks(cache, from_timestamp(before)))
         return Result(notes=["No job in the cache ended so long ago; nothing was removed."])
     limit = whole_seconds(json_time(from_timestamp(before)))
     if args.dry_run:
         return Result(notes=[f"Would remove {_counted(found)}, of jobs that ended before {limit}."])
     question = f"Remove {_counted(found)} from the cache, of jobs that ended before {limit}?"
-    declined = context.out.confirm(question, yes=args.yes)
+    declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
         return declined
 
@@ -83,7 +83,7 @@ def _prune_cache(args: argparse.Namespace, context: App) -> Result:
         forget_chunks(cache, from_timestamp(before))
         return pruning.prune(cache, before)
 
-    pruned = context.write_cache(prune)
+    pruned = app.write_cache(prune)
     notes = [f"Removed {_counted(pruned)} from the cache."]
     if pruned.problem is not None:
         return Result(notes=notes, warnings=[f"The file stays as large as it was for now: {pruned.problem}."])
@@ -94,13 +94,13 @@ def _counted(found: Prunable | Pruned) -> str:
     return f"{pluralize(found.jobs, 'job')} and {pluralize(found.events, 'event')}"
 
 
-def _prune_store(args: argparse.Namespace, context: App) -> Result:
+def _prune_store(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.events.retention import Retention
 
     age = timedelta(seconds=parse_duration(args.older_than))
-    retention = Retention(context.registry, age, now=context.now(), sleep=context.sleep)
+    retention = Retention(app.registry, age, now=app.now(), sleep=app.sleep)
     found = retention.plan()
-    if (missing := context.embedded.missing()) is not None:
+    if (missing := app.embedded.missing()) is not None:
         body = Document(_document(retention, retention.removed, args)) if args.json else None
         return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
     if args.dry_run or not found.keys:
@@ -108,17 +108,17 @@ def _prune_store(args: argparse.Namespace, context: App) -> Result:
         body = Document(_document(retention, found, args)) if args.json else None
         return Result(body, notes=[told, *_unknown(retention)])
     question = f"Remove {_told(retention, found)} from the registry, for everybody?"
-    declined = context.out.confirm(question, yes=args.yes)
+    declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
         return declined
     if args.yes:
-        context.out.note(f"Removing {_told(retention, found)}.")
+        app.out.note(f"Removing {_told(retention, found)}.")
     try:
-        with context.out.progress("keys", found.keys) as on_progress:
+        with app.out.progress("keys", found.keys) as on_progress:
             retention.remove(on_progress)
     except (StoreError, KeyboardInterrupt):
         if retention.removed.keys:
-            context.out.warn(f"Removed {_told(retention, retention.removed)}, and then no more.")
+            app.out.warn(f"Removed {_told(retention, retention.removed)}, and then no more.")
         raise
     body = Document(_document(retention, retention.removed, args)) if args.json else None
     return _done(retention, body)

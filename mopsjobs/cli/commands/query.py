@@ -61,7 +61,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_freshness_flags(parser)
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Answer."""
     seconds = parse_duration(args.timeout)
 
@@ -71,26 +71,26 @@ def run(args: argparse.Namespace, context: App) -> Result:
         if args.sql is None:
             rows = [(name, column) for name, columns in user_sql.views(cache).items() for column in columns]
             return Result(Table(("VIEW", "COLUMN"), rows))
-        answer = user_sql.run_user_query(cache, args.sql, seconds=seconds, monotonic=context.monotonic)
-        result = _shown(args, context, answer, freshness)
+        answer = user_sql.run_user_query(cache, args.sql, seconds=seconds, monotonic=app.monotonic)
+        result = _shown(args, app, answer, freshness)
         if freshness.problem is not None:
             result.warnings = [*result.warnings, f"{freshness.problem} This is of what was {freshness.said()}."]
         return result
 
-    return context.read(view, freshness_policy(args))
+    return app.read(view, freshness_policy(args))
 
 
-def _shown(args: argparse.Namespace, context: App, answer: QueryResult, freshness: Freshness) -> Result:
+def _shown(args: argparse.Namespace, app: App, answer: QueryResult, freshness: Freshness) -> Result:
     """The answer in the form asked for, and whether there is more of it."""
     rows = answer.rows if args.limit == 0 else itertools.islice(answer.rows, args.limit)
     if args.form == "csv":
-        context.out.show(Result(Csv([answer.columns])))
+        app.out.show(Result(Csv([answer.columns])))
         while batch := list(itertools.islice(rows, BATCH)):
-            context.out.show(Result(Csv(batch)))
+            app.out.show(Result(Csv(batch)))
         return Result(notes=_cut(args, answer))
     if args.form == "tsv":
         while batch := list(itertools.islice(rows, BATCH)):
-            context.out.show(Result(Tsv(batch)))
+            app.out.show(Result(Tsv(batch)))
         return Result(notes=_cut(args, answer))
     found = list(rows)
     cut = _cut(args, answer)

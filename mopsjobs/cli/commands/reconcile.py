@@ -39,12 +39,12 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_trust(parser)
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Reconcile jobs."""
-    wanted = [state for state in _states(args.jobs, context) if is_wanted(state, (ENGINE,))]
+    wanted = [state for state in _states(args.jobs, app) if is_wanted(state, (ENGINE,))]
     # Without a job there is nothing to ask, and a cluster need not be configured.
-    engines = {ENGINE: open_engine(ENGINE, context.env, _trust(args, context, wanted))} if wanted else {}
-    done = reconcile(context.registry, engines, wanted, now=context.now)
+    engines = {ENGINE: open_engine(ENGINE, app.env, _trust(args, app, wanted))} if wanted else {}
+    done = reconcile(app.registry, engines, wanted, now=app.now)
     changed = [one for one in done if one.is_changed]
     problems = [f"{one.job_id}: {one.problem}" for one in done if one.problem is not None]
     summary = f"{len(done):,} jobs looked at, {len(changed):,} changed"
@@ -57,19 +57,19 @@ def run(args: argparse.Namespace, context: App) -> Result:
     )
 
 
-def _trust(args: argparse.Namespace, context: App, states: list[JobState]) -> Trust:
+def _trust(args: argparse.Namespace, app: App, states: list[JobState]) -> Trust:
     """What records may choose. A job whose record chooses more is a problem of its own, and stops no other."""
-    trust = trust_of(args, context)
-    found = contexts_of((state.to_dict() for state in states), context, trust)
-    return trust.plus(found) if found and is_agreed(context, found) else trust
+    trust = trust_of(args, app)
+    found = contexts_of((state.to_dict() for state in states), app, trust)
+    return trust.plus(found) if found and is_agreed(app, found) else trust
 
 
-def _states(jobs: list[str], context: App) -> list[JobState]:
+def _states(jobs: list[str], app: App) -> list[JobState]:
     if not jobs:
-        return context.registry.get_active_jobs()
+        return app.registry.get_active_jobs()
     found = []
     for job_id in dict.fromkeys(jobs):
-        state = context.registry.get_job(job_id)
+        state = app.registry.get_job(job_id)
         if state is None:
             raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id)
         found.append(state)

@@ -85,30 +85,30 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="the job as one JSON object")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Report a job."""
-    state = {"register": _register, "update": _update, "progress": _progress}[args.command](args, context)
+    state = {"register": _register, "update": _update, "progress": _progress}[args.command](args, app)
     if args.json:
-        return Result(Document(job_json_from_state(state, now=context.now().timestamp())))
+        return Result(Document(job_json_from_state(state, now=app.now().timestamp())))
     done, total = state.tasks_completed, state.tasks_total
     progress = f", {done}/{total} tasks" if total else f", {done} tasks done" if done else ""
     return Result(notes=[f"{state.job_id}: {state.status}{progress}"])
 
 
-def _register(args: argparse.Namespace, context: App) -> JobState:
-    return context.registry.register_job(args.job, **_fields(args))
+def _register(args: argparse.Namespace, app: App) -> JobState:
+    return app.registry.register_job(args.job, **_fields(args))
 
 
-def _update(args: argparse.Namespace, context: App) -> JobState:
+def _update(args: argparse.Namespace, app: App) -> JobState:
     fields = _fields(args)
     if args.status is not None:
-        return context.registry.update_status(args.job, parse_status(args.status), **fields)
+        return app.registry.update_status(args.job, parse_status(args.status), **fields)
     if not fields:
         raise UsageError("Nothing to update: give a status, or a flag that sets something.")
-    return context.registry.update_fields(args.job, **fields)
+    return app.registry.update_fields(args.job, **fields)
 
 
-def _progress(args: argparse.Namespace, context: App) -> JobState:
+def _progress(args: argparse.Namespace, app: App) -> JobState:
     counts = _PROGRESS.fullmatch(args.done)
     if counts is None:
         raise UsageError(f"'{args.done}' is no progress: use DONE or DONE/TOTAL, like 5/10.")
@@ -122,10 +122,10 @@ def _progress(args: argparse.Namespace, context: App) -> JobState:
         before = state.tasks_completed
 
     failed = args.failed
-    state = context.registry.update_progress(args.job, done, total, tasks_failed=failed, start=True, on_before=look)
+    state = app.registry.update_progress(args.job, done, total, tasks_failed=failed, start=True, on_before=look)
     if done is not None and done < before:
         # Written all the same: a pod that was begun anew counts from the beginning, and its script must not end here.
-        context.out.warn(f"{state.job_id}: progress went back from {before} to {done} tasks.")
+        app.out.warn(f"{state.job_id}: progress went back from {before} to {done} tasks.")
     return state
 
 

@@ -53,38 +53,38 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="each output as a JSON object in a line of its own")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """List or fetch outputs."""
-    job_id, family = _family(args.job, context)
-    outputs = outputs_of(context.store, job_id, family)
+    job_id, family = _family(args.job, app)
+    outputs = outputs_of(app.store, job_id, family)
     if args.download is not None:
-        return _download(OutputDirectory(Path(args.download)), job_id, family, outputs, context)
+        return _download(OutputDirectory(Path(args.download)), job_id, family, outputs, app)
     first = next(outputs, None)
     if first is None:
         return Result(notes=[f"Job {job_id} has no outputs yet."])
     listed = itertools.chain([first], outputs)
     # Printed here, as they come in: there may be millions, and afterwards the store is closed.
     if args.json:
-        context.out.show(Result(JsonLines(_facts(one) for one in listed)))
+        app.out.show(Result(JsonLines(_facts(one) for one in listed)))
     else:
-        context.out.show(Result(Tsv((one.entry.key, one.entry.size) for one in listed)))
+        app.out.show(Result(Tsv((one.entry.key, one.entry.size) for one in listed)))
     return Result()
 
 
-def _family(name: str, context: App) -> tuple[str, list[Manifest]]:
+def _family(name: str, app: App) -> tuple[str, list[Manifest]]:
     """The id of the job, and its manifest with those of its ancestors. Outputs need neither a record nor a manifest.
 
     Raises:
         JobNotFoundError: there is nothing of such a job.
     """
     try:
-        job_id = find_state(name, context).job_id
+        job_id = find_state(name, app).job_id
     except JobNotFoundError:
-        if name.startswith("@") or next(iter(context.store.list_keys(results_prefix(name))), None) is None:
+        if name.startswith("@") or next(iter(app.store.list_keys(results_prefix(name))), None) is None:
             raise
         job_id = name
     try:
-        return job_id, list(ancestry(context.store, load_manifest(context.store, job_id)))
+        return job_id, list(ancestry(app.store, load_manifest(app.store, job_id)))
     except NoManifestError:
         return job_id, []
 
@@ -103,19 +103,19 @@ def _facts(one: Output) -> dict[str, object]:
 
 
 def _download(
-    directory: OutputDirectory, job_id: str, family: Sequence[Manifest], outputs: Iterator[Output], context: App
+    directory: OutputDirectory, job_id: str, family: Sequence[Manifest], outputs: Iterator[Output], app: App
 ) -> Result:
     """Write the outputs that the job may have. The others are named with the reason, and stop no other."""
     fetched, refused = 0, []
-    with context.out.progress("files", None) as on_progress:
+    with app.out.progress("files", None) as on_progress:
         for one in outputs:
             reason = why_not_an_output(one, family)
             try:
-                found = None if reason else context.store.get(one.entry.key)
+                found = None if reason else app.store.get(one.entry.key)
             except InvalidKeyError as error:  # other programs write keys that the store does not read
                 found, reason = None, error.message.removesuffix(".")
             if found is not None:
-                reason = _write(directory, one, found.value, family, context.store)
+                reason = _write(directory, one, found.value, family, app.store)
                 fetched += not reason
             if reason:
                 refused.append(f"{one.entry.key} is not downloaded: {reason}.")
@@ -126,7 +126,7 @@ def _download(
     if family and fetched:
         with _writing(directory.path / TABLE):
             try:
-                directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, context.store, family))
+                directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, app.store, family))
             except RefusedFileError as error:
                 refused.append(f"The table of tasks is not written: {error}.")
     exit_code = EXIT_PARTLY_DONE if refused else 0

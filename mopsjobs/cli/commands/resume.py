@@ -86,37 +86,37 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     )
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Resume a job."""
-    context.registry.key_of(args.job)  # refuses what is no id, before it becomes a path
+    app.registry.key_of(args.job)  # refuses what is no id, before it becomes a path
     try:
-        is_delivered = _deliver(args.job, context)
-        state = context.registry.get_job(args.job) or _registered(args.job, context)
-        if not state.is_terminal and _let_go(_engine(state.engine), state.fields(), context):
-            state = context.registry.get_job(args.job) or state
-        manifest = load_manifest(context.store, args.job)
-        todo = missing_tasks(manifest, find_complete_tasks(context.store, manifest).complete)
+        is_delivered = _deliver(args.job, app)
+        state = app.registry.get_job(args.job) or _registered(args.job, app)
+        if not state.is_terminal and _let_go(_engine(state.engine), state.fields(), app):
+            state = app.registry.get_job(args.job) or state
+        manifest = load_manifest(app.store, args.job)
+        todo = missing_tasks(manifest, find_complete_tasks(app.store, manifest).complete)
     except StoreUnavailableError as outage:
-        return _told(args, *_without_registry(args, context, outage), None)
+        return _told(args, *_without_registry(args, app, outage), None)
     if state.is_terminal and not todo:
         body = Document({"job_id": None, "parent_job_id": None}) if args.json else None
         return Result(body, notes=[f"{args.job}: nothing is missing"])
-    trust = trust_of(args, context)
-    found = {choice: [args.job] for choice in _choices(args, context, state) if not trust.allows(choice)}
+    trust = trust_of(args, app)
+    found = {choice: [args.job] for choice in _choices(args, app, state) if not trust.allows(choice)}
     if found:
-        is_meant = is_agreed(context, found)
+        is_meant = is_agreed(app, found)
         if is_meant is None:
             raise refusal(found, "nothing was launched")
         if not is_meant:
             return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
     trust = trust.plus(found)
     if not state.is_terminal:
-        return _told(args, *_again(args, context, state, trust, is_delivered=is_delivered), len(todo))
-    job_id, warnings = _child(args, context, state, trust, manifest, todo)
+        return _told(args, *_again(args, app, state, trust, is_delivered=is_delivered), len(todo))
+    job_id, warnings = _child(args, app, state, trust, manifest, todo)
     return _told(args, job_id, warnings, len(todo))
 
 
-def _choices(args: argparse.Namespace, context: App, state: JobState) -> list[str]:
+def _choices(args: argparse.Namespace, app: App, state: JobState) -> list[str]:
     """What only the record says of where and as what the job is to run.
 
     Not what flags or defaults say too, nor what this machine launched the job with. The interpreter of the local engine
@@ -124,42 +124,42 @@ def _choices(args: argparse.Namespace, context: App, state: JobState) -> list[st
     """
     engine, metadata = _engine(state.engine), state.metadata
     told = recorded_launch(metadata, engine)
-    known = set(launched_here(job_directory(args.job, context.env)))
+    known = set(launched_here(job_directory(args.job, app.env)))
     found = [] if engine == "local" else [f"engine:{engine}"]
     if engine == "dask" and args.scheduler is None and "scheduler" in told:
         found.append(f"dask:{told['scheduler']}")
-        known |= set(choices_of({"scheduler": context.env.get("DASK_SCHEDULER_ADDRESS")}))
+        known |= set(choices_of({"scheduler": app.env.get("DASK_SCHEDULER_ADDRESS")}))
     if engine == "kubernetes":
         recorded = recorded_options(state.k8s_namespace, told)
         found += choices_of({name: value for name, value in recorded.items() if getattr(args, name) is None})
-        known |= _in_force(context, args.context or told.get("context"))
+        known |= _in_force(app, args.context or told.get("context"))
     return [choice for choice in found if choice not in known]
 
 
-def _in_force(context: App, named: str | None) -> set[str]:
+def _in_force(app: App, named: str | None) -> set[str]:
     """The choices that a launch on Kubernetes has without a record; `named` is the context that it will have."""
     from mopsjobs.engines.kubernetes.client import current_place
     from mopsjobs.engines.kubernetes.engine import CONTEXT_VARIABLE
     from mopsjobs.engines.kubernetes.manifest import IMAGE_VARIABLE
 
-    image, chosen = context.env.get(IMAGE_VARIABLE), context.env.get(CONTEXT_VARIABLE)
+    image, chosen = app.env.get(IMAGE_VARIABLE), app.env.get(CONTEXT_VARIABLE)
     found = choices_of({"image": image, "context": chosen})
     with contextlib.suppress(EngineError):  # the launch says so
-        found += choices_of({"context": current_place(context.env)[0]})
+        found += choices_of({"context": current_place(app.env)[0]})
     with contextlib.suppress(EngineError):
-        found += choices_of({"namespace": current_place(context.env, named or chosen)[1]})
+        found += choices_of({"namespace": current_place(app.env, named or chosen)[1]})
     return set(found)
 
 
-def _without_unknown_python(told: dict[str, str], job_id: str, context: App, trust: Trust) -> dict[str, str]:
+def _without_unknown_python(told: dict[str, str], job_id: str, app: App, trust: Trust) -> dict[str, str]:
     """What a record tells of a launch on this machine, without an interpreter that nobody here has named."""
     python = told.get("python")
     choice = f"python:{python}"
-    if python is None or trust.allows(choice) or choice in launched_here(job_directory(job_id, context.env)):
+    if python is None or trust.allows(choice) or choice in launched_here(job_directory(job_id, app.env)):
         return told
-    default = active_python(context.env)
+    default = active_python(app.env)
     if python != default:
-        context.out.warn(
+        app.out.warn(
             f"Only the record of {job_id} names the interpreter {python}; the tasks run in"
             f" {default or 'the Python of mops-jobs'}. To use it: --python {shlex.quote(python)}"
         )
@@ -176,37 +176,37 @@ def _told(args: argparse.Namespace, job_id: str, warnings: tuple[str, ...], task
     )
 
 
-def _deliver(job_id: str, context: App) -> bool:
+def _deliver(job_id: str, app: App) -> bool:
     """Deliver what this machine keeps of a job since the registry was away, and say so."""
 
     def refused(key: str, reason: StoreError) -> None:
-        context.out.warn(f"{key} is given up: {reason}")
+        app.out.warn(f"{key} is given up: {reason}")
 
-    directory = job_directory(job_id, context.env)
-    is_delivered = deliver_offline(directory, job_id, context.store, context.registry, refused)
+    directory = job_directory(job_id, app.env)
+    is_delivered = deliver_offline(directory, job_id, app.store, app.registry, refused)
     if is_delivered:
-        context.out.note(f"{job_id}: delivered what this machine kept of it since the registry was away")
+        app.out.note(f"{job_id}: delivered what this machine kept of it since the registry was away")
     return is_delivered
 
 
-def _registered(job_id: str, context: App) -> JobState:
+def _registered(job_id: str, app: App) -> JobState:
     """The record of a job whose runner has brought its manifest to the store, and was ended before it wrote one.
 
     Raises:
         JobNotFoundError: there is no such job.
     """
     try:
-        manifest = load_manifest(context.store, job_id)
+        manifest = load_manifest(app.store, job_id)
     except NoManifestError:
         raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id) from None
     with contextlib.suppress(JobExistsError):
-        return context.registry.register_job(job_id, **manifest.record_fields())
-    return context.registry.get_job(job_id) or _registered(job_id, context)
+        return app.registry.register_job(job_id, **manifest.record_fields())
+    return app.registry.get_job(job_id) or _registered(job_id, app)
 
 
 def _child(
     args: argparse.Namespace,
-    context: App,
+    app: App,
     state: JobState,
     trust: Trust,
     manifest: Manifest,
@@ -217,7 +217,7 @@ def _child(
     Raises:
         JobBusyError: that was done already; says as which job.
     """
-    earlier = last_child(context.registry, state)
+    earlier = last_child(app.registry, state)
     if earlier is not None:
         hint = command_line("wait", earlier.job_id)
         if earlier.is_terminal:
@@ -225,16 +225,16 @@ def _child(
             hint = command_line(verb, earlier.job_id)
         told = f"Job {state.job_id} was resumed as {earlier.job_id}, which is {earlier.status}."
         raise JobBusyError(told, job_id=state.job_id, hint=f"Run: {hint}")
-    job_id = child_id(context.registry, state)
+    job_id = child_id(app.registry, state)
     engine = _engine(state.engine)
-    launch = _launch(args, context, engine, job_id, state, trust)  # before anything of the child is stored
+    launch = _launch(args, app, engine, job_id, state, trust)  # before anything of the child is stored
     client = JobSubmissionClient(
-        context.store,
-        context.registry,
-        open_engine(engine, context.env),
-        kept_at=lambda job: job_directory(job, context.env),
+        app.store,
+        app.registry,
+        open_engine(engine, app.env),
+        kept_at=lambda job: job_directory(job, app.env),
     )
-    with packed_here(context) if args.auto else contextlib.nullcontext(None) as packed:
+    with packed_here(app) if args.auto else contextlib.nullcontext(None) as packed:
         submission = Submission(
             job_id=job_id,
             study=manifest.study,
@@ -249,10 +249,10 @@ def _child(
 
 
 def _again(
-    args: argparse.Namespace, context: App, state: JobState, trust: Trust, *, is_delivered: bool
+    args: argparse.Namespace, app: App, state: JobState, trust: Trust, *, is_delivered: bool
 ) -> tuple[str, tuple[str, ...]]:
     _refuse_new_code(args)
-    engine = open_engine(_engine(state.engine), context.env, trust)
+    engine = open_engine(_engine(state.engine), app.env, trust)
     phase = engine.state(state.fields()).phase
     if phase in ("pending", "running"):
         if is_delivered:  # and its runner, which waits for it, goes on
@@ -263,47 +263,45 @@ def _again(
             f"The {engine.name} engine says that job {args.job} has {phase}; its record does not know it yet.",
             hint="Run: mops-jobs reconcile, then resume it.",
         )
-    launched = engine.launch(_launch(args, context, engine.name, args.job, state, trust))
+    launched = engine.launch(_launch(args, app, engine.name, args.job, state, trust))
     try:
-        record_launch(context.registry, args.job, launched_fields(launched))
+        record_launch(app.registry, args.job, launched_fields(launched))
     except (StoreError, TooManyRetriesError) as error:
         return args.job, (f"{error} The job is launched; its record follows.",)
     return args.job, ()
 
 
-def _without_registry(
-    args: argparse.Namespace, context: App, outage: StoreUnavailableError
-) -> tuple[str, tuple[str, ...]]:
+def _without_registry(args: argparse.Namespace, app: App, outage: StoreUnavailableError) -> tuple[str, tuple[str, ...]]:
     """Let a job go on that this machine knows of by itself, since it was submitted into the same outage.
 
     Raises:
         StoreUnavailableError: it is none of these.
         JobBusyError: it is at work.
     """
-    manifest, fields = load_offline(job_directory(args.job, context.env), args.job)
+    manifest, fields = load_offline(job_directory(args.job, app.env), args.job)
     if manifest is None or manifest.engine not in HERE:
         raise outage
     _refuse_new_code(args)
-    engine = open_engine(manifest.engine, context.env)
-    _let_go(engine.name, {"job_id": args.job}, context)
+    engine = open_engine(manifest.engine, app.env)
+    _let_go(engine.name, {"job_id": args.job}, app)
     if engine.state({"job_id": args.job}).phase == "running":
         raise JobBusyError(f"Job {args.job} is still running: nothing to resume.", job_id=args.job)
-    engine.launch(_launch(args, context, engine.name, args.job, fields, None))
+    engine.launch(_launch(args, app, engine.name, args.job, fields, None))
     return args.job, (f"{outage} The job goes on without it.",)
 
 
-def _let_go(engine: str, job: Mapping[str, object], context: App) -> bool:
+def _let_go(engine: str, job: Mapping[str, object], app: App) -> bool:
     """Wait a moment, at most a second, for a runner of this machine that seems to be at work, but may be none.
 
     One that was killed may have left a worker that is just being started, which holds the runner's lock for some
     hundredths of a second, until it has begun. Tells whether something was waited for: the job may have ended by then.
     """
-    end = context.monotonic() + PROBE_SECONDS
+    end = app.monotonic() + PROBE_SECONDS
     has_waited = False
-    while engine in HERE and open_engine(engine, context.env).state(job).phase == "running":
-        if context.monotonic() >= end:
+    while engine in HERE and open_engine(engine, app.env).state(job).phase == "running":
+        if app.monotonic() >= end:
             break
-        context.sleep(PROBE_SECONDS / 20)
+        app.sleep(PROBE_SECONDS / 20)
         has_waited = True
     return has_waited
 
@@ -322,7 +320,7 @@ def _engine(name: str | None) -> str:
 
 def _launch(
     args: argparse.Namespace,
-    context: App,
+    app: App,
     engine: str,
     job_id: str,
     state: JobState | Mapping[str, object],
@@ -332,7 +330,7 @@ def _launch(
 
     Args:
         args: the flags.
-        context: the run.
+        app: the run.
         engine: where it will be.
         job_id: of the job that is launched.
         state: its record, or that of its parent; or the fields that this machine keeps for one.
@@ -345,11 +343,11 @@ def _launch(
     metadata, namespace = fields.get("metadata"), fields.get("k8s_namespace")
     told = recorded_launch(metadata, engine) if isinstance(metadata, Mapping) else {}
     if engine == "local" and trust is not None and args.python is None:
-        told = _without_unknown_python(told, args.job, context, trust)
+        told = _without_unknown_python(told, args.job, app, trust)
     options = cluster_options(args, engine)
     shards = args.shards
     if engine == "dask":
-        options = dask_options(args, context, told.get("scheduler"))
+        options = dask_options(args, app, told.get("scheduler"))
     elif args.scheduler is not None:
         raise UsageError(f"--scheduler has no effect with the {engine} engine.")
     if engine == "kubernetes":
@@ -357,13 +355,13 @@ def _launch(
         shards = shards or recorded_shards(told)
     launch = Launch(
         job_id=job_id,
-        registry_url=context.settings.registry.value,
+        registry_url=app.settings.registry.value,
         shards=shards or 1,
         options=options,
-        **launched_as(args, engine, context.env, told)._asdict(),
+        **launched_as(args, engine, app.env, told)._asdict(),
     )
     if engine == "kubernetes":
         from mopsjobs.engines.kubernetes.manifest import check_launch
 
-        check_launch(launch, context.env)
+        check_launch(launch, app.env)
     return launch

@@ -46,28 +46,28 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--echo", action="store_true", help="say here, too, what the tasks write")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Run a shard."""
-    number, of = _which(args, context)
+    number, of = _which(args, app)
     shard = Shard(
         job_id=args.job,
         number=number,
         of=of,
         workers=args.workers,
         # In a pod nobody reads a usage error: there, the runner brings it into the record. On Dask, it is a path there.
-        python=interpreter(args.python, context.env) if args.shards is args.scheduler is None else args.python,
+        python=interpreter(args.python, app.env) if args.shards is args.scheduler is None else args.python,
         task_timeout=task_timeout(args.task_timeout),
         waits=args.shards is not None,
         echo=args.echo,
         patience=PATIENCE_SECONDS if args.patience is None else parse_duration(args.patience),
-        scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, context.env),
+        scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, app.env),
     )
     if shard.workers is not None and shard.scheduler is not None:
         raise UsageError("--workers has no effect with a scheduler: the cluster has its own.")
     try:
-        ran = run_here(shard, context)
+        ran = run_here(shard, app)
     except NoManifestError:
-        if context.registry.get_job(args.job) is None:
+        if app.registry.get_job(args.job) is None:
             raise JobNotFoundError(f"There is no job {args.job}.", job_id=args.job) from None
         raise
     done = f"{ran.completed} tasks done, {ran.failed} failed"
@@ -79,14 +79,14 @@ def run(args: argparse.Namespace, context: App) -> Result:
     return Result(notes=[f"{args.job}: {ran.status}, {done}"])
 
 
-def _which(args: argparse.Namespace, context: App) -> tuple[int, int]:
+def _which(args: argparse.Namespace, app: App) -> tuple[int, int]:
     if args.shard is not None:
         words = _SHARD.fullmatch(args.shard)
         number, of = (int(words[1]), int(words[2])) if words else (0, 0)
         if number >= of:
             raise UsageError(f"'{args.shard}' is no shard: use I/N with I from 0 to N-1.")
         return number, of
-    index = context.env.get("JOB_COMPLETION_INDEX", "")
+    index = app.env.get("JOB_COMPLETION_INDEX", "")
     if args.shards is None:
         return 0, 1
     if not index.isdigit() or int(index) >= args.shards:

@@ -37,7 +37,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("name", nargs="?", choices=NAMES, default="list", help="whose (default: list)")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Print the schema."""
     schema = _load(args.name)
     if args.name in ("list", "summary"):

@@ -53,9 +53,9 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     how.add_argument("--offline", action="store_true", help="show the cache as it is: never use the network")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Serve."""
-    default = SYNC_EVERY_LOCAL if context.settings.is_local else SYNC_EVERY
+    default = SYNC_EVERY_LOCAL if app.settings.is_local else SYNC_EVERY
     every = None if args.offline else parse_duration(args.sync_every or default)
 
     from mopsjobs.web.security import is_loopback
@@ -63,12 +63,10 @@ def run(args: argparse.Namespace, context: App) -> Result:
 
     def on_start(url: str) -> None:
         if not is_loopback(args.host):
-            context.out.warn("Whoever reaches this address can read all jobs: there is no sign-in and no TLS.")
-        context.out.show(Result(Text([url]), notes=["Ctrl-C ends it."]))
+            app.out.warn("Whoever reaches this address can read all jobs: there is no sign-in and no TLS.")
+        app.out.show(Result(Text([url]), notes=["Ctrl-C ends it."]))
 
-    number = serve(
-        context, host=args.host, port=args.port, allowed=args.allow_host, sync_every=every, on_start=on_start
-    )
+    number = serve(app, host=args.host, port=args.port, allowed=args.allow_host, sync_every=every, on_start=on_start)
     if number == 0:
         raise MopsJobsError("The server has ended by itself.")
     return Result(exit_code=EXIT_INTERRUPTED if number == signal.SIGINT else 0)

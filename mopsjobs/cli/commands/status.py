@@ -70,31 +70,31 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_freshness_flags(parser)
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Show one job."""
     if not args.job.startswith("@"):
         check_job_id(args.job)
-    begun = context.monotonic()
+    begun = app.monotonic()
     try:
-        job, freshness, warnings = _find(args.job, context, freshness_policy(args))
+        job, freshness, warnings = _find(args.job, app, freshness_policy(args))
     except StoreUnavailableError as outage:
         if args.offline or args.job.startswith("@"):
             raise
-        return _from_engine(args, context, outage, max(MIN_SECONDS, BUDGET_SECONDS - (context.monotonic() - begun)))
+        return _from_engine(args, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - begun)))
     exit_code = exit_code_of(job) if args.exit_status else 0
     if args.json:
         return Result(Document(job), warnings=warnings, exit_code=exit_code)
     age = freshness.said() if freshness is not None else "read from the registry just now"
     stale = ", stale" if freshness is not None and freshness.stale else ""
     is_stale = freshness is not None and freshness.stale
-    following = next_command(job, stale=is_stale, is_dead=_is_dead(job, context.env))
+    following = next_command(job, stale=is_stale, is_dead=_is_dead(job, app.env))
     notes = [f"Data: {age}{stale}", f"Next: {following}"]
     if job["job_id"] != args.job and not args.job.startswith("@"):
         notes.insert(0, f"{args.job} is short for {job['job_id']}")
-    return Result(Text(_lines(job, context)), warnings=warnings, notes=notes, exit_code=exit_code)
+    return Result(Text(_lines(job, app)), warnings=warnings, notes=notes, exit_code=exit_code)
 
 
-def _from_engine(args: argparse.Namespace, context: App, outage: StoreUnavailableError, seconds: float) -> Result:
+def _from_engine(args: argparse.Namespace, app: App, outage: StoreUnavailableError, seconds: float) -> Result:
     """What the engine says of a job whose record cannot be read, marked as that.
 
     Raises:
@@ -102,7 +102,7 @@ def _from_engine(args: argparse.Namespace, context: App, outage: StoreUnavailabl
     """
     from mopsjobs.engines.lookup import find_in_engines
 
-    said, why_not = find_in_engines(args.job, context.env, seconds)
+    said, why_not = find_in_engines(args.job, app.env, seconds)
     if said is None:
         raise StoreUnavailableError(outage.message, hint=why_not)
     phase, reason, detail = said.state
@@ -120,22 +120,22 @@ def _from_engine(args: argparse.Namespace, context: App, outage: StoreUnavailabl
     return Result(Text(lines), warnings=warnings, notes=[f"Next: {said.look}"], exit_code=exit_code)
 
 
-def _find(name: str, context: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness | None, list[str]]:
+def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness | None, list[str]]:
     """The job, the age of the cache if it came from there, and what went wrong on the way."""
     warnings: list[str] = []
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[Job, Freshness]:
-        job = job_queries.find_job(connection, name, now=context.now().timestamp())
+        job = job_queries.find_job(connection, name, now=app.now().timestamp())
         for key, reason in job_queries.unreadable_records(connection, str(job["job_id"])):
             warnings.append(f"{key} cannot be read any more ({reason}); this is its last good state.")
         return job, freshness
 
     failure: StoreError | None = None
-    is_remote = not context.settings.is_local and not name.startswith("@")
+    is_remote = not app.settings.is_local and not name.startswith("@")
     if wishes.refresh and is_remote:
         # One job is asked for: one request, not a sync; and after an outage no second one.
         try:
-            job = _from_registry(name, context)
+            job = _from_registry(name, app)
         except StoreError as error:
             failure = error
             warnings.append(f"{error} Showing what the cache has.")
@@ -144,7 +144,7 @@ def _find(name: str, context: App, wishes: FreshnessPolicy) -> tuple[Job, Freshn
             if job is not None:
                 return job, None, warnings
     try:
-        job, freshness = context.read(view, wishes)
+        job, freshness = app.read(view, wishes)
     except (JobNotFoundError, StoreError) as error:
         if failure is not None:
             raise failure from None
@@ -153,11 +153,11 @@ def _find(name: str, context: App, wishes: FreshnessPolicy) -> tuple[Job, Freshn
         # A local registry is mirrored whole before each view; but a job may have been pruned from the mirror.
         if wishes.offline or name.startswith("@"):
             raise
-        job = _from_registry(name, context)
+        job = _from_registry(name, app)
         if job is None:
             from mopsjobs.app.find_job import hint_if_kept
 
-            hint_if_kept(error, name, context)
+            hint_if_kept(error, name, app)
             raise
         return job, None, warnings
     if freshness.problem is not None:
@@ -165,13 +165,13 @@ def _find(name: str, context: App, wishes: FreshnessPolicy) -> tuple[Job, Freshn
     return job, freshness, warnings
 
 
-def _from_registry(name: str, context: App) -> Job | None:
-    state = context.registry.get_job(name)
-    return None if state is None else rows.job_json_from_state(state, now=context.now().timestamp())
+def _from_registry(name: str, app: App) -> Job | None:
+    state = app.registry.get_job(name)
+    return None if state is None else rows.job_json_from_state(state, now=app.now().timestamp())
 
 
-def _lines(job: Job, context: App) -> list[Line]:
-    now = context.now()
+def _lines(job: Job, app: App) -> list[Line]:
+    now = app.now()
     lines: list[Line] = []
 
     def add(title: str, *pieces: object) -> None:
@@ -184,11 +184,11 @@ def _lines(job: Job, context: App) -> list[Line]:
     add(
         "Status",
         status_style(job["status"], job["suspect"]),
-        None if since is None else f", since {_ago(since, context)}",
+        None if since is None else f", since {_ago(since, app)}",
     )
     add("Progress", _progress(job))
-    add("Created", _ago(job["created_at"], context))
-    add("Updated", _ago(job["updated_at"], context))
+    add("Created", _ago(job["created_at"], app))
+    add("Updated", _ago(job["updated_at"], app))
     add("Queued", _duration(job["queued_seconds"]))
     add("Running" if job["is_active"] else "Ran", _duration(job["run_seconds"]))
     if job["heartbeat_at"] is not None and job["is_active"]:
@@ -255,12 +255,12 @@ def _timeline(job: Job) -> list[Line]:
     return lines
 
 
-def _ago(text: object, context: App) -> str:
+def _ago(text: object, app: App) -> str:
     """A time: for people how long ago, with the time itself; in a pipe the time alone."""
     moment = parse_time(str(text))
-    if not context.out.is_terminal:
+    if not app.out.is_terminal:
         return whole_seconds(str(text))
-    return f"{human_age((context.now() - moment).total_seconds())} ({moment:%Y-%m-%d %H:%M:%SZ})"
+    return f"{human_age((app.now() - moment).total_seconds())} ({moment:%Y-%m-%d %H:%M:%SZ})"
 
 
 def _duration(seconds: object) -> str | None:

@@ -90,47 +90,47 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="the job's id, as one JSON object")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Submit a study."""
     study = load_study(_read(args.study), args.study)
     labels = parse_labels(args.label)
-    job_id = check_new_job_id(args.job_id or new_job_id(study, context.now()))
+    job_id = check_new_job_id(args.job_id or new_job_id(study, app.now()))
     launch = Launch(
         job_id=job_id,
-        registry_url=context.settings.registry.value,
-        **launched_as(args, args.engine, context.env, {})._asdict(),
+        registry_url=app.settings.registry.value,
+        **launched_as(args, args.engine, app.env, {})._asdict(),
         shards=1 if args.shards is None else args.shards,
         foreground=args.wait and args.engine in HERE,
-        options=_engine_options(args, context),
+        options=_engine_options(args, app),
     )
     if args.engine == "kubernetes":
         from mopsjobs.engines.kubernetes.manifest import check_launch
 
-        check_launch(launch, context.env)
+        check_launch(launch, app.env)
     with contextlib.ExitStack() as stack:
-        packed = stack.enter_context(packed_here(context) if args.auto else contextlib.nullcontext(None))
+        packed = stack.enter_context(packed_here(app) if args.auto else contextlib.nullcontext(None))
         bundle = parse_bundle_ref(args.bundle) if packed is None else packed.digest
         if packed is not None and ALWAYS_IN not in packed.names:
-            _check_model(study.model, packed, args.study, context)
+            _check_model(study.model, packed, args.study, app)
         if args.dry_run:
             return _plan(args, study, launch, bundle, packed)
         client = JobSubmissionClient(
-            context.store,
-            context.registry,
-            open_engine(args.engine, context.env),
-            kept_at=lambda job: job_directory(job, context.env),
+            app.store,
+            app.registry,
+            open_engine(args.engine, app.env),
+            kept_at=lambda job: job_directory(job, app.env),
         )
         submission = Submission(
             job_id=job_id,
             study=study,
             bundle=bundle,
             packed=packed,
-            owner=args.owner or _user(context.env),
+            owner=args.owner or _user(app.env),
             labels=labels,
         )
         submitted = client.submit(submission, launch)
     if args.wait:
-        return _followed(args, context, launch, study, submitted)
+        return _followed(args, app, launch, study, submitted)
     notes = [f"Launched {pluralize(study.tasks_total, 'task')}", f"Next: mops-jobs wait {job_id}"]
     if submitted.warnings:
         notes[1] = f"Without the registry: {submitted.launched.look}"
@@ -142,13 +142,13 @@ def _body(args: argparse.Namespace, launch: Launch, study: Study, status: str | 
     return Document(told) if args.json else Text([launch.job_id])
 
 
-def _followed(args: argparse.Namespace, context: App, launch: Launch, study: Study, submitted: Submitted) -> Result:
+def _followed(args: argparse.Namespace, app: App, launch: Launch, study: Study, submitted: Submitted) -> Result:
     """The job until its end: worked through by this very process, or looked at from here."""
     for warning in submitted.warnings:
-        context.out.warn(warning)
-    context.out.note(f"{launch.job_id}: {pluralize(study.tasks_total, 'task')}")
+        app.out.warn(warning)
+    app.out.note(f"{launch.job_id}: {pluralize(study.tasks_total, 'task')}")
     if not launch.foreground:
-        waited = wait_for([launch.job_id], context, Until())
+        waited = wait_for([launch.job_id], app, Until())
         return Result(_body(args, launch, study, waited.states[0].status), exit_code=waited.exit_code)
     shard = Shard(
         launch.job_id,
@@ -158,13 +158,13 @@ def _followed(args: argparse.Namespace, context: App, launch: Launch, study: Stu
         scheduler=launch.options.get("scheduler"),
     )
     try:
-        ran = run_here(shard, context, total=study.tasks_total)
+        ran = run_here(shard, app, total=study.tasks_total)
     except (
         ModelError,
         BundleError,
         EngineError,
     ) as error:  # the record says so, or `partial` if tasks were complete before
-        context.out.error(error)
+        app.out.error(error)
         return Result(_body(args, launch, study, "failed"), exit_code=EXIT_JOB_FAILED)
     note = f"{launch.job_id}: {ran.status or 'state unknown'}, {ran.completed} tasks done, {ran.failed} failed"
     code = EXIT_UNREACHABLE if ran.status is None else exit_code_of({"status": ran.status})
@@ -173,11 +173,11 @@ def _followed(args: argparse.Namespace, context: App, launch: Launch, study: Stu
     return Result(_body(args, launch, study, ran.status), notes=[note], exit_code=code)
 
 
-def _engine_options(args: argparse.Namespace, context: App) -> dict[str, str]:
+def _engine_options(args: argparse.Namespace, app: App) -> dict[str, str]:
     """What is asked of one engine alone. A flag that would have no effect is refused, not ignored."""
     given = cluster_options(args, args.engine)
     if args.engine == "dask":
-        return dask_options(args, context)
+        return dask_options(args, app)
     if args.scheduler is not None:
         raise UsageError(f"--scheduler has no effect with the {args.engine} engine.")
     return given
@@ -201,7 +201,7 @@ def _read(path: str) -> bytes:
         raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
 
 
-def _check_model(model: str, packed: PackedBundle, study: str, context: App) -> None:
+def _check_model(model: str, packed: PackedBundle, study: str, app: App) -> None:
     """Whether a bundle without a wire function can have this model.
 
     A module that was not packed may be installed in the model's interpreter: that is worth a warning, no more.
@@ -220,7 +220,7 @@ def _check_model(model: str, packed: PackedBundle, study: str, context: App) -> 
         return
     beside = "" if study == "-" else str(Path(study).resolve().parent)
     where = f"; the study is in {beside}" if beside not in ("", str(Path.cwd().resolve())) else ""
-    context.out.warn(f"The model's module {first} is not in {Path.cwd()}, which was packed{where}. Is it installed?")
+    app.out.warn(f"The model's module {first} is not in {Path.cwd()}, which was packed{where}. Is it installed?")
 
 
 def _size(count: int) -> str:

@@ -53,28 +53,28 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_freshness_flags(parser)
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Summarise jobs."""
-    chosen = job_filter(args, context.now())
+    chosen = job_filter(args, app.now())
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         warnings = [] if freshness.problem is None else [f"{freshness.problem} This is of what was {freshness.said()}."]
-        summary = _summary(cache, chosen, context, freshness)
+        summary = _summary(cache, chosen, app, freshness)
         if args.json:
             return Result(Document(summary), warnings=warnings)
-        _show(summary, context)
+        _show(summary, app)
         stale = ", stale" if freshness.stale else ""
         return Result(warnings=warnings, notes=[f"Data: {freshness.said()}{stale}"])
 
-    return context.read(view, freshness_policy(args))
+    return app.read(view, freshness_policy(args))
 
 
-def _summary(cache: sqlite3.Connection, chosen: filters.Filter, context: App, freshness: Freshness) -> dict[str, Any]:
+def _summary(cache: sqlite3.Connection, chosen: filters.Filter, app: App, freshness: Freshness) -> dict[str, Any]:
     """The document of `--json`."""
     from mopsjobs.cache.queries import jobs as job_queries
     from mopsjobs.cache.queries import statistics
 
-    now = context.now()
+    now = app.now()
     counts = statistics.by_status(cache, chosen)
     ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
     oldest = job_queries.page_of_jobs(
@@ -86,8 +86,8 @@ def _summary(cache: sqlite3.Connection, chosen: filters.Filter, context: App, fr
         "synced_at": freshness.synced_at,
         "age_seconds": freshness.age_seconds,
         "stale": freshness.stale,
-        "registry": context.settings.registry_id,
-        "registry_from": context.settings.registry.origin,
+        "registry": app.settings.registry_id,
+        "registry_from": app.settings.registry.origin,
         "total": sum(counts.values()),
         "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
         "by_owner": [one._asdict() for one in statistics.by_owner(cache, chosen)],
@@ -106,9 +106,9 @@ def _active(chosen: filters.Filter) -> filters.Filter:
     return active
 
 
-def _show(summary: dict[str, Any], context: App) -> None:
+def _show(summary: dict[str, Any], app: App) -> None:
     """Tell it to people: numbers first, then tables of owners and, where no line can be drawn, of days."""
-    out = context.out
+    out = app.out
     counts = [f"{count:,} {status}" for status, count in summary["by_status"].items() if count]
     rate = summary["failure_rate"]
     oldest = summary["oldest_active"]
@@ -119,7 +119,7 @@ def _show(summary: dict[str, Any], context: App) -> None:
         _line("Ran", _spread(summary["run_seconds"])),
     ]
     if oldest is not None:
-        age = human_duration((context.now() - parse_time(oldest["created_at"])).total_seconds())
+        age = human_duration((app.now() - parse_time(oldest["created_at"])).total_seconds())
         lines.append([*_line("Oldest", f"{oldest['job_id']}, {age} old, "), status_style(oldest["status"])])
     days = summary["by_day"]
     if out.is_terminal:

@@ -45,27 +45,27 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="what it did, as one JSON document")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Mirror the registry."""
-    with context.out.progress("jobs", _cached(context)) as on_progress:
-        report = context.sync(wait=0, full=args.full, on_progress=on_progress)
+    with app.out.progress("jobs", _cached(app)) as on_progress:
+        report = app.sync(wait=0, full=args.full, on_progress=on_progress)
     if report is None:
-        return _already_running(args, context)
-    events, warnings = _sync_events(context, full=args.full)
+        return _already_running(args, app)
+    events, warnings = _sync_events(app, full=args.full)
     exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
     if args.json:
         return Result(Document(_document(report, events)), warnings=warnings, exit_code=exit_code)
-    problems = report.unreadable if context.out.quiet else report.problems
+    problems = report.unreadable if app.out.quiet else report.problems
     told = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
         told.append(f"and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json lists them all")
-    text = None if context.out.quiet else Text([_summary(report, events)])
+    text = None if app.out.quiet else Text([_summary(report, events)])
     return Result(text, warnings=[*told, *warnings], exit_code=exit_code)
 
 
-def _already_running(args: argparse.Namespace, context: App) -> Result:
+def _already_running(args: argparse.Namespace, app: App) -> Result:
     """What another sync is at; a warning, also with `-q`, if it has made no progress for long."""
-    holder, now = context.sync_holder(), context.now()
+    holder, now = app.sync_holder(), app.now()
     is_stalled = holder is not None and holder.is_stalled(now)
     told = f"Another sync is running{holder.described(now) if holder else ''}; "
     if holder is not None and is_stalled:
@@ -83,10 +83,10 @@ def _already_running(args: argparse.Namespace, context: App) -> Result:
     return Result(Document(document) if args.json else None, notes=notes, warnings=warnings)
 
 
-def _sync_events(context: App, *, full: bool) -> tuple[EventsReport | None, list[str]]:
+def _sync_events(app: App, *, full: bool) -> tuple[EventsReport | None, list[str]]:
     """Mirror the events, after the jobs, which count more: a failure here takes nothing away. What to warn of, too."""
     try:
-        events = context.sync_events(full=full)
+        events = app.sync_events(full=full)
     except StoreError as error:
         return None, [f"{error} The jobs are mirrored, their events not all."]
     warnings = [f"{key}: {reason}" for key, reason in events.problems[:SHOWN_PROBLEMS]]
@@ -95,10 +95,10 @@ def _sync_events(context: App, *, full: bool) -> tuple[EventsReport | None, list
     return events, warnings
 
 
-def _cached(context: App) -> int | None:
+def _cached(app: App) -> int | None:
     """How many jobs the cache has: what a progress bar may expect. Heals a damaged cache on the way."""
     try:
-        return context.read_cached(job_queries.count_jobs)
+        return app.read_cached(job_queries.count_jobs)
     except StoreError:  # a registry that is gone: the sync tells of it, unless it is to believe that
         return None
 

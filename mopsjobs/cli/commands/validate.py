@@ -31,11 +31,11 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="the job as one JSON object")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Validate a job."""
-    job_id = find_state(args.job, context).job_id
-    found = validate(context.store, context.registry, job_id)
+    job_id = find_state(args.job, app).job_id
+    found = validate(app.store, app.registry, job_id)
     if args.json:
-        return Result(Document(job_json_from_state(found.state, now=context.now().timestamp())))
+        return Result(Document(job_json_from_state(found.state, now=app.now().timestamp())))
     line = f"{job_id}: {found.tasks_verified:,} of {found.tasks_total:,} tasks verified; {found.state.status}"
     return Result(Text([line]))

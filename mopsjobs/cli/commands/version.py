@@ -69,7 +69,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Show the versions."""
     directory = os.path.dirname(os.path.dirname(os.path.abspath(mopsjobs.__file__)))
     build, file = _single_file(directory)

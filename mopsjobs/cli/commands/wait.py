@@ -44,7 +44,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="each job as a JSON object in a line of its own")
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Wait for jobs."""
     interval = None if args.interval is None else parse_duration(args.interval)
     if interval is not None and interval < MIN_INTERVAL:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, context: App) -> Result:
         first=args.any,
         fail_fast=args.fail_fast,
     )
-    waited = wait_for(args.jobs, context, until, interval=interval)
-    now = context.now().timestamp()
+    waited = wait_for(args.jobs, app, until, interval=interval)
+    now = app.now().timestamp()
     jobs = [job_json_from_state(state, now=now) for state in waited.states]
     return Result(JsonLines(jobs) if args.json else None, exit_code=waited.exit_code)

@@ -56,64 +56,64 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     add_freshness_flags(parser)
 
 
-def run(args: argparse.Namespace, context: App) -> Result:
+def run(args: argparse.Namespace, app: App) -> Result:
     """Look again and again. Ends by Ctrl-C, or when nobody reads any more."""
     interval = parse_duration(args.interval)
     if interval < MIN_INTERVAL:
         raise UsageError(f"--interval: at least {MIN_INTERVAL:g}s.")
-    chosen = job_filter(args, context.now())
-    draws = context.out.can_redraw and not args.json
+    chosen = job_filter(args, app.now())
+    draws = app.out.can_redraw and not args.json
     limit_malloc_arenas()
-    look = _Redrawn(context, chosen) if draws else _Appended(context, chosen, as_json=args.json)
+    look = _Redrawn(app, chosen) if draws else _Appended(app, chosen, as_json=args.json)
     told: str | None = None
     while True:
-        problem = context.read(look, freshness_policy(args))
+        problem = app.read(look, freshness_policy(args))
         if problem is not None and problem != told:
-            context.out.warn(problem)
+            app.out.warn(problem)
         told = problem
-        context.out.check_reader()
-        context.sleep(interval)
+        app.out.check_reader()
+        app.sleep(interval)
 
 
 class _Redrawn:
     """The table, as many jobs as fit on the terminal."""
 
-    def __init__(self, context: App, chosen: filters.Filter) -> None:
-        self._context = context
+    def __init__(self, app: App, chosen: filters.Filter) -> None:
+        self._app = app
         self._chosen = chosen
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Draw it."""
-        context, now = self._context, self._context.now()
-        by = context.settings.redirected_by
-        room = max(1, context.out.lines - CHROME - (by is not None))
+        app, now = self._app, self._app.now()
+        by = app.settings.redirected_by
+        room = max(1, app.out.lines - CHROME - (by is not None))
         order = filters.parse_sort(filters.DEFAULT_SORT)
         page = job_queries.list_jobs(cache, self._chosen, order=order, limit=room, now=now.timestamp())
-        rows = [job_row(job, context) for job in itertools.islice(page.jobs(), room)]
+        rows = [job_row(job, app) for job in itertools.islice(page.jobs(), room)]
         stale = ", stale" if freshness.stale else ""
         head = f"{len(rows)} of {page.total:,} jobs, {freshness.said()}{stale}, {whole_seconds(json_time(now))}"
         lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
-        context.out.redraw([Text(lines), Table(JOB_HEADERS, rows)])
+        app.out.redraw([Text(lines), Table(JOB_HEADERS, rows)])
         return None
 
 
 class _Appended:
     """A line for each job that came or changed since the last look."""
 
-    def __init__(self, context: App, chosen: filters.Filter, *, as_json: bool) -> None:
-        self._context = context
+    def __init__(self, app: App, chosen: filters.Filter, *, as_json: bool) -> None:
+        self._app = app
         self._chosen = chosen
         self._as_json = as_json
         self._mark: changes.ChangeMark | None = None
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Print them."""
-        now = self._context.now().timestamp()
+        now = self._app.now().timestamp()
         news, self._mark = changes.changed_jobs(cache, self._chosen, self._mark)
         if self._as_json:
             text = "".join(f"{job_json.job_text(facts, now=now)}\n" for facts in news)
-            self._context.out.show(Result(RawText(text)))
+            self._app.out.show(Result(RawText(text)))
         else:
             jobs = [job_json.job_json(facts, now=now) for facts in news]
-            self._context.out.show(Result(Tsv([job_row(job, self._context) for job in jobs])))
+            self._app.out.show(Result(Tsv([job_row(job, self._app) for job in jobs])))
         return freshness.problem
