@@ -34,7 +34,7 @@ from mopsjobs.errors import (
     UsageError,
 )
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import ACTIVE
+from mopsjobs.registry.status import ACTIVE, JobStatus
 from mopsjobs.utils.text import pluralize
 
 TYPE_CHECKING = False
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _records(names: list[str], app: App) -> list[dict[str, object]]:
-    """The records of these jobs. One that cannot be used is told when it is cancelled.
+    """The records of the jobs that can be cancelled or stopped. Of each other one, cancelling it says why not.
 
     Raises:
         StoreError: if the registry cannot be read.
@@ -132,7 +132,7 @@ def _records(names: list[str], app: App) -> list[dict[str, object]]:
             raise _with_a_way(error, name, app) from None
         except MopsJobsError:
             continue
-        if state is not None:
+        if state is not None and (not state.is_terminal or state.status == JobStatus.CANCELLED):
             found.append(state.to_dict())
     return found
 

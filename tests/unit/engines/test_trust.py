@@ -106,6 +106,16 @@ def test_cancel_deletes_nothing_in_a_context_that_only_the_record_names(
     assert cli.ok("cancel", "seir-1", "--trust", "context:prod").err == "seir-1: cancelled, stopped\n"
 
 
+def test_a_job_that_has_ended_needs_no_trust_to_be_refused(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """The flag would not help: the job cannot be cancelled. One that is cancelled may still have to be stopped."""
+    remote.jobs.finalize_job("seir-1", "failed")
+    ran = cli("cancel", "seir-1")
+    assert (ran.code, ran.err) == (6, "error: Job seir-1 has ended (failed); it cannot become cancelled.\n")
+    fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "seir-1", "namespace": "models"}
+    add(remote.jobs, "seir-2", "cancelled", **fields, metadata={"k8s_context": "prod"})
+    assert "add: --trust context:prod" in cli("cancel", "seir-2").err
+
+
 def test_the_list_of_cancel_names_context_and_job(cli: Cli, cluster: Api) -> None:
     assert "prod: Job models/seir-1" in cli("cancel", "--name", "seir*", "--yes").err
     assert "prod: Job models/seir-1" in cli.ok("cancel", "--name", "seir*", "--dry-run").out
