@@ -24,13 +24,14 @@ from mopsjobs.cli.launch_flags import (
 from mopsjobs.cli.trust_flags import add_trust, is_agreed, refusal, trust_of
 from mopsjobs.console.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.engines import open_engine
+from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch, recorded_launch
 from mopsjobs.engines.local import HERE, PROBE_SECONDS, job_directory
 from mopsjobs.engines.trust import Trust, choices_of, launched_here
 from mopsjobs.errors import (
     EXIT_INTERRUPTED,
     EngineError,
+    EnginePlaceError,
     JobBusyError,
     JobExistsError,
     JobNotFoundError,
@@ -39,6 +40,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     TooManyRetriesError,
     UsageError,
+    shortened,
 )
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
@@ -121,8 +123,16 @@ def _choices(args: argparse.Namespace, app: App, state: JobState) -> list[str]:
 
     Not what flags or defaults say too, nor what this machine launched the job with. The interpreter of the local engine
     is not among them: `_without_unknown_python` has the default.
+
+    Raises:
+        EnginePlaceError: if the record names an engine that does not exist.
     """
     engine, metadata = _engine(state.engine), state.metadata
+    if engine not in ENGINES:
+        raise EnginePlaceError(
+            f"Job {args.job} cannot be resumed: its record names the engine '{shortened(engine, 100)}', expected"
+            f" {', '.join(ENGINES)}."
+        )
     told = recorded_launch(metadata, engine)
     known = set(launched_here(job_directory(args.job, app.env)))
     found = [] if engine == "local" else [f"engine:{engine}"]

@@ -215,6 +215,16 @@ def test_resume_launches_nothing_that_only_the_record_chooses(
     assert told["spec"]["template"]["spec"]["containers"][0]["image"] == "evil/image:1"
 
 
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_an_engine_that_does_not_exist_is_refused_by_name(cli: Cli, remote: Remote, status: str) -> None:
+    """A record may name any; it ended with an unexpected KeyError."""
+    add(remote.jobs, "job", status, engine="../x")
+    place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
+    ran = cli("resume", "job")
+    told = "Job job cannot be resumed: its record names the engine '../x', expected local, kubernetes, dask."
+    assert (ran.code, ran.err) == (6, f"error: {told}\n")
+
+
 @pytest.mark.usefixtures("planted")
 def test_flags_go_before_the_record_and_are_no_question(cli: Cli, cluster: Api) -> None:
     flags = ("--image", "mine:1", "--secret", "mine", "--service-account", "mine", "--context", "here")
