@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.cli.commands import results
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.output_directory import MAX_SEGMENT_BYTES
@@ -90,6 +91,21 @@ def test_a_key_that_cannot_be_an_output_is_not_downloaded(cli: Cli, jobs: JobReg
     assert ran.code == 7
     assert "is not downloaded: invalid name: expected <param_id>/<seed>/<name>" in ran.err
     assert contents(into) == {**before, "p/1/good": "good"}
+
+
+def test_of_many_refused_keys_the_first_are_named(
+    cli: Cli, jobs: JobRegistry, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer of the registry can make a million; the rest is counted."""
+    monkeypatch.setattr(results, "SHOWN_KEYS", 3)
+    for number in range(5):
+        jobs.store.create_if_absent(f"results/job/p/.{number}/x", b"theirs")
+    leave(jobs, cli, "results/job/p/x")
+    ran = download(cli, into)
+    assert ran.code == 7
+    assert ran.err.count(" is not downloaded: ") == 3
+    assert "warning: 3 more keys are not downloaded." in ran.err.splitlines()
+    assert (into / "p/1/good").read_text() == "good"
 
 
 @pytest.mark.parametrize(

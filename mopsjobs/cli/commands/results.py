@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 TABLE = "tasks.csv"
 
+SHOWN_KEYS = 1000
+"""Keys that are named with the reason why they are not downloaded. A writer of the registry can make a million."""
+
 
 def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
     """Declare `results`."""
@@ -106,7 +109,7 @@ def _download(
     directory: OutputDirectory, job_id: str, family: Sequence[Manifest], outputs: Iterator[Output], app: App
 ) -> Result:
     """Write the outputs that the job may have. The others are named with the reason, and stop no other."""
-    fetched, refused = 0, []
+    fetched, count, refused = 0, 0, []
     with app.out.progress("files", None) as on_progress:
         for one in outputs:
             reason = why_not_an_output(one, family)
@@ -118,9 +121,13 @@ def _download(
                 reason = _write(directory, one, found.value, family, app.store)
                 fetched += not reason
             if reason:
-                refused.append(f"{one.entry.key} is not downloaded: {reason}.")
+                count += 1
+                if count <= SHOWN_KEYS:
+                    refused.append(f"{one.entry.key} is not downloaded: {reason}.")
             elif found is not None and on_progress is not None:
                 on_progress(fetched)
+    if count > SHOWN_KEYS:
+        refused.append(f"{count - SHOWN_KEYS:,} more keys are not downloaded.")
     if not fetched and not refused:
         raise NoOutputsError(f"Job {job_id} has no outputs yet.", job_id=job_id)
     if family and fetched:
