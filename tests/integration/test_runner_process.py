@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import mops_jobs
 from mopsjobs.engines.local import job_directory
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.studies.outputs import results_prefix
-from support.cli import Cli, Spawn, environment
+from support.cli import Cli, Spawn, copied_program, environment
 from support.runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
 if TYPE_CHECKING:
@@ -102,12 +100,9 @@ def test_a_runner_outlives_its_program_files(
 ) -> None:
     """The program is unpacked below ~/.cache: where that is cleared, workers that die are started again."""
     program, gate = tmp_path / "program", tmp_path / "gate"
-    root = Path(mops_jobs.__file__).parent
-    shutil.copytree(root / "mopsjobs", program / "mopsjobs")
-    shutil.copy(root / "mops_jobs.py", program)
     noted = tmp_path / "calls"
     submitted([{"x": 0, "calls": str(noted), "gate": str(gate), "die": str(tmp_path / "died")}, {"x": 1}])
-    words = [sys.executable, str(program / "mops_jobs.py"), "run", "job", "--workers", "1"]
+    words = [*copied_program(program), "run", "job", "--workers", "1"]
     runner = subprocess.Popen(words, env=environment(cli), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with runner:
         until(lambda: calls(noted), "a task at work")

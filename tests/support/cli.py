@@ -205,6 +205,17 @@ def command(*argv: str) -> list[str]:
     return [sys.executable, os.path.abspath(mops_jobs.__file__), *argv]
 
 
+def copied_program(directory: Path) -> list[str]:
+    """The words that run a copy of the program below `directory`, which a test may remove while it runs."""
+    import shutil
+    import sys
+
+    root = os.path.dirname(os.path.abspath(mops_jobs.__file__))
+    shutil.copytree(os.path.join(root, "mopsjobs"), directory / "mopsjobs")
+    shutil.copy(os.path.join(root, "mops_jobs.py"), directory)
+    return [sys.executable, str(directory / "mops_jobs.py")]
+
+
 def environment(cli: Cli, **more: str) -> Mapping[str, str]:
     """The environment for such a process."""
     return {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **cli.env, **more}

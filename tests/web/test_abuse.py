@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import mops_jobs
 import support.web as support_web
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web import api, http_connections
 from mopsjobs.web.http_connections import PageServer
 from mopsjobs.web.server import LANES, lane_of
-from support.cli import Cli, Clock, Remote, add
+from support.cli import Cli, Clock, Remote, add, copied_program
 from support.runs import until
 from support.web import Web
 
@@ -256,10 +254,7 @@ def test_a_server_outlives_its_files(
 ) -> None:
     """The program is unpacked below ~/.cache, as its cache is: with both cleared, pages go on, and new jobs appear."""
     program = tmp_path / "program"
-    root = Path(mops_jobs.__file__).parent
-    shutil.copytree(root / "mopsjobs", program / "mopsjobs")
-    shutil.copy(root / "mops_jobs.py", program)
-    words = [sys.executable, str(program / "mops_jobs.py")]
+    words = copied_program(program)
     monkeypatch.setattr(support_web, "command", lambda *argv: [*words, *argv])
     monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
     cli.ok("register", "first", "-q")
