@@ -19,6 +19,8 @@ from mopsjobs.utils.user_dirs import expanded
 
 PROJECT_FILE = ".mops-jobs.toml"
 
+INSTEAD = "If you trust it, name its registry yourself: MOPS_JOBS_REGISTRY, or config.toml."
+"""What a user does instead where a project is shared: its file belongs to a colleague."""
 
 _LOCAL_PORT = re.compile(r"https?://(localhost|127\.|\[::1\])", re.IGNORECASE)
 
@@ -37,7 +39,7 @@ def find(cwd: str | None) -> tuple[str | None, tuple[str, ...]]:
             reason = why_ignored(path)
             if reason is None:
                 return path, tuple(ignored)
-            ignored.append(f"The project file {path} is ignored: {reason}.")
+            ignored.append(f"The project file {path} is ignored: {reason}. {INSTEAD}")
         parent = os.path.dirname(directory)
         directory = None if parent == directory else parent
     return None, tuple(ignored)

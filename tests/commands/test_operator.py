@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs import __version__
+from mopsjobs.app.project_file import INSTEAD
 from mopsjobs.cli.commands.schema import NAMES
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.azure.credentials import EMULATOR_KEY
@@ -253,7 +254,7 @@ def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
     path.write_text('registry = "sqlite:project.db"\ncache = "~/.vim/plugin/x.vim"\n')
     path.chmod(0o666)
     cli.ok("register", "a")
-    warning = f"warning: The project file {path} is ignored: every user may write to it."
+    warning = f"warning: The project file {path} is ignored: every user may write to it. {INSTEAD}"
     for argv in (*EVERY, ("sync", "-q")):
         assert cli.ok(*argv).err.splitlines().count(warning) == 1, argv
     assert not (path.parent / "project.db").exists()
