@@ -125,7 +125,9 @@ def _compile(app: zipfile.ZipFile, place: str) -> None:
 
 
 def _private_directory(why_unsafe: "Callable[[str], str]") -> str:
-    """Return this user's directory below a temporary one; a new one for this run where another user has its name.
+    """Return this user's directory below a temporary one; one of another name where another user has its name.
+
+    It stays: the runner of a job is started from it, and the next command uses it again.
 
     Raises:
         PermissionError: if other users can replace directories in each of the temporary ones.
@@ -136,15 +138,20 @@ def _private_directory(why_unsafe: "Callable[[str], str]") -> str:
     base = next((base for base in bases if not why_unsafe(os.path.join(base, "x", "y"))), None)
     if base is None:
         raise PermissionError(f"other users can replace what is in {' and '.join(bases)}")
-    path = os.path.join(base, f"mops-jobs-{os.getuid()}")
+    name = f"mops-jobs-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    found = os.lstat(path)
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077:
-        return path
-    import atexit
-    import shutil
+        os.mkdir(os.path.join(base, name), 0o700)
+    listed = os.listdir(base) if os.access(base, os.R_OK) else []
+    others = sorted(found for found in listed if found.startswith(f"{name}-"))
+    for path in (os.path.join(base, found) for found in (name, *others)):
+        if _is_private(path):
+            return path
+    return tempfile.mkdtemp(prefix=f"{name}-", dir=base)
 
-    path = tempfile.mkdtemp(prefix="mops-jobs-", dir=base)
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
+
+def _is_private(path: str) -> bool:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077

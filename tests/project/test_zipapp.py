@@ -252,16 +252,20 @@ def test_a_home_that_cannot_be_written_is_no_hindrance(pyz, home):
 
 
 def test_a_planted_symlink_is_not_followed(pyz, home, tmp_path):
-    """Somebody else's directory under our name in TMPDIR gets nothing, and nothing is run from it."""
+    """It gets nothing, and nothing is run from it. The directory used instead stays: runners are started from there."""
     planted = tmp_path / "planted"
     planted.mkdir(mode=0o700)
-    Path(home["TMPDIR"], f"mops-jobs-{os.getuid()}").symlink_to(planted)
+    planted_link = Path(home["TMPDIR"], f"mops-jobs-{os.getuid()}")
+    planted_link.symlink_to(planted)
     home["HOME"] = "/dev/null/home"
     run = _start(pyz, home)
     assert run.returncode == 0
     assert run.stderr.count("\n") == 1
     assert list(planted.iterdir()) == []
-    assert [path.is_symlink() for path in Path(home["TMPDIR"]).iterdir()] == [True], "its own directory is gone again"
+    own = [path for path in Path(home["TMPDIR"]).iterdir() if not path.is_symlink()]
+    assert [(path.stat().st_mode & 0o777, bool(_unpacked(path))) for path in own] == [(0o700, True)]
+    assert _start(pyz, home).returncode == 0
+    assert sorted(Path(home["TMPDIR"]).iterdir()) == sorted([*own, planted_link]), "it is used again"
 
 
 def test_a_directory_that_others_may_write_is_not_used(pyz, home):
