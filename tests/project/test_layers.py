@@ -60,7 +60,7 @@ OUTSIDE = {
     "httpx": "engines.kubernetes.client",
     "flask": "web",
     "werkzeug": "web",
-    "waitress": "web.server web.http_connections",
+    "waitress": "web.http_connections",
     "markupsafe": "web.view_models",
     "argparse": "mops_jobs app cli web.query_params",
 }
