@@ -8,11 +8,11 @@ from mopsjobs.console.command_line import command_line
 from mopsjobs.errors import NoManifestError
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.studies.manifest import Manifest, manifest_key
-from mopsjobs.studies.outputs import Readable
+from mopsjobs.studies.outputs import ReadableStore
 
 
 def find_manifest(
-    job_id: str, store: Readable, patience: OutageRetry, on_log: Callable[[str], None], *, waits: bool
+    job_id: str, store: ReadableStore, patience: OutageRetry, on_log: Callable[[str], None], *, waits: bool
 ) -> Manifest:
     """The manifest of a job, after an outage if need be.
 

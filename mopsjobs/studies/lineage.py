@@ -1,7 +1,7 @@
-"""A job and those that were submitted for what it had left undone: its children, each with all that its parent lacked.
+"""Families of jobs: a job and the children that `resume` made of it.
 
-The id of a child is that of the first of them with a number: `seir-1`, `seir-1.2`, `seir-1.3`. So nobody has to search
-for them.
+Each child has all tasks that its parent lacked. Its id is that of the first job with a number: `seir-1`, `seir-1.2`,
+`seir-1.3`. So the members of a family are found by one read each, without a search.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from mopsjobs.studies.manifest import Manifest, manifest_key
 
 
 def child_id(registry: JobRegistry, parent: JobState) -> str:
-    """The id for a new child of this job.
+    """Return the id for a new child of a job. It reads the record of each descendant.
 
     Raises:
-        UsageError: it would be too long.
+        UsageError: if the id would be too long.
     """
-    root = _root(parent)
+    root = _root_id(parent)
     return check_new_job_id(f"{root}.{2 + sum(1 for _ in _descendants(registry, root))}")
 
 
 def last_child(registry: JobRegistry, parent: JobState) -> JobState | None:
-    """The child that a job was last resumed as, or None."""
-    children = [job for job in _descendants(registry, _root(parent)) if job.parent_job_id == parent.job_id]
+    """Return the child that a job was last resumed as, or None."""
+    children = [job for job in _descendants(registry, _root_id(parent)) if job.parent_job_id == parent.job_id]
     return children[-1] if children else None
 
 
 def ancestry(store: VersionedStore, manifest: Manifest) -> Iterator[Manifest]:
-    """A job's manifest, then that of its parent, and so on, as far as they are there.
+    """Yield a job's manifest, then that of its parent, and so on, as far as they exist.
 
     Raises:
-        RecordError: what lies there is none, or the job descends from itself.
-        StoreError: one cannot be read.
+        RecordError: if a manifest is invalid, or the job descends from itself.
+        StoreError: if a manifest cannot be read.
     """
     seen = set()
     while True:
@@ -54,7 +54,7 @@ def ancestry(store: VersionedStore, manifest: Manifest) -> Iterator[Manifest]:
         manifest = Manifest.from_json(found.value, key=key)
 
 
-def _root(job: JobState) -> str:
+def _root_id(job: JobState) -> str:
     return job.job_id if job.parent_job_id is None else re.sub(r"\.\d+$", "", job.job_id)
 
 

@@ -1,4 +1,7 @@
-"""The manifest of a job: its study, its code and the outputs that are expected of it."""
+"""The manifest of a job: its study, its code and the outputs that are expected of it.
+
+It lies beside the record, at `jobs/<job_id>/manifest.json`.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,30 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.errors import NoManifestError, RecordError, UsageError
 from mopsjobs.registry.job_state import check_job_id
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.study import Study, Task
+from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
 
 MANIFEST_VERSION = 1
 
 
 NAMES_NAME = "_outputs.json"
-"""Holds the names of a task's outputs, where the study does not. No output may begin with `_`."""
+"""The output that lists the names of a task's other outputs, if the study does not. No other begins with `_`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What a job is to do."""
+    """The work of a job."""
 
     job_id: str
     study: Study
     bundle: str
     """`sha256:<digest>` of the code."""
     only: tuple[int, ...] | None = None
-    """The tasks of the study that are this job's, by number, ascending; None: all of them. A resumed job has a few."""
+    """Numbers of the study's tasks that this job has, ascending; None for all of them. A resumed job has a few."""
     parent_job_id: str | None = None
     engine: str | None = None
     owner: str | None = None
@@ -38,48 +43,48 @@ class Manifest:
 
     @property
     def tasks_total(self) -> int:
-        """How many tasks the job has."""
+        """Count the tasks of the job."""
         return self.study.tasks_total if self.only is None else len(self.only)
 
     def tasks(self) -> Iterator[tuple[int, Task]]:
-        """The job's tasks with their position in the job, counted from 0."""
+        """Yield the tasks of the job with their position in the job, counted from 0."""
         if self.only is None:
             yield from enumerate(self.study.tasks())
             return
-        wanted = iter(self.only)
-        following = next(wanted, None)
+        numbers = iter(self.only)
+        following = next(numbers, None)
         position = 0
         for task in self.study.tasks():
             if task.number == following:
                 yield position, task
                 position += 1
-                following = next(wanted, None)
+                following = next(numbers, None)
 
     def positions(self, numbers: Iterable[int]) -> list[int]:
-        """Where in the job tasks of the study are; those that are not the job's are left out."""
+        """Map task numbers of the study to positions in the job, without the tasks that are not in the job."""
         if self.only is None:
             return list(numbers)
-        at = ((bisect_left(self.only, number), number) for number in numbers)
-        return [position for position, number in at if self.only[position : position + 1] == (number,)]
+        places = ((bisect_left(self.only, number), number) for number in numbers)
+        return [position for position, number in places if self.only[position : position + 1] == (number,)]
 
     def duplicate_tasks(self) -> dict[int, int]:
-        """The tasks that are the same simulation as an earlier one of the job, by position; and the position of that.
+        """Map the position of each task that repeats an earlier task of the job to the position of the earlier one.
 
-        Such tasks share their outputs. See `Study.twins`.
+        Such tasks share their outputs. See `Study.duplicate_tasks`.
         """
-        same = self.study.duplicate_tasks()
-        if self.only is None or not same:
-            return same
-        found: dict[int, int] = {}
+        earlier_of = self.study.duplicate_tasks()
+        if self.only is None or not earlier_of:
+            return earlier_of
+        duplicates: dict[int, int] = {}
         first: dict[int, int] = {}
         for position, number in enumerate(self.only):
-            earlier = first.setdefault(same.get(number, number), position)
+            earlier = first.setdefault(earlier_of.get(number, number), position)
             if earlier != position:
-                found[position] = earlier
-        return found
+                duplicates[position] = earlier
+        return duplicates
 
     def record_fields(self) -> dict[str, Any]:
-        """The job's record as it is registered, at its submission or later: arguments of `register_job`."""
+        """Return the arguments of `register_job` for this job, at its submission or later."""
         return {
             "tasks_total": self.tasks_total,
             "engine": self.engine,
@@ -98,7 +103,7 @@ class Manifest:
         }
 
     def to_json(self) -> bytes:
-        """The manifest as it is stored."""
+        """Encode the manifest as it is stored."""
         document = {
             "version": MANIFEST_VERSION,
             "job_id": self.job_id,
@@ -114,29 +119,29 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: bytes, *, key: str | None = None) -> Manifest:
-        """The manifest in these bytes.
+        """Decode a manifest.
 
         Raises:
-            RecordError: they are none, or one that only a newer version understands.
+            RecordError: if the bytes are not a manifest, or only a newer version can read it.
         """
         try:
             document: Any = read_json(value)
             if document["version"] != MANIFEST_VERSION:
-                raise RecordError(f"a manifest of version {document['version']!r} is not known here")
+                raise RecordError(f"unknown version of a manifest {document['version']!r}: expected {MANIFEST_VERSION}")
             only = document["only"]
-            # What the record needs besides came later; the manifests of older jobs are without.
+            # Manifests of earlier versions lack these fields.
             engine, owner, labels = document.get("engine"), document.get("owner"), document.get("labels") or {}
             names = (document["job_id"], document["bundle"], document["parent_job_id"] or "", engine or "", owner or "")
             if not all(isinstance(name, str) for name in (*names, *labels, *labels.values())):
-                raise TypeError("its ids, engine, owner and labels should be texts")
+                raise TypeError("expected texts as its ids, engine, owner and labels")
             for name in (document["job_id"], document["parent_job_id"] or "-"):
                 check_job_id(name)
-            study = Study.from_dict(document["study"], "in the manifest")
+            study = parse_study(document["study"], "in the manifest")
             return cls(
                 job_id=document["job_id"],
                 study=study,
                 bundle=document["bundle"],
-                only=None if only is None else _numbers(only, study.tasks_total),
+                only=None if only is None else _parse_numbers(only, study.tasks_total),
                 parent_job_id=document["parent_job_id"],
                 engine=engine,
                 owner=owner,
@@ -147,17 +152,34 @@ class Manifest:
         except UsageError as error:  # a StudyError is one
             raise RecordError(error.message, key=key) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise RecordError(f"no manifest of a job ({type(error).__name__}: {error})", key=key) from None
+            raise RecordError(f"not a manifest of a job ({type(error).__name__}: {error})", key=key) from None
 
 
-def _numbers(only: object, total: int) -> tuple[int, ...]:
+def _parse_numbers(only: object, total: int) -> tuple[int, ...]:
     if not isinstance(only, list) or not all(type(number) is int and 0 <= number < total for number in only):
-        raise TypeError("its tasks should be numbers of the study's")
-    if any(one >= two for one, two in itertools.pairwise(only)):
-        raise TypeError("its tasks should be in ascending order")
+        raise TypeError("expected numbers of the study's tasks")
+    if any(earlier >= later for earlier, later in itertools.pairwise(only)):
+        raise TypeError("expected its tasks in ascending order")
     return tuple(only)
 
 
 def manifest_key(job_id: str, prefix: str = "jobs") -> str:
-    """Where the manifest of a job lies."""
+    """Return the key of a job's manifest."""
     return f"{prefix}/{job_id}/manifest.json"
+
+
+def load_manifest(store: VersionedStore, job_id: str) -> Manifest:
+    """Read the manifest of a job, with one request.
+
+    Raises:
+        NoManifestError: if the job has none.
+        RecordError: if it is invalid, or that of another job.
+    """
+    key = manifest_key(job_id)
+    found = store.get(key)
+    if found is None:
+        raise NoManifestError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
+    manifest = Manifest.from_json(found.value, key=key)
+    if manifest.job_id != job_id:
+        raise RecordError(f"it is the manifest of job {manifest.job_id[:80]!r}", key=key)
+    return manifest

@@ -1,7 +1,7 @@
-"""The directory into which the outputs of a job are downloaded. Their names come from the registry and are not trusted.
+"""The directory into which the outputs of a job are downloaded. Names from the registry are not trusted.
 
-Only new files are written, below real directories, never through a symbolic link. A file that is there is replaced only
-if its content is known to come from the job.
+Only new files are written, below real directories, never through a symbolic link. An existing file is replaced only if
+its content is known to come from the job.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ MAX_SEGMENT_BYTES = 255
 """How long the name of a file may be on the usual file systems."""
 
 
-_DRAFT = ".mops-jobs"  # an output's name never begins with a dot, so no output is written over by a draft
+_DRAFT = ".mops-jobs"  # no output begins with a dot, so a draft never replaces one
 
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-# Without O_NONBLOCK a pipe in the place of a file would be waited at.
+# O_NONBLOCK: else opening a pipe in the place of a file would wait.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -34,7 +34,7 @@ class RefusedFileError(Exception):
 
 
 def is_safe_segment(segment: str) -> bool:
-    """Return True for what may name a file or a directory: printable, not hidden, no path."""
+    """Return True if a segment can name a file or a directory: printable, not hidden, without a slash."""
     return (
         segment.isprintable()
         and not segment.startswith(".")
@@ -44,22 +44,22 @@ def is_safe_segment(segment: str) -> bool:
 
 
 class OutputDirectory:
-    """A directory that the user has named. Links on the way to it are the user's, and are followed.
+    """A directory that the user has named. Symbolic links on the way to it are followed.
 
     Args:
-        path: the directory. It is made at the first write.
+        path: the directory. The first write creates it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, name: str, content: bytes, earlier: Iterable[bytes]) -> None:
-        """Write an output, unless it is there.
+        """Write an output, unless the file has its content already.
 
         Args:
             name: path below the directory. Each segment is safe.
-            content: what is to be in the file.
-            earlier: contents that the job has had by this name. Of a file with one of them, no copy is lost.
+            content: the content of the file.
+            earlier: earlier contents of this output. A file with one of them is replaced.
 
         Raises:
             RefusedFileError: if a link or another file is in its place.
@@ -68,15 +68,15 @@ class OutputDirectory:
         *segments, last = name.split("/")
         self._make()
         with _opened(self.path, segments) as directory:
-            with _file_at(last, directory) as there:
-                if there is not None:
-                    if _holds(there, content):
+            with _file_at(last, directory) as existing:
+                if existing is not None:
+                    if _holds(existing, content):
                         return
-                    if not any(_holds(there, one) for one in earlier):
-                        raise RefusedFileError(f"{self.path / name} has other content: remove it, or name another DIR")
-            with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as beside:
-                Path(beside).write_bytes(content)
-                os.replace(beside, last, dst_dir_fd=directory)
+                    if not any(_holds(existing, version) for version in earlier):
+                        raise RefusedFileError(f"{self.path / name} has other content: remove it, or use another DIR")
+            with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as draft:
+                Path(draft).write_bytes(content)
+                os.replace(draft, last, dst_dir_fd=directory)
 
     def replace(self, name: str, beginning: bytes, write: Callable[[Path], None]) -> None:
         """Write a file that changes with each download.
@@ -91,15 +91,15 @@ class OutputDirectory:
             OSError: if it cannot be written.
         """
         with _opened(self.path, []) as directory:
-            with _file_at(name, directory) as there:
-                if there is not None and there.read(len(beginning)) != beginning:
-                    raise RefusedFileError(f"{self.path / name} is another file: remove it, or name another DIR")
-            with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as beside:
-                write(Path(beside))
-                os.replace(beside, name, dst_dir_fd=directory)
+            with _file_at(name, directory) as existing:
+                if existing is not None and existing.read(len(beginning)) != beginning:
+                    raise RefusedFileError(f"{self.path / name} is another file: remove it, or use another DIR")
+            with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as draft:
+                write(Path(draft))
+                os.replace(draft, name, dst_dir_fd=directory)
 
     def _make(self) -> None:
-        """Make the directory if it is new. git, and `submit --auto` from above it, then leave out what is in it."""
+        """Create the directory, with a `.gitignore` that keeps the outputs out of git and of `submit --auto`."""
         if not self.path.exists():
             self.path.mkdir(parents=True)
             text = "# Outputs, not code: so that submit --auto does not pack them.\n*\n"
@@ -108,7 +108,7 @@ class OutputDirectory:
 
 @contextlib.contextmanager
 def _opened(top: Path, segments: list[str]) -> Iterator[int]:
-    """Open a directory below `top`, and make what is missing on the way. Each step starts from the one before."""
+    """Open a directory below `top`, and create missing ones on the way. Each step starts from the one before."""
     directory = os.open(top, _OPEN_DIRECTORY)
     try:
         for place, segment in enumerate(segments, 1):
@@ -126,14 +126,14 @@ def _opened(top: Path, segments: list[str]) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _file_at(name: str, directory: int) -> Iterator[BinaryIO | None]:
-    """Open the file of that name; None if there is none."""
+    """Open the file with this name; None if there is none."""
     try:
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
     except FileNotFoundError:
         yield None
         return
     if not stat.S_ISREG(mode):
-        raise RefusedFileError(f"{name} is there, and is not a regular file")
+        raise RefusedFileError(f"{name} is not a regular file")
     with open(os.open(name, _OPEN_FILE, dir_fd=directory), "rb") as file:
         yield file
 

@@ -1,4 +1,8 @@
-"""Outputs of tasks: their keys in the store, and which tasks are complete."""
+"""Outputs of tasks: their keys in the store, and which tasks are complete.
+
+One listing of `results/<job_id>/` answers for all tasks of a job. A study that names no outputs may cost one read per
+task.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ from mopsjobs.studies.study import Study, Task, is_output_name
 from mopsjobs.utils.json_strict import read_json
 
 
-class Readable(Protocol):
-    """As much of a `VersionedStore` as finding outputs needs."""
+class ReadableStore(Protocol):
+    """The methods of a `VersionedStore` that a search for outputs needs."""
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -24,61 +28,67 @@ class Readable(Protocol):
 
 
 class Completeness:
-    """Which tasks of a job are complete, one byte a task, by their position in the job."""
+    """The complete tasks of a job, one byte per task, by their position in the job."""
 
     def __init__(self, total: int) -> None:
         self.complete = bytearray(total)
         self.unexpected = 0
-        """Outputs found of tasks that the job does not have."""
+        """How many outputs belong to no task of the job."""
 
     @property
     def count(self) -> int:
-        """How many tasks are complete."""
+        """Count the complete tasks."""
         return self.complete.count(1)
 
 
 def results_prefix(job_id: str) -> str:
-    """Where the outputs of a job lie."""
+    """Return the prefix of the outputs of a job."""
     return f"results/{job_id}/"
 
 
 def output_key(job_id: str, task: Task, name: str) -> str:
-    """Where an output of a task lies."""
+    """Return the key of an output of a task."""
     return f"{results_prefix(job_id)}{task.param_id}/{task.seed}/{name}"
 
 
-def find_complete_tasks(store: Readable, manifest: Manifest) -> Completeness:
-    """Find out by one listing which tasks of a job are complete.
+def find_complete_tasks(store: ReadableStore, manifest: Manifest) -> Completeness:
+    """Find the complete tasks of a job by one listing.
 
-    Memory follows the parameter sets and nine bytes a task, not the outputs.
+    Memory grows with the parameter sets, and by nine bytes per task; not with the outputs.
 
     Raises:
-        StoreError: the listing failed.
+        StoreError: if the listing failed.
     """
-    found = Completeness(manifest.tasks_total)
+    result = Completeness(manifest.tasks_total)
     sets = manifest.study.sets_by_id()
     prefix = results_prefix(manifest.job_id)
     entries = (((*entry.key[len(prefix) :].split("/", 2), "", "")[:3], entry) for entry in store.scan(prefix))
     for param, of_param in groupby(entries, key=lambda pair: pair[0][0]):
-        # With many replicates two may draw the same seed: the same simulation, with the same outputs.
+        # With many replicates, two may draw one seed: that is one simulation, with one set of outputs.
         seeds = manifest.study.seed_index(sets.get(param, ()))
         for seed, of_task in groupby(of_param, key=lambda pair: pair[0][1]):
-            found_here = {name: entry.value for (_, _, name), entry in of_task}
-            names = {name: value for name, value in found_here.items() if name == NAMES_NAME or is_output_name(name)}
-            wanted = manifest.positions(seeds.numbers_of_text(seed))
-            found.unexpected += len(found_here) - (len(names) if wanted else 0)
-            if wanted and _is_complete(store, manifest.study, f"{prefix}{param}/{seed}/", names):
-                for position in wanted:
-                    found.complete[position] = 1
-    return found
+            values = {name: entry.value for (_, _, name), entry in of_task}
+            outputs = {name: value for name, value in values.items() if name == NAMES_NAME or is_output_name(name)}
+            positions = manifest.positions(seeds.numbers_of_text(seed))
+            result.unexpected += len(values) - (len(outputs) if positions else 0)
+            if positions and _is_complete(store, manifest.study, f"{prefix}{param}/{seed}/", outputs):
+                for position in positions:
+                    result.complete[position] = 1
+    return result
 
 
-def _is_complete(store: Readable, study: Study, prefix: str, names: dict[str, bytes | None]) -> bool:
+def missing_tasks(manifest: Manifest, complete: bytearray) -> tuple[int, ...]:
+    """Return the tasks of a job that are not complete, by their numbers in the study."""
+    numbers = range(len(complete)) if manifest.only is None else manifest.only
+    return tuple(number for number, flag in zip(numbers, complete, strict=True) if not flag)
+
+
+def _is_complete(store: ReadableStore, study: Study, prefix: str, outputs: dict[str, bytes | None]) -> bool:
     if study.outputs is not None:
-        return names.keys() >= set(study.outputs)
-    if NAMES_NAME not in names:
-        return len(names) == 1
-    value = names[NAMES_NAME]
+        return outputs.keys() >= set(study.outputs)
+    if NAMES_NAME not in outputs:
+        return len(outputs) == 1
+    value = outputs[NAMES_NAME]
     if value is None:
         found = store.get(prefix + NAMES_NAME)
         value = b"null" if found is None else found.value
@@ -86,5 +96,5 @@ def _is_complete(store: Readable, study: Study, prefix: str, names: dict[str, by
         expected = read_json(value)
     except RecordError:
         return False
-    # Whoever wrote it, it may hold anything.
-    return isinstance(expected, list) and all(isinstance(name, str) and name in names for name in expected)
+    # Any program may have written this file.
+    return isinstance(expected, list) and all(isinstance(name, str) and name in outputs for name in expected)

@@ -17,7 +17,7 @@ from mopsjobs.engines.base import Launch, Launched
 from mopsjobs.engines.local import LocalEngine, job_directory, runner_pid
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.submission.client import JobSubmissionClient, Submission
 from reliability.crashes.killing import Script, killing
 from reliability.crashes.processes import Ended, Forker, Instants
@@ -69,7 +69,7 @@ class Jobs:
         }
         (self.code / "study.json").write_text(json.dumps(study))
         self.job = ""
-        self._study = Study.from_dict(study)
+        self._study = parse_study(study)
         self._env = env
         self._number = 0
         self._url = f"sqlite://{directory}/registry.db"

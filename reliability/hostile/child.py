@@ -100,9 +100,8 @@ def many(tasks: int) -> int:
 
     from mopsjobs.store.memory import InMemoryVersionedStore
     from mopsjobs.studies.manifest import Manifest
-    from mopsjobs.studies.outputs import find_complete_tasks, output_key
+    from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks, output_key
     from mopsjobs.studies.results import outputs_of
-    from mopsjobs.studies.validation import missing_tasks
 
     study = {"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}], "n_replicates": tasks, "outputs": ["a"]}
     document = {"version": 1, "job_id": "job", "bundle": "sha256:0", "study": study, "only": None}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from mopsjobs.studies.study import MAX_TASKS
+from mopsjobs.studies.study_parser import MAX_TASKS
 from reliability.hostile import cluster, project, registry, results
 from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY, can_fuzz
 from reliability.hostile.readers import READERS, Reader

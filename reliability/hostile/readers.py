@@ -39,7 +39,7 @@ from mopsjobs.store.base import VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.studies.study import load_study
+from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.offline import LAUNCHED, load_offline
 from mopsjobs.utils.csv_safe import csv_text
 from mopsjobs.utils.text import strip_control_characters

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
-from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.text import strip_control_characters
 from reliability.hostile.readers import must
 from reliability.hostile.registry import Command, check
@@ -47,7 +47,7 @@ def names() -> Iterator[str]:
 def run(trial: Trial) -> list[Figure]:
     """Download them twice, of a job without a manifest and of one that has one."""
     downloaded = refused = 0
-    study = Study.from_dict({"model": "m", "parameter_sets": [{"params": {"x": 1}}]})
+    study = parse_study({"model": "m", "parameter_sets": [{"params": {"x": 1}}]})
     manifest = Manifest(job_id="with", study=study, bundle="sha256:" + "0" * 64)
     task = next(iter(study.tasks()))
     own = {f"{task.param_id}/{task.seed}/{text}" for text in TEXTS}

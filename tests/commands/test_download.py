@@ -157,7 +157,7 @@ def test_what_is_no_regular_file_is_left_alone(cli: Cli, jobs: JobRegistry, into
     jobs.store.create_if_absent(GOOD, b"theirs")
     ran = download(cli, into)
     assert ran.code == 7
-    assert f"{GOOD} is not downloaded: good is there, and is not a regular file." in ran.err
+    assert f"{GOOD} is not downloaded: good is not a regular file." in ran.err
     assert outside.read_text() == "mine"
 
 
@@ -201,7 +201,7 @@ def test_a_file_of_other_content_stays(cli: Cli, jobs: JobRegistry, submitted: l
     path.write_text("mine")
     ran = download(cli, into)
     assert (ran.code, path.read_text()) == (7, "mine")
-    told = f"{submitted[0]} is not downloaded: {path} has other content: remove it, or name another DIR."
+    told = f"{submitted[0]} is not downloaded: {path} has other content: remove it, or use another DIR."
     assert told in " ".join(ran.err.split())
     assert (into / place(TASKS[1])).read_text() == "{}"
     path.unlink()

@@ -14,7 +14,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
-from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import parse_study
 from support.cli import START, Cli, Clock, Remote, add, foreign, put
 from support.cli import key as key_of
 
@@ -80,7 +80,7 @@ def _manifest(registry: JobRegistry, job_id: str, done: int) -> None:
     """Leave a manifest of two tasks, and the outputs of so many of them."""
     study = {"model": "m", "scenario": "s", "parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": 1, "outputs": ["o"]}
     manifest = Manifest(
-        job_id=job_id, study=Study.from_dict(study, "in the test"), bundle="sha256:" + "0" * 64, only=None,
+        job_id=job_id, study=parse_study(study, "in the test"), bundle="sha256:" + "0" * 64, only=None,
         parent_job_id=None,
     )  # fmt: skip
     put(registry.store, manifest_key(job_id), manifest.to_json())

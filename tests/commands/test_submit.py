@@ -302,10 +302,10 @@ def test_a_model_that_is_not_in_what_was_packed_is_told_with_both_directories(cl
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "it is not JSON"),
-        ("[]", "it should be an object with"),
-        ('{"modle": "m:f", "parameter_sets": []}', "modle is no field of a study; is it model?"),
-        ('{"model": "m:f", "parameter_sets": [{"x": 1}], "n_replicates": 0}', "n_replicates should be"),
+        ("{", "not JSON"),
+        ("[]", "expected an object with"),
+        ('{"modle": "m:f", "parameter_sets": []}', "modle: unknown field, did you mean model?"),
+        ('{"model": "m:f", "parameter_sets": [{"x": 1}], "n_replicates": 0}', "n_replicates: expected"),
     ],
 )
 def test_a_study_that_cannot_be_used_is_one_sentence(cli: Cli, text: str, told: str) -> None:
@@ -321,7 +321,7 @@ def test_all_that_is_wrong_with_a_study_is_told_at_once(cli: Cli) -> None:
     Path("study.json").write_text('{"scenario": 3, "parameter_sets": [1], "n_replicates": "two"}')
     ran = cli("submit", "study.json", "--auto")
     assert ran.code == 2
-    for name in ("model should", "scenario should", "parameter_sets[0] should", "n_replicates should"):
+    for name in ("model:", "scenario:", "parameter_sets[0]:", "n_replicates:"):
         assert name in ran.err
 
 

@@ -14,7 +14,8 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest, manifest_key
 from mopsjobs.studies.outputs import Completeness, find_complete_tasks, output_key, results_prefix
-from mopsjobs.studies.study import Study, Task
+from mopsjobs.studies.study import Task
+from mopsjobs.studies.study_parser import parse_study
 from support.doubles import FaultyStore
 
 SETS = [{"x": 1}, {"x": 2}, {"params": {"x": 1}, "seed": 7}]
@@ -26,7 +27,7 @@ def _manifest(
 ) -> Manifest:
     document = {"model": "m:f", "parameter_sets": sets, "n_replicates": replicates, "outputs": named}
     return Manifest(
-        job_id="job", study=Study.from_dict(document), bundle=BUNDLE, only=None if only is None else tuple(only)
+        job_id="job", study=parse_study(document), bundle=BUNDLE, only=None if only is None else tuple(only)
     )
 
 

@@ -21,6 +21,7 @@ from mopsjobs.runner.shard import Shard
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import parse_study
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +97,7 @@ def code(directory: Path, source: str = MODEL) -> Path:
 
 def study(sets: list[dict[str, Any]], **fields: Any) -> Study:
     """A study of `MODEL` over these parameters."""
-    return Study.from_dict({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields})
+    return parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields})
 
 
 def sets_of(count: int, **params: Any) -> list[dict[str, Any]]:

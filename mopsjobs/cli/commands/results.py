@@ -22,11 +22,10 @@ from mopsjobs.errors import (
 )
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import ancestry
-from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.results import TABLE_BEGINNING, Output, outputs_of, why_not_an_output, write_table
-from mopsjobs.studies.validation import load_manifest
 
 TYPE_CHECKING = False
 

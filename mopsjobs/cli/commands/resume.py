@@ -46,9 +46,8 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.runner.pools import active_python
 from mopsjobs.studies.lineage import child_id, last_child
-from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.studies.validation import load_manifest, missing_tasks
+from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.submission.client import JobSubmissionClient, Submission, launched_fields
 from mopsjobs.submission.offline import deliver_offline, load_offline, record_launch
 from mopsjobs.utils.text import pluralize

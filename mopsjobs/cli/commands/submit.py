@@ -35,7 +35,8 @@ from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE
 from mopsjobs.registry.job_state import check_new_job_id
 from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.shard import Shard
-from mopsjobs.studies.study import Study, load_study
+from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, Submitted, new_job_id
 from mopsjobs.utils.text import pluralize
 

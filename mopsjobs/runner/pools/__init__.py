@@ -15,7 +15,7 @@ from mopsjobs.engines.model_env import model_environment
 from mopsjobs.runner.pools.local import OnLog, Pool, WorkerPool
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.outputs import Readable
+from mopsjobs.studies.outputs import ReadableStore
 from mopsjobs.utils.files import make_directory, private_opener
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -39,7 +39,7 @@ class PoolOptions(NamedTuple):
 def open_pool(
     wanted: PoolOptions,
     manifest: Manifest,
-    store: Readable,
+    store: ReadableStore,
     code: Path,
     patience: OutageRetry,
     on_log: OnLog,

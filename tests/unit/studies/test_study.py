@@ -12,59 +12,60 @@ from hypothesis import strategies as st
 
 from mopsjobs.errors import UsageError
 from mopsjobs.studies import seeds
-from mopsjobs.studies.study import MAX_TASKS, ParameterSet, Study, StudyError, load_study, param_id, seed_of
+from mopsjobs.studies.study import ParameterSet, Study, param_id, seed_of
+from mopsjobs.studies.study_parser import MAX_TASKS, StudyError, load_study, parse_study
 
 GOOD = {"model": "m:f", "scenario": "s", "parameter_sets": [{"params": {"x": 1}}]}
 
 
 def _problems(document: object) -> tuple[str, ...]:
     with pytest.raises(StudyError) as caught:
-        Study.from_dict(document, "s.json")
-    assert caught.value.message.startswith("The study s.json cannot be used: ")
+        parse_study(document, "s.json")
+    assert caught.value.message.startswith("invalid study s.json: ")
     return caught.value.problems
 
 
 # --- what is wrong -------------------------------------------------------------------------------------------------
 
 WRONG = [
-    ("model", None, "model should be a text, not null"),
-    ("model", "", 'model should be a text, not ""'),
-    ("model", 7, "model should be a text, not 7"),
-    ("model", "a\nb", 'model should be a text, not "a\\nb"'),
-    ("scenario", [], "scenario should be a text, not a list"),
-    ("sampling_method", False, "sampling_method should be a text, not true or false"),
-    ("n_replicates", 0, "n_replicates should be a whole number from 1 to 10,000,000, not 0"),
-    ("n_replicates", 1.5, "n_replicates should be a whole number from 1 to 10,000,000, not 1.5"),
-    ("n_replicates", True, "n_replicates should be a whole number from 1 to 10,000,000, not true or false"),
-    ("n_replicates", "3", 'n_replicates should be a whole number from 1 to 10,000,000, not "3"'),
-    ("n_replicates", 10**9, "n_replicates should be a whole number from 1 to 10,000,000, not 1000000000"),
-    ("parameter_sets", None, "parameter_sets should be a list of at least one object of parameters, and is missing"),
-    ("parameter_sets", [], "parameter_sets should be a list of at least one object of parameters, not an empty one"),
-    ("parameter_sets", {}, "parameter_sets should be a list of at least one object of parameters, not an object"),
-    ("parameter_sets", [4], "parameter_sets[0] should be an object of parameters, not 4"),
-    ("parameter_sets", [{"a": float("inf")}], "parameter_sets[0].a should be a finite number"),
-    ("parameter_sets", [{"params": {"a": [{"b": float("nan")}]}}], "parameter_sets[0].params.a[0].b should be"),
-    ("parameter_sets", [{"a": b"x"}], "parameter_sets[0].a should be a number, a text, true, false or null, not bytes"),
-    ("parameter_sets", [{3: 1}], "parameter_sets[0] should have texts as names, not 3"),
-    ("parameter_sets", [{"a": "\ud800"}], "parameter_sets[0].a should be a text, not '\\ud800'"),
-    ("parameter_sets", [{"\ud800": 1}], "parameter_sets[0] should have texts as names, not '\\ud800'"),
-    ("parameter_sets", [{"params": {}, "seed": -1}], "parameter_sets[0].seed should be a whole number from 0 and"),
-    ("parameter_sets", [{"params": {}, "seed": 2**64}], "parameter_sets[0].seed should be a whole number from 0"),
-    ("parameter_sets", [{"params": {}, "seed": True}], "parameter_sets[0].seed should be a whole number from 0"),
-    ("parameter_sets", [{"params": {}, "seed": "1"}], "parameter_sets[0].seed should be a whole number from 0"),
-    ("parameter_sets", [{"a": 1}, {"params": {"a": 1}}], "parameter_sets[1] is the same as parameter_sets[0]"),
-    ("outputs", "x", "outputs should be a list of texts, or null"),
-    ("outputs", [1], "outputs should be a list of texts, or null"),
-    ("outputs", ["a/b"], "outputs should be names of letters, digits and . _ -, not 'a/b'"),
-    ("outputs", [".."], "outputs should be names of letters, digits and . _ -, not '..'"),
-    ("outputs", ["_outputs.json"], "outputs should be names of letters, digits and . _ -, not '_outputs.json'"),
-    ("outputs", ["a", "a"], "outputs should name each output once"),
-    ("targets", {}, "targets should be a list of texts, or null"),
-    ("metadata", [], "metadata should be an object, not a list"),
-    ("metadata", {"a": float("nan")}, "metadata.a should be a finite number"),
-    ("modle", "x", "modle is no field of a study; is it model?"),
-    ("replicates", 2, "replicates is no field of a study; is it n_replicates?"),
-    ("zzzz", 2, "zzzz is no field of a study"),
+    ("model", None, "model: expected a text, not null"),
+    ("model", "", 'model: expected a text, not ""'),
+    ("model", 7, "model: expected a text, not 7"),
+    ("model", "a\nb", 'model: expected a text, not "a\\nb"'),
+    ("scenario", [], "scenario: expected a text, not a list"),
+    ("sampling_method", False, "sampling_method: expected a text, not true or false"),
+    ("n_replicates", 0, "n_replicates: expected a whole number from 1 to 10,000,000, not 0"),
+    ("n_replicates", 1.5, "n_replicates: expected a whole number from 1 to 10,000,000, not 1.5"),
+    ("n_replicates", True, "n_replicates: expected a whole number from 1 to 10,000,000, not true or false"),
+    ("n_replicates", "3", 'n_replicates: expected a whole number from 1 to 10,000,000, not "3"'),
+    ("n_replicates", 10**9, "n_replicates: expected a whole number from 1 to 10,000,000, not 1000000000"),
+    ("parameter_sets", None, "parameter_sets: expected a list of at least one object of parameters, but it is missing"),
+    ("parameter_sets", [], "parameter_sets: expected a list of at least one object of parameters, not an empty list"),
+    ("parameter_sets", {}, "parameter_sets: expected a list of at least one object of parameters, not an object"),
+    ("parameter_sets", [4], "parameter_sets[0]: expected an object of parameters, not 4"),
+    ("parameter_sets", [{"a": float("inf")}], "parameter_sets[0].a: expected a finite number"),
+    ("parameter_sets", [{"params": {"a": [{"b": float("nan")}]}}], "parameter_sets[0].params.a[0].b: expected"),
+    ("parameter_sets", [{"a": b"x"}], "parameter_sets[0].a: expected a number, a text, true, false or null, not bytes"),
+    ("parameter_sets", [{3: 1}], "parameter_sets[0]: expected texts as names, not 3"),
+    ("parameter_sets", [{"a": "\ud800"}], "parameter_sets[0].a: expected a text, not '\\ud800'"),
+    ("parameter_sets", [{"\ud800": 1}], "parameter_sets[0]: expected texts as names, not '\\ud800'"),
+    ("parameter_sets", [{"params": {}, "seed": -1}], "parameter_sets[0].seed: expected a whole number from 0 and"),
+    ("parameter_sets", [{"params": {}, "seed": 2**64}], "parameter_sets[0].seed: expected a whole number from 0"),
+    ("parameter_sets", [{"params": {}, "seed": True}], "parameter_sets[0].seed: expected a whole number from 0"),
+    ("parameter_sets", [{"params": {}, "seed": "1"}], "parameter_sets[0].seed: expected a whole number from 0"),
+    ("parameter_sets", [{"a": 1}, {"params": {"a": 1}}], "parameter_sets[1]: the same as parameter_sets[0]"),
+    ("outputs", "x", "outputs: expected a list of texts, or null"),
+    ("outputs", [1], "outputs: expected a list of texts, or null"),
+    ("outputs", ["a/b"], "outputs: expected names of letters, digits and . _ -, not 'a/b'"),
+    ("outputs", [".."], "outputs: expected names of letters, digits and . _ -, not '..'"),
+    ("outputs", ["_outputs.json"], "outputs: expected names of letters, digits and . _ -, not '_outputs.json'"),
+    ("outputs", ["a", "a"], "outputs: expected each name once"),
+    ("targets", {}, "targets: expected a list of texts, or null"),
+    ("metadata", [], "metadata: expected an object, not a list"),
+    ("metadata", {"a": float("nan")}, "metadata.a: expected a finite number"),
+    ("modle", "x", "modle: unknown field, did you mean model?"),
+    ("replicates", 2, "replicates: unknown field, did you mean n_replicates?"),
+    ("zzzz", 2, "zzzz: unknown field"),
 ]  # fmt: skip
 
 
@@ -78,13 +79,13 @@ def test_a_wrong_field_is_named_with_what_it_should_be(field: str, value: object
 def test_all_that_is_wrong_is_told_at_once() -> None:
     problems = _problems({"parameter_sets": [{}, 4], "n_replicates": 0, "outputs": 3, "metadata": 3, "modell": "m"})
     assert len(problems) == 6
-    for start in ("modell is", "model should", "parameter_sets[1]", "n_replicates", "outputs", "metadata"):
+    for start in ("modell:", "model:", "parameter_sets[1]", "n_replicates", "outputs", "metadata"):
         assert any(problem.startswith(start) for problem in problems), start
 
 
 def test_a_long_list_of_problems_is_cut_and_counted() -> None:
     with pytest.raises(UsageError) as caught:
-        Study.from_dict(GOOD | {"parameter_sets": [1] * 500}, "s.json")
+        parse_study(GOOD | {"parameter_sets": [1] * 500}, "s.json")
     assert caught.value.message.endswith("; and 490 more.")
     assert len(caught.value.message) < 2000
 
@@ -92,18 +93,18 @@ def test_a_long_list_of_problems_is_cut_and_counted() -> None:
 @pytest.mark.parametrize("document", [None, [], "x", 3])
 def test_what_is_no_object_is_told_what_it_should_be(document: object) -> None:
     (problem,) = _problems(document)
-    assert problem.startswith("it should be an object with model, scenario, parameter_sets, ")
+    assert problem.startswith("expected an object with model, scenario, parameter_sets, ")
 
 
 def test_more_tasks_than_a_job_takes_are_refused() -> None:
     document = GOOD | {"parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": MAX_TASKS}
     (problem,) = _problems(document)
-    assert "20,000,000 tasks, and at most 10,000,000" in problem
+    assert "20,000,000 tasks: expected at most 10,000,000" in problem
 
 
 def test_without_a_source_the_sentence_is_whole() -> None:
-    with pytest.raises(StudyError, match=re.escape("The study cannot be used: it should")):
-        Study.from_dict(3)
+    with pytest.raises(StudyError, match=re.escape("invalid study: expected")):
+        parse_study(3)
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -112,19 +113,19 @@ def test_without_a_source_the_sentence_is_whole() -> None:
 @pytest.mark.parametrize(
     ("text", "source", "told"),
     [
-        (b"{", "s.json", "it is not JSON"),
-        (b"", "s.json", "it is not JSON"),
-        (b"\xff\xfe", "s.json", "it is not UTF-8 text"),
-        (b"[" * 100_000, "s.json", "it is nested too deeply"),
+        (b"{", "s.json", "not JSON"),
+        (b"", "s.json", "not JSON"),
+        (b"\xff\xfe", "s.json", "not UTF-8 text"),
+        (b"[" * 100_000, "s.json", "nested too deeply"),
         (b"a: [", "s.yaml", "at line 1"),
-        (b"!!python/object/apply:os.getcwd []", "s.yml", "it is no YAML"),
-        (b"a: &a [*a]\nmodel: m", "s.yaml", "it is nested too deeply"),
-        (b"model: m\nparameter_sets: [{x: &a [*a]}]", "s.yaml", "it is nested too deeply"),
+        (b"!!python/object/apply:os.getcwd []", "s.yml", "no YAML"),
+        (b"a: &a [*a]\nmodel: m", "s.yaml", "nested too deeply"),
+        (b"model: m\nparameter_sets: [{x: &a [*a]}]", "s.yaml", "nested too deeply"),
         (b"model: m\nx: {<<: {a: 1}, <<: {b: 2}, y: 1, y: 2}", "s.yaml", "the key 'y' stands twice at line 2"),
         (b"model: m\nmodel: n", "s.yaml", "the key 'model' stands twice at line 2"),
         (b"model: m\nparameter_sets: [{x: 1, y: 2, x: 3}]", "s.yaml", "the key 'x' stands twice at line 2"),
-        (b"model: m\nparameter_sets: [{x: 2024-01-01}]", "s.yaml", "parameter_sets[0].x should be a number, a text"),
-        (b"", "s.yaml", "it should be an object with model"),
+        (b"model: m\nparameter_sets: [{x: 2024-01-01}]", "s.yaml", "parameter_sets[0].x: expected a number, a text"),
+        (b"", "s.yaml", "expected an object with model"),
     ],
 )
 def test_a_file_that_is_no_study_is_refused_in_words(text: bytes, source: str, told: str) -> None:
@@ -134,8 +135,8 @@ def test_a_file_that_is_no_study_is_refused_in_words(text: bytes, source: str, t
 
 
 def test_a_file_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mopsjobs.studies.study.MAX_STUDY_BYTES", 10)
-    with pytest.raises(StudyError, match="it has 11 bytes"):
+    monkeypatch.setattr("mopsjobs.studies.study_parser.MAX_STUDY_BYTES", 10)
+    with pytest.raises(StudyError, match="11 bytes"):
         load_study(b"x" * 11, "s.json")
 
 
@@ -147,7 +148,7 @@ def test_yaml_and_json_give_the_same_study() -> None:
 
 
 def test_what_is_left_out_has_the_defaults() -> None:
-    study = Study.from_dict({"model": "m", "parameter_sets": [{}]})
+    study = parse_study({"model": "m", "parameter_sets": [{}]})
     assert study == Study(model="m", scenario="baseline", parameter_sets=(ParameterSet(param_id({}), {}, None),))
     assert (study.sampling_method, study.n_replicates, study.outputs, study.targets) == ("manual", 1, None, None)
     assert study.entrypoint == "m/baseline"
@@ -155,7 +156,7 @@ def test_what_is_left_out_has_the_defaults() -> None:
 
 def test_an_empty_list_of_outputs_names_none() -> None:
     """With nothing to wait for, a task could not be told complete."""
-    assert Study.from_dict(GOOD | {"outputs": []}).outputs is None
+    assert parse_study(GOOD | {"outputs": []}).outputs is None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_an_empty_list_of_outputs_names_none() -> None:
     ],
 )
 def test_a_parameter_set_may_stand_bare_or_with_a_seed(item: object, params: object, seed: int | None) -> None:
-    (one,) = Study.from_dict(GOOD | {"parameter_sets": [item]}).parameter_sets
+    (one,) = parse_study(GOOD | {"parameter_sets": [item]}).parameter_sets
     assert (one.params, one.seed) == (params, seed)
 
 
@@ -198,14 +199,14 @@ def test_a_parameter_id_is_blake2b_of_the_canonical_json(params: dict[str, objec
 
 def test_the_seeds_of_replicates_are_the_documented_ones() -> None:
     """By coreutils: the last 8 digits of `printf %s "$id:$replicate" | b2sum -l 64`."""
-    tasks = list(Study.from_dict(GOOD | {"n_replicates": 3}).tasks())
+    tasks = list(parse_study(GOOD | {"n_replicates": 3}).tasks())
     assert [task.seed for task in tasks] == [0xCB15B9B2, 0xB81752C7, 0x499FC7C6]
     assert [(task.number, task.param_id, task.params) for task in tasks] == [(n, X1, {"x": 1}) for n in range(3)]
 
 
 def test_a_set_with_a_seed_gives_one_task_and_others_one_a_replicate() -> None:
     sets = [{"x": 1}, {"params": {"x": 1}, "seed": 0}, {"params": {"x": 2}, "seed": 2**64 - 1}, {"x": 3}]
-    study = Study.from_dict(GOOD | {"parameter_sets": sets, "n_replicates": 2})
+    study = parse_study(GOOD | {"parameter_sets": sets, "n_replicates": 2})
     tasks = list(study.tasks())
     assert study.tasks_total == len(tasks) == 6
     assert [task.number for task in tasks] == list(range(6))
@@ -214,7 +215,7 @@ def test_a_set_with_a_seed_gives_one_task_and_others_one_a_replicate() -> None:
 
 
 def test_tasks_are_made_one_by_one() -> None:
-    study = Study.from_dict(GOOD | {"n_replicates": MAX_TASKS})
+    study = parse_study(GOOD | {"n_replicates": MAX_TASKS})
     assert next(study.tasks()).seed == seed_of(study.parameter_sets[0], 0)
 
 
@@ -275,7 +276,7 @@ _documents = st.fixed_dictionaries(
 
 @given(_documents)
 def test_a_study_survives_its_own_json(document: dict[str, object]) -> None:
-    study = Study.from_dict(document)
+    study = parse_study(document)
     again = load_study(json.dumps(study.to_dict()).encode(), "s.json")
     assert again == study
     assert list(again.tasks()) == list(study.tasks())
@@ -293,7 +294,7 @@ _anything = st.recursive(
 def test_anything_is_a_study_or_an_error_that_can_be_printed(document: object) -> None:
     told = "nothing"
     try:
-        study = Study.from_dict(document)
+        study = parse_study(document)
     except StudyError as error:
         told = str(error)
     else:

@@ -1,0 +1,228 @@
+"""Read and check a study: YAML or JSON in, a `Study` out, or one error that names every wrong field."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mopsjobs.errors import RecordError, UsageError, shortened
+from mopsjobs.studies.study import ParameterSet, Study, is_output_name, param_id
+from mopsjobs.utils.json_strict import read_json
+
+MAX_STUDY_BYTES = 256 * 2**20
+
+MAX_SHOWN_PROBLEMS = 10
+
+MAX_SHOWN_CHARACTERS = 200
+"""Of one problem."""
+
+MAX_NUMBER_BITS = 4096
+"""Of a whole number: more than any model needs, and within what every JSON reader of a Python reads."""
+
+MAX_TASKS = 10**7
+"""Of a job. Each reader of a manifest counts the tasks and draws their seeds: half a minute for this number."""
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Study))
+
+
+class StudyError(UsageError):
+    """An invalid study. `problems` lists everything that is wrong with it, each by its field."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        shown = [shortened(problem, MAX_SHOWN_CHARACTERS) for problem in problems[:MAX_SHOWN_PROBLEMS]]
+        more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+        super().__init__(f"invalid study {source}".rstrip() + f": {'; '.join(shown)}{more}.")
+        self.problems = tuple(problems)
+
+
+def load_study(text: bytes, source: str) -> Study:
+    """Read a study from the bytes of a file: YAML if `source` ends in .yaml or .yml, else JSON.
+
+    Standard input, `-`, has no file name: it is JSON if it begins with a brace, else YAML.
+
+    Raises:
+        StudyError: if it is invalid. The message names every wrong field and what is expected there.
+    """
+    if len(text) > MAX_STUDY_BYTES:
+        raise StudyError(source, [f"{len(text):,} bytes: expected at most {MAX_STUDY_BYTES:,}"])
+    try:
+        if source.lower().endswith((".yaml", ".yml")) or (source == "-" and text.lstrip()[:1] not in (b"{", b"")):
+            from mopsjobs.utils.yaml_strict import read_yaml
+
+            document = read_yaml(text)
+        else:
+            document = read_json(text)
+    except RecordError as error:
+        subject = "it " if error.reason.startswith("has ") else ""
+        raise StudyError(source, [subject + error.reason]) from None
+    return parse_study(document, source)
+
+
+def parse_study(document: object, source: str = "") -> Study:
+    """Make a study of a JSON document.
+
+    Raises:
+        StudyError: if it is invalid. The message names every wrong field and what is expected there.
+    """
+    problems: list[str] = []
+    study = None
+    try:
+        study = _parse(document, problems)
+    except RecursionError:  # YAML may contain itself
+        problems = ["nested too deeply"]
+    if problems:
+        raise StudyError(source, problems)
+    assert study is not None  # noqa: S101 - without a problem there is a study
+    return study
+
+
+def _parse(document: object, problems: list[str]) -> Study | None:
+    if not isinstance(document, dict):
+        problems.append(f"expected an object with {', '.join(_FIELDS)}, not {_describe(document)}")
+        return None
+    for name in document:
+        if name not in _FIELDS:
+            # A search for close names takes a while; only the first problems are shown.
+            is_shown = len(problems) < MAX_SHOWN_PROBLEMS
+            close = difflib.get_close_matches(str(name), _FIELDS, 1) if is_shown else ()
+            problems.append(f"{name}: unknown field" + (f", did you mean {close[0]}?" if close else ""))
+    study = Study(
+        model=_parse_text(document, "model", None, problems),
+        scenario=_parse_text(document, "scenario", "baseline", problems),
+        parameter_sets=_parse_parameter_sets(document.get("parameter_sets"), problems),
+        sampling_method=_parse_text(document, "sampling_method", "manual", problems),
+        n_replicates=_parse_replicates(document.get("n_replicates", 1), problems),
+        outputs=_parse_output_names(document.get("outputs"), "outputs", problems),
+        targets=_parse_texts(document.get("targets"), "targets", problems),
+        metadata=_parse_metadata(document.get("metadata"), problems),
+    )
+    if not problems and study.tasks_total > MAX_TASKS:
+        problems.append(f"{study.tasks_total:,} tasks: expected at most {MAX_TASKS:,} in one job")
+    return study
+
+
+def _parse_text(document: Mapping[str, object], name: str, default: str | None, problems: list[str]) -> str:
+    value = document.get(name, default)
+    if isinstance(value, str) and value and value.isprintable():
+        return value
+    actual = f"not {_describe(value)}" if name in document else "but it is missing"
+    problems.append(f"{name}: expected a text, {actual}")
+    return ""
+
+
+def _parse_replicates(value: object, problems: list[str]) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_TASKS:
+        return value
+    problems.append(f"n_replicates: expected a whole number from 1 to {MAX_TASKS:,}, not {_describe(value)}")
+    return 1
+
+
+def _parse_parameter_sets(value: object, problems: list[str]) -> tuple[ParameterSet, ...]:
+    if not isinstance(value, list) or not value:
+        is_empty = isinstance(value, list)
+        actual = "but it is missing" if value is None else f"not {'an empty list' if is_empty else _describe(value)}"
+        problems.append(f"parameter_sets: expected a list of at least one object of parameters, {actual}")
+        return ()
+    parameter_sets: list[ParameterSet] = []
+    first: dict[tuple[str, int | None], int] = {}
+    for number, item in enumerate(value):
+        where = f"parameter_sets[{number}]"
+        parameter_set = _parse_parameter_set(item, where, problems)
+        if parameter_set is None:
+            continue
+        earlier = first.setdefault((parameter_set.param_id, parameter_set.seed), number)
+        if earlier != number:
+            problems.append(f"{where}: the same as parameter_sets[{earlier}]")
+        parameter_sets.append(parameter_set)
+    return tuple(parameter_sets)
+
+
+def _parse_parameter_set(item: object, where: str, problems: list[str]) -> ParameterSet | None:
+    if not isinstance(item, dict):
+        problems.append(f"{where}: expected an object of parameters, not {_describe(item)}")
+        return None
+    params, seed = item, None
+    # A model may have a parameter named params. The long form is an object there, with nothing beside it but a seed.
+    if isinstance(item.get("params"), dict) and item.keys() <= {"params", "seed"}:
+        params, seed = item["params"], item.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
+        problems.append(f"{where}.seed: expected a whole number from 0 and below 2^64, not {_describe(seed)}")
+        return None
+    before = len(problems)
+    _check_json(params, f"{where}.params" if params is not item else where, problems)
+    return ParameterSet(param_id(params), params, seed) if len(problems) == before else None
+
+
+def _parse_output_names(value: object, where: str, problems: list[str]) -> tuple[str, ...] | None:
+    names = _parse_texts(value, where, problems)
+    problems += [
+        f"{where}: expected names of letters, digits and . _ -, not {name!r}"
+        for name in names or ()
+        if not is_output_name(name)
+    ]
+    if names is not None and len(set(names)) != len(names):
+        problems.append(f"{where}: expected each name once")
+    return names or None  # an empty list means the same as none: else no task would ever be complete
+
+
+def _parse_texts(value: object, where: str, problems: list[str]) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    problems.append(f"{where}: expected a list of texts, or null")
+    return None
+
+
+def _parse_metadata(value: object, problems: list[str]) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"metadata: expected an object, not {_describe(value)}")
+        return {}
+    _check_json(value, "metadata", problems)
+    return value
+
+
+def _check_json(value: object, where: str, problems: list[str]) -> None:
+    """Note what JSON cannot hold: parameters are hashed, and sent to another process, as JSON."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                problems.append(f"{where}: expected texts as names, not {_describe(name)}")
+            elif not _is_encodable(name):
+                problems.append(f"{where}: expected texts as names, not {name!r}, which has half a character")
+            else:
+                _check_json(item, f"{where}.{name}", problems)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_json(item, f"{where}[{number}]", problems)
+    elif isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+        problems.append(f"{where}: expected a smaller number")
+    elif isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{where}: expected a finite number")
+    elif isinstance(value, str) and not _is_encodable(value):
+        problems.append(f"{where}: expected a text, not {value!r}, which has half a character")
+    elif value is not None and not isinstance(value, (str, int, float, bool)):
+        problems.append(f"{where}: expected a number, a text, true, false or null, not {_describe(value)}")
+
+
+def _is_encodable(text: str) -> bool:
+    """Return True if UTF-8 can encode it. JSON can write half of a surrogate pair; UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _describe(value: object) -> str:
+    names = {dict: "an object", list: "a list", bool: "true or false"}
+    if value is None:
+        return "null"
+    if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+        return "a number of very many digits"
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        shown = json.dumps(value)
+        return shown if len(shown) <= 40 else shown[:37] + "…"
+    return names.get(type(value), type(value).__name__)
