@@ -1,1 +1,1 @@
-"""The code of a model as a content-addressed archive: packed, stored, unpacked."""
+"""Pack, store and unpack the code of a model, as a content-addressed archive."""

@@ -1,16 +1,16 @@
-"""The bundle: the code of a model as one archive, named by the sha256 of its bytes, so that it is stored once.
+"""The bundle: the code of a model as one archive, named by the SHA-256 of its bytes, so that it is stored once.
 
     bundles/sha256/<digest>    a tar.gz of regular files and links
 
-The archive is the same for the same files, whatever their times, owners, umask and order: of the mode only the
-executable bit is kept. (Its bytes come from zlib; one that compresses otherwise gives another digest, and the code is
-then stored once more, which does no harm.)
+The same files give the same archive, whatever their times, owners, umask and order. Of the mode only the executable bit
+is kept. (Another version of zlib may compress otherwise and give another digest. The code is then stored once more,
+which does no harm.)
 
-What goes in: what git would list, by the `.gitignore` of each directory and of those above it in the same repository;
-`.modelopsignore` has the same rules and the last word, so that `!data/` brings back what git ignores. Never `.git`,
-never `.mops-jobs.toml` and the files it names (a registry beside the study holds the bundles, and grows with each),
-never a virtual environment (it is bound to its machine), no empty directories; and, unless a rule brings them back,
-none of `LEFT_OUT` and `SECRETS`. `.modelops/manifest.json` is always in.
+A bundle has the files that git would list, by the `.gitignore` of each directory and of those above it in the same
+repository. `.modelopsignore` has the same rules and the last word: `!data/` brings back what git ignores. Never packed
+are `.git`, `.mops-jobs.toml` and the files it names (a registry beside the study holds the bundles, and grows with
+each), virtual environments (they are bound to their machine), and empty directories. Unless a rule brings them back,
+`LEFT_OUT` and `SECRETS` stay out. `.modelops/manifest.json` is always packed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from mopsjobs.store.base import Versioned, VersionedStore
 from mopsjobs.utils.files import directory_lock, make_directory, sync_directory
 
 UNPACKING = ".unpacking"
-"""Where a bundle is unpacked, beside where it belongs."""
+"""The directory in which a bundle is unpacked, before it gets its own name."""
 
 
-_REF = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+_BUNDLE_REF = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
 
-class Readable(Protocol):
-    """As much of a store as unpacking needs."""
+class ReadableStore(Protocol):
+    """The method of a `VersionedStore` that unpacking needs."""
 
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
@@ -45,29 +45,32 @@ def parse_bundle_ref(text: str) -> str:
     """Return `text` if it names a bundle.
 
     Raises:
-        UsageError: it does not; says what it should be.
+        UsageError: if it does not.
     """
-    if _REF.fullmatch(text) is None:
-        raise UsageError(f"A bundle is named sha256: and 64 digits of 0-9 and a-f, not {text[:100]!r}.")
+    if _BUNDLE_REF.fullmatch(text) is None:
+        raise UsageError(f"invalid bundle {text[:100]!r}: expected sha256: and 64 digits of 0-9 and a-f.")
     return text
 
 
 def bundle_key(ref: str) -> str:
-    """Where a bundle lies in the store.
+    """Return the key of a bundle in the store.
 
     Raises:
-        UsageError: `ref` names no bundle.
+        UsageError: if `ref` names no bundle.
     """
     return "bundles/sha256/" + parse_bundle_ref(ref).removeprefix("sha256:")
 
 
 def store_bundle(store: VersionedStore, packed: PackedBundle) -> bool:
-    """Store a bundle, once. True if it was not there before.
+    """Store a bundle, once. It costs one small request if the bundle is there already.
+
+    Returns:
+        True if it was not there before.
 
     Raises:
-        StoreError: the store cannot take it, or does not answer.
+        StoreError: if the store cannot take it, or does not answer.
     """
-    # A look costs one small request; finding out by sending it would cost the whole bundle.
+    # A listing is one small request; an attempt to create it would send the whole bundle.
     if has_bundle(store, packed.digest):
         return False
     packed.archive.seek(0)
@@ -75,26 +78,26 @@ def store_bundle(store: VersionedStore, packed: PackedBundle) -> bool:
 
 
 def has_bundle(store: VersionedStore, ref: str) -> bool:
-    """Whether the store has this bundle.
+    """Return True if the store has this bundle. It costs one request.
 
     Raises:
-        StoreError: it does not answer.
-        UsageError: `ref` names no bundle.
+        StoreError: if the store does not answer.
+        UsageError: if `ref` names no bundle.
     """
     key = bundle_key(ref)
     return next(iter(store.list_keys(key)), None) == key
 
 
-def extract_bundle(store: Readable, ref: str, into: Path) -> Path:
-    """Unpack a bundle into a directory of its own below `into`, and return that. One that is there already is used.
+def extract_bundle(store: ReadableStore, ref: str, into: Path) -> Path:
+    """Unpack a bundle into a directory of its own below `into`, and return that. An existing one is used.
 
-    Only its owner may read it. Several may do this at once: one unpacks it, and the others wait and use its.
+    Only its owner may read it. Concurrent calls are safe: one unpacks, and the others wait and use its directory.
 
     Raises:
-        StoreError: the store does not answer.
-        BundleError: the bundle is not there, is damaged, or holds what no bundle may: a path or a link that leads out,
+        StoreError: if the store does not answer.
+        BundleError: if the bundle is not there, is damaged, or has forbidden content: a path or a link that leads out,
             anything but files, links and directories, more than `MAX_FILES` of them, more than `MAX_UNPACKED_BYTES`.
-        UsageError: `ref` names no bundle.
+        UsageError: if `ref` names no bundle.
     """
     key = bundle_key(ref)
     target = into / key.rpartition("/")[2]
@@ -104,11 +107,11 @@ def extract_bundle(store: Readable, ref: str, into: Path) -> Path:
     if found is None:
         raise BundleError(f"The bundle {ref} is not in the store.")
     if hashlib.sha256(found.value).hexdigest() != target.name:
-        raise BundleError(f"The bundle {ref} is damaged: its bytes are not those that it was named by.")
+        raise BundleError(f"The bundle {ref} is damaged: its bytes do not have the digest in its name.")
     try:
         make_directory(into)
         with directory_lock(str(into)):
-            if not target.is_dir():  # else somebody else was faster
+            if not target.is_dir():  # else another process was faster
                 _unpack_whole(found.value, target)
     except (BundleError, OSError) as error:
         raise BundleError(f"The bundle {ref} cannot be unpacked into {into}: {error}.") from None
@@ -116,13 +119,13 @@ def extract_bundle(store: Readable, ref: str, into: Path) -> Path:
 
 
 def _unpack_whole(value: bytes, target: Path) -> None:
-    """Unpack an archive into a directory that is there whole or not at all. The caller holds the lock."""
-    beside = target.with_name(UNPACKING)
-    shutil.rmtree(beside, ignore_errors=True)  # of somebody who was killed half-way
-    beside.mkdir(mode=0o700)
+    """Unpack an archive into a directory that appears whole or not at all. The caller holds the lock."""
+    draft = target.with_name(UNPACKING)
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
+    draft.mkdir(mode=0o700)
     try:
-        extract(value, str(beside))
-        beside.rename(target)
+        extract(value, str(draft))
+        draft.rename(target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
     sync_directory(str(target))

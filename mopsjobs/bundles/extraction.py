@@ -1,8 +1,8 @@
-"""Unpacking an archive that nobody vouches for: it can neither lead out of its directory nor fill disk or memory.
+"""Unpack an archive that is not trusted: it can neither lead out of its directory nor fill disk or memory.
 
-tarfile's own `filter="data"` is not enough: Python 3.11 got it late, it has had holes, and it bounds nothing. So the
-standard library reads the archive, and what is written is ours: names are checked, files come first and links last, so
-that no file is written through a link, and what may be read is counted.
+The `filter="data"` of tarfile is not enough: Python 3.11 got it late, it has had holes, and it sets no limits. So
+tarfile only reads the archive, and this module writes: it checks names, writes files first and links last, so that no
+file is written through a link, and counts what it reads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_FILES = 100_000
 
 
 MAX_HEADER_BYTES = 2**20
-"""What may stand between two files of an archive: a name takes 4 KiB at most, a bomb as much as it likes."""
+"""The largest header between two files of an archive. A name takes at most 4 KiB; a hostile header has no bound."""
 
 
 _CHUNK = 2**20
@@ -37,27 +37,27 @@ class BundleError(MopsJobsError):
 
 
 def leads_outside(name: str, target: str) -> bool:
-    """Whether a link of this name, which says `target`, points out of the directory that `name` is relative to."""
+    """Return True if a link with this name and `target` points out of the directory that `name` is relative to."""
     end = os.path.normpath(os.path.join(os.path.dirname(name), target))
     return not target or os.path.isabs(target) or end == ".." or end.startswith("../")
 
 
 def extract(value: bytes, root: str) -> None:
-    """Unpack a tar.gz into an empty directory. What is made may be read and written by its owner alone.
+    """Unpack a tar.gz into an empty directory, readable and writable by its owner only.
 
     Raises:
-        BundleError: it is none, or it holds what no bundle may: a path or a link that leads out, anything but files,
-            links and directories, more than `MAX_FILES` of them, more than `MAX_UNPACKED_BYTES`; or the disk does not
-            take it.
+        BundleError: if it is not a tar.gz, or has forbidden content: a path or a link that leads out, anything but
+            files, links and directories, more than `MAX_FILES` of them, more than `MAX_UNPACKED_BYTES`; or if writing
+            fails.
     """
     try:
-        _Unpacking(root).run(value)
+        _Extraction(root).run(value)
     except (tarfile.TarError, zlib.error, EOFError, ValueError, OSError, RecursionError) as error:
         raise BundleError(f"{type(error).__name__}: {error}") from None
 
 
-class _Limited(io.RawIOBase):
-    """A stream that refuses to give more than it was told to."""
+class _LimitedReader(io.RawIOBase):
+    """A stream that refuses to give more than its limit."""
 
     def __init__(self, inner: gzip.GzipFile) -> None:
         self._inner = inner
@@ -68,84 +68,86 @@ class _Limited(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if self._left <= 0:
-            raise BundleError("it has a header that no file needs")
+            raise BundleError(f"a header has more than {MAX_HEADER_BYTES // 2**20} MiB")
         data = self._inner.read(min(size, self._left))
         self._left -= len(data)
         return data
 
 
-class _Unpacking:
+class _Extraction:
+    """One unpacking: files and directories as they come, links last."""
+
     def __init__(self, root: str) -> None:
         self._root = root
-        self._made = {""}
+        self._directories = {""}
         self._links: list[tuple[str, str]] = []
 
     def run(self, value: bytes) -> None:
         total = 0
         with gzip.GzipFile(fileobj=io.BytesIO(value)) as packed:
-            limited = _Limited(packed)
+            limited = _LimitedReader(packed)
             limited.allow(0)
-            # One pass, without seeking; each member's data is read before the next member is looked for.
+            # One pass, without seeking: each member is read before the next one is searched for.
             with tarfile.open(fileobj=limited, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
                 number = 0
                 while (member := tar.next()) is not None:
                     number += 1
-                    if number > MAX_FILES or len(self._made) > MAX_FILES:
-                        raise BundleError(f"it has more than {MAX_FILES:,} files")
+                    if number > MAX_FILES or len(self._directories) > MAX_FILES:
+                        raise BundleError(f"more than {MAX_FILES:,} files")
                     total += max(0, member.size)
                     if total > MAX_UNPACKED_BYTES:
-                        raise BundleError(f"it has more than {MAX_UNPACKED_BYTES // 2**20} MiB")
-                    _check(member)
+                        raise BundleError(f"more than {MAX_UNPACKED_BYTES // 2**20} MiB")
+                    _check_member(member)
                     limited.allow(member.size)
-                    self._take(tar, member)
+                    self._unpack_member(tar, member)
                     limited.allow(0)
-                    # It keeps what it has seen, and headers may be large.
+                    # tarfile keeps every header, and headers may be large.
                     tar.members = []  # type: ignore[attr-defined]
                     tar.pax_headers = {}
-        self._link()
+        self._make_links()
 
-    def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _unpack_member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         if member.issym():
             self._links.append((member.name, member.linkname))
         elif member.isdir():
-            self._make(member.name)
+            self._make_directory(member.name)
         else:
-            self._make(os.path.dirname(member.name))
+            self._make_directory(os.path.dirname(member.name))
             source = tar.extractfile(member)
             assert source is not None  # noqa: S101 - a regular file has content
             mode = 0o700 if member.mode & stat.S_IXUSR else 0o600
             path = os.path.join(self._root, member.name)
             with source, open(path, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
                 shutil.copyfileobj(source, file, _CHUNK)
-                # On disk before the directory gets its name: a power cut must not leave code with holes in it.
+                # On disk before the directory gets its name: a power cut must not leave incomplete code.
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _make(self, name: str) -> None:
-        """Make a directory and those above it."""
-        if name not in self._made:
-            self._make(os.path.dirname(name))
+    def _make_directory(self, name: str) -> None:
+        """Create a directory and those above it."""
+        if name not in self._directories:
+            self._make_directory(os.path.dirname(name))
             os.mkdir(os.path.join(self._root, name), 0o700)
-            self._made.add(name)
+            self._directories.add(name)
 
-    def _link(self) -> None:
+    def _make_links(self) -> None:
         for name, _ in self._links:
-            self._make(os.path.dirname(name))
+            self._make_directory(os.path.dirname(name))
         for name, target in self._links:
             os.symlink(target, os.path.join(self._root, name))
-        # Each link by itself stays inside; but several may lead out together.
+        # Each link alone stays inside, but several may lead out together.
         root = os.path.realpath(self._root)
         for name, _ in self._links:
             if os.path.commonpath([root, os.path.realpath(os.path.join(root, name))]) != root:
-                raise BundleError(f"the link {name!r} leads out of it")
+                raise BundleError(f"the link {name!r} leads out of the bundle")
 
 
-def _check(member: tarfile.TarInfo) -> None:
+def _check_member(member: tarfile.TarInfo) -> None:
     name = member.name
     if name.startswith("/") or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-        raise BundleError(f"the path {name[:200]!r} leads out of it or is none")
+        raise BundleError(f"the path {name[:200]!r} leads out of the bundle or is invalid")
     if member.issym():
         if leads_outside(name, member.linkname):
-            raise BundleError(f"the link {name!r} leads out of it")
+            raise BundleError(f"the link {name!r} leads out of the bundle")
     elif not (member.isdir() or (member.isreg() and not member.issparse())):
-        raise BundleError(f"{name!r} is neither file, link nor directory")
+        raise BundleError(f"{name!r} is neither a file, a link nor a directory")

@@ -1,10 +1,11 @@
-"""What git would leave out of a directory: the rules of `.gitignore`, read and applied as git does.
+"""Rules of `.gitignore`, read and applied as git does: which paths of a directory are left out.
 
-Of each directory, and of those above it in the same repository; not the settings of one machine, for then the same
-files would be another bundle elsewhere. `.modelopsignore` has the same form and the last word.
+The rules of each directory count, and those of the directories above it in the same repository. The settings of one
+machine do not: with them the same files would be another bundle elsewhere. `.modelopsignore` has the same form and the
+last word.
 
-pathspec turns a pattern into a regular expression. Its own matching asks whether a path or one above it fits, and so
-lets `!dir/` bring back more than git does; the matching is ours.
+pathspec turns a pattern into a regular expression. Its own matching asks whether a path or one above it matches, which
+lets `!dir/` bring back more than git does. So this module matches by itself.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _CLASSES = (
 )  # fmt: skip
 
 
-class Rule(NamedTuple):
+class IgnoreRule(NamedTuple):
     """One line of a file of rules."""
 
     base: str
-    """The path of the directory that the rule is for, with a slash at its end."""
+    """The path of the directory of the rule, with a slash at its end."""
     regex: re.Pattern[str]
     excludes: bool
     is_for_directories: bool
     is_for_all_below: bool
 
-    def fits(self, path: str, *, is_dir: bool) -> bool:
-        """Whether the rule means this very path, not one above it: those were asked about before."""
+    def matches(self, path: str, *, is_dir: bool) -> bool:
+        """Return True if the rule matches this path itself. Paths above it were checked before."""
         if self.is_for_directories and not is_dir:
             return False
         name = path[len(self.base) :]
@@ -43,34 +44,34 @@ class Rule(NamedTuple):
         return match is not None and (self.is_for_all_below or match.end() == len(name))
 
 
-class Rules(NamedTuple):
-    """The rules in force in a directory; those of a deeper one come later, and the last that fits decides."""
+class IgnoreRules(NamedTuple):
+    """The rules in force in a directory. Those of a deeper directory come later, and the last match decides."""
 
-    git: tuple[Rule, ...]
-    ours: tuple[Rule, ...]
+    git: tuple[IgnoreRule, ...]
+    modelops: tuple[IgnoreRule, ...]
 
-    def deciding(self, path: str, *, is_dir: bool) -> Rule | None:
-        """The rule that decides about a path, if nothing above it is left out. A link is no directory."""
+    def find_rule(self, path: str, *, is_dir: bool) -> IgnoreRule | None:
+        """Return the rule that decides about a path, if nothing above it is left out. A link counts as a file."""
         name = _as_text(path)
-        every = (*reversed(self.ours), *reversed(self.git))
-        return next((rule for rule in every if rule.fits(name, is_dir=is_dir)), None)
+        rules = (*reversed(self.modelops), *reversed(self.git))
+        return next((rule for rule in rules if rule.matches(name, is_dir=is_dir)), None)
 
-    def entering(self, directory: str) -> Rules:
-        """These rules and those of a directory."""
-        git, ours = _read_rules(directory, ".gitignore"), _read_rules(directory, ".modelopsignore")
-        return Rules(self.git + git, self.ours + ours) if git or ours else self
+    def with_directory(self, directory: str) -> IgnoreRules:
+        """Return these rules and those of a directory."""
+        git, modelops = _read_rules(directory, ".gitignore"), _read_rules(directory, ".modelopsignore")
+        return IgnoreRules(self.git + git, self.modelops + modelops) if git or modelops else self
 
 
-def rules_above(top: str, before: tuple[str, ...]) -> Rules:
-    """The rules in force where a directory begins.
+def rules_above(top: str, before: tuple[str, ...]) -> IgnoreRules:
+    """Return the rules in force where a directory begins.
 
     Args:
-        top: the directory, absolute. Its own rules are not among them: see `Rules.entering`.
-        before: patterns that come before all others, one rule each; then those of the directories above follow, up to
-            the root of the repository, if there is one.
+        top: the directory, absolute. Its own rules are not included: see `IgnoreRules.with_directory`.
+        before: patterns that come first, one rule each. Those of the directories above follow, up to the root of the
+            repository, if there is one.
 
     Raises:
-        OSError: a file of rules cannot be read.
+        OSError: if a file of rules cannot be read.
     """
     above: list[str] = []
     directory = top
@@ -82,13 +83,13 @@ def rules_above(top: str, before: tuple[str, ...]) -> Rules:
         above.insert(0, parent)
         directory = parent
     base = _base(top)
-    rules = Rules(tuple(rule for line in before if (rule := _rule(base, line)) is not None), ())
+    rules = IgnoreRules(tuple(rule for line in before if (rule := _parse_rule(base, line)) is not None), ())
     for parent in above:
-        rules = rules.entering(parent)
+        rules = rules.with_directory(parent)
     return rules
 
 
-def _read_rules(directory: str, name: str) -> tuple[Rule, ...]:
+def _read_rules(directory: str, name: str) -> tuple[IgnoreRule, ...]:
     path = os.path.join(directory, name)
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # git does not follow a link either
@@ -98,11 +99,11 @@ def _read_rules(directory: str, name: str) -> tuple[Rule, ...]:
     with open(path, "rb") as file:
         lines = file.read().removeprefix(b"\xef\xbb\xbf").decode("latin-1").split("\n")
     base = _base(directory)
-    return tuple(rule for line in lines if (rule := _rule(base, line.removesuffix("\r"))) is not None)
+    return tuple(rule for line in lines if (rule := _parse_rule(base, line.removesuffix("\r"))) is not None)
 
 
-def _rule(base: str, line: str) -> Rule | None:
-    """What git makes of a line; None: nothing."""
+def _parse_rule(base: str, line: str) -> IgnoreRule | None:
+    """Make a rule of a line as git does; None if git makes none of it."""
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
     if line.startswith("#"):
@@ -113,17 +114,17 @@ def _rule(base: str, line: str) -> Rule | None:
     for name, characters in _CLASSES:
         line = line.replace(f"[:{name}:]", characters)
     if line[-1:].isspace() and not line.endswith("\\ "):
-        line = f"{line[:-1]}[{line[-1]}]"  # pathspec would strip it, git does not
+        line = f"{line[:-1]}[{line[-1]}]"  # pathspec would strip the blank, git does not
     try:
         regex, excludes = GitIgnoreSpecPattern.pattern_to_regex(line)
         if regex is None or excludes is None:
             return None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of [[], which means to re what it means to git
+            warnings.simplefilter("ignore", FutureWarning)  # of [[], which means the same to re and to git
             compiled = re.compile(regex.replace("[^", "[^/"), re.DOTALL)
     except (ValueError, re.error):
-        return None  # git takes a pattern that is none for one that fits nothing
-    return Rule(base, compiled, excludes, is_for_directories, regex == "." or line.endswith("/**"))
+        return None  # to git an invalid pattern matches nothing
+    return IgnoreRule(base, compiled, excludes, is_for_directories, regex == "." or line.endswith("/**"))
 
 
 def _base(directory: str) -> str:
@@ -131,5 +132,5 @@ def _base(directory: str) -> str:
 
 
 def _as_text(path: str) -> str:
-    """A path with one character a byte: git's patterns mean bytes, and not every name is UTF-8."""
+    """Decode a path with one character per byte: patterns of git match bytes, and not every name is UTF-8."""
     return os.fsencode(path).decode("latin-1")
