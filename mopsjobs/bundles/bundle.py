@@ -30,7 +30,6 @@ from mopsjobs.utils.files import directory_lock, make_directory, sync_directory
 UNPACKING = ".unpacking"
 """The directory in which a bundle is unpacked, before it gets its own name."""
 
-
 _BUNDLE_REF = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
 

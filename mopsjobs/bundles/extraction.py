@@ -19,13 +19,10 @@ from mopsjobs.errors import EXIT_REFUSED, MopsJobsError
 
 MAX_UNPACKED_BYTES = 4 * 2**30
 
-
 MAX_FILES = 100_000
-
 
 MAX_HEADER_BYTES = 2**20
 """The largest header between two files of an archive. A name takes at most 4 KiB; a hostile header has no bound."""
-
 
 _CHUNK = 2**20
 

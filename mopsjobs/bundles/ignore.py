@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 _TRAILING_SPACES = re.compile(r"(?<!\\) +$")
 
-
 _CLASSES = (
     ("alnum", "0-9A-Za-z"), ("alpha", "A-Za-z"), ("blank", " \t"), ("digit", "0-9"), ("lower", "a-z"),
     ("punct", "!-,.:-@\\[-`{-~-"), ("space", " \t\r\v\f"), ("upper", "A-Z"), ("xdigit", "0-9A-Fa-f"),

@@ -21,10 +21,8 @@ from mopsjobs.errors import UsageError
 MAX_PACKED_BYTES = 256 * 2**20
 """The largest value that every store takes. A test compares it with mopsjobs/store/azure/store.py."""
 
-
 MAX_SHOWN = 10
 """Names in one error."""
-
 
 LEFT_OUT = (
     "__pycache__/",
@@ -37,7 +35,6 @@ LEFT_OUT = (
 )
 """Files that tools create again: no model needs them, and they would change the digest."""
 
-
 SECRETS = (
     ".env", ".env.*", "!.env.example", "!.env.sample", "!.env.template",
     ".netrc", ".pgpass", ".pypirc", ".git-credentials", ".aws/", ".azure/", ".kube/", ".ssh/",
@@ -46,9 +43,7 @@ SECRETS = (
 """Files with secrets, by their usual names. Every reader of the registry can read a bundle, and it stays there. So they
 are left out, and `submit` names them, unless a rule of the user decides about them."""
 
-
 ALWAYS_IN = ".modelops/manifest.json"
-
 
 NEVER_IN = (".git", ".mops-jobs.toml")
 """Names that are never packed: they are about the directory, not about the model."""

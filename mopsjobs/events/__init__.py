@@ -1,1 +1,1 @@
-"""What happened to jobs: events in the store, written in chunks, removed by retention."""
+"""Write events of jobs into the store in chunks, read them, and remove old ones."""

@@ -1,15 +1,14 @@
-"""Retention: removing from a store what nobody needs any more, and nothing else.
+"""Retention: remove old events and announcements from a store, and nothing else. For `prune --store`.
 
-Two things pile up beside the records. Announcements (changes.py) are of no use after an hour or two, and go when they
-are a day old. Chunks of events (chunks.py) are what a job's tasks have said; how long that is wanted is for people to
-say. A chunk goes when it was written before the time that was asked for and its job ended before then. So those of a
-job that has not ended stay, however old, and a log goes at once, but for a tail that was delivered late (by an outbox):
-that outlives the rest by as much as it was late. When a job ended is when its record says that it was last written; a
-foreign writer that ends one and leaves that time alone has ended it then. Records, manifests, outputs and bundles are
-not looked at.
+Announcements (registry/announcements.py) have no use after an hour or two, and go after a day. Chunks of events go by
+the age that the user chooses: a chunk goes if it was written before the limit and its job ended before the limit. So
+the chunks of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay.
+A job ended when its record was last written. Records, manifests, outputs and bundles are never touched. See
+docs/decisions/0010-retention.md.
 
-Both lie in the order of time, so that only what is old is listed, and the oldest goes first, a batch of keys at a time.
-Whatever ends this half way leaves the younger batches; whoever runs it again, or beside it, finds what is left.
+Both lie in the order of time. So only old keys are listed, and the oldest go first, a batch at a time. An interrupted
+run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
+of the old keys each, one read per job, and one request per removed key.
 """
 
 from __future__ import annotations
@@ -39,68 +38,60 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import parse_time
 
 MIN_AGE = timedelta(hours=1)
-"""Of events. A follower looks each minute at most, and a sync back to a quarter of an hour before the last one."""
-
+"""Of events. A follower reads once a minute or more often. A sync lists from 15 minutes before the last one."""
 
 BATCH = 256
-"""Keys taken from a listing, and removed, together."""
-
+"""Keys that are listed and removed together."""
 
 THREADS = 8
-"""Records read, or keys removed, at a time: writers and readers at work shall not notice."""
-
+"""Concurrent requests: few enough not to slow down writers and readers."""
 
 MAX_JOBS = 100_000
-"""Jobs that are remembered, some 10 MB: whether they have ended is asked once for each, up to so many."""
-
+"""Jobs whose end is remembered, so that each record is read once: some 10 MB."""
 
 PAUSES = (0.2, 1.0, 3.0)
-"""Seconds before a removal is tried again that the store did not take. Unlike other writes, it may be repeated."""
-
+"""Seconds before each further attempt at a removal. Unlike other writes, a removal may be repeated."""
 
 STEP_SECONDS = 0.1
-"""Of a pause, after each of which it is seen whether all is over."""
+"""Steps of a pause: after each one, the run checks whether it is over."""
 
+MAX_SHOWN_REFUSALS = 10
 
-SHOWN_REFUSALS = 10
-
-
-MAX_STRANGE = 100
-"""Keys that are none of ours, before it is given up to look for the first that is."""
-
+MAX_FOREIGN_KEYS = 100
+"""Foreign keys that are skipped in the search for the first time."""
 
 OnProgress = Callable[[int], None]
 
 
-class Old(NamedTuple):
-    """A key that may go. `when` is the slot or the hour it lies in; `job_id` is that of a chunk's job."""
+class ExpiredKey(NamedTuple):
+    """A key that may be removed. `when` is its slot or hour; `job_id` is the job of a chunk."""
 
     key: str
     when: str
     job_id: str | None
 
 
-def oldest(store: VersionedStore) -> tuple[datetime | None, datetime | None]:
-    """When the oldest announcement and the oldest chunk of events were written; None where there is none.
+def oldest_times(store: VersionedStore) -> tuple[datetime | None, datetime | None]:
+    """Return when the oldest announcement and the oldest chunk of events were written; None if there is none.
 
     Raises:
-        StoreError: the store cannot be listed.
+        StoreError: if the store cannot be listed.
     """
     slots = (key.split("/")[1] for key in store.list_keys(announcements.PREFIX))
     hours = (key.split("/")[1] for key in store.list_keys(event_format.PREFIX))
     return _first_time(slots, announcements.SLOT_FORMAT), _first_time(hours, event_format.BUCKET_FORMAT)
 
 
-def _first_time(times: Iterable[str], form: str) -> datetime | None:
-    """The first of these that is one. A few that are none may stand before it."""
-    for text in islice(times, MAX_STRANGE):
+def _first_time(texts: Iterable[str], time_format: str) -> datetime | None:
+    """Return the first of the texts that is a time. A few foreign keys may stand before it."""
+    for text in islice(texts, MAX_FOREIGN_KEYS):
         with contextlib.suppress(ValueError):
-            return datetime.strptime(text, form).replace(tzinfo=UTC)
+            return datetime.strptime(text, time_format).replace(tzinfo=UTC)
     return None
 
 
-class Span:
-    """How many keys of one kind, and the first and the last time they lie at, as in their keys; empty if none."""
+class KeySpan:
+    """The number of keys of one kind, and the first and last of their times, as in the keys; empty if there is none."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -108,50 +99,50 @@ class Span:
         self.last = ""
 
     def add(self, when: str) -> None:
-        """Count one that lies at that time."""
+        """Count a key with this time."""
         self.count += 1
         self.first = min(self.first or when, when)
         self.last = max(self.last, when)
 
 
-class Counts:
-    """What would be removed, or has been."""
+class KeyCounts:
+    """The number of keys to remove, or removed."""
 
     def __init__(self) -> None:
-        self.announcements = Span()
-        self.chunks = Span()
+        self.announcements = KeySpan()
+        self.chunks = KeySpan()
         self._jobs: set[str] = set()
-        self._more = False
+        self._has_more_jobs = False
 
     @property
     def keys(self) -> int:
-        """All of it."""
+        """Count all keys."""
         return self.announcements.count + self.chunks.count
 
     @property
     def jobs(self) -> int:
-        """Whose chunks these are; see `is_exact`."""
+        """Count the jobs of the chunks; see `is_exact`."""
         return len(self._jobs)
 
     @property
     def is_exact(self) -> bool:
-        """Whether there are no more jobs than were counted."""
-        return not self._more
+        """Return True unless there are more jobs than were counted."""
+        return not self._has_more_jobs
 
-    def add(self, old: Old) -> None:
+    def add(self, expired: ExpiredKey) -> None:
         """Count a key."""
-        if old.job_id is None:
-            self.announcements.add(old.when)
+        if expired.job_id is None:
+            self.announcements.add(expired.when)
             return
-        self.chunks.add(old.when)
+        self.chunks.add(expired.when)
         if len(self._jobs) < MAX_JOBS:
-            self._jobs.add(old.job_id)
+            self._jobs.add(expired.job_id)
         else:
-            self._more = self._more or old.job_id not in self._jobs
+            self._has_more_jobs = self._has_more_jobs or expired.job_id not in self._jobs
 
 
 class Retention:
-    """One round of it: `plan` says what would go, `remove` lets it go."""
+    """One run: `plan` counts what would be removed, `remove` removes it."""
 
     def __init__(
         self,
@@ -161,20 +152,20 @@ class Retention:
         now: datetime,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Look at nothing yet.
+        """Set the limit. No request is made.
 
         Args:
-            registry: whose records tell which jobs have ended, and in whose store all of it lies.
+            registry: its records say which jobs have ended, and its store has the keys.
             events_age: how long ago a job must have ended.
             now: the time, in UTC.
-            sleep: waits that many seconds.
+            sleep: waits for a number of seconds.
 
         Raises:
-            UsageError: that is less than an hour, in which somebody may be about to read them.
+            UsageError: if `events_age` is less than an hour: followers may not have read the events yet.
         """
         if events_age < MIN_AGE:
             raise UsageError(
-                "Events of the last hour stay: those who follow them may not have seen them yet.",
+                "invalid age: events of the last hour always stay, since followers may not have read them yet.",
                 hint="Use --older-than 1h or more.",
             )
         self._registry = registry
@@ -182,48 +173,48 @@ class Retention:
         self._now = now
         self._sleep = sleep
         self.events_before = (now - events_age).replace(minute=0, second=0, microsecond=0)
-        """Only chunks written before then, of jobs that ended before then."""
-        self.removed = Counts()
-        """What `remove` has removed so far; when it fails or is interrupted, too."""
+        """The limit: only chunks written before it, of jobs that ended before it, are removed."""
+        self.removed = KeyCounts()
+        """What `remove` has removed so far, also if it failed or was interrupted."""
         self.refused = 0
-        """How many keys the store refused to remove, each for a reason of its own."""
+        """How many keys the store refused to remove."""
         self.refusals: list[str] = []
-        """The first of these, with the reason."""
-        self.unknown = Counts()
-        """What stays, as found by the last of `plan` and `remove`: old chunks of jobs that have no record here."""
+        """The first refused keys, each with the reason."""
+        self.unknown = KeyCounts()
+        """Old chunks of jobs without a record here, as counted by the last `plan` or `remove`. They stay."""
         self._ended: dict[str, bool] = {}
         self._lock = threading.Lock()
-        """Held by whoever of the threads counts."""
+        """Held by a thread that counts."""
         self._is_over = threading.Event()
 
-    def plan(self) -> Counts:
-        """What `remove` would remove now.
+    def plan(self) -> KeyCounts:
+        """Count what `remove` would remove now.
 
         Raises:
-            StoreError: the store cannot be listed, or a record not be read.
+            StoreError: if the store cannot be listed, or a record cannot be read.
         """
-        counts, self.unknown = Counts(), Counts()
+        counts, self.unknown = KeyCounts(), KeyCounts()
         with ThreadPoolExecutor(THREADS) as threads:
-            for old in self._old(threads):
-                counts.add(old)
+            for expired in self._expired_keys(threads):
+                counts.add(expired)
         return counts
 
     def remove(self, on_progress: OnProgress | None = None) -> None:
-        """Remove it, the oldest first. What somebody else has removed meanwhile is not counted.
+        """Remove the expired keys, the oldest first. Keys that another process removed meanwhile are not counted.
 
-        Interrupted in whatever way, it ends with the requests that are under way; what is queued stays.
-
-        A key that the store does not let go for a reason of its own (one that is held, say) stays, and is noted.
+        An interruption ends it after the requests under way; queued ones are not sent. A key that the store refuses to
+        remove for a reason of its own (a legal hold, for example) stays, and is noted.
 
         Args:
-            on_progress: called with how many keys were looked at.
+            on_progress: called with the number of keys processed.
 
         Raises:
-            StoreAccessError: this is not permitted.
-            StoreUnavailableError: the store does not answer; what went is gone, and trying again goes on from there.
-            StoreError: the store cannot be listed, or a record not be read.
+            StoreAccessError: if removing is not permitted.
+            StoreUnavailableError: if the store does not answer. Removed keys stay removed; the next run continues
+                there.
+            StoreError: if the store cannot be listed, or a record cannot be read.
         """
-        self.unknown = Counts()
+        self.unknown = KeyCounts()
         with ThreadPoolExecutor(THREADS) as threads:
             try:
                 self._remove_all(threads, on_progress)
@@ -233,85 +224,85 @@ class Retention:
                 raise
 
     def _remove_all(self, threads: ThreadPoolExecutor, on_progress: OnProgress | None) -> None:
-        seen = 0
-        found = self._old(threads)
-        # The first by itself: where nothing may be removed, one request finds out.
+        processed = 0
+        expired = self._expired_keys(threads)
+        # The first batch is one key: if removing is not permitted, one request finds out.
         for size in chain((1,), iter(lambda: BATCH, 0)):
-            batch = list(islice(found, size))
+            batch = list(islice(expired, size))
             if not batch:
                 return
             self._remove_batch(batch, threads)
-            seen += len(batch)
+            processed += len(batch)
             if on_progress is not None:
-                on_progress(seen)
+                on_progress(processed)
 
-    def _old(self, threads: ThreadPoolExecutor) -> Iterator[Old]:
-        """What nobody needs: announcements, then chunks."""
+    def _expired_keys(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
+        """Yield the keys that may be removed: announcements, then chunks."""
         for key, slot in announcements.expired_announcements(self._store, self._now):
-            yield Old(key, slot, None)
-        found = self._old_chunks()
-        while batch := list(islice(found, BATCH)):
-            ended = self._which_ended({str(old.job_id) for old in batch}, threads)
-            for old in batch:
-                has_ended = ended[str(old.job_id)]
+            yield ExpiredKey(key, slot, None)
+        chunks = self._old_chunks()
+        while batch := list(islice(chunks, BATCH)):
+            ended = self._which_ended({str(expired.job_id) for expired in batch}, threads)
+            for expired in batch:
+                has_ended = ended[str(expired.job_id)]
                 if has_ended:
-                    yield old
+                    yield expired
                 elif has_ended is None:
-                    self.unknown.add(old)
+                    self.unknown.add(expired)
 
-    def _old_chunks(self) -> Iterator[Old]:
+    def _old_chunks(self) -> Iterator[ExpiredKey]:
         limit = f"{event_format.PREFIX}{event_format.bucket_of(self.events_before)}/"
         for key in self._store.list_keys(event_format.PREFIX):
             if key >= limit:
                 return
-            if (name := event_format.chunk_name(key)) is not None:
-                yield Old(key, name.bucket, name.job_id)
+            if (name := event_format.parse_chunk_key(key)) is not None:
+                yield ExpiredKey(key, name.bucket, name.job_id)
 
     def _which_ended(self, job_ids: Iterable[str], threads: ThreadPoolExecutor) -> dict[str, bool | None]:
-        """Whether each of the jobs ended long enough ago, by its record and not by a mirror of it; None without one.
+        """Return for each job whether it ended before the limit, by its record in the registry; None without a record.
 
-        An end is for good, so an answer is as true later; one that ends meanwhile stays until the next time. A record
-        that is missing is no answer: it may be there when the next chunk is looked at.
+        An end is final, so an answer stays true; a job that ends meanwhile stays until the next run. A missing record
+        is not remembered: it may exist when the next chunk is processed.
         """
-        wanted = set(job_ids)
+        job_ids = set(job_ids)
         if len(self._ended) > MAX_JOBS:
             self._ended.clear()
-        asked = sorted(wanted - self._ended.keys())
-        answers = dict(zip(asked, threads.map(self._has_ended, asked), strict=True))
+        unknown = sorted(job_ids - self._ended.keys())
+        answers = dict(zip(unknown, threads.map(self._has_ended, unknown), strict=True))
         self._ended.update((job_id, answer) for job_id, answer in answers.items() if answer is not None)
-        return {job_id: self._ended.get(job_id) for job_id in wanted}
+        return {job_id: self._ended.get(job_id) for job_id in job_ids}
 
     def _has_ended(self, job_id: str) -> bool | None:
-        """Whether the job ended before the limit. One whose record cannot be read may not have.
+        """Return True if the job ended before the limit, False if not or if its record is unreadable.
 
-        None for one without a record here: its record may lie under the prefix of another registry in this store, or
-        be written yet.
+        Return None without a record: it may lie under the prefix of another registry in this store, or be written
+        later.
         """
         try:
             state = self._registry.get_job(job_id)
         except (RecordError, ValueTooLargeError):
             return False
-        # The end is the last write to a record, if its writer keeps the time of it.
+        # The end is the last write to the record, if its writer kept `updated_at` current.
         return None if state is None else state.is_terminal and parse_time(state.updated_at) < self.events_before
 
-    def _remove_batch(self, batch: list[Old], threads: ThreadPoolExecutor) -> None:
+    def _remove_batch(self, batch: list[ExpiredKey], threads: ThreadPoolExecutor) -> None:
         failure: StoreError | None = None
-        for tried in [threads.submit(self._remove, old) for old in batch]:
+        for removal in [threads.submit(self._remove, expired) for expired in batch]:
             try:
-                tried.result()
-            except StoreError as error:  # only when all have ended is what was removed known
+                removal.result()
+            except StoreError as error:  # raised below, when all have ended and are counted
                 failure = failure or error
         if failure is not None:
             raise failure
 
-    def _remove(self, old: Old) -> None:
+    def _remove(self, expired: ExpiredKey) -> None:
         for pause in (*PAUSES, None):
-            if self._is_over.is_set():  # another one of the batch has failed, and this would too; or it is interrupted
+            if self._is_over.is_set():  # another removal failed, or the run was interrupted
                 return
             try:
-                self._delete(old)
+                self._delete(expired)
             except StoreUnavailableError as error:
-                # A server that was there a moment ago is busy. One that is silent from the beginning is not there.
+                # A server that answered before is busy; one that never answered is away.
                 if pause is None or (error.silent and not self.removed.keys):
                     self._is_over.set()
                     raise
@@ -319,20 +310,20 @@ class Retention:
                 self._is_over.set()
                 raise
             except StoreError as error:
-                self._note_refusal(old.key, error)
+                self._note_refusal(expired.key, error)
                 return
             else:
                 return
             self._pause(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
 
-    def _delete(self, old: Old) -> None:
-        """Counted where it happens, so that what an interruption leaves uncollected is counted too."""
-        if self._store.delete(old.key):
+    def _delete(self, expired: ExpiredKey) -> None:
+        """Remove a key and count it at once: an interruption leaves results uncollected, but not uncounted."""
+        if self._store.delete(expired.key):
             with self._lock:
-                self.removed.add(old)
+                self.removed.add(expired)
 
     def _pause(self, seconds: float) -> None:
-        """Wait, but not for what is over."""
+        """Wait, but not longer than until the run is over."""
         while seconds > 0 and not self._is_over.is_set():
             self._sleep(min(seconds, STEP_SECONDS))
             seconds -= STEP_SECONDS
@@ -340,5 +331,5 @@ class Retention:
     def _note_refusal(self, key: str, error: StoreError) -> None:
         with self._lock:
             self.refused += 1
-            if len(self.refusals) < SHOWN_REFUSALS:
+            if len(self.refusals) < MAX_SHOWN_REFUSALS:
                 self.refusals.append(f"{key}: {error}")

@@ -1,7 +1,7 @@
-"""Writing events: what happens to a job and what it says, as chunks beside the records. See chunks.py for their form.
+"""Write events: what happens to a job and what it says, as chunks beside the records (format.py).
 
-Events follow the record, they never lead it: whoever writes a record tells of it afterwards, as far as the store lets
-them. No job waits for them, or fails because of them.
+Events follow the record: a writer of a record writes its event afterwards, as far as the store allows. No job waits for
+events, or fails because of them.
 """
 
 from __future__ import annotations
@@ -25,40 +25,33 @@ from mopsjobs.utils.times import json_time, utc_now
 
 log = logging.getLogger(__name__)
 
-
 STATE = "state"
 """Kind: the record was written. Fields `status`, `tasks_total`, `tasks_completed`, `tasks_failed`, `revision`."""
-
 
 TASK_FAILED = "task_failed"
 """Kind: a task ended in an error."""
 
-
 LOG = "log"
-"""Kind: a line that a task wrote. Field `text`; the first to go when there are more events than room."""
-
+"""Kind: a line that a task wrote, in the field `text`. The first to be dropped if there are too many events."""
 
 RUNNER = "runner"
-"""Kind: what a runner has to say of itself. Field `text`."""
-
+"""Kind: a message of the runner, in the field `text`."""
 
 DROPPED = "dropped"
-"""Kind: events are missing here. Field `count`: how many."""
-
+"""Kind: events are missing here; the field `count` has their number."""
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-"""Of events that wait for the store. A bound besides that of their number."""
-
+"""Of events that wait for the store, besides the limit of their number."""
 
 MAX_PAUSE = 30.0
-"""Seconds. The longest pause between two attempts at a store that does not answer."""
+"""Seconds between two attempts at a store that does not answer, at most."""
 
 
 def _new_id() -> str:
     return secrets.token_hex(8)
 
 
-class _Waiting(NamedTuple):
+class _WaitingEvent(NamedTuple):
     seq: int
     line: str
 
@@ -66,8 +59,9 @@ class _Waiting(NamedTuple):
 class EventLog:
     """The events of one job from one writer, buffered, and written by a thread of their own.
 
-    `emit` never waits for the store and never fails because of it. While the store does not answer, events are kept;
-    when there are too many, the oldest `log` events go first, and a `dropped` event in their place says how many went.
+    `emit` never waits for the store and never fails because of it. While the store does not answer, events wait in
+    memory. If there are too many, the oldest `log` events are dropped first, and a `dropped` event in their place has
+    their number.
     """
 
     def __init__(
@@ -86,21 +80,21 @@ class EventLog:
 
         Args:
             store: where the chunks go.
-            job_id: whose events.
-            source: a word for who writes; what is drawn from `new_id` is added, so that no two writers share a name.
+            job_id: the job of the events.
+            source: a word for the writer. A text from `new_id` is appended, so that no two writers share a name.
             now: the time, in UTC.
-            new_id: a text that nobody has drawn before.
-            flush_seconds: how long an event waits for company in its chunk; also the first pause after a failure,
-                which doubles from one to the next.
-            flush_bytes: so many waiting bytes are written at once.
-            max_waiting: so many events are kept while the store does not answer.
+            new_id: draws a unique text.
+            flush_seconds: how long an event waits for others in its chunk; also the first pause after a failure. Each
+                further pause is twice as long.
+            flush_bytes: waiting bytes that are written at once.
+            max_waiting: events that are kept while the store does not answer.
 
         Raises:
-            UsageError: the source cannot be part of a key, or the job id is none.
+            UsageError: if the source cannot be part of a key, or the job id is invalid.
         """
         self.source = new_id() if source is None else f"{source}.{new_id()}"
         if not is_source(self.source):
-            raise UsageError(f"{source!r} cannot name a source of events: use letters, digits and . _ -, at most 60.")
+            raise UsageError(f"invalid source of events {source!r}: expected at most 60 letters, digits and . _ -.")
         self._store = store
         self._job_id = check_job_id(job_id)
         self._now = now
@@ -108,8 +102,8 @@ class EventLog:
         self._flush_bytes = min(flush_bytes, MAX_CHUNK_BYTES // 2)
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
-        self._logs: deque[_Waiting] = deque()
-        self._others: deque[_Waiting] = deque()
+        self._logs: deque[_WaitingEvent] = deque()
+        self._others: deque[_WaitingEvent] = deque()
         self._bytes = 0
         self._seq = 0
         self._dropped = 0
@@ -121,29 +115,33 @@ class EventLog:
         self._thread.start()
 
     def emit(self, kind: str, **fields: object) -> None:
-        """Take an event. `at`, `job_id`, `kind`, `source` and `seq` are set here; fields of these names are ignored.
+        """Add an event. `at`, `job_id`, `kind`, `source` and `seq` are set here; fields with these names are ignored.
 
-        After `close`, and for a kind that is none, it does nothing but say so in the log of this program.
+        After `close`, and for an invalid kind, it only writes a line to the log of this program.
         """
         if not is_kind(kind):
-            log.warning("%r is no kind of event.", kind)
+            log.warning("invalid kind of event %r: the event is ignored.", kind)
             return
         with self._changed:
             if self._give_up_at is not None:
-                log.debug("An event came after the end: %s", kind)
+                log.debug("An event came after close: %s", kind)
                 return
-            waiting = _Waiting(self._seq, event_line(self._head(kind, self._seq), fields))
+            waiting = _WaitingEvent(self._seq, event_line(self._head(kind, self._seq), fields))
             self._seq += 1
             (self._logs if kind == LOG else self._others).append(waiting)
             self._bytes += len(waiting.line) + 1
             while self._count() > self._max_waiting or self._bytes > MAX_WAITING_BYTES:
                 self._drop_one()
-            # The writer looks by itself after a while. It is woken when it sleeps for good, or has enough to do.
+            # The thread is notified of the first event, and of enough bytes for a chunk. Between, it wakes by itself.
             if self._count() == 1 or self._bytes >= self._flush_bytes:
                 self._changed.notify()
 
     def close(self, patience: float = 5.0) -> bool:
-        """Write what waits, for up to `patience` seconds. Returns whether all is written. Closing twice is harmless."""
+        """Write what waits, for up to `patience` seconds. Closing twice is harmless.
+
+        Returns:
+            True if everything is written.
+        """
         with self._changed:
             self._give_up_at = min(time.monotonic() + patience, self._give_up_at or math.inf)
             self._changed.notify()
@@ -158,12 +156,10 @@ class EventLog:
         return {"at": json_time(self._now()), "job_id": self._job_id, "kind": kind, "source": self.source, "seq": seq}
 
     def _drop_one(self) -> None:
-        gone = (self._logs or self._others).popleft()
-        self._bytes -= len(gone.line) + 1
+        dropped = (self._logs or self._others).popleft()
+        self._bytes -= len(dropped.line) + 1
         self._dropped += 1
-        self._dropped_seq = gone.seq
-
-    # --- the thread ------------------------------------------------------------------------------------------
+        self._dropped_seq = dropped.seq
 
     def _run(self) -> None:
         number = 0
@@ -175,7 +171,7 @@ class EventLog:
             self._is_done = True
 
     def _next_chunk(self) -> bytes | None:
-        """The next chunk, when it is time to write it; None after the last."""
+        """Return the next chunk when it is time to write it; None after the last."""
         with self._changed:
             self._changed.wait_for(lambda: self._count() or self._give_up_at is not None)
             self._changed.wait_for(
@@ -184,7 +180,7 @@ class EventLog:
             lines = []
             size = 0
             if self._dropped:
-                # It takes the number of the last one that it stands for, and comes before all that were kept.
+                # It has the number of the last dropped event, and comes before all that were kept.
                 lines.append(event_line(self._head(DROPPED, self._dropped_seq), {"count": self._dropped}))
                 self._dropped = 0
             while self._count() and (size < self._flush_bytes or not lines):
@@ -195,16 +191,16 @@ class EventLog:
         return "".join(f"{line}\n" for line in lines).encode("ascii") if lines else None
 
     def _write(self, number: int, chunk: bytes) -> bool:
-        """Write one chunk, however often it takes. False when patience is over.
+        """Write one chunk, with as many attempts as it takes. Return False when the time of `close` is over.
 
-        What it holds does not change from one attempt to the next: an earlier one may have landed and lost its reply.
+        Each attempt sends the same bytes: an earlier one may have been stored, and only its reply was lost.
         """
         pause = self._flush_seconds
         while True:
             try:
                 self._store.create_if_absent(chunk_key(self._now(), self._job_id, self.source, number), chunk)
-            except Exception as error:  # noqa: BLE001 - no event is a reason to fail, or to stop trying
-                log.info("%s Events are kept until it answers.", error)
+            except Exception as error:  # noqa: BLE001 - no error of an event may stop the job, or the thread
+                log.info("%s Events wait until the store answers.", error)
             else:
                 return True
             with self._changed:
@@ -214,9 +210,9 @@ class EventLog:
             pause = min(MAX_PAUSE, pause * 2)
 
     def _sleep(self, seconds: float) -> None:
-        """Wait, at most until patience ends. Being closed meanwhile ends it: there may be one more chance right now."""
+        """Wait, at most until the time of `close` is over. A call of `close` ends the pause, for one more attempt."""
         if self._give_up_at is not None:
-            # Nobody calls any more; pauses stay short, since there is little time.
+            # After close, pauses stay short, since there is little time.
             self._changed.wait(min(seconds, 1.0, max(0.0, self._give_up_at - time.monotonic())))
         else:
             self._changed.wait_for(lambda: self._give_up_at is not None, seconds)
@@ -231,10 +227,10 @@ def record_event(
     new_id: Callable[[], str] = _new_id,
     **fields: object,
 ) -> bool:
-    """Write one event at once, in a chunk of its own: for programs that are over before a buffer would be worth it.
+    """Write one event at once, in a chunk of its own: for programs that end before a buffer would help.
 
     Returns:
-        False when the store did not take it, or may not have.
+        False if the store did not take it, or may not have.
     """
     source, moment = new_id(), now()
     head = {"at": json_time(moment), "job_id": check_job_id(job_id), "kind": kind, "source": source, "seq": 0}
@@ -248,7 +244,7 @@ def record_event(
 
 
 def state_fields(state: JobState) -> Mapping[str, str | int | None]:
-    """What a `state` event tells of a record."""
+    """Return the fields of a `state` event of a record."""
     return {
         "status": str(state.status),
         "tasks_total": state.tasks_total,
@@ -259,6 +255,6 @@ def state_fields(state: JobState) -> Mapping[str, str | int | None]:
 
 
 def record_state(store: VersionedStore, record: bytes, *, now: Callable[[], datetime] = utc_now) -> bool:
-    """Leave the `state` event of a record that was just written. As `record_event`, best effort."""
+    """Write the `state` event of a record that was just written. Return as `record_event`."""
     state = JobState.from_json(record)
     return record_event(store, state.job_id, STATE, now=now, new_id=_new_id, **state_fields(state))

@@ -21,7 +21,6 @@ from mopsjobs.utils.json_strict import read_json
 
 MANIFEST_VERSION = 1
 
-
 NAMES_NAME = "_outputs.json"
 """The output that lists the names of a task's other outputs, if the study does not. No other begins with `_`."""
 

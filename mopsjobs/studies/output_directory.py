@@ -18,12 +18,9 @@ from mopsjobs.utils.files import atomic_file
 MAX_SEGMENT_BYTES = 255
 """How long the name of a file may be on the usual file systems."""
 
-
 _DRAFT = ".mops-jobs"  # no output begins with a dot, so a draft never replaces one
 
-
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
 
 # O_NONBLOCK: else opening a pipe in the place of a file would wait.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

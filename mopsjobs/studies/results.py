@@ -18,9 +18,7 @@ from mopsjobs.utils.csv_safe import csv_text
 BATCH = 500
 """Rows written at once."""
 
-
 FIRST_COLUMNS = ("task", "param_id", "seed", "status")
-
 
 TABLE_BEGINNING = csv_text([FIRST_COLUMNS]).rstrip().encode()
 """How the table begins. A file that begins otherwise is another program's."""

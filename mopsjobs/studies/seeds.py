@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 _CHUNK = 500_000
 """Tasks that are sorted at once. Sorting takes five times the memory of what is sorted."""
 
-
 _BITS = 32
 """Of a drawn seed, and of the number of a task: packed into one integer they sort by seed."""
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from bench import azurite
 from bench.registry_data import states
-from mopsjobs.events.format import chunk_name, parse_chunk
+from mopsjobs.events.format import parse_chunk, parse_chunk_key
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
@@ -251,7 +251,7 @@ class Day:
         """Each event of a job that is young enough is in the store once, and in the caches. Returns how many."""
         found: dict[str, list[int]] = {life.source: [] for life in jobs}
         for key in store.list_keys("events/"):
-            name, value = chunk_name(key), store.get(key)
+            name, value = parse_chunk_key(key), store.get(key)
             if name is not None and value is not None:
                 for event in parse_chunk(value.value, job_id=name.job_id):
                     found[str(event["source"])].append(int(str(event["seq"])))

@@ -23,7 +23,7 @@ from mopsjobs.cache import pruning
 from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.sync.events import KNOWN_BEFORE, forget_chunks, sync_events
 from mopsjobs.cache.sync_state import get_meta
-from mopsjobs.events.format import chunk_key, chunk_name, event_line
+from mopsjobs.events.format import chunk_key, event_line, parse_chunk_key
 from mopsjobs.events.retention import Retention
 from mopsjobs.events.writer import EventLog, record_event
 from mopsjobs.registry.job_registry import JobRegistry
@@ -107,7 +107,7 @@ class EventRetention(RuleBasedStateMachine):
     @rule(full=st.booleans())
     def sync(self, full: bool) -> None:
         """The cache has what it had and what the registry has, each once, without what was pruned."""
-        there = {name.name for key in self.store.list_keys("events/") if (name := chunk_name(key)) is not None}
+        there = {name.name for key in self.store.list_keys("events/") if (name := parse_chunk_key(key)) is not None}
         mirror.sync(self.registry, self.path, REMOTE_URL, now=lambda: self.clock)
         with self._cache() as cache:
             sync_events(self.store, cache, full=full, now=lambda: self.clock)
@@ -139,7 +139,7 @@ class EventRetention(RuleBasedStateMachine):
             assert after[job_id] == before[job_id]
 
     def _logs(self) -> Counter[str]:
-        return Counter(name.job_id for key in self.store.list_keys("events/") if (name := chunk_name(key)))
+        return Counter(name.job_id for key in self.store.list_keys("events/") if (name := parse_chunk_key(key)))
 
     def _write(self, job_id: str) -> tuple[int, bytes]:
         number = next(self.numbers)

@@ -418,7 +418,7 @@ def test_refusals_are_counted_by_one_at_a_time(clock: Clock) -> None:
     one.refused = Slow(0)
     one.remove()
     assert one.refused == 104
-    assert len(one.refusals) == retention.SHOWN_REFUSALS
+    assert len(one.refusals) == retention.MAX_SHOWN_REFUSALS
 
 
 def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Clock) -> None:

@@ -21,7 +21,7 @@ from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.events import event_row
 from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
 from mopsjobs.errors import RecordError, ValueTooLargeError
-from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkName, Event, bucket_of, chunk_name, parse_chunk
+from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
@@ -67,12 +67,12 @@ class EventsReport:
 
 class _Found(NamedTuple):
     key: str
-    name: ChunkName
+    name: ChunkKey
 
 
 class _Fetched(NamedTuple):
     key: str
-    name: ChunkName
+    name: ChunkKey
     events: list[Event]
     problem: str | None
 
@@ -159,7 +159,7 @@ def _lacking(
     connection: sqlite3.Connection, keys: Iterable[str], job_id: str | None, *, retry: bool
 ) -> Iterator[_Found]:
     """The chunks that the cache lacks. What lies there and is no chunk by its key is left alone."""
-    found = (_Found(key, name) for key in keys if (name := chunk_name(key)) is not None)
+    found = (_Found(key, name) for key in keys if (name := parse_chunk_key(key)) is not None)
     wanted = (one for one in found if job_id is None or one.name.job_id == job_id)
     known_before = get_meta(connection, KNOWN_BEFORE) or ""
     while batch := list(islice(wanted, 500)):

@@ -224,10 +224,10 @@ def _missing(app: App, path: str) -> Check:
 
 
 def _retention(app: App) -> Check:
-    from mopsjobs.events.retention import oldest
+    from mopsjobs.events.retention import oldest_times
 
     try:
-        announced, told = oldest(app.store)
+        announced, told = oldest_times(app.store)
     except MopsJobsError as error:
         return Check("retention", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
     since = f"{told:%Y-%m-%d}" if told else None

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.cache.pruning import Prunable, Pruned
     from mopsjobs.cli.commands import Commands
-    from mopsjobs.events.retention import Counts, Retention, Span
+    from mopsjobs.events.retention import KeyCounts, KeySpan, Retention
 
 
 SCHEMA_VERSION = 1
@@ -140,11 +140,11 @@ def _unknown(retention: Retention) -> list[str]:
     return [f"Left {pluralize(unknown.keys, 'old chunk')} of events of {_jobs(unknown)} without a record here."]
 
 
-def _jobs(counts: Counts) -> str:
+def _jobs(counts: KeyCounts) -> str:
     return pluralize(counts.jobs, "job") if counts.is_exact else f"more than {pluralize(counts.jobs, 'job')}"
 
 
-def _told(retention: Retention, counts: Counts) -> str:
+def _told(retention: Retention, counts: KeyCounts) -> str:
     parts = []
     if counts.chunks.count:
         limit = whole_seconds(json_time(retention.events_before))
@@ -159,7 +159,7 @@ def _told(retention: Retention, counts: Counts) -> str:
     return " and ".join(parts)
 
 
-def _span(span: Span) -> str:
+def _span(span: KeySpan) -> str:
     first, last = _time(span.first), _time(span.last)
     return f"of {first}" if first == last else f"of {first} to {last}"
 
@@ -169,8 +169,8 @@ def _time(when: str) -> str:
     return f"{when[:4]}-{when[4:6]}-{when[6:8]}T{when[9:11]}:{when[11:13] or '00'}:00Z"
 
 
-def _document(retention: Retention, counts: Counts, args: argparse.Namespace) -> dict[str, object]:
-    def span(one: Span) -> dict[str, object]:
+def _document(retention: Retention, counts: KeyCounts, args: argparse.Namespace) -> dict[str, object]:
+    def span(one: KeySpan) -> dict[str, object]:
         first, last = (_time(when) if when else None for when in (one.first, one.last))
         return {"count": one.count, "first": first, "last": last}
 

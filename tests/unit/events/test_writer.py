@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mopsjobs.errors import RecordError, StoreAccessError, UsageError
 from mopsjobs.events import format as event_format
-from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, chunk_name, parse_chunk
+from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, parse_chunk, parse_chunk_key
 from mopsjobs.events.writer import EventLog, record_event, record_state
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -78,7 +78,7 @@ def test_the_key_tells_hour_job_source_and_number() -> None:
         log.close()
     assert set(store.list_keys()) == {f"events/20260301T12/job/{log.source}-000000.ndjson" for log in logs}
     assert len({log.source for log in logs}) == 2
-    names = [chunk_name(key) for key in store.list_keys()]
+    names = [parse_chunk_key(key) for key in store.list_keys()]
     assert {name and name.job_id for name in names} == {"job"}
 
 
@@ -154,7 +154,7 @@ def test_a_lost_reply_makes_the_same_chunk_twice_at_most() -> None:
     store_now, log._now = log._now, lambda: (clock.advance(hours=1), store_now())[1]
     log.emit("log", text="a")
     assert log.close(60)
-    names = [event_format.chunk_name(key) for key in store.list_keys("events/")]
+    names = [event_format.parse_chunk_key(key) for key in store.list_keys("events/")]
     assert len(names) == 2
     assert len({one.name for one in names if one is not None}) == 1
     first, second = (store.get(key) for key in store.list_keys("events/"))
@@ -410,4 +410,4 @@ def _parse_or_refuse(value: bytes) -> None:
 )  # fmt: skip
 def test_other_keys_are_none(key: str) -> None:
     """A key of something else names no job."""
-    assert chunk_name(key) is None
+    assert parse_chunk_key(key) is None
