@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from mopsjobs.errors import KeyNotFoundError, StoreError, StoreUnavailableError, TooManyRetriesError
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
+from mopsjobs.utils.backoff import Backoff
 
 ATTEMPTS = 24
 """Races that may be lost in a row. With the delays below, some 45 s of them at most, half of that on average."""
@@ -85,6 +86,7 @@ def update(  # noqa: PLR0913 - two calls back more than most
         TooManyRetriesError: every attempt lost the race. Nothing was written.
         StoreUnavailableError: the store is out of reach. The hint says when the write may have landed all the same.
     """
+    backoff = Backoff(BASE_SECONDS, CAP_SECONDS, random=random, sleep=sleep)
     outages, unsure = 0, False
     doubt: Versioned | None = None
     value: bytes | None = b""
@@ -120,7 +122,7 @@ def update(  # noqa: PLR0913 - two calls back more than most
                 return CasResult(value, version, written=True, attempts=attempt)
             on_conflict()
         if attempt < attempts:
-            sleep(delay(attempt, random))
+            backoff.wait()
     raise _unknown_outcome(key) if unsure else _lost(key, attempts)
 
 
@@ -141,6 +143,7 @@ def create(
     Raises:
         StoreUnavailableError: the store is out of reach. The hint says when the write may have landed all the same.
     """
+    backoff = Backoff(BASE_SECONDS, CAP_SECONDS, random=random, sleep=sleep)
     for attempt in range(1, OUTAGES + 1):
         is_write = False
         try:
@@ -160,7 +163,7 @@ def create(
                 if already_applied is None:
                     raise _unknown_outcome(key, error) from error
                 return _own(found, already_applied, attempt)
-            sleep(delay(attempt, random))
+            backoff.wait()
             continue
         except StoreError as error:
             raise _with_doubt(error, key, in_doubt=attempt > 1, is_write=is_write) from error.__cause__
@@ -177,15 +180,6 @@ def create(
             raise _with_doubt(error, key, in_doubt=attempt > 1, is_write=False) from error.__cause__
         return None if found is None else _own(found, already_applied, attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def delay(attempt: int, random: Random) -> float:
-    """Seconds to wait after the given attempt, counted from 1: exponential, with full jitter, capped.
-
-    Full jitter, the whole range from zero, spreads rivals better than a delay with a floor (AWS Architecture Blog,
-    "Exponential Backoff And Jitter", 2015).
-    """
-    return random() * min(CAP_SECONDS, BASE_SECONDS * 2.0 ** min(attempt - 1, 30))
 
 
 def _get(store: VersionedStore, key: str, *, in_doubt: bool) -> Versioned:

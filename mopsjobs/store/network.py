@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from mopsjobs.errors import MopsJobsError, StoreUnavailableError
+from mopsjobs.utils.backoff import NO_JITTER, Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +27,16 @@ POOL_CONNECTIONS = 40
 """Connections kept for reuse: for the 32 threads that fetch in a sync, and those that list ahead of them."""
 
 
-READ_PAUSES = (0.1, 0.4)
-"""Seconds before a read's second and third attempt, if the budget allows one."""
+READ_ATTEMPTS = 3
+"""Attempts at one read, as far as the budget allows them."""
+
+
+FIRST_PAUSE = 0.1
+"""Seconds before the second attempt at a read."""
+
+
+MAX_PAUSE = 0.4
+"""Seconds before the third one."""
 
 
 _PATIENCE_SECONDS = 1.5  # less than this left of the budget is not worth another attempt
@@ -68,18 +77,19 @@ def read_with_retries(
         MopsJobsError: as `explain` has it.
     """
     end = clock() + budget
-    for pause in (*READ_PAUSES, None):
+    backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=4.0, jitter=NO_JITTER)
+    while True:
         try:
             return attempt(end - clock())
         except Exception as error:  # noqa: BLE001 - no error of an SDK, of whatever kind, leaves the store
             failure = explain(error)
-            if pause is None or not isinstance(failure, StoreUnavailableError):
+            pause = backoff.next_delay()
+            if not isinstance(failure, StoreUnavailableError) or backoff.failures == READ_ATTEMPTS:
                 raise failure from None
-            wait = max(pause, asked_pause(error))
-            if clock() + wait + _PATIENCE_SECONDS > end:
+            pause = max(pause, asked_pause(error))
+            if clock() + pause + _PATIENCE_SECONDS > end:
                 raise failure from None
-        sleep(wait)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        sleep(pause)
 
 
 def name_server_answers(url: str, seconds: float) -> bool:

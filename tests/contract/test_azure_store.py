@@ -439,7 +439,7 @@ def test_a_read_is_tried_three_times(read: str, reply: Reply) -> None:
         with pytest.raises(StoreUnavailableError):
             READS[read](store)
         assert requests == ["GET"] * 3
-        assert sleep.requested == list(network.READ_PAUSES)
+        assert sleep.requested == [network.FIRST_PAUSE, network.MAX_PAUSE]
 
 
 def test_a_read_that_succeeds_later_is_a_success() -> None:

@@ -30,6 +30,7 @@ from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store import cas
 from mopsjobs.store.documents import create_with_retry, update_with_retry
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.utils.backoff import Backoff
 from support.doubles import FaultyStore, RecordingSleep
 
 if TYPE_CHECKING:
@@ -386,7 +387,8 @@ def test_a_race_that_is_lost_too_often_is_given_up_and_nothing_written(bench: Be
     with pytest.raises(TooManyRetriesError) as caught:
         UPDATES[method](bench.registry)
     assert (caught.value.key, caught.value.attempts) == ("jobs/a/state.json", cas.ATTEMPTS)
-    assert bench.sleep.requested == [cas.delay(attempt, lambda: 0.5) for attempt in range(1, cas.ATTEMPTS)]
+    backoff = Backoff(cas.BASE_SECONDS, cas.CAP_SECONDS, random=lambda: 0.5)
+    assert bench.sleep.requested == [backoff.delay(attempt) for attempt in range(1, cas.ATTEMPTS)]
     assert (bench.bytes(), bench.told) == (value, [])
 
 

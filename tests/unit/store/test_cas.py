@@ -20,6 +20,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.store import cas
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.utils.backoff import Backoff
 from support.doubles import FaultyStore, RecordingSleep
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def test_delays_are_drawn_from_the_whole_range(store: FaultyStore) -> None:
 
 @given(attempt=st.integers(1, 10_000), drawn=st.floats(0, 1))
 def test_no_delay_is_negative_or_above_the_cap(attempt: int, drawn: float) -> None:
-    assert 0 <= cas.delay(attempt, lambda: drawn) <= cas.CAP_SECONDS
+    backoff = Backoff(cas.BASE_SECONDS, cas.CAP_SECONDS, random=lambda: drawn)
+    assert 0 <= backoff.delay(attempt) <= cas.CAP_SECONDS
 
 
 # --- lost replies ---------------------------------------------------------------------------------------------------
