@@ -6,7 +6,6 @@ cursor can be made of, and what lets a reader who was cut off go on where it sto
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from mopsjobs.console.printer import status_style
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreUnavailableError, UsageError
 from mopsjobs.registry.job_state import JobState, check_job_id
 from mopsjobs.registry.status import TERMINAL
+from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.times import parse_time
 
 POLL_SECONDS = 2.0
@@ -167,7 +167,8 @@ class EventFeed:
             JobNotFoundError: the job's record is gone.
         """
         ending = _Ending(self._app)
-        outages = 0
+        # Full jitter, so that the followers of a whole team do not come back all at once.
+        backoff = Backoff(2 * POLL_SECONDS, MAX_OUTAGE_DELAY)
         while True:
             state, outage = None, None
             try:
@@ -184,12 +185,14 @@ class EventFeed:
             if outage is None and state is not None and ending.is_over(state, is_quiet=is_quiet):
                 self.job = state.to_dict()
                 return state
-            outages = 0 if outage is None else outages + 1
-            if outages == 1:
+            if outage is None:
+                backoff.reset()
+                self._app.sleep(pause_after(self._listed))
+                continue
+            delay = backoff.next_delay()
+            if backoff.failures == 1:
                 self._app.out.warn(f"{outage} Trying again until it answers.")
-            # Full jitter, so that the followers of a whole team do not come back all at once.
-            delay = random.random() * min(MAX_OUTAGE_DELAY, POLL_SECONDS * 2.0 ** min(outages, 30))  # noqa: S311
-            self._app.sleep(delay if outages else pause_after(self._listed))
+            self._app.sleep(delay)
 
     def tell_absence(self) -> None:
         """Say so, when the job has ended and the cache has nothing that happened to it, although it is up to date."""

@@ -7,7 +7,6 @@ the cache may tell of it.
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Sequence
 
 from mopsjobs.app.app import App
@@ -20,6 +19,7 @@ from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, JobNotFoundError, MopsJobsError, StoreUnavailableError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import human_duration, parse_time
 
@@ -73,17 +73,20 @@ def wait_for(names: Sequence[str], app: App, until: Until, *, interval: float | 
         interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
     deadline = None if until.timeout is None else app.monotonic() + until.timeout
     watched = _Watched(names, app)
-    outages = 0
+    # Full jitter, so that the waiters of a whole team do not come back all at once.
+    backoff = Backoff(2 * interval, MAX_OUTAGE_DELAY)
     while True:
         outage = watched.look()
         deciding = _deciding(watched.states, until)
         if deciding is not None:
             return watched.told(worst(exit_code_of({"status": state.status}) for state in deciding))
-        outages = 0 if outage is None else outages + 1
-        if outages == 1:
-            app.out.warn(f"{outage} Trying again until it answers.")
-        # Full jitter, so that the waiters of a whole team do not come back all at once.
-        pause = random.random() * min(MAX_OUTAGE_DELAY, interval * 2.0 ** min(outages, 30)) if outages else interval  # noqa: S311
+        if outage is None:
+            backoff.reset()
+            pause = interval
+        else:
+            pause = backoff.next_delay()
+            if backoff.failures == 1:
+                app.out.warn(f"{outage} Trying again until it answers.")
         if deadline is not None:
             left = deadline - app.monotonic()
             if left <= 0:

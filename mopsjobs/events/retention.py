@@ -14,7 +14,6 @@ of the old keys each, one read per job, and one request per removed key.
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +34,7 @@ from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 from mopsjobs.utils.times import parse_time
 
 MIN_AGE = timedelta(hours=1)
@@ -49,8 +49,14 @@ THREADS = 8
 MAX_JOBS = 100_000
 """Jobs whose end is remembered, so that each record is read once: some 10 MB."""
 
-PAUSES = (0.2, 1.0, 3.0)
-"""Seconds before each further attempt at a removal. Unlike other writes, a removal may be repeated."""
+ATTEMPTS = 4
+"""At the removal of one key. Unlike other writes, a removal may be repeated."""
+
+FIRST_PAUSE = 0.2
+
+MAX_PAUSE = 3.0
+"""Seconds between two attempts. Each pause is five times the one before."""
+
 
 STEP_SECONDS = 0.1
 """Steps of a pause: after each one, the run checks whether it is over."""
@@ -296,14 +302,16 @@ class Retention:
             raise failure
 
     def _remove(self, expired: ExpiredKey) -> None:
-        for pause in (*PAUSES, None):
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=5.0, jitter=HALF_JITTER)
+        while True:
             if self._is_over.is_set():  # another removal failed, or the run was interrupted
                 return
             try:
                 self._delete(expired)
             except StoreUnavailableError as error:
                 # A server that answered before is busy; one that never answered is away.
-                if pause is None or (error.silent and not self.removed.keys):
+                pause = backoff.next_delay()
+                if backoff.failures == ATTEMPTS or (error.silent and not self.removed.keys):
                     self._is_over.set()
                     raise
             except StoreAccessError:
@@ -314,19 +322,13 @@ class Retention:
                 return
             else:
                 return
-            self._pause(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+            sleep_unless(self._is_over.is_set, pause, self._sleep, STEP_SECONDS)
 
     def _delete(self, expired: ExpiredKey) -> None:
         """Remove a key and count it at once: an interruption leaves results uncollected, but not uncounted."""
         if self._store.delete(expired.key):
             with self._lock:
                 self.removed.add(expired)
-
-    def _pause(self, seconds: float) -> None:
-        """Wait, but not longer than until the run is over."""
-        while seconds > 0 and not self._is_over.is_set():
-            self._sleep(min(seconds, STEP_SECONDS))
-            seconds -= STEP_SECONDS
 
     def _note_refusal(self, key: str, error: StoreError) -> None:
         with self._lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import secrets
 import threading
 import time
@@ -21,6 +20,7 @@ from mopsjobs.errors import StoreError, UsageError
 from mopsjobs.events.format import MAX_CHUNK_BYTES, chunk_key, event_line, is_kind, is_source
 from mopsjobs.registry.job_state import JobState, check_job_id
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 from mopsjobs.utils.times import json_time, utc_now
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class EventLog:
 
         Each attempt sends the same bytes: an earlier one may have been stored, and only its reply was lost.
         """
-        pause = self._flush_seconds
+        backoff = Backoff(self._flush_seconds, MAX_PAUSE, jitter=HALF_JITTER)
         while True:
             try:
                 self._store.create_if_absent(chunk_key(self._now(), self._job_id, self.source, number), chunk)
@@ -206,8 +206,7 @@ class EventLog:
             with self._changed:
                 if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
                     return False
-                self._sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
-            pause = min(MAX_PAUSE, pause * 2)
+                self._sleep(backoff.next_delay())
 
     def _sleep(self, seconds: float) -> None:
         """Wait, at most until the time of `close` is over. A call of `close` ends the pause, for one more attempt."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import NamedTuple
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.submission.offline import REFUSED, deliver
+from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class OutputSender:
         self._clock = clock
         self._parcels: queue.Queue[_Parcel | None] = queue.Queue(WAITING_TASKS)
         self._lock = threading.Lock()
-        self._pause = 0.0
+        self._backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
         self._not_before = 0.0
         self._broken: Exception | None = None
         """Why nothing more can be stored: the first error that was neither an outage nor the fault of one output."""
@@ -137,15 +137,14 @@ class OutputSender:
                 self._store.create_if_absent(key, value)
             except StoreUnavailableError as error:
                 with self._lock:
-                    self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
-                    self._not_before = self._clock() + self._pause * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+                    self._not_before = self._clock() + self._backoff.next_delay()
                 log.info("%s Outputs are kept here until it answers.", error)
             except REFUSED:
                 raise
             except StoreError as error:
                 self._break(error)
             else:
-                self._pause = 0.0
+                self._backoff.reset()
                 return
         self._kept.create_if_absent(key, value)
 

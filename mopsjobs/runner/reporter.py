@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Reporter:
         written: tuple[int, int] | None = None
         written_at = looked_at = self._clock() - HEARTBEAT_SECONDS
         pause = PROGRESS_SECONDS
-        failures = 0
+        backoff = Backoff(2 * PROGRESS_SECONDS, MAX_PAUSE, jitter=HALF_JITTER)
         while not self._stop.wait(pause) and not self.ended.is_set():
             now = self._clock()
             pause = PROGRESS_SECONDS
@@ -135,10 +135,9 @@ class Reporter:
                 looked_at = now
             except MopsJobsError as error:
                 log.info("%s The job goes on; this is told again later.", error)
-                failures += 1
-                pause = min(MAX_PAUSE, PROGRESS_SECONDS * 2.0**failures) * (0.5 + random.random() / 2)  # noqa: S311
+                pause = backoff.next_delay()
             else:
-                failures = 0
+                backoff.reset()
 
     def _write(self, *, is_done: bool) -> JobState | None:
         told = ShardReport(*self._counts.both(), is_done, self._counts.is_least and not is_done)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mopsjobs.errors import StoreUnavailableError, TooManyRetriesError
+from mopsjobs.utils.backoff import NO_JITTER, Backoff, sleep_unless
 
 T = TypeVar("T")
 
@@ -69,24 +70,19 @@ class OutageRetry:
             StoreUnavailableError, TooManyRetriesError, or what else is in `passing`: it did not pass in time, or there
                 is to be no more waiting.
         """
-        pause, waited = FIRST_PAUSE, 0.0
+        backoff, waited = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=NO_JITTER), 0.0
         while True:
             try:
                 return act()
             except passing as error:
+                pause = backoff.next_delay()
                 if self.is_stopping or waited + pause > self._seconds:
                     raise
                 if isinstance(error, StoreUnavailableError):
                     self._tell()
-            self._pause(pause)
+            sleep_unless(lambda: self.is_stopping, pause, self._sleep, SLICE_SECONDS)
             waited += pause
-            pause = min(MAX_PAUSE, pause * 2)
 
     def _tell(self) -> None:
         tell, self._on_outage = self._on_outage, lambda: None
         tell()
-
-    def _pause(self, seconds: float) -> None:
-        while seconds > 0 and not self.is_stopping:
-            self._sleep(min(SLICE_SECONDS, seconds))
-            seconds -= SLICE_SECONDS
