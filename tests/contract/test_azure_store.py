@@ -46,6 +46,7 @@ from mopsjobs.store.azure.inline_values import NAME as INLINE_NAME
 from mopsjobs.store.azure.store import AzureVersionedStore, open_azure_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.store.ordering import in_code_point_order
 from support.doubles import RecordingSleep
 from support.replies import HANG_UP, SILENT, Reply, playing
 
@@ -349,7 +350,7 @@ def test_utf16_order_is_turned_into_code_point_order(keys: list[str]) -> None:
     by_units = sorted(keys, key=lambda key: key.encode("utf-16-be"))
     for listed in (by_units, sorted(keys)):
         entries = [Entry(key, VERSION, None) for key in listed]
-        assert [entry.key for entry in listing.in_code_point_order(entries)] == sorted(keys)
+        assert [entry.key for entry in in_code_point_order(entries, listing.unordered_prefix)] == sorted(keys)
 
 
 def test_a_value_above_the_limit_is_refused_unsent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

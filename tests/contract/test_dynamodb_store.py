@@ -33,6 +33,7 @@ from mopsjobs.store import network, open_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.dynamodb import store as dynamodb
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, DynamoDBVersionedStore
+from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.urls import identity
 from support.doubles import RecordingSleep
 from support.replies import HANG_UP, SILENT, Reply, playing
@@ -211,8 +212,8 @@ def test_the_order_is_that_of_code_points_on_both_sides_of_the_cut(keys: set[str
     stored = sorted((dynamodb._place(key)[dynamodb.KEY]["S"].encode(), key) for key in keys)
     assert all(len(sort_key) <= MAX_SORT_KEY_BYTES for sort_key, _ in stored)
     assert len({sort_key for sort_key, _ in stored}) == len(keys)
-    found = ((sort_key.decode(), Entry(key, VERSION, None)) for sort_key, key in stored)
-    assert [entry.key for entry in dynamodb._in_code_point_order(found)] == sorted(keys)
+    found = (Entry(key, VERSION, None) for _, key in stored)
+    assert [entry.key for entry in in_code_point_order(found, dynamodb._unordered_prefix)] == sorted(keys)
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

@@ -9,10 +9,7 @@ from xml.etree.ElementTree import ParseError, XMLPullParser
 from mopsjobs.store.azure.inline_values import NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from xml.etree.ElementTree import Element
-
-    from mopsjobs.store.base import Entry
 
 
 FIRST_PAGE_KEYS = 1000
@@ -125,26 +122,14 @@ def next_size(size: int, seconds: float, *, is_awaited: bool, page_bytes: int = 
     return max(FIRST_PAGE_KEYS, min(wanted, fitting, small_enough))
 
 
-def in_code_point_order(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Bring a listing that is ordered by UTF-16 units into the order of code points.
+def unordered_prefix(key: str) -> str | None:
+    """Return what precedes the first character above U+FFFF in a key; None where there is none. See `store.ordering`.
 
-    The two differ in one point: characters above U+FFFF come before U+E000 to U+FFFF in the one, after them in the
-    other. So only keys that follow such a character, after the same beginning, are held back and sorted: next to none.
+    A server may order keys by UTF-16 units. This differs from the order of code points in one point: characters above
+    U+FFFF come before U+E000 to U+FFFF in the one, after them in the other.
     """
-    held: list[Entry] = []
-    beginning = ""
-    for entry in entries:
-        if held and not entry.key.startswith(beginning):
-            yield from sorted(held)
-            held = []
-        if not held:
-            high = None if entry.key.isascii() else next((c for c in entry.key if c > "\uffff"), None)
-            if high is None:
-                yield entry
-                continue
-            beginning = entry.key.partition(high)[0]
-        held.append(entry)
-    yield from sorted(held)
+    high = None if key.isascii() else next((c for c in key if c > "\uffff"), None)
+    return None if high is None else key.partition(high)[0]
 
 
 def _blob(element: Element) -> Blob:

@@ -40,6 +40,7 @@ from mopsjobs.store.azure.errors import error_code, explain, retry_after
 from mopsjobs.store.azure.transport import BoundedTransport, ReadingTransport, Reply, timeouts
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 from mopsjobs.store.network import BUDGET_SECONDS, read_with_retries
+from mopsjobs.store.ordering import in_code_point_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -183,11 +184,13 @@ class AzureVersionedStore:
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list_keys`."""
-        return (entry.key for entry in listing.in_code_point_order(self._entries(prefix, values=False)))
+        return (
+            entry.key for entry in in_code_point_order(self._entries(prefix, values=False), listing.unordered_prefix)
+        )
 
     def scan(self, prefix: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. An entry has its value if mops-jobs wrote the blob and it is small."""
-        return listing.in_code_point_order(self._entries(prefix, values=True))
+        return in_code_point_order(self._entries(prefix, values=True), listing.unordered_prefix)
 
     def close(self) -> None:
         """See `VersionedStore.close`."""

@@ -37,9 +37,10 @@ from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, error_code, explain
 from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers, read_with_retries
+from mopsjobs.store.ordering import in_code_point_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 PARTITIONS = 16
@@ -280,11 +281,14 @@ class DynamoDBVersionedStore:
     def _entries(self, prefix: str, attributes: tuple[str, ...]) -> Iterator[Entry]:
         segment, slash, _ = prefix.partition("/")
         partitions = [_partition(segment)] if slash else [f"{number:x}" for number in range(PARTITIONS)]
-        streams = [_in_code_point_order(self._query(partition, prefix, attributes)) for partition in partitions]
+        streams = [
+            in_code_point_order(self._query(partition, prefix, attributes), _unordered_prefix)
+            for partition in partitions
+        ]
         return heapq.merge(*streams, key=lambda entry: entry.key)
 
-    def _query(self, partition: str, prefix: str, attributes: tuple[str, ...]) -> Iterator[tuple[str, Entry]]:
-        """What one partition has under a prefix, in the order of the sort keys, each with its sort key."""
+    def _query(self, partition: str, prefix: str, attributes: tuple[str, ...]) -> Iterator[Entry]:
+        """What one partition has under a prefix, in the order of the sort keys."""
         arguments: dict[str, Any] = {
             "KeyConditionExpression": f"{PARTITION} = :partition",
             "ExpressionAttributeValues": {":partition": {"S": partition}},
@@ -307,7 +311,7 @@ class DynamoDBVersionedStore:
             for item in reply["Items"]:
                 entry = self._entry(item)
                 if entry.key.startswith(prefix):
-                    yield item[KEY]["S"], entry
+                    yield entry
             if not reply.get("LastEvaluatedKey"):
                 return
             arguments["ExclusiveStartKey"] = reply["LastEvaluatedKey"]
@@ -333,7 +337,7 @@ def _head(key: str) -> str:
 def _place(key: str) -> dict[str, Any]:
     """The primary key of the item for `key`."""
     stored = key
-    if len(key.encode()) > MAX_SORT_KEY_BYTES:
+    if _is_cut(key):
         stored = f"{_head(key)}{_CUT}{hashlib.sha256(key.encode()).hexdigest()}"
     return {PARTITION: {"S": _partition(key.partition("/")[0])}, KEY: {"S": stored}}
 
@@ -357,23 +361,15 @@ def _item(key: str, value: bytes) -> dict[str, Any]:
     return item
 
 
-def _in_code_point_order(found: Iterable[tuple[str, Entry]]) -> Iterator[Entry]:
-    """Bring what is ordered by sort keys into the order of the keys.
+def _unordered_prefix(key: str) -> str | None:
+    """Return what a cut key has in common with its sort key; None for a key that is its own. See `store.ordering`.
 
-    The two differ only behind a key that was cut: everything that starts with what is left of it is held back and
-    sorted. These keys have 956 bytes in common, so they are next to none.
+    The order of the sort keys differs from that of the keys only behind a key that was cut. All keys that start with
+    what is left of it share at least 956 bytes, so they are few.
     """
-    held: list[Entry] = []
-    beginning = ""
-    for stored, entry in found:
-        if held and not entry.key.startswith(beginning):
-            yield from sorted(held)
-            held = []
-        if not held:
-            head, cut, _ = stored.partition(_CUT)
-            if not cut:
-                yield entry
-                continue
-            beginning = head
-        held.append(entry)
-    yield from sorted(held)
+    return _head(key) if _is_cut(key) else None
+
+
+def _is_cut(key: str) -> bool:
+    """Return whether a key is too long to be its own sort key. No character has more than four bytes."""
+    return len(key) > MAX_SORT_KEY_BYTES // 4 and len(key.encode()) > MAX_SORT_KEY_BYTES
