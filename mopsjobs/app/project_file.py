@@ -15,6 +15,7 @@ import re
 import stat
 
 from mopsjobs.errors import ConfigError
+from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.user_dirs import expanded
 
 PROJECT_FILE = ".mops-jobs.toml"
@@ -22,7 +23,7 @@ PROJECT_FILE = ".mops-jobs.toml"
 INSTEAD = "If you trust it, name its registry yourself: MOPS_JOBS_REGISTRY, or config.toml."
 """What a user does instead where a project is shared: its file belongs to a colleague."""
 
-_LOCAL_PORT = re.compile(r"https?://(localhost|127\.|\[::1\])", re.IGNORECASE)
+_HOST = re.compile(r"https?://(\[[^\]]*\]|[^/:]*)", re.IGNORECASE)
 
 
 def find(cwd: str | None) -> tuple[str | None, tuple[str, ...]]:
@@ -89,7 +90,8 @@ def check_registry(path: str, registry: str) -> None:
     Raises:
         ConfigError: if it does, and the group has other members, or may have.
     """
-    if not _LOCAL_PORT.match(registry):
+    host = _HOST.match(registry)
+    if host is None or not is_loopback(host[1]):
         return
     found = os.stat(path)
     if found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid):

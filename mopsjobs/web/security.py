@@ -34,11 +34,6 @@ HEADERS = {
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:\[\]@/,]+)(?::\d{1,5})?")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a server that listens on that name or address can be reached from this machine alone."""
-    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
-
-
 def own_names(host: str, allowed: Iterable[str]) -> frozenset[str]:
     """The names under which the server answers, as a Host header has them, without a port.
 

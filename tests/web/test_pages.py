@@ -19,10 +19,10 @@ import pytest
 
 from mopsjobs.cache.database import open_to_read
 from mopsjobs.events.writer import record_event
+from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web import cache_connections
 from mopsjobs.web.background import Syncer
-from mopsjobs.web.security import is_loopback
 from support.cli import START, Cli, Clock, Remote, add, foreign, key
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving

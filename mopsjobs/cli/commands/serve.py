@@ -9,6 +9,7 @@ from mopsjobs.app.app import App
 from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError
+from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import parse_duration
 
 TYPE_CHECKING = False
@@ -58,7 +59,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
     default = SYNC_EVERY_LOCAL if app.settings.is_local else SYNC_EVERY
     every = None if args.offline else parse_duration(args.sync_every or default)
 
-    from mopsjobs.web.security import is_loopback
     from mopsjobs.web.server import serve
 
     def on_start(url: str) -> None:

@@ -18,7 +18,8 @@ from urllib.parse import SplitResult, urlsplit
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
 from mopsjobs.errors import ConfigError, StoreAccessError
-from mopsjobs.store.azure.url import AzureUrl, is_loopback, parse_azure_url
+from mopsjobs.store.azure.url import AzureUrl, parse_azure_url
+from mopsjobs.utils.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mopsjobs.errors import ConfigError
+from mopsjobs.utils.hosts import is_loopback
 
 FORMS = "azure://CONTAINER or https://ACCOUNT.blob.core.windows.net/CONTAINER"
 
@@ -22,9 +23,6 @@ _AZURE_HOST = re.compile(
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
-_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]|::1")
-
-
 class AzureUrl:
     """A container, and the account it is in as far as the URL says."""
 
@@ -40,11 +38,6 @@ class AzureUrl:
         self.is_azure = kind == "azure"
         """Whether the host is Microsoft's."""
         self.is_loopback = kind == "loopback"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, in lower case, is this machine: what is sent there in clear no network sees."""
-    return _LOOPBACK.fullmatch(host) is not None
 
 
 def parse_azure_url(url: str) -> AzureUrl:
