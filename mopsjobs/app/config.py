@@ -229,7 +229,7 @@ def _trusted(path: str, value: object, *, is_user: bool) -> tuple[str, ...]:
 
 
 def _user_file(env: Mapping[str, str]) -> str | None:
-    directory = user_dirs.below_home(env, "XDG_CONFIG_HOME", ".config")
+    directory = user_dirs.config_directory(env)
     return None if directory is None else os.path.join(directory, "config.toml")
 
 
@@ -239,7 +239,7 @@ def _default_registry(env: Mapping[str, str]) -> str:
     Raises:
         ConfigError: if it is embedded, and the home directory is not known. In a temporary one it would be lost.
     """
-    directory = user_dirs.below_home(env, "XDG_DATA_HOME", ".local", "share")
+    directory = user_dirs.data_directory(env)
     url = default_url(env, directory or "")
     if directory is None and is_local(url):
         raise ConfigError(
@@ -251,7 +251,7 @@ def _default_registry(env: Mapping[str, str]) -> str:
 
 def _default_cache(env: Mapping[str, str], registry_id: str) -> Setting:
     """Return the cache of a registry for which nothing names one."""
-    directory, origin = user_dirs.below_home(env, "XDG_CACHE_HOME", ".cache"), "default"
+    directory, origin = user_dirs.cache_directory(env), "default"
     if directory is None:
         directory, origin = user_dirs.private_path(), NO_HOME_ORIGIN
     return Setting(os.path.join(directory, _cache_name(registry_id)), origin)

@@ -95,8 +95,7 @@ class LocalEngine:
 
 def job_directory(job_id: str, env: Mapping[str, str]) -> Path:
     """What this machine keeps of a job that runs here: its code, its runner's messages, outputs not yet delivered."""
-    base = user_dirs.below_home(env, "XDG_STATE_HOME", ".local", "state")
-    return Path(base or user_dirs.private_directory()) / "jobs" / job_id
+    return Path(user_dirs.state_directory(env)) / "jobs" / job_id
 
 
 def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:

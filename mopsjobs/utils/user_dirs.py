@@ -40,10 +40,34 @@ def home(env: Mapping[str, str]) -> str | None:
     return None
 
 
-def below_home(env: Mapping[str, str], variable: str, *below: str) -> str | None:
+def config_directory(env: Mapping[str, str]) -> str | None:
+    """Return the directory of the user's configuration; None where the home directory is not known, either."""
+    return _xdg_directory(env, "XDG_CONFIG_HOME", ".config")
+
+
+def data_directory(env: Mapping[str, str]) -> str | None:
+    """Return the directory of the embedded registry; None where the home directory is not known, either."""
+    return _xdg_directory(env, "XDG_DATA_HOME", ".local", "share")
+
+
+def cache_directory(env: Mapping[str, str]) -> str | None:
+    """Return the directory of the caches; None where the home directory is not known, either."""
+    return _xdg_directory(env, "XDG_CACHE_HOME", ".cache")
+
+
+def state_directory(env: Mapping[str, str]) -> str:
+    """Return the directory of the jobs that run on this machine: a private temporary one without a home directory.
+
+    Raises:
+        CacheError: if that temporary directory is not private.
+    """
+    return _xdg_directory(env, "XDG_STATE_HOME", ".local", "state") or private_directory()
+
+
+def _xdg_directory(env: Mapping[str, str], variable: str, *below: str) -> str | None:
     """Return the directory of mops-jobs in the one that an XDG variable names, else in one below the home directory.
 
-    Return None where neither is known. The XDG base directory specification says to ignore a relative path.
+    The XDG base directory specification says to ignore a relative path.
     """
     base = env.get(variable, "")
     if not os.path.isabs(base):
