@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.registry.job_state import check_job_id
-from mopsjobs.utils.json_strict import parse_json, whole_characters
+from mopsjobs.utils.json_strict import is_deeper, parse_json, whole_characters
 from mopsjobs.utils.times import parse_time
 
 PREFIX = "events/"
@@ -152,28 +152,11 @@ def _is_time(text: str) -> bool:
         return False
 
 
-def _may_be_deep(line: str) -> bool:
-    return line.count("[") + line.count("{") > MAX_DEPTH
-
-
-def _is_deep(event: Mapping[str, object]) -> bool:
-    """Return True if more than `MAX_DEPTH` levels are nested. It does not recurse, which would be the danger itself."""
-    items: list[object] = list(event.values())
-    for _ in range(MAX_DEPTH - 1):
-        items = [
-            inner
-            for item in items
-            if isinstance(item, dict | list | tuple)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return any(isinstance(item, dict | list | tuple) for item in items)
-
-
 def event_line(head: Mapping[str, object], fields: Mapping[str, object]) -> str:
     """Encode an event as one line of ASCII within the limits, whatever the fields hold. Fields of the head win."""
     try:
         line = json.dumps({**head, **fields, **head}, allow_nan=False, separators=(",", ":"))
-        if len(line) <= MAX_EVENT_BYTES and not (_may_be_deep(line) and _is_deep(fields)):
+        if len(line) <= MAX_EVENT_BYTES and not is_deeper(dict(fields), MAX_DEPTH, line):
             return line
     except (TypeError, ValueError, RecursionError):
         pass  # values that JSON cannot hold become text
