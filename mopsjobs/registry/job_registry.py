@@ -33,6 +33,23 @@ OnWrite = Callable[[str, bytes, VersionToken], None]
 _Change = Callable[[JobState, transitions.Write], "JobState | None"]
 
 
+class _RecordWrite:
+    """One write of a record, recognised by its id: the `cas.Update` of the registry."""
+
+    def __init__(
+        self, write_id: str, announce: Callable[[], None], *, on_conflict: Callable[[], None] = lambda: None
+    ) -> None:
+        self._id = write_id
+        self.before_write = announce
+        self.on_conflict = on_conflict
+
+    def already_applied(self, value: bytes) -> bool:
+        return transitions.has_write(value, self._id)
+
+    def leaves_permanent_trace(self, value: bytes) -> bool:
+        return transitions.has_step(value, self._id)
+
+
 class JobRegistry(JobReader):
     """All records of a store, and the rules by which they may change.
 
@@ -117,8 +134,7 @@ class JobRegistry(JobReader):
         outcome = self._create(
             key,
             transitions.encode_record(state),
-            already_applied=lambda value: transitions.has_write(value, write_id),
-            before_write=lambda: self._announcer.announce(job_id),
+            _RecordWrite(write_id, lambda: self._announcer.announce(job_id)),
         )
         if outcome is None:
             raise JobExistsError(f"Job {job_id} is already registered.", job_id=job_id)
@@ -290,10 +306,11 @@ class JobRegistry(JobReader):
             outcome = self._update(
                 key,
                 apply,
-                already_applied=lambda value: transitions.has_write(value, write_id),
-                leaves_permanent_trace=lambda value: transitions.has_step(value, write_id),
-                before_write=lambda: self._announcer.announce(job_id),
-                on_conflict=lambda: self.conflicts.update((operation,)),
+                _RecordWrite(
+                    write_id,
+                    lambda: self._announcer.announce(job_id),
+                    on_conflict=lambda: self.conflicts.update((operation,)),
+                ),
             )
         except KeyNotFoundError:
             raise JobNotFoundError(

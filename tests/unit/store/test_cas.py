@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -45,7 +45,7 @@ def mark(name: str) -> cas.Apply:
     return lambda value: json.dumps([*json.loads(value), name]).encode()
 
 
-def marked(name: str) -> cas.Landed:
+def marked(name: str) -> Callable[[bytes], bool]:
     return lambda value: name in json.loads(value)
 
 
@@ -61,9 +61,30 @@ def rival(store: FaultyStore, name: str = "rival") -> None:
     cas.update(store.inner, KEY, mark(name))
 
 
-def update(store: FaultyStore, name: str = "mine", **options: object) -> cas.CasResult:
-    options = {"sleep": RecordingSleep(), "already_applied": marked(name)} | options
-    return cas.update(store, KEY, mark(name), **options)  # type: ignore[arg-type]
+class Marking:
+    """The `cas.Update` of a mark that may not outlive the next write."""
+
+    def __init__(
+        self, already_applied: Callable[[bytes], bool], before_write: Callable[[], None] = lambda: None
+    ) -> None:
+        self.already_applied = already_applied
+        self.before_write = before_write
+
+    def leaves_permanent_trace(self, value: bytes) -> bool:
+        return False
+
+    def on_conflict(self) -> None:
+        """Nothing counts these."""
+
+
+def marking(name: str) -> Marking:
+    """The callbacks of an update by `mark(name)`."""
+    return Marking(marked(name))
+
+
+def update(store: FaultyStore, name: str = "mine", **options: Any) -> cas.CasResult:
+    options = {"sleep": RecordingSleep(), "callbacks": marking(name)} | options
+    return cas.update(store, KEY, mark(name), **options)
 
 
 # --- the plain case -------------------------------------------------------------------------------------------------
@@ -214,7 +235,7 @@ def test_a_write_that_did_not_arrive_is_written_again(store: FaultyStore) -> Non
 def test_without_landed_a_write_that_did_not_arrive_is_written_again(store: FaultyStore) -> None:
     """The version is the old one, so nothing was written: no guess is needed."""
     store.fail_next(1, "put")
-    assert update(store, already_applied=None).written
+    assert update(store, callbacks=None).written
     assert marks(store) == ["mine"]
 
 
@@ -222,7 +243,7 @@ def test_without_landed_an_unknown_outcome_is_reported_and_never_guessed(store: 
     """Something was written, and only the caller could tell what: neither success nor a second write."""
     store.lose_reply_next()
     with pytest.raises(StoreUnavailableError) as caught:
-        update(store, already_applied=None)
+        update(store, callbacks=None)
     assert "may or may not have landed" in (caught.value.hint or "")
     assert marks(store) == ["mine"]
     assert store.calls["put"] == 1
@@ -266,9 +287,9 @@ def test_a_reply_lost_on_the_last_attempt_is_no_lost_race(store: FaultyStore) ->
 # --- create ---------------------------------------------------------------------------------------------------------
 
 
-def create(store: FaultyStore, name: str = "mine", **options: object) -> cas.CasResult | None:
-    options = {"sleep": RecordingSleep(), "already_applied": marked(name)} | options
-    return cas.create(store, "new", json.dumps([name]).encode(), **options)  # type: ignore[arg-type]
+def create(store: FaultyStore, name: str = "mine", **options: Any) -> cas.CasResult | None:
+    options = {"sleep": RecordingSleep(), "callbacks": marking(name)} | options
+    return cas.create(store, "new", json.dumps([name]).encode(), **options)
 
 
 def test_create_is_one_request(store: FaultyStore) -> None:
@@ -281,7 +302,7 @@ def test_create_is_one_request(store: FaultyStore) -> None:
 def test_create_of_somebody_elses_key_is_none(store: FaultyStore) -> None:
     store.inner.create_if_absent("new", b'["rival"]')
     assert create(store) is None
-    assert create(store, already_applied=None) is None
+    assert create(store, callbacks=None) is None
     assert store.inner.get("new").value == b'["rival"]'  # type: ignore[union-attr]
 
 
@@ -309,7 +330,7 @@ def test_a_creation_that_did_not_arrive_is_tried_again(store: FaultyStore) -> No
 def test_without_landed_the_unknown_outcome_of_a_creation_is_reported(store: FaultyStore) -> None:
     store.lose_reply_next()
     with pytest.raises(StoreUnavailableError) as caught:
-        create(store, already_applied=None)
+        create(store, callbacks=None)
     assert "may or may not have landed" in (caught.value.hint or "")
 
 
@@ -447,7 +468,7 @@ def test_whatever_the_read_after_a_lost_reply_meets_the_doubt_is_told(error: Sto
     creating = Answering(error, puts=False, gets_from=1)
     creating.lose_reply_next()
     with pytest.raises(StoreUnavailableError) as unknown:
-        cas.create(creating, "jobs/j-2/state.json", b"[]", already_applied=marked("mine"))
+        cas.create(creating, "jobs/j-2/state.json", b"[]", marking("mine"))
     assert DOUBT in str(unknown.value.hint)
 
 
@@ -492,7 +513,7 @@ def test_a_creation_that_lands_late_is_recognised() -> None:
 def test_a_creation_that_lands_late_is_never_taken_for_somebody_elses() -> None:
     """Where nothing tells whose it is, or nobody can look, the doubt is told."""
     with pytest.raises(StoreUnavailableError) as caught:
-        create(LandingLate(), already_applied=None, sleep=RecordingSleep())
+        create(LandingLate(), callbacks=None, sleep=RecordingSleep())
     assert DOUBT in str(caught.value.hint)
     for error in (nonsense(), StoreUnavailableError("away", sent=True)):
         with pytest.raises(StoreError) as failed:
@@ -510,6 +531,6 @@ def test_an_announcement_without_a_meaning_leaves_no_doubt() -> None:
         store = FaultyStore(InMemoryVersionedStore())
         store.inner.create_if_absent(KEY, b"[]")
         with pytest.raises(StoreError) as caught:
-            write(store, before_write=announce)
+            write(store, callbacks=Marking(marked("mine"), announce))
         assert caught.value.hint == "Is it a registry?"
         assert not store.calls["put"] + store.calls["create_if_absent"]
