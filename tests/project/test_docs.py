@@ -84,7 +84,6 @@ def test_the_architecture_is_short() -> None:
     assert len(read("docs/architecture.md").splitlines()) <= MAX_ARCHITECTURE_LINES
 
 
-@pytest.mark.xfail(reason="the page has the names of the layout to come; remove this mark with the move")
 def test_the_architecture_names_what_exists() -> None:
     """Each path in docs/architecture.md exists, and its table of packages has each package."""
     page = read("docs/architecture.md")
