@@ -1,7 +1,7 @@
-"""An embedded registry as a file of this machine: if it is not there, was it never made, or is it gone?
+"""The file of an embedded registry: if it is missing, was it never created, or is it lost?
 
-Gone, it is an outage, as when its disk is not mounted: what is written to a second one is lost to everybody as soon as
-that is mended. Only the cache can tell, so it is not begun anew meanwhile, and made by the first write.
+A lost file is an outage, as when its disk is not mounted. A second file in its place would take writes that disappear
+when the disk is back. Only the cache knows whether there were jobs (docs/decisions/0006-registry-identity.md).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from mopsjobs.app.cache_location import CacheLocation
 from mopsjobs.app.config import Settings
 from mopsjobs.cache.database import is_emptied
 from mopsjobs.console.printer import Printer
@@ -16,85 +17,78 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.utils import user_dirs
 from mopsjobs.utils.sqlite_file import file_identity
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 class EmbeddedRegistry:
-    """The registry of a run, where it is embedded; of any other, nothing is ever missing."""
+    """The registry of a run if it is embedded; a remote registry is never missing here."""
 
-    def __init__(self, settings: Settings, cache_path: Callable[[], str], out: Printer) -> None:
+    def __init__(self, settings: Settings, cache: CacheLocation, out: Printer) -> None:
         self._settings = settings
-        self._cache_path = cache_path
+        self._cache = cache
         self._out = out
-        self.tells_missing = True
-        """Whether to say that the registry that was asked for is not there; at most once."""
-        self.is_believed_missing = False
-        """Whether one that is not there is empty, and not gone."""
+        self.notes_missing = True
+        """Whether to note that the registry is missing; at most one note a run."""
+        self.accepts_loss = False
+        """Whether a lost registry counts as new: `sync --full` says so."""
 
     @property
     def path(self) -> str | None:
-        """Where it is, or will be; None where the registry is elsewhere."""
+        """Where its file is, or will be; None if the registry is elsewhere."""
         from mopsjobs.store.urls import sqlite_path
 
         url = self._settings.registry.value
         return sqlite_path(url) if url.startswith("sqlite:") else None
 
-    def missing(self) -> str | None:
-        """Its path, if there is no such file; what a mistyped path looks like, too."""
+    def missing_path(self) -> str | None:
+        """Return its path if there is no file, be it lost, not created yet, or mistyped."""
         path = self.path
-        with contextlib.suppress(OSError):  # where it cannot be told, whoever opens it says why
+        with contextlib.suppress(OSError):  # the error appears when the file is opened
             return path if path is not None and file_identity(path) is None else None
         return None
 
-    def trace(self) -> str | None:
-        """Of one that is not there: what says that it was, by the cache; None where nothing does."""
+    def evidence(self) -> str | None:
+        """Return what the cache says of a missing registry: that it had jobs; None if nothing says so."""
         from mopsjobs.cache.sync.identity import evidence_of_registry
 
-        is_default = self._settings.cache.origin == "default"
-        return evidence_of_registry(self._cache_path(), self._settings.registry_id, is_default=is_default)
+        return evidence_of_registry(self._cache.path, self._settings.registry_id, is_default=self._cache.is_default)
 
-    def needs_trace(self) -> bool:
-        """Whether nothing would tell of it, should it be lost: nobody has listed it here so far.
+    def needs_evidence(self) -> bool:
+        """Return whether a loss would not be noticed, since no command here has listed the registry so far.
 
-        A cache that the user has named may be meant for another registry; and one that has no home to be in is not
-        made for that.
+        A cache that the user named may be meant for another registry. A cache without a home is not made for this.
         """
-        cache = self._settings.cache
-        can_be = cache.origin == "default" and user_dirs.can_be_created(os.path.dirname(cache.value))
-        return self.path is not None and can_be and self.trace() is None
+        cache = self._settings.cache.value
+        can_be_made = self._cache.is_default and user_dirs.can_be_created(os.path.dirname(cache))
+        return self.path is not None and can_be_made and self.evidence() is None
 
-    def tell_missing(self) -> None:
-        """Say, once, that the registry that was asked for is not there: an empty listing alone would hide a typo."""
-        if not self.tells_missing or self._settings.registry.origin == "default":
+    def note_missing(self) -> None:
+        """Print once that the registry is not there: an empty listing alone would hide a mistyped path."""
+        if not self.notes_missing or self._settings.registry.origin == "default":
             return
-        if (path := self.missing()) is not None and self.trace() is None:
-            self.tells_missing = False
+        if (path := self.missing_path()) is not None and self.evidence() is None:
+            self.notes_missing = False
             beside = "" if os.path.isdir(os.path.dirname(path)) else ", nor its directory"
             made = "both" if beside else "it"
             self._out.note(f"There is no registry at {path} yet{beside}; the first job makes {made}.")
 
     def refuse_lost(self) -> None:
-        """Refuse to take one for new that was there, by what the cache knows of it.
+        """Refuse to treat a lost registry as a new one.
 
         Raises:
-            StoreUnavailableError: there was one, or nobody can tell.
+            StoreUnavailableError: if the cache knows jobs of it, or cannot tell.
         """
-        trace, path = self.trace(), self.missing()  # in this order: somebody may make it meanwhile
-        if trace is not None and path is not None and not self.is_believed_missing:
+        evidence, path = self.evidence(), self.missing_path()  # in this order: another program may create it meanwhile
+        if evidence is not None and path is not None and not self.accepts_loss:
             raise StoreUnavailableError(
-                f"The registry {path} is gone: {trace}.",
+                f"The registry {path} is gone: {evidence}.",
                 hint="Is its disk mounted? To begin a new one there: mops-jobs sync --full",
                 sent=False,
             )
 
-    def keep_emptied(self) -> None:
-        """Refuse a lost registry before a cache that somebody has emptied is begun anew, and knows of nothing.
+    def protect_emptied_cache(self) -> None:
+        """Refuse a lost registry before an emptied cache is filled, since the new cache would not know of the loss.
 
         Raises:
-            StoreUnavailableError: as `refuse_lost`.
+            StoreUnavailableError: if the registry is lost; see `refuse_lost`.
         """
-        if is_emptied(self._cache_path()):
+        if is_emptied(self._cache.path):
             self.refuse_lost()

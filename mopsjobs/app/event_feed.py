@@ -94,7 +94,7 @@ class EventFeed:
         """
         if since is None:
             return 0
-        seq = self._app.read_cached(lambda cache: parse_cursor(cache, since))
+        seq = self._app.cache.read_cached(lambda cache: parse_cursor(cache, since))
         if seq is None:
             raise foreign_cursor(since)
         return seq
@@ -108,7 +108,7 @@ class EventFeed:
         if self._offline:
             return
         started = self._app.now()
-        self._listed = self._app.sync_events(job_id=self.job_id, since=self._since).listed
+        self._listed = self._app.cache.sync_events(job_id=self.job_id, since=self._since).listed
         self._since = started if self.job_id is not None else None
         self._is_brought = True
 
@@ -140,7 +140,7 @@ class EventFeed:
         def view(cache: sqlite3.Connection) -> tuple[str, list[StoredEvent]]:
             return cache_id(cache), read_events(cache, after, job_id=self.job_id)
 
-        while (seen := self._app.read_cached(view)) is not None:
+        while (seen := self._app.cache.read_cached(view)) is not None:
             identity, page = seen
             self._cache_id = self._cache_id or identity
             if identity != self._cache_id:
@@ -199,9 +199,9 @@ class EventFeed:
         if self.job is None or self.job["status"] not in TERMINAL or not self._is_brought:
             return
         job_id = str(self.job_id)
-        if self._app.read_cached(lambda cache: has_events(cache, job_id)):
+        if self._app.cache.read_cached(lambda cache: has_events(cache, job_id)):
             return
-        if self._app.read_cached(lambda cache: is_pruned(cache, job_id)):
+        if self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
             told = (
                 f"This cache has pruned job {job_id} with its events. The registry still has them, unless prune --store"
                 " has removed them there too; another cache shows them: --cache PATH."
@@ -234,12 +234,12 @@ class EventFeed:
                     return state.job_id, parse_time(state.created_at)
         now = self._app.now().timestamp()
         try:
-            job = self._app.read(
+            job = self._app.cache.read(
                 lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(offline=self._offline)
             )
         except JobNotFoundError:
             # The record of a job may be gone, and its history be here.
-            if self._app.read_cached(lambda cache: has_events(cache, name)):
+            if self._app.cache.read_cached(lambda cache: has_events(cache, name)):
                 return name, None
             if outage is not None:
                 raise outage from None
@@ -255,7 +255,7 @@ class EventFeed:
                 self.job_id is not None and has_events(cache, self.job_id)
             )
 
-        if not self._app.read_cached(view):
+        if not self._app.cache.read_cached(view):
             raise otherwise
 
 

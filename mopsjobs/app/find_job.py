@@ -27,7 +27,9 @@ def find_state(name: str, app: App) -> JobState:
             return state
     now = app.now().timestamp()
     try:
-        job = app.read(lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(refresh=True))
+        job = app.cache.read(
+            lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(refresh=True)
+        )
     except JobNotFoundError as error:
         hint_if_kept(error, name, app)
         raise

@@ -1,4 +1,4 @@
-"""How old what a view shows is, and how old it may be."""
+"""How old the data of a view is, and how old it may be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mopsjobs.utils.times import human_age
 
 
 class Freshness:
-    """How old what a view shows is."""
+    """The age of the data that a view shows."""
 
     __slots__ = ("age_seconds", "is_ahead", "is_local", "problem", "stale", "sync_failed", "synced_at")
 
@@ -22,31 +22,32 @@ class Freshness:
         sync_failed: bool,
     ) -> None:
         self.synced_at = synced_at
-        """When the last complete sync began, RFC 3339; None when there was none."""
+        """When the last complete sync began, RFC 3339; None if there was none."""
         self.age_seconds = age_seconds
         """Never below 0."""
         self.is_ahead = is_ahead
-        """Whether that sync began at a time that is still to come: the clock was set back, so nobody knows the age."""
+        """Whether that sync began in the future: the clock was set back, and the age is unknown."""
         self.stale = stale
-        """Whether the data is older than it should be: a sync failed, or has not run for long."""
+        """Whether the data is older than it should be: the last sync failed, or was long ago."""
         self.is_local = is_local
+        """Whether the registry is on this machine and was read for this view."""
         self.problem = problem
-        """Why a sync that this view wanted has failed."""
+        """Why the sync for this view failed; None if it did not."""
         self.sync_failed = sync_failed
-        """Whether the last sync failed, this view's or an earlier one."""
+        """Whether the last sync failed, be it for this view or an earlier one."""
 
-    def said(self) -> str:
-        """The age for people."""
+    def describe(self) -> str:
+        """Return the age in words."""
         if self.is_local:
-            return "read fresh"
+            return "live"
         failed = ", the last sync failed" if self.sync_failed else ""
         if self.is_ahead:
-            return f"synced at a time still to come ({self.synced_at}){failed}"
+            return f"synced at a time in the future ({self.synced_at}){failed}"
         return f"synced {human_age(self.age_seconds or 0.0)}{failed}"
 
 
 class FreshnessPolicy:
-    """How fresh a view has to be."""
+    """How fresh the data of a view has to be."""
 
     __slots__ = ("max_age", "offline", "refresh")
 
@@ -54,6 +55,6 @@ class FreshnessPolicy:
         self.refresh = refresh
         """Sync first, in any case."""
         self.max_age = max_age
-        """Sync first if the data is older than so many seconds."""
+        """Sync first if the data is older than this, in seconds."""
         self.offline = offline
         """Send nothing over the network, whatever is missing."""

@@ -155,7 +155,7 @@ class _Watched:
         """The job of this whole id, if the cache has seen its end. A cache that cannot be used has seen nothing."""
         job_id = name if seen is None else seen.job_id
         try:
-            record = self._app.read_cached(lambda cache: job_queries.ended_record(cache, job_id))
+            record = self._app.cache.read_cached(lambda cache: job_queries.ended_record(cache, job_id))
             state = None if record is None else JobState.from_json(record.encode())
         except MopsJobsError:
             return None

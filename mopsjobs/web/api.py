@@ -84,7 +84,7 @@ class _Handlers:
             page = job_queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
             texts = _within(page.texts(skip=args.skip), MAX_ANSWER_BYTES)
             after = args.skip + len(texts)
-            head = self._site.app.listing(page, freshness) | {"returned": len(texts)}
+            head = self._site.app.list_header(page, freshness) | {"returned": len(texts)}
             document = "".join(Document(head, items=("jobs", texts)).pieces(None))
             return document, after if texts and after < len(page) else None
 

@@ -90,10 +90,10 @@ class Watcher(threading.Thread):
     def _look(self) -> object:
         """What is another value after each change. A cache that was set aside and made anew is another file."""
         try:
-            found = file_identity(self._app.cache_path)
+            found = file_identity(self._app.cache.path)
             if found != self._file:
                 self._close()
-                self._connection = open_to_read(self._app.cache_path, self._app.settings.registry_id)
+                self._connection = open_to_read(self._app.cache.path, self._app.settings.registry_id)
                 self._file = found
             if self._connection is None:
                 return None
@@ -138,11 +138,11 @@ class Syncer(threading.Thread):
     def _sync(self) -> str | None:
         try:
             # As a view of an embedded registry does; elsewhere, a sync that is already running will do.
-            report = self._app.sync(wait=None if self._app.settings.is_local else 0.0)
-            holder, now = (self._app.sync_holder() if report is None else None), self._app.now()
+            report = self._app.cache.sync(wait=None if self._app.settings.is_local else 0.0)
+            holder, now = (self._app.cache.sync_holder() if report is None else None), self._app.now()
             if holder is not None and holder.is_stalled(now):
                 return f"Another sync is running{holder.described(now)}."
-            self._app.sync_events()
+            self._app.cache.sync_events()
         except MopsJobsError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the page goes on, and shows it

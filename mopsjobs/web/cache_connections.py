@@ -39,7 +39,7 @@ class ConnectionPool:
 
         One that something has gone wrong on is not lent again.
         """
-        path = self._app.cache_path
+        path = self._app.cache.path
         with translate_sqlite_errors(path):
             file = _file_at(path)
             reader = self._idle_one(file)

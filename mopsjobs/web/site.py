@@ -36,7 +36,7 @@ class Site:
         Raises:
             CacheError: it cannot be used.
         """
-        return self.app.read_cached(view, self.readers.opened)
+        return self.app.cache.read_cached(view, self.readers.opened)
 
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T]) -> T:
         """Call `view` with the cache, read-only, and its age.
@@ -47,7 +47,7 @@ class Site:
         """
 
         def look(connection: sqlite3.Connection) -> T | None:
-            freshness = self.app.freshness(connection)
+            freshness = self.app.cache.freshness(connection)
             return None if freshness is None else view(connection, freshness)
 
         found = self.read_cached(look)
@@ -62,7 +62,7 @@ class Site:
         Raises:
             CacheError: the cache cannot be used.
         """
-        return self.read_cached(lambda cache: self.header_of(cache, self.app.freshness(cache))) or self._header(
+        return self.read_cached(lambda cache: self.header_of(cache, self.app.cache.freshness(cache))) or self._header(
             None, None
         )
 

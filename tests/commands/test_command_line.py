@@ -331,7 +331,7 @@ def test_a_closed_pipe_ends_quietly(cli: Cli, jobs: JobRegistry, line: str) -> N
         command(*line.split()), stdout=writer, stderr=subprocess.PIPE, env=environment(cli), text=True, check=False
     )
     os.close(writer)
-    said = [line for line in ran.stderr.splitlines() if "jobs, read fresh" not in line]
+    said = [line for line in ran.stderr.splitlines() if "jobs, live" not in line]
     assert (ran.returncode, said) == (0, [])
 
 

@@ -124,8 +124,8 @@ def test_active_jobs_are_never_cut(cli: Cli, limit: int) -> None:
     assert document["returned"] == len(shown)
     assert shown == [job for job in cli.ids("--limit", "0") if job in shown]
     err = cli.ok("list", "--limit", str(limit)).err
-    cut = f"{len(shown)} of 5 jobs (--limit 0 shows all; active ones are never cut), read fresh\n"
-    assert err == ("5 jobs, read fresh\n" if len(shown) == 5 else cut)
+    cut = f"{len(shown)} of 5 jobs (--limit 0 shows all; active ones are never cut), live\n"
+    assert err == ("5 jobs, live\n" if len(shown) == 5 else cut)
 
 
 @pytest.mark.usefixtures("five")
@@ -320,7 +320,7 @@ def test_an_embedded_registry_is_read_fresh(cli: Cli, jobs: JobRegistry) -> None
     """A registry on this machine needs no sync, and is read even with `--offline`."""
     add(jobs, "just-now")
     assert cli.ids("--offline")[0] == "just-now"
-    assert cli.ok("list").err == "6 jobs, read fresh\n"
+    assert cli.ok("list").err == "6 jobs, live\n"
 
 
 # --- against a filter in plain Python --------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: p
         connection.set_trace_callback(begin)
         return connection
 
-    monkeypatch.setattr("mopsjobs.app.app.open_to_write", traced)
+    monkeypatch.setattr("mopsjobs.app.cache_access.open_to_write", traced)
     with closing(writer):
         ran = cli.ok("prune", "--older-than", "90d", "--yes")
         writer.rollback()

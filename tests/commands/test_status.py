@@ -65,7 +65,7 @@ def test_status_shows_all_there_is(cli: Cli) -> None:
 def test_status_says_how_old_it_is_and_what_comes_next(cli: Cli) -> None:
     """The age of the data and the next command stand on stderr, since they are not the data."""
     assert cli.ok("status", "nightly-1").err.splitlines() == [
-        "Data: read fresh",
+        "Data: live",
         "Next: kubectl -n modelops describe job sim-1",
     ]
 

@@ -66,13 +66,10 @@ SOURCES = sorted(
 NOT_YET_CLEAN: frozenset[str] = frozenset(
     {
         "mops_jobs.py",
-        "mopsjobs/app/app.py",
         "mopsjobs/app/config.py",
-        "mopsjobs/app/embedded_registry.py",
         "mopsjobs/app/event_feed.py",
         "mopsjobs/app/find_job.py",
         "mopsjobs/app/foreground.py",
-        "mopsjobs/app/freshness.py",
         "mopsjobs/app/job_arguments.py",
         "mopsjobs/app/metrics.py",
         "mopsjobs/app/reconcile.py",

@@ -182,7 +182,7 @@ def test_a_connection_serves_one_request_after_the_other(web: Web, monkeypatch: 
     for _ in range(3):
         assert "failed-1" in web.ids("/jobs")
     assert len(opened) == 1
-    with contextlib.closing(sqlite3.connect(web.app.cache_path, isolation_level=None)) as other:
+    with contextlib.closing(sqlite3.connect(web.app.cache.path, isolation_level=None)) as other:
         other.execute("DELETE FROM job WHERE job_id = 'failed-1'")
     assert "failed-1" not in web.ids("/jobs")
     assert len(opened) == 1
@@ -190,7 +190,7 @@ def test_a_connection_serves_one_request_after_the_other(web: Web, monkeypatch: 
 
 def test_no_connection_outlives_the_cache_that_it_was_opened_on(web: Web) -> None:
     """A cache that was made anew is opened anew; one that a newer mops-jobs has changed is read no longer."""
-    path = web.app.cache_path
+    path = web.app.cache.path
     assert web.ids("/jobs")
     with contextlib.closing(sqlite3.connect(path)) as old, contextlib.closing(sqlite3.connect(path + ".new")) as new:
         old.backup(new)
@@ -654,6 +654,6 @@ def test_every_page_names_the_project_file_that_redirected_it(cli: Cli, capsys: 
     cli.env.pop("MOPS_JOBS_REGISTRY")
     cli.ok("register", "running-1")
     web = Web(cli, capsys)
-    web.app.sync(wait=None)
+    web.app.cache.sync(wait=None)
     assert [page for page in PAGES if f"named by {path}" not in web.ok(page)] == []
     assert json.loads(web.ok("/api/v1/jobs"))["registry_from"] == f"file {path}"

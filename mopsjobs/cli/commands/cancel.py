@@ -12,7 +12,8 @@ import argparse
 import sqlite3
 from typing import NamedTuple
 
-from mopsjobs.app.app import LOCK_SECONDS, App
+from mopsjobs.app.app import App
+from mopsjobs.app.cache_access import MAX_LOCK_WAIT
 from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
@@ -148,8 +149,8 @@ def _fitting(args: argparse.Namespace, app: App) -> list[dict[str, object]]:
     chosen.keeps_active = False
     if chosen.statuses is None:
         chosen.statuses = ACTIVE
-    if app.sync(wait=None if app.settings.is_local else LOCK_SECONDS) is None:
-        problem = app.held_up()
+    if app.cache.sync(wait=None if app.settings.is_local else MAX_LOCK_WAIT) is None:
+        problem = app.cache.other_sync_error()
         raise StoreUnavailableError(f"{problem} Nothing was cancelled.", hint=problem.hint)
 
     def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
@@ -157,7 +158,7 @@ def _fitting(args: argparse.Namespace, app: App) -> list[dict[str, object]]:
         found = job_queries.list_jobs(cache, chosen, order=order, limit=0, now=now.timestamp())
         return [job for job in found.jobs() if job["is_active"]]
 
-    return app.read_cached(view) or []
+    return app.cache.read_cached(view) or []
 
 
 def _named(names: list[str], app: App) -> list[dict[str, object]]:

@@ -93,7 +93,7 @@ def _words(kind: str, prefix: str, app: App) -> Result:
     if find is None:
         raise UsageError(f"There are no words of the kind '{kind}': use {', '.join(WORDS)}.")
     try:
-        found = app.read_cached(lambda cache: find(cache, prefix))
+        found = app.cache.read_cached(lambda cache: find(cache, prefix))
     except MopsJobsError:
         found = None
     return Result(Tsv([(word,) for word in found or ()]))

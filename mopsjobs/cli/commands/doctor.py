@@ -90,12 +90,12 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 def run(args: argparse.Namespace, app: App) -> Result:
     """Check everything."""
     problems: list[tuple[str, str, str]] | None = None
-    app.embedded.tells_missing = False  # a check of its own does
+    app.embedded.notes_missing = False  # a check of its own does
     if app.settings.is_local:
         with contextlib.suppress(MopsJobsError):  # the checks below say why
-            app.sync(wait=None)
+            app.cache.sync(wait=None)
     with contextlib.suppress(MopsJobsError):
-        problems = app.read_cached(_known_problems)
+        problems = app.cache.read_cached(_known_problems)
     checks = list(_checks(app, problems))
     problems = problems or []
     exit_code = next((check.exit_code for check in checks if check.state == "fail"), EXIT_DONE)
@@ -159,7 +159,7 @@ def _records(problems: list[tuple[str, str, str]] | None) -> Check:
 
 
 def _reachable(app: App) -> Check:
-    if (missing := app.embedded.missing()) is not None:
+    if (missing := app.embedded.missing_path()) is not None:
         return _missing(app, missing)
     try:
         registry = app.registry  # opened before the clock starts: what takes time then is the network
@@ -167,7 +167,7 @@ def _reachable(app: App) -> Check:
         first = next(registry.scan(), None)
         taken = app.monotonic() - begun
         with contextlib.suppress(CacheError, UsageError):  # a check of its own says why
-            app.read_cached(lambda cache: check_same_registry(registry, cache))
+            app.cache.read_cached(lambda cache: check_same_registry(registry, cache))
     except MopsJobsError as error:
         fix = error.hint or (
             "check the path"
@@ -209,7 +209,7 @@ def _clock(app: App) -> Iterator[Check]:
 
 def _missing(app: App, path: str) -> Check:
     """What it means that there is no embedded registry: where nobody has used it yet, nothing."""
-    if (lost := app.embedded.trace()) is not None:
+    if (lost := app.embedded.evidence()) is not None:
         return Check(
             "access",
             "fail",
@@ -244,17 +244,17 @@ def _retention(app: App) -> Check:
 
 def _cache(app: App) -> Check:
     try:
-        app.check_cache()
-        found = app.read_cached(lambda connection: _mirrored(app, connection))
+        app.cache.check_writable()
+        found = app.cache.read_cached(lambda connection: _mirrored(app, connection))
     except MopsJobsError as error:
         return Check("cache", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
-    return found or Check("cache", "warn", f"{app.cache_path}: nothing there yet", fix=SYNC)
+    return found or Check("cache", "warn", f"{app.cache.path}: nothing there yet", fix=SYNC)
 
 
 def _mirrored(app: App, connection: sqlite3.Connection) -> Check:
     known = job_queries.all_meta(connection)
-    size = os.path.getsize(app.cache_path) / 1e6
-    facts = f"{app.cache_path}: {pluralize(job_queries.count_jobs(connection), 'job')}, {size:.1f} MB"
+    size = os.path.getsize(app.cache.path) / 1e6
+    facts = f"{app.cache.path}: {pluralize(job_queries.count_jobs(connection), 'job')}, {size:.1f} MB"
     synced_at = known.get("synced_at")
     if known.get("last_error"):
         return Check("cache", "warn", f"{facts}; the last sync failed: {known['last_error']}", fix=SYNC)
@@ -265,7 +265,7 @@ def _mirrored(app: App, connection: sqlite3.Connection) -> Check:
 
 
 def _running_sync(app: App) -> Iterator[Check]:
-    holder, now = app.sync_holder(), app.now()
+    holder, now = app.cache.sync_holder(), app.now()
     if holder is None:
         return
     told = f"a sync is running{holder.described(now)}"
@@ -276,7 +276,7 @@ def _running_sync(app: App) -> Iterator[Check]:
 
 
 def _file_systems(app: App) -> Iterator[Check]:
-    paths = {"cache": app.cache_path}
+    paths = {"cache": app.cache.path}
     if app.embedded.path is not None:
         paths["registry"] = app.embedded.path
     for name, path in paths.items():

@@ -64,7 +64,7 @@ def _printer(args: argparse.Namespace, app: App) -> Callable[[Sequence[StoredEve
 
     def show(page: Sequence[StoredEvent]) -> None:
         if args.json:
-            cache = app.read_cached(cache_id) or ""
+            cache = app.cache.read_cached(cache_id) or ""
             body: Body = JsonLines(public_event(cache, one) for one in page)
         else:
             body = Text(_line(one.event) for one in page)

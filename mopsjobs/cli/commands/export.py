@@ -72,10 +72,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
                     lines = (f"{job_json.job_text(facts, now=now.timestamp())}\n" for facts in batch)
                     app.out.show(Result(RawText(lines)))
                 count += len(batch)
-        warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.said()}."]
-        return Result(warnings=warnings, notes=[f"{pluralize(count, 'job')}, {freshness.said()}"])
+        warnings = (
+            [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.describe()}."]
+        )
+        return Result(warnings=warnings, notes=[f"{pluralize(count, 'job')}, {freshness.describe()}"])
 
-    return app.read(view, freshness_policy(args))
+    return app.cache.read(view, freshness_policy(args))
 
 
 def _batch(jobs: Iterator[job_json.JobColumns]) -> list[job_json.JobColumns]:

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             result.warnings = [*result.warnings, f"{records} cannot be read, shown as last known: mops-jobs doctor"]
         return result
 
-    return app.read(view, freshness_policy(args))
+    return app.cache.read(view, freshness_policy(args))
 
 
 def _result(
@@ -93,11 +93,11 @@ def _result(
 ) -> Result:
     warnings = []
     if freshness.problem is not None:
-        warnings.append(f"{freshness.problem} Showing what was {freshness.said()}.")
+        warnings.append(f"{freshness.problem} Showing what was {freshness.describe()}.")
     # Most forms have no place for the total: so what was cut is said beside them.
     cut = [_footer(args, page, freshness)] if len(page) < page.total else []
     if args.form in ("json", "jsonl"):
-        body = _body(args.form, page.texts(fields), app.listing(page, freshness), app)
+        body = _body(args.form, page.texts(fields), app.list_header(page, freshness), app)
         return Result(body, warnings=warnings, notes=cut if args.form == "jsonl" else [])
     jobs = page.jobs(fields)
     if args.form == "tsv":
@@ -145,7 +145,7 @@ def _footer(args: argparse.Namespace, page: job_queries.JobList, freshness: Fres
         counted = f"{len(page)} of {counted} (--limit 0 shows all; active ones are never cut)"
     window = f", last {args.hours:g} h" if args.hours is not None else ""
     stale = ", stale" if freshness.stale else ""
-    return f"{counted}{window}, {freshness.said()}{stale}"
+    return f"{counted}{window}, {freshness.describe()}{stale}"
 
 
 def _parse_fields(text: str | None) -> tuple[str, ...] | None:

@@ -63,4 +63,4 @@ def run(args: argparse.Namespace, app: App) -> Result:
         is_read = args.textfile.endswith(".prom")
         return Result(warnings=[] if is_read else ["node_exporter reads only files whose names end in .prom."])
 
-    return app.read(view, FreshnessPolicy(offline=True))
+    return app.cache.read(view, FreshnessPolicy(offline=True))

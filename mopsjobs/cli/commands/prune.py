@@ -66,10 +66,10 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.cache.sync.events import forget_chunks
 
     before = app.now().timestamp() - parse_duration(args.older_than)
-    found = app.read_cached(lambda cache: pruning.prunable(cache, before))
+    found = app.cache.read_cached(lambda cache: pruning.prunable(cache, before))
     if found is None or not found.jobs:
         if found is not None and not args.dry_run:
-            app.write_cache(lambda cache: forget_chunks(cache, from_timestamp(before)))
+            app.cache.write(lambda cache: forget_chunks(cache, from_timestamp(before)))
         return Result(notes=["No job in the cache ended so long ago; nothing was removed."])
     limit = whole_seconds(json_time(from_timestamp(before)))
     if args.dry_run:
@@ -83,7 +83,7 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
         forget_chunks(cache, from_timestamp(before))
         return pruning.prune(cache, before)
 
-    pruned = app.write_cache(prune)
+    pruned = app.cache.write(prune)
     notes = [f"Removed {_counted(pruned)} from the cache."]
     if pruned.problem is not None:
         return Result(notes=notes, warnings=[f"The file stays as large as it was for now: {pruned.problem}."])
@@ -100,7 +100,7 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
     age = timedelta(seconds=parse_duration(args.older_than))
     retention = Retention(app.registry, age, now=app.now(), sleep=app.sleep)
     found = retention.plan()
-    if (missing := app.embedded.missing()) is not None:
+    if (missing := app.embedded.missing_path()) is not None:
         body = Document(_document(retention, retention.removed, args)) if args.json else None
         return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
     if args.dry_run or not found.keys:

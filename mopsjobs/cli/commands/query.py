@@ -74,10 +74,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
         answer = user_sql.run_user_query(cache, args.sql, seconds=seconds, monotonic=app.monotonic)
         result = _shown(args, app, answer, freshness)
         if freshness.problem is not None:
-            result.warnings = [*result.warnings, f"{freshness.problem} This is of what was {freshness.said()}."]
+            result.warnings = [*result.warnings, f"{freshness.problem} This is of what was {freshness.describe()}."]
         return result
 
-    return app.read(view, freshness_policy(args))
+    return app.cache.read(view, freshness_policy(args))
 
 
 def _shown(args: argparse.Namespace, app: App, answer: QueryResult, freshness: Freshness) -> Result:
@@ -96,7 +96,7 @@ def _shown(args: argparse.Namespace, app: App, answer: QueryResult, freshness: F
     cut = _cut(args, answer)
     if args.form == "json":
         return Result(Document(_document(answer.columns, found, freshness, is_cut=bool(cut))), notes=cut)
-    told = f"{pluralize(len(found), 'row')}, {freshness.said()}"
+    told = f"{pluralize(len(found), 'row')}, {freshness.describe()}"
     return Result(Table(answer.columns, found) if found else None, notes=[*cut, told])
 
 

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     exit_code = exit_code_of(job) if args.exit_status else 0
     if args.json:
         return Result(Document(job), warnings=warnings, exit_code=exit_code)
-    age = freshness.said() if freshness is not None else "read from the registry just now"
+    age = freshness.describe() if freshness is not None else "read from the registry just now"
     stale = ", stale" if freshness is not None and freshness.stale else ""
     is_stale = freshness is not None and freshness.stale
     following = next_command(job, stale=is_stale, is_dead=_is_dead(job, app.env))
@@ -144,7 +144,7 @@ def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness 
             if job is not None:
                 return job, None, warnings
     try:
-        job, freshness = app.read(view, wishes)
+        job, freshness = app.cache.read(view, wishes)
     except (JobNotFoundError, StoreError) as error:
         if failure is not None:
             raise failure from None
@@ -161,7 +161,7 @@ def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness 
             raise
         return job, None, warnings
     if freshness.problem is not None:
-        warnings.append(f"{freshness.problem} Showing what was {freshness.said()}.")
+        warnings.append(f"{freshness.problem} Showing what was {freshness.describe()}.")
     return job, freshness, warnings
 
 

@@ -58,15 +58,17 @@ def run(args: argparse.Namespace, app: App) -> Result:
     chosen = job_filter(args, app.now())
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
-        warnings = [] if freshness.problem is None else [f"{freshness.problem} This is of what was {freshness.said()}."]
+        warnings = (
+            [] if freshness.problem is None else [f"{freshness.problem} This is of what was {freshness.describe()}."]
+        )
         summary = _summary(cache, chosen, app, freshness)
         if args.json:
             return Result(Document(summary), warnings=warnings)
         _show(summary, app)
         stale = ", stale" if freshness.stale else ""
-        return Result(warnings=warnings, notes=[f"Data: {freshness.said()}{stale}"])
+        return Result(warnings=warnings, notes=[f"Data: {freshness.describe()}{stale}"])
 
-    return app.read(view, freshness_policy(args))
+    return app.cache.read(view, freshness_policy(args))
 
 
 def _summary(cache: sqlite3.Connection, chosen: filters.Filter, app: App, freshness: Freshness) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 def run(args: argparse.Namespace, app: App) -> Result:
     """Mirror the registry."""
     with app.out.progress("jobs", _cached(app)) as on_progress:
-        report = app.sync(wait=0, full=args.full, on_progress=on_progress)
+        report = app.cache.sync(wait=0, full=args.full, on_progress=on_progress)
     if report is None:
         return _already_running(args, app)
     events, warnings = _sync_events(app, full=args.full)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 def _already_running(args: argparse.Namespace, app: App) -> Result:
     """What another sync is at; a warning, also with `-q`, if it has made no progress for long."""
-    holder, now = app.sync_holder(), app.now()
+    holder, now = app.cache.sync_holder(), app.now()
     is_stalled = holder is not None and holder.is_stalled(now)
     told = f"Another sync is running{holder.described(now) if holder else ''}; "
     if holder is not None and is_stalled:
@@ -86,7 +86,7 @@ def _already_running(args: argparse.Namespace, app: App) -> Result:
 def _sync_events(app: App, *, full: bool) -> tuple[EventsReport | None, list[str]]:
     """Mirror the events, after the jobs, which count more: a failure here takes nothing away. What to warn of, too."""
     try:
-        events = app.sync_events(full=full)
+        events = app.cache.sync_events(full=full)
     except StoreError as error:
         return None, [f"{error} The jobs are mirrored, their events not all."]
     warnings = [f"{key}: {reason}" for key, reason in events.problems[:SHOWN_PROBLEMS]]
@@ -98,7 +98,7 @@ def _sync_events(app: App, *, full: bool) -> tuple[EventsReport | None, list[str
 def _cached(app: App) -> int | None:
     """How many jobs the cache has: what a progress bar may expect. Heals a damaged cache on the way."""
     try:
-        return app.read_cached(job_queries.count_jobs)
+        return app.cache.read_cached(job_queries.count_jobs)
     except StoreError:  # a registry that is gone: the sync tells of it, unless it is to believe that
         return None
 

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     look = _Redrawn(app, chosen) if draws else _Appended(app, chosen, as_json=args.json)
     told: str | None = None
     while True:
-        problem = app.read(look, freshness_policy(args))
+        problem = app.cache.read(look, freshness_policy(args))
         if problem is not None and problem != told:
             app.out.warn(problem)
         told = problem
@@ -91,7 +91,7 @@ class _Redrawn:
         page = job_queries.list_jobs(cache, self._chosen, order=order, limit=room, now=now.timestamp())
         rows = [job_row(job, app) for job in itertools.islice(page.jobs(), room)]
         stale = ", stale" if freshness.stale else ""
-        head = f"{len(rows)} of {page.total:,} jobs, {freshness.said()}{stale}, {whole_seconds(json_time(now))}"
+        head = f"{len(rows)} of {page.total:,} jobs, {freshness.describe()}{stale}, {whole_seconds(json_time(now))}"
         lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
         app.out.redraw([Text(lines), Table(JOB_HEADERS, rows)])
         return None
