@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.machine import Setup, interpreter
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 
@@ -104,7 +104,7 @@ def _submission(setup: Setup, code: Path, tasks: int, *, slow: bool = False) -> 
     def prepare() -> None:
         for path in registry.parent.glob(f"{registry.name}*"):
             path.unlink()
-        shutil.rmtree(job_directory("job", env), ignore_errors=True)
+        shutil.rmtree(JobDir.of("job", env).path, ignore_errors=True)
 
     def check(output: str) -> None:
         told = json.loads(output)

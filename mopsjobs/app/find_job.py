@@ -41,11 +41,10 @@ def find_state(name: str, app: App) -> JobState:
 
 def hint_if_kept(error: JobNotFoundError, name: str, app: App) -> None:
     """Let the error say if a job of that id was submitted on this machine, and waits for the registry to take it."""
-    from mopsjobs.engines.local import job_directory
-    from mopsjobs.submission.offline import LAUNCHED
+    from mopsjobs.engines.job_dir import JobDir
 
     with contextlib.suppress(UsageError, OSError):
-        if (job_directory(check_job_id(name), app.env) / LAUNCHED).exists():
+        if JobDir.of(check_job_id(name), app.env).launched.exists():
             error.hint = (
                 f"It was submitted here while the registry took nothing. Deliver it: {command_line('resume', name)}"
             )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from mopsjobs.app.app import App
-from mopsjobs.engines.local import at_work, job_directory, usable
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import disk_errors, shard_lock
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard, ShardResult
 from mopsjobs.utils.files import make_directory
@@ -29,11 +30,11 @@ def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult
         JobNotFoundError, ModelError, StoreError: see `run_shard`.
     """
     app.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
-    directory = job_directory(shard.job_id, app.env)
+    directory = JobDir.of(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
-        with usable(directory):
-            make_directory(directory)
-            stack.enter_context(at_work(directory, shard.job_id, shard.number))
+        with disk_errors(directory):
+            make_directory(directory.path)
+            stack.enter_context(shard_lock(directory, shard.job_id, shard.number))
         on_progress = stack.enter_context(app.out.progress("tasks", total))
         return run_shard(
             shard,

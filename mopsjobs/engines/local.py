@@ -13,21 +13,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
-from mopsjobs.utils import files, user_dirs
+from mopsjobs.utils import files
 from mopsjobs.utils.files import replace_file
 
 HERE = ("local", "dask")
 """Engines whose runner is a process of this machine."""
 
 PROBE_SECONDS = 1.0
-"""How long a runner tries to get its lock: whoever asks whether one is at work holds it for an instant, and so does a
-worker that is just being started, should its runner be killed meanwhile."""
+"""How long a runner tries to get its lock.
+
+A process that checks for a runner holds the lock for an instant. So does a worker that is just being started, if its
+runner is killed meanwhile."""
 
 
 class LocalEngine:
-    """Starts `mops-jobs run` in the background, and finds it again by what it left in the job's directory."""
+    """Starts `mops-jobs run` in the background, and finds it again by the files in the job's directory."""
 
     name = "local"
 
@@ -36,22 +39,21 @@ class LocalEngine:
 
     def launch(self, launch: Launch) -> Launched:
         """See `Engine.launch`. The runner's own messages go to `runner.log` in the job's directory."""
-        directory = job_directory(launch.job_id, self._env)
+        directory = JobDir.of(launch.job_id, self._env)
         if _is_running(directory):
-            told = f"The runner of job {launch.job_id} is already at work on this machine."
-            raise JobBusyError(told, job_id=launch.job_id)
-        with usable(directory):
-            files.make_directory(directory)
-            note = str(directory / "runner.json")
-            replace_file(note, b"{}")  # a disk that does not take it should be known before a process runs
+            problem = f"The runner of job {launch.job_id} is already at work on this machine."
+            raise JobBusyError(problem, job_id=launch.job_id)
+        with disk_errors(directory):
+            files.make_directory(directory.path)
+            replace_file(str(directory.runner), b"{}")  # so a full disk is known before a process runs
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
-            replace_file(note, json.dumps({"pid": pid, "started": _started(pid)}).encode())
+            replace_file(str(directory.runner), json.dumps({"pid": pid, "started": _process_start(pid)}).encode())
         remember_launch(directory, self.name, {"python": launch.python, **launch.options})
-        look = f"tail -f {shlex.quote(str(directory / 'runner.log'))}"
+        look = f"tail -f {shlex.quote(str(directory.log))}"
         return Launched(look=look, metadata=launch_notes(launch, self.name))
 
-    def _start(self, launch: Launch, directory: Path) -> int:
-        with open(directory / "runner.log", "ab", opener=files.private_opener) as log:
+    def _start(self, launch: Launch, directory: JobDir) -> int:
+        with open(directory.log, "ab", opener=files.private_opener) as log:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 [*command(), *_arguments(launch)],
                 stdin=subprocess.DEVNULL,
@@ -64,53 +66,48 @@ class LocalEngine:
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`."""
-        directory = job_directory(str(job["job_id"]), self._env)
+        directory = JobDir.of(str(job["job_id"]), self._env)
         if _is_running(directory):
             return EngineState("running")
-        if not (directory / "runner.json").exists():
+        if not directory.runner.exists():
             return EngineState("gone", "NotHere", "no runner of this job was started on this machine")
         return EngineState("gone", "RunnerEnded", "its runner on this machine has ended")
 
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
     ) -> Iterator[str]:
-        """See `Engine.logs`. The runner's own messages, so neither `follow` nor `since` has an effect."""
-        path = job_directory(str(job["job_id"]), self._env) / "runner.log"
+        """See `Engine.logs`. These are the runner's own messages: neither `follow` nor `since` has an effect."""
+        path = JobDir.of(str(job["job_id"]), self._env).log
         if not path.exists():
             return
         lines = path.read_text("utf-8", "replace").splitlines()
         yield from lines if tail is None else lines[-tail:] if tail else []
 
     def cancel(self, job: Mapping[str, object]) -> bool:
-        """See `Engine.cancel`. The runner keeps what is done."""
-        directory = job_directory(str(job["job_id"]), self._env)
+        """See `Engine.cancel`. The runner keeps the outputs of complete tasks."""
+        directory = JobDir.of(str(job["job_id"]), self._env)
         if not _is_running(directory):
             return False
-        if not _is_noted_alive(directory):
-            return False  # somebody has started it by hand: it stops by itself when it sees the record
+        if not _is_launched_alive(directory):
+            return False  # a runner that was started by hand stops by itself when it sees the record
         with contextlib.suppress(ProcessLookupError):
-            os.kill(_told(directory)["pid"], signal.SIGTERM)
+            os.kill(_read_runner(directory)["pid"], signal.SIGTERM)
         return True
 
 
-def job_directory(job_id: str, env: Mapping[str, str]) -> Path:
-    """What this machine keeps of a job that runs here: its code, its runner's messages, outputs not yet delivered."""
-    return Path(user_dirs.state_directory(env)) / "jobs" / job_id
-
-
 def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:
-    """Whether the runner of a job was launched on this machine and is there no more. Of an active job: it is dead."""
+    """Return True if the runner of a job was launched on this machine and has ended."""
     return job.get("engine") in HERE and LocalEngine(env).state(job).reason == "RunnerEnded"
 
 
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:
-    """The process of the runner that was launched for a job on this machine, while it lives."""
-    directory = job_directory(job_id, env)
-    return _told(directory)["pid"] if _is_noted_alive(directory) else None
+    """Return the process id of the runner that was launched for a job on this machine; None if it has ended."""
+    directory = JobDir.of(job_id, env)
+    return _read_runner(directory)["pid"] if _is_launched_alive(directory) else None
 
 
 def command() -> list[str]:
-    """How to start mops-jobs once more, just as this one was: the same interpreter and the same code."""
+    """Return the words that start mops-jobs with the interpreter and the code of this process."""
     return [sys.executable, str(Path(__file__).resolve().parents[2] / "mops_jobs.py")]
 
 
@@ -122,43 +119,43 @@ def _arguments(launch: Launch) -> list[str]:
         arguments += ["--python", launch.python]
     if launch.task_timeout is not None:
         arguments += ["--task-timeout", f"{launch.task_timeout:g}s"]
-    for option, value in launch.options.items():  # an engine that builds on this one has some
+    for option, value in launch.options.items():  # of an engine that derives from this one
         arguments += [f"--{option}", value]
     return arguments
 
 
-def _told(directory: Path) -> dict[str, int]:
-    found: dict[str, int] = json.loads((directory / "runner.json").read_text())
-    return found
+def _read_runner(directory: JobDir) -> dict[str, int]:
+    runner: dict[str, int] = json.loads(directory.runner.read_text())
+    return runner
 
 
 @contextlib.contextmanager
-def usable(directory: Path) -> Iterator[None]:
-    """What this machine's disk refuses meanwhile becomes one sentence.
+def disk_errors(directory: JobDir) -> Iterator[None]:
+    """Translate the errors of this machine's disk while the block runs.
 
     Raises:
-        EngineError: so it is; names the file and the reason.
+        EngineError: if the disk refuses something.
     """
     try:
         yield
     except OSError as error:
         raise EngineError(
-            f"This machine cannot keep the job in {directory}: {error.strerror or error}.",
+            f"This machine cannot keep the job in {directory.path}: {error.strerror or error}.",
             hint="Name another place: XDG_STATE_HOME=/path.",
         ) from None
 
 
 @contextlib.contextmanager
-def at_work(directory: Path, job_id: str, shard: int) -> Iterator[None]:
-    """Be the one runner of a shard on this machine. Whatever ends the process, the system releases it.
+def shard_lock(directory: JobDir, job_id: str, shard: int) -> Iterator[None]:
+    """Be the only runner of a shard on this machine while the block runs. The system unlocks it if the process dies.
 
     Raises:
-        JobBusyError: another is.
-        OSError: the directory does not take the file of the lock.
+        JobBusyError: if another runner has the lock.
+        OSError: if the lock file cannot be created.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(directory / f"shard-{shard}.lock", mode=0o600, timeout=PROBE_SECONDS)
+    lock = FileLock(directory.lock(shard), mode=0o600, timeout=PROBE_SECONDS)
     try:
         lock.acquire()
     except Timeout:
@@ -177,26 +174,26 @@ def _is_held(path: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # of another user, or gone by now
+    except OSError:  # the lock is another user's, or was deleted
         return False
 
 
-def _is_running(directory: Path) -> bool:
-    """Whether a runner is at work here: the one that was launched, or one that somebody has started by hand."""
-    return _is_noted_alive(directory) or any(_is_held(path) for path in directory.glob("shard-*.lock"))
+def _is_running(directory: JobDir) -> bool:
+    """Return True if a runner is at work here, whether it was launched or started by hand."""
+    return _is_launched_alive(directory) or any(_is_held(path) for path in directory.locks())
 
 
-def _is_noted_alive(directory: Path) -> bool:
+def _is_launched_alive(directory: JobDir) -> bool:
     try:
-        told = _told(directory)
-        os.kill(told["pid"], 0)
+        runner = _read_runner(directory)
+        os.kill(runner["pid"], 0)
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return False
-    return told.get("started") == _started(told["pid"])
+    return runner.get("started") == _process_start(runner["pid"])
 
 
-def _started(pid: int) -> int | None:
-    """When the process began, as its system counts: process ids are used again. None where the system does not tell."""
+def _process_start(pid: int) -> int | None:
+    """Return when a process started, in ticks since boot: process ids are reused. None if the system does not tell."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         # The second field is a name in parentheses, which may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import EngineState
-from mopsjobs.engines.local import job_directory, runner_pid
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import runner_pid
 from mopsjobs.errors import MopsJobsError
 
 
@@ -38,7 +39,7 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tupl
     here = open_engine("local", env).state(job)
     if here.reason != "NotHere":
         pid = runner_pid(job_id, env)
-        look = f"tail -f {shlex.quote(str(job_directory(job_id, env) / 'runner.log'))}"
+        look = f"tail -f {shlex.quote(str(JobDir.of(job_id, env).log))}"
         return EngineAnswer("local", here, look, None if pid is None else f"kill {pid}"), ""
     answers: list[tuple[EngineAnswer | None, str]] = []
     # A daemon: the program may end while it still hangs.

@@ -12,8 +12,8 @@ import json
 import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EXIT_REFUSED, EngineError, UsageError
 from mopsjobs.utils import files
 from mopsjobs.utils.files import replace_file
@@ -29,9 +29,6 @@ KINDS = {
     "dask": "the address of a Dask scheduler",
 }
 """The kinds of choices."""
-
-OWN_LAUNCH = "own_launch.json"
-"""In the directory of a job on this machine: the choices of its last launch from here."""
 
 MAX_BYTES = 65536
 
@@ -93,17 +90,17 @@ def flags_for(choices: Iterable[str]) -> str:
     return " ".join(f"--trust {shlex.quote(choice)}" for choice in choices)
 
 
-def remember_launch(directory: Path, engine: str, options: Mapping[str, object]) -> None:
+def remember_launch(directory: JobDir, engine: str, options: Mapping[str, object]) -> None:
     """Keep what this machine has launched, for later commands on the same job. A disk that is full costs a question."""
     with contextlib.suppress(OSError):
-        files.make_directory(directory)
-        replace_file(str(directory / OWN_LAUNCH), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
+        files.make_directory(directory.path)
+        replace_file(str(directory.own_launch), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
 
 
-def launched_here(directory: Path) -> Collection[str]:
+def launched_here(directory: JobDir) -> Collection[str]:
     """The choices of the last launch of a job from this machine by this user; none where there was none."""
     try:
-        with open(directory / OWN_LAUNCH, "rb") as file:
+        with open(directory.own_launch, "rb") as file:
             if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):  # as root with the home of a user
                 return ()
             found = json.loads(file.read(MAX_BYTES))

@@ -11,9 +11,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     EngineError,
     EngineUnavailableError,
@@ -52,7 +52,7 @@ def run_shard(
     shard: Shard,
     store: VersionedStore,
     registry: JobRegistry,
-    directory: Path,
+    directory: JobDir,
     *,
     on_log: Callable[[str], None],
     on_progress: Callable[[int], None] | None = None,
@@ -85,7 +85,7 @@ def run_shard(
             " Ctrl-C keeps what is done here."
         ),
     )
-    kept = SQLiteVersionedStore(directory / "outbox.db")
+    kept = SQLiteVersionedStore(directory.outbox)
     with contextlib.closing(kept), _signals(patience, on_log):
         try:
             manifest = find_manifest(shard.job_id, StoreWithOutbox(store, kept), patience, on_log, waits=shard.waits)
@@ -126,7 +126,7 @@ class _Run:
         kept: SQLiteVersionedStore,
         registry: JobRegistry,
         *,
-        directory: Path,
+        directory: JobDir,
         on_log: Callable[[str], None],
         patience: OutageRetry,
     ) -> None:
@@ -171,7 +171,7 @@ class _Run:
                 raise
             except OSError as error:
                 reporter.stop()
-                problem = EngineError(f"This machine cannot run the job in {self._directory}: {error}.")
+                problem = EngineError(f"This machine cannot run the job in {self._directory.path}: {error}.")
                 self._fail(problem, events, reporter)
                 raise problem from None
             finally:
@@ -274,13 +274,13 @@ class _Run:
             python=shard.python,
             task_timeout=shard.task_timeout,
             scheduler=shard.scheduler,
-            spool=self._directory / "spool" / str(shard.number),  # shards may be at work here side by side
+            spool=self._directory.spool(shard.number),
         )
         return open_pool(
             wanted,
             self._manifest,
             self._seen,
-            self._directory / "code",
+            self._directory.code,
             self._patience,
             on_log,
             on_died=lambda text: events.emit("runner", text=text),

@@ -1,4 +1,4 @@
-"""JobSubmissionClient: upload, register, launch. What goes wrong with the registry never stops the launch."""
+"""JobSubmissionClient: upload, register and launch a job. An outage of the registry never stops the launch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.engines.base import Engine, Launch, Launched
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     EngineError,
     JobExistsError,
@@ -29,34 +29,36 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study import Study
-from mopsjobs.submission.offline import OUTBOX, record_launch, remove_times, save_launch, save_submission_time
+from mopsjobs.submission.offline import record_launch, remove_times, save_launch, save_submission_time
 from mopsjobs.utils.times import utc_now
 
 
 class Submitted(NamedTuple):
-    """A job that has been launched, and what did not go well on the way."""
+    """A job that has been launched, and what went wrong with the registry on the way."""
 
     job_id: str
+    launch: Launch
     launched: Launched
     warnings: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """What is to be submitted."""
+    """A job to submit."""
 
     job_id: str
     study: Study
     bundle: str
     packed: PackedBundle | None = None
-    """The code, where it may have to be uploaded; None when the store has it."""
+    """The code, if it may have to be uploaded; None: the store has the bundle."""
     only: tuple[int, ...] | None = None
+    """The tasks to run, by their numbers in the study; None: all."""
     parent_job_id: str | None = None
     owner: str | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def manifest(self, engine: str) -> Manifest:
-        """What the runner will read, on this engine."""
+        """Return the manifest that the runner reads on this engine."""
         return Manifest(
             job_id=self.job_id,
             study=self.study,
@@ -78,49 +80,49 @@ class JobSubmissionClient:
         registry: JobRegistry,
         engine: Engine,
         *,
-        kept_at: Callable[[str], Path],
+        directory_of: Callable[[str], JobDir],
     ) -> None:
         """Prepare to submit; nothing is sent yet.
 
         Args:
             store: where bundle and manifest go.
             registry: where the job is registered.
-            engine: where it runs.
-            kept_at: this machine's directory of a job, where its files stay if the store cannot be reached; the
-                runner looks there first.
+            engine: where the job runs.
+            directory_of: returns this machine's directory of a job. Bundle and manifest stay there if the store does
+                not answer; a runner of this machine looks there first.
         """
         self._store = store
         self._registry = registry
         self._engine = engine
-        self._kept_at = kept_at
+        self._directory_of = directory_of
 
     def submit(self, submission: Submission, launch: Launch) -> Submitted:
         """Upload, register and launch a job.
 
-        A registry that cannot be reached, or refuses, is told of in `warnings`; the job is launched all the same.
+        If the registry does not answer or refuses, `warnings` say so, and the job is launched all the same.
 
         Raises:
-            JobExistsError: the id is taken. Nothing was launched.
-            UsageError: the bundle is not in the store. Nothing was registered.
-            ValueTooLargeError: the store takes no bundle or manifest of that size. Nothing was launched.
-            EngineError, UsageError: the launch failed. The record, if there is one, says `failed` and why.
-            JobBusyError: its runner is at work here, of a submission that the registry has not heard of yet. The
-                record, if there is one, is that runner's to bring up to date.
+            JobExistsError: if the id belongs to another job. Nothing was launched.
+            UsageError: if the bundle is not in the store. Nothing was registered. Or if the launch failed.
+            ValueTooLargeError: if bundle or manifest are too large for the store. Nothing was launched.
+            EngineError: if the launch failed. The record, if there is one, is `failed` and has the reason.
+            JobBusyError: if the job's runner is at work here, after a submission without the registry. That runner
+                updates the record.
         """
         warnings: list[str] = []
         with contextlib.suppress(OSError):
-            remove_times(self._kept_at(submission.job_id))
+            remove_times(self._directory_of(submission.job_id))
         try:
             self._prepare(submission)
         except ValueTooLargeError:
-            raise  # waiting does not make it fit
+            raise  # a retry cannot help
         except (StoreError, TooManyRetriesError) as error:
-            self._keep(submission)
-            warnings.append(f"{error} The job is launched without it, and registers itself when it answers.")
+            self._save_offline(submission)
+            warnings.append(f"{error} The job is launched all the same, and registers itself later.")
             if self._engine.name == "kubernetes":
                 warnings.append(
-                    "Its code and its manifest stayed on this machine, where its pods cannot see them; they wait for an"
-                    f" hour. When the registry answers, type here: mops-jobs resume {submission.job_id}"
+                    "Its code and its manifest are on this machine, where its pods cannot see them. The pods wait up to"
+                    f" 1 hour. When the registry answers, run here: mops-jobs resume {submission.job_id}"
                 )
         try:
             launched = self._engine.launch(launch)
@@ -137,31 +139,33 @@ class JobSubmissionClient:
             except (StoreError, TooManyRetriesError) as error:
                 warnings.append(f"{error} The job is launched; its record follows.")
         else:
-            save_launch(self._kept_at(submission.job_id), fields)
-        return Submitted(submission.job_id, launched, tuple(warnings))
+            save_launch(self._directory_of(submission.job_id), fields)
+        return Submitted(submission.job_id, launch, launched, tuple(warnings))
 
     def _prepare(self, submission: Submission) -> None:
         if submission.packed is not None:
             store_bundle(self._store, submission.packed)
         elif not has_bundle(self._store, submission.bundle):
-            raise UsageError(f"The bundle {submission.bundle} is not in the store.", hint="--auto packs the code anew.")
+            raise UsageError(
+                f"The bundle {submission.bundle} is not in the store.", hint="To pack the code again: --auto"
+            )
         manifest = submission.manifest(self._engine.name)
-        # First the manifest: cut short after it, a submission has left nothing, or what `resume` makes a job of. A
-        # record without a manifest could be seen, and never be run.
-        is_made = self._place(manifest)
+        # The manifest comes first: `resume` can make a job of a manifest without a record. A record without a manifest
+        # could be seen, but never be run.
+        is_new = self._store_manifest(manifest)
         try:
             self._registry.register_job(submission.job_id, **manifest.record_fields())
         except JobExistsError:
-            if is_made and not self._is_ours(manifest):
+            if is_new and not self._is_registered(manifest):
                 self._store.delete(manifest_key(submission.job_id))
             raise
         self._registry.update_status(submission.job_id, JobStatus.SUBMITTING)
 
-    def _place(self, manifest: Manifest) -> bool:
-        """Store the manifest of a job that is to be; tells whether it was not there before.
+    def _store_manifest(self, manifest: Manifest) -> bool:
+        """Store the manifest of a new job. Return False if the same manifest was there before.
 
         Raises:
-            JobExistsError: there is a job of that id, or something else was submitted as it.
+            JobExistsError: if there is a job of that id, or another manifest.
         """
         job_id, content = manifest.job_id, manifest.to_json()
         if self._store.get(self._registry.key_of(job_id)) is not None:
@@ -171,35 +175,35 @@ class JobSubmissionClient:
         found = self._store.get(manifest_key(job_id))
         if found is None or found.value != content:
             raise JobExistsError(
-                f"Something else was submitted as {job_id}, and was cut short before it was registered.",
+                f"Another submission as {job_id} was interrupted before the job was registered.",
                 job_id=job_id,
-                hint=f"Run it (mops-jobs resume {job_id}), or submit this under another id.",
+                hint=f"Finish that one: mops-jobs resume {job_id}. Or submit this study under another id.",
             )
         return False
 
-    def _is_ours(self, manifest: Manifest) -> bool:
-        """Whether the record of the id is that of this very submission, by another process."""
+    def _is_registered(self, manifest: Manifest) -> bool:
+        """Return True if another process has registered this very submission."""
         state = self._registry.get_job(manifest.job_id)
         return state is not None and state.metadata.get("bundle") == manifest.bundle
 
-    def _keep(self, submission: Submission) -> None:
-        directory = self._kept_at(submission.job_id)
+    def _save_offline(self, submission: Submission) -> None:
+        directory = self._directory_of(submission.job_id)
         try:
-            with contextlib.closing(SQLiteVersionedStore(directory / OUTBOX)) as kept:
+            with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
                 if submission.packed is not None:
-                    store_bundle(kept, submission.packed)
+                    store_bundle(outbox, submission.packed)
                 manifest = submission.manifest(self._engine.name)
-                kept.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
+                outbox.create_if_absent(manifest_key(submission.job_id), manifest.to_json())
             save_submission_time(directory, utc_now())
         except (StoreError, OSError) as error:
             raise EngineError(
-                f"The registry does not answer, and this machine cannot keep the job in {directory}: {error}",
+                f"The registry does not answer, and this machine cannot keep the job in {directory.path}: {error}",
                 hint="Name another place: XDG_STATE_HOME=/path.",
             ) from None
 
 
 def launched_fields(launched: Launched) -> dict[str, object]:
-    """What the record says of a launch."""
+    """Return the fields of a record that a launch sets."""
     names = {
         "k8s_name": launched.k8s_name,
         "k8s_namespace": launched.k8s_namespace,
@@ -210,6 +214,6 @@ def launched_fields(launched: Launched) -> dict[str, object]:
 
 
 def new_job_id(study: Study, now: datetime | None = None) -> str:
-    """An id for a job of this study: what it is, when it was submitted, and four letters against coincidence."""
+    """Return an id for a new job: the model's name, the time, and four random hexadecimal digits."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", study.model.rpartition(":")[0].rpartition(".")[2] or study.model).strip("-")
     return f"{words.lower()[:40] or 'job'}-{now or utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

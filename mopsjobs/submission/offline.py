@@ -1,11 +1,7 @@
-"""What a submission keeps on this machine while the registry is away, and its delivery when that is back.
+"""Keep a submission on this machine while the registry does not answer, and deliver it when it does.
 
-    outbox.db        bundle and manifest under their keys; the runner of this machine adds outputs
-    launched.json    the fields of the record that only the launch knows: the names in a cluster
-    submitted_at     when that was: the record is written later, and tells of it
-    shard-N.began    when its first task began on this machine, since the registry may be told long after
-
-A runner of this machine reads it there, and delivers it. Pods cannot: for them somebody has to, by `resume`.
+`engines/job_dir.py` names the files. A runner of this machine reads and delivers them. Pods cannot see them: for pods,
+`resume` delivers.
 """
 
 from __future__ import annotations
@@ -16,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     InvalidKeyError,
     InvalidTransitionError,
@@ -35,65 +32,69 @@ from mopsjobs.utils.files import replace_file
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.times import json_time, parse_time
 
-OUTBOX = "outbox.db"
 
-
-LAUNCHED = "launched.json"
-
-
-SUBMITTED = "submitted_at"
-
-
-def remove_times(directory: Path) -> None:
-    """Forget what is kept here of another job's times, that had the same id."""
-    for path in (directory / SUBMITTED, *directory.glob("shard-*.began")):
+def remove_times(directory: JobDir) -> None:
+    """Remove the times of an earlier job that had the same id."""
+    for path in (directory.submitted_at, *directory.starts()):
         path.unlink(missing_ok=True)
 
 
-def save_submission_time(directory: Path, moment: datetime) -> None:
-    """Keep when a job was submitted of which the registry could not be told."""
-    replace_file(str(directory / SUBMITTED), json_time(moment).encode())
+def save_submission_time(directory: JobDir, moment: datetime) -> None:
+    """Save when a job was submitted without the registry."""
+    replace_file(str(directory.submitted_at), json_time(moment).encode())
 
 
-def _as_submitted(registry: JobRegistry, directory: Path) -> JobRegistry:
-    """The registry, that writes as of when the job was submitted; as of now, where that is not kept, or is no time."""
+def _backdated(registry: JobRegistry, directory: JobDir) -> JobRegistry:
+    """Return a registry that writes as of the time of submission; as of now, if that time is not saved or not valid."""
     with contextlib.suppress(OSError, ValueError):
-        return registry.backdated_to(parse_time((directory / SUBMITTED).read_text("ascii")))
+        return registry.backdated_to(parse_time(directory.submitted_at.read_text("ascii")))
     return registry
 
 
-def shard_started_at(directory: Path, shard: int, now: datetime | None) -> datetime | None:
-    """When a shard began its first task here: an earlier run, or else now, which is kept. None where neither is so."""
-    path = directory / f"shard-{shard}.began"
+def shard_started_at(directory: JobDir, shard: int, now: datetime | None) -> datetime | None:
+    """Return when the first task of a shard began on this machine, in this run or an earlier one.
+
+    Args:
+        directory: the job's.
+        shard: its number.
+        now: saved as the start if no earlier run has saved one; None: this run has no task.
+    """
+    path = directory.began(shard)
     with contextlib.suppress(OSError, ValueError):
         return parse_time(path.read_text("ascii"))
     if now is not None:
-        with contextlib.suppress(OSError):  # no reason for a job to fail
+        with contextlib.suppress(OSError):  # a lost start does not fail the job
             replace_file(str(path), json_time(now).encode())
     return now
 
 
-def save_launch(directory: Path, fields: Mapping[str, object]) -> None:
-    """Keep what the record of a job is to say of its launch."""
-    replace_file(str(directory / LAUNCHED), json.dumps(fields).encode())
+def save_launch(directory: JobDir, fields: Mapping[str, object]) -> None:
+    """Save what the record of a job is to say of its launch."""
+    replace_file(str(directory.launched), json.dumps(fields).encode())
 
 
-def load_offline(directory: Path, job_id: str) -> tuple[Manifest | None, dict[str, object]]:
-    """The manifest that this machine keeps of a job, if it does, and what its record is to say of its launch."""
-    manifest = None
-    if (directory / OUTBOX).exists():  # opening it makes it
-        with contextlib.closing(SQLiteVersionedStore(directory / OUTBOX)) as kept:
-            found = kept.get(manifest_key(job_id))
-            manifest = None if found is None else Manifest.from_json(found.value, key=manifest_key(job_id))
-    launched = directory / LAUNCHED
-    return manifest, _launched(launched)
+def load_offline(directory: JobDir, job_id: str) -> tuple[Manifest | None, dict[str, object]]:
+    """Load the manifest of a job that this machine keeps, and the fields of its launch.
 
-
-def _launched(path: Path) -> dict[str, object]:
-    """The fields that are kept under that path; none, where it is not there.
+    Returns:
+        None and no fields, where this machine keeps none.
 
     Raises:
-        RecordError: they are no fields of a record.
+        RecordError: if a file is not valid.
+    """
+    manifest = None
+    if directory.outbox.exists():  # opening creates it
+        with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
+            found = outbox.get(manifest_key(job_id))
+            manifest = None if found is None else Manifest.from_json(found.value, key=manifest_key(job_id))
+    return manifest, _load_launch(directory.launched)
+
+
+def _load_launch(path: Path) -> dict[str, object]:
+    """Return the saved fields of a launch; none, if the file does not exist.
+
+    Raises:
+        RecordError: if the file holds anything else than fields of a record.
     """
     if not path.exists():
         return {}
@@ -110,26 +111,23 @@ def _launched(path: Path) -> dict[str, object]:
     return fields
 
 
-def register_offline(directory: Path, manifest: Manifest, registry: JobRegistry) -> None:
-    """Register a job of which the registry has not heard, and what this machine keeps of its launch.
+def register_offline(directory: JobDir, manifest: Manifest, registry: JobRegistry) -> None:
+    """Register a job that was submitted without the registry, with the fields of its launch.
 
     Raises:
-        StoreError, TooManyRetriesError: it could not be written.
+        StoreError, TooManyRetriesError: if the record could not be written.
     """
-    registry = _as_submitted(registry, directory)
+    registry = _backdated(registry, directory)
     with contextlib.suppress(JobExistsError):
         registry.register_job(manifest.job_id, **manifest.record_fields())
-    launched = directory / LAUNCHED
-    if launched.exists():
-        record_launch(registry, manifest.job_id, _launched(launched))
-        launched.unlink(missing_ok=True)
+    _deliver_launch(directory, manifest.job_id, registry)
 
 
 def record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, object]) -> None:
-    """The record says `scheduled`, unless the runner was faster and says more already.
+    """Move a record to `scheduled`, unless the runner was faster and has moved it further.
 
     Raises:
-        StoreError, TooManyRetriesError: it could not be written.
+        StoreError, TooManyRetriesError: if the record could not be written.
     """
     try:
         registry.update_status(job_id, JobStatus.SCHEDULED, **fields)
@@ -139,66 +137,76 @@ def record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, objec
                 registry.update_fields(job_id, **fields)
 
 
+def _deliver_launch(directory: JobDir, job_id: str, registry: JobRegistry) -> None:
+    if directory.launched.exists():
+        record_launch(registry, job_id, _load_launch(directory.launched))
+        directory.launched.unlink(missing_ok=True)
+
+
 def deliver_offline(
-    directory: Path,
+    directory: JobDir,
     job_id: str,
     store: VersionedStore,
     registry: JobRegistry,
-    refused: Callable[[str, StoreError], None],
+    on_refused: Callable[[str, StoreError], None],
 ) -> bool:
-    """Bring what this machine keeps of a job into the store, and the job into the registry. False if it keeps nothing.
+    """Move what this machine keeps of a job into the store, and register the job.
 
-    Stopped half-way, it goes on when it is called again.
+    A delivery that was interrupted goes on at the next call.
 
     Args:
-        directory: this machine's, of the job.
+        directory: the job's.
         job_id: the job.
         store: where bundle, manifest and outputs belong.
         registry: where the job belongs.
-        refused: see `deliver`.
+        on_refused: see `deliver`.
+
+    Returns:
+        False if this machine keeps nothing of the job.
 
     Raises:
-        JobExistsError: the id has become that of another job. All stays here.
-        RecordError: what is kept as manifest is none.
-        StoreError: see `deliver`.
+        JobExistsError: if the id belongs to another job by now. Everything stays on this machine.
+        RecordError: if the manifest on this machine is not valid.
+        StoreError: if the store does not answer or refuses; see `deliver`.
     """
-    launched = directory / LAUNCHED
-    registry = _as_submitted(registry, directory)
+    registry = _backdated(registry, directory)
     with contextlib.ExitStack() as stack:
-        kept = None
-        if (directory / OUTBOX).exists():  # opening it makes it
-            kept = stack.enter_context(contextlib.closing(SQLiteVersionedStore(directory / OUTBOX)))
-        has_values = kept is not None and next(iter(kept.list_keys()), None) is not None
-        if not has_values and not launched.exists():
+        outbox = None
+        if directory.outbox.exists():  # opening creates it
+            outbox = stack.enter_context(contextlib.closing(SQLiteVersionedStore(directory.outbox)))
+        has_values = outbox is not None and next(iter(outbox.list_keys()), None) is not None
+        if not has_values and not directory.launched.exists():
             return False
-        if kept is not None:
-            # First the record: pods begin as soon as they see the manifest, and then write into it.
-            _register(kept, job_id, store, registry)
-            deliver(kept, store, refused)
-        if launched.exists():
-            record_launch(registry, job_id, _launched(launched))
-            launched.unlink(missing_ok=True)
+        if outbox is not None:
+            # The record comes first: pods begin as soon as they see the manifest, and then write into the record.
+            _register(outbox, job_id, store, registry)
+            deliver(outbox, store, on_refused)
+        _deliver_launch(directory, job_id, registry)
     return True
 
 
-def _register(kept: VersionedStore, job_id: str, store: VersionedStore, registry: JobRegistry) -> None:
-    """Register the job of a manifest that is kept, unless that was done before the registry went away."""
+def _register(outbox: VersionedStore, job_id: str, store: VersionedStore, registry: JobRegistry) -> None:
+    """Register the job of a manifest in the outbox, unless that happened before the outage.
+
+    Raises:
+        JobExistsError: if the id belongs to another job.
+    """
     key = manifest_key(job_id)
-    found = kept.get(key)
+    found = outbox.get(key)
     if found is None:
         return
     manifest = Manifest.from_json(found.value, key=key)
-    there = store.get(key)
+    stored = store.get(key)
     state = registry.get_job(job_id)
-    if there is None:
-        is_ours = state is None or state.metadata.get("bundle") == manifest.bundle
+    if stored is None:
+        is_same_job = state is None or state.metadata.get("bundle") == manifest.bundle
     else:
-        is_ours = there.value == found.value
-    if is_ours and state is None:
+        is_same_job = stored.value == found.value
+    if is_same_job and state is None:
         registry.register_job(job_id, **manifest.record_fields())
-    if not is_ours:
+    if not is_same_job:
         raise JobExistsError(
-            f"Job {job_id} is another one in the registry by now: what this machine keeps of it was not delivered.",
+            f"In the registry, {job_id} is another job: what this machine keeps of it was not delivered.",
             job_id=job_id,
         )
 
@@ -208,35 +216,38 @@ REFUSED = (ValueTooLargeError, InvalidKeyError)
 
 
 def deliver(
-    kept: VersionedStore,
+    outbox: VersionedStore,
     store: VersionedStore,
-    refused: Callable[[str, StoreError], None],
+    on_refused: Callable[[str, StoreError], None],
     is_over: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Move what is kept into the store, in the order of the keys: a bundle before the manifest that names it.
+    """Move the values of an outbox into the store, in the order of their keys: a bundle goes before its manifest.
 
-    Written by `create_if_absent`: what is there already stays. Tells whether nothing is left.
+    A value that the store has already stays: values are written by `create_if_absent`.
 
     Args:
-        kept: where it waits.
-        store: where it belongs.
-        refused: called with key and reason for each value that can never be stored; it is given up.
-        is_over: asked before each whether to leave the rest.
+        outbox: where the values wait.
+        store: where they belong.
+        on_refused: called with key and reason for each value that can never be stored; it is removed.
+        is_over: called before each value; returns True to leave the rest.
+
+    Returns:
+        True if the outbox is empty.
 
     Raises:
-        StoreUnavailableError: the store does not answer. What was moved before stays moved.
-        StoreError: it takes nothing more.
+        StoreUnavailableError: if the store does not answer. What was moved before stays moved.
+        StoreError: if the store refuses every value.
     """
-    for entry in kept.scan():
+    for entry in outbox.scan():
         if is_over():
             return False
-        value = entry.value if entry.value is not None else _value(kept, entry)
+        value = entry.value if entry.value is not None else _value(outbox, entry)
         if value is not None:
             try:
                 store.create_if_absent(entry.key, value)
             except REFUSED as error:
-                refused(entry.key, error)
-        kept.delete(entry.key)
+                on_refused(entry.key, error)
+        outbox.delete(entry.key)
     return True
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch, Launched
-from mopsjobs.engines.local import LocalEngine, job_directory, runner_pid
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import LocalEngine, runner_pid
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.studies.study_parser import parse_study
@@ -103,7 +104,7 @@ class Jobs:
             self._store,
             self._registry,
             _Nowhere(),  # type: ignore[arg-type]
-            kept_at=lambda job: job_directory(job, self._env),
+            directory_of=lambda job: JobDir.of(job, self._env),
         )
         with pack(self.code) as packed:
             submission = Submission(job_id=self.job, study=self._study, bundle=packed.digest, packed=packed)
@@ -146,7 +147,7 @@ class Jobs:
         hold(resumed.code == 0 or "still running" in resumed.out, f"resume {self.job}: {resumed.out}")
         self._wait()
         hold(self._found() == self._outputs, f"{self.job} has succeeded, and has not all outputs")
-        directory = job_directory(self.job, self._env)
+        directory = JobDir.of(self.job, self._env).path
         end = time.monotonic() + PATIENCE
         while left := [
             str(path) for path in directory.rglob("*") if TEMPORARY.search(str(path)) and path.name not in DRAFTS
@@ -177,7 +178,7 @@ class Jobs:
             if state is not None and state.is_terminal:
                 break
             time.sleep(0.02)
-        log = job_directory(self.job, self._env) / "runner.log"
+        log = JobDir.of(self.job, self._env).path / "runner.log"
         said = log.read_text()[-500:] if log.exists() else ""
         status = None if state is None else state.status
         hold(status == "succeeded", f"{self.job} is {status} after it was resumed: {said}")

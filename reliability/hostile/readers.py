@@ -29,6 +29,7 @@ from mopsjobs.app.event_feed import event_text
 from mopsjobs.bundles.extraction import extract
 from mopsjobs.cache.queries.events import StoredEvent, public_event
 from mopsjobs.cache.rows import JobRow, job_json_from_state, to_row
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import MAX_MESSAGE, MopsJobsError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry import announcements
@@ -40,7 +41,7 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study_parser import load_study
-from mopsjobs.submission.offline import LAUNCHED, load_offline
+from mopsjobs.submission.offline import load_offline
 from mopsjobs.utils.csv_safe import csv_text
 from mopsjobs.utils.text import strip_control_characters
 from reliability.hostile import values as hostile
@@ -207,8 +208,8 @@ def _names(value: bytes) -> None:
 
 def _kept(value: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        Path(directory, LAUNCHED).write_bytes(value)
-        whole(load_offline(Path(directory), "a")[1])
+        JobDir(Path(directory)).launched.write_bytes(value)
+        whole(load_offline(JobDir(Path(directory)), "a")[1])
 
 
 def _config(value: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, sentences
 from support.kubernetes import Api, kubeconfig
@@ -200,7 +200,7 @@ def test_a_runner_on_this_machine_is_stopped_and_one_elsewhere_is_no_alarm(cli: 
         add(jobs, name, "running", engine="local")
     runner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        directory = job_directory("here", cli.env)
+        directory = JobDir.of("here", cli.env).path
         directory.mkdir(parents=True)
         started = int(Path(f"/proc/{runner.pid}/stat").read_text().rpartition(")")[2].split()[19])
         (directory / "runner.json").write_text(json.dumps({"pid": runner.pid, "started": started}))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import FileLock
 
-from mopsjobs.engines.local import job_directory, runner_pid
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import runner_pid
 from mopsjobs.errors import NoManifestError, TooManyRetriesError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
@@ -60,7 +61,7 @@ def test_what_was_kept_is_delivered_and_the_job_registered(cli: Cli, remote: Rem
     """The record tells where the job runs, as if the registry had never been away; nothing is launched again."""
     remote.store.down = True
     ran = _submit(cli, "--owner", "me", "--context", "here")
-    assert "When the registry answers, type here: mops-jobs resume job" in ran.err
+    assert "When the registry answers, run here: mops-jobs resume job" in ran.err
     remote.store.down = False
     assert _keys(remote.store) == []
     ran = cli.ok("resume", "job")
@@ -113,16 +114,16 @@ def test_an_id_that_became_that_of_another_job_is_left_alone(cli: Cli, remote: R
     add(remote.jobs, "job", "running")
     ran = cli("resume", "job")
     assert (ran.code, len(sentences(ran.err))) == (6, 1)
-    assert "is another one in the registry by now" in ran.err
+    assert "In the registry, job is another job" in ran.err
     assert _keys(remote.store) == ["jobs/job/state.json"]
-    with closing(SQLiteVersionedStore(job_directory("job", cli.env) / "outbox.db")) as kept:
+    with closing(SQLiteVersionedStore(JobDir.of("job", cli.env).path / "outbox.db")) as kept:
         assert len(list(kept.list_keys())) == 2
 
 
 def test_a_job_of_which_nothing_was_kept_is_not_found(cli: Cli, remote: Remote, cluster: Api) -> None:
     """And looking for it leaves no file."""
     assert cli("resume", "job").code == 3
-    assert not job_directory("job", cli.env).exists()
+    assert not JobDir.of("job", cli.env).path.exists()
 
 
 @pytest.mark.usefixtures("quick_runner")
@@ -217,7 +218,7 @@ def _lock_of_runner(cli: Cli, jobs: JobRegistry, status: str) -> FileLock:
     """A job of this machine, and what its runner holds."""
     add(jobs, "job", status, engine="local")
     place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
-    directory = job_directory("job", cli.env)
+    directory = JobDir.of("job", cli.env).path
     directory.mkdir(parents=True)
     return FileLock(directory / "shard-0.lock")
 
@@ -288,7 +289,7 @@ def test_a_race_lost_too_often_while_registering_does_not_stop_the_launch(
         patch.setattr(JobRegistry, method, lost)
         ran = _submit(cli)
     assert ran.out == "job\n"
-    assert "warning: The race for the record was lost too often. The job is launched without it" in ran.err
+    assert "warning: The race for the record was lost too often. The job is launched all the same" in ran.err
     assert len(_launched(cluster)) == 1
     cli.ok("resume", "job")
     assert (record(remote.jobs).status, record(remote.jobs).k8s_name) == ("scheduled", "job")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.job_dir import JobDir
 from support.cli import Cli, Remote, sentences
 from support.fields import JOB_FIELDS
 from support.kubernetes import Api, kubeconfig
@@ -57,7 +57,7 @@ def test_scripts_get_the_job_with_what_is_known(cli: Cli, cluster: Api) -> None:
 
 def test_a_runner_on_this_machine_is_known_without_a_cluster(cli: Cli, remote: Remote) -> None:
     remote.store.down = True
-    directory = job_directory("mine", cli.env)
+    directory = JobDir.of("mine", cli.env).path
     directory.mkdir(parents=True)
     (directory / "runner.json").write_text("{}")
     ran = cli.ok("status", "mine")

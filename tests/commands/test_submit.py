@@ -18,7 +18,8 @@ import pytest
 
 from conftest import Azurite
 from mopsjobs.bundles.bundle import bundle_key
-from mopsjobs.engines.local import LocalEngine, job_directory
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import LocalEngine
 from mopsjobs.errors import EngineError, JobBusyError, MopsJobsError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
@@ -77,7 +78,7 @@ class Desk:
 
     def runner(self, job_id: str = "job") -> int:
         """The process of the job's runner."""
-        told: dict[str, int] = json.loads((job_directory(job_id, self.env) / "runner.json").read_text())
+        told: dict[str, int] = json.loads((JobDir.of(job_id, self.env).path / "runner.json").read_text())
         return told["pid"]
 
     def results(self, job_id: str = "job") -> dict[str, bytes]:
@@ -85,7 +86,7 @@ class Desk:
 
     def close(self) -> None:
         self.store.close()
-        for told in (job_directory("x", self.env).parent).glob("*/runner.json"):
+        for told in (JobDir.of("x", self.env).path.parent).glob("*/runner.json"):
             pid = int(json.loads(told.read_text())["pid"])
             kill(pid)
             until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
@@ -134,7 +135,7 @@ def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
     assert ran.err.startswith("job: 3 tasks\n")
     assert ran.err.endswith(f"job: {status}, {done} tasks done, {3 - done} failed\n")
     assert record(desk.jobs).status == status
-    assert not (job_directory("job", desk.env) / "runner.log").exists()
+    assert not (JobDir.of("job", desk.env).path / "runner.log").exists()
 
 
 def test_wait_of_a_model_that_cannot_be_loaded_fails_as_the_record_does(desk: Desk) -> None:
@@ -277,7 +278,7 @@ def test_a_dry_run_shows_everything_and_does_nothing(cli: Cli) -> None:
     assert 0 < told["bundle_bytes"] < 100_000
     assert shown["Bundle"].startswith(told["bundle"])
     assert not Path(cli.env["HOME"], "registry.db").exists()
-    assert not job_directory("job", cli.env).exists()
+    assert not JobDir.of("job", cli.env).path.exists()
 
 
 def test_a_model_that_is_not_in_what_was_packed_is_told_with_both_directories(cli: Cli, tmp_path: Path) -> None:
@@ -446,8 +447,8 @@ def test_a_registry_that_is_gone_does_not_stop_the_launch(
     ran = cli.ok("submit", "study.json", "--auto", "--job-id", "job")
     assert ran.out == "job\n"
     assert [one.job_id for one in launched] == ["job"]
-    assert "warning: Cannot reach the registry: connection refused. The job is launched without it" in ran.err
-    directory = job_directory("job", cli.env)
+    assert "warning: Cannot reach the registry: connection refused. The job is launched all the same" in ran.err
+    directory = JobDir.of("job", cli.env).path
     assert f"Without the registry: tail -f {directory / 'runner.log'}" in ran.err
     with closing(open_store(f"sqlite://{directory}/outbox.db", {})) as kept:
         assert [key.partition("/")[0] for key in kept.list_keys()] == ["bundles", "jobs"]
@@ -465,7 +466,7 @@ def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk
     ran = desk.ok(
         "submit", path, "--auto", "--job-id", "job", "--workers", "2", "--owner", "me", "--label", "exp=7", **more
     )
-    assert "The job is launched without it" in ran.err
+    assert "The job is launched all the same" in ran.err
     gate.touch()
     until(lambda: sum(calls(noted).values()) == 6, "the work to be done in the outage", 60)
     private_azurite.start()
@@ -757,7 +758,7 @@ def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk)
     assert calls(noted) == {0: 1}
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
-    kept = job_directory("job", desk.env)
+    kept = JobDir.of("job", desk.env).path
     begun = parse_time((kept / "shard-0.began").read_text())
     assert parse_time((kept / "submitted_at").read_text()) < begun < utc_now()
     long_ago = begun - timedelta(hours=1)

@@ -21,7 +21,7 @@ from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.dask import DaskEngine
 from mopsjobs.engines.dask_client import connect
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.errors import EngineError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -498,7 +498,7 @@ def test_a_scheduler_that_does_not_answer_is_told_at_once(cli: Cli, registry: Jo
     assert len(sentences(ran.err)) == 1
     assert ran.err.startswith(f"error: The Dask scheduler {NOBODY} does not answer: ")
     assert (record(registry).status, record(registry).error_code) == ("failed", "LAUNCH")
-    assert not (job_directory("job", cli.env) / "runner.json").exists()
+    assert not (JobDir.of("job", cli.env).path / "runner.json").exists()
 
 
 def test_without_a_scheduler_nothing_is_launched(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines import local, open_engine
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.local import LocalEngine, job_directory
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import LocalEngine
 from mopsjobs.errors import JobBusyError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
@@ -46,13 +47,13 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEng
     monkeypatch.setattr(local, "command", lambda: [sys.executable, str(script)])
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     yield LocalEngine(env)
-    told = job_directory("job", env) / "runner.json"
+    told = JobDir.of("job", env).path / "runner.json"
     if told.exists():
         kill(int(json.loads(told.read_text())["pid"]))
 
 
 def _pid(tmp_path: Path) -> int:
-    directory = job_directory("job", {"HOME": str(tmp_path)})
+    directory = JobDir.of("job", {"HOME": str(tmp_path)}).path
     return int(json.loads((directory / "runner.json").read_text())["pid"])
 
 
@@ -106,7 +107,7 @@ def test_the_state_follows_the_process(engine: LocalEngine, tmp_path: Path) -> N
 
 
 def test_a_process_that_has_got_the_runners_number_is_not_taken_for_it(engine: LocalEngine, tmp_path: Path) -> None:
-    directory = job_directory("job", {"HOME": str(tmp_path)})
+    directory = JobDir.of("job", {"HOME": str(tmp_path)}).path
     directory.mkdir(parents=True)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         (directory / "runner.json").write_text(json.dumps({"pid": other.pid, "started": 1}))
@@ -119,7 +120,7 @@ def test_a_process_that_has_got_the_runners_number_is_not_taken_for_it(engine: L
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": "x", "started": 1}', "null"])
 def test_a_damaged_note_of_the_runner_reads_as_gone(engine: LocalEngine, tmp_path: Path, content: str) -> None:
-    directory = job_directory("job", {"HOME": str(tmp_path)})
+    directory = JobDir.of("job", {"HOME": str(tmp_path)}).path
     directory.mkdir(parents=True)
     (directory / "runner.json").write_text(content)
     assert engine.state(JOB).phase == "gone"

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Remote, add, foreign, key
@@ -189,7 +189,7 @@ def test_every_command_that_prints_a_job_keeps_its_promise(cli: Cli, jobs: JobRe
 
 def test_a_job_of_which_only_its_engine_tells_keeps_the_promise(cli: Cli, remote: Remote) -> None:
     """What only the record tells is null then, and only then: the schema holds a record that was read to its values."""
-    directory = job_directory("mine", cli.env)
+    directory = JobDir.of("mine", cli.env).path
     directory.mkdir(parents=True)
     (directory / "runner.json").write_text("{}")
     remote.store.down = True

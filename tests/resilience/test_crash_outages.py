@@ -17,12 +17,11 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Azurite
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import PAGE_ROWS, SQLiteVersionedStore
-from mopsjobs.submission.offline import LAUNCHED
 from support.cli import Cli, Remote, add, foreign, key, sentences
 
 MANY = 1100
@@ -404,9 +403,9 @@ def test_a_cache_that_has_lost_its_mark_does_not_make_a_lost_registry_new(cli: C
 @pytest.mark.parametrize("argv", [["status", "a"], ["wait", "a"], ["results", "a"], ["validate", "a"]], ids=" ".join)
 def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remote: Remote, argv: list[str]) -> None:
     """It was launched from here while the registry took nothing: that there is none would invite a second one."""
-    directory = job_directory("a", cli.env)
+    directory = JobDir.of("a", cli.env).path
     directory.mkdir(parents=True)
-    (directory / LAUNCHED).write_text("{}")
+    (directory / "launched.json").write_text("{}")
     ran = cli(*argv)
     assert ran.code == 3
     assert "There is no job a" in ran.err

@@ -11,13 +11,14 @@ import pytest
 from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch, Launched
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import JobExistsError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.submission.client import JobSubmissionClient, Submission
-from mopsjobs.submission.offline import OUTBOX, deliver_offline
+from mopsjobs.submission.offline import deliver_offline
 from support.cli import LineStore, key
 from support.runs import code, sets_of, study
 
@@ -56,7 +57,7 @@ def submit(store: VersionedStore, directory: Path) -> str:
     """Submit `job` to that store; the digest of its bundle."""
     registry = JobRegistry(store)
     engine = Nowhere()
-    client = JobSubmissionClient(store, registry, engine, kept_at=lambda job: directory / job)  # type: ignore[arg-type]
+    client = JobSubmissionClient(store, registry, engine, directory_of=lambda job: JobDir(directory / job))  # type: ignore[arg-type]
     with pack(code(directory / "code")) as packed:
         submission = Submission(job_id="job", study=study(sets_of(2)), bundle=packed.digest, packed=packed)
         client.submit(submission, Launch(job_id="job", registry_url="memory:"))
@@ -110,7 +111,7 @@ def test_something_else_that_was_submitted_under_the_id_is_not_overwritten(tmp_p
     """It was cut short, and may be resumed."""
     store = InMemoryVersionedStore()
     store.create_if_absent(manifest_key("job"), b"{}")
-    with pytest.raises(JobExistsError, match="cut short"):
+    with pytest.raises(JobExistsError, match="was interrupted"):
         submit(store, tmp_path)
     assert JobRegistry(store).get_job("job") is None
 
@@ -119,12 +120,12 @@ def test_what_was_kept_is_registered_though_its_manifest_had_arrived(tmp_path: P
     """A registry that went away between manifest and record gets the record by the delivery."""
     store = InMemoryVersionedStore()
     submit(store, tmp_path)
-    kept = SQLiteVersionedStore(tmp_path / "job" / OUTBOX)
+    kept = SQLiteVersionedStore(JobDir(tmp_path / "job").outbox)
     found = store.get(manifest_key("job"))
     assert found is not None
     kept.create_if_absent(manifest_key("job"), found.value)
     kept.close()
     store.delete(key("job"))
     registry = JobRegistry(store)
-    assert deliver_offline(tmp_path / "job", "job", store, registry, lambda *_: None)
+    assert deliver_offline(JobDir(tmp_path / "job"), "job", store, registry, lambda *_: None)
     assert registry.get_job("job") is not None

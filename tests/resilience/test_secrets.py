@@ -27,9 +27,9 @@ import mops_jobs
 from conftest import Azurite
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 from mopsjobs.engines.kubernetes.manifest import build_manifest
-from mopsjobs.engines.local import job_directory
 from mopsjobs.engines.model_env import SECRET_VARIABLES, model_environment
 from mopsjobs.errors import CacheError, EngineAccessError, EngineError, MopsJobsError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -174,11 +174,11 @@ class Desk:
         return ran
 
     def runner(self, job_id: str) -> int:
-        told: dict[str, int] = json.loads((job_directory(job_id, self.cli.env) / "runner.json").read_text())
+        told: dict[str, int] = json.loads((JobDir.of(job_id, self.cli.env).path / "runner.json").read_text())
         return told["pid"]
 
     def close(self) -> None:
-        for told in job_directory("x", self.cli.env).parent.glob("*/runner.json"):
+        for told in JobDir.of("x", self.cli.env).path.parent.glob("*/runner.json"):
             pid = int(json.loads(told.read_text())["pid"])
             if pid == os.getpid():  # in the foreground, this process was the runner
                 continue
@@ -355,7 +355,7 @@ def test_what_is_kept_while_the_registry_is_away_has_no_secret(desk: Callable[..
     one = desk("azure://c-1", **ELSEWHERE, **{STRING: away})
     with Arguments() as arguments:
         assert one(*CASES["submit"], "-vv").code == 0
-        directory = job_directory("job", one.cli.env)
+        directory = JobDir.of("job", one.cli.env).path
         assert is_alive(one.runner("job"))
         until(lambda: list(directory.glob("spool*")) or (directory / "runner.log").stat().st_size, "it to work")
         kept = one.kept()
@@ -498,7 +498,7 @@ def test_what_is_kept_is_its_owners_alone(cli: Cli, tmp_path: Path, umask: int) 
     submit = ("submit", str(tmp_path / "study.json"), "--auto", "--workers", "1", "--job-id")
     for job_id, env in (("job", {}), ("kept", away)) if umask == 0 else (("job", {}),):
         assert ran(*submit, job_id, **env).returncode == 0
-        directory = job_directory(job_id, base)
+        directory = JobDir.of(job_id, base).path
         pids.append(int(json.loads((directory / "runner.json").read_text())["pid"]))
     try:
         until(lambda: not is_alive(pids[0]), "the runner to end")

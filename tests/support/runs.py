@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.packing import pack
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.runner.pools import WORKER
 from mopsjobs.runner.pools.local import TaskResult, WorkerPool
 from mopsjobs.runner.run_shard import run_shard
@@ -122,7 +123,9 @@ def work(
     directory.mkdir(parents=True, exist_ok=True)
     chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "patience": 100.0, **shard})
     # Waits for a store are cut short, not away: somebody has to bring it back meanwhile.
-    ran = run_shard(chosen, store, registry, directory, on_log=said.append, sleep=lambda _seconds: time.sleep(0.01))
+    ran = run_shard(
+        chosen, store, registry, JobDir(directory), on_log=said.append, sleep=lambda _seconds: time.sleep(0.01)
+    )
     return ran, said
 
 

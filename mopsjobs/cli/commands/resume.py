@@ -26,7 +26,8 @@ from mopsjobs.console.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch, recorded_launch
-from mopsjobs.engines.local import HERE, PROBE_SECONDS, job_directory
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import HERE, PROBE_SECONDS
 from mopsjobs.engines.trust import Trust, choices_of, launched_here
 from mopsjobs.errors import (
     EXIT_INTERRUPTED,
@@ -133,7 +134,7 @@ def _choices(args: argparse.Namespace, app: App, state: JobState) -> list[str]:
             f" {', '.join(ENGINES)}."
         )
     told = recorded_launch(metadata, engine)
-    known = set(launched_here(job_directory(args.job, app.env)))
+    known = set(launched_here(JobDir.of(args.job, app.env)))
     found = [] if engine == "local" else [f"engine:{engine}"]
     if engine == "dask" and args.scheduler is None and "scheduler" in told:
         found.append(f"dask:{told['scheduler']}")
@@ -164,7 +165,7 @@ def _without_unknown_python(told: dict[str, str], job_id: str, app: App, trust: 
     """What a record tells of a launch on this machine, without an interpreter that nobody here has named."""
     python = told.get("python")
     choice = f"python:{python}"
-    if python is None or trust.allows(choice) or choice in launched_here(job_directory(job_id, app.env)):
+    if python is None or trust.allows(choice) or choice in launched_here(JobDir.of(job_id, app.env)):
         return told
     default = active_python(app.env)
     if python != default:
@@ -191,7 +192,7 @@ def _deliver(job_id: str, app: App) -> bool:
     def refused(key: str, reason: StoreError) -> None:
         app.out.warn(f"{key} is given up: {reason}")
 
-    directory = job_directory(job_id, app.env)
+    directory = JobDir.of(job_id, app.env)
     is_delivered = deliver_offline(directory, job_id, app.store, app.registry, refused)
     if is_delivered:
         app.out.note(f"{job_id}: delivered what this machine kept of it since the registry was away")
@@ -241,7 +242,7 @@ def _child(
         app.store,
         app.registry,
         open_engine(engine, app.env),
-        kept_at=lambda job: job_directory(job, app.env),
+        directory_of=lambda job: JobDir.of(job, app.env),
     )
     with packed_here(app) if args.auto else contextlib.nullcontext(None) as packed:
         submission = Submission(
@@ -287,7 +288,7 @@ def _without_registry(args: argparse.Namespace, app: App, outage: StoreUnavailab
         StoreUnavailableError: it is none of these.
         JobBusyError: it is at work.
     """
-    manifest, fields = load_offline(job_directory(args.job, app.env), args.job)
+    manifest, fields = load_offline(JobDir.of(args.job, app.env), args.job)
     if manifest is None or manifest.engine not in HERE:
         raise outage
     _refuse_new_code(args)

@@ -30,7 +30,8 @@ from mopsjobs.cli.launch_flags import (
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.local import HERE, job_directory
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import HERE
 from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError, UsageError
 from mopsjobs.registry.job_state import check_new_job_id
 from mopsjobs.runner.model_errors import ModelError
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             app.store,
             app.registry,
             open_engine(args.engine, app.env),
-            kept_at=lambda job: job_directory(job, app.env),
+            directory_of=lambda job: JobDir.of(job, app.env),
         )
         submission = Submission(
             job_id=job_id,

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, Launch, Launched, launch_notes
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes import logs as k8s_logs
 from mopsjobs.engines.kubernetes.client import Cluster, ConflictError, is_other_context, open_cluster
 from mopsjobs.engines.kubernetes.manifest import (
@@ -26,7 +27,6 @@ from mopsjobs.engines.kubernetes.manifest import (
     job_name,
     kubectl,
 )
-from mopsjobs.engines.local import job_directory
 from mopsjobs.engines.trust import NotTrustedError, Trust, flags_for, launched_here, remember_launch
 from mopsjobs.errors import EngineError, EnginePlaceError, EngineUnavailableError, shortened
 from mopsjobs.utils.times import utc_now
@@ -91,7 +91,7 @@ class KubernetesEngine:
             noted[CONTEXT_NOTE] = context  # a name, and nothing of what it stands for
         told: dict[str, object] = {**launch.options, "image": noted[NOTE_PREFIXES[self.name] + "image"]}
         told |= {"namespace": namespace, "context": context}
-        remember_launch(job_directory(launch.job_id, self._env), self.name, told)
+        remember_launch(JobDir.of(launch.job_id, self._env), self.name, told)
         return Launched(look, name, namespace, uid, metadata=noted)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
@@ -155,7 +155,7 @@ def unknown_context(job: Mapping[str, object], env: Mapping[str, str], trust: Tr
     if noted is None or env.get(CONTEXT_VARIABLE):
         return None
     choice = f"context:{noted}"
-    if trust.allows(choice) or choice in launched_here(job_directory(str(job["job_id"]), env)):
+    if trust.allows(choice) or choice in launched_here(JobDir.of(str(job["job_id"]), env)):
         return None
     return choice if is_other_context(env, noted) else None
 

@@ -20,7 +20,7 @@ from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import schema
-from mopsjobs.engines.local import job_directory
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import CacheError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
@@ -423,7 +423,7 @@ def test_without_a_home_the_cache_is_in_a_private_directory(
     private = temporary / f"mops-jobs-{os.getuid()}"
     assert (ran.code, ran.lines) == (0, ["a"])
     assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
-    assert job_directory("a", cli.env) == private / "jobs" / "a"
+    assert JobDir.of("a", cli.env).path == private / "jobs" / "a"
     assert sorted(Path.cwd().rglob("*")) == before
     temporary.chmod(0o777)
     refused = cli("list", "-q")

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.submission.offline import LAUNCHED, load_offline, save_launch
+from mopsjobs.submission.offline import load_offline, save_launch
 from mopsjobs.utils import files
 
 
@@ -104,12 +105,12 @@ def test_a_registry_whose_creator_was_killed_is_made_by_the_next(tmp_path: Path)
 
 def test_what_is_kept_of_a_launch_is_never_half_there(tmp_path: Path) -> None:
     """Whoever is killed while writing it has written nothing: `resume` reads the file."""
-    killed_in_a_draft(tmp_path / LAUNCHED)
-    assert load_offline(tmp_path, "job") == (None, {})
-    save_launch(tmp_path, {"k8s_name": "x"})
-    assert load_offline(tmp_path, "job") == (None, {"k8s_name": "x"})
-    killed_in_a_draft(tmp_path / LAUNCHED)
-    assert load_offline(tmp_path, "job") == (None, {"k8s_name": "x"})
+    killed_in_a_draft(JobDir(tmp_path).launched)
+    assert load_offline(JobDir(tmp_path), "job") == (None, {})
+    save_launch(JobDir(tmp_path), {"k8s_name": "x"})
+    assert load_offline(JobDir(tmp_path), "job") == (None, {"k8s_name": "x"})
+    killed_in_a_draft(JobDir(tmp_path).launched)
+    assert load_offline(JobDir(tmp_path), "job") == (None, {"k8s_name": "x"})
 
 
 def test_a_draft_that_is_done_does_not_stay_locked_by_a_forked_child(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""The directory of a job on this machine, and every path in it.
+
+runner.json        the process id of the runner that was launched here, and when that process started
+runner.log         the runner's own messages
+shard-N.lock       locked by the runner of shard N while it works
+shard-N.began      when the first task of shard N began here
+own_launch.json    what this machine has launched the job with
+outbox.db          bundle, manifest, outputs and events on their way to the registry
+launched.json      what the record is to say of the launch, until the registry takes it
+submitted_at       when the job was submitted without the registry
+code/              unpacked bundles
+spool/N/           outputs of the tasks of shard N
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mopsjobs.utils import user_dirs
+
+
+class JobDir:
+    """The paths of one job. Nothing is created."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: Path) -> None:
+        """Name the directory itself; `of` finds it by the id of a job."""
+        self.path = path
+
+    @classmethod
+    def of(cls, job_id: str, env: Mapping[str, str]) -> JobDir:
+        """Return the directory of a job below XDG_STATE_HOME, or in a private directory if there is no home.
+
+        Args:
+            job_id: a valid id: it becomes a part of the path.
+            env: the environment.
+        """
+        return cls(Path(user_dirs.state_directory(env)) / "jobs" / job_id)
+
+    @property
+    def runner(self) -> Path:
+        """The process of the launched runner."""
+        return self.path / "runner.json"
+
+    @property
+    def log(self) -> Path:
+        """The runner's own messages."""
+        return self.path / "runner.log"
+
+    @property
+    def own_launch(self) -> Path:
+        """The choices of the last launch from this machine."""
+        return self.path / "own_launch.json"
+
+    @property
+    def outbox(self) -> Path:
+        """The store of what waits for the registry."""
+        return self.path / "outbox.db"
+
+    @property
+    def launched(self) -> Path:
+        """The fields of the record that only the launch knows."""
+        return self.path / "launched.json"
+
+    @property
+    def submitted_at(self) -> Path:
+        """The time of a submission without the registry."""
+        return self.path / "submitted_at"
+
+    @property
+    def code(self) -> Path:
+        """Unpacked bundles."""
+        return self.path / "code"
+
+    def spool(self, shard: int) -> Path:
+        """Return the directory for outputs of a shard: shards may work here side by side."""
+        return self.path / "spool" / str(shard)
+
+    def lock(self, shard: int) -> Path:
+        """Return the lock file of a shard's runner."""
+        return self.path / f"shard-{shard}.lock"
+
+    def locks(self) -> Iterator[Path]:
+        """Yield the lock files of all shards that have run here."""
+        return self.path.glob("shard-*.lock")
+
+    def began(self, shard: int) -> Path:
+        """Return the file with the start of a shard's first task."""
+        return self.path / f"shard-{shard}.began"
+
+    def starts(self) -> Iterator[Path]:
+        """Yield the files with the starts of all shards that have run here."""
+        return self.path.glob("shard-*.began")
