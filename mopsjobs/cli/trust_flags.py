@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping
 
 from mopsjobs.app.app import App
 from mopsjobs.engines.base import engine_of
-from mopsjobs.engines.trust import NotTrustedError, Trust, check_choice, flags_for
+from mopsjobs.engines.trust import Trust, check_choice, first_jobs, refusal
 from mopsjobs.errors import ConfigError, UsageError
-
-CONFIG_HINT = "Or for good, in ~/.config/mops-jobs/config.toml: trusted = [{}]"
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -26,20 +23,21 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def trust_of(args: argparse.Namespace, app: App) -> Trust:
-    """What the user trusts: by `--trust`, and by the list in the configuration of the user.
+    """Return what the user trusts: by `--trust`, and by the list in the configuration of the user.
 
     Raises:
-        UsageError: if one of them has another form.
+        UsageError: if a flag is not valid.
+        ConfigError: if an entry of the list is not valid.
     """
     try:
-        patterns = [check_choice(one) for one in app.settings.trusted]
+        patterns = [check_choice(pattern) for pattern in app.settings.trusted]
     except UsageError as error:
         raise ConfigError(f"{error.message} (trusted, from the user's configuration file)") from None
-    return Trust([check_choice(one) for one in args.trust], patterns)
+    return Trust([check_choice(choice) for choice in args.trust], patterns)
 
 
 def contexts_of(jobs: Iterable[Mapping[str, object]], app: App, trust: Trust) -> dict[str, list[str]]:
-    """The contexts that only records name, each with the jobs whose records do."""
+    """Return the contexts that only records name, each with the jobs of these records."""
     found: dict[str, list[str]] = {}
     for job in jobs:
         if engine_of(job) != "kubernetes":
@@ -53,27 +51,36 @@ def contexts_of(jobs: Iterable[Mapping[str, object]], app: App, trust: Trust) ->
 
 
 def is_agreed(app: App, found: Mapping[str, list[str]]) -> bool | None:
-    """Ask a person whether to use what only records name; None without a terminal to ask at.
+    """Ask the user whether to use what only records name.
 
     Args:
-        app: the run.
+        app: the command.
         found: the choices, each with the jobs whose records name it; not empty.
+
+    Returns:
+        None if there is no terminal to ask at.
     """
-    jobs = list(dict.fromkeys(job for names in found.values() for job in names))
-    return app.out.ask(f"Use {', '.join(found)}, which only the record of {_some(jobs)} names?")
+    return app.out.ask(f"Use {', '.join(found)}, which only the record of {first_jobs(found)} names?")
 
 
-def refusal(found: Mapping[str, list[str]], done: str) -> NotTrustedError:
-    """Return the error for choices without the user's agreement."""
-    jobs = list(dict.fromkeys(job for names in found.values() for job in names))
-    choices = list(found)
-    listed = ", ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
-    return NotTrustedError(
-        f"Only the record of {_some(jobs)} names {', '.join(choices)}; {done}."
-        f" If you trust {'it' if len(choices) == 1 else 'them'}, add: {flags_for(choices)}",
-        hint=CONFIG_HINT.format(listed),
-    )
+def agreed_trust(trust: Trust, found: Mapping[str, list[str]], app: App, outcome: str) -> Trust | None:
+    """Return the user's trust with the choices of records, after asking for each that the user has not named.
 
+    Args:
+        trust: what the user has named.
+        found: choices that the user has not named, each with the jobs whose records name it.
+        app: the command.
+        outcome: what happens without trust, for the error: "nothing was launched".
 
-def _some(jobs: list[str]) -> str:
-    return ", ".join(jobs[:3]) + (f" and {len(jobs) - 3} more" if len(jobs) > 3 else "")
+    Returns:
+        None if the user does not agree.
+
+    Raises:
+        NotTrustedError: if there is no terminal to ask at.
+    """
+    if not found:
+        return trust
+    answer = is_agreed(app, found)
+    if answer is None:
+        raise refusal(found, outcome)
+    return trust.plus(found) if answer else None

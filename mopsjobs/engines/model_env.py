@@ -7,7 +7,9 @@ wall against a hostile model, which runs as the same user: SECURITY.md says what
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 SECRET_VARIABLES = frozenset(
     {
@@ -37,3 +39,13 @@ def model_environment(env: Mapping[str, str]) -> dict[str, str]:
 def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that runs what others send: all but `SECRETS`, whatever `PASSED` names."""
     return {name: value for name, value in env.items() if name not in SECRET_VARIABLES}
+
+
+def active_python(env: Mapping[str, str]) -> str | None:
+    """Return the interpreter of the active environment, which has the model's packages; None if none is active."""
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if prefix := env.get(variable):
+            path = Path(prefix) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+            if path.exists():
+                return str(path)
+    return None

@@ -30,6 +30,8 @@ KINDS = {
 }
 """The kinds of choices."""
 
+CONFIG_HINT = "To trust it in every command, add to ~/.config/mops-jobs/config.toml: trusted = [{}]"
+
 MAX_BYTES = 65536
 
 
@@ -88,6 +90,28 @@ def choices_of(options: Mapping[str, object]) -> list[str]:
 def flags_for(choices: Iterable[str]) -> str:
     """What to type to trust them."""
     return " ".join(f"--trust {shlex.quote(choice)}" for choice in choices)
+
+
+def refusal(found: Mapping[str, list[str]], outcome: str) -> NotTrustedError:
+    """Return the error for choices that the user has not named.
+
+    Args:
+        found: the choices, each with the jobs whose records name it.
+        outcome: what follows: "nothing was launched".
+    """
+    choices = list(found)
+    listed = ", ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    return NotTrustedError(
+        f"Only the record of {first_jobs(found)} names {', '.join(choices)}; {outcome}."
+        f" If you trust {'it' if len(choices) == 1 else 'them'}, add: {flags_for(choices)}",
+        hint=CONFIG_HINT.format(listed),
+    )
+
+
+def first_jobs(found: Mapping[str, list[str]]) -> str:
+    """Return the ids of the first jobs that make these choices, and the number of the others."""
+    jobs = list(dict.fromkeys(job for names in found.values() for job in names))
+    return ", ".join(jobs[:3]) + (f" and {len(jobs) - 3} more" if len(jobs) > 3 else "")
 
 
 def remember_launch(directory: JobDir, engine: str, options: Mapping[str, object]) -> None:

@@ -382,7 +382,7 @@ def test_submit_hands_the_flags_to_the_engine(cli: Cli, remote: Remote, monkeypa
             launches.append(launch)
             return Launched("kubectl …", "a", "models", "uid-1")
 
-    monkeypatch.setattr("mopsjobs.cli.commands.submit.open_engine", lambda name, env: Noting(PENDING))
+    monkeypatch.setattr("mopsjobs.submission.submit.open_engine", lambda name, env: Noting(PENDING))
     with open("study.json", "w", encoding="utf-8") as file:
         file.write('{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}')
     cli.ok(

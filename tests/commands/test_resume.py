@@ -66,7 +66,7 @@ def test_what_was_kept_is_delivered_and_the_job_registered(cli: Cli, remote: Rem
     assert _keys(remote.store) == []
     ran = cli.ok("resume", "job")
     assert ran.out == "job\n"
-    assert "job: delivered what this machine kept of it since the registry was away" in ran.err
+    assert "job: delivered what this machine kept of it while the registry did not answer" in ran.err
     assert _keys(remote.store) == ["bundles/", "jobs/job/manifest.json", "jobs/job/state.json"]
     state = record(remote.jobs)
     assert (state.status, state.owner, state.tasks_total) == ("scheduled", "me", 3)

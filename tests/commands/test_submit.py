@@ -188,7 +188,7 @@ def test_a_job_in_the_foreground_stops_on_a_signal_and_goes_on_by_resume(
         running.send_signal(number)
         err = running.communicate(timeout=30)[1]
     assert running.returncode == code_, err
-    assert err.endswith("Go on: mops-jobs resume job\n")
+    assert err.endswith("To continue: mops-jobs resume job\n")
     gate.touch()
     desk.ok("resume", "job")
     assert desk.ended() == "succeeded"
@@ -749,11 +749,11 @@ def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk)
             running.send_signal(signal.SIGINT)
             err = running.communicate(timeout=60)[1]
         assert running.returncode == 130, err
-        assert err.endswith("Go on: mops-jobs resume job\n")
+        assert err.endswith("To continue: mops-jobs resume job\n")
         ran = desk("resume", "job", **env)
         assert (ran.code, ran.out) == (0, "job\n"), ran
         assert ran.err.startswith("warning: Cannot reach")
-        assert "The job goes on without it." in ran.err
+        assert "The job continues without the registry." in ran.err
         assert desk("resume", "job", **env).code == 6
     assert calls(noted) == {0: 1}
     kill(desk.runner())

@@ -402,7 +402,9 @@ def test_where_secrets_are_kept_is_not_packed_and_told(desk: Callable[..., Desk]
         assert packed.names == {".env.example", "model.py", "study.json"}
         assert packed.withheld == (".env", ".env.local", ".ssh/", "deploy.pem", "sub/.netrc")
     err = one("submit", "study.json", "--auto", "--dry-run", "-q").err
-    assert sentences(err)[0].startswith("warning: Left out of the bundle, for it may hold secrets: .env, .env.local,")
+    assert sentences(err)[0].startswith(
+        "warning: Left out of the bundle, because it may hold secrets: .env, .env.local,"
+    )
     (one.home / ".gitignore").write_text(".env*\n")
     (one.home / ".modelopsignore").write_text("*.pem\n!sub/.netrc\n.ssh\n")
     with pack(one.home) as packed:

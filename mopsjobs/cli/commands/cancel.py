@@ -19,11 +19,11 @@ from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import add_command
-from mopsjobs.cli.trust_flags import add_trust, contexts_of, is_agreed, refusal, trust_of
+from mopsjobs.cli.trust_flags import add_trust, contexts_of, is_agreed, trust_of
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
-from mopsjobs.engines.trust import NotTrustedError, Trust
+from mopsjobs.engines.trust import NotTrustedError, Trust, refusal
 from mopsjobs.errors import (
     EXIT_INTERRUPTED,
     EXIT_PARTLY_DONE,

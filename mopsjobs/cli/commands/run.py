@@ -1,4 +1,4 @@
-"""`run`: the runner. Works through a job's tasks on this machine; engines start it, and so may anybody."""
+"""`run`: the runner. It works through the tasks of a job on this machine. Engines start it, or a user by hand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from mopsjobs.app.app import App
 from mopsjobs.app.foreground import run_here, stopped_code
 from mopsjobs.app.job_arguments import positive_number
 from mopsjobs.cli.flags import add_command
-from mopsjobs.cli.launch_flags import add_runner_flags, interpreter, task_timeout
+from mopsjobs.cli.launch_flags import add_runner_flags
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, JobNotFoundError, NoManifestError, UsageError
 from mopsjobs.runner.shard import PATIENCE_SECONDS, Shard
+from mopsjobs.submission.launching import find_interpreter, parse_task_timeout
 from mopsjobs.utils.times import parse_duration
 
 TYPE_CHECKING = False
@@ -54,9 +55,9 @@ def run(args: argparse.Namespace, app: App) -> Result:
         number=number,
         of=of,
         workers=args.workers,
-        # In a pod nobody reads a usage error: there, the runner brings it into the record. On Dask, it is a path there.
-        python=interpreter(args.python, app.env) if args.shards is args.scheduler is None else args.python,
-        task_timeout=task_timeout(args.task_timeout),
+        # In a pod, the runner writes a wrong path into the record instead. With Dask, the path is one on the workers.
+        python=find_interpreter(args.python, app.env) if args.shards is args.scheduler is None else args.python,
+        task_timeout=parse_task_timeout(args.task_timeout),
         waits=args.shards is not None,
         echo=args.echo,
         patience=PATIENCE_SECONDS if args.patience is None else parse_duration(args.patience),
@@ -84,7 +85,7 @@ def _which(args: argparse.Namespace, app: App) -> tuple[int, int]:
         words = _SHARD.fullmatch(args.shard)
         number, of = (int(words[1]), int(words[2])) if words else (0, 0)
         if number >= of:
-            raise UsageError(f"'{args.shard}' is no shard: use I/N with I from 0 to N-1.")
+            raise UsageError(f"invalid shard '{args.shard}': expected I/N with I from 0 to N-1.")
         return number, of
     index = app.env.get("JOB_COMPLETION_INDEX", "")
     if args.shards is None:

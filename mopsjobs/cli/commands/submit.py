@@ -1,44 +1,29 @@
-"""`submit`: run a study, on this machine or where it belongs."""
+"""`submit`: run a study on this machine, a Kubernetes cluster or a Dask cluster."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from mopsjobs.app.app import App
-from mopsjobs.app.exit_codes import exit_code_of
-from mopsjobs.app.foreground import run_here, stopped_code
+from mopsjobs.app.follow import follow
 from mopsjobs.app.job_arguments import parse_labels, positive_number
-from mopsjobs.app.wait import Until, wait_for
-from mopsjobs.bundles.bundle import parse_bundle_ref
-from mopsjobs.bundles.extraction import BundleError
-from mopsjobs.bundles.packing import ALWAYS_IN, PackedBundle
+from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cli.flags import add_command
 from mopsjobs.cli.launch_flags import (
     SCHEDULER_HELP,
     add_cluster_options,
     add_runner_flags,
-    cluster_options,
-    dask_options,
-    launched_as,
-    packed_here,
+    code_to_pack,
+    launch_options,
 )
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.engines import ENGINES, open_engine
-from mopsjobs.engines.base import Launch
-from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines import ENGINES
 from mopsjobs.engines.local import HERE
-from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError, UsageError
-from mopsjobs.registry.job_state import check_new_job_id
-from mopsjobs.runner.model_errors import ModelError
-from mopsjobs.runner.shard import Shard
-from mopsjobs.studies.study import Study
+from mopsjobs.errors import UsageError
 from mopsjobs.studies.study_parser import load_study
-from mopsjobs.submission.client import JobSubmissionClient, Submission, Submitted, new_job_id
+from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
 from mopsjobs.utils.text import pluralize
 
 TYPE_CHECKING = False
@@ -95,105 +80,45 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 def run(args: argparse.Namespace, app: App) -> Result:
     """Submit a study."""
     study = load_study(_read(args.study), args.study)
-    labels = parse_labels(args.label)
-    job_id = check_new_job_id(args.job_id or new_job_id(study, app.now()))
-    launch = Launch(
-        job_id=job_id,
-        registry_url=app.settings.registry.value,
-        **launched_as(args, args.engine, app.env, {})._asdict(),
-        shards=1 if args.shards is None else args.shards,
+    request = SubmitRequest(
+        study=study,
+        code=code_to_pack(args, app),
+        bundle=args.bundle,
+        engine=args.engine,
+        options=launch_options(args),
+        job_id=args.job_id,
+        owner=args.owner,
+        labels=parse_labels(args.label),
         foreground=args.wait and args.engine in HERE,
-        options=_engine_options(args, app),
+        study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
     )
-    if args.engine == "kubernetes":
-        from mopsjobs.engines.kubernetes.manifest import check_launch
-
-        check_launch(launch, app.env)
-    with contextlib.ExitStack() as stack:
-        packed = stack.enter_context(packed_here(app) if args.auto else contextlib.nullcontext(None))
-        bundle = parse_bundle_ref(args.bundle) if packed is None else packed.digest
-        if packed is not None and ALWAYS_IN not in packed.names:
-            _check_model(study.model, packed, args.study, app)
+    session = submission_session(app)
+    with prepare(request, session) as prepared:
         if args.dry_run:
-            return _plan(args, study, launch, bundle, packed)
-        client = JobSubmissionClient(
-            app.store,
-            app.registry,
-            open_engine(args.engine, app.env),
-            directory_of=lambda job: JobDir.of(job, app.env),
-        )
-        submission = Submission(
-            job_id=job_id,
-            study=study,
-            bundle=bundle,
-            packed=packed,
-            owner=args.owner or _user(app.env),
-            labels=labels,
-        )
-        submitted = client.submit(submission, launch)
+            return _plan(prepared, as_json=args.json)
+        submitted = submit_prepared(prepared, session)
     if args.wait:
-        return _followed(args, app, launch, study, submitted)
-    notes = [f"Launched {pluralize(study.tasks_total, 'task')}", f"Next: mops-jobs wait {job_id}"]
+        for warning in submitted.warnings:
+            app.out.warn(warning)
+        app.out.note(f"{submitted.job_id}: {pluralize(study.tasks_total, 'task')}")
+        ending = follow(submitted.launch, study.tasks_total, app)
+        notes = [] if ending.note is None else [ending.note]
+        body = _body(request, submitted.job_id, ending.status, as_json=args.json)
+        return Result(body, notes=notes, exit_code=ending.exit_code)
+    following = f"Next: mops-jobs wait {submitted.job_id}"
     if submitted.warnings:
-        notes[1] = f"Without the registry: {submitted.launched.look}"
-    return Result(_body(args, launch, study), notes=notes, warnings=submitted.warnings)
-
-
-def _body(args: argparse.Namespace, launch: Launch, study: Study, status: str | None = None) -> Document | Text:
-    told = {"job_id": launch.job_id, "engine": args.engine, "tasks_total": study.tasks_total, "status": status}
-    return Document(told) if args.json else Text([launch.job_id])
-
-
-def _followed(args: argparse.Namespace, app: App, launch: Launch, study: Study, submitted: Submitted) -> Result:
-    """The job until its end: worked through by this very process, or looked at from here."""
-    for warning in submitted.warnings:
-        app.out.warn(warning)
-    app.out.note(f"{launch.job_id}: {pluralize(study.tasks_total, 'task')}")
-    if not launch.foreground:
-        waited = wait_for([launch.job_id], app, Until())
-        return Result(_body(args, launch, study, waited.states[0].status), exit_code=waited.exit_code)
-    shard = Shard(
-        launch.job_id,
-        workers=launch.workers,
-        python=launch.python,
-        task_timeout=launch.task_timeout,
-        scheduler=launch.options.get("scheduler"),
+        following = f"Without the registry: {submitted.launched.look}"
+    return Result(
+        _body(request, submitted.job_id, None, as_json=args.json),
+        notes=[f"Launched {pluralize(study.tasks_total, 'task')}", following],
+        warnings=submitted.warnings,
     )
-    try:
-        ran = run_here(shard, app, total=study.tasks_total)
-    except (
-        ModelError,
-        BundleError,
-        EngineError,
-    ) as error:  # the record says so, or `partial` if tasks were complete before
-        app.out.error(error)
-        return Result(_body(args, launch, study, "failed"), exit_code=EXIT_JOB_FAILED)
-    note = f"{launch.job_id}: {ran.status or 'state unknown'}, {ran.completed} tasks done, {ran.failed} failed"
-    code = EXIT_UNREACHABLE if ran.status is None else exit_code_of({"status": ran.status})
-    if code == EXIT_NOT_FINISHED or ran.signal is not None:
-        code, note = stopped_code(ran), f"{note}. Go on: mops-jobs resume {launch.job_id}"
-    return Result(_body(args, launch, study, ran.status), notes=[note], exit_code=code)
 
 
-def _engine_options(args: argparse.Namespace, app: App) -> dict[str, str]:
-    """What is asked of one engine alone. A flag that would have no effect is refused, not ignored."""
-    given = cluster_options(args, args.engine)
-    if args.engine == "dask":
-        return dask_options(args, app)
-    if args.scheduler is not None:
-        raise UsageError(f"--scheduler has no effect with the {args.engine} engine.")
-    return given
-
-
-def _user(env: Mapping[str, str]) -> str | None:
-    """Who submits: as the environment has it, else as the system knows whom the process belongs to."""
-    if env.get("USER"):
-        return env["USER"]
-    with contextlib.suppress(ImportError, KeyError):
-        import pwd
-
-        return pwd.getpwuid(os.getuid()).pw_name
-    return None
+def _body(request: SubmitRequest, job_id: str, status: str | None, *, as_json: bool) -> Document | Text:
+    total = request.study.tasks_total
+    document = {"job_id": job_id, "engine": request.engine, "tasks_total": total, "status": status}
+    return Document(document) if as_json else Text([job_id])
 
 
 def _read(path: str) -> bytes:
@@ -203,52 +128,32 @@ def _read(path: str) -> bytes:
         raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
 
 
-def _check_model(model: str, packed: PackedBundle, study: str, app: App) -> None:
-    """Whether a bundle without a wire function can have this model.
-
-    A module that was not packed may be installed in the model's interpreter: that is worth a warning, no more.
-
-    Raises:
-        UsageError: no bundle can: it names no function.
-    """
-    module, _, function = model.partition(":")
-    if not (function and module):
-        raise UsageError(
-            f"The study's model should be package.module:function, not {model}: {Path.cwd()}, which was packed, has no"
-            f" {ALWAYS_IN} that names a wire function."
-        )
-    first = module.partition(".")[0]
-    if any(name.startswith((f"{first}/", f"{first}.")) for name in packed.names):
-        return
-    beside = "" if study == "-" else str(Path(study).resolve().parent)
-    where = f"; the study is in {beside}" if beside not in ("", str(Path.cwd().resolve())) else ""
-    app.out.warn(f"The model's module {first} is not in {Path.cwd()}, which was packed{where}. Is it installed?")
-
-
 def _size(count: int) -> str:
     return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 999_950 else f"{count / 1e6:.1f} MB"
 
 
-def _plan(args: argparse.Namespace, study: Study, launch: Launch, bundle: str, packed: PackedBundle | None) -> Result:
-    job_id = launch.job_id
-    python = launch.python or (sys.executable if args.engine == "local" else None)
+def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
+    """Show what a submission would do."""
+    request, launch, bundle, packed = prepared
+    study, job_id = request.study, launch.job_id
+    python = launch.python or (sys.executable if request.engine == "local" else None)
+    if as_json:
+        plan = {"job_id": job_id, "tasks_total": study.tasks_total, "bundle": bundle, "engine": request.engine}
+        files, size = (None, None) if packed is None else (packed.files, packed.bytes)
+        return Result(
+            Document({**plan, "bundle_files": files, "bundle_bytes": size, "python": python, "dry_run": True})
+        )
     code = bundle
     if packed is not None:
         code = f"{bundle} ({Path.cwd()}: {pluralize(packed.files, 'file')}, {_size(packed.bytes)} packed)"
-    outputs = "whatever each task leaves" if study.outputs is None else ", ".join(study.outputs)
+    outputs = "every file that a task leaves" if study.outputs is None else ", ".join(study.outputs)
     sets = pluralize(len(study.parameter_sets), "parameter set")
     lines = [
         f"Job      {job_id}",
         f"Study    {study.entrypoint}: {sets}, {pluralize(study.tasks_total, 'task')}",
         f"Bundle   {code}",
-        f"Engine   {args.engine}",
-        f"Python   {python or 'that of where it runs'}",
+        f"Engine   {request.engine}",
+        f"Python   {python or 'the default of the engine'}",
         f"Outputs  {outputs}, under results/{job_id}/",
     ]
-    if args.json:
-        plan = {"job_id": job_id, "tasks_total": study.tasks_total, "bundle": bundle, "engine": args.engine}
-        files, size = (None, None) if packed is None else (packed.files, packed.bytes)
-        return Result(
-            Document({**plan, "bundle_files": files, "bundle_bytes": size, "python": python, "dry_run": True})
-        )
     return Result(Text(lines), notes=["Nothing was done."])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import bundle_key, extract_bundle
 from mopsjobs.bundles.extraction import BundleError
-from mopsjobs.engines.model_env import model_environment
+from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.runner.pools.local import OnLog, Pool, WorkerPool
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.studies.manifest import Manifest
@@ -93,13 +93,3 @@ def open_pool(
         on_died=on_died,
         env=model_environment(os.environ),
     )
-
-
-def active_python(env: Mapping[str, str]) -> str | None:
-    """The interpreter of the active environment, which has the model's packages; None where none is active."""
-    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        if prefix := env.get(variable):
-            path = Path(prefix) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-            if path.exists():
-                return str(path)
-    return None

@@ -1,0 +1,63 @@
+"""Stay with a submitted job until it ends: as its runner, or by looking at its record."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mopsjobs.app.app import App
+from mopsjobs.app.exit_codes import exit_code_of
+from mopsjobs.app.foreground import run_here, stopped_code
+from mopsjobs.app.wait import Until, wait_for
+from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.engines.base import Launch
+from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError
+from mopsjobs.runner.model_errors import ModelError
+from mopsjobs.runner.shard import Shard
+
+
+class Ending(NamedTuple):
+    """How a job has ended, or why this process left it before its end."""
+
+    status: str | None
+    """The status of its record; None if the registry did not answer."""
+    exit_code: int
+    note: str | None = None
+    """A line for the user."""
+
+
+def follow(launch: Launch, tasks_total: int, app: App) -> Ending:
+    """Stay with a job until its end. A job that was launched in the foreground runs in this process.
+
+    Args:
+        launch: the launch of the job.
+        tasks_total: the tasks of the job, for a progress bar.
+        app: the command.
+
+    Raises:
+        StoreUnavailableError: if the registry does not answer.
+    """
+    if launch.foreground:
+        return _run(launch, tasks_total, app)
+    waited = wait_for([launch.job_id], app, Until())
+    return Ending(waited.states[0].status, waited.exit_code)
+
+
+def _run(launch: Launch, tasks_total: int, app: App) -> Ending:
+    shard = Shard(
+        launch.job_id,
+        workers=launch.workers,
+        python=launch.python,
+        task_timeout=launch.task_timeout,
+        scheduler=launch.options.get("scheduler"),
+    )
+    try:
+        ran = run_here(shard, app, total=tasks_total)
+    except (ModelError, BundleError, EngineError) as error:
+        # The record has this error too. It is `partial` if tasks were complete before.
+        app.out.error(error)
+        return Ending("failed", EXIT_JOB_FAILED)
+    note = f"{launch.job_id}: {ran.status or 'state unknown'}, {ran.completed} tasks done, {ran.failed} failed"
+    code = EXIT_UNREACHABLE if ran.status is None else exit_code_of({"status": ran.status})
+    if code == EXIT_NOT_FINISHED or ran.signal is not None:
+        code, note = stopped_code(ran), f"{note}. To continue: mops-jobs resume {launch.job_id}"
+    return Ending(ran.status, code, note)

@@ -1,0 +1,222 @@
+"""Make a `Launch` from what the user asks for, and from what the record of an earlier launch says."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.model_env import active_python, model_environment
+from mopsjobs.errors import UsageError
+from mopsjobs.submission.session import Session
+from mopsjobs.utils.times import parse_duration
+
+CLUSTER_OPTIONS = ("image", "namespace", "cpu", "memory", "secret", "service_account", "parallelism", "context")
+"""The options of the kubernetes engine."""
+
+PYTHON_CHECK_SECONDS = 20
+"""How long an interpreter may take to run one line. A slower one is left to the runner."""
+
+MAX_DIGITS = 9
+"""Of a number in a record."""
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchOptions:
+    """How a runner is to work. None: as the record of an earlier launch says, else the default of the engine."""
+
+    workers: int | None = None
+    """Worker processes per shard."""
+    python: str | None = None
+    """The model's interpreter: a path, or a name to look up on the PATH. With dask, a path on the workers."""
+    task_timeout: float | None = None
+    """Seconds that one task may take."""
+    shards: int | None = None
+    """Parts of the job, each a pod of its own. For kubernetes only."""
+    scheduler: str | None = None
+    """The address of a scheduler. For dask only."""
+    cluster: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Some of `CLUSTER_OPTIONS`. For kubernetes only."""
+
+
+def make_launch(
+    job_id: str,
+    engine: str,
+    options: LaunchOptions,
+    session: Session,
+    *,
+    recorded: Mapping[str, str] = _NOTHING,
+    namespace: str | None = None,
+    foreground: bool = False,
+) -> Launch:
+    """Return the launch of a job. Nothing is started.
+
+    Args:
+        job_id: the job to launch.
+        engine: where it runs.
+        options: what the user asks for.
+        session: the registry and the environment.
+        recorded: what an earlier launch was asked for; see `engines.base.recorded_launch`.
+        namespace: where an earlier launch ran on Kubernetes.
+        foreground: whether the caller becomes the runner; see `Launch.foreground`.
+
+    Raises:
+        UsageError: if an option is not valid or has no effect, or if the interpreter does not exist.
+        EngineError: if the library of the engine is not installed.
+    """
+    shards = options.shards
+    own = _options_of_engine(engine, options, session.env, recorded)
+    if engine == "kubernetes":
+        own = {**recorded_options(recorded, namespace), **own}
+        shards = shards or _positive_number(recorded.get("shards"))
+    launch = Launch(
+        job_id=job_id,
+        registry_url=session.registry_url,
+        shards=shards or 1,
+        workers=options.workers or _positive_number(recorded.get("workers")),
+        python=_python(engine, options.python, session.env, recorded.get("python")),
+        task_timeout=options.task_timeout or _recorded_timeout(recorded),
+        foreground=foreground,
+        options=own,
+    )
+    if engine == "kubernetes":
+        from mopsjobs.engines.kubernetes.manifest import check_launch
+
+        check_launch(launch, session.env)
+    return launch
+
+
+def _options_of_engine(
+    engine: str, options: LaunchOptions, env: Mapping[str, str], recorded: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the options that only this engine understands. An option without effect is refused, not ignored.
+
+    Raises:
+        UsageError: if an option has no effect, or if dask has no scheduler.
+        EngineError: if the library of the engine is not installed.
+    """
+    if engine != "kubernetes":
+        given = [name for name in CLUSTER_OPTIONS if name in options.cluster]
+        for name in [*given, *(["shards"] if options.shards is not None else [])]:
+            raise UsageError(f"--{name.replace('_', '-')} has no effect with the {engine} engine.")
+    if engine == "dask":
+        return _dask_options(options, env, recorded)
+    if options.scheduler is not None:
+        raise UsageError(f"--scheduler has no effect with the {engine} engine.")
+    return dict(options.cluster)
+
+
+def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
+    from mopsjobs.engines.dask_client import check_installed, scheduler_url
+
+    if options.workers is not None:
+        raise UsageError("--workers has no effect with the dask engine: the cluster has its own.")
+    url = scheduler_url(options.scheduler or recorded.get("scheduler"), env)
+    check_installed()
+    return {"scheduler": url}
+
+
+def recorded_options(recorded: Mapping[str, str], namespace: str | None) -> dict[str, str]:
+    """Return the options of an earlier launch on Kubernetes, as far as its record has them."""
+    found = {name: recorded[name] for name in CLUSTER_OPTIONS if name in recorded}
+    return {**found, "namespace": namespace} if namespace else found
+
+
+def _positive_number(text: str | None) -> int | None:
+    is_number = text is not None and text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return (int(text) if text is not None and is_number else None) or None
+
+
+def _recorded_timeout(recorded: Mapping[str, str]) -> float | None:
+    text = recorded.get("task_timeout")
+    return parse_task_timeout(f"{text}s" if text else None)
+
+
+def parse_task_timeout(text: str | None) -> float | None:
+    """Return the seconds of a `--task-timeout`.
+
+    Raises:
+        UsageError: if the text is not a duration, or is zero.
+    """
+    seconds = None if text is None else parse_duration(text)
+    if seconds == 0:
+        raise UsageError(
+            f"invalid --task-timeout {text}: expected more than zero.", hint="For no limit, omit --task-timeout."
+        )
+    return seconds
+
+
+def _python(engine: str, named: str | None, env: Mapping[str, str], recorded: str | None) -> str | None:
+    """Return the interpreter of the model: the named one, else the recorded one, else that of the active environment.
+
+    Only on this machine is the active environment used, and paths are checked. The record keeps the path, so that a
+    resume from another terminal uses the same interpreter.
+
+    Raises:
+        UsageError: if the interpreter does not exist or does not run Python.
+    """
+    if engine != "local":
+        return named or recorded
+    return find_interpreter(named, env) or _recorded_interpreter(recorded, env) or active_python(env)
+
+
+def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | None:
+    if path is not None and shutil.which(path, path=env.get("PATH")) is None:
+        raise UsageError(
+            f"The job ran with the interpreter {path}, which is not on this machine.",
+            hint="Name the one that has the model's packages: --python PATH.",
+        )
+    return path
+
+
+def find_interpreter(name: str | None, env: Mapping[str, str]) -> str | None:
+    """Return the absolute path of the interpreter that `--python` names: the runner may be in another directory.
+
+    A name without a slash is looked up on the PATH. Links are not followed: the link of a virtual environment leads to
+    an interpreter without its packages.
+
+    Raises:
+        UsageError: if there is no such program, or if it does not run Python.
+    """
+    if name is None:
+        return None
+    found = shutil.which(name, path=env.get("PATH"))
+    if found is None:
+        where = "" if "/" in name else " on the PATH"
+        raise UsageError(f"--python: there is no program {name}{where}.")
+    path = os.path.abspath(found)
+    if not _runs_python(path, env):
+        raise UsageError(f"--python: {path} does not run Python.")
+    return path
+
+
+def _runs_python(path: str, env: Mapping[str, str]) -> bool:
+    """Return True if a program runs a line of Python, or is too slow to tell."""
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as output:
+        script = os.path.join(directory, "script.py")  # started as a worker is: a wrapper may know no other way
+        Path(script).write_text("print(42)\n")
+        try:
+            # Output goes into a file: a wrapper may leave a process behind that would hold a pipe open.
+            subprocess.run(  # noqa: S603 - the user's own choice
+                [path, "-u", script],
+                env=model_environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=PYTHON_CHECK_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return True
+        except OSError:
+            return False
+        output.seek(0)
+        return b"42" in output.read(1000).split()

@@ -1,0 +1,366 @@
+"""Resume a job: run the tasks that have no complete outputs.
+
+A job that has ended gets a child job with the missing tasks. A job whose runner has died is launched again. What this
+machine keeps of a job that was submitted without the registry is delivered first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mopsjobs.console.command_line import command_line
+from mopsjobs.engines import ENGINES, open_engine
+from mopsjobs.engines.base import recorded_launch
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import HERE, PROBE_SECONDS
+from mopsjobs.engines.model_env import active_python
+from mopsjobs.engines.trust import Trust, choices_of, launched_here, refusal
+from mopsjobs.errors import (
+    EngineError,
+    EnginePlaceError,
+    JobBusyError,
+    JobExistsError,
+    JobNotFoundError,
+    NoManifestError,
+    StoreError,
+    StoreUnavailableError,
+    TooManyRetriesError,
+    UsageError,
+    shortened,
+)
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.studies.lineage import child_id, last_child
+from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
+from mopsjobs.submission.client import Submission, launched_fields
+from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options
+from mopsjobs.submission.offline import deliver_offline, load_offline, record_launch
+from mopsjobs.submission.session import Session
+from mopsjobs.submission.submit import Code, open_client, pack_code
+
+DEFAULT_ENGINE = "local"
+"""Of a record that names no engine."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeRequest:
+    """A job to resume, and how."""
+
+    job_id: str
+    """The full id."""
+    options: LaunchOptions = dataclasses.field(default_factory=LaunchOptions)
+    """How its runner works. What is None here is as the record says."""
+    code: Code | None = None
+    """Other code for the child job; None: the job's own."""
+
+
+class Resumed(NamedTuple):
+    """How a job was resumed."""
+
+    job_id: str | None
+    """The job that runs: the job itself or its child; None: no task is missing, and nothing was launched."""
+    tasks: int | None = None
+    """Its tasks to do; None: unknown, because the registry does not answer."""
+    warnings: tuple[str, ...] = ()
+
+
+class Resumable(NamedTuple):
+    """A job that has been examined for `resume_job`."""
+
+    request: ResumeRequest
+    state: JobState
+    manifest: Manifest
+    missing: tuple[int, ...]
+    """The tasks without complete outputs, by their numbers in the study."""
+    is_delivered: bool
+    """Whether this machine has just delivered what it kept of the job."""
+    choices: tuple[str, ...]
+    """The choices that only the record makes; see `engines.trust`. `resume_job` needs trust in each."""
+
+
+def resume(request: ResumeRequest, session: Session, trust: Trust) -> Resumed:
+    """Resume a job.
+
+    Args:
+        request: the job, and how.
+        session: the registry, the environment, the clocks and the messages.
+        trust: the choices that the user has named.
+
+    Raises:
+        NotTrustedError: if the record makes a choice that the user has not named. Nothing was launched.
+        MopsJobsError: if the job cannot be resumed; see `examine` and `resume_job`.
+    """
+    job = examine(request, session)
+    return job if isinstance(job, Resumed) else resume_job(job, session, trust)
+
+
+def examine(request: ResumeRequest, session: Session) -> Resumable | Resumed:
+    """Deliver what this machine keeps of a job, and find out what is missing.
+
+    A job without missing tasks is settled here. So is a job that this machine can launch without the registry.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+        NoManifestError: if the job was reported, not submitted.
+        StoreUnavailableError: if the registry does not answer, and this machine keeps no submission of the job.
+        JobBusyError: if its runner is at work.
+        EnginePlaceError: if the record names an unknown engine.
+    """
+    job_id, registry = request.job_id, session.registry
+    registry.key_of(job_id)  # refuses an invalid id, before it becomes a path
+    try:
+        is_delivered = _deliver(job_id, session)
+        state = registry.get_job(job_id) or _register(job_id, session)
+        if not state.is_terminal and _await_end_of_runner(_engine_name(state), state.fields(), session):
+            state = registry.get_job(job_id) or state
+        manifest = load_manifest(session.store, job_id)
+        missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest).complete)
+    except StoreUnavailableError as outage:
+        return _resume_offline(request, session, outage)
+    if state.is_terminal and not missing:
+        return Resumed(None)
+    return Resumable(request, state, manifest, missing, is_delivered, tuple(_choices(request, state, session.env)))
+
+
+def resume_job(job: Resumable, session: Session, trust: Trust) -> Resumed:
+    """Launch the child of a job that has ended, or a job that has not ended again.
+
+    Raises:
+        NotTrustedError: if the record makes a choice that the user has not named. Nothing was launched.
+        JobBusyError: if its runner is at work, or if the job has been resumed before.
+        UsageError: if an option is not valid, or if a job that has not ended is to get other code.
+        EngineError: if the launch failed.
+        StoreError: if the registry cannot be read.
+    """
+    untrusted = [choice for choice in job.choices if not trust.allows(choice)]
+    if untrusted:
+        raise refusal({choice: [job.state.job_id] for choice in untrusted}, "nothing was launched")
+    return _submit_child(job, session, trust) if job.state.is_terminal else _launch_again(job, session, trust)
+
+
+def _choices(request: ResumeRequest, state: JobState, env: Mapping[str, str]) -> list[str]:
+    """Return what only the record says of where and as what the job is to run.
+
+    What options or defaults say too is left out, and what this machine has launched the job with. The interpreter of
+    the local engine is not among them: `_without_unknown_python` has a default for it.
+
+    Raises:
+        EnginePlaceError: if the record names an unknown engine.
+    """
+    engine, options = _engine_name(state), request.options
+    if engine not in ENGINES:
+        raise EnginePlaceError(
+            f"Job {request.job_id} cannot be resumed: its record names the engine '{shortened(engine, 100)}', expected"
+            f" {', '.join(ENGINES)}."
+        )
+    recorded = recorded_launch(state.metadata, engine)
+    known = set(launched_here(JobDir.of(request.job_id, env)))
+    found = [] if engine == "local" else [f"engine:{engine}"]
+    if engine == "dask" and options.scheduler is None and "scheduler" in recorded:
+        found.append(f"dask:{recorded['scheduler']}")
+        known |= set(choices_of({"scheduler": env.get("DASK_SCHEDULER_ADDRESS")}))
+    if engine == "kubernetes":
+        values = recorded_options(recorded, state.k8s_namespace)
+        found += choices_of({name: value for name, value in values.items() if name not in options.cluster})
+        known |= _defaults_of_cluster(env, options.cluster.get("context") or recorded.get("context"))
+    return [choice for choice in found if choice not in known]
+
+
+def _defaults_of_cluster(env: Mapping[str, str], context: str | None) -> set[str]:
+    """Return the choices that a launch on Kubernetes makes without a record, in a context."""
+    from mopsjobs.engines.kubernetes.client import current_place
+    from mopsjobs.engines.kubernetes.engine import CONTEXT_VARIABLE
+    from mopsjobs.engines.kubernetes.manifest import IMAGE_VARIABLE
+
+    image, default_context = env.get(IMAGE_VARIABLE), env.get(CONTEXT_VARIABLE)
+    found = choices_of({"image": image, "context": default_context})
+    with contextlib.suppress(EngineError):  # the launch raises it again
+        found += choices_of({"context": current_place(env)[0]})
+    with contextlib.suppress(EngineError):
+        found += choices_of({"namespace": current_place(env, context or default_context)[1]})
+    return set(found)
+
+
+def _without_unknown_python(recorded: dict[str, str], job_id: str, session: Session, trust: Trust) -> dict[str, str]:
+    """Return a recorded launch without its interpreter, if neither the user nor this machine has named that."""
+    python = recorded.get("python")
+    choice = f"python:{python}"
+    if python is None or trust.allows(choice) or choice in launched_here(JobDir.of(job_id, session.env)):
+        return recorded
+    default = active_python(session.env)
+    if python != default:
+        session.warn(
+            f"Only the record of {job_id} names the interpreter {python}; the tasks run in"
+            f" {default or 'the Python of mops-jobs'}. To use it: --python {shlex.quote(python)}"
+        )
+    return {name: value for name, value in recorded.items() if name != "python"}
+
+
+def _deliver(job_id: str, session: Session) -> bool:
+    def warn(key: str, reason: StoreError) -> None:
+        session.warn(f"{key} cannot be delivered, and is removed: {reason}")
+
+    directory = JobDir.of(job_id, session.env)
+    is_delivered = deliver_offline(directory, job_id, session.store, session.registry, warn)
+    if is_delivered:
+        session.note(f"{job_id}: delivered what this machine kept of it while the registry did not answer")
+    return is_delivered
+
+
+def _register(job_id: str, session: Session) -> JobState:
+    """Register a job whose submission, or whose runner, stored a manifest and died before it wrote a record.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+    """
+    try:
+        manifest = load_manifest(session.store, job_id)
+    except NoManifestError:
+        raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id) from None
+    with contextlib.suppress(JobExistsError):
+        return session.registry.register_job(job_id, **manifest.record_fields())
+    return session.registry.get_job(job_id) or _register(job_id, session)
+
+
+def _submit_child(job: Resumable, session: Session, trust: Trust) -> Resumed:
+    """Submit the missing tasks as a new job.
+
+    Raises:
+        JobBusyError: if the job has been resumed before.
+    """
+    request, state = job.request, job.state
+    earlier = last_child(session.registry, state)
+    if earlier is not None:
+        hint = command_line("wait", earlier.job_id)
+        if earlier.is_terminal:
+            verb = "results" if earlier.status == JobStatus.SUCCEEDED else "resume"
+            hint = command_line(verb, earlier.job_id)
+        problem = f"Job {state.job_id} was resumed as {earlier.job_id}, which is {earlier.status}."
+        raise JobBusyError(problem, job_id=state.job_id, hint=f"Run: {hint}")
+    job_id = child_id(session.registry, state)
+    engine = _engine_name(state)
+    recorded = _recorded(request, engine, state.metadata, session, trust)
+    # Made before anything of the child is stored: its options may be invalid.
+    launch = make_launch(
+        job_id, engine, request.options, session, recorded=recorded, namespace=state.k8s_namespace or None
+    )
+    client = open_client(engine, session)
+    with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
+        submission = Submission(
+            job_id=job_id,
+            study=job.manifest.study,
+            bundle=job.manifest.bundle if packed is None else packed.digest,
+            packed=packed,
+            only=job.missing,
+            parent_job_id=state.job_id,
+            owner=state.owner,
+            labels=state.labels,
+        )
+        return Resumed(job_id, len(job.missing), client.submit(submission, launch).warnings)
+
+
+def _launch_again(job: Resumable, session: Session, trust: Trust) -> Resumed:
+    """Launch a job whose runner has died.
+
+    Raises:
+        JobBusyError: if its runner is at work.
+        UsageError: if the engine knows its end, and the record does not.
+    """
+    request, state = job.request, job.state
+    _refuse_code(request)
+    engine = open_engine(_engine_name(state), session.env, trust)
+    phase = engine.state(state.fields()).phase
+    resumed = Resumed(state.job_id, len(job.missing))
+    if phase in ("pending", "running"):
+        if job.is_delivered:  # its runner was waiting for the delivery
+            return resumed
+        raise JobBusyError(f"Job {state.job_id} is still running: nothing to resume.", job_id=state.job_id)
+    if phase in ("succeeded", "failed"):
+        raise UsageError(
+            f"The {engine.name} engine says that job {state.job_id} has {phase}; its record does not know it yet.",
+            hint="Run: mops-jobs reconcile, then resume it.",
+        )
+    recorded = _recorded(request, engine.name, state.metadata, session, trust)
+    namespace = state.k8s_namespace or None
+    launch = make_launch(state.job_id, engine.name, request.options, session, recorded=recorded, namespace=namespace)
+    launched = engine.launch(launch)
+    try:
+        record_launch(session.registry, state.job_id, launched_fields(launched))
+    except (StoreError, TooManyRetriesError) as error:
+        return resumed._replace(warnings=(f"{error} The job is launched; its record follows.",))
+    return resumed
+
+
+def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnavailableError) -> Resumed:
+    """Launch a job that was submitted without the registry, while the registry still does not answer.
+
+    Raises:
+        StoreUnavailableError: if this machine keeps no submission of the job, or pods run it.
+        JobBusyError: if its runner is at work.
+    """
+    job_id = request.job_id
+    manifest, fields = load_offline(JobDir.of(job_id, session.env), job_id)
+    if manifest is None or manifest.engine not in HERE:
+        raise outage
+    _refuse_code(request)
+    engine = open_engine(manifest.engine, session.env)
+    _await_end_of_runner(engine.name, {"job_id": job_id}, session)
+    if engine.state({"job_id": job_id}).phase == "running":
+        raise JobBusyError(f"Job {job_id} is still running: nothing to resume.", job_id=job_id)
+    # The fields are of this machine, so they need no trust.
+    recorded = _recorded(request, engine.name, fields.get("metadata"), session, None)
+    engine.launch(make_launch(job_id, engine.name, request.options, session, recorded=recorded))
+    return Resumed(job_id, None, (f"{outage} The job continues without the registry.",))
+
+
+def _await_end_of_runner(engine: str, job: Mapping[str, object], session: Session) -> bool:
+    """Wait up to `PROBE_SECONDS` for the end of a runner of this machine that may be dead already.
+
+    A killed runner may have left a worker that is just being started, and holds the runner's lock for an instant.
+
+    Returns:
+        True if this has waited: the job may have ended meanwhile.
+    """
+    end = session.monotonic() + PROBE_SECONDS
+    has_waited = False
+    while engine in HERE and open_engine(engine, session.env).state(job).phase == "running":
+        if session.monotonic() >= end:
+            break
+        session.sleep(PROBE_SECONDS / 20)
+        has_waited = True
+    return has_waited
+
+
+def _refuse_code(request: ResumeRequest) -> None:
+    if request.code is not None:
+        raise UsageError(
+            f"Job {request.job_id} has not ended: it continues with its own code.",
+            hint=f"To use other code, end it first: {command_line('cancel', request.job_id)}",
+        )
+
+
+def _engine_name(state: JobState) -> str:
+    return state.engine or DEFAULT_ENGINE
+
+
+def _recorded(
+    request: ResumeRequest, engine: str, metadata: object, session: Session, trust: Trust | None
+) -> dict[str, str]:
+    """Return what the earlier launch of a job was asked for.
+
+    Args:
+        request: the job.
+        engine: where it runs.
+        metadata: of its record, or of the fields that this machine keeps.
+        session: the environment.
+        trust: the choices that the user has named; None: the metadata are of this machine.
+    """
+    recorded = recorded_launch(metadata, engine) if isinstance(metadata, Mapping) else {}
+    if engine == "local" and trust is not None and request.options.python is None:
+        return _without_unknown_python(recorded, request.job_id, session, trust)
+    return recorded

@@ -1,0 +1,50 @@
+"""Session: the registry, the environment, the clocks and the messages of a caller."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.utils.times import utc_now
+
+Progress = contextlib.AbstractContextManager[Callable[[int], None] | None]
+
+
+def _discard(_text: str) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """What submit, resume and cancel work with. The first three fields are enough for a program without a terminal."""
+
+    registry_url: str
+    """What runners open. It holds no secret."""
+    open_registry: Callable[[], JobRegistry]
+    """Returns the registry, the same at each call. Called when the registry is first needed."""
+    env: Mapping[str, str]
+    """The environment: where engines find their configuration, and runners their secrets."""
+    note: Callable[[str], None] = _discard
+    """Called with each line about progress."""
+    warn: Callable[[str], None] = _discard
+    """Called with each warning."""
+    progress: Callable[[], Progress] = contextlib.nullcontext
+    """Opens a progress bar for packing, which is called with the bytes of files packed so far."""
+    now: Callable[[], datetime] = utc_now
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def registry(self) -> JobRegistry:
+        """The registry."""
+        return self.open_registry()
+
+    @property
+    def store(self) -> VersionedStore:
+        """The store of the registry."""
+        return self.registry.store

@@ -1,0 +1,183 @@
+"""Submit a study: pack or name the code, check the model, and launch the job."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mopsjobs.bundles.bundle import parse_bundle_ref
+from mopsjobs.bundles.packing import ALWAYS_IN, MAX_SHOWN, PackedBundle, pack
+from mopsjobs.engines import open_engine
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.errors import UsageError
+from mopsjobs.registry.job_state import check_new_job_id
+from mopsjobs.studies.study import Study
+from mopsjobs.submission.client import JobSubmissionClient, Submission, Submitted, new_job_id
+from mopsjobs.submission.launching import LaunchOptions, make_launch
+from mopsjobs.submission.session import Session
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Code:
+    """A directory with the code of a model, to be packed."""
+
+    directory: Path
+    leave_out: Collection[str] = ()
+    """Paths of files that are not packed, whatever the rules say: the registry and the cache of the caller."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SubmitRequest:
+    """A study to run, and how. Exactly one of `code` and `bundle` is set."""
+
+    study: Study
+    code: Code | None = None
+    """The model's code, to be packed and stored."""
+    bundle: str | None = None
+    """The digest of a bundle in the store, as `sha256:…`."""
+    engine: str = "local"
+    """Where the job runs: one of `engines.ENGINES`."""
+    options: LaunchOptions = dataclasses.field(default_factory=LaunchOptions)
+    """How its runner works."""
+    job_id: str | None = None
+    """The id of the new job; None: made of the model's name and the time."""
+    owner: str | None = None
+    """The owner of the job; None: the user of this process."""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Labels of the record."""
+    foreground: bool = False
+    """Whether the caller works through the tasks itself after `submit`. For the engines of `engines.local.HERE`."""
+    study_directory: Path | None = None
+    """Where the file of the study is. A warning names it if the model is not in the code."""
+
+
+class PreparedJob(NamedTuple):
+    """A request that has been checked, with its code packed."""
+
+    request: SubmitRequest
+    launch: Launch
+    bundle: str
+    packed: PackedBundle | None
+
+
+def submit(request: SubmitRequest, session: Session) -> Submitted:
+    """Submit a study and launch its job.
+
+    Raises:
+        UsageError: if the request is not valid, or if the code cannot be packed.
+        MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`.
+    """
+    with prepare(request, session) as prepared:
+        return submit_prepared(prepared, session)
+
+
+@contextlib.contextmanager
+def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
+    """Check a request and pack its code for the time of the block. The registry is not contacted.
+
+    Raises:
+        UsageError: if the request is not valid, or if the code cannot be packed.
+        EngineError: if the library of the engine is not installed.
+    """
+    job_id = check_new_job_id(request.job_id or new_job_id(request.study, session.now()))
+    launch = make_launch(job_id, request.engine, request.options, session, foreground=request.foreground)
+    if request.code is None:
+        if request.bundle is None:
+            raise UsageError("A submission needs the code of its model: either a directory or a bundle.")
+        yield PreparedJob(request, launch, parse_bundle_ref(request.bundle), None)
+        return
+    with pack_code(request.code, session) as packed:
+        if ALWAYS_IN not in packed.names:
+            _check_model(request, packed, request.code.directory, session)
+        yield PreparedJob(request, launch, packed.digest, packed)
+
+
+def submit_prepared(prepared: PreparedJob, session: Session) -> Submitted:
+    """Store, register and launch a prepared job.
+
+    Raises:
+        MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`.
+    """
+    request = prepared.request
+    submission = Submission(
+        job_id=prepared.launch.job_id,
+        study=request.study,
+        bundle=prepared.bundle,
+        packed=prepared.packed,
+        owner=request.owner or user_name(session.env),
+        labels=request.labels,
+    )
+    return open_client(request.engine, session).submit(submission, prepared.launch)
+
+
+def open_client(engine: str, session: Session) -> JobSubmissionClient:
+    """Return a client for an engine.
+
+    Raises:
+        EngineError: if the library of the engine is not installed.
+        StoreError: if the store cannot be opened.
+    """
+    return JobSubmissionClient(
+        session.store,
+        session.registry,
+        open_engine(engine, session.env),
+        directory_of=lambda job_id: JobDir.of(job_id, session.env),
+    )
+
+
+def pack_code(code: Code, session: Session) -> PackedBundle:
+    """Pack the code of a model, and warn about files that were left out because they may hold secrets.
+
+    Raises:
+        UsageError: if the directory cannot be packed.
+    """
+    with session.progress() as on_progress:
+        packed = pack(code.directory, leave_out=code.leave_out, on_progress=on_progress)
+    if packed.withheld:
+        names = ", ".join(packed.withheld[:MAX_SHOWN])
+        more = len(packed.withheld) - MAX_SHOWN
+        session.warn(
+            f"Left out of the bundle, because it may hold secrets: {names}{f' and {more} more' if more > 0 else ''}."
+            " To confirm this, add it to .modelopsignore. To pack it, add it with ! in front: everyone with read access"
+            " to the registry can then read it."
+        )
+    return packed
+
+
+def _check_model(request: SubmitRequest, packed: PackedBundle, directory: Path, session: Session) -> None:
+    """Check that a bundle without a wire function can have the model of the study.
+
+    A module that was not packed may be installed in the model's interpreter: this is worth a warning only.
+
+    Raises:
+        UsageError: if the model names no function.
+    """
+    model = request.study.model
+    module, _, function = model.partition(":")
+    if not (function and module):
+        raise UsageError(
+            f"The study's model should be package.module:function, not {model}: {directory}, which was packed, has no"
+            f" {ALWAYS_IN} that names a wire function."
+        )
+    package = module.partition(".")[0]
+    if any(name.startswith((f"{package}/", f"{package}.")) for name in packed.names):
+        return
+    beside = request.study_directory
+    where = f"; the study is in {beside}" if beside not in (None, directory.resolve()) else ""
+    session.warn(f"The model's module {package} is not in {directory}, which was packed{where}. Is it installed?")
+
+
+def user_name(env: Mapping[str, str]) -> str | None:
+    """Return the user of this process, by USER or else by the system; None if neither has a name."""
+    if env.get("USER"):
+        return env["USER"]
+    with contextlib.suppress(ImportError, KeyError):
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    return None
