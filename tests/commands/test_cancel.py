@@ -125,7 +125,7 @@ def test_a_window_is_taken_strictly(cli: Cli, several: JobRegistry) -> None:
 
 
 def test_nothing_that_fits_is_no_error(cli: Cli, several: JobRegistry) -> None:
-    assert cli.ok("cancel", "--status", "failed").err == "No job that has not ended fits; nothing was cancelled.\n"
+    assert cli.ok("cancel", "--status", "failed").err == "No active job matches; nothing was cancelled.\n"
 
 
 @pytest.mark.parametrize("argv", [(), ("day-1", "--name", "*"), ("--yes",), ("--hours", "2", "--since", "2h")])

@@ -94,7 +94,6 @@ NOT_YET_CLEAN: frozenset[str] = frozenset(
         "mopsjobs/cache/sync/mirror.py",
         "mopsjobs/cache/sync_state.py",
         "mopsjobs/cache/totals.py",
-        "mopsjobs/cli/commands/cancel.py",
         "mopsjobs/cli/commands/completion.py",
         "mopsjobs/cli/commands/doctor.py",
         "mopsjobs/cli/commands/export.py",

@@ -1,0 +1,146 @@
+"""Cancel jobs: first the record, then the engine.
+
+Every runner obeys the record: one that sees it stops within seconds, and one that the engine starts again finds the
+job ended and does nothing. In the other order, a pod that is stopped while its record is `running` would be started
+again, or would look lost. If this process dies between the two, or the cluster does not answer, cancel again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from mopsjobs.engines import ENGINES, open_engine
+from mopsjobs.engines.base import engine_of
+from mopsjobs.engines.trust import NotTrustedError, Trust
+from mopsjobs.errors import EngineError, EngineUnavailableError, MopsJobsError, StoreError, StoreUnavailableError
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.submission.session import Session
+
+ENGINE_SECONDS = 2.0
+"""How long the cluster may take to answer, after the registry did not."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CancelRequest:
+    """Jobs to cancel."""
+
+    job_ids: Sequence[str]
+    """Full ids."""
+    reason: str | None = None
+    """Kept in the records."""
+
+
+class CancelledJob(NamedTuple):
+    """A job whose record is `cancelled`."""
+
+    state: JobState
+    engine: Literal["stopped", "nothing", "failed"] | None
+    """What its engine did: `stopped`, `nothing` to stop, or `failed`; None: no engine of mops-jobs runs it."""
+    problem: str | None = None
+    """Why the engine failed, in a sentence."""
+
+
+class Cancelled(NamedTuple):
+    """What became of a request. Each job is in one of the two, unless an outage left the rest undone."""
+
+    jobs: tuple[CancelledJob, ...]
+    refused: tuple[MopsJobsError, ...]
+    """Why other jobs were not cancelled; an outage comes last."""
+
+
+def cancel(request: CancelRequest, session: Session, trust: Trust) -> Cancelled:
+    """Cancel jobs, and stop what runs them. A job that is cancelled already is stopped again.
+
+    Args:
+        request: the jobs.
+        session: the registry and the environment.
+        trust: the choices that the user has named. A job in a context without trust is cancelled, and not stopped.
+
+    Raises:
+        StoreError: if the registry cannot be written, and no job was cancelled.
+    """
+    cancelled: list[CancelledJob] = []
+    refused: list[MopsJobsError] = []
+    stopper = _Stopper(session, trust)
+    for job_id in request.job_ids:
+        try:
+            state = session.registry.cancel_job(job_id, request.reason)
+        except StoreError as error:
+            if not cancelled:
+                raise _with_hint(error, job_id, session) from None
+            refused.append(error)
+            break  # the other jobs would fail in the same way
+        except MopsJobsError as error:
+            refused.append(error)
+            continue
+        cancelled.append(stopper.stop(state))
+    return Cancelled(tuple(cancelled), tuple(refused))
+
+
+def records_to_stop(job_ids: Sequence[str], session: Session) -> list[dict[str, object]]:
+    """Return the records of the jobs that `cancel` would stop. It refuses the others.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+    """
+    found = []
+    for job_id in job_ids:
+        try:
+            state = session.registry.get_job(job_id)
+        except StoreError as error:
+            raise _with_hint(error, job_id, session) from None
+        except MopsJobsError:
+            continue
+        if state is not None and (not state.is_terminal or state.status == JobStatus.CANCELLED):
+            found.append(state.to_dict())
+    return found
+
+
+def _with_hint(error: StoreError, job_id: str, session: Session) -> StoreError:
+    """Add to an outage how to stop the job by hand, if this machine or the cluster knows the job."""
+    if isinstance(error, StoreUnavailableError):
+        from mopsjobs.engines.lookup import find_in_engines
+
+        answer, _ = find_in_engines(job_id, session.env, ENGINE_SECONDS)
+        if answer is not None and answer.stop is not None:
+            error.hint = f"To stop it by hand: {answer.stop}"
+    return error
+
+
+class _Stopper:
+    """Stops jobs in their engines. An engine that does not answer is asked once."""
+
+    def __init__(self, session: Session, trust: Trust) -> None:
+        self._env = session.env
+        self._trust = trust
+        self._outages: dict[str, str] = {}
+        """Why engines did not answer, by engine and context."""
+
+    def stop(self, state: JobState) -> CancelledJob:
+        """Stop a job. A local one of another machine stops by itself when its runner sees the record."""
+        job = state.to_dict()
+        name = engine_of(job)
+        if name not in ENGINES:
+            return CancelledJob(state, None)
+        place = f"{name} {state.metadata.get('k8s_context')}"
+        problem = self._outages.get(place)
+        if problem is None:
+            try:
+                is_stopped = open_engine(name, self._env, self._trust).cancel(job)
+                return CancelledJob(state, "stopped" if is_stopped else "nothing")
+            except NotTrustedError as error:
+                return CancelledJob(state, "failed", f"{state.job_id} is cancelled, but was not stopped: {error}")
+            except EngineError as error:
+                problem = str(error)
+                if isinstance(error, EngineUnavailableError):
+                    self._outages[place] = problem
+        by_hand = ""
+        if name == "kubernetes":
+            from mopsjobs.engines.kubernetes.engine import kubectl_for
+
+            by_hand = f" By hand: {kubectl_for('delete', job, self._env)}"
+        problem = f"{state.job_id} is cancelled, but could not be stopped: {problem}{by_hand}"
+        return CancelledJob(state, "failed", problem)
