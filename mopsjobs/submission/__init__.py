@@ -1,1 +1,1 @@
-"""Submit, resume and cancel jobs; keep a submission while the registry is away."""
+"""Submit, resume and cancel jobs, also while the registry does not answer."""

@@ -49,7 +49,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Run a shard."""
-    number, of = _which(args, app)
+    number, of = _shard_number(args, app)
     shard = Shard(
         job_id=args.job,
         number=number,
@@ -71,19 +71,20 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if app.registry.get_job(args.job) is None:
             raise JobNotFoundError(f"There is no job {args.job}.", job_id=args.job) from None
         raise
-    done = f"{ran.completed} tasks done, {ran.failed} failed"
+    counts = f"{ran.completed} tasks done, {ran.failed} failed"
     if not ran.is_done:
         code = EXIT_DONE if ran.status in ("cancelled", "succeeded", "partial", "failed") else stopped_code(ran)
-        return Result(notes=[f"{args.job}: stopped, {done}; {ran.status or 'state unknown'}"], exit_code=code)
+        return Result(notes=[f"{args.job}: stopped, {counts}; {ran.status or 'state unknown'}"], exit_code=code)
     if ran.status is None:
-        return Result(notes=[f"{args.job}: {done}; the registry could not be told"], exit_code=EXIT_UNREACHABLE)
-    return Result(notes=[f"{args.job}: {ran.status}, {done}"])
+        return Result(notes=[f"{args.job}: {counts}; the registry does not answer"], exit_code=EXIT_UNREACHABLE)
+    return Result(notes=[f"{args.job}: {ran.status}, {counts}"])
 
 
-def _which(args: argparse.Namespace, app: App) -> tuple[int, int]:
+def _shard_number(args: argparse.Namespace, app: App) -> tuple[int, int]:
+    """Return the number of the shard, and how many there are."""
     if args.shard is not None:
-        words = _SHARD.fullmatch(args.shard)
-        number, of = (int(words[1]), int(words[2])) if words else (0, 0)
+        match = _SHARD.fullmatch(args.shard)
+        number, of = (int(match[1]), int(match[2])) if match else (0, 0)
         if number >= of:
             raise UsageError(f"invalid shard '{args.shard}': expected I/N with I from 0 to N-1.")
         return number, of
