@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
-from mopsjobs.submission.offline import REFUSED, deliver
+from mopsjobs.submission.offline import VALUE_ERRORS, deliver
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class OutputSender:
         try:
             for key, value in parcel.outputs:
                 self._send(key, value)
-        except REFUSED as error:
+        except VALUE_ERRORS as error:
             parcel.refused(error)
         else:
             parcel.done()
@@ -139,7 +139,7 @@ class OutputSender:
                 with self._lock:
                     self._not_before = self._clock() + self._backoff.next_delay()
                 log.info("%s Outputs are kept here until it answers.", error)
-            except REFUSED:
+            except VALUE_ERRORS:
                 raise
             except StoreError as error:
                 self._break(error)

@@ -211,7 +211,7 @@ def _register(outbox: VersionedStore, job_id: str, store: VersionedStore, regist
         )
 
 
-REFUSED = (ValueTooLargeError, InvalidKeyError)
+VALUE_ERRORS = (ValueTooLargeError, InvalidKeyError)
 """What is wrong with one value, and with no other."""
 
 
@@ -245,7 +245,7 @@ def deliver(
         if value is not None:
             try:
                 store.create_if_absent(entry.key, value)
-            except REFUSED as error:
+            except VALUE_ERRORS as error:
                 on_refused(entry.key, error)
         outbox.delete(entry.key)
     return True
