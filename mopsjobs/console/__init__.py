@@ -1,1 +1,1 @@
-"""Results of commands, the one printer, and what a terminal may get."""
+"""Results of commands, and the one printer."""

@@ -1,4 +1,4 @@
-"""A command line to suggest: quoted for the shell, and never read as a flag."""
+"""Command lines to suggest: quoted for the shell; an id is never read as a flag."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import shlex
 
 
 def command_line(verb: str, job_id: object, options: str = "") -> str:
-    """Return what to type to do that with a job.
+    """Return the command line of a mops-jobs command on a job.
 
     Args:
         verb: the command, with flags in front of the id.
-        job_id: the job, by whatever id another program has given it.
+        job_id: the job; another program may have given it any id.
         options: flags behind the id.
     """
     words = [f"mops-jobs {verb}", shlex.quote(str(job_id)), options]

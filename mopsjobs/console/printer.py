@@ -1,7 +1,7 @@
-"""The only printer. stdout gets the data that was asked for and nothing else; stderr gets everything said about it.
+"""The only printer: data goes to stdout, and everything said about it to stderr.
 
-Text that came from a record may hold anything, escape sequences included. `clean` stands between it and the terminal;
-JSON needs no cleaning, since everything outside ASCII leaves as an escape.
+Text from a record may hold escape sequences, so `strip_control_characters` cleans all text before it is printed. JSON
+needs no cleaning: json.dumps escapes everything outside ASCII.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
 
 from mopsjobs.console import terminal
 from mopsjobs.console.result import Body, Csv, Document, JsonLines, Result, Table, Text, Tsv
+from mopsjobs.console.table import format_cell, format_table, plain_cell
 from mopsjobs.console.terminal import Styled, styled
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.utils.text import strip_control_characters
@@ -23,8 +23,7 @@ from mopsjobs.utils.text import strip_control_characters
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 
 if TYPE_CHECKING:
-    from typing import Any, TextIO
-
+    from typing import TextIO
 
 STATUS_STYLES = {
     "pending": "dim",
@@ -37,7 +36,6 @@ STATUS_STYLES = {
     "failed": "red",
     "cancelled": "magenta",
 }
-
 
 _CODES = {
     "dim": "2",
@@ -52,10 +50,10 @@ _CODES = {
 
 
 class Printer:
-    """Where a run prints."""
+    """Prints results on stdout and messages on stderr."""
 
     def __init__(self, stdout: TextIO | None, stderr: TextIO | None, env: Mapping[str, str]) -> None:
-        # A stream that was closed before the start, as by `>&-`, is None: what would go there goes nowhere.
+        # A stream that was closed before the start, as by `>&-`, is None: what goes there is discarded.
         self._stdout = stdout or io.StringIO()
         self._stderr = stderr or io.StringIO()
         self._env = env
@@ -65,12 +63,12 @@ class Printer:
 
     @property
     def can_redraw(self) -> bool:
-        """Whether stdout is a terminal that can be written anew."""
+        """Whether stdout is a terminal that can be cleared and redrawn."""
         return self._stdout.isatty() and self._env.get("TERM", "dumb") != "dumb"
 
     @property
     def lines(self) -> int:
-        """How many lines that terminal has."""
+        """The height of the terminal on stdout."""
         return terminal.lines(self._stdout)
 
     @property
@@ -79,7 +77,7 @@ class Printer:
         return self._stdout.isatty()
 
     def show(self, result: Result) -> None:
-        """Print a result: what was asked for first, then what is to be said about it."""
+        """Print a result: warnings, the body, then notes."""
         for warning in result.warnings:
             self.warn(warning)
         if result.body is not None:
@@ -89,105 +87,108 @@ class Printer:
             self.note(note)
 
     def redraw(self, bodies: Sequence[Body]) -> None:
-        """Show these in place of what the terminal shows."""
+        """Clear the terminal and print these."""
         self._stdout.write("\x1b[H\x1b[2J")
         for body in bodies:
             self._print_body(body)
         self._stdout.flush()
 
     def check_reader(self) -> None:
-        """Raise `BrokenPipeError` if nobody reads stdout any more: for who waits long between two lines."""
+        """Raise `BrokenPipeError` if stdout has no reader left. For commands that wait long between two lines."""
         import select
 
         try:
             poll = select.poll()
             poll.register(self._stdout.fileno(), 0)
-            found = poll.poll(0)
-        except (OSError, ValueError, AttributeError):  # nothing behind it that could be closed, or that can be polled
+            polled = poll.poll(0)
+        except (OSError, ValueError, AttributeError):  # no file descriptor, or no poll on this system
             return
-        if any(event & select.POLLERR for _, event in found):
+        if any(event & select.POLLERR for _, event in polled):
             raise BrokenPipeError
 
     def note(self, text: str) -> None:
-        """Say something on stderr, unless it should be quiet."""
+        """Print a message on stderr, unless `--quiet`."""
         if not self.quiet:
-            self._say(strip_control_characters(text))
+            self._write_message(strip_control_characters(text))
 
     def warn(self, text: str) -> None:
-        """Say on stderr that something is not as it should be. Not silenced by `--quiet`."""
-        self._say(self._paint("warning: ", "yellow", self._stderr) + strip_control_characters(text))
+        """Print a warning on stderr, even with `--quiet`."""
+        self._write_message(self._paint("warning: ", "yellow", self._stderr) + strip_control_characters(text))
 
-    def ask(self, question: str, shown: Sequence[str] = ()) -> bool | None:
-        """Ask a person, who says yes with `y`; None when there is nobody to ask: no terminal at both ends.
+    def ask(self, question: str, details: Sequence[str] = ()) -> bool | None:
+        """Ask the user a question, after lines of details about it.
 
-        What the question is about is shown before it, by lines, even with `--quiet`: nobody can answer without.
+        The details are printed even with `--quiet`: they are needed for the answer.
+
+        Returns:
+            Whether the answer is yes; None if stdin or stderr is not a terminal.
         """
         if sys.stdin is None or not sys.stdin.isatty() or not self._stderr.isatty():
-            for line in shown:
+            for line in details:
                 self.note(line.rstrip())
             return None
-        for line in shown:
-            self._say(strip_control_characters(line.rstrip()))
+        for line in details:
+            self._write_message(strip_control_characters(line.rstrip()))
         self._stderr.write(f"{strip_control_characters(question)} [y/N] ")
         self._stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
-    def confirm(self, question: str, shown: Sequence[str] = (), *, yes: bool) -> Result | None:
-        """Make sure that what cannot be undone is meant: by `--yes`, or by asking a person, after lines about it.
+    def confirm(self, question: str, details: Sequence[str] = (), *, yes: bool) -> Result | None:
+        """Ask for confirmation of what cannot be undone, unless `yes`.
 
         Returns:
-            None if it is meant; else how the command ends: with nothing done, as if it had been interrupted there.
+            None if it is confirmed; else the result of the command, which has changed nothing.
 
         Raises:
-            UsageError: there is nobody to ask.
+            UsageError: if there is no terminal to ask on.
         """
         if yes:
-            for line in shown:
+            for line in details:
                 self.note(line.rstrip())
             return None
-        answer = self.ask(question, shown)
+        answer = self.ask(question, details)
         if answer is None:
-            hint = "Add --yes to mean it, --dry-run to look first."
+            hint = "Add --yes to confirm, or --dry-run to look first."
             raise UsageError(f"There is no terminal to ask '{question}'; nothing was done.", hint=hint)
         return None if answer else Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
 
     def debug(self, text: str) -> None:
-        """Say on stderr what only `-v` should hear."""
+        """Print a message on stderr if `-v` was given."""
         if self.verbose:
-            self._say(strip_control_characters(text))
+            self._write_message(strip_control_characters(text))
 
     def error(self, error: MopsJobsError) -> None:
-        """Say on stderr why the command ends, in one sentence, and what to try next."""
-        self._say(self._paint("error: ", "red", self._stderr) + strip_control_characters(str(error)))
+        """Print an error and its hint on stderr."""
+        self._write_message(self._paint("error: ", "red", self._stderr) + strip_control_characters(str(error)))
         if error.hint:
-            self._say(self._paint("hint: ", "cyan", self._stderr) + strip_control_characters(error.hint))
+            self._write_message(self._paint("hint: ", "cyan", self._stderr) + strip_control_characters(error.hint))
 
     @contextlib.contextmanager
-    def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
-        """A progress bar on stderr while the block runs, if a person is there to see it.
+    def progress(self, unit: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
+        """Show a progress bar on stderr while the block runs, if stderr is a terminal.
 
         Args:
-            what: unit of the count.
-            total: the expected count, None when nobody knows.
+            unit: what is counted.
+            total: the expected count; None if it is unknown.
 
         Yields:
-            What to call with the count so far; None when nothing is to be shown.
+            A callback for the count so far; None if no bar is shown.
         """
         if self.quiet or not self._stderr.isatty():
             yield None
             return
         from tqdm import tqdm
 
-        # tqdm by itself shows nothing on a terminal that does not know its width.
+        # Without a width, tqdm shows nothing on a terminal that does not tell its own.
         width = terminal.columns(self._stderr)
-        with tqdm(total=total, unit=f" {what}", file=self._stderr, ncols=width, leave=False, delay=0.2) as bar:
-            yield lambda count: _advance(bar, count)
+        with tqdm(total=total, unit=f" {unit}", file=self._stderr, ncols=width, leave=False, delay=0.2) as bar:
+            yield lambda count: _set_count(bar, count)
 
-    def _say(self, text: str) -> None:
+    def _write_message(self, text: str) -> None:
         try:
             self._stderr.write(text + "\n")
             self._stderr.flush()
-        except OSError:  # nobody listens, or the disk of a log is full: no reason to stop, nor to end in another way
+        except OSError:  # the reader has left, or a disk is full: the command and its exit code stay the same
             discard_output(self._stderr)
 
     def _print_body(self, body: Body) -> None:
@@ -200,33 +201,23 @@ class Printer:
                 write(json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
         elif isinstance(body, Tsv):
             for row in body.rows:
-                write("\t".join(_plain_cell(value) for value in row) + "\n")
+                write("\t".join(plain_cell(value) for value in row) + "\n")
         elif isinstance(body, Csv):
             from mopsjobs.utils.csv_safe import csv_text
 
             write(csv_text(body.rows))
         elif isinstance(body, Table):
-            self._print_table(body)
+            width = terminal.columns(self._stdout) if self.is_terminal else None
+            self._stdout.writelines(line + "\n" for line in format_table(body, width, self._paint_stdout))
         elif isinstance(body, Text):
             for line in body.lines:
-                write("".join(self._cell(piece) for piece in ([line] if isinstance(line, str) else line)) + "\n")
+                pieces = [line] if isinstance(line, str) else line
+                write("".join(format_cell(piece, self._paint_stdout) for piece in pieces) + "\n")
         else:
             self._stdout.writelines(body.pieces)
 
-    def _print_table(self, table: Table) -> None:
-        tabulate = _imported_tabulate()
-        tabulate.MIN_PADDING = 0  # else a column is as wide as its header and two blanks more
-        cells = [[_shown_cell(value) for value in row] for row in table.rows]
-        if self.is_terminal:
-            cells = terminal.fitted(table.headers, cells, terminal.columns(self._stdout))
-        rows = [[self._cell(value) for value in row] for row in cells]
-        headers = [self._paint(header, "bold", self._stdout) for header in table.headers]
-        lines = tabulate.tabulate(rows, headers, tablefmt="plain", disable_numparse=True).splitlines()
-        self._stdout.write("".join(line.rstrip() + "\n" for line in lines))
-
-    def _cell(self, value: object) -> str:
-        text = "" if value is None else strip_control_characters(str(value))
-        return self._paint(text, value.style, self._stdout) if isinstance(value, Styled) else text
+    def _paint_stdout(self, text: str, style: str) -> str:
+        return self._paint(text, style, self._stdout)
 
     def _paint(self, text: str, style: str, stream: TextIO) -> str:
         if not text or style not in _CODES or not self._wants_color(stream):
@@ -244,7 +235,7 @@ class Printer:
 
 
 def status_style(status: object, suspect: object = None) -> Styled:
-    """A status as a cell in its colour; with why the job may be stuck, if it may."""
+    """Return a status as a cell in its colour, with the reason why the job is suspect, if it is."""
     text = strip_control_characters(str(status))
     if suspect is not None:
         return styled(f"{text} (suspect: {strip_control_characters(str(suspect))})", "yellow")
@@ -252,9 +243,9 @@ def status_style(status: object, suspect: object = None) -> Styled:
 
 
 def discard_output(stream: TextIO | None) -> None:
-    """After a write failed: let the interpreter flush into nothing at its exit, instead of complaining.
+    """Redirect a stream to the null device after a failed write, so that the flush at exit does not complain.
 
-    As Python's documentation of SIGPIPE recommends; setting the signal to its default would hit sockets too.
+    Python's documentation of SIGPIPE recommends this. The signal's default action would affect sockets too.
     """
     if stream is None:
         return
@@ -262,41 +253,5 @@ def discard_output(stream: TextIO | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _imported_tabulate() -> Any:
-    """tabulate, without importlib.metadata, which it imports to learn its own version: that takes as long as a listing.
-
-    While it is imported, a stand-in answers; should a later tabulate want more of it, it gets the real one.
-    """
-    name = "importlib.metadata"
-    if name not in sys.modules:
-        stand_in: Any = ModuleType(name)
-        stand_in.version = lambda _package: "unknown"
-        stand_in.PackageNotFoundError = ImportError
-        sys.modules[name] = stand_in
-        try:
-            import tabulate
-        except ImportError:
-            pass
-        finally:
-            del sys.modules[name]
-    import tabulate
-
-    return tabulate
-
-
-def _shown_cell(value: object) -> str:
-    return value if isinstance(value, Styled) else _plain_cell(value)
-
-
-def _plain_cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (dict, list)):
-        return json.dumps(value, separators=(",", ":"))
-    return strip_control_characters(str(value))
-
-
-def _advance(bar: object, count: int) -> None:
+def _set_count(bar: object, count: int) -> None:
     bar.update(count - bar.n)  # type: ignore[attr-defined]

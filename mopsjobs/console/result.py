@@ -1,4 +1,4 @@
-"""What a command gives back: a body, notes and warnings. The printer shows it."""
+"""Results of commands: a body, notes and warnings. The printer prints them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ class Document:
     """One JSON document."""
 
     def __init__(self, content: object, *, items: tuple[str, Iterable[str]] | None = None) -> None:
-        """Say what is in it; `items` are name and items of a list that comes last, each item a JSON text already."""
+        """Take the content.
+
+        Args:
+            content: JSON types.
+            items: name and items of a list that comes last; each item is a JSON text.
+        """
         self.content = content
         self.items = items
 
     def pieces(self, indent: int | None) -> Iterator[str]:
-        """The document as text; without indents, an item after the other."""
+        """Yield the document as text; without indents, item by item."""
         content: Any = self.content
         name, items = self.items or ("", ())
         if self.items is None or indent is not None:
@@ -38,7 +43,7 @@ class Document:
 
 
 class JsonLines:
-    """One JSON document a line."""
+    """JSON documents, one per line."""
 
     def __init__(self, contents: Iterable[object]) -> None:
         self.contents = contents
@@ -74,7 +79,7 @@ class Text:
 
 
 class RawText:
-    """Text of ours as it is, whole or in pieces: a script, a schema, lines of JSON."""
+    """Text that is printed unchanged: a script, a schema, lines of JSON. It must be safe for a terminal."""
 
     def __init__(self, text: str | Iterable[str]) -> None:
         self.pieces = [text] if isinstance(text, str) else text
@@ -84,7 +89,7 @@ Body = Document | JsonLines | Table | Tsv | Csv | Text | RawText
 
 
 class Result:
-    """What a command came to: what goes to stdout, what is said about it on stderr, and the exit code."""
+    """The result of a command: its body for stdout, warnings and notes for stderr, and the exit code."""
 
     __slots__ = ("body", "exit_code", "notes", "warnings")
 
@@ -102,7 +107,7 @@ class Result:
         self.exit_code = exit_code
 
     def first_line(self) -> str:
-        """What it begins with, or is about: for an error that tells that it could not be printed. Often empty."""
+        """Return the job id or the first line, for an error that the result could not be printed. Often empty."""
         if isinstance(self.body, Document) and isinstance(self.body.content, Mapping):
             return str(self.body.content.get("job_id", ""))
         if isinstance(self.body, Text) and isinstance(self.body.lines, list) and self.body.lines:

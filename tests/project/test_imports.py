@@ -86,9 +86,7 @@ def test_a_table_adds_tabulate_alone(cli: Cli, remote: Remote) -> None:
 
 def test_importlib_metadata_is_whole_after_a_table() -> None:
     """The stand-in that tabulate was given is gone: whoever asks later gets the real module."""
-    script = (
-        "import mopsjobs.console.printer as o; o._imported_tabulate(); from importlib.metadata import version, files;"
-    )
+    script = "import mopsjobs.console.table as t; t.import_tabulate(); from importlib.metadata import version, files;"
     ran = subprocess.run(
         [sys.executable, "-c", f"{script} print(version('tabulate'))"],
         cwd=mops_jobs.__file__.rpartition("/")[0],

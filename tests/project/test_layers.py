@@ -47,7 +47,7 @@ OUTSIDE = {
     "urllib3": "store.azure",
     "sqlite3": "utils.sqlite_file store.sqlite cache app web cli.commands",
     "sqlite_utils": "cache.schema",
-    "tabulate": "console.printer",
+    "tabulate": "console.table",
     "tqdm": "console.printer",
     "shtab": "cli.commands.completion",
     "filelock": "cache.sync.lock engines",
