@@ -158,10 +158,8 @@ def test_the_job_of_the_cluster_is_deleted(cli: Cli, remote: Remote, cluster: Ap
     assert _status(remote.jobs, "seir-1") == ["cancelled"]
 
 
-def test_a_cluster_that_is_away_leaves_a_cancelled_record_and_says_what_to_type(
-    cli: Cli, remote: Remote, cluster: Api
-) -> None:
-    """And cancelling again, when it is back, stops what still runs."""
+def test_cancel_without_its_cluster_says_what_to_type(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """The record is cancelled all the same. And cancelling again, when it is back, stops what still runs."""
     add(remote.jobs, "seir-2", "running", engine="kubernetes", k8s_name="seir-2", namespace="models")
     cluster.refuse(503, "not now", "/apis")
     ran = cli("cancel", "seir-1", "seir-2")
@@ -195,7 +193,7 @@ def test_the_context_that_a_record_names_is_used(cli: Cli, remote: Remote, clust
     assert cli("cancel", "seir-1", MOPS_JOBS_KUBE_CONTEXT="here").err == "seir-1: cancelled, stopped\n"
 
 
-def test_a_runner_on_this_machine_is_stopped_and_one_elsewhere_is_no_alarm(cli: Cli, jobs: JobRegistry) -> None:
+def test_a_local_runner_is_stopped_and_one_elsewhere_is_no_alarm(cli: Cli, jobs: JobRegistry) -> None:
     for name in ("here", "elsewhere"):
         add(jobs, name, "running", engine="local")
     runner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -205,8 +205,11 @@ def test_a_textfile_is_replaced_as_a_whole(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("full")
-def test_a_textfile_that_node_exporter_would_pass_over_is_written_with_a_warning(cli: Cli, tmp_path: Path) -> None:
-    """It is read by its name, and metrics that nobody collects are missed too late."""
+def test_a_textfile_that_node_exporter_would_skip_is_warned_of(cli: Cli, tmp_path: Path) -> None:
+    """The file is written all the same.
+
+    It is read by its name, and metrics that nobody collects are missed too late.
+    """
     ran = cli.ok("metrics", "--textfile", str(tmp_path / "mops-jobs.txt"))
     assert ran.err == "warning: node_exporter reads only files whose names end in .prom.\n"
     assert (tmp_path / "mops-jobs.txt").read_text().startswith("# HELP")

@@ -57,7 +57,7 @@ def test_doctor_names_the_fix_for_a_first_run(cli: Cli) -> None:
     assert checks["records"]["state"] == "ok"
 
 
-def test_doctor_names_the_fix_for_a_first_run_of_a_registry_across_the_network(cli: Cli, remote: Remote) -> None:
+def test_doctor_names_the_fix_for_a_first_run_over_a_network(cli: Cli, remote: Remote) -> None:
     """Nothing is synced behind the user's back: neither the cache nor the records can be judged yet."""
     remote.put(key("a"), foreign("a"))
     checks = _checks(cli)

@@ -127,7 +127,7 @@ def test_status_still_finds_a_pruned_job(cli: Cli) -> None:
     assert cli.ok("status", "old-1", "--json").json["status"] == "succeeded"
 
 
-def test_status_still_finds_a_job_pruned_from_the_mirror_of_a_local_registry(cli: Cli, jobs: JobRegistry) -> None:
+def test_status_finds_a_job_pruned_from_a_local_mirror(cli: Cli, jobs: JobRegistry) -> None:
     """That is mirrored whole before each view, but for what was pruned."""
     add(jobs, "old", "succeeded")
     cli.ok("sync", "-q")

@@ -176,7 +176,7 @@ def test_silence_never_ends_a_job(status: str, says: EngineState) -> None:
 
 
 @pytest.mark.parametrize(("done", "status"), [(2, "succeeded"), (1, "partial"), (0, "failed")])
-def test_stuck_1_a_job_that_finished_between_two_looks_is_walked_to_its_end(
+def test_stuck_1_a_job_that_finished_between_looks_is_ended(
     registry: JobRegistry, clock: Clock, done: int, status: str
 ) -> None:
     """Still scheduled in the record, Complete in the cluster: its outputs say how it ended."""

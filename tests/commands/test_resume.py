@@ -171,9 +171,8 @@ def test_a_pod_waits_as_a_process_for_what_resume_delivers(cli: Cli, tmp_path: P
 # --- launched anew ----------------------------------------------------------------------------------------------------
 
 
-def test_a_child_runs_where_and_as_its_parent_did_unless_flags_say_otherwise(
-    cli: Cli, remote: Remote, cluster: Api
-) -> None:
+def test_a_child_runs_as_its_parent_did_unless_flags_differ(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """In the same place, with the same options."""
     _submit(cli, "--namespace", "models", "--context", "here", "--secret", "keys", "--shards", "2", "--cpu", "2")
     remote.jobs.update_status("job", "failed")
     (parent,) = _launched(cluster, "models")

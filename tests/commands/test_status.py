@@ -253,8 +253,8 @@ def test_a_job_that_only_exists_as_an_unreadable_record_is_not_missing(cli: Cli,
     assert cli("wait", "bad", "-q").code == 6
 
 
-def test_a_record_that_became_unreadable_is_shown_as_it_last_was_with_a_warning(cli: Cli, remote: Remote) -> None:
-    """The last good state is better than none, and never passes for the present one."""
+def test_a_record_that_became_unreadable_shows_its_last_state(cli: Cli, remote: Remote) -> None:
+    """With a warning. The last good state is better than none, and never passes for the present one."""
     remote.put(key("a"), foreign("a"))
     cli.ok("sync")
     remote.put(key("a"), "{")

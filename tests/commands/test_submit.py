@@ -154,9 +154,10 @@ def test_wait_of_a_model_that_cannot_be_loaded_fails_as_the_record_does(desk: De
         ("x = 1\n", "AttributeError: there is no 'simulate' in /", None),
     ],
 )
-def test_a_model_that_cannot_be_loaded_is_told_with_its_place_and_logs_show_the_traceback(
+def test_a_model_that_cannot_be_loaded_fails_with_its_place(
     desk: Desk, source: str, last: str, hint: str | None
 ) -> None:
+    """The traceback is in `logs`."""
     code(desk.home, source)
     ran = desk("submit", desk.write(sets_of(1)), "--auto", "--job-id", "job", "--wait")
     assert ran.code == 100
@@ -220,8 +221,11 @@ def test_the_same_code_is_stored_once(desk: Desk) -> None:
     assert len(list(desk.store.list_keys("bundles/"))) == 1
 
 
-def test_a_registry_in_the_packed_directory_is_not_packed_and_the_bundle_stays_the_same(desk: Desk) -> None:
-    """As the README advises: `.mops-jobs.toml` beside the study, with a registry beside that; here the cache too."""
+def test_a_registry_in_the_packed_directory_is_not_packed(desk: Desk) -> None:
+    """Its bundle is the same whatever is in the registry.
+
+    As the README advises: `.mops-jobs.toml` beside the study, with a registry beside that; here the cache too.
+    """
     (desk.home / ".mops-jobs.toml").write_text('registry = "sqlite:jobs.db"\ncache = "cache.db"\n')
     beside = {"MOPS_JOBS_REGISTRY": "", "MOPS_JOBS_CACHE": ""}
     bundles = []
@@ -246,8 +250,11 @@ def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
     assert json.loads(ran.stdout)["tasks_total"] == 1
 
 
-def test_a_registry_in_the_packed_directory_is_left_out_under_each_of_its_names(cli: Cli) -> None:
-    """The draft of a killed maker is a second name of it: opening that would give up SQLite's locks on it."""
+def test_a_registry_is_left_out_under_each_of_its_names(cli: Cli) -> None:
+    """It is in the packed directory.
+
+    The draft of a killed maker is a second name of it: opening that would give up SQLite's locks on it.
+    """
     os.chdir(code(Path.cwd() / "desk"))
     Path("../study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
     cli.env["MOPS_JOBS_REGISTRY"] = "sqlite:r.db"
@@ -281,8 +288,11 @@ def test_a_dry_run_shows_everything_and_does_nothing(cli: Cli) -> None:
     assert not JobDir.of("job", cli.env).path.exists()
 
 
-def test_a_model_that_is_not_in_what_was_packed_is_told_with_both_directories(cli: Cli, tmp_path: Path) -> None:
-    """A warning, since the module may be installed; a model that names no function is an error, unless it is wired."""
+def test_a_model_outside_the_bundle_is_warned_of(cli: Cli, tmp_path: Path) -> None:
+    """The message names the packed directory and the current one.
+
+    A warning, since the module may be installed; a model that names no function is an error, unless it is wired.
+    """
     os.chdir(code(tmp_path / "desk"))
     Path("../study.json").write_text(json.dumps({"model": "other.one:run", "parameter_sets": [{"x": 1}]}))
     ran = cli.ok("submit", "../study.json", "--auto", "--dry-run")
@@ -363,8 +373,11 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(cli: Cli, argv: list[
     assert not Path(cli.env["HOME"], "registry.db").exists()
 
 
-def test_a_relative_interpreter_is_that_of_the_directory_of_the_submission(desk: Desk) -> None:
-    """The runner starts workers long afterwards; a link, as virtual environments have them, stays one."""
+def test_a_relative_interpreter_is_resolved_at_submission(desk: Desk) -> None:
+    """Against the directory of the submission.
+
+    The runner starts workers long afterwards; a link, as virtual environments have them, stays one.
+    """
     environment_ = desk.home.with_name("env")
     environment_.mkdir()
     (environment_ / "python").symlink_to(sys.executable)
@@ -372,7 +385,7 @@ def test_a_relative_interpreter_is_that_of_the_directory_of_the_submission(desk:
     assert desk.ended() == "succeeded"
 
 
-def test_a_bundle_that_nobody_has_is_refused_before_anything_is_registered(cli: Cli, jobs: JobRegistry) -> None:
+def test_a_missing_bundle_is_refused_before_anything_is_registered(cli: Cli, jobs: JobRegistry) -> None:
     Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
     ran = cli("submit", "study.json", "--bundle", UNKNOWN, "--job-id", "job")
     assert ran.code == 2
@@ -537,10 +550,11 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     assert record(desk.jobs).tasks_verified == 12
 
 
-def test_a_runner_killed_is_stuck_within_two_heartbeats_and_resume_computes_no_stored_output_again(
-    desk: Desk, cli: Cli
-) -> None:
-    """The listing is made by a clock that is two heartbeats, and a second, ahead of the last sign of life."""
+def test_a_killed_runner_is_stuck_within_two_heartbeats(desk: Desk, cli: Cli) -> None:
+    """And `resume` computes no stored output again.
+
+    The listing is made by a clock that is two heartbeats, and a second, ahead of the last sign of life.
+    """
     noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
     sets = sets_of(10, calls=str(noted))
     for one in sets[4:]:
@@ -701,7 +715,7 @@ def test_a_disk_that_takes_nothing_fails_the_job_and_says_why(desk: Desk, wait: 
     assert f"error: {state.error_message}" == sentences(ran.err)[0]
 
 
-def test_a_launch_that_makes_no_sense_leaves_no_job_that_is_being_submitted(
+def test_an_invalid_launch_leaves_no_job_being_submitted(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def launch(self: LocalEngine, launch: object) -> None:
@@ -782,8 +796,11 @@ def test_a_job_whose_record_was_never_written_is_found_by_its_manifest(desk: Des
 # --- a runner that is dead ------------------------------------------------------------------------------------------
 
 
-def test_a_dead_runner_is_told_by_wait_and_status_and_stopped_by_hand_without_a_registry(desk: Desk) -> None:
-    """Wait says it once, and goes on waiting; the hint of cancel is for a runner that lives."""
+def test_a_dead_runner_is_reported_by_wait_and_status(desk: Desk) -> None:
+    """It is stopped by hand, without a registry.
+
+    Wait says it once, and goes on waiting; the hint of cancel is for a runner that lives.
+    """
     gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
     desk.submit(sets_of(1, gate=str(gate), calls=str(noted)))
     until(lambda: calls(noted), "the task to begin")

@@ -198,7 +198,8 @@ def only_entry(store: AzureVersionedStore) -> Entry:
     return entry
 
 
-def test_the_blob_of_another_program_is_listed_without_value_and_can_be_read_and_replaced(place: Place) -> None:
+def test_a_foreign_blob_is_listed_without_value_and_can_be_replaced(place: Place) -> None:
+    """It can be read, too."""
     foreign(place, b"theirs")
     store = place.open()
     entry = only_entry(store)
@@ -208,8 +209,8 @@ def test_the_blob_of_another_program_is_listed_without_value_and_can_be_read_and
     assert only_entry(store).value == b"ours"
 
 
-def test_metadata_that_another_program_kept_while_changing_the_value_are_not_believed(place: Place) -> None:
-    """Equal length, our metadata, other bytes: the MD5 tells."""
+def test_metadata_of_an_older_value_are_not_believed(place: Place) -> None:
+    """Another program kept them when it changed the value. Equal length, our metadata, other bytes: the MD5 tells."""
     store = place.open()
     store.create_if_absent("a", b"running")
     with place.server.client(place.name) as client:
@@ -266,7 +267,7 @@ def test_a_compression_bomb_in_the_metadata_is_not_unpacked(place: Place) -> Non
 # --- foreign blobs --------------------------------------------------------------------------------------------------
 
 
-def test_a_foreign_blob_outside_the_contract_of_keys_is_listed_all_the_same(place: Place) -> None:
+def test_a_foreign_blob_outside_the_contract_of_keys_is_listed(place: Place) -> None:
     store = place.open()
     store.create_if_absent("a", b"1")
     with place.server.client(place.name) as client:
@@ -522,7 +523,8 @@ def test_a_container_that_is_being_deleted_is_to_be_tried_again_later(operation:
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("operation", [*WRITES, *READS])
-def test_a_refusal_names_the_source_of_the_credentials_and_is_not_repeated(operation: str, status: int) -> None:
+def test_a_refusal_names_the_source_of_credentials_and_is_final(operation: str, status: int) -> None:
+    """The request is not repeated."""
     with scripted(coded(status, "AuthenticationFailed")) as (store, requests, _):
         with pytest.raises(StoreAccessError, match=f"published key: {status} AuthenticationFailed"):
             (WRITES | READS)[operation](store)
@@ -578,7 +580,7 @@ def test_every_request_has_timeouts_that_add_up_to_less_than_five_seconds(place:
     assert max(seen) < 5
 
 
-def test_a_large_value_may_take_longer_to_be_answered_but_not_to_be_connected() -> None:
+def test_a_large_value_gets_longer_to_answer_but_not_to_connect() -> None:
     """A line of 1 Mbit/s carries it meanwhile: buffers on the way may have taken all of it before."""
     small, large = transport.timeouts(4.5), transport.timeouts(4.5, 10 * 10**6)
     assert large["connection_timeout"] == small["connection_timeout"]
@@ -676,8 +678,8 @@ def assert_one_request(silent: socket.socket) -> None:
         silent.accept()
 
 
-def test_registering_at_a_silent_server_is_one_request_and_an_unknown_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asking again would take as long: the doubt is told at once."""
+def test_registering_at_a_silent_server_has_an_unknown_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one request. Asking again would take as long: the doubt is told at once."""
     monkeypatch.setattr(azure, "BUDGET_SECONDS", 1.0)
     sleep = RecordingSleep()
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -775,10 +777,13 @@ def test_the_body_of_a_reply_to_a_write_is_not_read_beyond_a_bound(framing: str)
         ("503 Service Unavailable", "ServerBusy", StoreUnavailableError),
     ],
 )
-def test_a_write_goes_by_the_status_of_a_reply_that_ends_with_its_connection(
+def test_the_status_of_a_reply_without_length_decides_a_write(
     status: str, code: str, told: type[StoreError] | None
 ) -> None:
-    """As some gateways reply: nothing of ours is in the body, so nobody needs to know where it ends."""
+    """The end of the connection ends the reply.
+
+    As some gateways reply: nothing of ours is in the body, so nobody needs to know where it ends.
+    """
     head = f'HTTP/1.1 {status}\r\nETag: "0x1"\r\nx-ms-error-code: {code}\r\nConnection: close\r\n\r\n<html>'
     with answering(head.encode()) as store:
         if told is None:
@@ -991,9 +996,10 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("url", "env", "why"), REFUSED)
-def test_a_url_or_variable_that_makes_no_sense_is_refused_without_telling_secrets(
+def test_an_invalid_url_or_variable_is_refused_without_its_secrets(
     monkeypatch: pytest.MonkeyPatch, url: str, env: dict[str, str], why: str
 ) -> None:
+    """The message does not repeat them."""
     monkeypatch.setattr("azure.identity.DefaultAzureCredential", SignIn)
     with pytest.raises(ConfigError, match=why) as caught:
         open_azure_store(url, env)

@@ -221,7 +221,7 @@ def test_the_order_is_that_of_code_points_on_both_sides_of_the_cut(keys: set[str
 
 @pytest.mark.dynalite
 @pytest.mark.parametrize("key", ["a", "é" * 900], ids=["short key", "long key"])
-def test_the_largest_value_is_taken_and_a_larger_one_refused_before_anything_is_sent(place: Place, key: str) -> None:
+def test_the_largest_value_is_stored_and_a_larger_one_refused_unsent(place: Place, key: str) -> None:
     """400 KB for the whole item, names and key included."""
     most = MAX_ITEM_BYTES - sum(
         len(name) + len(one.get("S", "").encode()) for name, one in dynamodb._item(key, b"").items()
@@ -385,10 +385,11 @@ def saying(text: bytes) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("come", range(20, len(HEAD) + len(FOUND.body), 7))
-def test_a_reply_that_breaks_off_anywhere_is_an_outage_that_leaves_a_doubt(
-    aws: Callable[[int], None], come: int
-) -> None:
-    """In its headers too: the standard library takes what came of them for all, and boto3 then for "no such key"."""
+def test_a_reply_that_breaks_off_anywhere_leaves_a_doubt(aws: Callable[[int], None], come: int) -> None:
+    """It is an outage.
+
+    In its headers too: the standard library takes what came of them for all, and boto3 then for "no such key".
+    """
     with saying((HEAD.encode() + FOUND.body)[:come]) as port:
         aws(port)
         with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep(), clock=lambda: 0.0)) as store:

@@ -296,8 +296,8 @@ def test_modelops_way_of_updating_a_dict_works_on_our_records(store: VersionedSt
 
 
 @over_real_stores
-def test_many_processes_racing_for_one_record_lose_no_update_and_none_gives_up(backend: Backend) -> None:
-    """All of the writes of all of the processes are in the record, each counted once."""
+def test_many_processes_racing_for_one_record_lose_no_update(backend: Backend) -> None:
+    """And none gives up. All of the writes of all of the processes are in the record, each counted once."""
     store = backend.open()
     registry = JobRegistry(store)
     registry.register_job("a")
@@ -336,7 +336,7 @@ def test_many_processes_racing_for_one_record_lose_no_update_and_none_gives_up(b
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_a_registry_that_is_held_by_somebody_else_is_reported_and_not_damaged(backend: Backend) -> None:
+def test_a_locked_registry_is_reported_and_not_damaged(backend: Backend) -> None:
     """The rules over SQLite meet a rival that always wins as they do over any store."""
     line = FaultyStore(backend.open())
     registry = JobRegistry(line, sleep=lambda _: None)
@@ -350,10 +350,13 @@ def test_a_registry_that_is_held_by_somebody_else_is_reported_and_not_damaged(ba
 
 
 @pytest.mark.azurite
-def test_a_registry_that_stops_is_unavailable_and_works_again_when_it_is_back(
+def test_a_registry_that_stops_works_again_when_it_is_back(
     private_azurite: Azurite,
 ) -> None:
-    """No method takes the outage for an empty registry; the same client goes on afterwards."""
+    """Meanwhile it is unavailable.
+
+    No method takes the outage for an empty registry; the same client goes on afterwards.
+    """
     store = open_store(f"{private_azurite.endpoint}/{private_azurite.new_container()}", {})
     with contextlib.closing(store):
         registry = JobRegistry(store, sleep=lambda _: None)

@@ -273,7 +273,8 @@ def test_put_replaces_the_value_of_the_current_version(store: VersionedStore) ->
     assert store.get("a") == (b"2", second)
 
 
-def test_put_gives_a_version_that_differs_from_every_earlier_one_even_for_equal_bytes(store: VersionedStore) -> None:
+def test_put_gives_a_new_version_even_for_equal_bytes(store: VersionedStore) -> None:
+    """It differs from every earlier one."""
     version = store.create_if_absent("a", b"same")
     seen = {version}
     for _ in range(5):
@@ -675,7 +676,7 @@ def test_an_interrupt_at_the_beginning_of_a_write_leaves_nothing_held(tmp_path: 
         assert list(sqlite.SQLiteVersionedStore(path).list_keys()) == ["a", "c"]
 
 
-def test_a_store_that_is_closed_in_the_middle_of_a_call_is_closed_when_that_ends(tmp_path: Path) -> None:
+def test_a_store_closed_during_a_call_is_closed_when_that_ends(tmp_path: Path) -> None:
     """By another thread: the call goes on, and nothing stays open that a forked child would be refused for."""
     store = sqlite.SQLiteVersionedStore(tmp_path / "registry.db")
     with store._writing() as connection:

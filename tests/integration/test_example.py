@@ -35,9 +35,8 @@ def _digest(cli: Cli, job_id: str, tmp_path: Path) -> str:
     return digest.hexdigest()
 
 
-def test_the_example_runs_200_simulations_to_their_verified_end_and_gives_the_same_again(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_the_example_runs_200_simulations_reproducibly(cli: Cli, tmp_path: Path) -> None:
+    """They end verified, and a second job gives the same outputs."""
     env = environment(cli)
     for job_id in ("seir-1", "seir-2"):
         words = command("submit", "study.json", "--auto", "--job-id", job_id, "--workers", "2")
@@ -65,8 +64,11 @@ def test_the_example_is_an_epidemic(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(0 <= count <= 20000 for count in strong["infectious"])
 
 
-def test_a_bundle_with_a_wire_function_on_numpy_pandas_and_pyarrow_runs_as_it_is(cli: Cli, tmp_path: Path) -> None:
-    """In the interpreter that `--python` names, which has them; ours has none of the three."""
+def test_a_wire_function_on_numpy_pandas_and_pyarrow_runs(cli: Cli, tmp_path: Path) -> None:
+    """The bundle is one of ModelOps, unchanged.
+
+    In the interpreter that `--python` names, which has them; ours has none of the three.
+    """
     assert not any(importlib.util.find_spec(name) for name in ("numpy", "pandas", "pyarrow"))
     env = environment(cli)
     words = ("submit", "study.yaml", "--auto", "--job-id", "by-age", "--workers", "2", "--python", str(MODEL_PYTHON))
@@ -122,7 +124,8 @@ def test_a_wire_function_runs_in_the_interpreter_that_has_its_packages(tmp_path:
     store.close()
 
 
-def test_the_same_bundle_under_an_interpreter_without_its_packages_says_what_lacks(cli: Cli, tmp_path: Path) -> None:
+def test_an_interpreter_without_the_packages_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
+    """It is given the same bundle."""
     shutil.copytree(EXAMPLE, tmp_path / "seir", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "seir" / "seir.py").write_text("import only_in_the_model\n")
     env = environment(cli)

@@ -114,9 +114,10 @@ def test_a_runner_outlives_its_program_files(
     assert record(registry).tasks_verified == len(results(store)) == 2
 
 
-def test_a_runner_killed_leaves_its_job_to_the_next_and_no_stored_output_is_computed_again(
+def test_after_a_killed_runner_stored_outputs_are_not_computed_again(
     submitted: Any, start: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
+    """The next runner takes the job over."""
     gate, noted = tmp_path / "gate", tmp_path / "calls"
     first = _in_the_middle(submitted, start, store, noted, gate)
     before = {entry.key: entry.version for entry in store.scan(results_prefix("job"))}
@@ -158,9 +159,8 @@ def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
         assert len(results(kept)) == 4
 
 
-def test_what_a_model_has_started_ends_when_its_runner_is_killed_and_its_task_is_over(
-    submitted: Any, start: Spawn, tmp_path: Path
-) -> None:
+def test_processes_of_a_model_end_after_their_runner_is_killed(submitted: Any, start: Spawn, tmp_path: Path) -> None:
+    """When the task that started them is over."""
     gate, child, noted = tmp_path / "gate", tmp_path / "child", tmp_path / "calls"
     submitted([{"x": 0, "fork": str(child)}, {"x": 1, "calls": str(noted), "gate": str(gate)}])
     running = start("--workers", "1")

@@ -20,6 +20,8 @@ import mops_jobs
 ROOT = Path(mops_jobs.__file__).parent
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 50
+MAX_TEST_NAME = 69
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 FLOORS = (
     ("errors",),
@@ -222,3 +224,10 @@ def test_no_module_and_no_function_is_too_long(module: str) -> None:
             body = node.body[1:] if documented and len(node.body) > 1 else node.body
             length = (body[0].lineno - node.body[0].lineno if documented else 0) or 0
             assert len(_lines(node)) - length <= MAX_FUNCTION_LINES, f"{node.name}, line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=[path.relative_to(ROOT / "tests").as_posix() for path in TESTS])
+def test_names_of_tests_are_short(path: Path) -> None:
+    """The name of a test is its claim in short; the docstring has the rest."""
+    names = [node.name for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+    assert not [name for name in names if name.startswith("test_") and len(name) > MAX_TEST_NAME]

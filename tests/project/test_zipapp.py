@@ -230,7 +230,7 @@ def test_what_is_unpacked_is_what_is_in_the_file(pyz, members, home):
     assert _files(_unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))) == members
 
 
-def test_our_modules_are_compiled_even_where_python_may_not_write_bytecode(pyz, home):
+def test_our_modules_are_compiled_even_without_write_bytecode(pyz, home):
     """Containers set PYTHONDONTWRITEBYTECODE; a listing is fast there too."""
     assert _start(pyz, {**home, "PYTHONDONTWRITEBYTECODE": "1"}).returncode == 0
     site_packages = _unpacked(Path(home["HOME"], ".cache/mops-jobs/app")) / "site-packages"

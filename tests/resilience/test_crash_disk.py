@@ -175,8 +175,8 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
     assert sorted(cli.ids()) == sorted({"job", argv[1]})
 
 
-def test_a_dry_run_whose_output_finds_no_room_does_not_say_that_it_was_done(cli: Cli) -> None:
-    """Nothing was."""
+def test_a_dry_run_without_room_for_its_output_fails(cli: Cli) -> None:
+    """It does not say that it was done. Nothing was."""
     cli.ok("register", "job")
     with open("/dev/full", "wb") as full:
         argv = command("cancel", "job", "--dry-run", "--json")

@@ -275,8 +275,11 @@ def test_an_open_store_sees_that_its_file_is_gone_or_another(tmp_path: Path) -> 
         assert list(store.list_keys()) == ["a"]
 
 
-def test_the_last_writes_to_a_file_that_was_removed_do_not_come_into_the_next(tmp_path: Path) -> None:
-    """Its WAL lies beside it still, as after `kill -9`, and SQLite takes it for that of any file of the name."""
+def test_writes_to_a_removed_file_do_not_enter_the_next(tmp_path: Path) -> None:
+    """The last writes, which are still in the WAL.
+
+    Its WAL lies beside it still, as after `kill -9`, and SQLite takes it for that of any file of the name.
+    """
     path = tmp_path / "registry.db"
     writer = (
         "import os, sys; from mopsjobs.store.sqlite.store import SQLiteVersionedStore;"
@@ -475,8 +478,11 @@ def test_a_sync_of_a_lost_registry_counts_as_one_that_failed(cli: Cli, tmp_path:
     assert "the last sync failed" in checks["cache"]["detail"]
 
 
-def test_a_lost_registry_with_a_damaged_cache_is_begun_anew_by_a_full_sync_alone(cli: Cli, tmp_path: Path) -> None:
-    """Whoever says so takes the registry as it is; the damaged cache is kept all the same."""
+def test_a_lost_registry_with_a_damaged_cache_needs_a_full_sync(cli: Cli, tmp_path: Path) -> None:
+    """No other command begins anew.
+
+    Whoever says so takes the registry as it is; the damaged cache is kept all the same.
+    """
     lose_after_a_listing(cli, tmp_path / "registry.db")
     os.truncate(cli.cache, cli.cache.stat().st_size // 2)
     assert cli("list").code == 5

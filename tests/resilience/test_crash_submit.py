@@ -107,7 +107,7 @@ def test_the_id_of_another_job_is_refused_and_left_as_it_was(tmp_path: Path) -> 
     assert race.inner.get(key("job")) is not None
 
 
-def test_something_else_that_was_submitted_under_the_id_is_not_overwritten(tmp_path: Path) -> None:
+def test_another_submission_under_the_id_is_not_overwritten(tmp_path: Path) -> None:
     """It was cut short, and may be resumed."""
     store = InMemoryVersionedStore()
     store.create_if_absent(manifest_key("job"), b"{}")

@@ -50,7 +50,7 @@ def test_bombs_of_10_gb_are_unpacked_within_256_mib(trial: Trial) -> None:
     hostile.bombs(trial)
 
 
-def test_a_manifest_that_names_half_a_million_tasks_by_one_number_takes_69_mib(trial: Trial) -> None:
+def test_a_manifest_of_half_a_million_tasks_takes_69_mib(trial: Trial) -> None:
     """To list its outputs, to validate it, to find tasks that are the same simulation, and what is missing."""
     assert "500,000 read 4 times within 69 MiB" in str(hostile.many_tasks(trial).count)
 
@@ -94,8 +94,10 @@ def test_the_trial_sees_a_record_that_nobody_tells_of(trial: Trial) -> None:
         hostile_registry.check_sync(registry, ran._replace(out=json.dumps(told)))
 
 
-def test_no_record_leads_elsewhere_in_a_cluster_and_no_answer_gets_out_raw(trial: Trial) -> None:
-    """It is asked for the Job that a record can mean, and its pods; nothing else is deleted, whatever a name holds.
+def test_no_record_leads_elsewhere_in_a_cluster(trial: Trial) -> None:
+    """No answer of the cluster is printed raw.
+
+    It is asked for the Job that a record can mean, and its pods; nothing else is deleted, whatever a name holds.
 
     Nor is a context, image, Secret, service account, engine or scheduler used that only a record chooses.
     """

@@ -53,9 +53,10 @@ def test_an_outage_while_it_works_costs_nothing(
     assert counts(registry) == ("succeeded", 12, 0, 12)
 
 
-def test_an_outage_that_outlasts_its_patience_leaves_the_rest_to_the_next_run(
+def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
+    """The next run does what is left."""
     noted, gate = tmp_path / "calls", tmp_path / "gate"
     given(sets_of(4, calls=str(noted), gate=str(gate)))
     with ThreadPoolExecutor(1) as threads:
@@ -188,9 +189,10 @@ def test_an_output_refused_only_after_an_outage_fails_its_task_then(
     assert _kept(tmp_path / "job") == []
 
 
-def test_a_store_that_takes_no_outputs_fails_the_job_and_they_are_kept_until_it_does(
+def test_outputs_that_a_store_refuses_are_kept_and_fail_the_job(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
+    """They are kept until the store accepts them."""
     given(sets_of(4))
     denied = StoreAccessError("Not allowed to write results.")
     store = Refusing(line, lambda key: denied if key.startswith("results/") else None)
@@ -206,10 +208,10 @@ def test_a_store_that_takes_no_outputs_fails_the_job_and_they_are_kept_until_it_
     assert _kept(tmp_path / "job") == []
 
 
-def test_where_not_even_the_record_can_be_written_the_runner_ends_at_once_with_the_reason(
+def test_a_runner_that_may_not_write_the_record_ends_at_once(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
-    """However long its patience: waiting does not bring permission."""
+    """It tells the reason. However long its patience: waiting does not bring permission."""
     given(sets_of(4))
     store = Refusing(line, lambda _key: StoreAccessError("The signature has expired."))
     with pytest.raises(StoreAccessError, match="The signature has expired"):
@@ -228,7 +230,7 @@ def test_a_record_that_can_never_be_written_ends_the_wait_at_the_end(
     assert len(results(line)) == 2
 
 
-def test_an_error_of_ours_while_sending_surfaces_and_stops_nobody_for_ever(
+def test_an_internal_error_while_sending_surfaces_and_blocks_nothing(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
 ) -> None:
     """More tasks than the queue holds, and each sender meets it."""

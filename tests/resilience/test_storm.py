@@ -122,7 +122,8 @@ def test_a_history_that_can_be_is_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_history_that_cannot_be_is_refused_by_its_first_call_without_an_explanation(name: str) -> None:
+def test_an_impossible_history_is_refused_by_its_first_bad_call(name: str) -> None:
+    """The first call that no order of the calls explains."""
     assert unexplained(BAD[name], None, step) is not None
 
 
@@ -347,10 +348,8 @@ def test_an_answer_of_trouble_is_as_dynamodb_gives_it(
 
 
 @pytest.mark.parametrize("target", ["GetItem", "Query"])
-def test_half_an_item_or_page_of_dynamodb_has_the_checksum_of_the_whole_or_none(
-    dynamodb_server: Server, target: str
-) -> None:
-    """And a write's reply is left alone."""
+def test_half_a_reply_of_dynamodb_has_the_whole_checksum_or_none(dynamodb_server: Server, target: str) -> None:
+    """Half an item, or half a page. And a write's reply is left alone."""
     replies = [dynamodb_server.ask("half_page", target=target, seed=seed) for seed in range(8)]
     assert {reply.body for reply in replies} == {AMZ[: len(AMZ) // 2]}
     assert {reply.headers["x-amz-crc32"] for reply in replies} == {None, str(zlib.crc32(AMZ))}

@@ -181,10 +181,11 @@ def test_a_cache_that_is_a_directory_is_told_in_one_sentence(cli: Cli, remote: R
 
 
 @pytest.mark.parametrize("synced", [True, False])
-def test_own_writes_are_listed_after_a_foreign_writer_dropped_our_revision(
-    cli: Cli, remote: Remote, synced: bool
-) -> None:
-    """Our count begins anew on a record that lost it: the lower revision is no reason to hide the write."""
+def test_own_writes_are_listed_after_our_revision_was_dropped(cli: Cli, remote: Remote, synced: bool) -> None:
+    """By a foreign writer.
+
+    Our count begins anew on a record that lost it: the lower revision is no reason to hide the write.
+    """
     cli.ok("sync")
     cli.ok("register", "a", "-q")
     for number in range(1, 4):

@@ -91,7 +91,7 @@ def test_the_files_together_say_what_each_of_them_says(home: Home) -> None:
     assert settings.files == (str(project), str(user))
 
 
-def test_without_any_word_there_is_an_embedded_registry_in_the_data_directory(home: Home) -> None:
+def test_the_default_is_an_embedded_registry_in_the_data_directory(home: Home) -> None:
     """Nobody needs an account, a file or a variable to try it."""
     settings = home.load()
     assert settings.registry.value == f"sqlite://{home.root}/.local/share/mops-jobs/registry.db"
@@ -340,8 +340,11 @@ def test_a_malformed_url_is_refused_by_name(url: str, named: str) -> None:
         "https://[::1/abc/def",
     ],
 )
-def test_what_azure_would_refuse_is_refused_by_the_settings_and_when_it_is_opened(home: Home, url: str) -> None:
-    """Before anything is sent: a bad name of a container, plain http across the network, no port."""
+def test_what_azure_would_refuse_is_refused_before_a_request(home: Home, url: str) -> None:
+    """By the settings, and when the registry is opened.
+
+    Before anything is sent: a bad name of a container, plain http across the network, no port.
+    """
     for attempt in (lambda: check_url(url), lambda: home.load(registry=url), lambda: open_store(url, ACCOUNT)):
         with pytest.raises(ConfigError) as caught:
             attempt()
@@ -433,7 +436,7 @@ def test_the_location_of_an_open_store_is_its_identity(tmp_path: Path) -> None:
         store.close()
 
 
-def test_each_registry_has_a_cache_of_its_own_with_a_name_that_people_recognise(home: Home) -> None:
+def test_each_registry_has_a_cache_with_a_recognisable_name(home: Home) -> None:
     """Names differ even where only what a file name cannot hold tells the registries apart."""
     urls = ["azure://abc", "azure://abc-d", "https://other.blob.core.windows.net/abc"]
     urls += ["sqlite:///r/c.db", "sqlite:///r-c.db"]

@@ -75,7 +75,8 @@ def test_content_name_and_executable_bit_make_another_bundle(tmp_path: Path) -> 
     assert len(set(digests)) == 4
 
 
-def test_the_digest_is_the_sha256_of_bytes_that_say_nothing_of_this_machine(tmp_path: Path) -> None:
+def test_the_digest_says_nothing_of_this_machine(tmp_path: Path) -> None:
+    """It is the SHA-256 of the bytes."""
     root = _tree(tmp_path / "tree", {"a": "x"})
     with pack(root) as packed:
         packed.archive.seek(0)

@@ -354,10 +354,13 @@ def test_the_cache_bears_its_mark(filled: Path) -> None:
     assert filled.read_bytes()[68:72] == b"mopc"
 
 
-def test_without_a_writable_home_the_cache_is_a_private_one_below_the_temporary_directory(
+def test_without_a_writable_home_the_cache_is_a_private_temporary_one(
     cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The listing works, a note says where the cache is, and nobody else can enter its directory."""
+    """It is below the temporary directory.
+
+    The listing works, a note says where the cache is, and nobody else can enter its directory.
+    """
     add(remote.jobs, "a", "running")
     temporary, home = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
     temporary.chmod(0o1777)

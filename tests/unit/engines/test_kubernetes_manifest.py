@@ -86,7 +86,7 @@ def test_the_runner_is_told_everything() -> None:
 
 
 @pytest.mark.parametrize(("cpu", "workers"), [(None, "1"), ("4", "4"), ("2500m", "2"), ("0.5", "1"), ("3.9", "3")])
-def test_without_a_number_of_workers_there_are_as_many_as_cores_were_asked_for(cpu: str | None, workers: str) -> None:
+def test_the_default_number_of_workers_is_that_of_requested_cores(cpu: str | None, workers: str) -> None:
     """A process in a container finds the cores of the node, and would start a worker for each."""
     arguments = _container(_manifest(**({} if cpu is None else {"cpu": cpu})))["args"]
     assert arguments[arguments.index("--workers") + 1] == workers

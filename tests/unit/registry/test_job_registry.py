@@ -525,8 +525,11 @@ def test_progress_with_a_lost_reply_survives_somebody_who_ends_the_job(bench: Be
     assert (job.status, job.tasks_completed) == ("failed", 7)
 
 
-def test_progress_that_may_have_landed_is_not_refused_over_what_came_later(bench: Bench) -> None:
-    """Its trace is gone with the next progress, and the job has ended since; that nothing was written may be false."""
+def test_progress_that_may_be_stored_is_not_refused_afterwards(bench: Bench) -> None:
+    """What came later does not make it invalid.
+
+    Its trace is gone with the next progress, and the job has ended since; that nothing was written may be false.
+    """
     bench.place()
     bench.line.lose_reply_next()
 
@@ -614,8 +617,8 @@ def test_jobs_are_listed_newest_first_by_time_not_by_text(bench: Bench) -> None:
     assert [job.job_id for job in bench.registry.list_jobs(2)] == ["c", "a"]
 
 
-def test_jobs_are_filtered_by_status_and_by_when_they_were_created_or_changed(bench: Bench) -> None:
-    """A job that has been running for days and changed just now is recent."""
+def test_jobs_are_filtered_by_status_and_times(bench: Bench) -> None:
+    """By when they were created, or changed. A job that has been running for days and changed just now is recent."""
     old, new = (NOW - timedelta(days=3)).isoformat(), NOW.isoformat()
     bench.place("old", created_at=old, updated_at=old, status="failed")
     bench.place("alive", created_at=old, updated_at=new)
@@ -688,8 +691,8 @@ def test_a_dict_is_created_once_and_updated_by_a_function() -> None:
     assert json.loads(store.get("k").value) == {"a": 1, "b": 1}  # type: ignore[union-attr]
 
 
-def test_a_dict_update_of_a_missing_key_is_a_key_error_and_of_no_object_a_record_error() -> None:
-    """As in ModelOps, but named."""
+def test_a_dict_update_of_a_missing_key_is_a_key_error() -> None:
+    """And one of a value that is no JSON object is a RecordError. As in ModelOps, but named."""
     store = InMemoryVersionedStore()
     with pytest.raises(KeyError):
         update_with_retry(store, "k", dict)
@@ -708,8 +711,11 @@ def test_a_dict_update_gives_up_after_as_many_lost_races_as_asked_for() -> None:
         update_with_retry(line, "k", dict, max_attempts=1)
 
 
-def test_a_dict_update_whose_reply_was_lost_is_reported_as_unknown_and_never_applied_twice() -> None:
-    """A plain dict has no room for a write id: so nobody says that nothing was written, and nobody guesses."""
+def test_a_dict_update_whose_reply_was_lost_is_reported_as_unknown() -> None:
+    """It is never applied twice.
+
+    A plain dict has no room for a write id: so nobody says that nothing was written, and nobody guesses.
+    """
     for attempts in (1, 2):
         line = FaultyStore(InMemoryVersionedStore())
         create_with_retry(line, "k", {"n": 1})

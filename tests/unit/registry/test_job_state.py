@@ -134,7 +134,7 @@ def test_a_record_of_ours_loses_nothing() -> None:
     assert json.loads(JobState.from_dict({**MODELOPS, **OURS}).to_json()) == {**MODELOPS, **OURS}
 
 
-def test_modelops_fields_are_always_written_and_ours_only_when_they_say_something() -> None:
+def test_modelops_fields_are_always_written_and_ours_if_set() -> None:
     """ModelOps' programs index their fields without asking; ours would only be in their way."""
     assert set(JobState.from_json(encoded()).to_dict()) == set(MODELOPS)
 
@@ -381,7 +381,7 @@ def test_a_value_of_the_wrong_type_is_a_usage_error_that_names_the_field(name: s
         ("expected_outputs", [{1, 2}]),
     ],
 )
-def test_a_value_that_json_cannot_hold_is_a_usage_error_that_names_the_field(name: str, value: object) -> None:
-    """An argument that the shell could not decode is one of these."""
+def test_a_value_that_json_cannot_hold_names_its_field(name: str, value: object) -> None:
+    """It is a usage error. An argument that the shell could not decode is one of these."""
     with pytest.raises(UsageError, match=f"The field {name} "):
         check_field(name, value)

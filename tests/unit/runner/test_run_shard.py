@@ -102,10 +102,13 @@ def test_a_job_that_was_never_submitted_is_not_run(line: LineStore, registry: Jo
 
 
 @pytest.mark.parametrize("of", [1, 2, 3])
-def test_the_same_simulation_is_run_once_and_counts_for_each_task_that_asks_for_it(
+def test_the_same_simulation_is_run_once_for_all_of_its_tasks(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, of: int
 ) -> None:
-    """A seed that is named may be one that is drawn, and two that are drawn may be alike."""
+    """It counts for each of them.
+
+    A seed that is named may be one that is drawn, and two that are drawn may be alike.
+    """
     noted = tmp_path / "calls"
     one = {"x": 1, "calls": str(noted)}
     drawn = list(study([one], n_replicates=3).tasks())
@@ -269,7 +272,7 @@ def test_a_model_that_cannot_be_loaded_is_told_of_once_by_all_its_shards(
     assert before.error_code == "MODEL"
 
 
-def test_a_model_that_cannot_be_loaded_is_told_of_a_job_that_was_never_registered(
+def test_an_unloadable_model_of_an_unregistered_job_is_reported(
     line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
 ) -> None:
     place(line, "job", study(sets_of(2)), code(model, "import nothing_of_that_name"))

@@ -113,7 +113,8 @@ def test_a_missing_key_is_a_key_error_that_names_it(store: FaultyStore) -> None:
     assert store.calls == {"get": 1}
 
 
-def test_an_error_of_the_function_passes_through_untouched_and_nothing_is_written(store: FaultyStore) -> None:
+def test_an_error_of_the_function_passes_and_nothing_is_written(store: FaultyStore) -> None:
+    """The error is passed on unchanged."""
     error = RuntimeError("refused")
 
     def refuse(_: bytes) -> bytes:
@@ -434,8 +435,8 @@ def nonsense() -> StoreError:
     return StoreError("gave an answer that makes no sense.", hint="Is it a registry?")
 
 
-def test_an_answer_without_a_meaning_to_a_write_tells_of_the_doubt_it_leaves() -> None:
-    """What answers may have done it before: here it has. The error stays what it is."""
+def test_an_unexpected_answer_to_a_write_reports_the_doubt() -> None:
+    """The write may have been stored. What answers may have done it before: here it has. The error stays what it is."""
     store = Answering(nonsense())
     with pytest.raises(StoreError) as caught:
         update(store)

@@ -132,8 +132,11 @@ assert os.waitpid(child, 0)[1] == 0
     subprocess.run([sys.executable, "-c", source], cwd=Path(files.__file__).parents[2], check=True, timeout=30)
 
 
-def test_a_forked_child_that_leaves_the_block_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
-    """By an exception, say, or the end of the program: its parent is still at it, and its draft is there."""
+def test_a_forked_child_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
+    """When the child leaves the block.
+
+    By an exception, say, or the end of the program: its parent is still at it, and its draft is there.
+    """
     source = f"""
 import fcntl, os
 from mopsjobs.utils.files import atomic_file, directory_lock
