@@ -324,7 +324,8 @@ def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
 
 def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot be looked at just now; that is no reason to move it away."""
-    monkeypatch.setattr(cache_database, "BUSY_SECONDS", 0.0)
+    connect = cache_database.connect
+    monkeypatch.setattr(cache_database, "connect", lambda *args, **more: connect(*args, **more | {"busy_seconds": 0}))
     with closing(sqlite3.connect(filled)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")

@@ -14,7 +14,7 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.engines.trust import MAX_BYTES, Trust, check_choice, launched_here
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import EngineUnavailableError, UsageError
 from support.cli import Cli, Remote, add, sentences
 from support.kubernetes import Api, kubeconfig, lines, log_path
 from support.runs import code, place, record, sets_of, study, until
@@ -293,14 +293,24 @@ def test_a_program_that_only_the_record_names_does_not_run_here(cli: Cli, jobs: 
     assert "local_python" not in record(jobs, "job.2").metadata
 
 
-def test_a_scheduler_that_only_the_record_names_is_not_talked_to(cli: Cli, jobs: JobRegistry) -> None:
+def test_a_scheduler_that_only_the_record_names_is_not_talked_to(
+    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def check_scheduler(url: str, _env: object) -> None:
+        asked.append(url)
+        raise EngineUnavailableError(f"The Dask scheduler {url} does not answer.")
+
+    monkeypatch.setattr("mopsjobs.engines.dask.check_scheduler", check_scheduler)
     add(jobs, "job", "failed", engine="dask", metadata={"dask_scheduler": "tcp://127.0.0.1:1"})
     place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
     ran = cli("resume", "job")
     assert ran.code == 6
     assert "add: --trust engine:dask --trust dask:tcp://127.0.0.1:1" in ran.err
+    assert asked == []
     ran = cli("resume", "job", "--trust", "engine:dask", DASK_SCHEDULER_ADDRESS="tcp://127.0.0.1:1")
-    assert ran.code == 5  # it was talked to, and nothing answers there
+    assert (ran.code, asked) == (5, ["tcp://127.0.0.1:1"])
 
 
 # --- the words --------------------------------------------------------------------------------------------------------

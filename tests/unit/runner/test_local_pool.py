@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,24 @@ from support.runs import all_of, callers, calls, code, ends, is_alive, kill, poo
 def _x(one: TaskResult) -> int:
     assert one.outputs is not None, one.error
     return int(json.loads(one.outputs["result.json"])["x"])
+
+
+@pytest.fixture(autouse=True)
+def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look more often whether workers live."""
+    monkeypatch.setattr(pool_module, "LOOK_SECONDS", 0.05)
+
+
+class StuckClock:
+    """A clock that stands, but while a task hangs: then a second passes whenever it is read."""
+
+    def __init__(self, hangs: Callable[[], bool]) -> None:
+        self._hangs = hangs
+        self._seconds = 0.0
+
+    def __call__(self) -> float:
+        self._seconds += self._hangs()
+        return self._seconds
 
 
 def _kinds(finished: list[TaskResult]) -> list[str | None]:
@@ -165,11 +184,13 @@ def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path:
         "import os, time\n"
         "def simulate(params, seed):\n"
         "    if os.fork() == 0:\n"
-        "        open(params['child'], 'w').write(str(os.getpid()))\n"
+        "        open(params['child'] + '.new', 'w').write(str(os.getpid()))\n"
+        "        os.rename(params['child'] + '.new', params['child'])\n"
         "    time.sleep(60)\n"
     )
     child = tmp_path / "child"
-    finished = all_of(pool_of(code(tmp_path / "code", source), 1, task_timeout=2), [{"child": str(child)}])
+    pool = pool_of(code(tmp_path / "code", source), 1, task_timeout=2, clock=StuckClock(child.exists))
+    finished = all_of(pool, [{"child": str(child)}])
     assert _kinds(finished) == ["Timeout"]
     until(lambda: _all_ended(child), "the child to end")
 
@@ -205,7 +226,11 @@ def test_a_task_that_takes_too_long_is_stopped_and_those_behind_it_run(model: Pa
     noted = tmp_path / "calls"
     sets = sets_of(5, calls=str(noted))
     sets[1]["gate"] = str(tmp_path / "never")
-    finished = all_of(pool_of(model, 1, task_timeout=1.5), sets)
+
+    def hangs() -> bool:
+        return len(calls(noted)) > 1 and is_alive(callers(noted)[1])
+
+    finished = all_of(pool_of(model, 1, task_timeout=1.5, clock=StuckClock(hangs)), sets)
     assert _kinds(finished) == [None, "Timeout", None, None, None]
     assert finished[1].error == {"type": "Timeout", "message": "it took longer than 1.5 s"}
     assert calls(noted) == dict.fromkeys(range(5), 1)
@@ -213,10 +238,32 @@ def test_a_task_that_takes_too_long_is_stopped_and_those_behind_it_run(model: Pa
 
 
 def test_queueing_and_loading_do_not_count_towards_the_timeout(tmp_path: Path) -> None:
-    """Each takes less than the timeout; the loading, and two of them together, take longer."""
-    source = "import time\ntime.sleep(2)\ndef simulate(params, seed):\n    time.sleep(0.8)\n    return 1\n"
-    directory = code(tmp_path / "code", source)
-    assert _kinds(all_of(pool_of(directory, 1, task_timeout=1.5), sets_of(3))) == [None] * 3
+    """Each takes less than the timeout; the loading, and two of them together, take longer.
+
+    The model says how much time passes. A task begins when the answer of the one before it has been taken.
+    """
+    passed, gate = tmp_path / "passed", tmp_path / "gate"
+    source = (
+        "import os, time\n"
+        f"def take(seconds):\n    with open({str(passed)!r}, 'a') as f: f.write(f'{{seconds}}\\n')\n"
+        "take(2)\n"
+        "def simulate(params, seed):\n"
+        f"    while not os.path.exists({str(gate)!r} + str(params['x'])): time.sleep(0.005)\n"
+        "    take(0.8)\n"
+        "    return 1\n"
+    )
+
+    def clock() -> float:
+        return sum(map(float, passed.read_text().split("\n")[:-1])) if passed.exists() else 0.0
+
+    finished = []
+    Path(f"{gate}0").touch()
+    pool = pool_of(code(tmp_path / "code", source), 1, task_timeout=1.5, clock=clock)
+    for one in ends(pool, sets_of(3)):
+        finished.append(one)
+        Path(f"{gate}{one.position + 1}").touch()
+    assert _kinds(finished) == [None] * 3
+    assert clock() == pytest.approx(4.4)
 
 
 # --- models that cannot be loaded -----------------------------------------------------------------------------------
