@@ -24,6 +24,8 @@ usage: ./build.sh [command]
   demo           build, then run the main job with the file, in a fresh directory
   test [ARG...]  set up all that the tests need, such as an Azurite, and run pytest with the arguments:
                  in several processes, unless they name tests
+  test --fast [ARG...]
+                 only the tests that need no server, in under a minute: installs Python packages alone
   servers        set up only the servers and the browser of the tests
   lint           ruff, mypy, codespell, the checks of .github/, and the documents as a site
   docs           build the documents as a site, in build/site
@@ -212,6 +214,13 @@ cmd_servers() {
 }
 
 cmd_test() {
+  local arg
+  for arg in "$@"; do
+    if [ "$arg" = --fast ]; then # tests/conftest.py knows which these are
+      install_long_lock requirements-dev.lock
+      exec "$venv/bin/python" -m pytest "$@"
+    fi
+  done
   cmd_servers &
   local servers=$!
   trap wait EXIT # whatever fails here: apt-get is not left alone

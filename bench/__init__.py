@@ -7,7 +7,9 @@ that `./build.sh test` has prepared in `build/venv`.
     __main__.py       the options; which benchmarks there are
     machine.py        which Python is measured, in which environment, and what the report says about the machine
     measure.py        runs processes in turn: time, processor time, peak memory
+    node.py           starts a server of Node.js, here and for the tests and reliability/
     azurite.py        a private Azurite
+    dynalite.py       a private dynalite
     static.py         a stand-in for Azure with hundreds of thousands of jobs
     proxy.py          a slow network
     registry_data.py  made-up jobs, as mops-jobs and as other programs write them

@@ -13,7 +13,7 @@ from bench import node
 
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # published
-OPTIONS = (
+ARGUMENTS = (
     *("--blobHost", "127.0.0.1", "--blobPort", "{port}"),
     *("--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence", "--silent"),
 )
@@ -22,10 +22,11 @@ OPTIONS = (
 class Azurite:
     """A running Azurite, at its own port or at that of a proxy to it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, account: str = ACCOUNT, key: str = ACCOUNT_KEY) -> None:
         self.port = port
-        self.endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
-        settings = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint={self.endpoint}"
+        self.account, self.key = account, key
+        self.endpoint = f"http://127.0.0.1:{port}/{account}"
+        settings = f"AccountName={account};AccountKey={key};BlobEndpoint={self.endpoint}"
         self.connection_string = f"DefaultEndpointsProtocol=http;{settings};"
 
     @property
@@ -42,33 +43,44 @@ class Azurite:
         from azure.storage.blob import generate_container_sas
 
         expiry = datetime.now(UTC) + timedelta(days=1)
-        token = generate_container_sas(ACCOUNT, container, ACCOUNT_KEY, permission=permission, expiry=expiry)
+        token = generate_container_sas(self.account, container, self.key, permission=permission, expiry=expiry)
         return f"{self.url(container)}?{token}"
 
 
 def new_container() -> str:
-    """The name of a container that nobody has used. It is not made."""
+    """Return a new container name. The container is not made."""
     return f"bench-{uuid.uuid4().hex}"
 
 
-@contextlib.contextmanager
-def running(directory: Path, *, collects_garbage: bool = True) -> Iterator[Azurite]:
-    """An Azurite while the block runs. What it prints goes to a file in `directory`.
+def make_server(
+    directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY, *, collects_garbage: bool = True
+) -> node.NodeServer:
+    """Return a server that is not started yet. What it prints goes to a file in `directory`.
 
     Args:
         directory: where it runs.
+        account: the name of its only account.
+        key: the key of that account.
         collects_garbage: whether it looks each ten minutes for content that no blob has any more. After some 100,000
-            writes it answers nobody for minutes then, and no setting switches that off.
-
-    Raises:
-        RuntimeError: there is none, or it does not start.
+            writes it does not answer for minutes then, and no setting switches that off.
     """
     preload = None
     if not collects_garbage:
         preload = directory / "no-garbage-collection.js"
-        constants = json.dumps(str(node.package("azurite") / "dist/src/blob/utils/constants.js"))
+        constants = json.dumps(str(node.package_directory("azurite") / "dist/src/blob/utils/constants.js"))
         preload.write_text(f"require({constants}).DEFAULT_GC_INTERVAL_MS = {2**31 - 1};\n", encoding="utf-8")
-    with node.running("azurite", "dist/src/blob/main.js", directory, OPTIONS, preload=preload) as port:
+    env = {"AZURITE_ACCOUNTS": f"{account}:{key}"}
+    return node.NodeServer("azurite", "dist/src/blob/main.js", directory, ARGUMENTS, env=env, preload=preload)
+
+
+@contextlib.contextmanager
+def running(directory: Path, *, collects_garbage: bool = True) -> Iterator[Azurite]:
+    """Run an Azurite during the block.
+
+    Raises:
+        RuntimeError: if it is not installed, or does not start.
+    """
+    with node.running(make_server(directory, collects_garbage=collects_garbage)) as port:
         yield Azurite(port)
 
 

@@ -1,4 +1,4 @@
-"""Servers of Node.js that `./build.sh` installs: each on a free port of this machine, gone afterwards."""
+"""Start the servers of Node.js that `./build.sh servers` installs, for the tests, `bench` and `reliability` alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.machine import ROOT
@@ -15,65 +15,99 @@ from bench.machine import ROOT
 START_SECONDS = 60
 
 
-@contextlib.contextmanager
-def running(
-    name: str, script: str, directory: Path, words: Sequence[str], *, preload: Path | None = None
-) -> Iterator[int]:
-    """The port of a server while the block runs. What it prints goes to a file in `directory`.
+class NodeServer:
+    """A server on a free port of this machine. What it holds is gone when it stops.
 
     Args:
-        name: the package.
+        package: its package.
         script: the file in it that is run.
-        directory: where it runs.
-        words: its arguments; `{port}` in one stands for the port that it is to listen on.
+        directory: where it runs, and where `PACKAGE.out` keeps what it prints.
+        arguments: its arguments; `{port}` in one stands for the port that it listens on.
+        env: variables besides those of this process.
         preload: JavaScript that it runs first.
-
-    Raises:
-        RuntimeError: it is not installed, or does not start.
     """
-    path = package(name) / script
-    if not path.is_file():
-        raise RuntimeError(f"There is no {name}: run ./build.sh servers, which installs it into build/{name}.")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = int(server.getsockname()[1])
-    log = directory / f"{name}.out"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [
-                "node",
-                *(["--require", str(preload)] if preload else []),
-                str(path),
-                *(word.format(port=port) for word in words),
-            ],
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        try:
-            if not _answers(process, port):
-                raise RuntimeError(f"{name} did not start: {log.read_text(errors='replace')[-2000:]}")
-            yield port
-        finally:
-            process.kill()  # it has nothing to save
+
+    def __init__(
+        self,
+        package: str,
+        script: str,
+        directory: Path,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        preload: Path | None = None,
+    ) -> None:
+        self._package = package
+        self._directory = directory
+        self._env = env or {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = _free_port()
+        require = ["--require", str(preload)] if preload else []
+        words = (word.format(port=self.port) for word in arguments)
+        self._script = package_directory(package) / script
+        self._command = ["node", *require, str(self._script), *words]
+
+    def start(self) -> None:
+        """Start it, on the same port as before, and return when it accepts connections.
+
+        Raises:
+            RuntimeError: if it is not installed, or does not start.
+        """
+        if not self._script.is_file():
+            name = self._package
+            raise RuntimeError(f"There is no {name}: run ./build.sh servers, which installs it into build/{name}.")
+        log = self._directory / f"{self._package}.out"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._directory,
+                env={**os.environ, **self._env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        if not _accepts_connections(self._process, self.port):
+            self.stop()
+            raise RuntimeError(f"{self._package} did not start: {log.read_text(errors='replace')[-2000:]}")
+
+    def stop(self) -> None:
+        """Kill it: it has nothing to save."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
-def version(name: str) -> str:
-    """A server's version."""
+@contextlib.contextmanager
+def running(server: NodeServer) -> Iterator[int]:
+    """Run a server during the block, which gets its port."""
     try:
-        return str(json.loads((package(name) / "package.json").read_text(encoding="utf-8"))["version"])
+        server.start()
+        yield server.port
+    finally:
+        server.stop()
+
+
+def version(package: str) -> str:
+    """Return a server's version, or `none`."""
+    try:
+        return str(json.loads((package_directory(package) / "package.json").read_text(encoding="utf-8"))["version"])
     except OSError:
         return "none"
 
 
-def package(name: str) -> Path:
-    """Where a server's package lies, or would."""
-    return Path(os.environ.get(f"MOPS_TEST_{name.upper()}") or ROOT / "build" / name / "node_modules") / name
+def package_directory(package: str) -> Path:
+    """Return where a server's package is, or would be."""
+    modules = os.environ.get(f"MOPS_TEST_{package.upper()}") or ROOT / "build" / package / "node_modules"
+    return Path(modules) / package
 
 
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _accepts_connections(process: subprocess.Popen[bytes], port: int) -> bool:
     for _ in range(START_SECONDS * 10):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return True

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +22,41 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
 from support.kubernetes import Api
 from support.runs import Given, code, place, study
+from support.servers import (
+    Azurite,
+    Backend,
+    Dynalite,
+    azure_backend,
+    dynamodb_backend,
+    memory_backend,
+    sqlite_backend,
+)
 
 if TYPE_CHECKING:
-    from azure.storage.blob import ContainerClient
-
     from mopsjobs.store.base import VersionedStore
 
 ROOT = Path(__file__).resolve().parent.parent
-ACCOUNT = "devstoreaccount1"
-ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # published
-START_SECONDS = 60
 AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 MAX_WORKERS = 4  # each has an Azurite, a Dask cluster and a browser of its own
+MARKER_OF_FIXTURE = {
+    "azurite": "azurite",
+    "private_azurite": "azurite",
+    "marked_azurite": "azurite",
+    "dynalite_server": "dynalite",
+    "browser": "browser",
+    "dask_cluster": "dask",
+    "private_dask_cluster": "dask",
+    "prometheus_program": "prometheus",
+    "pyz": "zipapp",
+    "spawn": "processes",
+    "desk": "processes",
+}
+"""Fixtures that start servers, or runners and other processes, and the marker of the tests that use them."""
+MARKERS = frozenset(MARKER_OF_FIXTURE.values())
+"""All of these are left out by `--fast`. Tests whose fixtures cannot tell are marked by hand."""
+UNIT = ROOT / "tests" / "unit"
+SLOW_FOLDERS = ("integration", "resilience")
+"""Left out by `--fast`: real processes, faults put in on purpose."""
 
 # No test is judged by the clock, none depends on what an earlier run found, and nothing is written outside build/.
 hypothesis.settings.register_profile("mops-jobs", deadline=None, database=None, derandomize=True, max_examples=50)
@@ -47,6 +68,38 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts what is to run in the background with Ctrl-C ignored, and every process of the tests would inherit
     # that; some are stopped by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare `--fast`."""
+    parser.addoption("--fast", action="store_true", help="only tests that need no server and no process of their own")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--fast`, skip the folders whose tests take long."""
+    is_slow = collection_path.parent == ROOT / "tests" and collection_path.name in SLOW_FOLDERS
+    return True if is_slow and config.option.fast else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test the markers of its fixtures. With `--fast`, deselect the tests that have such a marker.
+
+    Raises:
+        pytest.UsageError: if a test in tests/unit has one.
+    """
+    slow = set()
+    for item in items:
+        for name in MARKER_OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKER_OF_FIXTURE[name])
+        if MARKERS & {mark.name for mark in item.iter_markers()}:
+            slow.add(item)
+            if UNIT in item.path.parents:
+                raise pytest.UsageError(
+                    f"{item.nodeid} needs a server: move it to tests/contract or tests/integration."
+                )
+    if config.option.fast:
+        config.hook.pytest_deselected(items=list(slow))
+        items[:] = [item for item in items if item not in slow]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -73,119 +126,6 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # where boto3 would ask for credentials last
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(home / name.lower()))
-
-
-class Server:
-    """A real server, a program of Node.js, on a free port of this machine. What it holds is gone when it stops."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.settings: dict[str, str] = {}
-        """What it is told by its environment."""
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
-
-    def command(self) -> list[str]:
-        """The words that start it."""
-        raise NotImplementedError
-
-    def start(self) -> None:
-        with (self._directory / "server.out").open("ab") as output:
-            self._process = subprocess.Popen(
-                self.command(),
-                cwd=self._directory,
-                env={**os.environ, **self.settings},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        for _ in range(START_SECONDS * 10):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.1)
-                break
-        self.stop()
-        said = (self._directory / "server.out").read_text(errors="replace")[-2000:]
-        pytest.fail(f"{type(self).__name__} did not start: {said}")
-
-    def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-
-class Azurite(Server):
-    """A server of Azure Blob Storage's API, with the account that everybody knows or with another."""
-
-    def __init__(self, directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY) -> None:
-        super().__init__(directory)
-        self.account, self.key = account, key
-        self.settings = {"AZURITE_ACCOUNTS": f"{account}:{key}"}
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}/{self.account}"
-
-    @property
-    def connection_string(self) -> str:
-        account = f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};"
-        return f"{account}BlobEndpoint={self.endpoint};"
-
-    def new_container(self) -> str:
-        """A container name that nobody has used. The container is not made."""
-        return f"test-{uuid.uuid4().hex}"
-
-    def client(self, container: str) -> ContainerClient:
-        """The plain SDK, to look behind the store. Close it."""
-        from azure.storage.blob import ContainerClient
-
-        return ContainerClient.from_connection_string(self.connection_string, container)
-
-    def command(self) -> list[str]:
-        script = _installed("azurite", "dist/src/blob/main.js")
-        place = ["--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--inMemoryPersistence"]
-        return ["node", script, *place, "--disableTelemetry", "--skipApiVersionCheck", "--silent"]
-
-
-class Dynalite(Server):
-    """A server of DynamoDB's API. It believes every signature, but wants one."""
-
-    def new_table(self) -> str:
-        """The URL of a table that nobody has used. The table is not made."""
-        return f"dynamodb://test-{uuid.uuid4().hex}"
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What makes boto3 talk to it."""
-        return {
-            "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{self.port}",
-            "AWS_DEFAULT_REGION": "eu-west-1",
-            "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-            "AWS_SECRET_ACCESS_KEY": "example",
-        }
-
-    def client(self) -> Any:
-        """The plain SDK, to look behind the store. Close it."""
-        import boto3
-
-        return boto3.client(
-            "dynamodb",
-            endpoint_url=self.env["AWS_ENDPOINT_URL_DYNAMODB"],
-            region_name=self.env["AWS_DEFAULT_REGION"],
-            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
-        )
-
-    def command(self) -> list[str]:
-        script = _installed("dynalite", "cli.js")
-        return ["node", script, "--host", "127.0.0.1", "--port", str(self.port), "--createTableMs", "0"]
 
 
 @pytest.fixture(scope="session")
@@ -223,28 +163,6 @@ def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dyna
     return dynalite_server
 
 
-class Backend:
-    """A place for one store: `open()` gives one client after another to the same, at first missing, data."""
-
-    def __init__(self, name: str, url: str, open_one: Callable[[], VersionedStore], exists: Callable[[], bool]) -> None:
-        self.name = name
-        self.url = url
-        self._open_one = open_one
-        self.exists = exists
-        self.env: dict[str, str] = {}
-        """What another process needs in its environment to find the place."""
-        self._opened: list[VersionedStore] = []
-
-    def open(self) -> VersionedStore:
-        store = self._open_one()
-        self._opened.append(store)
-        return store
-
-    def close(self) -> None:
-        for store in self._opened:
-            store.close()
-
-
 @pytest.fixture(
     params=[
         "memory",
@@ -256,22 +174,13 @@ class Backend:
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """Each backend in turn. A new one is one line here."""
     if request.param == "memory":
-        one = InMemoryVersionedStore()
-        made = Backend("memory", "memory:", lambda: one, lambda: True)
+        made = memory_backend()
     elif request.param == "sqlite":
-        path = tmp_path / "registry.db"
-        url = f"sqlite://{path}"
-        made = Backend("sqlite", url, lambda: open_store(url, {}), path.exists)
+        made = sqlite_backend(tmp_path / "registry.db")
     elif request.param == "dynamodb":
-        tables: Dynalite = request.getfixturevalue("dynalite")
-        url = tables.new_table()
-        made = Backend("dynamodb", url, lambda: open_store(url, {}), lambda: _table_exists(tables, url))
-        made.env = tables.env
+        made = dynamodb_backend(request.getfixturevalue("dynalite"))
     else:
-        server: Azurite = request.getfixturevalue("azurite")
-        container = server.new_container()
-        url = f"{server.endpoint}/{container}"
-        made = Backend("azure", url, lambda: open_store(url, {}), lambda: _container_exists(server, container))
+        made = azure_backend(request.getfixturevalue("azurite"))
     yield made
     made.close()
 
@@ -280,30 +189,6 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 def store(backend: Backend) -> VersionedStore:
     """An empty store of each backend in turn."""
     return backend.open()
-
-
-def _container_exists(server: Azurite, container: str) -> bool:
-    with server.client(container) as client:
-        return client.exists()
-
-
-def _table_exists(server: Dynalite, url: str) -> bool:
-    with contextlib.closing(server.client()) as client:
-        return url.removeprefix("dynamodb://") in client.list_tables()["TableNames"]
-
-
-def _installed(name: str, script: str) -> str:
-    """A script of a server that `./build.sh test` installs."""
-    modules = Path(os.environ.get(f"MOPS_TEST_{name.upper()}") or ROOT / "build" / name / "node_modules")
-    path = modules / name / script
-    if not path.is_file():
-        pytest.fail(f"There is no {name} at {modules}: run ./build.sh test, which installs it.")
-    return str(path)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 # --- the command, run in this process: see support/cli.py -----------------------------------------------------------

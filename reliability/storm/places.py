@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import azurite, node
+from bench import azurite, dynalite, node
 from reliability.storm.proxy import Plan, Proxy, faulty
 
 
@@ -41,23 +41,12 @@ def azure(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
 @contextlib.contextmanager
 def dynamodb(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
     """A table that does not exist yet of a real dynalite, and the bad line to it."""
-    words = ("--host", "127.0.0.1", "--port", "{port}", "--createTableMs", "0")
     with (
-        node.running("dynalite", "cli.js", directory, words) as port,
+        node.running(dynalite.make_server(directory)) as port,
         faulty(port, plan, "dynamodb") as proxy,
     ):
         url = f"dynamodb://storm-{uuid.uuid4().hex}"
-        yield Place(url, _aws(proxy.port), url, _aws(port)), proxy
-
-
-def _aws(port: int) -> dict[str, str]:
-    """What makes boto3 talk to a port of this machine. dynalite wants a signature, and believes each."""
-    return {
-        "AWS_ENDPOINT_URL_DYNAMODB": f"http://127.0.0.1:{port}",
-        "AWS_DEFAULT_REGION": "eu-west-1",
-        "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": "example",
-    }
+        yield Place(url, dynalite.aws_env(proxy.port), url, dynalite.aws_env(port)), proxy
 
 
 FAR: dict[str, Callable[[Path, Plan], AbstractContextManager[tuple[Place, Proxy]]]] = {

@@ -22,7 +22,7 @@ from support.cli import Cli, Remote, add, command, environment, foreign, key, se
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Azurite
+    from support.servers import Azurite
 
 STATUSES = "pending, submitting, scheduled, running, validating, succeeded, partial, failed, cancelled"
 
@@ -139,7 +139,6 @@ def test_no_credentials_say_what_was_tried(cli: Cli, argv: tuple[str, ...]) -> N
     assert "AZURE_STORAGE_CONNECTION_STRING" in ran.err
 
 
-@pytest.mark.azurite
 @pytest.mark.parametrize("argv", [("sync",), ("list",), ("register", "a"), ("doctor",)])
 def test_wrong_credentials_name_their_source(cli: Cli, azurite: Azurite, argv: tuple[str, ...]) -> None:
     """Credentials that are refused: exit code 4, and the sentence names their source, never their value."""
@@ -314,6 +313,7 @@ def test_a_terminal_gets_relative_times_and_indented_json(
 # --- how it ends -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "line",
     [
@@ -420,6 +420,7 @@ def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
         cli("list", "-v")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "line", ["list", "list --json", "status a", "sync", "doctor", "help", "config show", "--version"]
 )
@@ -522,6 +523,7 @@ def test_words_that_are_not_utf_8_are_no_surprise(cli: Cli, argv: tuple[str, ...
     assert "Unexpected" not in ran.err
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_a_stream_that_cannot_show_a_character_is_no_surprise(cli: Cli, jobs: JobRegistry, encoding: str) -> None:
     """Text beyond what the terminal's encoding knows is shown by an escape, and the rest as it is."""

@@ -632,7 +632,6 @@ def test_impossible_wishes_are_refused(cli: Cli, remote: Remote, write: Writer, 
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
 
 
-@pytest.mark.azurite
 def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:
     """Against Azurite: what one machine's `EventLog` writes, another's `events` shows, in order and complete."""
     from mopsjobs.events.writer import EventLog

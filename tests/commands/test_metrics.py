@@ -13,6 +13,7 @@ import subprocess
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,11 +37,20 @@ SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 NAME = re.compile(r"\bmops_\w+")
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name, path=f"{ROOT / 'build/prometheus/usr/bin'}{os.pathsep}{os.environ['PATH']}")
-    if found is None:
-        pytest.fail(f"There is no {name}: run ./build.sh test, which gets it.")
-    return found
+Programs = Callable[[str], str]
+
+
+@pytest.fixture
+def prometheus_program() -> Programs:
+    """Finds a program of Prometheus by its name."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name, path=f"{ROOT / 'build/prometheus/usr/bin'}{os.pathsep}{os.environ['PATH']}")
+        if found is None:
+            pytest.fail(f"There is no {name}: run ./build.sh test, which gets it.")
+        return found
+
+    return find
 
 
 def _samples(text: str) -> dict[str, float]:
@@ -74,10 +84,12 @@ def full(cli: Cli, remote: Remote) -> Remote:
 
 @pytest.mark.usefixtures("full")
 @pytest.mark.parametrize("flags", [(), ("--per-job",), ("--owner",), ("--per-job", "2", "--owner")])
-def test_promtool_finds_nothing(cli: Cli, flags: tuple[str, ...]) -> None:
+def test_promtool_finds_nothing(cli: Cli, prometheus_program: Programs, flags: tuple[str, ...]) -> None:
     """`promtool check metrics`, the linter of Prometheus itself, has nothing to say against the output."""
     text = cli.ok("metrics", *flags).out
-    ran = subprocess.run([_program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True)
+    ran = subprocess.run(
+        [prometheus_program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True
+    )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
@@ -234,7 +246,7 @@ def test_a_textfile_that_cannot_be_written_keeps_the_old_one(cli: Cli, tmp_path:
 class _Prometheus:
     """A real Prometheus, which scrapes one target and has the alert rules loaded."""
 
-    def __init__(self, directory: Path, target: str) -> None:
+    def __init__(self, program: str, directory: Path, target: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             self._port = server.getsockname()[1]
         config = {
@@ -246,7 +258,7 @@ class _Prometheus:
         words = [f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
         words += [f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"]
         with (directory / "prometheus.log").open("wb") as log:
-            self._process = subprocess.Popen([_program("prometheus"), *words], stdout=log, stderr=log, cwd=directory)
+            self._process = subprocess.Popen([program, *words], stdout=log, stderr=log, cwd=directory)
 
     def get(self, path: str, **query: str) -> Any:
         url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
@@ -268,7 +280,7 @@ class _Prometheus:
 
 
 @pytest.fixture
-def scraped(cli: Cli, full: Remote, tmp_path: Path) -> Iterator[_Prometheus]:
+def scraped(cli: Cli, full: Remote, tmp_path: Path, prometheus_program: Programs) -> Iterator[_Prometheus]:
     """Prometheus, at the metrics of that cache by HTTP."""
 
     class Page(http.server.BaseHTTPRequestHandler):
@@ -288,7 +300,7 @@ def scraped(cli: Cli, full: Remote, tmp_path: Path) -> Iterator[_Prometheus]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        prometheus = _Prometheus(tmp_path, f"127.0.0.1:{server.server_address[1]}")
+        prometheus = _Prometheus(prometheus_program("prometheus"), tmp_path, f"127.0.0.1:{server.server_address[1]}")
         try:
             yield prometheus
         finally:
@@ -334,16 +346,16 @@ def test_what_ships_asks_for_metrics_that_exist(cli: Cli) -> None:
     assert len(asked) > 8
 
 
-def test_alert_rules_are_sound() -> None:
+def test_alert_rules_are_sound(prometheus_program: Programs) -> None:
     """`promtool check rules` passes on contrib/alerts.yml."""
     ran = subprocess.run(
-        [_program("promtool"), "check", "rules", str(CONTRIB / "alerts.yml")], capture_output=True, text=True
+        [prometheus_program("promtool"), "check", "rules", str(CONTRIB / "alerts.yml")], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr + ran.stdout
     assert "8 rules found" in ran.stdout
 
 
-def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+def test_alerts_fire_when_they_should(prometheus_program: Programs, tmp_path: Path) -> None:
     """With `promtool test rules`: an old cache, many failures, a silent job raise their alerts; a healthy one none."""
     up = [{"series": "mops_build_info", "values": "1x80"}]
     well = [
@@ -371,7 +383,7 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     cases = [case(up + well, ()), case(up + ill, names[:4]), case(well, names[4:])]
     tests = tmp_path / "tests.yml"
     tests.write_text(json.dumps({"rule_files": [str(CONTRIB / "alerts.yml")], "tests": cases}))
-    ran = subprocess.run([_program("promtool"), "test", "rules", str(tests)], capture_output=True, text=True)
+    ran = subprocess.run([prometheus_program("promtool"), "test", "rules", str(tests)], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -21,7 +21,7 @@ from mopsjobs.utils.times import utc_now
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, put
 
 if TYPE_CHECKING:
-    from conftest import Azurite
+    from support.servers import Azurite
 
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 
@@ -94,7 +94,6 @@ def test_doctor_does_not_take_a_registry_that_is_gone_for_a_new_one(cli: Cli, jo
     assert "mops-jobs sync" not in [check["fix"] for check in _checks(cli, 5).values()], "it would fail as well"
 
 
-@pytest.mark.azurite
 @pytest.mark.parametrize(
     ("minutes", "state", "told"),
     [(0, "ok", "clock is "), (121, "warn", "clock is 2h "), (-121, "warn", "clock is 2h "), (8, "ok", "clock is ")],
@@ -113,7 +112,6 @@ def test_doctor_tells_how_far_the_clock_is_off(cli: Cli, azurite: Azurite, minut
     assert (clock["fix"] is not None) == (state == "warn")
 
 
-@pytest.mark.azurite
 def test_a_refused_sign_in_tells_of_the_clock_too(cli: Cli, azurite: Azurite) -> None:
     """A clock that is off is one reason for it: Azure refuses signatures that are a quarter of an hour old."""
     wrong = azurite.connection_string.replace(azurite.key, "AAAA")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conftest import Azurite
 from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine
@@ -28,6 +27,7 @@ from mopsjobs.studies.outputs import output_key, results_prefix
 from mopsjobs.utils.times import parse_time, utc_now
 from support.cli import Cli, Ran, Remote, add, command, environment, sentences
 from support.runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
+from support.servers import Azurite
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -467,7 +467,6 @@ def test_a_registry_that_is_gone_does_not_stop_the_launch(
         assert [key.partition("/")[0] for key in kept.list_keys()] == ["bundles", "jobs"]
 
 
-@pytest.mark.azurite
 def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk, private_azurite: Azurite) -> None:
     """Submitted into an outage, worked on in it, and told after it."""
     container = private_azurite.new_container()

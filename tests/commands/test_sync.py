@@ -21,8 +21,8 @@ from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from support.cli import REMOTE_URL, Cli, Remote, foreign, key, put, sentences
 
 if TYPE_CHECKING:
-    from conftest import Azurite
     from mopsjobs.store.base import VersionedStore
+    from support.servers import Azurite
 
 MEGABYTES_5 = b"x" * 5_000_000
 
@@ -180,7 +180,6 @@ def test_a_manifest_beside_a_record_is_no_problem(cli: Cli, remote: Remote) -> N
     assert cli.ok("sync", "--json").json["problems"] == []
 
 
-@pytest.mark.azurite
 def test_a_name_that_no_key_may_have_stops_nothing(cli: Cli, azurite: Azurite) -> None:
     """A blob whose name has a bidirectional mark or an empty segment is reported, and the others are mirrored."""
     container = azurite.new_container()
@@ -234,7 +233,6 @@ def test_inline_values_are_used_and_others_fetched(cli: Cli, remote: Remote) -> 
     assert _status(cli, "b") == "failed"
 
 
-@pytest.mark.azurite
 def test_azure_listings_carry_our_own_records(cli: Cli, azurite: Azurite) -> None:
     """From Azure, records of ours come with the listing; those of another program are fetched."""
     container = azurite.new_container()

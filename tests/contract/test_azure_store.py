@@ -27,7 +27,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.proxy import limited
-from conftest import ACCOUNT, ACCOUNT_KEY
 from mopsjobs.errors import (
     ConfigError,
     InvalidKeyError,
@@ -49,11 +48,12 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.ordering import in_code_point_order
 from support.doubles import RecordingSleep
 from support.replies import HANG_UP, SILENT, Reply, playing
+from support.servers import ACCOUNT, ACCOUNT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from conftest import Azurite
+    from support.servers import Azurite
 
 VERSION = VersionToken("0x1")
 RECORD = b'{"job_id": "j-1", "status": "running", "tasks_total": 100}'

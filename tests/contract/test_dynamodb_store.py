@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from conftest import Dynalite
     from support.cli import Cli
+    from support.servers import Dynalite
 
 VERSION = VersionToken("0" * 32)
 RECORD = b'{"job_id": "j-1", "status": "running", "tasks_total": 100}'
@@ -107,7 +107,6 @@ COSTS: dict[str, tuple[Callable[[DynamoDBVersionedStore, VersionToken], object],
 }
 
 
-@pytest.mark.dynalite
 @pytest.mark.parametrize("operation", COSTS)
 def test_an_operation_costs_no_more_requests_than_promised(place: Place, operation: str) -> None:
     """One, by key or by a query on partitions, never a table scan; and every read is strongly consistent."""
@@ -125,7 +124,6 @@ def test_an_operation_costs_no_more_requests_than_promised(place: Place, operati
             assert request.body["ConditionExpression"]
 
 
-@pytest.mark.dynalite
 def test_a_page_of_a_listing_is_one_request(place: Place) -> None:
     store = place.open(page_size=2)
     for name in "abcde":
@@ -135,7 +133,6 @@ def test_a_page_of_a_listing_is_one_request(place: Place) -> None:
     assert [request.operation for request in requests] == ["Query"] * 3
 
 
-@pytest.mark.dynalite
 def test_a_listing_of_more_than_a_mebibyte_goes_on(place: Place) -> None:
     """DynamoDB ends a page there by itself."""
     store = place.open()
@@ -147,7 +144,6 @@ def test_a_listing_of_more_than_a_mebibyte_goes_on(place: Place) -> None:
     assert len(requests) == 2
 
 
-@pytest.mark.dynalite
 def test_the_first_write_makes_a_table_that_is_paid_by_use(place: Place) -> None:
     assert place.open().create_if_absent("a", RECORD)
     with contextlib.closing(place.server.client()) as client:
@@ -155,7 +151,6 @@ def test_the_first_write_makes_a_table_that_is_paid_by_use(place: Place) -> None
     assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
 
 
-@pytest.mark.dynalite
 def test_what_the_registry_keeps_lies_in_partitions_of_its_own() -> None:
     """Records, announcements, events, outputs and bundles do not get in each other's way."""
     names = ["jobs", "changes", "events", "results", "bundles"]
@@ -165,7 +160,6 @@ def test_what_the_registry_keeps_lies_in_partitions_of_its_own() -> None:
 # --- versions -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.dynalite
 def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) -> None:
     """A, B, and A again, then deleted and made anew: nobody who has seen the first A can write."""
     store = place.open()
@@ -184,7 +178,6 @@ def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) ->
 # --- long keys ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.dynalite
 @pytest.mark.parametrize("character", ["é", "日", "😀"])
 def test_a_key_longer_than_a_sort_key_survives(place: Place, character: str) -> None:
     """900 characters may be 3,600 bytes, a sort key has 1,024 at most."""
@@ -219,7 +212,6 @@ def test_the_order_is_that_of_code_points_on_both_sides_of_the_cut(keys: set[str
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.dynalite
 @pytest.mark.parametrize("key", ["a", "é" * 900], ids=["short key", "long key"])
 def test_the_largest_value_is_stored_and_a_larger_one_refused_unsent(place: Place, key: str) -> None:
     """400 KB for the whole item, names and key included."""
@@ -236,7 +228,6 @@ def test_the_largest_value_is_stored_and_a_larger_one_refused_unsent(place: Plac
     assert requests == []
 
 
-@pytest.mark.dynalite
 def test_an_item_of_another_program_is_no_value(place: Place) -> None:
     store = place.open()
     store.create_if_absent("k/a", RECORD)
@@ -531,7 +522,6 @@ def test_the_cache_tells_tables_apart_by_what_names_them() -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.dynalite
 def test_a_job_lives_from_end_to_end_by_the_command(cli: Cli, place: Place) -> None:
     cli.env |= {"MOPS_JOBS_REGISTRY": place.url, **place.server.env}
     assert "reachable, no jobs there yet, signed in by the AWS settings (env, eu-west-1)" in cli("doctor").out
@@ -556,7 +546,6 @@ def test_a_job_lives_from_end_to_end_by_the_command(cli: Cli, place: Place) -> N
         assert place.server.env["AWS_SECRET_ACCESS_KEY"] not in ran.out.replace("example.", "")
 
 
-@pytest.mark.dynalite
 @pytest.mark.parametrize("too_large", ["bundle", "manifest"])
 def test_a_job_that_does_not_fit_is_not_launched(
     cli: Cli, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too_large: str

@@ -25,9 +25,9 @@ from support.doubles import FaultyStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Azurite, Backend
     from mopsjobs.store.base import VersionedStore
     from support.cli import Cli
+    from support.servers import Azurite, Backend
 
     Write = Callable[[str, Callable[[dict[str, Any]], dict[str, Any]]], None]
 
@@ -349,7 +349,6 @@ def test_a_locked_registry_is_reported_and_not_damaged(backend: Backend) -> None
     assert (found.owner, found.revision) == (None, before.revision + line.calls["put"])
 
 
-@pytest.mark.azurite
 def test_a_registry_that_stops_works_again_when_it_is_back(
     private_azurite: Azurite,
 ) -> None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import Azurite, Dynalite
     from mopsjobs.store.base import VersionedStore
     from support.cli import Clock
+    from support.servers import Azurite, Dynalite
 
 
 class Line:

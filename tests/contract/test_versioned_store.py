@@ -28,7 +28,7 @@ from mopsjobs.store.sqlite import thread_connections
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Backend
+    from support.servers import Backend
 
 BAD_KEYS = ["", "/a", "a/", "a//b", ".", "..", "a/./b", "a/../b", "a\nb", "a\x00b", "a\u200bb", "\ud800", "k" * 901]
 ODD_KEYS = [

@@ -94,7 +94,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A scheduler and two workers for all tests that leave them alive."""
     with closing(Cluster(tmp_path_factory.mktemp("dask"), 2)) as made:
         with _client(made) as client:
@@ -103,7 +103,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def private(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+def private_dask_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Makes a cluster of the test's own, with so many workers, for it to kill."""
     with ExitStack() as stack:
         (tmp_path / "dask").mkdir()
@@ -180,26 +180,26 @@ def seir(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]
 
 
 def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
-    cli: Cli, cluster: Cluster, store: VersionedStore, registry: JobRegistry, seir: list[str]
+    cli: Cli, dask_cluster: Cluster, store: VersionedStore, registry: JobRegistry, seir: list[str]
 ) -> None:
-    cli.ok(*seir, "--job-id", "there", "--engine", "dask", "--scheduler", cluster.url)
+    cli.ok(*seir, "--job-id", "there", "--engine", "dask", "--scheduler", dask_cluster.url)
     cli.ok(*seir, "--job-id", "here", "--workers", "2")
     assert [_end(registry, job) for job in ("there", "here")] == ["succeeded", "succeeded"]
     there = results(store, "there")
     assert len(there) == 20
     assert there == results(store, "here")
     state = record(registry, "there")
-    assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", cluster.url, 20)
-    until(lambda: _is_empty(cluster), "the cluster to be empty")
+    assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", dask_cluster.url, 20)
+    until(lambda: _is_empty(dask_cluster), "the cluster to be empty")
 
 
-def test_the_workers_have_no_mops_jobs(cluster: Cluster) -> None:
-    with _client(cluster) as client:
+def test_the_workers_have_no_mops_jobs(dask_cluster: Cluster) -> None:
+    with _client(dask_cluster) as client:
         found = client.run(eval, "__import__('importlib.util').util.find_spec('mopsjobs')")
     assert list(found.values()) == [None, None]
 
 
-def test_each_task_comes_to_its_own_end(cluster: Cluster, tmp_path: Path) -> None:
+def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -> None:
     """One raises, one dies once, one always, one is late, one prints, one leaves much: each as it would here."""
     said: list[tuple[int | None, str]] = []
     sets = sets_of(6)
@@ -209,7 +209,7 @@ def test_each_task_comes_to_its_own_end(cluster: Cluster, tmp_path: Path) -> Non
     sets[3]["gate"] = str(tmp_path / "never")
     sets[4]["say"] = "one\ntwo"
     sets[5]["x"] = "long" * 200_000
-    pool = _pool(cluster, code(tmp_path / "code"), task_timeout=1.0, on_log=lambda *line: said.append(line))
+    pool = _pool(dask_cluster, code(tmp_path / "code"), task_timeout=1.0, on_log=lambda *line: said.append(line))
     finished = all_of(pool, sets)
     errors = [None if one.error is None else (one.error["type"], one.error["message"]) for one in finished]
     assert errors == [
@@ -230,22 +230,22 @@ def test_each_task_comes_to_its_own_end(cluster: Cluster, tmp_path: Path) -> Non
     ]
 
 
-def test_processes_stay_warm_and_both_workers_work(cluster: Cluster, tmp_path: Path) -> None:
+def test_processes_stay_warm_and_both_workers_work(dask_cluster: Cluster, tmp_path: Path) -> None:
     noted, gate = tmp_path / "calls", tmp_path / "gate"
     sets = sets_of(40, calls=str(noted))
     sets[0]["gate"] = str(gate)
     sets[39]["say"] = "last"
     # The first waits until the last is done: so two workers are needed, and one of them does nearly everything.
-    pool = _pool(cluster, code(tmp_path / "code"), on_log=lambda _task, _line: gate.touch())
+    pool = _pool(dask_cluster, code(tmp_path / "code"), on_log=lambda _task, _line: gate.touch())
     assert all(one.error is None for one in all_of(pool, sets))
     assert len(set(callers(noted))) == 2
 
 
-def test_a_model_that_cannot_be_loaded_fails_the_job(cluster: Cluster, tmp_path: Path) -> None:
-    pool = _pool(cluster, code(tmp_path / "code"), "nothing:here/baseline")
+def test_a_model_that_cannot_be_loaded_fails_the_job(dask_cluster: Cluster, tmp_path: Path) -> None:
+    pool = _pool(dask_cluster, code(tmp_path / "code"), "nothing:here/baseline")
     with pytest.raises(ModelError, match="cannot be loaded: ModuleNotFoundError"):
         all_of(pool, sets_of(3))
-    pool = _pool(cluster, code(tmp_path / "code"), python="/no/python")
+    pool = _pool(dask_cluster, code(tmp_path / "code"), python="/no/python")
     with pytest.raises(ModelError, match="cannot be loaded: FileNotFoundError"):
         all_of(pool, sets_of(3))
 
@@ -254,11 +254,11 @@ def test_a_model_that_cannot_be_loaded_fails_the_job(cluster: Cluster, tmp_path:
 
 
 def test_a_dask_worker_killed_costs_its_tasks_a_retry(
-    private: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
+    private_dask_cluster: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
 ) -> None:
     """Also: workers may come when the job has begun."""
     gate, noted = tmp_path / "gate", tmp_path / "calls"
-    cluster = private(0)
+    cluster = private_dask_cluster(0)
     running = start(cluster, sets_of(8, calls=str(noted), gate=str(gate)))
     cluster.add_worker()
     until(lambda: sum(calls(noted).values()) == 1, "the first worker at work")
@@ -273,12 +273,12 @@ def test_a_dask_worker_killed_costs_its_tasks_a_retry(
 
 
 def test_a_task_that_takes_its_dask_workers_along_fails_and_not_the_job(
-    private: Callable[..., Cluster], tmp_path: Path
+    private_dask_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
     """As often as the scheduler allows, here not once."""
     source = "import os\ndef simulate(params, seed):\n    if params['x'] == 1:\n        os.kill(os.getppid(), 9)\n"
     source += "    return params['x']\n"
-    cluster = private(2, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
     directory = code(tmp_path / "code", source)
     (failed,) = all_of(_pool(cluster, directory), [{"x": 1}])
     assert failed.error is not None
@@ -289,8 +289,8 @@ def test_a_task_that_takes_its_dask_workers_along_fails_and_not_the_job(
 
 
 def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
-    private: Callable[..., Cluster],
-    cluster: Cluster,
+    private_dask_cluster: Callable[..., Cluster],
+    dask_cluster: Cluster,
     start: Start,
     store: VersionedStore,
     registry: JobRegistry,
@@ -300,7 +300,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
     sets = sets_of(8, calls=str(noted))
     for one in sets[4:]:
         one["gate"] = str(gate)
-    lost = private(1)
+    lost = private_dask_cluster(1)
     running = start(lost, sets)
     until(lambda: len(results(store)) == 4, "what is done to be stored")
     lost.kill(0)
@@ -309,16 +309,16 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
     assert f"The Dask scheduler {lost.url} is gone, or has dropped the tasks of this run." in err
     assert "4 tasks done, 0 failed; running" in err
     gate.touch()
-    assert _ended(start(cluster, sets))[0] == 0
+    assert _ended(start(dask_cluster, sets))[0] == 0
     assert {number: calls(noted)[number] for number in range(4)} == dict.fromkeys(range(4), 1)
     assert (record(registry).status, record(registry).tasks_verified) == ("succeeded", 8)
 
 
 def test_a_scheduler_that_says_nothing_holds_nobody_up(
-    private: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
+    private_dask_cluster: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
 ) -> None:
     noted = tmp_path / "calls"
-    cluster = private(1)
+    cluster = private_dask_cluster(1)
     running = start(cluster, sets_of(4, calls=str(noted), gate=str(tmp_path / "never")))
     until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
     cluster.halt_scheduler()
@@ -329,14 +329,14 @@ def test_a_scheduler_that_says_nothing_holds_nobody_up(
 
 @pytest.mark.parametrize("how", ["cancelled", "SIGTERM", "SIGKILL"])
 def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
-    cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path, how: str
+    dask_cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path, how: str
 ) -> None:
     noted = tmp_path / "calls"
     kept = "dask-scratch-space/*/mops-jobs-*"
-    others = set(cluster.directory.glob(kept))  # of runners that were killed in other tests: for a minute
-    running = start(cluster, sets_of(12, calls=str(noted), gate=str(tmp_path / "never")))
+    others = set(dask_cluster.directory.glob(kept))  # of runners that were killed in other tests: for a minute
+    running = start(dask_cluster, sets_of(12, calls=str(noted), gate=str(tmp_path / "never")))
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
-    assert set(cluster.directory.glob(kept)) - others
+    assert set(dask_cluster.directory.glob(kept)) - others
     if how == "cancelled":
         registry.cancel_job("job")
     else:
@@ -344,8 +344,8 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     code_, err = _ended(running)
     assert code_ == {"cancelled": 0, "SIGTERM": 143, "SIGKILL": -signal.SIGKILL}[how], err
     until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "the model's processes to end")
-    until(lambda: _is_empty(cluster), "the cluster to be empty")
-    until(lambda: not set(cluster.directory.glob(kept)) - others, "the code to be taken away")
+    until(lambda: _is_empty(dask_cluster), "the cluster to be empty")
+    until(lambda: not set(dask_cluster.directory.glob(kept)) - others, "the code to be taken away")
     assert sum(calls(noted).values()) == 2
 
 
@@ -369,12 +369,12 @@ def _children(pid: int) -> list[int]:
 
 
 def test_the_client_of_a_runner_has_none_of_its_secrets(
-    cluster: Cluster, start: Start, cli: Cli, registry: JobRegistry, tmp_path: Path
+    dask_cluster: Cluster, start: Start, cli: Cli, registry: JobRegistry, tmp_path: Path
 ) -> None:
     """It unpickles what the scheduler says, which may be any code. Not those either that models may have."""
     cli.env |= {**HELD, "MOPS_JOBS_MODEL_ENV": ",".join(HELD)}
     noted = tmp_path / "calls"
-    running = start(cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "gate")))
+    running = start(dask_cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "gate")))
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
     (child,) = _children(running.pid)
     held = Path(f"/proc/{running.pid}/environ").read_bytes()
@@ -386,7 +386,7 @@ def test_the_client_of_a_runner_has_none_of_its_secrets(
 
 
 def test_code_that_a_cluster_sends_finds_no_secret(
-    private: Callable[..., Cluster], start: Start, cli: Cli, tmp_path: Path
+    private_dask_cluster: Callable[..., Cluster], start: Start, cli: Cli, tmp_path: Path
 ) -> None:
     """A worker answers with a pickle that runs code where it is read. Nothing reads it in the runner."""
     found = tmp_path / "found"
@@ -397,7 +397,7 @@ def test_code_that_a_cluster_sends_finds_no_secret(
         "builtins.real = real = getattr(builtins, 'real', eval)\n"  # it is imported twice
         "builtins.eval = lambda *a: Harm() if len(a) > 1 and 'job_id' in a[1] else real(*a)\n"
     )
-    cluster = private(1, DASK_DISTRIBUTED__WORKER__PRELOAD=json.dumps([str(preload)]))
+    cluster = private_dask_cluster(1, DASK_DISTRIBUTED__WORKER__PRELOAD=json.dumps([str(preload)]))
     cli.env |= HELD
     running = start(cluster, sets_of(1))
     _, err = _ended(running)
@@ -408,15 +408,15 @@ def test_code_that_a_cluster_sends_finds_no_secret(
 
 
 def test_a_client_refuses_a_process_that_holds_secrets(
-    cli: Cli, cluster: Cluster, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
+    cli: Cli, dask_cluster: Cluster, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a submission with secrets, which asks the scheduler before it launches, shows that it asks from another."""
     for name, value in HELD.items():
         monkeypatch.setenv(name, value)
         cli.env[name] = value
     with pytest.raises(EngineError, match="may not run in a process that holds secrets"):
-        connect(cluster.url)
-    cli.ok(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", cluster.url)
+        connect(dask_cluster.url)
+    cli.ok(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", dask_cluster.url)
     assert _end(registry, "job") == "succeeded"
 
 
@@ -458,7 +458,7 @@ def test_what_the_client_says_is_read_strictly(
 
 
 def test_what_is_missing_is_resumed_on_the_same_scheduler(
-    cli: Cli, cluster: Cluster, store: VersionedStore, registry: JobRegistry, tmp_path: Path, monkeypatch: Any
+    cli: Cli, dask_cluster: Cluster, store: VersionedStore, registry: JobRegistry, tmp_path: Path, monkeypatch: Any
 ) -> None:
     needed = tmp_path / "needed"
     here = code(tmp_path / "code")
@@ -466,28 +466,36 @@ def test_what_is_missing_is_resumed_on_the_same_scheduler(
     (here / "study.json").write_text(json.dumps(study(sets).to_dict()))
     monkeypatch.chdir(here)
     words = ["submit", "study.json", "--auto", "--job-id", "job", "--engine", "dask"]
-    cli.ok(*words, DASK_SCHEDULER_ADDRESS=cluster.url)
+    cli.ok(*words, DASK_SCHEDULER_ADDRESS=dask_cluster.url)
     assert _end(registry, "job") == "partial"
     assert record(registry).tasks_failed == 1
     assert "ValueError: as asked" in str(record(registry).error_message)
     needed.touch()
     child = cli.ok("resume", "job").out.strip()
     assert _end(registry, child) == "succeeded"
-    assert (record(registry, child).engine, record(registry, child).metadata["dask_scheduler"]) == ("dask", cluster.url)
+    assert (record(registry, child).engine, record(registry, child).metadata["dask_scheduler"]) == (
+        "dask",
+        dask_cluster.url,
+    )
     assert len(results(store, child)) == 1
 
 
 def test_a_job_whose_runner_is_gone_goes_on_itself(
-    cli: Cli, cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path
+    cli: Cli, dask_cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
-    running = start(cluster, sets_of(3, calls=str(noted), gate=str(gate)))
-    registry.update_fields("job", engine="dask", metadata={"dask_scheduler": cluster.url})
+    running = start(dask_cluster, sets_of(3, calls=str(noted), gate=str(gate)))
+    registry.update_fields("job", engine="dask", metadata={"dask_scheduler": dask_cluster.url})
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
     kill(running.pid)
     _ended(running)
     gate.touch()
-    trusted = ("--trust", "engine:dask", "--trust", f"dask:{cluster.url}")  # it was started by hand, not launched here
+    trusted = (
+        "--trust",
+        "engine:dask",
+        "--trust",
+        f"dask:{dask_cluster.url}",
+    )  # it was started by hand, not launched here
     assert cli.ok("resume", "job", *trusted).out == "job\n"
     assert _end(registry, "job") == "succeeded"
 

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from conftest import Azurite, Dynalite
     from mopsjobs.cache.sync.batch import SyncReport
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
+    from support.servers import Azurite, Dynalite
 
 EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "40"))
 STEPS = 40
@@ -464,7 +464,6 @@ def test_no_change_is_missed_in_sqlite(template: str, tmp_path: Path) -> None:
     _run(lambda: DeltaSync(open_store(f"sqlite://{tmp_path}/{next(numbers)}.db", {}), template), 5, 20)
 
 
-@pytest.mark.azurite
 def test_no_change_is_missed_in_azure(template: str, azurite: Azurite) -> None:
     """Over Azurite, a few."""
     _run(
@@ -474,7 +473,6 @@ def test_no_change_is_missed_in_azure(template: str, azurite: Azurite) -> None:
     )
 
 
-@pytest.mark.dynalite
 def test_no_change_is_missed_in_dynamodb(template: str, dynalite: Dynalite) -> None:
     """Over dynalite, a few."""
     _run(lambda: DeltaSync(open_store(dynalite.new_table(), {}), template), 4, 15)

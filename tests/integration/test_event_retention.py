@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Azurite
     from mopsjobs.store.base import VersionedStore
+    from support.servers import Azurite
 
 EXAMPLES = int(os.environ.get("MOPS_TEST_RETENTION_EXAMPLES", "40"))
 
@@ -175,7 +175,6 @@ def test_no_event_comes_back_or_twice_in_sqlite(template: str, tmp_path: Path) -
     _run(lambda: EventRetention(open_store(f"sqlite://{tmp_path}/{next(numbers)}.db", {}), template), 5, 20)
 
 
-@pytest.mark.azurite
 def test_no_event_comes_back_or_twice_in_azure(template: str, azurite: Azurite) -> None:
     """Over Azurite, a few."""
     _run(

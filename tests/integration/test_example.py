@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, command, environment
+from support.docs import ROOT
 from support.runs import place, record, study, work
 
 EXAMPLE = ROOT / "examples" / "seir"

@@ -32,8 +32,8 @@ from support.doubles import FaultyStore, RecordingSleep
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from conftest import Azurite
     from mopsjobs.store.base import VersionedStore
+    from support.servers import Azurite
 
 MONTH = timedelta(days=30)
 
@@ -637,7 +637,6 @@ def container(cli: Cli, azurite: Azurite) -> Iterator[str]:
         yield name
 
 
-@pytest.mark.azurite
 def test_who_may_only_read_removes_nothing(cli: Cli, azurite: Azurite, container: str) -> None:
     """With a SAS to read and list: `--dry-run` tells what would go, and removing it is not permitted."""
     from azure.storage.blob import ContainerSasPermissions, generate_container_sas
@@ -653,7 +652,6 @@ def test_who_may_only_read_removes_nothing(cli: Cli, azurite: Azurite, container
     assert cli.ok(*words, "--dry-run").err == f"Would remove {CHUNKS}.\n"
 
 
-@pytest.mark.azurite
 def test_what_is_held_stays_and_the_rest_goes(cli: Cli, azurite: Azurite, container: str) -> None:
     """A blob under a lease is named, with exit code 7; the others go."""
     with azurite.client(container) as client:

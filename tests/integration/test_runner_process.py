@@ -22,8 +22,8 @@ from support.cli import Cli, Spawn, copied_program, environment
 from support.runs import callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
 if TYPE_CHECKING:
-    from conftest import Azurite
     from mopsjobs.store.base import VersionedStore
+    from support.servers import Azurite
 
 
 @pytest.fixture
@@ -135,7 +135,6 @@ def test_after_a_killed_runner_stored_outputs_are_not_computed_again(
     assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 10, 10)
 
 
-@pytest.mark.azurite
 def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
     cli: Cli, start: Spawn, private_azurite: Azurite, tmp_path: Path
 ) -> None:

@@ -11,16 +11,15 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from azure.storage.blob import generate_container_sas
 
-from conftest import ACCOUNT, ACCOUNT_KEY
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, command, environment, foreign, key, sentences
+from support.servers import ACCOUNT, ACCOUNT_KEY
 
 if TYPE_CHECKING:
-    from conftest import Azurite
+    from support.servers import Azurite
 
 RECORDS = 10_000
 WRITERS = 8
@@ -73,7 +72,6 @@ def _write_as_another_program(azurite: Azurite, container: str) -> None:
         list(writers.map(write, [range(first, RECORDS, WRITERS) for first in range(WRITERS)]))
 
 
-@pytest.mark.azurite
 def test_ten_thousand_records_of_another_program(cli: Cli, private_azurite: Azurite) -> None:
     """All are mirrored with the right status; with the registry stopped, looking goes on and a sync loses nothing."""
     container = private_azurite.new_container()
@@ -139,7 +137,6 @@ def test_a_crowd_at_one_cache_of_an_embedded_registry(cli: Cli, jobs: JobRegistr
     _assert_all_well(_crowd(cli), 40)
 
 
-@pytest.mark.azurite
 def test_a_crowd_at_one_cache_of_a_registry_in_azure(cli: Cli, azurite: Azurite) -> None:
     """50 readers and 5 syncs at once at the cache of a registry in Azure see no lock and no wrong count."""
     container = azurite.new_container()

@@ -18,7 +18,7 @@ from support.docs import DOCUMENTS, ROOT, Example, examples, files_shown, read
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Azurite
+    from support.servers import Azurite
 
 SHOWN = [name for name in DOCUMENTS if name == "README.md" or name.startswith("docs/guides/")]
 HERE = [name for name in SHOWN if any(marker is None for marker, _ in examples(name))]

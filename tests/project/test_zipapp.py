@@ -60,6 +60,35 @@ def _home(tmp_path):
     return {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
 
 
+@pytest.fixture(name="unpacked", scope="session")
+def _unpacked_once(pyz):
+    """Where the file was unpacked once, as in a container that forbids bytecode. Tests look at it and copy it."""
+    root = pyz.parent / "app"
+    env = {"PATH": os.environ["PATH"], "MOPS_JOBS_UNPACK": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = _start(pyz, env)
+    assert (run.returncode, run.stderr) == (0, "")
+    return root
+
+
+@pytest.fixture(name="copy")
+def _copy(unpacked):
+    """Copies the unpacked files below a directory, as links: a file there is replaced, and never changed."""
+
+    def copy(root):
+        shutil.copytree(unpacked, root, copy_function=os.link)
+        place = _unpacked(root)
+        (mark,) = place.glob("ready-*")
+        _replace(mark, b"")
+        return place
+
+    return copy
+
+
+def _replace(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
 def _build(tree, output, **kwargs):
     command = [sys.executable, str(tree / "onefile" / "build.py"), "--output", str(output)]
     command += ["--wheels", str(TREE / "build" / "wheels")]
@@ -174,11 +203,11 @@ def test_our_own_files_are_all_in_the_file(members):
         assert members[f"site-packages/{path.as_posix()}"] == (TREE / path).read_bytes()
 
 
-def test_version_tells_of_the_file(pyz, home, tmp_path):
+def test_version_tells_of_the_file(pyz, home, unpacked):
     """`version --json` names the file it was started from, its build, where it was unpacked, and its libraries."""
-    home["MOPS_JOBS_UNPACK"] = str(tmp_path / "app")
+    home["MOPS_JOBS_UNPACK"] = str(unpacked)
     told = json.loads(_start(pyz, home, "version", "--json").stdout)
-    place = _unpacked(tmp_path / "app")
+    place = _unpacked(unpacked)
     assert told["file"] == str(pyz)
     assert told["directory"] == str(place / "site-packages")
     assert place.name == f"mops-jobs_{told['build']}"
@@ -225,16 +254,13 @@ def test_it_unpacks_into_the_cache_directory_without_a_word(pyz, home):
     assert _unpacked(xdg / "mops-jobs" / "app").is_dir()
 
 
-def test_what_is_unpacked_is_what_is_in_the_file(pyz, members, home):
-    assert _start(pyz, home).returncode == 0
-    assert _files(_unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))) == members
+def test_what_is_unpacked_is_what_is_in_the_file(members, unpacked):
+    assert _files(_unpacked(unpacked)) == members
 
 
-def test_our_modules_are_compiled_even_without_write_bytecode(pyz, home):
+def test_our_modules_are_compiled_even_without_write_bytecode(unpacked):
     """Containers set PYTHONDONTWRITEBYTECODE; a listing is fast there too."""
-    assert _start(pyz, {**home, "PYTHONDONTWRITEBYTECODE": "1"}).returncode == 0
-    site_packages = _unpacked(Path(home["HOME"], ".cache/mops-jobs/app")) / "site-packages"
-    compiled = {path.name.partition(".")[0] for path in site_packages.rglob("*.pyc")}
+    compiled = {path.name.partition(".")[0] for path in _unpacked(unpacked).rglob("*.pyc")}
     assert {"mops_jobs", "job_state", "errors", "tabulate"} - compiled <= {"tabulate"}
 
 
@@ -281,18 +307,16 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files 
 ANOTHER = 65534
 
 
-@pytest.fixture(name="plant", scope="session")
-def _plant(pyz):
+@pytest.fixture(name="plant")
+def _plant(copy):
     """Put an unpacked tree below a directory, with code of an attacker that the next start would run from there."""
-    source = pyz.parent / "planted"
-    assert _start(pyz, {"PATH": os.environ["PATH"], "MOPS_JOBS_UNPACK": str(source)}).returncode == 0
-    (_unpacked(source) / "site-packages" / "mops_jobs.py").write_text("print('PLANTED')\n")
-    for compiled in source.rglob("mops_jobs.*.pyc"):
-        compiled.unlink()
 
     def plant(root):
-        shutil.copytree(source, root)
-        return _unpacked(root)
+        place = copy(root)
+        _replace(place / "site-packages" / "mops_jobs.py", b"print('PLANTED')\n")
+        for compiled in place.rglob("mops_jobs.*.pyc"):
+            compiled.unlink()
+        return place
 
     return plant
 
@@ -345,12 +369,14 @@ def test_planted_code_is_not_run(pyz, home, tmp_path, plant, shared, trap, way):
     assert str(shared / f"mops-jobs-{os.getuid()}") in run.stderr
 
 
-def test_what_is_ones_own_is_run_below_a_sticky_directory(pyz, home, tmp_path):
+def test_what_is_ones_own_is_run_below_a_sticky_directory(pyz, home, tmp_path, copy):
     """As below `/tmp`, where no other user can replace it; and below a directory that a group may write."""
     for number, mode in enumerate((0o1777, 0o2775)):
         top = tmp_path / str(number)
         top.mkdir()
         top.chmod(mode)
+        if number:  # the first one is unpacked there
+            copy(top / "app")
         env = {**home, "MOPS_JOBS_UNPACK": str(top / "app")}
         run = _start(pyz, env)
         assert (run.returncode, run.stderr) == (0, "")
@@ -425,10 +451,9 @@ def test_first_runs_at_once_do_not_harm_each_other(pyz, members, home):
     assert _files(_unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))) == members
 
 
-def test_an_unpacking_that_was_killed_is_completed(pyz, members, home):
+def test_an_unpacking_that_was_killed_is_completed(pyz, members, home, copy):
     """Without the mark nothing is taken for granted: what is missing or cut short is put there again."""
-    assert _start(pyz, home).returncode == 0
-    place = _unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))
+    place = copy(Path(home["HOME"], ".cache/mops-jobs/app"))
     (mark,) = place.glob("ready-*")
     mark.unlink()
     _harm(place)
@@ -437,10 +462,9 @@ def test_an_unpacking_that_was_killed_is_completed(pyz, members, home):
     assert mark.exists()
 
 
-def test_once_a_week_what_is_unpacked_is_looked_at(pyz, members, home):
+def test_once_a_week_what_is_unpacked_is_looked_at(pyz, members, home, copy):
     """A cache cleaner that took files away has no lasting effect."""
-    assert _start(pyz, home).returncode == 0
-    place = _unpacked(Path(home["HOME"], ".cache/mops-jobs/app"))
+    place = copy(Path(home["HOME"], ".cache/mops-jobs/app"))
     (mark,) = place.glob("ready-*")
     _harm(place)
     long_ago = time.time() - 8 * 24 * 3600
@@ -452,7 +476,7 @@ def test_once_a_week_what_is_unpacked_is_looked_at(pyz, members, home):
 
 def _harm(place):
     site_packages = Path(place, "site-packages")
-    site_packages.joinpath("mops_jobs.py").write_bytes(b"")
+    _replace(site_packages / "mops_jobs.py", b"")
     shutil.rmtree(site_packages / "mopsjobs")
     site_packages.joinpath("azure", "core", "__init__.py").unlink()
 
@@ -507,10 +531,10 @@ def test_the_wheel_holds_the_command_and_the_whole_package(installed):
 
 
 @pytest.mark.parametrize("argv", [["--version"], ["--help"], ["list", "--no-such-flag"]], ids=" ".join)
-def test_file_module_and_installed_command_do_the_same(argv, pyz, installed, home):
+def test_file_module_and_installed_command_do_the_same(argv, pyz, unpacked, installed, home):
     """Same words on both channels, same exit code."""
     home["COLUMNS"] = "100"
-    home["MOPS_JOBS_UNPACK"] = str(pyz.parent / "app")  # unpacked once for all of these
+    home["MOPS_JOBS_UNPACK"] = str(unpacked)
     runs = [
         _run([sys.executable, str(pyz), *argv], home),
         _run([sys.executable, str(TREE / "mops_jobs.py"), *argv], home),

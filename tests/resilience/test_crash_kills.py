@@ -19,7 +19,7 @@ from reliability.crashes.writers import Writers
 from reliability.trial import PromiseBroken, Trial
 
 if TYPE_CHECKING:
-    from conftest import Azurite
+    from support.servers import Azurite
 
 JOBS = 40
 
@@ -47,7 +47,6 @@ def test_a_killed_sync_or_prune_leaves_rows_that_are_right(trial: Trial, env: di
     assert list(crashes.syncs(trial, forked, "embedded", f"sqlite://{trial.directory}/jobs.db", env, 2, JOBS))
 
 
-@pytest.mark.azurite
 def test_a_killed_sync_of_azurite_is_healed(trial: Trial, azurite: Azurite) -> None:
     """The same against a server."""
     env = {"HOME": str(trial.directory), "AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}

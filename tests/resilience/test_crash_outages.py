@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Azurite
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import PAGE_ROWS, SQLiteVersionedStore
 from support.cli import Cli, Remote, add, foreign, key, sentences
+from support.docs import ROOT
+from support.servers import Azurite
 
 MANY = 1100
 """So many that syncs are deltas."""
@@ -43,7 +44,6 @@ def mirrored(cli: Cli, private_azurite: Azurite) -> JobRegistry:
     return jobs
 
 
-@pytest.mark.azurite
 def test_a_container_that_is_gone_is_not_an_empty_one(
     cli: Cli, mirrored: JobRegistry, private_azurite: Azurite
 ) -> None:
@@ -66,7 +66,6 @@ def test_a_container_that_is_gone_is_not_an_empty_one(
     assert cli.ok("sync").code == 0
 
 
-@pytest.mark.azurite
 def test_a_container_made_anew_is_another_registry(cli: Cli, mirrored: JobRegistry, private_azurite: Azurite) -> None:
     """Its first jobs do not make the cache forget the others, whoever reported them; sync --full takes it as it is.
 
@@ -89,7 +88,6 @@ def test_a_container_made_anew_is_another_registry(cli: Cli, mirrored: JobRegist
     assert cli.ok("sync").err == ""
 
 
-@pytest.mark.azurite
 def test_one_job_of_the_last_sync_is_enough(cli: Cli, mirrored: JobRegistry) -> None:
     """Where somebody has removed the others by hand, the sync believes it, whichever is left."""
     for job_id in ("job-0", "job-1"):
@@ -505,7 +503,6 @@ def test_a_listing_does_not_go_on_in_another_file(tmp_path: Path) -> None:
             list(listed)
 
 
-@pytest.mark.azurite
 def test_credentials_that_stop_working_take_nothing_away(cli: Cli, mirrored: JobRegistry) -> None:
     """The sync ends with 4; listings show what was there, as stale."""
     cli.env["AZURE_STORAGE_CONNECTION_STRING"] = cli.env["AZURE_STORAGE_CONNECTION_STRING"].replace("Eby8", "AAAA")

@@ -24,7 +24,6 @@ import pytest
 from azure.storage.blob import generate_container_sas
 
 import mops_jobs
-from conftest import Azurite
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
@@ -51,6 +50,7 @@ from support.secrets import (
     seen_in_files,
     seen_in_store,
 )
+from support.servers import Azurite
 from support.web import serving
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _interrupt() -> None:
 
 
 @pytest.fixture(scope="module")
-def marked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+def marked_azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     """An Azurite whose account has the marked key."""
     server = Azurite(tmp_path_factory.mktemp("marked"), ACCOUNT, ACCOUNT_KEY)
     server.start()
@@ -223,8 +223,9 @@ def desk(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield made
 
 
-@pytest.mark.azurite
-def test_no_secret_leaves_a_run_that_succeeds(marked: Azurite, desk: Callable[..., Desk], tmp_path: Path) -> None:
+def test_no_secret_leaves_a_run_that_succeeds(
+    marked_azurite: Azurite, desk: Callable[..., Desk], tmp_path: Path
+) -> None:
     """Every command, loud and quiet, where the marked key opens the registry: not in what is said, kept, sent, served.
 
     A `.env` is not packed; a model that prints its environment, raises it and returns it tells nothing of what opens
@@ -232,10 +233,10 @@ def test_no_secret_leaves_a_run_that_succeeds(marked: Azurite, desk: Callable[..
     HOME is open to others.
     """
     cluster = kubeconfig(tmp_path, f"http://me:{WORD}@127.0.0.1:9", token=WORD)
-    container = marked.new_container()
-    env = ELSEWHERE | {"AZURE_STORAGE_CONNECTION_STRING": marked.connection_string, "KUBECONFIG": str(cluster)}
+    container = marked_azurite.new_container()
+    env = ELSEWHERE | {"AZURE_STORAGE_CONNECTION_STRING": marked_azurite.connection_string, "KUBECONFIG": str(cluster)}
     one = desk(f"azure://{container}", **env)
-    url = f"{marked.endpoint}/{container}"
+    url = f"{marked_azurite.endpoint}/{container}"
     store = open_store(url, env)
     jobs = JobRegistry(store)
     with Arguments() as arguments, contextlib.closing(store), contextlib.ExitStack() as stack:
@@ -308,14 +309,13 @@ FAILING: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-@pytest.mark.azurite
 @pytest.mark.parametrize("kind", FAILING)
-def test_no_secret_leaves_a_run_that_fails(marked: Azurite, desk: Callable[..., Desk], kind: str) -> None:
+def test_no_secret_leaves_a_run_that_fails(marked_azurite: Azurite, desk: Callable[..., Desk], kind: str) -> None:
     """Every command, where the registry refuses, does not answer, or cannot be meant: the reason comes without it."""
     registry, env = FAILING[kind]
 
     def filled(text: str) -> str:
-        return text.replace("AZURITE", marked.endpoint).replace("CLOSED", f"http://127.0.0.1:9/{ACCOUNT}")
+        return text.replace("AZURITE", marked_azurite.endpoint).replace("CLOSED", f"http://127.0.0.1:9/{ACCOUNT}")
 
     one = desk(filled(registry), **ELSEWHERE, **{name: filled(text) for name, text in env.items()})
     codes = {}
@@ -348,7 +348,6 @@ def test_a_secret_in_the_place_of_the_registry_is_not_repeated(
         assert ("file" if way.endswith("file") else way) in ran.err
 
 
-@pytest.mark.azurite
 def test_what_is_kept_while_the_registry_is_away_has_no_secret(desk: Callable[..., Desk]) -> None:
     """A submission that waits for its registry: its files, the runner's messages and its arguments."""
     away = f"AccountName={ACCOUNT};AccountKey={ACCOUNT_KEY};BlobEndpoint=http://127.0.0.1:9/{ACCOUNT}"
@@ -365,11 +364,10 @@ def test_what_is_kept_while_the_registry_is_away_has_no_secret(desk: Callable[..
     assert {each for each in arguments.found if seen(each)} == set()
 
 
-@pytest.mark.azurite
-def test_the_least_permission_of_each_role_is_enough(marked: Azurite, desk: Callable[..., Desk]) -> None:
+def test_the_least_permission_of_each_role_is_enough(marked_azurite: Azurite, desk: Callable[..., Desk]) -> None:
     """What SECURITY.md says of a SAS: `rcwl` submits, runs and reports, `rl` looks, and no more than that."""
-    container = marked.new_container()
-    with contextlib.closing(open_store(f"azure://{container}", {STRING: marked.connection_string})) as store:
+    container = marked_azurite.new_container()
+    with contextlib.closing(open_store(f"azure://{container}", {STRING: marked_azurite.connection_string})) as store:
         store.create_if_absent("made", b"beforehand")
 
     def signed(permission: str) -> str:
@@ -377,7 +375,7 @@ def test_the_least_permission_of_each_role_is_enough(marked: Azurite, desk: Call
         return generate_container_sas(ACCOUNT, container, account_key=ACCOUNT_KEY, permission=permission, expiry=end)
 
     account = {"AZURE_STORAGE_ACCOUNT": ACCOUNT}
-    one = desk(f"{marked.endpoint}/{container}", **account, AZURE_STORAGE_SAS_TOKEN=signed("rcwl"))
+    one = desk(f"{marked_azurite.endpoint}/{container}", **account, AZURE_STORAGE_SAS_TOKEN=signed("rcwl"))
     writing = ["register", "progress", "update", "cancel"]
     assert one(*CASES["submit"], "--wait").code == 104, "one of its tasks fails, as asked"
     assert {name: one(*CASES[name]).code for name in writing} == {

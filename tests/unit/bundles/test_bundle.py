@@ -19,7 +19,6 @@ from mopsjobs.bundles.bundle import BundleError, bundle_key, extract_bundle, par
 from mopsjobs.bundles.packing import pack
 from mopsjobs.errors import StoreUnavailableError, UsageError
 from mopsjobs.store.azure import store as azure
-from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
 
@@ -180,18 +179,6 @@ def test_nothing_to_pack_no_directory_and_an_unreadable_one_are_refused(tmp_path
 
 def test_what_is_packed_at_most_is_what_azure_takes() -> None:
     assert packing.MAX_PACKED_BYTES == azure.MAX_VALUE_BYTES
-
-
-def test_stored_once_on_every_backend(store: VersionedStore, tmp_path: Path) -> None:
-    root = _tree(tmp_path / "tree", {"a.py": "x", "b/c": "y"})
-    line = FaultyStore(store)
-    with pack(root) as packed, pack(root) as again:
-        assert store_bundle(line, packed) is True
-        assert store_bundle(line, again) is False
-    assert list(store.list_keys()) == [f"bundles/sha256/{packed.digest[7:]}"]
-    assert line.calls["create_if_absent"] == 1, "the second time it is not sent at all"
-    code = extract_bundle(store, packed.digest, tmp_path / "code")
-    assert (code / "b" / "c").read_text() == "y"
 
 
 def test_a_reply_that_was_lost_is_no_harm(tmp_path: Path) -> None:

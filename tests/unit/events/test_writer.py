@@ -56,19 +56,6 @@ class Gate(FaultyStore):
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_emitted_arrives_in_order(store: VersionedStore) -> None:
-    """On every backend: all events, in their order, each with time, job, kind, source and a number that grows."""
-    log = _log(store)
-    for number in range(300):
-        log.emit("log", text=f"line {number}", task=number)
-    log.emit("task_failed", task=3, error={"type": "ValueError", "message": "no"})
-    assert log.close()
-    found = _events(store)
-    assert [event["seq"] for event in found] == list(range(301))
-    assert found[5] == {**HEAD, "source": log.source, "seq": 5, "text": "line 5", "task": 5}
-    assert found[300]["error"] == {"type": "ValueError", "message": "no"}
-
-
 def test_the_key_tells_hour_job_source_and_number() -> None:
     """A chunk lies in the hour of its writing, under its job, with a name that no other writer has."""
     store, clock = InMemoryVersionedStore(), Clock()

@@ -1,0 +1,125 @@
+"""The servers of the tests, and a place for one store of each backend. The fixtures are in conftest.py."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bench.azurite
+import bench.dynalite
+from bench.azurite import ACCOUNT, ACCOUNT_KEY
+from mopsjobs.store import open_store
+from mopsjobs.store.memory import InMemoryVersionedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from azure.storage.blob import ContainerClient
+
+    from mopsjobs.store.base import VersionedStore
+
+
+class Azurite(bench.azurite.Azurite):
+    """A server of Azure Blob Storage's API, with the account that is published or with another."""
+
+    def __init__(self, directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY) -> None:
+        server = bench.azurite.make_server(directory, account, key)
+        super().__init__(server.port, account, key)
+        self.start, self.stop = server.start, server.stop
+
+    def new_container(self) -> str:
+        """Return a new container name. The container is not made."""
+        return f"test-{uuid.uuid4().hex}"
+
+    def client(self, container: str) -> ContainerClient:
+        """Return a client of the plain SDK, to look behind the store. Close it."""
+        from azure.storage.blob import ContainerClient
+
+        return ContainerClient.from_connection_string(self.connection_string, container)
+
+
+class Dynalite:
+    """A server of DynamoDB's API."""
+
+    def __init__(self, directory: Path) -> None:
+        server = bench.dynalite.make_server(directory)
+        self.start, self.stop = server.start, server.stop
+        self.env = bench.dynalite.aws_env(server.port)
+        """The environment in which boto3 talks to it."""
+
+    def new_table(self) -> str:
+        """Return the URL of a new table. The table is not made."""
+        return f"dynamodb://test-{uuid.uuid4().hex}"
+
+    def client(self) -> Any:
+        """Return a client of the plain SDK, to look behind the store. Close it."""
+        import boto3
+
+        return boto3.client(
+            "dynamodb",
+            endpoint_url=self.env["AWS_ENDPOINT_URL_DYNAMODB"],
+            region_name=self.env["AWS_DEFAULT_REGION"],
+            aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
+        )
+
+
+class Backend:
+    """A place for one store: `open()` gives one client after another to the same, at first missing, data."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        exists: Callable[[], bool],
+        *,
+        open_client: Callable[[], VersionedStore] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.exists = exists
+        self.env = dict(env or {})
+        """The variables that another process needs to find the place."""
+        self._open_client = open_client or (lambda: open_store(url, {}))
+        self._opened: list[VersionedStore] = []
+
+    def open(self) -> VersionedStore:
+        store = self._open_client()
+        self._opened.append(store)
+        return store
+
+    def close(self) -> None:
+        for store in self._opened:
+            store.close()
+
+
+def memory_backend() -> Backend:
+    store = InMemoryVersionedStore()
+    return Backend("memory", "memory:", lambda: True, open_client=lambda: store)
+
+
+def sqlite_backend(path: Path) -> Backend:
+    return Backend("sqlite", f"sqlite://{path}", path.exists)
+
+
+def azure_backend(server: Azurite) -> Backend:
+    name = server.new_container()
+
+    def exists() -> bool:
+        with server.client(name) as client:
+            return client.exists()
+
+    return Backend("azure", server.url(name), exists)
+
+
+def dynamodb_backend(server: Dynalite) -> Backend:
+    url = server.new_table()
+
+    def exists() -> bool:
+        with contextlib.closing(server.client()) as client:
+            return url.removeprefix("dynamodb://") in client.list_tables()["TableNames"]
+
+    return Backend("dynamodb", url, exists, env=server.env)
