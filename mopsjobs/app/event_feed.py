@@ -14,7 +14,14 @@ from mopsjobs.app.app import App
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.events import StoredEvent, cache_id, foreign_cursor, has_events, parse_cursor, read_events
+from mopsjobs.cache.queries.events import (
+    StoredEvent,
+    cache_id,
+    foreign_cursor_error,
+    has_events,
+    parse_cursor,
+    read_events,
+)
 from mopsjobs.cache.sync.events import SYNCED_AT
 from mopsjobs.console.printer import status_style
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreUnavailableError, UsageError
@@ -96,7 +103,7 @@ class EventFeed:
             return 0
         seq = self._app.cache.read_cached(lambda cache: parse_cursor(cache, since))
         if seq is None:
-            raise foreign_cursor(since)
+            raise foreign_cursor_error(since)
         return seq
 
     def bring(self) -> None:

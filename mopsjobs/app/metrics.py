@@ -201,9 +201,9 @@ def _histogram(counted: _Counted, name: str, labels: counters.Labels) -> tuple[l
     """The cumulative buckets of a histogram, and its sum."""
     found = counted.get(name, {})
     buckets, total = [], 0.0
-    for bound in (*counters.BUCKETS, counters.LONGEST):
+    for bound in (*counters.BUCKETS, counters.UNBOUNDED):
         total += found.get((*labels, bound), 0)
-        buckets.append((str(bound) if bound == counters.LONGEST else f"{float(bound)}", total))
+        buckets.append((str(bound) if bound == counters.UNBOUNDED else f"{float(bound)}", total))
     return buckets, counted.get(name + counters.SUM, {}).get(labels, 0.0)
 
 
@@ -234,7 +234,7 @@ def _syncs(known: Mapping[str, str], connection: sqlite3.Connection, counted: _C
     blobs.add_metric(("unchanged",), last.get("unchanged", 0))
     blobs.add_metric(("changed",), last.get("added", 0) + last.get("changed", 0))
     blobs.add_metric(("removed",), last.get("removed", 0))
-    blobs.add_metric(("invalid",), statistics.unreadable_records(connection))
+    blobs.add_metric(("invalid",), statistics.count_unreadable_records(connection))
     yield blobs
     for name, label, values, counter, text in (
         ("mops_sync_errors", "kind", ERROR_KINDS, counters.SYNC_ERRORS, "Syncs that failed or left records out."),
@@ -244,7 +244,7 @@ def _syncs(known: Mapping[str, str], connection: sqlite3.Connection, counted: _C
         for value in values:
             family.add_metric((value,), counted.get(counter, {}).get((value,), 0))
         yield family
-    yield GaugeMetricFamily("mops_cache_size_bytes", "Size of the cache file.", value=statistics.size(connection))
+    yield GaugeMetricFamily("mops_cache_size_bytes", "Size of the cache file.", value=statistics.cache_size(connection))
     build = GaugeMetricFamily("mops_build_info", "The program and its cache's schema.", labels=("version", "schema"))
     build.add_metric((__version__, str(SCHEMA_VERSION)), 1)
     yield build

@@ -1,8 +1,8 @@
-"""Counts that only ever grow: how jobs ended, how long they waited and ran, which syncs failed.
+"""Counters that only grow: how jobs ended, how long they waited and ran, which syncs failed.
 
-Kept as rows of their own, so that removing or pruning jobs lowers none. They count what this cache has seen happen: a
-job that had ended, or begun to run, before the first complete sync is in none. A rebuilt cache starts anew, which
-Prometheus takes for what it is, a reset.
+They have rows of their own, so that removing or pruning jobs lowers none. They count what this cache has observed: a
+job that had ended, or begun to run, before the first complete sync is not counted. A rebuilt cache starts at zero,
+which Prometheus handles as a reset. See docs/decisions/0022-sums-counters-and-pruning.md.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from mopsjobs.cache.sync_state import transaction
 FINISHED = "finished"
 """Jobs that ended; labels: status, namespace."""
 RUN = "run_seconds"
-"""Jobs by how long they ran, from the first task to the end; labels: status, upper bound of the bucket."""
+"""Jobs by their run time, from the first task to the end; labels: status, upper bound of the bucket."""
 QUEUE = "queue_seconds"
-"""Jobs by how long they waited, from the registration to the first task; label: upper bound of the bucket."""
+"""Jobs by their waiting time, from the registration to the first task; label: upper bound of the bucket."""
 SUM = "_sum"
-"""Added to a name of those: the seconds in all, without the label of the bucket."""
+"""Suffix for the sum of the seconds, without the label of the bucket."""
 SYNC_ERRORS = "sync_errors"
 """Syncs that failed, or left records out; label: kind."""
 CAS_CONFLICTS = "cas_conflicts"
-"""Lost races for a record, of this machine's own writes; label: operation."""
+"""Lost races for a record, of writes from this machine; label: operation."""
 
 BUCKETS = (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400, 129600, 172800)
-"""Upper bounds of durations in seconds, from a minute to two days; what is longer is in a bucket without one."""
+"""Upper bounds of durations in seconds, from a minute to two days. Longer ones are in the bucket `UNBOUNDED`."""
 
-LONGEST = "+Inf"
+UNBOUNDED = "+Inf"
 
 Labels = tuple[str | int, ...]
-Grown = dict[tuple[str, Labels], float]
-"""By how much counters have grown, by name and labels."""
+Increments = dict[tuple[str, Labels], float]
+"""Additions to counters, by name and labels."""
 
 
-class Seen(NamedTuple):
-    """What a record tells that is counted."""
+class CountedRecord(NamedTuple):
+    """The fields of a record that are counted."""
 
     key: str
     status: str
@@ -52,72 +52,72 @@ class Seen(NamedTuple):
     has_history: bool
 
 
-class _Known(NamedTuple):
+class _KnownRecord(NamedTuple):
     status: str
     started: float | None
 
 
-def count(connection: sqlite3.Connection, records: Iterable[Seen]) -> None:
-    """Count what has happened to these jobs since the cache last saw them. Before their rows are written.
+def count_records(connection: sqlite3.Connection, records: Iterable[CountedRecord]) -> None:
+    """Count what has happened to these jobs since the cache last saw them. Call it before their rows are written.
 
-    The caller holds the transaction. A job that was pruned and comes back with a new version has been counted before.
+    The caller holds the transaction. A job that was pruned and comes back with a new version was counted before.
     """
     if connection.execute("SELECT 1 FROM meta WHERE name = 'synced_at'").fetchone() is None:
         return
     records = list(records)
-    known, pruned = _before(connection, [one.key for one in records])
-    grown: Grown = defaultdict(float)
-    for one in records:
-        if one.key not in pruned:
-            _grow(grown, one, known.get(one.key))
-    add(connection, grown)
+    known, pruned = _known_records(connection, [record.key for record in records])
+    increments: Increments = defaultdict(float)
+    for record in records:
+        if record.key not in pruned:
+            _count_record(increments, record, known.get(record.key))
+    add(connection, increments)
 
 
-def add(connection: sqlite3.Connection, grown: Grown) -> None:
-    """Add to counters, by name and labels. The caller holds the transaction."""
+def add(connection: sqlite3.Connection, increments: Increments) -> None:
+    """Add increments to counters. The caller holds the transaction."""
     connection.executemany(
         "INSERT INTO counter (name, labels, value) VALUES (?, ?, ?)"
         " ON CONFLICT (name, labels) DO UPDATE SET value = value + excluded.value",
-        [(name, json.dumps(labels), value) for (name, labels), value in grown.items()],
+        [(name, json.dumps(labels), value) for (name, labels), value in increments.items()],
     )
 
 
 def add_conflicts(connection: sqlite3.Connection, conflicts: Mapping[str, int]) -> None:
     """Count lost races, by operation, in a transaction of their own."""
     with transaction(connection):
-        add(connection, {(CAS_CONFLICTS, (operation,)): lost for operation, lost in conflicts.items()})
+        add(connection, {(CAS_CONFLICTS, (operation,)): count for operation, count in conflicts.items()})
 
 
 def read(connection: sqlite3.Connection) -> dict[str, dict[Labels, float]]:
-    """All counters: their values by name and labels."""
-    found: dict[str, dict[Labels, float]] = {}
+    """Return the values of all counters, by name and labels."""
+    counters: dict[str, dict[Labels, float]] = {}
     for name, labels, value in connection.execute("SELECT name, labels, value FROM counter ORDER BY name, labels"):
-        found.setdefault(name, {})[tuple(json.loads(labels))] = value
-    return found
+        counters.setdefault(name, {})[tuple(json.loads(labels))] = value
+    return counters
 
 
-def _before(connection: sqlite3.Connection, keys: list[str]) -> tuple[dict[str, _Known], set[str]]:
-    """What the cache has of these keys, and which of them were pruned."""
+def _known_records(connection: sqlite3.Connection, keys: list[str]) -> tuple[dict[str, _KnownRecord], set[str]]:
+    """Return what the cache has of these keys, and which of them were pruned."""
     marks = ", ".join("?" * len(keys))
     jobs = connection.execute(f"SELECT key, status, started_ts FROM job WHERE key IN ({marks})", keys)  # noqa: S608 - question marks
-    known = {key: _Known(status, started) for key, status, started in jobs}
+    known = {key: _KnownRecord(status, started) for key, status, started in jobs}
     pruned = connection.execute(f"SELECT key FROM pruned WHERE key IN ({marks})", keys)  # noqa: S608
     return known, {key for (key,) in pruned}
 
 
-def _grow(grown: Grown, one: Seen, known: _Known | None) -> None:
-    if one.started is not None and one.has_history and (known is None or known.started is None):
-        _observe(grown, QUEUE, (), one.started - one.created)
-    if one.is_active or (known is not None and known.status == one.status):
+def _count_record(increments: Increments, record: CountedRecord, known: _KnownRecord | None) -> None:
+    if record.started is not None and record.has_history and (known is None or known.started is None):
+        _observe(increments, QUEUE, (), record.started - record.created)
+    if record.is_active or (known is not None and known.status == record.status):
         return
-    grown[FINISHED, (one.status, one.namespace or "")] += 1
-    if one.started is not None and one.ended is not None:
-        _observe(grown, RUN, (one.status,), one.ended - one.started)
+    increments[FINISHED, (record.status, record.namespace or "")] += 1
+    if record.started is not None and record.ended is not None:
+        _observe(increments, RUN, (record.status,), record.ended - record.started)
 
 
-def _observe(grown: Grown, name: str, labels: Labels, seconds: float) -> None:
+def _observe(increments: Increments, name: str, labels: Labels, seconds: float) -> None:
     seconds = max(0.0, seconds)  # clocks differ
-    place = bisect_left(BUCKETS, seconds)
-    bound = BUCKETS[place] if place < len(BUCKETS) else LONGEST
-    grown[name, (*labels, bound)] += 1
-    grown[name + SUM, labels] += seconds
+    index = bisect_left(BUCKETS, seconds)
+    bound = BUCKETS[index] if index < len(BUCKETS) else UNBOUNDED
+    increments[name, (*labels, bound)] += 1
+    increments[name + SUM, labels] += seconds

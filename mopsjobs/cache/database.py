@@ -1,8 +1,9 @@
-"""The cache file: opened to read or to write, set aside when damaged, refused when from the future.
+"""The cache file: open it to read or to write, move a damaged one aside, refuse one of a newer version.
 
-Mode 0600, since names and errors of jobs are not everybody's business. WAL, so that readers never wait for a sync,
-and a busy timeout, so that writers wait for each other instead of failing. `synchronous=NORMAL`: a power cut may cost
-the last transactions of a mirror, which the next sync brings back; it cannot damage the file.
+Its mode is 0600, since names and errors of jobs are private. It is in WAL mode, so that readers never wait for a sync,
+and has a busy timeout, so that writers wait for each other instead of failing. With `synchronous=NORMAL`, a power cut
+may lose the last transactions, which the next sync brings back; it cannot damage the file. See
+docs/decisions/0021-the-cache-file.md.
 """
 
 from __future__ import annotations
@@ -19,35 +20,38 @@ from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.sqlite_file import connect, create, creation_lock
 
 SCHEMA_VERSION = 5
-"""What `PRAGMA user_version` of a current cache says: how many migrations schema.py has."""
-
+"""`PRAGMA user_version` of a current cache: the number of migrations in schema.py."""
 
 NEW_SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.sql")
-"""Makes a new cache, without the migrations of schema.py, which take longer to import than a listing takes."""
-
+"""Creates a new cache, without schema.py, whose import takes longer than a listing."""
 
 APPLICATION_ID = 0x6D6F7063
-"""Marks the file as ours in its header ("mopc"): whatever else lies where the cache should be is left alone."""
+"""Marks a file as a cache in its header ("mopc"). Any other file at its path is left unchanged."""
 
-
-_MARK_AT = 68
-"""Where the header has it: https://www.sqlite.org/fileformat.html, "Application ID"."""
-
+_APPLICATION_ID_OFFSET = 68
+"""Offset in the header: https://www.sqlite.org/fileformat.html, "Application ID"."""
 
 BUSY_SECONDS = 30.0
-"""How long a writer waits for others. Their transactions are single batches, milliseconds each."""
+"""How long a writer waits for other writers. Their transactions are single batches of milliseconds."""
+
+_OTHER_PATH_HINT = "Use another path: --cache PATH."
 
 
-_ELSEWHERE = "Name another place: --cache PATH."
+class OtherCacheError(UsageError):
+    """The cache mirrors another registry."""
+
+
+class DamagedCacheError(CacheError):
+    """The file is not an SQLite database, or is damaged. It can be rebuilt from the registry."""
 
 
 def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
-    """A read-only connection to the cache; None when there is none, or one that was never begun.
+    """Open the cache to read; return None if it does not exist, or was never filled.
 
     Raises:
-        CacheError: the file is damaged, or a newer mops-jobs has made it.
-        OtherCacheError: it mirrors another registry.
-        UsageError: it is no cache.
+        CacheError: if the file is damaged, or from a newer mops-jobs.
+        OtherCacheError: if it mirrors another registry.
+        UsageError: if it is not a cache.
     """
     if not _is_file(path):
         return None
@@ -56,60 +60,32 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
         version = _schema_version(connection, path)
         if version != SCHEMA_VERSION:
             connection.close()
-            _refuse_future(path, version)
+            _check_not_newer(path, version)
             return open_to_read(path, registry_id) if version and _upgrade(path, registry_id) else None
         _check_registry(connection, path, registry_id)
     return connection
 
 
-def _is_file(path: str) -> bool:
-    """Whether there is a file.
-
-    Raises:
-        UsageError: what is there is none: a directory, or a pipe, which whoever opens it would wait at.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    if not stat.S_ISREG(mode):
-        raise _not_ours(path)
-    return True
-
-
-def is_emptied(path: str) -> bool:
-    """Whether the file is there and has nothing in it. A cache is made with its tables, so somebody has emptied it."""
-    try:
-        return os.stat(path).st_size == 0
-    except OSError:
-        return False
-
-
-def is_current(connection: sqlite3.Connection) -> bool:
-    """Whether an open cache still has the schema of this version: a newer mops-jobs may have changed it meanwhile."""
-    return bool(connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION)
-
-
 def open_to_write(path: str, registry_id: str, patience: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """A connection to the cache, which is made or brought up to date first. Waits `patience` seconds for others.
+    """Open the cache to write. It is created or migrated first. Wait up to `patience` seconds for other writers.
 
     Raises:
-        CacheError: the file is damaged or from a newer mops-jobs, or its directory cannot be written.
-        OtherCacheError: it mirrors another registry.
-        UsageError: it is no cache.
+        CacheError: if the file is damaged or from a newer mops-jobs, or its directory cannot be written.
+        OtherCacheError: if it mirrors another registry.
+        UsageError: if it is not a cache.
     """
     with translate_sqlite_errors(path):
         try:
             make_directory(os.path.dirname(path))
-            _make(path, registry_id, patience)
+            _create_if_missing(path, registry_id, patience)
         except OSError as error:
             raise cannot_write(path, error.strerror) from None
         connection = _connect(path, writable=True, patience=patience)
         try:
             version = _schema_version(connection, path)
             if version != SCHEMA_VERSION:
-                _refuse_future(path, version)
-                _build(connection, path, registry_id)
+                _check_not_newer(path, version)
+                _migrate(connection, path, registry_id)
             _check_registry(connection, path, registry_id)
         except BaseException:
             connection.close()
@@ -117,111 +93,118 @@ def open_to_write(path: str, registry_id: str, patience: float = BUSY_SECONDS) -
     return connection
 
 
+def is_emptied(path: str) -> bool:
+    """Return True if the file exists and is empty. A cache is created with its tables, so it was emptied."""
+    try:
+        return os.stat(path).st_size == 0
+    except OSError:
+        return False
+
+
+def is_current(connection: sqlite3.Connection) -> bool:
+    """Return True if an open cache still has the schema of this version. A newer mops-jobs may have changed it."""
+    return bool(connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION)
+
+
 @functools.cache
 def new_schema() -> str:
-    """The script that makes the tables of a new cache, read once: the program's files may be removed under a server."""
+    """Return the script that creates the tables. It is read once: the program's files may be removed under a server."""
     with open(NEW_SCHEMA, encoding="utf-8") as script:
         return script.read()
 
 
-def _make(path: str, registry_id: str, patience: float) -> None:
-    """Make the cache, whole, unless there is one. SQLite gives the WAL its mode.
-
-    One that is there must not be opened by anything but SQLite: closing it again would release the locks that this
-    process has on it (that is how POSIX has it), and the next process to leave would take the WAL away from under it.
-    """
-
-    def fill(connection: sqlite3.Connection) -> None:
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.executescript(f"BEGIN;\n{new_schema()}COMMIT;")
-        _mark(connection, registry_id)
-
-    if not _is_file(path):
-        create(os.path.realpath(path), fill, patience)
-
-
 def check_is_cache(path: str) -> None:
-    """Refuse a damaged file that has never been a cache: where the user named it, it may be the user's own.
+    """Refuse a damaged file that was never a cache: at a path that the user named, it may be the user's own.
 
     Raises:
-        CacheError: it was one, in a directory that cannot be written.
-        UsageError: it is no cache.
+        CacheError: if it was a cache, in a directory that cannot be written.
+        UsageError: if it is not a cache.
     """
     try:
         with creation_lock(os.path.realpath(path)):
-            is_foreign = not _is_sound(path) and not _begins_as_cache(path)
+            is_foreign = not _is_sound(path) and not _has_cache_header(path)
     except OSError as error:
-        # Where files can be made, another may be in its place by now, and in use.
-        if isinstance(error, TimeoutError) or _begins_as_cache(path):
+        # If files can be created there, another cache may be in its place by now, and in use.
+        if isinstance(error, TimeoutError) or _has_cache_header(path):
             raise cannot_write(path, error.strerror) from None
         is_foreign = True
     if is_foreign:
-        raise _not_ours(path)
+        raise _not_a_cache(path)
 
 
 def quarantine(path: str, stamp: str) -> str | None:
-    """Move a damaged cache out of the way, and return its new path; None when somebody else has just done so.
+    """Move a damaged cache aside, and return its new path; None if another process has just done so.
 
     Nothing is deleted.
 
     Args:
         path: the cache.
-        stamp: what tells this time from others.
+        stamp: the time, for the new name.
 
     Raises:
-        CacheError: its directory cannot be written.
+        CacheError: if its directory cannot be written.
     """
-    with _alone(path):
+    with _locked(path):
         if _is_sound(path):
             return None
-        path = os.path.realpath(path)  # as SQLite has it: what lies beside a link is not the cache's
-        aside = f"{path}.damaged-{stamp}"
-        while os.path.exists(aside):
-            aside += "x"
+        path = os.path.realpath(path)  # as SQLite does: files beside a link do not belong to the cache
+        target = f"{path}.damaged-{stamp}"
+        while os.path.exists(target):
+            target += "x"
         try:
-            os.replace(path, aside)
-        except FileNotFoundError:  # somebody has removed it
+            os.replace(path, target)
+        except FileNotFoundError:  # removed by another process
             return None
         for suffix in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
-                os.replace(path + suffix, aside + suffix)
-        return aside
+                os.replace(path + suffix, target + suffix)
+        return target
 
 
 @contextlib.contextmanager
-def _alone(path: str) -> Iterator[None]:
-    """Be the only one that makes, upgrades or moves the cache.
+def translate_sqlite_errors(path: str) -> Iterator[None]:
+    """Turn errors of sqlite3 over the cache at `path` into `CacheError`, or `DamagedCacheError` if it is damaged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if str(error).startswith(
+            "user-defined function raised"
+        ):  # the limit of a search by a regular expression, or Ctrl-C
+            from mopsjobs.cache.queries.matching import raise_search_error
+
+            raise_search_error()
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        # A missing table in a cache of the current schema is damage too.
+        is_incomplete = str(error).startswith(("no such table", "no such column"))
+        if is_incomplete or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
+            raise DamagedCacheError(f"The cache {path} is damaged: {error}.") from None
+        if isinstance(error, sqlite3.OperationalError):
+            raise CacheError(f"Cannot use the cache {path}: {error}.", hint=_OTHER_PATH_HINT) from None
+        raise
+
+
+def cannot_write(path: str, reason: str | None) -> CacheError:
+    """Return the error of a cache that cannot be created or changed."""
+    return CacheError(f"Cannot write the cache {path}: {reason}.", hint=_OTHER_PATH_HINT)
+
+
+def _connect(path: str, *, writable: bool, patience: float = BUSY_SECONDS) -> sqlite3.Connection:
+    return connect(path, writable=writable, busy_seconds=patience, synchronous="NORMAL")
+
+
+def _is_file(path: str) -> bool:
+    """Return True if the file exists.
 
     Raises:
-        CacheError: its directory cannot be written.
+        UsageError: if something else is there: a directory, or a pipe, at which opening would wait.
     """
     try:
-        with creation_lock(os.path.realpath(path)):
-            yield
-    except OSError as error:
-        raise cannot_write(path, error.strerror) from None
-
-
-def cannot_write(path: str, why: str | None) -> CacheError:
-    """The error of a cache that cannot be made, or not be changed."""
-    return CacheError(f"Cannot write the cache {path}: {why}.", hint=_ELSEWHERE)
-
-
-def _begins_as_cache(path: str) -> bool:
-    """Whether a damaged file was a cache of ours. Closing one that is in use would give up the locks on it."""
-    try:
-        with open(path, "rb") as file:
-            header = file.read(_MARK_AT + 4)
-    except FileNotFoundError:  # somebody has removed it
-        return True
-    except PermissionError:
+        mode = os.stat(path).st_mode
+    except OSError:
         return False
-    mark = int.from_bytes(header[_MARK_AT:], "big")
-    return not header or (header.startswith(b"SQLite format 3\0") and mark == APPLICATION_ID)
-
-
-def _not_ours(path: str) -> UsageError:
-    return UsageError(f"{path} is no cache of mops-jobs; it is left alone.", hint=_ELSEWHERE)
+    if not stat.S_ISREG(mode):
+        raise _not_a_cache(path)
+    return True
 
 
 def _is_sound(path: str) -> bool:
@@ -236,33 +219,34 @@ def _is_sound(path: str) -> bool:
         return False
 
 
-class OtherCacheError(UsageError):
-    """The cache mirrors another registry."""
-
-
-class DamagedCacheError(CacheError):
-    """The file is no SQLite database, or not one that can be read any more. It can be rebuilt from the registry."""
-
-
-def _connect(path: str, *, writable: bool, patience: float = BUSY_SECONDS) -> sqlite3.Connection:
-    return connect(path, writable=writable, busy_seconds=patience, synchronous="NORMAL")
+def _has_cache_header(path: str) -> bool:
+    """Return True if a damaged file was a cache. Closing one in use would release the locks on it."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_APPLICATION_ID_OFFSET + 4)
+    except FileNotFoundError:  # removed by another process
+        return True
+    except PermissionError:
+        return False
+    application_id = int.from_bytes(header[_APPLICATION_ID_OFFSET:], "big")
+    return not header or (header.startswith(b"SQLite format 3\0") and application_id == APPLICATION_ID)
 
 
 def _schema_version(connection: sqlite3.Connection, path: str) -> int:
-    """The schema of the cache, 0 for a file that is still empty.
+    """Return the schema of the cache, 0 for an empty file.
 
     Raises:
-        UsageError: the file is somebody else's.
+        UsageError: if the file is not a cache.
     """
-    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if mark != APPLICATION_ID and (mark or tables):
+    if application_id != APPLICATION_ID and (application_id or tables):
         connection.close()
-        raise _not_ours(path)
+        raise _not_a_cache(path)
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _refuse_future(path: str, version: int) -> None:
+def _check_not_newer(path: str, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise CacheError(
             f"The cache {path} was made by a newer mops-jobs (schema {version}, this one knows {SCHEMA_VERSION}).",
@@ -270,55 +254,69 @@ def _refuse_future(path: str, version: int) -> None:
         )
 
 
-def _upgrade(path: str, registry_id: str) -> bool:
-    open_to_write(path, registry_id).close()
-    return True
-
-
-def _build(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
-    """Bring a cache of an older version, or a file that is still empty, up to date."""
-    from mopsjobs.cache.schema import migrate
-
-    # Turning WAL on does not wait for other connections, it fails: so one builder at a time.
-    with _alone(path):
-        if _schema_version(connection, path) == SCHEMA_VERSION:
-            return
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        migrate(connection)
-        _mark(connection, registry_id)
-
-
-def _mark(connection: sqlite3.Connection, registry_id: str) -> None:
-    """Say whose the cache is, and that it is up to date."""
-    connection.execute("INSERT INTO meta VALUES ('registry', ?) ON CONFLICT DO NOTHING", (registry_id,))
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
 def _check_registry(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
     row = connection.execute("SELECT value FROM meta WHERE name = 'registry'").fetchone()
     if row is not None and row[0] != registry_id:
         raise OtherCacheError(
             f"The cache {path} mirrors {row[0]}, not {registry_id}.",
-            hint="Leave --cache out: each registry has its own.",
+            hint="Leave out --cache: each registry has a cache of its own.",
         )
 
 
-@contextlib.contextmanager
-def translate_sqlite_errors(path: str) -> Iterator[None]:
-    """Turn what sqlite3 raises over the cache at `path` into a `CacheError`, a `DamagedCacheError` where it is that."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if str(error).startswith("user-defined function raised"):  # what ended the search of a regular expression
-            from mopsjobs.cache.queries.matching import raise_kept
+def _create_if_missing(path: str, registry_id: str, patience: float) -> None:
+    """Create the cache with its tables, unless it exists. SQLite gives the WAL its mode.
 
-            raise_kept()
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        # A table that is gone from a cache of the right schema is damage too, of another kind.
-        is_torn = str(error).startswith(("no such table", "no such column"))
-        if is_torn or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
-            raise DamagedCacheError(f"The cache {path} is damaged: {error}.") from None
-        if isinstance(error, sqlite3.OperationalError):
-            raise CacheError(f"Cannot use the cache {path}: {error}.", hint=_ELSEWHERE) from None
-        raise
+    Only SQLite may open an existing cache. By POSIX, closing a second descriptor would release the locks that this
+    process has on the file, and the next process to leave would remove the WAL that is still in use.
+    """
+
+    def fill(connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.executescript(f"BEGIN;\n{new_schema()}COMMIT;")
+        _finish(connection, registry_id)
+
+    if not _is_file(path):
+        create(os.path.realpath(path), fill, patience)
+
+
+def _upgrade(path: str, registry_id: str) -> bool:
+    open_to_write(path, registry_id).close()
+    return True
+
+
+def _migrate(connection: sqlite3.Connection, path: str, registry_id: str) -> None:
+    """Bring a cache of an older version, or an empty file, up to date."""
+    from mopsjobs.cache.schema import migrate
+
+    # Switching to WAL does not wait for other connections, it fails. So one process at a time migrates.
+    with _locked(path):
+        if _schema_version(connection, path) == SCHEMA_VERSION:
+            return
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        migrate(connection)
+        _finish(connection, registry_id)
+
+
+def _finish(connection: sqlite3.Connection, registry_id: str) -> None:
+    """Note which registry the cache mirrors, and that its schema is current."""
+    connection.execute("INSERT INTO meta VALUES ('registry', ?) ON CONFLICT DO NOTHING", (registry_id,))
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Hold the lock for creating, migrating or moving the cache.
+
+    Raises:
+        CacheError: if its directory cannot be written.
+    """
+    try:
+        with creation_lock(os.path.realpath(path)):
+            yield
+    except OSError as error:
+        raise cannot_write(path, error.strerror) from None
+
+
+def _not_a_cache(path: str) -> UsageError:
+    return UsageError(f"{path} is not a cache of mops-jobs; it is left unchanged.", hint=_OTHER_PATH_HINT)

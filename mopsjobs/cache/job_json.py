@@ -1,4 +1,7 @@
-"""A job as scripts get it: the fields of its record, and what follows from them. Made from a row of the cache."""
+"""A job as scripts get it: the fields of its record, and the computed ones. Made from a row of the cache.
+
+A listing imports this module, so it imports little: see docs/decisions/0016-start-up-time.md.
+"""
 
 from __future__ import annotations
 
@@ -6,63 +9,53 @@ import json
 
 from mopsjobs.utils.times import from_timestamp, json_time
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
-
-if TYPE_CHECKING:
-    pass
-
-
 SILENT_SECONDS = 60.0
-"""Two heartbeats. A runner that is silent for longer makes its job suspect, not failed: silence proves nothing."""
-
+"""Two heartbeats. A longer silence of its runner makes a job suspect, never failed: the network may be the cause."""
 
 COMPUTED = (
     "progress", "is_active", "status_since", "started_at", "ended_at", "duration_seconds", "queued_seconds",
     "run_seconds", "suspect",
 )  # fmt: skip
-"""What `job_view` adds to the fields of the record."""
-
+"""The fields that `job_json` adds to those of the record."""
 
 COLUMNS = (
     "record, is_active, created_ts, started_ts, ended_ts, progress, status_since, has_history, heartbeat_ts, suspect"
 )
-"""Of a row: what `job_view` makes a job of."""
-
+"""The columns of a row from which `job_json` makes a job."""
 
 JobColumns = tuple[str, int, float, float | None, float | None, float | None, str | None, int, float | None, str | None]
-"""What a job is shown from: the columns in `COLUMNS`, in their order."""
-
+"""The values of `COLUMNS`, in their order."""
 
 JSON_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def job_fields() -> tuple[str, ...]:
-    """The fields of a job as scripts get it, in their order."""
+    """Return the names of the fields of a job as scripts get it, in their order."""
     from mopsjobs.registry.job_state import FIELDS
 
     return (*FIELDS, *COMPUTED)
 
 
-def job_json(facts: JobColumns, *, now: float) -> dict[str, object]:
-    """A job as scripts get it: the record's fields, and what follows from them.
+def job_json(columns: JobColumns, *, now: float) -> dict[str, object]:
+    """Return a job as scripts get it: the fields of its record, and the computed ones.
 
-    Besides the fields: `progress` (0 to 1, or null), `is_active`, `status_since`, `started_at` and `ended_at` (RFC
-    3339 or null), `suspect` (why an active job may be stuck, or null); and in seconds `duration_seconds` since it was
-    created, `queued_seconds` before its first task ran, and `run_seconds` since. The latter two are null where the
-    record does not tell.
+    Computed are `progress` (0 to 1, or null), `is_active`, `status_since`, `started_at` and `ended_at` (RFC 3339 or
+    null), and `suspect` (why an active job may be stuck, or null). In seconds: `duration_seconds` since it was created,
+    `queued_seconds` before its first task ran, and `run_seconds` since then. The last two are null if the record does
+    not have these times.
     """
-    job: dict[str, object] = json.loads(facts[0])
-    return job | _computed(facts, now)
+    job: dict[str, object] = json.loads(columns[0])
+    return job | _computed_fields(columns, now)
 
 
-def job_text(facts: JobColumns, *, now: float) -> str:
-    """What `job_view` gives, as JSON. The record is taken over as it is stored: reading it costs more than a query."""
-    return f"{facts[0][:-1]},{JSON_ENCODER.encode(_computed(facts, now))[1:]}"
+def job_text(columns: JobColumns, *, now: float) -> str:
+    """Return `job_json` as JSON text. The record is copied as it is stored, since parsing costs more than a query."""
+    return f"{columns[0][:-1]},{JSON_ENCODER.encode(_computed_fields(columns, now))[1:]}"
 
 
-def _computed(facts: JobColumns, now: float) -> dict[str, object]:
-    _, is_active, created, started, ended, progress, since, has_history, heartbeat, suspect = facts
-    # A clock behind the writer's must not give a negative duration.
+def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
+    _, is_active, created, started, ended, progress, since, has_history, heartbeat, suspect = columns
+    # A clock behind that of the writer must not give a negative duration.
     until = max(now if ended is None else ended, created)
     queued = (until if started is None else started) - created
     if suspect is None and heartbeat is not None and now - heartbeat > SILENT_SECONDS:

@@ -1,4 +1,4 @@
-"""Between a record and a row of the cache: what is computed once, at mirroring, so that looking is cheap."""
+"""Convert records to rows of the cache. What views need is computed once, at mirroring, so that reading is cheap."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import parse_time, rfc3339
 
 UNREADABLE = "unreadable"
-"""Problem: the bytes are no record. The last good row, if there is one, stays."""
+"""Problem: the bytes are not a record. The last good row, if there is one, stays."""
 UNKNOWN_STATUS = "unknown_status"
-"""Problem: mirrored as it is, but this version does not know what the status means."""
+"""Problem: the record is mirrored as it is, but this version does not know its status."""
 NOT_A_RECORD = "not_a_record"
-"""Problem: something else beside the records. It is left alone."""
+"""Problem: a foreign key beside the records. It is left unchanged."""
 
 _COLUMNS = (
     "key", "job_id", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "started_ts",
@@ -30,17 +30,17 @@ _COLUMNS = (
 
 Row = tuple[object, ...]
 
-# Made once: json.dumps makes one for each call that is not a plain one, and a sync calls for each record.
+# Created once: json.dumps creates an encoder for each call with options, and a sync makes one call per record.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 
 _UPSERT = (
-    f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own columns
+    f"INSERT INTO job ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - constant names
     f" ON CONFLICT (job_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)}"
 )
 
 
 class Problem:
-    """Something under the registry's prefix that is no sound record: where, of which kind, and why."""
+    """A key under the registry's prefix without a valid record: where it lies, its kind, and the reason."""
 
     __slots__ = ("key", "kind", "reason", "version")
 
@@ -52,7 +52,7 @@ class Problem:
 
 
 class JobRow:
-    """A record ready to be written to the cache: its row, its labels, and the problem it has, if any."""
+    """A record ready to be written to the cache: its row, its labels, and its problem, if any."""
 
     __slots__ = ("labels", "problem", "row")
 
@@ -63,19 +63,19 @@ class JobRow:
 
     @property
     def key(self) -> str:
-        """Where the record lies."""
+        """Return the key of the record."""
         return str(self.row[0])
 
     @property
     def changed(self) -> object:
-        """When it was last written, in seconds since 1970."""
+        """Return when the record was last written, in seconds since 1970."""
         return self.row[7]
 
     @property
-    def seen(self) -> counters.Seen:
-        """What is counted of it."""
+    def counted(self) -> counters.CountedRecord:
+        """Return the fields that counters need."""
         row: dict[str, Any] = dict(zip(_COLUMNS, self.row, strict=True))
-        return counters.Seen(
+        return counters.CountedRecord(
             key=row["key"],
             status=row["status"],
             is_active=bool(row["is_active"]),
@@ -88,19 +88,19 @@ class JobRow:
 
     @property
     def job_id(self) -> str:
-        """The job's id."""
+        """Return the job's id."""
         return str(self.row[1])
 
 
 def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generation: int) -> JobRow | Problem:
-    """What the cache holds of a record; or the problem, when the bytes are none.
+    """Convert a record to a row; return the problem if the bytes are not a valid record.
 
     Args:
-        key: where the record lies.
-        job_id: the id that the key tells; the record must tell the same.
+        key: the key of the record.
+        job_id: the id in the key; the record must have the same.
         value: the record.
         version: its version.
-        generation: which sync, or which write in between, this comes from.
+        generation: that of the sync, or of the write of this machine, that brings the row.
     """
     try:
         state = JobState.from_json(value)
@@ -108,11 +108,11 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
             raise RecordError(f"the record is that of job {state.job_id[:80]!r}")
     except RecordError as error:
         return Problem(key, UNREADABLE, error.reason, version.value)
-    record, is_active, created, *facts = _facts(state)
+    record, is_active, created, *columns = _job_columns(state)
     changed = max(created, parse_time(state.updated_at).timestamp())
     row = (
-        key, job_id, version.value, generation, str(state.status), is_active, created, changed, *facts,
-        state.k8s_name, state.k8s_namespace, state.owner, record, *_tallies(state),
+        key, job_id, version.value, generation, str(state.status), is_active, created, changed, *columns,
+        state.k8s_name, state.k8s_namespace, state.owner, record, *_sum_columns(state),
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
     problem = None
@@ -122,12 +122,12 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
 
 
 def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:
-    """A record as scripts get it, the same as if it had gone through the cache; see `queries.job_view`."""
-    return job_json(_facts(state), now=now)
+    """Return a record as scripts get it, the same as if it had gone through the cache; see `job_json`."""
+    return job_json(_job_columns(state), now=now)
 
 
 def public_record(state: JobState) -> dict[str, Any]:
-    """The record as scripts see it: every field, null rather than missing, times in RFC 3339 with `Z`."""
+    """Return the record as scripts see it: every field, null if missing, times in RFC 3339 with `Z`."""
     public = state.fields()
     for name in _TIMES:
         if public[name] is not None:
@@ -138,12 +138,12 @@ def public_record(state: JobState) -> dict[str, Any]:
 
 
 def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
-    """Insert or replace rows and their labels, and count what has happened. The caller holds the transaction."""
+    """Insert or replace rows and their labels, and update counters and sums. The caller holds the transaction."""
     records = list(records)
     keys = [record.key for record in records]
-    counters.count(connection, (record.seen for record in records))
-    pruning.back(connection, keys)
-    with totals.kept(connection, keys):
+    counters.count_records(connection, (record.counted for record in records))
+    pruning.unmark_pruned(connection, keys)
+    with totals.track_changes(connection, keys):
         connection.executemany(_UPSERT, [record.row for record in records])
     connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(record.job_id,) for record in records])
     connection.executemany(
@@ -152,20 +152,20 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> Non
     )
 
 
-def _facts(state: JobState) -> JobColumns:
-    """What `queries.job_view` makes a job of."""
+def _job_columns(state: JobState) -> JobColumns:
+    """Return the columns from which `job_json` makes a job."""
     ended = None
     since = next((step["at"] for step in reversed(state.transitions) if step["status"] == state.status), None)
-    noted = state.metadata.get("suspect")
-    reason = noted.get("reason") if isinstance(noted, Mapping) else None
+    suspect = state.metadata.get("suspect")
+    reason = suspect.get("reason") if isinstance(suspect, Mapping) else None
     if state.is_terminal:
-        # ModelOps' programs keep no history; their last write to a record that has ended is the one that ended it.
-        ended = _first(reversed(state.transitions), state.status) or parse_time(state.updated_at).timestamp()
+        # Programs of ModelOps keep no history; their last write to a record that has ended is its end.
+        ended = _first_time(reversed(state.transitions), state.status) or parse_time(state.updated_at).timestamp()
     return (
         _ENCODER.encode(public_record(state)),
         int(not state.is_terminal),
         parse_time(state.created_at).timestamp(),
-        _first(state.transitions, "running"),
+        _first_time(state.transitions, "running"),
         ended,
         min(1.0, state.tasks_completed / state.tasks_total) if state.tasks_total else None,
         None if since is None else rfc3339(str(since)),
@@ -175,10 +175,11 @@ def _facts(state: JobState) -> JobColumns:
     )
 
 
-def _tallies(state: JobState) -> tuple[int, int, int, int, int]:
-    """What is summed over jobs: tasks in all and done, outputs expected and verified, and whether they were looked for.
+def _sum_columns(state: JobState) -> tuple[int, int, int, int, int]:
+    """Return the columns that are summed over jobs.
 
-    Where a record does not list the outputs, each task counts as one: it is complete, or it is not.
+    They are tasks in all and completed, outputs expected and verified, and whether the outputs were checked. If a
+    record does not list its outputs, each task counts as one output.
     """
     return (
         state.tasks_total,
@@ -189,8 +190,8 @@ def _tallies(state: JobState) -> tuple[int, int, int, int, int]:
     )
 
 
-def _first(steps: Iterable[Mapping[str, object]], status: str) -> float | None:
-    """When the first of these steps to that status was made."""
+def _first_time(steps: Iterable[Mapping[str, object]], status: str) -> float | None:
+    """Return the time of the first of these steps to a status."""
     return next((parse_time(str(step["at"])).timestamp() for step in steps if step["status"] == status), None)
 
 

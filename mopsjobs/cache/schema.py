@@ -1,13 +1,13 @@
 """Tables and views of the cache, as migrations. The views are the contract with other programs; the tables are not.
 
-Only this module imports sqlite-utils, and only a cache that is out of date needs it: its import takes longer than a
-whole listing. A new cache is made by schema.sql, which is what the migrations make of an empty file. Write it anew when
-there is another migration:
+Only this module imports sqlite-utils, and only a cache of an older version needs it: its import takes longer than a
+listing. A new cache is created by schema.sql, which is what the migrations make of an empty file. After adding a
+migration, write it again:
 
     python -c "from mopsjobs.cache.schema import script; print(script(), end='')" >mopsjobs/cache/schema.sql
 
-For the same reason, rows are written with plain `executemany` (rows.py): measured on 10,000 records, an upsert by
-sqlite-utils takes twice as long.
+For the same reason rows.py writes with plain `executemany`: on 10,000 records, an upsert by sqlite-utils takes twice as
+long.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mopsjobs.cache import totals
 migrations = Migrations("mops-jobs")
 
 NEW_ID = "INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))))"
-"""Tells a cache from every other."""
+"""Gives a cache an id of its own."""
 
 
 @migrations()
 def m001_mirror(db: Database) -> None:
-    """The first schema."""
+    """Create the first schema."""
     db.table("job").create(
         {
             "key": str,
@@ -53,7 +53,7 @@ def m001_mirror(db: Database) -> None:
     db.table("job").create_index(["created_ts"])
     db.table("job").create_index(["status", "changed_ts"])
     db.table("job").create_index(["owner", "changed_ts"])
-    # Partial: the few jobs that a listing must never cut, however old they are.
+    # Partial: the few jobs that every listing shows, however old they are.
     db.execute("CREATE INDEX idx_job_active ON job (changed_ts) WHERE is_active = 1")
     db.execute(
         "CREATE TABLE job_label (label TEXT NOT NULL, value TEXT NOT NULL, job_id TEXT NOT NULL,"
@@ -80,8 +80,8 @@ def m001_mirror(db: Database) -> None:
 
 @migrations()
 def m002_events(db: Database) -> None:
-    """What happened to the jobs, and an id of this cache, by which a cursor knows where it belongs."""
-    # AUTOINCREMENT: a number is never given twice, so that a reader who has seen it never misses a later event.
+    """Add events, and an id of this cache, by which a cursor is matched to it."""
+    # AUTOINCREMENT: a number is never reused, so a reader that has seen it never misses a later event.
     db.execute(
         "CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, chunk TEXT NOT NULL, job_id TEXT NOT NULL,"
         " at_ts REAL NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL)"
@@ -95,21 +95,21 @@ def m002_events(db: Database) -> None:
 
 @migrations()
 def m003_view_columns(db: Database) -> None:
-    """What a listing tells of a job besides its record, so that it need not parse that; and an index of names."""
+    """Add what a listing shows besides the record, so that it need not parse that; and an index of names."""
     db.execute("ALTER TABLE job ADD COLUMN status_since TEXT")
     db.execute("ALTER TABLE job ADD COLUMN has_history INTEGER NOT NULL DEFAULT 0")
     db.execute("ALTER TABLE job ADD COLUMN heartbeat_ts REAL")
     db.execute("ALTER TABLE job ADD COLUMN suspect TEXT")
-    # m004 fills them, with its own: all rows are rewritten once.
+    # m004 fills these columns together with its own: so all rows are rewritten once.
     db.table("job").create_index(["name"])
 
 
 @migrations()
 def m004_counters(db: Database) -> None:
-    """What metrics and summaries add up, so that they read little else; counters; pruned jobs."""
+    """Add the columns that metrics and summaries sum up, so that they read little else; counters; pruned jobs."""
     for name in ("tasks_total", "tasks_completed", "outputs_expected", "outputs_verified", "is_validated"):
         db.execute(f"ALTER TABLE job ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
-    # As rows.py has it for what comes in from now on.
+    # The same values as rows.py computes for new rows.
     db.execute("""
         UPDATE job SET
             status_since = (
@@ -130,8 +130,8 @@ def m004_counters(db: Database) -> None:
             ),
             is_validated = json_extract(record, '$.validation_completed_at') IS NOT NULL
     """)
-    _tally(db)
-    # For summaries, which would else read the records too, a thousand times as much.
+    _create_tally(db)
+    # For summaries: without it they would read the records too, a thousand times as much.
     db.execute("DROP INDEX idx_job_created_ts")
     db.execute(
         "CREATE INDEX idx_job_created_ts ON job"
@@ -154,11 +154,11 @@ def m004_counters(db: Database) -> None:
 
 @migrations()
 def m005_forgotten_chunks(db: Database) -> None:
-    """Names of chunks may be missing (see events.py). No table changes, but an older version would take them again."""
+    """Let names of chunks be missing (sync/events.py). An older version would fetch them again."""
 
 
-def _tally(db: Database) -> None:
-    """The sums that tallies.py keeps."""
+def _create_tally(db: Database) -> None:
+    """Create the sums of totals.py."""
     db.execute(
         "CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL,"
         " jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL,"
@@ -171,21 +171,23 @@ def _tally(db: Database) -> None:
 
 
 def script() -> str:
-    """The newest schema as SQL for an empty file, with what says that the migrations were applied."""
+    """Return the newest schema as SQL for an empty file, with the rows that mark the migrations as applied."""
     db = Database(memory=True)
     migrations.apply(db)
-    made = db.query("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid")
-    applied = (
-        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"  # noqa: S608 - names of ours
-        f" VALUES ('{migrations.name}', '{one.name}', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'))"
-        for one in migrations.applied(db)
+    created = db.query(
+        "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
     )
-    statements = [*(row["sql"] for row in made), *applied, NEW_ID]
+    applied = (
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"  # noqa: S608 - constant names
+        f" VALUES ('{migrations.name}', '{migration.name}', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'))"
+        for migration in migrations.applied(db)
+    )
+    statements = [*(row["sql"] for row in created), *applied, NEW_ID]
     return "-- What the migrations of schema.py make of an empty file, written by its `script`.\n" + "".join(
-        f"{one};\n" for one in statements
+        f"{statement};\n" for statement in statements
     )
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the cache behind `connection` to the newest schema. The data that is there stays."""
+    """Bring the cache of a connection to the newest schema. Its data stays."""
     migrations.apply(Database(connection))

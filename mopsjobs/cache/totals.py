@@ -1,7 +1,8 @@
-"""Jobs and their outputs, summed over all that have status, namespace and owner in common.
+"""Sums over jobs and outputs, per status, namespace and owner, kept beside the jobs.
 
-Kept beside the jobs: with a million of them, reading the sums takes a thousandth of the time that summing up takes. Not
-by triggers, which cost as much as writing the row: whoever changes rows does so within `kept`, a batch at a time.
+With a million jobs, reading the sums takes a thousandth of the time of adding up. Triggers would double the cost of
+writing a row. So writers change rows within `track_changes`, a batch at a time. See
+docs/decisions/0022-sums-counters-and-pruning.md.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-KEYS = 500
-"""Keys looked up at once."""
-
+MAX_KEYS = 500
+"""Keys in one query."""
 
 COLUMNS = ("jobs", "verified", "missing", "unchecked")
-"""What is summed: jobs; outputs that are there, that are not, and that nobody has looked for."""
-
+"""The sums: jobs; outputs that exist, that are missing, and that were not checked."""
 
 SUMS = (
     "SELECT status, coalesce(namespace, ''), coalesce(owner, ''), count(*), sum(outputs_verified),"
@@ -25,35 +24,32 @@ SUMS = (
     " sum(iif(is_validated, 0, max(outputs_expected - outputs_verified, 0))) FROM job"
 )
 
-
 GROUPED = "GROUP BY 1, 2, 3"
-
 
 _Sums = Counter[tuple[str, str, str, str]]
 
-
-_ADD = (
-    f"INSERT INTO tally (status, namespace, owner, {', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - ours
+_ADD_SUMS = (
+    f"INSERT INTO tally (status, namespace, owner, {', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constant names
     f" ON CONFLICT DO UPDATE SET {', '.join(f'{name} = {name} + excluded.{name}' for name in COLUMNS)}"
 )
 
 
 @contextlib.contextmanager
-def kept(connection: sqlite3.Connection, keys: Sequence[str]) -> Iterator[None]:
-    """Write or remove the rows with these keys in the block, and the sums follow. The caller holds the transaction."""
-    grown: _Sums = Counter()
-    grown.subtract(_sums(connection, keys))
+def track_changes(connection: sqlite3.Connection, keys: Sequence[str]) -> Iterator[None]:
+    """Update the sums by what the block changes in the rows with these keys. The caller holds the transaction."""
+    changes: _Sums = Counter()
+    changes.subtract(_sums(connection, keys))
     yield
-    grown.update(_sums(connection, keys))
-    groups = {one[:3] for one in grown if grown[one]}
-    connection.executemany(_ADD, [(*group, *(grown[*group, name] for name in COLUMNS)) for group in groups])
+    changes.update(_sums(connection, keys))
+    groups = {key[:3] for key in changes if changes[key]}
+    connection.executemany(_ADD_SUMS, [(*group, *(changes[*group, name] for name in COLUMNS)) for group in groups])
 
 
 def _sums(connection: sqlite3.Connection, keys: Sequence[str]) -> _Sums:
-    found: _Sums = Counter()
-    for start in range(0, len(keys), KEYS):
-        chunk = keys[start : start + KEYS]
+    sums: _Sums = Counter()
+    for start in range(0, len(keys), MAX_KEYS):
+        chunk = keys[start : start + MAX_KEYS]
         marks = ", ".join("?" * len(chunk))
         for status, namespace, owner, *values in connection.execute(f"{SUMS} WHERE key IN ({marks}) {GROUPED}", chunk):
-            found.update({(status, namespace, owner, name): value for name, value in zip(COLUMNS, values, strict=True)})
-    return found
+            sums.update({(status, namespace, owner, name): value for name, value in zip(COLUMNS, values, strict=True)})
+    return sums

@@ -156,7 +156,7 @@ class _Views:
                 "parent": job["parent_job_id"],
                 "outputs": view_models.outputs(job),
                 "timeline": view_models.timeline(job, now),
-                "progress": view_models.progress_chart(job_queries.progress_points(connection, whole_id)),
+                "progress": view_models.progress_chart(event_queries.progress_points(connection, whole_id)),
                 "events": [view_models.event(one) for one in sorted(events, key=view_models.event_time)],
                 "cursor": make_cursor(cache_id(connection), seen[-1].seq if seen else 0),
                 "show": kind or "",
@@ -179,7 +179,7 @@ class _Views:
             step = (now - since) / LEVEL_STEPS
             chosen = query_params.chart_filter(args)
             counts = job_queries.count_by_status(connection, chosen)
-            with charts.gathered(connection, chosen, since):
+            with charts.charted_jobs(connection, chosen, since):
                 days = charts.days(connection, since=since + charts.DAY, until=now)
                 levels = charts.levels(connection, since=since, until=now, step=step)
                 owners = charts.by_owner(connection, limit=SHOWN_GROUPS)

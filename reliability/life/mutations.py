@@ -56,7 +56,7 @@ def _keep_what_was_read() -> None:
 def _prune_no_events() -> None:
     given = pruning.prune
 
-    def prune(connection: sqlite3.Connection, ended_before: float) -> pruning.Pruned:
+    def prune(connection: sqlite3.Connection, ended_before: float) -> pruning.PruneResult:
         kept = connection.execute("SELECT * FROM event").fetchall()
         pruned = given(connection, ended_before)
         marks = ", ".join("?" * len(kept[0])) if kept else ""

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.sync.delta import Delta
+from mopsjobs.cache.sync.delta import DeltaSync
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.registry import transitions
 from mopsjobs.store import cas
@@ -133,12 +133,14 @@ def _take_a_broken_listing_for_a_whole_one(store: type[Any]) -> None:
 
 
 def look_at_half_of_what_was_announced() -> None:
-    given = Delta.__init__
+    given = DeltaSync.__init__
 
-    def init(self: Delta, registry: Any, connection: Any, report: Any, generation: int, announced: set[str]) -> None:
+    def init(
+        self: DeltaSync, registry: Any, connection: Any, report: Any, generation: int, announced: set[str]
+    ) -> None:
         given(self, registry, connection, report, generation, set(sorted(announced)[::2]))
 
-    Delta.__init__ = init  # type: ignore[method-assign]
+    DeltaSync.__init__ = init  # type: ignore[method-assign]
 
 
 _STORES = {

@@ -156,7 +156,7 @@ def test_a_flood_of_names_exhausts_nothing(cli: Cli, filled: Remote, monkeypatch
 
 def test_a_small_registry_is_listed(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few jobs are one request, fewer than their announcements would be."""
-    for number in range(mirror.SMALL):
+    for number in range(mirror.SMALL_REGISTRY):
         remote.store.inner.create_if_absent(key(_name(number)), foreign(_name(number)).encode())
     assert [_mode(cli) for _ in range(3)] == ["full", "full", "full"]
     with monkeypatch.context() as patch:

@@ -94,7 +94,7 @@ def test_a_sync_costs_what_changed(line: Line, clock: Clock, tmp_path: Path, mon
     """
     for number in range(60):
         line.registry.register_job(f"job-{number:02}")
-    monkeypatch.setattr(mirror, "SMALL", 0)
+    monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
 
     def synced(*, minutes: int) -> str:
         clock.advance(minutes=minutes)

@@ -57,7 +57,7 @@ LANDINGS = st.sampled_from([0.0, 300.0]) | st.floats(0, 300)
 """Seconds between looking at the clock for an announcement and the write landing: up to five minutes."""
 
 
-KEPT = mirror.FULL_SCAN + 2 * announcements.MAX_CLOCK_SKEW + announcements.MAX_WRITE_DELAY
+KEPT = mirror.MAX_FULL_SYNC_AGE + 2 * announcements.MAX_CLOCK_SKEW + announcements.MAX_WRITE_DELAY
 """How long announcements are kept here: no longer than the promise needs, so that it would break if that were less."""
 
 
@@ -138,7 +138,7 @@ class DeltaSync(RuleBasedStateMachine):
     def __init__(self, inner: VersionedStore, template: str) -> None:
         super().__init__()
         self._patches = [
-            mock.patch.object(mirror, "SMALL", 0),
+            mock.patch.object(mirror, "SMALL_REGISTRY", 0),
             mock.patch.object(mirror, "GET_COST", 0),
             mock.patch.object(announcements, "RETENTION", KEPT),
         ]
@@ -429,7 +429,7 @@ class DeltaSync(RuleBasedStateMachine):
             self.last_full[cache] = started
         else:
             assert last_full is not None
-            assert timedelta() <= started - last_full <= mirror.FULL_SCAN
+            assert timedelta() <= started - last_full <= mirror.MAX_FULL_SYNC_AGE
 
     def _rows(self, cache: int) -> dict[str, str]:
         with contextlib.closing(sqlite3.connect(self._paths[cache])) as connection:

@@ -214,10 +214,10 @@ def test_no_age_takes_what_is_younger(written: list[tuple[float, str]], at_work:
 
 def test_a_reader_looks_no_further_than_announcements_are_kept() -> None:
     """What the promise of a delta sync needs, with clocks as far apart as they may be, is well within what is kept."""
-    assert registry_announcements.max_sync_age() > 10 * mirror.FULL_SCAN
+    assert registry_announcements.max_sync_age() > 10 * mirror.MAX_FULL_SYNC_AGE
     assert (
         registry_announcements.RETENTION
-        >= mirror.FULL_SCAN + 2 * registry_announcements.MAX_CLOCK_SKEW + registry_announcements.MAX_WRITE_DELAY
+        >= mirror.MAX_FULL_SYNC_AGE + 2 * registry_announcements.MAX_CLOCK_SKEW + registry_announcements.MAX_WRITE_DELAY
     )
     now = datetime(2026, 3, 1, 12, 5, tzinfo=UTC)
     oldest = registry_announcements.slots_between(

@@ -373,7 +373,7 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
     ):
         ran = cli(*words)
         assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1), words
-        assert "is gone: whether it had jobs cannot be told" in ran.err
+        assert "is gone: whether it had jobs is unknown" in ran.err
     assert not list(cache.parent.glob("*.damaged-*"))
     assert not path.exists()
     away.rename(path)
@@ -397,7 +397,7 @@ def test_a_cache_that_has_lost_its_mark_does_not_make_a_lost_registry_new(cli: C
     ran = cli("register", "b")
     assert (ran.code, len(sentences(ran.err))) == (5, 1)
     assert "cannot be told" in ran.err
-    assert "is no cache of mops-jobs" in ran.err
+    assert "is not a cache of mops-jobs" in ran.err
     assert not path.exists()
 
 

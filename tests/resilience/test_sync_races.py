@@ -176,7 +176,7 @@ def test_a_cache_that_is_a_directory_is_told_in_one_sentence(cli: Cli, remote: R
     cli.cache.mkdir()
     ran = cli("sync")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
-    with pytest.raises(UsageError, match="is no cache of mops-jobs"):
+    with pytest.raises(UsageError, match="is not a cache of mops-jobs"):
         _mirror(cli, remote)
 
 

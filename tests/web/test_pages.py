@@ -104,7 +104,7 @@ def test_pages_show_every_job_once(web: Web, cli: Cli, remote: Remote) -> None:
     ("path", "sentence"),
     [
         ("/jobs?status=nope", "is no status"),
-        ("/jobs?sort=size", "Cannot sort by"),
+        ("/jobs?sort=size", "invalid sort column"),
         ("/jobs?page=0", "whole number"),
         ("/jobs?hours=soon", "no number of hours"),
         ("/jobs?colour=red", "no parameter"),
@@ -113,7 +113,7 @@ def test_pages_show_every_job_once(web: Web, cli: Cli, remote: Remote) -> None:
         ("/charts?label=%3D7", "is no label"),
         ("/api/v1/jobs?limit=0", "between 1 and"),
         ("/api/v1/jobs?stuck=maybe", "true or false"),
-        ("/api/v1/events?since=x", "is no cursor"),
+        ("/api/v1/events?since=x", "invalid cursor"),
         ("/api/v1/events?limit=100000", "between 1 and"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Read the cache: jobs, events, statistics, in SQL."""
+"""Read jobs, events and statistics from the cache, in SQL."""

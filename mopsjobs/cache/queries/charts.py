@@ -1,6 +1,6 @@
-"""Figures over the whole cache for its charts: what was going on, what ended and how, how long it took, and whose.
+"""Figures over the whole cache for charts: load over time, how jobs ended, how long they took, owners and labels.
 
-Days are those of UTC. All of it comes from the columns of the rows, so that no record is parsed.
+Days are in UTC. All figures come from columns of the rows; no record is parsed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DAY = 86400
 
 
 class Level(NamedTuple):
-    """How many jobs were waiting and how many at work, at a moment."""
+    """How many jobs were queued and how many were running, at a moment."""
 
     at: float
     queued: int
@@ -26,22 +26,22 @@ class Level(NamedTuple):
 
 
 class Day(NamedTuple):
-    """What ended on a day."""
+    """The jobs that ended on a day."""
 
     start: float
-    """Its beginning, in seconds since 1970."""
+    """When the day begins, in seconds since 1970."""
     ended: Mapping[str, int]
-    """Jobs by the status they ended with."""
+    """Jobs by their final status."""
     queued: Spread
-    """Seconds from the registration to the first task, of the jobs that ended on that day."""
+    """Seconds from the registration to the first task, of the jobs that ended on this day."""
     ran: Spread
-    """Seconds from there to the end."""
+    """Seconds from the first task to the end."""
 
     @property
     def failure_rate(self) -> float | None:
-        """The share of failed ones among those that ended by themselves; None when none did.
+        """Return the share of failed jobs among those that ended without being cancelled; None if there are none.
 
-        Somebody's wish to cancel says nothing of how well jobs go.
+        A cancellation says nothing about how well jobs run.
         """
         counted = sum(self.ended.values()) - self.ended.get("cancelled", 0)
         return _failure_rate(self.ended.get("failed", 0), counted)
@@ -58,7 +58,7 @@ class Group(NamedTuple):
 
     @property
     def failure_rate(self) -> float | None:
-        """As that of a day."""
+        """Return the share of failed jobs, as for a day."""
         return _failure_rate(self.failed, self.jobs - self.active - self.cancelled)
 
 
@@ -67,14 +67,14 @@ def _failure_rate(failed: int, counted: int) -> float | None:
 
 
 @contextlib.contextmanager
-def gathered(connection: sqlite3.Connection, chosen: Filter, since: float) -> Iterator[None]:
-    """Have the times of the jobs that the filter chooses side by side, for this connection alone, in the block.
+def charted_jobs(connection: sqlite3.Connection, job_filter: Filter, since: float) -> Iterator[None]:
+    """Collect the times of the jobs that pass a filter in a temporary table of this connection, for the block.
 
-    All figures below are of them: jobs that are active, or ended since then. They come from an index that has them
-    all, so that no row with its record is read, except where labels choose.
+    All figures below are of these jobs: active ones, and those that ended since `since`. They come from an index with
+    all columns, so that no row with its record is read, unless labels are filtered.
     """
-    index = "" if chosen.labels else "INDEXED BY idx_job_created_ts"
-    [(condition, values)] = chosen.parts()
+    index = "" if job_filter.labels else "INDEXED BY idx_job_created_ts"
+    [(condition, values)] = job_filter.parts()
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(
         "CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, status TEXT, is_active INTEGER, owner TEXT,"
@@ -92,20 +92,20 @@ def gathered(connection: sqlite3.Connection, chosen: Filter, since: float) -> It
 
 
 def levels(connection: sqlite3.Connection, *, since: float, until: float, step: float) -> list[Level]:
-    """How many jobs were queued and running at moments `step` seconds apart, from `since` to `until`.
+    """Return how many jobs were queued and running at moments `step` seconds apart, from `since` to `until`.
 
-    A job is queued from its registration until its first task ran; one without a history counts as queued until it has
-    ended, since nobody knows better.
+    A job is queued from its registration until its first task ran. A job without a history counts as queued until it
+    ended.
     """
     count = max(1, round((until - since) / step))
     changes = {name: [0] * (count + 1) for name in ("queued", "running")}
     more_queued, more_running = changes["queued"], changes["running"]
 
     def step_of(at: float) -> int:
-        """The step in which a moment lies; what came before the first is in the first."""
+        """Return the step of a moment. Moments before `since` are in the first step."""
         return min(int((at - since) / step) + 1, count) if at > since else 0
 
-    # Not by GROUP BY, which sorts the rows once for each column.
+    # Not by GROUP BY, which sorts the rows once per column.
     for created, started, ended in connection.execute("SELECT created_ts, started_ts, ended_ts FROM charted"):
         if created <= until:
             more_queued[step_of(created)] += 1
@@ -114,17 +114,17 @@ def levels(connection: sqlite3.Connection, *, since: float, until: float, step: 
             more_running[step_of(started)] += 1
         if ended is not None and ended <= until:
             (more_queued if started is None else more_running)[step_of(ended)] -= 1
-    found = []
+    points = []
     queued = running = 0
-    for place in range(count + 1):
-        queued += changes["queued"][place]
-        running += changes["running"][place]
-        found.append(Level(since + place * step, max(queued, 0), max(running, 0)))
-    return found
+    for index in range(count + 1):
+        queued += changes["queued"][index]
+        running += changes["running"][index]
+        points.append(Level(since + index * step, max(queued, 0), max(running, 0)))
+    return points
 
 
 def days(connection: sqlite3.Connection, *, since: float, until: float) -> list[Day]:
-    """What ended on each day from that of `since` to that of `until`, empty ones included."""
+    """Return what ended on each day from that of `since` to that of `until`, empty days included."""
     first, last = int(since // DAY), int(until // DAY)
     ended: dict[int, Counter[str]] = defaultdict(Counter)
     queued: dict[int, list[float]] = defaultdict(list)
@@ -146,15 +146,15 @@ _COUNTS = "count(*) AS jobs, sum(is_active), sum(status = 'failed'), sum(status 
 
 
 def by_owner(connection: sqlite3.Connection, *, limit: int) -> list[Group]:
-    """The owners with the most jobs; the one without a name is nobody."""
-    sql = f"SELECT coalesce(owner, '') AS who, {_COUNTS} FROM charted GROUP BY who ORDER BY jobs DESC, who LIMIT ?"  # noqa: S608
+    """Return the owners with the most jobs. Jobs without an owner are under the empty name."""
+    sql = f"SELECT coalesce(owner, '') AS name, {_COUNTS} FROM charted GROUP BY name ORDER BY jobs DESC, name LIMIT ?"  # noqa: S608
     return [Group(*row) for row in connection.execute(sql, (limit,))]
 
 
 def by_label(connection: sqlite3.Connection, *, limit: int) -> list[Group]:
-    """The labels, `key=value`, with the most jobs."""
+    """Return the labels, `key=value`, with the most jobs."""
     sql = (
-        f"SELECT label || '=' || value, {_COUNTS} FROM job_label"  # noqa: S608 - names of ours
+        f"SELECT label || '=' || value, {_COUNTS} FROM job_label"  # noqa: S608 - constant names
         " CROSS JOIN (SELECT rowid AS id, job_id FROM job) USING (job_id) CROSS JOIN charted USING (id)"
         " GROUP BY label, value ORDER BY jobs DESC, label, value LIMIT ?"
     )

@@ -1,4 +1,4 @@
-"""Which jobs a view shows, and in which order: one WHERE clause for rows, totals and counts alike."""
+"""Filter and order jobs: one WHERE clause for rows, totals and counts alike."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ import sqlite3
 
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import ACTIVE
-
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
-
-if TYPE_CHECKING:
-    pass
-
 
 SORTS = {
     "updated": "changed_ts",
@@ -23,17 +17,14 @@ SORTS = {
     "progress": "progress",
     "duration": "coalesce(ended_ts, 1e12) - created_ts",
 }
-"""What `--sort` may name, and the column behind it."""
-
+"""The names for `--sort`, with their columns."""
 
 DEFAULT_SORT = "-updated"
 
-
 Condition = tuple[str, list[object]]
 
-
-# Each from an index that has it, instead of OR over the rows, which would read every record. Owners from the sums.
-_TEXTS = (
+# Each SELECT reads an index; an OR over the rows would read every record. Owners come from the sums.
+_TEXT_MATCHES = (
     r"SELECT rowid FROM job WHERE job_id LIKE ? ESCAPE '\' UNION SELECT rowid FROM job WHERE name LIKE ? ESCAPE '\'"
     r" UNION SELECT rowid FROM job WHERE owner IN (SELECT owner FROM tally WHERE owner LIKE ? ESCAPE '\')"
     r" UNION SELECT job.rowid FROM job_label CROSS JOIN job USING (job_id) WHERE job_label.value LIKE ? ESCAPE '\'"
@@ -41,7 +32,7 @@ _TEXTS = (
 
 
 class Filter:
-    """Which jobs to show. Every condition that is set must hold; within one, any of its values will do."""
+    """Conditions on jobs. Every condition that is set must hold; within a condition, any of its values will do."""
 
     __slots__ = (
         "keeps_active", "labels", "match", "name", "namespace", "owner", "silent_since", "since", "statuses", "text",
@@ -65,19 +56,19 @@ class Filter:
         """Set the conditions.
 
         Args:
-            statuses: one of these statuses.
+            statuses: the status is one of these.
             since: created or changed at or after this time (seconds since 1970), or still active.
             until: created at or before this time.
-            name: id or Kubernetes name fits this glob.
-            match: this regular expression is found in the id or the Kubernetes name.
-            labels: has each of these labels, with this value, or with any where it is None.
+            name: the id or the Kubernetes name matches this glob.
+            match: the id or the Kubernetes name contains a match of this regular expression.
+            labels: each of these labels is set to this value, or to any if it is None.
             namespace: runs in this namespace.
             owner: belongs to this owner.
-            silent_since: active and suspect: marked so, or its runner has given no sign of life since this time.
-            text: is found, in any ASCII case, in its id, Kubernetes name, owner, or the value of a label.
+            silent_since: active and suspect: marked so, or without a heartbeat since this time.
+            text: the id, the Kubernetes name, the owner or the value of a label contains it, in any ASCII case.
 
         Raises:
-            UsageError: `match` is no regular expression.
+            UsageError: if `match` is not a regular expression.
         """
         self.statuses = statuses
         self.since = since
@@ -90,23 +81,23 @@ class Filter:
         self.silent_since = silent_since
         self.text = text
         self.keeps_active = True
-        """Whether active jobs pass a window whenever they changed, as a listing wants it."""
+        """Whether active jobs pass a window whenever they changed, as in a listing."""
         if match is not None:
             try:
                 re.compile(match)
             except (re.error, OverflowError, RecursionError) as error:
-                raise UsageError(f"'{match}' is no regular expression: {error}.") from None
+                raise UsageError(f"invalid regular expression '{match}': {error}.") from None
 
     @property
     def is_everything(self) -> bool:
-        """Whether all jobs pass: then the sums that the cache keeps have the counts."""
+        """Return True if all jobs pass. Then the sums of the cache have the counts."""
         return self.parts() == [("true", [])]
 
     def parts(self) -> list[Condition]:
-        """WHERE clauses with their parameters; the jobs that pass are those of all parts, which have none in common.
+        """Return WHERE clauses with their parameters. Each job that passes is in exactly one part.
 
-        A window has two parts: what changed in it, and what did not and is still active. As one condition with OR,
-        SQLite would read the whole table; apart, each reads an index as far as it must.
+        A window has two parts: jobs that changed in it, and older ones that are still active. As one condition with OR,
+        SQLite would read the whole table; apart, each part reads as much of an index as it needs.
         """
         condition, values = self._where()
         if self.since is None:
@@ -128,12 +119,12 @@ class Filter:
             values.extend(parameters)
 
         if self.statuses is not None:
-            # The group of the active ones also takes statuses that this version does not know.
-            group = self.statuses >= ACTIVE
-            named = sorted(self.statuses - ACTIVE if group else self.statuses)
-            named_ones = f"status IN ({', '.join('?' * len(named))})"
-            # Alone where it can be: an OR hides the index of the active ones.
-            add("is_active = 1" if group and not named else f"({'is_active = 1 OR ' * group}{named_ones})", *named)
+            # The group of active statuses includes those that this version does not know.
+            has_active = self.statuses >= ACTIVE
+            names = sorted(self.statuses - ACTIVE if has_active else self.statuses)
+            named = f"status IN ({', '.join('?' * len(names))})"
+            # Alone if possible: an OR hides the index of active jobs.
+            add("is_active = 1" if has_active and not names else f"({'is_active = 1 OR ' * has_active}{named})", *names)
         if self.until is not None:
             add("created_ts <= ?", self.until)
         if self.name is not None:
@@ -153,30 +144,40 @@ class Filter:
             add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
         if self.text is not None:
             pattern = "%" + re.sub(r"([\\%_])", r"\\\1", self.text) + "%"
-            add(f"rowid IN ({_TEXTS})", *[pattern] * _TEXTS.count("?"))
+            add(f"rowid IN ({_TEXT_MATCHES})", *[pattern] * _TEXT_MATCHES.count("?"))
         return " AND ".join(conditions) or "true", values
 
 
 def parse_sort(text: str) -> str:
-    """The ORDER BY clause for something like `-updated,name`; a leading `-` means descending.
+    """Convert a list like `-updated,name` to an ORDER BY clause; a leading `-` means descending.
 
     Raises:
-        UsageError: a name is none that can be sorted by. Lists those that can.
+        UsageError: if jobs cannot be sorted by a name. The message lists the valid names.
     """
     terms: dict[str, str] = {}
     for word in text.split(","):
         name = word.strip().removeprefix("-").removeprefix("+")
         if name not in SORTS:
-            raise UsageError(f"Cannot sort by '{name}': use {', '.join(SORTS)}, with - in front for descending.")
-        # A name that comes again decides nothing; SQLite takes 2,000 terms.
+            raise _invalid_sort(name)
+        # A repeated name has no effect, and SQLite has a limit of 2,000 terms.
         terms.setdefault(name, f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")
     return ", ".join([*terms.values(), "job_id ASC"])
 
 
-def where_clauses(connection: sqlite3.Connection, chosen: Filter) -> list[Condition]:
-    """`chosen.parts()`, ready to be run on this connection."""
-    if chosen.match is not None:
-        from mopsjobs.cache.queries.matching import add_regexp  # few listings match
+def _invalid_sort(name: str) -> UsageError:
+    from difflib import get_close_matches
 
-        add_regexp(connection, chosen.match)
-    return chosen.parts()
+    close = get_close_matches(name, SORTS, 1)
+    return UsageError(
+        f"invalid sort column '{name}': expected {', '.join(SORTS)}, with - in front for descending.",
+        hint=f"Did you mean '{close[0]}'?" if close else None,
+    )
+
+
+def where_clauses(connection: sqlite3.Connection, job_filter: Filter) -> list[Condition]:
+    """Return the parts of a filter, ready to run on this connection."""
+    if job_filter.match is not None:
+        from mopsjobs.cache.queries.matching import add_regexp  # few listings need it
+
+        add_regexp(connection, job_filter.match)
+    return job_filter.parts()

@@ -1,8 +1,9 @@
-"""Regular expressions over the cache, which end: with Ctrl-C at once, and by themselves after a bound.
+"""Regular expressions over the cache that end: at once with Ctrl-C, else after a time limit.
 
-Python's `re` backtracks: `(a+)+$` on sixty times `a` takes for ever, and holds the interpreter. In the main thread `re`
-runs signal handlers while it searches, so a handler can end a search. In another thread nothing can, so `serve` takes
-no regular expression. SQLite replaces what is raised below it by an error of its own; `raise_kept` brings it back.
+Python's `re` backtracks: `(a+)+$` on sixty times `a` never ends, and holds the interpreter. In the main thread, signal
+handlers run during a search, and can end it. In another thread nothing can, so `serve` accepts no regular expressions.
+SQLite replaces an exception of its functions by its own error; `raise_search_error` restores it. See
+docs/decisions/0034-regular-expressions-end.md.
 """
 
 from __future__ import annotations
@@ -14,28 +15,26 @@ import sqlite3
 from mopsjobs.errors import UsageError
 
 MAX_SECONDS = 5.0
-"""Of searching, for all rows of one query. A million ids take a plain expression one second."""
-
+"""Of searching, for all rows of one query. A simple expression needs one second for a million ids."""
 
 TICK_SECONDS = 0.25
 
-
-_kept: list[BaseException] = []
+_search_errors: list[BaseException] = []
 
 
 def add_regexp(connection: sqlite3.Connection, pattern: str) -> None:
-    """Give a connection the function REGEXP, for this pattern."""
+    """Add the function REGEXP for a pattern to a connection."""
     connection.create_function("REGEXP", 2, _Matcher(pattern), deterministic=True)
 
 
-def raise_kept() -> None:
-    """Raise what ended a search below SQLite, if anything did."""
-    if _kept:
-        raise _kept.pop()
+def raise_search_error() -> None:
+    """Raise the exception that ended a search, if there was one."""
+    if _search_errors:
+        raise _search_errors.pop()
 
 
 class _Matcher:
-    """The function REGEXP, with a timer that only runs while rows are searched."""
+    """The function REGEXP, with a timer that runs only during searches."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -53,7 +52,7 @@ class _Matcher:
                 self._start()
             return self._search(text) is not None
         except BaseException as error:
-            _kept[:] = [error]
+            _search_errors[:] = [error]
             raise
         finally:
             self._is_searching = False
@@ -64,7 +63,7 @@ class _Matcher:
         signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS)
 
     def _tick(self, _number: int, _frame: object) -> None:
-        """Count the time of a search; between two searches, stop the timer: the next one starts it again."""
+        """Count the time of a search. Between two searches, stop the timer: the next search starts it again."""
         self._is_timed = False
         if not self._is_searching:
             return
@@ -72,6 +71,6 @@ class _Matcher:
         if self._left <= 0:
             raise UsageError(
                 f"--match '{self._pattern}' takes longer than {MAX_SECONDS:g} seconds.",
-                hint="Use --name GLOB, or an expression without a repetition inside of another.",
+                hint="Use --name GLOB, or an expression without a repetition inside another one.",
             )
         self._start()

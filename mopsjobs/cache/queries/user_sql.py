@@ -1,4 +1,7 @@
-"""Questions in SQL that somebody else has written: answered from the views alone, within limits, and never writing."""
+"""Run SQL of a user: it reads the documented views only, within limits, and never writes.
+
+See docs/decisions/0023-queries-go-to-views.md.
+"""
 
 from __future__ import annotations
 
@@ -11,113 +14,118 @@ from typing import NamedTuple
 from mopsjobs.errors import UsageError
 
 MAX_VALUE_BYTES = 10_000_000
-"""The longest value that a question may make."""
-
+"""The longest value that a query may compute."""
 
 STEPS = 10_000
-"""Instructions of SQLite between two looks at the clock: some tenths of a millisecond."""
-
+"""Instructions of SQLite between two checks of the clock: some tenths of a millisecond."""
 
 _FUNCTIONS = ("json_each", "json_tree")
-"""Functions that stand where a table does."""
+"""Functions that are used like a table."""
 
 
 class QueryResult(NamedTuple):
-    """What a question came to. The rows are read as they are taken."""
+    """The result of a query. Rows are read as they are iterated."""
 
     columns: tuple[str, ...]
     rows: Iterator[tuple[object, ...]]
 
 
 def views(connection: sqlite3.Connection) -> dict[str, list[str]]:
-    """The views and their columns: what may be asked about."""
+    """Return the views that a query may read, with their columns."""
     names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view' ORDER BY name")]
-    return {name: [column[0] for column in connection.execute(f"SELECT * FROM {name}").description] for name in names}  # noqa: S608 - names of ours
+    return {name: [column[0] for column in connection.execute(f"SELECT * FROM {name}").description] for name in names}  # noqa: S608 - constant names
 
 
 def run_user_query(
     connection: sqlite3.Connection, sql: str, *, seconds: float, monotonic: Callable[[], float] = time.monotonic
 ) -> QueryResult:
-    """Ask the cache, which from then on answers nothing else through this connection.
+    """Run a query. The connection can only be used for this query afterwards.
 
     Args:
         connection: the cache, open to read.
         sql: one SELECT.
-        seconds: how long it may take, until the last row is taken.
+        seconds: the time limit, up to the last row.
         monotonic: a clock.
 
     Raises:
-        UsageError: it is no question about the views, or takes too long. Also while the rows are taken.
+        UsageError: if it is not a query over the views, or takes too long. Also while the rows are iterated.
     """
-    known = views(connection)
-    end = monotonic() + seconds
-    late = False
+    view_columns = views(connection)
+    deadline = monotonic() + seconds
+    is_late = False
 
-    def look() -> bool:
-        nonlocal late
-        late = monotonic() >= end
-        return late
+    def check_time() -> bool:
+        nonlocal is_late
+        is_late = monotonic() >= deadline
+        return is_late
 
-    def refused(error: Exception) -> BaseException:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT and not late:
-            return KeyboardInterrupt()  # Ctrl-C, which SQLite has turned into an error of its own
-        if late:
-            return UsageError(f"The query takes longer than {seconds:g} s.", hint="Give it more: --timeout 5m.")
-        return _refused(error, known)
+    def translate(error: Exception) -> BaseException:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT and not is_late:
+            return KeyboardInterrupt()  # Ctrl-C, which SQLite has replaced by an error of its own
+        if is_late:
+            return UsageError(f"The query takes longer than {seconds:g} s.", hint="Set a longer limit: --timeout 5m.")
+        return _query_error(error, view_columns)
 
     def rows(cursor: sqlite3.Cursor) -> Iterator[tuple[object, ...]]:
         try:
             for row in cursor:
-                yield tuple(_value(value) for value in row)
+                yield tuple(_to_json(value) for value in row)
         except sqlite3.Error as error:
-            raise refused(error) from None
+            raise translate(error) from None
 
     connection.execute("PRAGMA query_only = ON")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.text_factory = lambda value: value.decode("utf-8", "replace")
-    connection.set_progress_handler(look, STEPS)
-    connection.set_authorizer(lambda *asked: _allows(known, *asked))
+    connection.set_progress_handler(check_time, STEPS)
+    connection.set_authorizer(lambda *request: _authorize(view_columns, *request))
     try:
         cursor = connection.execute(sql)
     except (sqlite3.Error, sqlite3.Warning) as error:
-        raise refused(error) from None
+        raise translate(error) from None
     except ValueError as error:  # a NUL character
-        raise UsageError(f"That is no query: {error}.") from None
+        raise UsageError(f"invalid query: {error}.") from None
     if cursor.description is None:
-        raise UsageError("That is no query: it gives no rows.", hint=_hint(known))
+        raise UsageError("invalid query: it returns no rows.", hint=_hint(view_columns))
     return QueryResult(tuple(column[0] for column in cursor.description), rows(cursor))
 
 
-def _allows(
-    known: dict[str, list[str]], action: int, one: str | None, two: str | None, database: str | None, view: str | None
+def _authorize(
+    view_columns: dict[str, list[str]],
+    action: int,
+    first: str | None,
+    second: str | None,
+    _database: str | None,
+    view: str | None,
 ) -> int:
-    """SQLite's authorizer. Views may be read, and what stands behind them by way of them; nothing else may be done."""
+    """Decide as SQLite's authorizer. A query may read views, and tables by way of views; all else is denied."""
     if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
         return sqlite3.SQLITE_OK
     if action == sqlite3.SQLITE_FUNCTION:
-        return sqlite3.SQLITE_DENY if two == "load_extension" else sqlite3.SQLITE_OK
-    # Of a table without a column nothing is read: count(*), of a subquery too.
-    if action == sqlite3.SQLITE_READ and (not two or one in known or one in _FUNCTIONS or view in known):
+        return sqlite3.SQLITE_DENY if second == "load_extension" else sqlite3.SQLITE_OK
+    # Without a column nothing of the table is read: count(*), also of a subquery.
+    if action == sqlite3.SQLITE_READ and (
+        not second or first in view_columns or first in _FUNCTIONS or view in view_columns
+    ):
         return sqlite3.SQLITE_OK
     return sqlite3.SQLITE_DENY
 
 
-def _refused(error: Exception, known: dict[str, list[str]]) -> UsageError:
+def _query_error(error: Exception, view_columns: dict[str, list[str]]) -> UsageError:
     text = str(error).rstrip(".")
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH or text.startswith(
         ("access to", "cannot modify")
     ):
-        return UsageError("A query may only read the views of the cache.", hint=_hint(known))
-    return UsageError(f"The query cannot be answered: {text}.", hint=_hint(known))
+        return UsageError("A query may only read the views of the cache.", hint=_hint(view_columns))
+    return UsageError(f"The query failed: {text}.", hint=_hint(view_columns))
 
 
-def _hint(known: dict[str, list[str]]) -> str:
-    return f"The views are {', '.join(known)}; `mops-jobs query` alone shows their columns."
+def _hint(view_columns: dict[str, list[str]]) -> str:
+    return f"The views are {', '.join(view_columns)}; `mops-jobs query` alone shows their columns."
 
 
-def _value(value: object) -> object:
-    """A value as JSON can have it."""
+def _to_json(value: object) -> object:
+    """Convert a value to one that JSON can hold."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,1 +1,1 @@
-"""Bring the registry's records and events into the cache."""
+"""Bring records and events of the registry into the cache."""

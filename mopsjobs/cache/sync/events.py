@@ -1,15 +1,16 @@
-"""Events in the cache: brought from the store chunk by chunk, and read back in one order that never changes.
+"""Sync of events: bring chunks from the store into the cache.
 
-Each event gets a number when it comes in. A chunk and its events go in by one transaction, and the numbers grow with
-the transactions; so whoever has read up to a number has missed nothing below it, whatever other machines write late
-and other processes mirror meanwhile. A chunk is known by its name, not by its key: sent twice, it is taken once.
+Each event gets a number when its chunk is written, in one transaction per batch. So a reader that has seen a number has
+missed nothing below it, whatever other processes mirror meanwhile. A chunk is known by its name, not by its key: if it
+was sent twice, it is written once.
 
-Names would pile up for ever. So pruning forgets those of hours that lie far enough back, and the cache remembers up to
-which hour: nothing written before it is taken from the store again, whether it is there or not.
+Names would pile up. So pruning forgets those of old hours, and the cache notes up to which hour: chunks written before
+it are never fetched again. See docs/decisions/0024-events-and-logs.md.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from mopsjobs.cache.pruning import is_pruned
-from mopsjobs.cache.queries.events import event_row
 from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
 from mopsjobs.errors import RecordError, ValueTooLargeError
 from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
@@ -26,53 +26,49 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
 EVENT_CLOCK_SKEW = timedelta(minutes=15)
-"""How far a writer's clock may be behind ours, and a chunk be under way, without being overlooked."""
+"""How far the clock of a writer may be behind, or a write may be delayed, without a chunk being missed."""
 
+MAX_HOURLY_GAP = timedelta(hours=48)
+"""Up to this gap since the last sync, hours are listed one by one."""
 
-HOURLY = timedelta(hours=48)
-
-
-DAILY = timedelta(days=60)
-"""Gaps up to which hours, or days, are listed one by one; for a longer one, everything is."""
-
+MAX_DAILY_GAP = timedelta(days=60)
+"""Up to this gap, days are listed one by one; after a longer gap, everything is listed."""
 
 BATCH = 64
 """Chunks fetched and written together."""
 
-
-FETCHERS = 16
-
+MAX_THREADS = 16
+"""Concurrent requests."""
 
 SYNCED_AT = "events_synced_at"
-"""What the cache remembers: when the last sync of the events of all jobs began."""
-
+"""Name in the cache's notes: when the last sync of the events of all jobs began."""
 
 KNOWN_BEFORE = "events_known_before"
-"""What the cache remembers: the hour before which all chunks are known, although their names are forgotten."""
+"""Name in the cache's notes: the hour before which all chunks are known, although their names are forgotten."""
 
 
 class EventsReport:
-    """What a sync of events did."""
+    """The counts and problems of a sync of events."""
 
     def __init__(self) -> None:
         self.listed = 0
-        """Chunks that were listed: what the sync has cost."""
+        """Listed chunks: the cost of the sync."""
         self.chunks = 0
-        """Chunks that were new."""
+        """New chunks."""
         self.events = 0
-        """Events that were new."""
+        """New events."""
         self.problems: list[tuple[str, str]] = []
-        """Key and reason of each new chunk that cannot be read. Each is told once, since a chunk never changes."""
+        """Key and reason of each new unreadable chunk. Each is reported once, since a chunk never changes."""
 
 
-class _Found(NamedTuple):
+class _ListedChunk(NamedTuple):
     key: str
-    name: ChunkKey
+    parts: ChunkKey
 
 
-class _Fetched(NamedTuple):
+class _FetchedChunk(NamedTuple):
     key: str
-    name: ChunkKey
+    parts: ChunkKey
     events: list[Event]
     problem: str | None
 
@@ -86,37 +82,37 @@ def sync_events(
     full: bool = False,
     now: Callable[[], datetime] = utc_now,
 ) -> EventsReport:
-    """Bring the chunks that the cache lacks into it.
+    """Bring the missing chunks into the cache.
 
-    Listed are the hours since the last such sync of all jobs, less a quarter of an hour for clocks that differ; the
-    first time everything.
+    The hours since the last such sync of all jobs are listed, and a quarter of an hour before it, for clocks that
+    differ. The first sync lists everything. Each new chunk costs one read.
 
     Args:
-        store: where the chunks are.
+        store: the store with the chunks.
         connection: the cache, open to write.
-        job_id: bring the events of this job alone.
-        since: with `job_id`: what was written before this is known to be there.
-        full: list everything again, and try again what could not be read. Of hours whose names are forgotten, nothing
-            else is taken.
+        job_id: bring only the events of this job.
+        since: with `job_id`: chunks written before this time are in the cache already.
+        full: list everything again, and try unreadable chunks again. Of hours whose names are forgotten, nothing else
+            is fetched.
         now: the time, in UTC.
 
     Raises:
-        StoreError: the store cannot be read. What came before stays.
+        StoreError: if the store cannot be read. Chunks that were written before stay.
     """
     started = now()
-    known = _synced_at(connection)
+    last_sync = _synced_at(connection)
     if full:
         begin = None
     elif job_id is None or since is None:
-        begin = known
+        begin = last_sync
     else:
-        begin = since if known is None else max(since, known)
+        begin = since if last_sync is None else max(since, last_sync)
     report = EventsReport()
-    keys = _counted(store, prefixes_to_list(begin, started, job_id), report)
-    chunks = _lacking(connection, keys, job_id, retry=full)
-    with ThreadPoolExecutor(FETCHERS) as fetchers:
+    keys = _list_keys(store, prefixes_to_list(begin, started, job_id), report)
+    chunks = _missing_chunks(connection, keys, job_id, retry=full)
+    with ThreadPoolExecutor(MAX_THREADS) as threads:
         while batch := list(islice(chunks, BATCH)):
-            _take(connection, list(_fetched(store, batch, fetchers)), report)
+            _write_chunks(connection, list(_fetch_chunks(store, batch, threads)), report)
     if job_id is None:
         with transaction(connection):
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SYNCED_AT, json_time(started)))
@@ -124,14 +120,14 @@ def sync_events(
 
 
 def prefixes_to_list(begin: datetime | None, until: datetime, job_id: str | None = None) -> list[str]:
-    """What to list, in order, to see all chunks written between two times, of all jobs or of one.
+    """Return the prefixes, in order, of all chunks written between two times, of all jobs or of one.
 
-    Everything, if there is no beginning, or one after the end: a clock that was set back tells nothing.
+    Return the prefix of everything if there is no begin, or a begin after the end: a clock was set back.
     """
-    if begin is None or begin > until or until - begin > DAILY:
+    if begin is None or begin > until or until - begin > MAX_DAILY_GAP:
         return [PREFIX]
     first, last = begin - EVENT_CLOCK_SKEW, until + EVENT_CLOCK_SKEW
-    if last - first > HOURLY:
+    if last - first > MAX_HOURLY_GAP:
         days = range((last.date() - first.date()).days + 1)
         return [f"{PREFIX}{first.date() + timedelta(days=day):%Y%m%d}T" for day in days]
     hour = first.replace(minute=0, second=0, microsecond=0)
@@ -147,105 +143,120 @@ def _synced_at(connection: sqlite3.Connection) -> datetime | None:
     return None if row is None else parse_time(row[0])
 
 
-def _counted(store: VersionedStore, listed: Iterable[str], report: EventsReport) -> Iterator[str]:
-    """The keys below these prefixes."""
-    for prefix in listed:
+def _list_keys(store: VersionedStore, prefixes: Iterable[str], report: EventsReport) -> Iterator[str]:
+    """Yield the keys below these prefixes, and count them."""
+    for prefix in prefixes:
         for key in store.list_keys(prefix):
             report.listed += 1
             yield key
 
 
-def _lacking(
+def _missing_chunks(
     connection: sqlite3.Connection, keys: Iterable[str], job_id: str | None, *, retry: bool
-) -> Iterator[_Found]:
-    """The chunks that the cache lacks. What lies there and is no chunk by its key is left alone."""
-    found = (_Found(key, name) for key in keys if (name := parse_chunk_key(key)) is not None)
-    wanted = (one for one in found if job_id is None or one.name.job_id == job_id)
+) -> Iterator[_ListedChunk]:
+    """Yield the chunks that the cache lacks. Keys that are not those of chunks are skipped."""
+    listed = (_ListedChunk(key, parts) for key in keys if (parts := parse_chunk_key(key)) is not None)
+    of_job = (chunk for chunk in listed if job_id is None or chunk.parts.job_id == job_id)
     known_before = get_meta(connection, KNOWN_BEFORE) or ""
-    while batch := list(islice(wanted, 500)):
+    while batch := list(islice(of_job, 500)):
         marks = ", ".join("?" * len(batch))
-        names = [one.name.name for one in batch]
+        names = [chunk.parts.name for chunk in batch]
         sql = f"SELECT name, problem IS NOT NULL FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
-        is_bad = dict(connection.execute(sql, names))
-        for one in batch:
-            if is_bad[one.name.name] and retry if one.name.name in is_bad else one.name.bucket >= known_before:
-                yield one
+        is_unreadable = dict(connection.execute(sql, names))
+        for chunk in batch:
+            name = chunk.parts.name
+            if is_unreadable[name] and retry if name in is_unreadable else chunk.parts.bucket >= known_before:
+                yield chunk
 
 
-def _fetched(store: VersionedStore, batch: list[_Found], fetchers: ThreadPoolExecutor) -> Iterator[_Fetched]:
-    """The chunks with their events, several fetched at a time; one that is gone by now is left out."""
+def _fetch_chunks(
+    store: VersionedStore, batch: list[_ListedChunk], threads: ThreadPoolExecutor
+) -> Iterator[_FetchedChunk]:
+    """Yield the chunks with their events, fetched in parallel. A chunk that is gone by now is skipped."""
 
-    def fetch(one: _Found) -> _Fetched | None:
+    def fetch(chunk: _ListedChunk) -> _FetchedChunk | None:
         try:
-            found = store.get(one.key)
+            found = store.get(chunk.key)
             if found is None:
                 return None
-            return _Fetched(one.key, one.name, parse_chunk(found.value, job_id=one.name.job_id), None)
+            events = parse_chunk(found.value, job_id=chunk.parts.job_id)
         except (RecordError, ValueTooLargeError) as error:
-            return _Fetched(one.key, one.name, [], str(error))
+            return _FetchedChunk(*chunk, [], str(error))
+        return _FetchedChunk(*chunk, events, None)
 
-    yield from (one for one in fetchers.map(fetch, batch) if one is not None)
+    yield from (chunk for chunk in threads.map(fetch, batch) if chunk is not None)
 
 
-def _take(connection: sqlite3.Connection, batch: list[_Fetched], report: EventsReport) -> None:
-    """Write chunks with their events, in the order of their first events as far as the writers' own orders allow."""
+def _write_chunks(connection: sqlite3.Connection, batch: list[_FetchedChunk], report: EventsReport) -> None:
+    """Write chunks with their events, ordered by their first events as far as the orders of their writers allow."""
     latest: dict[str, str] = {}
     order: list[tuple[str, int]] = []
-    for one in batch:
-        writer = one.name.name.rpartition("-")[0]
-        latest[writer] = max(latest.get(writer, ""), str(one.events[0]["at"]) if one.events else "")
+    for chunk in batch:
+        writer = chunk.parts.name.rpartition("-")[0]
+        latest[writer] = max(latest.get(writer, ""), str(chunk.events[0]["at"]) if chunk.events else "")
         order.append((latest[writer], len(order)))
     with transaction(connection):
         for _, number in sorted(order):
-            one = batch[number]
-            # A problem gives way: it is fetched again only when somebody wants it to be tried again.
-            connection.execute("DELETE FROM event_chunk WHERE name = ? AND problem IS NOT NULL", (one.name.name,))
-            taken = connection.execute(
+            chunk = batch[number]
+            # An unreadable chunk is replaced: it is fetched again only on request.
+            connection.execute("DELETE FROM event_chunk WHERE name = ? AND problem IS NOT NULL", (chunk.parts.name,))
+            insertion = connection.execute(
                 "INSERT OR IGNORE INTO event_chunk (name, key, problem) VALUES (?, ?, ?)",
-                (one.name.name, one.key, one.problem),
+                (chunk.parts.name, chunk.key, chunk.problem),
             )
-            if taken.rowcount != 1:
+            if insertion.rowcount != 1:
                 continue  # another sync was faster
-            if one.problem is not None:
-                report.problems.append((one.key, one.problem))
+            if chunk.problem is not None:
+                report.problems.append((chunk.key, chunk.problem))
                 continue
-            if _is_forgotten(connection, one):
+            if _is_obsolete(connection, chunk):
                 continue
             report.chunks += 1
-            report.events += len(one.events)
+            report.events += len(chunk.events)
             connection.executemany(
                 "INSERT INTO event (chunk, job_id, at_ts, kind, body) VALUES (?, ?, ?, ?, ?)",
-                [event_row(one.name.name, event) for event in one.events],
+                [_event_row(chunk.parts.name, event) for event in chunk.events],
             )
 
 
-def _is_forgotten(connection: sqlite3.Connection, one: _Fetched) -> bool:
-    """Whether its job was pruned, and events with it; or the cache has had it, in an hour whose names are forgotten.
+def _event_row(chunk: str, event: Event) -> tuple[str, object, float, object, str]:
+    """Return the row of an event of a chunk: chunk, job id, time, kind and body."""
+    at = parse_time(str(event["at"])).timestamp()
+    return (chunk, event["job_id"], at, event["kind"], json.dumps(event, allow_nan=False, separators=(",", ":")))
 
-    A chunk that was sent again, since the first reply was lost, lies in a later hour than its events tell of. So does
-    one that waited for a long outage; its events are not here yet. A job of which the cache knows nothing may not have
-    been mirrored yet; as long as nobody prunes it, its events stay.
+
+def _is_obsolete(connection: sqlite3.Connection, chunk: _FetchedChunk) -> bool:
+    """Return True if the job was pruned with its events, or the cache had the chunk and has forgotten its name.
+
+    A chunk that was sent again after a lost reply lies in a later hour than its events. So does a chunk that waited for
+    the end of an outage, but its events are not in the cache yet. A job that the cache does not know may not be
+    mirrored yet; its events stay until it is pruned.
     """
-    job_id = one.name.job_id
+    job_id = chunk.parts.job_id
     if is_pruned(connection, job_id):
         return True
     known_before = get_meta(connection, KNOWN_BEFORE)
-    if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in one.events):
+    if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in chunk.events):
         return False
-    had = "SELECT 1 FROM event WHERE job_id = ? AND chunk = ? LIMIT 1"
-    return connection.execute(had, (job_id, one.name.name)).fetchone() is not None
+    sql = "SELECT 1 FROM event WHERE job_id = ? AND chunk = ? LIMIT 1"
+    return connection.execute(sql, (job_id, chunk.parts.name)).fetchone() is not None
 
 
 def forget_chunks(connection: sqlite3.Connection, before: datetime) -> int:
-    """Forget the names of chunks that were written before that time, in UTC, as far as no ordinary sync lists them.
+    """Forget the names of chunks that were written before a time, in UTC, unless an ordinary sync still lists them.
 
-    The events stay. Chunks that could not be read stay known, so that they can be tried again. Returns how many went.
+    Events stay. Unreadable chunks stay known, so that they can be tried again.
+
+    Returns:
+        How many names were removed.
     """
-    synced = _synced_at(connection)
-    if synced is None:
+    last_sync = _synced_at(connection)
+    if last_sync is None:
         return 0
     with transaction(connection):
-        hour = max(bucket_of(min(before, synced - EVENT_CLOCK_SKEW)), get_meta(connection, KNOWN_BEFORE) or "")
+        hour = max(bucket_of(min(before, last_sync - EVENT_CLOCK_SKEW)), get_meta(connection, KNOWN_BEFORE) or "")
         set_meta(connection, {KNOWN_BEFORE: hour})
-        gone = connection.execute("DELETE FROM event_chunk WHERE key < ? AND problem IS NULL", (f"{PREFIX}{hour}/",))
-    return gone.rowcount
+        deletion = connection.execute(
+            "DELETE FROM event_chunk WHERE key < ? AND problem IS NULL", (f"{PREFIX}{hour}/",)
+        )
+    return deletion.rowcount

@@ -1,10 +1,11 @@
-"""The full sync: the registry's listing and the cache's rows, merged.
+"""The full sync: merge the registry's listing with the rows of the cache.
 
-A listing comes in the order of its keys, and so do the rows: the two are merged batch by batch, in constant memory.
-Rows whose version is the listed one are left alone. Rows that the listing lacks vanish, but only after it came to its
-end: a listing that breaks off proves nothing.
+The listing and the rows are both in the order of their keys. So they are merged batch by batch, in constant memory.
+Rows with the listed version stay. Rows whose keys the listing lacks are removed, but only after it was read to its end:
+an incomplete listing does not show what is gone.
 
-On the way it sees whether somebody writes without announcing: whose changes are not among the announced jobs.
+The merge also notes jobs that changed without an announcement, which means that other programs write. It costs one
+listing, and one read per changed record that the listing does not carry.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 
 from mopsjobs.cache import rows, sync_state
 from mopsjobs.cache.sync import batch as record_batch
+from mopsjobs.cache.sync.fetcher import ParallelFetcher
 from mopsjobs.errors import StoreError
 from mopsjobs.registry.announcements import MAX_NAMES
 from mopsjobs.registry.job_registry import JobRegistry
@@ -22,37 +24,36 @@ from mopsjobs.registry.job_state import MAX_RECORD_BYTES
 from mopsjobs.store.base import Entry, Versioned
 
 OnProgress = Callable[[int], None]
-"""Told how many jobs were seen so far."""
-
+"""Called with the number of jobs seen so far."""
 
 _TABLES = ("job", "problem", "pruned")
-"""Where the cache has keys with versions."""
+"""Tables with keys and versions."""
 
 
-class _Planned:
-    """A batch of which is known what is news, before it is written."""
+class _PlannedBatch:
+    """A batch whose changed records are known, and are being fetched."""
 
-    def __init__(self, taken: record_batch.RecordBatch, known: dict[str, str]) -> None:
-        self.taken = taken
+    def __init__(self, records: record_batch.RecordBatch, known: dict[str, str]) -> None:
+        self.records = records
         self.known = known
-        """The batch's keys that the cache has, with their versions."""
+        """Versions of the rows that the cache has, by key."""
         self.seen = 0
         self.listed: list[record_batch.FetchedRecord] = []
-        """Records that the listing carried."""
-        self.lacking: list[tuple[str, str]] = []
-        """Jobs and keys of the others."""
+        """Changed records that the listing carried."""
+        self.missing: list[tuple[str, str]] = []
+        """Ids and keys of the other changed jobs."""
         self.fetched: Iterator[Versioned | None] = iter(())
-        """These, as they come."""
+        """The values of `missing`, in their order."""
 
-    def found(self) -> Iterator[record_batch.FetchedRecord]:
-        """All records. One that is gone by now is left out; the next sync sees what became of it."""
+    def changed_records(self) -> Iterator[record_batch.FetchedRecord]:
+        """Yield the changed records. One that is gone by now is skipped; the next sync handles it."""
         yield from self.listed
-        for (job_id, key), found in zip(self.lacking, self.fetched, strict=True):
+        for (job_id, key), found in zip(self.missing, self.fetched, strict=True):
             if found is not None:
                 yield record_batch.FetchedRecord(job_id, key, found.value, found.version)
 
 
-class Merge:
+class FullSync:
     """One full sync."""
 
     def __init__(
@@ -65,15 +66,15 @@ class Merge:
         *,
         again: bool,
     ) -> None:
-        """Prepare it.
+        """Prepare the sync.
 
         Args:
-            registry: what to list.
+            registry: the registry to list.
             connection: the cache, open to write.
-            report: where to count.
+            report: counts what is done.
             generation: that of this sync.
             announced: the jobs that were announced as changed since the last sync; None if that is not known.
-            again: read also the records whose version is known.
+            again: also read records whose version is known.
         """
         self._registry = registry
         self._connection = connection
@@ -82,104 +83,104 @@ class Merge:
         self._again = again
         self._announced = announced
         self.unannounced: set[str] = set()
-        """Jobs that changed and are not among the announced ones; not all of them, where they are very many."""
+        """Jobs that changed without an announcement; the first ones if they are very many."""
         self._after = ""
-        """The last key merged so far."""
+        """The last merged key."""
         self._vanished: list[str] = []
 
     def run(self, on_progress: OnProgress | None) -> None:
-        """Merge the whole listing. What it lacks stays until `finish`."""
-        with record_batch.ParallelFetcher.for_store(self._registry.store) as fetchers:
-            planned: _Planned | None = None
+        """Merge the whole listing. Rows that it lacks stay until `finish`."""
+        with ParallelFetcher.for_store(self._registry.store) as fetcher:
+            planned: _PlannedBatch | None = None
             for batch in _batches(self._registry.scan()):
                 # While one batch is written, the records of the next are fetched.
-                following = self._plan(batch, fetchers)
+                following = self._plan(batch, fetcher)
                 if planned is not None:
-                    self._take(planned, on_progress)
+                    self._write(planned, on_progress)
                 planned = following
             if planned is not None:
-                self._take(planned, on_progress)
-        self._vanish({key: "" for table in _TABLES for key in self._known(table, None)})
+                self._write(planned, on_progress)
+        self._note_vanished({key: "" for table in _TABLES for key in self._known_versions(table, None)})
 
     def finish(self) -> None:
-        """Remove what the listing lacked. The caller holds the transaction."""
+        """Remove the rows that the listing lacked. The caller holds the transaction."""
         self._report.removed = record_batch.delete_rows(self._connection, self._vanished, self._generation)
 
     def _check_order(self, batch: list[Entry]) -> None:
-        # What vanished is found by the order of the keys: a listing out of order must not remove anything.
+        # Vanished keys are found by the order of keys: a listing out of order must remove nothing.
         keys = [self._after, *(entry.key for entry in batch)]
-        for one, two in itertools.pairwise(keys):
-            if one >= two:
-                raise StoreError(f"The registry's listing is out of order at {two}; nothing was removed.")
+        for earlier, later in itertools.pairwise(keys):
+            if earlier >= later:
+                raise StoreError(f"The registry's listing is out of order at {later}; nothing was removed.")
 
-    def _plan(self, batch: list[Entry], fetchers: record_batch.ParallelFetcher) -> _Planned:
-        """Find out what of a batch is news, and begin to fetch what the listing does not carry of it."""
+    def _plan(self, batch: list[Entry], fetcher: ParallelFetcher) -> _PlannedBatch:
+        """Find the changed records of a batch, and begin to fetch those that the listing does not carry."""
         self._check_order(batch)
         last = batch[-1].key
-        # In this order: a job that is pruned meanwhile is found in one of them.
-        jobs, problems_known, pruned = (self._known(table, last) for table in _TABLES)
-        planned = _Planned(record_batch.RecordBatch(self._generation), jobs)
+        # In this order: a job that is pruned meanwhile is found in one of the tables.
+        jobs, problems, pruned = (self._known_versions(table, last) for table in _TABLES)
+        planned = _PlannedBatch(record_batch.RecordBatch(self._generation), jobs)
         for entry in batch:
             job_id = self._registry.job_id_of(entry.key)
             if job_id is None:
-                planned.taken.problems += _beside(entry)
+                planned.records.problems += _foreign_key_problem(entry)
                 continue
             planned.seen += 1
             is_pruned = entry.version.value == pruned.get(entry.key)
-            is_known = is_pruned or entry.version.value in (jobs.get(entry.key), problems_known.get(entry.key))
+            is_known = is_pruned or entry.version.value in (jobs.get(entry.key), problems.get(entry.key))
             if not is_known:
-                self._note(job_id)
+                self._note_unannounced(job_id)
             if is_pruned or (is_known and not self._again):
                 self._report.unchanged += 1
             elif entry.value is not None:
                 planned.listed.append(record_batch.FetchedRecord(job_id, entry.key, entry.value, entry.version))
             elif entry.size is not None and entry.size > MAX_RECORD_BYTES:
-                planned.taken.problems.append(
+                planned.records.problems.append(
                     record_batch.too_large_problem(entry.key, entry.size, entry.version.value)
                 )
             else:
-                planned.lacking.append((job_id, entry.key))
-        planned.fetched = fetchers.fetch(self._registry.store.get, [key for _, key in planned.lacking])
-        self._vanish((jobs.keys() | problems_known.keys() | pruned.keys()) - {entry.key for entry in batch})
+                planned.missing.append((job_id, entry.key))
+        planned.fetched = fetcher.fetch(self._registry.store.get, [key for _, key in planned.missing])
+        self._note_vanished((jobs.keys() | problems.keys() | pruned.keys()) - {entry.key for entry in batch})
         self._after = last
         return planned
 
-    def _take(self, planned: _Planned, on_progress: OnProgress | None) -> None:
-        """Write what is news of a batch."""
-        self._report.fetched += len(planned.lacking)
-        planned.taken.add(planned.found(), planned.known, self._report)
+    def _write(self, planned: _PlannedBatch, on_progress: OnProgress | None) -> None:
+        """Write the changed records of a batch."""
+        self._report.fetched += len(planned.missing)
+        planned.records.add(planned.changed_records(), planned.known, self._report)
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
-            planned.taken.write(self._connection)
+            planned.records.write(self._connection)
         self._report.seen += planned.seen
         if on_progress is not None:
             on_progress(self._report.seen)
 
-    def _known(self, table: str, last: str | None) -> dict[str, str]:
-        """Keys with versions of a table's rows beyond what is merged, up to the key `last`, or to the end."""
+    def _known_versions(self, table: str, last: str | None) -> dict[str, str]:
+        """Return keys and versions of a table's rows after the merged ones, up to the key `last`, or to the end."""
         return dict(
             self._connection.execute(
-                f"SELECT key, version FROM {table} WHERE key > ?1 AND (?2 IS NULL OR key <= ?2)",  # noqa: S608 - a literal
+                f"SELECT key, version FROM {table} WHERE key > ?1 AND (?2 IS NULL OR key <= ?2)",  # noqa: S608 - constant names
                 (self._after, last),
             ).fetchall()
         )
 
-    def _vanish(self, keys: Iterable[str]) -> None:
+    def _note_vanished(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._vanished.append(key)
             job_id = self._registry.job_id_of(key)
             if job_id is not None:
-                self._note(job_id)
+                self._note_unannounced(job_id)
 
-    def _note(self, job_id: str) -> None:
+    def _note_unannounced(self, job_id: str) -> None:
         if self._announced is not None and job_id not in self._announced and len(self.unannounced) <= MAX_NAMES:
             self.unannounced.add(job_id)
 
 
-def _beside(entry: Entry) -> list[rows.Problem]:
-    """The problem of a key that is no record, unless it is one of those that jobs are meant to have."""
+def _foreign_key_problem(entry: Entry) -> list[rows.Problem]:
+    """Return the problem of a key that is not a record; none for the key of a manifest."""
     if entry.key.endswith("/manifest.json") and entry.key.count("/") == 2:
         return []
-    return [rows.Problem(entry.key, rows.NOT_A_RECORD, "not a job record; left alone", entry.version.value)]
+    return [rows.Problem(entry.key, rows.NOT_A_RECORD, "not a job record; left unchanged", entry.version.value)]
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
@@ -187,7 +188,7 @@ def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
     size = 0
     for entry in entries:
         batch.append(entry)
-        size += min(entry.size or 0, MAX_RECORD_BYTES)  # a longer one is not read
+        size += min(entry.size or 0, MAX_RECORD_BYTES)  # longer ones are not read
         if len(batch) == record_batch.BATCH or size > record_batch.BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -1,11 +1,12 @@
-"""Is the registry still the one that the cache mirrors?
+"""Check that the registry is still the one that the cache mirrors.
 
-Nothing of ours deletes a record. So a registry that has none of the jobs of the last sync has lost its data, or is
-another one: a container was deleted, a disk is not mounted. What came in its place need not be empty, since somebody
-may have reported a job to it; and a runner that misses its record registers its job anew, under the same id.
+mops-jobs never deletes a record. So a registry that has none of the jobs of the last sync has lost its data, or is
+another one: a container was deleted, or a disk is not mounted. It need not be empty: a job may have been reported to
+it, and a runner whose record is missing registers its job again, under the same id.
 
-So each sync remembers a few records that it saw, and the next one looks whether one of them is still there. What this
-machine has written since proves nothing, since it may have gone to the new one.
+So each sync stores a few records that it saw, the witnesses, and the next sync checks that one of them still exists.
+Later writes of this machine prove nothing, since they may have gone to the new registry. See
+docs/decisions/0006-registry-identity.md.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from mopsjobs.cache.database import OtherCacheError, is_emptied, open_to_read, t
 from mopsjobs.errors import CacheError, RecordError, StoreUnavailableError, UsageError, ValueTooLargeError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_time
 
-COUNT = 4
-"""Records that are remembered. The first is enough nearly always; the others save a listing where that was removed."""
-
+MAX_WITNESSES = 4
+"""Witnesses. The first one is nearly always enough; the others save a listing if it was removed."""
 
 ROUNDING_SECONDS = 1.0
-"""So much a program may change of a time that it only writes again: some keep no fractions of a second."""
+"""By how much a program may change a time that it only writes again: some drop fractions of a second."""
+
+_UNKNOWN = "whether it had jobs is unknown"
 
 
 class _Witness(NamedTuple):
@@ -37,32 +40,32 @@ class _Witness(NamedTuple):
     key: str
     version: str
     created: float | None
-    """When its job was registered, in seconds since 1970; None of a job that the cache has pruned."""
+    """When its job was registered, in seconds since 1970; None for a job that the cache has pruned."""
 
 
 def remember_witnesses(connection: sqlite3.Connection, generation: int) -> None:
-    """Remember records that the sync of that generation, which is complete, has seen. The caller holds the transaction.
+    """Store witnesses from the records that a complete sync has seen. The caller holds the transaction.
 
-    Those that changed last: whoever removes old jobs by a rule of the store leaves these.
+    They are the records that changed last: a rule of the store that removes old jobs leaves these.
     """
-    found = _seen(connection, generation)
-    if not any(witness.created for witness in found) and sync_state.known_jobs(connection):
-        # Pruned jobs alone, of which less is known, or jobs that were written to while it synced: the old ones will do.
-        found = _remembered(connection) or found
-    sync_state.set_meta(connection, {sync_state.WITNESSES: json.dumps(found)})
+    witnesses = _last_changed(connection, generation)
+    if not any(witness.created for witness in witnesses) and sync_state.known_jobs(connection):
+        # Only pruned jobs, without a time, or jobs that were written during the sync: the earlier witnesses are better.
+        witnesses = _stored_witnesses(connection) or witnesses
+    sync_state.set_meta(connection, {sync_state.WITNESSES: json.dumps(witnesses)})
 
 
 def check_same_registry(registry: JobRegistry, connection: sqlite3.Connection) -> bool:
-    """Refuse a registry that has none of the records of the last sync.
+    """Refuse a registry that has none of the records of the last sync. It costs one read in nearly all cases.
 
     Returns:
-        Whether the first one looked for was there; else others were, and somebody has removed some without a word.
+        True if the first witness exists. False if only others do: then a program has removed records.
 
     Raises:
-        StoreUnavailableError: it is another one, or has lost its data.
+        StoreUnavailableError: if it is another registry, or has lost its data.
     """
     synced = int(sync_state.get_meta(connection, sync_state.SYNCED_GENERATION) or 0)
-    witnesses = _remembered(connection) or _seen(connection, synced)
+    witnesses = _stored_witnesses(connection) or _last_changed(connection, synced)
     for witness in witnesses:
         if _is_there(registry, witness):
             return witness is witnesses[0]
@@ -72,65 +75,60 @@ def check_same_registry(registry: JobRegistry, connection: sqlite3.Connection) -
 
 
 def check_not_emptied(connection: sqlite3.Connection) -> None:
-    """Refuse a registry without a record that the cache knows; does nothing where the cache knows none.
+    """Refuse a registry without records if the cache knows any.
 
     Raises:
-        StoreUnavailableError: it knows some.
+        StoreUnavailableError: if the cache knows records.
     """
     if count := sync_state.known_jobs(connection):
         raise StoreUnavailableError(
-            "The registry is empty or gone, or another one: no record of the last sync is there. The cache keeps its"
-            f" {_jobs(count)} until sync --full.",
-            hint="Mount its disk, or name the right one. To take it as it is: mops-jobs sync --full",
+            "The registry is empty, gone or replaced: no record of the last sync exists. The cache keeps its"
+            f" {pluralize(count, 'job')} until sync --full.",
+            hint="Mount its disk, or use the right registry. To accept it as it is: mops-jobs sync --full",
         )
 
 
 def evidence_of_registry(path: str, registry_id: str, *, is_default: bool) -> str | None:
-    """What the cache at `path` says of a registry that is not there: that it was, or that nobody can tell.
+    """Return what the cache at `path` says about a registry that is missing: that it existed, or that this is unknown.
 
-    None where nothing says so: there is no cache, or one of another registry; or what the user has named is none.
+    Return None without evidence: if there is no cache, or one of another registry, or the user named another kind of
+    file.
 
     Args:
         path: the cache.
-        registry_id: whose it should be.
-        is_default: whether the path is of our own choosing, where nothing but a cache has ever been.
+        registry_id: the registry that it should mirror.
+        is_default: whether the path is the default one, where only a cache can be.
     """
     if not os.path.isfile(path):
         return None
     try:
-        # As it lies: one that is damaged, and made anew, would know of nothing.
+        # Without a repair: a damaged cache that was rebuilt would know nothing.
         connection = open_to_read(path, registry_id)
         if connection is None:
             return f"{_UNKNOWN} (The cache {path} is empty)" if is_default and is_emptied(path) else None
         with contextlib.closing(connection), translate_sqlite_errors(path):
-            count, is_whole = sync_state.known_jobs(connection), sync_state.get_meta(connection, sync_state.SYNCED_AT)
+            count = sync_state.known_jobs(connection)
+            is_complete = sync_state.get_meta(connection, sync_state.SYNCED_AT)
     except OtherCacheError:
         return None
     except UsageError as error:
         return f"{_UNKNOWN} ({error.message.rstrip('.')})" if is_default else None
     except CacheError as error:
         return f"{_UNKNOWN} ({error.message.rstrip('.')})"
-    return f"it had {_jobs(count) if is_whole else 'jobs'}" if count else None
+    return f"it had {pluralize(count, 'job') if is_complete else 'jobs'}" if count else None
 
 
-_UNKNOWN = "whether it had jobs cannot be told"
+def _stored_witnesses(connection: sqlite3.Connection) -> list[_Witness]:
+    return [_Witness(*fields) for fields in json.loads(sync_state.get_meta(connection, sync_state.WITNESSES) or "[]")]
 
 
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count:,} jobs"
-
-
-def _remembered(connection: sqlite3.Connection) -> list[_Witness]:
-    return [_Witness(*one) for one in json.loads(sync_state.get_meta(connection, sync_state.WITNESSES) or "[]")]
-
-
-def _seen(connection: sqlite3.Connection, generation: int) -> list[_Witness]:
+def _last_changed(connection: sqlite3.Connection, generation: int) -> list[_Witness]:
     jobs = connection.execute(
         "SELECT key, version, created_ts FROM job WHERE generation <= ? ORDER BY changed_ts DESC LIMIT ?",
-        (generation, COUNT),
+        (generation, MAX_WITNESSES),
     )
-    found = jobs.fetchall() or connection.execute("SELECT key, version, NULL FROM pruned LIMIT ?", (COUNT,))
-    return [_Witness(*row) for row in found]
+    rows = jobs.fetchall() or connection.execute("SELECT key, version, NULL FROM pruned LIMIT ?", (MAX_WITNESSES,))
+    return [_Witness(*row) for row in rows]
 
 
 def _is_there(registry: JobRegistry, witness: _Witness) -> bool:
@@ -142,20 +140,20 @@ def _is_there(registry: JobRegistry, witness: _Witness) -> bool:
 
 
 def _is_same(witness: _Witness, version: str, value: bytes) -> bool:
-    """Whether a record that is there now is the one that was seen, changed or not, and no other of the same id."""
+    """Return True if a present record is that of the witness, changed or not, and not a new one with the same id."""
     if version == witness.version:
         return True
     if witness.created is None:
         return False
     try:
         created = parse_time(JobState.from_json(value).created_at).timestamp()
-    except RecordError:  # spoilt, not another
+    except RecordError:  # damaged, but not another record
         return True
     return abs(created - witness.created) < ROUNDING_SECONDS
 
 
 def _is_any_there(registry: JobRegistry, connection: sqlite3.Connection, synced: int) -> bool:
-    """Whether the registry has any record that was seen: looks at all there is, until there is one."""
+    """Return True if the registry has any record of the last sync. It lists until it finds one."""
     for entry in registry.scan():
         row = connection.execute(
             "SELECT version, created_ts FROM job WHERE key = ?1 AND generation <= ?2"

@@ -1,12 +1,11 @@
-"""Sync: make the cache equal the registry, at a cost that follows what changed.
+"""Sync: make the cache equal to the registry, at a cost that follows what changed.
 
-A delta sync (delta.py) looks at the jobs that writers have announced (mopsjobs/changes.py) since the last complete
-sync began. A full one (merge.py) lists everything. It is made when there is nothing to start from, when the last one is
-an hour old, while programs write that announce nothing, and where it costs less.
+A delta sync (delta.py) reads the jobs that were announced (registry/announcements.py) since the last complete sync
+began. A full sync (full.py) lists everything. A full one is made
+if there is no earlier one or it is an hour old, while programs write without announcements, and if it costs less.
 
-Several syncs and writers may be at the cache at once; the generations of their rows (state.py) keep them apart.
-Interrupting a sync at any instant leaves a cache that is right about every row it has, as of some moment since the sync
-began.
+Several syncs and writers may use the cache at once; generations keep their rows apart (sync_state.py). An interruption
+at any moment leaves each row right as of some moment since the sync began.
 """
 
 from __future__ import annotations
@@ -21,28 +20,25 @@ from mopsjobs.cache import counters, rows, sync_state
 from mopsjobs.cache.database import open_to_write, translate_sqlite_errors
 from mopsjobs.cache.sync import identity as registry_identity
 from mopsjobs.cache.sync.batch import SyncReport
-from mopsjobs.cache.sync.delta import Delta
-from mopsjobs.cache.sync.full import Merge, OnProgress
+from mopsjobs.cache.sync.delta import DeltaSync
+from mopsjobs.cache.sync.full import FullSync, OnProgress
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
-FULL_SCAN = timedelta(hours=1)
-"""How old the last full sync may be at a delta sync: so long may a change stay unseen that nobody announced."""
+MAX_FULL_SYNC_AGE = timedelta(hours=1)
+"""How old the last full sync may be at a delta sync. So long, an unannounced change may be missed."""
 
-
-SMALL = 1000
-"""Up to so many jobs, a listing of all is one request, and cheaper than the few that list the announcements."""
-
+SMALL_REGISTRY = 1000
+"""Up to this number of jobs, a listing is one request, and cheaper than listing the announcements."""
 
 GET_COST = 10
-"""Jobs that a listing brings in the time that reading one record takes; 6 against Azurite."""
-
+"""Jobs that a listing brings in the time of one read; 6 against Azurite."""
 
 WRITE_THROUGH_SECONDS = 1.0
-"""How long a write to the registry waits for whoever has the cache. The next sync brings it anyway."""
+"""How long a write to the registry waits for other writers of the cache. The next sync brings it anyway."""
 
 
 def sync(
@@ -57,44 +53,46 @@ def sync(
     """Mirror the registry into the cache at `path`.
 
     Args:
-        registry: what to mirror.
-        path: the cache; made when there is none.
-        registry_id: the registry's identity, which the cache remembers.
-        full: read every record again, also those whose version has not changed.
+        registry: the registry.
+        path: the cache; created if it does not exist.
+        registry_id: the identity of the registry, which the cache notes.
+        full: read every record again, also those with a known version.
         on_progress: called with the number of jobs seen so far.
         now: the time, in UTC.
 
     Raises:
-        StoreError: the registry cannot be listed. Rows mirrored before stay, and none has been removed.
-        CacheError: the cache cannot be written.
+        StoreError: if the registry cannot be listed. Rows that were mirrored before stay, and none is removed.
+        CacheError: if the cache cannot be written.
     """
-    begun = time.monotonic()
+    started_at = time.monotonic()
     connection = open_to_write(path, registry_id)
     try:
         with translate_sqlite_errors(path):
-            one = _Sync(registry, connection, now)
+            current = _Sync(registry, connection, now)
             try:
-                one.run(on_progress, full=full)
+                current.run(on_progress, full=full)
             except sync_state.SupersededError:
-                pass  # what the other sync left is younger than this one's; the report says so
+                pass  # the rows of the other sync are younger; the report has its time
             except StoreError as error:
                 with sync_state.transaction(connection):
                     sync_state.set_meta(connection, {"last_error": str(error)})
-                    counters.add(connection, {(counters.SYNC_ERRORS, (_kind(error),)): 1})
+                    counters.add(connection, {(counters.SYNC_ERRORS, (_failure_kind(error),)): 1})
                 raise
-            one.report.synced_at = sync_state.get_meta(connection, sync_state.SYNCED_AT) or json_time(one.started)
+            current.report.synced_at = sync_state.get_meta(connection, sync_state.SYNCED_AT) or json_time(
+                current.started
+            )
     finally:
         connection.close()
-    one.report.seconds = time.monotonic() - begun
-    return one.report
+    current.report.seconds = time.monotonic() - started_at
+    return current.report
 
 
 def write_through(path: str, registry_id: str, job_id: str, key: str, value: bytes, version: VersionToken) -> None:
-    """Take a record that this machine has just written into the cache, so that the next listing shows it.
+    """Write a record that this machine has just written to the registry into the cache, for the next listing.
 
-    A row from a sync is older than what this machine has just written, unless that sync is at work right now; then
-    the next one mends it. Of two own writes since, the later one stays: the times of a record's writes never go back,
-    while a program that drops our fields resets the revision.
+    A row from a sync is older than this record, unless that sync runs right now; then the next sync corrects the row.
+    Of two records of this machine since that sync, the later one stays. It is found by the time of the write first,
+    which never goes back, since another program may drop the revision.
     """
     connection = open_to_write(path, registry_id, patience=WRITE_THROUGH_SECONDS)
     try:
@@ -121,53 +119,53 @@ class _Sync:
 
     def __init__(self, registry: JobRegistry, connection: sqlite3.Connection, now: Callable[[], datetime]) -> None:
         self.report = SyncReport()
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
         self._registry = registry
         self._connection = connection
         self._now = now
         with sync_state.transaction(connection):
-            self.started = now()  # in here, so that of two syncs the one with the higher generation began later
+            self.started = now()  # in the transaction, so that the sync with the higher generation began later
             self._generation = sync_state.next_generation(connection)
             sync_state.set_meta(connection, {"attempted_at": json_time(self.started)})
-            self._last = self._time_of(sync_state.SYNCED_AT)
+            self._last_sync = self._time_of(sync_state.SYNCED_AT)
             self._last_full = self._time_of(sync_state.FULL_SYNCED_AT)
-            self._is_announced = sync_state.get_meta(connection, sync_state.FOREIGN_WRITES) == "no"
+            self._all_announced = sync_state.get_meta(connection, sync_state.FOREIGN_WRITES) == "no"
 
     def run(self, on_progress: OnProgress | None, *, full: bool) -> None:
-        """Choose the kind, and do it."""
-        announced = self._announced() if self._has_more_than(SMALL) else None
-        can_be_delta = not full and self._is_announced and self._age(self._last_full) is not None
-        is_worth_it = announced is not None and can_be_delta and self._has_more_than(GET_COST * len(announced))
-        is_sure = full or registry_identity.check_same_registry(self._registry, self._connection)
-        if announced is not None and is_worth_it and is_sure:
-            self._delta(announced, on_progress)
+        """Choose the kind of sync, and run it."""
+        announced = self._announced_jobs() if self._has_more_than(SMALL_REGISTRY) else None
+        is_delta_possible = not full and self._all_announced and self._age(self._last_full) is not None
+        is_cheaper = announced is not None and is_delta_possible and self._has_more_than(GET_COST * len(announced))
+        is_same_registry = full or registry_identity.check_same_registry(self._registry, self._connection)
+        if announced is not None and is_cheaper and is_same_registry:
+            self._run_delta(announced, on_progress)
         else:
-            self._merge(announced, on_progress, again=full)
+            self._run_full(announced, on_progress, again=full)
         self.report.problems = [
             rows.Problem(*row)
             for row in self._connection.execute("SELECT key, kind, reason, version FROM problem ORDER BY key")
         ]
 
-    def _delta(self, announced: set[str], on_progress: OnProgress | None) -> None:
+    def _run_delta(self, announced: set[str], on_progress: OnProgress | None) -> None:
         self.report.is_full = False
-        delta = Delta(self._registry, self._connection, self.report, self._generation, announced)
+        delta = DeltaSync(self._registry, self._connection, self.report, self._generation, announced)
         delta.run(on_progress)
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
             delta.finish()
             self._complete()
 
-    def _merge(self, announced: set[str] | None, on_progress: OnProgress | None, *, again: bool) -> None:
-        merge = Merge(self._registry, self._connection, self.report, self._generation, announced, again=again)
-        merge.run(on_progress)
+    def _run_full(self, announced: set[str] | None, on_progress: OnProgress | None, *, again: bool) -> None:
+        full_sync = FullSync(self._registry, self._connection, self.report, self._generation, announced, again=again)
+        full_sync.run(on_progress)
         if not self.report.seen and not again:
             registry_identity.check_not_emptied(self._connection)
         foreign = ""
         if announced is not None:
-            # What was announced while the listing was under way may be in it.
-            unannounced = merge.unannounced and (merge.unannounced - (self._announced() or set()))
+            # Changes that were announced during the listing may be in it.
+            unannounced = full_sync.unannounced and (full_sync.unannounced - (self._announced_jobs() or set()))
             foreign = "yes" if unannounced else "no"
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
-            merge.finish()
+            full_sync.finish()
             sync_state.set_meta(
                 self._connection,
                 {
@@ -180,13 +178,13 @@ class _Sync:
                 self._complete()
 
     def _complete(self) -> None:
-        # The data is as old as the beginning of the listing, not as its end.
+        # The data is as old as the begin of the listing, not its end.
         names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
-        done = {"seconds": round(time.monotonic() - self._begun, 3)}
+        counts: dict[str, float] = {"seconds": round(time.monotonic() - self._started_at, 3)}
         values = {
             sync_state.SYNCED_AT: json_time(self.started),
             sync_state.SYNCED_GENERATION: str(self._generation),
-            sync_state.LAST_SYNC: json.dumps(done | {name: getattr(self.report, name) for name in names}),
+            sync_state.LAST_SYNC: json.dumps(counts | {name: getattr(self.report, name) for name in names}),
             "last_error": "",
         }
         sync_state.set_meta(self._connection, values)
@@ -194,34 +192,34 @@ class _Sync:
         if self._connection.execute("SELECT 1 FROM problem WHERE kind = ? LIMIT 1", (rows.UNREADABLE,)).fetchone():
             counters.add(self._connection, {(counters.SYNC_ERRORS, ("parse",)): 1})
 
-    def _announced(self) -> set[str] | None:
-        """The jobs announced since the last complete sync; None if that is too long ago, or they are too many.
+    def _announced_jobs(self) -> set[str] | None:
+        """Return the jobs announced since the last complete sync; None if it is too long ago, or they are too many.
 
-        By the time they are listed, that sync must not be so long ago that some may have been removed.
+        After they are listed, that sync must not be so long ago that announcements since then may have been removed.
         """
-        if self._last is None or self._age(self._last) is None:
+        if self._last_sync is None or self._age(self._last_sync) is None:
             return None
-        found = announcements.announced_jobs(self._registry.store, self._last, self._now())
-        # A laptop may have slept since this sync began, and somebody have removed by now what it needed.
-        return found if self._now() - self._last <= announcements.max_sync_age() else None
+        jobs = announcements.announced_jobs(self._registry.store, self._last_sync, self._now())
+        # A laptop may have slept since this sync began, and announcements may have been removed meanwhile.
+        return jobs if self._now() - self._last_sync <= announcements.max_sync_age() else None
 
     def _age(self, moment: datetime | None) -> timedelta | None:
-        """How long ago that was; None if it is never, in the future, or longer ago than a full sync may be."""
+        """Return how long ago a moment is; None if unknown, in the future, or longer ago than a full sync may be."""
         age = None if moment is None else self.started - moment
-        return age if age is not None and timedelta() <= age <= FULL_SCAN else None
+        return age if age is not None and timedelta() <= age <= MAX_FULL_SYNC_AGE else None
 
     def _time_of(self, name: str) -> datetime | None:
         text = sync_state.get_meta(self._connection, name)
         return parse_time(text) if text else None
 
     def _has_more_than(self, count: int) -> bool:
-        """Whether the registry has more jobs than that: counting them all takes long where they are a million."""
+        """Return True if the registry has more jobs than this. Counting them all would take long for a million."""
         sql = "SELECT 1 FROM (SELECT 1 FROM job UNION ALL SELECT 1 FROM pruned) LIMIT 1 OFFSET ?"
         return self._connection.execute(sql, (count,)).fetchone() is not None
 
 
-def _kind(error: StoreError) -> str:
-    """What kind of failure ended a sync."""
+def _failure_kind(error: StoreError) -> str:
+    """Return the kind of failure that ended a sync, for counters."""
     if isinstance(error, StoreAccessError):
         return "auth"
     if isinstance(error, StoreUnavailableError):

@@ -268,7 +268,7 @@ def _running_sync(app: App) -> Iterator[Check]:
     holder, now = app.cache.sync_holder(), app.now()
     if holder is None:
         return
-    told = f"a sync is running{holder.described(now)}"
+    told = f"a sync is running{holder.describe(now)}"
     if holder.is_stalled(now):
         yield Check("sync", "warn", f"{told}; no other can begin", fix=holder.fix())
     else:

@@ -16,7 +16,7 @@ from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whol
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from mopsjobs.cache.pruning import Prunable, Pruned
+    from mopsjobs.cache.pruning import PrunePlan, PruneResult
     from mopsjobs.cli.commands import Commands
     from mopsjobs.events.retention import KeyCounts, KeySpan, Retention
 
@@ -66,7 +66,7 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.cache.sync.events import forget_chunks
 
     before = app.now().timestamp() - parse_duration(args.older_than)
-    found = app.cache.read_cached(lambda cache: pruning.prunable(cache, before))
+    found = app.cache.read_cached(lambda cache: pruning.plan_prune(cache, before))
     if found is None or not found.jobs:
         if found is not None and not args.dry_run:
             app.cache.write(lambda cache: forget_chunks(cache, from_timestamp(before)))
@@ -79,7 +79,7 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     if declined is not None:
         return declined
 
-    def prune(cache: sqlite3.Connection) -> Pruned:
+    def prune(cache: sqlite3.Connection) -> PruneResult:
         forget_chunks(cache, from_timestamp(before))
         return pruning.prune(cache, before)
 
@@ -90,7 +90,7 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     return Result(notes=notes)
 
 
-def _counted(found: Prunable | Pruned) -> str:
+def _counted(found: PrunePlan | PruneResult) -> str:
     return f"{pluralize(found.jobs, 'job')} and {pluralize(found.events, 'event')}"
 
 

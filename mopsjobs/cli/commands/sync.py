@@ -67,7 +67,7 @@ def _already_running(args: argparse.Namespace, app: App) -> Result:
     """What another sync is at; a warning, also with `-q`, if it has made no progress for long."""
     holder, now = app.cache.sync_holder(), app.now()
     is_stalled = holder is not None and holder.is_stalled(now)
-    told = f"Another sync is running{holder.described(now) if holder else ''}; "
+    told = f"Another sync is running{holder.describe(now) if holder else ''}; "
     if holder is not None and is_stalled:
         warnings, notes = [f"{told}nothing is mirrored meanwhile. To go on, {holder.fix()}."], []
     else:

@@ -54,7 +54,7 @@ class SQLiteVersionedStore:
     """
 
     is_local = True
-    """Reading costs no network; see `mopsjobs.cache.sync.batch.ParallelFetcher.of`."""
+    """Reading costs no network; see `mopsjobs.cache.sync.fetcher.ParallelFetcher`."""
 
     def __init__(self, path: str | os.PathLike[str], when_missing: Callable[[], None] = lambda: None) -> None:
         """Name the file.

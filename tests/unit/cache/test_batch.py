@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.cache.sync import batch as record_batch
-from mopsjobs.cache.sync import full
+from mopsjobs.cache.sync import fetcher, full
 from mopsjobs.registry.job_state import MAX_RECORD_BYTES
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -17,7 +17,7 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 VERSION = VersionToken("0x1")
 
 
-@pytest.mark.parametrize("count", [2, record_batch.FETCHERS])
+@pytest.mark.parametrize("count", [2, fetcher.MAX_THREADS])
 def test_few_keys_are_fetched_all_at_once(count: int) -> None:
     """Where a reply takes its time, none waits for another: each of these gets waits until all are under way."""
     together = threading.Barrier(count)
@@ -27,13 +27,13 @@ def test_few_keys_are_fetched_all_at_once(count: int) -> None:
         return key
 
     keys = [str(number) for number in range(count)]
-    with record_batch.ParallelFetcher() as fetchers:
+    with fetcher.ParallelFetcher() as fetchers:
         assert list(fetchers.fetch(get, keys)) == keys
 
 
 @pytest.mark.parametrize("count", [0, 1, 33, 127, 1000])
 def test_what_is_fetched_comes_in_the_order_of_the_keys(count: int) -> None:
-    with record_batch.ParallelFetcher() as fetchers:
+    with fetcher.ParallelFetcher() as fetchers:
         assert list(fetchers.fetch(int, [str(number) for number in range(count)])) == list(range(count))
 
 
@@ -46,7 +46,7 @@ def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path) -> None:
             seen.append(threading.current_thread())
             return key
 
-        with record_batch.ParallelFetcher.for_store(store) as fetchers:
+        with fetcher.ParallelFetcher.for_store(store) as fetchers:
             assert list(fetchers.fetch(get, list("abc"))) == list("abc")
         assert seen == [threading.current_thread()] * 3
 
@@ -54,16 +54,16 @@ def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path) -> None:
 def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure, or Ctrl-C: of a thousand keys, no thread begins another."""
     begun: list[str] = []
-    all_busy, may_go_on = threading.Barrier(record_batch.FETCHERS + 1), threading.Event()
+    all_busy, may_go_on = threading.Barrier(fetcher.MAX_THREADS + 1), threading.Event()
 
     def get(key: str) -> str:
         begun.append(key)
-        if len(begun) <= record_batch.FETCHERS:
+        if len(begun) <= fetcher.MAX_THREADS:
             all_busy.wait(30)
         may_go_on.wait(30)
         return key
 
-    fetchers = record_batch.ParallelFetcher()
+    fetchers = fetcher.ParallelFetcher()
     assert fetchers._threads is not None
     shutdown = fetchers._threads.shutdown
 
@@ -76,7 +76,7 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
         fetchers.fetch(get, [str(number) for number in range(1000)])
         all_busy.wait(30)
         raise KeyboardInterrupt
-    assert len(begun) == record_batch.FETCHERS
+    assert len(begun) == fetcher.MAX_THREADS
 
 
 def test_a_batch_holds_no_more_records_than_there_is_room_for() -> None:

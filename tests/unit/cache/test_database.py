@@ -167,7 +167,7 @@ def test_what_a_link_leads_to_is_moved_only_if_it_was_a_cache(cli: Cli, at_defau
     at_default.symlink_to(victim)
     ran = cli("list")
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
-    assert "is no cache of mops-jobs; it is left alone." in ran.err
+    assert "is not a cache of mops-jobs; it is left unchanged." in ran.err
     assert victim.read_text() == "precious\n"
     assert [path.name for path in tmp_path.glob("victim*")] == ["victim.txt"]
 
@@ -181,7 +181,7 @@ def test_a_pipe_in_the_place_of_a_cache_is_not_waited_at(cli: Cli, remote: Remot
         assert ran.code == 0
     else:
         assert (ran.code, len(sentences(ran.err))) == (2, 1)
-        assert "is no cache of mops-jobs" in ran.err
+        assert "is not a cache of mops-jobs" in ran.err
 
 
 def test_who_finds_a_cache_mended_takes_no_lock_away(filled: Path) -> None:
@@ -240,7 +240,7 @@ def test_what_is_no_cache_is_refused_and_left_byte_for_byte(
     before = place.read_bytes()
     ran = cli(*argv, "--cache", str(place)) if named_by == "--cache" else cli(*argv, MOPS_JOBS_CACHE=str(place))
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
-    assert f"{place} is no cache of mops-jobs; it is left alone." in ran.err
+    assert f"{place} is not a cache of mops-jobs; it is left unchanged." in ran.err
     assert place.read_bytes() == before
     assert not list(place.parent.glob("precious.damaged-*"))
 
@@ -257,7 +257,7 @@ def test_the_registry_itself_is_no_cache(cli: Cli, jobs: JobRegistry, argv: tupl
         jobs.store.delete(key("b"))
     else:
         assert ran.code == 2
-        assert (ran.out + ran.err).count("is no cache of mops-jobs; it is left alone.") == 1
+        assert (ran.out + ran.err).count("is not a cache of mops-jobs; it is left unchanged.") == 1
     assert list(jobs.store.scan("jobs/")) == before
     assert not list(registry.parent.glob("registry.db.*"))
     with closing(sqlite3.connect(registry)) as connection:
@@ -306,7 +306,7 @@ def test_what_is_no_cache_is_told_as_such_where_nothing_can_be_written(cli: Cli,
     directory.chmod(0o700)
     shutil.rmtree(directory)
     assert ran.code == 2
-    assert "is no cache of mops-jobs; it is left alone." in ran.err
+    assert "is not a cache of mops-jobs; it is left unchanged." in ran.err
 
 
 def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
@@ -341,7 +341,7 @@ def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, r
     checks = {check["name"]: check for check in ran.json["checks"]}
     assert (ran.code, ran.err) == (2, "")
     assert checks["cache"]["state"] == "fail"
-    assert "is no cache of mops-jobs" in checks["cache"]["detail"]
+    assert "is not a cache of mops-jobs" in checks["cache"]["detail"]
     assert checks["access"]["state"] == "warn"
     assert checks["records"] == {
         "name": "records", "state": "warn", "detail": "not looked at: never synced", "fix": "mops-jobs sync"

@@ -329,7 +329,7 @@ def test_one_bad_line_spoils_the_chunk(line: bytes) -> None:
 
 def test_a_chunk_cut_short_is_no_chunk() -> None:
     """The last line ends with a line feed; a torn write does not."""
-    with pytest.raises(RecordError, match="not complete"):
+    with pytest.raises(RecordError, match="incomplete"):
         parse_chunk(_chunk(HEAD)[:-1])
 
 
