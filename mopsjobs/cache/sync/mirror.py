@@ -1,8 +1,8 @@
 """Sync: make the cache equal to the registry, at a cost that follows what changed.
 
 A delta sync (delta.py) reads the jobs that were announced (registry/announcements.py) since the last complete sync
-began. A full sync (full.py) lists everything. A full one is made
-if there is no earlier one or it is an hour old, while programs write without announcements, and if it costs less.
+began. A full sync (full.py) lists everything. It is made if there is no earlier one or it is an hour old, while
+programs write without announcements, and if it costs less.
 
 Several syncs and writers may use the cache at once; generations keep their rows apart (sync_state.py). An interruption
 at any moment leaves each row right as of some moment since the sync began.
