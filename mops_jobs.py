@@ -1,4 +1,4 @@
-"""mops-jobs, the command: parse, run, print, exit code. The only place that catches errors and exits."""
+"""The command mops-jobs: parse, run, print, exit code. The only place that catches errors and exits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mopsjobs.cli.commands import Commands
     from mopsjobs.console.result import Result
 
-DESCRIPTION = "See, wait for and report batch simulation jobs, without kubectl."
+DESCRIPTION = "See, submit and steer batch simulation jobs, without kubectl."
 
 EPILOG = """exit codes:
   0 done, also an empty list   1 unexpected   2 usage   3 no such job, or several
@@ -37,25 +37,25 @@ EPILOG = """exit codes:
 
 
 WRITERS = frozenset({"cancel", "progress", "prune", "register", "resume", "submit", "update"})
-"""Commands that should not be repeated only because their output found no room."""
+"""Commands that write to the registry: they must not be repeated only because their output could not be printed."""
 
-# Everything here is English. To find that out, argparse would look for a translation of each of its own words.
+# Everything here is English. Without this, argparse would look for a translation of each of its own words.
 argparse._ = lambda text: text  # type: ignore[attr-defined]
 
 
-def _meant(message: str) -> str | None:
-    """The command that a mistyped one resembles most."""
+def _suggest_command(message: str) -> str | None:
+    """Return a hint with the command that a mistyped one resembles most."""
     if "invalid choice: '" not in message or "COMMAND" not in message:
         return None
     import difflib
 
     word = message.partition("invalid choice: '")[2].partition("'")[0]
     close = difflib.get_close_matches(word, COMMANDS, 1)
-    return f"Is it {close[0]}?" if close else None
+    return f"Did you mean {close[0]}?" if close else None
 
 
 def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
-    """The parser of the command line.
+    """Build the parser of the command line.
 
     Args:
         names: the commands to declare. All of them by default; a run declares only those it may need, since each costs
@@ -64,14 +64,14 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     group = common.add_argument_group("common")
     group.add_argument("--registry", metavar="URL", help="the registry to use (MOPS_JOBS_REGISTRY)")
-    group.add_argument("--cache", metavar="PATH", help="its local cache (MOPS_JOBS_CACHE)")
-    group.add_argument("--color", metavar="WHEN", help="auto, always or never (NO_COLOR)")
-    group.add_argument("-v", "--verbose", action="count", help="say more; an unexpected error then shows where")
+    group.add_argument("--cache", metavar="PATH", help="the local cache to use (MOPS_JOBS_CACHE)")
+    group.add_argument("--color", metavar="WHEN", help="color the output: auto, always or never (NO_COLOR)")
+    group.add_argument("-v", "--verbose", action="count", help="print more; show where an unexpected error occurred")
 
     quiet = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, parents=[common])
-    # Not to the parser itself: that would import shutil, to look how wide the terminal is.
+    # Not on the parser itself: argparse would import shutil, to find the width of the terminal.
     quiet.add_argument_group("common").add_argument(
-        "-q", "--quiet", action="store_true", help="say nothing that was not asked for, unless it is wrong"
+        "-q", "--quiet", action="store_true", help="print only results, warnings and errors"
     )
 
     parser = Parser(
@@ -87,7 +87,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
         dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=Parser
     )
     for name in names:
-        # In a listing, a fixed contract gives -q another meaning: ids alone.
+        # In `list`, -q has a meaning that is fixed: print ids only.
         load(name).add_parser(name, commands, [common if name == "list" else quiet])
     return parser
 
@@ -102,7 +102,7 @@ def main(
 ) -> int:
     """Run the command line `argv` and return the exit code.
 
-    `env`, `now`, `sleep` and `monotonic` stand in for the environment, the clocks and the waiting, in tests.
+    Tests replace the environment and the clocks by `env`, `now`, `sleep` and `monotonic`.
     """
     argv = sys.argv[1:] if argv is None else argv
     env = os.environ if env is None else env
@@ -111,50 +111,50 @@ def main(
         clocks = {"now": now, "sleep": sleep, "monotonic": monotonic}
         return _run(argv, env, out, {name: clock for name, clock in clocks.items() if clock is not None})
     except SystemExit as stop:  # argparse, after --help and --version
-        return _told(stop, out)
+        return _flush_parser_output(stop, out)
     except BrokenPipeError:
         discard_output(sys.stdout)
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for a user who did not ask
-        return _failed(error, out)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a traceback only with -v
+        return _report(error, out)
 
 
-def _told(stop: SystemExit, out: Printer) -> int:
-    """The exit code of what argparse has printed, once it is out: else its end would be a complaint of Python's."""
+def _flush_parser_output(stop: SystemExit, out: Printer) -> int:
+    """Flush what argparse has printed, and return its exit code. Python would report a failure at its end otherwise."""
     try:
         if sys.stdout is not None:  # closed before the start
             sys.stdout.flush()
     except BrokenPipeError:
         discard_output(sys.stdout)
     except OSError as error:
-        return _failed(error, out)
+        return _report(error, out)
     return stop.code if isinstance(stop.code, int) else EXIT_DONE
 
 
-def _failed(error: Exception, out: Printer) -> int:
-    """Say why, and return the exit code that tells it."""
+def _report(error: Exception, out: Printer) -> int:
+    """Print an error, and return its exit code."""
     if not isinstance(error, MopsJobsError):
         if out.verbose:
             raise error
         if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mopsjobs"):
             error = MopsJobsError(f"The package {error.name} is not installed.", hint=INSTALL)
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            discard_output(sys.stdout)  # what it still holds would be tried again at the end, and be complained about
+            discard_output(sys.stdout)  # Python would try to write the rest at its end, and report that too
             error = MopsJobsError(f"Cannot write: {error.strerror}.")
         else:
-            error = MopsJobsError(f"Unexpected: {type(error).__name__}: {error}", hint="Add -v to see where.")
+            error = MopsJobsError(f"Unexpected error: {type(error).__name__}: {error}", hint="Add -v to see where.")
     out.error(error)
     return error.exit_code
 
 
 def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[str, object]) -> int:
-    # The last words of a dying program may be any bytes; a `?` for what is not UTF-8 is better than no report.
-    argv = [os.fsencode(word).decode("utf-8", "replace") for word in _joined(argv)]
+    # The error message of a program may be any bytes. A report with `?` for what is not UTF-8 is better than none.
+    argv = [os.fsencode(word).decode("utf-8", "replace") for word in _join_sort_values(argv)]
     if argv == ["help"]:
         argv = []
-    args = _parsed(argv)
+    args = _parse(argv)
     if args.command is None:
         build_parser().print_help()
         return EXIT_DONE
@@ -165,7 +165,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
     from mopsjobs.app.app import App
 
     flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color")}
-    settings = config.load(flags, env, _directory())
+    settings = config.load(flags, env, _working_directory())
     out.color = settings.color.value
     for sentence in settings.ignored:
         out.warn(sentence)
@@ -178,51 +178,53 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
         app.close()
     try:
         out.show(result)
-    except BrokenPipeError:  # whoever read has seen enough; what came of the command is the same
+    except BrokenPipeError:  # the reader has closed the pipe; the command is done all the same
         discard_output(sys.stdout)
     except OSError as error:
         if args.command in WRITERS and not getattr(args, "dry_run", False):
-            raise _done_unseen(error, result) from None
+            raise _done_but_not_printed(error, result) from None
         raise
     return result.exit_code
 
 
-def _done_unseen(error: OSError, result: Result) -> MopsJobsError:
-    """The error of a command that has written to the registry, and could not print that: nobody should repeat it."""
+def _done_but_not_printed(error: OSError, result: Result) -> MopsJobsError:
+    """Return the error of a command that wrote to the registry but could not print that: it must not be repeated."""
     discard_output(sys.stdout)
-    said = result.first_line()
+    line = result.first_line()
     return MopsJobsError(
-        f"Cannot write: {error.strerror}. It was done all the same{': ' + said if said else ''}.",
-        hint="See what came of it: mops-jobs list",
+        f"Cannot write: {error.strerror}. The command was done all the same{': ' + line if line else ''}.",
+        hint="See its result: mops-jobs list",
     )
 
 
-def _directory() -> str | None:
-    """Where we are; None where that directory is gone, as a job's scratch may be when its end is reported."""
+def _working_directory() -> str | None:
+    """Return the working directory; None if it was removed, like the scratch directory of a job that has ended."""
     try:
         return os.getcwd()
     except OSError:
         return None
 
 
-def _parsed(argv: list[str]) -> argparse.Namespace:
-    """The arguments, by a parser of only those commands that stand among the words: each costs an import."""
-    meant = [name for name in COMMANDS if name in argv]
-    if argv == ["--version"] or (meant and argv[0] in meant):
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Parse the arguments, with a parser of only those commands that are among the words: each costs an import."""
+    names = [name for name in COMMANDS if name in argv]
+    if argv == ["--version"] or (names and argv[0] in names):
         try:
-            return build_parser(meant).parse_args(argv)
+            return build_parser(names).parse_args(argv)
         except UsageError:
-            pass  # the whole parser has the better words for it
+            pass  # the parser of all commands has the better message
     try:
         return build_parser().parse_args(argv)
     except UsageError as error:
-        known = argv and argv[0] in COMMANDS
-        error.hint = f"See: mops-jobs {argv[0]} --help" if known else _meant(str(error)) or "See: mops-jobs --help"
+        is_known = argv and argv[0] in COMMANDS
+        error.hint = (
+            f"See: mops-jobs {argv[0]} --help" if is_known else _suggest_command(str(error)) or "See: mops-jobs --help"
+        )
         raise
 
 
-def _joined(argv: list[str]) -> list[str]:
-    """`--sort -updated` as `--sort=-updated`: argparse would take the value for a flag."""
+def _join_sort_values(argv: list[str]) -> list[str]:
+    """Join `--sort -updated` to `--sort=-updated`: argparse would take the value for a flag."""
     joined: list[str] = []
     words = iter(argv)
     for word in words:
@@ -232,23 +234,22 @@ def _joined(argv: list[str]) -> list[str]:
 
 
 def entry() -> NoReturn:
-    """The installed command."""
+    """Run the installed command and exit."""
     if sys.stdout is not None:  # closed, as by `>&-`
-        # A terminal that knows few characters gets escapes for the others.
+        # A terminal with a small character set gets escapes for other characters.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    _leave(main())
+    _exit_fast(main())
 
 
-def _leave(code: int) -> NoReturn:
-    """End with this exit code; at once, where no thread is to be waited for.
+def _exit_fast(code: int) -> NoReturn:
+    """Exit with this code; at once, if no thread has to be waited for.
 
-    Taking an interpreter apart, object by object, costs a fifth of a listing, as much of a command that has imported
-    Azure's SDK, and does nothing for anybody.
+    Freeing the interpreter's objects one by one costs a fifth of the time of a listing, and has no effect.
     """
     threading = sys.modules.get("threading")
     if threading is None or all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
-        atexit._run_exitfuncs()  # noqa: SLF001 - what libraries want done at the end; there is no public name for it
-        with contextlib.suppress(OSError, ValueError):  # else let the interpreter say it as it always does
+        atexit._run_exitfuncs()  # noqa: SLF001 - what libraries registered for the end; there is no public name
+        with contextlib.suppress(OSError, ValueError):  # else the interpreter reports it at its end
             for stream in (sys.stdout, sys.stderr):
                 if stream is not None:
                     stream.flush()

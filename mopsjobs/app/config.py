@@ -1,7 +1,7 @@
-"""Settings, read once: flag, environment, project file, user file, default; the first one that speaks wins.
+"""Settings, read once from flag, environment, project file, user file and default; the first that has a value wins.
 
 Files are TOML: `.mops-jobs.toml` in the working directory or the nearest directory above it (see `project_file`), and
-`config.toml` in the user's configuration directory. No secret belongs in either, and none is looked for there.
+`config.toml` in the user's configuration directory. No secret belongs in either, and none is read from there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from mopsjobs.app.project_file import PROJECT_FILE, cache_below, check_registry, find, why_of_another
+from mopsjobs.app.project_file import PROJECT_FILE, cache_below, check_registry, find_project_file, why_foreign
 from mopsjobs.errors import ConfigError, UsageError
 from mopsjobs.store.urls import check_url, default_url, identity, is_local
 from mopsjobs.utils import user_dirs
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 MAX_FILE_BYTES = 8192
-"""Of a configuration file. It has a few lines, may come with somebody's study, and is read by every command; tomllib
-takes time that grows with the square of a dotted name."""
+"""Size of a configuration file. Every command reads it, and it may come with the study of another person. The time that
+tomllib takes grows with the square of a dotted name."""
 
 
 COLORS = ("auto", "always", "never")
@@ -35,11 +35,11 @@ DEFAULT_STALE_AFTER = "15m"
 
 
 NO_HOME_ORIGIN = "default without a home directory"
-"""Where the path of a cache comes from that is below the temporary directory: it is used only if that is private."""
+"""Origin of a cache path below the temporary directory, which is used only if that directory is private."""
 
 
 class Setting:
-    """One setting: its value, and where that came from, in words for `config show`."""
+    """The value of a setting and its origin, in words for `config show`."""
 
     __slots__ = ("origin", "value")
 
@@ -49,7 +49,7 @@ class Setting:
 
 
 class Settings:
-    """All settings of one run. Immutable by convention: nothing sets them after `load`."""
+    """All settings of one run. Nothing changes them after `load`."""
 
     __slots__ = ("cache", "color", "files", "ignored", "registry", "registry_id", "stale_after", "trusted")
 
@@ -66,13 +66,13 @@ class Settings:
         self.color = values["color"]
         self.stale_after = values["stale_after"]
         self.registry_id = registry_id
-        """Tells this registry from any other; see `mopsjobs.store.urls.identity`."""
+        """Identifies the registry; see `mopsjobs.store.urls.identity`."""
         self.files = files
         """The configuration files that were read."""
         self.ignored = ignored
-        """A sentence for each configuration file that is not obeyed."""
+        """A sentence for each configuration file that is ignored."""
         self.trusted = trusted
-        """What records may choose without a question, as `KIND:VALUE`; of the user's file alone."""
+        """What records may choose without a question, as `KIND:VALUE`; only from the user's file."""
 
     @property
     def redirected_by(self) -> str | None:
@@ -82,11 +82,11 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether the registry lives on this machine."""
+        """Whether the registry is on this machine."""
         return is_local(self.registry.value)
 
-    def named(self) -> dict[str, Setting]:
-        """The settings by name."""
+    def by_name(self) -> dict[str, Setting]:
+        """Return the settings by name."""
         trusted = {TRUSTED: Setting(" ".join(self.trusted), f"file {self.files[-1]}")} if self.trusted else {}
         return {**{name: getattr(self, name) for name in _ENV}, **trusted}
 
@@ -106,13 +106,13 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     """Find the value of each setting.
 
     Args:
-        flags: what the command line says: `registry`, `cache`, `color`; None where it says nothing.
+        flags: the flags `registry`, `cache` and `color`; None for a flag that is not given.
         env: the environment.
-        cwd: where the search for a project file begins; None: there is none.
+        cwd: where the search for a project file begins; None to read none.
 
     Raises:
-        ConfigError: a file cannot be read, has a wrong key or a wrong type, or a value makes no sense. Names its
-        origin.
+        ConfigError: if a file cannot be read, has a wrong key or a wrong type, or if a value is invalid. The message
+            names the origin.
     """
     found: dict[str, Setting] = {}
     for name, value in flags.items():
@@ -121,10 +121,10 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     for name, variable in _ENV.items():
         if env.get(variable):
             found.setdefault(name, Setting(env[variable], f"environment {variable}"))
-    project, ignored = find(cwd)
+    project, ignored = find_project_file(cwd)
     user = _user_file(env)
-    if user is not None and os.path.isfile(user) and (reason := why_of_another(user)) is not None:
-        # As root with the home of a user: it could name any file of root's as the cache.
+    if user is not None and os.path.isfile(user) and (reason := why_foreign(user)) is not None:
+        # Root with the home of a user: the file could name any file of root as the cache.
         ignored, user = (*ignored, f"The configuration file {user} is ignored: {reason}."), None
     files = tuple(path for path in (project, user) if path and os.path.isfile(path))
     trusted: tuple[str, ...] = ()
@@ -133,7 +133,7 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
         trusted = _trusted(path, document.pop(TRUSTED, []), is_user=path != project) or trusted
         for name, value in document.items():
             if name not in found:
-                used = _held_to_project(path, name, value) if path == project else value
+                used = _checked_project_value(path, name, value) if path == project else value
                 found[name] = Setting(used, f"file {path}")
 
     if "registry" not in found:
@@ -148,11 +148,11 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     return Settings(found, registry_id, files, ignored, trusted)
 
 
-def _held_to_project(path: str, name: str, value: str) -> str:
-    """Return a setting of a project file as it is used.
+def _checked_project_value(path: str, name: str, value: str) -> str:
+    """Return the value of a setting in a project file, if a project file may set it.
 
     Raises:
-        ConfigError: if a project file may not set it so.
+        ConfigError: if it may not.
     """
     if name == "registry":
         check_registry(path, value)
@@ -168,10 +168,12 @@ def _check(found: Mapping[str, Setting]) -> None:
         raise ConfigError(f"{error.message.rstrip('.')} ({bad}, from {found[bad].origin}).") from None
     cache = found.get("cache")
     if cache is not None and not cache.value:
-        raise ConfigError(f"The path of the cache is empty. (cache, from {cache.origin})")
+        raise ConfigError(f"The path of the cache is empty (cache, from {cache.origin}).")
     color = found["color"]
     if color.value not in COLORS:
-        raise ConfigError(f"'{color.value}' is no colour mode: use {', '.join(COLORS)}. (color, from {color.origin})")
+        raise ConfigError(
+            f"invalid color mode '{color.value}': expected one of {', '.join(COLORS)} (color, from {color.origin})."
+        )
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -189,18 +191,18 @@ def _read(path: str) -> dict[str, Any]:
         raise ConfigError(f"The configuration file {path} is nested too deeply.") from None
     except ConfigError:
         raise
-    except ValueError as error:  # a number of very many digits is one, besides what tomllib raises itself
-        raise ConfigError(f"The configuration file {path} is no TOML: {error}.") from None
+    except ValueError as error:  # also int(), if a number has too many digits
+        raise ConfigError(f"The configuration file {path} is not valid TOML: {error}.") from None
     for name, value in document.items():
         if name == TRUSTED:
             continue
         if name not in _ENV:
             known = ", ".join((*_ENV, TRUSTED))
-            raise ConfigError(f"The configuration file {path} has a wrong key '{name}': use {known}.")
+            raise ConfigError(f"The configuration file {path} has an unknown key '{name}': expected one of {known}.")
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"The configuration file {path} should give {name} as a text.")
+            raise ConfigError(f"invalid {name} in the configuration file {path}: expected a text.")
         if not value.isprintable():
-            raise ConfigError(f"The configuration file {path} has a character in {name} that does not print.")
+            raise ConfigError(f"invalid {name} in the configuration file {path}: expected printable characters only.")
     here = os.path.dirname(path)
     # A relative path in a file counts from that file, wherever the command is run.
     if (registry := document.get("registry", "")).startswith("sqlite:") and registry[7:8] not in ("", "/", "~"):
@@ -214,7 +216,7 @@ def _trusted(path: str, value: object, *, is_user: bool) -> tuple[str, ...]:
     """Return the list `trusted` of a configuration file.
 
     Raises:
-        ConfigError: if it is no list of texts, or stands in a project file, which may come from elsewhere as a record.
+        ConfigError: if it is not a list of texts, or is in a project file, which may come from elsewhere like a record.
     """
     if not value:
         return ()
@@ -223,8 +225,10 @@ def _trusted(path: str, value: object, *, is_user: bool) -> tuple[str, ...]:
             f"The project file {path} has the key {TRUSTED}, which only the user's configuration file may have.",
             hint="Move it there: ~/.config/mops-jobs/config.toml",
         )
-    if not isinstance(value, list) or not all(isinstance(one, str) and one.isprintable() for one in value):
-        raise ConfigError(f"The configuration file {path} should give {TRUSTED} as a list of texts like context:prod.")
+    if not isinstance(value, list) or not all(isinstance(text, str) and text.isprintable() for text in value):
+        raise ConfigError(
+            f"invalid {TRUSTED} in the configuration file {path}: expected a list of texts like context:prod."
+        )
     return tuple(value)
 
 
@@ -234,10 +238,10 @@ def _user_file(env: Mapping[str, str]) -> str | None:
 
 
 def _default_registry(env: Mapping[str, str]) -> str:
-    """Return the URL of the registry that is used when nothing names one.
+    """Return the URL of the registry that is used if nothing names another.
 
     Raises:
-        ConfigError: if it is embedded, and the home directory is not known. In a temporary one it would be lost.
+        ConfigError: if it is embedded and the home directory is unknown. In a temporary directory it would be lost.
     """
     directory = user_dirs.data_directory(env)
     url = default_url(env, directory or "")
@@ -250,7 +254,7 @@ def _default_registry(env: Mapping[str, str]) -> str:
 
 
 def _default_cache(env: Mapping[str, str], registry_id: str) -> Setting:
-    """Return the cache of a registry for which nothing names one."""
+    """Return the cache of a registry that is used if nothing names another."""
     directory, origin = user_dirs.cache_directory(env), "default"
     if directory is None:
         directory, origin = user_dirs.private_path(), NO_HOME_ORIGIN
@@ -258,6 +262,6 @@ def _default_cache(env: Mapping[str, str], registry_id: str) -> Setting:
 
 
 def _cache_name(registry_id: str) -> str:
-    """A file name that a person recognises and no other registry gets; the cache itself holds the whole identity."""
+    """Return a file name that people recognise and no other registry has. The cache holds the whole identity."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", registry_id.rpartition("://")[2]).strip("-").lower()[-48:].strip("-")
     return f"{words or 'registry'}-{binascii.crc32(registry_id.encode()):08x}.db"

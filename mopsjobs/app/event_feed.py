@@ -1,7 +1,7 @@
-"""Following events: what `events` and `logs` have in common.
+"""Read and follow events, for `events` and `logs`.
 
-Events are read from the cache, which is brought up to date first, because its numbers never change: that is what a
-cursor can be made of, and what lets a reader who was cut off go on where it stopped.
+Events are read from the cache, which is synced first. Their numbers in the cache never change. So a cursor is made of
+such a number, and a reader that was cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ POLL_SECONDS = 2.0
 
 
 CHEAP_LISTING = 5000
-"""Keys. One page of Azure's listing, the least that a look costs: below it, nothing is gained by looking less often."""
+"""Keys. One page of Azure's listing, the least that a poll costs: below it, longer pauses save nothing."""
 
 
 MAX_POLL_SECONDS = 60.0
-"""Between two looks, however much has to be listed for one."""
+"""The longest pause between two polls, however many keys a poll lists."""
 
 
 MAX_OUTAGE_DELAY = 60.0
-"""Seconds. The longest pause between two attempts at a registry that does not answer."""
+"""Seconds. The longest pause between two attempts while the registry does not answer."""
 
 
 ENDING_SECONDS = 6.0
-"""How long after a job's end its writers may still bring what they hold; as `EventLog.close` is patient."""
+"""How long after a job's end its writers may still send events; as long as `EventLog.close` waits."""
 
 
 SETTLED_SECONDS = 60.0
-"""A job that ended so long ago, by the time in its record, has nothing more to bring."""
+"""A job whose record says that it ended longer ago sends no more events."""
 
 
-_HEAD = ("at", "job_id", "kind", "source", "seq")
-"""What every event has."""
+_COMMON_FIELDS = ("at", "job_id", "kind", "source", "seq")
+"""The fields of every event."""
 
 
 OnEvents = Callable[[Sequence[StoredEvent]], None]
@@ -68,14 +68,14 @@ class EventFeed:
 
         Args:
             app: the run.
-            name: a job's id, the only id that begins so, or @latest; None for all jobs.
-            offline: do without the network.
-            follow: whether somebody will follow it, which needs the network.
+            name: a job's id, a prefix that only its id has, or @latest; None for all jobs.
+            offline: use no network.
+            follow: whether the caller will follow the events, which needs the network.
 
         Raises:
-            UsageError: both at once.
-            JobNotFoundError: there is no such job.
-            StoreUnavailableError: the registry does not answer, and the cache does not know the job.
+            UsageError: if both `offline` and `follow` are set.
+            JobNotFoundError: if there is no such job.
+            StoreUnavailableError: if the registry does not answer, and the cache does not know the job.
         """
         if offline and follow:
             raise UsageError("--follow and --offline contradict each other.")
@@ -85,19 +85,19 @@ class EventFeed:
         self._since: datetime | None = None
         self._cache_id: str | None = None
         self._listed = 0
-        self._is_brought = False
+        self._is_synced = False
         self.job_id: str | None = None
-        """The job's whole id."""
+        """The job's full id."""
         self.job: Mapping[str, object] | None = None
-        """Its record, as JSON types, when it was found; None when there is none."""
+        """Its record, as JSON types, when it was found; None if there is none."""
         if name is not None:
             self.job_id, self._since = self._find(name)
 
     def start(self, since: str | None) -> int:
-        """The number of the last event that a reader with this cursor has seen; 0 for one who has none.
+        """Return the number of the last event before a cursor; 0 without a cursor.
 
         Raises:
-            UsageError: it is no cursor of this cache.
+            UsageError: if the cursor is not from this cache.
         """
         if since is None:
             return 0
@@ -106,29 +106,27 @@ class EventFeed:
             raise foreign_cursor_error(since)
         return seq
 
-    def bring(self) -> None:
-        """Bring what is new from the registry into the cache.
+    def sync(self) -> None:
+        """Mirror new events from the registry into the cache.
 
         Raises:
-            StoreError: the registry cannot be read.
+            StoreError: if the registry cannot be read.
         """
         if self._offline:
             return
         started = self._app.now()
         self._listed = self._app.cache.sync_events(job_id=self.job_id, since=self._since).listed
         self._since = started if self.job_id is not None else None
-        self._is_brought = True
+        self._is_synced = True
 
-    def bring_if_possible(self) -> None:
-        """As `bring`; if the registry does not answer, what the cache has will do, with a warning.
-
-        So it will if the disk takes nothing.
+    def sync_if_possible(self) -> None:
+        """Sync; if the registry does not answer or the disk is full, warn and go on with what the cache has.
 
         Raises:
-            StoreUnavailableError, CacheError: it has nothing either, and nobody will follow, who would try again.
+            StoreUnavailableError, CacheError: if the cache has nothing either, and no `follow` will try again.
         """
         try:
-            self.bring()
+            self.sync()
         except (StoreUnavailableError, CacheError) as error:
             if not self._follow:
                 self._check_filled(error)
@@ -138,10 +136,10 @@ class EventFeed:
             self._check_filled(StoreUnavailableError("No events have been synced to this machine.", hint=hint))
 
     def pages(self, after: int) -> Iterator[list[StoredEvent]]:
-        """What the cache has after the number `after`, page by page.
+        """Yield the events in the cache after the number `after`, page by page.
 
         Raises:
-            CacheError: the cache was rebuilt since the first page: its numbers mean something else now.
+            CacheError: if the cache was rebuilt since the first page, so that its events have other numbers.
         """
 
         def view(cache: sqlite3.Connection) -> tuple[str, list[StoredEvent]]:
@@ -158,20 +156,20 @@ class EventFeed:
             after = page[-1].seq
 
     def follow(self, after: int, show: OnEvents) -> JobState | None:
-        """Show events as they come, those after the number `after` first.
+        """Show events as they come, beginning after the number `after`.
 
-        For one job until it has ended and everything was shown; else for ever. While the registry does not answer it
-        is asked again, less and less often.
+        The events of one job end when it has ended and all were shown; those of all jobs never end. While the registry
+        does not answer, the pauses between two attempts become longer.
 
         Args:
-            after: the last number seen.
+            after: the number of the last event seen.
             show: called with events, in their order.
 
         Returns:
             The record of the job that has ended.
 
         Raises:
-            JobNotFoundError: the job's record is gone.
+            JobNotFoundError: if the job's record is gone.
         """
         ending = _Ending(self._app)
         # Full jitter, so that the followers of a whole team do not come back all at once.
@@ -179,9 +177,9 @@ class EventFeed:
         while True:
             state, outage = None, None
             try:
-                # The record first: what is written before it ends is there when it has ended.
+                # The record first: events that were written before the end are there once the record has ended.
                 state = self._state()
-                self.bring()
+                self.sync()
             except StoreUnavailableError as error:
                 outage = error
             is_quiet = True
@@ -201,21 +199,21 @@ class EventFeed:
                 self._app.out.warn(f"{outage} Trying again until it answers.")
             self._app.sleep(delay)
 
-    def tell_absence(self) -> None:
-        """Say so, when the job has ended and the cache has nothing that happened to it, although it is up to date."""
-        if self.job is None or self.job["status"] not in TERMINAL or not self._is_brought:
+    def note_absence(self) -> None:
+        """Print a note if the job has ended and the synced cache has no event of it."""
+        if self.job is None or self.job["status"] not in TERMINAL or not self._is_synced:
             return
         job_id = str(self.job_id)
         if self._app.cache.read_cached(lambda cache: has_events(cache, job_id)):
             return
         if self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
-            told = (
+            note = (
                 f"This cache has pruned job {job_id} with its events. The registry still has them, unless prune --store"
                 " has removed them there too; another cache shows them: --cache PATH."
             )
         else:
-            told = f"There are no events of job {job_id}: none were written, or prune --store has removed them."
-        self._app.out.note(told)
+            note = f"There are no events of job {job_id}: none were written, or prune --store has removed them."
+        self._app.out.note(note)
 
     def _state(self) -> JobState | None:
         if self.job_id is None:
@@ -226,7 +224,7 @@ class EventFeed:
         return state
 
     def _find(self, name: str) -> tuple[str, datetime | None]:
-        """The job's id and when it was created: by the whole id in the registry, else by what the cache knows."""
+        """Return the job's id and when it was created: by the full id from the registry, else from the cache."""
         outage = None
         if not name.startswith("@"):
             check_job_id(name)
@@ -245,7 +243,7 @@ class EventFeed:
                 lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(offline=self._offline)
             )
         except JobNotFoundError:
-            # The record of a job may be gone, and its history be here.
+            # The cache may have events of a job whose record is gone.
             if self._app.cache.read_cached(lambda cache: has_events(cache, name)):
                 return name, None
             if outage is not None:
@@ -255,7 +253,7 @@ class EventFeed:
         return str(job["job_id"]), parse_time(str(job["created_at"]))
 
     def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
-        """Raise `otherwise`, if no events have ever been brought here that could be shown instead."""
+        """Raise `otherwise` if the cache has no events to show instead."""
 
         def view(cache: sqlite3.Connection) -> bool:
             return SYNCED_AT in job_queries.all_meta(cache) or (
@@ -267,12 +265,12 @@ class EventFeed:
 
 
 def pause_after(listed: int) -> float:
-    """Seconds until the next look, after one that has listed so many keys: the costs per second stay the same."""
+    """Return the seconds until the next poll, by the keys that the last one listed: the cost per second stays equal."""
     return min(MAX_POLL_SECONDS, POLL_SECONDS * max(1.0, listed / CHEAP_LISTING))
 
 
 def event_text(event: Mapping[str, object]) -> list[str]:
-    """What an event says, by its kind; any other as its fields."""
+    """Return the text of an event by its kind; of an unknown kind, its fields."""
     kind = str(event["kind"])
     if kind == "state" and "status" in event:
         total, done, failed = (event.get(f"tasks_{name}") for name in ("total", "completed", "failed"))
@@ -285,7 +283,7 @@ def event_text(event: Mapping[str, object]) -> list[str]:
     error = event.get("error")
     if kind == "task_failed" and isinstance(error, dict):
         return [_task(event), f"{error.get('type')}: {error.get('message')}"]
-    return [" ".join(f"{name}={value}" for name, value in event.items() if name not in _HEAD)]
+    return [" ".join(f"{name}={value}" for name, value in event.items() if name not in _COMMON_FIELDS)]
 
 
 def _task(event: Mapping[str, object]) -> str:
@@ -293,21 +291,21 @@ def _task(event: Mapping[str, object]) -> str:
 
 
 class _Ending:
-    """When a job that has ended has nothing more to tell."""
+    """Decides when all events of a job that has ended were shown."""
 
     def __init__(self, app: App) -> None:
         self._app = app
         self._first_seen: float | None = None
-        self._is_told = False
+        self._has_end_event = False
 
     def see(self, events: Sequence[StoredEvent]) -> None:
-        """Look for the event that tells of the end."""
-        self._is_told = self._is_told or any(
-            one.event["kind"] == "state" and str(one.event.get("status")) in TERMINAL for one in events
+        """Look for the event of the job's end."""
+        self._has_end_event = self._has_end_event or any(
+            stored.event["kind"] == "state" and str(stored.event.get("status")) in TERMINAL for stored in events
         )
 
     def is_over(self, state: JobState, *, is_quiet: bool) -> bool:
-        """Whether all is shown: the end was told and nothing came after it; or it was long enough ago."""
+        """Return whether all was shown: the event of the end and no later one; or the end was long ago."""
         if not state.is_terminal:
             return False
         now = self._app.monotonic()
@@ -315,4 +313,4 @@ class _Ending:
             self._first_seen = now
         if (self._app.now() - parse_time(state.updated_at)).total_seconds() > SETTLED_SECONDS:
             return True
-        return is_quiet and (self._is_told or now - self._first_seen >= ENDING_SECONDS)
+        return is_quiet and (self._has_end_event or now - self._first_seen >= ENDING_SECONDS)

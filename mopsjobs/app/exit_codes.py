@@ -1,4 +1,4 @@
-"""How a job's end is told by an exit code. A contract with scripts; see errors.py for the numbers."""
+"""The exit code for the end of a job. A contract with scripts; errors.py has the numbers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WORST_FIRST = (EXIT_JOB_FAILED, EXIT_JOB_PARTIAL, EXIT_JOB_CANCELLED, EXIT_NOT_
 
 
 def exit_code_of(job: Mapping[str, object]) -> int:
-    """The exit code that tells where a job, as scripts get it, stands."""
+    """Return the exit code for the status of a job in its JSON form."""
     return _BY_STATUS.get(str(job["status"]), EXIT_NOT_FINISHED)
 
 
-def worst(codes: Iterable[int]) -> int:
-    """The one exit code for several jobs: a failure outweighs all, then partial, cancelled, not finished."""
+def worst_exit_code(codes: Iterable[int]) -> int:
+    """Return one exit code for several jobs: failed outweighs partial, cancelled and not finished, in this order."""
     return min(codes, key=_WORST_FIRST.index, default=EXIT_DONE)

@@ -1,4 +1,4 @@
-"""What a job is called by where it is only read: its id, the only id that begins so, or `@latest`."""
+"""Find the job that a command reads: by its id, by a prefix that only its id has, or by `@latest`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mopsjobs.registry.job_state import JobState, check_job_id
 
 
 def find_state(name: str, app: App) -> JobState:
-    """The job of that name: by the whole id in the registry, else by what the cache knows of prefixes and of @latest.
+    """Return the state of a job: by its full id from the registry, else by a prefix or `@latest` from the cache.
 
     Raises:
-        UsageError: nothing can be called so.
-        JobNotFoundError: there is no such job.
-        AmbiguousJobError: several ids begin so.
-        StoreError: the registry cannot be read.
+        UsageError: if the name cannot be one of a job.
+        JobNotFoundError: if there is no such job.
+        AmbiguousJobError: if several ids begin with the name.
+        StoreError: if the registry cannot be read.
     """
     if not name.startswith("@"):
         state = app.registry.get_job(check_job_id(name))
@@ -31,20 +31,20 @@ def find_state(name: str, app: App) -> JobState:
             lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(refresh=True)
         )
     except JobNotFoundError as error:
-        hint_if_kept(error, name, app)
+        add_offline_hint(error, name, app)
         raise
     state = app.registry.get_job(str(job["job_id"]))
-    if state is None:  # the cache told of one that has been taken away
+    if state is None:  # the cache knew a job whose record was deleted
         raise JobNotFoundError(f"There is no job {name}.", job_id=name)
     return state
 
 
-def hint_if_kept(error: JobNotFoundError, name: str, app: App) -> None:
-    """Let the error say if a job of that id was submitted on this machine, and waits for the registry to take it."""
+def add_offline_hint(error: JobNotFoundError, name: str, app: App) -> None:
+    """Add a hint to the error if the job was submitted on this machine while the registry did not answer."""
     from mopsjobs.engines.job_dir import JobDir
 
     with contextlib.suppress(UsageError, OSError):
         if JobDir.of(check_job_id(name), app.env).launched.exists():
             error.hint = (
-                f"It was submitted here while the registry took nothing. Deliver it: {command_line('resume', name)}"
+                f"It was submitted here while the registry did not answer. Deliver it: {command_line('resume', name)}"
             )

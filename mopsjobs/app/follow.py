@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.foreground import run_here, stopped_code
-from mopsjobs.app.wait import Until, wait_for
+from mopsjobs.app.wait import StopCondition, wait_for
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.base import Launch
 from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError
@@ -38,7 +38,7 @@ def follow(launch: Launch, tasks_total: int, app: App) -> Ending:
     """
     if launch.foreground:
         return _run(launch, tasks_total, app)
-    waited = wait_for([launch.job_id], app, Until())
+    waited = wait_for([launch.job_id], app, StopCondition())
     return Ending(waited.states[0].status, waited.exit_code)
 
 

@@ -1,4 +1,4 @@
-"""The runner in this process, as commands run it: where it keeps things, what it shows, how its end is told."""
+"""Run a shard in this process, for commands: its directory, its progress bar, its exit code."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from mopsjobs.runner.shard import Shard, ShardResult
 from mopsjobs.utils.files import make_directory
 
 EXIT_STOPPED = 143
-"""As a shell says it of a program that SIGTERM ended: Kubernetes then starts the shard again."""
+"""The exit code of a program that SIGTERM ended, as shells have it. Kubernetes then starts the shard again."""
 
 
 def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult:
     """Work through a shard in this process, with a progress bar if a person is there to see it.
 
     Args:
-        shard: what to do.
-        app: whose registry it is in.
-        total: how many tasks the shard has, if somebody knows.
+        shard: the shard to run.
+        app: the run, whose registry has the job.
+        total: how many tasks the shard has; None if unknown.
 
     Raises:
-        UsageError: the job's id is none.
-        JobBusyError: another process of this machine is at work on the shard.
-        EngineError: this machine's disk takes nothing.
-        JobNotFoundError, ModelError, StoreError: see `run_shard`.
+        UsageError: if the job's id is invalid.
+        JobBusyError: if another process of this machine runs the shard.
+        EngineError: if this machine's disk cannot be written.
+        JobNotFoundError, ModelError, StoreError: if `run_shard` raises them.
     """
-    app.registry.key_of(shard.job_id)  # refuses what is no id, before it becomes a path
+    app.registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
     directory = JobDir.of(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
         with disk_errors(directory):
@@ -48,5 +48,5 @@ def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult
 
 
 def stopped_code(ran: ShardResult) -> int:
-    """The exit code of a run that has left something to a restart."""
+    """Return the exit code of a run that was stopped and leaves the rest to a restart."""
     return EXIT_STOPPED if ran.signal is None else 128 + ran.signal

@@ -1,8 +1,8 @@
-"""The cache as Prometheus metrics. Nothing is sent to the registry: a scrape costs nobody a request.
+"""Prometheus metrics of the cache. A scrape sends no request to the registry.
 
-Names and labels are a contract with alert rules and dashboards (docs/reference/metrics.md); series may be added, none
-may go. Every state is there, also at 0, so that alerts see zeros. Label values are few: statuses and reasons from
-fixed lists with `other` besides, namespaces; owners, who are persons, and single jobs only where they are asked for.
+Names and labels are a contract with alert rules and dashboards (docs/reference/metrics.md): series may be added, none
+may be removed. Every state has a series, also at 0, so that alerts see zeros. Label values are few: statuses and
+reasons from fixed lists with `other`, and namespaces. Owners, who are persons, and single jobs are optional.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import parse_time
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-"""What an HTTP server says of the text that `render` gives."""
+"""The Content-Type of what `render` returns."""
 
 
 STATUSES = tuple(str(status) for status in JobStatus)
@@ -50,70 +50,70 @@ OPERATIONS = ("status", "progress", "shard", "fields", "cancel")
 OTHER = "other"
 
 
-class Chosen:
-    """What is left out of the metrics unless it is asked for."""
+class MetricsOptions:
+    """The optional parts of the metrics."""
 
     def __init__(self, *, per_job: int | None = None, owner: bool = False) -> None:
-        """Say what to show.
+        """Choose the optional parts.
 
         Args:
-            per_job: give so many active jobs series of their own; None for none.
+            per_job: how many active jobs get series of their own; None for none.
             owner: label jobs with their owners.
         """
         self.per_job = per_job
         self.owner = owner
 
 
-def render(connection: sqlite3.Connection, chosen: Chosen, *, now: float) -> bytes:
-    """All metrics in Prometheus' text format, from an open cache.
+def render(connection: sqlite3.Connection, options: MetricsOptions, *, now: float) -> bytes:
+    """Return all metrics in Prometheus' text format.
 
     Args:
         connection: the cache, open to read.
-        chosen: what to show besides.
-        now: seconds since 1970: jobs silent for too long by then count as suspect.
+        options: the optional parts.
+        now: seconds since 1970; jobs that are silent for too long by then count as suspect.
     """
-    return generate_latest(_registry(connection, chosen, now))
+    return generate_latest(_registry(connection, options, now))
 
 
-def write_textfile(path: str, connection: sqlite3.Connection, chosen: Chosen, *, now: float) -> None:
-    """The same into a file, for node_exporter's textfile collector: whole or not at all, with the mode of the umask.
+def write_textfile(path: str, connection: sqlite3.Connection, options: MetricsOptions, *, now: float) -> None:
+    """Write all metrics to a file, for node_exporter's textfile collector; the file has the mode of the umask.
 
     Raises:
-        MopsJobsError: it cannot be written. What was there before is there still.
+        MopsJobsError: if it cannot be written. A file that was there before is unchanged.
     """
     try:
-        replace_file(path, render(connection, chosen, now=now), mode=0o666)
+        replace_file(path, render(connection, options, now=now), mode=0o666)
     except OSError as error:
         raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
 
 
-def _registry(connection: sqlite3.Connection, chosen: Chosen, now: float) -> CollectorRegistry:
+def _registry(connection: sqlite3.Connection, options: MetricsOptions, now: float) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_Cache(connection, chosen, now))
+    registry.register(_CacheCollector(connection, options, now))
     return registry
 
 
-class _Cache(Collector):
+class _CacheCollector(Collector):
     """Collects from one moment of the cache."""
 
-    def __init__(self, connection: sqlite3.Connection, chosen: Chosen, now: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, options: MetricsOptions, now: float) -> None:
         self._connection = connection
-        self._chosen = chosen
+        self._options = options
         self._now = now
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics."""
-        self._connection.execute("BEGIN")  # one picture, whatever a sync writes meanwhile
+        """Yield all metrics."""
+        self._connection.execute("BEGIN")  # one state of the cache, whatever a sync writes meanwhile
         try:
             tallies = statistics.tallies(self._connection)
             counted = counters.read(self._connection)
-            yield from _jobs(tallies, counted, owner=self._chosen.owner)
+            yield from _jobs(tallies, counted, owner=self._options.owner)
             yield from _active(self._connection, self._now)
             yield from _ends(counted)
             yield _outputs(tallies)
             yield from _syncs(job_queries.all_meta(self._connection), self._connection, counted)
-            if self._chosen.per_job is not None:
-                yield from _single_jobs(self._connection, self._chosen.per_job, owner=self._chosen.owner)
+            if self._options.per_job is not None:
+                yield from _single_jobs(self._connection, self._options.per_job, owner=self._options.owner)
         finally:
             self._connection.rollback()
 
@@ -122,16 +122,16 @@ _Counted = Mapping[str, Mapping[counters.Labels, float]]
 
 
 def _jobs(tallies: list[Tally], counted: _Counted, *, owner: bool) -> Iterator[Metric]:
-    """How many jobs there are, and how many have ended."""
+    """Yield how many jobs there are, and how many have ended."""
     found: Counter[tuple[str, ...]] = Counter()
-    for one in tallies:
+    for tally in tallies:
         found[
             (
-                _status(one.status),
-                strip_control_characters(one.namespace),
-                *([strip_control_characters(one.owner)] if owner else []),
+                _status(tally.status),
+                strip_control_characters(tally.namespace),
+                *([strip_control_characters(tally.owner)] if owner else []),
             )
-        ] += one.jobs
+        ] += tally.jobs
     places = {labels[1:] for labels in found} or {("",) * (2 if owner else 1)}
     labels = ("status", "namespace", *(["owner"] if owner else []))
     jobs = GaugeMetricFamily("mops_jobs", "Jobs in the cache.", labels=labels)
@@ -154,15 +154,15 @@ def _jobs(tallies: list[Tally], counted: _Counted, *, owner: bool) -> Iterator[M
 
 
 def _active(connection: sqlite3.Connection, now: float) -> Iterator[Metric]:
-    """What is at work, and what may be stuck."""
+    """Yield how many jobs are active, and how many may be stuck."""
     active = statistics.active_tallies(connection)
     oldest: dict[str, float] = {}
-    for one in active:
-        status = _status(one.status)
-        oldest[status] = min(one.oldest_change, oldest.get(status, one.oldest_change))
+    for tally in active:
+        status = _status(tally.status)
+        oldest[status] = min(tally.oldest_change, oldest.get(status, tally.oldest_change))
     update = GaugeMetricFamily(
         "mops_jobs_oldest_update_timestamp_seconds",
-        "When the active job was last written that has not been for longest; absent where there is none.",
+        "When the least recently written active job was written; absent if there is none.",
         labels=("status",),
     )
     for status, moment in oldest.items():
@@ -177,13 +177,13 @@ def _active(connection: sqlite3.Connection, now: float) -> Iterator[Metric]:
     yield suspect
 
     tasks = GaugeMetricFamily("mops_job_tasks", "Tasks of the active jobs.", labels=("state",))
-    tasks.add_metric(("completed",), sum(one.tasks_completed for one in active))
-    tasks.add_metric(("remaining",), sum(one.tasks_remaining for one in active))
+    tasks.add_metric(("completed",), sum(tally.tasks_completed for tally in active))
+    tasks.add_metric(("remaining",), sum(tally.tasks_remaining for tally in active))
     yield tasks
 
 
 def _ends(counted: _Counted) -> Iterator[Metric]:
-    """How long jobs ran and waited."""
+    """Yield how long jobs ran and waited."""
     run = HistogramMetricFamily(
         "mops_job_run_duration_seconds", "From the first task of a job to its end.", labels=("status",)
     )
@@ -198,7 +198,7 @@ def _ends(counted: _Counted) -> Iterator[Metric]:
 
 
 def _histogram(counted: _Counted, name: str, labels: counters.Labels) -> tuple[list[tuple[str, float]], float]:
-    """The cumulative buckets of a histogram, and its sum."""
+    """Return the cumulative buckets of a histogram, and its sum."""
     found = counted.get(name, {})
     buckets, total = [], 0.0
     for bound in (*counters.BUCKETS, counters.UNBOUNDED):
@@ -210,23 +210,23 @@ def _histogram(counted: _Counted, name: str, labels: counters.Labels) -> tuple[l
 def _outputs(tallies: list[Tally]) -> Metric:
     outputs = GaugeMetricFamily(
         "mops_job_outputs",
-        "Outputs that the jobs in the cache should leave; a task counts as one where a record does not list them.",
+        "Outputs that the jobs in the cache should have; one per task if a record does not list them.",
         labels=("state",),
     )
     for state in ("verified", "missing", "unchecked"):
-        outputs.add_metric((state,), sum(getattr(one, state) for one in tallies))
+        outputs.add_metric((state,), sum(getattr(tally, state) for tally in tallies))
     return outputs
 
 
-def _syncs(known: Mapping[str, str], connection: sqlite3.Connection, counted: _Counted) -> Iterator[Metric]:
-    """How fresh the cache is, and what the last sync did."""
+def _syncs(meta: Mapping[str, str], connection: sqlite3.Connection, counted: _Counted) -> Iterator[Metric]:
+    """Yield the age of the cache, and what the last sync did."""
     for name, key, text in (
         ("success", "synced_at", "When the last complete sync began; 0 if there was none."),
         ("attempt", "attempted_at", "When the last sync began; 0 if there was none."),
     ):
-        moment = parse_time(known[key]).timestamp() if key in known else 0.0
+        moment = parse_time(meta[key]).timestamp() if key in meta else 0.0
         yield GaugeMetricFamily(f"mops_sync_last_{name}_timestamp_seconds", text, value=moment)
-    last = json.loads(known.get("last_sync", "{}"))
+    last = json.loads(meta.get("last_sync", "{}"))
     yield GaugeMetricFamily(
         "mops_sync_duration_seconds", "How long the last complete sync took.", value=last.get("seconds", 0.0)
     )
@@ -238,7 +238,13 @@ def _syncs(known: Mapping[str, str], connection: sqlite3.Connection, counted: _C
     yield blobs
     for name, label, values, counter, text in (
         ("mops_sync_errors", "kind", ERROR_KINDS, counters.SYNC_ERRORS, "Syncs that failed or left records out."),
-        ("mops_cas_conflicts", "operation", OPERATIONS, counters.CAS_CONFLICTS, "Races for a record lost here."),
+        (
+            "mops_cas_conflicts",
+            "operation",
+            OPERATIONS,
+            counters.CAS_CONFLICTS,
+            "Races for a record that were lost here.",
+        ),
     ):
         family = CounterMetricFamily(name, text, labels=(label,))
         for value in values:
@@ -251,7 +257,7 @@ def _syncs(known: Mapping[str, str], connection: sqlite3.Connection, counted: _C
 
 
 def _single_jobs(connection: sqlite3.Connection, limit: int, *, owner: bool) -> Iterator[Metric]:
-    """Series of single active jobs."""
+    """Yield series of single active jobs."""
     jobs = statistics.active_jobs(connection, limit)
     info = GaugeMetricFamily(
         "mops_job_info", "An active job.", labels=("job_id", "name", *(["owner"] if owner else []))
@@ -260,18 +266,18 @@ def _single_jobs(connection: sqlite3.Connection, limit: int, *, owner: bool) -> 
     progress = GaugeMetricFamily(
         "mops_job_progress_ratio", "Share of its tasks that are done; absent while unknown.", labels=("job_id",)
     )
-    for one in jobs:
+    for job in jobs:
         info.add_metric(
             (
-                one.job_id,
-                strip_control_characters(one.name or ""),
-                *([strip_control_characters(one.owner or "")] if owner else []),
+                job.job_id,
+                strip_control_characters(job.name or ""),
+                *([strip_control_characters(job.owner or "")] if owner else []),
             ),
             1,
         )
-        created.add_metric((one.job_id,), one.created)
-        if one.progress is not None:
-            progress.add_metric((one.job_id,), one.progress)
+        created.add_metric((job.job_id,), job.created)
+        if job.progress is not None:
+            progress.add_metric((job.job_id,), job.progress)
     yield from (info, created, progress)
     (active,) = connection.execute("SELECT count(*) FROM job WHERE is_active = 1").fetchone()
     yield GaugeMetricFamily(

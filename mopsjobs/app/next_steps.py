@@ -1,7 +1,7 @@
-"""What to type next, for a job as it stands.
+"""The commands to suggest for a job in its present status.
 
-A record may hold any text. A command line that is printed with text of a record is made here: quoted for the shell, and
-never read as a flag.
+A record may hold any text. So `command_line` quotes what it takes from a record for the shell, and keeps it from being
+read as a flag.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ Job = Mapping[str, object]
 
 
 def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
-    """The command that helps most now.
+    """Return the most useful command for a job.
 
     Args:
-        job: as scripts get it.
-        stale: whether what is known of it is older than it should be.
+        job: the job in its JSON form.
+        stale: whether its data is older than it should be.
         is_dead: whether its runner is known to have ended, whatever the record says.
     """
     job_id = job["job_id"]
@@ -27,11 +27,11 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
     if job["is_active"]:
         return command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
     metadata = job["metadata"]
-    if isinstance(metadata, Mapping) and "bundle" in metadata:  # it was submitted, not reported
+    if isinstance(metadata, Mapping) and "bundle" in metadata:  # submitted, not only registered
         if job["status"] == "succeeded":
             return command_line("results", job_id, "--download DIR")
-        is_the_models = job["status"] == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
-        return command_line("logs" if is_the_models else "resume", job_id)
+        is_model_error = job["status"] == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
+        return command_line("logs" if is_model_error else "resume", job_id)
     if job["status"] == "failed" and job["k8s_name"] is not None:
         from mopsjobs.engines.kubernetes.manifest import is_job_place, kubectl  # here: few jobs need it
 
@@ -42,7 +42,7 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
 
 
 def next_commands(job: Job) -> list[tuple[str, str]]:
-    """What else can be done with the job: each purpose, and the command for it."""
+    """Return other useful commands for a job: the purpose and the command of each."""
     job_id = job["job_id"]
     if job["is_active"]:
         return [

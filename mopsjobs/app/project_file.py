@@ -1,7 +1,7 @@
-"""Finding the project file, and holding it to what a project may decide.
+"""Find the project file, and check that it sets only what a project may decide.
 
-A project file is obeyed if file and directory belong to this user or to root, and not every user may write them. The
-search goes up to `/`: an ignored file is passed, so that it changes nothing, and each command says so.
+A project file is obeyed if the file and its directory belong to this user or to root, and not every user may write
+them. The search goes up to `/`. It passes an ignored file, and each command prints why.
 
 Write permission for a group does not count. It was given by the owner, is the default of a umask of 002, and lets the
 same group change the study's code. A file that a member of the group puts in the place of this one has another owner.
@@ -26,11 +26,11 @@ INSTEAD = "If you trust it, name its registry yourself: MOPS_JOBS_REGISTRY, or c
 _HOST = re.compile(r"https?://(\[[^\]]*\]|[^/:]*)", re.IGNORECASE)
 
 
-def find(cwd: str | None) -> tuple[str | None, tuple[str, ...]]:
+def find_project_file(cwd: str | None) -> tuple[str | None, tuple[str, ...]]:
     """Find the nearest project file that may be obeyed, in `cwd` or above it.
 
     Returns:
-        Its path, None where there is none; and a sentence for each nearer one that is ignored, with the reason.
+        Its path, or None; and for each nearer file that is ignored, a sentence with the reason.
     """
     ignored: list[str] = []
     directory = None if cwd is None else os.path.abspath(cwd)
@@ -47,8 +47,8 @@ def find(cwd: str | None) -> tuple[str | None, tuple[str, ...]]:
 
 
 def why_ignored(path: str) -> str | None:
-    """Return why a project file is not obeyed, None if it is."""
-    if (reason := why_of_another(path)) is not None:
+    """Return why a project file is ignored; None if it is obeyed."""
+    if (reason := why_foreign(path)) is not None:
         return reason
     for name, place in (("to it", path), ("its directory", os.path.dirname(path))):
         if os.stat(place).st_mode & stat.S_IWOTH:
@@ -56,8 +56,8 @@ def why_ignored(path: str) -> str | None:
     return None
 
 
-def why_of_another(path: str) -> str | None:
-    """Return why a file counts as another user's, None if it does not. A link to it counts as well as the file."""
+def why_foreign(path: str) -> str | None:
+    """Return why a file counts as another user's; None if it does not. A link and its target are both checked."""
     for name, place in (("it", path), ("its directory", os.path.dirname(path))):
         try:
             owners = {os.stat(place, follow_symlinks=name != "it").st_uid, os.stat(place).st_uid}
@@ -72,7 +72,7 @@ def cache_below(path: str, cache: str) -> str:
     """Return the real path of the cache that a project file names.
 
     Raises:
-        ConfigError: if that is not below the directory of the project file.
+        ConfigError: if the cache is not below the directory of the project file.
     """
     here = os.path.realpath(os.path.dirname(path))
     real = os.path.realpath(os.path.join(here, expanded(cache)))

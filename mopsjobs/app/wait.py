@@ -1,7 +1,7 @@
-"""Waiting until jobs end, whatever way.
+"""Wait until jobs end.
 
-Reads the registry itself, since a cache tells the past. An end is final, though: while the registry does not answer,
-the cache may tell of it.
+This reads the registry, since the cache lags. An end is final, though. So while the registry does not answer, an end
+that the cache knows counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mopsjobs.app.app import App
-from mopsjobs.app.exit_codes import exit_code_of, worst
+from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.app.find_job import find_state
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
@@ -27,59 +27,59 @@ INTERVAL_SECONDS = 5.0
 
 
 LOCAL_INTERVAL_SECONDS = 1.0
-"""Between two looks, where nobody says otherwise: a registry on this machine costs nothing to look at."""
+"""The default interval for an embedded registry, which costs little to read."""
 
 
 MAX_OUTAGE_DELAY = 30.0
-"""Seconds. The longest pause between two attempts at a registry that does not answer."""
+"""Seconds. The longest pause between two attempts while the registry does not answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Until:
+class StopCondition:
     """When to stop waiting."""
 
     timeout: float | None = None
-    """Seconds; None: never for that reason."""
+    """Stop after this many seconds; None for no limit."""
     first: bool = False
-    """When one job has ended; else when all have."""
+    """Stop when one job has ended, not only when all have."""
     fail_fast: bool = False
-    """As soon as one has ended and not succeeded."""
+    """Stop when one job has ended and not succeeded."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WaitResult:
-    """What was last seen of each job, and the exit code that tells how those that decide it have ended."""
+    """The last known state of each job, and the exit code for those that decide it."""
 
     states: tuple[JobState, ...]
     exit_code: int
 
 
-def wait_for(names: Sequence[str], app: App, until: Until, *, interval: float | None = None) -> WaitResult:
-    """Wait for jobs, and say on the way what changes.
+def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: float | None = None) -> WaitResult:
+    """Wait for jobs, and print what changes meanwhile.
 
-    A registry that does not answer is asked again until it does, or the time is up.
+    While the registry does not answer, the wait goes on until the time is up.
 
     Args:
-        names: ids, or what else names a job (`queries.find_job`).
-        app: whose registry they are in.
+        names: ids, prefixes of ids or `@latest`; see `find_state`.
+        app: the run, whose registry has the jobs.
         until: when to stop.
-        interval: seconds between two looks; None: what suits the registry.
+        interval: seconds between two reads; None for the default of the registry.
 
     Raises:
-        JobNotFoundError: a name is that of no job.
-        StoreUnavailableError: the time was up while the registry did not answer.
+        JobNotFoundError: if there is no job of a name.
+        StoreUnavailableError: if the time was up while the registry did not answer.
     """
     if interval is None:
         interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
     deadline = None if until.timeout is None else app.monotonic() + until.timeout
-    watched = _Watched(names, app)
+    jobs = _WatchedJobs(names, app)
     # Full jitter, so that the waiters of a whole team do not come back all at once.
     backoff = Backoff(2 * interval, MAX_OUTAGE_DELAY)
     while True:
-        outage = watched.look()
-        deciding = _deciding(watched.states, until)
+        outage = jobs.read()
+        deciding = _deciding(jobs.states, until)
         if deciding is not None:
-            return watched.told(worst(exit_code_of({"status": state.status}) for state in deciding))
+            return jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
         if outage is None:
             backoff.reset()
             pause = interval
@@ -93,13 +93,13 @@ def wait_for(names: Sequence[str], app: App, until: Until, *, interval: float | 
                 if outage is not None:
                     raise outage
                 app.out.note(f"Not finished after {human_duration(until.timeout or 0)}.")
-                return watched.told(EXIT_NOT_FINISHED)
+                return jobs.result(EXIT_NOT_FINISHED)
             pause = min(pause, left)
         app.sleep(pause)
 
 
-class _Watched:
-    """The jobs waited for, and what was last seen of each."""
+class _WatchedJobs:
+    """The jobs to wait for, and the last known state of each."""
 
     def __init__(self, names: Sequence[str], app: App) -> None:
         self._app = app
@@ -109,17 +109,18 @@ class _Watched:
 
     @property
     def states(self) -> list[JobState | None]:
-        """What was last seen, in the order of the names; None where nothing was yet."""
+        """The last known states, in the order of the names; None for a job that was not read yet."""
         return list(self._last.values())
 
-    def told(self, exit_code: int) -> WaitResult:
+    def result(self, exit_code: int) -> WaitResult:
+        """Return the states with this exit code."""
         return WaitResult(tuple(state for state in self.states if state is not None), exit_code)
 
-    def look(self) -> StoreUnavailableError | None:
-        """Look at each job that has not ended as far as we know. Returns the outage that cut it short, if one did.
+    def read(self) -> StoreUnavailableError | None:
+        """Read each job that is not known to have ended. Return the outage that stopped it; None if there was none.
 
         Raises:
-            JobNotFoundError: a name is that of no job.
+            JobNotFoundError: if there is no job of a name.
         """
         outage = None
         for name, seen in self._last.items():
@@ -128,31 +129,31 @@ class _Watched:
             state, has_ended = None, False
             if outage is None:
                 try:
-                    # Asked first: a runner may write the end, and end, between the two.
+                    # Before the record: a runner may write the end, and exit, between the two.
                     has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
-                    state = self._asked(name, seen)
+                    state = self._read_registry(name, seen)
                 except StoreUnavailableError as error:
                     outage = error
             if outage is not None:
                 state = self._ended_as_cached(name, seen)
             if state is None:
                 continue
-            if seen is None or _said(seen) != _said(state):
+            if seen is None or _describe(seen) != _describe(state):
                 source = "" if outage is None else ", as of the last sync: the registry does not answer"
-                self._app.out.note(f"{strip_control_characters(state.job_id)}: {_said(state)}{source}")
+                self._app.out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{source}")
             self._last[name] = state
             self._warn(state, has_ended=has_ended)
         return outage
 
-    def _asked(self, name: str, seen: JobState | None) -> JobState:
-        """The job as the registry has it."""
+    def _read_registry(self, name: str, seen: JobState | None) -> JobState:
+        """Return the job as the registry has it."""
         state = find_state(name, self._app) if seen is None else self._registry.get_job(seen.job_id)
         if state is None:
             raise JobNotFoundError(f"There is no job {name}.", job_id=name)
         return state
 
     def _ended_as_cached(self, name: str, seen: JobState | None) -> JobState | None:
-        """The job of this whole id, if the cache has seen its end. A cache that cannot be used has seen nothing."""
+        """Return the job if the cache knows its end; None also if the cache cannot be used."""
         job_id = name if seen is None else seen.job_id
         try:
             record = self._app.cache.read_cached(lambda cache: job_queries.ended_record(cache, job_id))
@@ -164,19 +165,19 @@ class _Watched:
         return state
 
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
-        """Say once of a job that nobody may be at work on it. It is waited for all the same: silence is no end."""
-        sign = state.heartbeat_at
-        silent = 0.0 if sign is None else (self._app.now() - parse_time(sign)).total_seconds()
+        """Warn once that the runner of a job may be gone. The wait goes on, since only the record ends a job."""
+        heartbeat = state.heartbeat_at
+        silent = 0.0 if heartbeat is None else (self._app.now() - parse_time(heartbeat)).total_seconds()
         if state.is_terminal or state.job_id in self._warned or not (has_ended or silent > job_json.SILENT_SECONDS):
             return
         self._warned.add(state.job_id)
-        why = "its runner on this machine has ended" if has_ended else f"no sign of life for {human_duration(silent)}"
+        why = "its runner on this machine has ended" if has_ended else f"no heartbeat for {human_duration(silent)}"
         resume = command_line("resume", state.job_id)
-        self._app.out.warn(strip_control_characters(f"{state.job_id}: {why}. Where its runner is gone, type: {resume}"))
+        self._app.out.warn(strip_control_characters(f"{state.job_id}: {why}. If its runner is gone: {resume}"))
 
 
-def _deciding(states: list[JobState | None], until: Until) -> list[JobState] | None:
-    """The jobs whose end decides the exit code; None while it is not decided."""
+def _deciding(states: list[JobState | None], until: StopCondition) -> list[JobState] | None:
+    """Return the jobs whose end decides the exit code; None while it is undecided."""
     ended = [state for state in states if state is not None and state.is_terminal]
     bad = [state for state in ended if state.status != JobStatus.SUCCEEDED]
     if until.fail_fast and bad:
@@ -187,10 +188,10 @@ def _deciding(states: list[JobState | None], until: Until) -> list[JobState] | N
 
 
 def _can_follow(end: JobState, seen: JobState) -> bool:
-    """Whether an end that was synced at some time can be that of the job as it was seen here: no earlier one's."""
+    """Return whether a cached end belongs to the job in its last known state, and not to an earlier one of that id."""
     return parse_time(end.created_at) == parse_time(seen.created_at) and end.revision >= seen.revision
 
 
-def _said(state: JobState) -> str:
+def _describe(state: JobState) -> str:
     progress = f", {state.tasks_completed}/{state.tasks_total} tasks" if state.tasks_total else ""
     return f"{strip_control_characters(state.status)}{progress}"

@@ -12,7 +12,7 @@ from flask import Flask, Response, jsonify, request
 from mopsjobs.app import metrics
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_arguments import job_filter
-from mopsjobs.app.metrics import Chosen
+from mopsjobs.app.metrics import MetricsOptions
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
@@ -120,7 +120,9 @@ class _Handlers:
         now = self._site.app.now().timestamp()
 
         def make(_number: int) -> str:
-            return self._site.read(lambda connection, _age: metrics.render(connection, Chosen(), now=now).decode())
+            return self._site.read(
+                lambda connection, _age: metrics.render(connection, MetricsOptions(), now=now).decode()
+            )
 
         return Response(self._site.pages.get(METRICS, make), content_type=metrics.CONTENT_TYPE)
 

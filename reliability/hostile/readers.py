@@ -216,7 +216,7 @@ def _config(value: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, config.PROJECT_FILE).write_bytes(value)
         settings = config.load({}, {"HOME": directory}, directory)
-        for setting in settings.named().values():
+        for setting in settings.by_name().values():
             plain(setting.value)
 
 

@@ -42,16 +42,16 @@ BAD_USAGE = {
     "list --status flying": f"'flying' is no status: use {STATUSES}, or the groups active, done.",
     "update job flying": f"'flying' is no status: use one of {STATUSES}.",
     "list --hours -1": "--hours",
-    "list --hours soon": "'soon' is no number of hours",
-    "list --hours nan": "'nan' is no number of hours",
-    "list --hours 0": "'0' is no number of hours",
+    "list --hours soon": "invalid number of hours 'soon'",
+    "list --hours nan": "invalid number of hours 'nan'",
+    "list --hours 0": "invalid number of hours '0'",
     "list --since yesterday": "'yesterday' is no point in time",
     "list --until 2026-13-01": "'2026-13-01' is no point in time",
     "list --max-age 5": "'5' is no duration",
     "list --max-age 999999d": "longer than a century",
     "wait job --timeout 1y": "'1y' is no duration",
     "list --hours 1 --since 2h": "--hours and --since",
-    "list --since 1h --until 2h": "ends before it begins",
+    "list --since 1h --until 2h": "invalid window: it ends before it begins",
     "list --json --tsv": "not allowed with",
     "list --json -q": "not allowed with",
     "list -q --fields job_id": "leave --fields out",
@@ -59,14 +59,14 @@ BAD_USAGE = {
     "list --max-age 5m --refresh": "not allowed with",
     "wait job --any --all": "not allowed with",
     "list --limit -1": "--limit",
-    "list --limit many": "'many' is no limit",
+    "list --limit many": "invalid limit 'many'",
     "list --sort color": "invalid sort column 'color'",
     "list --sort -": "invalid sort column ''",
     "list --fields nothing": "no field 'nothing'",
     "list --match [": "invalid regular expression '['",
     "list --match a{99999999999999999999}": "invalid regular expression",
-    "list --label =x": "'=x' is no label",
-    "list --color pink": "'pink' is no colour mode",
+    "list --label =x": "invalid label '=x'",
+    "list --color pink": "invalid color mode 'pink'",
     "status a/b": "cannot be a job id",
     "status a b": "Unrecognized arguments: b",
     "status @newest": "@latest",
@@ -112,11 +112,11 @@ def test_an_impossible_job_id_is_named_harmlessly(cli: Cli, argv: tuple[str, ...
         ("colour = 'never'", "'colour'"),
         ("color = 7", "color"),
         ("color = 'pink'", "'pink'"),
-        ("color = ", "no TOML"),
+        ("color = ", "not valid TOML"),
         ("stale_after = 'soon'", "'soon'"),
         ("registry = 'nonsense'", "'nonsense'"),
         ("[registry]\nurl = 'memory:'", "registry"),
-        ("\x00", "no TOML"),
+        ("\x00", "not valid TOML"),
     ],
 )
 def test_a_bad_configuration_file_is_named(cli: Cli, text: str, named: str) -> None:
@@ -415,7 +415,7 @@ def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
     monkeypatch.setattr("mopsjobs.cache.queries.jobs.list_jobs", broken)
     ran = cli("list")
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "error: Unexpected: ZeroDivisionError: by zero\nhint: Add -v to see where.\n"
+    assert ran.err == "error: Unexpected error: ZeroDivisionError: by zero\nhint: Add -v to see where.\n"
     with pytest.raises(ZeroDivisionError):
         cli("list", "-v")
 
@@ -546,7 +546,7 @@ def late():
     print("a thread's last words")
 threading.Thread(target=late, daemon=sys.argv[1] == "daemon").start()
 threading.Timer(0, stop.set).start() if sys.argv[1] != "daemon" else None
-mops_jobs._leave(3)
+mops_jobs._exit_fast(3)
 """
 
 

@@ -288,7 +288,7 @@ def scraped(cli: Cli, full: Remote, tmp_path: Path, prometheus_program: Programs
             connection = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
             assert connection is not None
             with closing(connection):
-                body = metrics.render(connection, metrics.Chosen(per_job=10), now=cli.clock.now().timestamp())
+                body = metrics.render(connection, metrics.MetricsOptions(per_job=10), now=cli.clock.now().timestamp())
             self.send_response(200)
             self.send_header("Content-Type", metrics.CONTENT_TYPE)
             self.end_headers()

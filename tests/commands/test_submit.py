@@ -814,7 +814,7 @@ def test_a_dead_runner_is_reported_by_wait_and_status(desk: Desk) -> None:
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
     ran = desk("wait", "job", "--timeout", "3s", "--interval", "0.5s")
-    told = "warning: job: its runner on this machine has ended. Where its runner is gone, type: mops-jobs resume job"
+    told = "warning: job: its runner on this machine has ended. If its runner is gone: mops-jobs resume job"
     assert (ran.code, ran.err.splitlines().count(told)) == (8, 1)
     assert desk.ok("status", "job").err.endswith("Next: mops-jobs resume job\n")
     gate.touch()

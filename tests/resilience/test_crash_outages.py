@@ -410,7 +410,7 @@ def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remot
     ran = cli(*argv)
     assert ran.code == 3
     assert "There is no job a" in ran.err
-    assert "hint: It was submitted here while the registry took nothing. Deliver it: mops-jobs resume a" in ran.err
+    assert "hint: It was submitted here while the registry did not answer. Deliver it: mops-jobs resume a" in ran.err
 
 
 def test_a_registry_that_nobody_has_looked_at_is_missed_all_the_same(cli: Cli, tmp_path: Path) -> None:

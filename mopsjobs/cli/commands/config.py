@@ -29,7 +29,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Show the settings."""
-    settings = app.settings.named()
+    settings = app.settings.by_name()
     if args.json:
         return Result(Document({name: {"value": one.value, "origin": one.origin} for name, one in settings.items()}))
     return Result(

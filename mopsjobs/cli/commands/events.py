@@ -50,12 +50,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
     show = _printer(args, app)
     if args.follow:
         feed.follow(after, show)
-        feed.tell_absence()
+        feed.note_absence()
         return Result()
-    feed.bring_if_possible()
+    feed.sync_if_possible()
     for page in feed.pages(after):
         show(page)
-    feed.tell_absence()
+    feed.note_absence()
     return Result()
 
 

@@ -69,10 +69,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
     except StoreUnavailableError as outage:
         return _from_the_runner(outage, args, choice, app)
     if not args.follow or seen < 0:
-        feed.tell_absence()
+        feed.note_absence()
         return Result()
     state = feed.follow(seen, choice.show)
-    feed.tell_absence()
+    feed.note_absence()
     return Result(exit_code=0 if state is None else exit_code_of({"status": state.status}))
 
 
@@ -149,7 +149,7 @@ def _show_present(feed: EventFeed, args: argparse.Namespace, choice: _Choice, ap
     """Show the lines that are there already, or the last of them. Returns the number of the last event looked at."""
     if args.follow and args.tail is None:
         return 0
-    feed.bring_if_possible()
+    feed.sync_if_possible()
     last: deque[StoredEvent] = deque(maxlen=args.tail)
     seen = 0
     for page in feed.pages(0):

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Print or write the metrics."""
     from mopsjobs.app import metrics
 
-    chosen = metrics.Chosen(per_job=args.per_job, owner=args.owner)
+    chosen = metrics.MetricsOptions(per_job=args.per_job, owner=args.owner)
     now = app.now().timestamp()
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:

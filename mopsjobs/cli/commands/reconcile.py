@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.app.reconcile import Reconciled, is_wanted, reconcile
+from mopsjobs.app.reconcile import Reconciled, is_reconcilable, reconcile
 from mopsjobs.cli.flags import add_command
 from mopsjobs.cli.trust_flags import add_trust, contexts_of, is_agreed, trust_of
 from mopsjobs.console.result import Document, Result, Text
@@ -41,7 +41,7 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Reconcile jobs."""
-    wanted = [state for state in _states(args.jobs, app) if is_wanted(state, (ENGINE,))]
+    wanted = [state for state in _states(args.jobs, app) if is_reconcilable(state, (ENGINE,))]
     # Without a job there is nothing to ask, and a cluster need not be configured.
     engines = {ENGINE: open_engine(ENGINE, app.env, _trust(args, app, wanted))} if wanted else {}
     done = reconcile(app.registry, engines, wanted, now=app.now)

@@ -155,9 +155,9 @@ def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness 
             raise
         job = _from_registry(name, app)
         if job is None:
-            from mopsjobs.app.find_job import hint_if_kept
+            from mopsjobs.app.find_job import add_offline_hint
 
-            hint_if_kept(error, name, app)
+            add_offline_hint(error, name, app)
             raise
         return job, None, warnings
     if freshness.problem is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.app.wait import Until, wait_for
+from mopsjobs.app.wait import StopCondition, wait_for
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import JsonLines, Result
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     interval = None if args.interval is None else parse_duration(args.interval)
     if interval is not None and interval < MIN_INTERVAL:
         raise UsageError(f"--interval {args.interval} is too short: use {MIN_INTERVAL:g}s or more.")
-    until = Until(
+    until = StopCondition(
         timeout=None if args.timeout is None else parse_duration(args.timeout),
         first=args.any,
         fail_fast=args.fail_fast,

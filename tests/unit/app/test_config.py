@@ -69,7 +69,7 @@ def test_flag_beats_environment_beats_project_file_beats_user_file(home: Home, n
     variable = f"MOPS_JOBS_{name.upper()}"
 
     def found(**arguments: object) -> tuple[str, str]:
-        setting = home.load(**arguments).named()[name]  # type: ignore[arg-type]
+        setting = home.load(**arguments).by_name()[name]  # type: ignore[arg-type]
         return setting.value, setting.origin
 
     assert found()[1] == "default"
@@ -197,14 +197,14 @@ def test_a_tilde_is_the_home_directory(home: Home) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ('regsitry = "memory:"', "a wrong key 'regsitry': use registry, cache, color, stale_after"),
-        ('[registry]\nurl = "memory:"', "should give registry as a text"),
-        ("color = true", "should give color as a text"),
-        ("stale_after = 5", "should give stale_after as a text"),
-        ('cache = ""', "should give cache as a text"),
-        ("registry = memory:", "is no TOML: "),
-        ("\x00", "is no TOML: "),
-        ('color = "pink"', "'pink' is no colour mode: use auto, always, never"),
+        ('regsitry = "memory:"', "an unknown key 'regsitry': expected one of registry, cache, color, stale_after"),
+        ('[registry]\nurl = "memory:"', "invalid registry in the configuration file"),
+        ("color = true", "invalid color in the configuration file"),
+        ("stale_after = 5", "invalid stale_after in the configuration file"),
+        ('cache = ""', "invalid cache in the configuration file"),
+        ("registry = memory:", "is not valid TOML: "),
+        ("\x00", "is not valid TOML: "),
+        ('color = "pink"', "invalid color mode 'pink': expected one of auto, always, never"),
         ('stale_after = "soon"', "'soon' is no duration"),
         ('stale_after = "200000d"', "longer than a century"),
         ('registry = "nowhere"', "'nowhere' is no registry URL"),
@@ -227,7 +227,7 @@ def test_a_file_that_is_no_text_is_refused_by_name(home: Home) -> None:
     """Bytes that are not UTF-8 are no TOML."""
     path = home.write_user("")
     path.write_bytes(b'color = "\xff"')
-    with pytest.raises(ConfigError, match="is no TOML") as caught:
+    with pytest.raises(ConfigError, match="is not valid TOML") as caught:
         home.load()
     assert str(path) in str(caught.value)
 
@@ -462,7 +462,7 @@ def test_each_registry_has_a_cache_with_a_recognisable_name(home: Home) -> None:
 def test_a_hostile_project_file_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
     """It may come with somebody's study, and every command reads it."""
     (tmp_path / config.PROJECT_FILE).write_text(text)
-    with pytest.raises(ConfigError, match="The configuration file"):
+    with pytest.raises(ConfigError, match="[Tt]he configuration file"):
         config.load({}, {"HOME": str(tmp_path)}, str(tmp_path))
 
 
