@@ -9,39 +9,95 @@ import os
 import time
 from collections.abc import Iterator
 
+SUFFIX = ".part"
+"""Added to the name of a file until it is whole."""
+
+WAIT_SECONDS = 30.0
+"""How long to wait for another writer of a file. It takes milliseconds, unless it is stopped or its disk hangs."""
+
+POLL_SECONDS = 0.02
+"""Between two attempts at a lock: `flock` has no timeout of its own."""
+
+
+# --- private ---------------------------------------------------------------------------------------------------------
+
 
 def make_directory(path: str | os.PathLike[str]) -> None:
-    """Make a directory, and those above it that are missing, each for its owner alone, and on disk by then.
+    """Make a directory and its missing parents, each for its owner alone, and wait until they are on disk.
 
-    What is there stays as it is.
-
-    `os.makedirs` gives its mode to the last one only, and the umask decides about those above: where that is 000,
-    anybody might rename what lies in them.
+    Directories that exist stay as they are. `os.makedirs` gives its mode to the last directory only. With a umask of
+    000, other users could then rename what lies in its parents.
 
     Raises:
-        OSError: it cannot be made, or something else has its name.
+        OSError: if the directory cannot be made, or something else has its name.
     """
     missing = []
     directory = os.path.abspath(path)
     while not os.path.isdir(directory) and directory != os.path.dirname(directory):
         missing.append(directory)
         directory = os.path.dirname(directory)
-    for one in reversed(missing):
+    for name in reversed(missing):
         try:
-            os.mkdir(one, 0o700)
+            os.mkdir(name, 0o700)
         except FileExistsError:
-            if not os.path.isdir(one):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), one) from None
-        sync_directory(one)
+            if not os.path.isdir(name):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from None
+        sync_directory(name)
 
 
 def private_opener(path: str, flags: int) -> int:
-    """For `open`: a file that it makes is its owner's alone."""
+    """Open a file for its owner alone. An opener for `open`."""
     return os.open(path, flags, 0o600)
 
 
+# --- whole -----------------------------------------------------------------------------------------------------------
+
+
+def replace_file(path: str, content: bytes, *, mode: int = 0o600) -> None:
+    """Write `content` to a file, which may exist.
+
+    Raises:
+        OSError: if the file cannot be written. Its previous content is unchanged.
+    """
+    with atomic_file(path, mode) as part:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str, mode: int, timeout: float = WAIT_SECONDS, *, is_durable: bool = True) -> Iterator[str]:
+    """Yield the name of an empty file beside `path`, which this block alone writes.
+
+    The block may rename it into place. Then it is on disk by that name when the block has ended; else it is removed. A
+    killed process leaves at most one such file, and the next writer reuses it.
+
+    Args:
+        path: where the file is to go.
+        mode: its permissions, less those that the umask takes away.
+        timeout: seconds to wait for another writer of the file.
+        is_durable: whether to wait until the directory is on disk, which takes milliseconds.
+
+    Raises:
+        TimeoutError: if another writer took longer.
+        OSError: if the file cannot be made there.
+    """
+    part = path + SUFFIX
+    file, pid = _open_locked(part, mode, timeout), os.getpid()
+    with _unlocked_after(file):
+        try:
+            yield part
+        finally:
+            if pid == os.getpid() and _is_named(file, part):  # a forked child leaves it to its parent
+                os.unlink(part)
+    if is_durable:
+        sync_directory(path)
+
+
 def sync_directory(path: str) -> None:
-    """Bring to disk that a file is where it is, or is no more."""
+    """Wait until the entry of a file in its directory, or its removal, is on disk."""
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -49,83 +105,33 @@ def sync_directory(path: str) -> None:
         os.close(directory)
 
 
-SUFFIX = ".part"
-"""What a file is called behind its name before it is whole."""
-
-
-WAIT_SECONDS = 30.0
-"""How long to wait for somebody else, who takes milliseconds, unless that is stopped, or its disk hangs."""
-
-
-POLL_SECONDS = 0.02
-"""Between two looks whether that is done: a file cannot be waited for with an end to it."""
-
-
-@contextlib.contextmanager
-def atomic_file(path: str, mode: int, patience: float = WAIT_SECONDS, *, is_durable: bool = True) -> Iterator[str]:
-    """An empty file beside `path`, which is nobody else's for the time of the block. It is gone after that.
-
-    Unless it was renamed into place: then it stays, and is on disk by that name when the block has ended.
-
-    Args:
-        path: where it is to go.
-        mode: its permissions, less those that the umask takes away.
-        patience: seconds to wait for somebody else who writes it.
-        is_durable: wait until the directory is on disk, which takes milliseconds.
-
-    Raises:
-        TimeoutError: somebody else took longer.
-        OSError: the disk, or the directory, does not take it.
-    """
-    beside = path + SUFFIX
-    file, pid = _taken(beside, mode, patience), os.getpid()
-    with _released(file):
-        try:
-            yield beside
-        finally:
-            if pid == os.getpid() and _is(file, beside):  # a forked child leaves it to its parent
-                os.unlink(beside)
-    if is_durable:
-        sync_directory(path)
-
-
-def replace_file(path: str, content: bytes, *, mode: int = 0o600) -> None:
-    """Make `content` what is in the file, which may be there or not.
-
-    Raises:
-        OSError: it could not be done. What was there before is there still.
-    """
-    with atomic_file(path, mode) as beside:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+# --- locks -----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def directory_lock(directory: str) -> Iterator[None]:
-    """Be the only one in the block, of all that lock this directory.
+    """Hold the lock of a directory during the block.
 
-    Whatever ends the process, the system releases it; if that has forked in the block, when the child has ended too.
+    The system releases it when the process ends, however it ends. If the process has forked in the block, the lock
+    lasts until the child has ended, too.
 
     Raises:
-        OSError: there is no such directory.
+        OSError: if there is no such directory.
     """
     file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    with _released(file):
+    with _unlocked_after(file):
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _taken(beside: str, mode: int, patience: float) -> int:
-    """The file, empty and locked. Whoever had it before has put it in place by then: then another is made."""
-    deadline = time.monotonic() + patience
+def _open_locked(path: str, mode: int, timeout: float) -> int:
+    """Open a file, lock it, and empty it. If its last writer has renamed it into place, make another one."""
+    deadline = time.monotonic() + timeout
     while True:
-        file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             _lock(file, deadline)
-            if _is(file, beside):
+            if _is_named(file, path):
                 os.ftruncate(file, 0)
                 return file
         except BaseException:
@@ -140,26 +146,26 @@ def _lock(file: int, deadline: float) -> None:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "somebody else is making it, and does not come to an end") from None
+                raise TimeoutError(errno.ETIMEDOUT, "another process is making it, and does not finish") from None
             time.sleep(POLL_SECONDS)
 
 
 @contextlib.contextmanager
-def _released(file: int) -> Iterator[None]:
-    """Give up the lock on the file, and close it, when the block has ended."""
+def _unlocked_after(file: int) -> Iterator[None]:
+    """Give up the lock on a file, and close it, when the block has ended."""
     pid = os.getpid()
     try:
         yield
     finally:
         if pid == os.getpid():
-            # Closing alone would leave it to a child that was forked meanwhile, for as long as that lives. Such a
-            # child, should it leave the block too, must not take it from its parent.
+            # To close the file is not enough: a child that was forked in the block would hold the lock as long as it
+            # lives. Such a child may leave the block, too, and must not unlock the file for its parent.
             fcntl.flock(file, fcntl.LOCK_UN)
         os.close(file)
 
 
-def _is(file: int, path: str) -> bool:
-    """Whether this is still the file of that name."""
+def _is_named(file: int, path: str) -> bool:
+    """Return whether a file that is open still has this name."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:

@@ -171,6 +171,6 @@ def test_who_is_stopped_half_way_is_not_waited_for_for_ever(tmp_path: Path, monk
     files.replace_file(str(path), b"whole")
     now = iter(range(1000))
     monkeypatch.setattr("mopsjobs.utils.files.time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None))
-    with files.atomic_file(str(path), 0o600), pytest.raises(TimeoutError, match="somebody else is making it"):
+    with files.atomic_file(str(path), 0o600), pytest.raises(TimeoutError, match="another process is making it"):
         files.replace_file(str(path), b"-")
     assert path.read_bytes() == b"whole"
