@@ -1,10 +1,10 @@
 """Every exception that mops-jobs raises on purpose.
 
-One root, few kinds. A kind exists because somebody acts on it differently: a shell script by its exit code, a retry
-loop by `StoreUnavailableError`, ported ModelOps code by the four names of its registry. The message is one sentence
-for a person; the facts are attributes; `hint` says what to do next. This module imports nothing.
+One root, few classes. A class exists because its callers act on it: a shell script on the exit code, a retry loop on
+`StoreUnavailableError`, ported ModelOps code on the four names of its registry. The message is one sentence for a
+person. The facts are attributes. `hint` says what to do next. This module imports nothing.
 
-Exit codes are a contract with scripts (docs/reference/exit-codes.md). They are told apart here, and nowhere else.
+Exit codes are a contract with scripts (docs/reference/exit-codes.md). They are defined here, and nowhere else.
 """
 
 EXIT_DONE = 0
@@ -23,19 +23,19 @@ EXIT_INTERRUPTED = 130
 
 
 INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
-"""The hint where a library is missing."""
+"""The hint if a library is missing."""
 
 MAX_MESSAGE = 2000
-"""Characters of a message. What comes from elsewhere and is quoted in one may be of any length."""
+"""Characters of a message. It may quote text of any length."""
 
 
 def shortened(text: str, limit: int) -> str:
-    """The text, without its middle where it is longer than `limit`."""
+    """Return the text, without its middle if it is longer than `limit`."""
     return text if len(text) <= limit else f"{text[: limit * 3 // 4]} … {text[len(text) - limit // 4 :]}"
 
 
 class MopsJobsError(Exception):
-    """The root. `str(error)` is one sentence; `hint` is the next thing to try, or None."""
+    """The root. `str(error)` is one sentence. `hint` is the next thing to try, or None."""
 
     exit_code = EXIT_UNEXPECTED
 
@@ -46,7 +46,7 @@ class MopsJobsError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross processes; the arguments of most are keyword-only, which the default cannot bring along.
+        # Errors cross processes. The arguments of most are keyword-only, which the default cannot pickle.
         return _rebuilt, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
@@ -61,30 +61,30 @@ def _rebuilt(kind: type[MopsJobsError], args: tuple[object, ...], facts: dict[st
 
 
 class UsageError(MopsJobsError, ValueError):
-    """What the caller asked for makes no sense: a malformed value, or two that contradict each other."""
+    """The caller gave a malformed value, or two that contradict each other."""
 
     exit_code = EXIT_USAGE
 
 
 class ConfigError(UsageError):
-    """A configuration file, an environment variable or a registry URL that cannot be used. Names its origin."""
+    """A configuration file, an environment variable or a registry URL is invalid. Names its origin."""
 
 
 class CacheError(MopsJobsError):
-    """The local cache cannot be used: written by a newer version, or its directory is not writable."""
+    """The local cache cannot be used: a newer version has written it, or its directory is read-only."""
 
 
 # --- the store ---------------------------------------------------------------------------------------------------
 
 
 class StoreError(MopsJobsError):
-    """The store answered, and the answer is no answer: it cannot be used as it stands."""
+    """The store sent an unexpected response, or cannot be used as it is."""
 
 
 class StoreUnavailableError(StoreError):
-    """The store could not be reached, or asked us to come back later. Trying again may help.
+    """The store could not be reached, or asked for a later attempt.
 
-    After a write this leaves the outcome unknown: the write may have landed and only its reply been lost.
+    After a write the outcome is unknown: the write may have landed, and only its reply was lost.
     """
 
     exit_code = EXIT_UNREACHABLE
@@ -98,14 +98,14 @@ class StoreUnavailableError(StoreError):
         silent: bool = False,
         throttled: bool = False,
     ) -> None:
-        """Say what happened.
+        """Describe the outage.
 
         Args:
             message: one sentence.
             hint: the next thing to try.
             sent: whether anything may have reached the store. If not, nothing was written.
-            silent: whether the store kept silent until the time was up, so that asking it again is as slow.
-            throttled: whether it answered that it should be asked again later.
+            silent: whether the store sent no reply until the timeout, so that another attempt would be as slow.
+            throttled: whether the store asked for a later attempt.
         """
         super().__init__(message, hint=hint)
         self.sent = sent
@@ -114,25 +114,25 @@ class StoreUnavailableError(StoreError):
 
 
 class StoreAccessError(StoreError):
-    """The store refused our credentials, or there are none. Says which source of credentials was tried."""
+    """The store refused the credentials, or there are none. Names the source of the credentials."""
 
     exit_code = EXIT_SIGN_IN
 
 
 class InvalidKeyError(StoreError, ValueError):
-    """A key outside the contract: 1 to 900 printable characters, no leading `/`, no empty, `.` or `..` segment."""
+    """A key is outside the contract: 1 to 900 printable characters, no leading `/`, no empty, `.` or `..` segment."""
 
     exit_code = EXIT_USAGE
 
 
 class KeyNotFoundError(StoreError, KeyError):
-    """An update was asked for a key that the store does not have."""
+    """The store does not have the key of an update."""
 
     exit_code = EXIT_NO_SUCH_JOB
 
 
 class ValueTooLargeError(StoreError):
-    """A value is larger than the backend, or the reader, takes."""
+    """A value is larger than the backend, or the reader, allows."""
 
     exit_code = EXIT_REFUSED
 
@@ -155,7 +155,7 @@ class JobNotFoundError(JobError, KeyError):
 
 
 class AmbiguousJobError(JobError):
-    """A prefix fits several jobs. `candidates` are their ids, at most a handful."""
+    """A prefix matches several jobs. `candidates` has some of their ids."""
 
     exit_code = EXIT_NO_SUCH_JOB
 
@@ -171,25 +171,25 @@ class JobExistsError(JobError):
 
 
 class JobBusyError(JobError):
-    """Somebody is at work on the job, or has done the work."""
+    """A runner works on the job, or has done the work."""
 
     exit_code = EXIT_REFUSED
 
 
 class NoOutputsError(JobError):
-    """The job has left nothing so far."""
+    """The job has no outputs so far."""
 
     exit_code = EXIT_REFUSED
 
 
 class NoManifestError(JobError):
-    """The job was reported, not submitted: nothing says what it was to run."""
+    """The job was reported, not submitted, so it has no manifest."""
 
     exit_code = EXIT_REFUSED
 
 
 class InvalidTransitionError(JobError):
-    """The state machine has no way from `from_status` to `to_status`."""
+    """No transition leads from `from_status` to `to_status`."""
 
     exit_code = EXIT_REFUSED
 
@@ -200,7 +200,7 @@ class InvalidTransitionError(JobError):
 
 
 class TerminalStateError(InvalidTransitionError):
-    """The job has ended; its record does not change any more."""
+    """The job has ended. Its record never changes again."""
 
 
 class TooManyRetriesError(MopsJobsError):
@@ -215,11 +215,11 @@ class TooManyRetriesError(MopsJobsError):
 
 
 MAX_REASON = 500
-"""Characters of the reason why bytes are no record: a cache keeps one for each."""
+"""Characters of the reason why a record is unreadable: a cache keeps one for each such record."""
 
 
 class RecordError(MopsJobsError, ValueError):
-    """Bytes that are no record. `reason` says why, without the key, so that a report can group them."""
+    """A record, or other JSON, is unreadable. `reason` says why, without the key, so that reports can group it."""
 
     exit_code = EXIT_REFUSED
 
@@ -234,22 +234,22 @@ class RecordError(MopsJobsError, ValueError):
 
 
 class EngineError(MopsJobsError):
-    """An engine refused, or gave an answer that makes no sense."""
+    """An engine refused a request, or sent an unexpected response."""
 
 
 class EngineUnavailableError(EngineError):
-    """An engine could not be reached, or asked us to come back later."""
+    """An engine could not be reached, or asked for a later attempt."""
 
     exit_code = EXIT_UNREACHABLE
 
 
 class EngineAccessError(EngineError):
-    """An engine refused our credentials, or there are none."""
+    """An engine refused the credentials, or there are none."""
 
     exit_code = EXIT_SIGN_IN
 
 
 class EnginePlaceError(EngineError):
-    """A record says that its job is where the engine cannot have one. Nothing was asked."""
+    """A record names a place where the engine cannot have jobs. No request was sent."""
 
     exit_code = EXIT_REFUSED

@@ -1,7 +1,10 @@
-"""The records of all jobs, and the rules by which they change. The only writer of records.
+"""The records of all jobs, and the rules by which they change. `JobRegistry` is the only writer of records.
 
-`from mopsjobs.registry import JobRegistry` is the entry for Python programs. It is looked up late (PEP 562), so that
-a listing, which needs a status alone, does not import the rest.
+`job_state.py` has the record, `status.py` its statuses and `transitions.py` its rules, as pure functions.
+`job_registry.py` applies them by compare-and-swap, and `announcements.py` says before each write which job it changes.
+
+`from mopsjobs.registry import JobRegistry` is the entry for Python programs. The name is resolved late (PEP 562), since
+a listing needs only the statuses.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Announcements: before a writer of ours changes a job's record, it says so, and a mirror asks only about these jobs.
+"""Announcements: a writer announces a job before it changes the record, and a sync reads only announced jobs.
 
-An announcement is a key alone: `changes/<slot>/<job id>`, the slot being ten minutes of the writer's clock. It says
-that somebody may write the job during that slot, and says it before the write: a writer that dies in between has
-announced too much, never too little. Announcing twice is harmless, so nobody has to remember anything for longer than
-a process lives.
+An announcement is a key alone: `changes/<slot>/<job id>`. A slot is ten minutes of the writer's clock. The key says
+that the writer may change the record during that slot. It comes before the write, so a writer that dies in between has
+announced too much, never too little. A second announcement changes nothing, so no state outlives a process.
 
-A reader looks back no further than its last complete sync, and that at most an hour: it then lists everything. So an
-announcement of a day ago is nobody's any more, and retention.py removes it.
+A delta sync needs only the announcements since the last complete sync, and after an hour a sync is full again. So no
+reader needs an announcement of a day ago, and events/retention.py removes it. See docs/decisions/0004-announcements.md.
 """
 
 from __future__ import annotations
@@ -28,40 +27,40 @@ PREFIX = "changes/"
 
 
 SLOT_MINUTES = 10
-"""Length of a slot. A process that writes a job every second pays one more request in that time."""
+"""Length of a slot. A writer pays one more request per job in this time."""
 
 
 SLOT_FORMAT = "%Y%m%dT%H%M"
 
 
 MAX_CLOCK_SKEW = timedelta(minutes=10)
-"""How far the clocks of a writer and a reader may differ without a change being overlooked."""
+"""How far the clocks of a writer and a reader may differ, so that a sync still sees every change."""
 
 
 MAX_WRITE_DELAY = timedelta(minutes=5)
-"""How long after its announcement a write may land. The stores give up on a request within seconds."""
+"""How long after its announcement a write may land. The stores abandon a request after seconds."""
 
 
 RETENTION = timedelta(days=1)
-"""How old an announcement is at least, by the clock of whoever removes it. Half a day more than a clock is wrong that
-takes the local time for UTC; a reader needs the last hour and 25 minutes (see `reach`)."""
+"""Least age at which an announcement is removed, by the clock of the remover. A clock that takes local time for UTC is
+wrong by half a day at most. A reader needs the last hour and 25 minutes (see `max_sync_age`)."""
 
 
 MAX_NAMES = 100_000
-"""Jobs that a reader takes in from announcements: some 10 MB. With more, listing everything is cheaper."""
+"""Announced jobs that a reader accepts: about 10 MB of names. With more, a full listing is cheaper."""
 
 
 _KEY = re.compile(r"changes/(?P<slot>\d{8}T\d{4})/(?P<job>[^/]+)", re.ASCII)
 
 
-_VALUE = b"-"  # not empty: Azure has to be asked twice about a listing with empty blobs in it
+_VALUE = b"-"  # not empty: in Azure, a page of a listing with an empty blob takes two requests
 
 
 _LISTERS = 8
 
 
 class Announcer:
-    """Announces jobs, each once a slot. May be used from several threads at once."""
+    """Announces jobs, each once per slot. Several threads may use it at once."""
 
     def __init__(self, store: VersionedStore, now: Callable[[], datetime]) -> None:
         self._store = store
@@ -69,22 +68,22 @@ class Announcer:
         self._announced: set[str] = set()
 
     def announce(self, job_id: str) -> None:
-        """Say that the job may be written from now on. Nothing is sent if this slot has it from here already.
+        """Announce that the record may change from now on. Send nothing if it is announced in this slot already.
 
         Raises:
-            StoreError: the store did not take it, or its reply was lost; then the job must not be written.
+            StoreError: if the announcement failed, or its reply was lost. Then the record must not be written.
         """
         slot = slot_of(self._now())
         key = f"{slot}{job_id}"
         if key in self._announced:
             return
         self._store.create_if_absent(key, _VALUE)
-        self._announced = {one for one in self._announced if one.startswith(slot)} | {key}
+        self._announced = {name for name in self._announced if name.startswith(slot)} | {key}
 
     def confirm(self, job_id: str) -> None:
-        """Say it once more after a write that landed, if another slot has begun since: a laptop may have slept between.
+        """Announce the job again after a write, if another slot has begun: the laptop may have slept in between.
 
-        Failing is no failure of the write: then a full scan finds it.
+        An error does not make the write fail: the next full sync sees the change.
         """
         try:
             self.announce(job_id)
@@ -93,12 +92,12 @@ class Announcer:
 
 
 def slot_of(moment: datetime) -> str:
-    """The beginning of the keys of all announcements made at that time, in UTC."""
+    """Return the prefix of all announcements that are made at that time, in UTC."""
     return f"{PREFIX}{moment:%Y%m%dT%H}{moment.minute // SLOT_MINUTES * SLOT_MINUTES:02}/"
 
 
 def slots_between(since: datetime, until: datetime) -> list[str]:
-    """Where every change is announced that landed between two times of a reader's clock, in UTC."""
+    """Return the slots with the announcements of all changes between two times of a reader's clock, in UTC."""
     moment, last = since - MAX_CLOCK_SKEW - MAX_WRITE_DELAY, slot_of(until + MAX_CLOCK_SKEW)
     found = [slot_of(moment)]
     while found[-1] < last:
@@ -108,47 +107,47 @@ def slots_between(since: datetime, until: datetime) -> list[str]:
 
 
 def announced_jobs(store: VersionedStore, since: datetime, until: datetime) -> set[str] | None:
-    """The jobs that writers of ours may have changed between two times of this reader's clock, in UTC.
+    """Return the jobs that may have changed between two times of this reader's clock, in UTC.
 
-    Names that cannot be those of jobs are ignored. None if there are too many names to take in.
+    Names that are not ids of jobs are ignored. The result is None if there are more than `MAX_NAMES` names.
 
     Raises:
-        StoreError: the announcements cannot be listed.
+        StoreError: if the announcements cannot be listed.
     """
     found: set[str] = set()
 
-    def take(slot: str) -> None:
+    def collect(slot: str) -> None:
         for key in store.list_keys(slot):
             found.add(key.removeprefix(slot))
-            if len(found) > MAX_NAMES:  # all slots together: a flood of names is not held once for each
+            if len(found) > MAX_NAMES:  # in all slots together, so that a flood of names is not held once per slot
                 return
 
     with ThreadPoolExecutor(_LISTERS) as listers:
-        for _ in listers.map(take, slots_between(since, until)):
-            pass  # it raises what a listing has raised
+        for _ in listers.map(collect, slots_between(since, until)):
+            pass  # an error of a listing is raised here
     return None if len(found) > MAX_NAMES else {name for name in found if _is_job_id(name)}
 
 
 def max_sync_age() -> timedelta:
-    """How long ago a reader's last sync may be when it has listed the announcements since: what is older may be gone.
+    """Return how old the last complete sync may be before a delta sync. Older announcements may be removed.
 
-    A day, less how far the clock of whoever removes them may be ahead, and how far before that sync they begin.
+    It is a day, less the difference of the clocks of reader and remover, and less the time by which announcements
+    precede writes.
     """
     return RETENTION - 2 * MAX_CLOCK_SKEW - MAX_WRITE_DELAY
 
 
 def expired_announcements(store: VersionedStore, now: datetime) -> Iterator[tuple[str, str]]:
-    """The announcements that no reader needs any more: key and slot of each, the oldest first.
+    """Yield the announcements that no reader needs, the oldest first: key and slot of each.
 
-    Only these are listed, and what a store has fetched ahead by then: up to two pages. What lies
-    there and is no announcement is left alone.
+    The listing ends with the first younger one, and may fetch two pages ahead of it. Other keys are skipped.
 
     Args:
-        store: where they are.
+        store: the store of the registry.
         now: the time, in UTC.
 
     Raises:
-        StoreError: the announcements cannot be listed.
+        StoreError: if the announcements cannot be listed.
     """
     limit = slot_of(now - RETENTION)
     for key in store.list_keys(PREFIX):

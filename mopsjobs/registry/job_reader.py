@@ -28,34 +28,34 @@ class JobReader:
         self._now = now
 
     def key_of(self, job_id: str) -> str:
-        """The key of a job's record."""
+        """Return the key of a job's record."""
         return f"{self.prefix}/{check_job_id(job_id)}/{RECORD_NAME}"
 
     def job_id_of(self, key: str) -> str | None:
-        """The job whose record lies under `key`; None when the key is that of something else."""
+        """Return the job whose record has this key; None if the key is not that of a record."""
         head, _, tail = key.removeprefix(self.prefix + "/").partition("/")
         if tail != RECORD_NAME or not key.startswith(self.prefix + "/"):
             return None
         try:
             return check_job_id(head)
-        except UsageError:  # another program's doing; no store of ours would take this key
+        except UsageError:  # another program's key, which mops-jobs never writes
             return None
 
     def get_job(self, job_id: str) -> JobState | None:
-        """The job, or None when there is none of that id.
+        """Return the job with this id, or None if there is none.
 
         Raises:
-            RecordError: what lies under the key is no record.
+            RecordError: if its record is unreadable.
         """
         found = self.get_record(job_id)
         return None if found is None else self._read(self.key_of(job_id), found.value)
 
     def get_record(self, job_id: str) -> Versioned | None:
-        """The bytes of a job's record and their version, or None."""
+        """Return the bytes of a job's record and their version, or None."""
         return self.store.get(self.key_of(job_id))
 
     def scan(self) -> Iterator[Entry]:
-        """Everything under the prefix, in the order of the keys: records, and what lies beside them."""
+        """Yield all entries under the prefix, in the order of the keys: records, manifests, and other keys."""
         return self.store.scan(self.prefix + "/")
 
     def list_jobs(
@@ -64,20 +64,20 @@ class JobReader:
         status_filter: list[JobStatus] | None = None,
         since: datetime | None = None,
     ) -> list[JobState]:
-        """Jobs straight from the store, newest first: one listing, and a read for each record the listing lacks.
+        """List jobs from the store, newest first. Costs one listing, and a read per record that the listing lacks.
 
-        For looking often, a mirror is the better place. A record that cannot be read is logged and left out.
+        For frequent listings, use the cache. An unreadable record is logged and left out.
 
         Args:
-            limit: at most so many; None for all.
-            status_filter: only jobs with one of these statuses; None or nothing in it for any.
+            limit: largest number of jobs; None for all.
+            status_filter: only jobs with one of these statuses; None or empty for any.
             since: only jobs created or changed since then, in UTC if it has no zone.
 
         Raises:
-            UsageError: the limit is negative.
+            UsageError: if the limit is negative.
         """
         if limit is not None and limit < 0:
-            raise UsageError(f"A limit of {limit} jobs makes no sense: use None for all.")
+            raise UsageError(f"invalid limit {limit}: expected 0 or more, or None for all.")
         if since is not None and since.tzinfo is None:
             since = since.replace(tzinfo=UTC)
         jobs = []
@@ -100,15 +100,15 @@ class JobReader:
         return jobs[:limit]
 
     def get_active_jobs(self) -> list[JobState]:
-        """Every job that has not ended, however many there are. A status unknown to this version counts as active."""
+        """Return all jobs that have not ended. A status unknown to this version counts as active."""
         return [job for job in self.list_jobs() if not job.is_terminal]
 
     def get_recent_jobs(self, hours: float = 24) -> list[JobState]:
-        """The jobs created or changed in the last `hours` hours."""
+        """Return the jobs created or changed in the last `hours` hours."""
         return self.list_jobs(since=self._now() - timedelta(hours=hours))
 
     def count_jobs_by_status(self) -> dict[str, int]:
-        """How many jobs have each status, the ones that nobody has included."""
+        """Return the number of jobs per status, also of statuses without jobs."""
         return dict.fromkeys(JobStatus, 0) | Counter(job.status for job in self.list_jobs())
 
     def _read(self, key: str, value: bytes) -> JobState:

@@ -1,8 +1,8 @@
-"""The registry: the rules by which job records change, and the only writer of records.
+"""The registry: the only writer of records.
 
-Everything goes through `cas`: read the record, apply a pure function, put it back if nobody was faster. Each write
-gets an id of its own, kept in `write_id` and in each transition it made, so that a writer whose reply was lost finds
-its own hand in the record instead of an illegal transition.
+Every change is a compare-and-swap: read the record, apply a pure function, and write it back if the version is still
+the same. Each write has a random id, which stands in `write_id` and in each transition that the write made. So a writer
+recognises its own write after a lost reply.
 """
 
 from __future__ import annotations
@@ -53,10 +53,9 @@ class _RecordWrite:
 class JobRegistry(JobReader):
     """All records of a store, and the rules by which they may change.
 
-    Every method that changes a record may raise, besides what it names, `StoreUnavailableError` and
-    `StoreAccessError`, `TooManyRetriesError` when the race for the record was lost too often, and `RecordError` when
-    what lies under the key is no record; in each of these cases nothing was written, or the error says that it may
-    have been.
+    Every method that changes a record may also raise `StoreUnavailableError`, `StoreAccessError`,
+    `TooManyRetriesError` if it lost the race for the record too often, and `RecordError` if the record is unreadable.
+    Then nothing was written, or the error says that the write may have landed.
     """
 
     def __init__(
@@ -75,11 +74,11 @@ class JobRegistry(JobReader):
         Args:
             store: where the records live.
             prefix: the first part of every key.
-            now: the time, in UTC.
-            new_id: a text that nobody has drawn before.
-            sleep: waits that many seconds between two attempts at a contested record.
-            random: a number from 0 to 1, for the jitter of those waits.
-            on_write: called with key, bytes and version after each write that landed; how a mirror hears of it at once.
+            now: returns the time, in UTC.
+            new_id: returns a random text, different on each call.
+            sleep: waits for a number of seconds between two attempts at a contested record.
+            random: returns a number from 0 to 1, for the jitter of these waits.
+            on_write: called with key, bytes and version after each write that landed, to update a mirror.
         """
         super().__init__(store, prefix, now=now)
         self._new_id = new_id
@@ -89,16 +88,16 @@ class JobRegistry(JobReader):
         self._on_write = on_write
         self._backdated_to: datetime | None = None
         self.conflicts: Counter[str] = Counter()
-        """How many races for a record were lost here, by what was to be written."""
+        """Number of lost races per kind of write."""
 
     def with_on_write(self, on_write: OnWrite) -> JobRegistry:
-        """The same registry, whose writes are told to `on_write` instead."""
+        """Return the same registry with another `on_write`."""
         other = copy.copy(self)
         other._on_write = on_write  # noqa: SLF001
         return other
 
     def backdated_to(self, moment: datetime) -> JobRegistry:
-        """The same registry, whose steps are those of an earlier moment: what could not be told when it was so."""
+        """Return the same registry with steps of an earlier time, for reports that could not be sent then."""
         other = copy.copy(self)
         other._backdated_to = moment  # noqa: SLF001
         return other
@@ -116,13 +115,13 @@ class JobRegistry(JobReader):
         Args:
             job_id: its id: letters, digits and `._+=-`.
             k8s_name: name of its Kubernetes Job, where it has one.
-            namespace: namespace of that.
-            metadata: anything of the caller's, as JSON types.
+            namespace: namespace of that Job.
+            metadata: any JSON types of the caller.
             fields: other fields of the record: `owner`, `labels`, `tasks_total`, `engine`, …
 
         Raises:
-            JobExistsError: the id is taken.
-            UsageError: the id cannot be one, or a field is unknown or of the wrong type.
+            JobExistsError: if there is a job with this id.
+            UsageError: if the id is invalid, or a field is unknown or of the wrong type.
         """
         named = {"k8s_name": k8s_name, "k8s_namespace": namespace, "metadata": metadata}
         fields |= {name: value for name, value in named.items() if value is not None}
@@ -141,16 +140,16 @@ class JobRegistry(JobReader):
         return self._written(job_id, key, outcome)
 
     def update_status(self, job_id: str, new_status: str, **fields: object) -> JobState:
-        """Move a job to `new_status`, through the steps in between if some were missed, and set fields, in one write.
+        """Move a job to `new_status` and set fields, in one write. Skipped steps are filled in.
 
-        Setting the status that the job has sets the fields alone; for a job that has ended, and nothing new in the
-        fields, that is a no-op. `metadata` and `labels` are merged into what is there; other fields are replaced.
+        If the job has this status already, only the fields are set. If these are equal as well, nothing is written,
+        also for a job that has ended. Members of `metadata` and `labels` are added; other fields are replaced.
 
         Raises:
-            JobNotFoundError: there is no such job.
-            InvalidTransitionError: no way leads from the job's status to the new one.
-            TerminalStateError: the job has ended.
-            UsageError: the status or a field is unknown, or a field has the wrong type.
+            JobNotFoundError: if there is no such job.
+            InvalidTransitionError: if no transitions lead from the job's status to the new one.
+            TerminalStateError: if the job has ended.
+            UsageError: if the status or a field is unknown, or a field has the wrong type.
         """
         target = parse_status(new_status)
         values = transitions.validate_fields(fields)
@@ -164,7 +163,7 @@ class JobRegistry(JobReader):
         return self._change(job_id, change, "status")
 
     def update_fields(self, job_id: str, **fields: object) -> JobState:
-        """Set fields of a job and leave its status. Merges and raises as `update_status` does."""
+        """Set fields of a job, and keep its status. See `update_status` for merging and errors."""
         values = transitions.validate_fields(fields)
         return self._change(
             job_id,
@@ -182,20 +181,20 @@ class JobRegistry(JobReader):
         start: bool = False,
         on_before: Callable[[JobState], None] | None = None,
     ) -> JobState:
-        """Tell how far a job is. Counts may go down, as those of a pod that was begun anew.
+        """Report the progress of a job. Counts may decrease, as after the restart of a pod.
 
         Args:
             job_id: a job that has not ended.
-            tasks_completed: tasks done so far; None leaves it, as for the other two.
-            tasks_total: tasks in all.
-            tasks_failed: tasks that ended in an error.
-            start: whether progress proves that the job runs, so that one not yet running is moved there in this write.
-            on_before: called with the record as it was, before each attempt to write.
+            tasks_completed: completed tasks; None for no change, as for the other counts.
+            tasks_total: tasks of the job.
+            tasks_failed: failed tasks.
+            start: whether to move a job that is not yet running to `running`, in the same write.
+            on_before: called with the previous record, before each attempt to write.
 
         Raises:
-            JobNotFoundError: there is no such job.
-            TerminalStateError: the job has ended. Late progress is refused, not written over the end.
-            UsageError: a count is negative, or more tasks are done than there are.
+            JobNotFoundError: if there is no such job.
+            TerminalStateError: if the job has ended. Late progress never changes the record.
+            UsageError: if a count is negative, or the counts exceed the total.
         """
         counts = {"tasks_completed": tasks_completed, "tasks_total": tasks_total, "tasks_failed": tasks_failed}
         values = {name: check_field(name, count) for name, count in counts.items() if count is not None}
@@ -211,21 +210,23 @@ class JobRegistry(JobReader):
         return self._change(job_id, change, "progress")
 
     def report_shard(self, job_id: str, shard: int, shards: int, report: transitions.ShardReport) -> JobState:
-        """Tell how far one shard of a job is; a sign of life as well. The job's counts become the sums over its shards.
+        """Report the progress of one shard, and give a sign of life. The job's counts become the sums over its shards.
 
-        A job that is not running yet is moved there in the same write.
+        A job that is not yet running moves to `running` in the same write.
 
         Args:
             job_id: a job that has not ended.
-            shard: which shard, from 0.
-            shards: of how many.
-            report: its counts.
+            shard: number of the shard, from 0.
+            shards: number of shards.
+            report: the progress of the shard.
 
         Raises:
-            JobNotFoundError, TerminalStateError: there is no such job, or it has ended.
+            JobNotFoundError: if there is no such job.
+            TerminalStateError: if the job has ended.
+            UsageError: if the job has no such shard.
         """
         if not 0 <= shard < shards:
-            raise UsageError(f"There is no shard {shard} of {shards}.")
+            raise UsageError(f"invalid shard {shard}: expected 0 to {shards - 1}.")
 
         def change(state: JobState, write: transitions.Write) -> JobState | None:
             changed = transitions.with_shard(state, shard, shards, report, write.at)
@@ -242,7 +243,7 @@ class JobRegistry(JobReader):
         results_path: str | None = None,
         error_info: Mapping[str, str] | None = None,
     ) -> JobState:
-        """End a job: its terminal status and what it leaves, in one write.
+        """End a job: set its terminal status, the path of its results, and its error, in one write.
 
         Args:
             job_id: the job.
@@ -251,11 +252,11 @@ class JobRegistry(JobReader):
             error_info: `message` and `code` of its error.
 
         Raises:
-            UsageError: the status is not terminal (a ValueError in ModelOps).
+            UsageError: if the status is not terminal (a ValueError in ModelOps).
             JobNotFoundError, InvalidTransitionError, TerminalStateError: as `update_status`.
         """
         if parse_status(final_status) not in TERMINAL:
-            raise UsageError(f"{final_status} does not end a job: use {', '.join(sorted(TERMINAL))}.")
+            raise UsageError(f"invalid final status '{final_status}': expected one of {', '.join(sorted(TERMINAL))}.")
         fields: dict[str, object] = {}
         if results_path is not None:
             fields["results_path"] = results_path
@@ -264,12 +265,12 @@ class JobRegistry(JobReader):
         return self.update_status(job_id, final_status, **fields)
 
     def cancel_job(self, job_id: str, reason: str | None = None) -> JobState:
-        """Mark a job as cancelled. Cancelling a cancelled job is a no-op, whatever the reason.
+        """Mark a job as cancelled. For a cancelled job, this changes nothing, with any reason.
 
         Raises:
-            JobNotFoundError: there is no such job.
-            InvalidTransitionError: it cannot be cancelled where it stands.
-            TerminalStateError: it has ended otherwise.
+            JobNotFoundError: if there is no such job.
+            InvalidTransitionError: if the job cannot be cancelled in its status.
+            TerminalStateError: if the job has ended with another status.
         """
         values = {} if reason is None else {"error_message": check_field("error_message", f"Cancelled: {reason}")}
 
@@ -281,13 +282,13 @@ class JobRegistry(JobReader):
         return self._change(job_id, change, "cancel")
 
     def _change(self, job_id: str, change: _Change, operation: str) -> JobState:
-        """Apply `change(state, write)` to a record by compare-and-swap; None from it leaves the record alone."""
+        """Apply `change(state, write)` to a record by compare-and-swap. If it returns None, nothing is written."""
         key = self.key_of(job_id)
         write_id, moment = self._new_id(), self._now()
 
         def apply(value: bytes) -> bytes | None:
             state = self._read(key, value)
-            # Clocks of writers differ. A record's own time never runs backwards, so its history stays in order.
+            # The clocks of writers differ. The time of a record never decreases, so its history stays in order.
             at = record_time(max(moment, parse_time(state.updated_at)))
             changed = change(
                 state, transitions.Write(write_id, at, transitions.transition_at(state, self._backdated_to, at))
@@ -295,9 +296,7 @@ class JobRegistry(JobReader):
             if changed is None:
                 return None
             if transitions.task_counts(changed) != transitions.task_counts(state):
-                transitions.check_counts(
-                    changed
-                )  # what another program has counted is no reason to refuse anything else
+                transitions.check_counts(changed)  # counts of another program never block other changes
             return transitions.encode_record(
                 changed.evolve(updated_at=at, write_id=write_id, revision=state.revision + 1)
             )
@@ -314,7 +313,9 @@ class JobRegistry(JobReader):
             )
         except KeyNotFoundError:
             raise JobNotFoundError(
-                f"There is no job {job_id}.", job_id=job_id, hint="It takes the whole id: `mops-jobs list` shows them."
+                f"There is no job {job_id}.",
+                job_id=job_id,
+                hint="Give the full id. To see the ids, run: mops-jobs list",
             ) from None
         return self._written(job_id, key, outcome)
 
@@ -324,6 +325,6 @@ class JobRegistry(JobReader):
         if outcome.written and self._on_write is not None:
             try:
                 self._on_write(key, outcome.value, outcome.version)
-            except Exception:  # the write has landed; whoever wanted to hear of it must not turn that into a failure
-                log.exception("Telling of the write to %s failed.", key)
+            except Exception:  # the write has landed: an error of `on_write` must not hide that
+                log.exception("on_write failed for %s.", key)
         return self._read(key, outcome.value)

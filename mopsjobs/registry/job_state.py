@@ -1,9 +1,8 @@
 """The record of a job: a frozen `JobState` and its JSON. Pure: no clock, no store.
 
-The key and the field names are a contract with ModelOps' own programs, which read and write the same records. Fields
-that this version does not know are kept in `extra` and written back as they were, so that an old client never erases
-what a newer one has written. Reading is strict about types: a record that is half understood is worse than one
-reported.
+The key and the field names are a contract with ModelOps' own programs, which read and write the same records. Unknown
+fields are kept in `extra` and written back unchanged, so that an old client never erases the fields of a newer one.
+Types are checked strictly: an unreadable record is reported, which is better than a wrong reading.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.times import parse_time
 
 MAX_RECORD_BYTES = 1024 * 1024
-"""A record larger than this is refused unread. Ours stay below 4 KB; ModelOps' with long output lists below 100 KB."""
+"""A larger record is refused unread. Records of mops-jobs stay below 4 KB, those of ModelOps below 100 KB."""
 
 
 MAX_JOB_ID_LENGTH = 128
-"""Characters. Leaves room in a key for what lies beside the record."""
+"""Characters. This leaves room in a key for the names beside the record."""
 
 
 _JOB_ID = re.compile(r"[^/\\]{1,512}")
@@ -35,7 +34,7 @@ _JOB_ID = re.compile(r"[^/\\]{1,512}")
 _NEW_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
 
 
-# Made once: json.dumps makes one for each call that is not a plain one.
+# Made once: json.dumps makes one per call with options.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -48,11 +47,11 @@ def _nothing() -> JsonObject:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class JobState:
-    """One job, as its record tells it. Times are ISO 8601 text in UTC."""
+    """One job, as in its record. Times are ISO 8601 text in UTC."""
 
     job_id: str
     status: str
-    """A `JobStatus`, or text that this version does not know. The latter is shown as it is and never overwritten."""
+    """A `JobStatus`, or a status that this version does not know. The latter is never overwritten."""
     created_at: str
     updated_at: str
 
@@ -60,7 +59,7 @@ class JobState:
     k8s_namespace: str | None = None
     k8s_uid: str | None = None
     tasks_total: int = 0
-    """How many tasks the job has; 0 while nobody has said."""
+    """Tasks of the job; 0 if unknown."""
     tasks_completed: int = 0
     """Tasks that ended well. With `tasks_failed` they are at most `tasks_total`."""
     error_message: str | None = None
@@ -76,11 +75,11 @@ class JobState:
     last_validation_error: str | None = None
     metadata: JsonObject = dataclasses.field(default_factory=_nothing)
 
-    # Ours, unknown to ModelOps' programs:
+    # Fields of mops-jobs, unknown to ModelOps' programs:
     write_id: str | None = None
-    """Drawn anew for each write, so that a writer recognises its own after a lost reply."""
+    """Random for each write, so that a writer recognises its own write after a lost reply."""
     revision: int = 0
-    """How many writes of ours the record has seen."""
+    """Number of writes to the record by mops-jobs."""
     transitions: tuple[JsonObject, ...] = ()
     """The history: `{status, at, id}`, oldest first; `id` is the write that made the step."""
     tasks_failed: int = 0
@@ -88,27 +87,27 @@ class JobState:
     heartbeat_at: str | None = None
     """When a runner last gave a sign of life."""
     shards: JsonObject = dataclasses.field(default_factory=_nothing)
-    """What each shard of the job has done, by its number: `[completed, failed, 1 if it is done]`. Their sums are the
-    totals above, so that several shards never overwrite each other's counts."""
+    """The progress of each shard, by its number: `[completed, failed, 1 if it is done]`. The totals above are their
+    sums, so that several shards never overwrite each other's counts."""
     owner: str | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     engine: str | None = None
     parent_job_id: str | None = None
 
     extra: JsonObject = dataclasses.field(default_factory=_nothing)
-    """Fields of the record that this version does not know, carried along."""
+    """Fields of the record that this version does not know, written back unchanged."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the job has ended. A status that we do not know has not, as far as we know."""
+        """Whether the job has ended. An unknown status counts as active."""
         return self.status in TERMINAL
 
     def evolve(self, **changes: object) -> JobState:
-        """A copy with other values for some fields."""
+        """Return a copy with other values for some fields."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def fields(self) -> dict[str, Any]:
-        """Every field that this version knows, as plain JSON types."""
+        """Return every field that this version knows, as plain JSON types."""
         values = dict(zip(FIELDS, _values_of(self), strict=True))
         for name in _LISTS:
             values[name] = list(values[name])
@@ -118,20 +117,20 @@ class JobState:
         return values
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain JSON types. Fields of ours that say nothing are left out, ModelOps' are always there."""
-        known = {name: value for name, value in self.fields().items() if value or name not in _OURS}
+        """Return the record as plain JSON types. It has all fields of ModelOps, and those of mops-jobs that are set."""
+        known = {name: value for name, value in self.fields().items() if value or name not in _MOPS_JOBS_FIELDS}
         return {**known, **self.extra}
 
     def to_json(self) -> bytes:
-        """The record as it is stored: compact JSON in UTF-8."""
+        """Return the record as it is stored: compact JSON in UTF-8."""
         return _ENCODER.encode(self.to_dict()).encode()
 
     @classmethod
     def from_dict(cls, record: JsonObject) -> JobState:
-        """The record of these JSON types, which are left as they are.
+        """Read a record from plain JSON types, which stay unchanged.
 
         Raises:
-            RecordError: a field that must be there is missing, or one has the wrong type.
+            RecordError: if a required field is missing, or a field has the wrong type.
         """
         for name in _REQUIRED:
             if name not in record:
@@ -142,17 +141,17 @@ class JobState:
             check = _CHECKS.get(name)
             if check is None:
                 extra[name] = value
-            # null is how ModelOps writes "not set", also where our type has a zero for it.
+            # ModelOps writes null for "not set", also for counts, which are 0 here.
             elif value is not None or name in _REQUIRED:
                 values[name] = check(name, value)
         return cls(**values, extra=MappingProxyType(extra))  # type: ignore[arg-type]
 
     @classmethod
     def from_json(cls, value: bytes, *, key: str | None = None) -> JobState:
-        """The record in these bytes; `key`, where they lie, is named in the error.
+        """Read a record from bytes. An error names `key`, under which they lie.
 
         Raises:
-            RecordError: they are too many, no JSON, no object, or the object is no record.
+            RecordError: if the bytes are too many, not a JSON object, or not a record.
         """
         try:
             return cls.from_dict(_parse(value))
@@ -163,37 +162,37 @@ class JobState:
 def check_new_job_id(job_id: str) -> str:
     """Return `job_id` if a new job may have it.
 
-    Stricter than what is read: it should be typed without quotes in a shell and stand in a file name.
+    This is stricter than `check_job_id`, so that the id needs no quotes in a shell and can be a file name.
 
     Raises:
-        UsageError: it is empty, longer than 128 characters, or has a character other than letters, digits and `._+=-`.
+        UsageError: if it is empty, longer than 128 characters, or has other characters than letters, digits, `._+=-`.
     """
     if len(job_id) > MAX_JOB_ID_LENGTH or not _NEW_JOB_ID.fullmatch(job_id):
         raise UsageError(
-            f"{job_id!r} cannot be a job id: use 1 to {MAX_JOB_ID_LENGTH} letters, digits and . _ + = -, "
+            f"invalid job id {job_id!r}: expected 1 to {MAX_JOB_ID_LENGTH} letters, digits and . _ + = -, "
             "beginning with a letter or digit."
         )
     return job_id
 
 
 def check_job_id(job_id: str) -> str:
-    """Return `job_id` if some program may have given a job that id.
+    """Return `job_id` if a record may have it, of mops-jobs or of another program.
 
     Raises:
-        UsageError: no key can hold it: it is empty, too long, `.` or `..`, has a `/`, a backslash or a character
+        UsageError: if no key can hold it: it is empty, too long, `.` or `..`, or has a `/`, a backslash or a character
             that does not print.
     """
     if not _JOB_ID.fullmatch(job_id) or not job_id.isprintable() or job_id in (".", ".."):
         raise UsageError(
-            f"{shortened(job_id, 80)!r} cannot be a job id: no slash or backslash, no control characters, "
-            "at most 512 characters."
+            f"invalid job id {shortened(job_id, 80)!r}: expected at most 512 characters, without slash, backslash and "
+            "control characters."
         )
     return job_id
 
 
 def _parse(value: bytes) -> JsonObject:
     if len(value) > MAX_RECORD_BYTES:
-        raise RecordError(f"{len(value):,} bytes are no record: at most {MAX_RECORD_BYTES:,} are read")
+        raise RecordError(f"{len(value):,} bytes: a record has at most {MAX_RECORD_BYTES:,}")
     record = read_json(value)
     if not isinstance(record, dict):
         raise RecordError(f"not a JSON object but {_json_type(record)}")
@@ -214,7 +213,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _count(name: str, value: object) -> int:
-    if type(value) is int and 0 <= value < 2**53:  # as nearly always
+    if type(value) is int and 0 <= value < 2**53:  # the usual case
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -250,7 +249,7 @@ def _list(name: str, value: object) -> tuple[object, ...]:
 
 
 def _object(name: str, value: object) -> JsonObject:
-    # dict first: the test against the abstract class is ten times as slow, and a sync makes it for each record.
+    # dict first: the check of the abstract class is ten times as slow, and a sync makes it for each record.
     if not isinstance(value, (dict, MappingProxyType)) and not isinstance(value, Mapping):
         _wrong(name, "an object", value)
     return MappingProxyType(dict(value))
@@ -335,21 +334,21 @@ _LISTS = ("expected_outputs", "verified_outputs", "missing_outputs")
 _OBJECTS = ("metadata", "shards", "labels")
 
 
-_OURS = frozenset(FIELDS[FIELDS.index("write_id") :])
+_MOPS_JOBS_FIELDS = frozenset(FIELDS[FIELDS.index("write_id") :])
 
 
 UPDATABLE = frozenset(FIELDS) - {*_REQUIRED, "write_id", "revision", "transitions", "shards"}
-"""The fields that a caller may set. The others are the registry's own bookkeeping."""
+"""The fields that a caller may set. The registry sets the others."""
 
 
 def check_field(name: str, value: object) -> object:
-    """The value as `JobState` holds it, for a field that a caller wants to set. None unsets it.
+    """Return the value of a field as `JobState` holds it. None unsets the field.
 
     Raises:
-        UsageError: there is no such field, it cannot be set, or the value has the wrong type.
+        UsageError: if there is no such field, if callers cannot set it, or if the value has the wrong type.
     """
     if name not in UPDATABLE:
-        raise UsageError(f"'{name}' is no field that can be set: use {', '.join(sorted(UPDATABLE))}.")
+        raise UsageError(f"invalid field '{name}': expected one of {', '.join(sorted(UPDATABLE))}.")
     if value is None:
         field = next(field for field in dataclasses.fields(JobState) if field.name == name)
         factory = field.default_factory

@@ -1,6 +1,7 @@
-"""The statuses of a job, and the one table that says how they follow on each other. Pure.
+"""The statuses of a job, and the table of their transitions. Pure.
 
-Apart from job.py because listings need it and must start fast: this module costs an enum, the record costs dataclasses.
+It is a module of its own because listings need it and must start fast: it costs an enum, and the record costs
+dataclasses.
 """
 
 from __future__ import annotations
@@ -11,29 +12,29 @@ from mopsjobs.errors import UsageError
 
 
 class JobStatus(StrEnum):
-    """Where a job stands. The values are what records carry, a contract with ModelOps' programs."""
+    """The status of a job. The values stand in records, as a contract with ModelOps' programs."""
 
     PENDING = "pending"
-    """Registered, nothing sent to an engine yet."""
+    """Registered, and not yet sent to an engine."""
     SUBMITTING = "submitting"
-    """On its way to the engine."""
+    """Being sent to the engine."""
     SCHEDULED = "scheduled"
-    """The engine has it; no task has started."""
+    """The engine has accepted it, and no task has started."""
     RUNNING = "running"
-    """Tasks are being worked on."""
+    """Tasks are running."""
     VALIDATING = "validating"
-    """Tasks are done; their outputs are being looked for."""
+    """Tasks are done, and their outputs are being checked."""
     SUCCEEDED = "succeeded"
-    """Ended well: all outputs are there, or nobody asked for any."""
+    """Ended with all its outputs, or without expected outputs."""
     PARTIAL = "partial"
-    """Ended with some outputs missing. Can be resumed."""
+    """Ended with some of its outputs. Can be resumed."""
     FAILED = "failed"
-    """Ended by an error."""
+    """Ended with an error."""
     CANCELLED = "cancelled"
-    """Ended because somebody asked for it."""
+    """Ended by a request of a user."""
 
     PARTIAL_SUCCESS = "partial"
-    """ModelOps' name for PARTIAL; the same member."""
+    """ModelOps' name of the same status."""
 
 
 _S = JobStatus
@@ -50,7 +51,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),
 }
-"""From each status, the ones that may come next. Everything else here follows from this table."""
+"""From each status, the statuses that may come next. Everything else here follows from this table."""
 
 
 TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
@@ -60,26 +61,26 @@ ACTIVE = frozenset(JobStatus) - TERMINAL
 
 
 GROUPS: dict[str, frozenset[JobStatus]] = {"active": ACTIVE, "done": TERMINAL}
-"""Words that stand for several statuses on the command line."""
+"""Words for several statuses on the command line."""
 
 
 def parse_status(text: str) -> JobStatus:
-    """The status of that name, in any case.
+    """Return the status of that name, in upper or lower case.
 
     Raises:
-        UsageError: there is none. Lists those that there are.
+        UsageError: if there is none. The message lists all statuses.
     """
     try:
         return JobStatus(text.strip().lower())
     except ValueError:
-        raise UsageError(f"'{text}' is no status: use one of {', '.join(JobStatus)}.") from None
+        raise UsageError(f"invalid status '{text}': expected one of {', '.join(JobStatus)}.") from None
 
 
 def parse_statuses(text: str) -> frozenset[JobStatus]:
-    """The statuses in a comma-separated list of names and groups, in any case.
+    """Return the statuses in a comma-separated list of names and groups, in upper or lower case.
 
     Raises:
-        UsageError: one of them is neither a status nor a group.
+        UsageError: if one of them is neither a status nor a group.
     """
     found: set[JobStatus] = set()
     for name in text.split(","):
@@ -89,25 +90,27 @@ def parse_statuses(text: str) -> frozenset[JobStatus]:
         elif word in set(JobStatus):
             found.add(JobStatus(word))
         else:
-            raise UsageError(f"'{name}' is no status: use {', '.join(JobStatus)}, or the groups {', '.join(GROUPS)}.")
+            raise UsageError(
+                f"invalid status '{name}': expected one of {', '.join(JobStatus)}, or a group: {', '.join(GROUPS)}."
+            )
     return frozenset(found)
 
 
 def steps(current: JobStatus, target: JobStatus) -> tuple[JobStatus, ...] | None:
-    """The statuses to pass through from `current` to `target`, the shortest way, `target` last; None: no way.
+    """Return the shortest sequence of statuses from `current` to `target`, `target` last; None if there is none.
 
-    An observer may have missed steps: a job that was scheduled and is found finished has been running in between. Being
-    cancelled is no such finding but an act, so it is never reached by a walk, only from a status next to it.
+    An observer may have missed steps: a scheduled job that is found finished was running in between. `cancelled` is
+    only ever set explicitly, so it follows only a status that leads to it directly.
     """
     if target is JobStatus.CANCELLED:
         return (target,) if target in TRANSITIONS[current] else None
-    ways: list[tuple[JobStatus, ...]] = [()]
-    seen = {current}
-    for way in ways:
-        for following in sorted(TRANSITIONS[way[-1] if way else current], key=list(JobStatus).index):
+    paths: list[tuple[JobStatus, ...]] = [()]
+    reached = {current}
+    for path in paths:
+        for following in sorted(TRANSITIONS[path[-1] if path else current], key=list(JobStatus).index):
             if following is target:
-                return (*way, following)
-            if following not in seen:
-                seen.add(following)
-                ways.append((*way, following))
+                return (*path, following)
+            if following not in reached:
+                reached.add(following)
+                paths.append((*path, following))
     return None

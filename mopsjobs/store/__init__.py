@@ -1,6 +1,8 @@
-"""Versioned bytes under keys, one module a backend; `open_store(url)` picks one.
+"""Versioned bytes under keys. `open_store(url)` is the entry for Python programs.
 
-A backend's SDK is imported by its own module alone, and that module only when its URL is opened.
+`base.py` has the contract that each backend keeps, `cas.py` the compare-and-swap loop over it. There is one module or
+package per backend: memory, SQLite, Azure Blob Storage, DynamoDB. Only this imports the backend's SDK, and `open_store`
+imports the backend only for its URLs.
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ if TYPE_CHECKING:
 def open_store(
     url: str, env: Mapping[str, str] = os.environ, *, when_missing: Callable[[], None] = lambda: None
 ) -> VersionedStore:
-    """The store at `url`. Opening sends nothing over the network; the first use does.
+    """Open the store at `url`. This sends nothing over the network; the first use does.
 
     Args:
         url: one of the forms in `URL_FORMS`.
-        env: where Azure's credentials are looked for. AWS's are found by boto3, in the environment of the process.
-        when_missing: called where an embedded store has no file, before it is read as empty, or one is made; what it
-            raises stops that.
+        env: the environment variables with Azure's credentials. boto3 finds AWS's in the environment of the process.
+        when_missing: called if an embedded store has no file, before it counts as empty, or is made. An error from it
+            prevents both.
 
     Raises:
-        ConfigError: the URL is none of these.
-        StoreAccessError: the credentials in `env` cannot be used as they are.
-        StoreError: the libraries that the backend needs are not here.
+        ConfigError: if the URL has none of these forms.
+        StoreAccessError: if the credentials in `env` are malformed.
+        StoreError: if a library that the backend needs is not installed.
     """
     scheme = check_url(url)
     if scheme == "memory":

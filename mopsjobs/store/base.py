@@ -1,10 +1,10 @@
 """The contract of a versioned store: bytes under keys, each with a version, changed by compare-and-swap.
 
 A store knows nothing about jobs. Each sentence of `VersionedStore` is a test in tests/contract/test_versioned_store.py,
-which runs over all backends. What cannot be tested there is no part of the contract.
+which runs over all backends. A sentence that cannot be tested there does not belong to the contract.
 
-What the contract leans on, for each backend: an ETag in Azure Blob Storage, a random number in DynamoDB, a counter in
-SQLite, a counter under a lock in memory. All give a new version to every write, equal bytes included.
+The version is an ETag in Azure Blob Storage, a random number in DynamoDB, a counter in SQLite, and a counter under a
+lock in memory. Each write gets a new version, also a write of equal bytes.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ MAX_KEY_LENGTH = 900
 
 
 class VersionToken(NamedTuple):
-    """One version of one key. Opaque: compare for equality, hand back to `put`, read nothing into it."""
+    """One version of one key. Opaque: compare it for equality, hand it to `put`, and do not interpret it."""
 
     value: str
 
 
 class Versioned(NamedTuple):
-    """A value with the version it had, both from the same reply."""
+    """A value and its version, both from the same reply."""
 
     value: bytes
     version: VersionToken
 
 
 class Entry(NamedTuple):
-    """One key of a scan. `value` is None where the listing did not carry it: then `get` fetches it.
+    """One key of a scan. `value` is None if the listing did not carry it: then `get` fetches it.
 
-    `size` is the value's length in bytes where the listing tells it, so that a reader can refuse a huge value
-    unfetched.
+    `size` is the length of the value in bytes if the listing has it. A reader can so refuse a huge value unfetched.
     """
 
     key: str
@@ -47,56 +46,59 @@ class Entry(NamedTuple):
 class VersionedStore(Protocol):
     """Versioned bytes under keys.
 
-    An outage raises `StoreUnavailableError`, refused or missing credentials raise `StoreAccessError`, a reply that
-    makes no sense raises `StoreError`: none of them ever looks like "no such key" or "no keys". A key outside the
-    contract raises `InvalidKeyError` before anything is sent, and so does `ValueTooLargeError` a value that the backend
-    does not take. A container or table that does not exist yet holds no
-    keys; the first write creates it, a read never does. Every method may be called from several threads at once. A
-    store that several processes can have open may be open when one of them forks, and is good on both sides then; or,
-    where that cannot be, as while other threads use an embedded one, it is refused in the child. A listing that has
-    begun is the parent's.
+    An outage raises `StoreUnavailableError`. Refused or missing credentials raise `StoreAccessError`. An unexpected
+    response raises `StoreError`. None of them ever looks like "no such key" or "no keys".
+
+    A key outside the contract raises `InvalidKeyError`, and a value above the backend's limit raises
+    `ValueTooLargeError`, both before anything is sent.
+
+    A container or table that does not exist yet holds no keys. The first write creates it, a read never does.
+
+    Every method may be called from several threads at once. A process may fork while it has a store open that several
+    processes can have open. Then parent and child can both use it; or the child refuses to, as while other threads use
+    an embedded store. A listing that has begun belongs to the parent.
     """
 
     def get(self, key: str) -> Versioned | None:
-        """The value and its version, or None when there is no such key."""
+        """Return the value and its version, or None if there is no such key."""
 
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """Replace the value if `version` is still the current one.
 
-        Returns the new version, which differs from every earlier one even when the bytes are equal. Returns None, and
-        changes nothing, when the version is stale or the key is gone.
+        Returns the new version, which differs from every earlier one even if the bytes are equal. Returns None, and
+        changes nothing, if the version is stale or the key is gone.
         """
 
     def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
-        """Create the key. Returns its version; or None, and changes nothing, when it exists."""
+        """Create the key. Returns its version; or None, and changes nothing, if it exists."""
 
     def delete(self, key: str) -> bool:
-        """Remove the key, whatever its version. False when there was none."""
+        """Remove the key, in any version. Return False if there was none."""
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
-        """The keys that start with `prefix`, in ascending order of code points, streaming."""
+        """Yield the keys that start with `prefix`, in ascending order of code points."""
 
     def scan(self, prefix: str = "") -> Iterator[Entry]:
-        """As `list_keys`, with the version of each key, and with its value where the listing carries it for free."""
+        """Yield the same keys with their versions, and with their values if the listing carries them for free."""
 
     def close(self) -> None:
-        """Release connections. Closing twice is harmless; any use after it is an error."""
+        """Release the connections. A second call does nothing; any use after it is an error."""
 
 
 def check_key(key: str) -> str:
     """Return `key` if the contract allows it.
 
     Raises:
-        InvalidKeyError: it is empty or longer than 900 characters; it has a leading `/`, a character that does not
-            print, a backslash, or a segment that is empty, `.` or `..`.
+        InvalidKeyError: if it is empty or longer than 900 characters; if it has a leading `/`, a character that does
+            not print, a backslash, or a segment that is empty, `.` or `..`.
     """
     if not key or len(key) > MAX_KEY_LENGTH:
-        raise InvalidKeyError(f"A key has 1 to {MAX_KEY_LENGTH} characters; this one has {len(key)}.")
+        raise InvalidKeyError(f"invalid key of {len(key)} characters: expected 1 to {MAX_KEY_LENGTH}.")
     if not key.isprintable():
-        raise InvalidKeyError(f"The key {key!r} has a character that does not print.")
+        raise InvalidKeyError(f"invalid key {key!r}: it has a character that does not print.")
     if "\\" in key:
-        # Azure takes it for a slash: two keys would be one blob.
-        raise InvalidKeyError(f"The key {key!r} has a backslash, which not every backend tells from a slash.")
+        # Azure replaces it by a slash: two keys would be one blob.
+        raise InvalidKeyError(f"invalid key {key!r}: it has a backslash, which some backends take for a slash.")
     if any(segment in ("", ".", "..") for segment in key.split("/")):
-        raise InvalidKeyError(f"The key {key!r} has an empty, '.' or '..' segment.")
+        raise InvalidKeyError(f"invalid key {key!r}: it has an empty, '.' or '..' segment.")
     return key

@@ -1,4 +1,4 @@
-"""JSON objects under compare-and-swap, for programs written against ModelOps' storage layer."""
+"""Update JSON objects by compare-and-swap, for programs written against ModelOps' storage layer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def update_with_retry(
 ) -> dict[str, object]:
     """Replace the JSON object under `key` by `fn(object)`, and return it. `fn` must be pure: it may be called again.
 
-    A plain dict has no room for a write id, so a lost reply cannot always be told from a lost race: then
-    `StoreUnavailableError` says that the write may have landed.
+    A plain dict has no place for a write id. So a lost reply may look like a lost race. Then `StoreUnavailableError`
+    says that the write may have landed.
 
     Raises:
-        KeyError: there is no such key.
-        RecordError: the value is no JSON object.
-        TooManyRetriesError: every attempt lost the race.
+        KeyError: if there is no such key.
+        RecordError: if the value is not a JSON object.
+        TooManyRetriesError: if every attempt lost the race.
     """
 
     def apply(value: bytes) -> bytes:
@@ -37,7 +37,7 @@ def update_with_retry(
 def create_with_retry(
     store: VersionedStore, key: str, value: Mapping[str, object], max_attempts: int = cas.ATTEMPTS
 ) -> bool:
-    """Create `key` with a JSON object. False when it exists. `max_attempts` is there for callers of ModelOps' own."""
+    """Create `key` with a JSON object; return False if it exists. `max_attempts` is there for callers of ModelOps."""
     return cas.create(store, key, _dump(value)) is not None
 
 

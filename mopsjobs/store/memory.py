@@ -1,4 +1,4 @@
-"""A versioned store in this process's memory: for tests, and for trying the library in a REPL."""
+"""A versioned store in the memory of this process: for tests, and for experiments in a REPL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 
 
 class InMemoryVersionedStore:
-    """The contract of `VersionedStore` at its plainest: a dict, a counter and a lock. Gone with the process."""
+    """The simplest `VersionedStore`: a dict, a counter and a lock. It ends with the process."""
 
     def __init__(self) -> None:
         self._objects: dict[str, Versioned] = {}
@@ -72,7 +72,7 @@ class InMemoryVersionedStore:
             yield
 
     def _write(self, key: str, value: bytes) -> VersionToken:
-        # One counter for all keys: a key that is deleted and created again never gets an old version back.
+        # One counter for all keys: a key that is deleted and created again never gets an earlier version.
         self._writes += 1
         version = VersionToken(str(self._writes))
         self._objects[key] = Versioned(bytes(value), version)

@@ -1,6 +1,6 @@
-"""Patience with a store across a network, and why one does not answer: what the backends that have one share.
+"""Retry reads across a network, and find out why a store does not answer. Azure and DynamoDB share it.
 
-A command that a person waits for has to fail within five seconds when the network is gone.
+A user waits for a command, so it fails within five seconds if the network is gone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 BUDGET_SECONDS = 4.5
-"""What one read may take in all while the store does not answer: five seconds, less the start of the program."""
+"""Seconds for all attempts at one read while the store does not answer: five, less the start of the program."""
 
 
 POOL_CONNECTIONS = 40
-"""Connections kept for reuse: for the 32 threads that fetch in a sync, and those that list ahead of them."""
+"""Connections for reuse: for the 32 threads that fetch in a sync, and for the threads that list ahead of them."""
 
 
 READ_ATTEMPTS = 3
@@ -39,7 +39,7 @@ MAX_PAUSE = 0.4
 """Seconds before the third one."""
 
 
-_PATIENCE_SECONDS = 1.5  # less than this left of the budget is not worth another attempt
+_LEAST_SECONDS = 1.5  # with less time left, another attempt is not worth while
 
 
 _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
@@ -63,18 +63,18 @@ def read_with_retries(
     budget: float = BUDGET_SECONDS,
     asked_pause: Callable[[Exception], float] = lambda error: 0.0,
 ) -> T:
-    """Call `attempt` with the seconds left until it succeeds, a few times, within the budget.
+    """Call `attempt` with the seconds that are left, until it succeeds, within the budget.
 
     Args:
-        attempt: one request that only reads.
-        explain: the error of the store's contract that an error amounts to.
-        sleep: waits that many seconds.
-        clock: seconds from any start, never going back.
-        budget: seconds for all of it.
-        asked_pause: seconds for which the reply behind an error asks us to stay away.
+        attempt: sends one request that only reads.
+        explain: turns an error into one of the store's contract.
+        sleep: waits for a number of seconds.
+        clock: returns the seconds from any start, and never goes back.
+        budget: seconds for all attempts.
+        asked_pause: returns the seconds for which the reply behind an error asks clients to wait.
 
     Raises:
-        MopsJobsError: as `explain` has it.
+        MopsJobsError: if no attempt succeeds: the error that `explain` returns.
     """
     end = clock() + budget
     backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=4.0, jitter=NO_JITTER)
@@ -87,15 +87,15 @@ def read_with_retries(
             if not isinstance(failure, StoreUnavailableError) or backoff.failures == READ_ATTEMPTS:
                 raise failure from None
             pause = max(pause, asked_pause(error))
-            if clock() + pause + _PATIENCE_SECONDS > end:
+            if clock() + pause + _LEAST_SECONDS > end:
                 raise failure from None
         sleep(pause)
 
 
 def name_server_answers(url: str, seconds: float) -> bool:
-    """Whether the name of the URL's host can be asked for in time. No socket timeout covers that; it may take 30 s.
+    """Return whether the name server answers for the URL's host in time. No socket timeout covers these up to 30 s.
 
-    What is found is thrown away, an error too: the request itself will meet it again, and tell it properly.
+    The result is dropped, and an error as well: the request itself meets the error again, and reports it.
     """
     if urllib.request.getproxies():
         return True
@@ -114,19 +114,19 @@ def _resolve(host: str | None, port: int | None) -> None:
 
 
 def unavailable(error: Exception, location: str, silences: tuple[type[BaseException], ...]) -> StoreUnavailableError:
-    """The outage that `error` amounts to. `silences` are what a library raises for it, besides TimeoutError."""
-    each = list(chain(error))
-    silent = any(isinstance(one, (TimeoutError, *silences)) for one in each)
-    kinds = {type(one) for one in each}
+    """Turn an error into the outage that it is. `silences` are the timeouts of a library, besides TimeoutError."""
+    errors = list(chain(error))
+    silent = any(isinstance(each, (TimeoutError, *silences)) for each in errors)
+    kinds = {type(each) for each in errors}
     return StoreUnavailableError(
-        f"Cannot reach {location}: {_cause(each, silent=silent)}.",
+        f"Cannot reach {location}: {_cause(errors, silent=silent)}.",
         sent=not kinds & {ConnectionRefusedError, socket.gaierror},
         silent=silent,
     )
 
 
 def _cause(errors: list[BaseException], *, silent: bool) -> str:
-    """Why there was no reply, in a few words of ours."""
+    """Return the reason why there was no reply, in a few words."""
     for kind, words in _CAUSES:
         if any(isinstance(each, kind) for each in errors) or (silent and kind is TimeoutError):
             return words
@@ -135,7 +135,7 @@ def _cause(errors: list[BaseException], *, silent: bool) -> str:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything it wraps. Each library on the way hides its cause in a place of its own."""
+    """Yield an error and all errors that it wraps. Each library keeps the cause in a place of its own."""
     todo: list[object] = [error]
     seen: set[int] = set()
     while todo and len(seen) < 32:

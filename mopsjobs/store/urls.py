@@ -1,4 +1,4 @@
-"""Registry URLs: which forms there are, and what tells one registry from another."""
+"""The forms of registry URLs, and the identity of the registry behind one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from collections.abc import Mapping
 from mopsjobs.errors import ConfigError
 from mopsjobs.store.azure.url import FORMS, parse_azure_url
 from mopsjobs.utils.user_dirs import expanded
-
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
-
-if TYPE_CHECKING:
-    pass
-
 
 DEFAULT_CONTAINER = "job-registry"
 
@@ -32,26 +26,25 @@ URL_FORMS = f"memory:, sqlite:///path/registry.db, dynamodb://TABLE, {FORMS}"
 
 
 def check_url(url: str) -> str:
-    """The scheme of a registry URL: `memory`, `sqlite`, `dynamodb`, `azure`, `https` or `http`.
+    """Return the scheme of a registry URL: `memory`, `sqlite`, `dynamodb`, `azure`, `https` or `http`.
 
     Raises:
-        ConfigError: it is no registry URL. Says which forms there are.
+        ConfigError: if the URL has none of the forms in `URL_FORMS`.
     """
     scheme, colon, rest = url.partition(":")
+    invalid = f"invalid registry URL '{_without_secrets(url)}'"
     if not colon or not url.isprintable():
-        raise ConfigError(f"'{_shown(url)}' is no registry URL: use {URL_FORMS}.")
+        raise ConfigError(f"{invalid}: expected {URL_FORMS}.")
     if scheme == "memory":
         if rest:
-            raise ConfigError(f"'{_shown(url)}' is no registry URL: after memory: nothing may follow.")
+            raise ConfigError(f"{invalid}: expected nothing after memory:.")
     elif scheme == "sqlite":
         if rest.startswith("//") and not rest.startswith("///"):
-            raise ConfigError(
-                f"'{_shown(url)}' is no registry URL: an absolute path has three slashes, sqlite:///path."
-            )
+            raise ConfigError(f"{invalid}: an absolute path has three slashes, sqlite:///path.")
         if rest.startswith("//") and any(segment in (".", "..") for segment in rest.split("/")):
-            raise ConfigError(f"'{_shown(url)}' is no absolute path: a relative one is written sqlite:registry.db.")
+            raise ConfigError(f"{invalid}: the path is not absolute. Write a relative path as sqlite:registry.db.")
         if not rest.strip("/"):
-            raise ConfigError(f"'{_shown(url)}' names no file: use sqlite:///path/registry.db.")
+            raise ConfigError(f"{invalid}: expected a file, sqlite:///path/registry.db.")
         expanded(rest)
     elif scheme == "dynamodb" and rest.startswith("//"):
         from mopsjobs.store.dynamodb.url import parse_dynamodb_url
@@ -60,14 +53,14 @@ def check_url(url: str) -> str:
     elif scheme in ("azure", "https", "http") and rest.startswith("//"):
         parse_azure_url(url)
     else:
-        raise ConfigError(f"'{_shown(url)}' is no registry URL: use {URL_FORMS}.")
+        raise ConfigError(f"{invalid}: expected {URL_FORMS}.")
     return scheme
 
 
 def sqlite_path(url: str) -> str:
-    """The absolute path in a `sqlite:` URL; a relative one (`sqlite:registry.db`) counts from the working directory.
+    """Return the absolute path of a `sqlite:` URL. `sqlite:registry.db` is relative to the working directory.
 
-    `sqlite:~/registry.db` is in the user's home: after a colon, no shell puts that in.
+    `sqlite:~/registry.db` is in the user's home directory. After a colon, a shell does not expand `~`.
     """
     path = expanded(url.removeprefix("sqlite:"))
     if path.startswith("///"):
@@ -78,21 +71,21 @@ def sqlite_path(url: str) -> str:
 
 
 def is_local(url: str) -> bool:
-    """Whether the store lives on this machine, so that reading it costs no network."""
+    """Return whether the store lives on this machine, so that reads need no network."""
     return url.startswith(("memory:", "sqlite:"))
 
 
 def default_url(env: Mapping[str, str], data_dir: str) -> str:
-    """The registry to use when nobody names one: Azure's where the environment knows an account, else embedded."""
+    """Return the registry that is used if none is named: Azure's if the environment names an account, else embedded."""
     if env.get("AZURE_STORAGE_CONNECTION_STRING") or env.get("AZURE_STORAGE_ACCOUNT"):
         return f"azure://{DEFAULT_CONTAINER}"
     return "sqlite://" + os.path.join(data_dir, "registry.db")
 
 
 def identity(url: str, env: Mapping[str, str]) -> str:
-    """What tells one registry from another, without secrets: the same text for the same container or file.
+    """Return the identity of a registry, without secrets: the same text for the same container or file.
 
-    `azure://container` means another container when the environment names another account, so the account is in it.
+    It contains the account, since `azure://container` is another container if the environment names another account.
     """
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
@@ -115,8 +108,8 @@ def _azure_identity(url: str, env: Mapping[str, str]) -> str:
             facts[name.lower()] = value.strip()
     if facts.get("usedevelopmentstorage", "").lower() == "true":
         return f"http://127.0.0.1:10000/devstoreaccount1/{container}"
-    # Only what can be a name or an address. Of a damaged string anything may be the key, and the identity is shown:
-    # such a registry cannot be opened, so it need not be told from others.
+    # Only names and addresses are used. Any part of a damaged string may be the key, and the identity is printed.
+    # A registry with such a string cannot be opened, so it needs no identity of its own.
     endpoint = facts.get("blobendpoint", "")
     if _ENDPOINT.fullmatch(endpoint):
         return _normal(f"{endpoint.partition('?')[0].rstrip('/')}/{container}")
@@ -128,7 +121,7 @@ def _azure_identity(url: str, env: Mapping[str, str]) -> str:
 
 
 def _normal(url: str) -> str:
-    """An http(s) URL with scheme and host in lower case, no user, and no port or slash that says nothing."""
+    """Return an http(s) URL with scheme and host in lower case, without user, default port and last slash."""
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     port = {"https": ":443", "http": ":80"}.get(scheme.lower(), "")
@@ -136,15 +129,15 @@ def _normal(url: str) -> str:
     return f"{scheme.lower()}://{host}{slash}{path.rstrip('/')}"
 
 
-def _shown(url: str) -> str:
-    """The URL as it may stand in a message: without query, user or password, and nothing that moves a cursor.
+def _without_secrets(url: str) -> str:
+    """Return the URL for a message: without query, user, password and control characters.
 
-    Nor with what follows a `=` or `;`, since people paste connection strings and SAS tokens in the place of URLs.
+    The text after a `=` or `;` goes as well, since users paste connection strings and SAS tokens in place of URLs.
     """
     bare = url
     for mark in "?#=;":
         bare = bare.partition(mark)[0]
     scheme, slashes, rest = bare.partition("//")
     host, slash, path = rest.partition("/")
-    shown = scheme + slashes + host.rpartition("@")[2] + slash + path
-    return shown if shown.isprintable() else ascii(shown)[1:-1]
+    safe = scheme + slashes + host.rpartition("@")[2] + slash + path
+    return safe if safe.isprintable() else ascii(safe)[1:-1]

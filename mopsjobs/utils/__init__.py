@@ -1,1 +1,1 @@
-"""Tools that know nothing about jobs: files, times, text, strict parsers."""
+"""Tools that know nothing about jobs: files, times, text, delays, strict readers of JSON and YAML."""

@@ -1,4 +1,4 @@
-"""Rows as CSV that a spreadsheet may open: no cell of it is ever taken for a formula."""
+"""Write CSV whose cells no spreadsheet takes for formulas."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from mopsjobs.utils.text import strip_control_characters
 
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - full-width forms, which some spreadsheets take for the plain ones
-"""What begins a formula, after OWASP's page on CSV injection. Only texts are looked at: a number is one."""
+"""Characters that begin a formula, by OWASP's page on CSV injection. Only texts are checked, since a number is safe."""
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """The rows as lines of CSV. Null is empty, lists and objects are JSON; a text that looks like a formula gets a `'`.
+    """Return the rows as lines of CSV. Null is empty, lists and objects are JSON. A text like a formula gets a `'`.
 
-    Every text is quoted, so that no field separator of another country cuts one in two.
+    Every text is quoted, so that the field separator of another country does not split it.
     """
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
@@ -25,7 +25,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> object:
-    """What a cell holds. A text has no control characters but ends of lines, so that a terminal may show it too."""
+    """Return the content of a cell. A text loses its control characters except line ends: terminals show it, too."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -36,5 +36,5 @@ def _cell(value: object) -> object:
         return json.dumps(value, separators=(",", ":"))
     text = str(value)
     plain = "\n".join(strip_control_characters(line) for line in text.splitlines()) if not text.isprintable() else text
-    # Of both: some programs skip the tab, and what is left out here may have hidden the sign.
+    # Both are checked: some programs skip a tab, and a removed character may have hidden the sign.
     return f"'{plain}" if text.startswith(_FORMULA) or plain.lstrip().startswith(_FORMULA) else plain

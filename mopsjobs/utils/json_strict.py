@@ -1,8 +1,8 @@
-"""JSON from elsewhere, read strictly: what one reader would take for this and another for that is refused.
+"""Read JSON of other programs strictly: refuse what two readers would understand in two ways.
 
-Python's own reader takes names that come twice, NaN, numbers beyond every float and halves of surrogate pairs, which
-fail in the next encoder; and it gives up on depth where the stack ends, which depends on who calls. RFC 8259 leaves all
-of this to the reader; RFC 7493 (I-JSON) forbids most of it.
+Python's own reader accepts duplicate names, NaN, numbers beyond every float, and halves of surrogate pairs, which fail
+in the next encoder. It refuses depth only where the stack ends, which depends on the caller. RFC 8259 leaves all of
+this to the reader. RFC 7493 (I-JSON) forbids most of it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import math
 from mopsjobs.errors import RecordError
 
 MAX_DEPTH = 100
-"""Lists and objects within each other. A bound of our own, since Python's depends on its version and on who calls."""
+"""Lists and objects within each other. Python's own bound depends on its version and on the caller."""
 
 
 def read_json(value: bytes, *, max_depth: int = MAX_DEPTH) -> object:
-    """The JSON in these bytes, which are UTF-8, a byte order mark allowed.
+    """Parse JSON in UTF-8, with or without a byte order mark.
 
     Raises:
-        RecordError: they are no such JSON, or nested deeper than `max_depth`.
+        RecordError: if the bytes are not such JSON, or nested deeper than `max_depth`.
     """
     try:
         text = value.decode("utf-8-sig")
@@ -36,7 +36,11 @@ def read_json(value: bytes, *, max_depth: int = MAX_DEPTH) -> object:
 
 
 def parse_json(text: str, *, max_depth: int = MAX_DEPTH) -> object:
-    """As `read_json`, of text; but it may say half of a surrogate pair."""
+    """Parse JSON as `read_json` does, from text. An escape may be half of a surrogate pair.
+
+    Raises:
+        RecordError: if the text is not JSON, or nested deeper than `max_depth`.
+    """
     try:
         content = _DECODER.decode(text)
     except RecursionError:
@@ -44,25 +48,25 @@ def parse_json(text: str, *, max_depth: int = MAX_DEPTH) -> object:
     except json.JSONDecodeError as error:
         raise RecordError(f"not JSON: {error}") from None
     except ValueError as error:
-        # Python refuses to read more digits than this, since the time grows with their square.
+        # Python bounds the digits that it reads, since the time grows with their square.
         is_number = str(error).startswith("Exceeds the limit")
-        raise RecordError(f"not JSON: {'a number of very many digits' if is_number else error}") from None
+        raise RecordError(f"not JSON: {'a number with too many digits' if is_number else error}") from None
     if is_deeper(content, max_depth, text):
         raise RecordError("nested too deeply")
     return content
 
 
 def whole_characters(content: object, errors: str = "strict") -> object:
-    """What JSON said, checked for halves of surrogate pairs; with `errors="replace"` each of them becomes a `?`.
+    """Return the content of JSON, checked for halves of surrogate pairs. `errors="replace"` makes each of them a `?`.
 
     Raises:
-        UnicodeEncodeError: there is one.
+        UnicodeEncodeError: if there is one, and `errors` is "strict".
     """
     return json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", errors))
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"invalid number {name}")
 
 
 def _finite(digits: str) -> float:

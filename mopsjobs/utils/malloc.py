@@ -1,4 +1,4 @@
-"""What a process that runs for days does so that its memory does not grow."""
+"""Keep the memory of a process from growing that runs for days."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _ARENAS = 2
 
 
 def limit_malloc_arenas() -> None:
-    """Have glibc allocate from two arenas, whatever the number of threads; elsewhere do nothing.
+    """Make glibc allocate from two arenas, for any number of threads. Call it before there are threads.
 
-    It makes up to eight for each core, each thread that is new takes one, and what is freed in one serves no other. A
-    sync has dozens of new threads, and pages of a listing are megabytes: after a day of syncs 65 MB of a process were
-    free and still its own, and more with each hour (docs/reliability.md). To be called before there are threads.
+    Without glibc it does nothing. By default glibc makes up to eight arenas per core, and memory that is freed in one
+    serves no other. A sync starts dozens of threads, and pages of a listing are megabytes. After a day of syncs, a
+    process held 65 MB of free memory, and more with each hour (docs/reliability.md).
     """
     with contextlib.suppress(ImportError, OSError, TypeError, AttributeError):  # no glibc, or no ctypes
         import ctypes

@@ -1,4 +1,4 @@
-"""Making and opening a SQLite file, the same way for the embedded registry and for the cache."""
+"""Make and open a SQLite file, in the same way for the embedded registry and for the cache."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
 
 
 WAL_BYTES = 4 * 2**20
-"""To this a WAL is cut when it is begun anew, which SQLite does after as many. Without a bound it would keep the size
-of the largest write for as long as anybody has the file open: a page of `serve`, say, that made the first sync."""
+"""The size to which SQLite cuts a WAL when it starts it again. Without a bound, the WAL keeps the size of the largest
+write until the last connection closes: that of a `serve` which made the first sync, for example."""
 
 
 MAKING_SECONDS = 30.0
-"""How long to wait for somebody else who makes the file, which takes milliseconds."""
+"""How long to wait for another process that makes the file, which takes milliseconds."""
 
 
 LOST = ".lost"
-"""Behind the name of a WAL that was put aside."""
+"""Added to the name of a WAL that was moved aside."""
 
 
 BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite puts behind the name of a file, beside it."""
+"""What SQLite adds to the name of a database for the files beside it."""
 
 
 FileIdentity = tuple[int, int]
-"""Device and inode: what tells a file from another that has its path by now."""
+"""Device and inode. They differ if another file has taken the path."""
 
 
 def file_identity(path: str) -> FileIdentity | None:
-    """The file at `path`; None where there is none.
+    """Return the identity of the file at `path`; None if there is none.
 
     Raises:
-        OSError: it cannot be told, as in a directory that is not ours to look into.
+        OSError: if it cannot be read, as in a directory of another user.
     """
     try:
         found = os.stat(path)
@@ -47,7 +47,7 @@ def file_identity(path: str) -> FileIdentity | None:
 
 
 def file_names(path: str) -> list[str]:
-    """The file, and all that may lie beside it: SQLite's, what is left of makers, and what was put aside."""
+    """Return the name of a database, and of all files that may lie beside it: of SQLite, of `create`, moved aside."""
     from mopsjobs.utils.files import SUFFIX
 
     own = [path + suffix for suffix in ("", *BESIDE, ".build")]
@@ -59,64 +59,64 @@ def file_names(path: str) -> list[str]:
     ]
 
 
-def create(path: str, fill: Callable[[sqlite3.Connection], None], patience: float = MAKING_SECONDS) -> None:
-    """Make the file, for its owner alone, in WAL mode and on disk, unless somebody else does it first.
+def create(path: str, fill: Callable[[sqlite3.Connection], None], timeout: float = MAKING_SECONDS) -> None:
+    """Make a database, for its owner alone, in WAL mode and on disk, unless another process makes it first.
 
-    It is made whole under another name and linked into place. Half-made, it would be nobody's: turning WAL on in a
-    file that others have open fails instead of waiting, and whoever only reads cannot clear up after a killed maker.
+    It is made whole under another name and linked into place. To turn WAL on in a file that others have open fails
+    instead of waiting, and a reader could not clear up after a process that was killed while it made the file.
 
-    Makers wait for each other at a file of its own, and nobody but SQLite ever opens one that is a database: closing it
-    again would give up the locks that other threads of this process have on it (POSIX has it so), and the next process
-    to leave would take the WAL away from under them, with all that was acknowledged since.
+    Processes that make it wait for each other at a lock file. Only SQLite ever opens a database: to close it elsewhere
+    would give up the locks that other threads of this process have on it, as POSIX says. The next process to leave
+    would then remove the WAL, with all writes that were acknowledged since.
 
     Args:
-        path: where.
-        fill: writes what is to be in it.
-        patience: seconds to wait for somebody else who makes it.
+        path: where the database goes.
+        fill: writes its content.
+        timeout: seconds to wait for another process that makes it.
 
     Raises:
-        OSError: the directory does not take it; a `TimeoutError` where somebody else took longer.
-        sqlite3.Error: the disk does not.
+        OSError: if the file cannot be made there; a `TimeoutError` if another process took longer.
+        sqlite3.Error: if its content cannot be written.
     """
-    with creation_lock(path, patience):
+    with creation_lock(path, timeout):
         from mopsjobs.utils.files import SUFFIX
 
         _create(path, path + SUFFIX, fill)
 
 
 @contextlib.contextmanager
-def creation_lock(path: str, patience: float = MAKING_SECONDS) -> Iterator[None]:
-    """Be the only one in the block, of all that make the file at that real path, or move it away.
+def creation_lock(path: str, timeout: float = MAKING_SECONDS) -> Iterator[None]:
+    """Hold the lock for making, or moving away, the database at a real path.
 
     Raises:
-        OSError: the directory does not take it; a `TimeoutError` where somebody was at it for `patience` seconds.
+        OSError: if the lock file cannot be made there; a `TimeoutError` if another process held it for longer.
     """
     from mopsjobs.utils.files import atomic_file  # here: no listing needs it
 
-    with atomic_file(path + ".build", 0o600, patience):
+    with atomic_file(path + ".build", 0o600, timeout):
         yield
 
 
-def _create(path: str, beside: str, fill: Callable[[sqlite3.Connection], None]) -> None:
+def _create(path: str, part: str, fill: Callable[[sqlite3.Connection], None]) -> None:
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Of a maker that was killed. It may be another name of the file that it has made, so nobody writes to it.
-        _remove(beside)
-        # What is looked for and what is put aside lie in one directory, whatever is mounted over it meanwhile.
+        # Left by a process that was killed. It may be another name of the finished database: remove it unopened.
+        _remove(part)
+        # One open directory for all checks and moves, since another one may be mounted over it meanwhile.
         if _has(directory, os.path.basename(path)):
             return
-        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
-            with contextlib.closing(sqlite3.connect(beside, isolation_level=None)) as connection:
+            with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 fill(connection)
-                # Closing does it too, but says nothing of a disk that was full by then.
+                # To close the connection does it, too, but hides the error of a full disk.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not _has(directory, os.path.basename(path)):  # a disk may have been mounted since
-                _put_aside_orphans(directory, os.path.basename(path))
-            _put_in_place(beside, path)
+                _move_orphans_aside(directory, os.path.basename(path))
+            _link_into_place(part, path)
         finally:
-            _remove(beside)
+            _remove(part)
     finally:
         os.close(directory)
 
@@ -127,20 +127,20 @@ def _remove(path: str) -> None:
             os.unlink(path + suffix)
 
 
-def _put_in_place(beside: str, path: str) -> None:
+def _link_into_place(part: str, path: str) -> None:
     try:
-        os.link(beside, path)
+        os.link(part, path)
     except FileExistsError:
         pass
-    except OSError:  # a file system without hard links; of those who come this way, nobody else is here now
+    except OSError:  # a file system without hard links; the creation lock keeps other processes out
         if file_identity(path) is None:
-            os.rename(beside, path)
+            os.rename(part, path)
 
 
-def _put_aside_orphans(directory: int, name: str) -> None:
-    """What lies beside a file that is gone must not come into the new one, as SQLite would have it.
+def _move_orphans_aside(directory: int, name: str) -> None:
+    """Move the files of SQLite away that a removed database has left, since SQLite would apply them to the new one.
 
-    Whoever moved or removed the file alone has left its WAL, and in it perhaps the last writes: it stays, as `.lost`.
+    A WAL may hold the last writes of the removed database, so it stays, as `.lost`.
     """
     for orphan in (name + "-wal", name + "-journal"):
         if not _has(directory, orphan):
@@ -148,10 +148,10 @@ def _put_aside_orphans(directory: int, name: str) -> None:
         if os.stat(orphan, dir_fd=directory).st_size == 0:
             os.unlink(orphan, dir_fd=directory)
             continue
-        kept = orphan + LOST
-        while _has(directory, kept):
-            kept += "x"
-        os.rename(orphan, kept, src_dir_fd=directory, dst_dir_fd=directory)
+        target = orphan + LOST
+        while _has(directory, target):
+            target += "x"
+        os.rename(orphan, target, src_dir_fd=directory, dst_dir_fd=directory)
     if _has(directory, name + "-shm"):
         os.unlink(name + "-shm", dir_fd=directory)
 
@@ -165,31 +165,31 @@ def _has(directory: int, name: str) -> bool:
 
 
 def connect(path: str, *, writable: bool, busy_seconds: float, synchronous: str) -> sqlite3.Connection:
-    """A connection to the file at `path`, which must be there. No transaction is begun that was not asked for.
+    """Connect to a database, which must exist. The connection begins no transaction by itself.
 
     Args:
-        path: the file.
+        path: the database.
         writable: whether to write.
-        busy_seconds: how long to wait for others that hold it.
+        busy_seconds: how long to wait for other connections that hold it.
         synchronous: SQLite's level of durability, `FULL` or `NORMAL`.
 
     Raises:
-        sqlite3.Error: it cannot be opened, or is no SQLite file.
+        sqlite3.Error: if the file cannot be opened, or is not a SQLite database.
     """
     if writable:
         return _connect(path, "mode=rw", busy_seconds, synchronous)
     try:
         return _connect(path, "mode=ro", busy_seconds, synchronous)
     except sqlite3.OperationalError as error:
-        # In a directory that we may not write, or on a full disk, reading in WAL mode has no place for its shared
-        # memory. Without a WAL nobody is writing, and the file can be read as it lies.
+        # In a read-only directory, or on a full disk, WAL mode has no place for its shared memory. Without a WAL, no
+        # process writes, and the file can be read as it is.
         if not os.access(path, os.R_OK):
             raise
         if not _is_filled(path + "-wal"):
             return _connect(path, "mode=ro&immutable=1", busy_seconds, synchronous)
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_IOERR or not os.access(path, os.W_OK):
             raise
-        # Who has the file alone needs no shared memory: as long as this is open, others wait.
+        # An exclusive connection needs no shared memory: others wait until it is closed.
         return _connect(path, "mode=rw", busy_seconds, synchronous, alone=True)
 
 
@@ -203,7 +203,7 @@ def _is_filled(path: str) -> bool:
 def _connect(
     path: str, options: str, busy_seconds: float, synchronous: str, *, alone: bool = False
 ) -> sqlite3.Connection:
-    # The three characters that mean something in a SQLite URI; urllib would cost 3 ms, on the way to every listing.
+    # The three characters with a meaning in a SQLite URI. urllib would cost each listing 3 ms.
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(
         f"file:{quoted}?{options}", uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
@@ -213,7 +213,7 @@ def _connect(
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         if alone:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        # SQLite opens lazily: only this finds out whether the file can be used.
+        # SQLite opens lazily: only a query shows whether the file can be used.
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     except BaseException:
         connection.close()

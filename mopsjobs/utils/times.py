@@ -1,6 +1,6 @@
-"""Points in time and durations: what we read is forgiving, what we write is one form.
+"""Points in time and durations: many forms are read, one form is written.
 
-Everything inside is UTC. A time without an offset is taken for UTC, since that is what ModelOps' programs write.
+Everything inside is UTC. A time without an offset counts as UTC, since ModelOps' programs write it so.
 Records carry `+00:00` (readable by `datetime.fromisoformat` of any Python), JSON for scripts carries `Z`.
 """
 
@@ -30,25 +30,25 @@ MAX_TIME_LENGTH = 64
 
 
 MAX_SECONDS = 100 * 365 * 86400
-"""A century. Whoever asks for more has mistyped, and datetime has an end."""
+"""A century. A longer duration is a mistake, and would lead beyond the last `datetime`."""
 
 
 _LAST_SECOND = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 
 
 def utc_now() -> datetime:
-    """Now, in UTC."""
+    """Return the current time, in UTC."""
     return datetime.fromtimestamp(time.time(), UTC)
 
 
-@functools.lru_cache(1024)  # the times of one record are few and looked at often, and a sync has many records
+@functools.lru_cache(1024)  # the times of one record are few and read often, and a sync has many records
 def parse_time(text: str) -> datetime:
-    """A point in time from ISO 8601 text, in UTC.
+    """Parse a point in time in ISO 8601, and return it in UTC.
 
     Raises:
-        ValueError: the text is no time.
+        ValueError: if the text is not a time.
     """
-    if len(text) > MAX_TIME_LENGTH:  # a fraction may have any number of digits, and what was read is remembered
+    if len(text) > MAX_TIME_LENGTH:  # a fraction may have any number of digits, and the cache keeps the text
         raise ValueError("too long for a time")
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -60,52 +60,54 @@ def parse_time(text: str) -> datetime:
 
 
 def record_time(moment: datetime) -> str:
-    """The form that records carry: ISO 8601 with `+00:00`."""
+    """Return a time as records carry it: ISO 8601 with `+00:00`."""
     return moment.astimezone(UTC).isoformat()
 
 
 def json_time(moment: datetime) -> str:
-    """The form that scripts get: RFC 3339 with `Z`."""
+    """Return a time as scripts get it: RFC 3339 with `Z`."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def rfc3339(text: str) -> str:
-    """The form that scripts get, from ISO 8601 text that `parse_time` takes."""
-    # What records carry needs no parsing; a sync has ten such texts a record.
+    """Return a time as scripts get it, from ISO 8601 text that `parse_time` accepts."""
+    # The form of records needs no parsing; a sync has ten such texts per record.
     if _RECORD_TIME.fullmatch(text):
         return text[:-6] + "Z"
     return json_time(parse_time(text))
 
 
 def whole_seconds(text: str) -> str:
-    """A time in the form of `json_time`, without the fraction that no person reads."""
+    """Return a time in the form of `json_time` without its fraction of a second."""
     return re.sub(r"\.\d+Z$", "Z", text)
 
 
 def from_timestamp(seconds: float) -> datetime:
-    """The point in time that many seconds after 1970, in UTC; the last one there is, if it would be beyond that."""
+    """Return the time `seconds` after 1970, in UTC; at most the last time that Python can represent."""
     return datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC)
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from `90s`, `5m`, `2h`, `1.5d`, `2w` or a row of them, `1h30m`.
+    """Return the seconds of `90s`, `5m`, `2h`, `1.5d`, `2w`, or of several, `1h30m`.
 
     Raises:
-        UsageError: it is none of these, or longer than a century.
+        UsageError: if the text is not a duration, or longer than a century.
     """
     if not _DURATION.fullmatch(text):
-        raise UsageError(f"'{text}' is no duration: give a number with s, m, h, d or w, like 90s, 5m, 2h, 7d or 1h30m.")
+        raise UsageError(
+            f"invalid duration '{text}': expected a number with s, m, h, d or w, such as 90s, 5m, 2h, 7d or 1h30m."
+        )
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
     if seconds > MAX_SECONDS:
-        raise UsageError(f"The duration '{text}' is longer than a century.")
+        raise UsageError(f"invalid duration '{text}': longer than a century.")
     return seconds
 
 
 def parse_when(text: str, now: datetime) -> datetime:
-    """A point in time given as RFC 3339 text or as a duration before `now`.
+    """Return the time that RFC 3339 text, or a duration before `now`, stands for.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: if the text is neither.
     """
     if _DURATION.fullmatch(text):
         return now - timedelta(seconds=parse_duration(text))
@@ -113,12 +115,12 @@ def parse_when(text: str, now: datetime) -> datetime:
         return parse_time(text)
     except ValueError:
         raise UsageError(
-            f"'{text}' is no point in time: give a duration like 2h or 7d, or RFC 3339 like 2026-11-24T09:00:00Z."
+            f"invalid time '{text}': expected a duration such as 2h or 7d, or RFC 3339 such as 2026-11-24T09:00:00Z."
         ) from None
 
 
 def human_duration(seconds: float) -> str:
-    """A duration for people, in at most two units: `0s`, `42s`, `3m 5s`, `2h 10m`, `4d 1h`, `210d`."""
+    """Return a duration for people, in at most two units: `0s`, `42s`, `3m 5s`, `2h 10m`, `4d 1h`, `210d`."""
     left = max(0, int(seconds))
     if left < 60:
         return f"{left}s"
@@ -132,7 +134,7 @@ def human_duration(seconds: float) -> str:
 
 
 def human_age(seconds: float) -> str:
-    """How long ago, for people: `just now`, `3m ago`; `in 2m` for what another clock wrote ahead of ours."""
+    """Return an age for people: `just now`, `3m ago`; or `in 2m`, if the clock of another machine is ahead."""
     if seconds <= -60:
         return f"in {human_duration(-seconds).split()[0]}"
     return "just now" if seconds < 2 else f"{human_duration(seconds).split()[0]} ago"

@@ -109,9 +109,9 @@ def private_directory() -> str:
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
     found, above = os.lstat(path), os.stat(os.path.dirname(path))
-    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
-    if not is_ours:
-        raise CacheError(f"{path} is not ours alone.", hint="Name another place: --cache PATH.")
+    is_private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    if not is_private:
+        raise CacheError(f"Other users may have access to {path}.", hint="Name another place: --cache PATH.")
     if above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
         raise CacheError(
             f"Other users can replace {path}: every user may write the directory above it, which has no sticky bit.",

@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 STATUSES = "pending, submitting, scheduled, running, validating, succeeded, partial, failed, cancelled"
 
 BAD_USAGE = {
-    "list --registry nonsense": "'nonsense' is no registry URL",
-    "list --registry ftp://host/x": "'ftp://host/x' is no registry URL",
+    "list --registry nonsense": "invalid registry URL 'nonsense'",
+    "list --registry ftp://host/x": "invalid registry URL 'ftp://host/x'",
     "list --registry sqlite://relative.db": "three slashes",
     "list --registry azure://": "names no container",
     "list --registry https://account.blob.core.windows.net": "names no container",
     "list --registry https://a.blob.core.windows.net/c?sv=SECRET": "has a query",
     "list --registry https://me:SECRET@a.blob.core.windows.net/c": "no user name or password",
-    "sync --registry https://a.blob.core.windows.net/Bad_Name": "names no container Azure may have",
-    "list --registry azure://job-registry/more": "names more than a container",
-    "list --registry sqlite:///./x.db": "is no absolute path",
-    "list --registry sqlite:///a/../x.db": "is no absolute path",
+    "sync --registry https://a.blob.core.windows.net/Bad_Name": "invalid container in the registry URL",
+    "list --registry azure://job-registry/more": "expected azure://CONTAINER, and no more",
+    "list --registry sqlite:///./x.db": "the path is not absolute",
+    "list --registry sqlite:///a/../x.db": "the path is not absolute",
     "list --registry memory:x": "nothing may follow",
-    "list --status flying": f"'flying' is no status: use {STATUSES}, or the groups active, done.",
-    "update job flying": f"'flying' is no status: use one of {STATUSES}.",
+    "list --status flying": f"invalid status 'flying': expected one of {STATUSES}, or a group: active, done.",
+    "update job flying": f"invalid status 'flying': expected one of {STATUSES}.",
     "list --hours -1": "--hours",
     "list --hours soon": "invalid number of hours 'soon'",
     "list --hours nan": "invalid number of hours 'nan'",
     "list --hours 0": "invalid number of hours '0'",
-    "list --since yesterday": "'yesterday' is no point in time",
-    "list --until 2026-13-01": "'2026-13-01' is no point in time",
-    "list --max-age 5": "'5' is no duration",
+    "list --since yesterday": "invalid time 'yesterday'",
+    "list --until 2026-13-01": "invalid time '2026-13-01'",
+    "list --max-age 5": "invalid duration '5'",
     "list --max-age 999999d": "longer than a century",
-    "wait job --timeout 1y": "'1y' is no duration",
+    "wait job --timeout 1y": "invalid duration '1y'",
     "list --hours 1 --since 2h": "--hours and --since",
     "list --since 1h --until 2h": "invalid window: it ends before it begins",
     "list --json --tsv": "not allowed with",
@@ -67,10 +67,10 @@ BAD_USAGE = {
     "list --match a{99999999999999999999}": "invalid regular expression",
     "list --label =x": "invalid label '=x'",
     "list --color pink": "invalid color mode 'pink'",
-    "status a/b": "cannot be a job id",
+    "status a/b": "invalid job id",
     "status a b": "Unrecognized arguments: b",
     "status @newest": "@latest",
-    "wait a/b": "cannot be a job id",
+    "wait a/b": "invalid job id",
     "list extra": "Unrecognized arguments: extra",
     "list --stat running": "Unrecognized arguments: --stat",
     "sync --ful": "Unrecognized arguments: --ful",
@@ -454,7 +454,7 @@ def test_a_registry_that_is_a_directory_is_told_in_one_sentence(cli: Cli, argv: 
     place.mkdir()
     ran = cli(*argv, "--registry", f"sqlite://{place}")
     assert ran.code == 4
-    assert f"The registry {place} is a directory, and should be a file." in ran.out + ran.err
+    assert f"invalid registry {place}: it is a directory, not a file." in ran.out + ran.err
     assert "--registry sqlite:///path/registry.db" in ran.out + ran.err
     if argv != ("doctor",):
         assert (ran.out, len(sentences(ran.err))) == ("", 1)

@@ -103,7 +103,7 @@ def test_pages_show_every_job_once(web: Web, cli: Cli, remote: Remote) -> None:
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [
-        ("/jobs?status=nope", "is no status"),
+        ("/jobs?status=nope", "invalid status"),
         ("/jobs?sort=size", "invalid sort column"),
         ("/jobs?page=0", "whole number"),
         ("/jobs?hours=soon", "no number of hours"),

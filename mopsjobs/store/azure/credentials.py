@@ -1,10 +1,11 @@
-"""Which storage account a registry URL means, and what opens it: found as the Azure CLI finds it.
+"""Find the storage account of a registry URL, and the credential for it, in the order of the Azure CLI.
 
-`AZURE_STORAGE_CONNECTION_STRING`; else `AZURE_STORAGE_ACCOUNT` with `AZURE_STORAGE_KEY` or `AZURE_STORAGE_SAS_TOKEN`;
-else `DefaultAzureCredential`. Rules come on top, because a URL may have been pasted from anywhere: a secret of one
-account is never offered to another, and a sign-in token goes to Microsoft's storage hosts only. Nor does a secret go
-over a network in clear: a SAS token would be anybody's who listens, and a bundle that is changed on the way is code
-that runs. Messages name variables and hosts, never a value that might be a secret.
+The order is `AZURE_STORAGE_CONNECTION_STRING`, `AZURE_STORAGE_ACCOUNT` with `AZURE_STORAGE_KEY` or
+`AZURE_STORAGE_SAS_TOKEN`, `DefaultAzureCredential`.
+
+A URL may come from anywhere, so further rules apply. A secret of one account is never sent to another. A sign-in token
+goes to Microsoft's storage hosts only. No secret goes over a network in clear: a listener could take a SAS token, and
+change a bundle, which is code that runs. Messages name variables and hosts, never a value that may be a secret.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ EMULATOR = "the emulator's published key"
 EMULATOR_ACCOUNT = "devstoreaccount1"
 
 
-# Published by Microsoft, the same for everybody: learn.microsoft.com/azure/storage/common/storage-use-azurite
+# Published by Microsoft, and the same for all users: learn.microsoft.com/azure/storage/common/storage-use-azurite
 EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
@@ -86,8 +87,8 @@ def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
         env: the environment variables.
 
     Raises:
-        ConfigError: the URL or a variable makes no sense, or the two name different accounts.
-        StoreAccessError: nothing says which account `azure://` means.
+        ConfigError: if the URL or a variable is malformed, or the two name different accounts.
+        StoreAccessError: if no variable names the account of an `azure://` URL.
     """
     target = parse_azure_url(url)
     settings = {name: env.get(name, "").strip() for name in (CONNECTION_STRING, ACCOUNT, KEY, SAS_TOKEN)}
@@ -97,7 +98,7 @@ def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
             return AzureContainer(target.endpoint or endpoint, target.container, credential, CONNECTION_STRING)
         return _emulator(target) or _refuse(target, CONNECTION_STRING)
     if settings[ACCOUNT] and not _ACCOUNT_NAME.fullmatch(settings[ACCOUNT]):
-        raise ConfigError(f"{ACCOUNT} is no account name: those have 3 to 24 lower-case letters and digits.")
+        raise ConfigError(f"invalid account name in {ACCOUNT}: expected 3 to 24 lower-case letters and digits.")
     secret = next((name for name in (KEY, SAS_TOKEN) if settings[name]), None)
     if secret is not None:
         if target.endpoint is not None and (not settings[ACCOUNT] or target.account != settings[ACCOUNT]):
@@ -118,7 +119,7 @@ def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
 def _signed_in(target: AzureUrl, account: str) -> AzureContainer:
     if target.endpoint is None and not account:
         raise StoreAccessError(
-            f"Nothing says which storage account holds the container {target.container!r}.",
+            f"No variable names the storage account of the container {target.container!r}.",
             hint=f"Set {CONNECTION_STRING}, or {ACCOUNT} with {KEY} or {SAS_TOKEN}; or name the account in the URL.",
         )
     if target.endpoint is not None and not target.is_azure:
@@ -131,7 +132,7 @@ def _signed_in(target: AzureUrl, account: str) -> AzureContainer:
 
 
 def _emulator(target: AzureUrl) -> AzureContainer | None:
-    """An Azurite's own account, opened by the key that everybody knows; None for any other account."""
+    """Return the container of an Azurite with its published key; None for any other account."""
     if target.endpoint is None or not target.is_loopback or target.account != EMULATOR_ACCOUNT:
         return None
     credential = AzureNamedKeyCredential(EMULATOR_ACCOUNT, EMULATOR_KEY)
@@ -141,8 +142,8 @@ def _emulator(target: AzureUrl) -> AzureContainer | None:
 def _refuse(target: AzureUrl, source: str) -> AzureContainer:
     if source == SIGN_IN:
         raise ConfigError(
-            f"The registry URL names {target.endpoint}, no Azure storage host: a sign-in token is not sent there.",
-            hint=f"For a host of your own set {CONNECTION_STRING}.",
+            f"The registry URL names {target.endpoint}, which is not an Azure storage host: it gets no sign-in token.",
+            hint=f"For another host set {CONNECTION_STRING}.",
         )
     raise ConfigError(
         f"The registry URL names {target.endpoint}, but {source} is not for that account: it is not sent there.",
@@ -155,10 +156,14 @@ def _public_endpoint(account: str) -> str:
 
 
 def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | AzureSasCredential]:
-    """The blob endpoint and the credential. Raises ConfigError, whose message holds nothing of the string."""
+    """Return the blob endpoint and the credential.
+
+    Raises:
+        ConfigError: if the string is malformed. The message repeats no part of it.
+    """
     pairs = [pair.partition("=") for pair in text.split(";") if pair.strip()]
     if not pairs or not all(separator for _, separator, _ in pairs):
-        raise ConfigError(f"{CONNECTION_STRING} is malformed: it is to be name=value pairs with semicolons between.")
+        raise ConfigError(f"{CONNECTION_STRING} is malformed: expected name=value pairs with semicolons between.")
     fields = {name.strip().lower(): value.strip() for name, _, value in pairs}
     if fields.get("usedevelopmentstorage", "").lower() == "true":
         return EMULATOR_ENDPOINT, AzureNamedKeyCredential(EMULATOR_ACCOUNT, EMULATOR_KEY)
@@ -171,18 +176,20 @@ def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | 
         endpoint = f"{scheme}://{account}.blob.{fields.get('endpointsuffix') or 'core.windows.net'}"
     parts = _split(endpoint, f"The endpoint in {CONNECTION_STRING}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
-        raise ConfigError(f"{CONNECTION_STRING} is malformed: its endpoint is no plain http or https URL.")
+        raise ConfigError(f"{CONNECTION_STRING} is malformed: expected an http or https URL as its endpoint.")
     is_published = account == EMULATOR_ACCOUNT and fields.get("accountkey") == EMULATOR_KEY
     if parts.scheme == "http" and not is_loopback(parts.hostname) and not is_published:
         raise ConfigError(
-            f"{CONNECTION_STRING} names plain http, by which anybody on the way can read and change what is sent.",
-            hint="Make it https; http is for an emulator: on this machine, or with the key that is published.",
+            f"{CONNECTION_STRING} names plain http, so others on the network could read and change the data.",
+            hint="Use https. Plain http is for an emulator only: on this machine, or with the published key.",
         )
     if fields.get("accountkey") and account:
         return endpoint, AzureNamedKeyCredential(account, _checked_key(fields["accountkey"], CONNECTION_STRING))
     if fields.get("sharedaccesssignature"):
         return endpoint, AzureSasCredential(fields["sharedaccesssignature"].lstrip("?"))
-    raise ConfigError(f"{CONNECTION_STRING} holds no AccountName with AccountKey and no SharedAccessSignature.")
+    raise ConfigError(
+        f"{CONNECTION_STRING} is malformed: expected AccountName and AccountKey, or a SharedAccessSignature."
+    )
 
 
 def _secret(source: str, account: str, value: str) -> AzureNamedKeyCredential | AzureSasCredential:
@@ -202,13 +209,13 @@ def _checked_key(key: str, source: str) -> str:
 def _split(url: str, what: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # parsed late; raises for what is no port
+        _ = parts.port  # parsed late; raises if the port is invalid
     except ValueError:
-        raise ConfigError(f"{what} is no URL.") from None
+        raise ConfigError(f"{what} is malformed: expected a URL.") from None
     return parts
 
 
 def _address(endpoint: str) -> tuple[str | None, int | None, str]:
     parts = urlsplit(endpoint)
-    # 443 and 80 are said or left out as one likes.
+    # 443 and 80 may be written or left out.
     return parts.hostname, None if parts.port in (80, 443) else parts.port, parts.path.strip("/")

@@ -1,4 +1,4 @@
-"""What goes wrong between us and Azure, as the errors of the store's contract, each in one sentence without secrets."""
+"""Turn the errors of Azure's SDK into those of the store's contract, each in one sentence without secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
 
 
 def error_code(error: Exception) -> str:
-    """Azure's own word for what is wrong, such as `BlobNotFound`; empty when there is none."""
+    """Return Azure's error code, such as `BlobNotFound`; empty if there is none."""
     code = getattr(error, "error_code", None)
     if code is None and (response := getattr(error, "response", None)) is not None:
         code = response.headers.get("x-ms-error-code")
@@ -39,16 +39,16 @@ def error_code(error: Exception) -> str:
 
 
 def retry_after(error: Exception) -> float:
-    """The seconds for which the reply asks us to stay away; 0 when it does not say so."""
+    """Return the seconds for which the reply asks clients to wait; 0 if it does not."""
     response = getattr(error, "response", None)
     text = response.headers.get("Retry-After", "") if response is not None else ""
     return float(text) if text.isdecimal() else 0.0
 
 
 def explain(error: Exception, location: str, credential_source: str) -> StoreError:
-    """The error of the store's contract that `error` amounts to, in one sentence that no secret can be part of.
+    """Return the error of the store's contract, in one sentence without secrets.
 
-    The SDK's texts are never passed on: those of network errors hold the request's URL, SAS token included.
+    The SDK's texts are never passed on: those of network errors hold the URL of the request with its SAS token.
     """
     if isinstance(error, StoreError):
         return error
@@ -62,21 +62,21 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
         )
     if isinstance(error, ClientAuthenticationError):
         return StoreAccessError(
-            f"There are no credentials for {location}: {credential_source} gave none.",
+            f"There are no credentials for {location}: {credential_source} found none.",
             hint="Sign in with `az login`, or set AZURE_STORAGE_CONNECTION_STRING.",
         )
     if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
-        return StoreUnavailableError(f"{location} asks to be tried again later: {answer}.", throttled=True)
+        return StoreUnavailableError(f"{location} asks for a later attempt: {answer}.", throttled=True)
     if status is None and _is_outage(error):
         return unavailable(error, location, _SILENCES)
     answer = answer if status else type(error).__name__
-    return StoreError(f"{location} gave an answer that mops-jobs cannot use: {answer}.")
+    return StoreError(f"unexpected response from {location}: {answer}.")
 
 
 def _is_outage(error: Exception) -> bool:
     if isinstance(error, DecodeError) and not isinstance(error, IncompleteReadError):
         return False
-    # requests and urllib3 report a URL or header that they will not send as a ValueError too: that is no outage.
+    # requests and urllib3 refuse a malformed URL or header with a ValueError: that is not an outage.
     wire = (requests.RequestException, HTTPError)
     if any(isinstance(each, wire) and isinstance(each, ValueError) for each in chain(error)):
         return False

@@ -1,4 +1,4 @@
-"""A container's listing: its pages as XML, how much a page asks for, and the order of its keys."""
+"""List a container: the XML of a page, the size of the next one, and the order of the keys."""
 
 from __future__ import annotations
 
@@ -13,79 +13,79 @@ if TYPE_CHECKING:
 
 
 FIRST_PAGE_KEYS = 1000
-"""Keys that a listing asks for first: soon there, even from a slow server, and enough for most registries."""
+"""Keys of the first page: few enough for a slow server, and enough for most registries."""
 
 
 PAGE_KEYS = 2000
-"""Keys of the following pages, while the reader waits for them."""
+"""Keys of the next pages, while the reader waits for them."""
 
 
 MAX_PAGE_KEYS = 5000
-"""The most that Azure gives at once: where pages wait for the reader, since few large ones are less work for both."""
+"""Azure's own limit. Used while pages wait for the reader, since fewer pages are less work for both sides."""
 
 
 MAX_PAGE_BYTES = 8 * 2**20
-"""What a page may be long, as far as the one before it can tell: other programs' metadata may take 8 KiB a key."""
+"""Target for the length of a page, estimated from the one before: metadata may take 8 KiB per key."""
 
 
 PAGE_SECONDS = 1.0
-"""What a page may take, as far as the one before it can tell. An account counts as unreachable after three seconds
-without a byte, and a server that is busy, or far behind, needs as many for 2,000 keys with their metadata."""
+"""Target for the time of a page, estimated from the one before. A store counts as unreachable after three seconds
+without a byte, and a busy server needs as long for 2,000 keys with their metadata."""
 
 
 _PIECE = 2**16
-"""Bytes that are parsed at once. What is parsed takes five times the memory of its text until it was looked at."""
+"""Bytes that are parsed at once. Parsed XML takes five times the memory of its text until it is processed."""
 
 
 class ListingError(Exception):
-    """A reply that is no listing."""
+    """A reply is not a listing."""
 
 
 class Blob(NamedTuple):
-    """What a listing tells of a blob."""
+    """One blob of a listing."""
 
     key: str
     etag: str
     size: int
     md5: str | None
-    """Of its content, in base64."""
+    """MD5 of its content, in base64."""
     packed: str | None
-    """The value that its metadata repeat, packed."""
+    """The value in its metadata, packed."""
     is_folder: bool
     """A folder of an account with a hierarchical namespace, which looks like an empty blob. See `_is_folder`."""
 
 
 class Page(NamedTuple):
-    """What one request of a listing brought."""
+    """The reply to one request of a listing."""
 
     blobs: list[Blob]
     following: str
-    """Fetches the next page; empty after the last."""
+    """The marker of the next page; empty after the last."""
     bytes: int = 0
-    """How long the reply was."""
+    """Length of the reply."""
 
 
 def query(prefix: str, marker: str, size: int, *, metadata: bool) -> str:
-    """The query of a request for a page.
+    """Return the query of a request for a page.
 
     Args:
-        prefix: of the keys.
+        prefix: the beginning of all keys.
         marker: `following` of the page before; empty for the first.
-        size: how many keys, at the most.
-        metadata: whether to ask for these too.
+        size: largest number of keys.
+        metadata: whether to list metadata as well.
     """
-    wanted = {"restype": "container", "comp": "list", "prefix": prefix, "marker": marker, "maxresults": str(size)}
+    fields = {"restype": "container", "comp": "list", "prefix": prefix, "marker": marker, "maxresults": str(size)}
     if metadata:
-        wanted["include"] = "metadata"
-    # Quoted in the way that the signature of a request is reckoned from.
-    return urlencode({name: value for name, value in wanted.items() if value}, quote_via=quote, safe="")
+        fields["include"] = "metadata"
+    # Quoted in the way that the signature of a request expects.
+    return urlencode({name: value for name, value in fields.items() if value}, quote_via=quote, safe="")
 
 
 def parse(body: bytes) -> Page:
-    """A page from its XML.
+    """Parse the XML of a page.
 
     Raises:
-        ListingError: it is none.
+        ListingError: if the body is not a listing.
     """
     parser: XMLPullParser[Any] = XMLPullParser(("end",))
     blobs: list[Blob] = []
@@ -95,10 +95,10 @@ def parse(body: bytes) -> Page:
             parser.feed(body[start : start + _PIECE])
             element: Element
             for _, element in parser.read_events():  # type: ignore[misc,assignment] # an event of another kind is shorter
-                if element.tag == "Blob" and len(element):  # metadata may be called so too; they have no parts
+                if element.tag == "Blob" and len(element):  # metadata may have this name, too, but no parts
                     blobs.append(_blob(element))
                     element.clear()
-                root = element  # what ends last
+                root = element  # the element that ends last
         parser.close()
     except ParseError as error:
         raise ListingError(str(error)) from None
@@ -108,18 +108,18 @@ def parse(body: bytes) -> Page:
 
 
 def next_size(size: int, seconds: float, *, is_awaited: bool, page_bytes: int = 0) -> int:
-    """How many keys to ask for, after a page of `size` keys took so many seconds.
+    """Return the number of keys to request next.
 
     Args:
-        size: of the page before.
-        seconds: that it took to come.
-        page_bytes: that it had.
-        is_awaited: whether the reader has nothing to do until the page is there.
+        size: keys of the page before.
+        seconds: time that it took.
+        page_bytes: its length.
+        is_awaited: whether the reader waits for the next page.
     """
-    wanted = PAGE_KEYS if is_awaited else min(2 * max(size, PAGE_KEYS), MAX_PAGE_KEYS)
-    fitting = wanted if seconds <= 0 else int(size * PAGE_SECONDS / seconds)
-    small_enough = wanted if page_bytes <= 0 else size * MAX_PAGE_BYTES // page_bytes
-    return max(FIRST_PAGE_KEYS, min(wanted, fitting, small_enough))
+    preferred = PAGE_KEYS if is_awaited else min(2 * max(size, PAGE_KEYS), MAX_PAGE_KEYS)
+    fast_enough = preferred if seconds <= 0 else int(size * PAGE_SECONDS / seconds)
+    short_enough = preferred if page_bytes <= 0 else size * MAX_PAGE_BYTES // page_bytes
+    return max(FIRST_PAGE_KEYS, min(preferred, fast_enough, short_enough))
 
 
 def unordered_prefix(key: str) -> str | None:
@@ -139,7 +139,7 @@ def _blob(element: Element) -> Blob:
     if name is None or not name.text or properties is None or not size.isdecimal():
         raise ListingError("a blob without name or length")
     return Blob(
-        # Azure encodes names that XML cannot hold, and says so.
+        # Azure encodes names that XML cannot hold, and marks them.
         unquote(name.text) if name.get("Encoded") == "true" else name.text,
         properties.findtext("Etag") or "",
         int(size),
@@ -152,7 +152,7 @@ def _blob(element: Element) -> Blob:
 def _is_folder(name: str, metadata: Element) -> bool:
     """Return whether an empty blob stands for a folder.
 
-    Its metadata alone do not tell: any writer may set them, and would hide a record from each listing. A folder that
-    is named like a record is listed, as `get` finds it too, and reported as an unreadable record.
+    Its metadata alone are not enough: any writer may set them, and would hide a record from each listing. A folder with
+    the name of a record is listed, as `get` finds it, too. It is reported as an unreadable record.
     """
     return metadata.findtext("hdi_isfolder") == "true" and not name.endswith(".json")

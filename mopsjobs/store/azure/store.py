@@ -1,14 +1,14 @@
-"""A versioned store in an Azure Blob Storage container: a key is a block blob, its version is the blob's ETag.
+"""A versioned store in a container of Azure Blob Storage: a key is a block blob, its version is the blob's ETag.
 
-What each operation costs, counted against Azurite 3.37 with azure-storage-blob 12.31.1:
+The cost of each operation, counted against Azurite 3.37 with azure-storage-blob 12.31.1:
 
     get                     1 request
     put, create_if_absent   1 request, never repeated here; 3 for the first key of a container that does not exist
     delete                  1 request, never repeated here
-    list_keys, scan         1 request for the first 1,000 keys, then 1 for each 1,000 to 5,000, as the server is fast;
-                            `list_keys` 2 where such a page has an empty blob
+    list_keys, scan         1 request for the first 1,000 keys, then 1 per 1,000 to 5,000 by the server's speed;
+                            2 in `list_keys` for a page with an empty blob
 
-A listing does not carry values, but it carries metadata: each write puts the value there as well (azure_inline.py).
+A listing carries no values, but it carries metadata. So each write repeats its value there (inline_values.py).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 
 
 MAX_VALUE_BYTES = 256 * 2**20
-"""The largest value: up to here the SDK writes it by one request. A longer one is not read either."""
+"""The largest value that the SDK writes in one request. A longer one is not read, either."""
 
 
 PAGES_AHEAD = 2
-"""Pages of a listing that are fetched before they are needed: one waits for the reader, the server makes another."""
+"""Pages of a listing that are fetched ahead: one waits for the reader while the server makes another."""
 
 
 USER_AGENT = f"mops-jobs/{__version__}"
@@ -67,7 +67,7 @@ _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 _CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists"}
 
 
-_ETAG = re.compile(r"[!#-)+-~]+")  # what may stand in one; without `*`, which would match every version
+_ETAG = re.compile(r"[!#-)+-~]+")  # the characters of an ETag, without `*`, which would match every version
 
 
 T = TypeVar("T")
@@ -78,12 +78,12 @@ logging.getLogger("azure").addHandler(logging.NullHandler())
 
 
 def open_azure_store(url: str, env: Mapping[str, str]) -> AzureVersionedStore:
-    """Open the container that `url` names with the credentials found in `env`. Nothing is sent yet.
+    """Open the container of `url` with the credentials in `env`. This sends nothing.
 
     Raises:
-        ConfigError: the URL or a variable makes no sense, holds a secret where none belongs, or the two name different
+        ConfigError: if the URL or a variable is malformed, if the URL holds a secret, or if the two name different
             accounts.
-        StoreAccessError: nothing says which account `azure://` means.
+        StoreAccessError: if no variable names the account of an `azure://` URL.
     """
     return AzureVersionedStore(find_container(url, env))
 
@@ -94,10 +94,10 @@ class AzureVersionedStore:
     Reading needs the permissions to read and list, and no other.
 
     Args:
-        container: where, and with what credential.
-        page_size: keys that a listing asks for at once, up to Azure's 5,000; None for as many as come in good time.
-        sleep: waits that many seconds between two attempts at a read.
-        clock: seconds from any start, never going back.
+        container: the container and its credential.
+        page_size: keys per page of a listing, up to Azure's 5,000; None to adapt it to the server's speed.
+        sleep: waits for a number of seconds between two attempts at a read.
+        clock: returns the seconds from any start, and never goes back.
         client_options: passed on to the SDK's `ContainerClient`.
     """
 
@@ -113,7 +113,7 @@ class AzureVersionedStore:
         self.location = container.location
         self.credential_source = container.credential_source
         self.server_time: datetime | None = None
-        """When the last reply to a read was sent, by the server's clock; None if no reply has told."""
+        """When the last reply to a read was sent, by the server's clock; None if no reply had it."""
         self._credential = container.credential
         self._page_size = page_size
         self._sleep = sleep
@@ -131,7 +131,7 @@ class AzureVersionedStore:
         self._container = ContainerClient(
             container.endpoint, container.container, credential=container.credential, **options
         )
-        # What signs requests has no public name. The file holds the very version of the SDK that the tests ran with.
+        # The policy that signs requests has no public name. The single file holds the SDK's version of the tests.
         signing = self._container._credential_policy  # noqa: SLF001
         reading = ReadingTransport(transport, MAX_VALUE_BYTES)
         self._reading: Pipeline[Any, Any] = Pipeline(reading, [CustomHookPolicy(**options), signing])
@@ -198,16 +198,16 @@ class AzureVersionedStore:
             return
         self._closed = True
         self._container.close()
-        # A sign-in holds connections of its own; keys and SAS tokens have nothing to close.
+        # A sign-in has connections of its own; keys and SAS tokens have nothing to close.
         getattr(self._credential, "close", lambda: None)()
 
     # --- one request each -------------------------------------------------------------------------------------------
 
     def _request(self, path: str, left: float) -> Reply:
-        """Send a GET, by which the container or a blob is read, and take the whole reply.
+        """Send a GET for the container or a blob, and read the whole reply.
 
-        Signed by the SDK, and otherwise without it: its downloader is made for files in many pieces, asks again by
-        itself, and its pipeline and models take most of the processor time of a small read.
+        The SDK signs the request, and takes no other part. Its downloader is made for files in many pieces and retries
+        by itself. Its pipeline and models take most of the processor time of a small read.
         """
         headers = {
             "x-ms-version": self._container.api_version,
@@ -219,7 +219,7 @@ class AzureVersionedStore:
         with contextlib.suppress(TypeError, ValueError):
             self.server_time = parsedate_to_datetime(reply.headers.get("Date", "")).astimezone(UTC)
         if reply.status_code != 200:
-            raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it looks at no request
+            raise HttpResponseError(response=reply)  # type: ignore[arg-type] # it reads no request
         return reply
 
     def _download(self, key: str, left: float) -> Versioned | None:
@@ -235,11 +235,11 @@ class AzureVersionedStore:
         self._check_open()
         size = len(value)
         if size > MAX_VALUE_BYTES:
-            raise ValueTooLargeError(f"A value has at most {MAX_VALUE_BYTES} bytes; this one for {key} has {size}.")
+            raise ValueTooLargeError(f"invalid value for {key} of {size} bytes: expected at most {MAX_VALUE_BYTES}.")
         reply = self._container.get_blob_client(key).upload_blob(
             bytes(value),
             metadata=inline_values.pack(value),
-            # Bytes are bytes: what they mean is not the store's to say. Azure holds the MD5 against what arrives.
+            # The store does not know the meaning of the bytes. Azure compares the MD5 with the bytes that arrive.
             content_settings=ContentSettings(
                 content_type="application/octet-stream", content_md5=bytearray(inline_values.md5(value))
             ),
@@ -265,7 +265,7 @@ class AzureVersionedStore:
         try:
             return listing.parse(reply.body)
         except listing.ListingError:
-            raise StoreError(f"{self.location} gave a listing that makes no sense.") from None
+            raise StoreError(f"unexpected response from {self.location}: not a listing.") from None
 
     # --- listings ---------------------------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class AzureVersionedStore:
             following = earlier.result().following
             return take(following) if following else listing.Page([], "")
 
-        # While the reader works on a page, the next ones are on their way: the server's time and ours then overlap.
+        # The next pages are fetched while the reader works on this one.
         coming: deque[Future[Page]] = deque()
         page = take("")
         ahead = ThreadPoolExecutor(1)
@@ -295,7 +295,7 @@ class AzureVersionedStore:
                 for place, blob in enumerate(page.blobs):
                     if not blob.is_folder:
                         yield self._entry(blob)
-                    # Not before the reader comes back for more: many want to know only whether there is any.
+                    # Not before the reader takes a second key: many readers only check whether there is any.
                     if place == 0 and page.following:
                         while len(coming) < PAGES_AHEAD:
                             following = (after, coming[-1]) if coming else (take, page.following)
@@ -305,13 +305,13 @@ class AzureVersionedStore:
                 is_awaited = not coming or not coming[0].done()
                 page = coming.popleft().result() if coming else take(page.following)
         finally:
-            # Who has seen enough does not wait for a page that is on its way.
+            # A reader that stops early does not wait for the next page.
             ahead.shutdown(wait=False, cancel_futures=True)
 
     def _filled_page(self, prefix: str, marker: str, size: int, *, values: bool) -> Page:
         page = self._read(functools.partial(self._page, prefix, marker, size, metadata=values))
         if not values and any(blob.size == 0 for blob in page.blobs):
-            # A folder of an account with a hierarchical namespace looks like an empty blob; its metadata tells.
+            # A folder of an account with a hierarchical namespace looks like an empty blob, except for its metadata.
             page = self._read(functools.partial(self._page, prefix, marker, size, metadata=True))
         return page
 
@@ -320,10 +320,10 @@ class AzureVersionedStore:
         return Entry(blob.key, self._version(blob.etag), value, blob.size)
 
     def _version(self, etag: object) -> VersionToken:
-        # Replies quote the ETag, listings do not.
+        # The ETag is quoted in replies, and not in listings.
         value = etag.strip('"') if isinstance(etag, str) else ""
         if not _ETAG.fullmatch(value):
-            raise StoreError(f"{self.location} gave a reply without a version.")
+            raise StoreError(f"unexpected response from {self.location}: no version.")
         return VersionToken(value)
 
     # --- errors -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""How `AzureVersionedStore` talks over the wire: one transport for what the SDK sends, a shorter one for reads.
+"""The two transports of `AzureVersionedStore`: one for the requests of the SDK, a shorter one for reads.
 
-The SDK's own patience (20 s to connect, 60 s to read, retries after 15 s) is made for copying disks. A command that a
-person waits for has to fail within five seconds when the network is gone, and never repeat a conditional write.
+The SDK's own timeouts (20 s to connect, 60 s to read, retries after 15 s) are made for copying disks. A user waits for
+a command. So it fails within five seconds if the network is gone, and never repeats a conditional write.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 
 
 PIECE_BYTES = 256 * 2**10
-"""What is read from a connection at once, as far as it is there."""
+"""Bytes that are read from a connection at once, if they have arrived."""
 
 
 MAX_REMARK_BYTES = 64 * 2**10
-"""How long the body of an error, or of a reply to a write, may be to be looked at: the headers have said it all."""
+"""Longest body of an error, or of a reply to a write, that is read. The headers have all that is needed."""
 
 
 SECONDS_PER_MIB = 2**20 * 8 / 1e6
-"""How much longer the reply to a write may take for each MiB of the value: a line of 1 Mbit/s needs that to carry it.
+"""Additional seconds for the reply to a write per MiB of its value: the time that a line of 1 Mbit/s needs.
 
-The value may still be on its way when the system has taken all of it: buffers here, at a proxy and at the server hold
-many megabytes.
+The value may still be on its way after the system has accepted all of it: buffers here, at a proxy and at the server
+hold many megabytes.
 """
 
 
 SENT_BYTES = 16 * 2**10
-"""What of a value is sent at once, a record of TLS. Each such piece has the whole of `STALL_SECONDS`."""
+"""Bytes of a value that are sent at once, a record of TLS. Each such piece may take `STALL_SECONDS`."""
 
 
 STALL_SECONDS = BUDGET_SECONDS
@@ -56,15 +56,15 @@ STALL_SECONDS = BUDGET_SECONDS
 
 
 UNSENT_BYTES = 128 * 2**10
-"""How much the system keeps unsent. By itself it fills megabytes, then takes nothing until a third of them is sent."""
+"""Bytes that the system buffers. By default it fills megabytes, then accepts nothing until a third of them is sent."""
 
 
 def timeouts(left: float, value_bytes: int = 0) -> dict[str, Any]:
-    """The SDK's two timeouts for one request that may use `left` seconds: a third to connect, the rest to be answered.
+    """Return the SDK's timeouts for a request that may use `left` seconds: a third to connect, the rest for the reply.
 
-    The read timeout counts from one received piece to the next, not for the whole reply: a listing of many megabytes
-    may take as long as it takes while it keeps coming; a server that falls silent is given up. The same holds for a
-    value on its way to the server: see `_InPieces`.
+    The read timeout counts from one received piece to the next. So a listing of many megabytes may take any time while
+    it makes progress, and a server that falls silent is given up. The same holds for a value on its way to the server:
+    see `_InPieces`.
     """
     return {
         "connection_timeout": left / 3,
@@ -73,7 +73,7 @@ def timeouts(left: float, value_bytes: int = 0) -> dict[str, Any]:
 
 
 class _WholeLines:
-    """The beginning of a reply, read line by line; it must not end before its empty line."""
+    """The headers of a reply, read line by line. They must not end before the empty line."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -87,12 +87,12 @@ class _WholeLines:
 
 
 class _WholeReply(http.client.HTTPResponse):
-    """A reply whose headers are all there. The standard library takes what has come of them for all (RFC 9112, 8).
+    """A reply with complete headers. The standard library accepts incomplete ones (see RFC 9112, 8).
 
-    Without this, a connection that breaks in mid-reply could leave half of an ETag, or a reply without one.
+    A connection that breaks in the middle could else leave half of an ETag, or a reply without one.
 
-    It is also read in larger pieces than the standard library's 8 KiB: after each, a thread that reads waits for its
-    turn among those that work, up to 5 ms, and a listing has many megabytes.
+    It is read in larger pieces than the standard library's 8 KiB. After each piece, the reading thread waits up to 5 ms
+    for its turn, and a listing has many megabytes.
     """
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
@@ -107,15 +107,15 @@ class _WholeReply(http.client.HTTPResponse):
         try:
             super().begin()
         finally:
-            if self.fp is lines:  # not so once the whole reply has been read: it had no body
+            if self.fp is lines:  # it differs if the whole reply has been read: then it had no body
                 self.fp = file
 
 
 class _InPieces(HTTPConnection):
-    """A connection that sends a value piece by piece, and gives up when the server takes none for `STALL_SECONDS`.
+    """A connection that sends a value in pieces, and gives up if the server accepts none for `STALL_SECONDS`.
 
-    urllib3 leaves the timeout of connecting on the socket until the request is sent, and Python counts it for all
-    that one call sends. A value that the line could not carry in that time never arrived.
+    urllib3 keeps the timeout of connecting on the socket until the request is sent, and Python counts it for a whole
+    call. So a value that took longer than this timeout never arrived.
     """
 
     response_class = _WholeReply
@@ -127,7 +127,7 @@ class _InPieces(HTTPConnection):
             return
         connecting = self.sock.gettimeout()
         self.sock.settimeout(STALL_SECONDS)
-        with contextlib.suppress(OSError, AttributeError):  # some sandboxes and kinds of socket do without
+        with contextlib.suppress(OSError, AttributeError):  # some sandboxes and kinds of socket lack it
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         with memoryview(data) as whole:
             for start in range(0, len(whole), SENT_BYTES):
@@ -152,7 +152,7 @@ class _TLSPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """The adapter of requests over these connections."""
+    """The adapter of requests for these connections."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -165,18 +165,18 @@ class _Adapter(HTTPAdapter):
 
 
 class _Route(NamedTuple):
-    """The way to a host."""
+    """The connections to a host."""
 
     pool: HTTPConnectionPool
     origin: str
-    """What is left out of a URL before it is sent."""
+    """The beginning of a URL that is removed before it is sent."""
 
 
 class _Session(requests.Session):
-    """A session to one host, which finds out once what the environment says about it.
+    """A session to one host, which reads the environment once.
 
-    requests asks anew for each request, and merges settings that are the same for all of ours: half of the processor
-    time that a small request takes.
+    requests reads it for each request, and merges settings that never differ here. This takes half of the processor
+    time of a small request.
     """
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ class _Session(requests.Session):
         self._settings: dict[object, dict[str, Any]] = {}
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
-        """Send one request of the SDK's, which follows no redirect and has no cookies, no forms and no sign-in here."""
+        """Send one request of the SDK. It follows no redirects and has no cookies, forms or sign-in of its own."""
         prepared = requests.PreparedRequest()
         prepared.prepare_method(method)
         prepared.prepare_url(url, None)
@@ -196,12 +196,12 @@ class _Session(requests.Session):
         sending = self._sending(url, options.get("verify"), options.get("cert"), options.get("proxies"))
         response = self.get_adapter(url).send(prepared, timeout=options.get("timeout"), **sending)
         if not options.get("stream"):
-            # In the place of requests, which would read whatever comes.
+            # requests would read a body of any length.
             response._content = _remark(response.raw)  # noqa: SLF001
         return response
 
     def route(self, url: str, verify: Any) -> _Route:
-        """The way to the URL's host, through the proxy and by the certificates that requests would use."""
+        """Return the connections to the URL's host, with the proxy and the certificates that requests would use."""
         prepared = requests.PreparedRequest()
         prepared.prepare_method("GET")
         prepared.prepare_url(url, None)
@@ -211,13 +211,13 @@ class _Session(requests.Session):
             prepared, sending["verify"], proxies=sending["proxies"], cert=sending["cert"]
         )
         adapter.cert_verify(pool, url, sending["verify"], sending["cert"])
-        # A proxy for plain HTTP is asked for the whole URL, everybody else for what comes after the host.
+        # A proxy for plain HTTP gets the whole URL. Every other server gets the part after the host.
         is_whole = adapter.request_url(prepared, sending["proxies"]) != prepared.path_url
         parts = urlsplit(url)
         return _Route(pool, "" if is_whole else f"{parts.scheme}://{parts.netloc}")
 
     def _sending(self, url: str, verify: Any, cert: Any, proxies: dict[str, str] | None) -> dict[str, Any]:
-        """Proxies and certificates, as requests finds them in the environment."""
+        """Return proxies and certificates, as requests finds them in the environment."""
         key = (verify, cert, *sorted((proxies or {}).items()))
         if key not in self._settings:
             settings = self.merge_environment_settings(url, proxies or {}, None, verify, cert)
@@ -242,7 +242,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
         return super().send(request, **kwargs)
 
     def route(self, url: str) -> _Route:
-        """The way that its requests take to the host of the URL: of the first one, since all are the same."""
+        """Return the connections to the host of the first URL: all URLs have the same host."""
         self._leave_parents_connections()
         if self._route is None:
             assert self.session is not None  # noqa: S101 - a closed store has refused before
@@ -250,12 +250,16 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
         return self._route
 
     def _leave_parents_connections(self) -> None:
-        # Of two processes on one connection each takes the other's replies, and the word that a write has landed.
+        # Two processes on one connection take each other's replies, also the acknowledgements of writes.
         if self._pid != os.getpid() and self.session is not None:
             self.session, self._route, self._pid = _Session(), None, os.getpid()
 
     def check_name(self, url: str, seconds: float) -> None:
-        """Raise if resolving the host's name takes too long. No socket timeout covers that, and it may take 30 s."""
+        """Check that the name server answers for the host. No socket timeout covers its delay of up to 30 s.
+
+        Raises:
+            ServiceRequestTimeoutError: if it does not answer in time.
+        """
         if self._name_resolves:
             return
         if not name_server_answers(url, seconds):
@@ -264,7 +268,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
 
 
 class Reply:
-    """What came back to a read, whole: as much of the SDK's response as its policies and errors look at."""
+    """The whole reply to a read, with the attributes that the SDK's policies and errors use."""
 
     __slots__ = ("body", "headers", "reason", "status_code")
 
@@ -275,20 +279,20 @@ class Reply:
         self.body = body
 
     def text(self, encoding: str | None = None) -> str:
-        """The body, for the SDK's errors."""
+        """Return the body, for the SDK's errors."""
         return self.body.decode(encoding or "utf-8", "replace")
 
 
 class ReadingTransport(HttpTransport[Any, Any]):
-    """The transport of what only reads: straight to urllib3, over the same connections as the SDK's.
+    """The transport of reads: directly to urllib3, over the same connections as the SDK's.
 
-    The SDK goes there by way of requests, which is made for redirects, cookies and sign-ins, and wraps each reply three
-    times: two thirds of the processor time of a small read. Bodies are read here, within the bounds of the SDK's
-    policies and ours, so that one that breaks off is an error like any other.
+    The SDK uses requests, which is made for redirects, cookies and sign-ins, and wraps each reply three times. This
+    takes two thirds of the processor time of a small read. Bodies are read within `send`, so that one that breaks off
+    is an error of the request.
 
     Args:
         connections: the SDK's transport.
-        max_bytes: how long a body may be.
+        max_bytes: longest body.
     """
 
     def __init__(self, connections: BoundedTransport, max_bytes: int) -> None:
@@ -299,7 +303,7 @@ class ReadingTransport(HttpTransport[Any, Any]):
         """Send one request, with the options of `timeouts`, and read the whole reply.
 
         Raises:
-            ValueTooLargeError: the body is longer than `max_bytes`.
+            ValueTooLargeError: if the body is longer than `max_bytes`.
         """
         url, connecting = request.url, options["connection_timeout"]
         self._connections.check_name(url, connecting)
@@ -321,7 +325,7 @@ class ReadingTransport(HttpTransport[Any, Any]):
             reply.release_conn()  # one that broke off is not used again
 
     def open(self) -> None:
-        """Nothing to do: the SDK's transport has the connections."""
+        """Do nothing: the SDK's transport has the connections."""
 
     def close(self) -> None:
         """As `open`."""
@@ -340,7 +344,7 @@ class ReadingTransport(HttpTransport[Any, Any]):
 
 
 def _remark(reply: BaseHTTPResponse) -> bytes:
-    """The body of a reply whose headers have said it all; nothing of one that is long, or of a length unknown."""
+    """Return the body of a reply of which only the headers matter; empty if it is long, or of unknown length."""
     if _is_chunked(reply) or _length(reply) is not None:
         return _body(reply, MAX_REMARK_BYTES) or b""
     reply.close()
@@ -348,19 +352,18 @@ def _remark(reply: BaseHTTPResponse) -> bytes:
 
 
 def _body(reply: BaseHTTPResponse, limit: int) -> bytes | None:
-    """The body of a reply; None if it has more than `limit` bytes, and then its connection is not used again.
+    """Return the body of a reply; None if it has more than `limit` bytes. Then its connection is not used again.
 
     Raises:
-        ProtocolError: it does not say how long it is. Then its end is that of the connection, and nobody can tell
-            whether it has come whole.
-        HTTPError: it broke off, or did not go on.
+        ProtocolError: if it does not state its length. It would end with the connection, perhaps too early.
+        HTTPError: if it broke off, or made no progress.
     """
     is_chunked, length = _is_chunked(reply), _length(reply)
     if not is_chunked and length is None:
         reply.close()
         raise ProtocolError("The reply does not say how long it is.")
     if is_chunked or (length or 0) <= limit:
-        # Not with a bound when the length is known: urllib3 would take a reply that broke off for a short one.
+        # Without a bound if the length is known: urllib3 would else accept a reply that broke off.
         body = reply.read(limit + 1 if is_chunked else None)
         if len(body) <= limit:
             return body
@@ -378,13 +381,13 @@ def _length(reply: BaseHTTPResponse) -> int | None:
 
 
 def _trusted(env: Mapping[str, str]) -> str | bool:
-    """The file of the authorities that a certificate is checked against, or True for those of `certifi`.
+    """Return the file of TLS authorities that certificates are checked with, or True for those of `certifi`.
 
-    There is no way to switch the check off. `requests` knows REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE; OpenSSL's own
-    SSL_CERT_FILE, which other programs obey and the Kubernetes engine does, comes after them.
+    The check cannot be turned off. `requests` reads REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE. After them comes OpenSSL's
+    own SSL_CERT_FILE, which other programs and the Kubernetes engine read as well.
 
     Raises:
-        ConfigError: a variable names nothing that is there.
+        ConfigError: if a variable names a file that does not exist.
     """
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         if path := env.get(name):

@@ -1,4 +1,4 @@
-"""What a registry URL of Azure names. Pure, and without the SDK: the settings check it before anything is opened."""
+"""Parse a registry URL of Azure. Pure, and without the SDK: the settings check the URL before a store is opened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9
 
 
 class AzureUrl:
-    """A container, and the account it is in as far as the URL says."""
+    """A container, and its account if the URL names one."""
 
     __slots__ = ("account", "container", "endpoint", "is_azure", "is_loopback")
 
@@ -41,40 +41,44 @@ class AzureUrl:
 
 
 def parse_azure_url(url: str) -> AzureUrl:
-    """What `url` names.
+    """Parse the URL of a container.
 
     Raises:
-        ConfigError: it is no URL of a container, or holds what might be a secret; the message then does not repeat it.
+        ConfigError: if it is not such a URL, or may hold a secret. Then the message does not repeat it.
     """
     scheme, _, rest = url.partition("://")
     authority, _, path = rest.partition("/")
     if "?" in url or "#" in url:
         raise ConfigError(
-            f"The registry URL {scheme}://… has a query: no secret belongs there; put a SAS token into "
-            "AZURE_STORAGE_SAS_TOKEN."
+            f"invalid registry URL {scheme}://…: it has a query.", hint="Put a SAS token into AZURE_STORAGE_SAS_TOKEN."
         )
     if "@" in authority:
-        raise ConfigError("A registry URL holds no user name or password: credentials come from the environment.")
+        raise ConfigError(
+            f"invalid registry URL {scheme}://…: it has a user name or password.",
+            hint="Put credentials into the environment.",
+        )
     path = path.rstrip("/")
     if scheme == "azure":
         if path:
-            raise ConfigError(f"{_named(url)} names more than a container: use azure://CONTAINER.")
+            raise ConfigError(f"invalid registry URL{_quoted(url)}: expected azure://CONTAINER, and no more.")
         return AzureUrl(_container(authority, url))
     words = _AUTHORITY.fullmatch(authority.lower())
     if words is None or int(words["port"] or 1) > 65535:
-        raise ConfigError(f"{_named(url)} is no registry URL: use {FORMS}.")
+        raise ConfigError(f"invalid registry URL{_quoted(url)}: expected {FORMS}.")
     base, _, container = path.rpartition("/")
     azure, loopback = _AZURE_HOST.fullmatch(words["host"]), is_loopback(words["host"])
     if scheme == "http" and not loopback:
-        raise ConfigError(f"{_named(url)} is plain http, which is for an emulator on this machine only: use {FORMS}.")
+        raise ConfigError(
+            f"invalid registry URL{_quoted(url)}: plain http is for an emulator on this machine only. Use {FORMS}."
+        )
     if azure and (base or words["port"] not in (None, "443")):
-        raise ConfigError(f"{_named(url)} is no registry URL: use {FORMS}, and no more.")
+        raise ConfigError(f"invalid registry URL{_quoted(url)}: expected {FORMS}, and no more.")
     if loopback and (not base or "/" in base):
         raise ConfigError(
-            f"{_named(url)} is no registry URL: an emulator's is http://127.0.0.1:PORT/ACCOUNT/CONTAINER."
+            f"invalid registry URL{_quoted(url)}: expected http://127.0.0.1:PORT/ACCOUNT/CONTAINER for an emulator."
         )
     if not all(path.split("/")):
-        raise ConfigError(f"{_named(url)} names no container Azure may have: use {FORMS}.")
+        raise ConfigError(f"invalid container in the registry URL{_quoted(url)}: expected {FORMS}.")
     endpoint = f"{scheme}://{words['host'] if azure else authority.lower()}" + (f"/{base}" if base else "")
     account = azure[1] if azure else base if loopback else None
     kind = "azure" if azure else "loopback" if loopback else ""
@@ -84,12 +88,13 @@ def parse_azure_url(url: str) -> AzureUrl:
 def _container(name: str, url: str) -> str:
     if not _CONTAINER.fullmatch(name):
         raise ConfigError(
-            f"{_named(url)} names no container Azure may have: 3 to 63 lower-case letters, digits, single hyphens."
+            f"invalid container in the registry URL{_quoted(url)}: "
+            "expected 3 to 63 lower-case letters, digits, single hyphens."
         )
     return name
 
 
-def _named(url: str) -> str:
-    """The URL, unless what sits in it might be a key or a token."""
+def _quoted(url: str) -> str:
+    """Return a blank and the URL in quotes; nothing if a part of it may be a key or a token."""
     is_plain = len(url) <= 120 and url.isprintable() and not re.search(r"[=;%&+]|[A-Za-z0-9/]{48}", url)
-    return f"'{url}'" if is_plain else "The registry URL"
+    return f" '{url}'" if is_plain else ""

@@ -1,18 +1,18 @@
-"""A versioned store in a DynamoDB table: a key is an item, its version a random number drawn anew for each write.
+"""A versioned store in a DynamoDB table: a key is an item, its version a random number per write.
 
-What each operation costs, counted against dynalite 4.0 with boto3 1.44:
+The cost of each operation, counted against dynalite 4.0 with boto3 1.44:
 
     get                     1 strongly consistent read
-    put, create_if_absent   1 conditional write, never repeated here; a missing table is made, and waited for
+    put, create_if_absent   1 conditional write, never repeated here; `create_if_absent` makes a missing table
     delete                  1 conditional write, never repeated here
-    list_keys, scan         1 query for each MiB of values, strongly consistent; 16 at least if the prefix has no slash
+    list_keys, scan         1 query per MiB of values, strongly consistent; at least 16 if the prefix has no slash
 
-*Where a key lies.* The first segment of a key decides its partition, one of 16 (`PARTITIONS`), and the key itself is
-the sort key. So whatever starts with `jobs/` is one query, in the order of code points, since DynamoDB compares the
-bytes of UTF-8; and since the partitions are known, listing all keys is 16 queries, merged, and no table scan.
+*Partitions.* The first segment of a key decides its partition, one of 16 (`PARTITIONS`). The key itself is the sort
+key. So all keys under `jobs/` are one query, in the order of code points, since DynamoDB compares the bytes of UTF-8.
+All keys of the table are 16 queries, merged, without a table scan. See docs/decisions/0009-dynamodb-keys.md.
 
-*Versions.* DynamoDB has none, so each write stores 128 random bits beside the value. A counter would begin again when a
-key is deleted and made once more; a random number does not come twice (ABA), equal bytes or not.
+*Versions.* DynamoDB has none, so each write stores 128 random bits beside the value. A counter would start again after
+a key was deleted and created once more. A random number never comes twice (ABA).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 PARTITIONS = 16
-"""Partitions of a table. Part of the format: with another number, keys that are there would not be found."""
+"""Partitions of a table. Part of the format: with another number, existing keys would not be found."""
 
 
 PARTITION = "mops_partition"
@@ -71,14 +71,14 @@ MAX_SORT_KEY_BYTES = 1024
 
 
 HEAD_BYTES = MAX_SORT_KEY_BYTES - 1 - 64
-"""What a longer key keeps of its beginning in the sort key; a mark and its SHA-256 follow."""
+"""Bytes that the sort key of a longer key has in common with it. A mark and the SHA-256 of the key follow."""
 
 
-_CUT = "\n"  # does not print, so no key has it; and comes before everything that does
+_CUT = "\n"  # does not print, so no key contains it, and sorts before all characters that print
 
 
 TABLE_SECONDS = 60
-"""How long a writer waits for the table that it has made. AWS takes some ten seconds."""
+"""How long a writer waits for a new table. AWS takes about ten seconds."""
 
 
 _VERSION = re.compile(r"[0-9a-f]{32}")
@@ -100,14 +100,14 @@ logging.getLogger("botocore").addHandler(logging.NullHandler())
 class DynamoDBVersionedStore:
     """The contract of `VersionedStore` over one table, which the first write creates (on-demand billing).
 
-    Reading needs `dynamodb:GetItem` and `dynamodb:Query`, and no other permission. Credentials, region and endpoint are
-    those that boto3 finds, at the first use.
+    Reading needs `dynamodb:GetItem` and `dynamodb:Query`, and no other permission. boto3 finds credentials, region and
+    endpoint at the first use.
 
     Args:
         table: its name.
-        page_size: items that a listing asks for at once; None for as many as DynamoDB gives, which is 1 MiB.
-        sleep: waits that many seconds between two attempts at a read.
-        clock: seconds from any start, never going back.
+        page_size: items per page of a listing; None for DynamoDB's own limit of 1 MiB.
+        sleep: waits for a number of seconds between two attempts at a read.
+        clock: returns the seconds from any start, and never goes back.
     """
 
     def __init__(
@@ -138,13 +138,13 @@ class DynamoDBVersionedStore:
             return None
         entry = self._entry(item)
         if entry.key != key or entry.value is None:
-            raise StoreError(f"{self.location} gave an answer that makes no sense.")
+            raise StoreError(f"unexpected response from {self.location}: not the item of the key.")
         return Versioned(entry.value, entry.version)
 
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """See `VersionedStore.put`."""
         item = _item(check_key(key), value)
-        # What is no version of ours needs no asking, and might be more than an expression takes.
+        # A version in another form never matches, and may be too long for an expression.
         current = version.value if _VERSION.fullmatch(version.value) else "none"
         landed = self._write(
             "put_item",
@@ -169,7 +169,7 @@ class DynamoDBVersionedStore:
         return bool(self._write("delete_item", Key=_place(check_key(key)), ConditionExpression=_EXISTS))
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
-        """See `VersionedStore.list_keys`. Costs as much as `scan`: DynamoDB counts what it reads, not what it sends."""
+        """See `VersionedStore.list_keys`. Costs as much as `scan`: DynamoDB bills what it reads, not what it sends."""
         return (entry.key for entry in self._entries(prefix, (KEY, WHOLE_KEY, VERSION)))
 
     def scan(self, prefix: str = "") -> Iterator[Entry]:
@@ -187,8 +187,8 @@ class DynamoDBVersionedStore:
 
     def _client(self) -> Any:
         if self._pid != os.getpid():
-            # Of two processes on one connection each takes the other's replies. A thread that the child has not may
-            # have had the lock.
+            # Two processes on one connection take each other's replies. The lock is new, since a thread of the parent
+            # may have held it.
             self._lock, self._connected, self._pid = threading.Lock(), None, os.getpid()
         with self._lock:
             if self._closed:
@@ -210,8 +210,8 @@ class DynamoDBVersionedStore:
             connect_timeout=BUDGET_SECONDS / 3,
             read_timeout=BUDGET_SECONDS * 2 / 3,
             max_pool_connections=POOL_CONNECTIONS,
-            # Reads are retried here, within a budget; writes never: a reply that was lost would come back as a
-            # conflict with one's own write.
+            # Reads are retried here, within a budget. Writes are not: after a lost reply, the second write would
+            # conflict with the first.
             retries={"mode": "standard", "total_max_attempts": 1},
         )
         client: Any = session.client("dynamodb", config=config)
@@ -229,7 +229,7 @@ class DynamoDBVersionedStore:
         check_whole(response_dict["status_code"], response_dict["headers"], response_dict["body"], self.location)
 
     def _read(self, operation: str, **arguments: Any) -> Any:
-        """The reply; None when there is no table."""
+        """Return the reply; None if there is no table."""
 
         def attempt(_left: float) -> Any:
             try:
@@ -239,11 +239,11 @@ class DynamoDBVersionedStore:
                     return None
                 raise
 
-        self._client()  # before the clock starts: the budget is for the network
+        self._client()  # before the clock starts, since the budget is for the network
         return read_with_retries(attempt, self._explain, sleep=self._sleep, clock=self._clock, budget=BUDGET_SECONDS)
 
     def _write(self, operation: str, **arguments: Any) -> bool | None:
-        """Send a write, once. False when its condition does not hold, None when there is no table."""
+        """Send a write, once. Return False if its condition does not hold, None if there is no table."""
         try:
             self._send(operation, **arguments)
         except Exception as error:  # noqa: BLE001 - as in `_client`
@@ -255,7 +255,7 @@ class DynamoDBVersionedStore:
         return True
 
     def _create_table(self) -> None:
-        """Make the table, or find that somebody else does, and wait until it can be used."""
+        """Create the table, unless another writer does, and wait until it is ready."""
         names = {PARTITION: "HASH", KEY: "RANGE"}
         try:
             try:
@@ -288,7 +288,7 @@ class DynamoDBVersionedStore:
         return heapq.merge(*streams, key=lambda entry: entry.key)
 
     def _query(self, partition: str, prefix: str, attributes: tuple[str, ...]) -> Iterator[Entry]:
-        """What one partition has under a prefix, in the order of the sort keys."""
+        """Yield the entries of one partition under a prefix, in the order of the sort keys."""
         arguments: dict[str, Any] = {
             "KeyConditionExpression": f"{PARTITION} = :partition",
             "ExpressionAttributeValues": {":partition": {"S": partition}},
@@ -304,10 +304,10 @@ class DynamoDBVersionedStore:
             reply = self._read("query", **arguments)
             if reply is None:
                 if "ExclusiveStartKey" in arguments:
-                    raise StoreError(f"{self.location} went away while it was being listed.")
+                    raise StoreError(f"{self.location} was deleted while it was listed.")
                 return
             if "Items" not in reply:
-                raise StoreError(f"{self.location} gave an answer that makes no sense.")
+                raise StoreError(f"unexpected response from {self.location}: not a page of items.")
             for item in reply["Items"]:
                 entry = self._entry(item)
                 if entry.key.startswith(prefix):
@@ -321,7 +321,7 @@ class DynamoDBVersionedStore:
             key, version = item.get(WHOLE_KEY, item[KEY])["S"], item[VERSION]["S"]
             value = item[VALUE]["B"] if VALUE in item else None
         except (KeyError, TypeError):
-            raise StoreError(f"{self.location} holds an item that mops-jobs has not made.") from None
+            raise StoreError(f"{self.location} has an item of another program.") from None
         return Entry(key, VersionToken(version), value, None if value is None else len(value))
 
 
@@ -330,12 +330,12 @@ def _partition(segment: str) -> str:
 
 
 def _head(key: str) -> str:
-    """As much of the beginning of a key as stays of a long one. Ends with a whole character."""
+    """Return the beginning of a long key that its sort key keeps. It ends with a whole character."""
     return key.encode()[:HEAD_BYTES].decode(errors="ignore")
 
 
 def _place(key: str) -> dict[str, Any]:
-    """The primary key of the item for `key`."""
+    """Return the primary key of the item for `key`."""
     stored = key
     if _is_cut(key):
         stored = f"{_head(key)}{_CUT}{hashlib.sha256(key.encode()).hexdigest()}"
@@ -343,20 +343,20 @@ def _place(key: str) -> dict[str, Any]:
 
 
 def _item(key: str, value: bytes) -> dict[str, Any]:
-    """The item for `key`, with a new version.
+    """Return the item for `key`, with a new version.
 
     Raises:
-        ValueTooLargeError: DynamoDB would not take it.
+        ValueTooLargeError: if it is larger than an item of DynamoDB may be.
     """
     item = {**_place(key), VERSION: {"S": secrets.token_hex(16)}, VALUE: {"B": bytes(value)}}
     if item[KEY]["S"] != key:
         item[WHOLE_KEY] = {"S": key}
-    size = sum(len(name) + len(one.get("B") or one.get("S", "").encode()) for name, one in item.items())
+    size = sum(len(name) + len(field.get("B") or field.get("S", "").encode()) for name, field in item.items())
     if size > MAX_ITEM_BYTES:
         most = MAX_ITEM_BYTES - (size - len(value))
         raise ValueTooLargeError(
-            f"In DynamoDB the value of {key} has at most {most} bytes; this one has {len(value)}.",
-            hint="Large outputs and bundles need a registry in Azure or in a SQLite file.",
+            f"invalid value for {key} of {len(value)} bytes: expected at most {most} in DynamoDB.",
+            hint="For large outputs and bundles, use a registry in Azure or in a SQLite file.",
         )
     return item
 

@@ -1,4 +1,4 @@
-"""What a registry URL of DynamoDB names. Pure, and without the SDK: the settings check it before anything is opened."""
+"""Parse a registry URL of DynamoDB. Pure, and without the SDK: the settings check the URL before a store is opened."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from mopsjobs.errors import ConfigError, UsageError
 
-TYPE_CHECKING = False  # on the listing path, where typing is too dear
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,25 +25,25 @@ _NAMING = (
 
 
 def parse_dynamodb_url(url: str) -> str:
-    """The table that `dynamodb://TABLE` names.
+    """Return the table of a URL `dynamodb://TABLE`.
 
     Raises:
-        ConfigError: it names none. The message does not repeat what might be a secret.
+        ConfigError: if it is not such a URL. The message does not repeat it, since it may hold a secret.
     """
     table = url.removeprefix("dynamodb://").removesuffix("/")
     if not _TABLE.fullmatch(table):
         raise ConfigError(
-            "The registry URL dynamodb://… names no table: those have 3 to 255 letters, digits, '_', '-' and '.'.",
-            hint="The region is set by AWS_DEFAULT_REGION, another endpoint by AWS_ENDPOINT_URL_DYNAMODB.",
+            "invalid table in the registry URL dynamodb://…: expected 3 to 255 letters, digits, '_', '-' and '.'.",
+            hint="Set the region by AWS_DEFAULT_REGION, and another endpoint by AWS_ENDPOINT_URL_DYNAMODB.",
         )
     return table
 
 
 def dynamodb_identity(url: str, env: Mapping[str, str]) -> str:
-    """The table with all that says in the environment which account and region it is in, without secrets.
+    """Return the table with the account and region that the environment names, without secrets.
 
-    A bare access key does not say which account it is of. Who changes between accounts by such keys alone, with tables
-    of one name in one region, gives each a cache of its own (`--cache`).
+    An access key alone does not name its account. For tables of one name in one region, in accounts that differ by such
+    keys only, each needs a cache of its own (`--cache`).
     """
     facts = []
     for name, variables in _NAMING:
@@ -56,15 +56,15 @@ def dynamodb_identity(url: str, env: Mapping[str, str]) -> str:
 
 
 def check_boto3() -> None:
-    """Look whether the library is here, without importing it.
+    """Check that boto3 is installed, without importing it.
 
     Raises:
-        UsageError: it is not.
+        UsageError: if it is not.
     """
     from importlib.util import find_spec
 
     if find_spec("boto3") is None:
         raise UsageError(
             "A registry in DynamoDB needs the package boto3, which this Python does not have.",
-            hint=f"Get it: {sys.executable} -m pip install boto3",
+            hint=f"Install it: {sys.executable} -m pip install boto3",
         )

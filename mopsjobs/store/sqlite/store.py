@@ -1,8 +1,8 @@
-"""A versioned store in one SQLite file: the embedded default, so that nobody needs an account to try mops-jobs.
+"""A versioned store in one SQLite file: the embedded default, which needs no account.
 
-Durability: WAL with `synchronous=FULL`, so a write that was acknowledged has been fsynced. Concurrency: writers queue
-on SQLite's own lock for up to `BUSY_SECONDS`; readers never wait. WAL needs shared memory, so the file belongs on a
-local disk, not on a network file system (`doctor` says so).
+Durability: WAL with `synchronous=FULL`, so an acknowledged write is on disk. Concurrency: writers wait for SQLite's own
+lock for up to `BUSY_SECONDS`; readers never wait. WAL needs shared memory, so the file belongs on a local disk, not on
+a network file system (`doctor` warns of one). See docs/decisions/0007-sqlite-files-and-power-cuts.md.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.sqlite_file import FileIdentity, connect, create, file_identity
 
 BUSY_SECONDS = 10.0
-"""How long a writer waits for another one before it gives up. A write takes milliseconds; ten seconds mean trouble."""
+"""How long a writer waits for another one. A write takes milliseconds; ten seconds mean that something is wrong."""
 
 
 PAGE_ROWS = 1000
-"""Keys read at once by a scan. No statement stays open between pages, so a slow reader never holds back the WAL."""
+"""Keys per page of a scan. No statement stays open between pages, so a slow reader never holds back the WAL."""
 
 
 APPLICATION_ID = 0x6D6F7073
-"""Marks the file as ours in its header ("mops"), so that `file` and `open` can tell it from any other database."""
+"""Marks the file in its header ("mops"), so that `file` and the store can tell it from other databases."""
 
 
-_NOT_ONE = "If it was one, bring back a copy of it; else name the right one: --registry sqlite:///path/registry.db"
+_RESTORE = "Restore a copy of the registry, or name the right one: --registry sqlite:///path/registry.db"
 
 
 _ELSEWHERE = "Name another place: --registry sqlite:///path/registry.db"
@@ -49,27 +49,27 @@ CREATE TABLE store (id TEXT NOT NULL, writes INTEGER NOT NULL);
 class SQLiteVersionedStore:
     """The contract of `VersionedStore` over one SQLite file, which the first write creates (mode 0600).
 
-    A version is `<store id>-<n>`: n counts the writes to the whole file, and the id is drawn when the file is made.
-    So no version comes twice, not for a key that was deleted and made again, nor for a file that was.
+    A version is `<store id>-<n>`: n counts the writes to the whole file, and each new file gets a random id. So no
+    version comes twice, neither for a key nor for a file that was deleted and created again.
     """
 
     is_local = True
     """Reading costs no network; see `mopsjobs.cache.sync.fetcher.ParallelFetcher`."""
 
     def __init__(self, path: str | os.PathLike[str], when_missing: Callable[[], None] = lambda: None) -> None:
-        """Name the file.
+        """Set the path, and open nothing.
 
         Args:
             path: where it is, or will be.
-            when_missing: called where it is not there, before that passes for an empty store, or it is made; what it
-                raises stops that.
+            when_missing: called if there is no file, before this counts as an empty store, or the file is made. An
+                error from it prevents both.
         """
         self.path = os.path.abspath(os.fspath(path))
         self._when_missing = when_missing
         self.location = self.path
         self._threads = threading.local()
         self._opened: dict[int, weakref.ref[ThreadConnection]] = {}
-        """Those of all threads. No lock: in a forked child, a thread that is there no more might have it."""
+        """The connections of all threads. Without a lock, since a forked child could inherit it locked."""
         self._closed = False
 
     def get(self, key: str) -> Versioned | None:
@@ -139,7 +139,7 @@ class SQLiteVersionedStore:
             with self._using(create=False) as mine:
                 file = None if mine is None else mine.file
                 if begun is not None and file != begun:
-                    raise StoreUnavailableError(f"The registry {self.path} has been replaced while it was read.")
+                    raise StoreUnavailableError(f"The registry {self.path} was replaced while it was read.")
                 if mine is None:
                     return
                 begun = file
@@ -181,7 +181,7 @@ class SQLiteVersionedStore:
 
     @contextlib.contextmanager
     def _using(self, *, create: bool) -> Iterator[ThreadConnection | None]:
-        """This thread's connection, with the errors of the contract; see `_connected`."""
+        """Take this thread's connection during the block, with the errors of the contract; see `_connected`."""
         with self._errors():
             mine = self._connected(create=create)
             if mine is None:
@@ -194,7 +194,7 @@ class SQLiteVersionedStore:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what sqlite3 raises into the errors of the contract."""
+        """Turn the errors of sqlite3 into those of the contract."""
         try:
             yield
         except OverflowError as error:  # a value of 2 GiB does not even reach SQLite
@@ -205,19 +205,19 @@ class SQLiteVersionedStore:
             if code == sqlite3.SQLITE_TOOBIG:
                 raise ValueTooLargeError(f"A value is too large for {where}: {error}.") from error
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise StoreUnavailableError(f"Somebody else has held {where} for {BUSY_SECONDS:g} s.") from error
+                raise StoreUnavailableError(f"Another process has held {where} for {BUSY_SECONDS:g} s.") from error
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
                 raise StoreAccessError(f"Not allowed to use {where}: {error}.") from error
-            if code == sqlite3.SQLITE_FULL:  # and then the transaction was rolled back
+            if code == sqlite3.SQLITE_FULL:  # SQLite has rolled the transaction back
                 raise StoreUnavailableError(f"The disk has no room for {where}: {error}.", sent=False) from error
             if code == sqlite3.SQLITE_IOERR:
                 raise StoreUnavailableError(f"The disk refused to serve {where}: {error}.") from error
-            raise StoreError(f"Cannot use {where}: {error}.", hint=_NOT_ONE) from error
+            raise StoreError(f"Cannot use {where}: {error}.", hint=_RESTORE) from error
 
     def _connected(self, *, create: bool) -> ThreadConnection | None:
-        """This thread's connection, taken; None when there is no file and none is to be made.
+        """Take this thread's connection, or open one. Return None if there is no file and none is to be made.
 
-        It goes with the thread: a server that syncs has had thousands of threads by the end of the day.
+        It ends with the thread: a server that syncs has had thousands of threads by the end of the day.
         """
         if self._closed:
             raise StoreError(f"The store {self.path} is closed.")
@@ -225,15 +225,15 @@ class SQLiteVersionedStore:
         file = self._file()
         refuse_inherited(self.path, file)
         if mine is not None:
-            # A file that is gone, or has made room for another, would take what is written to it along.
+            # A write to a file that was removed or replaced would be lost.
             if mine.file == file and (mine.is_writable or not create) and mine.take():
                 return mine
             if create and mine.is_ours and mine.is_open and mine.connection.in_transaction:
                 raise StoreError(f"This thread is in the middle of a write to the registry {self.path}.")
             mine.close()
-        self._threads.__dict__.clear()  # should opening it to write fail, then the next reader opens its own
+        self._threads.__dict__.clear()  # if opening it to write fails, the next reader opens its own
         if os.path.isdir(self.path):
-            raise StoreAccessError(f"The registry {self.path} is a directory, and should be a file.", hint=_ELSEWHERE)
+            raise StoreAccessError(f"invalid registry {self.path}: it is a directory, not a file.", hint=_ELSEWHERE)
         if file is None:
             self._when_missing()
             if create:
@@ -248,10 +248,10 @@ class SQLiteVersionedStore:
         return mine
 
     def _file(self) -> FileIdentity | None:
-        """What lies at the path; None where nothing does.
+        """Return the identity of the file at the path; None if there is none.
 
         Raises:
-            StoreAccessError: that is not ours to know.
+            StoreAccessError: if this user may not read the directory.
         """
         try:
             return file_identity(self.path)
@@ -263,7 +263,7 @@ class SQLiteVersionedStore:
         try:
             (application_id,) = connection.execute("PRAGMA application_id").fetchone()
             if application_id != APPLICATION_ID:
-                raise StoreError(f"{self.path} is a SQLite file, but no mops-jobs registry.", hint=_NOT_ONE)
+                raise StoreError(f"invalid registry {self.path}: it is another SQLite database.", hint=_RESTORE)
         except BaseException:
             connection.close()
             raise

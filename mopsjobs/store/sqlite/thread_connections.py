@@ -1,13 +1,13 @@
-"""A connection to SQLite for each thread, and what a fork makes of them.
+"""One connection to SQLite per thread, which a fork closes.
 
-POSIX gives locks on files to processes, so SQLite keeps a table of those that its process has. A forked child inherits
-the table: it believes in locks that its parent has, takes none of its own, and as soon as the parent has left, the next
-process to leave takes the WAL away, with all that the child was told is written. Closing what it has inherited would
-not help it (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork()").
+POSIX gives locks on files to processes, so SQLite keeps a table of the locks of its process. A forked child inherits
+the table. It relies on the locks of its parent and takes none of its own. When the parent has left, the next process to
+leave removes the WAL, with all writes of the child that were acknowledged. To close the inherited connections does not
+help (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork()").
 
-So before a fork the connections that nobody uses just then are closed, and open again on both sides. What stays in use,
-or is being made, for longer than a fork can wait for it, the child refuses for good. Nobody waits without end here: a
-lock that a fork has to have would be a deadlock for whoever forks at a bad moment.
+So a fork first closes the idle connections, which open again on both sides. It waits for the others for a bounded time,
+since to wait for a lock without end could deadlock. The child refuses the files that are still in use by then. See
+docs/decisions/0008-forks.md.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import NamedTuple
 from mopsjobs.errors import StoreError
 from mopsjobs.utils.sqlite_file import FileIdentity
 
-PATIENCE_SECONDS = 1.0
-"""How long a fork waits for other threads. A call takes milliseconds, unless somebody else holds the file."""
+WAIT_SECONDS = 1.0
+"""How long a fork waits for other threads. A call takes milliseconds, unless another process holds the file."""
 
 
 POLL_SECONDS = 0.001
-"""Between two looks whether they are done."""
+"""Between two checks whether they are done."""
 
 
 class _Opened(NamedTuple):
-    """What is open, or being made."""
+    """A file that is open, or being made."""
 
     path: str
     file: FileIdentity | None
@@ -42,35 +42,35 @@ class _Opened(NamedTuple):
 
 
 class _Files:
-    """What this process has open, and what those had open that it was forked from."""
+    """The files that this process has open, and those that its ancestors had open when they forked."""
 
     def __init__(self) -> None:
         self.opened: dict[object, _Opened] = {}
-        """What is being thrown away stays here until it is closed."""
+        """A connection stays here until it is closed."""
         self.inherited: list[_Opened] = []
         self.never_closed: list[sqlite3.Connection] = []
-        """Inherited too. SQLite forbids to close them here, so somebody has to hold them."""
+        """Inherited connections. SQLite forbids a child to close them, so this list keeps them alive."""
         self._pid = os.getpid()
 
     def close_unused(self) -> None:
-        """Before a fork, close what can be closed soon."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        """Close all connections that become idle within `WAIT_SECONDS`. Called before a fork."""
+        end = time.monotonic() + WAIT_SECONDS
         while self._are_others_left() and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
 
     def _are_others_left(self) -> bool:
-        """Close what nobody uses; whether another thread has something open still, or again.
+        """Close the idle connections, and return whether another thread still has one open, or has one again.
 
-        What this very thread is at would not end before its fork.
+        A call of this thread is not waited for: it would not end before the fork.
         """
-        for one in list(self.opened.values()):
-            if (connection := one.connection()) is not None:
+        for opened in list(self.opened.values()):
+            if (connection := opened.connection()) is not None:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
-        return any(one.thread != threading.get_ident() for one in list(self.opened.values()))
+        return any(opened.thread != threading.get_ident() for opened in list(self.opened.values()))
 
     def look_for_fork(self) -> None:
-        """In a child, take what the parent had open for what it is."""
+        """Note, in a forked child, that the open files are those of the parent."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self.inherited.extend(self.opened.values())
@@ -81,16 +81,16 @@ _files = _Files()
 
 
 class ThreadConnection:
-    """The connection of one thread to a file, for as long as the thread lives, its store is open, and nobody forks.
+    """The connection of one thread to a file, until the thread ends, its store is closed, or the process forks.
 
-    A new one is taken; whoever has it gives it back after each call, and takes it before the next.
+    A call takes it, and gives it back at its end. A new connection is taken from the start.
     """
 
     def __init__(
         self, path: str, file: FileIdentity | None, *, is_writable: bool, connect: Callable[[], sqlite3.Connection]
     ):
         self.file = file
-        """The file that it is open on."""
+        """The identity of the open file."""
         self.is_writable = is_writable
         self.is_open = True
         self._is_to_close = False
@@ -98,7 +98,7 @@ class ThreadConnection:
         self._taken.acquire()
         self._pid = os.getpid()
         self._token = object()
-        # Before it is, so that no fork comes in between.
+        # Registered before it is open, so that no fork comes in between.
         _files.opened[self._token] = _Opened(os.path.realpath(path), file, threading.get_ident(), weakref.ref(self))
         try:
             self.connection = connect()
@@ -108,11 +108,11 @@ class ThreadConnection:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this very process has opened it."""
+        """Whether this process has opened it, and not an ancestor."""
         return self._pid == os.getpid()
 
     def take(self) -> bool:
-        """Take it for a call. False where that cannot be: it is closed, or about to be, or a call has it already."""
+        """Take it for a call. Return False if it is closed, about to be closed, or taken by another call."""
         if not self.is_ours or not self._taken.acquire(blocking=False):
             return False
         if self.is_open:
@@ -121,13 +121,13 @@ class ThreadConnection:
         return False
 
     def give_back(self) -> None:
-        """A call is over."""
+        """Release it at the end of a call."""
         self._taken.release()
         if self._is_to_close:
             self.close()
 
     def close(self) -> None:
-        """Close it, or let the call that has it do so in the end; unless that is for another process to do."""
+        """Close it now, or at the end of the call that has it. An inherited one stays open."""
         self._is_to_close = True
         if self.take():
             try:
@@ -140,7 +140,7 @@ class ThreadConnection:
         try:
             self.connection.close()
         finally:
-            if _is_closed(self.connection):  # an interrupt may have come before it was, or after
+            if _is_closed(self.connection):  # an interrupt may have come before, or after
                 _files.opened.pop(self._token, None)
 
     def __del__(self) -> None:
@@ -160,23 +160,23 @@ def _is_closed(connection: sqlite3.Connection) -> bool:
 
 
 def refuse_inherited(path: str, file: FileIdentity | None) -> None:
-    """Refuse a file that was open, or being made, when this process was forked.
+    """Refuse a file that was in use, or being made, when this process was forked.
 
     Raises:
-        StoreError: it was.
+        StoreError: if it was.
     """
     _files.look_for_fork()
     real = os.path.realpath(path) if _files.inherited else ""
-    if any(one.path == real or (file is not None and one.file == file) for one in _files.inherited):
+    if any(opened.path == real or (file is not None and opened.file == file) for opened in _files.inherited):
         raise StoreError(
-            f"The registry {path} was in use when this process was forked, and SQLite would lose what is written here.",
+            f"The registry {path} was in use when this process was forked, and SQLite would lose writes from here.",
             hint="Close the store before the fork, or start the process by spawn or forkserver.",
         )
 
 
 @contextlib.contextmanager
 def being_made(path: str) -> Iterator[None]:
-    """Let a child that is forked during the block refuse the file, which the block makes."""
+    """Register a file that the block makes, so that a child which is forked in the block refuses it."""
     token = object()
     _files.opened[token] = _Opened(os.path.realpath(path), None, threading.get_ident(), lambda: None)
     try:
@@ -185,5 +185,5 @@ def being_made(path: str) -> Iterator[None]:
         _files.opened.pop(token, None)
 
 
-# Whoever asks before this hook of ours, or was forked by C code that runs no hooks, is told by the process id.
+# C code may fork without these hooks, and other hooks may run earlier: `look_for_fork` then compares the process id.
 os.register_at_fork(before=_files.close_unused, after_in_child=_files.look_for_fork)

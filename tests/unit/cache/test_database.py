@@ -457,7 +457,7 @@ def test_a_temporary_directory_that_others_may_enter_is_not_trusted(
     del cli.env["MOPS_JOBS_CACHE"]
     ran = cli("list")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)
-    assert f"{place} is not ours alone." in ran.err
+    assert f"Other users may have access to {place}." in ran.err
 
 
 def test_a_damaged_cache_without_a_registry_is_told_as_such(cli: Cli, remote: Remote, filled: Path) -> None:

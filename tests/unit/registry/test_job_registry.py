@@ -247,7 +247,7 @@ def test_an_unknown_field_is_an_error_and_nothing_is_written(bench: Bench, metho
     """ModelOps drops it in silence."""
     value = bench.place(status="scheduled")
     arguments = ("running",) if method == "update_status" else ()
-    with pytest.raises(UsageError, match=f"'{bad}' is no field that can be set"):
+    with pytest.raises(UsageError, match=f"invalid field '{bad}'"):
         getattr(bench.registry, method)("a", *arguments, **{bad: "x"})
     assert bench.bytes() == value
 
@@ -255,7 +255,7 @@ def test_an_unknown_field_is_an_error_and_nothing_is_written(bench: Bench, metho
 @pytest.mark.parametrize("call", ["update_status", "finalize_job"])
 def test_an_unknown_status_is_a_usage_error_that_lists_the_good_ones(registry: JobRegistry, call: str) -> None:
     """Checked before anything is read: whether there is such a job does not matter."""
-    with pytest.raises(UsageError, match="'runing' is no status: use one of pending, "):
+    with pytest.raises(UsageError, match="invalid status 'runing': expected one of pending, "):
         getattr(registry, call)("nobody", "runing")
 
 
@@ -457,7 +457,9 @@ def test_ending_again_with_something_else_is_refused(bench: Bench) -> None:
 @pytest.mark.parametrize("status", sorted(ACTIVE))
 def test_only_a_terminal_status_ends_a_job(registry: JobRegistry, status: str) -> None:
     """The sentence lists those."""
-    with pytest.raises(UsageError, match=f"{status} does not end a job: use cancelled, failed, partial, succeeded"):
+    with pytest.raises(
+        UsageError, match=f"invalid final status '{status}': expected one of cancelled, failed, partial, succeeded"
+    ):
         registry.finalize_job("a", status)
 
 

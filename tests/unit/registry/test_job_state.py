@@ -252,9 +252,9 @@ def test_a_wrong_type_inside_a_field_is_named_with_its_place(fields: dict[str, o
         (b"<html>", "not JSON: "),
         (encoded()[:-1], "not JSON: "),
         (encoded() + b"{}", "not JSON: "),
-        (encoded()[:-1] + b', "x": NaN}', "not JSON: NaN is no JSON number"),
-        (encoded()[:-1] + b', "x": -Infinity}', "not JSON: -Infinity is no JSON number"),
-        (encoded()[:-1] + b', "x": 1e999}', "not JSON: 1e999 is no JSON number"),
+        (encoded()[:-1] + b', "x": NaN}', "not JSON: invalid number NaN"),
+        (encoded()[:-1] + b', "x": -Infinity}', "not JSON: invalid number -Infinity"),
+        (encoded()[:-1] + b', "x": 1e999}', "not JSON: invalid number 1e999"),
         (encoded()[:-1] + b', "x": ' + b"9" * 5000 + b"}", "not JSON: "),
         (encoded()[:-1] + b', "status": "failed"}', "not JSON: 'status' comes twice"),
         (encoded()[:-1] + b', "metadata": {"a": 1, "a": 2}}', "not JSON: 'a' comes twice"),
@@ -269,7 +269,7 @@ def test_a_wrong_type_inside_a_field_is_named_with_its_place(fields: dict[str, o
         (json.dumps(REQUIRED).encode("utf-16"), "not UTF-8 text"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, "nested too deeply"),
-        (encoded(error_message="x" * 5_000_000), "5,000,147 bytes are no record: at most 1,048,576 are read"),
+        (encoded(error_message="x" * 5_000_000), "5,000,147 bytes: a record has at most 1,048,576"),
     ],
     ids=range(22),
 )
@@ -291,7 +291,7 @@ def test_the_largest_record_is_a_megabyte() -> None:
     """At the limit it is read, a byte beyond it is not."""
     padding = MAX_RECORD_BYTES - len(encoded(owner=""))
     assert JobState.from_json(encoded(owner="x" * padding)).owner == "x" * padding
-    assert reason(encoded(owner="x" * (padding + 1))).startswith("1,048,577 bytes are no record")
+    assert reason(encoded(owner="x" * (padding + 1))).startswith("1,048,577 bytes: a record has at most")
 
 
 def test_nesting_has_a_bound_of_its_own() -> None:
@@ -338,7 +338,7 @@ def test_an_existing_id_may_be_anything_that_fits_into_a_key(job_id: str) -> Non
 @pytest.mark.parametrize("job_id", ["", ".", "..", "a/b", "/", "a\n", "a\x1b[31m", "\u202e", "x" * 513])
 def test_what_no_key_can_hold_is_no_id(job_id: str) -> None:
     """The sentence shows it escaped: nothing in it reaches a terminal."""
-    with pytest.raises(UsageError, match="cannot be a job id") as caught:
+    with pytest.raises(UsageError, match="invalid job id") as caught:
         check_job_id(job_id)
     assert str(caught.value).isprintable()
 
@@ -352,7 +352,7 @@ def test_what_no_key_can_hold_is_no_id(job_id: str) -> None:
 def test_the_bookkeeping_of_the_registry_cannot_be_set(name: str) -> None:
     """Nor can what is no field; the sentence lists what can be."""
     for bad in (name, name.upper(), "extra"):
-        with pytest.raises(UsageError, match=f"'{bad}' is no field that can be set: use engine, "):
+        with pytest.raises(UsageError, match=f"invalid field '{bad}': expected one of engine, "):
             check_field(bad, "x")
 
 

@@ -175,7 +175,7 @@ def test_a_point_in_time_is_a_time_or_a_duration_before_now(text: str, expected:
 @pytest.mark.parametrize("text", ["", "yesterday", "-2h", "2 h", "2026-99-99", "12:00"])
 def test_what_is_neither_is_refused_with_an_example_of_each(text: str) -> None:
     """The sentence repeats what was given."""
-    with pytest.raises(UsageError, match="a duration like 2h or 7d, or RFC 3339 like 2026") as caught:
+    with pytest.raises(UsageError, match="a duration such as 2h or 7d, or RFC 3339 such as 2026") as caught:
         parse_when(text, NOW)
     assert f"'{text}'" in str(caught.value)
 
