@@ -158,7 +158,7 @@ def test_a_cache_that_cannot_be_used_is_no_health(cli: Cli, capsys: pytest.Captu
     cli.cache.write_text("notes")
     answer = Web(cli, capsys).get("/healthz")
     assert (answer.status_code, answer.get_json()["ok"]) == (503, False)
-    assert "no cache of mops-jobs" in answer.get_json()["problem"]
+    assert "not a cache of mops-jobs" in answer.get_json()["problem"]
 
 
 def test_a_page_is_made_once_for_each_state_of_the_cache(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
