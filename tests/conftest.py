@@ -48,15 +48,17 @@ MARKER_OF_FIXTURE = {
     "private_dask_cluster": "dask",
     "prometheus_program": "prometheus",
     "pyz": "zipapp",
-    "spawn": "processes",
-    "desk": "processes",
+    "spawn": "slow",
+    "desk": "slow",
+    "installed": "slow",
+    "packages": "slow",
 }
 """Fixtures that start servers, or runners and other processes, and the marker of the tests that use them."""
 MARKERS = frozenset(MARKER_OF_FIXTURE.values())
 """All of these are left out by `--fast`. Tests whose fixtures cannot tell are marked by hand."""
 UNIT = ROOT / "tests" / "unit"
-SLOW_FOLDERS = ("integration", "resilience")
-"""Left out by `--fast`: real processes, faults put in on purpose."""
+SLOW_FOLDERS = ("contract", "integration", "resilience", "web")
+"""Left out by `--fast`: every backend, real processes and servers, faults put in on purpose."""
 
 # No test is judged by the clock, none depends on what an earlier run found, and nothing is written outside build/.
 hypothesis.settings.register_profile("mops-jobs", deadline=None, database=None, derandomize=True, max_examples=50)

@@ -313,7 +313,7 @@ def test_a_terminal_gets_relative_times_and_indented_json(
 # --- how it ends -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -420,7 +420,7 @@ def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
         cli("list", "-v")
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", ["list", "list --json", "status a", "sync", "doctor", "help", "config show", "--version"]
 )
@@ -523,7 +523,7 @@ def test_words_that_are_not_utf_8_are_no_surprise(cli: Cli, argv: tuple[str, ...
     assert "Unexpected" not in ran.err
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_a_stream_that_cannot_show_a_character_is_no_surprise(cli: Cli, jobs: JobRegistry, encoding: str) -> None:
     """Text beyond what the terminal's encoding knows is shown by an escape, and the rest as it is."""

@@ -72,7 +72,7 @@ def test_export_takes_the_filters_of_list(cli: Cli, flags: tuple[str, ...]) -> N
     assert ran.err.startswith(f"{len(listed)} job")
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv", "ndjson"])
 def test_memory_does_not_grow_with_the_jobs(cli: Cli, jobs: JobRegistry, form: str) -> None:
     """Five thousand large jobs, 100 MB, are exported by a process that may have 200 MB of memory in all."""

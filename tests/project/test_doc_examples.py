@@ -59,6 +59,7 @@ def _run(document: str, commands: list[Example], folder: Path, **env: str) -> No
             assert re.fullmatch(expected, " ".join(out.split())), f"{document}:{example.line}: {out}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("jq") is None, reason="some examples use jq")
 @pytest.mark.parametrize("document", HERE)
 def test_examples_run_as_they_stand(document: str, tmp_path: Path) -> None:
@@ -74,6 +75,7 @@ def test_examples_for_azure_run(azurite: Azurite, tmp_path: Path) -> None:
     _run("docs/guides/azure.md", commands, tmp_path, MOPS_JOBS_REGISTRY=f"azure://{azurite.new_container()}")
 
 
+@pytest.mark.slow
 def test_examples_of_the_python_api_run(tmp_path: Path) -> None:
     """The Python example runs, and ends with the status that it sets."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", read("docs/reference/python-api.md"), re.DOTALL | re.MULTILINE)
