@@ -252,6 +252,7 @@ def test_a_script_resumes_from_its_cursor(cli: Cli, remote: Remote, write: Write
     assert _texts(cli.ok("events", "--json", "--since", lines[2]["cursor"])) == ["d"]
 
 
+@pytest.mark.slow
 def test_no_loss_and_no_repeat(cli: Cli, remote: Remote, clock: Clock) -> None:
     """A script that resumes from its last cursor sees each event once.
 

@@ -371,6 +371,7 @@ def _passes(job_id: str, job: dict[str, Any], chosen: dict[str, Any]) -> bool:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.dictionaries(NAMES, JOBS, max_size=12), CHOSEN, st.integers(0, 6), st.booleans())
 def test_the_sql_means_what_plain_python_means(
