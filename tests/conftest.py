@@ -260,7 +260,7 @@ def spawn(cli: Cli) -> Iterator[Spawn]:
 def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     """The record is written and read more often than a real one, and an outage is looked at sooner."""
     monkeypatch.setattr(reporter, "PROGRESS_SECONDS", 0.02)
-    monkeypatch.setattr(reporter, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(reporter, "READ_SECONDS", 0.05)
     monkeypatch.setattr(reporter, "MAX_PAUSE", 0.1)
     monkeypatch.setattr(retry, "MAX_PAUSE", 0.1)
 

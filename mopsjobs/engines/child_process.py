@@ -1,7 +1,8 @@
-"""A child process without the secrets of its parent, driven by JSON lines: for libraries that run code of others.
+"""A child process without the parent's secrets, which exchanges JSON lines with it.
 
-A Dask client unpickles what its scheduler says, and a pickle may run any code. So that code finds no secret in its
-environment, and this side reads JSON alone. It runs as the same user all the same: no wall against one who means harm.
+A Dask client unpickles messages of its scheduler, and a pickle may run any code. In a child process, that code finds no
+secret in its environment, and the parent reads JSON only. The child runs as the same user, so this does not hold off a
+hostile scheduler. See docs/decisions/0013-dask-by-source-text.md.
 """
 
 from __future__ import annotations
@@ -21,12 +22,10 @@ from mopsjobs.engines.model_env import without_secrets
 from mopsjobs.errors import EngineError, EngineUnavailableError, MopsJobsError
 
 MAX_LINE_BYTES = 2**30
-"""A longer line is refused."""
-
+"""Length of a message, at most."""
 
 GRACE_SECONDS = 10.0
-"""How long a child may take to leave when its streams are closed: it first takes back what it has at the cluster."""
-
+"""How long a child may take to end when its streams are closed: it first cancels its tasks on the cluster."""
 
 _START = (
     "import sys, json, importlib; sys.path[:] = json.loads(sys.argv[2]); importlib.import_module(sys.argv[1]).main()"
@@ -34,15 +33,15 @@ _START = (
 
 
 class Child:
-    """Such a process, from the side that has the secrets."""
+    """The child process, as its parent sees it."""
 
     def __init__(self, module: str, setup: Mapping[str, object], env: Mapping[str, str]) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            module: whose `main` it runs.
-            setup: its first line.
-            env: this process's environment; secrets are left out.
+            module: the module whose `main` it runs.
+            setup: its first message.
+            env: the environment of the parent; the child gets it without secrets.
         """
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
             [sys.executable, "-P", "-c", _START, module, json.dumps(sys.path)],
@@ -50,21 +49,21 @@ class Child:
             stdout=subprocess.PIPE,
             env=without_secrets(env),
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for this side, which closes the streams
+            start_new_session=True,  # Ctrl-C reaches the parent, which closes the streams
         )
-        assert self._process.stdin is not None  # noqa: S101 - asked for above, as is the other
+        assert self._process.stdin is not None  # noqa: S101 - a pipe, as the other
         assert self._process.stdout is not None  # noqa: S101
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
-        self._heard = bytearray()
+        self._buffer = bytearray()
         try:
-            self.tell(setup)
+            self.send(setup)
         except BaseException:
             self.close()
             raise
 
-    def tell(self, message: Mapping[str, object]) -> None:
+    def send(self, message: Mapping[str, object]) -> None:
         """Send a message.
 
         Raises:
@@ -77,33 +76,33 @@ class Child:
         except BrokenPipeError:
             raise self._gone() from None
 
-    def hear(self, seconds: float) -> dict[str, Any] | None:
-        """The next message; None if there is none for so long.
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next message; None if none comes within `seconds`.
 
         Raises:
             EngineUnavailableError: if the process has ended.
-            EngineError: if it says something else than a message, or why it failed.
+            EngineError: if the process wrote something else than a message, or reports an error.
         """
-        end = time.monotonic() + seconds
-        begun = 0
-        while (at := self._heard.find(b"\n", begun)) < 0:
-            begun = len(self._heard)
-            if begun > MAX_LINE_BYTES:
-                raise self._nonsense()
-            if not self._selector.select(max(0.0, end - time.monotonic())):
+        deadline = time.monotonic() + seconds
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched > MAX_LINE_BYTES:
+                raise self._unexpected_output()
+            if not self._selector.select(max(0.0, deadline - time.monotonic())):
                 return None
             data = os.read(self._stdout.fileno(), 2**20)
             if not data:
                 raise self._gone()
-            self._heard += data
-        line = bytes(self._heard[:at])
-        del self._heard[: at + 1]
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
-            raise self._nonsense() from None
+            raise self._unexpected_output() from None
         if not isinstance(message, dict):
-            raise self._nonsense()
+            raise self._unexpected_output()
         if isinstance(failed := message.get("failed"), dict):
             kind = EngineUnavailableError if failed.get("unavailable") else EngineError
             hint = failed.get("hint")
@@ -111,7 +110,7 @@ class Child:
         return message
 
     def close(self) -> None:
-        """Let it leave, in order if it can."""
+        """Close the streams, and wait for the process to end; kill it if it does not."""
         self._selector.close()
         for stream in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):
@@ -130,23 +129,23 @@ class Child:
             hint="Running the job again goes on where it was: mops-jobs resume.",
         )
 
-    def _nonsense(self) -> EngineError:
-        return EngineError("The process that talks to Dask says something else than messages.")
+    def _unexpected_output(self) -> EngineError:
+        return EngineError("The process that talks to Dask wrote something else than messages.")
 
 
 class Channel:
-    """The same streams, from within the process. What libraries print goes to standard error."""
+    """The streams to the parent, in the child process. Prints of libraries go to standard error."""
 
     def __init__(self) -> None:
         self._stdin = sys.stdin.buffer
         self._stdout = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
 
-    def say(self, message: Mapping[str, object]) -> None:
+    def send(self, message: Mapping[str, object]) -> None:
         """Send a message.
 
         Raises:
-            EOFError: if the other side has left.
+            EOFError: if the parent has closed the streams.
         """
         try:
             self._stdout.write(json.dumps(message).encode() + b"\n")
@@ -154,11 +153,11 @@ class Channel:
         except BrokenPipeError:
             raise EOFError from None
 
-    def hear(self) -> dict[str, Any]:
-        """The next message.
+    def receive(self) -> dict[str, Any]:
+        """Return the next message.
 
         Raises:
-            EOFError: if the other side has left.
+            EOFError: if the parent has closed the streams.
         """
         line = self._stdin.readline()
         if not line.endswith(b"\n"):
@@ -167,21 +166,21 @@ class Channel:
         return message
 
     def is_over(self) -> bool:
-        """Whether the other side has left, in the time between an answer and the next question."""
+        """Whether the parent has closed the streams. Only between an answer and the next question."""
         return bool(select.select([self._stdin], [], [], 0)[0])
 
 
 @contextlib.contextmanager
 def serving(channel: Channel) -> Iterator[None]:
-    """Serve the other side, tell it why that failed, and end this process."""
+    """Run the block, send its error to the parent, and end this process."""
     try:
         with contextlib.suppress(EOFError):
             try:
                 yield
             except MopsJobsError as error:
-                is_away = isinstance(error, EngineUnavailableError)
-                channel.say({"failed": {"message": error.message, "hint": error.hint, "unavailable": is_away}})
-    except BaseException:  # noqa: BLE001 - said by Python's own words, before the process ends
+                is_outage = isinstance(error, EngineUnavailableError)
+                channel.send({"failed": {"message": error.message, "hint": error.hint, "unavailable": is_outage}})
+    except BaseException:  # noqa: BLE001 - printed as Python does, before the process ends
         sys.excepthook(*sys.exc_info())
         os._exit(1)
-    os._exit(0)  # threads of the library may still be at something
+    os._exit(0)  # threads of the library may still run

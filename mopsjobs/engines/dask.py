@@ -1,7 +1,7 @@
-"""The dask engine: the tasks as futures on an existing Dask scheduler.
+"""The dask engine: run tasks as futures of an existing Dask scheduler.
 
-The runner is a process of this machine, as with the local engine; it hands its tasks to the scheduler instead of
-processes of its own, and takes back their outputs. So a cluster needs neither mops-jobs nor a way to the registry.
+The runner is a process of this machine, as with the local engine. It sends tasks to the scheduler instead of its own
+workers, and stores their outputs. So the cluster needs neither mops-jobs nor access to the registry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mopsjobs.errors import UsageError
 
 
 class DaskEngine(LocalEngine):
-    """Launches a runner that works through a Dask scheduler. Takes the option `scheduler`, its address."""
+    """Launches a runner whose tasks run on a Dask cluster. Takes the option `scheduler`, its address."""
 
     name = "dask"
 
@@ -21,7 +21,7 @@ class DaskEngine(LocalEngine):
         """See `Engine.launch`.
 
         Raises:
-            UsageError: there is no option `scheduler`.
+            UsageError: if the option `scheduler` is missing.
         """
         scheduler = launch.options.get("scheduler")
         if scheduler is None:

@@ -1,8 +1,8 @@
-"""What of the runner's environment a model sees: not what opens the registry.
+"""The environment of a model: its interpreter, and its variables without the secrets of the registry.
 
-A model has no use for it, since its outputs are delivered by the runner. But models print their environment, and
-error reports hold it; what they print becomes events, which everybody may read who may read the registry. This is no
-wall against a hostile model, which runs as the same user: SECURITY.md says what is one.
+A model needs no secrets, since the runner delivers its outputs. But models print their environment, and the lines of a
+model become events, which every reader of the registry sees. This does not hold off a hostile model, which runs as the
+same user: see SECURITY.md.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ SECRET_VARIABLES = frozenset(
         "AWS_SESSION_TOKEN",
     }
 )
-"""Variables that hold a secret by which a registry may be opened."""
-
+"""Variables that hold a secret of a registry."""
 
 PASSED_VARIABLE = "MOPS_JOBS_MODEL_ENV"
-"""Names some of them, with commas between, for a model that reads its data with them."""
+"""Names, separated by commas, the secret variables that a model gets all the same, to read its data with them."""
 
 
 def model_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a model: all but `SECRETS`, and of those the ones that `PASSED` names."""
+    """Return the environment of a model: all but `SECRET_VARIABLES`, except those that `PASSED_VARIABLE` names."""
     passed = {name.strip() for name in env.get(PASSED_VARIABLE, "").split(",")}
     return {name: value for name, value in env.items() if name not in SECRET_VARIABLES or name in passed}
 
 
 def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process that runs what others send: all but `SECRETS`, whatever `PASSED` names."""
+    """Return the environment without `SECRET_VARIABLES`, for a process that runs code from elsewhere."""
     return {name: value for name, value in env.items() if name not in SECRET_VARIABLES}
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a model or with its interpreter, in the words of one kind of error."""
+"""Errors of a model or of its interpreter."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from mopsjobs.errors import MopsJobsError
 
 
 class ModelError(MopsJobsError):
-    """The model cannot be loaded in its interpreter: no task can run.
+    """The model cannot be loaded in its interpreter, so no task can run.
 
-    `told` is for the event that tells of it: `error` (`type`, `message`, `traceback`), where the model raised one.
+    `event_fields` are for the event about it: `error` (`type`, `message`, `traceback`), if the model raised one.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, error: Mapping[str, str] | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.told: dict[str, object] = {} if error is None else {"error": dict(error)}
+        self.event_fields: dict[str, object] = {} if error is None else {"error": dict(error)}
 
 
-def not_loaded(told: Mapping[str, str]) -> ModelError:
-    """The error of a model that a worker could not load, for this reason."""
+def load_error(error: Mapping[str, str]) -> ModelError:
+    """Return the error of a model that raised this when it was loaded."""
     hint = None
-    if told["type"] == "ModuleNotFoundError":
+    if error["type"] == "ModuleNotFoundError":
         hint = "Is --python the interpreter that has the model's packages?"
-    elif at := told.get("at"):
-        hint = f"See line {at.rpartition(':')[2]} of {at.rpartition(':')[0]} in the packed code."
-    return ModelError(f"The model cannot be loaded: {told['type']}: {told['message']}", hint=hint, error=told)
+    elif place := error.get("at"):
+        hint = f"See line {place.rpartition(':')[2]} of {place.rpartition(':')[0]} in the packed code."
+    return ModelError(f"The model cannot be loaded: {error['type']}: {error['message']}", hint=hint, error=error)
 
 
-def no_python(path: str, line: bytearray) -> ModelError:
-    """The error of a program that answers with this line, and no worker of ours does."""
-    said = line[:60].decode("utf-8", "replace")
+def not_python_error(path: str, line: bytearray) -> ModelError:
+    """Return the error of an interpreter that answers with a line which no worker writes."""
+    text = line[:60].decode("utf-8", "replace")
     return ModelError(
-        f"The model's interpreter {path} does not answer as a Python does; it says: {said!r}",
+        f"The model's interpreter {path} does not answer as a Python does; it says: {text!r}",
         hint="Is --python the path of a Python?",
     )
 
 
-def not_ready(code: int) -> ModelError:
-    """The error of workers that end, with this exit code, before they are ready."""
-    return ModelError(f"The model's interpreter ends before it is ready ({ended(code)}).")
+def startup_error(code: int) -> ModelError:
+    """Return the error of workers that end with this exit code before they are ready."""
+    return ModelError(f"The model's interpreter ends before it is ready ({describe_exit(code)}).")
 
 
-def ended(code: int) -> str:
-    """How a process has ended, in words."""
+def describe_exit(code: int) -> str:
+    """Return an exit code in words: the name of a signal for a negative one."""
     if code >= 0:
         return f"exit code {code}"
     with contextlib.suppress(ValueError):

@@ -1,8 +1,8 @@
-"""Outputs on their way to the store: sent by a few threads, kept on this disk while the store cannot be reached.
+"""Send outputs to the store by a few threads, and keep them in the outbox while the store does not answer.
 
-An outage of the store must not stop a simulation, nor may a finished one be lost to it. So what cannot be stored goes
-into the outbox, a small SQLite store of the same kind in the job's own directory, and follows when the store answers
-again. Both are written by `create_if_absent`: an output that is there already is the same output, and stays.
+An outage must neither stop a simulation nor lose a finished one. The outbox is a small SQLite store in the job's own
+directory; its outputs are delivered when the store answers again. Both stores are written by `create_if_absent`: an
+output that exists already is the same output, and stays.
 """
 
 from __future__ import annotations
@@ -22,117 +22,113 @@ from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 log = logging.getLogger(__name__)
 
 
-WAITING_TASKS = 64
-"""Finished tasks held in memory before the runner waits for the senders: they are ahead of the disk then, not of an
-outage."""
-
+MAX_WAITING_TASKS = 64
+"""Finished tasks held in memory; with more, the runner waits for the threads. An outage does not fill the queue."""
 
 FIRST_PAUSE = 1.0
-
-
 MAX_PAUSE = 30.0
-"""Seconds between two looks at a store that does not answer; growing, with jitter."""
+"""Seconds between two attempts while the store does not answer; growing, with jitter."""
 
 
-class _Parcel(NamedTuple):
+class _Request(NamedTuple):
     outputs: list[tuple[str, bytes]]
-    done: Callable[[], None]
-    refused: Callable[[StoreError], None]
+    on_done: Callable[[], None]
+    on_refused: Callable[[StoreError], None]
 
 
 class OutputSender:
-    """The store of results, and behind it the outbox for what it does not take now."""
+    """Writes outputs to the store, or to the outbox while the store does not answer."""
 
     def __init__(
         self,
         store: VersionedStore,
-        kept: VersionedStore,
+        outbox: VersionedStore,
         *,
-        senders: int = 4,
+        threads: int = 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start the senders.
+        """Start the threads.
 
         Args:
             store: where outputs belong.
-            kept: where they stay meanwhile.
-            senders: how many are sent at once.
-            clock: seconds from any start, never going back.
+            outbox: where they are kept during an outage.
+            threads: how many tasks are sent at once.
+            clock: a monotonic clock in seconds.
         """
         self._store = store
-        self._kept = kept
+        self._outbox = outbox
         self._clock = clock
-        self._parcels: queue.Queue[_Parcel | None] = queue.Queue(WAITING_TASKS)
+        self._requests: queue.Queue[_Request | None] = queue.Queue(MAX_WAITING_TASKS)
         self._lock = threading.Lock()
         self._backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
         self._not_before = 0.0
-        self._broken: Exception | None = None
-        """Why nothing more can be stored: the first error that was neither an outage nor the fault of one output."""
-        self._threads = [threading.Thread(target=self._send_all, daemon=True) for _ in range(senders)]
+        self._failure: Exception | None = None
+        """Why nothing more can be stored: the first error that was neither an outage nor about one output."""
+        self._threads = [threading.Thread(target=self._send_all, daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def put(
-        self, outputs: list[tuple[str, bytes]], done: Callable[[], None], refused: Callable[[StoreError], None]
+        self, outputs: list[tuple[str, bytes]], on_done: Callable[[], None], on_refused: Callable[[StoreError], None]
     ) -> None:
-        """Hand over the outputs of a task, which are written in their order. One of two is called, by another thread.
+        """Queue the outputs of a task, which are written in their order. A thread then calls one of the two callbacks.
 
         Args:
             outputs: keys and contents.
-            done: called when the last of them is safe.
-            refused: called with the reason when one can never be stored, because of what it is.
+            on_done: called when the last output is on disk.
+            on_refused: called with the reason if an output can never be stored, for example because of its size.
 
         Raises:
-            StoreError: the store has refused to take anything more. What was handed over is kept in the outbox.
-            Exception: whatever else has gone wrong in a sender.
+            StoreError: if the store refuses all outputs. Those that were queued are kept in the outbox.
+            Exception: if a thread failed for another reason.
         """
-        self._raise_broken()
-        self._parcels.put(_Parcel(outputs, done, refused))
+        self._raise_failure()
+        self._requests.put(_Request(outputs, on_done, on_refused))
 
     def finish(self) -> None:
-        """Wait until everything handed over is safe, in the store or in the outbox. Finishing twice is harmless.
+        """Wait until all queued outputs are in the store or in the outbox. Finishing twice is harmless.
 
         Raises:
-            StoreError, Exception: as `put`.
+            StoreError, Exception: if `put` would raise them.
         """
         threads, self._threads = self._threads, []
         for _ in threads:
-            self._parcels.put(None)
+            self._requests.put(None)
         for thread in threads:
             thread.join()
-        self._raise_broken()
+        self._raise_failure()
 
-    def deliver(self, refused: Callable[[str, StoreError], None], is_over: Callable[[], bool]) -> bool:
-        """Move what the outbox holds into the store. Arguments, result and errors: see `delivery.deliver`."""
-        return deliver(self._kept, self._store, refused, is_over)
+    def deliver(self, on_refused: Callable[[str, StoreError], None], is_over: Callable[[], bool]) -> bool:
+        """Move the outputs in the outbox into the store. Arguments, result and errors: see `offline.deliver`."""
+        return deliver(self._outbox, self._store, on_refused, is_over)
 
-    def _break(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         with self._lock:
-            self._broken = self._broken or error
+            self._failure = self._failure or error
 
-    def _raise_broken(self) -> None:
-        if self._broken is not None:
-            raise self._broken
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _send_all(self) -> None:
-        # Whatever happens, parcels are taken: a queue that nobody empties would stop the runner for ever.
-        while (parcel := self._parcels.get()) is not None:
+        # A failed thread goes on: a full queue would block the runner for ever.
+        while (request := self._requests.get()) is not None:
             try:
-                self._send_one(parcel)
-            except Exception as error:  # noqa: BLE001 - it is raised where it is seen, in the runner's own thread
-                self._break(error)
+                self._send_outputs(request)
+            except Exception as error:  # noqa: BLE001 - `put` and `finish` raise it in the runner's own thread
+                self._fail(error)
 
-    def _send_one(self, parcel: _Parcel) -> None:
+    def _send_outputs(self, request: _Request) -> None:
         try:
-            for key, value in parcel.outputs:
+            for key, value in request.outputs:
                 self._send(key, value)
         except VALUE_ERRORS as error:
-            parcel.refused(error)
+            request.on_refused(error)
         else:
-            parcel.done()
+            request.on_done()
 
     def _send(self, key: str, value: bytes) -> None:
-        if self._broken is None and self._clock() >= self._not_before:
+        if self._failure is None and self._clock() >= self._not_before:
             try:
                 self._store.create_if_absent(key, value)
             except StoreUnavailableError as error:
@@ -142,39 +138,38 @@ class OutputSender:
             except VALUE_ERRORS:
                 raise
             except StoreError as error:
-                self._break(error)
+                self._fail(error)
             else:
                 self._backoff.reset()
                 return
-        self._kept.create_if_absent(key, value)
+        self._outbox.create_if_absent(key, value)
 
 
 class StoreWithOutbox:
-    """The store as the runner of a job reads it: what the outbox holds counts as there.
+    """The union of a store and the outbox, to read: `get` and `scan` of the store contract.
 
-    Reading only: `get` and `scan` of the contract. A store that does not answer looks as if it held nothing but the
-    outbox; so this is for finding what is done already, never for what is to be removed.
+    It tells which tasks are complete. Never decide by it what to remove.
     """
 
-    def __init__(self, store: VersionedStore, kept: VersionedStore) -> None:
+    def __init__(self, store: VersionedStore, outbox: VersionedStore) -> None:
         self._store = store
-        self._kept = kept
+        self._outbox = outbox
 
     def get(self, key: str) -> Versioned | None:
-        """The value in the outbox, else in the store."""
-        return self._kept.get(key) or self._store.get(key)
+        """Return the value in the outbox, else in the store."""
+        return self._outbox.get(key) or self._store.get(key)
 
     def scan(self, prefix: str = "") -> Iterator[Entry]:
-        """The entries of both, in the order of their keys, each key once."""
-        kept = self._kept.scan(prefix)
-        waiting = next(kept, None)
+        """Yield the entries of both in the order of their keys, each key once."""
+        unsent = self._outbox.scan(prefix)
+        waiting = next(unsent, None)
         for entry in self._store.scan(prefix):
             while waiting is not None and waiting.key < entry.key:
                 yield waiting
-                waiting = next(kept, None)
+                waiting = next(unsent, None)
             if waiting is not None and waiting.key == entry.key:
-                waiting = next(kept, None)
+                waiting = next(unsent, None)
             yield entry
         while waiting is not None:
             yield waiting
-            waiting = next(kept, None)
+            waiting = next(unsent, None)

@@ -1,8 +1,8 @@
-"""Telling the registry how a shard gets on, from a thread of its own: the work never waits for it.
+"""Report the progress of a shard to the registry, from a thread of its own: tasks never wait for it.
 
-Written at most once a second, and at least every 30 s as a sign of life. Each shard writes its own counts into the
-record, and the record's totals are their sums, so several shards never overwrite each other. What comes back is the
-record: that is how a runner learns that its job was cancelled.
+A report is written at most once per second, and at least every 30 s as a heartbeat. Each shard writes its own counts
+into the record, and the record's totals are their sums, so shards never overwrite each other. Each write returns the
+record, by which the runner learns that its job was cancelled.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
 HEARTBEAT_SECONDS = 30.0
-LOOK_SECONDS = 3.0
-"""How often the record is read while there is nothing to write: a cancelled job stops within seconds."""
+READ_SECONDS = 3.0
+"""How often the record is read while there is nothing to write, so that a cancelled job stops within seconds."""
 
 MAX_PAUSE = 30.0
-"""Seconds. The longest pause between two attempts at a registry that does not answer."""
+"""Seconds between two attempts while the registry does not answer, at most."""
 
 
 class Counts:
-    """What a shard has done so far. Shared between threads; the lock is held for a few instructions."""
+    """Counts of the tasks of a shard. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.completed = 0
         self.failed = 0
-        self.began_at: datetime | None = None
+        self.started_at: datetime | None = None
         """When the first task was begun; None before."""
-        self.is_least = True
-        """Whether tasks that earlier runs have completed may be missing in here."""
+        self.is_lower_bound = True
+        """Whether tasks that earlier runs completed may be missing in the counts."""
 
     def add(self, completed: int = 0, failed: int = 0) -> None:
-        """Count more tasks."""
+        """Add to the counts."""
         with self._lock:
             self.completed += completed
             self.failed += failed
 
-    def both(self) -> tuple[int, int]:
-        """Completed and failed, of the same moment."""
+    def snapshot(self) -> tuple[int, int]:
+        """Return completed and failed, both of the same moment."""
         with self._lock:
             return self.completed, self.failed
 
@@ -69,16 +69,16 @@ class Reporter:
         register: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start to report.
+        """Start the thread.
 
         Args:
-            registry: where to.
+            registry: where to report.
             job_id: the job.
-            shard: which shard of it, from 0.
-            shards: of how many.
-            counts: read whenever something is written.
-            register: registers the job, for when the registry has never heard of it (it was gone at the submission).
-            clock: seconds from any start, never going back.
+            shard: which shard, from 0.
+            shards: how many shards the job has.
+            counts: read for each report.
+            register: registers the job, if the registry does not know it because it was submitted offline.
+            clock: a monotonic clock in seconds.
         """
         self._registry = registry
         self._job_id = job_id
@@ -89,9 +89,9 @@ class Reporter:
         self._clock = clock
         self._stop = threading.Event()
         self.ended = threading.Event()
-        """Set when the record has ended, by somebody else's doing: there is nothing more to work for."""
+        """Set when the record has ended, by `cancel` for example: the runner then stops."""
         self.state: JobState | None = None
-        """The record, as last seen."""
+        """The record, as last read or written."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -104,59 +104,59 @@ class Reporter:
         """Stop the thread and write the last counts.
 
         Args:
-            is_done: whether the shard has worked through all its tasks.
+            is_done: whether all tasks of the shard were run.
 
         Returns:
-            The record after that.
+            The record after the write.
 
         Raises:
-            MopsJobsError: the registry could not be told. Calling again tries again.
+            MopsJobsError: if the write failed. Another call tries again.
         """
         self.stop()
         return self.state if self.ended.is_set() else self._write(is_done=is_done)
 
     def _run(self) -> None:
         written: tuple[int, int] | None = None
-        written_at = looked_at = self._clock() - HEARTBEAT_SECONDS
+        written_at = read_at = self._clock() - HEARTBEAT_SECONDS
         pause = PROGRESS_SECONDS
         backoff = Backoff(2 * PROGRESS_SECONDS, MAX_PAUSE, jitter=HALF_JITTER)
         while not self._stop.wait(pause) and not self.ended.is_set():
             now = self._clock()
             pause = PROGRESS_SECONDS
             try:
-                if self._counts.both() != written or now - written_at >= HEARTBEAT_SECONDS:
-                    counted = self._counts.both()
+                if self._counts.snapshot() != written or now - written_at >= HEARTBEAT_SECONDS:
+                    counted = self._counts.snapshot()
                     self._write(is_done=False)
                     written, written_at = counted, now
-                elif now - looked_at >= LOOK_SECONDS:
-                    self._see(self._registry.get_job(self._job_id))
+                elif now - read_at >= READ_SECONDS:
+                    self._set_state(self._registry.get_job(self._job_id))
                 else:
                     continue
-                looked_at = now
+                read_at = now
             except MopsJobsError as error:
-                log.info("%s The job goes on; this is told again later.", error)
+                log.info("%s The job goes on; the report is tried again later.", error)
                 pause = backoff.next_delay()
             else:
                 backoff.reset()
 
     def _write(self, *, is_done: bool) -> JobState | None:
-        told = ShardReport(*self._counts.both(), is_done, self._counts.is_least and not is_done)
-        began_at = self._counts.began_at
-        # The job runs since then, however late that can be told.
-        registry = self._registry if began_at is None else self._registry.backdated_to(began_at)
-        report = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, told)
+        report = ShardReport(*self._counts.snapshot(), is_done, self._counts.is_lower_bound and not is_done)
+        started_at = self._counts.started_at
+        # After an outage, the record still gets the time at which the job began to run.
+        registry = self._registry if started_at is None else self._registry.backdated_to(started_at)
+        send = functools.partial(registry.report_shard, self._job_id, self._shard, self._shards, report)
         try:
-            state = report()
+            state = send()
         except JobNotFoundError:
             self._register()
-            state = report()
+            state = send()
         except TerminalStateError:
-            self._see(self._registry.get_job(self._job_id))
+            self._set_state(self._registry.get_job(self._job_id))
             return self.state
-        self._see(state)
+        self._set_state(state)
         return state
 
-    def _see(self, state: JobState | None) -> None:
+    def _set_state(self, state: JobState | None) -> None:
         self.state = state
         if state is not None and state.is_terminal:
             self.ended.set()

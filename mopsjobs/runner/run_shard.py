@@ -1,4 +1,4 @@
-"""One shard of one job, from its manifest to its end."""
+"""Work through one shard of a job, from its manifest to its end."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.runner.manifest import find_manifest
+from mopsjobs.runner.load_manifest import load_manifest
 from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
-from mopsjobs.runner.pools import PoolOptions, open_pool
-from mopsjobs.runner.pools.local import Pool, TaskResult
+from mopsjobs.runner.pools.base import Pool, TaskResult
+from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult
@@ -45,7 +45,7 @@ from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.utils.times import human_duration, utc_now
 
-KEPT = "outputs are kept here. Running the job again delivers them."
+KEPT_TEXT = "outputs are kept here. Running the job again delivers them."
 
 
 def run_shard(
@@ -58,112 +58,114 @@ def run_shard(
     on_progress: Callable[[int], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> ShardResult:
-    """Work through a shard's tasks that are not complete yet.
+    """Run the tasks of a shard that are not complete yet.
 
-    SIGTERM and SIGINT end it in order, whatever it is at: what is done is kept, the rest is left to a restart.
+    SIGTERM and SIGINT end the run in order: what is done is kept, and the rest is left to a restart.
 
     Args:
-        shard: what to do.
-        store: where manifest, bundle and results are.
+        shard: the shard, and how to run its tasks.
+        store: where manifest, bundle and outputs are.
         registry: where the record is.
-        directory: the job's own on this machine: its code, and outputs that the store does not take now.
-        on_log: called with each line worth a person's attention.
-        on_progress: called with the number of tasks that have come to an end.
+        directory: the job's own on this machine, for its code and for outputs that the store does not take now.
+        on_log: called with each message.
+        on_progress: called with the number of tasks that have ended.
         sleep: waits that many seconds.
 
     Raises:
-        NoManifestError: there is none, nor has it come while it was waited for.
-        ModelError: the model cannot be loaded. The record then says `failed`, and why.
-        StoreError: manifest or bundle cannot be read, or the store takes no outputs. The record then says `failed`,
-            and why, if it can be written; outputs are kept in the directory.
+        NoManifestError: if there is no manifest, also after waiting for it.
+        ModelError: if the model cannot be loaded. The record then says `failed`, and why.
+        StoreError: if manifest or bundle cannot be read, or the store takes no outputs. The record then says `failed`,
+            and why, if it can be written. Outputs are kept in the directory.
     """
-    patience = OutageRetry(
-        shard.patience,
+    retry = OutageRetry(
+        shard.outage_seconds,
         sleep,
         lambda: on_log(
-            f"The registry does not answer; waiting up to {human_duration(shard.patience)}."
+            f"The registry does not answer; waiting up to {human_duration(shard.outage_seconds)}."
             " Ctrl-C keeps what is done here."
         ),
     )
-    kept = SQLiteVersionedStore(directory.outbox)
-    with contextlib.closing(kept), _signals(patience, on_log):
+    outbox = SQLiteVersionedStore(directory.outbox)
+    with contextlib.closing(outbox), _stop_on_signals(retry, on_log):
         try:
-            manifest = find_manifest(shard.job_id, StoreWithOutbox(store, kept), patience, on_log, waits=shard.waits)
+            manifest = load_manifest(
+                shard.job_id, StoreWithOutbox(store, outbox), retry, on_log, wait=shard.wait_for_manifest
+            )
         except (*TRANSIENT_ERRORS, NoManifestError):
-            if patience.is_stopping:
-                return ShardResult(None, 0, 0, is_done=False, signal=patience.signal)
+            if retry.is_stopping:
+                return ShardResult(None, 0, 0, is_done=False, signal=retry.signal)
             raise
-        run = _Run(shard, manifest, store, kept, registry, directory=directory, on_log=on_log, patience=patience)
-        return run.run(on_progress or (lambda _count: None))._replace(signal=patience.signal)
+        run = _Run(shard, manifest, store, outbox, registry, directory=directory, on_log=on_log, retry=retry)
+        return run.run(on_progress or (lambda _count: None))._replace(signal=retry.signal)
 
 
 @contextlib.contextmanager
-def _signals(patience: OutageRetry, on_log: Callable[[str], None]) -> Iterator[None]:
+def _stop_on_signals(retry: OutageRetry, on_log: Callable[[str], None]) -> Iterator[None]:
     def stop(number: int, _frame: object) -> None:
-        patience.stop(number)
-        with contextlib.suppress(RuntimeError):  # it has come in the midst of a line on the same stream: then unsaid
+        retry.stop(number)
+        with contextlib.suppress(RuntimeError):  # the signal interrupted a print on the same stream
             on_log(f"Stopping ({signal.Signals(number).name}); what is done is kept.")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 class _Run:
-    """The state of one run."""
+    """One run over a shard."""
 
     def __init__(
         self,
         shard: Shard,
         manifest: Manifest,
         store: VersionedStore,
-        kept: SQLiteVersionedStore,
+        outbox: SQLiteVersionedStore,
         registry: JobRegistry,
         *,
         directory: JobDir,
         on_log: Callable[[str], None],
-        patience: OutageRetry,
+        retry: OutageRetry,
     ) -> None:
         self._shard = shard
         self._manifest = manifest
         self._store = store
-        self._kept = kept
-        self._seen = StoreWithOutbox(store, kept)
+        self._outbox = outbox
+        self._store_with_outbox = StoreWithOutbox(store, outbox)
         self._registry = registry
         self._directory = directory
         self._on_log = on_log
-        self._patience = patience
+        self._retry = retry
         self._duplicates = manifest.duplicate_tasks()
-        self._twins_of = Counter(self._duplicates.values())
+        self._duplicates_of = Counter(self._duplicates.values())
         self._counts = Counts()
         self.first_error: str | None = None
 
     def run(self, on_progress: Callable[[int], None]) -> ShardResult:
-        """Work until the shard is done, the job has ended, or a signal says to stop."""
+        """Run tasks until the shard is done, the job has ended, or a signal stops the run."""
         shard = self._shard
         with contextlib.closing(EventLog(self._store, shard.job_id, source=f"runner-{shard.number}")) as events:
             self._registry = self._registry.with_on_write(
                 lambda _key, value, _version: events.emit("state", **state_fields(JobState.from_json(value)))
             )
             reporter = Reporter(
-                self._registry, shard.job_id, shard.number, shard.of, self._counts, register=self._register
+                self._registry, shard.job_id, shard.number, shard.shards, self._counts, register=self._register
             )
-            outbox = OutputSender(self._store, self._kept)
+            sender = OutputSender(self._store, self._outbox)
             try:
                 try:
-                    is_done = self._work(outbox, reporter, events, on_progress)
+                    is_done = self._run_tasks(sender, reporter, events, on_progress)
                 finally:
-                    outbox.finish()  # however the work has ended, what was done is kept
-                return self._end(reporter, outbox, events, is_done=is_done)
+                    sender.finish()  # also after an error: what was done is kept
+                return self._finish(reporter, sender, events, is_done=is_done)
             except TRANSIENT_ERRORS:
-                if self._patience.is_stopping:
-                    return ShardResult(None, *self._counts.both(), is_done=False)
+                if self._retry.is_stopping:
+                    return ShardResult(None, *self._counts.snapshot(), is_done=False)
                 raise
             except (ModelError, BundleError, StoreError) as error:
                 reporter.stop()
@@ -178,26 +180,25 @@ class _Run:
                 reporter.stop()
 
     def _fail(self, error: MopsJobsError, events: EventLog, reporter: Reporter) -> None:
-        """Say in the record what this run ends with, if it can be said at all.
+        """End the job with an error, if the registry can be reached.
 
-        `failed`; but outputs that an earlier run has left are worth as much as before, so where tasks are complete the
-        job ends by its outputs, as any other.
+        The status is `failed`. But if an earlier run has completed tasks, the outputs decide, as for any other job.
         """
-        events.emit("runner", text=str(error), **(error.told if isinstance(error, ModelError) else {}))
+        events.emit("runner", text=str(error), **(error.event_fields if isinstance(error, ModelError) else {}))
         if isinstance(error, StoreError):
-            self._on_log(KEPT.capitalize())
+            self._on_log(KEPT_TEXT.capitalize())
         code = "STORE" if isinstance(error, StoreError) else "ENGINE" if isinstance(error, EngineError) else "MODEL"
         info = {"code": code, "message": str(error)}
 
         def finalize() -> None:
-            if self._counts.began_at is not None:
-                reporter.finish(is_done=False)  # it has run, for a while
+            if self._counts.started_at is not None:
+                reporter.finish(is_done=False)  # the record gets the time at which it ran
             if not isinstance(error, StoreError) and find_complete_tasks(self._store, self._manifest).count:
                 validate(self._store, self._registry, self._shard.job_id, first_error=str(error))
             else:
                 self._registry.finalize_job(self._shard.job_id, JobStatus.FAILED, error_info=info)
 
-        def tell() -> None:
+        def register_and_finalize() -> None:
             try:
                 finalize()
             except JobNotFoundError:
@@ -205,63 +206,62 @@ class _Run:
                 finalize()
 
         with contextlib.suppress(MopsJobsError):
-            self._patience.call(tell)
+            self._retry.call(register_and_finalize)
 
-    def _todo(self) -> Iterator[tuple[int, Task]]:
-        """The shard's tasks that are not complete yet; counts those that are.
+    def _tasks_to_run(self) -> Iterator[tuple[int, Task]]:
+        """Count the tasks of the shard that are complete, and return the others.
 
-        A task that is the same simulation as an earlier one goes with it, into its shard and its counts.
+        A duplicate is the same simulation as an earlier task, and belongs to the shard and the counts of that.
         """
-        number, of = self._shard.number, self._shard.of
-        complete = self._complete()
-        completed = sum(complete[number::of])
-        for twin, first in self._duplicates.items():
-            completed += complete[twin] * ((first % of == number) - (twin % of == number))
+        number, shards = self._shard.number, self._shard.shards
+        complete = self._find_complete()
+        completed = sum(complete[number::shards])
+        for duplicate, first in self._duplicates.items():
+            completed += complete[duplicate] * ((first % shards == number) - (duplicate % shards == number))
         self._counts.add(completed=completed)
         return (
             (position, task)
             for position, task in self._manifest.tasks()
-            if position % of == number and not complete[position] and position not in self._duplicates
+            if position % shards == number and not complete[position] and position not in self._duplicates
         )
 
-    def _complete(self) -> bytearray:
+    def _find_complete(self) -> bytearray:
         try:
-            complete = find_complete_tasks(self._seen, self._manifest).complete
+            complete = find_complete_tasks(self._store_with_outbox, self._manifest).complete
         except StoreUnavailableError:
-            # Nothing can be known of the store, so everything is to be done; what it has already, it will not take
-            # twice.
-            return find_complete_tasks(self._kept, self._manifest).complete
-        self._counts.is_least = False
+            # The store may hold more. Those tasks run again; `create_if_absent` then leaves their outputs as they are.
+            return find_complete_tasks(self._outbox, self._manifest).complete
+        self._counts.is_lower_bound = False
         return complete
 
-    def _work(
-        self, outbox: OutputSender, reporter: Reporter, events: EventLog, on_progress: Callable[[int], None]
+    def _run_tasks(
+        self, sender: OutputSender, reporter: Reporter, events: EventLog, on_progress: Callable[[int], None]
     ) -> bool:
-        """Run tasks until there are none, or no more are wanted. Tells whether all were worked on."""
-        todo = self._todo()
-        first = next(todo, None)
-        pool = None if first is None else self._pool(events)
-        self._counts.began_at = shard_started_at(
+        """Run tasks until none is left, a stop is requested or the job has ended. Return whether none is left."""
+        tasks = self._tasks_to_run()
+        first = next(tasks, None)
+        pool = None if first is None else self._open_pool(events)
+        self._counts.started_at = shard_started_at(
             self._directory, self._shard.number, None if first is None else utc_now()
         )
         if first is None or pool is None:
             return True
         try:
-            with contextlib.closing(pool.run(itertools.chain([first], todo))) as finished:
-                for one in finished:
-                    if self._patience.is_stopping or reporter.ended.is_set():
+            with contextlib.closing(pool.run(itertools.chain([first], tasks))) as results:
+                for result in results:
+                    if self._retry.is_stopping or reporter.ended.is_set():
                         return False
-                    if one is not None:
-                        self._take(one, outbox, events)
-                    on_progress(sum(self._counts.both()))
+                    if result is not None:
+                        self._store_result(result, sender, events)
+                    on_progress(sum(self._counts.snapshot()))
         except EngineUnavailableError as error:
-            # Running the job again does the rest: what an outage of the cluster ends is this run, not the job.
+            # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))
             events.emit("runner", text=str(error))
             return False
         return True
 
-    def _pool(self, events: EventLog) -> Pool:
+    def _open_pool(self, events: EventLog) -> Pool:
         shard = self._shard
 
         def on_log(task: int | None, line: str) -> None:
@@ -269,7 +269,7 @@ class _Run:
             if shard.echo:
                 self._on_log(line if task is None else f"[{task}] {line}")
 
-        wanted = PoolOptions(
+        options = PoolOptions(
             workers=shard.workers,
             python=shard.python,
             task_timeout=shard.task_timeout,
@@ -277,94 +277,94 @@ class _Run:
             spool=self._directory.spool(shard.number),
         )
         return open_pool(
-            wanted,
+            options,
             self._manifest,
-            self._seen,
+            self._store_with_outbox,
             self._directory.code,
-            self._patience,
+            self._retry,
             on_log,
             on_died=lambda text: events.emit("runner", text=text),
         )
 
-    def _take(self, one: TaskResult, outbox: OutputSender, events: EventLog) -> None:
-        tasks = 1 + self._twins_of[one.position]
-        error = one.error
-        if one.outputs is not None:
-            bad = [name for name in one.outputs if not is_output_name(name)]
-            lacking = set(self._manifest.study.outputs or ()) - one.outputs.keys()
+    def _store_result(self, result: TaskResult, sender: OutputSender, events: EventLog) -> None:
+        count = 1 + self._duplicates_of[result.position]
+        task, error = result.task, result.error
+        if result.outputs is not None:
+            bad = [name for name in result.outputs if not is_output_name(name)]
+            lacking = set(self._manifest.study.outputs or ()) - result.outputs.keys()
             if bad:
                 error = {"type": "BadOutput", "message": f"{bad[0]!r} cannot be the name of an output"}
             elif lacking:
                 error = {"type": "MissingOutput", "message": f"it left no output {', '.join(sorted(lacking))}"}
         if error is not None:
-            self._counts.add(failed=tasks)
-            self._tell_failed(f"task {one.task.number}", error, events, task=one.task.number, seed=one.task.seed)
+            self._counts.add(failed=count)
+            self._report_failure(f"task {task.number}", error, events, task=task.number, seed=task.seed)
             return
-        assert one.outputs is not None  # noqa: S101 - a task has outputs or an error
-        outputs = sorted(one.outputs.items())
+        assert result.outputs is not None  # noqa: S101 - a task has outputs or an error
+        outputs = sorted(result.outputs.items())
         if self._manifest.study.outputs is not None:
             outputs = [(name, value) for name, value in outputs if name in self._manifest.study.outputs]
         elif len(outputs) != 1:
-            # First the names, then what they name: a task that is cut short in between does not look complete.
+            # The names come first: a task whose run is killed in between does not look complete.
             outputs.insert(0, (NAMES_NAME, json.dumps([name for name, _ in outputs]).encode()))
-        keyed = [(output_key(self._shard.job_id, one.task, name), value) for name, value in outputs]
+        keyed = [(output_key(self._shard.job_id, task, name), value) for name, value in outputs]
 
-        def refused(reason: StoreError) -> None:
-            self._counts.add(failed=tasks)
-            self._tell_failed(
-                f"task {one.task.number}", _refused(reason), events, task=one.task.number, seed=one.task.seed
-            )
+        def on_refused(reason: StoreError) -> None:
+            self._counts.add(failed=count)
+            self._report_failure(f"task {task.number}", _error_fields(reason), events, task=task.number, seed=task.seed)
 
-        outbox.put(keyed, lambda: self._counts.add(completed=tasks), refused)
+        sender.put(keyed, lambda: self._counts.add(completed=count), on_refused)
 
-    def _tell_failed(self, who: str, error: Mapping[str, str], events: EventLog, **which: int) -> None:
-        told = f"{who}: {error['type']}: {error['message']}"
+    def _report_failure(self, name: str, error: Mapping[str, str], events: EventLog, **fields: int) -> None:
+        text = f"{name}: {error['type']}: {error['message']}"
         if self.first_error is None:
-            self.first_error = told
-            self._on_log(told)
-        events.emit("task_failed", **which, error=dict(error))
+            self.first_error = text
+            self._on_log(text)
+        events.emit("task_failed", **fields, error=dict(error))
 
-    def _end(self, reporter: Reporter, outbox: OutputSender, events: EventLog, *, is_done: bool) -> ShardResult:
-        """Deliver what is kept, report, and let the last shard compare everything with the manifest."""
+    def _finish(self, reporter: Reporter, sender: OutputSender, events: EventLog, *, is_done: bool) -> ShardResult:
+        """Deliver the outbox and report. The last shard then compares the outputs with the manifest."""
         shard = self._shard
         if not is_done:
-            self._patience.stop()  # the job has ended, or this run has been told to: one attempt at each, no more
+            self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
         state = None
         try:
-            is_done = self._deliver(outbox, events) and is_done
+            is_done = self._deliver_outbox(sender, events) and is_done
         except TRANSIENT_ERRORS:
             is_done = False
-            self._on_log(f"The registry does not answer; {KEPT}")
+            self._on_log(f"The registry does not answer; {KEPT_TEXT}")
         else:
             try:
-                state = self._patience.call(functools.partial(reporter.finish, is_done=is_done))
+                state = self._retry.call(functools.partial(reporter.finish, is_done=is_done))
             except TRANSIENT_ERRORS:
-                if self._patience.is_stopping:
+                if self._retry.is_stopping:
                     raise
-        if is_done and state is not None and not state.is_terminal and transitions.all_shards_done(state, shard.of):
-            end = functools.partial(validate, self._store, self._registry, shard.job_id, first_error=self.first_error)
-            state = self._patience.call(end).state
-        completed, failed = self._counts.both()
+        if is_done and state is not None and not state.is_terminal and transitions.all_shards_done(state, shard.shards):
+            end_job = functools.partial(
+                validate, self._store, self._registry, shard.job_id, first_error=self.first_error
+            )
+            state = self._retry.call(end_job).state
+        completed, failed = self._counts.snapshot()
         return ShardResult(None if state is None else state.status, completed, failed, is_done)
 
-    def _deliver(self, outbox: OutputSender, events: EventLog) -> bool:
-        """Move kept outputs into the store; tells whether nothing is left."""
+    def _deliver_outbox(self, sender: OutputSender, events: EventLog) -> bool:
+        """Move the outputs in the outbox into the store. Return whether none is left."""
         given_up: set[str] = set()
 
-        def refused(key: str, reason: StoreError) -> None:
-            # Its task counts as completed, for it was safe here; once, however many of its outputs are refused.
+        def on_refused(key: str, reason: StoreError) -> None:
+            # Its task was counted as completed when the outbox took the outputs. Correct that once per task.
             task = key.rpartition("/")[0]
             if task not in given_up:
                 given_up.add(task)
                 self._counts.add(completed=-1, failed=1)
-                self._tell_failed(task, _refused(reason), events)
+                self._report_failure(task, _error_fields(reason), events)
 
-        return self._patience.call(lambda: outbox.deliver(refused, lambda: self._patience.is_over))
+        return self._retry.call(lambda: sender.deliver(on_refused, lambda: self._retry.is_over))
 
     def _register(self) -> None:
-        """Register the job, of which the registry has not heard: it was gone when the job was submitted."""
+        """Register the job, if the registry did not answer when the job was submitted."""
         register_offline(self._directory, self._manifest, self._registry)
 
 
-def _refused(reason: StoreError) -> dict[str, str]:
-    return {"type": type(reason).__name__, "message": str(reason)}
+def _error_fields(error: StoreError) -> dict[str, str]:
+    return {"type": type(error).__name__, "message": str(error)}

@@ -1,39 +1,45 @@
-"""A shard, which a runner works through, and what came of it."""
+"""A shard, through which a runner works, and the result of that."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-PATIENCE_SECONDS = 3600.0
-"""How long a runner that has done its work waits for a registry that does not answer, before it leaves the rest to
-another."""
+DEFAULT_OUTAGE_SECONDS = 3600.0
+"""How long a runner waits for a registry that does not answer, before it leaves the rest to a restart."""
 
 
 class Shard(NamedTuple):
-    """Which part of a job to work on, and with what."""
+    """A shard of a job, and how to work through it."""
 
     job_id: str
     number: int = 0
-    of: int = 1
+    """Which shard, from 0."""
+    shards: int = 1
+    """How many shards the job has."""
     workers: int | None = None
+    """Worker processes; None: one per core."""
     python: str | None = None
+    """The model's interpreter; None: the active environment's."""
     task_timeout: float | None = None
-    patience: float = PATIENCE_SECONDS
+    """Seconds a task may take; None: no limit."""
+    outage_seconds: float = DEFAULT_OUTAGE_SECONDS
+    """How long to wait for a registry that does not answer."""
     scheduler: str | None = None
-    """A Dask scheduler, whose workers run the tasks; None: processes of this machine."""
-    waits: bool = False
-    """Whether a manifest that is missing is waited for: in a pod, it may have stayed with whoever submitted the job."""
+    """The address of a Dask scheduler, whose workers run the tasks; None: processes of this machine."""
+    wait_for_manifest: bool = False
+    """Whether to wait for a missing manifest: in a pod, since an offline submission keeps it on its machine."""
     echo: bool = False
-    """Whether what the tasks write is also said here, besides the events: a cluster's logs are then the job's."""
+    """Whether lines of the model also go to `on_log`, not only into events: a cluster's logs then have them."""
 
 
 class ShardResult(NamedTuple):
-    """What came of it. `status` is the record's at the end, None when it could not be told."""
+    """The result of a run."""
 
     status: str | None
+    """The status of the record at the end; None if the registry did not answer."""
     completed: int
     failed: int
     is_done: bool
-    """Whether nothing is left to a restart: every task of the shard worked on, every output delivered."""
+    """Whether nothing is left to a restart: each task of the shard was run, each output delivered."""
     signal: int | None = None
-    """Which signal has stopped it, if one has."""
+    """The signal that stopped the run, if one did."""

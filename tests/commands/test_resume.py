@@ -131,7 +131,7 @@ def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(
     line: LineStore, registry: JobRegistry, model: Path, given: Given, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(work, line, registry, tmp_path / "job", waits=True)
+        running = threads.submit(work, line, registry, tmp_path / "job", wait_for_manifest=True)
         until(lambda: line.calls["get"] > 2, "it to ask more than once")
         given(sets_of(3))
         ran, said = running.result(30)
@@ -142,7 +142,7 @@ def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(
 @pytest.mark.usefixtures("quick_runner")
 def test_a_runner_waits_no_longer_than_its_patience(line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
     with pytest.raises(NoManifestError, match="has no manifest"):
-        work(line, registry, tmp_path / "job", waits=True, patience=2.0)
+        work(line, registry, tmp_path / "job", wait_for_manifest=True, outage_seconds=2.0)
     assert line.calls["get"] > 1
 
 

@@ -422,16 +422,16 @@ def test_a_client_refuses_a_process_that_holds_secrets(
 
 NEXT = '{"next": true}'
 MESSAGES = [
-    ("[7]", "says something else than messages"),
-    ("nonsense", "says something else than messages"),
-    ("[" * 100_000, "says something else than messages"),
-    ("{}", "tells of a task in another form"),
-    ('{"finished": [7, {}, null]}', "tells of a task in another form"),
-    ('{"finished": [0, {"result.json": "?"}, null]}', "tells of a task in another form"),
-    ('{"finished": [0, [], null]}', "tells of a task in another form"),
-    ('{"finished": [0, null, null]}', "tells of a task in another form"),
-    ('{"log": [7, "line"]}', "tells of a task in another form"),
-    ('{"model": 7}', "tells of a task in another form"),
+    ("[7]", "wrote something else than messages"),
+    ("nonsense", "wrote something else than messages"),
+    ("[" * 100_000, "wrote something else than messages"),
+    ("{}", "sent an invalid message about a task"),
+    ('{"finished": [7, {}, null]}', "sent an invalid message about a task"),
+    ('{"finished": [0, {"result.json": "?"}, null]}', "sent an invalid message about a task"),
+    ('{"finished": [0, [], null]}', "sent an invalid message about a task"),
+    ('{"finished": [0, null, null]}', "sent an invalid message about a task"),
+    ('{"log": [7, "line"]}', "sent an invalid message about a task"),
+    ('{"model": 7}', "sent an invalid message about a task"),
     ('{"failed": {"message": "no", "hint": 7}}', "^no$"),
     (None, r"has ended \(exit code 3\)"),
 ]

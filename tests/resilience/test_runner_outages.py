@@ -60,7 +60,7 @@ def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(
     noted, gate = tmp_path / "calls", tmp_path / "gate"
     given(sets_of(4, calls=str(noted), gate=str(gate)))
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(work, line, registry, tmp_path / "job", patience=0.0)
+        running = threads.submit(work, line, registry, tmp_path / "job", outage_seconds=0.0)
         until(lambda: len(calls(noted)) == 2, "both workers at work")
         line.down = True
         gate.touch()
@@ -215,7 +215,7 @@ def test_a_runner_that_may_not_write_the_record_ends_at_once(
     given(sets_of(4))
     store = Refusing(line, lambda _key: StoreAccessError("The signature has expired."))
     with pytest.raises(StoreAccessError, match="The signature has expired"):
-        _working(store, tmp_path / "job", patience=1e9)
+        _working(store, tmp_path / "job", outage_seconds=1e9)
     assert record(registry).status == "pending"
     assert _kept(tmp_path / "job")
 
@@ -226,7 +226,7 @@ def test_a_record_that_can_never_be_written_ends_the_wait_at_the_end(
     given(sets_of(2))
     store = Refusing(line, lambda key: StoreAccessError("No.") if key.endswith("state.json") else None)
     with pytest.raises(StoreAccessError, match=r"No\."):
-        _working(store, tmp_path / "job", patience=1e9)
+        _working(store, tmp_path / "job", outage_seconds=1e9)
     assert len(results(line)) == 2
 
 
@@ -289,7 +289,7 @@ def test_a_request_to_stop_ends_a_wait_at_once() -> None:
         calls.append("called")
         raise StoreUnavailableError("Nobody answers.")
 
-    patience = OutageRetry(1e9, lambda _seconds: patience.stop())
+    retry = OutageRetry(1e9, lambda _seconds: retry.stop())
     with pytest.raises(StoreUnavailableError):
-        patience.call(out_of_reach)
+        retry.call(out_of_reach)
     assert len(calls) == 2

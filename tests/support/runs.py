@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.runner.pools import WORKER
-from mopsjobs.runner.pools.local import TaskResult, WorkerPool
+from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.runner.pools.local import WorkerPool
+from mopsjobs.runner.pools.open_pool import WORKER
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard
 from mopsjobs.studies.manifest import Manifest, manifest_key
@@ -121,7 +122,7 @@ def work(
     """Run a shard in this process with two workers of our own interpreter; what came of it and what was said."""
     said: list[str] = []
     directory.mkdir(parents=True, exist_ok=True)
-    chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "patience": 100.0, **shard})
+    chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "outage_seconds": 100.0, **shard})
     # Waits for a store are cut short, not away: somebody has to bring it back meanwhile.
     ran = run_shard(
         chosen, store, registry, JobDir(directory), on_log=said.append, sleep=lambda _seconds: time.sleep(0.01)

@@ -13,7 +13,7 @@ from mopsjobs.cli.launch_flags import add_runner_flags
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, JobNotFoundError, NoManifestError, UsageError
-from mopsjobs.runner.shard import PATIENCE_SECONDS, Shard
+from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
 from mopsjobs.submission.launching import find_interpreter, parse_task_timeout
 from mopsjobs.utils.times import parse_duration
 
@@ -53,14 +53,14 @@ def run(args: argparse.Namespace, app: App) -> Result:
     shard = Shard(
         job_id=args.job,
         number=number,
-        of=of,
+        shards=of,
         workers=args.workers,
         # In a pod, the runner writes a wrong path into the record instead. With Dask, the path is one on the workers.
         python=find_interpreter(args.python, app.env) if args.shards is args.scheduler is None else args.python,
         task_timeout=parse_task_timeout(args.task_timeout),
-        waits=args.shards is not None,
+        wait_for_manifest=args.shards is not None,
         echo=args.echo,
-        patience=PATIENCE_SECONDS if args.patience is None else parse_duration(args.patience),
+        outage_seconds=DEFAULT_OUTAGE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, app.env),
     )
     if shard.workers is not None and shard.scheduler is not None:

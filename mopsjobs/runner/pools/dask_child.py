@@ -1,4 +1,4 @@
-"""The process behind `DaskProcess`: a `DaskPool` whose tasks come, and whose results go, as JSON lines."""
+"""The child process of `DaskProcess`: a `DaskPool` that gets tasks and sends results as JSON lines."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from collections.abc import Iterator
 
 from mopsjobs.engines.child_process import Channel, serving
 from mopsjobs.runner.model_errors import ModelError
+from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import DaskPool
-from mopsjobs.runner.pools.local import TaskResult
 from mopsjobs.studies.study import Task
 
 
 def main() -> None:
-    """Work through the tasks that the other side names, until there are no more or it has left."""
+    """Run the tasks that the parent sends, until there are no more or it has closed the streams."""
     channel = Channel()
     with serving(channel):
-        setup = channel.hear()
+        setup = channel.receive()
         pool = DaskPool(
             setup["scheduler"],
             base64.b64decode(setup["bundle"]),
             setup["entrypoint"],
             python=setup["python"],
             task_timeout=setup["task_timeout"],
-            on_log=lambda task, line: channel.say({"log": [task, line]}),
+            on_log=lambda task, line: channel.send({"log": [task, line]}),
         )
         try:
-            with contextlib.closing(pool.run(_tasks(channel), wake_seconds=setup["wake_seconds"])) as running:
-                for finished in running:
-                    if finished is not None:
-                        channel.say({"finished": _told(finished)})
+            with contextlib.closing(pool.run(_tasks(channel), wake_seconds=setup["wake_seconds"])) as results:
+                for result in results:
+                    if result is not None:
+                        channel.send({"finished": _to_message(result)})
                     elif channel.is_over():
                         return
         except ModelError as error:
-            told = {"message": error.message, "hint": error.hint, "error": error.told.get("error")}
-            channel.say({"model": told})
+            fields = {"message": error.message, "hint": error.hint, "error": error.event_fields.get("error")}
+            channel.send({"model": fields})
             return
-        channel.say({"end": True})
+        channel.send({"end": True})
 
 
 def _tasks(channel: Channel) -> Iterator[tuple[int, Task]]:
     while True:
-        channel.say({"next": True})
-        told = channel.hear()["task"]
-        if told is None:
+        channel.send({"next": True})
+        task = channel.receive()["task"]
+        if task is None:
             return
-        yield told["position"], Task(told["number"], "", told["seed"], told["params"])
+        yield task["position"], Task(task["number"], "", task["seed"], task["params"])
 
 
-def _told(finished: TaskResult) -> list[object]:
-    outputs = finished.outputs
+def _to_message(result: TaskResult) -> list[object]:
+    outputs = result.outputs
     texts = None if outputs is None else {name: base64.b64encode(value).decode() for name, value in outputs.items()}
-    return [finished.position, texts, None if finished.error is None else dict(finished.error)]
+    return [result.position, texts, None if result.error is None else dict(result.error)]

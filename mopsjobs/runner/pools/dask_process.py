@@ -1,4 +1,4 @@
-"""A `DaskPool` in a process of its own, which has none of the runner's secrets; see `engines.child`."""
+"""Run a `DaskPool` in a child process without the runner's secrets; see `engines.child_process`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from mopsjobs.engines.child_process import Child
 from mopsjobs.engines.dask_client import check_installed
 from mopsjobs.errors import EngineError
 from mopsjobs.runner.model_errors import ModelError
-from mopsjobs.runner.pools.local import OnLog, TaskResult
+from mopsjobs.runner.pools.base import OnLog, TaskResult
 from mopsjobs.studies.study import Task
 
 CHILD = "mopsjobs.runner.pools.dask_child"
+"""The module of the child process."""
 
 
 class DaskProcess:
-    """The workers of a Dask cluster, for one model."""
+    """Runs the tasks of one model on the workers of a Dask cluster, through a child process."""
 
     def __init__(
         self,
@@ -35,9 +36,9 @@ class DaskProcess:
         """Prepare a pool; nothing is started before `run`.
 
         Args:
-            scheduler: its address.
-            bundle: the code, a tar.gz that has been unpacked by our rules.
-            entrypoint: what in it to run.
+            scheduler: the address of the scheduler.
+            bundle: the code, a tar.gz that the runner has checked by unpacking it.
+            entrypoint: the model and scenario to run.
             env: the environment of the runner.
             python: the model's interpreter, a path on the workers; None: that of each worker.
             task_timeout: seconds that a task may take; None: no limit.
@@ -56,66 +57,60 @@ class DaskProcess:
     def run(
         self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
     ) -> Generator[TaskResult | None, None, None]:
-        """Work through the tasks; see `WorkerPool.run`.
-
-        Raises:
-            ModelError: if the model cannot be loaded.
-            EngineUnavailableError: if the scheduler does not answer any more. What was not yielded is to be run again.
-            EngineError: if it cannot be used.
-        """
+        """Run the tasks; see `Pool.run`."""
         check_installed()
         child = Child(CHILD, {**self._setup, "wake_seconds": wake_seconds}, self._env)
-        given: dict[int, Task] = {}
-        woken = time.monotonic()
+        sent: dict[int, Task] = {}
+        yielded_at = time.monotonic()
         try:
             while True:
-                message = child.hear(wake_seconds)
-                if message is None or time.monotonic() - woken > wake_seconds:
+                message = child.receive(wake_seconds)
+                if message is None or time.monotonic() - yielded_at > wake_seconds:
                     yield None
-                    woken = time.monotonic()
+                    yielded_at = time.monotonic()
                 if message is None:
                     continue
                 if "end" in message:
                     return
                 if "next" in message:
                     following = next(tasks, None)
-                    child.tell({"task": None if following is None else _told(*following)})
+                    child.send({"task": None if following is None else _task_message(*following)})
                     if following is not None:
-                        given[following[0]] = following[1]
+                        sent[following[0]] = following[1]
                     continue
                 try:
-                    finished = self._heard(message, given)
+                    result = self._read_message(message, sent)
                 except (LookupError, TypeError, ValueError, AttributeError):
-                    raise EngineError("The process that talks to Dask tells of a task in another form.") from None
-                if finished is not None:
-                    yield finished
+                    raise EngineError("The process that talks to Dask sent an invalid message about a task.") from None
+                if result is not None:
+                    yield result
         finally:
             child.close()
 
-    def _heard(self, message: Mapping[str, Any], given: dict[int, Task]) -> TaskResult | None:
-        """What a message says of a task.
+    def _read_message(self, message: Mapping[str, Any], sent: dict[int, Task]) -> TaskResult | None:
+        """Return the result in a message about a task, or pass on its log line.
 
-        It is read strictly: the process may run what the scheduler says.
+        The message is read strictly: the child process may run code that the scheduler sends.
 
         Raises:
             ModelError: if the model cannot be loaded.
-            LookupError, TypeError, ValueError, AttributeError: if it has another form.
+            LookupError, TypeError, ValueError, AttributeError: if the message is invalid.
         """
         if "model" in message:
-            told = message["model"]
-            error = told["error"]
+            model = message["model"]
+            error = model["error"]
             texts = None if error is None else {str(name): str(text) for name, text in error.items()}
-            raise ModelError(str(told["message"]), hint=told["hint"] and str(told["hint"]), error=texts)
+            raise ModelError(str(model["message"]), hint=model["hint"] and str(model["hint"]), error=texts)
         if "log" in message:
             number, line = message["log"]
-            if number not in {task.number for task in given.values()}:
+            if number not in {task.number for task in sent.values()}:
                 raise ValueError(number)
             self._on_log(number, str(line))
             return None
         position, outputs, error = message["finished"]
-        task = given.pop(position)
+        task = sent.pop(position)
         if outputs is not None:
-            outputs = {str(name): _bytes(text) for name, text in outputs.items()}
+            outputs = {str(name): _decode(text) for name, text in outputs.items()}
         if error is not None:
             error = {str(name): str(text) for name, text in error.items()}
         if (outputs is None) == (error is None):
@@ -123,12 +118,12 @@ class DaskProcess:
         return TaskResult(position, task, outputs, error)
 
 
-def _bytes(text: str) -> bytes:
+def _decode(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(text[:20]) from error
 
 
-def _told(position: int, task: Task) -> dict[str, object]:
+def _task_message(position: int, task: Task) -> dict[str, object]:
     return {"position": position, "number": task.number, "seed": task.seed, "params": dict(task.params)}

@@ -1,10 +1,9 @@
-"""What runs in a thread of a Dask worker for one task: hands it to a model's process of its own, and waits.
+"""Run one task in a thread of a Dask worker, by a process of the model.
 
-This module is sent as text, once a worker, and compiled there: mops-jobs need not be installed on the cluster, and the
-Python there may be another version than ours. So it imports nothing of ours. The model runs in processes of the
-worker's own Python (worker.py, sent along), which stay warm between tasks: one that crashes, prints, changes directory
-or takes too long does no harm to the Dask worker. Nobody may be left to say that a job is over, so processes and code
-that have not been used for a while go by themselves.
+This module is sent as text, once per worker, and compiled there. The cluster needs no mops-jobs and may have another
+version of Python, so this imports nothing of mops-jobs. The model runs in separate processes (worker.py, sent along),
+which stay warm between tasks. So a model that crashes, prints, changes directory or takes too long does no harm to the
+Dask worker. The runner may die without a word: processes and code that are unused for a while are removed.
 """
 
 from __future__ import annotations
@@ -28,35 +27,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-
 IDLE_SECONDS = 60.0
-"""How long processes and code are kept for a next task."""
-
+"""How long unused processes and code are kept for another task."""
 
 MARK = b"\x1e"
-"""As in worker.py: the number of a task follows, whose lines come then."""
-
+"""As in worker.py: before the number of the task whose lines follow."""
 
 MAX_LINE_BYTES = 256 * 2**20
 
-
 MAX_LOG_LINES = 10_000
-"""Lines of one task that are passed on; the rest is counted."""
+"""Lines of one task that are passed on, at most."""
 
-
-LOOK_SECONDS = 0.5
-
+POLL_SECONDS = 0.5
 
 MAX_STOPPED = 1000
-"""Ids that are remembered of jobs that were stopped."""
-
+"""Ids of stopped jobs that are remembered, at most."""
 
 _jobs: dict[str, _Job] = {}
 
-
 _stopped: dict[str, None] = {}
-"""Jobs that were stopped. A task of one may still be on its way here, and nobody would end what it begins."""
-
+"""Ids of stopped jobs, oldest first. A task that arrives after its job was stopped must not begin."""
 
 _lock = threading.Lock()
 
@@ -67,13 +57,14 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
     Args:
         code: `bundle` (a tar.gz), `worker` (the text of worker.py), `entrypoint`, `python` (None: this worker's own),
             `timeout` (seconds or None), `attempts` (how often a task is begun before its process' deaths count).
-        job_id: names the run of the job, and no other.
-        task: the line for the process.
+        job_id: names this run of the job.
+        task: the line for worker.py.
 
     Returns:
-        `lines`, what the model printed, and one of: `outputs`, names to bytes; `error` (`type`, `message`,
+        `lines`, which the model printed, and one of: `outputs`, names to bytes; `error` (`type`, `message`,
         `traceback`); `broken`, the same of a model that cannot be loaded; `unready`, the exit code of a process that
-        ended before it was ready; `died`, that of the last of several that ended at the task; `late`; `stopped`.
+        ended before it was ready; `died`, the exit code of the last process that ended during the task; `late`;
+        `stopped`.
     """
     with _lock:
         if job_id in _stopped:
@@ -81,20 +72,20 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
         job = _jobs.get(job_id)
         if job is None:
             job = _jobs[job_id] = _Job()
-            threading.Thread(target=_tidy, args=(job_id, job), daemon=True).start()
+            threading.Thread(target=_remove_unused, args=(job_id, job), daemon=True).start()
         job.busy += 1
     lines: list[str] = []
     try:
-        answer = _attempted(job, code, task, lines)
+        answer = _run_attempts(job, code, task, lines)
     finally:
         with _lock:
             job.busy -= 1
-            job.used = time.monotonic()
+            job.used_at = time.monotonic()
     return {**answer, "lines": lines}
 
 
 def stop(job_id: str) -> None:
-    """End the processes of a job, also those at work, and begin no other; for another thread than theirs to call."""
+    """End the processes of a job, also those that run a task, and begin no other."""
     with _lock:
         _stopped[job_id] = None
         while len(_stopped) > MAX_STOPPED:
@@ -109,7 +100,7 @@ def stop(job_id: str) -> None:
 
 
 class _Job:
-    """What this worker keeps of a job."""
+    """Code and processes of a job on this Dask worker."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -117,11 +108,14 @@ class _Job:
         self.models: set[_Model] = set()
         self.idle: list[_Model] = []
         self.busy = 0
-        self.used = time.monotonic()
+        self.used_at = time.monotonic()
         self.is_stopped = False
 
-    def unpacked(self, code: dict[str, Any]) -> str:
-        """Where code and spool are. The runner has unpacked the same bytes by stricter rules than tarfile's."""
+    def unpack(self, code: dict[str, Any]) -> str:
+        """Return the directory of code and spool; unpack at the first call.
+
+        The runner has unpacked the same bytes by stricter rules than those of tarfile.
+        """
         with self.lock:
             if self.root is None:
                 from distributed import get_worker
@@ -137,8 +131,8 @@ class _Job:
             return self.root
 
     def take(self, code: dict[str, Any]) -> _Model:
-        """A process that is idle, else a new one."""
-        root = self.unpacked(code)
+        """Return an idle process, else a new one."""
+        root = self.unpack(code)
         with _lock:
             while self.idle:
                 model = self.idle.pop()
@@ -149,12 +143,12 @@ class _Job:
         model = _Model(code, root)
         with _lock:
             self.models.add(model)
-            if self.is_stopped:  # and whoever stopped it has not seen this one
+            if self.is_stopped:  # `stop` has not seen this process
                 model.process.kill()
         return model
 
     def give_back(self, model: _Model) -> None:
-        """A process is idle, or has ended."""
+        """Keep a process for the next task, or remove it if it has ended."""
         with _lock:
             if model.process.returncode is None and not self.is_stopped:
                 self.idle.append(model)
@@ -165,7 +159,7 @@ class _Job:
 
 
 class _Model:
-    """One process of the model."""
+    """A process of the model."""
 
     def __init__(self, code: dict[str, Any], root: str) -> None:
         python = code["python"] or sys.executable
@@ -185,17 +179,16 @@ class _Model:
         self.answers = bytearray()
         self.logs = bytearray()
         self.is_ready = False
-        self.speaking: object = None
         self.selector = selectors.DefaultSelector()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr]
         self.selector.register(self.process.stdout, selectors.EVENT_READ, self.answers)  # type: ignore[arg-type]
         self.selector.register(self.process.stderr, selectors.EVENT_READ, self.logs)  # type: ignore[arg-type]
 
-    def ask(self, task: dict[str, Any], timeout: float | None, lines: list[str]) -> dict[str, Any] | None:
-        """The answer to a task; None when the process has ended instead. A task that is late ends it."""
+    def run_task(self, task: dict[str, Any], timeout: float | None, lines: list[str]) -> dict[str, Any] | None:
+        """Return the answer to a task; None if the process has ended instead. After the timeout, end the process."""
         self.outgoing += json.dumps(task).encode() + b"\n"
-        begun = time.monotonic()
+        started_at = time.monotonic()
         while True:
             self._write()
             is_over = not self._read(lines)
@@ -206,28 +199,28 @@ class _Model:
                 if "ready" not in answer:
                     return answer
                 self.is_ready = True
-                begun = time.monotonic()
+                started_at = time.monotonic()
             if is_over or len(self.answers) > MAX_LINE_BYTES:
                 self.end()
                 self._read(lines)
                 return None
-            if timeout is not None and self.is_ready and time.monotonic() - begun > timeout:
+            if timeout is not None and self.is_ready and time.monotonic() - started_at > timeout:
                 self.end()
                 self._read(lines)
                 return {"late": True}
 
     def finish_logs(self, lines: list[str]) -> None:
-        """Take what was written before the answer: it is in the pipe by then, whichever of the two is read first."""
+        """Read the lines before the answer: they are in the pipe by then."""
         self._read(lines, wait=0.0)
         self._take_logs(lines, final=True)
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill the process, and wait for its end."""
         self.process.kill()
         self.process.wait()
 
     def close(self) -> None:
-        """Let go of its streams."""
+        """Close the streams."""
         self.selector.close()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             with contextlib.suppress(OSError):
@@ -244,9 +237,9 @@ class _Model:
         elif registered and not self.outgoing:
             self.selector.unregister(stdin)  # type: ignore[arg-type]
 
-    def _read(self, lines: list[str], wait: float = LOOK_SECONDS) -> bool:
-        """Take what there is; False when the process has ended."""
-        is_alive = self.process.poll() is None  # before reading: then what it wrote last is read, too
+    def _read(self, lines: list[str], wait: float = POLL_SECONDS) -> bool:
+        """Read answers and lines. Return False if the process has ended."""
+        is_alive = self.process.poll() is None  # before reading, so that its last output is read too
         for key, _ in self.selector.select(wait if is_alive else 0.0):
             if key.data is None:
                 continue
@@ -271,8 +264,8 @@ class _Model:
             lines[MAX_LOG_LINES:] = ["… more lines, which are left out"]
 
 
-def _attempted(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: list[str]) -> dict[str, Any]:
-    died = "died"
+def _run_attempts(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: list[str]) -> dict[str, Any]:
+    outcome = "died"
     exit_code = 0
     for _ in range(code["attempts"]):
         if job.is_stopped:
@@ -282,17 +275,17 @@ def _attempted(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: lis
         except OSError as error:
             return {"broken": {"type": type(error).__name__, "message": str(error), "traceback": ""}}
         try:
-            answer = model.ask(task, code["timeout"], lines)
+            answer = model.run_task(task, code["timeout"], lines)
             if answer is not None:
                 model.finish_logs(lines)
                 if "outputs" in answer:
-                    answer["outputs"] = {name: _content(one) for name, one in answer["outputs"].items()}
+                    answer["outputs"] = {name: _content(output) for name, output in answer["outputs"].items()}
                 return answer
         finally:
             job.give_back(model)
-        died = "died" if model.is_ready else "unready"
+        outcome = "died" if model.is_ready else "unready"
         exit_code = model.process.returncode
-    return {"stopped": True} if job.is_stopped else {died: exit_code}
+    return {"stopped": True} if job.is_stopped else {outcome: exit_code}
 
 
 def _content(content: str | dict[str, str]) -> bytes:
@@ -304,12 +297,12 @@ def _content(content: str | dict[str, str]) -> bytes:
     return value
 
 
-def _tidy(job_id: str, job: _Job) -> None:
-    """Wait until a job has not been used for a while, or is stopped, and take away what is left of it."""
+def _remove_unused(job_id: str, job: _Job) -> None:
+    """Wait until a job is stopped or unused for a while, then remove its processes and code."""
     while True:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
         with _lock:
-            is_over = job.is_stopped or time.monotonic() - job.used > IDLE_SECONDS
+            is_over = job.is_stopped or time.monotonic() - job.used_at > IDLE_SECONDS
             if job.busy or not is_over:
                 continue
             del _jobs[job_id]

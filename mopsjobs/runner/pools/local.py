@@ -1,8 +1,8 @@
-"""Warm workers: hand out tasks, take results, survive a worker that dies and stop one that takes too long.
+"""Run tasks in warm worker processes of this machine; replace those that die, and stop those that take too long.
 
-One thread, one selector. Each worker has the task it works on and one more, so that it never waits for us between
-two; what a worker had when it died is known exactly: the first of its tasks was being worked on, the other was not
-begun.
+One thread with one selector does it all. Each worker has the task it runs and a second one, so that it never waits
+between two tasks. If a worker dies, the first task was being run, and the second was not begun. See
+docs/decisions/0012-worker-processes.md.
 """
 
 from __future__ import annotations
@@ -17,57 +17,23 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from mopsjobs.runner.model_errors import ModelError, ended, no_python, not_loaded, not_ready
+from mopsjobs.runner.model_errors import ModelError, describe_exit, load_error, not_python_error, startup_error
+from mopsjobs.runner.pools.base import ATTEMPTS, GRACE_SECONDS, MAX_LOG_CHARACTERS, OnLog, TaskResult
 from mopsjobs.studies.study import Task
 
-AHEAD = 2
-"""Tasks a worker has at once."""
-
-
-ATTEMPTS = 2
-"""How often a task is begun before the deaths of its workers are held against it."""
-
+TASKS_PER_WORKER = 2
+"""Tasks that a worker has at once."""
 
 MAX_LINE_BYTES = 256 * 2**20
-"""An answer longer than this is no answer but a worker gone astray."""
-
+"""Length of an answer, at most; a longer one ends the worker."""
 
 MARK = b"\x1e"
-"""What the worker puts before the number of a task, on its standard error, when the task begins."""
+"""On its standard error, a worker writes this before the number of a task that begins."""
 
-
-MAX_LOG_CHARACTERS = 8000
-
-
-LOOK_SECONDS = 1.0
-"""How often workers are looked at whether they live."""
-
-
-GRACE_SECONDS = 5.0
-"""How long the workers that are asked to end may take, all together."""
-
-
-OnLog = Callable[["int | None", str], None]
-
-
-class TaskResult(NamedTuple):
-    """A task that has come to its end, with its outputs or with its error (`type`, `message`, `traceback`)."""
-
-    position: int
-    task: Task
-    outputs: dict[str, bytes] | None
-    error: Mapping[str, str] | None
-
-
-class Pool(Protocol):
-    """Whoever works through tasks: processes of this machine, or a cluster."""
-
-    def run(
-        self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
-    ) -> Generator[TaskResult | None, None, None]:
-        """See `WorkerPool.run`."""
+LIVENESS_SECONDS = 1.0
+"""How often dead workers are looked for."""
 
 
 class _Assigned(NamedTuple):
@@ -77,11 +43,10 @@ class _Assigned(NamedTuple):
 
 
 class _Worker:
-    """One process with all that it starts, and the tasks it has.
+    """One worker process, and its tasks.
 
-    It leads a session of its own, hence a group of processes, so that what a model starts can be ended with it. The
-    price: a terminal's Ctrl-C does not reach it, and neither does the end of a runner that is killed outright. For the
-    latter there is the end of its input; see worker.py.
+    It leads a session of its own, so that the processes which a model starts can be ended with it. So a terminal's
+    Ctrl-C does not reach it. If the runner is killed, the worker ends at the end of its input; see worker.py.
     """
 
     def __init__(self, command: list[str], setup: bytes, env: Mapping[str, str]) -> None:
@@ -94,7 +59,7 @@ class _Worker:
             bufsize=0,
             start_new_session=True,
         )
-        assert self.process.stdin is not None  # noqa: S101 - asked for by the line above, as are the other two
+        assert self.process.stdin is not None  # noqa: S101 - a pipe, as the other two
         assert self.process.stdout is not None  # noqa: S101
         assert self.process.stderr is not None  # noqa: S101
         self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
@@ -104,20 +69,20 @@ class _Worker:
         self.answers = bytearray()
         self.logs = bytearray()
         self.tasks: deque[_Assigned] = deque()
-        self.begun = 0.0
+        self.task_started_at = 0.0
         """When the first of its tasks became the first."""
         self.is_ready = False
-        self.speaking: int | None = None
+        self.log_task: int | None = None
         """The task whose lines come from its standard error now; None before the first."""
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process and all that it has started, whether or not it is dead itself."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS: only the dead are
+        """Send a signal to the process group, also if the worker itself is dead."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left; macOS: only zombies
             os.killpg(self.process.pid, number)
 
 
 class WorkerPool:
-    """Workers of one model."""
+    """Worker processes of one model on this machine."""
 
     def __init__(
         self,
@@ -135,13 +100,13 @@ class WorkerPool:
 
         Args:
             command: how to start a worker.
-            setup: the first line that it is told; see worker.py.
-            size: how many of them at once.
+            setup: the first line of its input; see worker.py.
+            size: how many workers run at once.
             task_timeout: seconds that a task may take; None: no limit.
             on_log: called with the task's number, or None, and each line that the model prints.
             on_died: called with a sentence when a worker has died, and its task is tried once more.
-            env: the workers' environment; None: ours.
-            clock: seconds from any start, never going back.
+            env: the workers' environment; None: that of this process.
+            clock: a monotonic clock in seconds.
         """
         self._command = command
         self._setup = json.dumps(setup).encode() + b"\n"
@@ -153,37 +118,34 @@ class WorkerPool:
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
-        self._again: deque[_Assigned] = deque()
+        self._requeued: deque[_Assigned] = deque()
         self._failed_starts = 0
-        self._looked_at = clock()
+        self._liveness_checked_at = clock()
 
     def run(
         self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
     ) -> Generator[TaskResult | None, None, None]:
-        """Work through the tasks; yields each as it ends, in whatever order, and None now and then while none does.
-
-        The caller may stop at any of these by closing the generator: then the workers are stopped, and the tasks they
-        had are left undone.
+        """Run the tasks; see `Pool.run`.
 
         Raises:
-            ModelError: the model cannot be loaded.
+            ModelError: if the model cannot be loaded.
         """
-        coming = (_Assigned(position, task, 1) for position, task in tasks)
+        tasks_ahead = (_Assigned(position, task, 1) for position, task in tasks)
         try:
             while True:
-                self._hand_out(coming)
+                self._hand_out(tasks_ahead)
                 if not any(worker.tasks for worker in self._workers):
                     return
                 yield None
                 for key, events in self._selector.select(wake_seconds):
-                    yield from self._serve(key.data[0], key.data[1], events)
-                yield from self._stop_late()
-                yield from self._find_dead()
+                    yield from self._handle_event(key.data[0], key.data[1], events)
+                yield from self._stop_late_workers()
+                yield from self._bury_dead_workers()
         finally:
             self.close()
 
     def close(self) -> None:
-        """Stop all workers and what they have started: politely, then not. Closing twice is harmless."""
+        """Stop all workers and their child processes: by SIGTERM, then by SIGKILL. Closing twice is harmless."""
         workers, self._workers = self._workers, []
         for worker in workers:
             with contextlib.suppress(OSError):
@@ -193,37 +155,37 @@ class WorkerPool:
         for worker in workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(max(0.0, until - time.monotonic()))
-            worker.signal(signal.SIGKILL)  # the worker, or what it leaves behind
+            worker.signal(signal.SIGKILL)  # the worker, or processes that it leaves behind
             worker.process.wait()
             worker.stdout.close()
             worker.stderr.close()
         self._selector.close()
 
-    # --- handing out -----------------------------------------------------------------------------------------
+    # --- tasks to workers ------------------------------------------------------------------------------------
 
-    def _hand_out(self, coming: Iterator[_Assigned]) -> None:
-        # First one task for each, then the second: no worker is to idle while another has two.
-        for depth in range(1, AHEAD + 1):
+    def _hand_out(self, tasks_ahead: Iterator[_Assigned]) -> None:
+        # One task for each worker first, then the second: no worker idles while another has two.
+        for depth in range(1, TASKS_PER_WORKER + 1):
             for worker in list(self._workers):
-                if len(worker.tasks) < depth and not self._assign(worker, coming):
+                if len(worker.tasks) < depth and not self._assign(worker, tasks_ahead):
                     return
             while depth == 1 and len(self._workers) < self._size:
-                task = self._next(coming)
+                task = self._next(tasks_ahead)
                 if task is None:
                     return
-                self._again.appendleft(task)
+                self._requeued.appendleft(task)
                 worker = self._start()
-                self._assign(worker, coming)
+                self._assign(worker, tasks_ahead)
 
-    def _next(self, coming: Iterator[_Assigned]) -> _Assigned | None:
-        return self._again.popleft() if self._again else next(coming, None)
+    def _next(self, tasks_ahead: Iterator[_Assigned]) -> _Assigned | None:
+        return self._requeued.popleft() if self._requeued else next(tasks_ahead, None)
 
-    def _assign(self, worker: _Worker, coming: Iterator[_Assigned]) -> bool:
-        assigned = self._next(coming)
+    def _assign(self, worker: _Worker, tasks_ahead: Iterator[_Assigned]) -> bool:
+        assigned = self._next(tasks_ahead)
         if assigned is None:
             return False
         if not worker.tasks:
-            worker.begun = self._clock()
+            worker.task_started_at = self._clock()
         worker.tasks.append(assigned)
         task = assigned.task
         line = json.dumps({"task": task.number, "params": dict(task.params), "seed": task.seed})
@@ -247,7 +209,7 @@ class WorkerPool:
 
     def _write(self, worker: _Worker) -> None:
         """Send what the pipe takes, and ask to be woken for the rest: a blocking write could wait for a busy worker."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # a broken pipe is told by the end of its answers
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # after a broken pipe, its answers end too
             while worker.outgoing:
                 del worker.outgoing[: os.write(worker.stdin.fileno(), worker.outgoing)]
         registered = worker.stdin in self._selector.get_map()
@@ -256,9 +218,9 @@ class WorkerPool:
         elif registered and not worker.outgoing:
             self._selector.unregister(worker.stdin)
 
-    # --- taking ----------------------------------------------------------------------------------------------
+    # --- answers from workers --------------------------------------------------------------------------------
 
-    def _serve(self, worker: _Worker, what: str, events: int) -> Iterator[TaskResult]:
+    def _handle_event(self, worker: _Worker, what: str, events: int) -> Iterator[TaskResult]:
         if worker not in self._workers:
             return
         if what == "tasks":
@@ -271,15 +233,15 @@ class WorkerPool:
             return
         buffer += data
         if what == "logs":
-            self._take_logs(worker, final=not data)
+            self._handle_logs(worker, final=not data)
             if not data:
                 self._selector.unregister(stream)
             return
-        yield from self._take_answers(worker)
+        yield from self._handle_answers(worker)
         if not data or len(buffer) > MAX_LINE_BYTES:
             yield from self._bury(worker)
 
-    def _take_logs(self, worker: _Worker, *, final: bool) -> None:
+    def _handle_logs(self, worker: _Worker, *, final: bool) -> None:
         lines = worker.logs.split(b"\n")
         worker.logs[:] = b"" if final else lines.pop()
         for line in lines:
@@ -287,24 +249,24 @@ class WorkerPool:
             if not (mark and number.isdigit()):
                 text, number = line, bytearray()
             if text:
-                self._on_log(worker.speaking, text.decode("utf-8", "replace").rstrip("\r")[:MAX_LOG_CHARACTERS])
+                self._on_log(worker.log_task, text.decode("utf-8", "replace").rstrip("\r")[:MAX_LOG_CHARACTERS])
             if number:
-                worker.speaking = int(number)
+                worker.log_task = int(number)
 
-    def _take_answers(self, worker: _Worker) -> Iterator[TaskResult]:
+    def _handle_answers(self, worker: _Worker) -> Iterator[TaskResult]:
         lines = worker.answers.split(b"\n")
         worker.answers[:] = lines.pop()
         for line in lines:
             answer = self._read_answer(line)
             if "broken" in answer:
-                raise not_loaded(answer["broken"])
+                raise load_error(answer["broken"])
             if "ready" in answer:
                 worker.is_ready = True
                 self._failed_starts = 0
-                worker.begun = self._clock()
+                worker.task_started_at = self._clock()
                 continue
             assigned = worker.tasks.popleft()
-            worker.begun = self._clock()
+            worker.task_started_at = self._clock()
             outputs = answer.get("outputs")
             if outputs is not None:
                 outputs = {name: _content(content) for name, content in outputs.items()}
@@ -317,17 +279,17 @@ class WorkerPool:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise no_python(self._command[0], line)
+            raise not_python_error(self._command[0], line)
         return answer
 
     def _read_logs(self, worker: _Worker) -> None:
-        """Take what a task printed before its answer. It is in the pipe by then, which holds no more than one read."""
-        with contextlib.suppress(OSError):  # nothing is there, or never will be
+        """Read what a task printed before its answer. It is in the pipe by then, which holds no more than one read."""
+        with contextlib.suppress(OSError):  # the pipe is empty or closed
             worker.logs += os.read(worker.stderr.fileno(), 2**20)
-            self._take_logs(worker, final=False)
+            self._handle_logs(worker, final=False)
 
     def _bury(self, worker: _Worker) -> Iterator[TaskResult]:
-        """A worker has died: its first task is tried once more, the other was not begun. What it had started ends."""
+        """Clean up after a dead worker: kill its processes, requeue its tasks; the first counts as begun."""
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             if stream in self._selector.get_map():
                 self._selector.unregister(stream)
@@ -336,46 +298,46 @@ class WorkerPool:
         code = worker.process.wait()
         with contextlib.suppress(OSError):
             worker.logs += worker.stderr.read() or b""
-        self._take_logs(worker, final=True)
+        self._handle_logs(worker, final=True)
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             with contextlib.suppress(OSError):
                 stream.close()
         if not worker.is_ready:
             self._failed_starts += 1
             if self._failed_starts > ATTEMPTS * self._size:
-                raise not_ready(code)
+                raise startup_error(code)
         if not worker.tasks:
             return
         first, *rest = worker.tasks
-        self._again.extendleft(reversed(rest))
+        self._requeued.extendleft(reversed(rest))
         if first.attempt < ATTEMPTS or not worker.is_ready:
             if worker.is_ready:
-                self._on_died(f"a worker died ({ended(code)}); task {first.task.number} is tried once more")
-            self._again.appendleft(first._replace(attempt=first.attempt + worker.is_ready))
+                self._on_died(f"a worker died ({describe_exit(code)}); task {first.task.number} is tried once more")
+            self._requeued.appendleft(first._replace(attempt=first.attempt + worker.is_ready))
             return
-        error = {"type": "WorkerDied", "message": f"its worker died {first.attempt} times ({ended(code)})"}
+        error = {"type": "WorkerDied", "message": f"its worker died {first.attempt} times ({describe_exit(code)})"}
         yield TaskResult(first.position, first.task, None, error)
 
-    def _stop_late(self) -> Iterator[TaskResult]:
+    def _stop_late_workers(self) -> Iterator[TaskResult]:
         if self._timeout is None:
             return
         for worker in list(self._workers):
-            if worker.tasks and worker.is_ready and self._clock() - worker.begun > self._timeout:
+            if worker.tasks and worker.is_ready and self._clock() - worker.task_started_at > self._timeout:
                 late = worker.tasks.popleft()
-                self._again.extendleft(reversed(worker.tasks))
+                self._requeued.extendleft(reversed(worker.tasks))
                 worker.tasks.clear()
                 yield from self._bury(worker)
                 error = {"type": "Timeout", "message": f"it took longer than {self._timeout:g} s"}
                 yield TaskResult(late.position, late.task, None, error)
 
-    def _find_dead(self) -> Iterator[TaskResult]:
-        """Bury workers whose answers have no end though they are dead: children of theirs hold the pipes open."""
-        if self._clock() - self._looked_at < LOOK_SECONDS:
+    def _bury_dead_workers(self) -> Iterator[TaskResult]:
+        """Bury dead workers whose pipes are still open, held by processes that they started."""
+        if self._clock() - self._liveness_checked_at < LIVENESS_SECONDS:
             return
-        self._looked_at = self._clock()
+        self._liveness_checked_at = self._clock()
         for worker in list(self._workers):
             if worker.process.poll() is not None:
-                yield from self._serve(worker, "answers", selectors.EVENT_READ)  # what it said before
+                yield from self._handle_event(worker, "answers", selectors.EVENT_READ)  # its last answers
                 if worker in self._workers:
                     yield from self._bury(worker)
 

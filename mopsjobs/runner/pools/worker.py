@@ -1,18 +1,17 @@
 """The worker process: runs a model's tasks, one after the other, in the model's own interpreter.
 
-It is started as a script, by a Python that may lack everything but its standard library and may be as old as 3.8, so
-it imports nothing of mops-jobs. It reads JSON lines from its standard input and answers with JSON lines on its
+It is started as a script, by a Python that may be as old as 3.8 and have the standard library alone. So it imports
+nothing of mops-jobs. It reads JSON lines from its standard input and answers with JSON lines on its
 standard output:
 
-    <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: what to load
+    <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: the model to load
     -> {"ready": true}, or {"broken": {"type", "message", "traceback"}}; `at` besides, the FILE:LINE of the model's
        code where it happened, if it happened there
     <- {"task": N, "params": {...}, "seed": N}
     -> {"task": N, "outputs": {NAME: BASE64 | {"file": PATH}}}
        or {"task": N, "error": {"type", "message", "traceback"}}
 
-What the model prints goes to standard error, after a mark with the number of its task, never between the answers; what
-it reads from standard input is empty.
+The model's own output goes to standard error, after a mark with the number of its task. Its standard input is empty.
 """
 
 from __future__ import annotations
@@ -38,58 +37,56 @@ if TYPE_CHECKING:
 
 
 MARK = "\x1e"
-"""Begins a line of ours on standard error (the ASCII record separator): the number of the task that begins."""
-
+"""The ASCII record separator: begins a line on standard error with the number of the task that begins."""
 
 INLINE_BYTES = 256 * 1024
-"""An output larger than this goes through a file: base64 of it in a line would cost more than the disk."""
-
+"""A larger output goes through a file: base64 in a line would be slower."""
 
 TRACEBACK_CHARACTERS = 8000
 
 
 def main() -> int:
-    """Answer tasks until the input ends, or nobody takes the answers."""
+    """Run tasks until the input ends, or the reader of the answers has gone."""
     tasks, answers = _take_over_streams()
     setup = json.loads(tasks.readline())
     try:
-        call = _load(setup["root"], setup["entrypoint"])
-    except BaseException as error:  # noqa: BLE001 - a model may well call sys.exit when it is imported
-        _answer(answers, {"broken": dict(_told(error), **_place(error, setup["root"]))})
+        call = _load_model(setup["root"], setup["entrypoint"])
+    except BaseException as error:  # noqa: BLE001 - a model may call sys.exit when it is imported
+        _write_answer(answers, {"broken": dict(_error_fields(error), **_error_place(error, setup["root"]))})
         return 1
     try:
-        _answer(answers, {"ready": True})
-        return _work(tasks, answers, call, setup["spool"])
+        _write_answer(answers, {"ready": True})
+        return _run_tasks(tasks, answers, call, setup["spool"])
     except BrokenPipeError:
         return 1
     finally:
         _end_group()
 
 
-def _work(tasks: TextIO, answers: TextIO, call: Call, spool: str) -> int:
+def _run_tasks(tasks: TextIO, answers: TextIO, call: Call, spool: str) -> int:
     for line in tasks:
         task = json.loads(line)
         _mark(task["task"])
         try:
-            outputs = _encoded(call(task["params"], task["seed"]), spool, task["task"])
+            outputs = _encode_outputs(call(task["params"], task["seed"]), spool, task["task"])
         except KeyboardInterrupt:
             return 130
-        except BaseException as error:  # noqa: BLE001 - whatever a task raises ends that task, and no other
-            _answer(answers, {"task": task["task"], "error": _told(error)})
+        except BaseException as error:  # noqa: BLE001 - an error of a task ends that task only
+            _write_answer(answers, {"task": task["task"], "error": _error_fields(error)})
         else:
-            _answer(answers, {"task": task["task"], "outputs": outputs})
+            _write_answer(answers, {"task": task["task"], "outputs": outputs})
     return 0
 
 
 def _end_group() -> None:
-    """End what the model has started, where this process leads a group: its runner may be no more, and cannot."""
+    """End the processes that the model has started, if this process leads their group: the runner may be dead."""
     if os.getpgrp() == os.getpid():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
 
 
 def _take_over_streams() -> tuple[TextIO, TextIO]:
-    """Keep the two ends of the conversation for ourselves, where the model's prints and reads do not reach them."""
+    """Return streams for tasks and answers that the model's prints and reads do not reach."""
     tasks = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -99,8 +96,8 @@ def _take_over_streams() -> tuple[TextIO, TextIO]:
     return tasks, answers
 
 
-def _load(root: str, entrypoint: str) -> Call:
-    """The model as `call(params, seed) -> dict of bytes`: through the bundle's wire function, else by its own name."""
+def _load_model(root: str, entrypoint: str) -> Call:
+    """Return the model as `call(params, seed) -> outputs`: the bundle's wire function, else the named function."""
     os.chdir(root)
     sys.path.insert(0, root)
     manifest = os.path.join(root, ".modelops", "manifest.json")
@@ -108,36 +105,36 @@ def _load(root: str, entrypoint: str) -> Call:
         with open(manifest, encoding="utf-8") as file:
             where = json.load(file)["wire"]
         path, _, name = where.rpartition(":")
-        wire = _function(_module_at(os.path.join(root, path)), name)
-        return lambda params, seed: _bytes_only(wire(entrypoint, params, seed))
+        wire = _get_function(_import_file(os.path.join(root, path)), name)
+        return lambda params, seed: _check_outputs(wire(entrypoint, params, seed))
     module, _, name = entrypoint.rpartition("/")[0].partition(":")
     if not name:
         raise ValueError(
             "the bundle has no .modelops/manifest.json, and the study's model "
             f"{module!r} is not package.module:function"
         )
-    function = _function(importlib.import_module(module), name)
-    return lambda params, seed: _named(function(params, seed))
+    function = _get_function(importlib.import_module(module), name)
+    return lambda params, seed: _to_outputs(function(params, seed))
 
 
-def _function(module: ModuleType, name: str) -> Any:
+def _get_function(module: ModuleType, name: str) -> Any:
     if not hasattr(module, name):
-        # Python names the module alone; where two have that name, it matters which one it found.
+        # The file says which module it is, where two have the same name.
         raise AttributeError(f"there is no {name!r} in {getattr(module, '__file__', None) or module.__name__}")
     return getattr(module, name)
 
 
-def _module_at(path: str) -> ModuleType:
+def _import_file(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("mops_jobs_wire", path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise FileNotFoundError(f"the manifest's wire function is to be in {path}, which is no Python file")
+        raise FileNotFoundError(f"the manifest's wire function is to be in {path}, which is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def _bytes_only(outputs: object) -> dict[str, bytes]:
+def _check_outputs(outputs: object) -> dict[str, bytes]:
     if not isinstance(outputs, dict):
         raise TypeError(f"the wire function should return a dict of bytes, not {type(outputs).__name__}")
     for name, content in outputs.items():
@@ -146,21 +143,21 @@ def _bytes_only(outputs: object) -> dict[str, bytes]:
     return outputs
 
 
-def _named(result: object) -> dict[str, bytes]:
-    """What a plain function returned: a dict of bytes as it is, anything else as JSON."""
+def _to_outputs(result: object) -> dict[str, bytes]:
+    """Return the outputs of a plain function: a dict of bytes unchanged, anything else as JSON."""
     if isinstance(result, dict) and result and all(isinstance(item, (bytes, bytearray)) for item in result.values()):
-        return _bytes_only(result)
+        return _check_outputs(result)
     return {"result.json": json.dumps(result, sort_keys=True, allow_nan=False).encode("utf-8")}
 
 
-def _encoded(outputs: dict[str, bytes], spool: str, task: int) -> dict[str, Any]:
+def _encode_outputs(outputs: dict[str, bytes], spool: str, task: int) -> dict[str, Any]:
     encoded: dict[str, Any] = {}
     for number, (name, content) in enumerate(outputs.items()):
         if len(content) <= INLINE_BYTES:
             encoded[name] = base64.b64encode(content).decode("ascii")
         else:
             path = os.path.join(spool, f"task-{task}-{number}-{os.getpid()}")
-            # For its owner alone, whatever umask the model has set.
+            # For its owner alone, also if the model has set another umask.
             with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
                 file.write(content)
             encoded[name] = {"file": path}
@@ -168,26 +165,26 @@ def _encoded(outputs: dict[str, bytes], spool: str, task: int) -> dict[str, Any]
 
 
 def _mark(task: int) -> None:
-    """Say on standard error whose lines follow: we cannot know when ours are read, but they are read in their order."""
+    """Write on standard error which task the next lines are of."""
     _flush()
     with contextlib.suppress(OSError):
         os.write(2, f"{MARK}{task}\n".encode())
 
 
 def _flush() -> None:
-    """Let go of what the model has printed."""
+    """Flush what the model has printed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # the model may have closed or replaced it
             stream.flush()
 
 
-def _told(error: BaseException) -> dict[str, str]:
+def _error_fields(error: BaseException) -> dict[str, str]:
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return {"type": type(error).__name__, "message": str(error), "traceback": trace[-TRACEBACK_CHARACTERS:]}
 
 
-def _place(error: BaseException, root: str) -> dict[str, str]:
-    """Where in the model's own code an error was raised, as `at`: the innermost line of it; empty if in none."""
+def _error_place(error: BaseException, root: str) -> dict[str, str]:
+    """Return the innermost line of the model's own code that raised an error, as `at`; nothing if there is none."""
     steps = [(step.filename, step.lineno) for step in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         steps.append((error.filename or "", error.lineno))
@@ -196,8 +193,8 @@ def _place(error: BaseException, root: str) -> dict[str, str]:
     return {"at": inside[-1]} if inside else {}
 
 
-def _answer(answers: TextIO, content: dict[str, Any]) -> None:
-    _flush()  # a task's lines come before its end, and before its traceback
+def _write_answer(answers: TextIO, content: dict[str, Any]) -> None:
+    _flush()  # a task's lines come before its answer
     answers.write(json.dumps(content) + "\n")
     answers.flush()
 

@@ -114,11 +114,11 @@ def test_the_same_simulation_is_run_once_for_all_of_its_tasks(
     drawn = list(study([one], n_replicates=3).tasks())
     sets = [one, {"params": one, "seed": drawn[1].seed}, {"x": 2, "calls": str(noted)}]
     given(sets, n_replicates=3)
-    done = [work(line, registry, tmp_path / str(n), number=n, of=of, workers=1)[0] for n in range(of)]
+    done = [work(line, registry, tmp_path / str(n), number=n, shards=of, workers=1)[0] for n in range(of)]
     assert sum(ran.completed for ran in done) == 7
     assert calls(noted) == {1: 3, 2: 3}
     assert counts(registry) == ("succeeded", 7, 0, 7)
-    again = [work(line, registry, tmp_path / f"again-{n}", number=n, of=of, workers=1)[0] for n in range(of)]
+    again = [work(line, registry, tmp_path / f"again-{n}", number=n, shards=of, workers=1)[0] for n in range(of)]
     assert [ran.completed for ran in again] == [ran.completed for ran in done]
 
 
@@ -133,7 +133,7 @@ def test_shards_share_the_tasks_and_add_up_in_one_record_that_ends_once(
     ends: list[str] = []
 
     def run(number: int) -> str | None:
-        ran, _ = work(line, registry, tmp_path / f"shard-{number}", number=number, of=4, workers=1)
+        ran, _ = work(line, registry, tmp_path / f"shard-{number}", number=number, shards=4, workers=1)
         assert (ran.completed, ran.failed, ran.is_done) == (10, 0, True)
         return ran.status
 
@@ -151,7 +151,7 @@ def test_the_job_does_not_end_before_its_last_shard(
 ) -> None:
     given(sets_of(7))
     for number, (status, count) in enumerate([("running", 3), ("running", 5), ("succeeded", 7)]):
-        ran, _ = work(line, registry, tmp_path / str(number), number=number, of=3, workers=1)
+        ran, _ = work(line, registry, tmp_path / str(number), number=number, shards=3, workers=1)
         assert ran.status == status
         assert record(registry).tasks_completed == count
 
@@ -161,7 +161,7 @@ def test_more_shards_than_tasks_end_as_well(
 ) -> None:
     given(sets_of(2))
     for number in range(4):
-        work(line, registry, tmp_path / str(number), number=number, of=4, workers=1)
+        work(line, registry, tmp_path / str(number), number=number, shards=4, workers=1)
     assert counts(registry) == ("succeeded", 2, 0, 2)
 
 
@@ -170,8 +170,8 @@ def test_a_job_begun_in_shards_can_be_ended_by_one_runner_alone(
 ) -> None:
     """What the shards had counted is not counted twice."""
     given(sets_of(6))
-    work(line, registry, tmp_path / "1", number=1, of=3, workers=1)
-    ran, _ = work(line, registry, tmp_path / "all", patience=2.0)
+    work(line, registry, tmp_path / "1", number=1, shards=3, workers=1)
+    ran, _ = work(line, registry, tmp_path / "all", outage_seconds=2.0)
     assert ran[:4] == ("succeeded", 6, 0, True)
     assert counts(registry) == ("succeeded", 6, 0, 6)
 
@@ -183,7 +183,7 @@ def test_the_record_stays_small_whatever_the_job(
     code(model, "def simulate(params, seed):\n    return params['x'] if params['x'] % 100 else 1 / 0\n")
     given(sets_of(2000))
     for number in range(20):
-        work(line, registry, tmp_path / "job", number=number, of=20, workers=1)
+        work(line, registry, tmp_path / "job", number=number, shards=20, workers=1)
     assert counts(registry) == ("partial", 1980, 20, 1980)
     found = line.get("jobs/job/state.json")
     assert found is not None
@@ -264,10 +264,10 @@ def test_a_model_that_cannot_be_loaded_is_told_of_once_by_all_its_shards(
     code(model, "import nothing_of_that_name")
     given(sets_of(4))
     with pytest.raises(ModelError, match="nothing_of_that_name"):
-        work(line, registry, tmp_path / "job", number=0, of=2)
+        work(line, registry, tmp_path / "job", number=0, shards=2)
     before = record(registry)
     with contextlib.suppress(ModelError):
-        assert not work(line, registry, tmp_path / "job", number=1, of=2)[0].is_done
+        assert not work(line, registry, tmp_path / "job", number=1, shards=2)[0].is_done
     assert record(registry) == before
     assert before.error_code == "MODEL"
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mopsjobs.runner.pools import WORKER
+from mopsjobs.runner.pools.open_pool import WORKER
 from mopsjobs.runner.pools.worker import INLINE_BYTES
 
 

@@ -1,0 +1,95 @@
+"""Open the pool that runs the tasks of a shard."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from mopsjobs.bundles.bundle import bundle_key, extract_bundle
+from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.engines.model_env import active_python, model_environment
+from mopsjobs.runner.pools.base import OnLog, Pool
+from mopsjobs.runner.pools.local import WorkerPool
+from mopsjobs.runner.retry import OutageRetry
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import ReadableStore
+from mopsjobs.utils.files import make_directory, private_opener
+
+WORKER = Path(__file__).with_name("worker.py")
+
+_WORKER_SOURCE = WORKER.read_bytes()
+"""Read at import: the file lies in a cache directory, which may be cleared before a worker starts."""
+
+
+class PoolOptions(NamedTuple):
+    """How a shard wants its tasks run; see `Shard` for the first four."""
+
+    workers: int | None
+    python: str | None
+    task_timeout: float | None
+    scheduler: str | None
+    spool: Path
+    """A directory of the shard's own, for worker.py and large outputs. It is emptied first."""
+
+
+def open_pool(
+    options: PoolOptions,
+    manifest: Manifest,
+    store: ReadableStore,
+    code: Path,
+    retry: OutageRetry,
+    on_log: OnLog,
+    *,
+    on_died: Callable[[str], None],
+) -> Pool:
+    """Unpack the bundle of a job and return a pool for its tasks; the pool starts nothing yet.
+
+    Args:
+        options: how to run the tasks.
+        manifest: the manifest of the job.
+        store: where the bundle is.
+        code: where bundles are unpacked on this machine.
+        retry: how long to wait for the store.
+        on_log: see `WorkerPool`.
+        on_died: see `WorkerPool`; a Dask cluster replaces its workers itself.
+
+    Raises:
+        BundleError: if the bundle is missing or cannot be used.
+        StoreError: if the store cannot be read.
+        OSError: if a file cannot be written on this machine.
+    """
+    entrypoint = manifest.study.entrypoint
+    root = retry.call(lambda: extract_bundle(store, manifest.bundle, code))
+    if options.scheduler is not None:
+        from mopsjobs.runner.pools.dask_process import DaskProcess
+
+        bundle = retry.call(lambda: store.get(bundle_key(manifest.bundle)))
+        if bundle is None:
+            raise BundleError(f"The bundle {manifest.bundle} is not in the store.")
+        return DaskProcess(
+            options.scheduler,
+            bundle.value,
+            entrypoint,
+            os.environ,
+            python=options.python,
+            task_timeout=options.task_timeout,
+            on_log=on_log,
+        )
+    shutil.rmtree(options.spool, ignore_errors=True)
+    make_directory(options.spool)
+    worker = options.spool / WORKER.name
+    with open(worker, "xb", opener=private_opener) as file:
+        file.write(_WORKER_SOURCE)
+    return WorkerPool(
+        [options.python or active_python(os.environ) or sys.executable, "-u", str(worker)],
+        {"root": str(root), "entrypoint": entrypoint, "spool": str(options.spool)},
+        options.workers or os.cpu_count() or 1,
+        task_timeout=options.task_timeout,
+        on_log=on_log,
+        on_died=on_died,
+        env=model_environment(os.environ),
+    )
