@@ -1,4 +1,4 @@
-"""Where tasks run, one module an engine; `open_engine(name)` picks one and imports what it needs, and nothing else."""
+"""Engines, where tasks run, one module or package each. `open_engine` imports the one that is named."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ ENGINES = ("local", "kubernetes", "dask")
 
 
 def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -> Engine:
-    """The engine of that name. Opening starts and sends nothing.
+    """Return the engine of that name. Opening starts and sends nothing.
 
     Args:
-        name: which.
-        env: where configuration is found.
-        trust: what the user has named of that which records choose; None: nothing.
+        name: one of `ENGINES`.
+        env: the environment, with the engine's configuration.
+        trust: the choices of records that the user trusts; None: none.
 
     Raises:
-        UsageError: there is none.
-        EngineError: what it needs is not installed or not configured; says how to get it.
+        UsageError: if there is no such engine.
+        EngineError: if something that it needs is not installed or not configured; the hint says how to get it.
     """
     if name == "local":
         from mopsjobs.engines.local import LocalEngine
@@ -38,4 +38,4 @@ def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -
         from mopsjobs.engines.dask import DaskEngine
 
         return DaskEngine(env)
-    raise UsageError(f"'{name}' is no engine: use {', '.join(ENGINES)}.")
+    raise UsageError(f"invalid engine '{name}': expected one of {', '.join(ENGINES)}.")

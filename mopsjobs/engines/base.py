@@ -1,4 +1,4 @@
-"""The contract of an engine: launch a job, say how it is, pass on its log lines, stop it. It never writes a record."""
+"""The contract of an engine: launch a job, return its state and log lines, stop it. It never writes a record."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 Phase = Literal["pending", "running", "succeeded", "failed", "gone", "unknown"]
-"""What an engine says of a job. `gone`: it knows of none by that name; `unknown`: it cannot say."""
+"""The phase of a job on an engine. `gone`: the engine does not know it; `unknown`: the engine cannot tell."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """What is to be launched: the runner, on so many shards of a job."""
+    """A launch of the runner, on the shards of a job."""
 
     job_id: str
     registry_url: str
-    """What the runner is to open; never with a secret in it."""
+    """The registry of the runner, without secrets."""
     shards: int = 1
     workers: int | None = None
-    """Worker processes a shard; None: the cores it finds."""
+    """Worker processes per shard; None: one per core."""
     python: str | None = None
     """The model's interpreter; None: the active environment's."""
     task_timeout: float | None = None
     """Seconds a task may take; None: no limit."""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Environment of the runner, besides what the engine brings. Not for secrets: it is stored in the cluster."""
+    """Further environment of the runner. Not for secrets: it is stored in the cluster."""
     foreground: bool = False
-    """Whether whoever launches it will be the runner itself. Only for an engine whose runner is a process of this
-    machine; it then notes that, and starts nothing."""
+    """Whether this process becomes the runner. The engine then only notes its process id. Only for engines whose runner
+    is a process of this machine."""
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What only one engine understands; each says what it takes."""
+    """Options of the engine; see each engine."""
 
 
 class Launched(NamedTuple):
-    """What a launch gave. The names go into the record; `look` is what to type to see the job without mops-jobs."""
+    """The result of a launch. The names go into the record; `look` is a command to see the job without mops-jobs."""
 
     look: str
     k8s_name: str | None = None
     k8s_namespace: str | None = None
     k8s_uid: str | None = None
     metadata: Mapping[str, str] = MappingProxyType({})
-    """What else of it the record keeps, in its metadata."""
+    """Further fields for the metadata of the record."""
 
 
 class EngineState(NamedTuple):
-    """How an engine says a job is: its phase, in one word why (`Evicted`, `DeadlineExceeded`), and in a sentence."""
+    """The state of a job on an engine: its phase, the reason in a word (`Evicted`), and in a sentence."""
 
     phase: Phase
     reason: str | None = None
@@ -54,23 +54,23 @@ class EngineState(NamedTuple):
 
 
 NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_"}
-"""The metadata of a record hold under it, an engine each, what its launch was told: `local_python`, `k8s_image`,
-`k8s_secret` (its name), ... A launch for the same tasks is told the same."""
+"""Prefixes of the metadata that keep the options of a launch, for each engine: `local_python`, `k8s_image`, ... A later
+launch of the job repeats these options."""
 
 
 def launch_notes(launch: Launch, engine: str) -> dict[str, str]:
-    """What the record keeps of a launch on that engine; `noted` reads it."""
-    told = {
+    """Return the metadata that keep the options of a launch; `recorded_launch` reads them."""
+    options = {
         "workers": None if launch.workers is None else str(launch.workers),
         "python": launch.python,
         "task_timeout": None if launch.task_timeout is None else f"{launch.task_timeout:g}",
         **launch.options,
     }
-    return {NOTE_PREFIXES[engine] + name: value for name, value in told.items() if value is not None}
+    return {NOTE_PREFIXES[engine] + name: value for name, value in options.items() if value is not None}
 
 
 def recorded_launch(metadata: Mapping[str, object], engine: str) -> dict[str, str]:
-    """What an earlier launch on that engine was told, as far as the metadata of its record tell."""
+    """Return the options of the last launch on that engine, as far as the metadata of the record have them."""
     prefix = NOTE_PREFIXES[engine]
     return {
         name.removeprefix(prefix): value
@@ -80,40 +80,40 @@ def recorded_launch(metadata: Mapping[str, object], engine: str) -> dict[str, st
 
 
 def engine_of(job: Mapping[str, object]) -> str | None:
-    """The engine that runs a job, by its record. One of another program names none, but its Kubernetes Job."""
+    """Return the engine of a job. A record by another program may only name its Kubernetes Job."""
     return str(job["engine"]) if job.get("engine") else "kubernetes" if job.get("k8s_name") else None
 
 
 class Engine(Protocol):
-    """One kind of place where tasks run.
+    """A place where tasks run.
 
-    Raises, from every method: `EngineUnavailableError` when it cannot be reached, `EngineAccessError` when it refuses
-    our credentials or there are none, `EnginePlaceError` when a record says that its job is where none can be,
-    `EngineError` for anything else it answers.
+    Every method may raise `EngineUnavailableError` if the engine cannot be reached, and `EngineAccessError` if it
+    refuses the credentials or there are none. `EnginePlaceError` means that no job can be at the place that the record
+    names, and `EngineError` stands for any other failure.
     """
 
     name: str
 
     def launch(self, launch: Launch) -> Launched:
-        """Start the runner of a job. Launching the same job again is an `EngineError`, and starts nothing."""
+        """Start the runner of a job. A second launch of the same job starts nothing and raises `EngineError`."""
 
     def state(self, job: Mapping[str, object]) -> EngineState:
-        """How the job is, whose record (as JSON types) this is."""
+        """Return the state of the job with this record (as JSON types)."""
 
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
     ) -> Iterator[str]:
-        """Its log lines, oldest first; with `follow`, from before it has started until it has ended.
+        """Yield the log lines of a job, oldest first.
 
-        An engine that keeps no lines of the model's, since they are the job's events, gives its runner's own messages:
-        those that are there, as many as `tail` says. They have no times, and nobody follows them.
+        An engine that does not have the model's lines (they are events of the job) yields the messages of its runner.
+        These have no times and cannot be followed: only `tail` has an effect.
 
         Args:
-            job: its record.
-            follow: wait for more.
-            tail: only the last so many of those that are there.
-            since: only those of the last so many seconds.
+            job: the record.
+            follow: wait for further lines until the job ends, also before it starts.
+            tail: only the last lines of those that exist, this many.
+            since: only lines of the last seconds, this many.
         """
 
     def cancel(self, job: Mapping[str, object]) -> bool:
-        """Stop it. False when there was nothing to stop."""
+        """Stop the job. Return False if there was nothing to stop."""

@@ -1,4 +1,4 @@
-"""Asking the engines about a job while its record cannot be read. Within a time that the asker sets, whatever hangs."""
+"""Find a job in the engines while its record cannot be read, within a time limit."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from mopsjobs.errors import MopsJobsError
 
 
 class EngineAnswer(NamedTuple):
-    """What an engine says of a job, and what to type to see or stop it without mops-jobs."""
+    """The state of a job on an engine, and commands to see or stop it without mops-jobs."""
 
     engine: str
     state: EngineState
     look: str
+    """A command that shows the job."""
     stop: str | None
-    """What to type to stop it so; None where that is not known."""
+    """A command that stops the job; None if it is not known."""
 
 
 def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tuple[EngineAnswer | None, str]:
-    """What an engine says of a job of which nothing but the id is known: this machine's first, then the cluster.
+    """Find a job by its id: on this machine first, then in the cluster.
 
     Args:
         job_id: the job.
-        env: where configuration is found.
-        seconds: how long the cluster may take; a name that does not resolve has no time limit of its own.
+        env: the environment, with the configuration of the engines.
+        seconds: how long the cluster may take. The system's own name resolution has no time limit.
 
     Returns:
-        What an engine says, None when none knows the job; and why not, in a sentence.
+        The answer of an engine, None if none knows the job; and the reason for None in a sentence.
     """
     job: dict[str, object] = {"job_id": job_id}
     here = open_engine("local", env).state(job)
@@ -42,20 +43,20 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tupl
         look = f"tail -f {shlex.quote(str(JobDir.of(job_id, env).log))}"
         return EngineAnswer("local", here, look, None if pid is None else f"kill {pid}"), ""
     answers: list[tuple[EngineAnswer | None, str]] = []
-    # A daemon: the program may end while it still hangs.
-    thread = threading.Thread(target=lambda: answers.append(_cluster(job, env)), daemon=True)
+    # A daemon thread: the program may end while it hangs.
+    thread = threading.Thread(target=lambda: answers.append(_find_in_cluster(job, env)), daemon=True)
     thread.start()
     thread.join(seconds)
     return answers[0] if answers else (None, "The cluster does not answer either.")
 
 
-def _cluster(job: Mapping[str, object], env: Mapping[str, str]) -> tuple[EngineAnswer | None, str]:
+def _find_in_cluster(job: Mapping[str, object], env: Mapping[str, str]) -> tuple[EngineAnswer | None, str]:
     try:
         from mopsjobs.engines.kubernetes.engine import kubectl_for
 
         state = open_engine("kubernetes", env).state(job)
     except (MopsJobsError, ImportError) as error:
-        return None, f"Nor can the cluster be asked: {error}"
+        return None, f"The cluster cannot be queried either: {error}"
     if state.phase == "gone":
-        return None, f"Nor does the cluster know it: {state.detail}."
+        return None, f"The cluster does not know it either: {state.detail}."
     return EngineAnswer("kubernetes", state, kubectl_for("get", job, env), kubectl_for("delete", job, env)), ""

@@ -1,7 +1,7 @@
-"""What a record chooses by itself, and who has named the same: the user, or a launch from this machine.
+"""Decide which choices of a record may be used: those that the user or a launch from this machine has named too.
 
-A writer of records may name any context, image or interpreter in one. So each such value, a choice, is written
-as `KIND:VALUE`, and is used only if the user or this machine has named it too.
+A writer of records may put any context, image or interpreter into one. Such a value is a choice, written as
+`KIND:VALUE`. See docs/decisions/0031-records-do-not-choose.md.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ MAX_BYTES = 65536
 
 
 class NotTrustedError(EngineError):
-    """A record chooses what neither the user nor a launch from this machine has named. It was not used."""
+    """Neither the user nor a launch from this machine has named this choice of a record. It was not used."""
 
     exit_code = EXIT_REFUSED
 
 
 class Trust:
-    """The choices that the user has named."""
+    """The choices that the user trusts."""
 
     def __init__(self, named: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
-        """Collect them.
+        """Collect the choices.
 
         Args:
-            named: choices as they are.
-            patterns: choices in which `*` stands for any text: those of the user's configuration.
+            named: exact choices.
+            patterns: choices of the user's configuration, in which `*` stands for any text.
         """
         self._named = frozenset(named)
         self._patterns = tuple(patterns)
 
     def allows(self, choice: str) -> bool:
-        """Whether the user has named it."""
-        # Kinds have no `*`: a pattern of one kind fits no other.
+        """Whether the user trusts a choice."""
+        # Kinds have no `*`, so a pattern of one kind never matches another.
         return choice in self._named or any(
             choice == pattern or fnmatch.fnmatchcase(choice, pattern) for pattern in self._patterns
         )
 
     def plus(self, choices: Iterable[str]) -> Trust:
-        """The same, and these choices."""
+        """Return this trust with more choices."""
         return Trust((*self._named, *choices), self._patterns)
 
 
 def check_choice(text: str) -> str:
-    """The choice, as it is.
+    """Return the choice, unchanged.
 
     Raises:
-        UsageError: if it has another form.
+        UsageError: if it is not KIND:VALUE.
     """
     kind, colon, value = text.partition(":")
     if kind not in KINDS or not colon or not value or not text.isprintable():
@@ -82,13 +82,13 @@ def check_choice(text: str) -> str:
 
 
 def choices_of(options: Mapping[str, object]) -> list[str]:
-    """The choices among the options of a launch, by their names: `image`, `service_account`, `scheduler`, ..."""
+    """Return the choices among the options of a launch: `image`, `service_account`, `scheduler`, ..."""
     kinds = {name.replace("_", "-") if name != "scheduler" else "dask": value for name, value in options.items()}
     return [f"{kind}:{value}" for kind, value in kinds.items() if kind in KINDS and value]
 
 
 def flags_for(choices: Iterable[str]) -> str:
-    """What to type to trust them."""
+    """Return the flags that trust these choices."""
     return " ".join(f"--trust {shlex.quote(choice)}" for choice in choices)
 
 
@@ -115,19 +115,19 @@ def first_jobs(found: Mapping[str, list[str]]) -> str:
 
 
 def remember_launch(directory: JobDir, engine: str, options: Mapping[str, object]) -> None:
-    """Keep what this machine has launched, for later commands on the same job. A disk that is full costs a question."""
+    """Save the choices of a launch, for later commands on the job. If the disk is full, these ask again."""
     with contextlib.suppress(OSError):
         files.make_directory(directory.path)
         replace_file(str(directory.own_launch), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
 
 
 def launched_here(directory: JobDir) -> Collection[str]:
-    """The choices of the last launch of a job from this machine by this user; none where there was none."""
+    """Return the choices of the last launch of a job from this machine by this user; none if there was none."""
     try:
         with open(directory.own_launch, "rb") as file:
             if os.fstat(file.fileno()).st_uid not in (0, os.geteuid()):  # as root with the home of a user
                 return ()
-            found = json.loads(file.read(MAX_BYTES))
+            choices = json.loads(file.read(MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return ()
-    return frozenset(one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
+    return frozenset(text for text in choices if isinstance(text, str)) if isinstance(choices, list) else ()

@@ -69,7 +69,7 @@ def test_when_nobody_knows_it_is_an_outage(cli: Cli, cluster: Api) -> None:
     """Exit code 5: the record may well be there."""
     ran = cli("status", "seir-1")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
-    assert "hint: Nor does the cluster know it: there is no Job seir-1" in ran.err
+    assert "hint: The cluster does not know it either: there is no Job seir-1" in ran.err
 
 
 def test_offline_asks_nobody(cli: Cli, cluster: Api) -> None:

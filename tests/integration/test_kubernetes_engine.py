@@ -414,7 +414,7 @@ def test_an_answer_that_is_none_is_an_error_of_ours(
     engine: KubernetesEngine, api: Api, call: Callable[[KubernetesEngine], object], answer: Any
 ) -> None:
     api.mock[re.compile("^/.*")] << answer
-    with pytest.raises(EngineError, match="is no Kubernetes"):
+    with pytest.raises(EngineError, match="does not answer as a Kubernetes API server"):
         call(engine)
 
 

@@ -128,7 +128,7 @@ def test_a_damaged_note_of_the_runner_reads_as_gone(engine: LocalEngine, tmp_pat
 
 
 def test_what_is_no_engine_is_refused() -> None:
-    with pytest.raises(UsageError, match="is no engine"):
+    with pytest.raises(UsageError, match="invalid engine"):
         open_engine("abacus", {})
 
 

@@ -1,4 +1,4 @@
-"""The logs of a job's pods, read once or followed through everything that happens to a connection."""
+"""Read the logs of a job's pods once, or follow them across lost connections."""
 
 from __future__ import annotations
 
@@ -19,70 +19,73 @@ if TYPE_CHECKING:
 
 
 POLL_SECONDS = 2.0
-"""Between two looks for pods whose log can be followed."""
+"""Seconds between two listings of the pods to follow."""
 
 
 MAX_FAILURES = 5
-"""Looks in a row that may fail before following gives up."""
+"""Listings in a row that may fail before following gives up."""
 
 
 CLOCK_MARGIN_SECONDS = 60
-"""How far the clocks of a node and of this machine may be apart when a log is asked for anew."""
+"""How far the clocks of a node and of this machine may be apart when a log is requested again."""
 
 
 _ENDED_PHASES = ("Succeeded", "Failed")
 
 
 class Window(NamedTuple):
-    """Which of the lines that are there already are wanted."""
+    """Which of the existing lines to read: the last `tail`, or those of the last `since` seconds."""
 
     tail: int | None = None
     since: float | None = None
 
 
 class Reader:
-    """How far the log of one pod has been read, by the times of its lines, so that it can be asked for again."""
+    """Reads the log of a pod, again after a lost connection: the times of the lines tell how far it was read."""
 
     def __init__(self) -> None:
         self.is_done = False
         self.reached_end = False
         self._last = ("", "")
+        """The time of the last line: seconds, and the fraction."""
         self._count = 0
-        self._again = 0
+        """Lines of that time that were read."""
+        self._to_skip = 0
+        """Lines of that time that come once more."""
 
     def read(self, cluster: Cluster, pod: Pod, window: Window, now: datetime, *, follow: bool) -> Iterator[str]:
-        """The lines that have not been read."""
+        """Yield the lines that were not read before."""
         since = None if window.since is None else max(1, math.ceil(window.since))
         tail = window.tail
         if self._count:
             since, tail = self._back_to_last(now), None
-        self._again, self.reached_end = self._count, False
+        self._to_skip, self.reached_end = self._count, False
         for line in cluster.log(pod, _container(pod), follow=follow, tail=tail, since=since):
             if line is None:
                 self.reached_end = True
                 continue
-            text = self._take(line)
+            text = self._unread_text(line)
             if text is not None:
                 yield text
 
-    def _take(self, line: str) -> str | None:
-        """The text of a line with its time in front; None if it has been seen."""
+    def _unread_text(self, line: str) -> str | None:
+        """Return the text of a line behind its time; None if the line was read before."""
         stamp, _, text = line.partition(" ")
         second, _, fraction = stamp.rstrip("Z").partition(".")
         at = (second, fraction.ljust(9, "0"))
         if at < self._last:
             return None
         if at > self._last:
-            self._last, self._count, self._again = at, 1, 0
-        elif self._again:
-            self._again -= 1
+            self._last, self._count, self._to_skip = at, 1, 0
+        elif self._to_skip:
+            self._to_skip -= 1
             return None
         else:
             self._count += 1
         return text
 
     def _back_to_last(self, now: datetime) -> int:
-        """Seconds that reach back behind the last line."""
+        """Return the seconds that reach back to before the last line."""
         with contextlib.suppress(ValueError):
             passed = (now - parse_time(f"{self._last[0]}Z")).total_seconds()
             return max(0, math.ceil(passed)) + CLOCK_MARGIN_SECONDS
@@ -90,7 +93,7 @@ class Reader:
 
 
 def present(cluster: Cluster, pods: Sequence[Pod], window: Window, now: datetime) -> Iterator[str]:
-    """The lines that are there, one shard after the other."""
+    """Yield the existing lines, one shard after the other."""
     several = _are_several(pods)
     lines = (
         _prefix(pod, several=several) + line
@@ -107,12 +110,12 @@ def follow(
     now: Callable[[], datetime],
     sleep: Callable[[float], None],
 ) -> Iterator[str]:
-    """The lines of a job until it has ended, one shard after the other.
+    """Yield the lines of a job until it has ended, one shard after the other.
 
     Args:
-        cluster: where it runs.
-        look: whether the job has ended, and its pods; the pods asked for after the other, so that they are all of them.
-        window: which of the lines that are there already are wanted; what begins later is shown whole.
+        cluster: where the job runs.
+        look: returns whether the job has ended, and its pods, which are listed after that, so that none is missing.
+        window: which of the existing lines to read; pods that start later are read from their beginning.
         now: the time.
         sleep: waits that many seconds.
     """
@@ -136,7 +139,7 @@ def follow(
                 continue
             for line in reader.read(cluster, pod, window if is_first else Window(), now(), follow=True):
                 yield _prefix(pod, several=several) + line
-            # Of one that still ran when it was listed, the stream may have been cut while its log was rotated.
+            # If the pod still ran when it was listed, the stream may have ended because the log was rotated.
             reader.is_done = reader.reached_end and _phase(pod) in _ENDED_PHASES
         is_first = False
         if is_over:
@@ -145,8 +148,8 @@ def follow(
 
 
 def _container(pod: Pod) -> str | None:
-    """The container to read: ours, whatever else a cluster puts into its pods; None for a pod of one that is not."""
-    names = [] if pod.spec is None else [one.name for one in pod.spec.containers]
+    """Return the runner's container, among those that a cluster adds; None for a Job of another program."""
+    names = [] if pod.spec is None else [container.name for container in pod.spec.containers]
     return CONTAINER if CONTAINER in names else None
 
 
@@ -155,7 +158,7 @@ def _prefix(pod: Pod, *, several: bool) -> str:
 
 
 def _are_several(pods: Sequence[Pod]) -> bool:
-    """Whether the job has several shards, also when pods of one only are left."""
+    """Whether the job has several shards, also if only pods of one are left."""
     noted = {(pod.metadata.annotations or {}).get(SHARDS) for pod in pods if pod.metadata is not None}
     return bool(noted - {None, "1"}) or any(shard_of(pod) for pod in pods)
 

@@ -1,8 +1,8 @@
-"""The Kubernetes Job of a launch, as plain JSON types. Pure: nothing here talks to a cluster.
+"""Build the Kubernetes Job of a launch, as plain JSON types. Nothing here talks to a cluster.
 
-One batch/v1 Indexed Job is one job of ours, one index is one shard. A shard that fails is tried again by itself
-(`backoffLimitPerIndex`), and a pod that the cluster takes away is no failure of the shard (`podFailurePolicy`): that
-needs Kubernetes 1.29 or newer, or an older one with both features switched on.
+A job of mops-jobs is a batch/v1 Indexed Job, and each index is a shard. A failed shard is tried again by itself
+(`backoffLimitPerIndex`). A pod that the cluster takes away does not count as a failure (`podFailurePolicy`). Both need
+Kubernetes 1.29 or newer, or an older one with the two features enabled.
 """
 
 from __future__ import annotations
@@ -19,47 +19,34 @@ from mopsjobs.errors import UsageError
 
 CONTAINER = "runner"
 
-
 MANAGED_BY = "mops-jobs"
 
-
 JOB_ID = "mops-jobs/job-id"
-"""Label with the job id as far as a label can hold it; annotation with all of it."""
-
+"""Label with the part of the job id that fits into a label; annotation with the whole id."""
 
 LAUNCH_ID = "mops-jobs/launch-id"
-"""Annotation by which a launch whose reply was lost finds its own Job."""
-
+"""Annotation by which a launch recognises its own Job after a lost reply."""
 
 SHARDS = "mops-jobs/shards"
 
-
 IMAGE_VARIABLE = "MOPS_JOBS_IMAGE"
-
 
 DEFAULT_CPU = "1"
 
-
 DEFAULT_BACKOFF = 3
-
 
 DEFAULT_TTL_SECONDS = 24 * 3600
 
-
 GRACE_SECONDS = 60
-"""What a runner gets to write down what it knows, after SIGTERM."""
-
+"""Seconds that a runner has after SIGTERM to store outputs and report."""
 
 MAX_SHARDS = 100_000
-"""Above it Kubernetes asks for a limit of failed indexes besides."""
-
+"""With more, Kubernetes also needs a limit of failed indexes."""
 
 MAX_PARALLELISM = 10_000
 
-
 MAX_NAME_LENGTH = 56
-"""A pod's host name is the Job's name, a hyphen and the index, of at most six digits, and has at most 63 letters."""
-
+"""The host name of a pod is the Job's name, a hyphen and an index of up to six digits: 63 characters at most."""
 
 OPTIONS = (
     "image",
@@ -73,31 +60,25 @@ OPTIONS = (
     "service_account",
     "context",
 )
-"""What `Launch.options` may hold for this engine."""
-
+"""Names of `Launch.options` for this engine."""
 
 MAX_DNS_NAME = 253
 
-
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-
 
 _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 
-
 _CPU = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)|(\d{1,9})m", re.ASCII)
 
-
 _MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)(Ki|Mi|Gi|Ti|k|M|G|T)?", re.ASCII)
-
 
 _SUFFIX_LENGTH = 8
 
 
 def job_name(job_id: str) -> str:
-    """The name of a job's Kubernetes Job: always the same, and another for every other job.
+    """Return the name of a job's Kubernetes Job, which is unique and never changes.
 
-    Lower-case letters, digits and hyphens; where that changes or shortens the id, a hash of it tells such ids apart.
+    It has lower-case letters, digits and hyphens. If that changes or shortens the id, a hash of the id is appended.
     """
     plain = re.sub(r"[^a-z0-9]+", "-", job_id.lower()).strip("-")
     if plain == job_id and len(plain) <= MAX_NAME_LENGTH:
@@ -108,34 +89,34 @@ def job_name(job_id: str) -> str:
 
 
 def kubectl(verb: str, name: str, namespace: str | None = None, context: str | None = None) -> str:
-    """What to type to do that with a Kubernetes Job, without mops-jobs. What is not named is kubectl's own default."""
+    """Return a kubectl command on a Kubernetes Job. Without namespace or context, kubectl takes its own default."""
     words = ["kubectl", *(["--context", context] if context else []), *(["-n", namespace] if namespace else [])]
     return shlex.join([*words, verb, "job", name])
 
 
 def label_value(text: str) -> str:
-    """As much of a text as a label's value can hold."""
+    """Return the part of a text that fits into the value of a label."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:63].strip("._-")
 
 
 def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mapping[str, str]) -> dict[str, Any]:
-    """The Kubernetes Job that runs a job.
+    """Return the Kubernetes Job that runs a job.
 
     Args:
-        launch: what is to run.
-        namespace: where.
-        launch_id: a text drawn anew for each launch.
-        env: the environment of whoever launches, for defaults.
+        launch: what to run.
+        namespace: the namespace of the Job.
+        launch_id: a random text, a new one for each launch.
+        env: the environment of this process, for defaults.
 
     Raises:
-        UsageError: an option is unknown or makes no sense; names it.
+        UsageError: if an option is unknown or invalid.
     """
     options = _Options(launch.options)
     if not 1 <= launch.shards <= MAX_SHARDS:
-        raise UsageError(f"There is no running a job in {launch.shards} shards: use 1 to {MAX_SHARDS:,}.")
+        raise UsageError(f"invalid number of shards {launch.shards}: expected 1 to {MAX_SHARDS:,}.")
     if launch.registry_url.startswith(("sqlite:", "memory:")):
         raise UsageError(
-            f"A cluster cannot reach the registry {launch.registry_url}: it lies on this machine.",
+            f"A cluster cannot reach the registry {launch.registry_url}: it is on this machine.",
             hint="Name one that it can reach: --registry azure://container.",
         )
     shared = {"app.kubernetes.io/managed-by": MANAGED_BY, "app.kubernetes.io/name": MANAGED_BY}
@@ -156,7 +137,7 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
             "parallelism": options.number("parallelism", min(launch.shards, MAX_PARALLELISM), 1, MAX_PARALLELISM),
             "backoffLimitPerIndex": options.number("backoff_limit_per_index", DEFAULT_BACKOFF, 0, 1000),
             "ttlSecondsAfterFinished": options.number("ttl_seconds", DEFAULT_TTL_SECONDS, 0, 2**31 - 1),
-            # A pod that is evicted, preempted or on a node that goes away has not failed.
+            # A pod that is evicted, preempted or on a lost node has not failed.
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -168,10 +149,10 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
 
 
 def check_launch(launch: Launch, env: Mapping[str, str]) -> None:
-    """Refuse a launch that makes no sense, before anything of its job has been stored anywhere.
+    """Check the options of a launch before anything of its job is stored.
 
     Raises:
-        UsageError: so it is; says why.
+        UsageError: if an option is unknown or invalid.
     """
     namespace = check_namespace(launch.options.get("namespace") or "default")
     build_manifest(launch, namespace=namespace, launch_id="", env=env)
@@ -188,7 +169,7 @@ def _pod(
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        # The runner never talks to the API server. Workload identity brings a token of its own.
+        # The runner never talks to the API server. Workload identity has a token of its own.
         "automountServiceAccountToken": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [_container(launch, options, env)],
@@ -222,9 +203,9 @@ def _container(launch: Launch, options: _Options, env: Mapping[str, str]) -> dic
 
 
 def _arguments(launch: Launch, cores: int) -> list[str]:
-    """What follows `mops-jobs`. The index of the shard comes from Kubernetes, in JOB_COMPLETION_INDEX."""
+    """Return the arguments of `mops-jobs`. Kubernetes sets the index of the shard in JOB_COMPLETION_INDEX."""
     arguments = ["run", launch.job_id, "--registry", launch.registry_url, "--shards", str(launch.shards), "--echo"]
-    # In a container a process finds the cores of the whole node, not those that it was given.
+    # In a container, a process sees the cores of the whole node, not its own limit.
     arguments += ["--workers", str(launch.workers if launch.workers is not None else cores)]
     if launch.python is not None:
         arguments += ["--python", launch.python]
@@ -234,69 +215,70 @@ def _arguments(launch: Launch, cores: int) -> list[str]:
 
 
 def check_namespace(namespace: str) -> str:
-    """Return the name if a namespace can have it.
+    """Return the name of a namespace, unchanged.
 
     Raises:
-        UsageError: none can.
+        UsageError: if the name is invalid.
     """
     if not _DNS_LABEL.fullmatch(namespace):
-        raise UsageError(f"The option namespace cannot be '{namespace}': use lower-case letters, digits and hyphens.")
+        raise UsageError(f"invalid option namespace '{namespace}': expected lower-case letters, digits and hyphens.")
     return namespace
 
 
 def is_job_place(namespace: str, name: str) -> bool:
-    """Whether a cluster can have a Job of that name in that namespace. Anything else might lead elsewhere in a URL."""
+    """Whether namespace and name are valid for a Job. Other texts could change the path of the URL."""
     return _DNS_LABEL.fullmatch(namespace) is not None and len(name) <= MAX_DNS_NAME and bool(_DNS_NAME.fullmatch(name))
 
 
 class _Options:
-    """The options of a launch, read one by one."""
+    """Reads the options of a launch."""
 
-    def __init__(self, given: Mapping[str, str]) -> None:
-        unknown = sorted(given.keys() - set(OPTIONS))
+    def __init__(self, options: Mapping[str, str]) -> None:
+        unknown = sorted(options.keys() - set(OPTIONS))
         if unknown:
-            raise UsageError(f"The kubernetes engine has no option {', '.join(unknown)}: use {', '.join(OPTIONS)}.")
-        self._given = given
+            expected = f"expected one of {', '.join(OPTIONS)}"
+            raise UsageError(f"unknown option of the kubernetes engine {', '.join(unknown)}: {expected}.")
+        self._options = options
 
     def number(self, name: str, default: int, least: int, most: int) -> int:
-        text = self._given.get(name)
+        text = self._options.get(name)
         if text is None:
             return default
         if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
-            raise UsageError(f"The option {name} cannot be '{text}': use a whole number from {least} to {most:,}.")
+            raise UsageError(f"invalid option {name} '{text}': expected a whole number from {least} to {most:,}.")
         return int(text)
 
     def dns_name(self, name: str) -> str | None:
-        text = self._given.get(name)
+        text = self._options.get(name)
         if text is not None and (len(text) > MAX_DNS_NAME or not _DNS_NAME.fullmatch(text)):
-            raise UsageError(f"The option {name} cannot be '{text}': use lower-case letters, digits, hyphens and dots.")
+            raise UsageError(f"invalid option {name} '{text}': expected lower-case letters, digits, hyphens and dots.")
         return text
 
     def image(self, env: Mapping[str, str]) -> str:
-        image = self._given.get("image") or env.get(IMAGE_VARIABLE, "")
+        image = self._options.get("image") or env.get(IMAGE_VARIABLE, "")
         if not image:
             raise UsageError(
-                "The option image is missing: a cluster has to know what to run.",
+                "The option image is missing: the pods need one.",
                 hint=f"Name one with --image or {IMAGE_VARIABLE}; examples/kubernetes/Dockerfile makes one.",
             )
         if not image.isprintable() or re.search(r"\s", image):
-            raise UsageError(f"The option image cannot be {image!r}: use a name like registry.example/mops-jobs:1.")
+            raise UsageError(f"invalid option image {image!r}: expected a name like registry.example/mops-jobs:1.")
         return image
 
     def cpu(self) -> tuple[str, int]:
-        """The quantity of CPU, and the whole cores that it is good for, at least one."""
-        text = self._given.get("cpu", DEFAULT_CPU)
+        """Return the quantity of CPU, and the number of whole cores in it, at least one."""
+        text = self._options.get("cpu", DEFAULT_CPU)
         words = _CPU.fullmatch(text)
         cores = 0.0 if words is None else float(words[1]) if words[1] else int(words[2]) / 1000
         if cores <= 0:
-            raise UsageError(f"The option cpu cannot be '{text}': use a number of cores like 2, 0.5 or 500m.")
+            raise UsageError(f"invalid option cpu '{text}': expected a number of cores like 2, 0.5 or 500m.")
         return text, max(1, math.floor(cores))
 
     def memory(self) -> str | None:
-        text = self._given.get("memory")
+        text = self._options.get("memory")
         if text is None:
             return None
         words = _MEMORY.fullmatch(text)
         if words is None or float(words[1]) <= 0:
-            raise UsageError(f"The option memory cannot be '{text}': use a quantity like 512Mi or 4Gi.")
+            raise UsageError(f"invalid option memory '{text}': expected a quantity like 512Mi or 4Gi.")
         return text
