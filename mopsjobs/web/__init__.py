@@ -1,1 +1,1 @@
-"""The web page and its API. Both read the cache alone: no request reaches the registry, and nothing is changed."""
+"""The web page and its API. Both read the cache only: no request contacts the registry or changes anything."""

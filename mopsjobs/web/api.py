@@ -1,4 +1,4 @@
-"""The API: the same documents as those of the commands, from the cache."""
+"""The API: the JSON documents of the commands, read from the cache."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ METRICS = "/metrics"
 HEALTH = "/healthz"
 
 MAX_ANSWER_BYTES = 4_000_000
-"""Of jobs in one answer. Where that cuts it, a Link header leads to the rest (RFC 8288)."""
+"""Bytes of jobs in one response, at most. A Link header leads to the rest (RFC 8288)."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 PROBLEM = "application/problem+json"
-"""RFC 9457."""
+"""The media type of errors (RFC 9457)."""
 
 
 def add_routes(app: Flask, site: Site) -> None:
-    """Have the application answer under `/api/v1/`, `/metrics` and `/healthz`."""
+    """Add the routes `/api/v1/`, `/metrics` and `/healthz`."""
     handlers = _Handlers(site)
     app.add_url_rule("/api/v1/jobs", "api_jobs", handlers.jobs)
     app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
@@ -46,26 +46,26 @@ def add_routes(app: Flask, site: Site) -> None:
 
 
 def is_for_programs(path: str) -> bool:
-    """Whether what is there is read by programs: then errors are problem documents, too."""
+    """Whether programs read this path: its errors are then problem documents."""
     return path.startswith("/api/") or path in (METRICS, HEALTH)
 
 
 def problem(code: int, title: str, detail: str, hint: str | None) -> Response:
-    """An error as RFC 9457 has it, with a `hint` beside."""
+    """Return an error as a problem document (RFC 9457) with a `hint`."""
     content = {"title": title, "status": code, "detail": detail, "hint": hint}
     return Response(json.dumps(content) + "\n", code, mimetype=PROBLEM)
 
 
-def _within(texts: Iterator[str], most: int) -> list[str]:
-    """The first ones: as many as have so many bytes, and one at least."""
-    found: list[str] = []
+def _take_bytes(texts: Iterator[str], limit: int) -> list[str]:
+    """Return the first texts, up to `limit` bytes, but at least one."""
+    taken: list[str] = []
     size = 0
     for text in texts:
         size += len(text)
-        if found and size > most:
+        if taken and size > limit:
             break
-        found.append(text)
-    return found
+        taken.append(text)
+    return taken
 
 
 class _Handlers:
@@ -73,16 +73,16 @@ class _Handlers:
         self._site = site
 
     def jobs(self) -> Response:
-        """What `list --json` prints."""
+        """Return the document of `list --json`."""
         args = query_params.parse_query(query_params.api_query(), request.args.items(multi=True))
         if not 1 <= args.limit <= query_params.MAX_LIMIT:
-            raise UsageError(f"limit {args.limit} is not between 1 and {query_params.MAX_LIMIT}.")
+            raise UsageError(f"invalid limit {args.limit}: expected 1 to {query_params.MAX_LIMIT}.")
         now = self._site.app.now()
-        chosen, order = job_filter(args, now), filters.parse_sort(args.sort)
+        selected, order = job_filter(args, now), filters.parse_sort(args.sort)
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
-            page = job_queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
-            texts = _within(page.texts(skip=args.skip), MAX_ANSWER_BYTES)
+            page = job_queries.list_jobs(connection, selected, order=order, limit=args.limit, now=now.timestamp())
+            texts = _take_bytes(page.texts(skip=args.skip), MAX_ANSWER_BYTES)
             after = args.skip + len(texts)
             head = self._site.app.list_header(page, freshness) | {"returned": len(texts)}
             document = "".join(Document(head, items=("jobs", texts)).pieces(None))
@@ -96,42 +96,42 @@ class _Handlers:
         return response
 
     def job(self, job_id: str) -> Response:
-        """What `status JOB --json` prints."""
+        """Return the document of `status JOB --json`."""
         now = self._site.app.now().timestamp()
         job = self._site.read(lambda connection, _age: job_queries.find_job(connection, job_id, now=now))
         return Response("".join(Document(job).pieces(None)) + "\n", mimetype=JSON)
 
     def events(self) -> Response:
-        """What `events --json` prints: one event a line."""
+        """Return the lines of `events --json`, one event per line."""
         args = query_params.parse_query(query_params.events_query(), request.args.items(multi=True))
         if args.limit > query_params.MAX_LIMIT:
-            raise UsageError(f"limit {args.limit} is not between 1 and {query_params.MAX_LIMIT}.")
+            raise UsageError(f"invalid limit {args.limit}: expected 1 to {query_params.MAX_LIMIT}.")
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> str:
             cache = cache_id(connection)
             after = 0 if args.since is None else parse_cursor(connection, args.since)
-            found = read_events(connection, after, job_id=args.job, limit=args.limit)
-            return "".join(json.dumps(public_event(cache, one), allow_nan=False) + "\n" for one in found)
+            stored = read_events(connection, after, job_id=args.job, limit=args.limit)
+            return "".join(json.dumps(public_event(cache, event), allow_nan=False) + "\n" for event in stored)
 
         return Response(self._site.read(view), mimetype=NDJSON)
 
     def metrics(self) -> Response:
-        """What `metrics` prints, made once for each state of the cache."""
+        """Return the output of `metrics`, rendered once for each state of the cache."""
         now = self._site.app.now().timestamp()
 
-        def make(_number: int) -> str:
+        def render(_number: int) -> str:
             return self._site.read(
                 lambda connection, _age: metrics.render(connection, MetricsOptions(), now=now).decode()
             )
 
-        return Response(self._site.pages.get(METRICS, make), content_type=metrics.CONTENT_TYPE)
+        return Response(self._site.pages.get(METRICS, render), content_type=metrics.CONTENT_TYPE)
 
     def health(self) -> Response:
-        """Whether the server answers and has data; how fresh that is, it tells, but a stale cache is no illness."""
+        """Return 200 if the server has data, however old; the document says how old."""
         try:
             header = self._site.header()
         except MopsJobsError as error:
             header = {"synced_at": None, "age_seconds": None, "stale": True, "problem": str(error)}
-        is_well = header["synced_at"] is not None
-        told = {name: header[name] for name in ("synced_at", "age_seconds", "stale", "problem")}
-        return Response(json.dumps({"ok": is_well, **told}) + "\n", 200 if is_well else 503, mimetype=JSON)
+        is_ok = header["synced_at"] is not None
+        fields = {name: header[name] for name in ("synced_at", "age_seconds", "stale", "problem")}
+        return Response(json.dumps({"ok": is_ok, **fields}) + "\n", 200 if is_ok else 503, mimetype=JSON)

@@ -1,8 +1,8 @@
-"""One look at the cache for all browsers: a thread that sees it change, one that keeps it fresh, and what waits for it.
+"""Watch the cache and keep it fresh, once for all browsers: threads, the signal of a change, and rendered pages.
 
-A stream holds no queue. It waits for the number of the last change, and then reads for itself what is new; a browser
-that is slow, or was away, finds the newest state, and costs no memory meanwhile. Pages are made once for each change,
-however many browsers ask for them.
+A stream has no queue: it waits for the number of the last change, then reads what is new. So a slow browser costs no
+memory and finds the newest state. A page is rendered once per change, for any number of browsers. See
+docs/decisions/0028-page-server.md.
 """
 
 from __future__ import annotations
@@ -19,55 +19,53 @@ from mopsjobs.errors import MopsJobsError
 from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
 
 POLL_SECONDS = 0.5
-"""Between two looks at the cache. One is a pragma, some microseconds."""
-
+"""Seconds between two checks of the cache. A check is a pragma of some microseconds."""
 
 MAX_SHARE = 0.1
-"""Of its time that the thread spends in syncs, at most: a large embedded registry is then synced less often."""
+"""The share of time for syncs, at most: a large embedded registry is then synced less often."""
 
-
-KEPT_PAGES = 64
-
+MAX_PAGES = 64
+"""Rendered pages that are kept."""
 
 MAX_PAGE_AGE = 5.0
-"""Seconds. A page tells how long things take, so it does not stay right when nothing changes."""
+"""Seconds until a page is rendered again without a change, since it shows durations."""
 
 
 class ChangeSignal:
-    """The number of changes of the cache seen so far, and a way to wait for the next one."""
+    """Counts the changes of the cache, and lets threads wait for the next one."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._number = 0
         self.is_over = False
-        """Whether the server is about to end."""
+        """Whether the server is ending."""
 
     @property
     def number(self) -> int:
-        """How many there were."""
+        """The number of changes so far."""
         return self._number
 
     def add(self) -> None:
-        """Tell everybody of a change."""
+        """Count a change, and wake all threads that wait."""
         with self._condition:
             self._number += 1
             self._condition.notify_all()
 
     def end(self) -> None:
-        """Tell everybody that there will be no more."""
+        """Wake all threads that wait, since the server is ending."""
         with self._condition:
             self.is_over = True
             self._condition.notify_all()
 
     def wait(self, seen: int, seconds: float) -> int:
-        """Wait until there were more than `seen`, for so many seconds at most. Returns how many there were."""
+        """Wait for more changes than `seen`, up to `seconds`. Return the number of changes."""
         with self._condition:
             self._condition.wait_for(lambda: self._number > seen or self.is_over, seconds)
             return self._number
 
 
 class Watcher(threading.Thread):
-    """Looks whether anybody has changed the cache: this process, a sync from cron, a command on this machine."""
+    """Detects changes of the cache: by this process, a sync from cron, a command on this machine."""
 
     def __init__(self, app: App, changes: ChangeSignal) -> None:
         super().__init__(name="watcher", daemon=True)
@@ -77,24 +75,24 @@ class Watcher(threading.Thread):
         self._file: FileIdentity | None = None
 
     def run(self) -> None:
-        """Look until the end."""
+        """Check until the server ends."""
         seen: object = None
         while not self._changes.is_over:
-            now = self._look()
-            if now != seen:
-                seen = now
+            version = self._read_version()
+            if version != seen:
+                seen = version
                 self._changes.add()
             self._changes.wait(1 << 62, POLL_SECONDS)
         self._close()
 
-    def _look(self) -> object:
-        """What is another value after each change. A cache that was set aside and made anew is another file."""
+    def _read_version(self) -> object:
+        """Return a value that differs after each change. A cache that was replaced is another file."""
         try:
-            found = file_identity(self._app.cache.path)
-            if found != self._file:
+            file = file_identity(self._app.cache.path)
+            if file != self._file:
                 self._close()
                 self._connection = open_to_read(self._app.cache.path, self._app.settings.registry_id)
-                self._file = found
+                self._file = file
             if self._connection is None:
                 return None
             return (self._file, self._connection.execute("PRAGMA data_version").fetchone()[0])
@@ -110,7 +108,7 @@ class Watcher(threading.Thread):
 
 
 class Syncer(threading.Thread):
-    """Keeps the cache fresh. What goes wrong is shown, and tried again."""
+    """Syncs the cache regularly. Pages show the error of a failed sync, until the next one succeeds."""
 
     def __init__(self, app: App, changes: ChangeSignal, every: float) -> None:
         super().__init__(name="syncer", daemon=True)
@@ -118,26 +116,26 @@ class Syncer(threading.Thread):
         self._changes = changes
         self._every = every
         self.problem: str | None = None
-        """Why the last sync has failed; None when it has not."""
+        """Why the last sync failed; None if it did not."""
 
     def run(self) -> None:
-        """Sync until the end."""
+        """Sync until the server ends."""
         while not self._changes.is_over:
-            begun = self._app.monotonic()
+            started_at = self._app.monotonic()
             problem = self._sync()
             if problem != self.problem:
                 if problem is not None:
                     self._app.out.warn(problem)
                 self.problem = problem
                 self._changes.add()
-            spent = self._app.monotonic() - begun
-            end = self._app.monotonic() + max(self._every, spent * (1 / MAX_SHARE - 1))
-            while (left := end - self._app.monotonic()) > 0 and not self._changes.is_over:
+            spent = self._app.monotonic() - started_at
+            next_at = self._app.monotonic() + max(self._every, spent * (1 / MAX_SHARE - 1))
+            while (left := next_at - self._app.monotonic()) > 0 and not self._changes.is_over:
                 self._changes.wait(1 << 62, left)
 
     def _sync(self) -> str | None:
         try:
-            # As a view of an embedded registry does; elsewhere, a sync that is already running will do.
+            # Wait for another sync of an embedded registry, as commands do. Elsewhere, a running sync is enough.
             report = self._app.cache.sync(wait=None if self._app.settings.is_local else 0.0)
             holder, now = (self._app.cache.sync_holder() if report is None else None), self._app.now()
             if holder is not None and holder.is_stalled(now):
@@ -145,35 +143,40 @@ class Syncer(threading.Thread):
             self._app.cache.sync_events()
         except MopsJobsError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the page goes on, and shows it
+        except Exception as error:  # noqa: BLE001 - the server goes on after any error, and shows it
             return f"Unexpected: {type(error).__name__}: {error}"
         return None
 
 
 class PageCache:
-    """Pages as they were made last, each for the state of the cache that it shows."""
+    """Keeps rendered pages until the cache changes."""
 
     def __init__(self, changes: ChangeSignal, monotonic: Callable[[], float]) -> None:
         self._changes = changes
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._made: OrderedDict[str, _Page] = OrderedDict()
+        self._pages: OrderedDict[str, _Page] = OrderedDict()
 
-    def get(self, key: str, make: Callable[[int], str], *, max_age: float = MAX_PAGE_AGE) -> str:
-        """The page under `key`, made anew if the cache has changed since, or the page is too old.
+    def get(self, key: str, render: Callable[[int], str], *, max_age: float = MAX_PAGE_AGE) -> str:
+        """Return the page under `key`; render it again if the cache has changed or the page is too old.
 
-        `make` is told the number of the last change. Whoever else wants the page meanwhile waits for it.
+        Other requests for the page wait for it meanwhile.
+
+        Args:
+            key: names the page.
+            render: renders the page for the number of the last change.
+            max_age: seconds.
         """
         with self._lock:
-            page = self._made.setdefault(key, _Page())
-            self._made.move_to_end(key)
-            while len(self._made) > KEPT_PAGES:
-                self._made.popitem(last=False)
+            page = self._pages.setdefault(key, _Page())
+            self._pages.move_to_end(key)
+            while len(self._pages) > MAX_PAGES:
+                self._pages.popitem(last=False)
         with page.lock:
-            number = self._changes.number  # before the page is made: a change meanwhile makes it old at once
-            if page.text is None or page.number != number or self._monotonic() - page.at > max_age:
-                page.text = make(number)
-                page.number, page.at = number, self._monotonic()
+            number = self._changes.number  # read first, so that a change meanwhile makes the page old at once
+            if page.text is None or page.number != number or self._monotonic() - page.rendered_at > max_age:
+                page.text = render(number)
+                page.number, page.rendered_at = number, self._monotonic()
             return page.text
 
 
@@ -182,4 +185,4 @@ class _Page:
         self.lock = threading.Lock()
         self.text: str | None = None
         self.number = -1
-        self.at = 0.0
+        self.rendered_at = 0.0

@@ -1,8 +1,8 @@
-"""Connections of `serve`, and threads for their requests, shared out so that no client takes them from the others.
+"""Limit the connections and threads of `serve`, so that no client takes them from the others.
 
-A connection is busy while a request of it waits for a thread or has one. Others can be ended at any time: they are
-half-open (a request has begun, or never came), idle, or still have an answer to send. Only the oldest of them have to
-go, so a new client always gets in.
+A connection is busy while one of its requests waits for a thread or has one. The others may be closed at any time: they
+are half-open (the request is incomplete), idle, or still send a response. The oldest of them are closed first, so a new
+client always gets in. See docs/decisions/0035-connections-of-the-page.md.
 """
 
 from __future__ import annotations
@@ -20,41 +20,36 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
 REQUEST_SECONDS = 10.0
-"""How long a request may take to arrive, its first one from the start of the connection on."""
-
+"""How long a request may take to arrive; the first one counts from the start of the connection."""
 
 IDLE_SECONDS = 60.0
-"""How long a connection may lie between two requests, or take nothing of an answer."""
-
+"""How long a connection may be idle between two requests, or accept nothing of a response."""
 
 MAX_PER_PEER = 64
-"""Connections of one address that are not busy."""
-
+"""Connections per address that are not busy, at most."""
 
 MAX_CONNECTIONS = 400
 
-
 MAX_QUEUED = 64
-"""Requests of one lane that wait for a thread."""
+"""Requests per lane that wait for a thread, at most."""
 
-
-LOOK_SECONDS = 1.0
-
+CHECK_SECONDS = 1.0
+"""How often late connections are looked for."""
 
 ACCEPTED_AT_ONCE = 64
-
+"""Connections that are accepted before other events are handled, at most."""
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Parser(HTTPRequestParser):
-    """waitress's own, stricter where two servers could see two different requests in the same bytes."""
+    """The parser of waitress, which also refuses bytes that two servers could read as different requests."""
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the header.
 
         Raises:
-            ParsingError: if it has both Content-Length and Transfer-Encoding; it was read by the latter.
+            ParsingError: if it has both Content-Length and Transfer-Encoding.
         """
         super().parse_header(header_plus)
         if "CONTENT_LENGTH" in self.headers and (self.chunked or "TRANSFER_ENCODING" in self.headers):
@@ -62,47 +57,47 @@ class Parser(HTTPRequestParser):
 
 
 class Channel(HTTPChannel):
-    """One connection, and since when the server waits for its client."""
+    """A connection, with the time since which the server waits for its client."""
 
     parser_class = Parser
 
     def __init__(self, server: PageServer, *args: Any, **named: Any) -> None:
         self.since = time.monotonic()
-        """When it was opened, its request began, or something of an answer was sent last."""
+        """When the connection was opened, its request began, or a part of a response was last sent."""
         self._is_new = True
         self._is_served = True
         super().__init__(server, *args, **named)
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request of it waits for a thread, or has one."""
+        """Whether one of its requests waits for a thread, or has one."""
         return bool(self.requests) or not self._is_served
 
     def is_late(self, now: float) -> bool:
-        """Whether its client has had its time."""
+        """Whether the client has exceeded its time."""
         is_half_open = self._is_new or self.request is not None
         limit = REQUEST_SECONDS if is_half_open and not self.total_outbufs_len else IDLE_SECONDS
         return not self.is_busy and (self.will_close or now - self.since > limit)
 
     def received(self, data: bytes) -> bool:
-        """Take what has come in."""
+        """Handle data from the client."""
         begins = self.request is None
-        taken = bool(super().received(data))
+        is_accepted = bool(super().received(data))
         if self.requests:
             self._is_new = self._is_served = False
         elif begins and self.request is not None:
             self.since = time.monotonic()
-        return taken
+        return is_accepted
 
     def service(self) -> None:
-        """Answer a request, in a thread."""
+        """Answer a request; called in a thread."""
         super().service()
         self.since = time.monotonic()
         if not self.requests:
             self._is_served = True
 
     def refuse(self) -> None:
-        """Answer that the server is busy, without a thread."""
+        """Answer that the server is busy, without using a thread."""
         self.requests = []
         self.write_soon(BUSY)
         self.close_when_flushed = True
@@ -116,26 +111,26 @@ class Channel(HTTPChannel):
 
 
 class PageServer(TcpWSGIServer):
-    """waitress's server, with lanes of threads, deadlines, and room for who comes."""
+    """The server of waitress, with lanes of threads, deadlines, and limits on connections."""
 
     channel_class = Channel
     active_channels: dict[int, Channel]  # type: ignore[assignment]
 
     def __init__(
-        self, app: Any, listening: socket.socket, lanes: dict[str, int], lane_of: Callable[[str], str], **how: Any
+        self, app: Any, listening: socket.socket, lanes: dict[str, int], lane_of: Callable[[str], str], **settings: Any
     ) -> None:
         """Start the threads.
 
         Args:
-            app: the application.
+            app: the WSGI application.
             listening: the socket.
-            lanes: how many threads each lane has; requests of one lane never wait for those of another.
-            lane_of: the lane of a request, by its path.
-            how: waitress's settings.
+            lanes: the number of threads per lane; requests of one lane never wait for those of another.
+            lane_of: returns the lane of a request, by its path.
+            settings: the settings of waitress.
         """
         self._lanes = {name: ThreadedTaskDispatcher() for name in lanes}
         self._lane_of = lane_of
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._has_new = False
         for name, threads in lanes.items():
             self._lanes[name].set_thread_count(threads)
@@ -144,13 +139,13 @@ class PageServer(TcpWSGIServer):
             app,
             _sock=listening,
             dispatcher=next(iter(self._lanes.values())),
-            adj=Adjustments(**how),
+            adj=Adjustments(**settings),
             bind_socket=False,
             sockinfo=sockinfo,
         )
 
     def add_task(self, channel: Channel) -> None:  # type: ignore[override]
-        """Have a thread of its lane answer the request of a connection; refuse it where too many wait."""
+        """Queue a request for the threads of its lane, or refuse it if too many wait."""
         lane = self._lanes[self._lane_of(getattr(channel.requests[0], "path", ""))]
         if len(lane.queue) >= MAX_QUEUED:
             channel.refuse()
@@ -158,7 +153,7 @@ class PageServer(TcpWSGIServer):
             lane.add_task(channel)  # type: ignore[arg-type]
 
     def handle_accept(self) -> None:
-        """Accept the connections that wait."""
+        """Accept waiting connections."""
         for _ in range(ACCEPTED_AT_ONCE):
             before = len(self.active_channels)
             super().handle_accept()
@@ -167,10 +162,10 @@ class PageServer(TcpWSGIServer):
             self._has_new = True
 
     def readable(self) -> bool:
-        """Whether connections are accepted: always. Called before each wait, when no event of theirs is pending."""
+        """Return True: new connections are always accepted. Close late ones before each wait."""
         now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
+        if now >= self._next_check:
+            self._next_check = now + CHECK_SECONDS
             _close(channel for channel in self.active_channels.values() if channel.is_late(now))
         if self._has_new:
             self._has_new = False
@@ -186,7 +181,7 @@ class PageServer(TcpWSGIServer):
         self.close()
 
     def _make_room(self) -> None:
-        """Close the oldest connections that are not busy: of an address that has too many, and of all."""
+        """Close the oldest connections that are not busy: of each address with too many, then of all."""
         by_peer: dict[str, list[Channel]] = defaultdict(list)
         for channel in self.active_channels.values():
             if not channel.is_busy:
@@ -194,9 +189,9 @@ class PageServer(TcpWSGIServer):
         for channels in by_peer.values():
             channels.sort(key=lambda channel: channel.since)
             _close(channels[:-MAX_PER_PEER])
-        if (over := len(self.active_channels) - MAX_CONNECTIONS) > 0:
-            rest = sorted((one for one in self.active_channels.values() if not one.is_busy), key=lambda one: one.since)
-            _close(rest[:over])
+        if (excess := len(self.active_channels) - MAX_CONNECTIONS) > 0:
+            closable = [channel for channel in self.active_channels.values() if not channel.is_busy]
+            _close(sorted(closable, key=lambda channel: channel.since)[:excess])
 
 
 def _close(channels: Iterable[Channel]) -> None:

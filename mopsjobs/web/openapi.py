@@ -1,4 +1,4 @@
-"""The OpenAPI document of the API. Jobs, listings and events are described by the schemas that ship for `--json`."""
+"""The OpenAPI document of the API. Jobs, listings and events use the JSON Schemas of `--json`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from mopsjobs.web.query_params import MAX_LIMIT
 _WORDS = "|".join([*JobStatus, *GROUPS])
 _SORT = "|".join(SORTS)
 _HEALTH: dict[str, Any] = {
-    "description": "How the server is.",
+    "description": "The state of the server.",
     "type": "object",
     "required": ["ok", "synced_at", "age_seconds", "stale", "problem"],
     "properties": {
         "ok": {"description": "Whether there is data to show, however old.", "type": "boolean"},
         "synced_at": {"description": "When the last complete sync began.", "type": ["string", "null"]},
         "age_seconds": {"description": "Seconds since then.", "type": ["number", "null"]},
-        "stale": {"description": "Whether the data is older than it should be.", "type": "boolean"},
-        "problem": {"description": "Why the last sync has failed; null if it has not.", "type": ["string", "null"]},
+        "stale": {
+            "description": "Whether the data is too old, or the last sync failed.",
+            "type": "boolean",
+        },
+        "problem": {"description": "Why the last sync failed; null if it did not.", "type": ["string", "null"]},
     },
 }
 _WHEN = r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"
@@ -32,14 +35,14 @@ _WHEN = r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"
 
 @cache
 def document() -> dict[str, Any]:
-    """The document."""
+    """Return the document."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "mops-jobs",
             "version": __version__,
-            "description": "Batch jobs, read from a local cache of their registry. Reading only; no request here "
-            "reaches the registry.",
+            "description": "Batch jobs, read from a local cache of their registry. The API is read-only. "
+            "Requests never contact the registry.",
         },
         "paths": {
             "/api/v1/jobs": _get("Jobs, as `list --json` prints them", "list", *_job_parameters()),
@@ -50,7 +53,7 @@ def document() -> dict[str, Any]:
                     "name": "job_id",
                     "in": "path",
                     "required": True,
-                    "description": "Its id, the only id that begins so, or @latest.",
+                    "description": "The id of a job, a unique prefix of it, or @latest.",
                     "schema": {"type": "string", "minLength": 1},
                 },
                 missing=True,
@@ -66,7 +69,7 @@ def document() -> dict[str, Any]:
                 "event": _schema("event"),
                 "health": _HEALTH,
                 "problem": {
-                    "description": "An error, as RFC 9457 has it.",
+                    "description": "An error (RFC 9457).",
                     "type": "object",
                     "required": ["title", "status", "detail", "hint"],
                     "properties": {
@@ -96,28 +99,28 @@ def _events() -> dict[str, Any]:
         }
     }
     parameters = [
-        _parameter("job", {"type": "string"}, "Of this job alone."),
-        _parameter("since", {"type": "string"}, "Only those after the event with this `cursor`."),
-        _parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "At most so many."),
+        _parameter("job", {"type": "string"}, "Only events of this job."),
+        _parameter("since", {"type": "string"}, "Only events after the one with this `cursor`."),
+        _parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "The number of events, at most."),
     ]
-    summary = "Events, one JSON object a line, as `events --json` prints them"
+    summary = "Events, one JSON object per line, as `events --json` prints them"
     return {"get": {"summary": summary, "parameters": parameters, "responses": _responses(content, missing=False)}}
 
 
 def _metrics() -> dict[str, Any]:
     content = {"text/plain": {"schema": {"type": "string"}}}
     responses = _responses(content, missing=False)
-    del responses["400"]  # it takes no parameters, and minds none
+    del responses["400"]  # parameters are ignored
     return {"get": {"summary": "Metrics in Prometheus' text format, as `metrics` prints them", "responses": responses}}
 
 
 def _health() -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/health"}}}
     responses = {
-        "200": {"description": "It answers, and has data, however old.", "content": content},
-        "503": {"description": "It answers, and has no data yet, or cannot use what it has.", "content": content},
+        "200": {"description": "The server has data, however old.", "content": content},
+        "503": {"description": "The server has no data yet, or cannot use its cache.", "content": content},
     }
-    return {"get": {"summary": "Whether the server is well, for who supervises it", "responses": responses}}
+    return {"get": {"summary": "Whether the server is healthy, for a supervisor", "responses": responses}}
 
 
 def _job_parameters() -> list[dict[str, Any]]:
@@ -125,34 +128,40 @@ def _job_parameters() -> list[dict[str, Any]]:
     when = {"type": "string", "pattern": _WHEN}
     return [
         _parameter(
-            "hours", {"type": "number", "exclusiveMinimum": 0, "maximum": 876000}, "Changed in the last N hours."
+            "hours",
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 876000},
+            "Only jobs changed in the last N hours.",
         ),
-        _parameter("since", when, "Created or changed since: a duration ago, or RFC 3339. Not with `hours`."),
-        _parameter("until", when, "Created before."),
+        _parameter("since", when, "Only jobs created or changed since: a duration ago, or RFC 3339. Not with `hours`."),
+        _parameter("until", when, "Only jobs created before: a duration ago, or RFC 3339."),
         _parameter(
             "status",
             {"type": "string", "pattern": f"^({_WORDS})(,({_WORDS}))*$"},
-            "With one of these statuses, or of the groups active and done.",
+            "Only jobs with one of these statuses, or of the groups active and done.",
         ),
-        _parameter("name", text, "Whose id or Kubernetes name fits this glob."),
-        _parameter("label", {"type": "array", "items": text}, "With this label, `key=value` or `key`; repeat."),
-        _parameter("namespace", text, "In this Kubernetes namespace."),
-        _parameter("owner", text, "Of this owner."),
-        _parameter("stuck", {"type": "boolean"}, "Active, but silent or marked as suspect."),
+        _parameter("name", text, "Only jobs whose id or Kubernetes name matches this glob."),
+        _parameter(
+            "label",
+            {"type": "array", "items": text},
+            "Only jobs with this label: `key=value` or `key`. Repeat for more.",
+        ),
+        _parameter("namespace", text, "Only jobs in this Kubernetes namespace."),
+        _parameter("owner", text, "Only jobs of this owner."),
+        _parameter("stuck", {"type": "boolean"}, "Only active jobs without a sign of life, or marked as suspect."),
         _parameter(
             "sort",
             {"type": "string", "pattern": f"^-?({_SORT})(,-?({_SORT}))*$", "default": DEFAULT_SORT},
-            "In this order; - for descending.",
+            "The order of the jobs; - for descending.",
         ),
         _parameter(
             "limit",
             {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-            "At most so many; active jobs are never cut.",
+            "The number of jobs, at most; active jobs are never left out.",
         ),
         _parameter(
             "skip",
             {"type": "integer", "minimum": 0, "maximum": 999_999_999_999, "default": 0},
-            "Without the first so many. Answers end after 4 MB; a Link header with rel=next then leads to the rest.",
+            "Leave out this many jobs. Responses end after 4 MB; a Link header with rel=next then leads to the rest.",
         ),
     ]
 
@@ -164,23 +173,23 @@ def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str,
 def _responses(content: dict[str, Any], *, missing: bool) -> dict[str, Any]:
     error = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/problem"}}}
     responses = {
-        "200": {"description": "What was asked for.", "content": content},
-        "400": {"description": "A parameter makes no sense.", "content": error},
+        "200": {"description": "The requested data.", "content": content},
+        "400": {"description": "A parameter is unknown or invalid.", "content": error},
         "503": {"description": "The cache has never been filled, or cannot be used.", "content": error},
     }
     if missing:
-        responses["404"] = {"description": "There is no such job, or several begin so.", "content": error}
+        responses["404"] = {"description": "There is no such job, or several ids have this prefix.", "content": error}
     return responses
 
 
 def _schema(name: str) -> dict[str, Any]:
     text = files("mopsjobs").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    found.pop("$schema", None)
-    return found
+    schema: dict[str, Any] = json.loads(text)
+    schema.pop("$schema", None)
+    return schema
 
 
 def _with_jobs(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a listing, whose jobs are described beside it."""
+    """Return the schema of a listing, with a reference to the schema of a job."""
     schema["properties"]["jobs"]["items"] = {"$ref": "#/components/schemas/job"}
     return schema

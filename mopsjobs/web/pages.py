@@ -1,4 +1,4 @@
-"""The pages. A handler reads the cache, has `shown` turn that into texts, and a template puts them in place."""
+"""The pages: a handler reads the cache, `view_models` makes texts of that, and a template renders them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,16 @@ from mopsjobs.web.security import protect
 from mopsjobs.web.site import Site
 
 SHOWN_EVENTS = 200
-"""The last ones of a job, when its page is opened; those that come in later are added."""
-
+"""The last events on the page of a job when it is opened; the script adds later ones."""
 
 LEVEL_STEPS = 240
-"""Moments at which jobs are counted for a chart over time."""
-
+"""Points of a chart over time."""
 
 SHOWN_GROUPS = 15
+"""Owners or labels in a table of the charts, at most."""
 
-
-CHARTS_AGE = 60.0
-"""Seconds for which the charts stay as they are, whatever changes: they read every job."""
-
+MAX_CHARTS_AGE = 60.0
+"""Seconds until the charts are rendered again; they read every job, so changes do not matter."""
 
 COLUMNS = (
     ("name", "Job"),
@@ -49,34 +46,34 @@ COLUMNS = (
     ("updated", "Updated"),
     ("duration", "Duration"),
 )
-"""Of the table of jobs: what `sort` calls them, and their heads."""
+"""Columns of the table of jobs: their names in `sort`, and their titles."""
 
 
 def make_app(site: Site, names: frozenset[str]) -> Flask:
-    """The application.
+    """Return the application.
 
     Args:
-        site: what it shows.
-        names: the names it answers to, as a Host header has them.
+        site: the shared state.
+        names: the names that the server answers to, as in a Host header.
     """
     app = Flask(__name__, static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = True
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    # What a template shows came from a record: nothing in it may turn the writing direction. Escaping comes after.
+    # Values come from records: control characters, as those for the direction of text, are removed before escaping.
     app.jinja_env.filters["lines"] = view_models.lines
     app.jinja_env.finalize = lambda value: (
         strip_control_characters(value) if type(value) is str else "" if value is None else value
     )
     protect(app, names)
-    seats = threading.BoundedSemaphore(sse.MAX_STREAMS)
+    stream_slots = threading.BoundedSemaphore(sse.MAX_STREAMS)
     view = _Views(app, site)
     app.add_url_rule("/", "index", lambda: redirect("/jobs", 302))
     app.add_url_rule("/jobs", "jobs", view.jobs)
     app.add_url_rule("/jobs/<path:job_id>", "job", view.job)
     app.add_url_rule("/charts", "charts", view.charts)
-    app.add_url_rule("/live", "live", lambda: sse.open_stream(site, seats))
+    app.add_url_rule("/live", "live", lambda: sse.open_stream(site, stream_slots))
     api.add_routes(app, site)
     preload(app)
     app.register_error_handler(HTTPException, view.http_error)
@@ -86,32 +83,31 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
 
 
 class _Views:
-    """The handlers of the pages, and of what goes wrong."""
+    """The handlers of the pages and of errors."""
 
     def __init__(self, app: Flask, site: Site) -> None:
         self._app = app
         self._site = site
 
     def jobs(self) -> str:
-        """The table of jobs."""
-        query = list(request.args.items(multi=True))
-        wanted = query_params.JobsPageQuery(query, self._site.app.now())
+        """Return the table of jobs."""
+        params = list(request.args.items(multi=True))
+        query = query_params.JobsPageQuery(params, self._site.app.now())
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()
-            counts = job_queries.count_by_status(connection, wanted.all_statuses)
-            chosen = wanted.chosen
+            counts = job_queries.count_by_status(connection, query.filter_any_status)
             total = (
                 sum(counts.values())
-                if not wanted.statuses
-                else sum(job_queries.count_by_status(connection, chosen).values())
+                if not query.statuses
+                else sum(job_queries.count_by_status(connection, query.filter).values())
             )
-            found = job_queries.page_of_jobs(
+            jobs = job_queries.page_of_jobs(
                 connection,
-                chosen,
-                order=wanted.order,
+                query.filter,
+                order=query.order,
                 limit=query_params.PAGE_SIZE,
-                offset=(wanted.page - 1) * query_params.PAGE_SIZE,
+                offset=(query.page - 1) * query_params.PAGE_SIZE,
                 now=now,
             )
             broken = len(job_queries.unreadable_records(connection))
@@ -119,26 +115,26 @@ class _Views:
                 "header": self._site.header_of(connection, freshness),
                 "counts": counts,
                 "total": total,
-                "rows": [view_models.row(job, now) for job in found],
+                "rows": [view_models.row(job, now) for job in jobs],
                 "broken": broken,
             }
 
-        def make(number: int) -> str:
+        def render(number: int) -> str:
             data = self._site.read(view)
-            return self._rendered(
+            return self._render(
                 "jobs.html",
                 number,
-                wanted=wanted,
-                pills=_pills(wanted, query, data["counts"]),
-                columns=_columns(wanted, query),
-                paging=_paging(wanted, query, data["total"]),
+                query=query,
+                pills=_pills(query, params, data["counts"]),
+                columns=_columns(query, params),
+                paging=_paging(query, params, data["total"]),
                 **data,
             )
 
-        return self._site.pages.get(request.full_path, make)
+        return self._site.pages.get(request.full_path, render)
 
     def job(self, job_id: str) -> str | Response:
-        """One job."""
+        """Return the page of a job."""
         kind = "log" if request.args.get("show") == "log" else None
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
@@ -146,19 +142,19 @@ class _Views:
             job = job_queries.find_job(connection, job_id, now=now)
             whole_id = str(job["job_id"])
             events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS, kind=kind)
-            seen = event_queries.last_events(connection, whole_id, limit=1)
+            newest = event_queries.last_events(connection, whole_id, limit=1)
             return {
                 "header": self._site.header_of(connection, freshness),
                 "row": view_models.row(job, now),
                 "job": job,
                 "since": None if job["status_since"] is None else view_models.moment(job["status_since"], now),
-                "facts": view_models.facts(job, now),
+                "fields": view_models.fields(job, now),
                 "parent": job["parent_job_id"],
                 "outputs": view_models.outputs(job),
                 "timeline": view_models.timeline(job, now),
                 "progress": view_models.progress_chart(event_queries.progress_points(connection, whole_id)),
-                "events": [view_models.event(one) for one in sorted(events, key=view_models.event_time)],
-                "cursor": make_cursor(cache_id(connection), seen[-1].seq if seen else 0),
+                "events": [view_models.event(event) for event in sorted(events, key=view_models.event_time)],
+                "cursor": make_cursor(cache_id(connection), newest[-1].seq if newest else 0),
                 "show": kind or "",
                 "next": next_command(job, stale=freshness.stale),
                 "commands": next_commands(job),
@@ -166,20 +162,20 @@ class _Views:
             }
 
         return self._site.pages.get(
-            request.full_path, lambda number: self._rendered("job.html", number, **self._site.read(view))
+            request.full_path, lambda number: self._render("job.html", number, **self._site.read(view))
         )
 
     def charts(self) -> str:
-        """Charts over the whole cache."""
+        """Return the charts."""
         args = query_params.parse_query(query_params.charts_query(), request.args.items(multi=True))
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()
             since = now - args.days * charts.DAY
             step = (now - since) / LEVEL_STEPS
-            chosen = query_params.chart_filter(args)
-            counts = job_queries.count_by_status(connection, chosen)
-            with charts.charted_jobs(connection, chosen, since):
+            selected = query_params.chart_filter(args)
+            counts = job_queries.count_by_status(connection, selected)
+            with charts.charted_jobs(connection, selected, since):
                 days = charts.days(connection, since=since + charts.DAY, until=now)
                 levels = charts.levels(connection, since=since, until=now, step=step)
                 owners = charts.by_owner(connection, limit=SHOWN_GROUPS)
@@ -194,11 +190,11 @@ class _Views:
                 "days": [view_models.day_row(day) for day in reversed(days)],
                 "owners": _groups(owners, "owner", args),
                 "labels": _groups(labels, "label", args),
-                "pills": _charted(counts, args),
+                "pills": _chart_pills(counts, args),
             }
 
-        def make(number: int) -> str:
-            return self._rendered(
+        def render(number: int) -> str:
+            return self._render(
                 "charts.html",
                 number,
                 args=args,
@@ -207,9 +203,9 @@ class _Views:
                 **self._site.read(view),
             )
 
-        return self._site.charts.get(request.full_path, make, max_age=CHARTS_AGE)
+        return self._site.charts.get(request.full_path, render, max_age=MAX_CHARTS_AGE)
 
-    def _rendered(self, name: str, number: int, **values: Any) -> str:
+    def _render(self, name: str, number: int, **values: Any) -> str:
         site = self._site
         template = self._app.jinja_env.get_template(name)
         return template.render(
@@ -222,56 +218,56 @@ class _Views:
             **values,
         )
 
-    # --- what goes wrong -----------------------------------------------------------------------------------------
+    # --- errors --------------------------------------------------------------------------------------------------
 
     def http_error(self, error: HTTPException) -> Response:
-        """Not found and its kind."""
+        """Answer an error of HTTP, as not found."""
         if error.response is not None:
             return error.response  # type: ignore[return-value]
         return self._error(error.code or 500, error.name, error.description or "", None)
 
     def refused(self, error: MopsJobsError) -> Response:
-        """An error of ours: the words of the command, with the code of HTTP that fits."""
+        """Answer an error of mops-jobs: the message of the command, with the matching HTTP status."""
         code = 400 if isinstance(error, UsageError) else 404 if isinstance(error, JobError) else 503
         return self._error(
             code, {400: "Bad Request", 404: "Not Found"}.get(code, "Unavailable"), str(error), error.hint
         )
 
     def unexpected(self, error: Exception) -> Response:
-        """Whatever else: the server goes on."""
+        """Answer any other error; the server goes on."""
         self._site.app.out.warn(f"{request.path}: {type(error).__name__}: {error}")
         return self._error(
-            500, "Internal Server Error", "Something unexpected went wrong; the server's output tells.", None
+            500, "Internal Server Error", "An unexpected error occurred. See the messages of the server.", None
         )
 
     def _error(self, code: int, title: str, detail: str, hint: str | None) -> Response:
         if api.is_for_programs(request.path):
             return api.problem(code, title, detail, hint)
         try:
-            text = self._rendered(
+            text = self._render(
                 "error.html", 0, header=self._site.header(), code=code, title=title, detail=detail, hint=hint
             )
-        except MopsJobsError:  # the cache cannot be used, and so the header cannot tell its age
+        except MopsJobsError:  # without a usable cache, there is no age for the head of the page
             return Response(f"{title}: {strip_control_characters(detail)}\n", code, mimetype="text/plain")
         return Response(text, code, mimetype="text/html")
 
 
-def _link(query: list[tuple[str, str]], changes: Mapping[str, str]) -> str:
-    """The page with another value, or without one where it is empty; always from its first page on."""
-    kept = [(name, value) for name, value in query if name not in changes and name != "page" and value]
-    return "?" + urlencode([*kept, *((name, value) for name, value in changes.items() if value)])
+def _link(params: list[tuple[str, str]], changes: Mapping[str, str]) -> str:
+    """Return the query string with changed values, without empty ones, and for the first page."""
+    others = [(name, value) for name, value in params if name not in changes and name != "page" and value]
+    return "?" + urlencode([*others, *((name, value) for name, value in changes.items() if value)])
 
 
 def _pills(
-    wanted: query_params.JobsPageQuery, query: list[tuple[str, str]], counts: Mapping[str, int]
+    query: query_params.JobsPageQuery, params: list[tuple[str, str]], counts: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """A link for each status: to its jobs alone, or, from there, back to all."""
+    """Return a link for each status: to its jobs only, and from there back to all."""
     pills = [
-        {"name": "all", "count": sum(counts.values()), "on": not wanted.statuses, "to": _link(query, {"status": ""})}
+        {"name": "all", "count": sum(counts.values()), "on": not query.statuses, "to": _link(params, {"status": ""})}
     ]
     for name in view_models.STATUSES:
-        on = name in wanted.statuses
-        to = _link(query, {"status": "" if wanted.statuses == {name} else name})
+        on = name in query.statuses
+        to = _link(params, {"status": "" if query.statuses == {name} else name})
         pills.append(
             {"name": name, "status": view_models.status(name), "count": counts.get(name, 0), "on": on, "to": to}
         )
@@ -283,12 +279,16 @@ def _pills(
     return pills
 
 
-def _charted(counts: Mapping[str, int], args: Any) -> list[dict[str, Any]]:
-    """The statuses of the jobs in the charts, in the order in which a job passes them; each leads to those jobs."""
-    kept = {"owner": args.owner or "", "label": args.label or ""}
+def _chart_pills(counts: Mapping[str, int], args: Any) -> list[dict[str, Any]]:
+    """Return a link for each status of the jobs in the charts, in the order in which a job passes them."""
+    filters = {"owner": args.owner or "", "label": args.label or ""}
     known = [name for name in view_models.STATUSES if name in counts]
     return [
-        {"status": view_models.status(name), "count": counts[name], "to": "/jobs" + _link([], {"status": name, **kept})}
+        {
+            "status": view_models.status(name),
+            "count": counts[name],
+            "to": "/jobs" + _link([], {"status": name, **filters}),
+        }
         for name in known
     ] + [
         {"status": view_models.status(name), "count": count, "to": None}
@@ -297,41 +297,42 @@ def _charted(counts: Mapping[str, int], args: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _columns(wanted: query_params.JobsPageQuery, query: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The heads of the table: each sorts by its column, and the other way round when that is done already."""
-    first = wanted.sort.partition(",")[0].strip()
-    found = []
+def _columns(query: query_params.JobsPageQuery, params: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the heads of the table: each links to the order by its column, or to the reverse of that."""
+    first = query.sort.partition(",")[0].strip()
+    columns = []
     for name, title in COLUMNS:
         order = {name: "ascending", f"+{name}": "ascending", f"-{name}": "descending"}.get(first)
-        turned = f"-{name}" if order == "ascending" else name
-        start = f"-{name}" if order is None and name in ("created", "updated", "duration", "progress") else turned
-        found.append({"name": name, "title": title, "order": order, "to": _link(query, {"sort": start})})
-    return found
+        reverse = f"-{name}" if order == "ascending" else name
+        is_newest_first = order is None and name in ("created", "updated", "duration", "progress")
+        to = _link(params, {"sort": f"-{name}" if is_newest_first else reverse})
+        columns.append({"name": name, "title": title, "order": order, "to": to})
+    return columns
 
 
-def _paging(wanted: query_params.JobsPageQuery, query: list[tuple[str, str]], total: int) -> dict[str, Any]:
+def _paging(query: query_params.JobsPageQuery, params: list[tuple[str, str]], total: int) -> dict[str, Any]:
     last = max(1, -(-total // query_params.PAGE_SIZE))
-    begin = (wanted.page - 1) * query_params.PAGE_SIZE
+    begin = (query.page - 1) * query_params.PAGE_SIZE
 
     def to(page: int) -> str | None:
-        return _link(query, {}) + f"&page={page}" if 1 <= page <= last and page != wanted.page else None
+        return _link(params, {}) + f"&page={page}" if 1 <= page <= last and page != query.page else None
 
     return {
-        "page": wanted.page,
+        "page": query.page,
         "pages": last,
         "begin": begin + 1,
         "end": min(begin + query_params.PAGE_SIZE, total),
-        "before": to(min(wanted.page - 1, last)),
-        "after": to(wanted.page + 1),
+        "before": to(min(query.page - 1, last)),
+        "after": to(query.page + 1),
     }
 
 
-def _groups(found: list[charts.Group], which: str, args: Any) -> list[dict[str, Any]]:
-    """Rows with a link to the charts of that group alone."""
-    kept = {"days": str(args.days), "owner": args.owner or "", "label": args.label or ""}
+def _groups(groups: list[charts.Group], field: str, args: Any) -> list[dict[str, Any]]:
+    """Return a row for each owner or label, with a link to its charts."""
+    filters = {"days": str(args.days), "owner": args.owner or "", "label": args.label or ""}
     rows = []
-    for group in found:
-        values = {**kept, which: group.name}
+    for group in groups:
+        values = {**filters, field: group.name}
         rows.append(
             {**view_models.group_row(group), "to": "?" + urlencode({name: v for name, v in values.items() if v})}
         )

@@ -1,4 +1,4 @@
-"""What a server loads at its start, since the program's files lie in a cache directory that may be cleared under it."""
+"""Load files and modules at the start of a server: they lie in a cache directory that may be cleared later."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MODULES = (
     "registry.job_registry",
     "utils.files",
 )
-"""Modules of mops-jobs that are imported late elsewhere, and that a server needs at some time."""
+"""Modules of mops-jobs that other code imports only when it needs them."""
 
 
 def preload(app: Flask) -> None:
-    """Load templates, static files, schemas and modules, and have the application serve static files from memory."""
+    """Load templates, static files, schemas and modules; serve static files from memory."""
     for name in app.jinja_env.list_templates():
         app.jinja_env.get_template(name)
     app.jinja_env.auto_reload = False

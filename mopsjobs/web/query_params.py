@@ -1,4 +1,4 @@
-"""What a query string asks for: the flags of `list` under the same names, read by the same parser."""
+"""Parse query strings: the flags of `list` under the same names, by the same parser."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ from mopsjobs.cache.queries import filters
 from mopsjobs.errors import UsageError
 
 MAX_LIMIT = 1000
-"""Jobs, or events, in one answer of the API; of jobs, active ones come on top."""
-
+"""Jobs or events in one response of the API, at most. Active jobs come on top of that."""
 
 PAGE_SIZE = 25
-"""What a screen shows. Each row costs the page more time than its part of the query does."""
-
+"""Jobs per page: a screen full."""
 
 DAYS = (7, 30, 90)
-"""How far back charts may reach."""
+"""The periods of the charts."""
 
 
 @cache
 def api_query() -> argparse.ArgumentParser:
-    """The parser of what `/api/v1/jobs` may be asked."""
+    """Return the parser of `/api/v1/jobs`."""
     parser = Parser(add_help=False, allow_abbrev=False)
     add_filter_flags(parser)
     add_order_flags(parser)
@@ -43,7 +41,7 @@ def api_query() -> argparse.ArgumentParser:
 
 @cache
 def events_query() -> argparse.ArgumentParser:
-    """The parser of what `/api/v1/events` may be asked."""
+    """Return the parser of `/api/v1/events`."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--job")
     parser.add_argument("--since")
@@ -53,7 +51,7 @@ def events_query() -> argparse.ArgumentParser:
 
 @cache
 def page_query() -> argparse.ArgumentParser:
-    """The parser of what the page of jobs may be asked."""
+    """Return the parser of the page of jobs."""
     parser = Parser(add_help=False, allow_abbrev=False)
     add_filter_flags(parser)
     parser.add_argument("--q")
@@ -64,7 +62,7 @@ def page_query() -> argparse.ArgumentParser:
 
 @cache
 def charts_query() -> argparse.ArgumentParser:
-    """The parser of what the charts may be asked."""
+    """Return the parser of the charts."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--owner")
     parser.add_argument("--label")
@@ -73,23 +71,23 @@ def charts_query() -> argparse.ArgumentParser:
 
 
 def parse_query(parser: argparse.ArgumentParser, query: Iterable[tuple[str, str]]) -> argparse.Namespace:
-    """The values of a query string. An empty value is none: forms send those of fields that nobody has filled in.
+    """Return the values of a query string. Empty values are ignored, since forms send their empty fields.
 
     Raises:
-        UsageError: there is no such parameter, or its value makes no sense.
+        UsageError: if a parameter is unknown or invalid.
     """
-    known = vars(parser.parse_args([]))
-    known.pop("match", None)  # nothing ends a search in a thread of a server: see cache/matching.py
+    defaults = vars(parser.parse_args([]))
+    defaults.pop("match", None)  # a regular expression cannot be interrupted in a thread of a server
     words = []
     for name, value in query:
-        if name == "match" and "name" in known:
+        if name == "match" and "name" in defaults:
             hint = "Use name=GLOB: '*' stands for any characters, '?' for one."
-            raise UsageError("The page and its API take no regular expression 'match'.", hint=hint)
-        if name not in known:
-            raise UsageError(f"There is no parameter '{name}': use {', '.join(known)}.")
-        if known[name] is False:
+            raise UsageError("The page and its API do not support the regular expressions of 'match'.", hint=hint)
+        if name not in defaults:
+            raise UsageError(f"unknown parameter '{name}': expected one of {', '.join(defaults)}.")
+        if defaults[name] is False:
             if value not in ("true", "false", ""):
-                raise UsageError(f"'{name}' is true or false, not '{value}'.")
+                raise UsageError(f"invalid {name} '{value}': expected true or false.")
             words += [f"--{name}"] if value == "true" else []
         elif value:
             words.append(f"--{name}={value}")
@@ -97,13 +95,13 @@ def parse_query(parser: argparse.ArgumentParser, query: Iterable[tuple[str, str]
 
 
 class JobsPageQuery:
-    """Which page of which jobs somebody wants to see."""
+    """The query of the page of jobs: filters, order and page number."""
 
     def __init__(self, query: Iterable[tuple[str, str]], now: datetime) -> None:
         """Read the query string.
 
         Raises:
-            UsageError: it makes no sense.
+            UsageError: if a parameter is unknown or invalid.
         """
         args = parse_query(page_query(), query)
         self.q: str = args.q or ""
@@ -112,23 +110,23 @@ class JobsPageQuery:
         self.page: int = args.page
         self.status: str = args.status or ""
         self.statuses = frozenset(self.status.lower().replace(" ", "").split(",")) - {""}
-        """The statuses asked for by name."""
+        """The statuses in the query."""
         self.owner: str = args.owner or ""
         self.hours: float | None = args.hours
         self.label: str = args.label[0] if len(args.label) == 1 else ""
-        self.chosen = job_filter(args, now)
-        self.chosen.text = args.q
+        self.filter = job_filter(args, now)
+        self.filter.text = args.q
         args.status = None
-        self.all_statuses = job_filter(args, now)
-        """The same, whatever the status: what the counts beside the statuses are of."""
-        self.all_statuses.text = args.q
+        self.filter_any_status = job_filter(args, now)
+        """The filter without the status, for the counts per status."""
+        self.filter_any_status.text = args.q
 
 
 def chart_filter(args: argparse.Namespace) -> filters.Filter:
-    """Which jobs the charts are of.
+    """Return the filter of the charts.
 
     Raises:
-        UsageError: `label` is none.
+        UsageError: if the label is invalid.
     """
     labels = (label_filter(args.label),) if args.label else ()
     return filters.Filter(owner=args.owner or None, labels=labels)

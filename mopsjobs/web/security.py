@@ -1,9 +1,9 @@
-"""Whom the server answers, and what a browser may do with an answer.
+"""Refuse requests under foreign host names, and send security headers.
 
-A page of another site can make a browser send requests here, and can make a name of its own point here (DNS
-rebinding); then its scripts could read what is answered. So only names that are ours are answered. What is answered
-may run no script and load nothing but our own files, whatever a record holds: that stands behind the escaping of the
-templates, not in its place.
+A page of another site can make a browser send requests to this server. With a name that points here (DNS rebinding),
+its scripts could read the response. So the server only answers to its own names. The headers allow no script and no
+file except the server's own, in addition to the escaping in the templates. See
+docs/decisions/0015-page-safety.md.
 """
 
 from __future__ import annotations
@@ -35,26 +35,28 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:\[\]@/,]+)(?::\d{1,5})?")
 
 
 def own_names(host: str, allowed: Iterable[str]) -> frozenset[str]:
-    """The names under which the server answers, as a Host header has them, without a port.
+    """Return the names that the server answers to, as in a Host header without the port.
 
     Args:
-        host: what it listens on.
-        allowed: names that somebody has added.
+        host: the name or address that it listens on.
+        allowed: the names of `--allow-host`.
     """
-    more = {*allowed, host} - WILDCARDS
-    return LOOPBACK_NAMES | {f"[{name}]" if ":" in name and name[0] != "[" else name for name in map(str.lower, more)}
+    names = {*allowed, host} - WILDCARDS
+    return LOOPBACK_NAMES | {f"[{name}]" if ":" in name and name[0] != "[" else name for name in map(str.lower, names)}
 
 
 def protect(app: Flask, names: frozenset[str]) -> None:
-    """Have the application answer no request under a foreign name or with another method, and send the headers."""
+    """Make the application refuse foreign host names and other methods, and send the headers."""
 
     @app.before_request
     def refuse() -> Response | None:
         match = _HOST.fullmatch(request.environ.get("HTTP_HOST", "").lower())
         if match is None or match[1] not in names:
-            return _plain("This server does not go by that name; mops-jobs serve --allow-host NAME adds one.", 421)
+            return _plain(
+                "This server does not answer to that name. Add one with: mops-jobs serve --allow-host NAME", 421
+            )
         if request.method not in METHODS:
-            response = _plain("This server writes nothing: it only answers GET and HEAD.", 405)
+            response = _plain("This server is read-only: it only answers GET and HEAD.", 405)
             response.headers["Allow"] = ", ".join(METHODS)
             return response
         return None
@@ -67,5 +69,5 @@ def protect(app: Flask, names: frozenset[str]) -> None:
 
 
 def _plain(text: str, code: int) -> Response:
-    """An answer that tells nothing of ours."""
+    """Return a response without any data."""
     return Response(f"{text}\n", code, mimetype="text/plain")

@@ -1,4 +1,4 @@
-"""From the start of a server to its clean end: the socket, the threads, the signals."""
+"""Run the server: its socket, its threads, and the signals that end it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mopsjobs.web.site import Site
 from mopsjobs.web.sse import MAX_STREAMS
 
 LANES = {"pages": 8, "api": 4, "streams": MAX_STREAMS + 2, "health": 2}
-"""Threads: one for each stream and two that refuse further ones; the API has few, since its answers are large."""
+"""Threads per lane: one for each stream and two that refuse more; few for the API, whose responses are large."""
 
 MAX_BODY_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 15
 MAX_WAITING_BYTES = 1 << 20
-"""What is kept for a browser that reads slowly, before its stream waits."""
+"""Bytes buffered for a slow browser, before its stream waits."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -44,32 +44,32 @@ def serve(
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        app: the run.
+        app: settings, cache and registry.
         host: name or address to listen on.
-        port: 0 for any that is free.
+        port: 0 for any free port.
         allowed: further names to answer to.
-        sync_every: seconds between two syncs; None to show the cache as it lies.
+        sync_every: seconds between two syncs; None for no syncs.
         on_start: called with the URL when the server listens.
 
     Returns:
         The number of the signal that ended it.
 
     Raises:
-        UsageError: it cannot listen there.
+        UsageError: if the server cannot listen there.
     """
     limit_malloc_arenas()
     listening = _listen(host, port)
     changes = ChangeSignal()
     syncer = None if sync_every is None else Syncer(app, changes, sync_every)
     wsgi_app = make_app(Site(app, changes, syncer), own_names(host, allowed))
-    logging.getLogger("waitress").setLevel(logging.ERROR)  # that requests wait for a thread is nobody's concern
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
     with _stop_signals() as (wait, wake):
         server = PageServer(
             wsgi_app,
             listening,
             LANES,
             lane_of,
-            channel_request_lookahead=1,  # to see that a browser has gone while its stream is open
+            channel_request_lookahead=1,  # to notice that a browser has left an open stream
             asyncore_use_poll=True,
             max_request_body_size=MAX_BODY_BYTES,
             max_request_header_size=MAX_HEADER_BYTES,
@@ -95,7 +95,7 @@ def serve(
 
 
 def lane_of(path: str) -> str:
-    """Whose threads answer a request: a flood of one kind takes none from the others."""
+    """Return the lane of a request: a flood in one lane takes no threads from the others."""
     if path.startswith("/api/"):
         return "api"
     return {"/live": "streams", HEALTH: "health"}.get(path, "pages")
@@ -110,7 +110,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"Cannot listen on {host}, port {port}: {why}.", hint="--port 0 takes any port that is free."
+            f"Cannot listen on {host}, port {port}: {why}.", hint="Use --port 0 for any free port."
         ) from None
 
 
@@ -121,14 +121,14 @@ def _url(host: str, port: int) -> str:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[tuple[Callable[[], int], Callable[[], None]]]:
-    """Let the signals that end a server wake who waits for them, instead of interrupting whoever is at work.
+    """Handle the signals that end a server by a pipe, so that they interrupt no other code.
 
     Yields:
-        What waits for one and returns its number, and what wakes that, with 0 for a number.
+        A function that waits for a signal and returns its number, and a function that ends the wait with 0.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    before = {number: signal.signal(number, lambda _number, _frame: None) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, lambda _number, _frame: None) for number in STOP_SIGNALS}
     descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def wait() -> int:
@@ -140,7 +140,7 @@ def _stop_signals() -> Iterator[tuple[Callable[[], int], Callable[[], None]]]:
         yield wait, lambda: _write(writing)
     finally:
         signal.set_wakeup_fd(descriptor)
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
         os.close(reading)
         os.close(writing)

@@ -1,4 +1,4 @@
-"""Server-sent events: that the cache has changed, and a job's events as they come in."""
+"""Send server-sent events: changes of the cache, and new events of a job."""
 
 from __future__ import annotations
 
@@ -14,42 +14,39 @@ from mopsjobs.web import view_models
 from mopsjobs.web.site import Site
 
 MAX_STREAMS = 100
-"""Streams at once: each has a thread of the server."""
-
+"""Streams at the same time, at most: each takes a thread of the server."""
 
 WAIT_SECONDS = 1.0
-"""Until a stream looks whether its browser is still there."""
-
+"""How often a stream checks that its browser is still connected."""
 
 BEAT_SECONDS = 15.0
-"""After which something is sent in any case, so that nothing between here and there takes the line for dead."""
-
+"""How often the age is sent without a change, so that no proxy closes the connection."""
 
 RETRY_MILLISECONDS = 2000
 
 
-def open_stream(site: Site, seats: threading.BoundedSemaphore) -> Response:
-    """Answer with a stream; with 503 when all are taken.
+def open_stream(site: Site, slots: threading.BoundedSemaphore) -> Response:
+    """Return a stream, or 503 if there are too many.
 
-    The query may name a `job`, whose events then come too, each with a cursor as its id: those after the cursor
-    `after`, or after that in `Last-Event-ID` when the browser comes back.
+    With `job` in the query, the stream has the events of that job, too, each with a cursor as its id. They begin after
+    the cursor in `after`, or in `Last-Event-ID` if the browser reconnects.
     """
-    if not seats.acquire(blocking=False):
-        busy = Response("All streams are taken; the page works without one.\n", 503, mimetype="text/plain")
+    if not slots.acquire(blocking=False):
+        busy = Response("Too many streams are open. The page works without one.\n", 503, mimetype="text/plain")
         busy.headers["Retry-After"] = "30"
         return busy
     after = request.headers.get("Last-Event-ID") or request.args.get("after") or None
-    gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
-    parts = [] if request.method == "HEAD" else _stream(site, request.args.get("job") or None, after, gone)
+    is_gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
+    parts = [] if request.method == "HEAD" else _stream(site, request.args.get("job") or None, after, is_gone)
     response = Response(parts, mimetype="text/event-stream")
-    response.call_on_close(seats.release)
+    response.call_on_close(slots.release)
     return response
 
 
-def _stream(site: Site, job_id: str | None, after: str | None, gone: Callable[[], bool]) -> Iterator[str]:
+def _stream(site: Site, job_id: str | None, after: str | None, is_gone: Callable[[], bool]) -> Iterator[str]:
     yield f"retry: {RETRY_MILLISECONDS}\n\n"
     seen, sent_at = -1, site.app.monotonic()
-    while not (site.changes.is_over or gone()):
+    while not (site.changes.is_over or is_gone()):
         number = site.changes.number
         parts: list[str] = []
         if number != seen:
@@ -69,9 +66,9 @@ def _stream(site: Site, job_id: str | None, after: str | None, gone: Callable[[]
 
 
 def _events(site: Site, job_id: str, after: str | None) -> tuple[list[str], str | None]:
-    """Messages of the job's events that are new, and the cursor after them."""
+    """Return messages for the new events of a job, and the cursor after them."""
     try:
-        found = site.read_cached(
+        result = site.read_cached(
             lambda cache: (
                 cache_id(cache),
                 read_events(cache, 0 if after is None else parse_cursor(cache, after), job_id=job_id),
@@ -81,10 +78,10 @@ def _events(site: Site, job_id: str, after: str | None) -> tuple[list[str], str 
         return [_message("reload", {})], None
     except MopsJobsError:
         return [], after
-    if found is None:
+    if result is None:
         return [], after
-    cache, stored = found
-    messages = [_message("event", view_models.event(one), make_cursor(cache, one.seq)) for one in stored]
+    cache, stored = result
+    messages = [_message("event", view_models.event(event), make_cursor(cache, event.seq)) for event in stored]
     return messages, make_cursor(cache, stored[-1].seq) if stored else after
 
 

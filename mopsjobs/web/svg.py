@@ -1,4 +1,4 @@
-"""Numbers as coordinates of the drawings in the templates, which are drawn by the browser without a script. Pure."""
+"""Compute the coordinates of the SVG drawings in the templates."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 WIDTH = 720.0
 HEIGHT = 160.0
-"""Of a drawing, in its own units."""
+"""The size of a drawing, in its own units."""
 
-POINT = 6.0
-"""Half the width of a line that stands for a single point."""
+POINT_HALF_WIDTH = 6.0
+"""Half the width of the line for a single point."""
 
 
 class Bar(NamedTuple):
-    """A rectangle, and the words for it."""
+    """A rectangle with its title."""
 
     x: float
     y: float
@@ -25,50 +25,48 @@ class Bar(NamedTuple):
 
 
 def line(points: Sequence[tuple[float, float]], *, x: tuple[float, float], y_max: float) -> str:
-    """The `points` of a polyline.
+    """Return the `points` of a polyline. A single point becomes a short line, to be visible.
 
     Args:
-        points: what to draw.
-        x: which values are at the left and at the right edge.
+        points: pairs of x and y.
+        x: the values at the left and at the right edge.
         y_max: the value at the top; 0 is at the bottom.
-
-    A single point becomes a short line, since else nothing is seen.
     """
     span = (x[1] - x[0]) or 1.0
     top = y_max or 1.0
     places = [((at - x[0]) / span * WIDTH, HEIGHT - value / top * HEIGHT) for at, value in points]
     if len(places) == 1:
         [(across, down)] = places
-        places = [(max(0.0, across - POINT), down), (min(WIDTH, across + POINT), down)]
+        places = [(max(0.0, across - POINT_HALF_WIDTH), down), (min(WIDTH, across + POINT_HALF_WIDTH), down)]
     return " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
 
 
 def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points of a line that keeps each value until the next one comes."""
-    found: list[tuple[float, float]] = []
+    """Return the points of a line that keeps each value until the next one."""
+    corners: list[tuple[float, float]] = []
     for at, value in points:
-        if found:
-            found.append((at, found[-1][1]))
-        found.append((at, value))
-    return found
+        if corners:
+            corners.append((at, corners[-1][1]))
+        corners.append((at, value))
+    return corners
 
 
 def stacked(columns: Sequence[Sequence[tuple[str, float, str]]], *, y_max: float) -> list[Bar]:
-    """Bars beside each other, each a stack of `(kind, value, title)` from the bottom."""
+    """Return bars beside each other, each a stack of `(kind, value, title)` from the bottom."""
     bars = []
-    each = WIDTH / max(1, len(columns))
+    spacing = WIDTH / max(1, len(columns))
     for place, column in enumerate(columns):
         y = HEIGHT
         for kind, value, title in column:
             height = value / (y_max or 1.0) * HEIGHT
             y -= height
             if height:
-                bars.append(Bar(place * each, y, each * 0.86, height, kind, title))
+                bars.append(Bar(place * spacing, y, spacing * 0.86, height, kind, title))
     return bars
 
 
 def spans(parts: Sequence[tuple[str, float, str]], *, height: float, least: float = 2.0) -> list[Bar]:
-    """Bars after each other on one line, `(kind, length, title)`, to scale, but none so short that it is not seen."""
+    """Return bars one after the other, `(kind, length, title)`, to scale, but each at least `least` wide."""
     total = sum(length for _, length, _ in parts) or 1.0
     room = WIDTH - least * len(parts)
     bars = []
@@ -81,7 +79,7 @@ def spans(parts: Sequence[tuple[str, float, str]], *, height: float, least: floa
 
 
 def ceiling(value: float) -> float:
-    """The next round number: what the top of an axis is."""
+    """Return the next round number, for the top of an axis."""
     if value <= 1:
         return 1.0
     power = 10.0 ** (len(str(int(value))) - 1)

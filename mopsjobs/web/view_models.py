@@ -1,4 +1,4 @@
-"""Jobs, events and charts as the templates want them: texts, links and coordinates, no record."""
+"""Turn jobs, events and charts into values for the templates: texts, links and coordinates."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ GLYPHS = {
     "pending": "○", "submitting": "◌", "scheduled": "◔", "running": "▶", "validating": "◕", "succeeded": "✓",
     "partial": "◑", "failed": "✗", "cancelled": "⊘",
 }  # fmt: skip
-"""A shape for each status, so that none is told by its colour alone."""
+"""A shape for each status, so that colour is not the only sign."""
 
+
+STATUSES = tuple(str(name) for name in JobStatus)
+"""All statuses that this version knows, in the order in which a job passes them."""
 
 ENDED = ("succeeded", "partial", "failed", "cancelled")
 
@@ -33,7 +36,7 @@ SHOWN_OUTPUTS = 20
 
 
 def job_path(job_id: object) -> str:
-    """Where the page of a job is."""
+    """Return the path of a job's page."""
     return f"/jobs/{quote(str(job_id), safe='')}"
 
 
@@ -60,7 +63,7 @@ class Row(NamedTuple):
     status: Status
     suspect: str | None
     share: float | None
-    """Of its tasks that are done; None while nobody knows how many there are."""
+    """The share of tasks that are done; None if their number is unknown."""
     percent: int | None
     tasks: str
     failed: int
@@ -71,18 +74,18 @@ class Row(NamedTuple):
 
 
 def status(name: object) -> Status:
-    """A status as a template wants it."""
+    """Return a status for a template."""
     text = str(name)
     return Status(text, GLYPHS.get(text, "?"), text if text in GLYPHS else "unknown")
 
 
 def moment(text: object, now: float) -> Moment:
-    """A time as a template wants it."""
+    """Return a time for a template."""
     return Moment(whole_seconds(str(text)), human_age(now - parse_time(str(text)).timestamp()))
 
 
 def row(job: Job, now: float) -> Row:
-    """A job as the table wants it."""
+    """Return a row of the table of jobs."""
     total, done, share = job["tasks_total"], job["tasks_completed"], job["progress"]
     return Row(
         id=job["job_id"],
@@ -101,19 +104,16 @@ def row(job: Job, now: float) -> Row:
 
 
 def lines(text: object) -> Markup:
-    """Text of several lines, as a template filter: each line cleaned, and the breaks kept."""
+    """Return text of several lines, each without control characters. A template filter."""
     return Markup("\n").join(
         strip_control_characters(line) for line in ("" if text is None else str(text)).splitlines()
     )
 
 
-def facts(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]]]:
-    """What else is known of a job: each name with its texts and where these lead, if anywhere.
-
-    What the record does not tell is left out.
-    """
+def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]]]:
+    """Return further fields of a job: each name with its texts and their links, if any. Empty fields are left out."""
     labels = [f"{label}={value}" for label, value in sorted(job["labels"].items())]
-    found: list[tuple[str, list[tuple[str, str | None]]]] = [
+    rows: list[tuple[str, list[tuple[str, str | None]]]] = [
         ("Owner", [] if job["owner"] is None else [(job["owner"], _jobs_with("owner", job["owner"]))]),
         ("Labels", [(label, _jobs_with("label", label)) for label in labels]),
     ]
@@ -126,8 +126,8 @@ def facts(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]]
         ("Results", job["results_path"]),
         ("Validation", job["last_validation_error"]),
     ]
-    found += [(name, [(str(text), None)]) for name, text in plain if text is not None]
-    return [(name, texts) for name, texts in found if texts]
+    rows += [(name, [(str(text), None)]) for name, text in plain if text is not None]
+    return [(name, texts) for name, texts in rows if texts]
 
 
 def _jobs_with(name: str, value: object) -> str:
@@ -145,7 +145,7 @@ def _kubernetes(job: Job) -> str | None:
 
 
 def outputs(job: Job) -> dict[str, Any] | None:
-    """Which outputs are there, and which are missing; None where nobody has looked."""
+    """Return the verified and the missing outputs; None if they were not validated."""
     verified, missing = job["verified_outputs"], job["missing_outputs"]
     if not (verified or missing or job["tasks_verified"]):
         return None
@@ -158,7 +158,7 @@ def outputs(job: Job) -> dict[str, Any] | None:
 
 
 def timeline(job: Job, now: float) -> dict[str, Any]:
-    """The history of a job: bars to scale, and each step with how long it took."""
+    """Return the history of a job: bars to scale, and each status with its duration."""
     steps = job["transitions"]
     times = [parse_time(str(step["at"])).timestamp() for step in steps]
     ends = [*times[1:], now if job["is_active"] else times[-1]] if steps else []
@@ -180,7 +180,7 @@ def timeline(job: Job, now: float) -> dict[str, Any]:
 
 
 def progress_chart(points: Sequence[tuple[float, int, int]]) -> dict[str, Any] | None:
-    """Progress over time; None while there are no two points to draw a line between."""
+    """Return progress over time; None with less than two points."""
     shares = [(at, done / total * 100) for at, done, total in points]
     if len(shares) < 2 or shares[-1][0] <= shares[0][0]:
         return None
@@ -194,21 +194,21 @@ def progress_chart(points: Sequence[tuple[float, int, int]]) -> dict[str, Any] |
 
 
 def event_time(stored: StoredEvent) -> float:
-    """When it happened, by its writer's clock: in that order events are read, whenever they were heard of."""
+    """Return the time of an event, by its writer's clock, to sort by."""
     return parse_time(str(stored.event["at"])).timestamp()
 
 
 def event(stored: StoredEvent) -> dict[str, str]:
-    """An event as a line; with the traceback of a failure below it."""
-    one = stored.event
-    error = one.get("error")
+    """Return an event as a line, with the traceback of a failure below it."""
+    content = stored.event
+    error = content.get("error")
     trace = str(error.get("traceback") or "") if isinstance(error, Mapping) else ""
     return {
-        "at": whole_seconds(str(one["at"])),
-        "kind": strip_control_characters(str(one["kind"])),
+        "at": whole_seconds(str(content["at"])),
+        "kind": strip_control_characters(str(content["kind"])),
         "text": "\n".join(
             [
-                "".join(strip_control_characters(piece) for piece in event_text(one)),
+                "".join(strip_control_characters(piece) for piece in event_text(content)),
                 *map(strip_control_characters, trace.splitlines()),
             ]
         ),
@@ -216,7 +216,7 @@ def event(stored: StoredEvent) -> dict[str, str]:
 
 
 def level_chart(levels: Sequence[Level]) -> dict[str, Any]:
-    """Queued and running jobs over time."""
+    """Return queued and running jobs over time."""
     top = svg.ceiling(max((max(level.queued, level.running) for level in levels), default=0))
     window = (levels[0].at, levels[-1].at)
     return {
@@ -231,7 +231,7 @@ def level_chart(levels: Sequence[Level]) -> dict[str, Any]:
 
 
 def ended_chart(days: Sequence[Day]) -> dict[str, Any]:
-    """What ended on each day, by status."""
+    """Return the jobs that ended on each day, by status."""
     top = svg.ceiling(max((sum(day.ended.values()) for day in days), default=0))
     columns = [
         [
@@ -250,38 +250,38 @@ def ended_chart(days: Sequence[Day]) -> dict[str, Any]:
 
 
 def failure_chart(days: Sequence[Day]) -> dict[str, Any] | None:
-    """The failure rate over the days; None when no job ended by itself."""
-    found = [(day.start, day.failure_rate * 100) for day in days if day.failure_rate is not None]
-    if not found:
+    """Return the failure rate per day; None if no job ended, except by `cancel`."""
+    rates = [(day.start, day.failure_rate * 100) for day in days if day.failure_rate is not None]
+    if not rates:
         return None
-    top = min(100.0, svg.ceiling(max(rate for _, rate in found)))
+    top = min(100.0, svg.ceiling(max(rate for _, rate in rates)))
     window = (days[0].start, days[-1].start)
     return {
         "top": f"{top:g} %",
-        "points": svg.line(found, x=window, y_max=top),
+        "points": svg.line(rates, x=window, y_max=top),
         "begin": _day(window[0]),
         "end": _day(window[1]),
     }
 
 
 def spread_chart(days: Sequence[Day], which: str) -> dict[str, Any] | None:
-    """Median and 90th percentile over the days, of `queued` or `ran`; None when no job tells."""
-    found = [(day.start, getattr(day, which)) for day in days if getattr(day, which).jobs]
-    if not found:
+    """Return median and 90th percentile per day, of `queued` or `ran`; None if no job has that time."""
+    spreads = [(day.start, getattr(day, which)) for day in days if getattr(day, which).jobs]
+    if not spreads:
         return None
-    top = max(spread.p90 for _, spread in found)
+    top = max(spread.p90 for _, spread in spreads)
     window = (days[0].start, days[-1].start)
     return {
         "top": human_duration(top),
-        "median": svg.line([(at, spread.median) for at, spread in found], x=window, y_max=top),
-        "p90": svg.line([(at, spread.p90) for at, spread in found], x=window, y_max=top),
+        "median": svg.line([(at, spread.median) for at, spread in spreads], x=window, y_max=top),
+        "p90": svg.line([(at, spread.p90) for at, spread in spreads], x=window, y_max=top),
         "begin": _day(window[0]),
         "end": _day(window[1]),
     }
 
 
 def day_row(day: Day) -> dict[str, Any]:
-    """A day in the table beside the charts."""
+    """Return a row of the table per day."""
     return {
         "day": _day(day.start),
         "ended": [day.ended.get(name, 0) for name in ENDED],
@@ -291,7 +291,7 @@ def day_row(day: Day) -> dict[str, Any]:
 
 
 def group_row(group: Group) -> dict[str, Any]:
-    """An owner or a label in its table."""
+    """Return a row of the table per owner or label."""
     return {
         "name": group.name,
         "jobs": group.jobs,
@@ -311,7 +311,3 @@ def _day(seconds: float) -> str:
 
 def _clock(seconds: float) -> str:
     return f"{from_timestamp(seconds):%Y-%m-%d %H:%M:%SZ}"
-
-
-STATUSES = tuple(str(one) for one in JobStatus)
-"""All that this version knows, in the order in which a job passes them."""

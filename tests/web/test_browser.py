@@ -173,13 +173,13 @@ def test_progress_moves_while_a_job_runs(page: Page, cli: Cli) -> None:
     _shoot(page, "job.png")
     cli.ok("update", "night-1", "failed", "--error", "killed at 12 GiB", "-q")
     expect(page.locator("#state")).to_contain_text("killed at 12 GiB")
-    expect(page.locator("#said")).to_contain_text("failed")
+    expect(page.locator("#announcement")).to_contain_text("failed")
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
     """The first key leads past the header; focus is seen, and stays where it is while the page changes."""
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
     link = page.get_by_role("link", name="study-2")

@@ -1,10 +1,10 @@
-// Keeps a page as the cache is. Without it, or without a stream, every page works, and stays as it was when it was opened.
+// Refreshes a page when the cache changes. Without this script or without a stream, a page stays as it was opened.
 "use strict";
 
 (() => {
-  const MIN_PAUSE = 2000; // milliseconds between two looks at the same page
-  const SLOW_PAUSE = 60000; // of the charts, which read every job
-  const RETRY = 30000; // until a stream that was refused is asked for again
+  const MIN_PAUSE = 2000; // milliseconds between two refreshes
+  const SLOW_PAUSE = 60000; // the same for the charts, which read every job
+  const RETRY = 30000; // milliseconds until a refused stream is requested again
   const MAX_EVENTS = 2000; // lines kept on the page of a job
 
   const body = document.body;
@@ -12,17 +12,17 @@
   if (!follow) return;
 
   let source = null;
-  let age = null; // of the data: seconds, and when they were told
-  let lookedAt = performance.now();
-  let planned = null;
+  let age = null; // of the data: seconds, and when they were received
+  let refreshedAt = performance.now();
+  let timer = null;
   let cursor = body.dataset.cursor || "";
 
   // --- the page --------------------------------------------------------------------------------------------------
 
-  // As a document, not as text: nothing that a record holds is ever handed to a parser by this script.
-  function look() {
-    planned = null;
-    lookedAt = performance.now();
+  // The response is a document, not text: this script never parses data of a record.
+  function refresh() {
+    timer = null;
+    refreshedAt = performance.now();
     const request = new XMLHttpRequest();
     request.open("GET", location.pathname + location.search);
     request.responseType = "document";
@@ -31,36 +31,36 @@
       if (!request.response || request.status !== 200) return;
       if (follow === "reload") location.reload();
       for (const part of document.querySelectorAll("[data-live]")) {
-        const made = request.response.getElementById(part.id);
-        if (made) morph(part, made);
+        const fresh = request.response.getElementById(part.id);
+        if (fresh) morph(part, fresh);
       }
-      for (const made of request.response.querySelectorAll("[data-live]")) {
-        if (!document.getElementById(made.id)) location.reload(); // a part that was not there before
+      for (const fresh of request.response.querySelectorAll("[data-live]")) {
+        if (!document.getElementById(fresh.id)) location.reload(); // a new part
       }
-      say();
+      announce();
     };
     request.send();
   }
 
-  function plan() {
-    if (planned !== null) return;
+  function scheduleRefresh() {
+    if (timer !== null) return;
     const pause = follow === "slow" ? SLOW_PAUSE : MIN_PAUSE;
-    // At random, so that the browsers of a whole team do not come all at once.
-    const wait = Math.max(Math.random() * 300, lookedAt + pause - performance.now());
-    planned = setTimeout(look, wait);
+    // At random, so that the browsers of a team do not send their requests at the same time.
+    const wait = Math.max(Math.random() * 300, refreshedAt + pause - performance.now());
+    timer = setTimeout(refresh, wait);
   }
 
-  // Make `old` what `made` is, keeping every node that can stay: with it stay focus, selection and scrolling.
-  function morph(old, made) {
-    if (old.isEqualNode(made)) return;
-    for (const name of old.getAttributeNames()) if (!made.hasAttribute(name)) old.removeAttribute(name);
-    for (const name of made.getAttributeNames()) {
-      if (old.getAttribute(name) !== made.getAttribute(name)) old.setAttribute(name, made.getAttribute(name));
+  // Make `old` equal to `fresh`, and keep every node that can stay, with its focus, selection and scroll position.
+  function morph(old, fresh) {
+    if (old.isEqualNode(fresh)) return;
+    for (const name of old.getAttributeNames()) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    for (const name of fresh.getAttributeNames()) {
+      if (old.getAttribute(name) !== fresh.getAttribute(name)) old.setAttribute(name, fresh.getAttribute(name));
     }
     const keyed = new Map();
     for (const child of old.children) if (child.dataset && "key" in child.dataset) keyed.set(child.dataset.key, child);
     let place = old.firstChild;
-    for (const child of [...made.childNodes]) {
+    for (const child of [...fresh.childNodes]) {
       const key = child.dataset && "key" in child.dataset ? child.dataset.key : null;
       let match = key === null ? place : keyed.get(key);
       if (match && (match.nodeType !== child.nodeType || match.nodeName !== child.nodeName)) match = null;
@@ -82,17 +82,17 @@
     }
   }
 
-  // For who does not see the page change: what it comes to, and only when that is something else.
-  function say() {
-    const found = document.querySelector("#jobs caption") || document.querySelector("#state .status");
-    const text = found ? found.textContent.trim() : "";
-    const said = document.getElementById("said");
-    if (said.textContent !== text) said.textContent = text;
+  // Announce the new total or status to screen readers, if it has changed.
+  function announce() {
+    const summary = document.querySelector("#jobs caption") || document.querySelector("#state .status");
+    const text = summary ? summary.textContent.trim() : "";
+    const announcement = document.getElementById("announcement");
+    if (announcement.textContent !== text) announcement.textContent = text;
   }
 
   // --- the age of the data -----------------------------------------------------------------------------------------
 
-  function human(seconds) {
+  function formatAge(seconds) {
     if (seconds < 2) return "just now";
     for (const [unit, size] of [["d", 86400], ["h", 3600], ["m", 60]]) {
       if (seconds >= size) return Math.floor(seconds / size) + unit + " ago";
@@ -100,31 +100,31 @@
     return Math.floor(seconds) + "s ago";
   }
 
-  function tell() {
+  function showAge() {
     if (age === null || age.seconds === null) return;
     const seconds = age.seconds + (performance.now() - age.at) / 1000;
-    document.getElementById("age").textContent = "synced " + human(seconds) + (age.stale ? ", stale" : "");
+    document.getElementById("age").textContent = "synced " + formatAge(seconds) + (age.stale ? ", stale" : "");
   }
 
-  function told(message) {
+  function onHeader(message) {
     const header = JSON.parse(message.data);
     age = { seconds: header.age_seconds, stale: header.stale, at: performance.now() };
-    const fresh = document.getElementById("fresh");
-    fresh.classList.toggle("stale", header.stale);
-    let problem = fresh.querySelector(".problem");
+    const head = document.getElementById("fresh");
+    head.classList.toggle("stale", header.stale);
+    let problem = head.querySelector(".problem");
     if (header.problem && !problem) {
       problem = document.createElement("span");
       problem.className = "problem";
-      fresh.append(problem);
+      head.append(problem);
     }
     if (problem && header.problem) problem.textContent = "Last sync failed: " + header.problem;
     if (problem && !header.problem) problem.remove();
-    tell();
+    showAge();
   }
 
   // --- the events of a job -----------------------------------------------------------------------------------------
 
-  function add(message) {
+  function onEvent(message) {
     cursor = message.lastEventId;
     const event = JSON.parse(message.data);
     if (body.dataset.show && event.kind !== body.dataset.show) return;
@@ -152,14 +152,14 @@
     }
     source = new EventSource("/live?" + query);
     source.addEventListener("change", (message) => {
-      told(message);
-      if (JSON.parse(message.data).number !== Number(document.getElementById("fresh").dataset.number)) plan();
+      onHeader(message);
+      if (JSON.parse(message.data).number !== Number(document.getElementById("fresh").dataset.number)) scheduleRefresh();
     });
-    source.addEventListener("age", told);
-    source.addEventListener("event", add);
+    source.addEventListener("age", onHeader);
+    source.addEventListener("event", onEvent);
     source.addEventListener("reload", () => location.reload());
     source.onerror = () => {
-      if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
+      if (source.readyState !== EventSource.CLOSED) return; // the browser reconnects
       close();
       setTimeout(open, RETRY);
     };
@@ -170,11 +170,11 @@
     source = null;
   }
 
-  // A browser has six connections for all tabs of a site: one that nobody sees gives its own back.
+  // A browser has six connections for all tabs of a site, so a hidden tab closes its own.
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
-  setInterval(tell, 5000);
+  setInterval(showAge, 5000);
   const events = document.getElementById("events");
   if (events) events.scrollTop = events.scrollHeight;
   open();
