@@ -1,8 +1,8 @@
-"""The archive's __main__.py: what runs first, at each start of mops-jobs.pyz.
+"""The archive's __main__.py, which runs first at each start of mops-jobs.pyz.
 
-It is compiled anew by each run, so it is short, and asks the disk one question: is this build unpacked for this
-Python, and was that looked at within a week? If so, two lines later the command runs. Everything else is unpack.py's.
-It must stay readable to old Pythons, since it is what tells them that they are too old.
+Each run compiles it, so it is short: if this build is unpacked for this Python, and was checked within a week, it runs
+the command. Everything else is in unpack.py. Old Pythons must be able to parse this file, since it tells them that they
+are too old.
 """
 
 import sys
@@ -12,7 +12,7 @@ WEEK = 7 * 24 * 3600
 
 
 def main():
-    """Find or make the unpacked files, then run the command from them."""
+    """Find the unpacked files, or unpack them, and run the command."""
     if sys.version_info < (3, 11):
         sys.exit(
             "mops-jobs needs Python 3.11 or newer, and this is Python %d.%d (%s)."
@@ -25,12 +25,12 @@ def main():
     build = "mops-jobs_" + BUILD_ID
     mark = "ready-%s" % sys.implementation.cache_tag
     site_packages = os.path.join(root, build, "site-packages")
-    seen = os.path.join(root, build, mark)
+    mark_path = os.path.join(root, build, mark)
     try:
-        fresh = time.time() - os.stat(seen).st_mtime < WEEK or not os.access(seen, os.W_OK)
+        is_checked = time.time() - os.stat(mark_path).st_mtime < WEEK or not os.access(mark_path, os.W_OK)
     except OSError:
-        fresh = False
-    if not fresh or not root or why_unsafe(site_packages):
+        is_checked = False
+    if not is_checked or not root or why_unsafe(site_packages):
         from unpack import unpack
 
         site_packages = unpack(os.path.dirname(__file__), root, build, mark, why_unsafe)
@@ -38,7 +38,7 @@ def main():
 
     import gc
 
-    # What is imported stays: nothing of it is garbage, now or later.
+    # Imported modules are never garbage: do not collect during the import, nor look at them later.
     gc.disable()
     from mops_jobs import entry
 
@@ -48,9 +48,9 @@ def main():
 
 
 def find_root(env):
-    """Return the directory below which builds are unpacked: named, or of the user's cache. Return "" for neither.
+    """Return the directory for unpacked builds: MOPS_JOBS_UNPACK, else in the user's cache; "" if there is neither.
 
-    Only absolute paths count: a `~` that stays as it is would lead below the working directory.
+    Only absolute paths count: a literal `~` would be below the working directory.
     """
     import os
 
@@ -71,13 +71,12 @@ def find_root(env):
 
 
 def why_unsafe(place):
-    """Return why another user could change what is run from a directory, or "" if none can.
+    """Return why another user could change the code in a directory, or "" if none can.
 
     The directory and the one above it hold code: they must belong to this user or to root, and no other user may write
-    them. Those further above must not let another user put other directories in their place: a sticky bit prevents
-    that. They may also belong to the owner of `/`, which is not root in some containers. Write permission for a group
-    counts only where code lies: a umask of 002 gives it to each directory, and what a member of the group puts there
-    has another owner.
+    them. In those further above, another user must not be able to replace a directory: a sticky bit prevents that. They
+    may also belong to the owner of `/`, which is not root in some containers. Write permission for a group matters only
+    for the two with code: a umask of 002 gives it to each directory, and files of other members have another owner.
     """
     import os
     import stat
@@ -86,15 +85,15 @@ def why_unsafe(place):
         path, above, depth = start, "", 0
         while path != above:
             try:
-                found = os.stat(path)
-            except OSError:  # not made yet
-                found = None
-            if found is not None and stat.S_ISDIR(found.st_mode):
+                status = os.stat(path)
+            except OSError:  # does not exist yet
+                status = None
+            if status is not None and stat.S_ISDIR(status.st_mode):
                 holds_code = depth < 2
                 trusted = (0, os.geteuid()) if holds_code else (0, os.geteuid(), os.stat("/").st_uid)
-                if found.st_uid not in trusted:
-                    return "%s belongs to another user (uid %d)" % (path, found.st_uid)
-                if (holds_code and found.st_mode & 0o022) or found.st_mode & 0o1002 == 0o002:
+                if status.st_uid not in trusted:
+                    return "%s belongs to another user (uid %d)" % (path, status.st_uid)
+                if (holds_code and status.st_mode & 0o022) or status.st_mode & 0o1002 == 0o002:
                     return "other users may write %s" % path
             path, above, depth = os.path.dirname(path), path, depth + 1
     return ""
@@ -103,5 +102,5 @@ def why_unsafe(place):
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # before the command is there to see it
+    except KeyboardInterrupt:  # before the command handles it
         sys.exit(130)

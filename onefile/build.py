@@ -2,13 +2,13 @@
 
     python onefile/build.py [--output dist/mops-jobs.pyz] [--wheels build/wheels]
 
-The runtime lock decides what goes in; pip fetches it, hash by hash, for the oldest C library that the wheels admit and
-not for the Python that happens to build; shiv packs it. shiv's archive then goes whole, as one stored member, into an
-envelope with our own start-up code: an archive of 700 members costs 5 ms to open at each start, one of five costs
-nothing, and the bootstrap of shiv costs another 20 ms. `unzip -p mops-jobs.pyz app.pyz` gives shiv's own file back.
+The runtime lock names the packages. pip downloads them with checked hashes, for the oldest C library that the wheels
+support, not for the Python that builds. shiv packs them. The archive of shiv then goes as one stored member into an
+envelope with other start-up code: to open an archive of 700 members costs 5 ms at each start, one of five costs
+nothing, and the bootstrap of shiv costs another 20 ms. `unzip -p mops-jobs.pyz app.pyz` prints shiv's own file.
 
-The same tree gives the same bytes: fixed times and modes, sorted names, no path of the machine that built it.
-The folder is called neither packaging nor zipapp since Python modules have those names.
+The same tree gives the same bytes: fixed times and modes, sorted names, no path of the build machine.
+The folder is called neither packaging nor zipapp, since Python modules have those names.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from licenses import third_party_licenses
 
 TREE = Path(__file__).resolve().parent.parent
 SHEBANG = b"#!/usr/bin/env python3\n"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip archive can tell
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time in a zip archive
 EPOCH_SECONDS = "315532800"
 
-# cryptography's library serves every Python; the small one that loads it, cffi's, exists once per Python.
+# The library of cryptography works with every Python; that of cffi, which loads it, exists once per Python.
 PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 ONE_PER_PYTHON = "cffi"
 
-# In the lock, not in the file. pip and setuptools are not even in the lock.
+# In the lock, but not in the file. pip and setuptools are not in the lock.
 LEFT_OUT = {"pycparser": "cffi reads C headers with it when something is built"}
-# Files of the others that nothing at run time reads.
+# Files of the other packages that are not needed at run time.
 PRUNED = re.compile(
     r"""
       \.(pyi|pyd|pyc)$                # for type checkers, for Windows, for one Python only
@@ -46,8 +46,8 @@ PRUNED = re.compile(
     | (^|/)aio/                       # asynchronous clients: mops-jobs has threads
     | ^cffi/                          # the compiler; the loader is _cffi_backend
     | ^(charset_normalizer|markupsafe|yaml)/.*\.so$   # accelerators for one Python only; the plain modules stand there
-    | ^dateutil/zoneinfo/.*\.gz$      # for machines that have no time zones; our times are UTC
-    | \.dist-info/(?!METADATA$|sboms/|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)  # what pip notes for uninstalling
+    | ^dateutil/zoneinfo/.*\.gz$      # for machines without time zones; mops-jobs has UTC only
+    | \.dist-info/(?!METADATA$|sboms/|licen[cs]es?|LICEN[CS]E|COPYING|NOTICE|AUTHORS)  # for pip to uninstall
     """,
     re.VERBOSE,
 )
@@ -66,10 +66,10 @@ OUR_SUFFIXES = {
 
 
 def main() -> None:
-    """Read the arguments, build, and say what came out."""
+    """Read the arguments, build, and print the result."""
     parser = argparse.ArgumentParser(description="Build mops-jobs.pyz.", allow_abbrev=False)
     parser.add_argument("--output", type=Path, default=TREE / "dist" / "mops-jobs.pyz", help="the file to write")
-    parser.add_argument("--wheels", type=Path, default=TREE / "build" / "wheels", help="where fetched wheels are kept")
+    parser.add_argument("--wheels", type=Path, default=TREE / "build" / "wheels", help="directory of downloaded wheels")
     args = parser.parse_args()
     wheels = fetch(TREE / "requirements.lock", args.wheels)
     build_id = build(wheels, args.output)
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def build(wheels: list[Path], output: Path) -> str:
-    """Write the archive made of `wheels` and this tree to `output`, at once or not at all. Return its build id."""
+    """Write the archive of `wheels` and this tree to `output`, whole or not at all. Return its build id."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mops-jobs-build-") as scratch:
         site_packages = Path(scratch, "site-packages")
@@ -101,14 +101,14 @@ def build(wheels: list[Path], output: Path) -> str:
 
 
 def pack(site_packages: Path, app: Path) -> None:
-    """Let shiv pack `site_packages`, with times that say nothing."""
+    """Let shiv pack `site_packages`, with fixed times."""
     command = [sys.executable, "-W", "ignore", "-m", "shiv", "--reproducible", "--entry-point", "mops_jobs:entry"]
     command += ["--site-packages", str(site_packages), "--output-file", str(app)]
     subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH_SECONDS})
 
 
 def put_in_envelope(app: Path, build_id: str, licences: str, finished: Path) -> None:
-    """Put shiv's archive beside our own start-up code. Stored, so that starting needs no decompression."""
+    """Put the archive of shiv beside the start-up code. Stored, so that a start needs no decompression."""
     here = Path(__file__).resolve().parent
     bootstrap = (here / "bootstrap.py").read_text(encoding="utf-8").replace("@BUILD_ID@", build_id)
     with finished.open("wb") as file:
@@ -127,7 +127,7 @@ def put_in_envelope(app: Path, build_id: str, licences: str, finished: Path) -> 
 
 
 def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of all wheels that the archive needs."""
+    """Yield the files of all wheels, without those in `PRUNED`."""
     seen: dict[str, bytes] = {}
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
@@ -136,17 +136,17 @@ def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
                 if info.is_dir() or PRUNED.search(name):
                     continue
                 if ".data/" in name:
-                    raise SystemExit(f"{wheel.name}: {name} belongs outside of site-packages; teach build.py where")
+                    raise SystemExit(f"{wheel.name}: {name} belongs outside of site-packages: not supported")
                 content = archive.read(info)
                 if seen.setdefault(name, content) != content:
-                    raise SystemExit(f"{wheel.name}: {name} is in another wheel too, with other content")
+                    raise SystemExit(f"{wheel.name}: {name} is also in another wheel, with other content")
     # Without this, an `azure` package in the user's own site-packages would replace the one in the file.
     seen.setdefault("azure/__init__.py", b"")
     yield from seen.items()
 
 
 def from_tree() -> Iterator[tuple[str, bytes]]:
-    """Yield our own files."""
+    """Yield the files of this tree."""
     for name in OURS:
         top = TREE / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
@@ -155,7 +155,7 @@ def from_tree() -> Iterator[tuple[str, bytes]]:
 
 
 def fetch(lock: Path, store: Path) -> list[Path]:
-    """Have pip download what `lock` names, for each Python, unless it was done before. Return the wheels."""
+    """Let pip download the packages of `lock` for each Python, unless they exist. Return the wheels."""
     blocks = requirements(lock)
     key = hashlib.sha256(json.dumps([blocks, platforms(), PYTHONS]).encode()).hexdigest()[:16]
     done = store / key
@@ -166,36 +166,36 @@ def fetch(lock: Path, store: Path) -> list[Path]:
             download([text for name, text in blocks.items() if name != ONE_PER_PYTHON], PYTHONS[0], wheels)
             for python in PYTHONS:
                 download([blocks[ONE_PER_PYTHON]], python, wheels)
-            if not done.is_dir():  # else a build beside this one was quicker, with the same bytes
+            if not done.is_dir():  # else another build was faster, with the same bytes
                 wheels.rename(done)
     return sorted(done.glob("*.whl"))
 
 
 def requirements(lock: Path) -> dict[str, str]:
-    """Return the entries of a lock file, with their hashes, by name, without those that stay out of the archive."""
+    """Return the entries of a lock file, with hashes, by name, without those in `LEFT_OUT`."""
     entries = re.split(r"^(?=[\w.-]+==)", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     blocks = {entry.partition("==")[0]: re.sub(r"^\s*#.*\n", "", entry, flags=re.MULTILINE) for entry in entries}
     return {name: text for name, text in blocks.items() if name not in LEFT_OUT}
 
 
 def download(entries: list[str], python: str, wheels: Path) -> None:
-    """Have pip download wheels for one Python."""
+    """Let pip download wheels for one Python."""
     with tempfile.TemporaryDirectory(prefix="mops-jobs-fetch-") as scratch:
-        asked = Path(scratch, "requirements.txt")
-        asked.write_text("\n".join(entries), encoding="utf-8")
+        listed = Path(scratch, "requirements.txt")
+        listed.write_text("\n".join(entries), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-        command += ["--require-hashes", "--no-deps", "--only-binary=:all:", "--requirement", str(asked)]
+        command += ["--require-hashes", "--no-deps", "--only-binary=:all:", "--requirement", str(listed)]
         command += ["--dest", str(wheels), "--implementation", "cp", "--python-version", python]
         command += [f"--abi=cp{python.replace('.', '')}", "--abi=abi3", "--abi=none"]
         subprocess.run(command + [f"--platform={tag}" for tag in platforms()], check=True)
 
 
 def platforms() -> list[str]:
-    """Return the wheel tags to ask for, best first: the oldest C library, so that the file runs on old clusters too."""
+    """Return the wheel tags, best first: those of the oldest C library, so that the file runs on old clusters too."""
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         machine = platform.machine()
         return [f"{tag}_{machine}" for tag in ("manylinux2014", "manylinux_2_17", "manylinux_2_28")]
-    return []  # pip takes what suits this machine
+    return []  # pip chooses for this machine
 
 
 if __name__ == "__main__":

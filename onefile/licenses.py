@@ -1,8 +1,8 @@
 """Collect the licences of the packages in the file: `unzip -p mops-jobs.pyz THIRD_PARTY_LICENSES` prints them.
 
-Everything comes from the wheels themselves: name, version and licence from METADATA, the texts from the licence files
-beside it, the parts of compiled modules from the wheel's own bill of materials. A package without a text fails the
-build, unless `WITHOUT_TEXT` has a reason.
+All of it comes from the wheels: name, version and licence from METADATA, the texts from the licence files beside it,
+the parts of compiled modules from the bill of materials in the wheel. A package without a text fails the build, unless
+`WITHOUT_TEXT` has a reason.
 """
 
 import json
@@ -16,17 +16,17 @@ TEXT = re.compile(r"^(?:licen[cs]es?/.*|(?:LICEN[CS]E|COPYING|NOTICE|AUTHORS)[^/
 """A licence file, by its path below the .dist-info directory."""
 
 WITHOUT_TEXT: dict[str, str] = {}
-"""Packages whose wheel has no licence text, and why the file may hold them all the same."""
+"""Packages whose wheel has no licence text, each with the reason why the file may contain it."""
 
 COMPILED_IN = {"cffi": ("libffi, by Anthony Green, Red Hat, Inc and others: MIT",)}
-"""Parts of compiled modules that the wheel has no bill of materials for."""
+"""Parts of compiled modules that are in no bill of materials."""
 
 RULE = "=" * 100
 HEAD = """THIRD-PARTY LICENCES
 
-mops-jobs.pyz holds mops-jobs, which is under the MIT licence (see LICENSE), and the packages below, unchanged but for
-files that nothing needs at run time. The sources of a package in Python are its files in the archive themselves; those
-of compiled modules are on PyPI and at the address that is given.
+mops-jobs.pyz holds mops-jobs, which is under the MIT licence (see LICENSE), and the packages below, unchanged except
+that files which are not needed at run time are left out. The sources of Python packages are their files in the archive.
+Those of compiled modules are on PyPI and at the address given below.
 """
 
 
@@ -51,7 +51,7 @@ def _entry(inside: dict[str, str]) -> str:
     name = metadata["Name"]
     texts = {path: text for path, text in sorted(inside.items()) if TEXT.match(path)}
     if not texts and name not in WITHOUT_TEXT:
-        raise SystemExit(f"{name} has no licence text: find out why, and give the reason in onefile/licenses.py")
+        raise SystemExit(f"{name} has no licence text: add the reason to onefile/licenses.py")
     lines = [RULE, f"{name} {metadata['Version']}", f"Licence: {_licence(metadata)}"]
     if address := _address(metadata):
         lines.append(f"Sources: {address}")
@@ -69,16 +69,16 @@ def _licence(metadata: Message) -> str:
     """Return the licence as the metadata names it: an expression, else the classifiers, else the old short field."""
     if expression := metadata["License-Expression"]:
         return str(expression)
-    classifiers = [one for one in metadata.get_all("Classifier", []) if one.startswith("License ::")]
+    classifiers = [text for text in metadata.get_all("Classifier", []) if text.startswith("License ::")]
     if classifiers:
-        return ", ".join(one.rpartition(" :: ")[2] for one in classifiers)
+        return ", ".join(text.rpartition(" :: ")[2] for text in classifiers)
     old = str(metadata["License"] or "")
     return old if old and "\n" not in old else "see the text"
 
 
 def _address(metadata: Message) -> str | None:
     """Return the address of the sources, else of the project."""
-    urls = dict(one.split(", ", 1) for one in metadata.get_all("Project-URL", []))
+    urls = dict(entry.split(", ", 1) for entry in metadata.get_all("Project-URL", []))
     named = {name.lower().replace("-", " "): url for name, url in urls.items()}
     for name in ("source", "source code", "repository", "github", "code", "homepage"):
         if name in named:
@@ -92,7 +92,8 @@ def _parts(inside: dict[str, str]) -> list[str]:
     for path, text in sorted(inside.items()):
         if path.startswith("sboms/") and path.endswith(".json"):
             for component in json.loads(text).get("components", []):
-                licences = [one.get("expression") or one["license"].get("id") for one in component.get("licenses", [])]
+                listed = component.get("licenses", [])
+                licences = [entry.get("expression") or entry["license"].get("id") for entry in listed]
                 licence = f": {', '.join(map(str, licences))}" if licences else ""
                 parts.append(f"{component['name']} {component.get('version', '')}{licence}")
     return parts

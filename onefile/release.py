@@ -29,16 +29,16 @@ SUMS = "SHA256SUMS"
 SBOM = "mops-jobs.cdx.json"
 PACKAGED = ("pyproject.toml", "README.md", "LICENSE")
 COMPLETIONS = {"bash": "mops-jobs.bash", "zsh": "_mops-jobs", "fish": "mops-jobs.fish", "tcsh": "mops-jobs.tcsh"}
-NOWHERE = "https://mops-jobs.invalid"
-"""Stands in the formula where RELEASE_REPOSITORY does not name the repository: .invalid is reserved for that."""
+UNKNOWN_REPOSITORY = "https://mops-jobs.invalid"
+"""The address in the formula if RELEASE_REPOSITORY is not set. The domain .invalid is reserved for such uses."""
 
 
 def main() -> None:
-    """Read the arguments and make what they ask for."""
+    """Read the arguments and make the files."""
     parser = argparse.ArgumentParser(description="Make the files of a release.", allow_abbrev=False)
-    parser.add_argument("what", choices=["packages", "all"], help="wheel and sdist alone, or everything")
+    parser.add_argument("what", choices=["packages", "all"], help="wheel and sdist only, or everything")
     parser.add_argument("--output", type=Path, default=TREE / "dist", help=f"directory; `all` expects {FILE} there")
-    parser.add_argument("--tag", help="the tag of this commit, which has to fit version and CHANGELOG.md")
+    parser.add_argument("--tag", help="the tag of this commit, to be checked against version and CHANGELOG.md")
     args = parser.parse_args()
     version = read_version()
     if args.tag is not None:
@@ -86,7 +86,7 @@ def write_notes(path: Path, version: str) -> None:
 
 
 def build_packages(output: Path, version: str) -> list[str]:
-    """Build sdist and wheel from a copy of our files: setuptools leaves litter, and packs what it finds in build/."""
+    """Build sdist and wheel from a copy of the files: setuptools leaves files behind, and packs those in build/."""
     output.mkdir(parents=True, exist_ok=True)
     sdist, stem = f"mops_jobs-{version}.tar.gz", f"mops_jobs-{version}"
     with tempfile.TemporaryDirectory(prefix="mops-jobs-release-") as scratch:
@@ -98,7 +98,7 @@ def build_packages(output: Path, version: str) -> list[str]:
         run_backend("build_sdist", source, Path(scratch, "made"))
         make_reproducible(Path(scratch, "made", sdist), output / sdist)
         with tarfile.open(output / sdist) as archive:
-            archive.extractall(scratch, filter="tar")  # a wheel from the sdist, as an installer would make it
+            archive.extractall(scratch, filter="tar")  # the wheel is built from the sdist, as by an installer
         wheel = run_backend("build_wheel", Path(scratch, stem), Path(scratch, "made"))
         shutil.copyfile(Path(scratch, "made", wheel), output / wheel)
     return [sdist, wheel]
@@ -114,12 +114,12 @@ def package_files() -> Iterator[Path]:
 
 
 def run_backend(hook: str, source: Path, output: Path) -> str:
-    """Call a hook of setuptools in `source`, in a process of its own. Return the name of the file it made."""
+    """Call a hook of setuptools in `source`, in a separate process. Return the name of the new file."""
     output.mkdir(exist_ok=True)
     code = f"import sys, setuptools.build_meta as backend; backend.{hook}(sys.argv[1])"
     before = set(output.iterdir())
     env = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
-    made = subprocess.run(
+    ran = subprocess.run(
         [sys.executable, "-c", code, str(output)],
         cwd=source,
         env=env,
@@ -128,17 +128,17 @@ def run_backend(hook: str, source: Path, output: Path) -> str:
         text=True,
         check=False,
     )
-    if made.returncode != 0:
-        raise SystemExit(f"{hook} failed:\n{made.stdout}{made.stderr}")
+    if ran.returncode != 0:
+        raise SystemExit(f"{hook} failed:\n{ran.stdout}{ran.stderr}")
     (path,) = set(output.iterdir()) - before
     return path.name
 
 
-def make_reproducible(made: Path, output: Path) -> None:
-    """Copy an sdist with fixed times, modes and owners, which setuptools takes from the machine."""
+def make_reproducible(sdist: Path, output: Path) -> None:
+    """Copy an sdist with fixed times, modes and owners, instead of those of this machine."""
     plain = io.BytesIO()
-    with tarfile.open(made) as old, tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as new:
-        for member in sorted(old.getmembers(), key=lambda one: one.name):
+    with tarfile.open(sdist) as old, tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as new:
+        for member in sorted(old.getmembers(), key=lambda member: member.name):
             info = tarfile.TarInfo(member.name)
             info.type, info.size, info.mtime = member.type, member.size, epoch()
             info.mode = 0o755 if member.isdir() else 0o644
@@ -148,7 +148,7 @@ def make_reproducible(made: Path, output: Path) -> None:
 
 
 def epoch() -> int:
-    """Return the time that goes into archives."""
+    """Return the time for archives, in seconds since 1970."""
     return int(os.environ.get("SOURCE_DATE_EPOCH", "315532800"))
 
 
@@ -156,7 +156,7 @@ def epoch() -> int:
 
 
 def write_extras(output: Path, version: str) -> Iterator[str]:
-    """Write all other files; yield their names."""
+    """Write all other files, and yield their names."""
     with zipfile.ZipFile(output / FILE) as envelope:
         for name in ("LICENSE", LICENCES):
             (output / name).write_bytes(envelope.read(name))
@@ -171,21 +171,21 @@ def write_extras(output: Path, version: str) -> Iterator[str]:
         env = {"PATH": os.environ["PATH"], "HOME": scratch, "MOPS_JOBS_UNPACK": scratch, "COLUMNS": "80"}
         for shell, name in COMPLETIONS.items():
             command = [sys.executable, str(output / FILE), "completion", shell]
-            made = subprocess.run(command, env=env, stdout=subprocess.PIPE, cwd=scratch, check=True)
-            (output / name).write_bytes(made.stdout)
+            ran = subprocess.run(command, env=env, stdout=subprocess.PIPE, cwd=scratch, check=True)
+            (output / name).write_bytes(ran.stdout)
             yield name
 
 
 def bill_of_materials(version: str) -> str:
-    """Return the CycloneDX document of what is in the file, from the lock file."""
+    """Return the CycloneDX document of the packages in the file, from the lock file."""
     wheels = {re.sub(r"[-_.]+", "-", path.name.partition("-")[0]).lower() for path in fetch_wheels()}
     entries = [text for name, text in requirements(TREE / "requirements.lock").items() if name in wheels]
     command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", "-"]
     command += ["--output-reproducible", "--pyproject", str(TREE / "pyproject.toml")]
     env = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
-    made = subprocess.run(command, input="\n".join(entries), env=env, stdout=subprocess.PIPE, text=True, check=True)
-    document = json.loads(made.stdout)
-    document["metadata"]["component"]["version"] = version  # pyproject.toml leaves it to the package
+    ran = subprocess.run(command, input="\n".join(entries), env=env, stdout=subprocess.PIPE, text=True, check=True)
+    document = json.loads(ran.stdout)
+    document["metadata"]["component"]["version"] = version  # pyproject.toml has it from the package
     return json.dumps(document, indent=2) + "\n"
 
 
@@ -197,7 +197,7 @@ def fetch_wheels() -> list[Path]:
 def formula(file: Path, version: str) -> str:
     """Return the Homebrew formula that installs `file`."""
     values = {
-        "REPOSITORY": os.environ.get("RELEASE_REPOSITORY", NOWHERE),
+        "REPOSITORY": os.environ.get("RELEASE_REPOSITORY", UNKNOWN_REPOSITORY),
         "VERSION": version,
         "SHA256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }

@@ -1,10 +1,10 @@
-"""Unpacks the archive: once per build, machine and user, and once a week to see that it is all still there.
+"""Unpack the archive: once per build, machine and user, and check once per week that all files still exist.
 
-Files are put in place one by one, each whole (written beside its place, then renamed), and the mark that says
-"complete" comes last. So there is no lock to wait for and nothing to clean up: two first runs at once write the same
-bytes twice, one that was killed half-way is completed by the next, and what a cache cleaner took away comes back.
+Each file is written under another name and then renamed, and the mark for "complete" comes last. So no lock and no
+clean-up is needed: two first runs at the same time write the same bytes twice, the next run completes one that was
+killed, and files that a cache cleaner removed come back.
 
-bootstrap.py imports this only when there is something to do.
+bootstrap.py imports this only if there is something to do.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MEMBER = "app.pyz"
-# Byte-compiled at once: what a listing imports. The rest Python compiles when it is first imported, as always.
+# Byte-compiled when unpacked: the imports of a listing. Python compiles the others at their first import.
 COMPILED = ("mops_jobs.py", "mopsjobs/", "tabulate/")
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - used only where no other user can replace what is in them
 
@@ -32,14 +32,14 @@ def unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callable
         archive: the single file.
         root: where to unpack; "" if no place is known.
         build: the name of the directory of this build.
-        mark: the name of the file that says that all is there.
-        why_unsafe: says why another user could change what is run from a directory; "" if none can.
+        mark: the name of the file that marks a complete build.
+        why_unsafe: returns why another user could change the code in a directory; "" if none can.
     """
-    umask = os.umask(0o077)  # what lies there is run: no other user may write it, whatever the umask
+    umask = os.umask(0o077)  # no other user may write the code, whatever the umask
     try:
         return _unpack(os.path.abspath(archive), root, build, mark, why_unsafe)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        sys.exit(f"mops-jobs: {archive} is damaged ({error}). Get it again.")
+        sys.exit(f"mops-jobs: {archive} is damaged ({error}). Download it again.")
     except OSError as error:
         sys.exit(
             f"mops-jobs: found no directory to unpack into ({error.strerror or error}). "
@@ -59,13 +59,13 @@ def _unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callabl
     if not why:
         try:
             _fill(app, place, mark)
-            unsafe = _why_unsafe(place, why_unsafe)  # another user may have been faster
+            unsafe = _why_unsafe(place, why_unsafe)  # another user may have created it first
             why = unsafe
         except OSError as error:
             why = f"{root} cannot be written ({error.strerror})"
     if why:
         place = os.path.join(_private_directory(why_unsafe), build)
-        # An unsafe place is named each time, another reason only when it makes a difference.
+        # An unsafe directory is named each time, another reason only if files were written.
         if _fill(app, place, mark) or (unsafe and root):
             print(f"mops-jobs: {why}; unpacked into {place}. MOPS_JOBS_UNPACK names another place.", file=sys.stderr)
     return os.path.join(place, "site-packages")
@@ -76,7 +76,7 @@ def _why_unsafe(place: str, why_unsafe: "Callable[[str], str]") -> str:
 
 
 def _fill(app: zipfile.ZipFile, place: str, mark: str) -> bool:
-    """Put in place what is not there, compile, set the mark. Tell whether anything was missing."""
+    """Write missing files, compile, set the mark. Return whether a file was missing."""
     missing = [info for info in app.infolist() if info.filename.startswith("site-packages/") and _absent(place, info)]
     for directory in sorted({os.path.dirname(os.path.join(place, info.filename)) for info in missing}):
         os.makedirs(directory, exist_ok=True)
@@ -110,7 +110,7 @@ def _write(path: str, content: bytes) -> None:
 
 
 def _compile(app: zipfile.ZipFile, place: str) -> None:
-    """Byte-compile what a listing imports, even where PYTHONDONTWRITEBYTECODE is set, as it is in many containers."""
+    """Byte-compile the imports of a listing, also if PYTHONDONTWRITEBYTECODE is set, as in many containers."""
     import py_compile
 
     for name in app.namelist():
@@ -120,7 +120,7 @@ def _compile(app: zipfile.ZipFile, place: str) -> None:
                 py_compile.compile(
                     os.path.join(place, name), quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
                 )
-            except OSError:  # no room, or another user's: slower, and right all the same
+            except OSError:  # a full disk, or a file of another user: slower, but correct
                 return
 
 

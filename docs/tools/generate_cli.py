@@ -1,6 +1,6 @@
-"""Write docs/reference/cli.md from the parser, so that the two agree (a test compares them).
+"""Write docs/reference/cli.md from the parser; a test compares the two.
 
-From the parser's actions, not from `--help`: argparse lays out help differently from one Python to the next.
+It reads the parser's actions, not `--help`, whose layout differs between versions of Python.
 
     python docs/tools/generate_cli.py
 """
@@ -38,20 +38,20 @@ def own_arguments(
     parser: argparse.ArgumentParser,
 ) -> Iterator[tuple[str, argparse.ArgumentParser, list[argparse.Action]]]:
     """Yield each command: its name, its parser, and the arguments that are not common to all."""
-    commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001
     shared = {option for action in common_flags(parser) for option in action.option_strings} - {"-q"}
     for name, command in commands.choices.items():
-        arguments = [one for one in command._actions if not shared & set(one.option_strings)]  # noqa: SLF001
-        yield name, command, [one for one in arguments if one.help != argparse.SUPPRESS]
+        arguments = [action for action in command._actions if not shared & set(action.option_strings)]  # noqa: SLF001
+        yield name, command, [action for action in arguments if action.help != argparse.SUPPRESS]
 
 
 def common_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Return the flags that every command takes."""
-    return [one for one in parser._actions if one.option_strings and one.option_strings[-1] != "--version"]  # noqa: SLF001
+    return [action for action in parser._actions if action.option_strings and action.option_strings[-1] != "--version"]  # noqa: SLF001
 
 
 def _usage(name: str, arguments: list[argparse.Action]) -> str:
-    words = [operand(one) for one in arguments if not one.option_strings]
+    words = [operand(action) for action in arguments if not action.option_strings]
     return " ".join(["mops-jobs", name, *words, "[flags]"])
 
 

@@ -27,22 +27,21 @@ mops\-jobs \- {description}
 .I COMMAND
 .RI [ flags ]
 .SH DESCRIPTION
-The state of a job is one record in a registry. A local cache mirrors the records, so that looking is instant and works
-without a network; every view says how old it is. Data goes to standard output, everything said about it to standard
-error.
+The state of a job is one record in a registry. A local cache mirrors the records, so that views are instant and work
+without a network. Every view shows its age. Data goes to standard output, messages go to standard error.
 """
 
 ENVIRONMENT = {
     "MOPS_JOBS_REGISTRY, MOPS_JOBS_CACHE": "The registry, and its local cache.",
     "AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN": (
-        "How to reach a registry in Azure; else the sign-in of `az login`."
+        "The credentials of a registry in Azure (default: the sign-in of `az login`)."
     ),
     "NO_COLOR, CLICOLOR_FORCE, FORCE_COLOR": "Whether to use colour.",
 }
 
 FILES = {
     "~/.local/share/mops-jobs/registry.db": "The embedded registry.",
-    "~/.cache/mops-jobs/": "Caches, one a registry. Each can be deleted at any time.",
+    "~/.cache/mops-jobs/": "Caches, one per registry. Each can be deleted at any time.",
     "~/.config/mops-jobs/config.toml, .mops-jobs.toml": "Settings of the user, and of a project.",
 }
 
@@ -54,7 +53,7 @@ def render() -> str:
     lines = [HEAD.format(version=__version__, description=_roff(description[0].lower() + description[1:])).rstrip()]
     lines += [".SH OPTIONS", "Every command takes these.", *_arguments(common_flags(parser)), ".SH COMMANDS"]
     for name, command, arguments in own_arguments(parser):
-        words = " ".join(operand(one) for one in arguments if not one.option_strings)
+        words = " ".join(operand(action) for action in arguments if not action.option_strings)
         lines += [f".SS {_roff(f'{name} {words}'.strip())}", _roff(str(command.description)), *_arguments(arguments)]
         lines += _example(command.epilog)
     lines += [".SH EXIT STATUS", *_verbatim(str(parser.epilog).splitlines()[1:])]
@@ -86,7 +85,7 @@ def _verbatim(lines: list[str]) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    """Text as roff takes it: nothing in it is a request or an escape, and a `-` can be copied as one."""
+    """Escape a text for roff: nothing in it is a request or an escape, and a `-` is copied as `-`."""
     text = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq").replace("`", r"\(ga")
     text = re.sub(r"[^\x00-\x7f]", lambda match: rf"\[u{ord(match[0]):04X}]", text)
     return rf"\&{text}" if text.startswith(".") else text

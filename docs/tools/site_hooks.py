@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: put the documents of the root into the site, and resolve links that lead out of docs/."""
+"""Hooks of mkdocs: add the documents of the root to the site, and resolve links that lead out of docs/."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point each link at the page of the site; a link to a file that is not in the site becomes its text."""
-    at = page.file.src_uri
-    is_root = files.get_file_from_path(at) is not None and not (Path(config.docs_dir) / at).exists()
-    folder = "" if is_root else posixpath.join("docs", posixpath.dirname(at))
+    """Point each link to its page of the site; a link to a file that is not in the site becomes its text."""
+    source = page.file.src_uri
+    is_root = files.get_file_from_path(source) is not None and not (Path(config.docs_dir) / source).exists()
+    folder = "" if is_root else posixpath.join("docs", posixpath.dirname(source))
 
     def resolve(match: re.Match[str]) -> str:
         target = match["target"]
@@ -41,7 +41,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         name = "index.md" if path == HOME else path.removeprefix("docs/")
         if not path.startswith("docs/") and files.get_file_from_path(name) is None:
             return match["text"]
-        there = posixpath.relpath(name, posixpath.dirname(at) or ".")
-        return f"{match['mark']}[{match['text']}]({there}{match['anchor'] or ''})"
+        relative = posixpath.relpath(name, posixpath.dirname(source) or ".")
+        return f"{match['mark']}[{match['text']}]({relative}{match['anchor'] or ''})"
 
     return _LINK.sub(resolve, markdown)
