@@ -968,12 +968,12 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     (f"{PUBLIC}/container/jobs", {}, "and no more"),
     ("https://acme.blob.core.windows.net:8443/container", {}, "and no more"),
     ("http://127.0.0.1:10000/c-1", {}, "emulator"),
-    ("https://acme.blob.core.windows.net//container", {}, "names no container"),
+    ("https://acme.blob.core.windows.net//container", {}, "invalid container in the registry URL"),
     ("https://acme:port/c-1", {}, "invalid registry URL"),
     # variables that make no sense
     ("azure://c-1", KEY_ENV, "AZURE_STORAGE_ACCOUNT is not"),
     ("azure://c-1", SAS_ENV, "AZURE_STORAGE_ACCOUNT is not"),
-    ("azure://c-1", {"AZURE_STORAGE_ACCOUNT": "evil.example.org/"} | SAS_ENV, "no account name"),
+    ("azure://c-1", {"AZURE_STORAGE_ACCOUNT": "evil.example.org/"} | SAS_ENV, "invalid account name"),
     ("azure://c-1", ACME | {"AZURE_STORAGE_KEY": "must-not-be-seen"}, "not base64"),
     ("azure://c-1", {STRING: "must-not-be-seen"}, "malformed"),
     ("azure://c-1", {STRING: ";;"}, "malformed"),
@@ -991,7 +991,7 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
         {STRING: f"BlobEndpoint=http://azurite:10000/{ACCOUNT};AccountName={ACCOUNT};AccountKey={SECRET_KEY}"},
         "plain http",
     ),
-    ("azure://c-1", {STRING: "AccountName=acme"}, "no AccountName with AccountKey"),
+    ("azure://c-1", {STRING: "AccountName=acme"}, "expected AccountName and AccountKey"),
 ]
 
 

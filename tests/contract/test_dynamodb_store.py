@@ -235,7 +235,7 @@ def test_an_item_of_another_program_is_no_value(place: Place) -> None:
     with contextlib.closing(place.server.client()) as client:
         client.put_item(TableName=place.table, Item=item)
     for read in (lambda: store.get("k/b"), lambda: list(store.scan("k/"))):
-        with pytest.raises(StoreError, match="not made"):
+        with pytest.raises(StoreError, match="item of another program"):
             read()
 
 

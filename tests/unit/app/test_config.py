@@ -306,7 +306,7 @@ MALFORMED = [
     ("azure://container/jobs", "'azure://container/jobs'"),
     ("https://acct.blob.core.windows.net", "'https://acct.blob.core.windows.net'"),
     ("https:///container", "'https:///container'"),
-    ("https://acct.blob.core.windows.net//container", "names no container"),
+    ("https://acct.blob.core.windows.net//container", "invalid container in the registry URL"),
     (" azure://container", "' azure://container'"),
     ("azure://con\ntainer", "'azure://con\\ntainer'"),
     ("azure://con\x1b[31mtainer", "'azure://con\\x1b[31mtainer'"),
