@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mopsjobs.errors import UsageError
+from mopsjobs.utils.suggestions import invalid_choice
 
 if TYPE_CHECKING:
     from mopsjobs.engines.base import Engine
@@ -38,4 +39,4 @@ def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -
         from mopsjobs.engines.dask import DaskEngine
 
         return DaskEngine(env)
-    raise UsageError(f"invalid engine '{name}': expected one of {', '.join(ENGINES)}.")
+    raise UsageError(invalid_choice("engine", name, ENGINES))

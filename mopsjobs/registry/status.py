@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from mopsjobs.errors import UsageError
+from mopsjobs.utils.suggestions import invalid_choice
 
 
 class JobStatus(StrEnum):
@@ -73,7 +74,7 @@ def parse_status(text: str) -> JobStatus:
     try:
         return JobStatus(text.strip().lower())
     except ValueError:
-        raise UsageError(f"invalid status '{text}': expected one of {', '.join(JobStatus)}.") from None
+        raise UsageError(invalid_choice("status", text, JobStatus)) from None
 
 
 def parse_statuses(text: str) -> frozenset[JobStatus]:
@@ -90,9 +91,7 @@ def parse_statuses(text: str) -> frozenset[JobStatus]:
         elif word in set(JobStatus):
             found.add(JobStatus(word))
         else:
-            raise UsageError(
-                f"invalid status '{name}': expected one of {', '.join(JobStatus)}, or a group: {', '.join(GROUPS)}."
-            )
+            raise UsageError(invalid_choice("status", name, (*JobStatus, *GROUPS)))
     return frozenset(found)
 
 

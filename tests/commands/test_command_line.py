@@ -39,7 +39,7 @@ BAD_USAGE = {
     "list --registry sqlite:///./x.db": "the path is not absolute",
     "list --registry sqlite:///a/../x.db": "the path is not absolute",
     "list --registry memory:x": "expected nothing after memory:",
-    "list --status flying": f"invalid status 'flying': expected one of {STATUSES}, or a group: active, done.",
+    "list --status flying": f"invalid status 'flying': expected one of {STATUSES}, active, done.",
     "update job flying": f"invalid status 'flying': expected one of {STATUSES}.",
     "list --hours -1": "--hours",
     "list --hours soon": "invalid number of hours 'soon'",

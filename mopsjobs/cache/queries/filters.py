@@ -7,6 +7,7 @@ import sqlite3
 
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import ACTIVE
+from mopsjobs.utils.suggestions import invalid_choice
 
 SORTS = {
     "updated": "changed_ts",
@@ -158,20 +159,11 @@ def parse_sort(text: str) -> str:
     for word in text.split(","):
         name = word.strip().removeprefix("-").removeprefix("+")
         if name not in SORTS:
-            raise _invalid_sort(name)
+            hint = "Descending order has a - in front: --sort -updated"
+            raise UsageError(invalid_choice("sort column", name, SORTS), hint=hint)
         # A repeated name has no effect, and SQLite has a limit of 2,000 terms.
         terms.setdefault(name, f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")
     return ", ".join([*terms.values(), "job_id ASC"])
-
-
-def _invalid_sort(name: str) -> UsageError:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, SORTS, 1)
-    return UsageError(
-        f"invalid sort column '{name}': expected {', '.join(SORTS)}, with - in front for descending.",
-        hint=f"Did you mean '{close[0]}'?" if close else None,
-    )
 
 
 def where_clauses(connection: sqlite3.Connection, job_filter: Filter) -> list[Condition]:
