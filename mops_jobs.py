@@ -14,7 +14,7 @@ from datetime import datetime
 from mopsjobs import __version__
 from mopsjobs.app.job_arguments import Parser
 from mopsjobs.cli.commands import COMMANDS, load
-from mopsjobs.cli.flags import HelpFormatter
+from mopsjobs.cli.flags import HelpFormatter, add_command
 from mopsjobs.console.printer import Printer, discard_output
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, UsageError
 
@@ -43,17 +43,6 @@ WRITERS = frozenset({"cancel", "progress", "prune", "register", "resume", "submi
 argparse._ = lambda text: text  # type: ignore[attr-defined]
 
 
-def _suggest_command(message: str) -> str | None:
-    """Return a hint with the command that a mistyped one resembles most."""
-    if "invalid choice: '" not in message or "COMMAND" not in message:
-        return None
-    import difflib
-
-    word = message.partition("invalid choice: '")[2].partition("'")[0]
-    close = difflib.get_close_matches(word, COMMANDS, 1)
-    return f"Did you mean {close[0]}?" if close else None
-
-
 def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """Build the parser of the command line.
 
@@ -63,9 +52,15 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     """
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     group = common.add_argument_group("common")
-    group.add_argument("--registry", metavar="URL", help="the registry to use (MOPS_JOBS_REGISTRY)")
-    group.add_argument("--cache", metavar="PATH", help="the local cache to use (MOPS_JOBS_CACHE)")
-    group.add_argument("--color", metavar="WHEN", help="color the output: auto, always or never (NO_COLOR)")
+    group.add_argument(
+        "--registry", metavar="URL", help="URL of the registry (default: MOPS_JOBS_REGISTRY, else as configured)"
+    )
+    group.add_argument(
+        "--cache", metavar="PATH", help="path of the local cache (default: MOPS_JOBS_CACHE, else one per registry)"
+    )
+    group.add_argument(
+        "--color", metavar="WHEN", help="color the output: auto, always or never (default: auto; NO_COLOR turns it off)"
+    )
     group.add_argument("-v", "--verbose", action="count", help="print more; show where an unexpected error occurred")
 
     quiet = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, parents=[common])
@@ -88,7 +83,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     )
     for name in names:
         # In `list`, -q has a meaning that is fixed: print ids only.
-        load(name).add_parser(name, commands, [common if name == "list" else quiet])
+        add_command(commands, name, [common if name == "list" else quiet])
     return parser
 
 
@@ -152,8 +147,9 @@ def _report(error: Exception, out: Printer) -> int:
 def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[str, object]) -> int:
     # The error message of a program may be any bytes. A report with `?` for what is not UTF-8 is better than none.
     argv = [os.fsencode(word).decode("utf-8", "replace") for word in _join_sort_values(argv)]
-    if argv == ["help"]:
-        argv = []
+    # Here, so that a broken configuration does not hide the help.
+    if argv[:1] == ["help"] and not any(word.startswith("-") for word in argv):
+        argv = [*argv[1:], "--help"]
     args = _parse(argv)
     if args.command is None:
         build_parser().print_help()
@@ -216,10 +212,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     try:
         return build_parser().parse_args(argv)
     except UsageError as error:
-        is_known = argv and argv[0] in COMMANDS
-        error.hint = (
-            f"See: mops-jobs {argv[0]} --help" if is_known else _suggest_command(str(error)) or "See: mops-jobs --help"
-        )
+        error.hint = f"See: mops-jobs {argv[0]} --help" if argv[0] in COMMANDS else "See: mops-jobs --help"
         raise
 
 

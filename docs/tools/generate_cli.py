@@ -29,7 +29,8 @@ def render() -> str:
     lines = [HEAD, "Flags that every command takes:", "", *_table(common_flags(parser))]
     for name, command, arguments in own_arguments(parser):
         lines += ["", f"## {name}", "", str(command.description), "", f"    {_usage(name, arguments)}", ""]
-        lines += _table(arguments)
+        lines += [*_table(arguments), "", "Examples:", ""]
+        lines += [f"    {line.strip()}" for line in str(command.epilog).splitlines()[1:]]
     lines += ["", "## Exit codes", "", *(f"    {line}".rstrip() for line in str(parser.epilog).splitlines()[1:])]
     return "\n".join(lines) + "\n"
 
@@ -58,7 +59,7 @@ def _usage(name: str, arguments: list[argparse.Action]) -> str:
 def operand(action: argparse.Action) -> str:
     """Return a positional argument as usage lines show it."""
     word = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest)
-    return {"+": f"{word}…", "?": f"[{word}]"}.get(str(action.nargs), word)
+    return {"+": f"{word}…", "*": f"[{word}…]", "?": f"[{word}]"}.get(str(action.nargs), word)
 
 
 def _table(actions: list[argparse.Action]) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""The command line: flags, tables and one module a family of commands."""
+"""The command line: flags, tables and one module per command."""

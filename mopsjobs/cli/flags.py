@@ -6,6 +6,7 @@ import argparse
 import os
 
 from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.cli.commands import load
 from mopsjobs.utils.times import parse_duration
 
 TYPE_CHECKING = False
@@ -14,14 +15,22 @@ if TYPE_CHECKING:
     from mopsjobs.cli.commands import Commands
 
 
+JOB_HELP = "id of the job, a prefix that fits one job only, or @latest"
+
+FULL_ID_HELP = "full id of the job"
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """argparse's own, told the width of the terminal: one is made for each argument, and would import shutil for it."""
+    """Format help for the width of the terminal.
+
+    argparse makes a formatter for each argument. Without a width, each one would import shutil.
+    """
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_terminal_width() - 2)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        # Examples are laid out already; a paragraph is not.
+        # Examples keep their lines; a paragraph is filled.
         if "\n" in text:
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001
@@ -37,40 +46,34 @@ def _terminal_width() -> int:
         return 80
 
 
-def add_command(
-    commands: Commands,
-    name: str,
-    parents: list[argparse.ArgumentParser],
-    *,
-    help: str,  # noqa: A002 - argparse's word
-    description: str,
-    epilog: str | None = None,
-) -> argparse.ArgumentParser:
-    """Declare a command: the parser to add its arguments to."""
-    return commands.add_parser(
+def add_command(commands: Commands, name: str, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare a command: what its module says, in the frame that all commands have."""
+    module = load(name)
+    parser = commands.add_parser(
         name,
         parents=parents,
-        help=help,
-        description=description,
-        epilog=epilog,
+        help=module.HELP,
+        description=module.DESCRIPTION,
+        epilog="\n  ".join(("examples:", *module.EXAMPLES)) + "\n",
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
+    module.add_arguments(parser)
 
 
 def add_freshness_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how fresh a view has to be. They exclude each other."""
-    group = parser.add_argument_group("how fresh").add_mutually_exclusive_group()
+    """Declare the flags that say how fresh a view has to be. They exclude each other."""
+    group = parser.add_argument_group("freshness").add_mutually_exclusive_group()
     group.add_argument("--refresh", action="store_true", help="sync first")
     group.add_argument("--max-age", metavar="DURATION", help="sync first if the last sync is older than this, like 5m")
     group.add_argument("--offline", action="store_true", help="never use the network")
 
 
 def freshness_policy(args: argparse.Namespace) -> FreshnessPolicy:
-    """What those flags ask for.
+    """Return what those flags say.
 
     Raises:
-        UsageError: `--max-age` is no duration.
+        UsageError: if `--max-age` is not a duration.
     """
     max_age = None if args.max_age is None else parse_duration(args.max_age)
     return FreshnessPolicy(refresh=args.refresh, max_age=max_age, offline=args.offline)

@@ -10,7 +10,7 @@ JOB_HEADERS = ("JOB", "STATUS", "PROGRESS", "OWNER", "CREATED", "UPDATED", "DURA
 
 
 def job_row(job: dict[str, object], app: App) -> list[object]:
-    """A job as a row under `JOB_HEADERS`: to a person with ages, else with times."""
+    """Return a job as a row under `JOB_HEADERS`: with ages on a terminal, else with times."""
     created, updated = str(job["created_at"]), str(job["updated_at"])
     if app.out.is_terminal:
         now = app.now()

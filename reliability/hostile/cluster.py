@@ -246,7 +246,7 @@ def run(trial: Trial) -> list[Figure]:
                 store.create_if_absent(f"jobs/{job_id}/state.json", json.dumps({**record, **fields}).encode())
         ran = command.run("reconcile")
         check("text", ran, "reconcile", codes=_CODES)
-        must(f"{len(records):,} jobs looked at" in ran.err, "reconcile stopped half way")
+        must(f"{len(records):,} jobs checked" in ran.err, "reconcile stopped half way")
         for terminal in (False, True):
             for flags in ((), ("--json",)):
                 ran = command.run("reconcile", *flags, terminal=terminal)

@@ -236,5 +236,5 @@ def test_a_table_of_another_program_stays(
     jobs.store.create_if_absent(submitted[0], b"{}")
     ran = download(cli, into)
     assert (ran.code, (into / "tasks.csv").read_text(), outside.read_text()) == (7, "mine", "mine")
-    assert "The table of tasks is not written: " in ran.err
+    assert "The table of tasks was not written: " in ran.err
     assert (into / place(TASKS[0])).read_text() == "{}"

@@ -274,7 +274,7 @@ def test_a_failed_refresh_shows_the_old_rows(cli: Cli, cached: Remote, flags: tu
     assert ran.json["stale"] is True
     assert ran.err == (
         "warning: Cannot reach the registry: connection refused."
-        " Showing what was synced 1h ago, the last sync failed.\n"
+        " Showing the cache, synced 1h ago, the last sync failed.\n"
     )
     assert cli.ok("list").err == "1 job, synced 1h ago, the last sync failed, stale\n"
 
@@ -285,7 +285,7 @@ def test_unreadable_records_are_told_of_beside_their_last_good_state(cli: Cli, c
     for number, (name, said) in enumerate((("a", "1 record"), ("b", "2 records")), 1):
         cached.put(key(name), "{")
         assert cli("sync", "-q").code == 7
-        warning = f"warning: {said} cannot be read, shown as last known: mops-jobs doctor\n"
+        warning = f"warning: {said} cannot be read; the last good state is shown. See: mops-jobs doctor\n"
         for form in ((), ("-q",), ("--json",), ("--jsonl",), ("--tsv",), ("--refresh", "--json")):
             ran = cli.ok("list", *form)
             assert ran.err.startswith(warning), number

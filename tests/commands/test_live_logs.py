@@ -110,4 +110,4 @@ def test_the_runner_speaks_for_itself_while_the_registry_is_away(cli: Cli, remot
     (directory / "runner.log").write_text("first\nsecond\nthird\n")
     ran = cli("logs", "mine", "--grep", "ir", "--tail", "1")
     assert (ran.code, ran.lines) == (5, ["third"])
-    assert "Showing what its runner on this machine says of itself." in ran.err
+    assert "Showing the log of the job's runner on this machine." in ran.err

@@ -223,7 +223,8 @@ def test_a_textfile_that_node_exporter_would_skip_is_warned_of(cli: Cli, tmp_pat
     It is read by its name, and metrics that nobody collects are missed too late.
     """
     ran = cli.ok("metrics", "--textfile", str(tmp_path / "mops-jobs.txt"))
-    assert ran.err == "warning: node_exporter reads only files whose names end in .prom.\n"
+    ignored = f"warning: node_exporter ignores {tmp_path}/mops-jobs.txt"
+    assert ran.err == f"{ignored}: it reads only files whose names end in .prom.\n"
     assert (tmp_path / "mops-jobs.txt").read_text().startswith("# HELP")
 
 

@@ -50,7 +50,7 @@ def test_doctor_names_the_fix_for_a_first_run(cli: Cli) -> None:
     checks = _checks(cli)
     assert checks["access"]["state"] == "warn"
     assert checks["access"]["fix"] == "check the path; if it is right: mops-jobs register JOB"
-    assert "registry.db yet; the first job makes it" in str(checks["access"]["detail"])
+    assert "registry.db yet; the first job creates it" in str(checks["access"]["detail"])
     assert "reachable" not in str(checks["access"]["detail"])
     assert (checks["cache"]["state"], checks["cache"]["fix"]) == ("ok", None)
     assert ": 0 jobs, " in str(checks["cache"]["detail"])
@@ -63,7 +63,7 @@ def test_doctor_names_the_fix_for_a_first_run_over_a_network(cli: Cli, remote: R
     checks = _checks(cli)
     assert (checks["cache"]["state"], checks["cache"]["fix"]) == ("warn", "mops-jobs sync")
     assert checks["records"] == {
-        "name": "records", "state": "warn", "detail": "not looked at: never synced", "fix": "mops-jobs sync"
+        "name": "records", "state": "warn", "detail": "not checked: never synced", "fix": "mops-jobs sync"
     }  # fmt: skip
     assert not cli.cache.exists()
     remote.store.down = True
@@ -140,7 +140,7 @@ def test_doctor_tells_an_outage_and_the_last_error(cli: Cli, remote: Remote) -> 
     assert checks["access"]["state"] == "fail"
     assert checks["access"]["fix"]
     assert "the last sync failed: Cannot reach the registry" in str(checks["cache"]["detail"])
-    assert checks["cache"]["fix"] == "first mend the access"
+    assert checks["cache"]["fix"] == "restore the access to the registry first"
 
 
 def test_doctor_tells_bad_records_by_key_and_reason(cli: Cli, remote: Remote) -> None:
@@ -150,7 +150,7 @@ def test_doctor_tells_bad_records_by_key_and_reason(cli: Cli, remote: Remote) ->
     assert cli("sync").code == 7
     ran = cli("doctor")
     assert ran.code == 7
-    assert "1 unreadable, 1 to note" in ran.out
+    assert "1 unreadable, 1 with a warning" in ran.out
     assert f"{key('bad')}: not JSON" in ran.out
     remote.store.delete(key("bad"))
     cli.ok("sync")
@@ -198,7 +198,7 @@ def test_doctor_sets_a_damaged_cache_aside(cli: Cli, remote: Remote) -> None:
     ran = cli("doctor")
     assert ran.code == 0
     assert "Set aside as" in ran.err
-    assert "nothing there yet" in ran.out
+    assert "no file yet" in ran.out
 
 
 # --- config ----------------------------------------------------------------------------------------------------------

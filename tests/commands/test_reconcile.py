@@ -301,7 +301,7 @@ def test_the_command_ends_what_has_ended_and_says_so(cli: Cli, jobs: JobRegistry
     _job(jobs, "scheduled")
     ran = cli.ok("reconcile")
     assert ran.lines == ["a: scheduled -> succeeded"]
-    assert "1 jobs looked at, 1 changed" in ran.err
+    assert "1 job checked, 1 changed" in ran.err
 
 
 def test_the_command_marks_what_is_gone(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:
@@ -331,7 +331,7 @@ def test_the_command_tells_scripts_what_it_did(cli: Cli, jobs: JobRegistry, clus
 
 def test_without_a_job_to_ask_about_no_cluster_is_needed(cli: Cli, jobs: JobRegistry) -> None:
     add(jobs, "local", "running", engine="local")
-    assert "0 jobs looked at" in cli.ok("reconcile").err
+    assert "0 jobs checked" in cli.ok("reconcile").err
 
 
 def test_an_unknown_job_is_exit_3(cli: Cli, cluster: Cluster) -> None:

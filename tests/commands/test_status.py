@@ -54,8 +54,8 @@ def test_status_shows_all_there_is(cli: Cli) -> None:
         "Validation no out-3",
         "Timeline",
         "  2026-03-01 09:00:00Z  pending",
-        "  2026-03-01 09:50:00Z  submitting  (passed unseen)",
-        "  2026-03-01 09:50:00Z  scheduled  (passed unseen)",
+        "  2026-03-01 09:50:00Z  submitting  (not reported)",
+        "  2026-03-01 09:50:00Z  scheduled  (not reported)",
         "  2026-03-01 09:50:00Z  running  (+0s)",
         "  2026-03-01 11:00:00Z  failed  (+1h 10m)",
     ]
@@ -225,7 +225,7 @@ def test_a_job_that_the_cache_lacks_is_looked_up(cli: Cli, remote: Remote) -> No
     remote.put(key("new"), foreign("new"))
     assert cli("status", "new", "--offline").code == 3
     ran = cli.ok("status", "new")
-    assert "Data: read from the registry just now" in ran.err
+    assert "Data: live, from the registry" in ran.err
     remote.store.down = True
     ran = cli("status", "other")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)

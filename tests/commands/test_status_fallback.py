@@ -41,7 +41,7 @@ def test_the_cluster_is_asked_and_its_word_marked(cli: Cli, cluster: Api) -> Non
     _put(cluster, active=1, ready=1)
     ran = cli.ok("status", "seir-1")
     assert ran.lines == ["Job        seir-1", "Engine     kubernetes says: running"]
-    assert "This is what the kubernetes engine says, not the job's record." in ran.err
+    assert "Showing what the kubernetes engine says, not the job's record." in ran.err
     assert "Next: kubectl get job seir-1" in ran.err
 
 

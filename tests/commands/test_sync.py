@@ -144,7 +144,7 @@ def test_many_bad_records_do_not_flood_the_terminal(cli: Cli, remote: Remote) ->
         remote.put(key(f"bad-{number:02}"), "{")
     ran = cli("sync")
     assert ran.err.count("not JSON") == 10
-    assert "and 20 more: mops-jobs doctor --json" in ran.err
+    assert "and 20 more; all of them: mops-jobs doctor --json" in ran.err
 
 
 def test_an_unreadable_record_keeps_its_last_good_row(cli: Cli, anywhere: VersionedStore) -> None:
@@ -304,7 +304,7 @@ def test_a_sync_without_progress_is_warned_of(cli: Cli, remote: Remote, monkeypa
         cli.clock.advance(seconds=1)
         told = f"is running for 1h 10m (process {os.getpid()}), without progress for 10m"
         fix = f"continue it (kill -CONT {os.getpid()}), or end it (kill -KILL {os.getpid()})"
-        warning = f"warning: Another sync {told}; nothing is mirrored meanwhile. To go on, {fix}.\n"
+        warning = f"warning: Another sync {told}; the cache is not updated. To go on, {fix}.\n"
         assert cli.ok("sync", "-q")[1:] == ("", warning)
         document = cli.ok("sync", "--json", "-q").json
         assert document == {

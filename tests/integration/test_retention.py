@@ -364,7 +364,7 @@ def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypat
     assert gone <= set(before[: 2 * retention.BATCH + 1])  # the first key goes by itself
     announcements = sum(key.startswith("changes/") for key in gone)
     assert f"Removed {len(gone) - announcements} chunks of events" in ran.err
-    assert ran.err.endswith(f"{announcements} announcement of writes (of 2026-03-01T12:00:00Z), and then no more.\n")
+    assert ran.err.endswith(f"{announcements} announcement of writes (of 2026-03-01T12:00:00Z), then stopped.\n")
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -523,7 +523,10 @@ def test_it_says_what_before_it_does(cli: Cli, aged: Remote) -> None:
     ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
     assert (ran.out, ran.err) == ("", f"Removing {CHUNKS}.\nRemoved {CHUNKS}.\n")
     assert len(_keys(inner, "")) == len(before) - 10
-    assert cli.ok("prune", "--store", "--older-than", "30d").err == "Nothing there is so old.\n"
+    assert (
+        cli.ok("prune", "--store", "--older-than", "30d").err
+        == "The registry has no events or announcements older than 30d to remove.\n"
+    )
     assert cli.ok("prune", "--store", "--older-than", "30d", "--yes", "-q").err == ""
 
 
@@ -551,7 +554,7 @@ def test_what_stays_without_a_record_is_told(cli: Cli, aged: Remote) -> None:
     """In a note, before and after, and to scripts."""
     aged.store.inner.delete(aged.jobs.key_of("old-1"))
     words = ("prune", "--store", "--older-than", "30d")
-    note = "Left 2 old chunks of events of 1 job without a record here."
+    note = "Kept 2 old chunks of events of 1 job without a record."
     assert cli.ok(*words, "--dry-run").err.splitlines()[1:] == [note]
     ran = cli.ok(*words, "--yes", "--json")
     assert ran.err.splitlines()[-1] == note

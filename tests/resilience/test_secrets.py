@@ -90,6 +90,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "config": ("config", "show"),
     "schema": ("schema",),
     "completion": ("completion", "--words", "jobs", ""),
+    "help": ("help", "list"),
     "serve": ("serve",),
 }
 """How each command is called here, in an order in which one makes what the next looks at."""

@@ -272,4 +272,4 @@ def test_a_server_outlives_its_files(
         assert "There is no job nope" in server.ask("/jobs/nope").text
         with server.stream("/live?job=first") as messages:
             assert next(messages)
-        assert server.stop() == (0, "Ctrl-C ends it.\n")
+        assert server.stop() == (0, "Stop with Ctrl-C.\n")

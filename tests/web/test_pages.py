@@ -565,7 +565,7 @@ def test_a_signal_ends_it_cleanly(server: Server, number: int, code: int) -> Non
         next(messages)
         ended, err = server.stop(number)
     assert ended == code
-    assert err == "Ctrl-C ends it.\n"
+    assert err == "Stop with Ctrl-C.\n"
 
 
 def test_a_cache_that_is_deleted_is_made_anew(server: Server, cli: Cli) -> None:

@@ -1,7 +1,7 @@
-"""The commands, one module a family. Each module has `add_parser(name, commands, parents)` and `run(args, app)`.
+"""The commands, one module each: `HELP`, `DESCRIPTION`, `EXAMPLES`, `add_arguments(parser)` and `run(args, app)`.
 
-A command returns a `Result`; it neither prints nor exits. Modules are imported by name, only the one that a run needs:
-a listing must not pay for what a sync imports.
+A command returns a `Result`; it neither prints nor exits. A run imports only the module of its command: a listing must
+not pay for what a sync imports.
 """
 
 from __future__ import annotations
@@ -22,11 +22,18 @@ if TYPE_CHECKING:
     class CommandModule(Protocol):
         """What a module of this package offers."""
 
-        def add_parser(self, name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-            """Declare the command's arguments."""
+        HELP: str
+        """One line for the list of commands. Begins with a verb."""
+        DESCRIPTION: str
+        """The text above the arguments. Begins with a verb."""
+        EXAMPLES: tuple[str, ...]
+        """Two or three command lines."""
+
+        def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+            """Declare the arguments."""
 
         def run(self, args: argparse.Namespace, app: App) -> Result:
-            """Do what was asked."""
+            """Run the command."""
 
 
 COMMANDS = {
@@ -41,9 +48,9 @@ COMMANDS = {
     "logs": "logs",
     "sync": "sync",
     "prune": "prune",
-    "register": "report",
-    "update": "report",
-    "progress": "report",
+    "register": "register",
+    "update": "update",
+    "progress": "progress",
     "cancel": "cancel",
     "submit": "submit",
     "resume": "resume",
@@ -58,10 +65,11 @@ COMMANDS = {
     "config": "config",
     "schema": "schema",
     "completion": "completion",
+    "help": "help",
 }
-"""Each command and the module it lives in, in the order of the help."""
+"""Each command and its module, in the order of the help."""
 
 
 def load(name: str) -> CommandModule:
-    """The module of a command."""
+    """Import the module of a command."""
     return importlib.import_module(f"mopsjobs.cli.commands.{COMMANDS[name]}")

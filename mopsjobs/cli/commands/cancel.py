@@ -9,7 +9,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import add_command
+from mopsjobs.cli.flags import FULL_ID_HELP
 from mopsjobs.cli.trust_flags import add_trust, agreed_trust, contexts_of, trust_of
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
@@ -17,11 +17,18 @@ from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
 from mopsjobs.submission.cancel import Cancelled, CancelRequest, cancel, records_to_stop
 from mopsjobs.utils.text import pluralize
 
-TYPE_CHECKING = False
+HELP = "cancel jobs: their records, and what runs them"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Cancel jobs, by id or by filters. Filters select among the jobs that have not ended. Unlike in list, a time window"
+    " also holds for active jobs. A cancelled job that still runs is stopped again. Other ended jobs are refused."
+)
 
+EXAMPLES = (
+    "mops-jobs cancel seir-20260301-120000-1a2b --reason 'wrong seed'",
+    "mops-jobs cancel --owner me --status running --name 'night*' --dry-run",
+    "mops-jobs cancel --owner me --hours 1 --yes",
+)
 
 MAX_LISTED = 20
 """Jobs that the confirmation lists."""
@@ -30,32 +37,18 @@ MAX_LISTED = 20
 FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "namespace", "owner", "stuck")
 
 
-EXAMPLES = """examples:
-  mops-jobs cancel seir-20260301-120000-1a2b --reason 'wrong seed'
-  mops-jobs cancel --owner me --status running --name 'night*' --dry-run
-"""
-
-
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `cancel`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="cancel jobs: their records, and what runs them",
-        description="Cancel jobs, by their ids or by the filters of list, which choose among those that have not ended "
-        "and here take a window strictly. One that is cancelled already stays so, and is stopped if it still runs; one "
-        "that has ended is refused.",
-        epilog=EXAMPLES,
-    )
-    # Whole ids only: what stops a job should not hang on what else happens to be registered.
-    parser.add_argument("jobs", metavar="JOB", nargs="*", help="the whole id")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    # Full ids only: what a prefix stops would depend on what else is registered.
+    parser.add_argument("jobs", metavar="JOB", nargs="*", help=FULL_ID_HELP)
     add_filter_flags(parser)
-    parser.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
-    parser.add_argument("--yes", action="store_true", help="do not ask whether those that fit the filters are meant")
+    parser.add_argument("--reason", metavar="TEXT", help="reason to store in the record")
+    parser.add_argument("--yes", action="store_true", help="cancel the selected jobs without asking")
     add_trust(parser)
-    parser.add_argument("--dry-run", action="store_true", help="show which jobs it would be, and do nothing")
-    parser.add_argument("--json", action="store_true", help="each job as a JSON object in a line of its own")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the jobs that would be cancelled, and cancel none"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per job and line")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:

@@ -1,32 +1,29 @@
-"""`completion`: a script that makes a shell complete the command line, ids and owners from the cache included."""
+"""`completion`: print a script that makes a shell complete the command line, with ids and owners from the cache."""
 
 from __future__ import annotations
 
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import RawText, Result, Tsv
 from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.registry.status import GROUPS, JobStatus
+from mopsjobs.utils.suggestions import invalid_choice
 
-TYPE_CHECKING = False
+HELP = "print a completion script for a shell"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = "Print a script that completes commands, flags, statuses, and the job ids and owners in the local cache."
 
+EXAMPLES = (
+    "mops-jobs completion bash > ~/.local/share/bash-completion/completions/mops-jobs",
+    "mops-jobs completion zsh > ~/.zfunc/_mops-jobs",
+    "mops-jobs completion fish > ~/.config/fish/completions/mops-jobs.fish",
+)
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
 WORDS = ("jobs", "owners")
-
-
-EXAMPLES = """examples:
-  mops-jobs completion bash > ~/.local/share/bash-completion/completions/mops-jobs
-  mops-jobs completion zsh > ~/.zfunc/_mops-jobs
-  mops-jobs completion fish > ~/.config/fish/completions/mops-jobs.fish
-"""
 
 
 PREAMBLE = {
@@ -47,31 +44,22 @@ _mops_jobs_complete_owners() { _mops_jobs_words owners }
     "tcsh": "",
     "fish": "",
 }
-"""What the scripts call for words of the cache: this command, which looks at the cache as it lies."""
+"""The functions by which the scripts read words from the cache: they call this command, which never syncs."""
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `completion`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="print a completion script for a shell",
-        description="Print a script that completes commands, flags and statuses in a shell, and from the local cache "
-        "ids of jobs and owners.",
-        epilog=EXAMPLES,
-    )
-    parser.add_argument("shell", nargs="?", choices=SHELLS, help="which shell")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("shell", metavar="SHELL", nargs="?", choices=SHELLS, help=f"one of {', '.join(SHELLS)}")
     parser.add_argument("--words", nargs="+", metavar="WORD", help=argparse.SUPPRESS)  # for the scripts
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
-    """Print the script, or the words that it asks for."""
+    """Print the script, or the words that a script asks for."""
     if args.words is not None:
-        kind, *prefix = args.words  # tcsh cannot tell what is typed already, and gives none
+        kind, *prefix = args.words  # tcsh does not pass what is typed already
         return _words(kind, "".join(prefix), app)
     if args.shell is None:
-        raise UsageError(f"Name a shell: {', '.join(SHELLS)}.")
+        raise UsageError(f"Missing shell: expected one of {', '.join(SHELLS)}.")
     import shtab
 
     parser = app.build_parser()
@@ -80,18 +68,18 @@ def run(args: argparse.Namespace, app: App) -> Result:
         for action in command._actions:  # noqa: SLF001 - argparse has no public way to walk a parser
             _describe(action)
     script = shtab.complete(parser, shell=args.shell, preamble=PREAMBLE[args.shell])
-    if args.shell == "zsh":  # for arguments that repeat, shtab writes what completes the first one alone
+    if args.shell == "zsh":  # shtab completes only the first of arguments that repeat
         script = script.replace('"(*)::', '"*:').replace('"(*):', '"*:')
     return Result(RawText(script))
 
 
 def _words(kind: str, prefix: str, app: App) -> Result:
-    """Words of the cache. Whatever is wrong, somebody who presses Tab gets no words, and no message."""
+    """Return words from the cache. If the cache cannot be read, there are none, and no message disturbs the prompt."""
     from mopsjobs.cache.queries import completions
 
     find = {"jobs": completions.job_id_words, "owners": completions.owner_words}.get(kind)
     if find is None:
-        raise UsageError(f"There are no words of the kind '{kind}': use {', '.join(WORDS)}.")
+        raise UsageError(invalid_choice("kind of words", kind, WORDS))
     try:
         found = app.cache.read_cached(lambda cache: find(cache, prefix))
     except MopsJobsError:

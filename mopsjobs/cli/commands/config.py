@@ -1,30 +1,26 @@
-"""`config show`: which settings are in force, and where each came from."""
+"""`config show`: show the settings in force, and the origin of each."""
 
 from __future__ import annotations
 
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import Document, Result, Table
 
-TYPE_CHECKING = False
+HELP = "show the settings in force"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = "Show each setting and its origin: flag, environment, project file, user file or default."
+
+EXAMPLES = (
+    "mops-jobs config show",
+    "mops-jobs config show --json | jq -r .registry.value",
+)
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `config`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="show the settings in force",
-        description="Show each setting and where it came from: flag, environment, project file, user file or default.",
-    )
-    parser.add_argument("action", metavar="show", choices=["show"], help="show: the settings in force")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("action", metavar="show", choices=["show"], help="show the settings in force")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:

@@ -1,4 +1,4 @@
-"""`doctor`: is everything in place, and if not, what to do. Each check names its fix."""
+"""`doctor`: check configuration, registry and cache. Each check names its fix."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from mopsjobs import __version__
 from mopsjobs.app.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.identity import check_same_registry
-from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import styled
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_UNREACHABLE, CacheError, MopsJobsError, UsageError
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time
 
-TYPE_CHECKING = False
+HELP = "check configuration, registry and cache, with a fix for each problem"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Check configuration, registry and cache, and name a fix for each problem. The exit code is that of the first check"
+    " that fails."
+)
 
+EXAMPLES = (
+    "mops-jobs doctor",
+    "mops-jobs doctor --json | jq '.checks[] | select(.state != \"ok\")'",
+)
 
 SCHEMA_VERSION = 1
 
@@ -46,22 +51,22 @@ NETWORK_FILE_SYSTEMS = (
     "lustre",
     "glusterfs",
 )
-"""SQLite's WAL needs shared memory between the processes at a file, which none of these gives across machines."""
+"""SQLite's WAL needs shared memory between processes. These file systems do not have it across machines."""
 
 
 PILING_DAYS = 7
-"""Announcements are of no use after a day; older than so many days, they pile up and nobody removes them."""
+"""Days. Syncs need announcements for one day; older ones pile up until `prune --store` removes them."""
 
 
 SYNC = "mops-jobs sync"
-"""The fix of what has not been mirrored: of no use while the registry cannot be reached."""
+"""The fix for a cache that is not up to date, if the registry can be reached."""
 
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 class Check:
-    """One thing looked at."""
+    """The result of one check."""
 
     __slots__ = ("detail", "exit_code", "fix", "name", "state")
 
@@ -75,22 +80,15 @@ class Check:
         self.exit_code = exit_code
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `doctor`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="check configuration, registry and cache, with a fix for what is wrong",
-        description="Check configuration, registry and cache. The exit code is that of the first thing that fails.",
-    )
-    parser.add_argument("--json", action="store_true", help="as one JSON document")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Check everything."""
     problems: list[tuple[str, str, str]] | None = None
-    app.embedded.notes_missing = False  # a check of its own does
+    app.embedded.notes_missing = False  # the check `access` does
     if app.settings.is_local:
         with contextlib.suppress(MopsJobsError):  # the checks below say why
             app.cache.sync(wait=None)
@@ -138,35 +136,35 @@ def _checks(app: App, problems: list[tuple[str, str, str]] | None) -> Iterator[C
         yield _retention(app)
     for check in (_cache(app), *_running_sync(app), *_file_systems(app), _records(problems)):
         if access.state == "fail" and check.fix == SYNC:
-            check.fix = "first mend the access"
+            check.fix = "restore the access to the registry first"
         yield check
 
 
 def _records(problems: list[tuple[str, str, str]] | None) -> Check:
     if problems is None:
-        return Check("records", "warn", "not looked at: never synced", fix=SYNC)
+        return Check("records", "warn", "not checked: never synced", fix=SYNC)
     if unreadable := sum(kind == "unreadable" for _, kind, _ in problems):
         return Check(
             "records",
             "fail",
-            f"{unreadable} unreadable, {len(problems) - unreadable} to note",
-            fix="look at the records below; each job keeps its last good row until its record is mended",
+            f"{unreadable} unreadable, {len(problems) - unreadable} with a warning",
+            fix="repair the records below; until then, the cache keeps the last good state of each job",
             exit_code=EXIT_PARTLY_DONE,
         )
     if problems:
-        return Check("records", "warn", f"{len(problems)} to note", fix="look at them below")
-    return Check("records", "ok", "all sound as of the last sync")
+        return Check("records", "warn", f"{len(problems)} with a warning", fix="see the warnings below")
+    return Check("records", "ok", "all readable as of the last sync")
 
 
 def _reachable(app: App) -> Check:
     if (missing := app.embedded.missing_path()) is not None:
         return _missing(app, missing)
     try:
-        registry = app.registry  # opened before the clock starts: what takes time then is the network
-        begun = app.monotonic()
+        registry = app.registry  # opened before the measurement, which is then that of the network
+        start = app.monotonic()
         first = next(registry.scan(), None)
-        taken = app.monotonic() - begun
-        with contextlib.suppress(CacheError, UsageError):  # a check of its own says why
+        seconds = app.monotonic() - start
+        with contextlib.suppress(CacheError, UsageError):  # the check `cache` says why
             app.cache.read_cached(lambda cache: check_same_registry(registry, cache))
     except MopsJobsError as error:
         fix = error.hint or (
@@ -178,65 +176,65 @@ def _reachable(app: App) -> Check:
     source = getattr(app.store, "credential_source", None)
     signed = f", signed in by {source}" if source else ""
     if first is None:
-        return Check("access", "warn", f"reachable, no jobs there yet{signed}", fix="mops-jobs register JOB")
-    return Check("access", "ok", f"reachable in {taken * 1000:.0f} ms{signed}")
+        return Check("access", "warn", f"reachable, no jobs yet{signed}", fix="mops-jobs register JOB")
+    return Check("access", "ok", f"reachable in {seconds * 1000:.0f} ms{signed}")
 
 
 def _clock(app: App) -> Iterator[Check]:
-    """Compare this machine's clock with the registry's, where that tells the time."""
+    """Compare this machine's clock with the registry's, if the store has one."""
     from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 
-    # After the access: a store that is not open has told nothing, and whatever opening says is said there.
-    told: datetime | None = None
+    # After the check of the access, which opens the store and reports its errors.
+    server_time: datetime | None = None
     with contextlib.suppress(MopsJobsError):
-        told = getattr(app.store, "server_time", None)
-    if told is None:
+        server_time = getattr(app.store, "server_time", None)
+    if server_time is None:
         return
-    ahead = (app.now() - told).total_seconds()
+    ahead = (app.now() - server_time).total_seconds()
     direction = "ahead of" if ahead > 0 else "behind"
     detail = f"this machine's clock is {human_duration(abs(ahead))} {direction} the registry's"
     if abs(ahead) <= MAX_CLOCK_SKEW.total_seconds():
         yield Check("clock", "ok", detail)
         return
-    most = human_duration(MAX_CLOCK_SKEW.total_seconds())
+    limit = human_duration(MAX_CLOCK_SKEW.total_seconds())
     yield Check(
         "clock",
         "warn",
-        f"{detail}; above {most}, syncs may miss changes for an hour, and ages are wrong",
-        fix="set the clock, such as by NTP: timedatectl set-ntp true",
+        f"{detail}; above {limit}, syncs may miss changes for an hour, and ages are wrong",
+        fix="synchronize the clock, for example by NTP: timedatectl set-ntp true",
     )
 
 
 def _missing(app: App, path: str) -> Check:
-    """What it means that there is no embedded registry: where nobody has used it yet, nothing."""
+    """Return the check of an embedded registry without a file: a failure only if it had one before."""
     if (lost := app.embedded.evidence()) is not None:
         return Check(
             "access",
             "fail",
-            f"there is no file {path} any more; {lost}",
-            fix="mount its disk, or bring the file back; to begin a new one: mops-jobs sync --full",
+            f"the file {path} is gone; {lost}",
+            fix="mount its disk, or restore the file; to start a new one: mops-jobs sync --full",
             exit_code=EXIT_UNREACHABLE,
         )
     fix = "mops-jobs register JOB"
     if app.settings.registry.origin != "default":
         fix = f"check the path; if it is right: {fix}"
-    return Check("access", "warn", f"there is no file {path} yet; the first job makes it", fix=fix)
+    return Check("access", "warn", f"there is no file {path} yet; the first job creates it", fix=fix)
 
 
 def _retention(app: App) -> Check:
     from mopsjobs.events.retention import oldest_times
 
     try:
-        announced, told = oldest_times(app.store)
+        announced, first_event = oldest_times(app.store)
     except MopsJobsError as error:
         return Check("retention", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
-    since = f"{told:%Y-%m-%d}" if told else None
+    since = f"{first_event:%Y-%m-%d}" if first_event else None
     facts = f"events since {since}" if since else "no events"
     if announced is not None and (app.now() - announced).days >= PILING_DAYS:
         return Check(
             "retention",
             "warn",
-            f"{facts}, and announcements since {announced:%Y-%m-%d}, which nobody needs after a day",
+            f"{facts}, and announcements since {announced:%Y-%m-%d}; no sync needs those older than a day",
             fix="mops-jobs prune --store --older-than 30d",
         )
     return Check("retention", "ok", facts)
@@ -248,7 +246,7 @@ def _cache(app: App) -> Check:
         found = app.cache.read_cached(lambda connection: _mirrored(app, connection))
     except MopsJobsError as error:
         return Check("cache", "fail", str(error), fix=error.hint, exit_code=error.exit_code)
-    return found or Check("cache", "warn", f"{app.cache.path}: nothing there yet", fix=SYNC)
+    return found or Check("cache", "warn", f"{app.cache.path}: no file yet", fix=SYNC)
 
 
 def _mirrored(app: App, connection: sqlite3.Connection) -> Check:
@@ -268,11 +266,11 @@ def _running_sync(app: App) -> Iterator[Check]:
     holder, now = app.cache.sync_holder(), app.now()
     if holder is None:
         return
-    told = f"a sync is running{holder.describe(now)}"
+    detail = f"a sync is running{holder.describe(now)}"
     if holder.is_stalled(now):
-        yield Check("sync", "warn", f"{told}; no other can begin", fix=holder.fix())
+        yield Check("sync", "warn", f"{detail}; no other sync can start", fix=holder.fix())
     else:
-        yield Check("sync", "ok", told)
+        yield Check("sync", "ok", detail)
 
 
 def _file_systems(app: App) -> Iterator[Check]:
@@ -287,7 +285,7 @@ def _file_systems(app: App) -> Iterator[Check]:
 
 
 def _file_system(path: str) -> str | None:
-    """The type of the file system that holds `path`; None where the system does not tell as Linux does."""
+    """Return the type of the file system that holds `path`; None on a system without /proc/self/mounts."""
     try:
         with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
             mounts = [line.split(" ")[1:3] for line in file]

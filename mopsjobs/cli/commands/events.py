@@ -1,4 +1,4 @@
-"""`events`: what happened, one event a line, each with a cursor to come back with."""
+"""`events`: print what happened, one event per line, each with a cursor to continue from."""
 
 from __future__ import annotations
 
@@ -8,38 +8,35 @@ from collections.abc import Callable, Sequence
 from mopsjobs.app.app import App
 from mopsjobs.app.event_feed import EventFeed, event_text
 from mopsjobs.cache.queries.events import StoredEvent, cache_id, public_event
-from mopsjobs.cli.flags import add_command
+from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Body, JsonLines, Result, Text
 from mopsjobs.console.terminal import styled
 from mopsjobs.utils.times import parse_time
 
-TYPE_CHECKING = False
+HELP = "print what happened to jobs, one event per line"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Print the events of all jobs, or of one: changes of state, failed tasks, log lines. New events are fetched first."
+    " Each line of --json has a cursor. --since CURSOR continues after that event, without loss or repeat."
+)
 
+EXAMPLES = (
+    "mops-jobs events nightly-1 --follow",
+    "mops-jobs events --json > events.ndjson",
+    'mops-jobs events --json --since "$(tail -n 1 events.ndjson | jq -r .cursor)" >> events.ndjson',
+)
 
 KIND_STYLES = {"task_failed": "red", "dropped": "yellow", "log": "dim"}
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `events`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="what happened to jobs, one event a line",
-        description="Print the events of all jobs, or of one: changes of state, failed tasks, log lines. New ones are "
-        "fetched first. Each line of --json has a cursor; --since goes on after it, without loss or repeat.",
-        epilog='example:\n  mops-jobs events --json --since "$(cat cursor)" | tee events.ndjson\n'
-        "  tail -n 1 events.ndjson | jq -r .cursor > cursor\n",
-    )
-    parser.add_argument("job", metavar="JOB", nargs="?", help="its id, the only id that begins so, or @latest")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("job", metavar="JOB", nargs="?", help=f"{JOB_HELP} (default: all jobs)")
     parser.add_argument(
-        "-f", "--follow", action="store_true", help="go on as events come; for one JOB until it has ended"
+        "-f", "--follow", action="store_true", help="print new events as they come; for one job, until it has ended"
     )
-    parser.add_argument("--since", metavar="CURSOR", help="only events after the one with this cursor")
-    parser.add_argument("--json", action="store_true", help="each event as a JSON object in a line of its own")
+    parser.add_argument("--since", metavar="CURSOR", help="print only the events after the one with this cursor")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per event and line")
     parser.add_argument("--offline", action="store_true", help="never use the network; not with --follow")
 
 
@@ -60,7 +57,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _printer(args: argparse.Namespace, app: App) -> Callable[[Sequence[StoredEvent]], None]:
-    """What prints a page of events."""
+    """Return the function that prints a page of events."""
 
     def show(page: Sequence[StoredEvent]) -> None:
         if args.json:

@@ -1,4 +1,4 @@
-"""`export`: all jobs with all their fields, for a spreadsheet or another program."""
+"""`export`: print jobs with all their fields, for a spreadsheet or another program."""
 
 from __future__ import annotations
 
@@ -11,41 +11,39 @@ from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.cache import job_json
-from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
 from mopsjobs.console.result import Csv, RawText, Result
 from mopsjobs.utils.text import pluralize
 
-TYPE_CHECKING = False
+HELP = "print jobs with all their fields, as CSV or NDJSON"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Print jobs from the local cache with all their fields. Filters select the jobs (default: all). In CSV, lists and"
+    " objects are JSON. A text that a spreadsheet would take for a formula gets a leading '."
+)
 
+EXAMPLES = (
+    "mops-jobs export --format csv --status done > jobs.csv",
+    "mops-jobs export | gzip > jobs.ndjson.gz",
+)
 
 BATCH = 500
+"""Jobs printed at once, at most."""
 
 
 BATCH_BYTES = 4_000_000
-"""Of jobs printed at once: so many, or of so many bytes."""
+"""Bytes after which a batch is printed before it is full."""
 
 
-EXAMPLES = """examples:
-  mops-jobs export --format csv --status done > jobs.csv
-  mops-jobs export | gzip > jobs.ndjson.gz
-"""
-
-
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `export`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="all jobs with all their fields, as CSV or NDJSON",
-        description="Print all jobs, or those that the filters choose, with all their fields, from the local cache. In "
-        "CSV, lists and objects are JSON, and a text that a spreadsheet would take for a formula gets a ' in front.",
-        epilog=EXAMPLES,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        choices=("csv", "ndjson"),
+        default="ndjson",
+        help="output format: csv or ndjson (default: ndjson)",
     )
-    parser.add_argument("--format", choices=("csv", "ndjson"), default="ndjson", help="csv or ndjson (default)")
     add_filter_flags(parser)
     add_freshness_flags(parser)
 
@@ -62,7 +60,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         count = 0
         if args.format == "csv":
             app.out.show(Result(Csv([fields])))
-        # Closed before the cache is, also where nobody reads on: its rows come from there.
+        # Closed before the cache, also if the reader of a pipe has left: the rows come from the cache.
         with contextlib.closing(changes.stream_jobs(cache, chosen)) as jobs:
             while batch := _batch(jobs):
                 if args.format == "csv":
@@ -72,16 +70,15 @@ def run(args: argparse.Namespace, app: App) -> Result:
                     lines = (f"{job_json.job_text(facts, now=now.timestamp())}\n" for facts in batch)
                     app.out.show(Result(RawText(lines)))
                 count += len(batch)
-        warnings = (
-            [] if freshness.problem is None else [f"{freshness.problem} Exported what was {freshness.describe()}."]
-        )
+        age = freshness.describe()
+        warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported the cache, {age}."]
         return Result(warnings=warnings, notes=[f"{pluralize(count, 'job')}, {freshness.describe()}"])
 
     return app.cache.read(view, freshness_policy(args))
 
 
 def _batch(jobs: Iterator[job_json.JobColumns]) -> list[job_json.JobColumns]:
-    """The next ones: none at the end."""
+    """Return the next jobs; none at the end."""
     batch: list[job_json.JobColumns] = []
     size = 0
     while len(batch) < BATCH and size < BATCH_BYTES and (facts := next(jobs, None)) is not None:

@@ -1,4 +1,4 @@
-"""`list`: which jobs there are. The command people and scripts run most, so it imports next to nothing."""
+"""`list`: list jobs. People and scripts run it most, so it imports as little as possible."""
 
 from __future__ import annotations
 
@@ -11,61 +11,65 @@ from mopsjobs.app.job_arguments import add_filter_flags, add_order_flags, job_fi
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
 from mopsjobs.cli.job_table import JOB_HEADERS, job_row
 from mopsjobs.console.result import Body, Document, RawText, Result, Table, Tsv
 from mopsjobs.errors import UsageError
+from mopsjobs.utils.suggestions import invalid_choice
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mopsjobs.cli.commands import Commands
+HELP = "list jobs from the local cache"
 
+DESCRIPTION = (
+    "List jobs from the local cache, newest change first. Active jobs are always listed, however old they are and"
+    " whatever the limit."
+)
+
+EXAMPLES = (
+    "mops-jobs list --hours 48 --status running",
+    "mops-jobs list --status active,failed --name 'night*' --sort -duration",
+    "mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.status == \"failed\") | .job_id'",
+)
 
 HELD_BYTES = 8_000_000
-"""Of JSON that is held until the cache is closed. A damaged cache is found before something is printed, mostly."""
+"""JSON that is held until the cache is closed: in most cases, a damaged cache is found before anything is printed."""
 
 
 TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
 
 
-EXAMPLES = """examples:
-  mops-jobs list --hours 48 --status running
-  mops-jobs list --status active,failed --name 'night*' --sort -duration
-  mops-jobs list --json --limit 0 | jq -r '.jobs[] | select(.progress != null and .progress < 0.5) | .job_id'
-"""
-
-
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `list`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="list jobs, from the local cache",
-        description="List jobs, newest change first. Active jobs are always shown, however old and whatever the limit.",
-        epilog=EXAMPLES,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     add_filter_flags(parser)
-    how = parser.add_argument_group("how to show them")
+    how = parser.add_argument_group("output")
     add_order_flags(how)
     how.add_argument(
-        "--fields", metavar="A,B", nargs="?", const="", help="only these; without names, say which there are"
+        "--fields",
+        metavar="FIELD[,FIELD]",
+        nargs="?",
+        const="",
+        help="print only these fields; without a value, print the names of all fields",
     )
     form = how.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_const", dest="form", const="json", help="one JSON document")
-    form.add_argument("--jsonl", action="store_const", dest="form", const="jsonl", help="one JSON object a line")
-    form.add_argument("--tsv", action="store_const", dest="form", const="tsv", help="tab-separated, without a header")
-    form.add_argument("-q", "--ids", action="store_const", dest="form", const="ids", help="ids only")
+    form.add_argument("--json", action="store_const", dest="form", const="json", help="print one JSON document")
+    form.add_argument(
+        "--jsonl", action="store_const", dest="form", const="jsonl", help="print one JSON object per line"
+    )
+    form.add_argument(
+        "--tsv", action="store_const", dest="form", const="tsv", help="print tab-separated values without a header"
+    )
+    form.add_argument("-q", "--ids", action="store_const", dest="form", const="ids", help="print only ids")
     add_freshness_flags(parser)
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """List jobs."""
     if args.fields is not None and args.form == "ids":
-        raise UsageError("-q shows ids and nothing else: leave --fields out.")
+        raise UsageError("-q and --fields exclude each other: -q prints only ids.")
     now = app.now()
     chosen = job_filter(args, now)
     order = filters.parse_sort(args.sort)
@@ -78,7 +82,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
         result = _result(args, app, page, freshness, fields)
         if broken := len(job_queries.unreadable_records(connection)):
             records = "1 record" if broken == 1 else f"{broken} records"
-            result.warnings = [*result.warnings, f"{records} cannot be read, shown as last known: mops-jobs doctor"]
+            result.warnings = [
+                *result.warnings,
+                f"{records} cannot be read; the last good state is shown. See: mops-jobs doctor",
+            ]
         return result
 
     return app.cache.read(view, freshness_policy(args))
@@ -93,8 +100,8 @@ def _result(
 ) -> Result:
     warnings = []
     if freshness.problem is not None:
-        warnings.append(f"{freshness.problem} Showing what was {freshness.describe()}.")
-    # Most forms have no place for the total: so what was cut is said beside them.
+        warnings.append(f"{freshness.problem} Showing the cache, {freshness.describe()}.")
+    # Most forms have no place for the total, so a note says what was cut.
     cut = [_footer(args, page, freshness)] if len(page) < page.total else []
     if args.form in ("json", "jsonl"):
         body = _body(args.form, page.texts(fields), app.list_header(page, freshness), app)
@@ -113,7 +120,7 @@ def _result(
 
 
 def _body(form: str, texts: Iterator[str], head: dict[str, object], app: App) -> Body | None:
-    """What `--json` or `--jsonl` prints; None where it is printed already: large output, while the cache is read."""
+    """Return what `--json` or `--jsonl` prints; None if that was printed: large output, at once."""
     begin: list[str] = []
     size = 0
     for text in texts:
@@ -132,7 +139,7 @@ def _body(form: str, texts: Iterator[str], head: dict[str, object], app: App) ->
 
 
 def _all(begin: list[str], rest: Iterator[str]) -> Iterator[str]:
-    """Both, without holding what was given out."""
+    """Yield both, without holding what was yielded."""
     begin.reverse()
     while begin:
         yield begin.pop()
@@ -152,8 +159,8 @@ def _parse_fields(text: str | None) -> tuple[str, ...] | None:
     if not text:
         return None if text is None else ()
     names = tuple(name.strip() for name in text.split(","))
-    there_are = job_json.job_fields()
+    known = job_json.job_fields()
     for name in names:
-        if name not in there_are:
-            raise UsageError(f"A job has no field '{name}': use {', '.join(there_are)}.")
+        if name not in known:
+            raise UsageError(invalid_choice("field", name, known))
     return names

@@ -1,4 +1,4 @@
-"""`query`: a question in SQL about the local cache, over its documented views."""
+"""`query`: run an SQL query over the documented views of the local cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlite3
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_arguments import row_limit
-from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
 from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import pluralize
@@ -19,8 +19,19 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from mopsjobs.cache.queries.user_sql import QueryResult
-    from mopsjobs.cli.commands import Commands
 
+HELP = "run an SQL query over the local cache"
+
+DESCRIPTION = (
+    "Run one SELECT over the views of the local cache, in SQLite's dialect. Without one, list the views and their"
+    " columns. Queries cannot change anything."
+)
+
+EXAMPLES = (
+    "mops-jobs query",
+    'mops-jobs query "SELECT owner, count(*) AS jobs FROM jobs WHERE is_active GROUP BY owner"',
+    'mops-jobs query --csv --limit 0 "SELECT job_id, key, value FROM jobs, json_each(jobs.metadata)" > metadata.csv',
+)
 
 SCHEMA_VERSION = 1
 
@@ -31,38 +42,30 @@ DEFAULT_LIMIT = 1000
 BATCH = 500
 
 
-EXAMPLES = """examples:
-  mops-jobs query
-  mops-jobs query "SELECT owner, count(*) AS jobs FROM jobs WHERE is_active GROUP BY owner"
-  mops-jobs query --csv --limit 0 "SELECT job_id, key, value FROM jobs, json_each(jobs.metadata)" > metadata.csv
-"""
-
-
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `query`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="ask the local cache in SQL",
-        description="Answer one SELECT over the views of the local cache; without one, show the views and their "
-        "columns. SQLite's dialect. Nothing can be changed.",
-        epilog=EXAMPLES,
-    )
-    parser.add_argument("sql", metavar="SELECT", nargs="?", help="the question")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("sql", metavar="SELECT", nargs="?", help="the query (default: list the views)")
     parser.add_argument(
-        "--limit", metavar="N", type=row_limit, default=DEFAULT_LIMIT, help="at most N rows, 0 for all (default 1000)"
+        "--limit",
+        metavar="N",
+        type=row_limit,
+        default=DEFAULT_LIMIT,
+        help=f"print at most N rows, 0 for all (default: {DEFAULT_LIMIT})",
     )
-    parser.add_argument("--timeout", metavar="DURATION", default="30s", help="how long it may take (default 30s)")
+    parser.add_argument(
+        "--timeout", metavar="DURATION", default="30s", help="stop the query after this time (default: 30s)"
+    )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_const", dest="form", const="json", help="one JSON document")
-    form.add_argument("--csv", action="store_const", dest="form", const="csv", help="CSV with a header")
-    form.add_argument("--tsv", action="store_const", dest="form", const="tsv", help="tab-separated, without a header")
+    form.add_argument("--json", action="store_const", dest="form", const="json", help="print one JSON document")
+    form.add_argument("--csv", action="store_const", dest="form", const="csv", help="print CSV with a header")
+    form.add_argument(
+        "--tsv", action="store_const", dest="form", const="tsv", help="print tab-separated values without a header"
+    )
     add_freshness_flags(parser)
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
-    """Answer."""
+    """Run the query."""
     seconds = parse_duration(args.timeout)
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
@@ -74,14 +77,14 @@ def run(args: argparse.Namespace, app: App) -> Result:
         answer = user_sql.run_user_query(cache, args.sql, seconds=seconds, monotonic=app.monotonic)
         result = _shown(args, app, answer, freshness)
         if freshness.problem is not None:
-            result.warnings = [*result.warnings, f"{freshness.problem} This is of what was {freshness.describe()}."]
+            result.warnings = [*result.warnings, f"{freshness.problem} Querying the cache, {freshness.describe()}."]
         return result
 
     return app.cache.read(view, freshness_policy(args))
 
 
 def _shown(args: argparse.Namespace, app: App, answer: QueryResult, freshness: Freshness) -> Result:
-    """The answer in the form asked for, and whether there is more of it."""
+    """Return the rows in the requested form, and a note if there are more."""
     rows = answer.rows if args.limit == 0 else itertools.islice(answer.rows, args.limit)
     if args.form == "csv":
         app.out.show(Result(Csv([answer.columns])))
@@ -101,7 +104,7 @@ def _shown(args: argparse.Namespace, app: App, answer: QueryResult, freshness: F
 
 
 def _cut(args: argparse.Namespace, answer: QueryResult) -> list[str]:
-    """What to say if there are more rows than asked for."""
+    """Return the note for rows above the limit."""
     if args.limit == 0 or next(answer.rows, None) is None:
         return []
     return [f"Only the first {args.limit:,} rows (--limit 0 shows all)."]
@@ -112,7 +115,7 @@ def _document(
 ) -> dict[str, object]:
     for name in columns:
         if columns.count(name) > 1:
-            raise UsageError(f"Two columns are named '{name}': name one of them otherwise, with AS.")
+            raise UsageError(f"Two columns have the name '{name}': rename one with AS.")
     return {
         "schema_version": SCHEMA_VERSION,
         "synced_at": freshness.synced_at,

@@ -1,4 +1,4 @@
-"""`reconcile`: bring what the cluster says into the registry."""
+"""`reconcile`: update the registry with the state of the cluster."""
 
 from __future__ import annotations
 
@@ -6,48 +6,53 @@ import argparse
 
 from mopsjobs.app.app import App
 from mopsjobs.app.reconcile import Reconciled, is_reconcilable, reconcile
-from mopsjobs.cli.flags import add_command
+from mopsjobs.cli.flags import FULL_ID_HELP
 from mopsjobs.cli.trust_flags import add_trust, contexts_of, is_agreed, trust_of
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import open_engine
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, JobNotFoundError
+from mopsjobs.utils.text import pluralize
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
     from mopsjobs.engines.trust import Trust
     from mopsjobs.registry.job_state import JobState
 
+HELP = "update the registry with the state of the cluster"
+
+DESCRIPTION = (
+    "Ask the cluster about jobs that have not ended, and update the registry. If the cluster says that a job has ended,"
+    " its record ends too. Jobs that are missing or silent are only marked as suspect, for list --stuck."
+)
+
+EXAMPLES = (
+    "mops-jobs reconcile",
+    "mops-jobs reconcile seir-20260301-120000-1a2b --json",
+)
 
 ENGINE = "kubernetes"
-"""The one engine that can be asked from anywhere."""
+"""The only engine that answers from any machine."""
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `reconcile`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="bring what the cluster says into the registry",
-        description="Ask the cluster about the jobs that have not ended, and bring what it says into the registry. A "
-        "job that the cluster says has ended is ended; one that is gone or silent is only marked, for list --stuck.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "jobs", metavar="JOB", nargs="*", help=f"{FULL_ID_HELP} (default: every job that has not ended)"
     )
-    parser.add_argument("jobs", metavar="JOB", nargs="*", help="the whole id (default: every job that has not ended)")
-    parser.add_argument("--json", action="store_true", help="what was done, as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the changes as one JSON object")
     add_trust(parser)
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Reconcile jobs."""
     wanted = [state for state in _states(args.jobs, app) if is_reconcilable(state, (ENGINE,))]
-    # Without a job there is nothing to ask, and a cluster need not be configured.
+    # Without a job, no cluster is asked, and none has to be configured.
     engines = {ENGINE: open_engine(ENGINE, app.env, _trust(args, app, wanted))} if wanted else {}
     done = reconcile(app.registry, engines, wanted, now=app.now)
     changed = [one for one in done if one.is_changed]
     problems = [f"{one.job_id}: {one.problem}" for one in done if one.problem is not None]
-    summary = f"{len(done):,} jobs looked at, {len(changed):,} changed"
+    summary = f"{pluralize(len(done), 'job')} checked, {len(changed):,} changed"
     body = Document({"checked": len(done), "changed": len(changed), "jobs": [_for_scripts(one) for one in done]})
     return Result(
         body if args.json else Text([_line(one) for one in changed]),
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _trust(args: argparse.Namespace, app: App, states: list[JobState]) -> Trust:
-    """What records may choose. A job whose record chooses more is a problem of its own, and stops no other."""
+    """Return what records may choose. A job whose record chooses more is a problem, and does not stop the others."""
     trust = trust_of(args, app)
     found = contexts_of((state.to_dict() for state in states), app, trust)
     return trust.plus(found) if found and is_agreed(app, found) else trust
@@ -98,6 +103,6 @@ def _for_scripts(one: Reconciled) -> dict[str, object]:
 
 
 def _exit_code(done: list[Reconciled]) -> int:
-    """Partly done, unless all met the same kind of problem: that is the outcome then."""
+    """Return the common exit code of all jobs; partly done if they differ."""
     codes = {one.exit_code for one in done}
     return EXIT_DONE if not codes else codes.pop() if len(codes) == 1 else EXIT_PARTLY_DONE

@@ -1,4 +1,4 @@
-"""`results`: the outputs of a job, listed or fetched."""
+"""`results`: list the outputs of a job, or download them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
-from mopsjobs.cli.flags import add_command
+from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import JsonLines, Result, Tsv
 from mopsjobs.errors import (
     EXIT_PARTLY_DONE,
@@ -26,37 +26,36 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.results import TABLE_BEGINNING, Output, outputs_of, why_not_an_output, write_table
+from mopsjobs.utils.text import pluralize
 
-TYPE_CHECKING = False
+HELP = "list the outputs of a job, or download them"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "List the outputs of a job, or download them to DIRECTORY/<param_id>/<seed>/<name>, and a table of its tasks with"
+    " their parameters to DIRECTORY/tasks.csv. A child job has the outputs of its ancestors too. An existing file with"
+    " other content is kept and named (exit code 7)."
+)
 
+EXAMPLES = (
+    "mops-jobs results @latest",
+    "mops-jobs results nightly-1 --download out",
+)
 
 TABLE = "tasks.csv"
 
 SHOWN_KEYS = 1000
-"""Keys that are named with the reason why they are not downloaded. A writer of the registry can make a million."""
+"""Refused keys that are named with the reason. A writer of the registry can create a million."""
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `results`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="list the outputs of a job, or fetch them",
-        description="List the outputs of a job, or fetch them into DIR/<param_id>/<seed>/<name>, and a table of its "
-        "tasks with their parameters into DIR/tasks.csv. A job that completes another one has the outputs of both. "
-        "A file of other content that is there stays, and is named (exit code 7).",
-    )
-    parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
-    parser.add_argument("--download", metavar="DIR", help="fetch them into this directory")
-    parser.add_argument("--json", action="store_true", help="each output as a JSON object in a line of its own")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    parser.add_argument("--download", metavar="DIRECTORY", help="download the outputs to this directory")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per output and line")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
-    """List or fetch outputs."""
+    """List or download outputs."""
     job_id, family = _family(args.job, app)
     outputs = outputs_of(app.store, job_id, family)
     if args.download is not None:
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if first is None:
         return Result(notes=[f"Job {job_id} has no outputs yet."])
     listed = itertools.chain([first], outputs)
-    # Printed here, as they come in: there may be millions, and afterwards the store is closed.
+    # Printed as they arrive: there may be millions, and the store is closed after this function.
     if args.json:
         app.out.show(Result(JsonLines(_facts(one) for one in listed)))
     else:
@@ -74,10 +73,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _family(name: str, app: App) -> tuple[str, list[Manifest]]:
-    """The id of the job, and its manifest with those of its ancestors. Outputs need neither a record nor a manifest.
+    """Return the id of the job, and its manifest with those of its ancestors. A job may have outputs alone.
 
     Raises:
-        JobNotFoundError: there is nothing of such a job.
+        JobNotFoundError: if there is neither a record nor an output of the job.
     """
     try:
         job_id = find_state(name, app).job_id
@@ -107,14 +106,14 @@ def _facts(one: Output) -> dict[str, object]:
 def _download(
     directory: OutputDirectory, job_id: str, family: Sequence[Manifest], outputs: Iterator[Output], app: App
 ) -> Result:
-    """Write the outputs that the job may have. The others are named with the reason, and stop no other."""
+    """Write the outputs that the job may have. Each other key is named with the reason, and does not stop the rest."""
     fetched, count, refused = 0, 0, []
     with app.out.progress("files", None) as on_progress:
         for one in outputs:
             reason = why_not_an_output(one, family)
             try:
                 found = None if reason else app.store.get(one.entry.key)
-            except InvalidKeyError as error:  # other programs write keys that the store does not read
+            except InvalidKeyError as error:  # other programs write keys that the store refuses to read
                 found, reason = None, error.message.removesuffix(".")
             if found is not None:
                 reason = _write(directory, one, found.value, family, app.store)
@@ -134,15 +133,15 @@ def _download(
             try:
                 directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, app.store, family))
             except RefusedFileError as error:
-                refused.append(f"The table of tasks is not written: {error}.")
+                refused.append(f"The table of tasks was not written: {error}.")
     exit_code = EXIT_PARTLY_DONE if refused else 0
-    return Result(notes=[f"{fetched:,} files in {directory.path}"], warnings=refused, exit_code=exit_code)
+    return Result(notes=[f"{pluralize(fetched, 'file')} in {directory.path}"], warnings=refused, exit_code=exit_code)
 
 
 def _write(
     directory: OutputDirectory, one: Output, value: bytes, family: Sequence[Manifest], store: VersionedStore
 ) -> str:
-    """Write one output. Returns why it was refused, or nothing."""
+    """Write one output. Returns the reason if it was refused, else an empty text."""
     earlier = (store.get(f"{results_prefix(generation.job_id)}{one.name}") for generation in family[1:])
     with _writing(directory.path / one.name):
         try:

@@ -7,7 +7,7 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import positive_number
 from mopsjobs.app.submission_session import submission_session
-from mopsjobs.cli.flags import add_command
+from mopsjobs.cli.flags import FULL_ID_HELP
 from mopsjobs.cli.launch_flags import (
     SCHEDULER_HELP,
     add_cluster_options,
@@ -22,38 +22,38 @@ from mopsjobs.errors import EXIT_INTERRUPTED
 from mopsjobs.submission.resume import Resumed, ResumeRequest, examine, resume_job
 from mopsjobs.utils.text import pluralize
 
-TYPE_CHECKING = False
+HELP = "run the missing tasks of a job"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Submit the missing tasks of an ended job as a child job. Restart a job that has not ended but lost its runner."
+    " First, deliver what this machine kept while the registry did not answer. The tasks run where the job ran and on"
+    " its code, unless flags say otherwise."
+)
+
+EXAMPLES = (
+    "mops-jobs resume seir-20260301-120000-1a2b",
+    "mops-jobs resume seir-20260301-120000-1a2b --auto --workers 4",
+)
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `resume`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="run what a job has left undone",
-        description="Of a job that has ended, submit the missing tasks as a new job, its child. A job that has not "
-        "ended, but whose runner has, goes on itself. What this machine keeps of it since the registry was away is "
-        "delivered first: pods wait for it. It runs where and as the job did, on the code that was submitted, unless "
-        "flags say otherwise.",
-    )
-    parser.add_argument("job", metavar="JOB", help="its whole id")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("job", metavar="JOB", help=FULL_ID_HELP)
     parser.add_argument(
         "--auto",
         action="store_true",
         help="pack the current directory as the child's code (default: the job's own code)",
     )
     add_runner_flags(parser)
-    parser.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP + "; default: the one it had")
-    cluster = parser.add_argument_group("of a job on kubernetes, instead of what it had")
-    cluster.add_argument("--shards", metavar="N", type=positive_number, help="parts, each a pod of its own")
+    parser.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP + "; default: the job's own")
+    cluster = parser.add_argument_group("for a job on kubernetes, instead of its own")
+    cluster.add_argument(
+        "--shards", metavar="N", type=positive_number, help="number of parts, each in its own pod (default: the job's)"
+    )
     add_cluster_options(cluster)
     add_trust(parser)
     parser.add_argument(
-        "--json", action="store_true", help="the id of the job that runs, null where nothing is missing, in one object"
+        "--json", action="store_true", help="print the id of the job that runs in one JSON object; null if none does"
     )
 
 

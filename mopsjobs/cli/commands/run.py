@@ -8,7 +8,7 @@ import re
 from mopsjobs.app.app import App
 from mopsjobs.app.foreground import run_here, stopped_code
 from mopsjobs.app.job_arguments import positive_number
-from mopsjobs.cli.flags import add_command
+from mopsjobs.cli.flags import FULL_ID_HELP
 from mopsjobs.cli.launch_flags import add_runner_flags
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
@@ -17,34 +17,47 @@ from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
 from mopsjobs.submission.launching import find_interpreter, parse_task_timeout
 from mopsjobs.utils.times import parse_duration
 
-TYPE_CHECKING = False
+HELP = "run the tasks of a submitted job, here"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Run the unfinished tasks of a submitted job on this machine. Engines start this command. If it is stopped, run it"
+    " again: it continues with the tasks that are left."
+)
 
+EXAMPLES = (
+    "mops-jobs run seir-20260301-120000-1a2b --workers 4",
+    "mops-jobs run seir-20260301-120000-1a2b --shard 0/8 --echo",
+)
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `run`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="the runner: work through the tasks of a submitted job, here",
-        description="Work through the tasks of a submitted job that are not done yet. Running it again after it was "
-        "ended, in whatever way, goes on where it was.",
-    )
-    parser.add_argument("job", metavar="JOB", help="its whole id")
-    parser.add_argument("--shard", metavar="I/N", help="only shard I of N, from 0 (JOB_COMPLETION_INDEX gives the I)")
-    parser.add_argument("--shards", metavar="N", type=positive_number, help="of how many, with JOB_COMPLETION_INDEX")
-    add_runner_flags(parser)
-    parser.add_argument("--scheduler", metavar="URL", help="let the workers of this Dask scheduler run the tasks")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("job", metavar="JOB", help=FULL_ID_HELP)
     parser.add_argument(
-        "--patience", metavar="DURATION", help="how long to wait for a registry at the end (default 1h)"
+        "--shard",
+        metavar="INDEX/COUNT",
+        help="run only this shard, INDEX from 0 (default: JOB_COMPLETION_INDEX/--shards)",
     )
-    parser.add_argument("--echo", action="store_true", help="say here, too, what the tasks write")
+    parser.add_argument(
+        "--shards",
+        metavar="COUNT",
+        type=positive_number,
+        help="number of shards, with JOB_COMPLETION_INDEX (default: 1)",
+    )
+    add_runner_flags(parser)
+    parser.add_argument(
+        "--scheduler",
+        metavar="URL",
+        help="run the tasks on the workers of this Dask scheduler (default: on this machine)",
+    )
+    parser.add_argument(
+        "--patience",
+        metavar="DURATION",
+        help="time to wait at the end for a registry that does not answer (default: 1h)",
+    )
+    parser.add_argument("--echo", action="store_true", help="also print here what the tasks write")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:

@@ -1,4 +1,4 @@
-"""`schema`: the JSON Schemas of what `--json` prints. They ship inside and are tested against real output."""
+"""`schema`: print the JSON Schema of an output. The schemas are in the package, and tests hold outputs to them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import os
 
 import mopsjobs
 from mopsjobs.app.app import App
-from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import RawText, Result
 
-TYPE_CHECKING = False
+HELP = "print the JSON Schema of an output"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Print a JSON Schema. `job` describes one job: what status, register, update and progress print, and each line of"
+    " list --jsonl, wait, watch, export and cancel. `event` describes each line of events --json. The others describe"
+    " the document that the command prints with --json."
+)
 
+EXAMPLES = (
+    "mops-jobs schema",
+    "mops-jobs schema job > job.schema.json",
+)
 
 DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "schemas")
 
@@ -23,24 +29,22 @@ DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "s
 NAMES = ("job", "list", "sync", "doctor", "event", "summary", "query", "prune", "version")
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `schema`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="print the JSON Schema of what --json prints",
-        description="Print a JSON Schema: of one job (status, register, update, progress; each line of list --jsonl, "
-        "wait, watch, export and cancel), of the document that list, sync, doctor, summary, query, prune --store "
-        "or version prints with --json, or of each line of events --json.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "schema",
+        metavar="SCHEMA",
+        nargs="?",
+        choices=NAMES,
+        default="list",
+        help=f"one of {', '.join(NAMES)} (default: list)",
     )
-    parser.add_argument("name", nargs="?", choices=NAMES, default="list", help="whose (default: list)")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print the schema."""
-    schema = _load(args.name)
-    if args.name in ("list", "summary"):
+    schema = _load(args.schema)
+    if args.schema in ("list", "summary"):
         schema["$defs"] = {"job": _load("job")}
     return Result(RawText(json.dumps(schema, indent=2) + "\n"))
 

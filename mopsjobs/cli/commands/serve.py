@@ -1,4 +1,4 @@
-"""`serve`: the jobs as web pages, for a team."""
+"""`serve`: serve the jobs as web pages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import argparse
 import signal
 
 from mopsjobs.app.app import App
-from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import parse_duration
 
-TYPE_CHECKING = False
+HELP = "serve the jobs as live web pages, with an API and metrics"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Serve the jobs as web pages, from the local cache, and sync it regularly. Page loads never contact the registry."
+    " The page is read-only. There is no sign-in: by default, the server answers this machine only."
+)
 
+EXAMPLES = (
+    "mops-jobs serve",
+    "mops-jobs serve --port 0 --sync-every 30s",
+    "mops-jobs serve --offline --host 0.0.0.0 --allow-host jobs.example.org",
+)
 
 DEFAULT_PORT = 8765
 
@@ -25,33 +31,35 @@ SYNC_EVERY = "60s"
 
 
 SYNC_EVERY_LOCAL = "2s"
-"""Unless told otherwise; the second for an embedded registry, which is on this machine."""
+"""For an embedded registry, which is on this machine."""
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `serve`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="the jobs as web pages, live, with an API and metrics",
-        description="Serve web pages of the jobs, from the local cache, which is synced meanwhile. Whoever looks at "
-        "them costs no request to the registry, and can change nothing. There is no sign-in: by default, only this "
-        "machine is answered.",
-        epilog="example:\n  mops-jobs serve --port 8765 --sync-every 30s\n",
-    )
-    parser.add_argument("--host", metavar="NAME", default="127.0.0.1", help="listen on this (default 127.0.0.1)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     parser.add_argument(
-        "--port", metavar="N", type=_port, default=DEFAULT_PORT, help="and this port, 0 for any (default 8765)"
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     parser.add_argument(
-        "--allow-host", metavar="NAME", action="append", default=[], help="answer under this name too; repeat"
+        "--port",
+        metavar="PORT",
+        type=_port,
+        default=DEFAULT_PORT,
+        help=f"port to listen on, 0 for any free one (default: {DEFAULT_PORT})",
+    )
+    parser.add_argument(
+        "--allow-host",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="also answer requests for this host name; repeat for more",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--sync-every", metavar="DURATION", help="how often to sync (default 60s; 2s for an embedded registry)"
+        "--sync-every",
+        metavar="DURATION",
+        help=f"time between two syncs (default: {SYNC_EVERY}, or {SYNC_EVERY_LOCAL} for an embedded registry)",
     )
-    how.add_argument("--offline", action="store_true", help="show the cache as it is: never use the network")
+    how.add_argument("--offline", action="store_true", help="never use the network; serve the cache as it is")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
@@ -63,16 +71,16 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     def on_start(url: str) -> None:
         if not is_loopback(args.host):
-            app.out.warn("Whoever reaches this address can read all jobs: there is no sign-in and no TLS.")
-        app.out.show(Result(Text([url]), notes=["Ctrl-C ends it."]))
+            app.out.warn("Every client that reaches this address can read all jobs: there is no sign-in and no TLS.")
+        app.out.show(Result(Text([url]), notes=["Stop with Ctrl-C."]))
 
     number = serve(app, host=args.host, port=args.port, allowed=args.allow_host, sync_every=every, on_start=on_start)
     if number == 0:
-        raise MopsJobsError("The server has ended by itself.")
+        raise MopsJobsError("The server has stopped unexpectedly.")
     return Result(exit_code=EXIT_INTERRUPTED if number == signal.SIGINT else 0)
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"'{text}' is no port: use a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"invalid port '{text}': expected a number from 0 to 65535")
     return int(text)

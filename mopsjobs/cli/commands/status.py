@@ -1,4 +1,4 @@
-"""`status`: everything known about one job, and what to type next."""
+"""`status`: show one job, and what to type next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.app.next_steps import next_command
 from mopsjobs.cache import job_json, rows
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import styled
@@ -25,14 +25,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mopsjobs.cli.commands import Commands
+HELP = "show one job: state, progress, times, error, history"
 
+DESCRIPTION = (
+    "Show one job from the local cache, and what to type next. A job that the cache lacks is read from the registry."
+)
+
+EXAMPLES = (
+    "mops-jobs status @latest",
+    "mops-jobs status nightly-1 --refresh --json | jq .transitions",
+    "mops-jobs status nightly-1 --exit-status && mops-jobs results nightly-1 --download out",
+)
 
 BUDGET_SECONDS = 5.0
+"""Time for registry and engine together, if neither answers."""
 
 
 MIN_SECONDS = 1.0
-"""What all of it may take when nothing answers, and what of that the engine gets at least."""
+"""Time for the engine, at least."""
 
 
 STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "validating", "failed": "failed"}
@@ -53,19 +63,14 @@ Job = dict[str, object]
 Line = str | list[str]
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `status`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="show one job: state, progress, times, error, history",
-        description="Show one job, from the local cache; a job that is not there is looked up in the registry.",
-    )
-    parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
-    parser.add_argument("--json", action="store_true", help="the job as one JSON object")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    parser.add_argument("--json", action="store_true", help="print the job as one JSON object")
     parser.add_argument(
-        "--exit-status", action="store_true", help="tell the state: 0 succeeded, 100 failed, 103, 104, 8 not finished"
+        "--exit-status",
+        action="store_true",
+        help="exit with the job's state: 0 succeeded, 100 failed, 103 cancelled, 104 partial, 8 not finished",
     )
     add_freshness_flags(parser)
 
@@ -74,17 +79,17 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Show one job."""
     if not args.job.startswith("@"):
         check_job_id(args.job)
-    begun = app.monotonic()
+    start = app.monotonic()
     try:
         job, freshness, warnings = _find(args.job, app, freshness_policy(args))
     except StoreUnavailableError as outage:
         if args.offline or args.job.startswith("@"):
             raise
-        return _from_engine(args, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - begun)))
+        return _from_engine(args, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - start)))
     exit_code = exit_code_of(job) if args.exit_status else 0
     if args.json:
         return Result(Document(job), warnings=warnings, exit_code=exit_code)
-    age = freshness.describe() if freshness is not None else "read from the registry just now"
+    age = freshness.describe() if freshness is not None else "live, from the registry"
     stale = ", stale" if freshness is not None and freshness.stale else ""
     is_stale = freshness is not None and freshness.stale
     following = next_command(job, stale=is_stale, is_dead=_is_dead(job, app.env))
@@ -95,10 +100,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _from_engine(args: argparse.Namespace, app: App, outage: StoreUnavailableError, seconds: float) -> Result:
-    """What the engine says of a job whose record cannot be read, marked as that.
+    """Show what the engine says of a job whose record cannot be read, marked as such.
 
     Raises:
-        StoreUnavailableError: no engine knows it either.
+        StoreUnavailableError: if no engine knows the job.
     """
     from mopsjobs.engines.lookup import find_in_engines
 
@@ -106,22 +111,22 @@ def _from_engine(args: argparse.Namespace, app: App, outage: StoreUnavailableErr
     if said is None:
         raise StoreUnavailableError(outage.message, hint=why_not)
     phase, reason, detail = said.state
-    # As reconcile would have it: of one that is done, the outputs tell how it ended, and they cannot be read now.
+    # As in reconcile: the outputs decide how a finished job ended, and they cannot be read now.
     status = STATUS_OF_PHASE.get(phase)
     job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": args.job, "engine": said.engine, "status": status}
     job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": said.look}
-    warnings = [f"{outage} This is what the {said.engine} engine says, not the job's record."]
+    warnings = [f"{outage} Showing what the {said.engine} engine says, not the job's record."]
     exit_code = exit_code_of(job) if args.exit_status else 0
     if args.json:
         return Result(Document(job), warnings=warnings, exit_code=exit_code)
     lines: list[Line] = [[styled(f"{'Job':<11}", "bold"), args.job]]
-    told = ": ".join(word for word in (reason, detail) if word)
-    lines.append([styled(f"{'Engine':<11}", "bold"), f"{said.engine} says: {phase}{f' ({told})' if told else ''}"])
+    why = ": ".join(word for word in (reason, detail) if word)
+    lines.append([styled(f"{'Engine':<11}", "bold"), f"{said.engine} says: {phase}{f' ({why})' if why else ''}"])
     return Result(Text(lines), warnings=warnings, notes=[f"Next: {said.look}"], exit_code=exit_code)
 
 
 def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness | None, list[str]]:
-    """The job, the age of the cache if it came from there, and what went wrong on the way."""
+    """Return the job, the age of the cache if the job is from there, and warnings."""
     warnings: list[str] = []
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[Job, Freshness]:
@@ -133,12 +138,12 @@ def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness 
     failure: StoreError | None = None
     is_remote = not app.settings.is_local and not name.startswith("@")
     if wishes.refresh and is_remote:
-        # One job is asked for: one request, not a sync; and after an outage no second one.
+        # One job needs one request, not a sync. After an outage, no second request follows.
         try:
             job = _from_registry(name, app)
         except StoreError as error:
             failure = error
-            warnings.append(f"{error} Showing what the cache has.")
+            warnings.append(f"{error} Showing the cache.")
             wishes = FreshnessPolicy(offline=True)
         else:
             if job is not None:
@@ -150,7 +155,7 @@ def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness 
             raise failure from None
         if isinstance(error, StoreError):
             raise
-        # A local registry is mirrored whole before each view; but a job may have been pruned from the mirror.
+        # A local registry is synced before each view, but the job may have been pruned from the cache.
         if wishes.offline or name.startswith("@"):
             raise
         job = _from_registry(name, app)
@@ -161,7 +166,7 @@ def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness 
             raise
         return job, None, warnings
     if freshness.problem is not None:
-        warnings.append(f"{freshness.problem} Showing what was {freshness.describe()}.")
+        warnings.append(f"{freshness.problem} Showing the cache, {freshness.describe()}.")
     return job, freshness, warnings
 
 
@@ -211,12 +216,12 @@ def _lines(job: Job, app: App) -> list[Line]:
 
 def _progress(job: Job) -> str | None:
     total, done, failed = job["tasks_total"], job["tasks_completed"], job["tasks_failed"]
-    told = f", {failed} failed" if failed else ""
+    failures = f", {failed} failed" if failed else ""
     if not total:
-        return f"{done} tasks done{told}" if done or failed else None
+        return f"{done} tasks done{failures}" if done or failed else None
     share: float = job["progress"]  # type: ignore[assignment]
     full = int(share * BAR_WIDTH)
-    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %{told}"
+    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %{failures}"
 
 
 def _kubernetes(job: Job) -> str | None:
@@ -235,7 +240,7 @@ def _outputs(job: Job) -> str | None:
     if not missing:
         return counted
     more = ", …" if len(missing) > SHOWN_OUTPUTS else ""
-    # A parameter set's id fills a line, and its beginning tells it from the others of one job.
+    # The id of a parameter set fills a line, and its beginning is unique within a job.
     shown = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
     return f"{counted}: {', '.join(shown)}{more}"
 
@@ -246,17 +251,17 @@ def _timeline(job: Job) -> list[Line]:
     before = None
     for step, following in zip(steps, [*steps[1:], {}], strict=False):
         at = parse_time(str(step["at"]))
-        passed = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
-        # Steps of one write share its id: all but the last were passed unseen.
+        remark = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
+        # Steps of one write share its id. Only the last was reported; the registry filled in the others.
         if step.get("id") is not None and step.get("id") == following.get("id"):
-            passed = "  (passed unseen)"
-        lines.append([f"  {at:%Y-%m-%d %H:%M:%SZ}  ", status_style(step["status"]), passed])
+            remark = "  (not reported)"
+        lines.append([f"  {at:%Y-%m-%d %H:%M:%SZ}  ", status_style(step["status"]), remark])
         before = at
     return lines
 
 
 def _ago(text: object, app: App) -> str:
-    """A time: for people how long ago, with the time itself; in a pipe the time alone."""
+    """Format a time: on a terminal with how long ago it was, in a pipe alone."""
     moment = parse_time(str(text))
     if not app.out.is_terminal:
         return whole_seconds(str(text))

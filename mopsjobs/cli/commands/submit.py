@@ -10,7 +10,6 @@ from mopsjobs.app.app import App
 from mopsjobs.app.follow import follow
 from mopsjobs.app.job_arguments import parse_labels, positive_number
 from mopsjobs.app.submission_session import submission_session
-from mopsjobs.cli.flags import add_command
 from mopsjobs.cli.launch_flags import (
     SCHEDULER_HELP,
     add_cluster_options,
@@ -26,44 +25,42 @@ from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
 from mopsjobs.utils.text import pluralize
 
-TYPE_CHECKING = False
+HELP = "run a study: pack the code, register the job, launch it"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Run a study: pack the model's code, register the job and launch it. If the registry does not answer, the job still"
+    " runs, and this machine keeps what is to be stored."
+)
 
-
-EXAMPLES = """examples:
-  mops-jobs submit study.json --auto
-  mops-jobs submit study.yaml --auto --workers 4 --owner me --label exp=7
-  mops-jobs submit study.json --auto --wait && echo plot the results
-  mops-jobs submit study.json --bundle sha256:… --dry-run
-  mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8
-  mops-jobs submit study.json --auto --engine dask --scheduler tcp://10.0.0.5:8786
-"""
+EXAMPLES = (
+    "mops-jobs submit study.json --auto",
+    "mops-jobs submit study.yaml --auto --workers 4 --label exp=7 --wait && echo 'plot the results'",
+    "mops-jobs submit study.json --auto --engine kubernetes --image registry.example/mops-jobs:1 --shards 8",
+)
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `submit`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="run a study: pack the code, register the job, launch it",
-        description="Run a study. A registry that does not answer never stops the launch.",
-        epilog=EXAMPLES,
-    )
-    parser.add_argument("study", metavar="STUDY", help="the study, JSON or YAML; - for standard input")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("study", metavar="STUDY", help="study file, JSON or YAML; - for standard input")
     code = parser.add_mutually_exclusive_group(required=True)
     code.add_argument("--auto", action="store_true", help="pack the current directory as the model's code")
-    code.add_argument("--bundle", metavar="SHA256", help="use this bundle, which is there already")
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="where it runs (default: local)")
-    parser.add_argument("--job-id", metavar="ID", help="its id (default: from model and time)")
-    parser.add_argument("--owner", metavar="WHO", help="whose job it is (default: you)")
-    parser.add_argument("--label", metavar="K=V", action="append", default=[], help="a label; repeat for more")
+    code.add_argument("--bundle", metavar="SHA256", help="use this bundle, which the registry already has")
+    parser.add_argument(
+        "--engine",
+        metavar="ENGINE",
+        choices=ENGINES,
+        default="local",
+        help=f"where the tasks run: {', '.join(ENGINES)} (default: local)",
+    )
+    parser.add_argument("--job-id", metavar="ID", help="id of the job (default: from model and time)")
+    parser.add_argument("--owner", metavar="OWNER", help="owner of the job (default: the current user)")
+    parser.add_argument(
+        "--label", metavar="KEY=VALUE", action="append", default=[], help="add a label; repeat for more"
+    )
     add_runner_flags(parser)
     cluster = parser.add_argument_group("with --engine kubernetes")
     cluster.add_argument(
-        "--shards", metavar="N", type=positive_number, help="parts, each a pod of its own (default: 1)"
+        "--shards", metavar="N", type=positive_number, help="number of parts, each in its own pod (default: 1)"
     )
     add_cluster_options(cluster)
     dask = parser.add_argument_group("with --engine dask")
@@ -71,10 +68,10 @@ def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentPar
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="until it has ended; the exit code tells how, as that of wait. On this machine it runs in the foreground",
+        help="wait until the job has ended, and exit as wait does; on this machine, run it in the foreground",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
-    parser.add_argument("--json", action="store_true", help="the job's id, as one JSON object")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and submit nothing")
+    parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:

@@ -1,4 +1,4 @@
-"""`summary`: what all the jobs come to. Counts, the failure rate, how long jobs wait and run, who waits longest."""
+"""`summary`: count jobs by status, owner and day; failure rate, waiting and running times, the oldest active job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.cache.queries import filters
-from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
 from mopsjobs.console.terminal import styled
@@ -20,11 +20,17 @@ from mopsjobs.registry.status import ACTIVE, JobStatus
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_duration, json_time, parse_time
 
-TYPE_CHECKING = False
+HELP = "count jobs by status, owner and day"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Summarise jobs from the local cache: counts by status, owner and day, the failure rate, waiting and running times,"
+    " and the oldest active job. Filters select the jobs (default: all)."
+)
 
+EXAMPLES = (
+    "mops-jobs summary --hours 168",
+    "mops-jobs summary --owner me --json | jq .failure_rate",
+)
 
 SCHEMA_VERSION = 1
 
@@ -38,18 +44,10 @@ DAY_COLUMNS = ("day", "created", "succeeded", "partial", "failed", "cancelled")
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `summary`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="counts, failure rate, waiting and running times",
-        description="Say what the jobs come to, or those that the filters choose: how many by status, owner and day, "
-        "the share that failed, how long they waited and ran, and the oldest active one. From the local cache.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     add_filter_flags(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_freshness_flags(parser)
 
 
@@ -58,9 +56,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     chosen = job_filter(args, app.now())
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
-        warnings = (
-            [] if freshness.problem is None else [f"{freshness.problem} This is of what was {freshness.describe()}."]
-        )
+        age = freshness.describe()
+        warnings = [] if freshness.problem is None else [f"{freshness.problem} Counting the cache, {age}."]
         summary = _summary(cache, chosen, app, freshness)
         if args.json:
             return Result(Document(summary), warnings=warnings)
@@ -72,7 +69,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _summary(cache: sqlite3.Connection, chosen: filters.Filter, app: App, freshness: Freshness) -> dict[str, Any]:
-    """The document of `--json`."""
+    """Return the document of `--json`."""
     from mopsjobs.cache.queries import jobs as job_queries
     from mopsjobs.cache.queries import statistics
 
@@ -102,21 +99,24 @@ def _summary(cache: sqlite3.Connection, chosen: filters.Filter, app: App, freshn
 
 
 def _active(chosen: filters.Filter) -> filters.Filter:
-    """The active ones of the chosen jobs."""
+    """Return the filter for the active ones of the selected jobs."""
     active = copy.copy(chosen)
     active.statuses = ACTIVE if chosen.statuses is None else chosen.statuses & ACTIVE
     return active
 
 
 def _show(summary: dict[str, Any], app: App) -> None:
-    """Tell it to people: numbers first, then tables of owners and, where no line can be drawn, of days."""
+    """Print it for people: numbers first, then a table of owners and, in a pipe, one of days instead of sparklines."""
     out = app.out
     counts = [f"{count:,} {status}" for status, count in summary["by_status"].items() if count]
     rate = summary["failure_rate"]
     oldest = summary["oldest_active"]
     lines = [
         _line("Jobs", f"{summary['total']:,}{': ' if counts else ''}{', '.join(counts)}"),
-        _line("Failed", "none has ended" if rate is None else f"{rate:.1%} of those that ended, cancelled ones aside"),
+        _line(
+            "Failure rate",
+            "n/a (no job has ended)" if rate is None else f"{rate:.1%} of the jobs that ended, without cancelled ones",
+        ),
         _line("Queued", _spread(summary["queue_seconds"])),
         _line("Ran", _spread(summary["run_seconds"])),
     ]
@@ -135,7 +135,7 @@ def _show(summary: dict[str, Any], app: App) -> None:
         out.show(Result(Text([""])))
         out.show(Result(Table(("OWNER", "JOBS", "ACTIVE", "FAILED"), rows)))
         if len(owners) > SHOWN_OWNERS:
-            out.note(f"and {len(owners) - SHOWN_OWNERS} more owners: --json has them all")
+            out.note(f"and {len(owners) - SHOWN_OWNERS} more owners; --json lists all")
     if not out.is_terminal:
         rows = [[day[name] for name in DAY_COLUMNS] for day in days if any(day[name] for name in DAY_COLUMNS[1:])]
         if rows:
@@ -144,17 +144,17 @@ def _show(summary: dict[str, Any], app: App) -> None:
 
 
 def _line(title: str, text: str) -> list[str]:
-    return [styled(f"{title:<11}", "bold"), text]
+    return [styled(f"{title:<13}", "bold"), text]
 
 
 def _spread(seconds: dict[str, Any]) -> str:
     if not seconds["jobs"]:
-        return "not known of any"
+        return "n/a (not known for any job)"
     median, p90 = human_duration(seconds["median"]), human_duration(seconds["p90"])
     return f"median {median}, 90 % within {p90} ({pluralize(seconds['jobs'], 'job')})"
 
 
 def _sparkline(values: list[int]) -> str:
-    """A bar for each value, the highest for the greatest; a blank for none."""
+    """Return a bar for each value, the highest for the greatest; a blank for 0."""
     top = max(values)
     return "".join(BARS[math.ceil(value / top * len(BARS)) - 1] if value else " " for value in values)

@@ -1,4 +1,4 @@
-"""`sync`: make the local cache equal the registry. What cron runs."""
+"""`sync`: mirror the registry into the local cache. Cron runs it."""
 
 from __future__ import annotations
 
@@ -8,41 +8,40 @@ from mopsjobs.app.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.batch import SyncReport
 from mopsjobs.cache.sync.events import EventsReport
-from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import json_time
 
-TYPE_CHECKING = False
+HELP = "mirror the registry into the local cache"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Mirror the registry into the local cache. Unreadable records are named and left out, and the exit code is 7."
+    " Concurrent syncs are safe: the second one exits with 0, and warns if the first makes no progress."
+)
 
+EXAMPLES = (
+    "mops-jobs sync",
+    "mops-jobs sync -q || echo 'the sync failed'",
+    "mops-jobs sync --full --json",
+)
 
 SCHEMA_VERSION = 1
 
 
 SHOWN_PROBLEMS = 10
 
+ALL_EVENT_PROBLEMS = "all of them: mops-jobs query 'SELECT * FROM event_problems'"
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `sync`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="mirror the registry into the local cache",
-        description="Mirror the registry into the local cache. Records that cannot be read are named and left out; "
-        "then the exit code is 7. A second sync at the same time says so and ends with 0; it warns of one without "
-        "progress.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     parser.add_argument(
         "--full",
         action="store_true",
-        help="read every record again, also the unchanged ones; and believe a registry that has become empty",
+        help="read every record, and also accept a registry that is now empty or was replaced",
     )
-    parser.add_argument("--json", action="store_true", help="what it did, as one JSON document")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
@@ -56,22 +55,22 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.json:
         return Result(Document(_document(report, events)), warnings=warnings, exit_code=exit_code)
     problems = report.unreadable if app.out.quiet else report.problems
-    told = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
+    named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
-        told.append(f"and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json lists them all")
+        named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: mops-jobs doctor --json")
     text = None if app.out.quiet else Text([_summary(report, events)])
-    return Result(text, warnings=[*told, *warnings], exit_code=exit_code)
+    return Result(text, warnings=[*named, *warnings], exit_code=exit_code)
 
 
 def _already_running(args: argparse.Namespace, app: App) -> Result:
-    """What another sync is at; a warning, also with `-q`, if it has made no progress for long."""
+    """Describe the other sync; warn, also with `-q`, if it has made no progress for long."""
     holder, now = app.cache.sync_holder(), app.now()
     is_stalled = holder is not None and holder.is_stalled(now)
-    told = f"Another sync is running{holder.describe(now) if holder else ''}; "
+    other = f"Another sync is running{holder.describe(now) if holder else ''}; "
     if holder is not None and is_stalled:
-        warnings, notes = [f"{told}nothing is mirrored meanwhile. To go on, {holder.fix()}."], []
+        warnings, notes = [f"{other}the cache is not updated. To go on, {holder.fix()}."], []
     else:
-        warnings, notes = [], [f"{told}nothing to do."]
+        warnings, notes = [], [f"{other}nothing to do."]
     document = {
         "schema_version": SCHEMA_VERSION,
         "already_running": True,
@@ -84,22 +83,22 @@ def _already_running(args: argparse.Namespace, app: App) -> Result:
 
 
 def _sync_events(app: App, *, full: bool) -> tuple[EventsReport | None, list[str]]:
-    """Mirror the events, after the jobs, which count more: a failure here takes nothing away. What to warn of, too."""
+    """Mirror the events, after the jobs, which matter more. Returns a report and warnings."""
     try:
         events = app.cache.sync_events(full=full)
     except StoreError as error:
-        return None, [f"{error} The jobs are mirrored, their events not all."]
+        return None, [f"{error} All jobs are mirrored, but not all events."]
     warnings = [f"{key}: {reason}" for key, reason in events.problems[:SHOWN_PROBLEMS]]
     if len(events.problems) > SHOWN_PROBLEMS:
-        warnings.append(f"and {len(events.problems) - SHOWN_PROBLEMS} more: see the view event_problems of the cache")
+        warnings.append(f"and {len(events.problems) - SHOWN_PROBLEMS} more; {ALL_EVENT_PROBLEMS}")
     return events, warnings
 
 
 def _cached(app: App) -> int | None:
-    """How many jobs the cache has: what a progress bar may expect. Heals a damaged cache on the way."""
+    """Return the number of jobs in the cache, for the progress bar. Repairs a damaged cache."""
     try:
         return app.cache.read_cached(job_queries.count_jobs)
-    except StoreError:  # a registry that is gone: the sync tells of it, unless it is to believe that
+    except StoreError:  # the registry is gone: the sync reports it, or accepts it with --full
         return None
 
 
@@ -108,9 +107,9 @@ def _summary(report: SyncReport, events: EventsReport | None) -> str:
         f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
     )
     jobs = pluralize(report.seen, "job" if report.is_full else "announced job")
-    trouble = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
-    happened = f"; {pluralize(events.events, 'new event')}" if events and events.events else ""
-    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{trouble}{happened}"
+    unreadable = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
+    new_events = f"; {pluralize(events.events, 'new event')}" if events and events.events else ""
+    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}"
 
 
 def _document(report: SyncReport, events: EventsReport | None) -> dict[str, object]:

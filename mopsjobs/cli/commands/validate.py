@@ -1,4 +1,4 @@
-"""`validate`: are the outputs of a job there?"""
+"""`validate`: check the outputs of a job."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import add_command
+from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.studies.validation import validate
 
-TYPE_CHECKING = False
+HELP = "check a job's outputs, and end the job accordingly"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Compare a job's outputs with its manifest. If all exist, the job is succeeded; if some do, partial; if none does,"
+    " failed. The status of a job that has ended does not change."
+)
+
+EXAMPLES = (
+    "mops-jobs validate @latest",
+    "mops-jobs validate nightly-1 --json | jq .missing_outputs",
+)
 
 
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `validate`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="compare a job's outputs with what it should leave, and end it by that",
-        description="Compare a job's outputs with its manifest, by one listing: all there, succeeded; some, partial; "
-        "none, failed. A job that has ended is only compared.",
-    )
-    parser.add_argument("job", metavar="JOB", help="its id, the only id that begins so, or @latest")
-    parser.add_argument("--json", action="store_true", help="the job as one JSON object")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    parser.add_argument("--json", action="store_true", help="print the job as one JSON object")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:

@@ -1,4 +1,4 @@
-"""`version`: the build, the Python and the libraries of this mops-jobs, for a report of a problem."""
+"""`version`: print the build, the Python and the libraries of this mops-jobs, for a report of a problem."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ import sys
 
 import mopsjobs
 from mopsjobs.app.app import App
-from mopsjobs.cli.flags import add_command
 from mopsjobs.console.result import Document, Result, Table
 
-TYPE_CHECKING = False
+HELP = "print the build, the Python and the libraries in use"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Print the version and build of mops-jobs, its Python, the platform, the versions of its libraries, the file it was"
+    " started from, and the directory it was unpacked to. For a report of a problem."
+)
 
+EXAMPLES = (
+    "mops-jobs version",
+    "mops-jobs version --json | jq -r .build",
+)
 
 SCHEMA_VERSION = 1
 
@@ -46,31 +51,16 @@ LIBRARIES = (
 
 
 BUILD_PREFIX = "mops-jobs_"
-"""The single file unpacks into a directory of this name and its build id: onefile/bootstrap.py."""
+"""The single file unpacks to a directory of this name and its build id: onefile/bootstrap.py."""
 
 
-EXAMPLES = """examples:
-  mops-jobs version
-  mops-jobs version --json | jq -r .build
-"""
-
-
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `version`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="show the build, the Python and the libraries in use",
-        description="Show version and build of mops-jobs, the Python that runs it, the platform, the versions of its "
-        "libraries, the file it was started from, and the directory it was unpacked into.",
-        epilog=EXAMPLES,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
-    """Show the versions."""
+    """Print the versions."""
     directory = os.path.dirname(os.path.dirname(os.path.abspath(mopsjobs.__file__)))
     build, file = _single_file(directory)
     document: dict[str, object] = {
@@ -108,7 +98,7 @@ def _version(library: str) -> str | None:
 
 
 def _rows(document: dict[str, object]) -> list[tuple[str, object]]:
-    """Return what the document says as rows of a table."""
+    """Return the document as rows of a table."""
     libraries = document["libraries"]
     assert isinstance(libraries, dict)  # noqa: S101 - for mypy
     python = f"{document['python_version']} ({document['python_implementation']}) {document['python_executable'] or ''}"

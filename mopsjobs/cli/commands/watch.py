@@ -1,4 +1,4 @@
-"""`watch`: jobs as they change. A table that is drawn anew on a terminal; elsewhere a line for each change."""
+"""`watch`: show jobs as they change: a table that refreshes on a terminal, in a pipe one line per change."""
 
 from __future__ import annotations
 
@@ -12,78 +12,68 @@ from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import changes, filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cli.flags import add_command, add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
 from mopsjobs.cli.job_table import JOB_HEADERS, job_row
 from mopsjobs.console.result import RawText, Result, Table, Text, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.times import json_time, parse_duration, whole_seconds
 
-TYPE_CHECKING = False
+HELP = "show jobs as they change, until Ctrl-C"
 
-if TYPE_CHECKING:
-    from mopsjobs.cli.commands import Commands
+DESCRIPTION = (
+    "Show jobs as the local cache changes, until Ctrl-C. On a terminal, the table refreshes. In a pipe, the active jobs"
+    " come first, then one line per change. watch syncs only with --max-age or --refresh; else another process has to."
+)
 
+EXAMPLES = (
+    "mops-jobs watch --owner me --max-age 30s",
+    "mops-jobs watch --json --status active | jq --unbuffered -r .job_id",
+)
 
 MIN_INTERVAL = 0.1
 
 
 CHROME = 4
-"""Lines of the terminal that are not jobs."""
+"""Lines of the terminal that do not show jobs."""
 
 
-EXAMPLES = """examples:
-  mops-jobs watch --owner me --max-age 30s
-  mops-jobs watch --json --status active | jq --unbuffered -r '.job_id'
-"""
-
-
-def add_parser(name: str, commands: Commands, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare `watch`."""
-    parser = add_command(
-        commands,
-        name,
-        parents,
-        help="jobs as they change, until Ctrl-C",
-        description="Show jobs as the local cache changes: on a terminal as a table that is drawn anew, elsewhere the "
-        "active jobs first and then a line for each job that changes. The network is used as --max-age asks for it; "
-        "without it, somebody else has to sync.",
-        epilog=EXAMPLES,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
     add_filter_flags(parser)
-    parser.add_argument("--interval", metavar="DURATION", default="2s", help="how often to look (default 2s)")
-    parser.add_argument("--json", action="store_true", help="each change as the job's JSON object in a line of its own")
+    parser.add_argument("--interval", metavar="DURATION", default="2s", help="time between two looks (default: 2s)")
+    parser.add_argument("--json", action="store_true", help="print each changed job as one JSON object per line")
     add_freshness_flags(parser)
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
-    """Look again and again. Ends by Ctrl-C, or when nobody reads any more."""
+    """Show jobs until Ctrl-C, or until the reader of the pipe has left."""
     interval = parse_duration(args.interval)
     if interval < MIN_INTERVAL:
-        raise UsageError(f"--interval: at least {MIN_INTERVAL:g}s.")
+        raise UsageError(f"invalid --interval '{args.interval}': expected {MIN_INTERVAL:g}s or more.")
     chosen = job_filter(args, app.now())
-    draws = app.out.can_redraw and not args.json
+    refreshes = app.out.can_redraw and not args.json
     limit_malloc_arenas()
-    look = _Redrawn(app, chosen) if draws else _Appended(app, chosen, as_json=args.json)
-    told: str | None = None
+    show = _RefreshedTable(app, chosen) if refreshes else _ChangeLines(app, chosen, as_json=args.json)
+    last_problem: str | None = None
     while True:
-        problem = app.cache.read(look, freshness_policy(args))
-        if problem is not None and problem != told:
+        problem = app.cache.read(show, freshness_policy(args))
+        if problem is not None and problem != last_problem:
             app.out.warn(problem)
-        told = problem
+        last_problem = problem
         app.out.check_reader()
         app.sleep(interval)
 
 
-class _Redrawn:
-    """The table, as many jobs as fit on the terminal."""
+class _RefreshedTable:
+    """Show as many jobs as fit on the terminal, in place of the ones before."""
 
     def __init__(self, app: App, chosen: filters.Filter) -> None:
         self._app = app
         self._chosen = chosen
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
-        """Draw it."""
+        """Print the table."""
         app, now = self._app, self._app.now()
         by = app.settings.redirected_by
         room = max(1, app.out.lines - CHROME - (by is not None))
@@ -97,8 +87,8 @@ class _Redrawn:
         return None
 
 
-class _Appended:
-    """A line for each job that came or changed since the last look."""
+class _ChangeLines:
+    """Print a line for each job that is new or changed since the last call."""
 
     def __init__(self, app: App, chosen: filters.Filter, *, as_json: bool) -> None:
         self._app = app
@@ -107,13 +97,13 @@ class _Appended:
         self._mark: changes.ChangeMark | None = None
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
-        """Print them."""
+        """Print the lines."""
         now = self._app.now().timestamp()
-        news, self._mark = changes.changed_jobs(cache, self._chosen, self._mark)
+        changed, self._mark = changes.changed_jobs(cache, self._chosen, self._mark)
         if self._as_json:
-            text = "".join(f"{job_json.job_text(facts, now=now)}\n" for facts in news)
+            text = "".join(f"{job_json.job_text(facts, now=now)}\n" for facts in changed)
             self._app.out.show(Result(RawText(text)))
         else:
-            jobs = [job_json.job_json(facts, now=now) for facts in news]
+            jobs = [job_json.job_json(facts, now=now) for facts in changed]
             self._app.out.show(Result(Tsv([job_row(job, self._app) for job in jobs])))
         return freshness.problem

@@ -344,7 +344,7 @@ def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, r
     assert "is not a cache of mops-jobs" in checks["cache"]["detail"]
     assert checks["access"]["state"] == "warn"
     assert checks["records"] == {
-        "name": "records", "state": "warn", "detail": "not looked at: never synced", "fix": "mops-jobs sync"
+        "name": "records", "state": "warn", "detail": "not checked: never synced", "fix": "mops-jobs sync"
     }  # fmt: skip
 
 

@@ -1,0 +1,86 @@
+"""The fields of a record as flags: shared by register, update and progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from mopsjobs.app.app import App
+from mopsjobs.app.job_arguments import parse_labels
+from mopsjobs.cache.rows import job_json_from_state
+from mopsjobs.console.result import Document, Result
+from mopsjobs.errors import UsageError
+from mopsjobs.registry.job_state import JobState
+
+_FLAGS = {
+    "owner": ("--owner", "OWNER", "owner of the job"),
+    "k8s_name": ("--k8s-name", "NAME", "name of its Kubernetes Job"),
+    "k8s_namespace": ("--namespace", "NAMESPACE", "namespace of its Kubernetes Job"),
+    "k8s_uid": ("--k8s-uid", "UID", "uid of its Kubernetes Job"),
+    "engine": ("--engine", "ENGINE", "engine that runs its tasks"),
+    "parent_job_id": ("--parent", "JOB", "full id of the job that it resumes"),
+    "results_path": ("--results", "PATH", "place of its results"),
+    "error_message": ("--error", "TEXT", "error message"),
+    "error_code": ("--error-code", "CODE", "short word for the error, like OOM"),
+}
+
+AT_REGISTRATION = ("owner", "k8s_name", "k8s_namespace", "k8s_uid", "engine", "parent_job_id", "results_path")
+"""The fields that `register` sets."""
+
+AT_UPDATE = tuple(_FLAGS)
+"""The fields that `update` sets."""
+
+
+def add_record_flags(parser: argparse.ArgumentParser, fields: tuple[str, ...]) -> None:
+    """Declare a flag for each of these fields, and those of the total, labels and metadata."""
+    for field in fields:
+        flag, metavar, text = _FLAGS[field]
+        parser.add_argument(flag, dest=field, metavar=metavar, help=text)
+    parser.add_argument("--total", dest="tasks_total", metavar="N", type=count, help="number of its tasks")
+    parser.add_argument(
+        "--label", metavar="KEY=VALUE", action="append", default=[], help="set a label; repeat for more"
+    )
+    parser.add_argument("--metadata", metavar="JSON", help="any other facts, as a JSON object")
+
+
+def record_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the record's fields that the command line sets.
+
+    Raises:
+        UsageError: if a label or the metadata is malformed.
+    """
+    fields: dict[str, Any] = {
+        name: getattr(args, name) for name in (*_FLAGS, "tasks_total") if getattr(args, name, None) is not None
+    }
+    if args.label:
+        fields["labels"] = parse_labels(args.label)
+    if args.metadata is not None:
+        try:
+            metadata = json.loads(args.metadata)
+        except (ValueError, RecursionError):
+            metadata = None
+        if not isinstance(metadata, dict):
+            raise UsageError("invalid --metadata: expected a JSON object, like '{\"seed\": 7}'.")
+        fields["metadata"] = metadata
+    return fields
+
+
+def count(text: str) -> int:
+    """Read a number of tasks: the type of an argument.
+
+    Raises:
+        ArgumentTypeError: if it is not a whole number.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise argparse.ArgumentTypeError(f"invalid number '{text}': expected a whole number")
+    return int(text)
+
+
+def reported(args: argparse.Namespace, app: App, state: JobState) -> Result:
+    """Return the result of a report: the job as it is now."""
+    if args.json:
+        return Result(Document(job_json_from_state(state, now=app.now().timestamp())))
+    done, total = state.tasks_completed, state.tasks_total
+    progress = f", {done}/{total} tasks" if total else f", {done} tasks done" if done else ""
+    return Result(notes=[f"{state.job_id}: {state.status}{progress}"])

@@ -1,0 +1,116 @@
+"""The help of each command, and the nearest word for a mistyped one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+
+import pytest
+
+import mops_jobs
+from mopsjobs.cli.commands import COMMANDS, load
+from mopsjobs.utils.suggestions import did_you_mean, invalid_choice
+from support.cli import Cli
+
+
+def _commands(example: str) -> list[list[str]]:
+    """Return the arguments of each call of mops-jobs in a shell command."""
+    tokens = shlex.shlex(example, posix=True, punctuation_chars=True)
+    tokens.whitespace_split = True
+    calls: list[list[str]] = [[]]
+    for token in tokens:
+        if set(token) <= set("();<>|&"):
+            calls.append([])
+        else:
+            calls[-1].append(token)
+    return [call[1:] for call in calls if call[:1] == ["mops-jobs"]]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_parse(name: str) -> None:
+    """A command has two or three examples. Each calls it, and its arguments parse."""
+    examples = load(name).EXAMPLES
+    assert 2 <= len(examples) <= 3
+    for example in examples:
+        calls = _commands(example)
+        assert name in {call[0] for call in calls}, example
+        for call in calls:
+            assert mops_jobs._parse(mops_jobs._join_sort_values(call)).command == call[0], example
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_one_form(cli: Cli, name: str) -> None:
+    """Descriptions are sentences, defaults have one form, and `--help` ends with the examples."""
+    module = load(name)
+    text = cli.ok(name, "--help", COLUMNS="400").out
+    assert re.match("[A-Z][a-z]+ .*[.]$", module.DESCRIPTION)
+    assert re.match("[a-z]+ .*[^.]$", module.HELP)
+    assert text.endswith("".join(f"\n  {line}" for line in ("", *module.EXAMPLES))[4:] + "\n")
+    assert not re.search(r"\(?default (?!:)\w", text), text
+    assert "examples:\n" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_a_command(cli: Cli, name: str) -> None:
+    """`help COMMAND` prints what `COMMAND --help` prints, wherever the common flags stand."""
+    assert cli.ok("help", name) == cli.ok("-v", "help", name) == cli.ok(name, "--help")
+
+
+def test_help_alone_lists_the_commands(cli: Cli) -> None:
+    """`help` prints what `--help` prints, also if the configuration is broken."""
+    assert cli.ok("help", MOPS_JOBS_REGISTRY="nonsense") == cli.ok("--help")
+    assert cli.ok("help", "list", MOPS_JOBS_REGISTRY="nonsense") == cli.ok("list", "--help")
+
+
+MISTYPED = {
+    "lst": "unknown command 'lst'. Did you mean 'list'?",
+    "help sbmit": "unknown command 'sbmit'. Did you mean 'submit'?",
+    "-v help sbmit": "expected one of list, ",
+    "--regstry=x list": "unknown flag '--regstry'. Did you mean '--registry'?",
+    "list --staus running": "unknown flag '--staus'. Did you mean '--status'?",
+    "list --staus=running": "unknown flag '--staus'. Did you mean '--status'?",
+    "status job --jsn": "unknown flag '--jsn'. Did you mean '--json'?",
+    "list --zzz": "unknown flag '--zzz'.\n",
+    "list --status faild": "cancelled, active, done. Did you mean 'failed'?",
+    "list --status running,actve": "invalid status 'actve': expected one of",
+    "watch --status Dne": "Did you mean 'done'?",
+    "update job runing": "invalid status 'runing': expected one of",
+    "list --sort -udated": "invalid sort column 'udated': expected one of updated, created,",
+    "list --fields job_id,onwer": "Did you mean 'owner'?",
+    "submit s.json --auto --engine kubernets": "invalid engine 'kubernets': expected one of local, kubernetes, dask.",
+    "export --format cvs": "invalid format 'cvs': expected one of csv, ndjson. Did you mean 'csv'?",
+    "schema jobs": "Did you mean 'job'?",
+    "completion bsh": "invalid shell 'bsh': expected one of bash, zsh, tcsh, fish. Did you mean 'bash'?",
+    "config shw": "invalid action 'shw': expected show. Did you mean 'show'?",
+}
+
+
+@pytest.mark.parametrize("line", MISTYPED)
+def test_a_mistyped_word_gets_the_nearest_one(cli: Cli, line: str) -> None:
+    """A mistyped command, flag, status, column, engine or format: exit code 2, and the nearest word."""
+    ran = cli(*line.split())
+    assert (ran.code, ran.out) == (2, "")
+    assert MISTYPED[line] in ran.err
+    assert ("Did you mean" in ran.err) == ("zzz" not in line)
+
+
+def test_a_secret_behind_a_mistyped_flag_is_not_printed(cli: Cli) -> None:
+    """The message has the flag alone, not its value."""
+    ran = cli("list", "--regsitry=https://a.blob.core.windows.net/c?sig=SECRET")
+    assert "unknown flag '--regsitry'." in ran.err
+    assert "SECRET" not in ran.err
+
+
+def test_suggestions_are_for_errors_alone(cli: Cli) -> None:
+    """A listing does not import difflib."""
+    sys.modules.pop("difflib", None)
+    cli.ok("list")
+    assert "difflib" not in sys.modules
+
+
+def test_a_long_word_is_shortened() -> None:
+    """A word of any length makes a short message, and does not take long."""
+    message = invalid_choice("status", "x" * 1_000_000, ["running"])
+    assert len(message) < 200
+    assert did_you_mean("y" * 1_000_000, ["running"]) == ""
