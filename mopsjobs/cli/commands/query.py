@@ -99,8 +99,8 @@ def _shown(args: argparse.Namespace, app: App, answer: QueryResult, freshness: F
     cut = _cut(args, answer)
     if args.form == "json":
         return Result(Document(_document(answer.columns, found, freshness, is_cut=bool(cut))), notes=cut)
-    told = f"{pluralize(len(found), 'row')}, {freshness.describe()}"
-    return Result(Table(answer.columns, found) if found else None, notes=[*cut, told])
+    count_and_age = f"{pluralize(len(found), 'row')}, {freshness.describe()}"
+    return Result(Table(answer.columns, found) if found else None, notes=[*cut, count_and_age])
 
 
 def _cut(args: argparse.Namespace, answer: QueryResult) -> list[str]:

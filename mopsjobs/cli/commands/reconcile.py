@@ -46,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Reconcile jobs."""
-    wanted = [state for state in _states(args.jobs, app) if is_reconcilable(state, (ENGINE,))]
+    states = [state for state in _states(args.jobs, app) if is_reconcilable(state, (ENGINE,))]
     # Without a job, no cluster is asked, and none has to be configured.
-    engines = {ENGINE: open_engine(ENGINE, app.env, _trust(args, app, wanted))} if wanted else {}
-    done = reconcile(app.registry, engines, wanted, now=app.now)
+    engines = {ENGINE: open_engine(ENGINE, app.env, _trust(args, app, states))} if states else {}
+    done = reconcile(app.registry, engines, states, now=app.now)
     changed = [one for one in done if one.is_changed]
     problems = [f"{one.job_id}: {one.problem}" for one in done if one.problem is not None]
     summary = f"{pluralize(len(done), 'job')} checked, {len(changed):,} changed"

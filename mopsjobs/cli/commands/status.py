@@ -107,22 +107,22 @@ def _from_engine(args: argparse.Namespace, app: App, outage: StoreUnavailableErr
     """
     from mopsjobs.engines.lookup import find_in_engines
 
-    said, why_not = find_in_engines(args.job, app.env, seconds)
-    if said is None:
+    answer, why_not = find_in_engines(args.job, app.env, seconds)
+    if answer is None:
         raise StoreUnavailableError(outage.message, hint=why_not)
-    phase, reason, detail = said.state
+    phase, reason, detail = answer.state
     # As in reconcile: the outputs decide how a finished job ended, and they cannot be read now.
     status = STATUS_OF_PHASE.get(phase)
-    job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": args.job, "engine": said.engine, "status": status}
-    job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": said.look}
-    warnings = [f"{outage} Showing what the {said.engine} engine says, not the job's record."]
+    job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": args.job, "engine": answer.engine, "status": status}
+    job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.look}
+    warnings = [f"{outage} Showing what the {answer.engine} engine says, not the job's record."]
     exit_code = exit_code_of(job) if args.exit_status else 0
     if args.json:
         return Result(Document(job), warnings=warnings, exit_code=exit_code)
     lines: list[Line] = [[styled(f"{'Job':<11}", "bold"), args.job]]
     why = ": ".join(word for word in (reason, detail) if word)
-    lines.append([styled(f"{'Engine':<11}", "bold"), f"{said.engine} says: {phase}{f' ({why})' if why else ''}"])
-    return Result(Text(lines), warnings=warnings, notes=[f"Next: {said.look}"], exit_code=exit_code)
+    lines.append([styled(f"{'Engine':<11}", "bold"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"])
+    return Result(Text(lines), warnings=warnings, notes=[f"Next: {answer.look}"], exit_code=exit_code)
 
 
 def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness | None, list[str]]:
@@ -180,9 +180,9 @@ def _lines(job: Job, app: App) -> list[Line]:
     lines: list[Line] = []
 
     def add(title: str, *pieces: object) -> None:
-        shown = [piece if isinstance(piece, str) else str(piece) for piece in pieces if piece is not None]
-        if shown:
-            lines.append([styled(f"{title:<11}", "bold"), *shown])
+        texts = [piece if isinstance(piece, str) else str(piece) for piece in pieces if piece is not None]
+        if texts:
+            lines.append([styled(f"{title:<11}", "bold"), *texts])
 
     add("Job", job["job_id"])
     since = job["status_since"]
@@ -241,8 +241,8 @@ def _outputs(job: Job) -> str | None:
         return counted
     more = ", …" if len(missing) > SHOWN_OUTPUTS else ""
     # The id of a parameter set fills a line, and its beginning is unique within a job.
-    shown = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
-    return f"{counted}: {', '.join(shown)}{more}"
+    names = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
+    return f"{counted}: {', '.join(names)}{more}"
 
 
 def _timeline(job: Job) -> list[Line]:

@@ -462,7 +462,7 @@ def test_each_registry_has_a_cache_with_a_recognisable_name(home: Home) -> None:
 def test_a_hostile_project_file_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
     """It may come with somebody's study, and every command reads it."""
     (tmp_path / config.PROJECT_FILE).write_text(text)
-    with pytest.raises(ConfigError, match="[Tt]he configuration file"):
+    with pytest.raises(ConfigError, match=r"[Tt]he configuration file"):
         config.load({}, {"HOME": str(tmp_path)}, str(tmp_path))
 
 
