@@ -221,7 +221,7 @@ def test_the_largest_value_is_stored_and_a_larger_one_refused_unsent(place: Plac
     store = place.open()
     assert store.create_if_absent(key, bytes(most))
     requests = noted(store)
-    with pytest.raises(ValueTooLargeError, match=f"at most {most} bytes; this one has {most + 1}"):
+    with pytest.raises(ValueTooLargeError, match=f"of {most + 1} bytes: expected at most {most} in DynamoDB"):
         store.create_if_absent(key, bytes(most + 1))
     with pytest.raises(ValueTooLargeError):
         store.put(key, bytes(most + 1), VERSION)
@@ -563,5 +563,5 @@ def test_a_job_that_does_not_fit_is_not_launched(
     monkeypatch.chdir(home)
     ran = cli("submit", str(study), "--auto", "--job-id", "job")
     assert ran.code == 6
-    assert "has at most" in ran.err
+    assert "expected at most" in ran.err
     assert JobRegistry(place.open()).get_job("job") is None
