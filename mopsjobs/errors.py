@@ -21,7 +21,6 @@ EXIT_JOB_CANCELLED = 103
 EXIT_JOB_PARTIAL = 104
 EXIT_INTERRUPTED = 130
 
-
 INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
 """The hint if a library is missing."""
 

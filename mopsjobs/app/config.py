@@ -27,12 +27,9 @@ MAX_FILE_BYTES = 8192
 """Size of a configuration file. Every command reads it, and it may come with the study of another person. The time that
 tomllib takes grows with the square of a dotted name."""
 
-
 COLORS = ("auto", "always", "never")
 
-
 DEFAULT_STALE_AFTER = "15m"
-
 
 NO_HOME_ORIGIN = "default without a home directory"
 """Origin of a cache path below the temporary directory, which is used only if that directory is private."""
@@ -92,7 +89,6 @@ class Settings:
 
 
 TRUSTED = "trusted"
-
 
 _ENV = {
     "registry": "MOPS_JOBS_REGISTRY",

@@ -32,30 +32,23 @@ from mopsjobs.utils.times import parse_time
 
 POLL_SECONDS = 2.0
 
-
 CHEAP_LISTING = 5000
 """Keys. One page of Azure's listing, the least that a poll costs: below it, longer pauses save nothing."""
-
 
 MAX_POLL_SECONDS = 60.0
 """The longest pause between two polls, however many keys a poll lists."""
 
-
 MAX_OUTAGE_DELAY = 60.0
 """Seconds. The longest pause between two attempts while the registry does not answer."""
-
 
 ENDING_SECONDS = 6.0
 """How long after a job's end its writers may still send events; as long as `EventLog.close` waits."""
 
-
 SETTLED_SECONDS = 60.0
 """A job whose record says that it ended longer ago sends no more events."""
 
-
 _COMMON_FIELDS = ("at", "job_id", "kind", "source", "seq")
 """The fields of every event."""
-
 
 OnEvents = Callable[[Sequence[StoredEvent]], None]
 

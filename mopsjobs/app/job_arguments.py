@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 50
 """Jobs in a listing without `--limit`."""
 
-
 MAX_LABELS = 100
 """Labels of one filter. SQLite allows a thousand conditions in one."""
 
-
 MAX_GLOB = 1000
 """Characters of a glob. No id is longer, and SQLite allows 50,000."""
-
 
 MAX_NUMBER = 100_000
 """Workers, shards or pods. Kubernetes allows as many completions of an Indexed Job with a limit per index."""

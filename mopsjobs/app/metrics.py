@@ -31,21 +31,15 @@ from mopsjobs.utils.times import parse_time
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """The Content-Type of what `render` returns."""
 
-
 STATUSES = tuple(str(status) for status in JobStatus)
-
 
 ENDS = tuple(status for status in STATUSES if status in TERMINAL)
 
-
 REASONS = ("no_update", "pod_gone", "k8s_job_missing")
-
 
 ERROR_KINDS = ("auth", "network", "throttled", "parse")
 
-
 OPERATIONS = ("status", "progress", "shard", "fields", "cancel")
-
 
 OTHER = "other"
 

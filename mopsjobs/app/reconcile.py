@@ -31,7 +31,6 @@ from mopsjobs.utils.times import parse_time, record_time
 SILENT_SECONDS = 60.0
 """Two heartbeats, as in listings: a job whose record changed within this time is not suspect."""
 
-
 Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear"]
 
 

@@ -25,10 +25,8 @@ from mopsjobs.utils.times import human_duration, parse_time
 
 INTERVAL_SECONDS = 5.0
 
-
 LOCAL_INTERVAL_SECONDS = 1.0
 """The default interval for an embedded registry, which costs little to read."""
-
 
 MAX_OUTAGE_DELAY = 30.0
 """Seconds. The longest pause between two attempts while the registry does not answer."""

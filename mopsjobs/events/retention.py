@@ -57,7 +57,6 @@ FIRST_PAUSE = 0.2
 MAX_PAUSE = 3.0
 """Seconds between two attempts. Each pause is five times the one before."""
 
-
 STEP_SECONDS = 0.1
 """Steps of a pause: after each one, the run checks whether it is over."""
 

@@ -22,39 +22,29 @@ from mopsjobs.store.base import VersionedStore
 
 log = logging.getLogger(__name__)
 
-
 PREFIX = "changes/"
-
 
 SLOT_MINUTES = 10
 """Length of a slot. A writer pays one more request per job in this time."""
 
-
 SLOT_FORMAT = "%Y%m%dT%H%M"
-
 
 MAX_CLOCK_SKEW = timedelta(minutes=10)
 """How far the clocks of a writer and a reader may differ, so that a sync still sees every change."""
 
-
 MAX_WRITE_DELAY = timedelta(minutes=5)
 """How long after its announcement a write may land. The stores abandon a request after seconds."""
-
 
 RETENTION = timedelta(days=1)
 """Least age at which an announcement is removed, by the clock of the remover. A clock that takes local time for UTC is
 wrong by half a day at most. A reader needs the last hour and 25 minutes (see `max_sync_age`)."""
 
-
 MAX_NAMES = 100_000
 """Announced jobs that a reader accepts: about 10 MB of names. With more, a full listing is cheaper."""
 
-
 _KEY = re.compile(r"changes/(?P<slot>\d{8}T\d{4})/(?P<job>[^/]+)", re.ASCII)
 
-
 _VALUE = b"-"  # not empty: in Azure, a page of a listing with an empty blob takes two requests
-
 
 _LISTERS = 8
 

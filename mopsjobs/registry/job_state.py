@@ -23,20 +23,15 @@ from mopsjobs.utils.times import parse_time
 MAX_RECORD_BYTES = 1024 * 1024
 """A larger record is refused unread. Records of mops-jobs stay below 4 KB, those of ModelOps below 100 KB."""
 
-
 MAX_JOB_ID_LENGTH = 128
 """Characters. This leaves room in a key for the names beside the record."""
 
-
 _JOB_ID = re.compile(r"[^/\\]{1,512}")
-
 
 _NEW_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
 
-
 # Made once: json.dumps makes one per call with options.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
 
 JsonObject = Mapping[str, object]
 
@@ -317,25 +312,18 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "parent_job_id": _text,
 }
 
-
 FIELDS = tuple(_CHECKS)
 """The names of a record's fields that this version knows, in the order of the record."""
 
-
 _values_of = operator.attrgetter(*FIELDS)
-
 
 _REQUIRED = ("job_id", "status", "created_at", "updated_at")
 
-
 _LISTS = ("expected_outputs", "verified_outputs", "missing_outputs")
-
 
 _OBJECTS = ("metadata", "shards", "labels")
 
-
 _MOPS_JOBS_FIELDS = frozenset(FIELDS[FIELDS.index("write_id") :])
-
 
 UPDATABLE = frozenset(FIELDS) - {*_REQUIRED, "write_id", "revision", "transitions", "shards"}
 """The fields that a caller may set. The registry sets the others."""

@@ -40,7 +40,6 @@ class JobStatus(StrEnum):
 
 _S = JobStatus
 
-
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     _S.PENDING: frozenset({_S.SUBMITTING, _S.CANCELLED}),
     _S.SUBMITTING: frozenset({_S.SCHEDULED, _S.FAILED}),
@@ -54,12 +53,9 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 """From each status, the statuses that may come next. Everything else here follows from this table."""
 
-
 TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
 
-
 ACTIVE = frozenset(JobStatus) - TERMINAL
-
 
 GROUPS: dict[str, frozenset[JobStatus]] = {"active": ACTIVE, "done": TERMINAL}
 """Words for several statuses on the command line."""

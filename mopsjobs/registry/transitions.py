@@ -18,7 +18,6 @@ from mopsjobs.utils.times import parse_time, record_time
 
 BEFORE_RUNNING = ACTIVE - {JobStatus.RUNNING, JobStatus.VALIDATING}
 
-
 MERGED = ("metadata", "labels")
 """Fields whose members an update adds to. Only None removes members, and then all of them."""
 

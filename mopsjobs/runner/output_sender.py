@@ -21,7 +21,6 @@ from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 
 log = logging.getLogger(__name__)
 
-
 MAX_WAITING_TASKS = 64
 """Finished tasks held in memory; with more, the runner waits for the threads. An outage does not fill the queue."""
 

@@ -22,25 +22,19 @@ if TYPE_CHECKING:
 BUDGET_SECONDS = 4.5
 """Seconds for all attempts at one read while the store does not answer: five, less the start of the program."""
 
-
 POOL_CONNECTIONS = 40
 """Connections for reuse: for the 32 threads that fetch in a sync, and for the threads that list ahead of them."""
-
 
 READ_ATTEMPTS = 3
 """Attempts at one read, as far as the budget allows them."""
 
-
 FIRST_PAUSE = 0.1
 """Seconds before the second attempt at a read."""
-
 
 MAX_PAUSE = 0.4
 """Seconds before the third one."""
 
-
 _LEAST_SECONDS = 1.5  # with less time left, another attempt is not worth while
-
 
 _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, "its name does not resolve"),
@@ -49,7 +43,6 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "no answer in time"),
     (ConnectionRefusedError, "connection refused"),
 )
-
 
 T = TypeVar("T")
 

@@ -12,15 +12,11 @@ from mopsjobs.utils.user_dirs import expanded
 
 DEFAULT_CONTAINER = "job-registry"
 
-
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
-
 
 _SUFFIX = re.compile(r"[A-Za-z0-9.-]+")
 
-
 _ENDPOINT = re.compile(r"https?://([^@/\s]*@)?[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._-]*)?(\?.*)?", re.IGNORECASE)
-
 
 URL_FORMS = f"memory:, sqlite:///path/registry.db, dynamodb://TABLE, {FORMS}"
 

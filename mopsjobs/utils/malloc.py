@@ -6,7 +6,6 @@ import contextlib
 
 _M_ARENA_MAX = -8
 
-
 _ARENAS = 2
 
 

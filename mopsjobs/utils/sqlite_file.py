@@ -16,18 +16,14 @@ WAL_BYTES = 4 * 2**20
 """The size to which SQLite cuts a WAL when it starts it again. Without a bound, the WAL keeps the size of the largest
 write until the last connection closes: that of a `serve` which made the first sync, for example."""
 
-
 MAKING_SECONDS = 30.0
 """How long to wait for another process that makes the file, which takes milliseconds."""
-
 
 LOST = ".lost"
 """Added to the name of a WAL that was moved aside."""
 
-
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite adds to the name of a database for the files beside it."""
-
 
 FileIdentity = tuple[int, int]
 """Device and inode. They differ if another file has taken the path."""

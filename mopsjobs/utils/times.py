@@ -15,23 +15,17 @@ from mopsjobs.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
-
 _RECORD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00", re.ASCII)
-
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+", re.ASCII)
 
-
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
-
 
 MAX_TIME_LENGTH = 64
 """Characters of a time in ISO 8601: twice what the longest with nanoseconds and an offset has."""
 
-
 MAX_SECONDS = 100 * 365 * 86400
 """A century. A longer duration is a mistake, and would lead beyond the last `datetime`."""
-
 
 _LAST_SECOND = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 

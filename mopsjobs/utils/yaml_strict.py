@@ -15,14 +15,11 @@ from mopsjobs.utils.json_strict import MAX_DEPTH
 MAX_YAML_BYTES = 4 * 2**20
 """PyYAML reads 100 KB per second, so larger files belong in JSON, which has no such bound."""
 
-
 MAX_EXPANDED = MAX_YAML_BYTES
 """Characters and values of a document, each alias counted with the values that it stands for."""
 
-
 MAX_NUMBER_LENGTH = 1000
 """Characters of a number. The time to read some forms grows with their square."""
-
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 

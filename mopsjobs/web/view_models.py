@@ -18,19 +18,16 @@ from mopsjobs.web import svg
 
 Job = Mapping[str, Any]
 
-
 GLYPHS = {
     "pending": "○", "submitting": "◌", "scheduled": "◔", "running": "▶", "validating": "◕", "succeeded": "✓",
     "partial": "◑", "failed": "✗", "cancelled": "⊘",
 }  # fmt: skip
 """A shape for each status, so that colour is not the only sign."""
 
-
 STATUSES = tuple(str(name) for name in JobStatus)
 """All statuses that this version knows, in the order in which a job passes them."""
 
 ENDED = ("succeeded", "partial", "failed", "cancelled")
-
 
 SHOWN_OUTPUTS = 20
 

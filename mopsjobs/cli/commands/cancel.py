@@ -33,7 +33,6 @@ EXAMPLES = (
 MAX_LISTED = 20
 """Jobs that the confirmation lists."""
 
-
 FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "namespace", "owner", "stuck")
 
 

@@ -22,9 +22,7 @@ EXAMPLES = (
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
-
 WORDS = ("jobs", "owners")
-
 
 PREAMBLE = {
     "bash": """

@@ -34,9 +34,7 @@ EXAMPLES = (
 
 SCHEMA_VERSION = 1
 
-
 SHOWN_PROBLEMS = 20
-
 
 NETWORK_FILE_SYSTEMS = (
     "nfs",
@@ -53,14 +51,11 @@ NETWORK_FILE_SYSTEMS = (
 )
 """SQLite's WAL needs shared memory between processes. These file systems do not have it across machines."""
 
-
 PILING_DAYS = 7
 """Days. Syncs need announcements for one day; older ones pile up until `prune --store` removes them."""
 
-
 SYNC = "mops-jobs sync"
 """The fix for a cache that is not up to date, if the registry can be reached."""
-
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -30,7 +30,6 @@ EXAMPLES = (
 BATCH = 500
 """Jobs printed at once, at most."""
 
-
 BATCH_BYTES = 4_000_000
 """Bytes after which a batch is printed before it is full."""
 

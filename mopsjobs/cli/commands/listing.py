@@ -38,7 +38,6 @@ EXAMPLES = (
 HELD_BYTES = 8_000_000
 """JSON that is held until the cache is closed: in most cases, a damaged cache is found before anything is printed."""
 
-
 TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
 
 

@@ -38,7 +38,6 @@ EXAMPLES = (
 ENGINE = "kubernetes"
 """The engine that keeps log lines itself."""
 
-
 OVERLAP_SECONDS = 10.0
 """When the cluster stops answering, events from this long before are printed, so that no line is missing."""
 

@@ -25,7 +25,6 @@ EXAMPLES = (
 
 DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "schemas")
 
-
 NAMES = ("job", "list", "sync", "doctor", "event", "summary", "query", "prune", "version")
 
 

@@ -26,9 +26,7 @@ EXAMPLES = (
 
 DEFAULT_PORT = 8765
 
-
 SYNC_EVERY = "60s"
-
 
 SYNC_EVERY_LOCAL = "2s"
 """For an embedded registry, which is on this machine."""

@@ -40,25 +40,18 @@ EXAMPLES = (
 BUDGET_SECONDS = 5.0
 """Time for registry and engine together, if neither answers."""
 
-
 MIN_SECONDS = 1.0
 """Time for the engine, at least."""
 
-
 STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "validating", "failed": "failed"}
-
 
 BAR_WIDTH = 24
 
-
 SHOWN_OUTPUTS = 5
-
 
 _LONG_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
-
 Job = dict[str, object]
-
 
 Line = str | list[str]
 

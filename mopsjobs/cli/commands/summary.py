@@ -34,12 +34,9 @@ EXAMPLES = (
 
 SCHEMA_VERSION = 1
 
-
 SHOWN_OWNERS = 10
 
-
 DAY_COLUMNS = ("day", "created", "succeeded", "partial", "failed", "cancelled")
-
 
 BARS = "▁▂▃▄▅▆▇█"
 

@@ -28,7 +28,6 @@ EXAMPLES = (
 
 SCHEMA_VERSION = 1
 
-
 SHOWN_PROBLEMS = 10
 
 ALL_EVENT_PROBLEMS = "all of them: mops-jobs query 'SELECT * FROM event_problems'"

@@ -27,7 +27,6 @@ EXAMPLES = (
 
 SCHEMA_VERSION = 1
 
-
 LIBRARIES = (
     "azure-identity",
     "azure-storage-blob",
@@ -48,7 +47,6 @@ LIBRARIES = (
     "waitress",
 )
 """The dependencies of pyproject.toml, optional ones included; a test compares the two."""
-
 
 BUILD_PREFIX = "mops-jobs_"
 """The single file unpacks to a directory of this name and its build id: onefile/bootstrap.py."""

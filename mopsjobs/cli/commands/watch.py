@@ -33,7 +33,6 @@ EXAMPLES = (
 
 MIN_INTERVAL = 0.1
 
-
 CHROME = 4
 """Lines of the terminal that do not show jobs."""
 

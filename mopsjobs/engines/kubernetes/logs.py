@@ -21,14 +21,11 @@ if TYPE_CHECKING:
 POLL_SECONDS = 2.0
 """Seconds between two listings of the pods to follow."""
 
-
 MAX_FAILURES = 5
 """Listings in a row that may fail before following gives up."""
 
-
 CLOCK_MARGIN_SECONDS = 60
 """How far the clocks of a node and of this machine may be apart when a log is requested again."""
-
 
 _ENDED_PHASES = ("Succeeded", "Failed")
 

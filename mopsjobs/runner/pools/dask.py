@@ -52,7 +52,6 @@ _LOADED = """(lambda sys, types: sys.modules.get(code["name"]) or [
     sys.modules.setdefault(code["name"], module),
 ][-1])(__import__("sys"), __import__("types"))"""
 
-
 RUN = f"{_LOADED}.run(code, job_id, task)"
 STOP = f"{_LOADED}.stop(job_id)"  # also on a worker that has no task yet: one on its way to it must not begin
 

@@ -30,34 +30,24 @@ if TYPE_CHECKING:
 
 CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
 
-
 ACCOUNT = "AZURE_STORAGE_ACCOUNT"
-
 
 KEY = "AZURE_STORAGE_KEY"
 
-
 SAS_TOKEN = "AZURE_STORAGE_SAS_TOKEN"  # noqa: S105 - the name of a variable
-
 
 SIGN_IN = "DefaultAzureCredential"
 
-
 EMULATOR = "the emulator's published key"
 
-
 EMULATOR_ACCOUNT = "devstoreaccount1"
-
 
 # Published by Microsoft, and the same for all users: learn.microsoft.com/azure/storage/common/storage-use-azurite
 EMULATOR_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
-
 EMULATOR_ENDPOINT = f"http://127.0.0.1:10000/{EMULATOR_ACCOUNT}"
 
-
 _ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
-
 
 # A sign-in looks in many places; these bounds are for each of them. The Azure CLI alone takes one to three seconds.
 _SIGN_IN_BOUNDS = {"process_timeout": 4, "connection_timeout": 2, "read_timeout": 4, "retry_total": 1}

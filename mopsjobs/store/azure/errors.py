@@ -19,12 +19,9 @@ from mopsjobs.store.network import chain, unavailable
 
 _BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
-
 _BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
 
-
 _SILENCES = (requests.Timeout, ServiceRequestTimeoutError)
-
 
 _ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
 

@@ -14,10 +14,8 @@ import zlib
 NAME = "mopsvalue"
 """The metadata name under which the value goes. Lower case: some proxies change the case of headers."""
 
-
 MAX_CHARACTERS = 7000
 """Azure allows 8 KiB of metadata per blob. The rest is for other programs. A job's record takes about 400."""
-
 
 MAX_VALUE_BYTES = 128 * 2**10
 """Longer values are not compressed at all. JSON that fits after compression is far shorter."""

@@ -15,23 +15,18 @@ if TYPE_CHECKING:
 FIRST_PAGE_KEYS = 1000
 """Keys of the first page: few enough for a slow server, and enough for most registries."""
 
-
 PAGE_KEYS = 2000
 """Keys of the next pages, while the reader waits for them."""
-
 
 MAX_PAGE_KEYS = 5000
 """Azure's own limit. Used while pages wait for the reader, since fewer pages are less work for both sides."""
 
-
 MAX_PAGE_BYTES = 8 * 2**20
 """Target for the length of a page, estimated from the one before: metadata may take 8 KiB per key."""
-
 
 PAGE_SECONDS = 1.0
 """Target for the time of a page, estimated from the one before. A store counts as unreachable after three seconds
 without a byte, and a busy server needs as long for 2,000 keys with their metadata."""
-
 
 _PIECE = 2**16
 """Bytes that are parsed at once. Parsed XML takes five times the memory of its text until it is processed."""

@@ -53,22 +53,16 @@ if TYPE_CHECKING:
 MAX_VALUE_BYTES = 256 * 2**20
 """The largest value that the SDK writes in one request. A longer one is not read, either."""
 
-
 PAGES_AHEAD = 2
 """Pages of a listing that are fetched ahead: one waits for the reader while the server makes another."""
 
-
 USER_AGENT = f"mops-jobs/{__version__}"
-
 
 _MISSING = frozenset({"BlobNotFound", "ContainerNotFound"})
 
-
 _CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlreadyExists"}
 
-
 _ETAG = re.compile(r"[!#-)+-~]+")  # the characters of an ETag, without `*`, which would match every version
-
 
 T = TypeVar("T")
 

@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 PIECE_BYTES = 256 * 2**10
 """Bytes that are read from a connection at once, if they have arrived."""
 
-
 MAX_REMARK_BYTES = 64 * 2**10
 """Longest body of an error, or of a reply to a write, that is read. The headers have all that is needed."""
-
 
 SECONDS_PER_MIB = 2**20 * 8 / 1e6
 """Additional seconds for the reply to a write per MiB of its value: the time that a line of 1 Mbit/s needs.
@@ -46,14 +44,11 @@ The value may still be on its way after the system has accepted all of it: buffe
 hold many megabytes.
 """
 
-
 SENT_BYTES = 16 * 2**10
 """Bytes of a value that are sent at once, a record of TLS. Each such piece may take `STALL_SECONDS`."""
 
-
 STALL_SECONDS = BUDGET_SECONDS
 """How long a write waits for the server to take the next piece of its value."""
-
 
 UNSENT_BYTES = 128 * 2**10
 """Bytes that the system buffers. By default it fills megabytes, then accepts nothing until a third of them is sent."""

@@ -9,16 +9,13 @@ from mopsjobs.utils.hosts import is_loopback
 
 FORMS = "azure://CONTAINER or https://ACCOUNT.blob.core.windows.net/CONTAINER"
 
-
 _CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
-
 
 # Public cloud, China, US Government, and the DNS zones of Azure's newer accounts; with or without a private link.
 _AZURE_HOST = re.compile(
     r"([a-z0-9]{3,24})(?:\.z[0-9]+|\.privatelink)?\.blob\."
     r"(?:core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net)"
 )
-
 
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?")
 

@@ -34,18 +34,13 @@ if TYPE_CHECKING:
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
 
-
 NO_TABLE = "ResourceNotFoundException"
-
 
 TABLE_EXISTS = "ResourceInUseException"
 
-
 NETWORK_HINT = "Check the network, and the region (AWS_DEFAULT_REGION) or AWS_ENDPOINT_URL_DYNAMODB."
 
-
 SIGN_IN = "Sign in with `aws sso login` or `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-
 
 # docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
 _BUSY = frozenset({
@@ -54,7 +49,6 @@ _BUSY = frozenset({
     "ThrottlingException", "TransactionConflictException", NO_TABLE, TABLE_EXISTS,
 })  # fmt: skip
 
-
 _REFUSED = frozenset({
     "AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature",
     "IncompleteSignatureException", "InvalidClientTokenId", "InvalidSignatureException", "MissingAuthenticationToken",
@@ -62,12 +56,9 @@ _REFUSED = frozenset({
     "UnrecognizedClientException",
 })  # fmt: skip
 
-
 _BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
-
 _SIGNATURES = ("IncompleteSignature", "InvalidSignature", "SignatureDoesNotMatch")
-
 
 _NO_CREDENTIALS = (
     CredentialRetrievalError,
@@ -78,21 +69,15 @@ _NO_CREDENTIALS = (
     TokenRetrievalError,
 )
 
-
 _SETTINGS = (ConfigParseError, InvalidRegionError, ProfileNotFound)
-
 
 _SETTINGS_HINT = "Check AWS_PROFILE, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMODB and ~/.aws/config."
 
-
 _OUTAGES = (HTTPClientError, BotoConnectionError, OSError)
-
 
 _SILENCES = (ConnectTimeoutError, ReadTimeoutError)
 
-
 _CHECKSUM = "x-amz-crc32"
-
 
 _ERROR_CODE = re.compile(r"[A-Za-z0-9.]{1,80}")
 

@@ -46,49 +46,35 @@ if TYPE_CHECKING:
 PARTITIONS = 16
 """Partitions of a table. Part of the format: with another number, existing keys would not be found."""
 
-
 PARTITION = "mops_partition"
-
 
 KEY = "mops_key"
 
-
 WHOLE_KEY = "mops_whole_key"
-
 
 VERSION = "mops_version"
 
-
 VALUE = "mops_value"
-
 
 MAX_ITEM_BYTES = 400 * 2**10
 """DynamoDB's limit for an item: its values, and the names of its attributes."""
 
-
 MAX_SORT_KEY_BYTES = 1024
 """DynamoDB's limit. 900 characters may be 3,600 bytes."""
-
 
 HEAD_BYTES = MAX_SORT_KEY_BYTES - 1 - 64
 """Bytes that the sort key of a longer key has in common with it. A mark and the SHA-256 of the key follow."""
 
-
 _CUT = "\n"  # does not print, so no key contains it, and sorts before all characters that print
-
 
 TABLE_SECONDS = 60
 """How long a writer waits for a new table. AWS takes about ten seconds."""
 
-
 _VERSION = re.compile(r"[0-9a-f]{32}")
-
 
 _EXISTS = f"attribute_exists({KEY})"
 
-
 _IS_ABSENT = f"attribute_not_exists({KEY})"
-
 
 _IS_CURRENT = f"{VERSION} = :current"
 

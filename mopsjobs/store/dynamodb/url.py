@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 
-
 _NAMING = (
     ("endpoint", ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL")),
     ("account", ("AWS_ACCOUNT_ID",)),

@@ -25,20 +25,15 @@ from mopsjobs.utils.sqlite_file import FileIdentity, connect, create, file_ident
 BUSY_SECONDS = 10.0
 """How long a writer waits for another one. A write takes milliseconds; ten seconds mean that something is wrong."""
 
-
 PAGE_ROWS = 1000
 """Keys per page of a scan. No statement stays open between pages, so a slow reader never holds back the WAL."""
-
 
 APPLICATION_ID = 0x6D6F7073
 """Marks the file in its header ("mops"), so that `file` and the store can tell it from other databases."""
 
-
 _RESTORE = "Restore a copy of the registry, or name the right one: --registry sqlite:///path/registry.db"
 
-
 _ELSEWHERE = "Name another place: --registry sqlite:///path/registry.db"
-
 
 _SCHEMA = """
 CREATE TABLE objects (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;

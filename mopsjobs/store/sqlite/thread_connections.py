@@ -27,7 +27,6 @@ from mopsjobs.utils.sqlite_file import FileIdentity
 WAIT_SECONDS = 1.0
 """How long a fork waits for other threads. A call takes milliseconds, unless another process holds the file."""
 
-
 POLL_SECONDS = 0.001
 """Between two checks whether they are done."""
 
