@@ -1015,7 +1015,7 @@ def assert_no_secret(error: MopsJobsError) -> None:
 
 
 def test_without_any_account_the_message_says_what_to_set() -> None:
-    with pytest.raises(StoreAccessError, match="which storage account") as caught:
+    with pytest.raises(StoreAccessError, match="No variable names the storage account") as caught:
         open_azure_store("azure://job-registry", {})
     assert "AZURE_STORAGE_CONNECTION_STRING" in (caught.value.hint or "")
 
@@ -1024,7 +1024,7 @@ def test_nobody_signed_in_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("azure.identity.DefaultAzureCredential", SignIn)
     store = open_azure_store(f"{PUBLIC}/c-1", {})
     for operation in (WRITES | READS).values():
-        with pytest.raises(StoreAccessError, match="DefaultAzureCredential gave none") as caught:
+        with pytest.raises(StoreAccessError, match="DefaultAzureCredential found none") as caught:
             operation(store)
         assert "az login" in (caught.value.hint or "")
         assert "\n" not in str(caught.value)
