@@ -537,7 +537,7 @@ def test_a_planted_temporary_directory_is_not_used(tmp_path: Path, monkeypatch: 
     else:
         planted.mkdir(mode=0o700)
         planted.chmod(0o770 if trap == "open to others" else 0o700)
-    with pytest.raises(CacheError, match="not ours alone"):
+    with pytest.raises(CacheError, match="Other users may have access"):
         user_dirs.private_directory()
     spec = importlib.util.spec_from_file_location("unpack", ROOT / "onefile" / "unpack.py")
     assert spec is not None
