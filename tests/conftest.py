@@ -174,7 +174,7 @@ def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dyna
     ]
 )
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    """Each backend in turn. A new one is one line here."""
+    """Each backend in turn; CONTRIBUTING.md has the steps for a new one."""
     if request.param == "memory":
         made = memory_backend()
     elif request.param == "sqlite":

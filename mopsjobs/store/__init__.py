@@ -1,8 +1,8 @@
 """Versioned bytes under keys. `open_store(url)` is the entry for Python programs.
 
 `base.py` has the contract that each backend keeps, `cas.py` the compare-and-swap loop over it. There is one module or
-package per backend: memory, SQLite, Azure Blob Storage, DynamoDB. Only this imports the backend's SDK, and `open_store`
-imports the backend only for its URLs.
+package per backend: memory, SQLite, Azure Blob Storage, DynamoDB. Only the modules of a backend import its SDK.
+`open_store` imports a backend only for its URLs.
 """
 
 from __future__ import annotations
