@@ -15,7 +15,7 @@ from typing import TypeVar
 from bench.registry_data import states
 from mopsjobs.cache import rows, totals
 from mopsjobs.cache.database import APPLICATION_ID, SCHEMA_VERSION
-from mopsjobs.cache.sync.mirror import SMALL
+from mopsjobs.cache.sync.mirror import SMALL_REGISTRY
 from mopsjobs.errors import EXIT_PARTLY_DONE, EXIT_UNREACHABLE, StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -47,7 +47,7 @@ class Mirrored:
         self.cache = cache
         self.had: dict[tuple[str, str], bytes] = {}
         """What each record was at each of its versions."""
-        self.can_be_delta = jobs > SMALL
+        self.can_be_delta = jobs > SMALL_REGISTRY
         self._rows: dict[tuple[str, str], rows.JobRow] = {}
         self._chance = chance
         self._store = open_store(url, env)

@@ -141,7 +141,7 @@ def _record(value: bytes) -> None:
     whole(job_json_from_state(state, now=NOW.timestamp()))
     row = to_row("jobs/a/state.json", "a", value, VersionToken("1"), 2)
     if isinstance(row, JobRow):
-        must(row.seen.key == "jobs/a/state.json", "the row of another key")
+        must(row.key == "jobs/a/state.json", "the row of another key")
         _cells(list(job_json_from_state(state, now=NOW.timestamp()).values()))
 
 

@@ -316,7 +316,7 @@ def test_a_sync_without_progress_is_warned_of(cli: Cli, remote: Remote, monkeypa
             "stalled": True,
         }
         jsonschema.Draft202012Validator(cli.ok("schema", "sync").json).validate(document)
-        detail = f"a sync {told}; no other can begin"
+        detail = f"a sync {told}; no other sync can start"
         assert _sync_check(cli) == {"name": "sync", "state": "warn", "detail": detail, "fix": fix}
         ran = cli("list", "--refresh", "-q")
         assert f"Another sync {told}." in ran.err

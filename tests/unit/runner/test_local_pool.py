@@ -28,7 +28,7 @@ def _x(one: TaskResult) -> int:
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look more often whether workers live."""
-    monkeypatch.setattr(pool_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(pool_module, "LIVENESS_SECONDS", 0.05)
 
 
 class StuckClock:
