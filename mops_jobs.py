@@ -36,8 +36,8 @@ EPILOG = """exit codes:
 """
 
 
-WRITERS = frozenset({"cancel", "progress", "prune", "register", "resume", "submit", "update"})
-"""Commands that write to the registry: they must not be repeated only because their output could not be printed."""
+NOT_REPEATABLE = frozenset({"cancel", "progress", "prune", "register", "resume", "submit", "update"})
+"""Commands that must not be repeated only because their output could not be printed."""
 
 # Everything here is English. Without this, argparse would look for a translation of each of its own words.
 argparse._ = lambda text: text  # type: ignore[attr-defined]
@@ -177,7 +177,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
     except BrokenPipeError:  # the reader has closed the pipe; the command is done all the same
         discard_output(sys.stdout)
     except OSError as error:
-        if args.command in WRITERS and not getattr(args, "dry_run", False):
+        if args.command in NOT_REPEATABLE and not getattr(args, "dry_run", False):
             raise _done_but_not_printed(error, result) from None
         raise
     return result.exit_code

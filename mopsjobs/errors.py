@@ -136,6 +136,33 @@ class ValueTooLargeError(StoreError):
     exit_code = EXIT_REFUSED
 
 
+class TooManyRetriesError(MopsJobsError):
+    """The compare-and-swap race on `key` was lost `attempts` times in a row. Nothing was written."""
+
+    exit_code = EXIT_REFUSED
+
+    def __init__(self, message: str, *, key: str, attempts: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
+        self.attempts = attempts
+
+
+MAX_REASON = 500
+"""Characters of the reason why a record is unreadable: a cache keeps one for each such record."""
+
+
+class RecordError(MopsJobsError, ValueError):
+    """A record, or other JSON, is unreadable. `reason` says why, without the key, so that reports can group it."""
+
+    exit_code = EXIT_REFUSED
+
+    def __init__(self, reason: str, *, key: str | None = None) -> None:
+        reason = shortened(reason, MAX_REASON)
+        super().__init__(f"{key}: {reason}" if key else reason, hint="See: mops-jobs doctor" if key else None)
+        self.key = key
+        self.reason = reason
+
+
 # --- jobs --------------------------------------------------------------------------------------------------------
 
 
@@ -200,33 +227,6 @@ class InvalidTransitionError(JobError):
 
 class TerminalStateError(InvalidTransitionError):
     """The job has ended. Its record never changes again."""
-
-
-class TooManyRetriesError(MopsJobsError):
-    """The compare-and-swap race on `key` was lost `attempts` times in a row. Nothing was written."""
-
-    exit_code = EXIT_REFUSED
-
-    def __init__(self, message: str, *, key: str, attempts: int, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.key = key
-        self.attempts = attempts
-
-
-MAX_REASON = 500
-"""Characters of the reason why a record is unreadable: a cache keeps one for each such record."""
-
-
-class RecordError(MopsJobsError, ValueError):
-    """A record, or other JSON, is unreadable. `reason` says why, without the key, so that reports can group it."""
-
-    exit_code = EXIT_REFUSED
-
-    def __init__(self, reason: str, *, key: str | None = None) -> None:
-        reason = shortened(reason, MAX_REASON)
-        super().__init__(f"{key}: {reason}" if key else reason, hint="See: mops-jobs doctor" if key else None)
-        self.key = key
-        self.reason = reason
 
 
 # --- engines -----------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""What commands, page and Python programs share: settings, the cache, waiting, advice."""
+"""What commands and page share: settings, the cache, waiting, advice."""

@@ -30,7 +30,7 @@ LIST_VERSION = 1
 
 
 class App:
-    """What commands, the page and Python programs share in one run."""
+    """What commands and the page share in one run."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines.base import Engine, EngineState, engine_of
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -27,9 +28,6 @@ from mopsjobs.registry.status import TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.validation import validate
 from mopsjobs.utils.times import parse_time, record_time
-
-SILENT_SECONDS = 60.0
-"""Two heartbeats, as in listings: a job whose record changed within this time is not suspect."""
 
 Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear"]
 

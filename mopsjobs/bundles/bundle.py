@@ -19,25 +19,17 @@ import hashlib
 import re
 import shutil
 from pathlib import Path
-from typing import Protocol
 
 from mopsjobs.bundles.extraction import BundleError, extract
 from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.errors import UsageError
-from mopsjobs.store.base import Versioned, VersionedStore
+from mopsjobs.store.base import ReadableStore, VersionedStore
 from mopsjobs.utils.files import directory_lock, make_directory, sync_directory
 
 UNPACKING = ".unpacking"
 """The directory in which a bundle is unpacked, before it gets its own name."""
 
 _BUNDLE_REF = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
-
-
-class ReadableStore(Protocol):
-    """The method of a `VersionedStore` that unpacking needs."""
-
-    def get(self, key: str) -> Versioned | None:
-        """See `VersionedStore.get`."""
 
 
 def parse_bundle_ref(text: str) -> str:

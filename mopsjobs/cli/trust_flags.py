@@ -32,7 +32,8 @@ def trust_of(args: argparse.Namespace, app: App) -> Trust:
     try:
         patterns = [check_choice(pattern) for pattern in app.settings.trusted]
     except UsageError as error:
-        raise ConfigError(f"{error.message} (trusted, from the user's configuration file)") from None
+        message = error.message.rstrip(".")
+        raise ConfigError(f"{message} (trusted, from the user's configuration file).") from None
     return Trust([check_choice(choice) for choice in args.trust], patterns)
 
 

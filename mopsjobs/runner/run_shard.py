@@ -28,7 +28,6 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.runner.load_manifest import load_manifest
 from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Pool, TaskResult
@@ -36,6 +35,7 @@ from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult
+from mopsjobs.runner.wait_for_manifest import wait_for_manifest
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
@@ -45,7 +45,7 @@ from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.utils.times import human_duration, utc_now
 
-KEPT_TEXT = "outputs are kept here. Running the job again delivers them."
+KEPT_TEXT = "Outputs are kept on this machine. To deliver them, run the job again."
 
 
 def run_shard(
@@ -88,7 +88,7 @@ def run_shard(
     outbox = SQLiteVersionedStore(directory.outbox)
     with contextlib.closing(outbox), _stop_on_signals(retry, on_log):
         try:
-            manifest = load_manifest(
+            manifest = wait_for_manifest(
                 shard.job_id, StoreWithOutbox(store, outbox), retry, on_log, wait=shard.wait_for_manifest
             )
         except (*TRANSIENT_ERRORS, NoManifestError):
@@ -186,7 +186,7 @@ class _Run:
         """
         events.emit("runner", text=str(error), **(error.event_fields if isinstance(error, ModelError) else {}))
         if isinstance(error, StoreError):
-            self._on_log(KEPT_TEXT.capitalize())
+            self._on_log(KEPT_TEXT)
         code = "STORE" if isinstance(error, StoreError) else "ENGINE" if isinstance(error, EngineError) else "MODEL"
         info = {"code": code, "message": str(error)}
 
@@ -332,7 +332,7 @@ class _Run:
             is_done = self._deliver_outbox(sender, events) and is_done
         except TRANSIENT_ERRORS:
             is_done = False
-            self._on_log(f"The registry does not answer; {KEPT_TEXT}")
+            self._on_log(f"The registry does not answer. {KEPT_TEXT}")
         else:
             try:
                 state = self._retry.call(functools.partial(reporter.finish, is_done=is_done))

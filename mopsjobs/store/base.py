@@ -43,6 +43,16 @@ class Entry(NamedTuple):
     size: int | None = None
 
 
+class ReadableStore(Protocol):
+    """The methods of a `VersionedStore` that readers of single keys and listings need."""
+
+    def get(self, key: str) -> Versioned | None:
+        """See `VersionedStore.get`."""
+
+    def scan(self, prefix: str = "") -> Iterator[Entry]:
+        """See `VersionedStore.scan`."""
+
+
 class VersionedStore(Protocol):
     """Versioned bytes under keys.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from mopsjobs.errors import NoManifestError, RecordError, UsageError
 from mopsjobs.registry.job_state import check_job_id
-from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
@@ -167,7 +167,7 @@ def manifest_key(job_id: str, prefix: str = "jobs") -> str:
     return f"{prefix}/{job_id}/manifest.json"
 
 
-def load_manifest(store: VersionedStore, job_id: str) -> Manifest:
+def load_manifest(store: ReadableStore, job_id: str) -> Manifest:
     """Read the manifest of a job, with one request.
 
     Raises:

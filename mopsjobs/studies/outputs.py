@@ -6,25 +6,13 @@ task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import groupby
-from typing import Protocol
 
 from mopsjobs.errors import RecordError
-from mopsjobs.store.base import Entry, Versioned
+from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.study import Study, Task, is_output_name
 from mopsjobs.utils.json_strict import read_json
-
-
-class ReadableStore(Protocol):
-    """The methods of a `VersionedStore` that a search for outputs needs."""
-
-    def get(self, key: str) -> Versioned | None:
-        """See `VersionedStore.get`."""
-
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
-        """See `VersionedStore.scan`."""
 
 
 class Completeness:

@@ -66,7 +66,9 @@ def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(
         gate.touch()
         ran, said = running.result(30)
     assert ran[:4] == (None, 4, 0, False)
-    assert said == ["The registry does not answer; outputs are kept here. Running the job again delivers them."]
+    assert said == [
+        "The registry does not answer. Outputs are kept on this machine. To deliver them, run the job again."
+    ]
     line.down = False
     assert results(line) == {}
     ran, _ = work(line, registry, tmp_path / "job")

@@ -34,13 +34,16 @@ class JobList:
 
     def jobs(self, fields: tuple[str, ...] | None = None) -> Iterator[dict[str, object]]:
         """Yield each job as `job_json` returns it, or only these of its fields."""
-        jobs = (job_json(columns, now=self._now) for columns in self._columns(0))
+        return self._jobs(fields, 0)
+
+    def _jobs(self, fields: tuple[str, ...] | None, skip: int) -> Iterator[dict[str, object]]:
+        jobs = (job_json(columns, now=self._now) for columns in self._columns(skip))
         return jobs if fields is None else ({name: job[name] for name in fields} for job in jobs)
 
     def texts(self, fields: tuple[str, ...] | None = None, *, skip: int = 0) -> Iterator[str]:
         """Yield the same as JSON text, without the first `skip` jobs."""
         texts = (job_text(columns, now=self._now) for columns in self._columns(skip))
-        return texts if fields is None else (JSON_ENCODER.encode(job) for job in self.jobs(fields))
+        return texts if fields is None else (JSON_ENCODER.encode(job) for job in self._jobs(fields, skip))
 
     def _columns(self, skip: int) -> Iterator[JobColumns]:
         sql = f"SELECT {COLUMNS} FROM json_each(?) AS listed CROSS JOIN job ON job.rowid = listed.value"  # noqa: S608

@@ -15,8 +15,8 @@ from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.runner.pools.base import OnLog, Pool
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
+from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.outputs import ReadableStore
 from mopsjobs.utils.files import make_directory, private_opener
 
 WORKER = Path(__file__).with_name("worker.py")

@@ -68,7 +68,7 @@ def test_half_a_character_in_an_event_is_replaced() -> None:
 def test_a_manifest_names_tasks_that_its_study_has(only: str) -> None:
     study = '{"model": "m", "parameter_sets": [{"x": 1}, {"x": 2}]}'
     text = f'{{"version": 1, "job_id": "a", "bundle": "b", "study": {study}, "only": {only}, "parent_job_id": null}}'
-    with pytest.raises(RecordError, match="expected (its tasks|numbers of)"):
+    with pytest.raises(RecordError, match=r"expected (its tasks|numbers of)"):
         Manifest.from_json(text.encode())
 
 

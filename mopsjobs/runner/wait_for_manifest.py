@@ -7,11 +7,11 @@ from collections.abc import Callable
 from mopsjobs.console.command_line import command_line
 from mopsjobs.errors import NoManifestError
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
-from mopsjobs.studies.manifest import Manifest, manifest_key
-from mopsjobs.studies.outputs import ReadableStore
+from mopsjobs.store.base import ReadableStore
+from mopsjobs.studies.manifest import Manifest, load_manifest
 
 
-def load_manifest(
+def wait_for_manifest(
     job_id: str, store: ReadableStore, retry: OutageRetry, on_log: Callable[[str], None], *, wait: bool
 ) -> Manifest:
     """Return the manifest of a job.
@@ -26,22 +26,20 @@ def load_manifest(
 
     Raises:
         NoManifestError: if there is none.
-        RecordError: if it cannot be read.
+        RecordError: if it is invalid, or that of another job.
         StoreUnavailableError: if the store did not answer in time.
     """
-    key = manifest_key(job_id)
     is_announced = False
 
     def load() -> Manifest:
         nonlocal is_announced
-        stored = store.get(key)
-        if stored is not None:
-            return Manifest.from_json(stored.value, key=key)
-        if wait and not is_announced:
-            on_log(
-                f"Waiting for the manifest of job {job_id}. Where it was submitted: {command_line('resume', job_id)}"
-            )
-            is_announced = True
-        raise NoManifestError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
+        try:
+            return load_manifest(store, job_id)
+        except NoManifestError:
+            if wait and not is_announced:
+                hint = command_line("resume", job_id)
+                on_log(f"Waiting for the manifest of job {job_id}. Where it was submitted: {hint}")
+                is_announced = True
+            raise
 
     return retry.call(load, (*TRANSIENT_ERRORS, NoManifestError) if wait else TRANSIENT_ERRORS)
