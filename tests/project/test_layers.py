@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -151,6 +152,16 @@ def test_the_package_itself_imports_nothing_at_once() -> None:
 def test_every_floor_is_lived_in() -> None:
     """Each room of FLOORS is there: the list says no more than is true."""
     assert set(RANKS) == {_room(module) for module in MODULES if module != "mopsjobs"}
+
+
+def test_documents_show_the_same_floors() -> None:
+    """The docstring of the package and the diagram of docs/architecture.md have these floors, in this order."""
+    docstring = ast.get_docstring(_tree("mopsjobs")) or ""
+    listed = [tuple(line.strip().split(", ")) for line in docstring.splitlines() if line.startswith("    ")]
+    assert listed == [floor for floor in FLOORS if floor != ("mops_jobs",)]
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("## Floors")[2].split("```")[1]
+    diagram = [re.findall(r"[a-z_]+", line[:27].replace(".py", "")) for line in page.strip().splitlines()]
+    assert [tuple(rooms) for rooms in reversed(diagram)] == [tuple(floor) for floor in FLOORS]
 
 
 def test_the_modules_of_a_package_form_no_circle() -> None:
