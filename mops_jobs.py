@@ -188,7 +188,7 @@ def _done_but_not_printed(error: OSError, result: Result) -> MopsJobsError:
     discard_output(sys.stdout)
     line = result.first_line()
     return MopsJobsError(
-        f"Cannot write: {error.strerror}. The command was done all the same{': ' + line if line else ''}.",
+        f"Cannot write: {error.strerror}. The command was completed{': ' + line if line else ''}.",
         hint="See its result: mops-jobs list",
     )
 

@@ -81,7 +81,7 @@ class StoreError(MopsJobsError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store could not be reached, or asked for a later attempt.
+    """The store could not be reached, or throttled the request.
 
     After a write the outcome is unknown: the write may have landed, and only its reply was lost.
     """
@@ -104,7 +104,7 @@ class StoreUnavailableError(StoreError):
             hint: the next thing to try.
             sent: whether anything may have reached the store. If not, nothing was written.
             silent: whether the store sent no reply until the timeout, so that another attempt would be as slow.
-            throttled: whether the store asked for a later attempt.
+            throttled: whether the store throttled the request.
         """
         super().__init__(message, hint=hint)
         self.sent = sent
@@ -186,7 +186,7 @@ class AmbiguousJobError(JobError):
     exit_code = EXIT_NO_SUCH_JOB
 
     def __init__(self, message: str, *, job_id: str, candidates: tuple[str, ...]) -> None:
-        super().__init__(message, job_id=job_id, hint="Candidates: " + ", ".join(candidates))
+        super().__init__(message, job_id=job_id, hint="Use a longer prefix, or one of: " + ", ".join(candidates))
         self.candidates = candidates
 
 
@@ -237,7 +237,7 @@ class EngineError(MopsJobsError):
 
 
 class EngineUnavailableError(EngineError):
-    """An engine could not be reached, or asked for a later attempt."""
+    """An engine could not be reached, or throttled the request."""
 
     exit_code = EXIT_UNREACHABLE
 

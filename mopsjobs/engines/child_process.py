@@ -130,7 +130,7 @@ class Child:
         )
 
     def _unexpected_output(self) -> EngineError:
-        return EngineError("The process that talks to Dask wrote something else than messages.")
+        return EngineError("Unexpected response from the process that talks to Dask.")
 
 
 class Channel:

@@ -34,7 +34,7 @@ def not_python_error(path: str, line: bytearray) -> ModelError:
     """Return the error of an interpreter that answers with a line which no worker writes."""
     text = line[:60].decode("utf-8", "replace")
     return ModelError(
-        f"The model's interpreter {path} does not answer as a Python does; it says: {text!r}",
+        f"{path} is not a Python interpreter; it says: {text!r}",
         hint="Is --python the path of a Python?",
     )
 

@@ -99,7 +99,7 @@ class JobSubmissionClient:
     def submit(self, submission: Submission, launch: Launch) -> Submitted:
         """Upload, register and launch a job.
 
-        If the registry does not answer or refuses, `warnings` say so, and the job is launched all the same.
+        If the registry does not answer or refuses, `warnings` say so, and the job is launched anyway.
 
         Raises:
             JobExistsError: if the id belongs to another job. Nothing was launched.
@@ -118,7 +118,7 @@ class JobSubmissionClient:
             raise  # a retry cannot help
         except (StoreError, TooManyRetriesError) as error:
             self._save_offline(submission)
-            warnings.append(f"{error} The job is launched all the same, and registers itself later.")
+            warnings.append(f"{error} The job is launched anyway, and registers itself later.")
             if self._engine.name == "kubernetes":
                 warnings.append(
                     "Its code and its manifest are on this machine, where its pods cannot see them. The pods wait up to"

@@ -288,7 +288,7 @@ def test_a_race_lost_too_often_while_registering_does_not_stop_the_launch(
         patch.setattr(JobRegistry, method, lost)
         ran = _submit(cli)
     assert ran.out == "job\n"
-    assert "warning: The race for the record was lost too often. The job is launched all the same" in ran.err
+    assert "warning: The race for the record was lost too often. The job is launched anyway" in ran.err
     assert len(_launched(cluster)) == 1
     cli.ok("resume", "job")
     assert (record(remote.jobs).status, record(remote.jobs).k8s_name) == ("scheduled", "job")

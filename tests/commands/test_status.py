@@ -136,7 +136,8 @@ def test_an_ambiguous_prefix_is_refused_with_its_candidates(cli: Cli, jobs: JobR
     ran = cli("status", "alpha")
     assert (ran.code, ran.out) == (3, "")
     assert ran.err == (
-        "error: Several jobs begin with alpha.\nhint: Candidates: alpha-0, alpha-1, alpha-2, alpha-3, alpha-4, …\n"
+        "error: Several jobs begin with alpha.\n"
+        "hint: Use a longer prefix, or one of: alpha-0, alpha-1, alpha-2, alpha-3, alpha-4, …\n"
     )
 
 

@@ -460,7 +460,7 @@ def test_a_registry_that_is_gone_does_not_stop_the_launch(
     ran = cli.ok("submit", "study.json", "--auto", "--job-id", "job")
     assert ran.out == "job\n"
     assert [one.job_id for one in launched] == ["job"]
-    assert "warning: Cannot reach the registry: connection refused. The job is launched all the same" in ran.err
+    assert "warning: Cannot reach the registry: connection refused. The job is launched anyway" in ran.err
     directory = JobDir.of("job", cli.env).path
     assert f"Without the registry: tail -f {directory / 'runner.log'}" in ran.err
     with closing(open_store(f"sqlite://{directory}/outbox.db", {})) as kept:
@@ -478,7 +478,7 @@ def test_a_job_launched_without_its_registry_is_in_it_when_it_is_back(desk: Desk
     ran = desk.ok(
         "submit", path, "--auto", "--job-id", "job", "--workers", "2", "--owner", "me", "--label", "exp=7", **more
     )
-    assert "The job is launched all the same" in ran.err
+    assert "The job is launched anyway" in ran.err
     gate.touch()
     until(lambda: sum(calls(noted).values()) == 6, "the work to be done in the outage", 60)
     private_azurite.start()

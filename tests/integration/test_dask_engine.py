@@ -422,9 +422,9 @@ def test_a_client_refuses_a_process_that_holds_secrets(
 
 NEXT = '{"next": true}'
 MESSAGES = [
-    ("[7]", "wrote something else than messages"),
-    ("nonsense", "wrote something else than messages"),
-    ("[" * 100_000, "wrote something else than messages"),
+    ("[7]", "Unexpected response"),
+    ("nonsense", "Unexpected response"),
+    ("[" * 100_000, "Unexpected response"),
     ("{}", "sent an invalid message about a task"),
     ('{"finished": [7, {}, null]}', "sent an invalid message about a task"),
     ('{"finished": [0, {"result.json": "?"}, null]}', "sent an invalid message about a task"),

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval",
         metavar="DURATION",
-        help="time between two looks (default: 5s, or 1s for a registry on this machine)",
+        help="time between two polls (default: 5s, or 1s for a registry on this machine)",
     )
     until = parser.add_mutually_exclusive_group()
     until.add_argument("--all", action="store_true", help="wait until every job has ended (the default)")

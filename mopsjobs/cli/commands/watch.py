@@ -40,7 +40,7 @@ CHROME = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_filter_flags(parser)
-    parser.add_argument("--interval", metavar="DURATION", default="2s", help="time between two looks (default: 2s)")
+    parser.add_argument("--interval", metavar="DURATION", default="2s", help="time between two polls (default: 2s)")
     parser.add_argument("--json", action="store_true", help="print each changed job as one JSON object per line")
     add_freshness_flags(parser)
 

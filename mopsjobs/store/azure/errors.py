@@ -63,7 +63,7 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
             hint="Sign in with `az login`, or set AZURE_STORAGE_CONNECTION_STRING.",
         )
     if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
-        return StoreUnavailableError(f"{location} asks for a later attempt: {answer}.", throttled=True)
+        return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
     if status is None and _is_outage(error):
         return unavailable(error, location, _SILENCES)
     answer = answer if status else type(error).__name__

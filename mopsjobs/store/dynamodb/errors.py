@@ -126,7 +126,7 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
             hint = "Check the secret key, the region (AWS_DEFAULT_REGION) and this machine's clock."
         return StoreAccessError(f"{location} refused the credentials from {credential_source}: {answer}.", hint=hint)
     if code in _BUSY or status in _BUSY_STATUSES:
-        return StoreUnavailableError(f"{location} asks for a later attempt: {answer}.", throttled=True)
+        return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
     hint = "Is it a table that mops-jobs made?" if code == "ValidationException" else ""
     return StoreError(f"unexpected response from {location}: {answer}.", hint=hint or None)
 

@@ -311,7 +311,7 @@ def test_an_interpreter_that_does_not_start_is_named(model: Path, tmp_path: Path
 def test_a_program_that_is_no_python_is_told_by_what_it_says(model: Path, says: str) -> None:
     """It may well answer, and end with 0."""
     setup = {"root": str(model), "entrypoint": "model:simulate/b", "spool": "."}
-    with pytest.raises(ModelError, match="does not answer as a Python does; it says: ") as caught:
+    with pytest.raises(ModelError, match="is not a Python interpreter; it says: ") as caught:
         all_of(WorkerPool(["/bin/echo", says], setup, 2), sets_of(4))
     assert repr(says) in str(caught.value)
 
