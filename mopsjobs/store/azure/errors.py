@@ -55,7 +55,7 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
     if status in (401, 403):
         return StoreAccessError(
             f"{location} refused the credentials from {credential_source}: {answer}.",
-            hint="Either they are not for this account, or they do not allow this.",
+            hint="Check that they are for this account, and allow this.",
         )
     if isinstance(error, ClientAuthenticationError):
         return StoreAccessError(

@@ -121,7 +121,7 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
         return _unanswered(error, location)
     answer = f"{status or ''} {code}".strip()
     if code in _REFUSED or status in (401, 403):
-        hint = "Either they are not for this account and region, or they do not allow this."
+        hint = "Check that they are for this account and region, and allow this."
         if code.startswith(_SIGNATURES):
             hint = "Check the secret key, the region (AWS_DEFAULT_REGION) and this machine's clock."
         return StoreAccessError(f"{location} refused the credentials from {credential_source}: {answer}.", hint=hint)
