@@ -75,6 +75,8 @@ class LostReplyTracker:
 
     def __init__(self, key: str) -> None:
         self.may_have_landed = False
+        self._is_untraceable = False
+        """Whether an earlier write may have landed whose trace a later write may have removed."""
         self._key = key
         self._lost = 0
         self._last: Versioned | None = None
@@ -103,8 +105,10 @@ class LostReplyTracker:
             return
         if update is None:
             raise self.unknown_outcome()
-        # It may have landed, and a later write may have removed its trace.
-        self.may_have_landed = not update.leaves_permanent_trace(self._last.value)
+        # It may have landed, and a later write may have removed its trace. What is found of one write says nothing of
+        # an earlier one.
+        self._is_untraceable = self._is_untraceable or not update.leaves_permanent_trace(self._last.value)
+        self.may_have_landed = self._is_untraceable
         self._last = None
 
     def with_doubt(self, error: StoreError, *, is_write: bool) -> StoreError:

@@ -19,6 +19,7 @@ from mopsjobs.errors import (
     ValueTooLargeError,
 )
 from mopsjobs.store import cas
+from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.backoff import Backoff
 from support.doubles import FaultyStore, RecordingSleep
@@ -26,7 +27,6 @@ from support.doubles import FaultyStore, RecordingSleep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mopsjobs.store.base import Versioned, VersionToken
 
 KEY = "jobs/j-1/state.json"
 
@@ -535,3 +535,19 @@ def test_an_announcement_without_a_meaning_leaves_no_doubt() -> None:
             write(store, callbacks=Marking(marked("mine"), announce))
         assert caught.value.hint == "Is it a registry?"
         assert not store.calls["put"] + store.calls["create_if_absent"]
+
+
+def test_the_trace_of_one_lost_write_clears_no_doubt_about_another() -> None:
+    """The first write leaves no trace that lasts. Whatever is found of the second, the first may have landed."""
+
+    class Traced(Marking):
+        def leaves_permanent_trace(self, value: bytes) -> bool:
+            return value == b"second"
+
+    first, second, third = (VersionToken(text) for text in "123")
+    replies, lost = cas.LostReplyTracker(KEY), StoreUnavailableError("The reply was lost.")
+    replies.add(lost, Versioned(b"first", first))
+    replies.settle(Versioned(b"of another", second), Traced(marked("mine")))
+    replies.add(lost, Versioned(b"second", second))
+    replies.settle(Versioned(b"of another", third), Traced(marked("mine")))
+    assert replies.may_have_landed
