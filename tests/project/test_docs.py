@@ -89,8 +89,8 @@ def test_the_architecture_names_what_exists() -> None:
     page = read("docs/architecture.md")
     named = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?|[a-z_]+\.py)`", page))
     assert {name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "mopsjobs"))} == set()
-    packages = {f"mopsjobs/{path.name}/" for path in (ROOT / "mopsjobs").iterdir() if path.is_dir()}
-    assert packages - {"mopsjobs/__pycache__/"} <= named
+    files = [path for path in (ROOT / "mopsjobs").glob("*/*") if path.is_file() and path.suffix != ".pyc"]
+    assert {f"mopsjobs/{path.parent.name}/" for path in files} <= named
 
 
 NOT_VARIABLES = {"CONTENT_LENGTH", "HTTP_HOST", "PAY_PER_REQUEST", "PROVIDE_AUTOMATIC_OPTIONS", "TRANSFER_ENCODING"}
