@@ -75,16 +75,7 @@ class DaskPool:
         task_timeout: float | None = None,
         on_log: OnLog | None = None,
     ) -> None:
-        """Prepare a pool; nothing is sent before `run`.
-
-        Args:
-            scheduler: the address of the scheduler.
-            bundle: the code, a tar.gz that the runner has checked by unpacking it.
-            entrypoint: the model and scenario to run.
-            python: the model's interpreter, a path on the workers; None: that of each worker.
-            task_timeout: seconds that a task may take; None: no limit.
-            on_log: called with the task's number and each line that the model printed, when the task has ended.
-        """
+        """Prepare a pool; nothing is sent before `run`. `DaskProcess` says what the arguments are."""
         source = _SOURCE.read_text("utf-8")
         self._scheduler = scheduler
         self._on_log = on_log or (lambda _task, _line: None)
