@@ -3,13 +3,71 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
+from typing import NamedTuple
 
 from mopsjobs.app.app import App
-from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.freshness import Freshness, FreshnessPolicy
+from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.command_line import command_line
-from mopsjobs.errors import JobNotFoundError, UsageError
+from mopsjobs.errors import JobNotFoundError, StoreError, StoreUnavailableError, UsageError
 from mopsjobs.registry.job_state import JobState, check_job_id
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.engines.lookup import EngineAnswer
+
+BUDGET_SECONDS = 5.0
+"""Time for registry and engine together, if neither answers."""
+
+MIN_SECONDS = 1.0
+"""Time for the engine, at least."""
+
+STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "validating", "failed": "failed"}
+"""The status for a phase of an engine. As in reconcile, only the outputs decide how a finished job ended."""
+
+Job = dict[str, object]
+
+
+class FoundJob(NamedTuple):
+    """A job in its JSON form, and where it was found."""
+
+    job: Job
+    freshness: Freshness | None = None
+    """The age of the cache; None if the job is not from the cache."""
+    warnings: tuple[str, ...] = ()
+    """Why the data may be old or incomplete."""
+    engine: EngineAnswer | None = None
+    """The answer of an engine; None if the record was read."""
+
+
+def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Find a job in the cache, else in the registry; if the registry does not answer, in the engines.
+
+    Args:
+        name: the id, a prefix that only this id has, or `@latest`. Registry and engines find only the id.
+        app: the run.
+        policy: how fresh the job has to be. With `refresh`, the registry is read first.
+
+    Raises:
+        UsageError: if the name cannot be one of a job.
+        JobNotFoundError: if there is no such job.
+        AmbiguousJobError: if several ids begin with the name.
+        StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
+    """
+    if name.startswith("@"):
+        return _find_by_record(name, app, policy)
+    check_job_id(name)
+    start = app.monotonic()
+    try:
+        return _find_by_record(name, app, policy)
+    except StoreUnavailableError as outage:
+        if policy.offline:
+            raise
+        return _find_in_engines(name, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - start)))
 
 
 def find_state(name: str, app: App) -> JobState:
@@ -31,7 +89,7 @@ def find_state(name: str, app: App) -> JobState:
             lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(refresh=True)
         )
     except JobNotFoundError as error:
-        add_offline_hint(error, name, app)
+        _add_offline_hint(error, name, app)
         raise
     state = app.registry.get_job(str(job["job_id"]))
     if state is None:  # the cache knew a job whose record was deleted
@@ -39,7 +97,76 @@ def find_state(name: str, app: App) -> JobState:
     return state
 
 
-def add_offline_hint(error: JobNotFoundError, name: str, app: App) -> None:
+def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Find a job by its record, in the cache or in the registry."""
+    outage: StoreError | None = None
+    warnings: tuple[str, ...] = ()
+    if policy.refresh and not app.settings.is_local and not name.startswith("@"):
+        # One job needs one request, not a sync. After an outage, no second request follows.
+        try:
+            job = _read_registry(name, app)
+        except StoreError as error:
+            outage = error
+            warnings = (f"{error} Showing the cache.",)
+            policy = FreshnessPolicy(offline=True)
+        else:
+            if job is not None:
+                return FoundJob(job)
+    try:
+        found = _read_cache(name, app, policy)
+    except (JobNotFoundError, StoreError) as error:
+        if outage is not None:
+            raise outage from None
+        # A local registry is synced before each view, but the job may have been pruned from the cache.
+        if isinstance(error, StoreError) or policy.offline or name.startswith("@"):
+            raise
+        job = _read_registry(name, app)
+        if job is None:
+            _add_offline_hint(error, name, app)
+            raise
+        return FoundJob(job)
+    return found._replace(warnings=warnings + found.warnings)
+
+
+def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> FoundJob:
+        job = job_queries.find_job(connection, name, now=app.now().timestamp())
+        warnings = [
+            f"{key} cannot be read any more ({reason}); this is its last good state."
+            for key, reason in job_queries.unreadable_records(connection, str(job["job_id"]))
+        ]
+        if freshness.problem is not None:
+            warnings.append(f"{freshness.problem} Showing the cache, {freshness.describe()}.")
+        return FoundJob(job, freshness, tuple(warnings))
+
+    return app.cache.read(view, policy)
+
+
+def _read_registry(name: str, app: App) -> Job | None:
+    state = app.registry.get_job(name)
+    return None if state is None else job_json_from_state(state, now=app.now().timestamp())
+
+
+def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, seconds: float) -> FoundJob:
+    """Find a job whose record cannot be read in the engines.
+
+    Raises:
+        StoreUnavailableError: if no engine knows the job.
+    """
+    from mopsjobs.engines.lookup import find_in_engines
+
+    answer, why_not = find_in_engines(job_id, app.env, seconds)
+    if answer is None:
+        raise StoreUnavailableError(outage.message, hint=why_not)
+    phase, reason, detail = answer.state
+    job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": job_id, "engine": answer.engine}
+    job["status"] = STATUS_OF_PHASE.get(phase)
+    job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.look}
+    warning = f"{outage} Showing what the {answer.engine} engine says, not the job's record."
+    return FoundJob(job, warnings=(warning,), engine=answer)
+
+
+def _add_offline_hint(error: JobNotFoundError, name: str, app: App) -> None:
     """Add a hint to the error if the job was submitted on this machine while the registry did not answer."""
     from mopsjobs.engines.job_dir import JobDir
 

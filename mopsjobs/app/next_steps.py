@@ -56,3 +56,12 @@ def next_commands(job: Job) -> list[tuple[str, str]]:
     if job["status"] != "succeeded":
         found.append(("Run what is missing", command_line("resume", job_id)))
     return found
+
+
+def is_runner_dead(job: Job, env: Mapping[str, str]) -> bool:
+    """Return whether the job's runner is known to have ended on this machine, whatever the record says."""
+    if job["engine"] not in ("local", "dask"):
+        return False
+    from mopsjobs.engines.local import has_ended_here  # here: the page needs no engine
+
+    return has_ended_here(job, env)

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
+from mopsjobs.app.job_texts import duration_text, kubernetes_text
 from mopsjobs.cache.queries.charts import Day, Group, Level
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.registry.status import JobStatus
@@ -115,11 +116,11 @@ def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]
         ("Labels", [(label, _jobs_with("label", label)) for label in labels]),
     ]
     plain = [
-        ("Queued", _duration(job["queued_seconds"])),
-        ("Running" if job["is_active"] else "Ran", _duration(job["run_seconds"])),
+        ("Queued", duration_text(job["queued_seconds"])),
+        ("Running" if job["is_active"] else "Ran", duration_text(job["run_seconds"])),
         ("Heartbeat", moment(job["heartbeat_at"], now).ago if job["heartbeat_at"] and job["is_active"] else None),
         ("Engine", job["engine"]),
-        ("Kubernetes", _kubernetes(job)),
+        ("Kubernetes", kubernetes_text(job)),
         ("Results", job["results_path"]),
         ("Validation", job["last_validation_error"]),
     ]
@@ -129,16 +130,6 @@ def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]
 
 def _jobs_with(name: str, value: object) -> str:
     return f"/jobs?{urlencode({name: value})}"
-
-
-def _duration(seconds: float | None) -> str | None:
-    return None if seconds is None else human_duration(seconds)
-
-
-def _kubernetes(job: Job) -> str | None:
-    if job["k8s_name"] is None and job["k8s_namespace"] is None:
-        return None
-    return f"{job['k8s_namespace'] or 'default'}/{job['k8s_name'] or '?'}"
 
 
 def outputs(job: Job) -> dict[str, Any] | None:
@@ -279,11 +270,12 @@ def spread_chart(days: Sequence[Day], which: str) -> dict[str, Any] | None:
 
 def day_row(day: Day) -> dict[str, Any]:
     """Return a row of the table per day."""
+    times = [value for spread in (day.queued, day.ran) for value in (spread.median, spread.p90)]
     return {
         "day": _day(day.start),
         "ended": [day.ended.get(name, 0) for name in ENDED],
         "rate": _percent(day.failure_rate),
-        "times": [_duration(value) or "" for spread in (day.queued, day.ran) for value in (spread.median, spread.p90)],
+        "times": [duration_text(value) or "" for value in times],
     }
 
 

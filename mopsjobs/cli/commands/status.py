@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import argparse
 import re
-import sqlite3
 
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of
-from mopsjobs.app.freshness import Freshness, FreshnessPolicy
-from mopsjobs.app.next_steps import next_command
-from mopsjobs.cache import job_json, rows
-from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.app.find_job import FoundJob, Job, find_job
+from mopsjobs.app.job_texts import duration_text, kubernetes_text
+from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import styled
-from mopsjobs.errors import JobNotFoundError, StoreError, StoreUnavailableError
-from mopsjobs.registry.job_state import check_job_id
+from mopsjobs.errors import EXIT_DONE
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from mopsjobs.engines.lookup import EngineAnswer
 
 HELP = "show one job: state, progress, times, error, history"
 
@@ -37,21 +34,11 @@ EXAMPLES = (
     "mops-jobs status nightly-1 --exit-status && mops-jobs results nightly-1 --download out",
 )
 
-BUDGET_SECONDS = 5.0
-"""Time for registry and engine together, if neither answers."""
-
-MIN_SECONDS = 1.0
-"""Time for the engine, at least."""
-
-STATUS_OF_PHASE = {"pending": "scheduled", "running": "running", "succeeded": "validating", "failed": "failed"}
-
 BAR_WIDTH = 24
 
 SHOWN_OUTPUTS = 5
 
 _LONG_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
-
-Job = dict[str, object]
 
 Line = str | list[str]
 
@@ -70,102 +57,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Show one job."""
-    if not args.job.startswith("@"):
-        check_job_id(args.job)
-    start = app.monotonic()
-    try:
-        job, freshness, warnings = _find(args.job, app, freshness_policy(args))
-    except StoreUnavailableError as outage:
-        if args.offline or args.job.startswith("@"):
-            raise
-        return _from_engine(args, app, outage, max(MIN_SECONDS, BUDGET_SECONDS - (app.monotonic() - start)))
-    exit_code = exit_code_of(job) if args.exit_status else 0
+    found = find_job(args.job, app, freshness_policy(args))
+    exit_code = exit_code_of(found.job) if args.exit_status else EXIT_DONE
     if args.json:
-        return Result(Document(job), warnings=warnings, exit_code=exit_code)
-    age = freshness.describe() if freshness is not None else "live, from the registry"
-    stale = ", stale" if freshness is not None and freshness.stale else ""
-    is_stale = freshness is not None and freshness.stale
-    following = next_command(job, stale=is_stale, is_dead=_is_dead(job, app.env))
-    notes = [f"Data: {age}{stale}", f"Next: {following}"]
-    if job["job_id"] != args.job and not args.job.startswith("@"):
-        notes.insert(0, f"{args.job} is short for {job['job_id']}")
-    return Result(Text(_lines(job, app)), warnings=warnings, notes=notes, exit_code=exit_code)
+        return Result(Document(found.job), warnings=found.warnings, exit_code=exit_code)
+    lines, notes = _engine_text(found.job, found.engine) if found.engine is not None else _text(args.job, found, app)
+    return Result(Text(lines), warnings=found.warnings, notes=notes, exit_code=exit_code)
 
 
-def _from_engine(args: argparse.Namespace, app: App, outage: StoreUnavailableError, seconds: float) -> Result:
-    """Show what the engine says of a job whose record cannot be read, marked as such.
-
-    Raises:
-        StoreUnavailableError: if no engine knows the job.
-    """
-    from mopsjobs.engines.lookup import find_in_engines
-
-    answer, why_not = find_in_engines(args.job, app.env, seconds)
-    if answer is None:
-        raise StoreUnavailableError(outage.message, hint=why_not)
+def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]:
+    """Return lines and notes for a job whose record could not be read."""
     phase, reason, detail = answer.state
-    # As in reconcile: the outputs decide how a finished job ended, and they cannot be read now.
-    status = STATUS_OF_PHASE.get(phase)
-    job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": args.job, "engine": answer.engine, "status": status}
-    job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.look}
-    warnings = [f"{outage} Showing what the {answer.engine} engine says, not the job's record."]
-    exit_code = exit_code_of(job) if args.exit_status else 0
-    if args.json:
-        return Result(Document(job), warnings=warnings, exit_code=exit_code)
-    lines: list[Line] = [[styled(f"{'Job':<11}", "bold"), args.job]]
     why = ": ".join(word for word in (reason, detail) if word)
-    lines.append([styled(f"{'Engine':<11}", "bold"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"])
-    return Result(Text(lines), warnings=warnings, notes=[f"Next: {answer.look}"], exit_code=exit_code)
+    lines: list[Line] = [
+        [styled(f"{'Job':<11}", "bold"), str(job["job_id"])],
+        [styled(f"{'Engine':<11}", "bold"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
+    ]
+    return lines, [f"Next: {answer.look}"]
 
 
-def _find(name: str, app: App, wishes: FreshnessPolicy) -> tuple[Job, Freshness | None, list[str]]:
-    """Return the job, the age of the cache if the job is from there, and warnings."""
-    warnings: list[str] = []
-
-    def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[Job, Freshness]:
-        job = job_queries.find_job(connection, name, now=app.now().timestamp())
-        for key, reason in job_queries.unreadable_records(connection, str(job["job_id"])):
-            warnings.append(f"{key} cannot be read any more ({reason}); this is its last good state.")
-        return job, freshness
-
-    failure: StoreError | None = None
-    is_remote = not app.settings.is_local and not name.startswith("@")
-    if wishes.refresh and is_remote:
-        # One job needs one request, not a sync. After an outage, no second request follows.
-        try:
-            job = _from_registry(name, app)
-        except StoreError as error:
-            failure = error
-            warnings.append(f"{error} Showing the cache.")
-            wishes = FreshnessPolicy(offline=True)
-        else:
-            if job is not None:
-                return job, None, warnings
-    try:
-        job, freshness = app.cache.read(view, wishes)
-    except (JobNotFoundError, StoreError) as error:
-        if failure is not None:
-            raise failure from None
-        if isinstance(error, StoreError):
-            raise
-        # A local registry is synced before each view, but the job may have been pruned from the cache.
-        if wishes.offline or name.startswith("@"):
-            raise
-        job = _from_registry(name, app)
-        if job is None:
-            from mopsjobs.app.find_job import add_offline_hint
-
-            add_offline_hint(error, name, app)
-            raise
-        return job, None, warnings
-    if freshness.problem is not None:
-        warnings.append(f"{freshness.problem} Showing the cache, {freshness.describe()}.")
-    return job, freshness, warnings
-
-
-def _from_registry(name: str, app: App) -> Job | None:
-    state = app.registry.get_job(name)
-    return None if state is None else rows.job_json_from_state(state, now=app.now().timestamp())
+def _text(name: str, found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
+    """Return lines and notes for a job."""
+    job, freshness = found.job, found.freshness
+    age = "live, from the registry" if freshness is None else freshness.describe()
+    is_stale = freshness is not None and freshness.stale
+    following = next_command(job, stale=is_stale, is_dead=is_runner_dead(job, app.env))
+    notes = [f"Data: {age}{', stale' if is_stale else ''}", f"Next: {following}"]
+    if job["job_id"] != name and not name.startswith("@"):
+        notes.insert(0, f"{name} is short for {job['job_id']}")
+    return _lines(job, app), notes
 
 
 def _lines(job: Job, app: App) -> list[Line]:
@@ -187,15 +107,16 @@ def _lines(job: Job, app: App) -> list[Line]:
     add("Progress", _progress(job))
     add("Created", _ago(job["created_at"], app))
     add("Updated", _ago(job["updated_at"], app))
-    add("Queued", _duration(job["queued_seconds"]))
-    add("Running" if job["is_active"] else "Ran", _duration(job["run_seconds"]))
+    add("Queued", duration_text(job["queued_seconds"]))
+    add("Running" if job["is_active"] else "Ran", duration_text(job["run_seconds"]))
     if job["heartbeat_at"] is not None and job["is_active"]:
         add("Heartbeat", human_age((now - parse_time(str(job["heartbeat_at"]))).total_seconds()))
     add("Owner", job["owner"])
     labels: dict[str, str] = job["labels"]  # type: ignore[assignment]
     add("Labels", ", ".join(f"{label}={value}" for label, value in sorted(labels.items())) or None)
     add("Engine", job["engine"])
-    add("Kubernetes", _kubernetes(job))
+    if (place := kubernetes_text(job)) is not None:
+        add("Kubernetes", place, None if job["k8s_uid"] is None else f", uid {job['k8s_uid']}")
     add("Parent", job["parent_job_id"])
     add("Results", job["results_path"])
     add("Outputs", _outputs(job))
@@ -215,13 +136,6 @@ def _progress(job: Job) -> str | None:
     share: float = job["progress"]  # type: ignore[assignment]
     full = int(share * BAR_WIDTH)
     return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %{failures}"
-
-
-def _kubernetes(job: Job) -> str | None:
-    if job["k8s_name"] is None and job["k8s_namespace"] is None:
-        return None
-    name = f"{job['k8s_namespace'] or 'default'}/{job['k8s_name'] or '?'}"
-    return name if job["k8s_uid"] is None else f"{name}, uid {job['k8s_uid']}"
 
 
 def _outputs(job: Job) -> str | None:
@@ -259,15 +173,3 @@ def _ago(text: object, app: App) -> str:
     if not app.out.is_terminal:
         return whole_seconds(str(text))
     return f"{human_age((app.now() - moment).total_seconds())} ({moment:%Y-%m-%d %H:%M:%SZ})"
-
-
-def _duration(seconds: object) -> str | None:
-    return None if seconds is None else human_duration(seconds)  # type: ignore[arg-type]
-
-
-def _is_dead(job: Job, env: Mapping[str, str]) -> bool:
-    if job["engine"] not in ("local", "dask"):
-        return False
-    from mopsjobs.engines.local import has_ended_here
-
-    return has_ended_here(job, env)
