@@ -14,9 +14,9 @@ from datetime import datetime
 from mopsjobs import __version__
 from mopsjobs.app.job_arguments import Parser
 from mopsjobs.cli.commands import COMMANDS, load
-from mopsjobs.cli.flags import HelpFormatter, add_command
+from mopsjobs.cli.flags import HelpFormatter, add_command, with_flags
 from mopsjobs.console.printer import Printer, discard_output
-from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, UsageError
+from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, OptionError, UsageError
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def _flush_parser_output(stop: SystemExit, out: Printer) -> int:
 
 def _report(error: Exception, out: Printer) -> int:
     """Print an error, and return its exit code."""
+    if isinstance(error, OptionError):
+        error = with_flags(error)
     if not isinstance(error, MopsJobsError):
         if out.verbose:
             raise error

@@ -65,6 +65,21 @@ class UsageError(MopsJobsError, ValueError):
     exit_code = EXIT_USAGE
 
 
+class OptionError(UsageError):
+    """A field of a request is invalid, or has no effect. The message names it; the command line names its flag."""
+
+    def __init__(self, message: str, *fields: str, hint: str | None = None) -> None:
+        """Describe the problem.
+
+        Args:
+            message: one sentence. It names each field before it quotes any value.
+            fields: the fields, in the order of the message.
+            hint: the next thing to try.
+        """
+        super().__init__(message, hint=hint)
+        self.fields = fields
+
+
 class ConfigError(UsageError):
     """A configuration file, an environment variable or a registry URL is invalid. Names its origin."""
 

@@ -24,7 +24,7 @@ from mopsjobs.cache.queries.events import (
 )
 from mopsjobs.cache.sync.events import SYNCED_AT
 from mopsjobs.console.printer import status_style
-from mopsjobs.errors import CacheError, JobNotFoundError, StoreUnavailableError, UsageError
+from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError
 from mopsjobs.registry.job_state import JobState, check_job_id
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.backoff import Backoff
@@ -66,12 +66,12 @@ class EventFeed:
             follow: whether the caller will follow the events, which needs the network.
 
         Raises:
-            UsageError: if both `offline` and `follow` are set.
+            OptionError: if both `offline` and `follow` are set.
             JobNotFoundError: if there is no such job.
             StoreUnavailableError: if the registry does not answer, and the cache does not know the job.
         """
         if offline and follow:
-            raise UsageError("--follow and --offline contradict each other.")
+            raise OptionError("follow and offline contradict each other.", "follow", "offline")
         self._app = app
         self._follow = follow
         self._offline = offline and not app.settings.is_local

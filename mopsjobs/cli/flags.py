@@ -7,6 +7,7 @@ import os
 
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cli.commands import load
+from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.times import parse_duration
 
 TYPE_CHECKING = False
@@ -34,6 +35,19 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if "\n" in text:
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001
+
+
+def flag_of(field: str) -> str:
+    """Return the flag that sets a field of a request."""
+    return "--" + field.replace("_", "-")
+
+
+def with_flags(error: OptionError) -> UsageError:
+    """Return the error with flags in place of the fields."""
+    message = error.message
+    for field in error.fields:
+        message = message.replace(field, flag_of(field), 1)
+    return UsageError(message, hint=error.hint)
 
 
 def _terminal_width() -> int:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import positive_number
-from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions, parse_task_timeout
+from mopsjobs.cli.flags import flag_of
+from mopsjobs.errors import UsageError
+from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
 from mopsjobs.submission.submit import Code
+from mopsjobs.utils.times import parse_duration
 
 SCHEDULER_HELP = "the Dask scheduler (default: DASK_SCHEDULER_ADDRESS)"
 
@@ -42,7 +45,7 @@ def add_cluster_options(parser: argparse._ArgumentGroup) -> None:
     """Declare the flags that only the kubernetes engine understands."""
     for option in CLUSTER_OPTIONS:
         metavar, text = _CLUSTER_HELP[option]
-        parser.add_argument("--" + option.replace("_", "-"), metavar=metavar, help=text)
+        parser.add_argument(flag_of(option), metavar=metavar, help=text)
 
 
 def launch_options(args: argparse.Namespace) -> LaunchOptions:
@@ -59,6 +62,20 @@ def launch_options(args: argparse.Namespace) -> LaunchOptions:
         scheduler=args.scheduler,
         cluster={name: getattr(args, name) for name in CLUSTER_OPTIONS if getattr(args, name) is not None},
     )
+
+
+def parse_task_timeout(text: str | None) -> float | None:
+    """Return the seconds of a `--task-timeout`.
+
+    Raises:
+        UsageError: if the text is not a duration, or is zero.
+    """
+    seconds = None if text is None else parse_duration(text)
+    if seconds == 0:
+        raise UsageError(
+            f"invalid --task-timeout {text}: expected more than zero.", hint="For no limit, omit --task-timeout."
+        )
+    return seconds
 
 
 def code_to_pack(args: argparse.Namespace, app: App) -> Code | None:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import active_python, model_environment
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.times import parse_duration
 
@@ -69,9 +69,11 @@ def make_launch(
         foreground: whether the caller becomes the runner; see `Launch.foreground`.
 
     Raises:
-        UsageError: if an option is not valid or has no effect, or if the interpreter does not exist.
+        OptionError: if an option is not valid or has no effect, or if the interpreter does not exist.
+        UsageError: if what the record says is not valid.
         EngineError: if the library of the engine is not installed.
     """
+    _check_numbers(options)
     shards = options.shards
     own = _options_of_engine(engine, options, session.env, recorded)
     if engine == "kubernetes":
@@ -94,23 +96,37 @@ def make_launch(
     return launch
 
 
+def _check_numbers(options: LaunchOptions) -> None:
+    """Refuse numbers that no runner can work with.
+
+    Raises:
+        OptionError: if there is one.
+    """
+    for name, count in (("workers", options.workers), ("shards", options.shards)):
+        if count is not None and count < 1:
+            raise OptionError(f"invalid {name} '{count}': expected 1 or more.", name)
+    if options.task_timeout is not None and options.task_timeout <= 0:
+        raise OptionError(f"invalid task_timeout '{options.task_timeout:g}': expected more than zero.", "task_timeout")
+
+
 def _options_of_engine(
     engine: str, options: LaunchOptions, env: Mapping[str, str], recorded: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the options that only this engine understands. An option without effect is refused, not ignored.
 
     Raises:
-        UsageError: if an option has no effect, or if dask has no scheduler.
+        OptionError: if an option has no effect.
+        UsageError: if dask has no scheduler.
         EngineError: if the library of the engine is not installed.
     """
     if engine != "kubernetes":
         given = [name for name in CLUSTER_OPTIONS if name in options.cluster]
         for name in [*given, *(["shards"] if options.shards is not None else [])]:
-            raise UsageError(f"--{name.replace('_', '-')} has no effect with the {engine} engine.")
+            raise OptionError(f"{name} has no effect with the {engine} engine.", name)
     if engine == "dask":
         return _dask_options(options, env, recorded)
     if options.scheduler is not None:
-        raise UsageError(f"--scheduler has no effect with the {engine} engine.")
+        raise OptionError(f"scheduler has no effect with the {engine} engine.", "scheduler")
     return dict(options.cluster)
 
 
@@ -118,7 +134,7 @@ def _dask_options(options: LaunchOptions, env: Mapping[str, str], recorded: Mapp
     from mopsjobs.engines.dask_client import check_installed, scheduler_url
 
     if options.workers is not None:
-        raise UsageError("--workers has no effect with the dask engine: the cluster has its own.")
+        raise OptionError("workers has no effect with the dask engine: the cluster has its own.", "workers")
     url = scheduler_url(options.scheduler or recorded.get("scheduler"), env)
     check_installed()
     return {"scheduler": url}
@@ -137,21 +153,7 @@ def _positive_number(text: str | None) -> int | None:
 
 def _recorded_timeout(recorded: Mapping[str, str]) -> float | None:
     text = recorded.get("task_timeout")
-    return parse_task_timeout(f"{text}s" if text else None)
-
-
-def parse_task_timeout(text: str | None) -> float | None:
-    """Return the seconds of a `--task-timeout`.
-
-    Raises:
-        UsageError: if the text is not a duration, or is zero.
-    """
-    seconds = None if text is None else parse_duration(text)
-    if seconds == 0:
-        raise UsageError(
-            f"invalid --task-timeout {text}: expected more than zero.", hint="For no limit, omit --task-timeout."
-        )
-    return seconds
+    return (parse_duration(f"{text}s") if text else None) or None
 
 
 def _python(engine: str, named: str | None, env: Mapping[str, str], recorded: str | None) -> str | None:
@@ -178,23 +180,23 @@ def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | Non
 
 
 def find_interpreter(name: str | None, env: Mapping[str, str]) -> str | None:
-    """Return the absolute path of the interpreter that `--python` names: the runner may be in another directory.
+    """Return the absolute path of an interpreter: the runner may be in another directory.
 
     A name without a slash is looked up on the PATH. Links are not followed: the link of a virtual environment leads to
     an interpreter without its packages.
 
     Raises:
-        UsageError: if there is no such program, or if it does not run Python.
+        OptionError: if there is no such program, or if it does not run Python.
     """
     if name is None:
         return None
     found = shutil.which(name, path=env.get("PATH"))
     if found is None:
-        where = "" if "/" in name else " on the PATH"
-        raise UsageError(f"--python: there is no program {name}{where}.")
+        expected = "the path of a program" if "/" in name else "a program on the PATH"
+        raise OptionError(f"invalid python '{name}': expected {expected}.", "python")
     path = os.path.abspath(found)
     if not _runs_python(path, env):
-        raise UsageError(f"--python: {path} does not run Python.")
+        raise OptionError(f"invalid python '{path}': expected a program that runs Python.", "python")
     return path
 
 

@@ -12,7 +12,7 @@ import re
 import signal
 import sqlite3
 
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import OptionError
 
 MAX_SECONDS = 5.0
 """Of searching, for all rows of one query. A simple expression needs one second for a million ids."""
@@ -69,8 +69,9 @@ class _Matcher:
             return
         self._left -= TICK_SECONDS
         if self._left <= 0:
-            raise UsageError(
-                f"--match '{self._pattern}' takes longer than {MAX_SECONDS:g} seconds.",
+            raise OptionError(
+                f"match '{self._pattern}' takes longer than {MAX_SECONDS:g} seconds.",
+                "match",
                 hint="Use --name GLOB, or an expression without a repetition inside another one.",
             )
         self._start()

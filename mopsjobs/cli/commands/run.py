@@ -9,12 +9,12 @@ from mopsjobs.app.app import App
 from mopsjobs.app.foreground import run_here, stopped_code
 from mopsjobs.app.job_arguments import positive_number
 from mopsjobs.cli.flags import FULL_ID_HELP
-from mopsjobs.cli.launch_flags import add_runner_flags
+from mopsjobs.cli.launch_flags import add_runner_flags, parse_task_timeout
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, JobNotFoundError, NoManifestError, UsageError
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
-from mopsjobs.submission.launching import find_interpreter, parse_task_timeout
+from mopsjobs.submission.launching import find_interpreter
 from mopsjobs.utils.times import parse_duration
 
 HELP = "run the tasks of a submitted job, here"

@@ -1,0 +1,54 @@
+"""`make_launch`: what it refuses, in terms of the fields of `LaunchOptions`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from mopsjobs.errors import OptionError
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.submission.launching import LaunchOptions, make_launch
+from mopsjobs.submission.session import Session
+
+REGISTRY = JobRegistry(InMemoryVersionedStore())
+SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={})
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "message"),
+    [
+        ("local", {"workers": 0}, "invalid workers '0': expected 1 or more."),
+        ("kubernetes", {"shards": -1}, "invalid shards '-1': expected 1 or more."),
+        ("local", {"task_timeout": 0.0}, "invalid task_timeout '0': expected more than zero."),
+        ("local", {"shards": 2}, "shards has no effect with the local engine."),
+        ("dask", {"cluster": {"service_account": "a"}}, "service_account has no effect with the dask engine."),
+        ("kubernetes", {"scheduler": "tcp://h:1"}, "scheduler has no effect with the kubernetes engine."),
+        ("dask", {"workers": 2}, "workers has no effect with the dask engine: the cluster has its own."),
+        ("local", {"python": "/no/python"}, "invalid python '/no/python': expected the path of a program."),
+        ("local", {"python": "no-python"}, "invalid python 'no-python': expected a program on the PATH."),
+    ],
+)
+def test_an_error_names_the_field(engine: str, options: dict[str, Any], message: str) -> None:
+    """A Python program reads the name of the field that it has set, and no flag."""
+    with pytest.raises(OptionError) as caught:
+        make_launch("job", engine, LaunchOptions(**options), SESSION)
+    assert str(caught.value) == message
+
+
+def test_a_program_that_is_not_python_is_refused() -> None:
+    """The program is started once, with one line of Python."""
+    with pytest.raises(OptionError, match=r"^invalid python '/bin/true': expected a program that runs Python\.$"):
+        make_launch("job", "local", LaunchOptions(python="/bin/true"), SESSION)
+
+
+def test_an_earlier_launch_gives_what_the_options_leave_open() -> None:
+    """Numbers of a record that no runner can work with count as not recorded."""
+    recorded = {"workers": "3", "task_timeout": "90"}
+    options = LaunchOptions(python=sys.executable)
+    launch = make_launch("job", "local", options, SESSION, recorded=recorded)
+    assert (launch.workers, launch.task_timeout) == (3, 90.0)
+    launch = make_launch("job", "local", options, SESSION, recorded={"workers": "0", "task_timeout": "0"})
+    assert (launch.workers, launch.task_timeout) == (None, None)
