@@ -12,7 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from mopsjobs.app.app import App
+from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Engine, EngineState, engine_of
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -28,6 +31,9 @@ from mopsjobs.registry.status import TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.validation import validate
 from mopsjobs.utils.times import parse_time, record_time
+
+ENGINE = "kubernetes"
+"""The only engine that answers from any machine."""
 
 Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear"]
 
@@ -167,6 +173,36 @@ def reconcile(
         else:
             done.append(Reconciled(state.job_id, action, state.status, after.status))
     return done
+
+
+def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()) -> list[Reconciled]:
+    """Ask the cluster about jobs, and change their records accordingly. Jobs on other engines are left out.
+
+    Args:
+        job_ids: full ids; without one, every job that has not ended.
+        app: the run, which asks the user about contexts that only records name.
+        trusted: choices that the user names, as `KIND:VALUE`; see `engines.trust`.
+
+    Raises:
+        UsageError: if a choice is not valid.
+        JobNotFoundError: if there is no such job.
+        EngineUnavailableError: if the cluster cannot be reached.
+        StoreUnavailableError: if the registry cannot be reached.
+    """
+    found = [_existing(job_id, app.registry) for job_id in dict.fromkeys(job_ids)] or app.registry.get_active_jobs()
+    states = [state for state in found if is_reconcilable(state, (ENGINE,))]
+    if not states:  # no cluster has to be configured
+        return []
+    # A job whose record chooses more is a problem, and does not stop the others.
+    trust = trust_after_question((state.to_dict() for state in states), app, user_trust(trusted, app))
+    return reconcile(app.registry, {ENGINE: open_engine(ENGINE, app.env, trust)}, states, now=app.now)
+
+
+def _existing(job_id: str, registry: JobRegistry) -> JobState:
+    state = registry.get_job(job_id)
+    if state is None:
+        raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id)
+    return state
 
 
 def _apply(registry: JobRegistry, state: JobState, action: Action, now: Callable[[], datetime]) -> JobState:

@@ -293,7 +293,7 @@ def test_a_refusal_for_one_job_does_not_stop_the_others(registry: JobRegistry, c
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """What `reconcile` takes for the kubernetes engine."""
     made = Cluster(COMPLETE)
-    monkeypatch.setattr("mopsjobs.cli.commands.reconcile.open_engine", lambda name, env, trust=None: made)
+    monkeypatch.setattr("mopsjobs.app.reconcile.open_engine", lambda name, env, trust=None: made)
     return made
 
 

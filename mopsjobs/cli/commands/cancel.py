@@ -8,9 +8,10 @@ from mopsjobs.app.active_jobs import active_jobs_by_filter, active_jobs_by_id
 from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.app.submission_session import submission_session
+from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import FULL_ID_HELP
-from mopsjobs.cli.trust_flags import add_trust, agreed_trust, contexts_of, trust_of
+from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.dry_run:
         jobs = active_jobs_by_id(args.jobs, app) if args.jobs else _chosen(args, app)
         return _plan(jobs, as_json=args.json)
-    trust, session = trust_of(args, app), submission_session(app)
+    trust, session = user_trust(args.trust, app), submission_session(app)
     job_ids = list(dict.fromkeys(args.jobs))
     if has_filters:
         jobs = _chosen(args, app)
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         job_ids = [str(job["job_id"]) for job in jobs]
     else:
         jobs = records_to_stop(job_ids, session)
-    agreed = agreed_trust(trust, contexts_of(jobs, app, trust), app, "nothing was cancelled")
+    agreed = agreed_trust(trust, unknown_contexts(jobs, app, trust), app, "nothing was cancelled")
     if agreed is None:
         return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
     done = cancel(CancelRequest(job_ids=job_ids, reason=args.reason), session, agreed)

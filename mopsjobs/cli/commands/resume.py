@@ -7,6 +7,7 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import positive_number
 from mopsjobs.app.submission_session import submission_session
+from mopsjobs.app.user_trust import agreed_trust, user_trust
 from mopsjobs.cli.flags import FULL_ID_HELP
 from mopsjobs.cli.launch_flags import (
     SCHEDULER_HELP,
@@ -15,7 +16,7 @@ from mopsjobs.cli.launch_flags import (
     code_to_pack,
     launch_options,
 )
-from mopsjobs.cli.trust_flags import add_trust, agreed_trust, trust_of
+from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     job = examine(request, session)
     if isinstance(job, Resumed):
         return _result(args.job, job, as_json=args.json)
-    trust = trust_of(args, app)
+    trust = user_trust(args.trust, app)
     found = {choice: [args.job] for choice in job.choices if not trust.allows(choice)}
     agreed = agreed_trust(trust, found, app, "nothing was launched")
     if agreed is None:
