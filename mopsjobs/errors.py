@@ -194,6 +194,9 @@ class JobNotFoundError(JobError, KeyError):
 
     exit_code = EXIT_NO_SUCH_JOB
 
+    def __init__(self, job_id: str, *, hint: str | None = None) -> None:
+        super().__init__(f"There is no job {job_id}.", job_id=job_id, hint=hint)
+
 
 class AmbiguousJobError(JobError):
     """A prefix matches several jobs. `candidates` has some of their ids."""

@@ -213,7 +213,7 @@ class EventFeed:
             return None
         state = self._app.registry.get_job(self.job_id)
         if state is None:
-            raise JobNotFoundError(f"There is no job {self.job_id} any more.", job_id=self.job_id)
+            raise JobNotFoundError(self.job_id)
         return state
 
     def _find(self, name: str) -> tuple[str, datetime | None]:

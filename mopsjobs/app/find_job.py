@@ -93,7 +93,7 @@ def find_state(name: str, app: App) -> JobState:
         raise
     state = app.registry.get_job(str(job["job_id"]))
     if state is None:  # the cache knew a job whose record was deleted
-        raise JobNotFoundError(f"There is no job {name}.", job_id=name)
+        raise JobNotFoundError(name)
     return state
 
 

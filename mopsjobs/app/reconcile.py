@@ -201,7 +201,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
 def _existing(job_id: str, registry: JobRegistry) -> JobState:
     state = registry.get_job(job_id)
     if state is None:
-        raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id)
+        raise JobNotFoundError(job_id)
     return state
 
 

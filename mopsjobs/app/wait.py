@@ -147,7 +147,7 @@ class _WatchedJobs:
         """Return the job as the registry has it."""
         state = find_state(name, self._app) if seen is None else self._registry.get_job(seen.job_id)
         if state is None:
-            raise JobNotFoundError(f"There is no job {name}.", job_id=name)
+            raise JobNotFoundError(name)
         return state
 
     def _ended_as_cached(self, name: str, seen: JobState | None) -> JobState | None:

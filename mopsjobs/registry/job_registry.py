@@ -312,11 +312,7 @@ class JobRegistry(JobReader):
                 ),
             )
         except KeyNotFoundError:
-            raise JobNotFoundError(
-                f"There is no job {job_id}.",
-                job_id=job_id,
-                hint="Give the full id. To see the ids, run: mops-jobs list",
-            ) from None
+            raise JobNotFoundError(job_id, hint="Give the full id. To see the ids, run: mops-jobs list") from None
         return self._written(job_id, key, outcome)
 
     def _written(self, job_id: str, key: str, outcome: cas.CasResult) -> JobState:

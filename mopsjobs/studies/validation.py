@@ -51,7 +51,7 @@ def validate(
     manifest = load_manifest(store, job_id)
     state = registry.get_job(job_id)
     if state is None:
-        raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id)
+        raise JobNotFoundError(job_id)
     started_at = record_time(utc_now())
     if not state.is_terminal:
         try:

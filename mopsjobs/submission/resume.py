@@ -221,7 +221,7 @@ def _register(job_id: str, session: Session) -> JobState:
     try:
         manifest = load_manifest(session.store, job_id)
     except NoManifestError:
-        raise JobNotFoundError(f"There is no job {job_id}.", job_id=job_id) from None
+        raise JobNotFoundError(job_id) from None
     with contextlib.suppress(JobExistsError):
         return session.registry.register_job(job_id, **manifest.record_fields())
     return session.registry.get_job(job_id) or _register(job_id, session)

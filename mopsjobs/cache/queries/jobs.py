@@ -149,7 +149,7 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
     if columns is None:
         for key, reason in unreadable_records(connection, name):
             raise RecordError(reason, key=key)
-        raise JobNotFoundError(f"There is no job {name}.", job_id=name)
+        raise JobNotFoundError(name)
     return job_json(columns, now=now)
 
 

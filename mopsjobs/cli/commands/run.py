@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         ran = run_here(shard, app)
     except NoManifestError:
         if app.registry.get_job(args.job) is None:
-            raise JobNotFoundError(f"There is no job {args.job}.", job_id=args.job) from None
+            raise JobNotFoundError(args.job) from None
         raise
     counts = f"{ran.completed} tasks done, {ran.failed} failed"
     if not ran.is_done:
