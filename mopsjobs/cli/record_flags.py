@@ -12,6 +12,7 @@ from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.utils.text import parse_whole_number
 
 _FLAGS = {
     "owner": ("--owner", "OWNER", "owner of the job"),
@@ -31,13 +32,15 @@ AT_REGISTRATION = ("owner", "k8s_name", "k8s_namespace", "k8s_uid", "engine", "p
 AT_UPDATE = tuple(_FLAGS)
 """The fields that `update` sets."""
 
+MAX_TASKS = 10**15 - 1
+
 
 def add_record_flags(parser: argparse.ArgumentParser, fields: tuple[str, ...]) -> None:
     """Declare a flag for each of these fields, and those of the total, labels and metadata."""
     for field in fields:
         flag, metavar, text = _FLAGS[field]
         parser.add_argument(flag, dest=field, metavar=metavar, help=text)
-    parser.add_argument("--total", dest="tasks_total", metavar="N", type=count, help="number of its tasks")
+    parser.add_argument("--total", dest="tasks_total", metavar="N", type=task_count, help="number of its tasks")
     parser.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[], help="set a label; repeat for more"
     )
@@ -66,15 +69,16 @@ def record_fields(args: argparse.Namespace) -> dict[str, Any]:
     return fields
 
 
-def count(text: str) -> int:
+def task_count(text: str) -> int:
     """Read a number of tasks: the type of an argument.
 
     Raises:
         ArgumentTypeError: if it is not a whole number.
     """
-    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+    number = parse_whole_number(text, 0, MAX_TASKS)
+    if number is None:
         raise argparse.ArgumentTypeError(f"invalid number '{text}': expected a whole number")
-    return int(text)
+    return number
 
 
 def reported(args: argparse.Namespace, app: App, state: JobState) -> Result:

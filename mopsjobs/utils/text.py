@@ -1,6 +1,8 @@
-"""Words and text: plural forms, and text that is safe to print on a terminal."""
+"""Words and text: plural forms, whole numbers, and text that is safe to print on a terminal."""
 
 from __future__ import annotations
+
+MAX_DIGITS = 20
 
 
 def strip_control_characters(text: str) -> str:
@@ -16,3 +18,12 @@ def strip_control_characters(text: str) -> str:
 def pluralize(count: int, noun: str) -> str:
     """Return a number with its noun: `1 job`, `1,200 jobs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def parse_whole_number(text: str, least: int, most: int) -> int | None:
+    """Return the whole number that a text of ASCII digits stands for; None if it is not from `least` to `most`."""
+    # Python refuses to convert more than 4,300 digits.
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        return None
+    number = int(text)
+    return number if least <= number <= most else None

@@ -224,6 +224,7 @@ def test_shards_as_processes_end_the_job_once(
         (["--shard", "one"], {}),
         (["--shards", "3"], {}),
         (["--shards", "3"], {"JOB_COMPLETION_INDEX": "3"}),
+        (["--shards", "3"], {"JOB_COMPLETION_INDEX": "²"}),
         (["--workers", "0"], {}),
         (["--shards", "0"], {}),
     ],

@@ -15,6 +15,7 @@ from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, JobNotFoundError, NoManifestError, UsageError
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
 from mopsjobs.submission.launching import find_interpreter
+from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
 HELP = "run the tasks of a submitted job, here"
@@ -101,11 +102,12 @@ def _shard_number(args: argparse.Namespace, app: App) -> tuple[int, int]:
         if number >= of:
             raise UsageError(f"invalid shard '{args.shard}': expected I/N with I from 0 to N-1.")
         return number, of
-    index = app.env.get("JOB_COMPLETION_INDEX", "")
     if args.shards is None:
         return 0, 1
-    if not index.isdigit() or int(index) >= args.shards:
+    text = app.env.get("JOB_COMPLETION_INDEX", "")
+    index = parse_whole_number(text, 0, args.shards - 1)
+    if index is None:
         raise UsageError(
-            f"--shards {args.shards} needs JOB_COMPLETION_INDEX from 0 to {args.shards - 1}, not '{index}'."
+            f"--shards {args.shards} needs JOB_COMPLETION_INDEX from 0 to {args.shards - 1}, not '{text}'."
         )
-    return int(index), args.shards
+    return index, args.shards

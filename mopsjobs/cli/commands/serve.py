@@ -9,6 +9,7 @@ from mopsjobs.app.app import App
 from mopsjobs.console.result import Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError
 from mopsjobs.utils.hosts import is_loopback
+from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
 HELP = "serve the jobs as live web pages, with an API and metrics"
@@ -25,6 +26,8 @@ EXAMPLES = (
 )
 
 DEFAULT_PORT = 8765
+
+MAX_PORT = 65535
 
 SYNC_EVERY = "60s"
 
@@ -79,6 +82,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"invalid port '{text}': expected a number from 0 to 65535")
-    return int(text)
+    number = parse_whole_number(text, 0, MAX_PORT)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"invalid port '{text}': expected a number from 0 to {MAX_PORT}")
+    return number

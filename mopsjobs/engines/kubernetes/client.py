@@ -24,6 +24,7 @@ from lightkube.types import CascadeType
 
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
 from mopsjobs.utils import user_dirs
+from mopsjobs.utils.text import parse_whole_number
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ FOLLOW_READ_SECONDS = 30.0
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+
+MAX_INDEX = 2**31 - 1
+"""Of a pod in an Indexed Job: Kubernetes counts them in 32 bits."""
 
 POD_CONFIG = "of this pod"
 
@@ -221,7 +225,7 @@ def shard_of(pod: Pod) -> int:
     """Return the shard of a pod."""
     marks = {} if pod.metadata is None else {**(pod.metadata.annotations or {}), **(pod.metadata.labels or {})}
     text = str(marks.get(INDEX_LABEL, ""))
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return parse_whole_number(text, 0, MAX_INDEX) or 0
 
 
 def _created(pod: Pod) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mopsjobs.engines.base import Launch
 from mopsjobs.errors import UsageError
+from mopsjobs.utils.text import parse_whole_number
 
 CONTAINER = "runner"
 
@@ -244,9 +245,10 @@ class _Options:
         text = self._options.get(name)
         if text is None:
             return default
-        if not (text.isascii() and text.isdigit() and len(text) < 12 and least <= int(text) <= most):
+        number = parse_whole_number(text, least, most)
+        if number is None:
             raise UsageError(f"invalid option {name} '{text}': expected a whole number from {least} to {most:,}.")
-        return int(text)
+        return number
 
     def dns_name(self, name: str) -> str | None:
         text = self._options.get(name)
