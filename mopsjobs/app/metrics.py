@@ -23,17 +23,13 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.statistics import Tally
 from mopsjobs.errors import MopsJobsError
-from mopsjobs.registry.status import TERMINAL, JobStatus
+from mopsjobs.registry.status import END_STATUSES, STATUSES
 from mopsjobs.utils.files import replace_file
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import parse_time
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """The Content-Type of what `render` returns."""
-
-STATUSES = tuple(str(status) for status in JobStatus)
-
-ENDS = tuple(status for status in STATUSES if status in TERMINAL)
 
 REASONS = ("no_update", "pod_gone", "k8s_job_missing")
 
@@ -141,7 +137,7 @@ def _jobs(tallies: list[Tally], counted: _Counted, *, owner: bool) -> Iterator[M
         "mops_jobs_finished", "Jobs that ended, as far as this cache has seen it.", labels=("status", "namespace")
     )
     namespaces = {place[0] for place in places} | {namespace for _, namespace in ended}
-    for status in ENDS:
+    for status in END_STATUSES:
         for namespace in sorted(namespaces):
             finished.add_metric((status, namespace), ended[status, namespace])
     yield finished
@@ -181,7 +177,7 @@ def _ends(counted: _Counted) -> Iterator[Metric]:
     run = HistogramMetricFamily(
         "mops_job_run_duration_seconds", "From the first task of a job to its end.", labels=("status",)
     )
-    for status in ENDS:
+    for status in END_STATUSES:
         run.add_metric((status,), *_histogram(counted, counters.RUN, (status,)))
     yield run
     queue = HistogramMetricFamily(

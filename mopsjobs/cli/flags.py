@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mopsjobs.cli.commands import Commands
 
 
+MIN_INTERVAL = 0.1
+"""Seconds. A registry may bill each request."""
+
 JOB_HELP = "id of the job, a prefix that fits one job only, or @latest"
 
 FULL_ID_HELP = "full id of the job"
@@ -91,3 +94,15 @@ def freshness_policy(args: argparse.Namespace) -> FreshnessPolicy:
     """
     max_age = None if args.max_age is None else parse_duration(args.max_age)
     return FreshnessPolicy(refresh=args.refresh, max_age=max_age, offline=args.offline)
+
+
+def parse_interval(text: str) -> float:
+    """Return the seconds between two polls that `--interval` asks for.
+
+    Raises:
+        UsageError: if the text is not a duration, or is too short.
+    """
+    seconds = parse_duration(text)
+    if seconds < MIN_INTERVAL:
+        raise UsageError(f"invalid --interval '{text}': expected {MIN_INTERVAL:g}s or more.")
+    return seconds

@@ -6,14 +6,15 @@ workers, and stores their outputs. So the cluster needs neither mops-jobs nor ac
 
 from __future__ import annotations
 
+import dataclasses
+
 from mopsjobs.engines.base import Launch, Launched
-from mopsjobs.engines.dask_client import check_scheduler
+from mopsjobs.engines.dask_client import check_scheduler, scheduler_url
 from mopsjobs.engines.local import LocalEngine
-from mopsjobs.errors import UsageError
 
 
 class DaskEngine(LocalEngine):
-    """Launches a runner whose tasks run on a Dask cluster. Takes the option `scheduler`, its address."""
+    """Launches a runner whose tasks run on a Dask cluster. Takes the option `scheduler`."""
 
     name = "dask"
 
@@ -21,10 +22,8 @@ class DaskEngine(LocalEngine):
         """See `Engine.launch`.
 
         Raises:
-            UsageError: if the option `scheduler` is missing.
+            UsageError: if neither the option `scheduler` nor the environment has a valid address.
         """
-        scheduler = launch.options.get("scheduler")
-        if scheduler is None:
-            raise UsageError("The dask engine needs a scheduler.")
-        check_scheduler(scheduler, self._env)
-        return super().launch(launch)
+        url = scheduler_url(launch.options.get("scheduler"), self._env)
+        check_scheduler(url, self._env)
+        return super().launch(dataclasses.replace(launch, options={**launch.options, "scheduler": url}))

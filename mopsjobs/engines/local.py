@@ -19,7 +19,7 @@ from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.utils import files
 from mopsjobs.utils.files import replace_file
 
-HERE = ("local", "dask")
+LOCAL_ENGINES = ("local", "dask")
 """Engines whose runner is a process of this machine."""
 
 PROBE_SECONDS = 1.0
@@ -97,7 +97,7 @@ class LocalEngine:
 
 def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:
     """Return True if the runner of a job was launched on this machine and has ended."""
-    return job.get("engine") in HERE and LocalEngine(env).state(job).reason == "RunnerEnded"
+    return job.get("engine") in LOCAL_ENGINES and LocalEngine(env).state(job).reason == "RunnerEnded"
 
 
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:

@@ -53,9 +53,15 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 """From each status, the statuses that may come next. Everything else here follows from this table."""
 
-TERMINAL = frozenset(status for status, following in TRANSITIONS.items() if not following)
+STATUSES = tuple(JobStatus)
+"""All statuses that this version knows, in the order in which a job passes them."""
 
-ACTIVE = frozenset(JobStatus) - TERMINAL
+END_STATUSES = tuple(status for status in STATUSES if not TRANSITIONS[status])
+"""The statuses that a job ends with, in the same order."""
+
+TERMINAL = frozenset(END_STATUSES)
+
+ACTIVE = frozenset(STATUSES) - TERMINAL
 
 GROUPS: dict[str, frozenset[JobStatus]] = {"active": ACTIVE, "done": TERMINAL}
 """Words for several statuses on the command line."""

@@ -16,7 +16,7 @@ from mopsjobs.console.command_line import command_line
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import recorded_launch
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.local import HERE, PROBE_SECONDS
+from mopsjobs.engines.local import LOCAL_ENGINES, PROBE_SECONDS
 from mopsjobs.engines.model_env import active_python
 from mopsjobs.engines.trust import Trust, choices_of, launched_here, refusal
 from mopsjobs.errors import (
@@ -305,7 +305,7 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
     """
     job_id = request.job_id
     manifest, fields = load_offline(JobDir.of(job_id, session.env), job_id)
-    if manifest is None or manifest.engine not in HERE:
+    if manifest is None or manifest.engine not in LOCAL_ENGINES:
         raise outage
     _refuse_code(request)
     engine = open_engine(manifest.engine, session.env)
@@ -328,7 +328,7 @@ def _await_end_of_runner(engine: str, job: Mapping[str, object], session: Sessio
     """
     end = session.monotonic() + PROBE_SECONDS
     has_waited = False
-    while engine in HERE and open_engine(engine, session.env).state(job).phase == "running":
+    while engine in LOCAL_ENGINES and open_engine(engine, session.env).state(job).phase == "running":
         if session.monotonic() >= end:
             break
         session.sleep(PROBE_SECONDS / 20)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+"""The usual names of this machine, as in a URL. Every address in 127.0.0.0/8 is one too."""
+
 _LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]|::1", re.IGNORECASE)
 
 

@@ -1,6 +1,10 @@
-"""Words and text: plural forms, whole numbers, and text that is safe to print on a terminal."""
+"""Words and text: plural forms, whole numbers, patterns, and text that is safe to print on a terminal."""
 
 from __future__ import annotations
+
+import re
+
+from mopsjobs.errors import UsageError
 
 MAX_DIGITS = 20
 
@@ -27,3 +31,15 @@ def parse_whole_number(text: str, least: int, most: int) -> int | None:
         return None
     number = int(text)
     return number if least <= number <= most else None
+
+
+def compile_pattern(text: str) -> re.Pattern[str]:
+    """Compile a regular expression of the user.
+
+    Raises:
+        UsageError: if it is not valid.
+    """
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"invalid regular expression '{text}': {error}.") from None

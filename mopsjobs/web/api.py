@@ -56,6 +56,11 @@ def problem(code: int, title: str, detail: str, hint: str | None) -> Response:
     return Response(json.dumps(content) + "\n", code, mimetype=PROBLEM)
 
 
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= query_params.MAX_LIMIT:
+        raise UsageError(f"invalid limit {limit}: expected 1 to {query_params.MAX_LIMIT}.")
+
+
 def _take_bytes(texts: Iterator[str], limit: int) -> list[str]:
     """Return the first texts, up to `limit` bytes, but at least one."""
     taken: list[str] = []
@@ -75,8 +80,7 @@ class _Handlers:
     def jobs(self) -> Response:
         """Return the document of `list --json`."""
         args = query_params.parse_query(query_params.api_query(), request.args.items(multi=True))
-        if not 1 <= args.limit <= query_params.MAX_LIMIT:
-            raise UsageError(f"invalid limit {args.limit}: expected 1 to {query_params.MAX_LIMIT}.")
+        _check_limit(args.limit)
         now = self._site.app.now()
         selected, order = job_filter(args, now), filters.parse_sort(args.sort)
 
@@ -104,8 +108,7 @@ class _Handlers:
     def events(self) -> Response:
         """Return the lines of `events --json`, one event per line."""
         args = query_params.parse_query(query_params.events_query(), request.args.items(multi=True))
-        if args.limit > query_params.MAX_LIMIT:
-            raise UsageError(f"invalid limit {args.limit}: expected 1 to {query_params.MAX_LIMIT}.")
+        _check_limit(args.limit)
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> str:
             cache = cache_id(connection)

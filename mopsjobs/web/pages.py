@@ -19,6 +19,7 @@ from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, make_cursor
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
+from mopsjobs.registry.status import END_STATUSES, STATUSES
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.web import api, query_params, sse, view_models
 from mopsjobs.web.preload import preload
@@ -199,7 +200,7 @@ class _Views:
                 number,
                 args=args,
                 windows=query_params.DAYS,
-                ended_names=view_models.ENDED,
+                ended_names=END_STATUSES,
                 **self._site.read(view),
             )
 
@@ -265,13 +266,13 @@ def _pills(
     pills = [
         {"name": "all", "count": sum(counts.values()), "on": not query.statuses, "to": _link(params, {"status": ""})}
     ]
-    for name in view_models.STATUSES:
+    for name in STATUSES:
         on = name in query.statuses
         to = _link(params, {"status": "" if query.statuses == {name} else name})
         pills.append(
             {"name": name, "status": view_models.status(name), "count": counts.get(name, 0), "on": on, "to": to}
         )
-    others = sum(count for name, count in counts.items() if name not in view_models.STATUSES)
+    others = sum(count for name, count in counts.items() if name not in STATUSES)
     if others:
         pills.append(
             {"name": "unknown", "status": view_models.status("unknown"), "count": others, "on": False, "to": None}
@@ -282,7 +283,7 @@ def _pills(
 def _chart_pills(counts: Mapping[str, int], args: Any) -> list[dict[str, Any]]:
     """Return a link for each status of the jobs in the charts, in the order in which a job passes them."""
     filters = {"owner": args.owner or "", "label": args.label or ""}
-    known = [name for name in view_models.STATUSES if name in counts]
+    known = [name for name in STATUSES if name in counts]
     return [
         {
             "status": view_models.status(name),

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from flask import Flask, Response, request
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+from mopsjobs.utils.hosts import LOOPBACK_NAMES
+
 WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on
 
 METHODS = ("GET", "HEAD")
@@ -41,8 +42,8 @@ def own_names(host: str, allowed: Iterable[str]) -> frozenset[str]:
         host: the name or address that it listens on.
         allowed: the names of `--allow-host`.
     """
-    names = {*allowed, host} - WILDCARDS
-    return LOOPBACK_NAMES | {f"[{name}]" if ":" in name and name[0] != "[" else name for name in map(str.lower, names)}
+    names = {name.lower() for name in {*allowed, host} - WILDCARDS} | {*LOOPBACK_NAMES}
+    return frozenset(f"[{name}]" if ":" in name and name[0] != "[" else name for name in names)
 
 
 def protect(app: Flask, names: frozenset[str]) -> None:

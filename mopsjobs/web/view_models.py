@@ -12,7 +12,7 @@ from mopsjobs.app.event_feed import event_text
 from mopsjobs.app.job_texts import duration_text, kubernetes_text
 from mopsjobs.cache.queries.charts import Day, Group, Level
 from mopsjobs.cache.queries.events import StoredEvent
-from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.status import END_STATUSES
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_age, human_duration, parse_time, whole_seconds
 from mopsjobs.web import svg
@@ -24,11 +24,6 @@ GLYPHS = {
     "partial": "◑", "failed": "✗", "cancelled": "⊘",
 }  # fmt: skip
 """A shape for each status, so that colour is not the only sign."""
-
-STATUSES = tuple(str(name) for name in JobStatus)
-"""All statuses that this version knows, in the order in which a job passes them."""
-
-ENDED = ("succeeded", "partial", "failed", "cancelled")
 
 SHOWN_OUTPUTS = 20
 
@@ -224,7 +219,7 @@ def ended_chart(days: Sequence[Day]) -> dict[str, Any]:
     columns = [
         [
             (name, float(day.ended[name]), f"{_day(day.start)}: {day.ended[name]} {name}")
-            for name in ENDED
+            for name in END_STATUSES
             if name in day.ended
         ]
         for day in days
@@ -273,7 +268,7 @@ def day_row(day: Day) -> dict[str, Any]:
     times = [value for spread in (day.queued, day.ran) for value in (spread.median, spread.p90)]
     return {
         "day": _day(day.start),
-        "ended": [day.ended.get(name, 0) for name in ENDED],
+        "ended": [day.ended.get(name, 0) for name in END_STATUSES],
         "rate": _percent(day.failure_rate),
         "times": [duration_text(value) or "" for value in times],
     }

@@ -514,6 +514,13 @@ def test_without_a_scheduler_nothing_is_launched(tmp_path: Path) -> None:
         DaskEngine({"HOME": str(tmp_path)}).launch(Launch(job_id="job", registry_url="u"))
 
 
+def test_a_launch_checks_the_address_that_the_environment_names(tmp_path: Path) -> None:
+    """A launch from Python finds and checks the scheduler as `submit` does."""
+    env = {"HOME": str(tmp_path), "DASK_SCHEDULER_ADDRESS": "here"}
+    with pytest.raises(UsageError, match="like tcp://HOST:8786, not 'here'"):
+        DaskEngine(env).launch(Launch(job_id="job", registry_url="u"))
+
+
 def test_without_the_library_one_sentence_says_how_to_get_it(
     cli: Cli, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import ACTIVE
 from mopsjobs.utils.suggestions import invalid_choice
+from mopsjobs.utils.text import compile_pattern
 
 SORTS = {
     "updated": "changed_ts",
@@ -84,10 +85,7 @@ class Filter:
         self.keeps_active = True
         """Whether active jobs pass a window whenever they changed, as in a listing."""
         if match is not None:
-            try:
-                re.compile(match)
-            except (re.error, OverflowError, RecursionError) as error:
-                raise UsageError(f"invalid regular expression '{match}': {error}.") from None
+            compile_pattern(match)
 
     @property
     def is_everything(self) -> bool:

@@ -19,7 +19,7 @@ from mopsjobs.cli.launch_flags import (
 )
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES
-from mopsjobs.engines.local import HERE
+from mopsjobs.engines.local import LOCAL_ENGINES
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         job_id=args.job_id,
         owner=args.owner,
         labels=parse_labels(args.label),
-        foreground=args.wait and args.engine in HERE,
+        foreground=args.wait and args.engine in LOCAL_ENGINES,
         study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
     )
     session = submission_session(app)

@@ -7,9 +7,8 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.wait import StopCondition, wait_for
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import JOB_HELP
+from mopsjobs.cli.flags import JOB_HELP, parse_interval
 from mopsjobs.console.result import JsonLines, Result
-from mopsjobs.errors import UsageError
 from mopsjobs.utils.times import parse_duration
 
 HELP = "wait until jobs end; the exit code tells how"
@@ -24,9 +23,6 @@ EXAMPLES = (
     "mops-jobs wait nightly-1 nightly-2 --fail-fast",
     "mops-jobs wait nightly-1 && mops-jobs results nightly-1 --download out",
 )
-
-MIN_INTERVAL = 0.1
-"""Seconds. A registry may bill each request."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Wait for jobs."""
-    interval = None if args.interval is None else parse_duration(args.interval)
-    if interval is not None and interval < MIN_INTERVAL:
-        raise UsageError(f"invalid --interval '{args.interval}': expected {MIN_INTERVAL:g}s or more.")
+    interval = None if args.interval is None else parse_interval(args.interval)
     until = StopCondition(
         timeout=None if args.timeout is None else parse_duration(args.timeout),
         first=args.any,

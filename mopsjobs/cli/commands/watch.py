@@ -12,12 +12,11 @@ from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import changes, filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, parse_interval
 from mopsjobs.cli.job_table import JOB_HEADERS, job_row
 from mopsjobs.console.result import RawText, Result, Table, Text, Tsv
-from mopsjobs.errors import UsageError
 from mopsjobs.utils.malloc import limit_malloc_arenas
-from mopsjobs.utils.times import json_time, parse_duration, whole_seconds
+from mopsjobs.utils.times import json_time, whole_seconds
 
 HELP = "show jobs as they change, until Ctrl-C"
 
@@ -30,8 +29,6 @@ EXAMPLES = (
     "mops-jobs watch --owner me --max-age 30s",
     "mops-jobs watch --json --status active | jq --unbuffered -r .job_id",
 )
-
-MIN_INTERVAL = 0.1
 
 CHROME = 4
 """Lines of the terminal that do not show jobs."""
@@ -47,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Show jobs until Ctrl-C, or until the reader of the pipe has left."""
-    interval = parse_duration(args.interval)
-    if interval < MIN_INTERVAL:
-        raise UsageError(f"invalid --interval '{args.interval}': expected {MIN_INTERVAL:g}s or more.")
+    interval = parse_interval(args.interval)
     chosen = job_filter(args, app.now())
     refreshes = app.out.can_redraw and not args.json
     limit_malloc_arenas()
