@@ -30,7 +30,7 @@ LIST_VERSION = 1
 
 
 class App:
-    """What commands and the page share in one run."""
+    """The settings, the cache and the registry of one run, for commands and the page."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class App:
 
     @property
     def store(self) -> VersionedStore:
-        """The store of the registry, opened once."""
+        """Return the store of the registry, opened once."""
         if self._store is None:
             from mopsjobs.store import open_store
 
@@ -72,7 +72,7 @@ class App:
 
     @property
     def registry(self) -> JobRegistry:
-        """The registry. What it writes goes into the cache too, and leaves an event."""
+        """Return the registry. What it writes goes into the cache too, and leaves an event."""
         if self._registry is None:  # made once: it remembers its announcements
             from mopsjobs.registry.job_registry import JobRegistry
 

@@ -1,8 +1,8 @@
 """Access to the local cache: read it as fresh as a view needs it, write it, sync it, and repair it if it is damaged.
 
 A query may find the damage after its first rows. So `read`, `read_cached` and `write` take a function, which
-`_with_repair` calls again over the rebuilt cache: the body of a `with` could not run twice
-(docs/decisions/0021-the-cache-file.md). Below it, context managers open the cache and know nothing of repairs.
+`_with_repair` calls again over the rebuilt cache. The body of a `with` could not run twice. See
+docs/decisions/0021-the-cache-file.md. Below it, context managers open the cache and know nothing of repairs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class CacheAccess:
 
     @property
     def path(self) -> str:
-        """The path of the cache."""
+        """Return the path of the cache."""
         return self._location.path
 
     # --- read and write --------------------------------------------------------------------------------------
@@ -92,8 +92,8 @@ class CacheAccess:
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T], policy: FreshnessPolicy) -> T:
         """Call `view` with the cache and its age, after a sync if one is due.
 
-        A sync is due if `policy` says so, if the cache was never filled, or if the registry is on this machine, where
-        reading costs little. If the sync fails, the view gets the old rows and their age.
+        A sync is due if `policy` says so, if the cache was never filled, or if the registry is on this machine. If
+        the sync fails, the view gets the old rows and their age.
         `view` may be called twice: see the module's docstring.
 
         Raises:

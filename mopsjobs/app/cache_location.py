@@ -19,7 +19,7 @@ class CacheLocation:
 
     @property
     def path(self) -> str:
-        """The path in the settings, or one in a private directory if there is no writable home.
+        """Return the path in the settings, or one in a private directory if there is no writable home.
 
         A cache in a home that cannot be written is used: it can be read.
         """

@@ -73,13 +73,13 @@ class Settings:
 
     @property
     def redirected_by(self) -> str | None:
-        """The project file that names the registry in use; None if something else does."""
+        """Return the project file that names the registry in use; None if something else does."""
         is_project = bool(self.files) and os.path.basename(self.files[0]) == PROJECT_FILE
         return self.files[0] if is_project and self.registry.origin == f"file {self.files[0]}" else None
 
     @property
     def is_local(self) -> bool:
-        """Whether the registry is on this machine."""
+        """Return True if the registry is on this machine."""
         return is_local(self.registry.value)
 
     def by_name(self) -> dict[str, Setting]:

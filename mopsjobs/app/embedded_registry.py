@@ -32,7 +32,7 @@ class EmbeddedRegistry:
 
     @property
     def path(self) -> str | None:
-        """Where its file is, or will be; None if the registry is elsewhere."""
+        """Return the path of its file, which may not exist yet; None if the registry is elsewhere."""
         from mopsjobs.store.urls import sqlite_path
 
         url = self._settings.registry.value

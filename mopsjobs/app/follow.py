@@ -16,7 +16,7 @@ from mopsjobs.runner.shard import Shard
 
 
 class Ending(NamedTuple):
-    """How a job has ended, or why this process left it before its end."""
+    """The end of a job, or the reason why this process left it earlier."""
 
     status: str | None
     """The status of its record; None if the registry did not answer."""

@@ -47,7 +47,7 @@ class Freshness:
 
 
 class FreshnessPolicy:
-    """How fresh the data of a view has to be."""
+    """The required freshness of the data of a view."""
 
     __slots__ = ("max_age", "offline", "refresh")
 

@@ -39,7 +39,7 @@ Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "cl
 
 
 class Action(NamedTuple):
-    """What to do with a record, with a reason of one word and a sentence of the engine."""
+    """The action for a record, with a reason of one word and a sentence of the engine."""
 
     verb: Verb
     reason: str | None = None
@@ -60,7 +60,7 @@ class Reconciled(NamedTuple):
 
     @property
     def is_changed(self) -> bool:
-        """Whether the record was changed."""
+        """Return True if the record was changed."""
         return self.action.verb != "nothing" and self.problem is None
 
 

@@ -34,7 +34,7 @@ MAX_OUTAGE_DELAY = 30.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class StopCondition:
-    """When to stop waiting."""
+    """The conditions that end a wait."""
 
     timeout: float | None = None
     """Stop after this many seconds; None for no limit."""
@@ -107,7 +107,7 @@ class _WatchedJobs:
 
     @property
     def states(self) -> list[JobState | None]:
-        """The last known states, in the order of the names; None for a job that was not read yet."""
+        """Return the last known states, in the order of the names; None for a job that was not read yet."""
         return list(self._last.values())
 
     def result(self, exit_code: int) -> WaitResult:
