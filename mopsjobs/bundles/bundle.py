@@ -7,10 +7,12 @@ is kept. (Another version of zlib may compress otherwise and give another digest
 which does no harm.)
 
 A bundle has the files that git would list, by the `.gitignore` of each directory and of those above it in the same
-repository. `.modelopsignore` has the same rules and the last word: `!data/` brings back what git ignores. Never packed
-are `.git`, `.mops-jobs.toml` and the files it names (a registry beside the study holds the bundles, and grows with
-each), virtual environments (they are bound to their machine), and empty directories. Unless a rule brings them back,
-`LEFT_OUT` and `SECRETS` stay out. `.modelops/manifest.json` is always packed.
+repository. `.modelopsignore` has the same rules and the last word: `!data/` brings back what git ignores. Unless a rule
+brings them back, `LEFT_OUT` and `SECRETS` stay out. `.modelops/manifest.json` is always packed. Never packed are:
+
+- `.git` and empty directories
+- `.mops-jobs.toml` and the files it names: a registry beside the study holds the bundles, and grows with each
+- virtual environments, which are bound to their machine
 """
 
 from __future__ import annotations
@@ -86,8 +88,7 @@ def extract_bundle(store: ReadableStore, ref: str, into: Path) -> Path:
 
     Raises:
         StoreError: if the store does not answer.
-        BundleError: if the bundle is not there, is damaged, or has forbidden content: a path or a link that leads out,
-            anything but files, links and directories, more than `MAX_FILES` of them, more than `MAX_UNPACKED_BYTES`.
+        BundleError: if the bundle does not exist, is damaged, or has content that `extract` forbids.
         UsageError: if `ref` names no bundle.
     """
     key = bundle_key(ref)

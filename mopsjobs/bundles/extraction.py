@@ -1,8 +1,8 @@
 """Unpack an archive that is not trusted: it can neither lead out of its directory nor fill disk or memory.
 
 The `filter="data"` of tarfile is not enough: Python 3.11 got it late, it has had holes, and it sets no limits. So
-tarfile only reads the archive, and this module writes: it checks names, writes files first and links last, so that no
-file is written through a link, and counts what it reads.
+tarfile only reads the archive, and this module writes. It checks names and counts what it reads. It writes files first
+and links last, so that no file is written through a link.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ def leads_outside(name: str, target: str) -> bool:
 def extract(value: bytes, root: str) -> None:
     """Unpack a tar.gz into an empty directory, readable and writable by its owner only.
 
+    Forbidden are paths and links that lead out, and members that are neither files, links nor directories. An archive
+    has at most `MAX_FILES` members and `MAX_UNPACKED_BYTES`.
+
     Raises:
-        BundleError: if it is not a tar.gz, or has forbidden content: a path or a link that leads out, anything but
-            files, links and directories, more than `MAX_FILES` of them, more than `MAX_UNPACKED_BYTES`; or if writing
-            fails.
+        BundleError: if it is not a tar.gz, has forbidden content, exceeds a limit, or if writing fails.
     """
     try:
         _Extraction(root).run(value)

@@ -79,15 +79,16 @@ def pack(
 ) -> PackedBundle:
     """Pack a directory. Memory does not grow with the size of its files.
 
+    Forbidden are links that lead out, and entries that are neither files, links nor directories. The error names them
+    all. The limits are `MAX_FILES`, `MAX_UNPACKED_BYTES` and `MAX_PACKED_BYTES`.
+
     Args:
         directory: the directory.
         leave_out: paths of files that stay out whatever the rules say: those that mops-jobs itself writes.
         on_progress: called from time to time with the bytes of files packed so far.
 
     Raises:
-        UsageError: if it has links that lead out, or anything but files, links and directories (all are named); if it
-            has nothing to pack, more than `MAX_FILES` files, more than `MAX_UNPACKED_BYTES`, or packs to more than
-            `MAX_PACKED_BYTES`; or if something in it cannot be read.
+        UsageError: if it has forbidden content, nothing to pack, or too much, or if something in it cannot be read.
     """
     withheld: list[str] = []
     try:
