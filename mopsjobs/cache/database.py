@@ -1,7 +1,7 @@
 """The cache file: open it to read or to write, move a damaged one aside, refuse one of a newer version.
 
-Its mode is 0600, since names and errors of jobs are private. It is in WAL mode, so that readers never wait for a sync,
-and has a busy timeout, so that writers wait for each other instead of failing. With `synchronous=NORMAL`, a power cut
+Its mode is 0600, since names and errors of jobs are private. It is in WAL mode, so that readers never wait for a sync.
+It has a busy timeout, so that writers wait for each other instead of failing. With `synchronous=NORMAL`, a power cut
 may lose the last transactions, which the next sync brings back; it cannot damage the file. See
 docs/decisions/0021-the-cache-file.md.
 """
@@ -267,7 +267,7 @@ def _create_if_missing(path: str, registry_id: str, patience: float) -> None:
     """Create the cache with its tables, unless it exists. SQLite gives the WAL its mode.
 
     Only SQLite may open an existing cache. By POSIX, closing a second descriptor would release the locks that this
-    process has on the file, and the next process to leave would remove the WAL that is still in use.
+    process has on the file. The next process to leave would then remove the WAL that is still in use.
     """
 
     def fill(connection: sqlite3.Connection) -> None:

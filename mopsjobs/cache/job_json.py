@@ -39,10 +39,15 @@ def job_fields() -> tuple[str, ...]:
 def job_json(columns: JobColumns, *, now: float) -> dict[str, object]:
     """Return a job as scripts get it: the fields of its record, and the computed ones.
 
-    Computed are `progress` (0 to 1, or null), `is_active`, `status_since`, `started_at` and `ended_at` (RFC 3339 or
-    null), and `suspect` (why an active job may be stuck, or null). In seconds: `duration_seconds` since it was created,
-    `queued_seconds` before its first task ran, and `run_seconds` since then. The last two are null if the record does
-    not have these times.
+    The computed fields, which are null where the record does not have what they need:
+
+    - `progress`: 0 to 1
+    - `is_active`: true until the job ends
+    - `status_since`, `started_at`, `ended_at`: RFC 3339
+    - `suspect`: why an active job may be stuck
+    - `duration_seconds`: since it was created
+    - `queued_seconds`: before its first task ran
+    - `run_seconds`: since its first task ran
     """
     job: dict[str, object] = json.loads(columns[0])
     return job | _computed_fields(columns, now)

@@ -19,14 +19,14 @@ BATCH = 2000
 
 
 class PrunePlan(NamedTuple):
-    """What pruning would remove."""
+    """The number of rows that pruning would remove."""
 
     jobs: int
     events: int
 
 
 class PruneResult(NamedTuple):
-    """What pruning has removed."""
+    """The number of rows that pruning has removed."""
 
     jobs: int
     events: int

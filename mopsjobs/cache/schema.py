@@ -106,7 +106,7 @@ def m003_view_columns(db: Database) -> None:
 
 @migrations()
 def m004_counters(db: Database) -> None:
-    """Add the columns that metrics and summaries sum up, so that they read little else; counters; pruned jobs."""
+    """Add counters, pruned jobs, and the columns that metrics and summaries sum up, so that they read little else."""
     for name in ("tasks_total", "tasks_completed", "outputs_expected", "outputs_verified", "is_validated"):
         db.execute(f"ALTER TABLE job ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
     # The same values as rows.py computes for new rows.

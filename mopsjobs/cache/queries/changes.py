@@ -12,7 +12,7 @@ from mopsjobs.cache.sync_state import FULL_GENERATION, get_meta
 
 
 class ChangeMark(NamedTuple):
-    """What a reader has seen: all rows up to a generation, and these versions of younger rows."""
+    """The rows that a reader has seen: all up to a generation, and these versions of younger rows."""
 
     generation: int
     versions: dict[str, str]

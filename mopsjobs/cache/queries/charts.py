@@ -18,7 +18,7 @@ DAY = 86400
 
 
 class Level(NamedTuple):
-    """How many jobs were queued and how many were running, at a moment."""
+    """The numbers of queued and of running jobs at a moment."""
 
     at: float
     queued: int

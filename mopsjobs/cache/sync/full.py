@@ -1,8 +1,8 @@
 """The full sync: merge the registry's listing with the rows of the cache.
 
 The listing and the rows are both in the order of their keys. So they are merged batch by batch, in constant memory.
-Rows with the listed version stay. Rows whose keys the listing lacks are removed, but only after it was read to its end:
-an incomplete listing does not show what is gone.
+Rows with the listed version stay. Rows whose keys the listing lacks are removed, but only after it was read to its end.
+An incomplete listing does not show what is gone.
 
 The merge also notes jobs that changed without an announcement, which means that other programs write. It costs one
 listing, and one read per changed record that the listing does not carry.

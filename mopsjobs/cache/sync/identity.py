@@ -1,8 +1,8 @@
 """Check that the registry is still the one that the cache mirrors.
 
 mops-jobs never deletes a record. So a registry that has none of the jobs of the last sync has lost its data, or is
-another one: a container was deleted, or a disk is not mounted. It need not be empty: a job may have been reported to
-it, and a runner whose record is missing registers its job again, under the same id.
+another one. Its container was deleted, or its disk is not mounted. It need not be empty: new jobs may have been
+reported to it. A runner whose record is missing also registers its job again, under the same id.
 
 So each sync stores a few records that it saw, the witnesses, and the next sync checks that one of them still exists.
 Later writes of this machine prove nothing, since they may have gone to the new registry. See
