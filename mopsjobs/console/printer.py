@@ -63,17 +63,17 @@ class Printer:
 
     @property
     def can_redraw(self) -> bool:
-        """Whether stdout is a terminal that can be cleared and redrawn."""
+        """Return True if stdout is a terminal that can be cleared and redrawn."""
         return self._stdout.isatty() and self._env.get("TERM", "dumb") != "dumb"
 
     @property
     def lines(self) -> int:
-        """The height of the terminal on stdout."""
+        """Return the height of the terminal on stdout."""
         return terminal.lines(self._stdout)
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person reads stdout: then times are relative."""
+        """Return True if a person reads stdout: then times are relative."""
         return self._stdout.isatty()
 
     def show(self, result: Result) -> None:
