@@ -166,7 +166,7 @@ class Channel:
         return message
 
     def is_over(self) -> bool:
-        """Whether the parent has closed the streams. Only between an answer and the next question."""
+        """Return True if the parent has closed the streams. Call it only between an answer and the next question."""
         return bool(select.select([self._stdin], [], [], 0)[0])
 
 

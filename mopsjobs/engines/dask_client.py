@@ -99,8 +99,8 @@ def connect(url: str) -> Client:
 
     Raises:
         UsageError: if the library is not installed.
-        EngineError: if the versions of scheduler and library do not fit, or if this process has secrets in its
-            environment: code that the scheduler sends could read them.
+        EngineError: if the versions of scheduler and library do not fit, or if the environment of this process has
+            secrets, which the scheduler could read.
         EngineUnavailableError: if the scheduler does not answer in time.
     """
     check_installed()

@@ -26,7 +26,7 @@ class JobDir:
     __slots__ = ("path",)
 
     def __init__(self, path: Path) -> None:
-        """Name the directory itself; `of` finds it by the id of a job."""
+        """Take the directory itself. `of` finds it by the id of a job."""
         self.path = path
 
     @classmethod
@@ -41,37 +41,37 @@ class JobDir:
 
     @property
     def runner(self) -> Path:
-        """The process of the launched runner."""
+        """Return the file with the process of the launched runner."""
         return self.path / "runner.json"
 
     @property
     def log(self) -> Path:
-        """The runner's own messages."""
+        """Return the file with the runner's own messages."""
         return self.path / "runner.log"
 
     @property
     def own_launch(self) -> Path:
-        """The choices of the last launch from this machine."""
+        """Return the file with the choices of the last launch from this machine."""
         return self.path / "own_launch.json"
 
     @property
     def outbox(self) -> Path:
-        """The store of what waits for the registry."""
+        """Return the file of the store that holds what waits for the registry."""
         return self.path / "outbox.db"
 
     @property
     def launched(self) -> Path:
-        """The fields of the record that only the launch knows."""
+        """Return the file with the fields of the record that only the launch knows."""
         return self.path / "launched.json"
 
     @property
     def submitted_at(self) -> Path:
-        """The time of a submission without the registry."""
+        """Return the file with the time of a submission without the registry."""
         return self.path / "submitted_at"
 
     @property
     def code(self) -> Path:
-        """Unpacked bundles."""
+        """Return the directory for unpacked bundles."""
         return self.path / "code"
 
     def spool(self, shard: int) -> Path:

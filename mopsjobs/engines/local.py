@@ -147,7 +147,7 @@ def disk_errors(directory: JobDir) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shard_lock(directory: JobDir, job_id: str, shard: int) -> Iterator[None]:
-    """Be the only runner of a shard on this machine while the block runs. The system unlocks it if the process dies.
+    """Lock a shard against other runners of this machine while the block runs. If the process dies, the lock ends.
 
     Raises:
         JobBusyError: if another runner has the lock.

@@ -55,7 +55,7 @@ class Trust:
         self._patterns = tuple(patterns)
 
     def allows(self, choice: str) -> bool:
-        """Whether the user trusts a choice."""
+        """Return True if the user trusts a choice."""
         # Kinds have no `*`, so a pattern of one kind never matches another.
         return choice in self._named or any(
             choice == pattern or fnmatch.fnmatchcase(choice, pattern) for pattern in self._patterns

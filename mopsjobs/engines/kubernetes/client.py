@@ -210,7 +210,7 @@ def current_place(env: Mapping[str, str], context: str | None = None) -> tuple[s
 
 
 def is_other_context(env: Mapping[str, str], context: str) -> bool:
-    """Whether the kubeconfig has this context, and it is not the current one.
+    """Return True if the kubeconfig has this context, and it is not the current one.
 
     False if the kubeconfig cannot be used (`open_cluster` then raises the error), and in a pod, which has none.
     """

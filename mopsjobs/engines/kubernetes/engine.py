@@ -253,7 +253,7 @@ def _find_own_job(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> 
 
 
 def _is_of(k8s_job: Job, job: Mapping[str, object], cluster: Cluster, trust: Trust) -> bool:
-    """Whether this is the Job of the record, not another one of that name.
+    """Return True if this is the Job of the record, not another one of that name.
 
     Raises:
         NotTrustedError: if only the record says so: the Job has no mark of it, and the user does not trust its

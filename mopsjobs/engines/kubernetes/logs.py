@@ -31,7 +31,7 @@ _ENDED_PHASES = ("Succeeded", "Failed")
 
 
 class Window(NamedTuple):
-    """Which of the existing lines to read: the last `tail`, or those of the last `since` seconds."""
+    """The existing lines to read: the last `tail`, or those of the last `since` seconds."""
 
     tail: int | None = None
     since: float | None = None
@@ -155,7 +155,7 @@ def _prefix(pod: Pod, *, several: bool) -> str:
 
 
 def _are_several(pods: Sequence[Pod]) -> bool:
-    """Whether the job has several shards, also if only pods of one are left."""
+    """Return True if the job has several shards, also if only pods of one are left."""
     noted = {(pod.metadata.annotations or {}).get(SHARDS) for pod in pods if pod.metadata is not None}
     return bool(noted - {None, "1"}) or any(shard_of(pod) for pod in pods)
 

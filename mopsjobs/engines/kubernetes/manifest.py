@@ -227,7 +227,7 @@ def check_namespace(namespace: str) -> str:
 
 
 def is_job_place(namespace: str, name: str) -> bool:
-    """Whether namespace and name are valid for a Job. Other texts could change the path of the URL."""
+    """Return True if namespace and name are valid for a Job. Other texts could change the path of the URL."""
     return _DNS_LABEL.fullmatch(namespace) is not None and len(name) <= MAX_DNS_NAME and bool(_DNS_NAME.fullmatch(name))
 
 
