@@ -53,7 +53,7 @@ class _RecordWrite:
 class JobRegistry(JobReader):
     """All records of a store, and the rules by which they may change.
 
-    Every method that changes a record may also raise `StoreUnavailableError`, `StoreAccessError`,
+    Every method that changes a record may also raise `StoreUnavailableError` and `StoreAccessError`. It raises
     `TooManyRetriesError` if it lost the race for the record too often, and `RecordError` if the record is unreadable.
     Then nothing was written, or the error says that the write may have landed.
     """

@@ -94,7 +94,7 @@ class JobState:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the job has ended. An unknown status counts as active."""
+        """Return True if the job has ended. An unknown status counts as active."""
         return self.status in TERMINAL
 
     def evolve(self, **changes: object) -> JobState:
@@ -173,9 +173,10 @@ def check_new_job_id(job_id: str) -> str:
 def check_job_id(job_id: str) -> str:
     """Return `job_id` if a record may have it, of mops-jobs or of another program.
 
+    It has 1 to 512 characters that print, none of them `/` or a backslash, and is neither `.` nor `..`.
+
     Raises:
-        UsageError: if no key can hold it: it is empty, too long, `.` or `..`, or has a `/`, a backslash or a character
-            that does not print.
+        UsageError: if no key can hold it.
     """
     if not _JOB_ID.fullmatch(job_id) or not job_id.isprintable() or job_id in (".", ".."):
         raise UsageError(
