@@ -51,12 +51,12 @@ class OutageRetry:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a stop was requested."""
+        """Return True if a stop was requested."""
         return self._stopped_at is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether the stop was requested so long ago that nothing more may be begun."""
+        """Return True if the stop was requested so long ago that nothing more may be begun."""
         return self._stopped_at is not None and time.monotonic() - self._stopped_at > LAST_SECONDS
 
     def stop(self, number: int | None = None) -> None:

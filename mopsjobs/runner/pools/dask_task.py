@@ -55,16 +55,24 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
     """Run one task of a job.
 
     Args:
-        code: `bundle` (a tar.gz), `worker` (the text of worker.py), `entrypoint`, `python` (None: this worker's own),
-            `timeout` (seconds or None), `attempts` (how often a task is begun before its process' deaths count).
+        code: the model and how to run it.
+            - `bundle`: a tar.gz
+            - `worker`: the text of worker.py
+            - `entrypoint`: the model and the scenario
+            - `python`: the interpreter, None for this worker's own
+            - `timeout`: seconds or None
+            - `attempts`: how often a task is begun before the deaths of its process count
         job_id: names this run of the job.
         task: the line for worker.py.
 
     Returns:
-        `lines`, which the model printed, and one of: `outputs`, names to bytes; `error` (`type`, `message`,
-        `traceback`); `broken`, the same of a model that cannot be loaded; `unready`, the exit code of a process that
-        ended before it was ready; `died`, the exit code of the last process that ended during the task; `late`;
-        `stopped`.
+        `lines`, which the model printed, and one of:
+        - `outputs`: names to bytes
+        - `error`: `type`, `message` and `traceback`
+        - `broken`: the same of a model that cannot be loaded
+        - `unready`: the exit code of a process that ended before it was ready
+        - `died`: the exit code of the last process that ended during the task
+        - `late` or `stopped`: true
     """
     with _lock:
         if job_id in _stopped:

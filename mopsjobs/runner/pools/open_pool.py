@@ -26,7 +26,7 @@ _WORKER_SOURCE = WORKER.read_bytes()
 
 
 class PoolOptions(NamedTuple):
-    """How a shard wants its tasks run; see `Shard` for the first four."""
+    """The options by which a shard runs its tasks; see `Shard` for the first four."""
 
     workers: int | None
     python: str | None
