@@ -3,8 +3,8 @@
 A store knows nothing about jobs. Each sentence of `VersionedStore` is a test in tests/contract/test_versioned_store.py,
 which runs over all backends. A sentence that cannot be tested there does not belong to the contract.
 
-The version is an ETag in Azure Blob Storage, a random number in DynamoDB, a counter in SQLite, and a counter under a
-lock in memory. Each write gets a new version, also a write of equal bytes.
+The version is an ETag in Azure Blob Storage, a random number in DynamoDB, and a counter in SQLite and in memory. Each
+write gets a new version, also a write of equal bytes.
 """
 
 from __future__ import annotations
@@ -98,9 +98,10 @@ class VersionedStore(Protocol):
 def check_key(key: str) -> str:
     """Return `key` if the contract allows it.
 
+    A key has 1 to 900 characters that print, no backslash, and no leading `/`. No segment is empty, `.` or `..`.
+
     Raises:
-        InvalidKeyError: if it is empty or longer than 900 characters; if it has a leading `/`, a character that does
-            not print, a backslash, or a segment that is empty, `.` or `..`.
+        InvalidKeyError: if the contract forbids it.
     """
     if not key or len(key) > MAX_KEY_LENGTH:
         raise InvalidKeyError(f"invalid key of {len(key)} characters: expected 1 to {MAX_KEY_LENGTH}.")

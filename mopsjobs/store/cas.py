@@ -49,7 +49,7 @@ class CasResult(NamedTuple):
 
 
 class Update(Protocol):
-    """How a caller recognises its own update, and what it does around each write.
+    """The functions by which a caller recognises its own update and acts around each write.
 
     A caller that passes one guarantees that `fn` may be applied again to a value without the effect of the update.
     """
@@ -71,7 +71,7 @@ class Update(Protocol):
 
 
 class LostReplyTracker:
-    """Whether a write to one key may have landed although its reply was lost."""
+    """Track whether a write to one key may have landed although its reply was lost."""
 
     def __init__(self, key: str) -> None:
         self.may_have_landed = False

@@ -64,7 +64,7 @@ class AzureContainer:
 
     @property
     def location(self) -> str:
-        """The container's URL, without secrets."""
+        """Return the container's URL, without secrets."""
         return f"{self.endpoint}/{self.container}"
 
 

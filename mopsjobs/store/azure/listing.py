@@ -120,8 +120,8 @@ def next_size(size: int, seconds: float, *, is_awaited: bool, page_bytes: int = 
 def unordered_prefix(key: str) -> str | None:
     """Return what precedes the first character above U+FFFF in a key; None where there is none. See `store.ordering`.
 
-    A server may order keys by UTF-16 units. This differs from the order of code points in one point: characters above
-    U+FFFF come before U+E000 to U+FFFF in the one, after them in the other.
+    A server may order keys by UTF-16 units. In that order, characters above U+FFFF come before U+E000 to
+    U+FFFF. In the order of code points, they come after them.
     """
     high = None if key.isascii() else next((c for c in key if c > "\uffff"), None)
     return None if high is None else key.partition(high)[0]

@@ -5,8 +5,8 @@ The cost of each operation, counted against Azurite 3.37 with azure-storage-blob
     get                     1 request
     put, create_if_absent   1 request, never repeated here; 3 for the first key of a container that does not exist
     delete                  1 request, never repeated here
-    list_keys, scan         1 request for the first 1,000 keys, then 1 per 1,000 to 5,000 by the server's speed;
-                            2 in `list_keys` for a page with an empty blob
+    list_keys, scan         1 request for the first 1,000 keys, then 1 per 1,000 to 5,000 by the server's speed
+    list_keys               2 requests for a page with an empty blob
 
 A listing carries no values, but it carries metadata. So each write repeats its value there (inline_values.py).
 """

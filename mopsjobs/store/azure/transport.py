@@ -40,7 +40,7 @@ MAX_REMARK_BYTES = 64 * 2**10
 SECONDS_PER_MIB = 2**20 * 8 / 1e6
 """Additional seconds for the reply to a write per MiB of its value: the time that a line of 1 Mbit/s needs.
 
-The value may still be on its way after the system has accepted all of it: buffers here, at a proxy and at the server
+The value may still be on its way after the system has accepted all of it. Buffers here, at a proxy and at the server
 hold many megabytes.
 """
 
@@ -323,10 +323,10 @@ class ReadingTransport(HttpTransport[Any, Any]):
         """Do nothing: the SDK's transport has the connections."""
 
     def close(self) -> None:
-        """As `open`."""
+        """Do nothing, as `open`."""
 
     def __exit__(self, *_: object) -> None:
-        """As `open`."""
+        """Do nothing, as `open`."""
 
     def _whole_body(self, reply: BaseHTTPResponse, url: str) -> bytes:
         if reply.status != 200:

@@ -107,7 +107,7 @@ class ThreadConnection:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process has opened it, and not an ancestor."""
+        """Return True if this process has opened it, and not an ancestor."""
         return self._pid == os.getpid()
 
     def take(self) -> bool:
