@@ -1,7 +1,7 @@
 """Cancel jobs: first the record, then the engine.
 
-Every runner obeys the record: one that sees it stops within seconds, and one that the engine starts again finds the
-job ended and does nothing. In the other order, a pod that is stopped while its record is `running` would be started
+Every runner obeys the record. A runner that sees it stops within seconds. A runner that the engine starts again finds
+the job ended and does nothing. In the other order, a pod that is stopped while its record is `running` would be started
 again, or would look lost. If this process dies between the two, or the cluster does not answer, cancel again.
 """
 
@@ -44,7 +44,7 @@ class CancelledJob(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """What became of a request. Each job is in one of the two, unless an outage left the rest undone."""
+    """The result of a request. Each job is in one of the two, unless an outage left the rest undone."""
 
     jobs: tuple[CancelledJob, ...]
     refused: tuple[MopsJobsError, ...]

@@ -31,7 +31,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LaunchOptions:
-    """How a runner is to work. None: as the record of an earlier launch says, else the default of the engine."""
+    """The options of a runner. None: as the record of an earlier launch says, else the default of the engine."""
 
     workers: int | None = None
     """Worker processes per shard."""

@@ -60,7 +60,7 @@ class ResumeRequest:
 
 
 class Resumed(NamedTuple):
-    """How a job was resumed."""
+    """The result of resuming a job."""
 
     job_id: str | None
     """The job that runs: the job itself or its child; None: no task is missing, and nothing was launched."""

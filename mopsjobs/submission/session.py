@@ -21,7 +21,10 @@ def _discard(_text: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """What submit, resume and cancel work with. The first three fields are enough for a program without a terminal."""
+    """The registry, environment and output of submit, resume and cancel.
+
+    The first three fields are enough for a program without a terminal.
+    """
 
     registry_url: str
     """What runners open. It holds no secret."""
@@ -41,10 +44,10 @@ class Session:
 
     @property
     def registry(self) -> JobRegistry:
-        """The registry."""
+        """Return the registry."""
         return self.open_registry()
 
     @property
     def store(self) -> VersionedStore:
-        """The store of the registry."""
+        """Return the store of the registry."""
         return self.registry.store
