@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WAL_BYTES = 4 * 2**20
 """The size to which SQLite cuts a WAL when it starts it again. Without a bound, the WAL keeps the size of the largest
-write until the last connection closes: that of a `serve` which made the first sync, for example."""
+write until the last connection closes. `serve` may hold such a connection for weeks after its first sync."""
 
 MAKING_SECONDS = 30.0
 """How long to wait for another process that makes the file, which takes milliseconds."""
@@ -59,10 +59,10 @@ def create(path: str, fill: Callable[[sqlite3.Connection], None], timeout: float
     """Make a database, for its owner alone, in WAL mode and on disk, unless another process makes it first.
 
     It is made whole under another name and linked into place. To turn WAL on in a file that others have open fails
-    instead of waiting, and a reader could not clear up after a process that was killed while it made the file.
+    instead of waiting. A reader could not clear up after a process that was killed while it made the file.
 
-    Processes that make it wait for each other at a lock file. Only SQLite ever opens a database: to close it elsewhere
-    would give up the locks that other threads of this process have on it, as POSIX says. The next process to leave
+    Processes that make it wait for each other at a lock file. Only SQLite ever opens a database. By POSIX, closing it
+    elsewhere would release the locks that other threads of this process have on it. The next process to leave
     would then remove the WAL, with all writes that were acknowledged since.
 
     Args:
