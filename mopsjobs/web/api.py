@@ -46,7 +46,7 @@ def add_routes(app: Flask, site: Site) -> None:
 
 
 def is_for_programs(path: str) -> bool:
-    """Whether programs read this path: its errors are then problem documents."""
+    """Return True if programs read this path: its errors are then problem documents."""
     return path.startswith("/api/") or path in (METRICS, HEALTH)
 
 

@@ -42,7 +42,7 @@ class ChangeSignal:
 
     @property
     def number(self) -> int:
-        """The number of changes so far."""
+        """Return the number of changes so far."""
         return self._number
 
     def add(self) -> None:

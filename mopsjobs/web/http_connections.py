@@ -70,11 +70,11 @@ class Channel(HTTPChannel):
 
     @property
     def is_busy(self) -> bool:
-        """Whether one of its requests waits for a thread, or has one."""
+        """Return True if one of its requests waits for a thread, or has one."""
         return bool(self.requests) or not self._is_served
 
     def is_late(self, now: float) -> bool:
-        """Whether the client has exceeded its time."""
+        """Return True if the client has exceeded its time."""
         is_half_open = self._is_new or self.request is not None
         limit = REQUEST_SECONDS if is_half_open and not self.total_outbufs_len else IDLE_SECONDS
         return not self.is_busy and (self.will_close or now - self.since > limit)
