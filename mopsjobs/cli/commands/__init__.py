@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse has no public name for it
 
     class CommandModule(Protocol):
-        """What a module of this package offers."""
+        """The interface of a module of this package."""
 
         HELP: str
         """One line for the list of commands. Begins with a verb."""

@@ -84,7 +84,7 @@ def _single_file(directory: str) -> tuple[str | None, str | None]:
     parent = os.path.basename(os.path.dirname(directory))
     if not parent.startswith(BUILD_PREFIX):
         return None, None
-    main = getattr(sys.modules["__main__"], "__file__", None)  # FILE/__main__.py: Python runs it inside the archive
+    main = getattr(sys.modules["__main__"], "__file__", None)  # of the archive, inside its file
     return parent.removeprefix(BUILD_PREFIX), os.path.dirname(os.path.abspath(main)) if main else None
 
 
