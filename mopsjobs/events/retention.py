@@ -1,9 +1,9 @@
 """Retention: remove old events and announcements from a store, and nothing else. For `prune --store`.
 
-Announcements (registry/announcements.py) have no use after an hour or two, and go after a day. Chunks of events go by
-the age that the user chooses: a chunk goes if it was written before the limit and its job ended before the limit. So
-the chunks of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay.
-A job ended when its record was last written. Records, manifests, outputs and bundles are never touched. See
+Announcements (registry/announcements.py) have no use after an hour or two, and go after a day. The user chooses the age
+of chunks of events. A chunk goes if it was written before the limit and its job ended before the limit. So the chunks
+of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay. A job ended
+when its record was last written. Records, manifests, outputs and bundles are never touched. See
 docs/decisions/0010-retention.md.
 
 Both lie in the order of time. So only old keys are listed, and the oldest go first, a batch at a time. An interrupted
