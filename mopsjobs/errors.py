@@ -1,8 +1,8 @@
 """Every exception that mops-jobs raises on purpose.
 
-One root, few classes. A class exists because its callers act on it: a shell script on the exit code, a retry loop on
-`StoreUnavailableError`, ported ModelOps code on the four names of its registry. The message is one sentence for a
-person. The facts are attributes. `hint` says what to do next. This module imports nothing.
+One root, few classes. A class exists because its callers act on it. A shell script acts on the exit code, a retry loop
+on `StoreUnavailableError`, and ported ModelOps code on the four names of its registry. The message is one sentence for
+a person. The facts are attributes. `hint` says what to do next. This module imports nothing.
 
 Exit codes are a contract with scripts (docs/reference/exit-codes.md). They are defined here, and nowhere else.
 """
