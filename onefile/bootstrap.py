@@ -1,6 +1,6 @@
-"""The archive's __main__.py, which runs first at each start of mops-jobs.pyz.
+"""The main module of the archive, which runs first at each start of mops-jobs.pyz.
 
-Each run compiles it, so it is short: if this build is unpacked for this Python, and was checked within a week, it runs
+Each run compiles it, so it is short. If this build is unpacked for this Python, and was checked within a week, it runs
 the command. Everything else is in unpack.py. Old Pythons must be able to parse this file, since it tells them that they
 are too old.
 """
@@ -76,7 +76,7 @@ def why_unsafe(place):
     The directory and the one above it hold code: they must belong to this user or to root, and no other user may write
     them. In those further above, another user must not be able to replace a directory: a sticky bit prevents that. They
     may also belong to the owner of `/`, which is not root in some containers. Write permission for a group matters only
-    for the two with code: a umask of 002 gives it to each directory, and files of other members have another owner.
+    for the two with code. A umask of 002 gives it to each directory, and files of other members have another owner.
     """
     import os
     import stat

@@ -4,8 +4,8 @@
 
 The runtime lock names the packages. pip downloads them with checked hashes, for the oldest C library that the wheels
 support, not for the Python that builds. shiv packs them. The archive of shiv then goes as one stored member into an
-envelope with other start-up code: to open an archive of 700 members costs 5 ms at each start, one of five costs
-nothing, and the bootstrap of shiv costs another 20 ms. `unzip -p mops-jobs.pyz app.pyz` prints shiv's own file.
+envelope with other start-up code. To open an archive of 700 members costs 5 ms at each start, and one of five costs
+nothing. The bootstrap of shiv costs another 20 ms. `unzip -p mops-jobs.pyz app.pyz` prints shiv's own file.
 
 The same tree gives the same bytes: fixed times and modes, sorted names, no path of the build machine.
 The folder is called neither packaging nor zipapp, since Python modules have those names.

@@ -1,7 +1,7 @@
 """Collect the licences of the packages in the file: `unzip -p mops-jobs.pyz THIRD_PARTY_LICENSES` prints them.
 
-All of it comes from the wheels: name, version and licence from METADATA, the texts from the licence files beside it,
-the parts of compiled modules from the bill of materials in the wheel. A package without a text fails the build, unless
+All of it comes from the wheels. METADATA has name, version and licence. The licence files beside it have the texts. The
+bill of materials in the wheel has the parts of compiled modules. A package without a text fails the build, unless
 `WITHOUT_TEXT` has a reason.
 """
 

@@ -1,8 +1,8 @@
 """Unpack the archive: once per build, machine and user, and check once per week that all files still exist.
 
 Each file is written under another name and then renamed, and the mark for "complete" comes last. So no lock and no
-clean-up is needed: two first runs at the same time write the same bytes twice, the next run completes one that was
-killed, and files that a cache cleaner removed come back.
+clean-up is needed. Two first runs at the same time write the same bytes twice. The next run completes a killed one, and
+restores files that a cache cleaner removed.
 
 bootstrap.py imports this only if there is something to do.
 """
