@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mopsjobs.errors import RecordError
+from mopsjobs.errors import NoManifestError, RecordError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState, check_new_job_id
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 
 
 def child_id(registry: JobRegistry, parent: JobState) -> str:
@@ -52,6 +52,19 @@ def ancestry(store: VersionedStore, manifest: Manifest) -> Iterator[Manifest]:
         if found is None:
             return
         manifest = Manifest.from_json(found.value, key=key)
+
+
+def family_of(store: VersionedStore, job_id: str) -> list[Manifest]:
+    """Return a job's manifest, that of its parent, and so on; nothing for a job that was reported, not submitted.
+
+    Raises:
+        RecordError: if a manifest is invalid, or the job descends from itself.
+        StoreError: if a manifest cannot be read.
+    """
+    try:
+        return list(ancestry(store, load_manifest(store, job_id)))
+    except NoManifestError:
+        return []
 
 
 def _root_id(job: JobState) -> str:

@@ -1,15 +1,18 @@
-"""Outputs of a job and of its ancestors, each with its task; and the tasks of a job as a CSV table."""
+"""Outputs of a job and of its ancestors, each with its task: listed, or downloaded with a table of the tasks."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError
 from mopsjobs.store.base import Entry, VersionedStore
+from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
-from mopsjobs.studies.output_directory import is_safe_segment
+from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
 from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
 from mopsjobs.studies.seeds import SeedIndex
 from mopsjobs.studies.study import ParameterSet, Task, is_output_name
@@ -24,12 +27,32 @@ TABLE_BEGINNING = csv_text([FIRST_COLUMNS]).rstrip().encode()
 """How the table begins. A file that begins otherwise is another program's."""
 
 
+TABLE = "tasks.csv"
+"""The file of the table in a download."""
+
+MAX_NAMED_KEYS = 1000
+"""Refused keys that are named with the reason. A writer of the registry can create a million."""
+
+
 class Output(NamedTuple):
     """An output: its name `<param_id>/<seed>/<name>`, its entry in the store, and its task if it has one."""
 
     name: str
     entry: Entry
     task: Task | None
+
+
+class Downloaded(NamedTuple):
+    """The result of a download."""
+
+    files: int
+    """Outputs that the directory has now."""
+    refused: int
+    """Keys that were not downloaded."""
+    reasons: tuple[tuple[str, str], ...]
+    """The first of these keys, each with the reason."""
+    table_problem: str | None
+    """Why the table of tasks was not written."""
 
 
 def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
@@ -58,6 +81,88 @@ def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -
                     yield Output(name, entry, task)
         if generation is not None and generation.only is not None:
             redone.update(generation.only)
+
+
+def download(
+    store: VersionedStore,
+    job_id: str,
+    directory: Path,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> Downloaded:
+    """Write the outputs of a job to a directory as `<param_id>/<seed>/<name>`, and a table of its tasks.
+
+    A key that the job may not have, or that another file is in the place of, does not stop the rest.
+
+    Args:
+        store: where the outputs are.
+        job_id: the full id. A job without a manifest has outputs, but no table.
+        directory: where the files go.
+        on_progress: called with the number of files so far.
+
+    Raises:
+        NoOutputsError: if the job has no outputs.
+        MopsJobsError: if a file cannot be written.
+        StoreError: if an output cannot be read.
+    """
+    family = family_of(store, job_id)
+    files_of_job = OutputDirectory(directory)
+    files, refused, reasons = 0, 0, []
+    for output in outputs_of(store, job_id, family):
+        try:
+            is_written = _write_output(store, output, family, files_of_job)
+        except RefusedFileError as error:
+            refused += 1
+            if refused <= MAX_NAMED_KEYS:
+                reasons.append((output.entry.key, str(error)))
+            continue
+        files += is_written
+        if is_written and on_progress is not None:
+            on_progress(files)
+    if not files and not refused:
+        raise NoOutputsError(f"Job {job_id} has no outputs yet.", job_id=job_id)
+    problem = _replace_table(store, family, files_of_job) if family and files else None
+    return Downloaded(files, refused, tuple(reasons), problem)
+
+
+def _write_output(
+    store: VersionedStore, output: Output, family: Sequence[Manifest], directory: OutputDirectory
+) -> bool:
+    """Write one output. Return False if it was deleted meanwhile.
+
+    Raises:
+        RefusedFileError: if the job may not have it, or if a link or another file is in its place.
+    """
+    if reason := why_not_an_output(output, family):
+        raise RefusedFileError(reason)
+    try:
+        found = store.get(output.entry.key)
+    except InvalidKeyError as error:  # other programs write keys that the store refuses to read
+        raise RefusedFileError(error.message.removesuffix(".")) from None
+    if found is None:
+        return False
+    earlier = (store.get(f"{results_prefix(generation.job_id)}{output.name}") for generation in family[1:])
+    with _writing(directory.path / output.name):
+        directory.write(output.name, found.value, (one.value for one in earlier if one is not None))
+    return True
+
+
+def _replace_table(store: VersionedStore, family: Sequence[Manifest], directory: OutputDirectory) -> str | None:
+    """Write the table of tasks. Return the reason if it was refused."""
+    with _writing(directory.path / TABLE):
+        try:
+            directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, store, family))
+        except RefusedFileError as error:
+            return str(error)
+    return None
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
 
 
 def why_not_an_output(output: Output, family: Sequence[Manifest]) -> str:

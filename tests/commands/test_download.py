@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.cli.commands import results
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.studies import results
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.output_directory import MAX_SEGMENT_BYTES
 from mopsjobs.studies.outputs import output_key
@@ -97,7 +97,7 @@ def test_of_many_refused_keys_the_first_are_named(
     cli: Cli, jobs: JobRegistry, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer of the registry can make a million; the rest is counted."""
-    monkeypatch.setattr(results, "SHOWN_KEYS", 3)
+    monkeypatch.setattr(results, "MAX_NAMED_KEYS", 3)
     for number in range(5):
         jobs.store.create_if_absent(f"results/job/p/.{number}/x", b"theirs")
     leave(jobs, cli, "results/job/p/x")

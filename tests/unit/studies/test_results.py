@@ -1,0 +1,78 @@
+"""`download` for a Python program: what it writes, and what it returns about the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.errors import MopsJobsError, NoOutputsError
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.lineage import family_of
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.outputs import output_key
+from mopsjobs.studies.results import Downloaded, download
+from mopsjobs.studies.study import Task
+from support.runs import sets_of, study
+
+TASKS = list(study(sets_of(2)).tasks())
+
+
+@pytest.fixture
+def store() -> InMemoryVersionedStore:
+    """A store with the manifests of a job of two tasks, and of a child with the second one."""
+    made = InMemoryVersionedStore()
+    for job_id, only, parent in (("job", None, None), ("job.2", (1,), "job")):
+        manifest = Manifest(
+            job_id=job_id, study=study(sets_of(2)), bundle="sha256:" + "0" * 64, only=only, parent_job_id=parent
+        )
+        made.create_if_absent(manifest_key(job_id), manifest.to_json())
+    return made
+
+
+def file_of(directory: Path, task: Task) -> Path:
+    return directory / task.param_id / str(task.seed) / "result.json"
+
+
+def test_a_child_has_the_files_of_its_family(store: InMemoryVersionedStore, tmp_path: Path) -> None:
+    """Each file is counted once, and reported as progress. The table has both tasks."""
+    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"parent")
+    store.create_if_absent(output_key("job.2", TASKS[1], "result.json"), b"child")
+    counts: list[int] = []
+    assert download(store, "job.2", tmp_path, on_progress=counts.append) == Downloaded(2, 0, (), None)
+    assert counts == [1, 2]
+    assert [file_of(tmp_path, task).read_text() for task in TASKS] == ["parent", "child"]
+    assert (tmp_path / "tasks.csv").read_text().count("complete") == 2
+
+
+def test_a_refused_key_has_its_reason(store: InMemoryVersionedStore, tmp_path: Path) -> None:
+    """The other outputs are written. A table of another program stays, and is reported."""
+    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"{}")
+    store.create_if_absent("results/job/p/1/result.json", b"theirs")
+    (tmp_path / "tasks.csv").write_text("mine")
+    done = download(store, "job", tmp_path)
+    assert (done.files, done.refused) == (1, 1)
+    assert done.reasons == (("results/job/p/1/result.json", "the manifest has no task p/1"),)
+    assert done.table_problem is not None
+    assert (tmp_path / "tasks.csv").read_text() == "mine"
+
+
+def test_a_job_without_outputs_is_an_error(store: InMemoryVersionedStore, tmp_path: Path) -> None:
+    """Nothing is written, not even a table."""
+    with pytest.raises(NoOutputsError, match=r"Job job has no outputs yet\."):
+        download(store, "job", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(store: InMemoryVersionedStore, tmp_path: Path) -> None:
+    """The error names the file."""
+    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"{}")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(MopsJobsError, match=r"Cannot write .*/out/.*: Not a directory\."):
+        download(store, "job", tmp_path / "out")
+
+
+def test_a_family_begins_with_the_job_itself(store: InMemoryVersionedStore) -> None:
+    """Then come its ancestors. A job that was reported, not submitted, has none."""
+    assert [manifest.job_id for manifest in family_of(store, "job.2")] == ["job.2", "job"]
+    assert family_of(store, "reported") == []
