@@ -7,6 +7,7 @@ import contextlib
 from mopsjobs.app.app import App
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import disk_errors, shard_lock
+from mopsjobs.errors import JobNotFoundError, NoManifestError, OptionError
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard, ShardResult
 from mopsjobs.utils.files import make_directory
@@ -25,10 +26,15 @@ def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult
 
     Raises:
         UsageError: if the job's id is invalid.
+        OptionError: if the shard has workers and a scheduler.
         JobBusyError: if another process of this machine runs the shard.
         EngineError: if this machine's disk cannot be written.
-        JobNotFoundError, ModelError, StoreError: if `run_shard` raises them.
+        JobNotFoundError: if there is no such job.
+        NoManifestError: if the job was reported, not submitted.
+        ModelError, StoreError: if `run_shard` raises them.
     """
+    if shard.workers is not None and shard.scheduler is not None:
+        raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
     app.registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
     directory = JobDir.of(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
@@ -36,15 +42,20 @@ def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult
             make_directory(directory.path)
             stack.enter_context(shard_lock(directory, shard.job_id, shard.number))
         on_progress = stack.enter_context(app.out.progress("tasks", total))
-        return run_shard(
-            shard,
-            app.store,
-            app.registry,
-            directory,
-            on_log=app.out.note,
-            on_progress=on_progress,
-            sleep=app.sleep,
-        )
+        try:
+            return run_shard(
+                shard,
+                app.store,
+                app.registry,
+                directory,
+                on_log=app.out.note,
+                on_progress=on_progress,
+                sleep=app.sleep,
+            )
+        except NoManifestError:
+            if app.registry.get_job(shard.job_id) is None:
+                raise JobNotFoundError(shard.job_id) from None
+            raise
 
 
 def stopped_code(ran: ShardResult) -> int:

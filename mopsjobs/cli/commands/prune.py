@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sqlite3
 from datetime import timedelta
 
 from mopsjobs.app.app import App
@@ -57,15 +56,14 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _prune_cache(args: argparse.Namespace, app: App) -> Result:
-    from mopsjobs.cache import pruning
-    from mopsjobs.cache.sync.events import forget_chunks
+    from mopsjobs.app.prune_cache import plan_cache_pruning, prune_cache
 
     before = app.now().timestamp() - parse_duration(args.older_than)
     limit = whole_seconds(json_time(from_timestamp(before)))
-    found = app.cache.read_cached(lambda cache: pruning.plan_prune(cache, before))
+    found = plan_cache_pruning(before, app)
     if found is None or not found.jobs:
         if found is not None and not args.dry_run:
-            app.cache.write(lambda cache: forget_chunks(cache, from_timestamp(before)))
+            prune_cache(before, found, app)
         return Result(notes=[f"No job in the cache ended before {limit}; nothing was removed."])
     if args.dry_run:
         return Result(notes=[f"Would remove {_counted(found)}, of jobs that ended before {limit}."])
@@ -73,12 +71,7 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
         return declined
-
-    def prune(cache: sqlite3.Connection) -> PruneResult:
-        forget_chunks(cache, from_timestamp(before))
-        return pruning.prune(cache, before)
-
-    pruned = app.cache.write(prune)
+    pruned = prune_cache(before, found, app)
     notes = [f"Removed {_counted(pruned)} from the cache."]
     if pruned.problem is not None:
         return Result(notes=notes, warnings=[f"The cache file could not shrink yet: {pruned.problem}."])

@@ -12,7 +12,7 @@ from mopsjobs.cli.flags import FULL_ID_HELP
 from mopsjobs.cli.launch_flags import add_runner_flags, parse_task_timeout
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
-from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, JobNotFoundError, NoManifestError, UsageError
+from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, UsageError
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
 from mopsjobs.submission.launching import find_interpreter
 from mopsjobs.utils.text import parse_whole_number
@@ -77,14 +77,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         outage_seconds=DEFAULT_OUTAGE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, app.env),
     )
-    if shard.workers is not None and shard.scheduler is not None:
-        raise UsageError("--workers has no effect with a scheduler: the cluster has its own.")
-    try:
-        ran = run_here(shard, app)
-    except NoManifestError:
-        if app.registry.get_job(args.job) is None:
-            raise JobNotFoundError(args.job) from None
-        raise
+    ran = run_here(shard, app)
     counts = f"{ran.completed} tasks done, {ran.failed} failed"
     if not ran.is_done:
         code = EXIT_DONE if ran.status in ("cancelled", "succeeded", "partial", "failed") else stopped_code(ran)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import sqlite3
 from typing import Any
@@ -11,14 +10,12 @@ from typing import Any
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_arguments import add_filter_flags, job_filter
-from mopsjobs.cache.queries import filters
 from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
 from mopsjobs.console.terminal import styled
-from mopsjobs.registry.status import ACTIVE, JobStatus
 from mopsjobs.utils.text import pluralize
-from mopsjobs.utils.times import human_duration, json_time, parse_time
+from mopsjobs.utils.times import human_duration, parse_time
 
 HELP = "count jobs by status, owner and day"
 
@@ -31,8 +28,6 @@ EXAMPLES = (
     "mops-jobs summary --hours 168",
     "mops-jobs summary --owner me --json | jq .failure_rate",
 )
-
-SCHEMA_VERSION = 1
 
 SHOWN_OWNERS = 10
 
@@ -55,7 +50,9 @@ def run(args: argparse.Namespace, app: App) -> Result:
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         age = freshness.describe()
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Counting the cache, {age}."]
-        summary = _summary(cache, chosen, app, freshness)
+        from mopsjobs.app.summary import summary_document
+
+        summary = summary_document(cache, chosen, app, freshness)
         if args.json:
             return Result(Document(summary), warnings=warnings)
         _show(summary, app)
@@ -63,43 +60,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
         return Result(warnings=warnings, notes=[f"Data: {freshness.describe()}{stale}"])
 
     return app.cache.read(view, freshness_policy(args))
-
-
-def _summary(cache: sqlite3.Connection, chosen: filters.Filter, app: App, freshness: Freshness) -> dict[str, Any]:
-    """Return the document of `--json`."""
-    from mopsjobs.cache.queries import jobs as job_queries
-    from mopsjobs.cache.queries import statistics
-
-    now = app.now()
-    counts = statistics.by_status(cache, chosen)
-    ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
-    oldest = job_queries.page_of_jobs(
-        cache, _active(chosen), order=filters.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
-    )
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "generated_at": json_time(now),
-        "synced_at": freshness.synced_at,
-        "age_seconds": freshness.age_seconds,
-        "stale": freshness.stale,
-        "registry": app.settings.registry_id,
-        "registry_from": app.settings.registry.origin,
-        "total": sum(counts.values()),
-        "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
-        "by_owner": [one._asdict() for one in statistics.by_owner(cache, chosen)],
-        "by_day": [one._asdict() for one in statistics.by_day(cache, chosen, now)],
-        "failure_rate": round(counts.get("failed", 0) / ended, 6) if ended else None,
-        "queue_seconds": statistics.spread(cache, chosen, statistics.QUEUE)._asdict(),
-        "run_seconds": statistics.spread(cache, chosen, statistics.RUN)._asdict(),
-        "oldest_active": next(oldest, None),
-    }
-
-
-def _active(chosen: filters.Filter) -> filters.Filter:
-    """Return the filter for the active ones of the selected jobs."""
-    active = copy.copy(chosen)
-    active.statuses = ACTIVE if chosen.statuses is None else chosen.statuses & ACTIVE
-    return active
 
 
 def _show(summary: dict[str, Any], app: App) -> None:

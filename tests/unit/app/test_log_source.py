@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-import mops_jobs
-from mopsjobs.app import config
 from mopsjobs.app.app import App
 from mopsjobs.app.log_source import LogLine, LogRequest, read_logs
-from mopsjobs.console.printer import Printer
 from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, JobNotFoundError, OptionError, UsageError
 from support.cli import Clock, add
 from support.events import Writer
 
 Read = Callable[..., tuple[int, list[LogLine]]]
-
-
-@pytest.fixture
-def app(tmp_path: Path, clock: Clock) -> Iterator[App]:
-    """A run with an embedded registry, without a stdout."""
-    env = {"HOME": str(tmp_path), "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
-    settings = config.load({}, env, str(tmp_path))
-    out = Printer(None, io.StringIO(), env)
-    made = App(settings, out, env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -1,0 +1,59 @@
+"""Add up jobs: by status, owner and day, with failure rate, waiting and running times, and the oldest active job."""
+
+from __future__ import annotations
+
+import copy
+import sqlite3
+from typing import Any
+
+from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness
+from mopsjobs.cache.queries import filters, statistics
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.registry.status import ACTIVE, JobStatus
+from mopsjobs.utils.times import json_time
+
+SCHEMA_VERSION = 1
+
+
+def summary_document(
+    cache: sqlite3.Connection, chosen: filters.Filter, app: App, freshness: Freshness
+) -> dict[str, Any]:
+    """Return the document of `summary --json`.
+
+    Args:
+        cache: the cache.
+        chosen: which jobs count.
+        app: the run.
+        freshness: the age of the cache.
+    """
+    now = app.now()
+    counts = statistics.by_status(cache, chosen)
+    ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
+    oldest = job_queries.page_of_jobs(
+        cache, _active(chosen), order=filters.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
+    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generated_at": json_time(now),
+        "synced_at": freshness.synced_at,
+        "age_seconds": freshness.age_seconds,
+        "stale": freshness.stale,
+        "registry": app.settings.registry_id,
+        "registry_from": app.settings.registry.origin,
+        "total": sum(counts.values()),
+        "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
+        "by_owner": [one._asdict() for one in statistics.by_owner(cache, chosen)],
+        "by_day": [one._asdict() for one in statistics.by_day(cache, chosen, now)],
+        "failure_rate": round(counts.get("failed", 0) / ended, 6) if ended else None,
+        "queue_seconds": statistics.spread(cache, chosen, statistics.QUEUE)._asdict(),
+        "run_seconds": statistics.spread(cache, chosen, statistics.RUN)._asdict(),
+        "oldest_active": next(oldest, None),
+    }
+
+
+def _active(chosen: filters.Filter) -> filters.Filter:
+    """Return the filter for the active ones of the selected jobs."""
+    active = copy.copy(chosen)
+    active.statuses = ACTIVE if chosen.statuses is None else chosen.statuses & ACTIVE
+    return active

@@ -1,0 +1,26 @@
+"""A run of mops-jobs without a command line."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mops_jobs
+from mopsjobs.app import config
+from mopsjobs.app.app import App
+from mopsjobs.console.printer import Printer
+from support.cli import Clock
+
+
+@pytest.fixture
+def app(tmp_path: Path, clock: Clock) -> Iterator[App]:
+    """A run with an embedded registry, without a stdout."""
+    env = {"HOME": str(tmp_path), "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
+    settings = config.load({}, env, str(tmp_path))
+    out = Printer(None, io.StringIO(), env)
+    made = App(settings, out, env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
+    yield made
+    made.close()
