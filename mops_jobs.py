@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from mopsjobs import __version__
-from mopsjobs.app.job_arguments import Parser
 from mopsjobs.cli.commands import COMMANDS, load
-from mopsjobs.cli.flags import HelpFormatter, add_command, with_flags
+from mopsjobs.cli.flags import CommandLineParser, HelpFormatter, add_command, with_flags
 from mopsjobs.console.printer import Printer, discard_output
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, OptionError, UsageError
 
@@ -69,7 +68,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
         "-q", "--quiet", action="store_true", help="print only results, warnings and errors"
     )
 
-    parser = Parser(
+    parser = CommandLineParser(
         prog="mops-jobs",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -79,7 +78,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     )
     parser.add_argument("--version", action="version", version=f"mops-jobs {__version__}")
     commands: Commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=Parser
+        dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=CommandLineParser
     )
     for name in names:
         # In `list`, -q has a meaning that is fixed: print ids only.

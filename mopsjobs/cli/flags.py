@@ -5,15 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 
+from mopsjobs.app import job_arguments
 from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.cache.queries import filters
 from mopsjobs.cli.commands import load
 from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.utils.suggestions import did_you_mean, invalid_choice
 from mopsjobs.utils.times import parse_duration
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+    from typing import NoReturn, TypeVar
+
     from mopsjobs.cli.commands import Commands
+
+    T = TypeVar("T")
 
 
 MIN_INTERVAL = 0.1
@@ -22,6 +31,47 @@ MIN_INTERVAL = 0.1
 JOB_HELP = "id of the job, a prefix that fits one job only, or @latest"
 
 FULL_ID_HELP = "full id of the job"
+
+FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "namespace", "owner", "stuck")
+"""The flags of `add_filter_flags`, which are the arguments of `job_filter`."""
+
+
+class CommandLineParser(argparse.ArgumentParser):
+    """Parse as argparse does, but raise errors, and suggest the nearest word for a mistyped one."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: object = None) -> argparse.Namespace:  # type: ignore[override]
+        """Parse the words.
+
+        Raises:
+            UsageError: if they do not fit.
+        """
+        parsed, unknown = self.parse_known_args(args)
+        if not unknown:
+            return parsed
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        if not flags:
+            raise UsageError(f"unexpected argument{'s' if len(unknown) > 1 else ''}: {' '.join(unknown)}")
+        known = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
+                command = action.choices.get(getattr(parsed, action.dest))
+                known |= set() if command is None else set(command._option_string_actions)  # noqa: SLF001 - as above
+        raise UsageError(f"unknown flag '{flags[0]}'.{did_you_mean(flags[0], sorted(known))}")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
+            raise argparse.ArgumentError(None, f"unknown command '{value}'.{did_you_mean(str(value), action.choices)}")
+        raise argparse.ArgumentError(None, invalid_choice(action.dest, value, action.choices))
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the words.
+
+        Raises:
+            UsageError: if it is called.
+        """
+        raise UsageError(message if message.endswith((".", "?")) else f"{message}.")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -78,6 +128,85 @@ def add_command(commands: Commands, name: str, parents: list[argparse.ArgumentPa
     module.add_arguments(parser)
 
 
+def argument_type(read: Callable[[str], T]) -> Callable[[str], T]:
+    """Return a function that reads text as the type of an argument: argparse then names the flag in an error."""
+
+    def read_argument(text: str) -> T:
+        try:
+            return read(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read_argument
+
+
+hours = argument_type(job_arguments.parse_hours)
+positive_number = argument_type(job_arguments.parse_positive_number)
+row_limit = argument_type(job_arguments.parse_limit)
+
+
+def add_filter_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that select jobs."""
+    which = parser.add_argument_group("filters")
+    which.add_argument("--hours", metavar="N", type=hours, help="select jobs created or changed in the last N hours")
+    which.add_argument(
+        "--since", metavar="TIME", help="select jobs created or changed since this time: 2h or 7d ago, or RFC 3339"
+    )
+    which.add_argument(
+        "--until", metavar="TIME", help="select jobs created before this time: 2h or 7d ago, or RFC 3339"
+    )
+    which.add_argument(
+        "--status",
+        metavar="STATUS[,STATUS]",
+        help="select jobs with one of these statuses, or of the groups active and done",
+    )
+    which.add_argument("--name", metavar="GLOB", help="select jobs whose id or Kubernetes name matches, like 'night*'")
+    which.add_argument("--match", metavar="REGEX", help="select jobs whose id or Kubernetes name contains a match")
+    which.add_argument(
+        "--label",
+        metavar="KEY[=VALUE]",
+        action="append",
+        default=[],
+        help="select jobs with this label, of this value if given; repeat for more",
+    )
+    which.add_argument("--namespace", metavar="NAMESPACE", help="select jobs in this Kubernetes namespace")
+    which.add_argument("--owner", metavar="OWNER", help="select jobs of this owner")
+    which.add_argument(
+        "--stuck", action="store_true", help="select active jobs that are silent for a minute or marked as suspect"
+    )
+
+
+def has_filters(args: argparse.Namespace) -> bool:
+    """Return whether one of those flags is set."""
+    return any(getattr(args, name) not in (None, False, []) for name in FILTERS)
+
+
+def filter_of(args: argparse.Namespace, now: datetime) -> filters.Filter:
+    """Return the filter that those flags describe.
+
+    Raises:
+        UsageError: if a value is malformed, or two flags contradict each other.
+    """
+    return job_arguments.job_filter(now, **{name: getattr(args, name) for name in FILTERS})
+
+
+def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Declare the flags for the order of jobs, and for their number."""
+    group.add_argument(
+        "--sort",
+        metavar="COLUMN[,COLUMN]",
+        default=filters.DEFAULT_SORT,
+        help=f"sort by {', '.join(filters.SORTS)}; - in front for descending (default: {filters.DEFAULT_SORT})",
+    )
+    group.add_argument(
+        "--limit",
+        metavar="N",
+        type=row_limit,
+        default=job_arguments.DEFAULT_LIMIT,
+        help=f"show at most N jobs, 0 for all (default: {job_arguments.DEFAULT_LIMIT})",
+    )
+
+
 def add_freshness_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that say how fresh a view has to be. They exclude each other."""
     group = parser.add_argument_group("freshness").add_mutually_exclusive_group()
@@ -106,3 +235,18 @@ def parse_interval(text: str) -> float:
     if seconds < MIN_INTERVAL:
         raise UsageError(f"invalid --interval '{text}': expected {MIN_INTERVAL:g}s or more.")
     return seconds
+
+
+def parse_labels(texts: list[str]) -> dict[str, str]:
+    """Read the labels to set, from `key=value` texts.
+
+    Raises:
+        UsageError: if a text has no `=`, or no key.
+    """
+    labels = {}
+    for text in texts:
+        label, equals, value = text.partition("=")
+        if not equals or not label:
+            raise UsageError(f"invalid label '{text}': expected key=value.")
+        labels[label] = value
+    return labels

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from mopsjobs.app.app import App
-from mopsjobs.app.job_arguments import positive_number
-from mopsjobs.cli.flags import flag_of
+from mopsjobs.cli.flags import flag_of, positive_number
 from mopsjobs.errors import UsageError
 from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
 from mopsjobs.submission.submit import Code

@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 from mopsjobs.app.app import App
-from mopsjobs.app.job_arguments import parse_labels
 from mopsjobs.cache.rows import job_json_from_state
+from mopsjobs.cli.flags import parse_labels
 from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState

@@ -11,15 +11,13 @@ from flask import Flask, Response, jsonify, request
 
 from mopsjobs.app import metrics
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_arguments import job_filter
 from mopsjobs.app.metrics import MetricsOptions
-from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.console.result import Document
-from mopsjobs.errors import MopsJobsError, UsageError
-from mopsjobs.web import query_params
+from mopsjobs.errors import MopsJobsError
 from mopsjobs.web.openapi import document
+from mopsjobs.web.query_params import EventsQuery, JobsQuery
 from mopsjobs.web.site import Site
 
 METRICS = "/metrics"
@@ -56,11 +54,6 @@ def problem(code: int, title: str, detail: str, hint: str | None) -> Response:
     return Response(json.dumps(content) + "\n", code, mimetype=PROBLEM)
 
 
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= query_params.MAX_LIMIT:
-        raise UsageError(f"invalid limit {limit}: expected 1 to {query_params.MAX_LIMIT}.")
-
-
 def _take_bytes(texts: Iterator[str], limit: int) -> list[str]:
     """Return the first texts, up to `limit` bytes, but at least one."""
     taken: list[str] = []
@@ -79,15 +72,15 @@ class _Handlers:
 
     def jobs(self) -> Response:
         """Return the document of `list --json`."""
-        args = query_params.parse_query(query_params.api_query(), request.args.items(multi=True))
-        _check_limit(args.limit)
         now = self._site.app.now()
-        selected, order = job_filter(args, now), filters.parse_sort(args.sort)
+        query = JobsQuery(request.args.items(multi=True), now)
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
-            page = job_queries.list_jobs(connection, selected, order=order, limit=args.limit, now=now.timestamp())
-            texts = _take_bytes(page.texts(skip=args.skip), MAX_ANSWER_BYTES)
-            after = args.skip + len(texts)
+            page = job_queries.list_jobs(
+                connection, query.filter, order=query.order, limit=query.limit, now=now.timestamp()
+            )
+            texts = _take_bytes(page.texts(skip=query.skip), MAX_ANSWER_BYTES)
+            after = query.skip + len(texts)
             head = self._site.app.list_header(page, freshness) | {"returned": len(texts)}
             document = "".join(Document(head, items=("jobs", texts)).pieces(None))
             return document, after if texts and after < len(page) else None
@@ -95,8 +88,8 @@ class _Handlers:
         text, after = self._site.read(view)
         response = Response(text + "\n", mimetype=JSON)
         if after is not None:
-            query = [(name, value) for name, value in request.args.items(multi=True) if name != "skip"]
-            response.headers["Link"] = f'<{request.path}?{urlencode([*query, ("skip", after)])}>; rel="next"'
+            others = [(name, value) for name, value in request.args.items(multi=True) if name != "skip"]
+            response.headers["Link"] = f'<{request.path}?{urlencode([*others, ("skip", after)])}>; rel="next"'
         return response
 
     def job(self, job_id: str) -> Response:
@@ -107,13 +100,12 @@ class _Handlers:
 
     def events(self) -> Response:
         """Return the lines of `events --json`, one event per line."""
-        args = query_params.parse_query(query_params.events_query(), request.args.items(multi=True))
-        _check_limit(args.limit)
+        query = EventsQuery(request.args.items(multi=True))
 
         def view(connection: sqlite3.Connection, _age: Freshness) -> str:
             cache = cache_id(connection)
-            after = 0 if args.since is None else parse_cursor(connection, args.since)
-            stored = read_events(connection, after, job_id=args.job, limit=args.limit)
+            after = 0 if query.since is None else parse_cursor(connection, query.since)
+            stored = read_events(connection, after, job_id=query.job_id, limit=query.limit)
             return "".join(json.dumps(public_event(cache, event), allow_nan=False) + "\n" for event in stored)
 
         return Response(self._site.read(view), mimetype=NDJSON)

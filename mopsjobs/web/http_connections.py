@@ -42,7 +42,7 @@ ACCEPTED_AT_ONCE = 64
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Parser(HTTPRequestParser):
+class StrictRequestParser(HTTPRequestParser):
     """The parser of waitress, which also refuses bytes that two servers could read as different requests."""
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -59,7 +59,7 @@ class Parser(HTTPRequestParser):
 class Channel(HTTPChannel):
     """A connection, with the time since which the server waits for its client."""
 
-    parser_class = Parser
+    parser_class = StrictRequestParser
 
     def __init__(self, server: PageServer, *args: Any, **named: Any) -> None:
         self.since = time.monotonic()

@@ -168,15 +168,14 @@ class _Views:
 
     def charts(self) -> str:
         """Return the charts."""
-        args = query_params.parse_query(query_params.charts_query(), request.args.items(multi=True))
+        query = query_params.ChartsQuery(request.args.items(multi=True))
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()
-            since = now - args.days * charts.DAY
+            since = now - query.days * charts.DAY
             step = (now - since) / LEVEL_STEPS
-            selected = query_params.chart_filter(args)
-            counts = job_queries.count_by_status(connection, selected)
-            with charts.charted_jobs(connection, selected, since):
+            counts = job_queries.count_by_status(connection, query.filter)
+            with charts.charted_jobs(connection, query.filter, since):
                 days = charts.days(connection, since=since + charts.DAY, until=now)
                 levels = charts.levels(connection, since=since, until=now, step=step)
                 owners = charts.by_owner(connection, limit=SHOWN_GROUPS)
@@ -189,16 +188,16 @@ class _Views:
                 "queued": view_models.spread_chart(days, "queued"),
                 "ran": view_models.spread_chart(days, "ran"),
                 "days": [view_models.day_row(day) for day in reversed(days)],
-                "owners": _groups(owners, "owner", args),
-                "labels": _groups(labels, "label", args),
-                "pills": _chart_pills(counts, args),
+                "owners": _groups(owners, "owner", query),
+                "labels": _groups(labels, "label", query),
+                "pills": _chart_pills(counts, query),
             }
 
         def render(number: int) -> str:
             return self._render(
                 "charts.html",
                 number,
-                args=args,
+                query=query,
                 windows=query_params.DAYS,
                 ended_names=END_STATUSES,
                 **self._site.read(view),
@@ -280,9 +279,9 @@ def _pills(
     return pills
 
 
-def _chart_pills(counts: Mapping[str, int], args: Any) -> list[dict[str, Any]]:
+def _chart_pills(counts: Mapping[str, int], query: query_params.ChartsQuery) -> list[dict[str, Any]]:
     """Return a link for each status of the jobs in the charts, in the order in which a job passes them."""
-    filters = {"owner": args.owner or "", "label": args.label or ""}
+    filters = {"owner": query.owner, "label": query.label}
     known = [name for name in STATUSES if name in counts]
     return [
         {
@@ -328,9 +327,9 @@ def _paging(query: query_params.JobsPageQuery, params: list[tuple[str, str]], to
     }
 
 
-def _groups(groups: list[charts.Group], field: str, args: Any) -> list[dict[str, Any]]:
+def _groups(groups: list[charts.Group], field: str, query: query_params.ChartsQuery) -> list[dict[str, Any]]:
     """Return a row for each owner or label, with a link to its charts."""
-    filters = {"days": str(args.days), "owner": args.owner or "", "label": args.label or ""}
+    filters = {"days": str(query.days), "owner": query.owner, "label": query.label}
     rows = []
     for group in groups:
         values = {**filters, field: group.name}

@@ -1,23 +1,22 @@
-"""Parse query strings: the flags of `list` under the same names, by the same parser."""
+"""Parse query strings: the arguments of `list` under the same names, with the same meaning."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from functools import cache
+from typing import Any, NamedTuple
 
 from mopsjobs.app.job_arguments import (
-    Parser,
-    add_filter_flags,
-    add_order_flags,
+    DEFAULT_LIMIT,
     job_filter,
     label_filter,
-    positive_number,
-    row_limit,
+    parse_hours,
+    parse_limit,
+    parse_positive_number,
 )
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import UsageError
+from mopsjobs.utils.suggestions import invalid_choice
 
 MAX_LIMIT = 1000
 """Jobs or events in one response of the API, at most. Active jobs come on top of that."""
@@ -28,105 +27,153 @@ PAGE_SIZE = 25
 DAYS = (7, 30, 90)
 """The periods of the charts."""
 
-
-@cache
-def api_query() -> argparse.ArgumentParser:
-    """Return the parser of `/api/v1/jobs`."""
-    parser = Parser(add_help=False, allow_abbrev=False)
-    add_filter_flags(parser)
-    add_order_flags(parser)
-    parser.add_argument("--skip", type=row_limit, default=0)
-    return parser
+Query = Iterable[tuple[str, str]]
+"""The names and values of a query string. A name may come more than once."""
 
 
-@cache
-def events_query() -> argparse.ArgumentParser:
-    """Return the parser of `/api/v1/events`."""
-    parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--job")
-    parser.add_argument("--since")
-    parser.add_argument("--limit", type=positive_number, default=MAX_LIMIT)
-    return parser
+class Parameter(NamedTuple):
+    """A parameter of a query: its default, and the function that reads its value."""
+
+    default: Any = None
+    """False for a parameter that is true or false; an empty tuple for one that may be repeated."""
+    read: Callable[[str], Any] = str
 
 
-@cache
-def page_query() -> argparse.ArgumentParser:
-    """Return the parser of the page of jobs."""
-    parser = Parser(add_help=False, allow_abbrev=False)
-    add_filter_flags(parser)
-    parser.add_argument("--q")
-    parser.add_argument("--sort", default=filters.DEFAULT_SORT)
-    parser.add_argument("--page", type=positive_number, default=1)
-    return parser
+FILTERS = {
+    "hours": Parameter(read=parse_hours),
+    "since": Parameter(),
+    "until": Parameter(),
+    "status": Parameter(),
+    "name": Parameter(),
+    "label": Parameter(()),
+    "namespace": Parameter(),
+    "owner": Parameter(),
+    "stuck": Parameter(default=False),
+}
+"""The arguments of `job_filter` but `match`: a regular expression cannot be interrupted in a thread of a server."""
+
+SORT = {"sort": Parameter(filters.DEFAULT_SORT)}
+
+API_JOBS = FILTERS | SORT | {"limit": Parameter(DEFAULT_LIMIT, parse_limit), "skip": Parameter(0, parse_limit)}
+
+API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": Parameter(MAX_LIMIT, parse_positive_number)}
+
+JOBS_PAGE = FILTERS | {"q": Parameter()} | SORT | {"page": Parameter(1, parse_positive_number)}
+
+CHARTS = {"owner": Parameter(""), "label": Parameter(""), "days": Parameter("30")}
 
 
-@cache
-def charts_query() -> argparse.ArgumentParser:
-    """Return the parser of the charts."""
-    parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--owner")
-    parser.add_argument("--label")
-    parser.add_argument("--days", type=int, choices=DAYS, default=30)
-    return parser
-
-
-def parse_query(parser: argparse.ArgumentParser, query: Iterable[tuple[str, str]]) -> argparse.Namespace:
-    """Return the values of a query string. Empty values are ignored, since forms send their empty fields.
+def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, Any]:
+    """Return the value of each parameter. Empty values are ignored, since forms send their empty fields.
 
     Raises:
         UsageError: if a parameter is unknown or invalid.
     """
-    defaults = vars(parser.parse_args([]))
-    defaults.pop("match", None)  # a regular expression cannot be interrupted in a thread of a server
-    words = []
-    for name, value in query:
-        if name == "match" and "name" in defaults:
+    texts = []
+    values = {name: parameter.default for name, parameter in parameters.items()}
+    for name, text in query:
+        if name == "match" and "name" in parameters:
             hint = "Use name=GLOB: '*' stands for any characters, '?' for one."
             raise UsageError("The page and its API do not support the regular expressions of 'match'.", hint=hint)
-        if name not in defaults:
-            raise UsageError(f"unknown parameter '{name}': expected one of {', '.join(defaults)}.")
-        if defaults[name] is False:
-            if value not in ("true", "false", ""):
-                raise UsageError(f"invalid {name} '{value}': expected true or false.")
-            words += [f"--{name}"] if value == "true" else []
-        elif value:
-            words.append(f"--{name}={value}")
-    return parser.parse_args(words)
+        if name not in parameters:
+            raise UsageError(f"unknown parameter '{name}': expected one of {', '.join(parameters)}.")
+        if parameters[name].default is False:
+            if text not in ("true", "false", ""):
+                raise UsageError(f"invalid {name} '{text}': expected true or false.")
+            values[name] = values[name] or text == "true"
+        elif text:
+            texts.append((name, text))
+    for name, text in texts:
+        try:
+            value = parameters[name].read(text)
+        except UsageError as error:
+            raise UsageError(f"argument --{name}: {error}") from None  # the words of the command
+        values[name] = (*values[name], value) if parameters[name].default == () else value
+    return values
 
 
-class JobsPageQuery:
-    """The query of the page of jobs: filters, order and page number."""
+class JobsQuery:
+    """The query of `/api/v1/jobs`: filter, order, and which of the jobs to return."""
 
-    def __init__(self, query: Iterable[tuple[str, str]], now: datetime) -> None:
+    def __init__(self, query: Query, now: datetime) -> None:
         """Read the query string.
 
         Raises:
             UsageError: if a parameter is unknown or invalid.
         """
-        args = parse_query(page_query(), query)
-        self.q: str = args.q or ""
-        self.sort: str = args.sort
-        self.order = filters.parse_sort(args.sort)
-        self.page: int = args.page
-        self.status: str = args.status or ""
+        values = parse_query(API_JOBS, query)
+        self.limit = _checked_limit(values["limit"])
+        self.skip: int = values["skip"]
+        self.filter = _filter(values, now)
+        self.order = filters.parse_sort(values["sort"])
+
+
+class EventsQuery:
+    """The query of `/api/v1/events`: the job, the cursor, and the number of events."""
+
+    def __init__(self, query: Query) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(API_EVENTS, query)
+        self.job_id: str | None = values["job"]
+        self.since: str | None = values["since"]
+        self.limit = _checked_limit(values["limit"])
+
+
+class JobsPageQuery:
+    """The query of the page of jobs: filters, order and page number."""
+
+    def __init__(self, query: Query, now: datetime) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(JOBS_PAGE, query)
+        self.q: str = values["q"] or ""
+        self.sort: str = values["sort"]
+        self.order = filters.parse_sort(self.sort)
+        self.page: int = values["page"]
+        self.status: str = values["status"] or ""
         self.statuses = frozenset(self.status.lower().replace(" ", "").split(",")) - {""}
         """The statuses in the query."""
-        self.owner: str = args.owner or ""
-        self.hours: float | None = args.hours
-        self.label: str = args.label[0] if len(args.label) == 1 else ""
-        self.filter = job_filter(args, now)
-        self.filter.text = args.q
-        args.status = None
-        self.filter_any_status = job_filter(args, now)
+        self.owner: str = values["owner"] or ""
+        self.hours: float | None = values["hours"]
+        labels: tuple[str, ...] = values["label"]
+        self.label = labels[0] if len(labels) == 1 else ""
+        self.filter = _filter(values, now)
+        self.filter.text = values["q"]
+        self.filter_any_status = _filter(values | {"status": None}, now)
         """The filter without the status, for the counts per status."""
-        self.filter_any_status.text = args.q
+        self.filter_any_status.text = values["q"]
 
 
-def chart_filter(args: argparse.Namespace) -> filters.Filter:
-    """Return the filter of the charts.
+class ChartsQuery:
+    """The query of the charts: the jobs and the period."""
 
-    Raises:
-        UsageError: if the label is invalid.
-    """
-    labels = (label_filter(args.label),) if args.label else ()
-    return filters.Filter(owner=args.owner or None, labels=labels)
+    def __init__(self, query: Query) -> None:
+        """Read the query string.
+
+        Raises:
+            UsageError: if a parameter is unknown or invalid.
+        """
+        values = parse_query(CHARTS, query)
+        self.owner: str = values["owner"]
+        self.label: str = values["label"]
+        if values["days"] not in map(str, DAYS):
+            raise UsageError(invalid_choice("days", values["days"], DAYS))
+        self.days = int(values["days"])
+        self.filter = filters.Filter(owner=self.owner or None, labels=(label_filter(self.label),) if self.label else ())
+
+
+def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
+    return job_filter(now, **{name: values[name] for name in FILTERS})
+
+
+def _checked_limit(limit: int) -> int:
+    if not 1 <= limit <= MAX_LIMIT:
+        raise UsageError(f"invalid limit {limit}: expected 1 to {MAX_LIMIT}.")
+    return limit

@@ -6,11 +6,10 @@ import argparse
 
 from mopsjobs.app.active_jobs import active_jobs_by_filter, active_jobs_by_id
 from mopsjobs.app.app import App
-from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import FULL_ID_HELP
+from mopsjobs.cli.flags import FULL_ID_HELP, add_filter_flags, filter_of, has_filters
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
@@ -34,8 +33,6 @@ EXAMPLES = (
 MAX_LISTED = 20
 """Jobs that the confirmation lists."""
 
-FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "namespace", "owner", "stuck")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -53,15 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Cancel jobs."""
-    has_filters = any(getattr(args, name) not in (None, False, []) for name in FILTERS)
-    if bool(args.jobs) == has_filters:
+    if bool(args.jobs) == has_filters(args):
         raise UsageError("cancel takes either the ids of jobs or filters that choose them: use one of the two.")
     if args.dry_run:
         jobs = active_jobs_by_id(args.jobs, app) if args.jobs else _chosen(args, app)
         return _plan(jobs, as_json=args.json)
     trust, session = user_trust(args.trust, app), submission_session(app)
     job_ids = list(dict.fromkeys(args.jobs))
-    if has_filters:
+    if not args.jobs:
         jobs = _chosen(args, app)
         if not jobs:
             return Result(notes=["No active job matches; nothing was cancelled."])
@@ -79,7 +75,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _chosen(args: argparse.Namespace, app: App) -> list[dict[str, object]]:
-    return active_jobs_by_filter(job_filter(args, app.now()), app)
+    return active_jobs_by_filter(filter_of(args, app.now()), app)
 
 
 def _result(done: Cancelled, app: App, *, as_json: bool) -> Result:

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.cache import job_json
-from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy
 from mopsjobs.console.result import Csv, RawText, Result
 from mopsjobs.utils.text import pluralize
 
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print jobs as they are read."""
     now = app.now()
-    chosen = job_filter(args, now)
+    chosen = filter_of(args, now)
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         from mopsjobs.cache.queries import changes

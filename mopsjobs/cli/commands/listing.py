@@ -7,11 +7,10 @@ import sqlite3
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_arguments import add_filter_flags, add_order_flags, job_filter
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, add_order_flags, filter_of, freshness_policy
 from mopsjobs.cli.job_table import JOB_HEADERS, job_row
 from mopsjobs.console.result import Body, Document, RawText, Result, Table, Tsv
 from mopsjobs.errors import UsageError
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.fields is not None and args.form == "ids":
         raise UsageError("-q and --fields exclude each other: -q prints only ids.")
     now = app.now()
-    chosen = job_filter(args, now)
+    chosen = filter_of(args, now)
     order = filters.parse_sort(args.sort)
     fields = _parse_fields(args.fields)
     if fields == ():

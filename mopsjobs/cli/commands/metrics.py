@@ -7,7 +7,7 @@ import sqlite3
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
-from mopsjobs.app.job_arguments import positive_number
+from mopsjobs.cli.flags import positive_number
 from mopsjobs.console.result import RawText, Result
 
 HELP = "print Prometheus metrics of the local cache"

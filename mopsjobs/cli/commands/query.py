@@ -8,8 +8,7 @@ import sqlite3
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_arguments import row_limit
-from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, row_limit
 from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import pluralize

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.app.job_arguments import positive_number
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, user_trust
-from mopsjobs.cli.flags import FULL_ID_HELP
+from mopsjobs.cli.flags import FULL_ID_HELP, positive_number
 from mopsjobs.cli.launch_flags import (
     SCHEDULER_HELP,
     add_cluster_options,

@@ -7,8 +7,7 @@ import re
 
 from mopsjobs.app.app import App
 from mopsjobs.app.foreground import run_here, stopped_code
-from mopsjobs.app.job_arguments import positive_number
-from mopsjobs.cli.flags import FULL_ID_HELP
+from mopsjobs.cli.flags import FULL_ID_HELP, positive_number
 from mopsjobs.cli.launch_flags import add_runner_flags, parse_task_timeout
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url

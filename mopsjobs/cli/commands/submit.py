@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mopsjobs.app.app import App
 from mopsjobs.app.follow import follow
-from mopsjobs.app.job_arguments import parse_labels, positive_number
 from mopsjobs.app.submission_session import submission_session
+from mopsjobs.cli.flags import parse_labels, positive_number
 from mopsjobs.cli.launch_flags import (
     SCHEDULER_HELP,
     add_cluster_options,

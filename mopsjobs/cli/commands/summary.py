@@ -9,8 +9,7 @@ from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_arguments import add_filter_flags, job_filter
-from mopsjobs.cli.flags import add_freshness_flags, freshness_policy
+from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
 from mopsjobs.console.terminal import styled
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Summarise jobs."""
-    chosen = job_filter(args, app.now())
+    chosen = filter_of(args, app.now())
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         age = freshness.describe()

@@ -8,11 +8,10 @@ import sqlite3
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_arguments import add_filter_flags, job_filter
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import changes, filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, parse_interval
+from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy, parse_interval
 from mopsjobs.cli.job_table import JOB_HEADERS, job_row
 from mopsjobs.console.result import RawText, Result, Table, Text, Tsv
 from mopsjobs.utils.malloc import limit_malloc_arenas
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Show jobs until Ctrl-C, or until the reader of the pipe has left."""
     interval = parse_interval(args.interval)
-    chosen = job_filter(args, app.now())
+    chosen = filter_of(args, app.now())
     refreshes = app.out.can_redraw and not args.json
     limit_malloc_arenas()
     show = _RefreshedTable(app, chosen) if refreshes else _ChangeLines(app, chosen, as_json=args.json)
