@@ -8,12 +8,12 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
-from mopsjobs import __version__
+from mopsjobs.cli import build_parser
 from mopsjobs.cli.commands import COMMANDS, load
-from mopsjobs.cli.flags import CommandLineParser, HelpFormatter, add_command, with_flags
+from mopsjobs.cli.flags import with_flags
 from mopsjobs.console.printer import Printer, discard_output
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, OptionError, UsageError
 
@@ -22,68 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from mopsjobs.cli.commands import Commands
     from mopsjobs.console.result import Result
 
-DESCRIPTION = "See, submit and steer batch simulation jobs, without kubectl."
-
-EPILOG = """exit codes:
-  0 done, also an empty list   1 unexpected   2 usage   3 no such job, or several
-  4 sign-in or permission   5 registry unreachable, try again   6 refused
-  7 partly done   8 not finished yet   130 interrupted, or answered with no
-  100 failed, 103 cancelled, 104 partial: the job's end, from wait, logs -f, status --exit-status
-"""
-
+__all__ = ["build_parser", "entry", "main"]
 
 NOT_REPEATABLE = frozenset({"cancel", "progress", "prune", "register", "resume", "submit", "update"})
 """Commands that must not be repeated only because their output could not be printed."""
-
-# Everything here is English. Without this, argparse would look for a translation of each of its own words.
-argparse._ = lambda text: text  # type: ignore[attr-defined]
-
-
-def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
-    """Build the parser of the command line.
-
-    Args:
-        names: the commands to declare. All of them by default; a run declares only those it may need, since each costs
-            an import.
-    """
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    group = common.add_argument_group("common")
-    group.add_argument(
-        "--registry", metavar="URL", help="URL of the registry (default: MOPS_JOBS_REGISTRY, else as configured)"
-    )
-    group.add_argument(
-        "--cache", metavar="PATH", help="path of the local cache (default: MOPS_JOBS_CACHE, else one per registry)"
-    )
-    group.add_argument(
-        "--color", metavar="WHEN", help="color the output: auto, always or never (default: auto; NO_COLOR turns it off)"
-    )
-    group.add_argument("-v", "--verbose", action="count", help="print more; show where an unexpected error occurred")
-
-    quiet = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, parents=[common])
-    # Not on the parser itself: argparse would import shutil, to find the width of the terminal.
-    quiet.add_argument_group("common").add_argument(
-        "-q", "--quiet", action="store_true", help="print only results, warnings and errors"
-    )
-
-    parser = CommandLineParser(
-        prog="mops-jobs",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        parents=[quiet],
-        allow_abbrev=False,
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"mops-jobs {__version__}")
-    commands: Commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=CommandLineParser
-    )
-    for name in names:
-        # In `list`, -q has a meaning that is fixed: print ids only.
-        add_command(commands, name, [common if name == "list" else quiet])
-    return parser
 
 
 def main(
@@ -168,7 +112,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
         out.warn(sentence)
     if settings.redirected_by is not None:
         out.note(f"The registry is {settings.registry.value}, named by {settings.redirected_by}")
-    app = App(settings, out, env, build_parser, **clocks)  # type: ignore[arg-type]
+    app = App(settings, out, env, **clocks)  # type: ignore[arg-type]
     try:
         result = load(args.command).run(args, app)
     finally:

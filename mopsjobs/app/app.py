@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -37,7 +36,6 @@ class App:
         settings: Settings,
         out: Printer,
         env: Mapping[str, str],
-        build_parser: Callable[[], argparse.ArgumentParser],
         *,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
@@ -46,8 +44,6 @@ class App:
         self.settings = settings
         self.out = out
         self.env = env
-        self.build_parser = build_parser
-        """Returns the parser of the whole command line, which `completion` describes."""
         self.now = now
         self.sleep = sleep
         self.monotonic = monotonic
@@ -85,19 +81,21 @@ class App:
         every = [*paths, *map(os.path.realpath, paths)]
         return [name for path in every for name in (*file_names(path), path + ".lock")]
 
-    def list_header(self, page: job_queries.JobList, freshness: Freshness) -> dict[str, object]:
-        """Return the JSON document of a listing without its jobs, which come last in it."""
+    def document_head(self, schema_version: int, freshness: Freshness) -> dict[str, object]:
+        """Return the first fields of a JSON document of what the cache holds: version, age and registry."""
         return {
-            "schema_version": LIST_VERSION,
+            "schema_version": schema_version,
             "generated_at": json_time(self.now()),
             "synced_at": freshness.synced_at,
             "age_seconds": freshness.age_seconds,
             "stale": freshness.stale,
             "registry": self.settings.registry_id,
             "registry_from": self.settings.registry.origin,
-            "total": page.total,
-            "returned": len(page),
         }
+
+    def list_header(self, page: job_queries.JobList, freshness: Freshness) -> dict[str, object]:
+        """Return the JSON document of a listing without its jobs, which come last in it."""
+        return {**self.document_head(LIST_VERSION, freshness), "total": page.total, "returned": len(page)}
 
     def close(self) -> None:
         """Close what was opened."""

@@ -11,7 +11,6 @@ from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import filters, statistics
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.registry.status import ACTIVE, JobStatus
-from mopsjobs.utils.times import json_time
 
 SCHEMA_VERSION = 1
 
@@ -34,13 +33,7 @@ def summary_document(
         cache, _active(chosen), order=filters.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
     )
     return {
-        "schema_version": SCHEMA_VERSION,
-        "generated_at": json_time(now),
-        "synced_at": freshness.synced_at,
-        "age_seconds": freshness.age_seconds,
-        "stale": freshness.stale,
-        "registry": app.settings.registry_id,
-        "registry_from": app.settings.registry.origin,
+        **app.document_head(SCHEMA_VERSION, freshness),
         "total": sum(counts.values()),
         "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
         "by_owner": [one._asdict() for one in statistics.by_owner(cache, chosen)],

@@ -1,26 +1,21 @@
-"""The frame of every command's arguments, and the flags that several commands share."""
+"""The flags that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
 import argparse
-import os
 
 from mopsjobs.app import job_arguments
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.queries import filters
-from mopsjobs.cli.commands import load
 from mopsjobs.errors import OptionError, UsageError
-from mopsjobs.utils.suggestions import did_you_mean, invalid_choice
 from mopsjobs.utils.times import parse_duration
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
-    from typing import NoReturn, TypeVar
-
-    from mopsjobs.cli.commands import Commands
+    from typing import TypeVar
 
     T = TypeVar("T")
 
@@ -36,60 +31,6 @@ FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "names
 """The flags of `add_filter_flags`, which are the arguments of `job_filter`."""
 
 
-class CommandLineParser(argparse.ArgumentParser):
-    """Parse as argparse does, but raise errors, and suggest the nearest word for a mistyped one."""
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: object = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse the words.
-
-        Raises:
-            UsageError: if they do not fit.
-        """
-        parsed, unknown = self.parse_known_args(args)
-        if not unknown:
-            return parsed
-        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-        if not flags:
-            raise UsageError(f"unexpected argument{'s' if len(unknown) > 1 else ''}: {' '.join(unknown)}")
-        known = set(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
-                command = action.choices.get(getattr(parsed, action.dest))
-                known |= set() if command is None else set(command._option_string_actions)  # noqa: SLF001 - as above
-        raise UsageError(f"unknown flag '{flags[0]}'.{did_you_mean(flags[0], sorted(known))}")
-
-    def _check_value(self, action: argparse.Action, value: object) -> None:
-        if action.choices is None or value in action.choices:
-            return
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
-            raise argparse.ArgumentError(None, f"unknown command '{value}'.{did_you_mean(str(value), action.choices)}")
-        raise argparse.ArgumentError(None, invalid_choice(action.dest, value, action.choices))
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the words.
-
-        Raises:
-            UsageError: if it is called.
-        """
-        raise UsageError(message if message.endswith((".", "?")) else f"{message}.")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Format help for the width of the terminal.
-
-    argparse makes a formatter for each argument. Without a width, each one would import shutil.
-    """
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_terminal_width() - 2)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        # Examples keep their lines; a paragraph is filled.
-        if "\n" in text:
-            return super()._fill_text(text, width, indent)
-        return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001
-
-
 def flag_of(field: str) -> str:
     """Return the flag that sets a field of a request."""
     return "--" + field.replace("_", "-")
@@ -101,31 +42,6 @@ def with_flags(error: OptionError) -> UsageError:
     for field in error.fields:
         message = message.replace(field, flag_of(field), 1)
     return UsageError(message, hint=error.hint)
-
-
-def _terminal_width() -> int:
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and int(columns) > 0:
-        return int(columns)
-    try:
-        return os.get_terminal_size().columns or 80
-    except OSError:
-        return 80
-
-
-def add_command(commands: Commands, name: str, parents: list[argparse.ArgumentParser]) -> None:
-    """Declare a command: what its module says, in the frame that all commands have."""
-    module = load(name)
-    parser = commands.add_parser(
-        name,
-        parents=parents,
-        help=module.HELP,
-        description=module.DESCRIPTION,
-        epilog="\n  ".join(("examples:", *module.EXAMPLES)) + "\n",
-        allow_abbrev=False,
-        formatter_class=HelpFormatter,
-    )
-    module.add_arguments(parser)
 
 
 def argument_type(read: Callable[[str], T]) -> Callable[[str], T]:

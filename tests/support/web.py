@@ -10,7 +10,6 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import mops_jobs
 from mopsjobs.app import config
 from mopsjobs.app.app import App
 from mopsjobs.console.printer import Printer
@@ -145,9 +144,7 @@ class Web:
         settings = config.load({}, cli.env, cli.env["HOME"])
         out = Printer(None, None, cli.env)
         clock = cli.clock
-        self.app = App(
-            settings, out, cli.env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic
-        )
+        self.app = App(settings, out, cli.env, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
         self.changes = ChangeSignal()
         self.site = Site(self.app, self.changes, None)
         self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()

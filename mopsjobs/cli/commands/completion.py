@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
+from mopsjobs.cli import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
 from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.registry.status import GROUPS, JobStatus
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         raise UsageError(f"Missing shell: expected one of {', '.join(SHELLS)}.")
     import shtab
 
-    parser = app.build_parser()
+    parser = build_parser()
     commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
     for command in commands.choices.values():
         for action in command._actions:  # noqa: SLF001 - argparse has no public way to walk a parser

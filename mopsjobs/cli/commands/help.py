@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
+from mopsjobs.cli import build_parser
 from mopsjobs.cli.commands import COMMANDS
 from mopsjobs.console.result import Result
 
@@ -27,5 +28,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print the help and exit."""
-    app.build_parser().parse_args([*([] if args.topic is None else [args.topic]), "--help"])
+    build_parser().parse_args([*([] if args.topic is None else [args.topic]), "--help"])
     return Result()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import mops_jobs
 from mopsjobs.app import config
 from mopsjobs.app.app import App
 from mopsjobs.console.printer import Printer
@@ -17,7 +16,7 @@ from mopsjobs.errors import StoreUnavailableError
 def app(tmp_path: Path) -> App:
     """A run over an embedded registry with one job, which the cache knows."""
     env = {"HOME": str(tmp_path), "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/disk/registry.db"}
-    made = App(config.load({}, env, str(tmp_path)), Printer(None, None, env), env, mops_jobs.build_parser)
+    made = App(config.load({}, env, str(tmp_path)), Printer(None, None, env), env)
     made.registry.register_job("a")
     made.cache.sync(wait=None)
     return made
