@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import errno
@@ -19,6 +18,7 @@ from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError,
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
     from typing import NoReturn
 

@@ -1,1 +1,1 @@
-"""What commands and page share: settings, the cache, waiting, advice."""
+"""What commands, page and Python programs share: settings, filters, the cache, finding a job, checks, waiting."""

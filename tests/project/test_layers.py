@@ -65,7 +65,7 @@ OUTSIDE = {
     "werkzeug": "web",
     "waitress": "web.http_connections",
     "markupsafe": "web.view_models",
-    "argparse": "mops_jobs cli",
+    "argparse": "cli",
 }
 """Which of our modules, or packages, may import each of these; they are costly, replaceable, or mark a layer."""
 

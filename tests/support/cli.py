@@ -11,6 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mops_jobs
+from mopsjobs.app import config
+from mopsjobs.app.app import App
+from mopsjobs.console.printer import Printer
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -103,6 +106,13 @@ class Cli:
     def ids(self, *argv: str) -> list[str]:
         """The ids that `list` gives for these flags."""
         return self.ok("list", "-q", *argv).lines
+
+    def app(self) -> App:
+        """The run that a command would get, for a Python program."""
+        out = Printer(None, None, self.env)
+        clock = self.clock
+        settings = config.load({}, self.env, self.env["HOME"])
+        return App(settings, out, self.env, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
 
 
 class LineStore(FaultyStore):

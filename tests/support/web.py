@@ -10,9 +10,6 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mopsjobs.app import config
-from mopsjobs.app.app import App
-from mopsjobs.console.printer import Printer
 from mopsjobs.web.background import ChangeSignal
 from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
@@ -141,10 +138,7 @@ class Web:
     """The application, in this process, over the cache of `cli`."""
 
     def __init__(self, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
-        settings = config.load({}, cli.env, cli.env["HOME"])
-        out = Printer(None, None, cli.env)
-        clock = cli.clock
-        self.app = App(settings, out, cli.env, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
+        self.app = cli.app()
         self.changes = ChangeSignal()
         self.site = Site(self.app, self.changes, None)
         self.client: FlaskClient = make_app(self.site, own_names("127.0.0.1", ["jobs.example.org"])).test_client()

@@ -1,0 +1,78 @@
+"""Find a job from Python: in the cache, in the registry, or in an engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from mopsjobs.app.find_job import find_job
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.errors import JobNotFoundError, StoreUnavailableError, UsageError
+from support.cli import Cli, Remote, add
+
+AS_IT_IS = FreshnessPolicy()
+REFRESH = FreshnessPolicy(refresh=True)
+OFFLINE = FreshnessPolicy(offline=True)
+
+
+@pytest.fixture(autouse=True)
+def synced(cli: Cli, remote: Remote) -> None:
+    """A cache with the job `nightly-1`."""
+    add(remote.jobs, "nightly-1", owner="ada")
+    cli.ok("sync")
+
+
+def _launch_here(cli: Cli, job_id: str) -> None:
+    directory = JobDir.of(job_id, cli.env).path
+    directory.mkdir(parents=True)
+    (directory / "runner.json").write_text("{}")
+
+
+@pytest.mark.parametrize("name", ["nightly-1", "night", "@latest"])
+def test_a_job_of_the_cache_comes_with_its_age(cli: Cli, remote: Remote, name: str) -> None:
+    """The full id, a prefix and `@latest` are read from the cache, without a request."""
+    remote.store.down = True
+    found = find_job(name, cli.app(), AS_IT_IS)
+    assert (found.job["job_id"], found.job["owner"]) == ("nightly-1", "ada")
+    assert found.freshness is not None
+    assert found.freshness.describe() == "synced just now"
+    assert (found.warnings, found.engine) == ((), None)
+
+
+def test_a_job_that_the_cache_lacks_is_read_from_the_registry(cli: Cli, remote: Remote) -> None:
+    """Data from the registry has no age; without the network, there is no such job."""
+    add(remote.jobs, "new")
+    found = find_job("new", cli.app(), AS_IT_IS)
+    assert (found.job["job_id"], found.freshness, found.warnings) == ("new", None, ())
+    with pytest.raises(JobNotFoundError):
+        find_job("new", cli.app(), OFFLINE)
+
+
+def test_a_refresh_falls_back_to_the_cache_with_a_warning(cli: Cli, remote: Remote) -> None:
+    """With `refresh`, the registry is read first; in an outage, the cache and the reason are returned."""
+    remote.jobs.update_status("nightly-1", "submitting")
+    found = find_job("nightly-1", cli.app(), REFRESH)
+    assert (found.job["status"], found.freshness) == ("submitting", None)
+    remote.store.down = True
+    found = find_job("nightly-1", cli.app(), REFRESH)
+    assert (found.job["status"], found.freshness is None) == ("pending", False)
+    assert found.warnings == ("Cannot reach the registry: connection refused. Showing the cache.",)
+
+
+def test_an_engine_answers_in_an_outage(cli: Cli, remote: Remote) -> None:
+    """A job that only an engine knows has its answer; with `offline`, the outage is raised."""
+    _launch_here(cli, "mine")
+    remote.store.down = True
+    found = find_job("mine", cli.app(), AS_IT_IS)
+    assert found.engine is not None
+    assert (found.engine.engine, found.engine.state.phase) == ("local", "gone")
+    assert (found.job["job_id"], found.job["engine"], found.job["status"]) == ("mine", "local", None)
+    assert found.warnings[0].endswith("Showing what the local engine says, not the job's record.")
+    cli.cache.unlink()
+    with pytest.raises(StoreUnavailableError):
+        find_job("mine", cli.app(), OFFLINE)
+
+
+def test_a_name_that_no_job_can_have_is_refused(cli: Cli) -> None:
+    with pytest.raises(UsageError, match="invalid job id"):
+        find_job("a/b", cli.app(), AS_IT_IS)
