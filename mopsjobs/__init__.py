@@ -17,7 +17,8 @@ tests/project/test_layers.py). From the lowest floor up:
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+TYPE_CHECKING = False
+
 if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store import open_store

@@ -17,7 +17,7 @@ from mopsjobs.console.printer import Printer
 from mopsjobs.utils.sqlite_file import file_names
 from mopsjobs.utils.times import json_time, utc_now
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry

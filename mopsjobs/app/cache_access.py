@@ -32,7 +32,7 @@ from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
 from mopsjobs.utils import user_dirs
 from mopsjobs.utils.times import parse_duration, parse_time
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from typing import TypeVar

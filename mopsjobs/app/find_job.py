@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
@@ -14,8 +14,6 @@ from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.command_line import command_line
 from mopsjobs.errors import JobNotFoundError, StoreError, StoreUnavailableError, UsageError
 from mopsjobs.registry.job_state import JobState, check_job_id
-
-TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from mopsjobs.engines.lookup import EngineAnswer

@@ -21,7 +21,6 @@ from mopsjobs.cache import counters
 from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
-from mopsjobs.cache.queries.statistics import Tally
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.registry.status import END_STATUSES, STATUSES
 from mopsjobs.utils.files import replace_file
@@ -111,7 +110,7 @@ class _CacheCollector(Collector):
 _Counted = Mapping[str, Mapping[counters.Labels, float]]
 
 
-def _jobs(tallies: list[Tally], counted: _Counted, *, owner: bool) -> Iterator[Metric]:
+def _jobs(tallies: list[statistics.Tally], counted: _Counted, *, owner: bool) -> Iterator[Metric]:
     """Yield how many jobs there are, and how many have ended."""
     found: Counter[tuple[str, ...]] = Counter()
     for tally in tallies:
@@ -197,7 +196,7 @@ def _histogram(counted: _Counted, name: str, labels: counters.Labels) -> tuple[l
     return buckets, counted.get(name + counters.SUM, {}).get(labels, 0.0)
 
 
-def _outputs(tallies: list[Tally]) -> Metric:
+def _outputs(tallies: list[statistics.Tally]) -> Metric:
     outputs = GaugeMetricFamily(
         "mops_job_outputs",
         "Outputs that the jobs in the cache should have; one per task if a record does not list them.",

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from mopsjobs.console import terminal
 from mopsjobs.console.result import Body, Csv, Document, JsonLines, Result, Table, Text, Tsv
 from mopsjobs.console.table import format_cell, format_table, plain_cell
-from mopsjobs.console.terminal import Styled, styled
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.utils.text import strip_control_characters
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -234,12 +233,12 @@ class Printer:
         return self._env.get("TERM") != "dumb" and stream.isatty()
 
 
-def status_style(status: object, suspect: object = None) -> Styled:
+def status_style(status: object, suspect: object = None) -> terminal.Styled:
     """Return a status as a cell in its colour, with the reason why the job is suspect, if it is."""
     text = strip_control_characters(str(status))
     if suspect is not None:
-        return styled(f"{text} (suspect: {strip_control_characters(str(suspect))})", "yellow")
-    return styled(text, STATUS_STYLES.get(text, "bold"))
+        return terminal.styled(f"{text} (suspect: {strip_control_characters(str(suspect))})", "yellow")
+    return terminal.styled(text, STATUS_STYLES.get(text, "bold"))
 
 
 def discard_output(stream: TextIO | None) -> None:

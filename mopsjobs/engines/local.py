@@ -16,8 +16,7 @@ from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
-from mopsjobs.utils import files
-from mopsjobs.utils.files import replace_file
+from mopsjobs.utils.files import make_directory, private_opener, replace_file
 
 LOCAL_ENGINES = ("local", "dask")
 """Engines whose runner is a process of this machine."""
@@ -44,7 +43,7 @@ class LocalEngine:
             problem = f"The runner of job {launch.job_id} is already at work on this machine."
             raise JobBusyError(problem, job_id=launch.job_id)
         with disk_errors(directory):
-            files.make_directory(directory.path)
+            make_directory(directory.path)
             replace_file(str(directory.runner), b"{}")  # so a full disk is known before a process runs
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
             replace_file(str(directory.runner), json.dumps({"pid": pid, "started": _process_start(pid)}).encode())
@@ -53,7 +52,7 @@ class LocalEngine:
         return Launched(look=look, metadata=launch_notes(launch, self.name))
 
     def _start(self, launch: Launch, directory: JobDir) -> int:
-        with open(directory.log, "ab", opener=files.private_opener) as log:
+        with open(directory.log, "ab", opener=private_opener) as log:
             process = subprocess.Popen(  # noqa: S603 - ourselves
                 [*command(), *_arguments(launch)],
                 stdin=subprocess.DEVNULL,

@@ -15,8 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EXIT_REFUSED, EngineError, UsageError
-from mopsjobs.utils import files
-from mopsjobs.utils.files import replace_file
+from mopsjobs.utils.files import make_directory, replace_file
 
 KINDS = {
     "context": "a context of the kubeconfig",
@@ -117,7 +116,7 @@ def first_jobs(found: Mapping[str, list[str]]) -> str:
 def remember_launch(directory: JobDir, engine: str, options: Mapping[str, object]) -> None:
     """Save the choices of a launch, for later commands on the job. If the disk is full, these ask again."""
     with contextlib.suppress(OSError):
-        files.make_directory(directory.path)
+        make_directory(directory.path)
         replace_file(str(directory.own_launch), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
 
 

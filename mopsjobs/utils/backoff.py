@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random as _random
 import time
-
-TYPE_CHECKING = False  # typing itself costs 3 ms
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,6 @@ from flask import Flask, Response, jsonify, request
 
 from mopsjobs.app import metrics
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.metrics import MetricsOptions
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.console.result import Document
@@ -116,7 +115,7 @@ class _Handlers:
 
         def render(_number: int) -> str:
             return self._site.read(
-                lambda connection, _age: metrics.render(connection, MetricsOptions(), now=now).decode()
+                lambda connection, _age: metrics.render(connection, metrics.MetricsOptions(), now=now).decode()
             )
 
         return Response(self._site.pages.get(METRICS, render), content_type=metrics.CONTENT_TYPE)

@@ -17,7 +17,6 @@ from mopsjobs.app.next_steps import next_command, next_commands
 from mopsjobs.cache.queries import charts
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.events import cache_id, make_cursor
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
 from mopsjobs.registry.status import END_STATUSES, STATUSES
 from mopsjobs.utils.text import strip_control_characters
@@ -144,6 +143,7 @@ class _Views:
             whole_id = str(job["job_id"])
             events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS, kind=kind)
             newest = event_queries.last_events(connection, whole_id, limit=1)
+            cache = event_queries.cache_id(connection)
             return {
                 "header": self._site.header_of(connection, freshness),
                 "row": view_models.row(job, now),
@@ -155,7 +155,7 @@ class _Views:
                 "timeline": view_models.timeline(job, now),
                 "progress": view_models.progress_chart(event_queries.progress_points(connection, whole_id)),
                 "events": [view_models.event(event) for event in sorted(events, key=view_models.event_time)],
-                "cursor": make_cursor(cache_id(connection), newest[-1].seq if newest else 0),
+                "cursor": event_queries.make_cursor(cache, newest[-1].seq if newest else 0),
                 "show": kind or "",
                 "next": next_command(job, stale=freshness.stale),
                 "commands": next_commands(job),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from typing import Protocol

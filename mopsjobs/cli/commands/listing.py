@@ -16,7 +16,7 @@ from mopsjobs.console.result import Body, Document, RawText, Result, Table, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.suggestions import invalid_choice
 
-TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

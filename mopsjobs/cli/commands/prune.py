@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
+from mopsjobs.cache import pruning
 from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, UsageError
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whole_seconds
 
-TYPE_CHECKING = False
-
 if TYPE_CHECKING:
-    from mopsjobs.cache.pruning import PrunePlan, PruneResult
     from mopsjobs.events.retention import KeyCounts, KeySpan, Retention
 
 HELP = "remove old jobs from the local cache, or old events from the registry"
@@ -78,7 +77,7 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     return Result(notes=notes)
 
 
-def _counted(found: PrunePlan | PruneResult) -> str:
+def _counted(found: pruning.PrunePlan | pruning.PruneResult) -> str:
     return f"{pluralize(found.jobs, 'job')} and {pluralize(found.events, 'event')}"
 
 

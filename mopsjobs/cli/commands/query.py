@@ -8,16 +8,12 @@ import sqlite3
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
+from mopsjobs.cache.queries import user_sql
 from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, row_limit
 from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_duration
-
-TYPE_CHECKING = False
-
-if TYPE_CHECKING:
-    from mopsjobs.cache.queries.user_sql import QueryResult
 
 HELP = "run an SQL query over the local cache"
 
@@ -66,8 +62,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
     seconds = parse_duration(args.timeout)
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
-        from mopsjobs.cache.queries import user_sql
-
         if args.sql is None:
             rows = [(name, column) for name, columns in user_sql.views(cache).items() for column in columns]
             return Result(Table(("VIEW", "COLUMN"), rows))
@@ -80,7 +74,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return app.cache.read(view, freshness_policy(args))
 
 
-def _shown(args: argparse.Namespace, app: App, answer: QueryResult, freshness: Freshness) -> Result:
+def _shown(args: argparse.Namespace, app: App, answer: user_sql.QueryResult, freshness: Freshness) -> Result:
     """Return the rows in the requested form, and a note if there are more."""
     rows = answer.rows if args.limit == 0 else itertools.islice(answer.rows, args.limit)
     if args.form == "csv":
@@ -100,7 +94,7 @@ def _shown(args: argparse.Namespace, app: App, answer: QueryResult, freshness: F
     return Result(Table(answer.columns, found) if found else None, notes=[*cut, count_and_age])
 
 
-def _cut(args: argparse.Namespace, answer: QueryResult) -> list[str]:
+def _cut(args: argparse.Namespace, answer: user_sql.QueryResult) -> list[str]:
     """Return the note for rows above the limit."""
     if args.limit == 0 or next(answer.rows, None) is None:
         return []

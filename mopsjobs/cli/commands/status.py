@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of
@@ -16,8 +17,6 @@ from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import styled
 from mopsjobs.errors import EXIT_DONE
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
-
-TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from mopsjobs.engines.lookup import EngineAnswer

@@ -21,8 +21,7 @@ import tarfile
 import tempfile
 import threading
 import time
-
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any

@@ -25,8 +25,7 @@ import os
 import signal
 import sys
 import traceback
-
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

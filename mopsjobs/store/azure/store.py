@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mopsjobs.store.azure.credentials import AzureContainer
-    from mopsjobs.store.azure.listing import Blob, Page
 
 
 MAX_VALUE_BYTES = 256 * 2**20
@@ -249,7 +248,7 @@ class AzureVersionedStore:
             if error_code(error) != "ContainerAlreadyExists":
                 raise
 
-    def _page(self, prefix: str, marker: str, size: int, left: float, *, metadata: bool) -> Page:
+    def _page(self, prefix: str, marker: str, size: int, left: float, *, metadata: bool) -> listing.Page:
         try:
             reply = self._request(f"?{listing.query(prefix, marker, size, metadata=metadata)}", left)
         except HttpResponseError as error:
@@ -267,7 +266,7 @@ class AzureVersionedStore:
         size = self._page_size or listing.FIRST_PAGE_KEYS
         is_awaited = True
 
-        def take(marker: str) -> Page:
+        def take(marker: str) -> listing.Page:
             nonlocal size
             begun = self._clock()
             page = self._filled_page(prefix, marker, size, values=values)
@@ -276,12 +275,12 @@ class AzureVersionedStore:
                 size = listing.next_size(size, seconds, is_awaited=is_awaited, page_bytes=page.bytes)
             return page
 
-        def after(earlier: Future[Page]) -> Page:
+        def after(earlier: Future[listing.Page]) -> listing.Page:
             following = earlier.result().following
             return take(following) if following else listing.Page([], "")
 
         # The next pages are fetched while the reader works on this one.
-        coming: deque[Future[Page]] = deque()
+        coming: deque[Future[listing.Page]] = deque()
         page = take("")
         ahead = ThreadPoolExecutor(1)
         try:
@@ -302,14 +301,14 @@ class AzureVersionedStore:
             # A reader that stops early does not wait for the next page.
             ahead.shutdown(wait=False, cancel_futures=True)
 
-    def _filled_page(self, prefix: str, marker: str, size: int, *, values: bool) -> Page:
+    def _filled_page(self, prefix: str, marker: str, size: int, *, values: bool) -> listing.Page:
         page = self._read(functools.partial(self._page, prefix, marker, size, metadata=values))
         if not values and any(blob.size == 0 for blob in page.blobs):
             # A folder of an account with a hierarchical namespace looks like an empty blob, except for its metadata.
             page = self._read(functools.partial(self._page, prefix, marker, size, metadata=True))
         return page
 
-    def _entry(self, blob: Blob) -> Entry:
+    def _entry(self, blob: listing.Blob) -> Entry:
         value = inline_values.unpack(blob.packed, blob.size, blob.md5) if blob.packed and blob.md5 else None
         return Entry(blob.key, self._version(blob.etag), value, blob.size)
 
