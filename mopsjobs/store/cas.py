@@ -164,7 +164,7 @@ def update(
         if attempt > 1 and callbacks is not None and callbacks.already_applied(current.value):
             return CasResult(current.value, current.version, written=True, attempts=attempt)
         replies.settle(current, callbacks)
-        value = _applied(fn, current.value, replies)
+        value = _apply(fn, current.value, replies)
         if value is None:
             return CasResult(current.value, current.version, written=False, attempts=attempt)
         is_write = False
@@ -230,7 +230,7 @@ def create(
                 continue
             if callbacks is None:
                 raise replies.unknown_outcome(error) from error
-            return _own(found, callbacks, backoff.failures + 1)
+            return _own_creation(found, callbacks, backoff.failures + 1)
         except StoreError as error:
             raise replies.with_doubt(error, is_write=is_write) from error.__cause__
         if version is not None:
@@ -244,7 +244,7 @@ def create(
             found = store.get(key)
         except StoreError as error:
             raise replies.with_doubt(error, is_write=False) from error.__cause__
-        return None if found is None else _own(found, callbacks, backoff.failures + 1)
+        return None if found is None else _own_creation(found, callbacks, backoff.failures + 1)
 
 
 def _get(store: VersionedStore, key: str, replies: LostReplyTracker) -> Versioned:
@@ -267,7 +267,7 @@ def _get(store: VersionedStore, key: str, replies: LostReplyTracker) -> Versione
     return current
 
 
-def _applied(fn: Apply, value: bytes, replies: LostReplyTracker) -> bytes | None:
+def _apply(fn: Apply, value: bytes, replies: LostReplyTracker) -> bytes | None:
     """Return `fn(value)`. If an earlier write may have landed, an error of `fn` would be misleading.
 
     Raises:
@@ -281,7 +281,7 @@ def _applied(fn: Apply, value: bytes, replies: LostReplyTracker) -> bytes | None
         raise
 
 
-def _own(found: Versioned, callbacks: Update, attempts: int) -> CasResult | None:
+def _own_creation(found: Versioned, callbacks: Update, attempts: int) -> CasResult | None:
     """Return the result of a creation, if the value is that of this writer."""
     if not callbacks.already_applied(found.value):
         return None

@@ -54,7 +54,7 @@ def read_with_retries(
     sleep: Callable[[float], None],
     clock: Callable[[], float],
     budget: float = BUDGET_SECONDS,
-    asked_pause: Callable[[Exception], float] = lambda error: 0.0,
+    retry_after: Callable[[Exception], float] = lambda error: 0.0,
 ) -> T:
     """Call `attempt` with the seconds that are left, until it succeeds, within the budget.
 
@@ -64,7 +64,7 @@ def read_with_retries(
         sleep: waits for a number of seconds.
         clock: returns the seconds from any start, and never goes back.
         budget: seconds for all attempts.
-        asked_pause: returns the seconds for which the reply behind an error asks clients to wait.
+        retry_after: returns the seconds for which the reply behind an error asks clients to wait.
 
     Raises:
         MopsJobsError: if no attempt succeeds: the error that `explain` returns.
@@ -79,7 +79,7 @@ def read_with_retries(
             pause = backoff.next_delay()
             if not isinstance(failure, StoreUnavailableError) or backoff.failures == READ_ATTEMPTS:
                 raise failure from None
-            pause = max(pause, asked_pause(error))
+            pause = max(pause, retry_after(error))
             if clock() + pause + _LEAST_SECONDS > end:
                 raise failure from None
         sleep(pause)
@@ -106,10 +106,12 @@ def _resolve(host: str | None, port: int | None) -> None:
         return
 
 
-def unavailable(error: Exception, location: str, silences: tuple[type[BaseException], ...]) -> StoreUnavailableError:
-    """Turn an error into the outage that it is. `silences` are the timeouts of a library, besides TimeoutError."""
-    errors = list(chain(error))
-    silent = any(isinstance(each, (TimeoutError, *silences)) for each in errors)
+def unavailable(
+    error: Exception, location: str, timeout_types: tuple[type[BaseException], ...]
+) -> StoreUnavailableError:
+    """Turn an error into the outage that it is. `timeout_types` are the timeouts of a library, besides TimeoutError."""
+    errors = list(error_chain(error))
+    silent = any(isinstance(each, (TimeoutError, *timeout_types)) for each in errors)
     kinds = {type(each) for each in errors}
     return StoreUnavailableError(
         f"Cannot reach {location}: {_cause(errors, silent=silent)}.",
@@ -127,7 +129,7 @@ def _cause(errors: list[BaseException], *, silent: bool) -> str:
     return next((words.lower() for words in named if words), "the connection broke")
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def error_chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and all errors that it wraps. Each library keeps the cause in a place of its own."""
     todo: list[object] = [error]
     seen: set[int] = set()

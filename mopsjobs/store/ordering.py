@@ -1,4 +1,4 @@
-"""Bringing a listing that a server orders in its own way into the order of code points, while it streams."""
+"""Put the listing of a server that has an order of its own into the order of code points, while it streams."""
 
 from __future__ import annotations
 

@@ -750,7 +750,7 @@ def test_a_body_in_chunks_is_bounded_whatever_length_it_claims(monkeypatch: pyte
 def test_the_body_of_an_error_is_not_read_beyond_a_bound() -> None:
     """Azure says in a header what is wrong; what else comes may be anybody's."""
     head = b"HTTP/1.1 404 Not Found\r\nx-ms-error-code: BlobNotFound\r\n"
-    with answering(head + b"Content-Length: %d\r\n\r\n" % (transport.MAX_REMARK_BYTES + 1)) as store:
+    with answering(head + b"Content-Length: %d\r\n\r\n" % (transport.MAX_SHORT_BODY_BYTES + 1)) as store:
         assert store.get("a") is None
 
 

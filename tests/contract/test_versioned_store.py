@@ -139,7 +139,7 @@ store, other = open_store(url, {}), open_store(url + ".other", {})
 is_at_it, may_end = threading.Event(), threading.Event()
 def write():
     store.create_if_absent("parent", b"")
-    with store._writing():
+    with store._write_transaction():
         is_at_it.set()
         may_end.wait()
 thread = threading.Thread(target=write)
@@ -616,7 +616,7 @@ store = open_store(sys.argv[1], {})
 assert store.create_if_absent("before", b"")
 children = []
 try:
-    with store._writing() as connection:
+    with store._write_transaction() as connection:
         children.append(os.fork())
         connection.execute("INSERT INTO objects SELECT 'amid', x'', writes + 1 FROM store")
         token = store._new_version(connection)
@@ -639,7 +639,7 @@ def test_of_a_write_that_a_fork_interrupts_the_parent_alone_is_told(backend: Bac
 def test_a_write_within_a_write_is_refused_at_once(tmp_path: Path) -> None:
     """As by the handler of a signal: it would wait for its own thread, and take that for somebody else."""
     with contextlib.closing(sqlite.SQLiteVersionedStore(tmp_path / "registry.db")) as store:
-        with store._writing(), pytest.raises(StoreError, match="This thread is in the middle of a write"):
+        with store._write_transaction(), pytest.raises(StoreError, match="This thread is in the middle of a write"):
             store.create_if_absent("b", b"")
         assert store.create_if_absent("a", b"")
 
@@ -679,7 +679,7 @@ def test_an_interrupt_at_the_beginning_of_a_write_leaves_nothing_held(tmp_path: 
 def test_a_store_closed_during_a_call_is_closed_when_that_ends(tmp_path: Path) -> None:
     """By another thread: the call goes on, and nothing stays open that a forked child would be refused for."""
     store = sqlite.SQLiteVersionedStore(tmp_path / "registry.db")
-    with store._writing() as connection:
+    with store._write_transaction() as connection:
         thread = threading.Thread(target=store.close)
         thread.start()
         thread.join()
@@ -735,7 +735,7 @@ def test_a_reader_never_sees_a_value_with_the_version_of_another(store: Versione
 def test_a_value_that_sqlite_does_not_take_is_refused_as_too_large(tmp_path: Path) -> None:
     """Not as a broken store: whoever wrote it can go on with other values."""
     with contextlib.closing(sqlite.SQLiteVersionedStore(tmp_path / "registry.db")) as store:
-        with store._writing() as connection:
+        with store._write_transaction() as connection:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
         with pytest.raises(ValueTooLargeError, match="too large"):
             store.create_if_absent("a", bytes(2000))

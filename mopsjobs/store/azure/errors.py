@@ -15,13 +15,13 @@ from azure.core.exceptions import (
 from urllib3.exceptions import HTTPError
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
-from mopsjobs.store.network import chain, unavailable
+from mopsjobs.store.network import error_chain, unavailable
 
 _BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 _BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
 
-_SILENCES = (requests.Timeout, ServiceRequestTimeoutError)
+_TIMEOUTS = (requests.Timeout, ServiceRequestTimeoutError)
 
 _ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
 
@@ -65,7 +65,7 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
     if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
         return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
     if status is None and _is_outage(error):
-        return unavailable(error, location, _SILENCES)
+        return unavailable(error, location, _TIMEOUTS)
     answer = answer if status else type(error).__name__
     return StoreError(f"unexpected response from {location}: {answer}.")
 
@@ -75,6 +75,6 @@ def _is_outage(error: Exception) -> bool:
         return False
     # requests and urllib3 refuse a malformed URL or header with a ValueError: that is not an outage.
     wire = (requests.RequestException, HTTPError)
-    if any(isinstance(each, wire) and isinstance(each, ValueError) for each in chain(error)):
+    if any(isinstance(each, wire) and isinstance(each, ValueError) for each in error_chain(error)):
         return False
     return isinstance(error, (AzureError, OSError, *wire))

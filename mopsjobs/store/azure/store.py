@@ -266,7 +266,7 @@ class AzureVersionedStore:
         size = self._page_size or listing.FIRST_PAGE_KEYS
         is_awaited = True
 
-        def take(marker: str) -> listing.Page:
+        def fetch_page(marker: str) -> listing.Page:
             nonlocal size
             begun = self._clock()
             page = self._filled_page(prefix, marker, size, values=values)
@@ -275,13 +275,13 @@ class AzureVersionedStore:
                 size = listing.next_size(size, seconds, is_awaited=is_awaited, page_bytes=page.bytes)
             return page
 
-        def after(earlier: Future[listing.Page]) -> listing.Page:
+        def fetch_page_after(earlier: Future[listing.Page]) -> listing.Page:
             following = earlier.result().following
-            return take(following) if following else listing.Page([], "")
+            return fetch_page(following) if following else listing.Page([], "")
 
         # The next pages are fetched while the reader works on this one.
         coming: deque[Future[listing.Page]] = deque()
-        page = take("")
+        page = fetch_page("")
         ahead = ThreadPoolExecutor(1)
         try:
             while True:
@@ -291,12 +291,12 @@ class AzureVersionedStore:
                     # Not before the reader takes a second key: many readers only check whether there is any.
                     if place == 0 and page.following:
                         while len(coming) < PAGES_AHEAD:
-                            following = (after, coming[-1]) if coming else (take, page.following)
+                            following = (fetch_page_after, coming[-1]) if coming else (fetch_page, page.following)
                             coming.append(ahead.submit(*following))
                 if not page.following:
                     return
                 is_awaited = not coming or not coming[0].done()
-                page = coming.popleft().result() if coming else take(page.following)
+                page = coming.popleft().result() if coming else fetch_page(page.following)
         finally:
             # A reader that stops early does not wait for the next page.
             ahead.shutdown(wait=False, cancel_futures=True)
@@ -322,17 +322,17 @@ class AzureVersionedStore:
     # --- errors -----------------------------------------------------------------------------------------------------
 
     def _read(self, attempt: Callable[[float], T]) -> T:
-        def checked(left: float) -> T:
+        def attempt_if_open(left: float) -> T:
             self._check_open()
             return attempt(left)
 
         return read_with_retries(
-            checked,
+            attempt_if_open,
             self._explain,
             sleep=self._sleep,
             clock=self._clock,
             budget=BUDGET_SECONDS,
-            asked_pause=retry_after,
+            retry_after=retry_after,
         )
 
     def _explain(self, error: Exception) -> StoreError:

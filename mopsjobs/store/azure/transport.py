@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PIECE_BYTES = 256 * 2**10
 """Bytes that are read from a connection at once, if they have arrived."""
 
-MAX_REMARK_BYTES = 64 * 2**10
+MAX_SHORT_BODY_BYTES = 64 * 2**10
 """Longest body of an error, or of a reply to a write, that is read. The headers have all that is needed."""
 
 SECONDS_PER_MIB = 2**20 * 8 / 1e6
@@ -188,11 +188,11 @@ class _Session(requests.Session):
         prepared.prepare_url(url, None)
         prepared.prepare_headers({**self.headers, **options["headers"]})
         prepared.prepare_body(options.get("data"), None)
-        sending = self._sending(url, options.get("verify"), options.get("cert"), options.get("proxies"))
-        response = self.get_adapter(url).send(prepared, timeout=options.get("timeout"), **sending)
+        settings = self._connection_settings(url, options.get("verify"), options.get("cert"), options.get("proxies"))
+        response = self.get_adapter(url).send(prepared, timeout=options.get("timeout"), **settings)
         if not options.get("stream"):
             # requests would read a body of any length.
-            response._content = _remark(response.raw)  # noqa: SLF001
+            response._content = _short_body(response.raw)  # noqa: SLF001
         return response
 
     def route(self, url: str, verify: Any) -> _Route:
@@ -200,18 +200,18 @@ class _Session(requests.Session):
         prepared = requests.PreparedRequest()
         prepared.prepare_method("GET")
         prepared.prepare_url(url, None)
-        sending = self._sending(url, verify, None, None)
+        settings = self._connection_settings(url, verify, None, None)
         adapter: Any = self.get_adapter(url)
         pool = adapter.get_connection_with_tls_context(
-            prepared, sending["verify"], proxies=sending["proxies"], cert=sending["cert"]
+            prepared, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
         )
-        adapter.cert_verify(pool, url, sending["verify"], sending["cert"])
+        adapter.cert_verify(pool, url, settings["verify"], settings["cert"])
         # A proxy for plain HTTP gets the whole URL. Every other server gets the part after the host.
-        is_whole = adapter.request_url(prepared, sending["proxies"]) != prepared.path_url
+        is_whole = adapter.request_url(prepared, settings["proxies"]) != prepared.path_url
         parts = urlsplit(url)
         return _Route(pool, "" if is_whole else f"{parts.scheme}://{parts.netloc}")
 
-    def _sending(self, url: str, verify: Any, cert: Any, proxies: dict[str, str] | None) -> dict[str, Any]:
+    def _connection_settings(self, url: str, verify: Any, cert: Any, proxies: dict[str, str] | None) -> dict[str, Any]:
         """Return proxies and certificates, as requests finds them in the environment."""
         key = (verify, cert, *sorted((proxies or {}).items()))
         if key not in self._settings:
@@ -225,7 +225,7 @@ class BoundedTransport(RequestsTransport):  # type: ignore[misc] # azure.core ex
 
     def __init__(self) -> None:
         self.session: _Session | None
-        super().__init__(session=_Session(), connection_verify=_trusted(os.environ))
+        super().__init__(session=_Session(), connection_verify=_tls_authorities(os.environ))
         self._name_resolves = False
         self._route: _Route | None = None
         self._pid = os.getpid()
@@ -330,7 +330,7 @@ class ReadingTransport(HttpTransport[Any, Any]):
 
     def _whole_body(self, reply: BaseHTTPResponse, url: str) -> bytes:
         if reply.status != 200:
-            return _remark(reply)
+            return _short_body(reply)
         body = _body(reply, self._max_bytes)
         if body is None:
             what, size = url.partition("?")[0], "more" if _is_chunked(reply) else reply.headers["Content-Length"]
@@ -338,10 +338,10 @@ class ReadingTransport(HttpTransport[Any, Any]):
         return body
 
 
-def _remark(reply: BaseHTTPResponse) -> bytes:
+def _short_body(reply: BaseHTTPResponse) -> bytes:
     """Return the body of a reply of which only the headers matter; empty if it is long, or of unknown length."""
     if _is_chunked(reply) or _length(reply) is not None:
-        return _body(reply, MAX_REMARK_BYTES) or b""
+        return _body(reply, MAX_SHORT_BODY_BYTES) or b""
     reply.close()
     return b""
 
@@ -375,7 +375,7 @@ def _length(reply: BaseHTTPResponse) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _trusted(env: Mapping[str, str]) -> str | bool:
+def _tls_authorities(env: Mapping[str, str]) -> str | bool:
     """Return the file of TLS authorities that certificates are checked with, or True for those of `certifi`.
 
     The check cannot be turned off. `requests` reads REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE. After them comes OpenSSL's

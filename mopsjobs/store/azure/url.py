@@ -57,25 +57,25 @@ def parse_azure_url(url: str) -> AzureUrl:
     path = path.rstrip("/")
     if scheme == "azure":
         if path:
-            raise ConfigError(f"invalid registry URL{_quoted(url)}: expected azure://CONTAINER, and no more.")
+            raise ConfigError(f"invalid registry URL{_url_suffix(url)}: expected azure://CONTAINER, and no more.")
         return AzureUrl(_container(authority, url))
     words = _AUTHORITY.fullmatch(authority.lower())
     if words is None or int(words["port"] or 1) > 65535:
-        raise ConfigError(f"invalid registry URL{_quoted(url)}: expected {FORMS}.")
+        raise ConfigError(f"invalid registry URL{_url_suffix(url)}: expected {FORMS}.")
     base, _, container = path.rpartition("/")
     azure, loopback = _AZURE_HOST.fullmatch(words["host"]), is_loopback(words["host"])
     if scheme == "http" and not loopback:
         raise ConfigError(
-            f"invalid registry URL{_quoted(url)}: plain http is for an emulator on this machine only. Use {FORMS}."
+            f"invalid registry URL{_url_suffix(url)}: plain http is for an emulator on this machine only. Use {FORMS}."
         )
     if azure and (base or words["port"] not in (None, "443")):
-        raise ConfigError(f"invalid registry URL{_quoted(url)}: expected {FORMS}, and no more.")
+        raise ConfigError(f"invalid registry URL{_url_suffix(url)}: expected {FORMS}, and no more.")
     if loopback and (not base or "/" in base):
         raise ConfigError(
-            f"invalid registry URL{_quoted(url)}: expected http://127.0.0.1:PORT/ACCOUNT/CONTAINER for an emulator."
+            f"invalid registry URL{_url_suffix(url)}: expected http://127.0.0.1:PORT/ACCOUNT/CONTAINER for an emulator."
         )
     if not all(path.split("/")):
-        raise ConfigError(f"invalid container in the registry URL{_quoted(url)}: expected {FORMS}.")
+        raise ConfigError(f"invalid container in the registry URL{_url_suffix(url)}: expected {FORMS}.")
     endpoint = f"{scheme}://{words['host'] if azure else authority.lower()}" + (f"/{base}" if base else "")
     account = azure[1] if azure else base if loopback else None
     kind = "azure" if azure else "loopback" if loopback else ""
@@ -85,13 +85,13 @@ def parse_azure_url(url: str) -> AzureUrl:
 def _container(name: str, url: str) -> str:
     if not _CONTAINER.fullmatch(name):
         raise ConfigError(
-            f"invalid container in the registry URL{_quoted(url)}: "
+            f"invalid container in the registry URL{_url_suffix(url)}: "
             "expected 3 to 63 lower-case letters, digits, single hyphens."
         )
     return name
 
 
-def _quoted(url: str) -> str:
+def _url_suffix(url: str) -> str:
     """Return a blank and the URL in quotes; nothing if a part of it may be a key or a token."""
     is_plain = len(url) <= 120 and url.isprintable() and not re.search(r"[=;%&+]|[A-Za-z0-9/]{48}", url)
     return f" '{url}'" if is_plain else ""

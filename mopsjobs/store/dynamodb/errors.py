@@ -75,7 +75,7 @@ _SETTINGS_HINT = "Check AWS_PROFILE, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMO
 
 _OUTAGES = (HTTPClientError, BotoConnectionError, OSError)
 
-_SILENCES = (ConnectTimeoutError, ReadTimeoutError)
+_TIMEOUTS = (ConnectTimeoutError, ReadTimeoutError)
 
 _CHECKSUM = "x-amz-crc32"
 
@@ -106,7 +106,7 @@ def check_whole(status: int, headers: Mapping[str, str], body: bytes, location: 
 
 def error_code(error: Exception) -> str:
     """Return AWS's error code, such as `ThrottlingException`; empty if there is none."""
-    return _answer(error)[1]
+    return _status_and_code(error)[1]
 
 
 def explain(error: Exception, location: str, credential_source: str) -> MopsJobsError:
@@ -116,9 +116,9 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
     """
     if isinstance(error, MopsJobsError):
         return error
-    status, code = _answer(error)
+    status, code = _status_and_code(error)
     if not code and status < 400:
-        return _unanswered(error, location)
+        return _error_without_reply(error, location)
     answer = f"{status or ''} {code}".strip()
     if code in _REFUSED or status in (401, 403):
         hint = "Check that they are for this account and region, and allow this."
@@ -131,7 +131,7 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
     return StoreError(f"unexpected response from {location}: {answer}.", hint=hint or None)
 
 
-def _unanswered(error: Exception, location: str) -> MopsJobsError:
+def _error_without_reply(error: Exception, location: str) -> MopsJobsError:
     """Return the same for an error without a reply."""
     if isinstance(error, WaiterError):
         return StoreUnavailableError(f"{location} is being created or deleted, and is not ready yet.", throttled=True)
@@ -144,13 +144,13 @@ def _unanswered(error: Exception, location: str) -> MopsJobsError:
     if isinstance(error, _SETTINGS):
         return ConfigError(f"The AWS settings for {location} are invalid: {type(error).__name__}.", hint=_SETTINGS_HINT)
     if isinstance(error, _OUTAGES):
-        failure = unavailable(error, location, _SILENCES)
+        failure = unavailable(error, location, _TIMEOUTS)
         failure.hint = NETWORK_HINT
         return failure
     return StoreError(f"unexpected response from {location}: {type(error).__name__}.")
 
 
-def _answer(error: Exception) -> tuple[int, str]:
+def _status_and_code(error: Exception) -> tuple[int, str]:
     """Return the status of the reply and AWS's error code; 0 and an empty text if there was no reply."""
     reply: dict[str, Any] = {}
     if isinstance(error, ClientError):

@@ -18,7 +18,7 @@ from typing import Any
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
-from mopsjobs.store.sqlite.thread_connections import ThreadConnection, being_made, refuse_inherited
+from mopsjobs.store.sqlite.thread_connections import ThreadConnection, check_not_inherited, register_creation
 from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.sqlite_file import FileIdentity, connect, create, file_identity
 
@@ -70,7 +70,7 @@ class SQLiteVersionedStore:
     def get(self, key: str) -> Versioned | None:
         """See `VersionedStore.get`."""
         check_key(key)
-        with self._reading() as connection:
+        with self._read_connection() as connection:
             if connection is None:
                 return None
             row = connection.execute(
@@ -81,7 +81,7 @@ class SQLiteVersionedStore:
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """See `VersionedStore.put`."""
         check_key(key)
-        with self._writing() as connection:
+        with self._write_transaction() as connection:
             written = connection.execute(
                 "UPDATE objects SET value = ?, version = (SELECT writes + 1 FROM store)"
                 " WHERE key = ? AND (SELECT id FROM store) || '-' || version = ?",
@@ -92,7 +92,7 @@ class SQLiteVersionedStore:
     def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
         """See `VersionedStore.create_if_absent`."""
         check_key(key)
-        with self._writing() as connection:
+        with self._write_transaction() as connection:
             written = connection.execute(
                 "INSERT INTO objects SELECT ?, ?, writes + 1 FROM store WHERE true ON CONFLICT DO NOTHING", (key, value)
             ).rowcount
@@ -101,9 +101,9 @@ class SQLiteVersionedStore:
     def delete(self, key: str) -> bool:
         """See `VersionedStore.delete`."""
         check_key(key)
-        if self._file() is None:
+        if self._file_identity() is None:
             return False
-        with self._writing() as connection:
+        with self._write_transaction() as connection:
             return connection.execute("DELETE FROM objects WHERE key = ?", (key,)).rowcount > 0
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
@@ -131,14 +131,14 @@ class SQLiteVersionedStore:
         end = prefix + "\U0010ffff"
         begun: FileIdentity | None = None
         while True:
-            with self._using(create=False) as mine:
-                file = None if mine is None else mine.file
+            with self._borrow_connection(create=False) as handle:
+                file = None if handle is None else handle.file
                 if begun is not None and file != begun:
                     raise StoreUnavailableError(f"The registry {self.path} was replaced while it was read.")
-                if mine is None:
+                if handle is None:
                     return
                 begun = file
-                rows = mine.connection.execute(
+                rows = handle.connection.execute(
                     f"SELECT {columns} FROM objects, store"  # noqa: S608 - the columns are two literals of this class
                     " WHERE key >= ? AND key < ? AND key > ? ORDER BY key LIMIT ?",
                     (prefix, end, after, PAGE_ROWS),
@@ -155,40 +155,40 @@ class SQLiteVersionedStore:
         return VersionToken(version)
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        with self._using(create=False) as mine:
-            yield None if mine is None else mine.connection
+    def _read_connection(self) -> Iterator[sqlite3.Connection | None]:
+        with self._borrow_connection(create=False) as handle:
+            yield None if handle is None else handle.connection
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._using(create=True) as mine:
-            assert mine is not None  # noqa: S101 - create=True always gives one
+    def _write_transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._borrow_connection(create=True) as handle:
+            assert handle is not None  # noqa: S101 - create=True always gives one
             try:
-                mine.connection.execute("BEGIN IMMEDIATE")
-                yield mine.connection
-                if not mine.is_ours:
-                    refuse_inherited(self.path, mine.file)
-                mine.connection.commit()
+                handle.connection.execute("BEGIN IMMEDIATE")
+                yield handle.connection
+                if not handle.is_own:
+                    check_not_inherited(self.path, handle.file)
+                handle.connection.commit()
             except BaseException:
-                if mine.is_ours and mine.connection.in_transaction:
-                    mine.connection.rollback()
+                if handle.is_own and handle.connection.in_transaction:
+                    handle.connection.rollback()
                 raise
 
     @contextlib.contextmanager
-    def _using(self, *, create: bool) -> Iterator[ThreadConnection | None]:
-        """Take this thread's connection during the block, with the errors of the contract; see `_connected`."""
-        with self._errors():
-            mine = self._connected(create=create)
-            if mine is None:
+    def _borrow_connection(self, *, create: bool) -> Iterator[ThreadConnection | None]:
+        """Acquire this thread's connection for the block, and translate its errors; see `_acquire_connection`."""
+        with self._translate_errors():
+            handle = self._acquire_connection(create=create)
+            if handle is None:
                 yield None
                 return
             try:
-                yield mine
+                yield handle
             finally:
-                mine.give_back()
+                handle.release()
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Turn the errors of sqlite3 into those of the contract."""
         try:
             yield
@@ -209,23 +209,23 @@ class SQLiteVersionedStore:
                 raise StoreUnavailableError(f"The disk refused to serve {where}: {error}.") from error
             raise StoreError(f"Cannot use {where}: {error}.", hint=_RESTORE) from error
 
-    def _connected(self, *, create: bool) -> ThreadConnection | None:
+    def _acquire_connection(self, *, create: bool) -> ThreadConnection | None:
         """Take this thread's connection, or open one. Return None if there is no file and none is to be made.
 
         It ends with the thread: a server that syncs has had thousands of threads by the end of the day.
         """
         if self._closed:
             raise StoreError(f"The store {self.path} is closed.")
-        mine: ThreadConnection | None = self._threads.__dict__.get("connection")
-        file = self._file()
-        refuse_inherited(self.path, file)
-        if mine is not None:
+        handle: ThreadConnection | None = self._threads.__dict__.get("connection")
+        file = self._file_identity()
+        check_not_inherited(self.path, file)
+        if handle is not None:
             # A write to a file that was removed or replaced would be lost.
-            if mine.file == file and (mine.is_writable or not create) and mine.take():
-                return mine
-            if create and mine.is_ours and mine.is_open and mine.connection.in_transaction:
+            if handle.file == file and (handle.is_writable or not create) and handle.acquire():
+                return handle
+            if create and handle.is_own and handle.is_open and handle.connection.in_transaction:
                 raise StoreError(f"This thread is in the middle of a write to the registry {self.path}.")
-            mine.close()
+            handle.close()
         self._threads.__dict__.clear()  # if opening it to write fails, the next reader opens its own
         if os.path.isdir(self.path):
             raise StoreAccessError(f"invalid registry {self.path}: it is a directory, not a file.", hint=_ELSEWHERE)
@@ -233,16 +233,16 @@ class SQLiteVersionedStore:
             self._when_missing()
             if create:
                 self._create_file()
-            file = self._file()
+            file = self._file_identity()
             if file is None and not create:
                 return None
-        mine = ThreadConnection(self.path, file, is_writable=create, connect=lambda: self._open(create=create))
-        self._threads.connection = mine
-        opened, key = self._opened, id(mine)
-        opened[key] = weakref.ref(mine, lambda _: opened.pop(key, None))
-        return mine
+        handle = ThreadConnection(self.path, file, is_writable=create, connect=lambda: self._connect(create=create))
+        self._threads.connection = handle
+        opened, key = self._opened, id(handle)
+        opened[key] = weakref.ref(handle, lambda _: opened.pop(key, None))
+        return handle
 
-    def _file(self) -> FileIdentity | None:
+    def _file_identity(self) -> FileIdentity | None:
         """Return the identity of the file at the path; None if there is none.
 
         Raises:
@@ -253,7 +253,7 @@ class SQLiteVersionedStore:
         except OSError as error:
             raise StoreAccessError(f"Not allowed to use the registry {self.path}: {error.strerror}.") from None
 
-    def _open(self, *, create: bool) -> sqlite3.Connection:
+    def _connect(self, *, create: bool) -> sqlite3.Connection:
         connection = connect(self.path, writable=create, busy_seconds=BUSY_SECONDS, synchronous="FULL")
         try:
             (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -272,7 +272,7 @@ class SQLiteVersionedStore:
 
         try:
             make_directory(os.path.dirname(self.path))
-            with being_made(self.path):
+            with register_creation(self.path):
                 create(os.path.realpath(self.path), fill)
         except TimeoutError as error:
             raise StoreUnavailableError(

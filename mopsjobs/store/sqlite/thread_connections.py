@@ -31,7 +31,7 @@ POLL_SECONDS = 0.001
 """Between two checks whether they are done."""
 
 
-class _Opened(NamedTuple):
+class _OpenFile(NamedTuple):
     """A file that is open, or being made."""
 
     path: str
@@ -44,9 +44,9 @@ class _Files:
     """The files that this process has open, and those that its ancestors had open when they forked."""
 
     def __init__(self) -> None:
-        self.opened: dict[object, _Opened] = {}
+        self.opened: dict[object, _OpenFile] = {}
         """A connection stays here until it is closed."""
-        self.inherited: list[_Opened] = []
+        self.inherited: list[_OpenFile] = []
         self.never_closed: list[sqlite3.Connection] = []
         """Inherited connections. SQLite forbids a child to close them, so this list keeps them alive."""
         self._pid = os.getpid()
@@ -68,7 +68,7 @@ class _Files:
                     connection.close()
         return any(opened.thread != threading.get_ident() for opened in list(self.opened.values()))
 
-    def look_for_fork(self) -> None:
+    def detect_fork(self) -> None:
         """Note, in a forked child, that the open files are those of the parent."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
@@ -98,7 +98,7 @@ class ThreadConnection:
         self._pid = os.getpid()
         self._token = object()
         # Registered before it is open, so that no fork comes in between.
-        _files.opened[self._token] = _Opened(os.path.realpath(path), file, threading.get_ident(), weakref.ref(self))
+        _files.opened[self._token] = _OpenFile(os.path.realpath(path), file, threading.get_ident(), weakref.ref(self))
         try:
             self.connection = connect()
         except BaseException:
@@ -106,20 +106,20 @@ class ThreadConnection:
             raise
 
     @property
-    def is_ours(self) -> bool:
+    def is_own(self) -> bool:
         """Return True if this process has opened it, and not an ancestor."""
         return self._pid == os.getpid()
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Take it for a call. Return False if it is closed, about to be closed, or taken by another call."""
-        if not self.is_ours or not self._taken.acquire(blocking=False):
+        if not self.is_own or not self._taken.acquire(blocking=False):
             return False
         if self.is_open:
             return True
         self._taken.release()
         return False
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Release it at the end of a call."""
         self._taken.release()
         if self._is_to_close:
@@ -128,7 +128,7 @@ class ThreadConnection:
     def close(self) -> None:
         """Close it now, or at the end of the call that has it. An inherited one stays open."""
         self._is_to_close = True
-        if self.take():
+        if self.acquire():
             try:
                 self._close()
             finally:
@@ -145,7 +145,7 @@ class ThreadConnection:
     def __del__(self) -> None:
         if "connection" not in self.__dict__:
             return
-        if self.is_ours:
+        if self.is_own:
             self._close()
         else:
             _files.never_closed.append(self.connection)
@@ -158,13 +158,13 @@ def _is_closed(connection: sqlite3.Connection) -> bool:
         return True
 
 
-def refuse_inherited(path: str, file: FileIdentity | None) -> None:
+def check_not_inherited(path: str, file: FileIdentity | None) -> None:
     """Refuse a file that was in use, or being made, when this process was forked.
 
     Raises:
         StoreError: if it was.
     """
-    _files.look_for_fork()
+    _files.detect_fork()
     real = os.path.realpath(path) if _files.inherited else ""
     if any(opened.path == real or (file is not None and opened.file == file) for opened in _files.inherited):
         raise StoreError(
@@ -174,15 +174,15 @@ def refuse_inherited(path: str, file: FileIdentity | None) -> None:
 
 
 @contextlib.contextmanager
-def being_made(path: str) -> Iterator[None]:
+def register_creation(path: str) -> Iterator[None]:
     """Register a file that the block makes, so that a child which is forked in the block refuses it."""
     token = object()
-    _files.opened[token] = _Opened(os.path.realpath(path), None, threading.get_ident(), lambda: None)
+    _files.opened[token] = _OpenFile(os.path.realpath(path), None, threading.get_ident(), lambda: None)
     try:
         yield
     finally:
         _files.opened.pop(token, None)
 
 
-# C code may fork without these hooks, and other hooks may run earlier: `look_for_fork` then compares the process id.
-os.register_at_fork(before=_files.close_unused, after_in_child=_files.look_for_fork)
+# C code may fork without these hooks, and other hooks may run earlier: `detect_fork` then compares the process id.
+os.register_at_fork(before=_files.close_unused, after_in_child=_files.detect_fork)
