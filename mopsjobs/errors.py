@@ -28,7 +28,7 @@ MAX_MESSAGE = 2000
 """Characters of a message. It may quote text of any length."""
 
 
-def shortened(text: str, limit: int) -> str:
+def shorten(text: str, limit: int) -> str:
     """Return the text, without its middle if it is longer than `limit`."""
     return text if len(text) <= limit else f"{text[: limit * 3 // 4]} … {text[len(text) - limit // 4 :]}"
 
@@ -39,7 +39,7 @@ class MopsJobsError(Exception):
     exit_code = EXIT_UNEXPECTED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        message = shortened(message, MAX_MESSAGE)
+        message = shorten(message, MAX_MESSAGE)
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -172,7 +172,7 @@ class RecordError(MopsJobsError, ValueError):
     exit_code = EXIT_REFUSED
 
     def __init__(self, reason: str, *, key: str | None = None) -> None:
-        reason = shortened(reason, MAX_REASON)
+        reason = shorten(reason, MAX_REASON)
         super().__init__(f"{key}: {reason}" if key else reason, hint="See: mops-jobs doctor" if key else None)
         self.key = key
         self.reason = reason

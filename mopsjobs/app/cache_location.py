@@ -27,7 +27,7 @@ class CacheLocation:
             path, origin = self._settings.cache.value, self._settings.cache.origin
             is_lost = self.is_default and not os.path.exists(path)
             if origin == NO_HOME_ORIGIN or (is_lost and not user_dirs.can_be_created(os.path.dirname(path))):
-                path = os.path.join(user_dirs.private_directory(), os.path.basename(path))
+                path = os.path.join(user_dirs.make_temporary_directory(), os.path.basename(path))
                 self._out.note(f"There is no writable home; the cache is {path}")
             self._path = path
         return self._path

@@ -140,7 +140,7 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     registry_id = identity(found["registry"].value, env)
     if "cache" not in found:
         found["cache"] = _default_cache(env, registry_id)
-    found["cache"].value = os.path.abspath(user_dirs.expanded(found["cache"].value))
+    found["cache"].value = os.path.abspath(user_dirs.expand_home(found["cache"].value))
     return Settings(found, registry_id, files, ignored, trusted)
 
 
@@ -253,7 +253,7 @@ def _default_cache(env: Mapping[str, str], registry_id: str) -> Setting:
     """Return the cache of a registry that is used if nothing names another."""
     directory, origin = user_dirs.cache_directory(env), "default"
     if directory is None:
-        directory, origin = user_dirs.private_path(), NO_HOME_ORIGIN
+        directory, origin = user_dirs.temporary_path(), NO_HOME_ORIGIN
     return Setting(os.path.join(directory, _cache_name(registry_id)), origin)
 
 

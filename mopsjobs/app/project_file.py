@@ -16,7 +16,7 @@ import stat
 
 from mopsjobs.errors import ConfigError
 from mopsjobs.utils.hosts import is_loopback
-from mopsjobs.utils.user_dirs import expanded
+from mopsjobs.utils.user_dirs import expand_home
 
 PROJECT_FILE = ".mops-jobs.toml"
 
@@ -75,7 +75,7 @@ def cache_below(path: str, cache: str) -> str:
         ConfigError: if the cache is not below the directory of the project file.
     """
     here = os.path.realpath(os.path.dirname(path))
-    real = os.path.realpath(os.path.join(here, expanded(cache)))
+    real = os.path.realpath(os.path.join(here, expand_home(cache)))
     if not real.startswith(here.rstrip("/") + "/"):
         raise ConfigError(
             f"invalid cache '{cache}' in {path}: expected a path below the directory of this project file.",

@@ -66,8 +66,8 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
     return connection
 
 
-def open_to_write(path: str, registry_id: str, patience: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Open the cache to write. It is created or migrated first. Wait up to `patience` seconds for other writers.
+def open_to_write(path: str, registry_id: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Open the cache to write. It is created or migrated first. Wait up to `busy_seconds` for other writers.
 
     Raises:
         CacheError: if the file is damaged or from a newer mops-jobs, or its directory cannot be written.
@@ -77,10 +77,10 @@ def open_to_write(path: str, registry_id: str, patience: float = BUSY_SECONDS) -
     with translate_sqlite_errors(path):
         try:
             make_directory(os.path.dirname(path))
-            _create_if_missing(path, registry_id, patience)
+            _create_if_missing(path, registry_id, busy_seconds)
         except OSError as error:
             raise cannot_write(path, error.strerror) from None
-        connection = _connect(path, writable=True, patience=patience)
+        connection = _connect(path, writable=True, busy_seconds=busy_seconds)
         try:
             version = _schema_version(connection, path)
             if version != SCHEMA_VERSION:
@@ -188,8 +188,8 @@ def cannot_write(path: str, reason: str | None) -> CacheError:
     return CacheError(f"Cannot write the cache {path}: {reason}.", hint=_OTHER_PATH_HINT)
 
 
-def _connect(path: str, *, writable: bool, patience: float = BUSY_SECONDS) -> sqlite3.Connection:
-    return connect(path, writable=writable, busy_seconds=patience, synchronous="NORMAL")
+def _connect(path: str, *, writable: bool, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    return connect(path, writable=writable, busy_seconds=busy_seconds, synchronous="NORMAL")
 
 
 def _is_file(path: str) -> bool:
@@ -263,7 +263,7 @@ def _check_registry(connection: sqlite3.Connection, path: str, registry_id: str)
         )
 
 
-def _create_if_missing(path: str, registry_id: str, patience: float) -> None:
+def _create_if_missing(path: str, registry_id: str, busy_seconds: float) -> None:
     """Create the cache with its tables, unless it exists. SQLite gives the WAL its mode.
 
     Only SQLite may open an existing cache. By POSIX, closing a second descriptor would release the locks that this
@@ -276,7 +276,7 @@ def _create_if_missing(path: str, registry_id: str, patience: float) -> None:
         _finish(connection, registry_id)
 
     if not _is_file(path):
-        create(os.path.realpath(path), fill, patience)
+        create(os.path.realpath(path), fill, busy_seconds)
 
 
 def _upgrade(path: str, registry_id: str) -> bool:

@@ -67,12 +67,12 @@ class JobRow:
         return str(self.row[0])
 
     @property
-    def changed(self) -> object:
+    def changed_at(self) -> object:
         """Return when the record was last written, in seconds since 1970."""
         return self.row[7]
 
     @property
-    def counted(self) -> counters.CountedRecord:
+    def counter_fields(self) -> counters.CountedRecord:
         """Return the fields that counters need."""
         row: dict[str, Any] = dict(zip(_COLUMNS, self.row, strict=True))
         return counters.CountedRecord(
@@ -141,7 +141,7 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> Non
     """Insert or replace rows and their labels, and update counters and sums. The caller holds the transaction."""
     records = list(records)
     keys = [record.key for record in records]
-    counters.count_records(connection, (record.counted for record in records))
+    counters.count_records(connection, (record.counter_fields for record in records))
     pruning.unmark_pruned(connection, keys)
     with totals.track_changes(connection, keys):
         connection.executemany(_UPSERT, [record.row for record in records])

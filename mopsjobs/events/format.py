@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.registry.job_state import check_job_id
-from mopsjobs.utils.json_strict import is_deeper, parse_json, whole_characters
+from mopsjobs.utils.json_strict import check_surrogates, is_deeper, parse_json
 from mopsjobs.utils.times import parse_time
 
 PREFIX = "events/"
@@ -124,7 +124,7 @@ def _parse_event(line: str, job_id: str | None) -> Event:
         raise RecordError(f"too long: {len(line):,} characters")
     event = parse_json(line, max_depth=MAX_DEPTH)
     if "\\ud" in line or "\\uD" in line:
-        event = whole_characters(event, "replace")  # messages of mops-jobs may quote paths that are not UTF-8
+        event = check_surrogates(event, "replace")  # messages of mops-jobs may quote paths that are not UTF-8
     if not isinstance(event, dict):
         raise RecordError("not a JSON object")
     at, owner, kind, source, seq = (event.get(name) for name in ("at", "job_id", "kind", "source", "seq"))

@@ -136,16 +136,16 @@ class EventLog:
             if self._count() == 1 or self._bytes >= self._flush_bytes:
                 self._changed.notify()
 
-    def close(self, patience: float = 5.0) -> bool:
-        """Write what waits, for up to `patience` seconds. Closing twice is harmless.
+    def close(self, seconds: float = 5.0) -> bool:
+        """Write what waits, for up to `seconds`. Closing twice is harmless.
 
         Returns:
             True if everything is written.
         """
         with self._changed:
-            self._give_up_at = min(time.monotonic() + patience, self._give_up_at or math.inf)
+            self._give_up_at = min(time.monotonic() + seconds, self._give_up_at or math.inf)
             self._changed.notify()
-        self._thread.join(max(0.0, patience))
+        self._thread.join(max(0.0, seconds))
         with self._changed:
             return self._is_done
 

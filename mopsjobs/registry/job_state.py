@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from mopsjobs.errors import RecordError, UsageError, shortened
+from mopsjobs.errors import RecordError, UsageError, shorten
 from mopsjobs.registry.status import TERMINAL, JobStatus
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.times import parse_time
@@ -180,7 +180,7 @@ def check_job_id(job_id: str) -> str:
     """
     if not _JOB_ID.fullmatch(job_id) or not job_id.isprintable() or job_id in (".", ".."):
         raise UsageError(
-            f"invalid job id {shortened(job_id, 80)!r}: expected at most 512 characters, without slash, backslash and "
+            f"invalid job id {shorten(job_id, 80)!r}: expected at most 512 characters, without slash, backslash and "
             "control characters."
         )
     return job_id

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from mopsjobs.errors import ConfigError
 from mopsjobs.store.azure.url import FORMS, parse_azure_url
-from mopsjobs.utils.user_dirs import expanded
+from mopsjobs.utils.user_dirs import expand_home
 
 DEFAULT_CONTAINER = "job-registry"
 
@@ -41,7 +41,7 @@ def check_url(url: str) -> str:
             raise ConfigError(f"{invalid}: the path is not absolute. Write a relative path as sqlite:registry.db.")
         if not rest.strip("/"):
             raise ConfigError(f"{invalid}: expected a file, sqlite:///path/registry.db.")
-        expanded(rest)
+        expand_home(rest)
     elif scheme == "dynamodb" and rest.startswith("//"):
         from mopsjobs.store.dynamodb.url import parse_dynamodb_url
 
@@ -58,7 +58,7 @@ def sqlite_path(url: str) -> str:
 
     `sqlite:~/registry.db` is in the user's home directory. After a colon, a shell does not expand `~`.
     """
-    path = expanded(url.removeprefix("sqlite:"))
+    path = expand_home(url.removeprefix("sqlite:"))
     if path.startswith("///"):
         path = "/" + path.lstrip("/")
         if os.name == "nt":  # sqlite:///C:/path

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mopsjobs.errors import RecordError, UsageError, shortened
+from mopsjobs.errors import RecordError, UsageError, shorten
 from mopsjobs.studies.study import ParameterSet, Study, is_output_name, param_id
 from mopsjobs.utils.json_strict import read_json
 
@@ -33,7 +33,7 @@ class StudyError(UsageError):
     """An invalid study. `problems` lists everything that is wrong with it, each by its field."""
 
     def __init__(self, source: str, problems: list[str]) -> None:
-        shown = [shortened(problem, MAX_SHOWN_CHARACTERS) for problem in problems[:MAX_SHOWN_PROBLEMS]]
+        shown = [shorten(problem, MAX_SHOWN_CHARACTERS) for problem in problems[:MAX_SHOWN_PROBLEMS]]
         more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
         super().__init__(f"invalid study {source}".rstrip() + f": {'; '.join(shown)}{more}.")
         self.problems = tuple(problems)

@@ -30,7 +30,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     TooManyRetriesError,
     UsageError,
-    shortened,
+    shorten,
 )
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
@@ -155,7 +155,7 @@ def _choices(request: ResumeRequest, state: JobState, env: Mapping[str, str]) ->
     engine, options = _engine_name(state), request.options
     if engine not in ENGINES:
         raise EnginePlaceError(
-            f"Job {request.job_id} cannot be resumed: its record names the engine '{shortened(engine, 100)}', expected"
+            f"Job {request.job_id} cannot be resumed: its record names the engine '{shorten(engine, 100)}', expected"
             f" {', '.join(ENGINES)}."
         )
     recorded = recorded_launch(state.metadata, engine)

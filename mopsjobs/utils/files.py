@@ -86,7 +86,7 @@ def atomic_file(path: str, mode: int, timeout: float = WAIT_SECONDS, *, is_durab
     """
     part = path + SUFFIX
     file, pid = _open_locked(part, mode, timeout), os.getpid()
-    with _unlocked_after(file):
+    with _release_after(file):
         try:
             yield part
         finally:
@@ -119,7 +119,7 @@ def directory_lock(directory: str) -> Iterator[None]:
         OSError: if there is no such directory.
     """
     file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    with _unlocked_after(file):
+    with _release_after(file):
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -151,7 +151,7 @@ def _lock(file: int, deadline: float) -> None:
 
 
 @contextlib.contextmanager
-def _unlocked_after(file: int) -> Iterator[None]:
+def _release_after(file: int) -> Iterator[None]:
     """Give up the lock on a file, and close it, when the block has ended."""
     pid = os.getpid()
     try:

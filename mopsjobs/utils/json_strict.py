@@ -29,7 +29,7 @@ def read_json(value: bytes, *, max_depth: int = MAX_DEPTH) -> object:
     content = parse_json(text, max_depth=max_depth)
     if "\\ud" in text or "\\uD" in text:
         try:
-            whole_characters(content)
+            check_surrogates(content)
         except UnicodeEncodeError:
             raise RecordError("has half a surrogate pair in a text") from None
     return content
@@ -56,8 +56,8 @@ def parse_json(text: str, *, max_depth: int = MAX_DEPTH) -> object:
     return content
 
 
-def whole_characters(content: object, errors: str = "strict") -> object:
-    """Return the content of JSON, checked for halves of surrogate pairs. `errors="replace"` makes each of them a `?`.
+def check_surrogates(content: object, errors: str = "strict") -> object:
+    """Return the content of JSON, without halves of surrogate pairs. `errors="replace"` makes each of them a `?`.
 
     Raises:
         UnicodeEncodeError: if there is one, and `errors` is "strict".

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mopsjobs.errors import shortened
+from mopsjobs.errors import shorten
 
 TYPE_CHECKING = False
 
@@ -27,4 +27,4 @@ def invalid_choice(kind: str, value: object, choices: Iterable[object]) -> str:
     words = [str(choice) for choice in choices]
     expected = f"one of {', '.join(words)}" if len(words) > 1 else "".join(words)
     text = str(value)
-    return f"invalid {kind} '{shortened(text, MAX_WORD)}': expected {expected}.{did_you_mean(text, words)}"
+    return f"invalid {kind} '{shorten(text, MAX_WORD)}': expected {expected}.{did_you_mean(text, words)}"

@@ -61,7 +61,7 @@ def state_directory(env: Mapping[str, str]) -> str:
     Raises:
         CacheError: if that temporary directory is not private.
     """
-    return _xdg_directory(env, "XDG_STATE_HOME", ".local", "state") or private_directory()
+    return _xdg_directory(env, "XDG_STATE_HOME", ".local", "state") or make_temporary_directory()
 
 
 def _xdg_directory(env: Mapping[str, str], variable: str, *below: str) -> str | None:
@@ -77,7 +77,7 @@ def _xdg_directory(env: Mapping[str, str], variable: str, *below: str) -> str | 
     return os.path.join(base, "mops-jobs")
 
 
-def expanded(path: str) -> str:
+def expand_home(path: str) -> str:
     """Return the path with the home directory in place of a `~` at its beginning.
 
     Raises:
@@ -92,20 +92,20 @@ def expanded(path: str) -> str:
     return found
 
 
-def private_path() -> str:
+def temporary_path() -> str:
     """Return where the directory of this user is below the temporary one, whether or not it is there."""
     import tempfile
 
     return os.path.join(tempfile.gettempdir(), f"mops-jobs-{os.getuid()}")
 
 
-def private_directory() -> str:
+def make_temporary_directory() -> str:
     """Make the directory of this user below the temporary one, where every user may write, and return its path.
 
     Raises:
         CacheError: if what is there is not a directory of this user alone, or other users can put another in its place.
     """
-    path = private_path()
+    path = temporary_path()
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
     found, above = os.lstat(path), os.stat(os.path.dirname(path))

@@ -538,7 +538,7 @@ def test_a_planted_temporary_directory_is_not_used(tmp_path: Path, monkeypatch: 
         planted.mkdir(mode=0o700)
         planted.chmod(0o770 if trap == "open to others" else 0o700)
     with pytest.raises(CacheError, match="Other users may have access"):
-        user_dirs.private_directory()
+        user_dirs.make_temporary_directory()
     spec = importlib.util.spec_from_file_location("unpack", ROOT / "onefile" / "unpack.py")
     assert spec is not None
     assert spec.loader is not None

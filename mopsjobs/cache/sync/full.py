@@ -64,7 +64,7 @@ class FullSync:
         generation: int,
         announced: Container[str] | None,
         *,
-        again: bool,
+        reread: bool,
     ) -> None:
         """Prepare the sync.
 
@@ -74,13 +74,13 @@ class FullSync:
             report: counts what is done.
             generation: that of this sync.
             announced: the jobs that were announced as changed since the last sync; None if that is not known.
-            again: also read records whose version is known.
+            reread: also read records whose version is known.
         """
         self._registry = registry
         self._connection = connection
         self._generation = generation
         self._report = report
-        self._again = again
+        self._reread = reread
         self._announced = announced
         self.unannounced: set[str] = set()
         """Jobs that changed without an announcement; the first ones if they are very many."""
@@ -130,7 +130,7 @@ class FullSync:
             is_known = is_pruned or entry.version.value in (jobs.get(entry.key), problems.get(entry.key))
             if not is_known:
                 self._note_unannounced(job_id)
-            if is_pruned or (is_known and not self._again):
+            if is_pruned or (is_known and not self._reread):
                 self._report.unchanged += 1
             elif entry.value is not None:
                 planned.listed.append(record_batch.FetchedRecord(job_id, entry.key, entry.value, entry.version))

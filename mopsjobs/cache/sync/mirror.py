@@ -94,7 +94,7 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, value: byt
     Of two records of this machine since that sync, the later one stays. It is found by the time of the write first,
     which never goes back, since another program may drop the revision.
     """
-    connection = open_to_write(path, registry_id, patience=WRITE_THROUGH_SECONDS)
+    connection = open_to_write(path, registry_id, busy_seconds=WRITE_THROUGH_SECONDS)
     try:
         with translate_sqlite_errors(path), sync_state.transaction(connection):
             generation = sync_state.last_generation(connection) + 1
@@ -105,7 +105,7 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, value: byt
                 "SELECT 1 FROM job WHERE job_id = ?1 AND generation = ?2"
                 " AND (changed_ts, CAST(json_extract(record, '$.revision') AS INTEGER))"
                 " >= (?3, CAST(json_extract(?4, '$.revision') AS INTEGER))",
-                (job_id, generation, record.changed, value.decode()),
+                (job_id, generation, record.changed_at, value.decode()),
             ).fetchone()
             if newer is None:
                 rows.write_rows(connection, [record])
@@ -140,7 +140,7 @@ class _Sync:
         if announced is not None and is_cheaper and is_same_registry:
             self._run_delta(announced, on_progress)
         else:
-            self._run_full(announced, on_progress, again=full)
+            self._run_full(announced, on_progress, reread=full)
         self.report.problems = [
             rows.Problem(*row)
             for row in self._connection.execute("SELECT key, kind, reason, version FROM problem ORDER BY key")
@@ -154,10 +154,10 @@ class _Sync:
             delta.finish()
             self._complete()
 
-    def _run_full(self, announced: set[str] | None, on_progress: OnProgress | None, *, again: bool) -> None:
-        full_sync = FullSync(self._registry, self._connection, self.report, self._generation, announced, again=again)
+    def _run_full(self, announced: set[str] | None, on_progress: OnProgress | None, *, reread: bool) -> None:
+        full_sync = FullSync(self._registry, self._connection, self.report, self._generation, announced, reread=reread)
         full_sync.run(on_progress)
-        if not self.report.seen and not again:
+        if not self.report.seen and not reread:
             registry_identity.check_not_emptied(self._connection)
         foreign = ""
         if announced is not None:

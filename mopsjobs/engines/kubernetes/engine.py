@@ -28,7 +28,7 @@ from mopsjobs.engines.kubernetes.manifest import (
     kubectl,
 )
 from mopsjobs.engines.trust import NotTrustedError, Trust, flags_for, launched_here, remember_launch
-from mopsjobs.errors import EngineError, EnginePlaceError, EngineUnavailableError, shortened
+from mopsjobs.errors import EngineError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import utc_now
 
 if TYPE_CHECKING:
@@ -192,8 +192,8 @@ def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
     name = str(job.get("k8s_name") or job_name(str(job["job_id"])))
     if not is_job_place(namespace, name):
         raise EnginePlaceError(
-            f"No cluster can have a Job '{shortened(name, MAX_SHOWN_NAME)}' in a namespace"
-            f" '{shortened(namespace, MAX_SHOWN_NAME)}', as the record of the job has it."
+            f"No cluster can have a Job '{shorten(name, MAX_SHOWN_NAME)}' in a namespace"
+            f" '{shorten(namespace, MAX_SHOWN_NAME)}', as the record of the job has it."
         )
     return namespace, name
 
