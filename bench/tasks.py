@@ -104,7 +104,7 @@ def _submission(setup: Setup, code: Path, tasks: int, *, slow: bool = False) -> 
     def prepare() -> None:
         for path in registry.parent.glob(f"{registry.name}*"):
             path.unlink()
-        shutil.rmtree(JobDir.of("job", env).path, ignore_errors=True)
+        shutil.rmtree(JobDir.for_job("job", env).path, ignore_errors=True)
 
     def check(output: str) -> None:
         told = json.loads(output)

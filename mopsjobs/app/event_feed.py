@@ -164,7 +164,7 @@ class EventFeed:
         Raises:
             JobNotFoundError: if the job's record is gone.
         """
-        ending = _Ending(self._app)
+        end_detector = _EndDetector(self._app)
         # Full jitter, so that the followers of a whole team do not come back all at once.
         backoff = Backoff(2 * POLL_SECONDS, MAX_OUTAGE_DELAY)
         while True:
@@ -178,9 +178,9 @@ class EventFeed:
             is_quiet = True
             for page in self.pages(after):
                 show(page)
-                ending.see(page)
+                end_detector.look_for_end(page)
                 after, is_quiet = page[-1].seq, False
-            if outage is None and state is not None and ending.is_over(state, is_quiet=is_quiet):
+            if outage is None and state is not None and end_detector.is_complete(state, is_quiet=is_quiet):
                 self.job = state.to_dict()
                 return state
             if outage is None:
@@ -283,7 +283,7 @@ def _task(event: Mapping[str, object]) -> str:
     return "" if event.get("task") is None else f"task {event['task']}: "
 
 
-class _Ending:
+class _EndDetector:
     """Decides when all events of a job that has ended were shown."""
 
     def __init__(self, app: App) -> None:
@@ -291,13 +291,13 @@ class _Ending:
         self._first_seen: float | None = None
         self._has_end_event = False
 
-    def see(self, events: Sequence[StoredEvent]) -> None:
+    def look_for_end(self, events: Sequence[StoredEvent]) -> None:
         """Look for the event of the job's end."""
         self._has_end_event = self._has_end_event or any(
             stored.event["kind"] == "state" and str(stored.event.get("status")) in TERMINAL for stored in events
         )
 
-    def is_over(self, state: JobState, *, is_quiet: bool) -> bool:
+    def is_complete(self, state: JobState, *, is_quiet: bool) -> bool:
         """Return whether all was shown: the event of the end and no later one; or the end was long ago."""
         if not state.is_terminal:
             return False

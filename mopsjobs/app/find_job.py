@@ -159,7 +159,7 @@ def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, secon
     phase, reason, detail = answer.state
     job: Job = {**dict.fromkeys(job_json.job_fields()), "job_id": job_id, "engine": answer.engine}
     job["status"] = STATUS_OF_PHASE.get(phase)
-    job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.look}
+    job["engine_says"] = {"phase": phase, "reason": reason, "detail": detail, "look": answer.show_command}
     warning = f"{outage} Showing what the {answer.engine} engine says, not the job's record."
     return FoundJob(job, warnings=(warning,), engine=answer)
 
@@ -169,7 +169,7 @@ def _add_offline_hint(error: JobNotFoundError, name: str, app: App) -> None:
     from mopsjobs.engines.job_dir import JobDir
 
     with contextlib.suppress(UsageError, OSError):
-        if JobDir.of(check_job_id(name), app.env).launched.exists():
+        if JobDir.for_job(check_job_id(name), app.env).launch_fields.exists():
             error.hint = (
                 f"It was submitted here while the registry did not answer. Deliver it: {command_line('resume', name)}"
             )

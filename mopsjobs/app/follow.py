@@ -15,7 +15,7 @@ from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.shard import Shard
 
 
-class Ending(NamedTuple):
+class FollowResult(NamedTuple):
     """The end of a job, or the reason why this process left it earlier."""
 
     status: str | None
@@ -25,7 +25,7 @@ class Ending(NamedTuple):
     """A line for the user."""
 
 
-def follow(launch: Launch, tasks_total: int, app: App) -> Ending:
+def follow(launch: Launch, tasks_total: int, app: App) -> FollowResult:
     """Stay with a job until its end. A job that was launched in the foreground runs in this process.
 
     Args:
@@ -39,10 +39,10 @@ def follow(launch: Launch, tasks_total: int, app: App) -> Ending:
     if launch.foreground:
         return _run(launch, tasks_total, app)
     waited = wait_for([launch.job_id], app, StopCondition())
-    return Ending(waited.states[0].status, waited.exit_code)
+    return FollowResult(waited.states[0].status, waited.exit_code)
 
 
-def _run(launch: Launch, tasks_total: int, app: App) -> Ending:
+def _run(launch: Launch, tasks_total: int, app: App) -> FollowResult:
     shard = Shard(
         launch.job_id,
         workers=launch.workers,
@@ -55,9 +55,9 @@ def _run(launch: Launch, tasks_total: int, app: App) -> Ending:
     except (ModelError, BundleError, EngineError) as error:
         # The record has this error too. It is `partial` if tasks were complete before.
         app.out.error(error)
-        return Ending("failed", EXIT_JOB_FAILED)
+        return FollowResult("failed", EXIT_JOB_FAILED)
     note = f"{launch.job_id}: {ran.status or 'state unknown'}, {ran.completed} tasks done, {ran.failed} failed"
     code = EXIT_UNREACHABLE if ran.status is None else exit_code_of({"status": ran.status})
     if code == EXIT_NOT_FINISHED or ran.signal is not None:
         code, note = stopped_code(ran), f"{note}. To continue: mops-jobs resume {launch.job_id}"
-    return Ending(ran.status, code, note)
+    return FollowResult(ran.status, code, note)

@@ -36,7 +36,7 @@ def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult
     if shard.workers is not None and shard.scheduler is not None:
         raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
     app.registry.key_of(shard.job_id)  # refuses an invalid id before it becomes a path
-    directory = JobDir.of(shard.job_id, app.env)
+    directory = JobDir.for_job(shard.job_id, app.env)
     with contextlib.ExitStack() as stack:
         with disk_errors(directory):
             make_directory(directory.path)

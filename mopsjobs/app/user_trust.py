@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from mopsjobs.app.app import App
 from mopsjobs.engines.base import engine_of
-from mopsjobs.engines.trust import Trust, check_choice, first_jobs, refusal
+from mopsjobs.engines.trust import Trust, check_choice, first_jobs, not_trusted_error
 from mopsjobs.errors import ConfigError, UsageError
 
 
@@ -71,7 +71,7 @@ def agreed_trust(trust: Trust, found: Mapping[str, list[str]], app: App, outcome
         return trust
     answer = _is_agreed(app, found)
     if answer is None:
-        raise refusal(found, outcome)
+        raise not_trusted_error(found, outcome)
     return trust.plus(found) if answer else None
 
 

@@ -35,9 +35,9 @@ class Launch:
 
 
 class Launched(NamedTuple):
-    """The result of a launch. The names go into the record; `look` is a command to see the job without mops-jobs."""
+    """The result of a launch. The names go into the record; `show_command` shows the job without mops-jobs."""
 
-    look: str
+    show_command: str
     k8s_name: str | None = None
     k8s_namespace: str | None = None
     k8s_uid: str | None = None

@@ -74,7 +74,7 @@ class Child:
             while rest:
                 rest = rest[self._stdin.write(rest) or 0 :]
         except BrokenPipeError:
-            raise self._gone() from None
+            raise self._ended_error() from None
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
         """Return the next message; None if none comes within `seconds`.
@@ -88,21 +88,21 @@ class Child:
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > MAX_LINE_BYTES:
-                raise self._unexpected_output()
+                raise self._unexpected_output_error()
             if not self._selector.select(max(0.0, deadline - time.monotonic())):
                 return None
             data = os.read(self._stdout.fileno(), 2**20)
             if not data:
-                raise self._gone()
+                raise self._ended_error()
             self._buffer += data
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
-            raise self._unexpected_output() from None
+            raise self._unexpected_output_error() from None
         if not isinstance(message, dict):
-            raise self._unexpected_output()
+            raise self._unexpected_output_error()
         if isinstance(failed := message.get("failed"), dict):
             kind = EngineUnavailableError if failed.get("unavailable") else EngineError
             hint = failed.get("hint")
@@ -121,7 +121,7 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _gone(self) -> EngineUnavailableError:
+    def _ended_error(self) -> EngineUnavailableError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_SECONDS)
         return EngineUnavailableError(
@@ -129,11 +129,11 @@ class Child:
             hint="Running the job again goes on where it was: mops-jobs resume.",
         )
 
-    def _unexpected_output(self) -> EngineError:
+    def _unexpected_output_error(self) -> EngineError:
         return EngineError("Unexpected response from the process that talks to Dask.")
 
 
-class Channel:
+class ParentStreams:
     """The streams to the parent, in the child process. Prints of libraries go to standard error."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class Channel:
 
 
 @contextlib.contextmanager
-def serving(channel: Channel) -> Iterator[None]:
+def run_as_child(parent: ParentStreams) -> Iterator[None]:
     """Run the block, send its error to the parent, and end this process."""
     try:
         with contextlib.suppress(EOFError):
@@ -179,7 +179,7 @@ def serving(channel: Channel) -> Iterator[None]:
                 yield
             except MopsJobsError as error:
                 is_outage = isinstance(error, EngineUnavailableError)
-                channel.send({"failed": {"message": error.message, "hint": error.hint, "unavailable": is_outage}})
+                parent.send({"failed": {"message": error.message, "hint": error.hint, "unavailable": is_outage}})
     except BaseException:  # noqa: BLE001 - printed as Python does, before the process ends
         sys.excepthook(*sys.exc_info())
         os._exit(1)

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mopsjobs.engines.child_process import Channel, Child, serving
+from mopsjobs.engines.child_process import Child, ParentStreams, run_as_child
 from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.errors import EngineError, EngineUnavailableError, UsageError
 
@@ -88,10 +88,10 @@ def check_scheduler(url: str, env: Mapping[str, str]) -> None:
 
 def main() -> None:
     """Run the child process of `check_scheduler`."""
-    channel = Channel()
-    with serving(channel):
-        connect(channel.receive()["scheduler"]).close()
-        channel.send({"answers": True})
+    parent = ParentStreams()
+    with run_as_child(parent):
+        connect(parent.receive()["scheduler"]).close()
+        parent.send({"answers": True})
 
 
 def connect(url: str) -> Client:

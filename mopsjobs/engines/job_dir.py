@@ -26,11 +26,11 @@ class JobDir:
     __slots__ = ("path",)
 
     def __init__(self, path: Path) -> None:
-        """Take the directory itself. `of` finds it by the id of a job."""
+        """Take the directory itself. `for_job` finds it by the id of a job."""
         self.path = path
 
     @classmethod
-    def of(cls, job_id: str, env: Mapping[str, str]) -> JobDir:
+    def for_job(cls, job_id: str, env: Mapping[str, str]) -> JobDir:
         """Return the directory of a job below XDG_STATE_HOME, or in a private directory if there is no home.
 
         Args:
@@ -60,12 +60,12 @@ class JobDir:
         return self.path / "outbox.db"
 
     @property
-    def launched(self) -> Path:
+    def launch_fields(self) -> Path:
         """Return the file with the fields of the record that only the launch knows."""
         return self.path / "launched.json"
 
     @property
-    def submitted_at(self) -> Path:
+    def submission_time(self) -> Path:
         """Return the file with the time of a submission without the registry."""
         return self.path / "submitted_at"
 
@@ -78,18 +78,18 @@ class JobDir:
         """Return the directory for outputs of a shard: shards may work here side by side."""
         return self.path / "spool" / str(shard)
 
-    def lock(self, shard: int) -> Path:
+    def lock_file(self, shard: int) -> Path:
         """Return the lock file of a shard's runner."""
         return self.path / f"shard-{shard}.lock"
 
-    def locks(self) -> Iterator[Path]:
+    def lock_files(self) -> Iterator[Path]:
         """Yield the lock files of all shards that have run here."""
         return self.path.glob("shard-*.lock")
 
-    def began(self, shard: int) -> Path:
+    def start_file(self, shard: int) -> Path:
         """Return the file with the start of a shard's first task."""
         return self.path / f"shard-{shard}.began"
 
-    def starts(self) -> Iterator[Path]:
+    def start_files(self) -> Iterator[Path]:
         """Yield the files with the starts of all shards that have run here."""
         return self.path.glob("shard-*.began")

@@ -38,7 +38,7 @@ class LocalEngine:
 
     def launch(self, launch: Launch) -> Launched:
         """See `Engine.launch`. The runner's own messages go to `runner.log` in the job's directory."""
-        directory = JobDir.of(launch.job_id, self._env)
+        directory = JobDir.for_job(launch.job_id, self._env)
         if _is_running(directory):
             problem = f"The runner of job {launch.job_id} is already at work on this machine."
             raise JobBusyError(problem, job_id=launch.job_id)
@@ -48,8 +48,8 @@ class LocalEngine:
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
             replace_file(str(directory.runner), json.dumps({"pid": pid, "started": _process_start(pid)}).encode())
         remember_launch(directory, self.name, {"python": launch.python, **launch.options})
-        look = f"tail -f {shlex.quote(str(directory.log))}"
-        return Launched(look=look, metadata=launch_notes(launch, self.name))
+        show_command = f"tail -f {shlex.quote(str(directory.log))}"
+        return Launched(show_command=show_command, metadata=launch_notes(launch, self.name))
 
     def _start(self, launch: Launch, directory: JobDir) -> int:
         with open(directory.log, "ab", opener=private_opener) as log:
@@ -65,7 +65,7 @@ class LocalEngine:
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`."""
-        directory = JobDir.of(str(job["job_id"]), self._env)
+        directory = JobDir.for_job(str(job["job_id"]), self._env)
         if _is_running(directory):
             return EngineState("running")
         if not directory.runner.exists():
@@ -76,7 +76,7 @@ class LocalEngine:
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
     ) -> Iterator[str]:
         """See `Engine.logs`. These are the runner's own messages: neither `follow` nor `since` has an effect."""
-        path = JobDir.of(str(job["job_id"]), self._env).log
+        path = JobDir.for_job(str(job["job_id"]), self._env).log
         if not path.exists():
             return
         lines = path.read_text("utf-8", "replace").splitlines()
@@ -84,7 +84,7 @@ class LocalEngine:
 
     def cancel(self, job: Mapping[str, object]) -> bool:
         """See `Engine.cancel`. The runner keeps the outputs of complete tasks."""
-        directory = JobDir.of(str(job["job_id"]), self._env)
+        directory = JobDir.for_job(str(job["job_id"]), self._env)
         if not _is_running(directory):
             return False
         if not _is_launched_alive(directory):
@@ -101,7 +101,7 @@ def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:
 
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:
     """Return the process id of the runner that was launched for a job on this machine; None if it has ended."""
-    directory = JobDir.of(job_id, env)
+    directory = JobDir.for_job(job_id, env)
     return _read_runner(directory)["pid"] if _is_launched_alive(directory) else None
 
 
@@ -154,7 +154,7 @@ def shard_lock(directory: JobDir, job_id: str, shard: int) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(directory.lock(shard), mode=0o600, timeout=PROBE_SECONDS)
+    lock = FileLock(directory.lock_file(shard), mode=0o600, timeout=PROBE_SECONDS)
     try:
         lock.acquire()
     except Timeout:
@@ -179,7 +179,7 @@ def _is_held(path: Path) -> bool:
 
 def _is_running(directory: JobDir) -> bool:
     """Return True if a runner is at work here, whether it was launched or started by hand."""
-    return _is_launched_alive(directory) or any(_is_held(path) for path in directory.locks())
+    return _is_launched_alive(directory) or any(_is_held(path) for path in directory.lock_files())
 
 
 def _is_launched_alive(directory: JobDir) -> bool:

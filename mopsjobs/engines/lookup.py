@@ -19,9 +19,9 @@ class EngineAnswer(NamedTuple):
 
     engine: str
     state: EngineState
-    look: str
+    show_command: str
     """A command that shows the job."""
-    stop: str | None
+    stop_command: str | None
     """A command that stops the job; None if it is not known."""
 
 
@@ -40,8 +40,8 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tupl
     here = open_engine("local", env).state(job)
     if here.reason != "NotHere":
         pid = runner_pid(job_id, env)
-        look = f"tail -f {shlex.quote(str(JobDir.of(job_id, env).log))}"
-        return EngineAnswer("local", here, look, None if pid is None else f"kill {pid}"), ""
+        show_command = f"tail -f {shlex.quote(str(JobDir.for_job(job_id, env).log))}"
+        return EngineAnswer("local", here, show_command, None if pid is None else f"kill {pid}"), ""
     answers: list[tuple[EngineAnswer | None, str]] = []
     # A daemon thread: the program may end while it hangs.
     thread = threading.Thread(target=lambda: answers.append(_find_in_cluster(job, env)), daemon=True)

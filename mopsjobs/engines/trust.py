@@ -91,7 +91,7 @@ def flags_for(choices: Iterable[str]) -> str:
     return " ".join(f"--trust {shlex.quote(choice)}" for choice in choices)
 
 
-def refusal(found: Mapping[str, list[str]], outcome: str) -> NotTrustedError:
+def not_trusted_error(found: Mapping[str, list[str]], outcome: str) -> NotTrustedError:
     """Return the error for choices that the user has not named.
 
     Args:
@@ -120,7 +120,7 @@ def remember_launch(directory: JobDir, engine: str, options: Mapping[str, object
         replace_file(str(directory.own_launch), json.dumps([f"engine:{engine}", *choices_of(options)]).encode())
 
 
-def launched_here(directory: JobDir) -> Collection[str]:
+def choices_of_last_launch(directory: JobDir) -> Collection[str]:
     """Return the choices of the last launch of a job from this machine by this user; none if there was none."""
     try:
         with open(directory.own_launch, "rb") as file:

@@ -105,8 +105,8 @@ def _with_hint(error: StoreError, job_id: str, session: Session) -> StoreError:
         from mopsjobs.engines.lookup import find_in_engines
 
         answer, _ = find_in_engines(job_id, session.env, ENGINE_SECONDS)
-        if answer is not None and answer.stop is not None:
-            error.hint = f"To stop it by hand: {answer.stop}"
+        if answer is not None and answer.stop_command is not None:
+            error.hint = f"To stop it by hand: {answer.stop_command}"
     return error
 
 

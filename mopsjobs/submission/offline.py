@@ -35,19 +35,19 @@ from mopsjobs.utils.times import json_time, parse_time
 
 def remove_times(directory: JobDir) -> None:
     """Remove the times of an earlier job that had the same id."""
-    for path in (directory.submitted_at, *directory.starts()):
+    for path in (directory.submission_time, *directory.start_files()):
         path.unlink(missing_ok=True)
 
 
 def save_submission_time(directory: JobDir, moment: datetime) -> None:
     """Save when a job was submitted without the registry."""
-    replace_file(str(directory.submitted_at), json_time(moment).encode())
+    replace_file(str(directory.submission_time), json_time(moment).encode())
 
 
-def _backdated(registry: JobRegistry, directory: JobDir) -> JobRegistry:
+def _backdated_registry(registry: JobRegistry, directory: JobDir) -> JobRegistry:
     """Return a registry that writes as of the time of submission; as of now, if that time is not saved or not valid."""
     with contextlib.suppress(OSError, ValueError):
-        return registry.backdated_to(parse_time(directory.submitted_at.read_text("ascii")))
+        return registry.backdated_to(parse_time(directory.submission_time.read_text("ascii")))
     return registry
 
 
@@ -59,7 +59,7 @@ def shard_started_at(directory: JobDir, shard: int, now: datetime | None) -> dat
         shard: its number.
         now: saved as the start if no earlier run has saved one; None: this run has no task.
     """
-    path = directory.began(shard)
+    path = directory.start_file(shard)
     with contextlib.suppress(OSError, ValueError):
         return parse_time(path.read_text("ascii"))
     if now is not None:
@@ -70,7 +70,7 @@ def shard_started_at(directory: JobDir, shard: int, now: datetime | None) -> dat
 
 def save_launch(directory: JobDir, fields: Mapping[str, object]) -> None:
     """Save what the record of a job is to say of its launch."""
-    replace_file(str(directory.launched), json.dumps(fields).encode())
+    replace_file(str(directory.launch_fields), json.dumps(fields).encode())
 
 
 def load_offline(directory: JobDir, job_id: str) -> tuple[Manifest | None, dict[str, object]]:
@@ -87,7 +87,7 @@ def load_offline(directory: JobDir, job_id: str) -> tuple[Manifest | None, dict[
         with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
             found = outbox.get(manifest_key(job_id))
             manifest = None if found is None else Manifest.from_json(found.value, key=manifest_key(job_id))
-    return manifest, _load_launch(directory.launched)
+    return manifest, _load_launch(directory.launch_fields)
 
 
 def _load_launch(path: Path) -> dict[str, object]:
@@ -117,7 +117,7 @@ def register_offline(directory: JobDir, manifest: Manifest, registry: JobRegistr
     Raises:
         StoreError, TooManyRetriesError: if the record could not be written.
     """
-    registry = _backdated(registry, directory)
+    registry = _backdated_registry(registry, directory)
     with contextlib.suppress(JobExistsError):
         registry.register_job(manifest.job_id, **manifest.record_fields())
     _deliver_launch(directory, manifest.job_id, registry)
@@ -138,9 +138,9 @@ def record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, objec
 
 
 def _deliver_launch(directory: JobDir, job_id: str, registry: JobRegistry) -> None:
-    if directory.launched.exists():
-        record_launch(registry, job_id, _load_launch(directory.launched))
-        directory.launched.unlink(missing_ok=True)
+    if directory.launch_fields.exists():
+        record_launch(registry, job_id, _load_launch(directory.launch_fields))
+        directory.launch_fields.unlink(missing_ok=True)
 
 
 def deliver_offline(
@@ -169,13 +169,13 @@ def deliver_offline(
         RecordError: if the manifest on this machine is not valid.
         StoreError: if the store does not answer or refuses; see `deliver`.
     """
-    registry = _backdated(registry, directory)
+    registry = _backdated_registry(registry, directory)
     with contextlib.ExitStack() as stack:
         outbox = None
         if directory.outbox.exists():  # opening creates it
             outbox = stack.enter_context(contextlib.closing(SQLiteVersionedStore(directory.outbox)))
         has_values = outbox is not None and next(iter(outbox.list_keys()), None) is not None
-        if not has_values and not directory.launched.exists():
+        if not has_values and not directory.launch_fields.exists():
             return False
         if outbox is not None:
             # The record comes first: pods begin as soon as they see the manifest, and then write into the record.

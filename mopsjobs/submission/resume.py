@@ -18,7 +18,7 @@ from mopsjobs.engines.base import recorded_launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LOCAL_ENGINES, PROBE_SECONDS
 from mopsjobs.engines.model_env import active_python
-from mopsjobs.engines.trust import Trust, choices_of, launched_here, refusal
+from mopsjobs.engines.trust import Trust, choices_of, choices_of_last_launch, not_trusted_error
 from mopsjobs.errors import (
     EngineError,
     EnginePlaceError,
@@ -70,7 +70,7 @@ class Resumed(NamedTuple):
 
 
 class Resumable(NamedTuple):
-    """A job that has been examined for `resume_job`."""
+    """A job that is ready for `resume_job`."""
 
     request: ResumeRequest
     state: JobState
@@ -93,13 +93,13 @@ def resume(request: ResumeRequest, session: Session, trust: Trust) -> Resumed:
 
     Raises:
         NotTrustedError: if the record makes a choice that the user has not named. Nothing was launched.
-        MopsJobsError: if the job cannot be resumed; see `examine` and `resume_job`.
+        MopsJobsError: if the job cannot be resumed; see `prepare_resume` and `resume_job`.
     """
-    job = examine(request, session)
+    job = prepare_resume(request, session)
     return job if isinstance(job, Resumed) else resume_job(job, session, trust)
 
 
-def examine(request: ResumeRequest, session: Session) -> Resumable | Resumed:
+def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resumed:
     """Deliver what this machine keeps of a job, and find out what is missing.
 
     A job without missing tasks is settled here. So is a job that this machine can launch without the registry.
@@ -124,7 +124,9 @@ def examine(request: ResumeRequest, session: Session) -> Resumable | Resumed:
         return _resume_offline(request, session, outage)
     if state.is_terminal and not missing:
         return Resumed(None)
-    return Resumable(request, state, manifest, missing, is_delivered, tuple(_choices(request, state, session.env)))
+    return Resumable(
+        request, state, manifest, missing, is_delivered, tuple(_record_choices(request, state, session.env))
+    )
 
 
 def resume_job(job: Resumable, session: Session, trust: Trust) -> Resumed:
@@ -139,11 +141,11 @@ def resume_job(job: Resumable, session: Session, trust: Trust) -> Resumed:
     """
     untrusted = [choice for choice in job.choices if not trust.allows(choice)]
     if untrusted:
-        raise refusal({choice: [job.state.job_id] for choice in untrusted}, "nothing was launched")
+        raise not_trusted_error({choice: [job.state.job_id] for choice in untrusted}, "nothing was launched")
     return _submit_child(job, session, trust) if job.state.is_terminal else _launch_again(job, session, trust)
 
 
-def _choices(request: ResumeRequest, state: JobState, env: Mapping[str, str]) -> list[str]:
+def _record_choices(request: ResumeRequest, state: JobState, env: Mapping[str, str]) -> list[str]:
     """Return what only the record says of where and as what the job is to run.
 
     What options or defaults say too is left out, and what this machine has launched the job with. The interpreter of
@@ -159,7 +161,7 @@ def _choices(request: ResumeRequest, state: JobState, env: Mapping[str, str]) ->
             f" {', '.join(ENGINES)}."
         )
     recorded = recorded_launch(state.metadata, engine)
-    known = set(launched_here(JobDir.of(request.job_id, env)))
+    known = set(choices_of_last_launch(JobDir.for_job(request.job_id, env)))
     found = [] if engine == "local" else [f"engine:{engine}"]
     if engine == "dask" and options.scheduler is None and "scheduler" in recorded:
         found.append(f"dask:{recorded['scheduler']}")
@@ -190,7 +192,7 @@ def _without_unknown_python(recorded: dict[str, str], job_id: str, session: Sess
     """Return a recorded launch without its interpreter, if neither the user nor this machine has named that."""
     python = recorded.get("python")
     choice = f"python:{python}"
-    if python is None or trust.allows(choice) or choice in launched_here(JobDir.of(job_id, session.env)):
+    if python is None or trust.allows(choice) or choice in choices_of_last_launch(JobDir.for_job(job_id, session.env)):
         return recorded
     default = active_python(session.env)
     if python != default:
@@ -205,7 +207,7 @@ def _deliver(job_id: str, session: Session) -> bool:
     def warn(key: str, reason: StoreError) -> None:
         session.warn(f"{key} cannot be delivered, and is removed: {reason}")
 
-    directory = JobDir.of(job_id, session.env)
+    directory = JobDir.for_job(job_id, session.env)
     is_delivered = deliver_offline(directory, job_id, session.store, session.registry, warn)
     if is_delivered:
         session.note(f"{job_id}: delivered what this machine kept of it while the registry did not answer")
@@ -244,7 +246,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> Resumed:
         raise JobBusyError(problem, job_id=state.job_id, hint=f"Run: {hint}")
     job_id = child_id(session.registry, state)
     engine = _engine_name(state)
-    recorded = _recorded(request, engine, state.metadata, session, trust)
+    recorded = _earlier_options(request, engine, state.metadata, session, trust)
     # Made before anything of the child is stored: its options may be invalid.
     launch = make_launch(
         job_id, engine, request.options, session, recorded=recorded, namespace=state.k8s_namespace or None
@@ -285,7 +287,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> Resumed:
             f"The {engine.name} engine says that job {state.job_id} has {phase}; its record does not know it yet.",
             hint="Run: mops-jobs reconcile, then resume it.",
         )
-    recorded = _recorded(request, engine.name, state.metadata, session, trust)
+    recorded = _earlier_options(request, engine.name, state.metadata, session, trust)
     namespace = state.k8s_namespace or None
     launch = make_launch(state.job_id, engine.name, request.options, session, recorded=recorded, namespace=namespace)
     launched = engine.launch(launch)
@@ -304,7 +306,7 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
         JobBusyError: if its runner is at work.
     """
     job_id = request.job_id
-    manifest, fields = load_offline(JobDir.of(job_id, session.env), job_id)
+    manifest, fields = load_offline(JobDir.for_job(job_id, session.env), job_id)
     if manifest is None or manifest.engine not in LOCAL_ENGINES:
         raise outage
     _refuse_code(request)
@@ -313,7 +315,7 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
     if engine.state({"job_id": job_id}).phase == "running":
         raise JobBusyError(f"Job {job_id} is still running: nothing to resume.", job_id=job_id)
     # The fields are of this machine, so they need no trust.
-    recorded = _recorded(request, engine.name, fields.get("metadata"), session, None)
+    recorded = _earlier_options(request, engine.name, fields.get("metadata"), session, None)
     engine.launch(make_launch(job_id, engine.name, request.options, session, recorded=recorded))
     return Resumed(job_id, None, (f"{outage} The job continues without the registry.",))
 
@@ -348,7 +350,7 @@ def _engine_name(state: JobState) -> str:
     return state.engine or DEFAULT_ENGINE
 
 
-def _recorded(
+def _earlier_options(
     request: ResumeRequest, engine: str, metadata: object, session: Session, trust: Trust | None
 ) -> dict[str, str]:
     """Return what the earlier launch of a job was asked for.

@@ -126,7 +126,7 @@ def open_client(engine: str, session: Session) -> JobSubmissionClient:
         session.store,
         session.registry,
         open_engine(engine, session.env),
-        directory_of=lambda job_id: JobDir.of(job_id, session.env),
+        directory_of=lambda job_id: JobDir.for_job(job_id, session.env),
     )
 
 

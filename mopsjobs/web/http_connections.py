@@ -56,7 +56,7 @@ class StrictRequestParser(HTTPRequestParser):
             raise ParsingError("Content-Length with Transfer-Encoding is refused")
 
 
-class Channel(HTTPChannel):
+class ClientChannel(HTTPChannel):
     """A connection, with the time since which the server waits for its client."""
 
     parser_class = StrictRequestParser
@@ -113,8 +113,8 @@ class Channel(HTTPChannel):
 class PageServer(TcpWSGIServer):
     """The server of waitress, with lanes of threads, deadlines, and limits on connections."""
 
-    channel_class = Channel
-    active_channels: dict[int, Channel]  # type: ignore[assignment]
+    channel_class = ClientChannel
+    active_channels: dict[int, ClientChannel]  # type: ignore[assignment]
 
     def __init__(
         self, app: Any, listening: socket.socket, lanes: dict[str, int], lane_of: Callable[[str], str], **settings: Any
@@ -144,7 +144,7 @@ class PageServer(TcpWSGIServer):
             sockinfo=sockinfo,
         )
 
-    def add_task(self, channel: Channel) -> None:  # type: ignore[override]
+    def add_task(self, channel: ClientChannel) -> None:  # type: ignore[override]
         """Queue a request for the threads of its lane, or refuse it if too many wait."""
         lane = self._lanes[self._lane_of(getattr(channel.requests[0], "path", ""))]
         if len(lane.queue) >= MAX_QUEUED:
@@ -182,7 +182,7 @@ class PageServer(TcpWSGIServer):
 
     def _make_room(self) -> None:
         """Close the oldest connections that are not busy: of each address with too many, then of all."""
-        by_peer: dict[str, list[Channel]] = defaultdict(list)
+        by_peer: dict[str, list[ClientChannel]] = defaultdict(list)
         for channel in self.active_channels.values():
             if not channel.is_busy:
                 by_peer[channel.addr[0]].append(channel)
@@ -194,6 +194,6 @@ class PageServer(TcpWSGIServer):
             _close(sorted(closable, key=lambda channel: channel.since)[:excess])
 
 
-def _close(channels: Iterable[Channel]) -> None:
+def _close(channels: Iterable[ClientChannel]) -> None:
     for channel in list(channels):
         channel.handle_close()

@@ -104,7 +104,7 @@ class Jobs:
             self._store,
             self._registry,
             _Nowhere(),  # type: ignore[arg-type]
-            directory_of=lambda job: JobDir.of(job, self._env),
+            directory_of=lambda job: JobDir.for_job(job, self._env),
         )
         with pack(self.code) as packed:
             submission = Submission(job_id=self.job, study=self._study, bundle=packed.digest, packed=packed)
@@ -147,7 +147,7 @@ class Jobs:
         hold(resumed.code == 0 or "still running" in resumed.out, f"resume {self.job}: {resumed.out}")
         self._wait()
         hold(self._found() == self._outputs, f"{self.job} has succeeded, and has not all outputs")
-        directory = JobDir.of(self.job, self._env).path
+        directory = JobDir.for_job(self.job, self._env).path
         end = time.monotonic() + PATIENCE
         while left := [
             str(path) for path in directory.rglob("*") if TEMPORARY.search(str(path)) and path.name not in DRAFTS
@@ -178,7 +178,7 @@ class Jobs:
             if state is not None and state.is_terminal:
                 break
             time.sleep(0.02)
-        log = JobDir.of(self.job, self._env).path / "runner.log"
+        log = JobDir.for_job(self.job, self._env).path / "runner.log"
         said = log.read_text()[-500:] if log.exists() else ""
         status = None if state is None else state.status
         hold(status == "succeeded", f"{self.job} is {status} after it was resumed: {said}")

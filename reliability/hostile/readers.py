@@ -208,7 +208,7 @@ def _names(value: bytes) -> None:
 
 def _kept(value: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        JobDir(Path(directory)).launched.write_bytes(value)
+        JobDir(Path(directory)).launch_fields.write_bytes(value)
         whole(load_offline(JobDir(Path(directory)), "a")[1])
 
 

@@ -198,7 +198,7 @@ def test_a_local_runner_is_stopped_and_one_elsewhere_is_no_alarm(cli: Cli, jobs:
         add(jobs, name, "running", engine="local")
     runner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        directory = JobDir.of("here", cli.env).path
+        directory = JobDir.for_job("here", cli.env).path
         directory.mkdir(parents=True)
         started = int(Path(f"/proc/{runner.pid}/stat").read_text().rpartition(")")[2].split()[19])
         (directory / "runner.json").write_text(json.dumps({"pid": runner.pid, "started": started}))

@@ -105,7 +105,7 @@ def test_the_runner_speaks_for_itself_while_the_registry_is_away(cli: Cli, remot
     """A job that runs on this machine, and that the cache does not know: its runner's own messages, marked as such."""
     remote.store.down = True
     assert cli("logs", "mine").code == 5
-    directory = JobDir.of("mine", cli.env).path
+    directory = JobDir.for_job("mine", cli.env).path
     directory.mkdir(parents=True)
     (directory / "runner.log").write_text("first\nsecond\nthird\n")
     ran = cli("logs", "mine", "--grep", "ir", "--tail", "1")

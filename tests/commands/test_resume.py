@@ -116,14 +116,14 @@ def test_an_id_that_became_that_of_another_job_is_left_alone(cli: Cli, remote: R
     assert (ran.code, len(sentences(ran.err))) == (6, 1)
     assert "In the registry, job is another job" in ran.err
     assert _keys(remote.store) == ["jobs/job/state.json"]
-    with closing(SQLiteVersionedStore(JobDir.of("job", cli.env).path / "outbox.db")) as kept:
+    with closing(SQLiteVersionedStore(JobDir.for_job("job", cli.env).path / "outbox.db")) as kept:
         assert len(list(kept.list_keys())) == 2
 
 
 def test_a_job_of_which_nothing_was_kept_is_not_found(cli: Cli, remote: Remote, cluster: Api) -> None:
     """And looking for it leaves no file."""
     assert cli("resume", "job").code == 3
-    assert not JobDir.of("job", cli.env).path.exists()
+    assert not JobDir.for_job("job", cli.env).path.exists()
 
 
 @pytest.mark.usefixtures("quick_runner")
@@ -217,7 +217,7 @@ def _lock_of_runner(cli: Cli, jobs: JobRegistry, status: str) -> FileLock:
     """A job of this machine, and what its runner holds."""
     add(jobs, "job", status, engine="local")
     place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
-    directory = JobDir.of("job", cli.env).path
+    directory = JobDir.for_job("job", cli.env).path
     directory.mkdir(parents=True)
     return FileLock(directory / "shard-0.lock")
 

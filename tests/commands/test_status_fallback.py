@@ -57,7 +57,7 @@ def test_scripts_get_the_job_with_what_is_known(cli: Cli, cluster: Api) -> None:
 
 def test_a_runner_on_this_machine_is_known_without_a_cluster(cli: Cli, remote: Remote) -> None:
     remote.store.down = True
-    directory = JobDir.of("mine", cli.env).path
+    directory = JobDir.for_job("mine", cli.env).path
     directory.mkdir(parents=True)
     (directory / "runner.json").write_text("{}")
     ran = cli.ok("status", "mine")

@@ -78,7 +78,7 @@ class Desk:
 
     def runner(self, job_id: str = "job") -> int:
         """The process of the job's runner."""
-        told: dict[str, int] = json.loads((JobDir.of(job_id, self.env).path / "runner.json").read_text())
+        told: dict[str, int] = json.loads((JobDir.for_job(job_id, self.env).path / "runner.json").read_text())
         return told["pid"]
 
     def results(self, job_id: str = "job") -> dict[str, bytes]:
@@ -86,7 +86,7 @@ class Desk:
 
     def close(self) -> None:
         self.store.close()
-        for told in (JobDir.of("x", self.env).path.parent).glob("*/runner.json"):
+        for told in (JobDir.for_job("x", self.env).path.parent).glob("*/runner.json"):
             pid = int(json.loads(told.read_text())["pid"])
             kill(pid)
             until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
@@ -135,7 +135,7 @@ def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
     assert ran.err.startswith("job: 3 tasks\n")
     assert ran.err.endswith(f"job: {status}, {done} tasks done, {3 - done} failed\n")
     assert record(desk.jobs).status == status
-    assert not (JobDir.of("job", desk.env).path / "runner.log").exists()
+    assert not (JobDir.for_job("job", desk.env).path / "runner.log").exists()
 
 
 def test_wait_of_a_model_that_cannot_be_loaded_fails_as_the_record_does(desk: Desk) -> None:
@@ -285,7 +285,7 @@ def test_a_dry_run_shows_everything_and_does_nothing(cli: Cli) -> None:
     assert 0 < told["bundle_bytes"] < 100_000
     assert shown["Bundle"].startswith(told["bundle"])
     assert not Path(cli.env["HOME"], "registry.db").exists()
-    assert not JobDir.of("job", cli.env).path.exists()
+    assert not JobDir.for_job("job", cli.env).path.exists()
 
 
 def test_a_model_outside_the_bundle_is_warned_of(cli: Cli, tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_a_registry_that_is_gone_does_not_stop_the_launch(
     assert ran.out == "job\n"
     assert [one.job_id for one in launched] == ["job"]
     assert "warning: Cannot reach the registry: connection refused. The job is launched anyway" in ran.err
-    directory = JobDir.of("job", cli.env).path
+    directory = JobDir.for_job("job", cli.env).path
     assert f"Without the registry: tail -f {directory / 'runner.log'}" in ran.err
     with closing(open_store(f"sqlite://{directory}/outbox.db", {})) as kept:
         assert [key.partition("/")[0] for key in kept.list_keys()] == ["bundles", "jobs"]
@@ -771,7 +771,7 @@ def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk)
     assert calls(noted) == {0: 1}
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
-    kept = JobDir.of("job", desk.env).path
+    kept = JobDir.for_job("job", desk.env).path
     begun = parse_time((kept / "shard-0.began").read_text())
     assert parse_time((kept / "submitted_at").read_text()) < begun < utc_now()
     long_ago = begun - timedelta(hours=1)

@@ -506,7 +506,7 @@ def test_a_scheduler_that_does_not_answer_is_told_at_once(cli: Cli, registry: Jo
     assert len(sentences(ran.err)) == 1
     assert ran.err.startswith(f"error: The Dask scheduler {NOBODY} does not answer: ")
     assert (record(registry).status, record(registry).error_code) == ("failed", "LAUNCH")
-    assert not (JobDir.of("job", cli.env).path / "runner.json").exists()
+    assert not (JobDir.for_job("job", cli.env).path / "runner.json").exists()
 
 
 def test_without_a_scheduler_nothing_is_launched(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_launch_creates_one_job_and_says_how_to_see_it(engine: KubernetesEngin
     assert request.data["kind"] == "Job"
     assert request.data["spec"]["completionMode"] == "Indexed"
     assert request.headers["Authorization"] == "Bearer a-token"
-    assert launched.look == "kubectl -n models get job seir-1"
+    assert launched.show_command == "kubectl -n models get job seir-1"
     assert (launched.k8s_name, launched.k8s_namespace) == ("seir-1", "models")
 
 
@@ -463,7 +463,7 @@ def test_a_context_is_chosen_by_option_and_by_environment(env: dict[str, str], a
     """One without a user and without a namespace, too; and one that does not exist is named."""
     launch = Launch(job_id="a", registry_url="azure://x", options={"image": "i", "context": "userless"})
     launched = KubernetesEngine(env).launch(launch)
-    assert launched.look == "kubectl --context userless -n default get job a"
+    assert launched.show_command == "kubectl --context userless -n default get job a"
     with pytest.raises(EngineError, match="has no context nowhere"):
         KubernetesEngine({**env, "MOPS_JOBS_KUBE_CONTEXT": "nowhere"}).state(RECORD)
 

@@ -47,13 +47,13 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEng
     monkeypatch.setattr(local, "command", lambda: [sys.executable, str(script)])
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     yield LocalEngine(env)
-    told = JobDir.of("job", env).path / "runner.json"
+    told = JobDir.for_job("job", env).path / "runner.json"
     if told.exists():
         kill(int(json.loads(told.read_text())["pid"]))
 
 
 def _pid(tmp_path: Path) -> int:
-    directory = JobDir.of("job", {"HOME": str(tmp_path)}).path
+    directory = JobDir.for_job("job", {"HOME": str(tmp_path)}).path
     return int(json.loads((directory / "runner.json").read_text())["pid"])
 
 
@@ -68,7 +68,7 @@ def _lines(engine: LocalEngine, count: int = 2, **more: Any) -> list[str]:
 def test_a_launch_passes_on_all_that_it_was_told(engine: LocalEngine) -> None:
     launch = Launch(job_id="job", registry_url="sqlite:///r.db", workers=3, python="/py", task_timeout=1.5)
     launched = engine.launch(launch)
-    assert launched.look.startswith("tail -f ")
+    assert launched.show_command.startswith("tail -f ")
     words = "None run job --registry sqlite:///r.db --workers 3 --python /py --task-timeout 1.5s"
     assert _lines(engine)[0] == words
     assert _lines(engine, tail=1) == ["two"]
@@ -107,7 +107,7 @@ def test_the_state_follows_the_process(engine: LocalEngine, tmp_path: Path) -> N
 
 
 def test_a_process_that_has_got_the_runners_number_is_not_taken_for_it(engine: LocalEngine, tmp_path: Path) -> None:
-    directory = JobDir.of("job", {"HOME": str(tmp_path)}).path
+    directory = JobDir.for_job("job", {"HOME": str(tmp_path)}).path
     directory.mkdir(parents=True)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         (directory / "runner.json").write_text(json.dumps({"pid": other.pid, "started": 1}))
@@ -120,7 +120,7 @@ def test_a_process_that_has_got_the_runners_number_is_not_taken_for_it(engine: L
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": "x", "started": 1}', "null"])
 def test_a_damaged_note_of_the_runner_reads_as_gone(engine: LocalEngine, tmp_path: Path, content: str) -> None:
-    directory = JobDir.of("job", {"HOME": str(tmp_path)}).path
+    directory = JobDir.for_job("job", {"HOME": str(tmp_path)}).path
     directory.mkdir(parents=True)
     (directory / "runner.json").write_text(content)
     assert engine.state(JOB).phase == "gone"

@@ -189,7 +189,7 @@ def test_every_command_that_prints_a_job_keeps_its_promise(cli: Cli, jobs: JobRe
 
 def test_a_job_of_which_only_its_engine_tells_keeps_the_promise(cli: Cli, remote: Remote) -> None:
     """What only the record tells is null then, and only then: the schema holds a record that was read to its values."""
-    directory = JobDir.of("mine", cli.env).path
+    directory = JobDir.for_job("mine", cli.env).path
     directory.mkdir(parents=True)
     (directory / "runner.json").write_text("{}")
     remote.store.down = True

@@ -404,7 +404,7 @@ def test_a_cache_that_has_lost_its_mark_does_not_make_a_lost_registry_new(cli: C
 @pytest.mark.parametrize("argv", [["status", "a"], ["wait", "a"], ["results", "a"], ["validate", "a"]], ids=" ".join)
 def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remote: Remote, argv: list[str]) -> None:
     """It was launched from here while the registry took nothing: that there is none would invite a second one."""
-    directory = JobDir.of("a", cli.env).path
+    directory = JobDir.for_job("a", cli.env).path
     directory.mkdir(parents=True)
     (directory / "launched.json").write_text("{}")
     ran = cli(*argv)

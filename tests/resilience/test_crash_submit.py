@@ -50,7 +50,7 @@ class Nowhere:
     name = "local"
 
     def launch(self, launch: Launch) -> Launched:
-        return Launched(look="", metadata={})
+        return Launched(show_command="", metadata={})
 
 
 def submit(store: VersionedStore, directory: Path) -> str:

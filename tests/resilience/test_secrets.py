@@ -175,11 +175,11 @@ class Desk:
         return ran
 
     def runner(self, job_id: str) -> int:
-        told: dict[str, int] = json.loads((JobDir.of(job_id, self.cli.env).path / "runner.json").read_text())
+        told: dict[str, int] = json.loads((JobDir.for_job(job_id, self.cli.env).path / "runner.json").read_text())
         return told["pid"]
 
     def close(self) -> None:
-        for told in JobDir.of("x", self.cli.env).path.parent.glob("*/runner.json"):
+        for told in JobDir.for_job("x", self.cli.env).path.parent.glob("*/runner.json"):
             pid = int(json.loads(told.read_text())["pid"])
             if pid == os.getpid():  # in the foreground, this process was the runner
                 continue
@@ -355,7 +355,7 @@ def test_what_is_kept_while_the_registry_is_away_has_no_secret(desk: Callable[..
     one = desk("azure://c-1", **ELSEWHERE, **{STRING: away})
     with Arguments() as arguments:
         assert one(*CASES["submit"], "-vv").code == 0
-        directory = JobDir.of("job", one.cli.env).path
+        directory = JobDir.for_job("job", one.cli.env).path
         assert is_alive(one.runner("job"))
         until(lambda: list(directory.glob("spool*")) or (directory / "runner.log").stat().st_size, "it to work")
         kept = one.kept()
@@ -499,7 +499,7 @@ def test_what_is_kept_is_its_owners_alone(cli: Cli, tmp_path: Path, umask: int) 
     submit = ("submit", str(tmp_path / "study.json"), "--auto", "--workers", "1", "--job-id")
     for job_id, env in (("job", {}), ("kept", away)) if umask == 0 else (("job", {}),):
         assert ran(*submit, job_id, **env).returncode == 0
-        directory = JobDir.of(job_id, base).path
+        directory = JobDir.for_job(job_id, base).path
         pids.append(int(json.loads((directory / "runner.json").read_text())["pid"]))
     try:
         until(lambda: not is_alive(pids[0]), "the runner to end")

@@ -19,7 +19,7 @@ from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED
-from mopsjobs.submission.resume import Resumed, ResumeRequest, examine, resume_job
+from mopsjobs.submission.resume import Resumed, ResumeRequest, prepare_resume, resume_job
 from mopsjobs.utils.text import pluralize
 
 HELP = "run the missing tasks of a job"
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Resume a job."""
     session = submission_session(app)
     request = ResumeRequest(job_id=args.job, options=launch_options(args), code=code_to_pack(args, app))
-    job = examine(request, session)
+    job = prepare_resume(request, session)
     if isinstance(job, Resumed):
         return _result(args.job, job, as_json=args.json)
     trust = user_trust(args.trust, app)

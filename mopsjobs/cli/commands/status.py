@@ -72,7 +72,7 @@ def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]
         [styled(f"{'Job':<11}", "bold"), str(job["job_id"])],
         [styled(f"{'Engine':<11}", "bold"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
     ]
-    return lines, [f"Next: {answer.look}"]
+    return lines, [f"Next: {answer.show_command}"]
 
 
 def _text(name: str, found: FoundJob, app: App) -> tuple[list[Line], list[str]]:

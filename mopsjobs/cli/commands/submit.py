@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         return Result(body, notes=notes, exit_code=ending.exit_code)
     following = f"Next: mops-jobs wait {submitted.job_id}"
     if submitted.warnings:
-        following = f"Without the registry: {submitted.launched.look}"
+        following = f"Without the registry: {submitted.launched.show_command}"
     return Result(
         _body(request, submitted.job_id, None, as_json=args.json),
         notes=[f"Launched {pluralize(study.tasks_total, 'task')}", following],

@@ -96,7 +96,7 @@ class Cluster:
         """Return the pods of a Job by shard, and by age within a shard."""
         with self._translate_errors():
             pods = list(self._client.list(Pod, namespace=namespace, labels={JOB_NAME_LABEL: job_name}))
-            return sorted(pods, key=lambda pod: (shard_of(pod), _created(pod)))
+            return sorted(pods, key=lambda pod: (shard_of(pod), _creation_time(pod)))
 
     def delete(self, namespace: str, name: str) -> bool:
         """Delete a Job, and in the background its pods. Return False if there is none."""
@@ -150,11 +150,11 @@ class Cluster:
             ) from None
         except httpx.TransportError as error:
             raise EngineUnavailableError(
-                f"Cannot reach the cluster at {self.server}: {_short(error)}.",
+                f"Cannot reach the cluster at {self.server}: {_error_text(error)}.",
                 hint="Try again, or check with: kubectl cluster-info",
             ) from None
         except (ConfigError, OSError) as error:  # of the sign-in program that the kubeconfig names
-            raise EngineAccessError(f"Cannot sign in to the cluster at {self.server}: {_short(error)}.") from None
+            raise EngineAccessError(f"Cannot sign in to the cluster at {self.server}: {_error_text(error)}.") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError):
             raise self._unexpected_response() from None
         except (TypeError, LookupError, AttributeError, RecursionError):  # JSON of another shape, or nested too deeply
@@ -191,7 +191,7 @@ def open_cluster(
         )
     except (ConfigError, OSError, ValueError, httpx.InvalidURL) as error:
         raise EngineAccessError(
-            f"The certificates or the address of the cluster cannot be used: {_short(error)}."
+            f"The certificates or the address of the cluster cannot be used: {_error_text(error)}."
         ) from None
     try:
         yield Cluster(client, config)
@@ -228,7 +228,7 @@ def shard_of(pod: Pod) -> int:
     return parse_whole_number(text, 0, MAX_INDEX) or 0
 
 
-def _created(pod: Pod) -> float:
+def _creation_time(pod: Pod) -> float:
     created = None if pod.metadata is None else pod.metadata.creationTimestamp
     return 0.0 if created is None else created.timestamp()
 
@@ -272,7 +272,7 @@ def _translate_config_errors(path: str | None) -> Iterator[None]:
         yield
     except (ConfigError, OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise EngineAccessError(
-            f"The cluster's configuration {path or POD_CONFIG} cannot be used: {_short(error)}.",
+            f"The cluster's configuration {path or POD_CONFIG} cannot be used: {_error_text(error)}.",
             hint="Check it with: kubectl config view",
         ) from None
 
@@ -315,7 +315,7 @@ def _status_error(error: httpx.HTTPStatusError, server: str) -> EngineError:
     return EngineError(f"The cluster at {server} refuses the request ({code}){reason}.")
 
 
-def _short(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         # The text of the error shows the line, which may have a token.
         return f"{error.problem} in line {error.problem_mark.line + 1}"

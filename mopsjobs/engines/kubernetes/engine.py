@@ -27,7 +27,7 @@ from mopsjobs.engines.kubernetes.manifest import (
     job_name,
     kubectl,
 )
-from mopsjobs.engines.trust import NotTrustedError, Trust, flags_for, launched_here, remember_launch
+from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for, remember_launch
 from mopsjobs.errors import EngineError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import utc_now
 
@@ -77,19 +77,19 @@ class KubernetesEngine:
             namespace = check_namespace(launch.options.get("namespace") or cluster.namespace)
             manifest = build_manifest(launch, namespace=namespace, launch_id=launch_id, env=self._env)
             name = job_name(launch.job_id)
-            look = kubectl("get", name, namespace, context)
+            show_command = kubectl("get", name, namespace, context)
             try:
                 created = cluster.create(manifest)
             except (ConflictError, EngineUnavailableError) as problem:
-                created = _find_created(cluster, manifest, problem, look)
+                created = _find_created(cluster, manifest, problem, show_command)
         uid = None if created.metadata is None else created.metadata.uid
         metadata = _launch_metadata(launch, manifest)
         if context is not None:
             metadata[CONTEXT_FIELD] = context  # the name only
         choices: dict[str, object] = {**launch.options, "image": metadata[NOTE_PREFIXES[self.name] + "image"]}
         choices |= {"namespace": namespace, "context": context}
-        remember_launch(JobDir.of(launch.job_id, self._env), self.name, choices)
-        return Launched(look, name, namespace, uid, metadata=metadata)
+        remember_launch(JobDir.for_job(launch.job_id, self._env), self.name, choices)
+        return Launched(show_command, name, namespace, uid, metadata=metadata)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. Never `unknown`: a cluster that does not answer is an error."""
@@ -108,11 +108,11 @@ class KubernetesEngine:
             namespace, name = _place(cluster, job)
             if not follow:
                 pods = () if _find_own_job(cluster, job, self._trust) is None else cluster.pods(namespace, name)
-                yield from k8s_logs.present(cluster, pods, window, self._now())
+                yield from k8s_logs.existing_lines(cluster, pods, window, self._now())
                 return
             was_seen = False
 
-            def look() -> tuple[bool, Sequence[Pod]]:
+            def list_pods() -> tuple[bool, Sequence[Pod]]:
                 nonlocal was_seen
                 phase = _state(cluster, job, self._trust).phase
                 was_seen = was_seen or phase != "gone"
@@ -120,7 +120,7 @@ class KubernetesEngine:
                 pods = cluster.pods(namespace, name) if was_seen else ()
                 return phase in ("succeeded", "failed", "gone"), pods
 
-            yield from k8s_logs.follow(cluster, look, window, self._now, self._sleep)
+            yield from k8s_logs.follow_lines(cluster, list_pods, window, self._now, self._sleep)
 
     def cancel(self, job: Mapping[str, object]) -> bool:
         """See `Engine.cancel`. Deletes the Job; its pods get SIGTERM, and time to store outputs and report."""
@@ -152,7 +152,7 @@ def unknown_context(job: Mapping[str, object], env: Mapping[str, str], trust: Tr
     if context is None or env.get(CONTEXT_VARIABLE):
         return None
     choice = f"context:{context}"
-    if trust.allows(choice) or choice in launched_here(JobDir.of(str(job["job_id"]), env)):
+    if trust.allows(choice) or choice in choices_of_last_launch(JobDir.for_job(str(job["job_id"]), env)):
         return None
     return choice if is_other_context(env, context) else None
 
@@ -198,7 +198,7 @@ def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
     return namespace, name
 
 
-def _find_created(cluster: Cluster, manifest: Mapping[str, object], problem: EngineError, look: str) -> Job:
+def _find_created(cluster: Cluster, manifest: Mapping[str, object], problem: EngineError, show_command: str) -> Job:
     """Return the Job that a launch has created although the reply was lost or says otherwise.
 
     Raises:
@@ -215,11 +215,13 @@ def _find_created(cluster: Cluster, manifest: Mapping[str, object], problem: Eng
         return existing
     if marks.get(JOB_ID) == annotations[JOB_ID]:
         raise EngineError(
-            f"Job {annotations[JOB_ID]} is already launched; nothing was started.", hint=f"See it: {look}"
+            f"Job {annotations[JOB_ID]} is already launched; nothing was started.", hint=f"See it: {show_command}"
         )
     if isinstance(problem, ConflictError):
-        raise EngineError(f"Namespace {namespace} has another Job {name}; nothing was started.", hint=f"See it: {look}")
-    raise EngineUnavailableError(problem.message, hint=f"To see whether it has started: {look}")
+        raise EngineError(
+            f"Namespace {namespace} has another Job {name}; nothing was started.", hint=f"See it: {show_command}"
+        )
+    raise EngineUnavailableError(problem.message, hint=f"To see whether it has started: {show_command}")
 
 
 def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineState:

@@ -89,7 +89,7 @@ class Reader:
         return 3600
 
 
-def present(cluster: Cluster, pods: Sequence[Pod], window: Window, now: datetime) -> Iterator[str]:
+def existing_lines(cluster: Cluster, pods: Sequence[Pod], window: Window, now: datetime) -> Iterator[str]:
     """Yield the existing lines, one shard after the other."""
     several = _are_several(pods)
     lines = (
@@ -100,9 +100,9 @@ def present(cluster: Cluster, pods: Sequence[Pod], window: Window, now: datetime
     yield from lines if window.tail is None else deque(lines, maxlen=window.tail)
 
 
-def follow(
+def follow_lines(
     cluster: Cluster,
-    look: Callable[[], tuple[bool, Sequence[Pod]]],
+    list_pods: Callable[[], tuple[bool, Sequence[Pod]]],
     window: Window,
     now: Callable[[], datetime],
     sleep: Callable[[float], None],
@@ -111,7 +111,7 @@ def follow(
 
     Args:
         cluster: where the job runs.
-        look: returns whether the job has ended, and its pods, which are listed after that, so that none is missing.
+        list_pods: returns whether the job has ended, and its pods, listed after that, so that none is missing.
         window: which of the existing lines to read; pods that start later are read from their beginning.
         now: the time.
         sleep: waits that many seconds.
@@ -121,7 +121,7 @@ def follow(
     is_first = True
     while True:
         try:
-            is_over, pods = look()
+            is_over, pods = list_pods()
         except EngineUnavailableError:
             failures += 1
             if failures > MAX_FAILURES:

@@ -6,7 +6,7 @@ import base64
 import contextlib
 from collections.abc import Iterator
 
-from mopsjobs.engines.child_process import Channel, serving
+from mopsjobs.engines.child_process import ParentStreams, run_as_child
 from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import DaskPool
@@ -15,35 +15,35 @@ from mopsjobs.studies.study import Task
 
 def main() -> None:
     """Run the tasks that the parent sends, until there are no more or it has closed the streams."""
-    channel = Channel()
-    with serving(channel):
-        setup = channel.receive()
+    parent = ParentStreams()
+    with run_as_child(parent):
+        setup = parent.receive()
         pool = DaskPool(
             setup["scheduler"],
             base64.b64decode(setup["bundle"]),
             setup["entrypoint"],
             python=setup["python"],
             task_timeout=setup["task_timeout"],
-            on_log=lambda task, line: channel.send({"log": [task, line]}),
+            on_log=lambda task, line: parent.send({"log": [task, line]}),
         )
         try:
-            with contextlib.closing(pool.run(_tasks(channel), wake_seconds=setup["wake_seconds"])) as results:
+            with contextlib.closing(pool.run(_tasks(parent), wake_seconds=setup["wake_seconds"])) as results:
                 for result in results:
                     if result is not None:
-                        channel.send({"finished": _to_message(result)})
-                    elif channel.is_over():
+                        parent.send({"finished": _to_message(result)})
+                    elif parent.is_over():
                         return
         except ModelError as error:
             fields = {"message": error.message, "hint": error.hint, "error": error.event_fields.get("error")}
-            channel.send({"model": fields})
+            parent.send({"model": fields})
             return
-        channel.send({"end": True})
+        parent.send({"end": True})
 
 
-def _tasks(channel: Channel) -> Iterator[tuple[int, Task]]:
+def _tasks(parent: ParentStreams) -> Iterator[tuple[int, Task]]:
     while True:
-        channel.send({"next": True})
-        task = channel.receive()["task"]
+        parent.send({"next": True})
+        task = parent.receive()["task"]
         if task is None:
             return
         yield task["position"], Task(task["number"], "", task["seed"], task["params"])

@@ -23,7 +23,7 @@ def synced(cli: Cli, remote: Remote) -> None:
 
 
 def _launch_here(cli: Cli, job_id: str) -> None:
-    directory = JobDir.of(job_id, cli.env).path
+    directory = JobDir.for_job(job_id, cli.env).path
     directory.mkdir(parents=True)
     (directory / "runner.json").write_text("{}")
 

@@ -427,7 +427,7 @@ def test_without_a_home_the_cache_is_in_a_private_directory(
     private = temporary / f"mops-jobs-{os.getuid()}"
     assert (ran.code, ran.lines) == (0, ["a"])
     assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
-    assert JobDir.of("a", cli.env).path == private / "jobs" / "a"
+    assert JobDir.for_job("a", cli.env).path == private / "jobs" / "a"
     assert sorted(Path.cwd().rglob("*")) == before
     temporary.chmod(0o777)
     refused = cli("list", "-q")

@@ -13,7 +13,7 @@ import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_pid
-from mopsjobs.engines.trust import MAX_BYTES, Trust, check_choice, launched_here
+from mopsjobs.engines.trust import MAX_BYTES, Trust, check_choice, choices_of_last_launch
 from mopsjobs.errors import EngineUnavailableError, UsageError
 from support.cli import Cli, Remote, add, sentences
 from support.kubernetes import Api, kubeconfig, lines, log_path
@@ -337,7 +337,7 @@ def test_a_flag_is_taken_by_the_letter_and_a_pattern_as_one() -> None:
 @pytest.mark.parametrize("text", ["{}", "7", "[7, null]", "", "[" * 100_000, '["engine:local"' + " " * MAX_BYTES])
 def test_a_damaged_note_of_a_launch_names_nothing(tmp_path: Path, text: str) -> None:
     JobDir(tmp_path).own_launch.write_text(text)
-    assert not launched_here(JobDir(tmp_path))
+    assert not choices_of_last_launch(JobDir(tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
@@ -345,9 +345,9 @@ def test_a_note_of_another_user_names_nothing(tmp_path: Path) -> None:
     """As root with the home of a user, who may write what lies there."""
     note = JobDir(tmp_path).own_launch
     note.write_text('["image:evil"]')
-    assert launched_here(JobDir(tmp_path)) == {"image:evil"}
+    assert choices_of_last_launch(JobDir(tmp_path)) == {"image:evil"}
     os.chown(note, 65534, -1)
-    assert not launched_here(JobDir(tmp_path))
+    assert not choices_of_last_launch(JobDir(tmp_path))
 
 
 def test_a_wrong_list_is_refused_by_name(cli: Cli) -> None:
@@ -368,6 +368,6 @@ def test_a_project_file_may_not_trust(cli: Cli) -> None:
 
 def test_the_note_of_a_launch_is_its_owners_alone(cli: Cli, remote: Remote, cluster: Api) -> None:
     test_what_this_machine_launched_needs_no_question(cli, remote, cluster)
-    path = JobDir.of("mine", cli.env).own_launch
+    path = JobDir.for_job("mine", cli.env).own_launch
     assert path.stat().st_mode & 0o777 == 0o600
-    assert {"engine:kubernetes", "context:prod", "image:mine:1"} <= set(launched_here(JobDir(path.parent)))
+    assert {"engine:kubernetes", "context:prod", "image:mine:1"} <= set(choices_of_last_launch(JobDir(path.parent)))

@@ -105,11 +105,11 @@ def test_a_registry_whose_creator_was_killed_is_made_by_the_next(tmp_path: Path)
 
 def test_what_is_kept_of_a_launch_is_never_half_there(tmp_path: Path) -> None:
     """Whoever is killed while writing it has written nothing: `resume` reads the file."""
-    killed_in_a_draft(JobDir(tmp_path).launched)
+    killed_in_a_draft(JobDir(tmp_path).launch_fields)
     assert load_offline(JobDir(tmp_path), "job") == (None, {})
     save_launch(JobDir(tmp_path), {"k8s_name": "x"})
     assert load_offline(JobDir(tmp_path), "job") == (None, {"k8s_name": "x"})
-    killed_in_a_draft(JobDir(tmp_path).launched)
+    killed_in_a_draft(JobDir(tmp_path).launch_fields)
     assert load_offline(JobDir(tmp_path), "job") == (None, {"k8s_name": "x"})
 
 
