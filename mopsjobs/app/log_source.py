@@ -128,7 +128,7 @@ class _LogReader:
                 self._show([LogLine(line)])
                 count += 1
         except NotTrustedError as error:
-            out.warn(str(error))  # it ends with the flag to add
+            out.warn(f"{error} {error.hint}")
             out.warn("Showing the events instead.")
             return None
         except EngineError as error:

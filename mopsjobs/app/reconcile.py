@@ -17,6 +17,7 @@ from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Engine, EngineState, engine_of
+from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
     EXIT_DONE,
     EngineUnavailableError,
@@ -168,6 +169,9 @@ def reconcile(
             # Another program was faster, and cancelled, ended or deleted it. Its change is the newer one.
             newer = registry.get_job(state.job_id)
             done.append(Reconciled(state.job_id, Action("nothing"), state.status, newer.status if newer else "deleted"))
+        except NotTrustedError as error:
+            problem = f"{error} {error.hint}"  # the flag to add
+            done.append(Reconciled(state.job_id, action, state.status, state.status, problem, error.exit_code))
         except MopsJobsError as error:
             done.append(Reconciled(state.job_id, action, state.status, state.status, str(error), error.exit_code))
         else:

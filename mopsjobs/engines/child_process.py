@@ -126,11 +126,11 @@ class Child:
             self._process.wait(GRACE_SECONDS)
         return EngineUnavailableError(
             f"The process that talks to Dask has ended (exit code {self._process.returncode}).",
-            hint="Running the job again goes on where it was: mops-jobs resume.",
+            hint="Run the job again; it continues where it was: mops-jobs resume",
         )
 
     def _unexpected_output_error(self) -> EngineError:
-        return EngineError("Unexpected response from the process that talks to Dask.")
+        return EngineError("unexpected response from the process that talks to Dask.")
 
 
 class ParentStreams:

@@ -51,8 +51,8 @@ def scheduler_url(address: str | None, env: Mapping[str, str]) -> str:
     words = _URL.fullmatch(url)
     if words is None or not 0 < int(words[3]) < 65536:
         # The part after such a mark may be a token; a valid address has none of these marks.
-        described = "with a name or password in it" if "@" in url else repr(re.split("[?#;=]", url)[0][:100])
-        raise UsageError(f"A scheduler's address is like tcp://HOST:8786, not {described}.")
+        quoted = "" if "@" in url else f" {re.split('[?#;=]', url)[0][:100]!r}"
+        raise UsageError(f"invalid scheduler{quoted}: expected an address like tcp://HOST:8786, without a password.")
     return url.rstrip("/")
 
 
@@ -118,12 +118,12 @@ def connect(url: str) -> Client:
     except (OSError, TimeoutError) as error:
         raise EngineUnavailableError(
             f"The Dask scheduler {url} does not answer: {_root_cause(error)}.",
-            hint="Is it running, and is that its address?",
+            hint="Check that it is running, and that this is its address.",
         ) from None
     except Exception as error:  # noqa: BLE001 - certificates, versions: the library has no common base class of errors
         raise EngineError(
             f"The Dask scheduler {url} cannot be used: {type(error).__name__}: {_root_cause(error)}.",
-            hint="Is the version of distributed here that of the cluster?",
+            hint="Check that this Python and the cluster have the same version of distributed.",
         ) from None
 
 

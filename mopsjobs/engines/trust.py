@@ -29,8 +29,6 @@ KINDS = {
 }
 """The kinds of choices."""
 
-CONFIG_HINT = "To trust it in every command, add to ~/.config/mops-jobs/config.toml: trusted = [{}]"
-
 MAX_BYTES = 65536
 
 
@@ -75,7 +73,7 @@ def check_choice(text: str) -> str:
     if kind not in KINDS or not colon or not value or not text.isprintable():
         kinds = ", ".join(KINDS)
         raise UsageError(
-            f"invalid choice '{text[:100]}': expected KIND:VALUE, like context:prod. The kinds are {kinds}."
+            f"invalid choice '{text[:100]}': expected KIND:VALUE, like context:prod.", hint=f"The kinds are {kinds}."
         )
     return text
 
@@ -101,9 +99,9 @@ def not_trusted_error(found: Mapping[str, list[str]], outcome: str) -> NotTruste
     choices = list(found)
     listed = ", ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
     return NotTrustedError(
-        f"Only the record of {first_jobs(found)} names {', '.join(choices)}; {outcome}."
-        f" If you trust {'it' if len(choices) == 1 else 'them'}, add: {flags_for(choices)}",
-        hint=CONFIG_HINT.format(listed),
+        f"Only the record of {first_jobs(found)} names {', '.join(choices)}; {outcome}.",
+        hint=f"If you trust {'it' if len(choices) == 1 else 'them'}, put trusted = [{listed}] into"
+        f" ~/.config/mops-jobs/config.toml, or for this command add: {flags_for(choices)}",
     )
 
 

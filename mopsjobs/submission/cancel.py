@@ -132,7 +132,8 @@ class _Stopper:
                 is_stopped = open_engine(name, self._env, self._trust).cancel(job)
                 return CancelledJob(state, "stopped" if is_stopped else "nothing")
             except NotTrustedError as error:
-                return CancelledJob(state, "failed", f"{state.job_id} is cancelled, but was not stopped: {error}")
+                problem = f"{state.job_id} is cancelled, but was not stopped: {error} {error.hint}"
+                return CancelledJob(state, "failed", problem)
             except EngineError as error:
                 problem = str(error)
                 if isinstance(error, EngineUnavailableError):

@@ -422,9 +422,9 @@ def test_a_client_refuses_a_process_that_holds_secrets(
 
 NEXT = '{"next": true}'
 MESSAGES = [
-    ("[7]", "Unexpected response"),
-    ("nonsense", "Unexpected response"),
-    ("[" * 100_000, "Unexpected response"),
+    ("[7]", "unexpected response"),
+    ("nonsense", "unexpected response"),
+    ("[" * 100_000, "unexpected response"),
     ("{}", "sent an invalid message about a task"),
     ('{"finished": [7, {}, null]}', "sent an invalid message about a task"),
     ('{"finished": [0, {"result.json": "?"}, null]}', "sent an invalid message about a task"),
@@ -538,12 +538,21 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
     ("argv", "said"),
     [
         ([], "The dask engine needs a scheduler."),
-        (["--scheduler", "here"], "A scheduler's address is like tcp://HOST:8786, not 'here'."),
-        (["--scheduler", "tcp://h:0"], "A scheduler's address is like tcp://HOST:8786, not 'tcp://h:0'."),
-        (["--scheduler", "http://h:1"], "A scheduler's address is like tcp://HOST:8786, not 'http://h:1'."),
+        (
+            ["--scheduler", "here"],
+            "invalid scheduler 'here': expected an address like tcp://HOST:8786, without a password.",
+        ),
+        (
+            ["--scheduler", "tcp://h:0"],
+            "invalid scheduler 'tcp://h:0': expected an address like tcp://HOST:8786, without a password.",
+        ),
+        (
+            ["--scheduler", "http://h:1"],
+            "invalid scheduler 'http://h:1': expected an address like tcp://HOST:8786, without a password.",
+        ),
         (
             ["--scheduler", "tcp://me:secret@h:1"],
-            "A scheduler's address is like tcp://HOST:8786, not with a name or password in it.",
+            "invalid scheduler: expected an address like tcp://HOST:8786, without a password.",
         ),
         (
             ["--scheduler", NOBODY, "--workers", "2"],

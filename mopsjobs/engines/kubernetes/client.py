@@ -146,7 +146,7 @@ class Cluster:
         except httpx.LocalProtocolError:  # its text has the header with the token
             raise EngineAccessError(
                 f"The credentials for the cluster at {self.server} cannot be sent: they are invalid in an HTTP header.",
-                hint="Is there a line break in the token? Sign in again, for example with: az aks get-credentials",
+                hint="Remove line breaks from the token, or sign in again, for example with: az aks get-credentials",
             ) from None
         except httpx.TransportError as error:
             raise EngineUnavailableError(

@@ -137,8 +137,8 @@ class KubernetesEngine:
         choice = unknown_context(job, self._env, self._trust)
         if choice is not None:
             raise NotTrustedError(
-                f"Only the record of job {job['job_id']} names {choice}; it was not used."
-                f" If you trust it, add: {flags_for([choice])}"
+                f"Only the record of job {job['job_id']} names {choice}; it was not used.",
+                hint=f"If you trust it, add: {flags_for([choice])}",
             )
         return open_cluster(self._env, self._context, recorded=_recorded_context(job), follow=follow)
 
@@ -192,8 +192,8 @@ def _place(cluster: Cluster, job: Mapping[str, object]) -> tuple[str, str]:
     name = str(job.get("k8s_name") or job_name(str(job["job_id"])))
     if not is_job_place(namespace, name):
         raise EnginePlaceError(
-            f"No cluster can have a Job '{shorten(name, MAX_SHOWN_NAME)}' in a namespace"
-            f" '{shorten(namespace, MAX_SHOWN_NAME)}', as the record of the job has it."
+            f"invalid Job '{shorten(name, MAX_SHOWN_NAME)}' in namespace '{shorten(namespace, MAX_SHOWN_NAME)}'"
+            " in the record of the job: expected names that Kubernetes allows."
         )
     return namespace, name
 
@@ -273,8 +273,8 @@ def _is_of(k8s_job: Job, job: Mapping[str, object], cluster: Cluster, trust: Tru
     namespace, name = _place(cluster, job)
     if namespace != cluster.namespace and not trust.allows(f"namespace:{namespace}"):
         raise NotTrustedError(
-            f"The Job {name} in namespace {namespace} has no mark of job {job['job_id']}; it was left alone."
-            f" If you trust the record, add: {flags_for([f'namespace:{namespace}'])}"
+            f"The Job {name} in namespace {namespace} has no mark of job {job['job_id']}; it was left alone.",
+            hint=f"If you trust the record, add: {flags_for([f'namespace:{namespace}'])}",
         )
     return True
 

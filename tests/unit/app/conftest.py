@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import mops_jobs
 from mopsjobs.app import config
 from mopsjobs.app.app import App
 from mopsjobs.console.printer import Printer
@@ -21,6 +20,6 @@ def app(tmp_path: Path, clock: Clock) -> Iterator[App]:
     env = {"HOME": str(tmp_path), "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
     settings = config.load({}, env, str(tmp_path))
     out = Printer(None, io.StringIO(), env)
-    made = App(settings, out, env, mops_jobs.build_parser, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
+    made = App(settings, out, env, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
     yield made
     made.close()
