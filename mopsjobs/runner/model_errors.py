@@ -24,7 +24,7 @@ def load_error(error: Mapping[str, str]) -> ModelError:
     """Return the error of a model that raised this when it was loaded."""
     hint = None
     if error["type"] == "ModuleNotFoundError":
-        hint = "Is --python the interpreter that has the model's packages?"
+        hint = "Name the interpreter that has the model's packages: --python PATH."
     elif place := error.get("at"):
         hint = f"See line {place.rpartition(':')[2]} of {place.rpartition(':')[0]} in the packed code."
     return ModelError(f"The model cannot be loaded: {error['type']}: {error['message']}", hint=hint, error=error)
@@ -35,7 +35,7 @@ def not_python_error(path: str, line: bytearray) -> ModelError:
     text = line[:60].decode("utf-8", "replace")
     return ModelError(
         f"{path} is not a Python interpreter; it says: {text!r}",
-        hint="Is --python the path of a Python?",
+        hint="Name the interpreter that has the model's packages: --python PATH.",
     )
 
 

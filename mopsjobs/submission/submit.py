@@ -88,7 +88,7 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
     launch = make_launch(job_id, request.engine, request.options, session, foreground=request.foreground)
     if request.code is None:
         if request.bundle is None:
-            raise UsageError("A submission needs the code of its model: either a directory or a bundle.")
+            raise UsageError("missing code of the model: expected either a directory or a bundle.")
         yield PreparedJob(request, launch, parse_bundle_ref(request.bundle), None)
         return
     with pack_code(request.code, session) as packed:
@@ -161,15 +161,18 @@ def _check_model(request: SubmitRequest, packed: PackedBundle, directory: Path, 
     module, _, function = model.partition(":")
     if not (function and module):
         raise UsageError(
-            f"The study's model should be package.module:function, not {model}: {directory}, which was packed, has no"
-            f" {ALWAYS_IN} that names a wire function."
+            f"invalid model '{model}': expected package.module:function.",
+            hint=f"Or pack a directory with {ALWAYS_IN}, which names a wire function. {directory} has none.",
         )
     package = module.partition(".")[0]
     if any(name.startswith((f"{package}/", f"{package}.")) for name in packed.names):
         return
     beside = request.study_directory
     where = f"; the study is in {beside}" if beside not in (None, directory.resolve()) else ""
-    session.warn(f"The model's module {package} is not in {directory}, which was packed{where}. Is it installed?")
+    session.warn(
+        f"The model's module {package} is not in {directory}, which was packed{where}."
+        " The job fails unless the module is installed."
+    )
 
 
 def user_name(env: Mapping[str, str]) -> str | None:

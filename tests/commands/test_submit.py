@@ -150,7 +150,7 @@ def test_wait_of_a_model_that_cannot_be_loaded_fails_as_the_record_does(desk: De
     [
         ("x = 1\ndef simulate(:\n", "SyntaxError: ", "hint: See line 2 of model.py in the packed code.\n"),
         ("\n\nx = 1 / 0\n", "ZeroDivisionError: ", "hint: See line 3 of model.py in the packed code.\n"),
-        ("import nowhere\n", "ModuleNotFoundError: ", "hint: Is --python the interpreter"),
+        ("import nowhere\n", "ModuleNotFoundError: ", "hint: Name the interpreter that has the model's packages"),
         ("x = 1\n", "AttributeError: there is no 'simulate' in /", None),
     ],
 )
@@ -296,11 +296,13 @@ def test_a_model_outside_the_bundle_is_warned_of(cli: Cli, tmp_path: Path) -> No
     os.chdir(code(tmp_path / "desk"))
     Path("../study.json").write_text(json.dumps({"model": "other.one:run", "parameter_sets": [{"x": 1}]}))
     ran = cli.ok("submit", "../study.json", "--auto", "--dry-run")
-    assert f"other is not in {Path.cwd()}, which was packed; the study is in {tmp_path}. Is it installed?" in ran.err
+    assert (
+        f"other is not in {Path.cwd()}, which was packed; the study is in {tmp_path}. The job fails unless" in ran.err
+    )
     Path("../study.json").write_text(json.dumps({"model": "model", "parameter_sets": [{"x": 1}]}))
     ran = cli("submit", "../study.json", "--auto")
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
-    assert "package.module:function, not model" in ran.err
+    assert "invalid model 'model': expected package.module:function." in ran.err
     assert not Path(cli.env["HOME"], "registry.db").exists()
     (Path.cwd() / ".modelops").mkdir()
     Path(".modelops/manifest.json").write_text('{"wire": "model.py:simulate"}')

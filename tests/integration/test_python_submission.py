@@ -95,5 +95,5 @@ def test_a_choice_of_a_record_is_refused_without_a_question(
 
 def test_a_request_without_code_is_refused(session: Session) -> None:
     """A study alone cannot run."""
-    with pytest.raises(UsageError, match="needs the code of its model"):
+    with pytest.raises(UsageError, match="missing code of the model"):
         submit(SubmitRequest(study=study(sets_of(1))), session)

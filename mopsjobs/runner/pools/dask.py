@@ -184,7 +184,7 @@ class DaskPool:
         """Raise one kind of error if the scheduler is gone."""
         gone = EngineUnavailableError(
             f"The Dask scheduler {self._scheduler} is gone, or has dropped the tasks of this run.",
-            hint="Running the job again goes on where it was: mops-jobs resume.",
+            hint="Run the job again; it continues where it was: mops-jobs resume",
         )
         if client.status != "running":
             raise gone

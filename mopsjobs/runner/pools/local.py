@@ -199,7 +199,7 @@ class WorkerPool:
         except OSError as error:
             raise ModelError(
                 f"The model's interpreter {self._command[0]} cannot be started: {error.strerror}.",
-                hint="Is --python the path of a Python?",
+                hint="Name the interpreter that has the model's packages: --python PATH.",
             ) from None
         self._workers.append(worker)
         self._selector.register(worker.stdout, selectors.EVENT_READ, (worker, "answers"))

@@ -109,8 +109,8 @@ def _load_model(root: str, entrypoint: str) -> Call:
     module, _, name = entrypoint.rpartition("/")[0].partition(":")
     if not name:
         raise ValueError(
-            "the bundle has no .modelops/manifest.json, and the study's model "
-            f"{module!r} is not package.module:function"
+            f"invalid model {module!r}: expected package.module:function, "
+            "since the bundle has no .modelops/manifest.json"
         )
     function = _get_function(importlib.import_module(module), name)
     return lambda params, seed: _to_outputs(function(params, seed))
@@ -126,7 +126,7 @@ def _get_function(module: ModuleType, name: str) -> Any:
 def _import_file(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("mops_jobs_wire", path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise FileNotFoundError(f"the manifest's wire function is to be in {path}, which is not a Python file")
+        raise FileNotFoundError(f"invalid file of the wire function {path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -135,10 +135,11 @@ def _import_file(path: str) -> ModuleType:
 
 def _check_outputs(outputs: object) -> dict[str, bytes]:
     if not isinstance(outputs, dict):
-        raise TypeError(f"the wire function should return a dict of bytes, not {type(outputs).__name__}")
+        raise TypeError(f"invalid result of the wire function: expected a dict of bytes, not {type(outputs).__name__}")
     for name, content in outputs.items():
         if not isinstance(name, str) or not isinstance(content, (bytes, bytearray)):
-            raise TypeError(f"the wire function should return a dict of bytes; {name!r} is {type(content).__name__}")
+            types = f"{type(name).__name__} and {type(content).__name__}"
+            raise TypeError(f"invalid output {name!r} of the wire function: expected a name and bytes, not {types}")
     return outputs
 
 

@@ -172,10 +172,10 @@ def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Run, statement:
 @pytest.mark.parametrize(
     ("returned", "told"),
     [
-        ("None", "the wire function should return a dict of bytes, not NoneType"),
-        ("[b'']", "the wire function should return a dict of bytes, not list"),
-        ("{'a': 'text'}", "the wire function should return a dict of bytes; 'a' is str"),
-        ("{1: b''}", "the wire function should return a dict of bytes; 1 is bytes"),
+        ("None", "invalid result of the wire function: expected a dict of bytes, not NoneType"),
+        ("[b'']", "invalid result of the wire function: expected a dict of bytes, not list"),
+        ("{'a': 'text'}", "invalid output 'a' of the wire function: expected a name and bytes, not str and str"),
+        ("{1: b''}", "invalid output 1 of the wire function: expected a name and bytes, not int and bytes"),
     ],
 )
 def test_a_wire_function_that_gives_no_bytes_is_told_so(run: Run, returned: str, told: str) -> None:
