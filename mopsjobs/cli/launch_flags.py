@@ -16,7 +16,7 @@ SCHEDULER_HELP = "the Dask scheduler (default: DASK_SCHEDULER_ADDRESS)"
 
 _CLUSTER_HELP = {
     "image": ("IMAGE", "the image of the pods (default: MOPS_JOBS_IMAGE)"),
-    "namespace": ("NS", "the namespace of the job (default: that of the kubeconfig)"),
+    "namespace": ("NAMESPACE", "the namespace of the job (default: that of the kubeconfig)"),
     "cpu": ("CORES", "cores per shard (default: 1)"),
     "memory": ("SIZE", "memory per shard, like 4Gi (default: that of the cluster)"),
     "secret": ("NAME", "a secret whose keys become the environment of the pods"),
