@@ -164,7 +164,7 @@ def _check(found: Mapping[str, Setting]) -> None:
         raise ConfigError(f"{error.message.rstrip('.')} ({bad}, from {found[bad].origin}).") from None
     cache = found.get("cache")
     if cache is not None and not cache.value:
-        raise ConfigError(f"The path of the cache is empty (cache, from {cache.origin}).")
+        raise ConfigError(f"invalid cache '': expected a path (cache, from {cache.origin}).")
     color = found["color"]
     if color.value not in COLORS:
         raise ConfigError(

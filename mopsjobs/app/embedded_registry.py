@@ -80,7 +80,7 @@ class EmbeddedRegistry:
         if evidence is not None and path is not None and not self.accepts_loss:
             raise StoreUnavailableError(
                 f"The registry {path} is gone: {evidence}.",
-                hint="Is its disk mounted? To begin a new one there: mops-jobs sync --full",
+                hint="Mount its disk, or restore the file. To begin a new one there: mops-jobs sync --full",
                 sent=False,
             )
 

@@ -142,7 +142,9 @@ class EventFeed:
             identity, page = seen
             self._cache_id = self._cache_id or identity
             if identity != self._cache_id:
-                raise CacheError("The cache was rebuilt meanwhile; its events have other numbers now.")
+                raise CacheError(
+                    "The cache was rebuilt meanwhile; its events have other numbers now.", hint="Start again."
+                )
             if not page:
                 return
             yield page
@@ -201,8 +203,8 @@ class EventFeed:
             return
         if self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
             note = (
-                f"This cache has pruned job {job_id} with its events. The registry still has them, unless prune --store"
-                " has removed them there too; another cache shows them: --cache PATH."
+                f"This cache has pruned job {job_id} with its events. To read them from the registry, unless"
+                " prune --store has removed them there, use another cache: --cache PATH."
             )
         else:
             note = f"There are no events of job {job_id}: none were written, or prune --store has removed them."

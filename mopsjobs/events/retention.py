@@ -170,7 +170,7 @@ class Retention:
         """
         if events_age < MIN_AGE:
             raise UsageError(
-                "invalid age: events of the last hour always stay, since followers may not have read them yet.",
+                "invalid age: expected an hour or more, since followers may not have read younger events yet.",
                 hint="Use --older-than 1h or more.",
             )
         self._registry = registry

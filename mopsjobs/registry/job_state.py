@@ -188,7 +188,7 @@ def check_job_id(job_id: str) -> str:
 
 def _parse(value: bytes) -> JsonObject:
     if len(value) > MAX_RECORD_BYTES:
-        raise RecordError(f"{len(value):,} bytes: a record has at most {MAX_RECORD_BYTES:,}")
+        raise RecordError(f"too large: {len(value):,} bytes, expected at most {MAX_RECORD_BYTES:,}")
     record = read_json(value)
     if not isinstance(record, dict):
         raise RecordError(f"not a JSON object but {_json_type(record)}")
@@ -201,7 +201,7 @@ def _json_type(value: object) -> str:
 
 
 def _wrong(name: str, expected: str, value: object) -> NoReturn:
-    raise RecordError(f"field {name} should be {expected}, not {_json_type(value)}")
+    raise RecordError(f"invalid field {name}: expected {expected}, not {_json_type(value)}")
 
 
 def _text(name: str, value: object) -> str:
@@ -216,7 +216,7 @@ def _count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         _wrong(name, "a whole number", value)
     if not 0 <= value < 2**53:
-        raise RecordError(f"field {name} should be a count, from 0 to 2^53")
+        raise RecordError(f"invalid field {name}: expected a count, from 0 to 2^53")
     return value
 
 
@@ -226,7 +226,7 @@ def _time(name: str, value: object) -> str:
     try:
         parse_time(value)
     except ValueError:
-        raise RecordError(f"field {name} should be an ISO 8601 time, not {value[:40]!r}") from None
+        raise RecordError(f"invalid field {name}: expected an ISO 8601 time, not {value[:40]!r}") from None
     return value
 
 
@@ -236,7 +236,7 @@ def _status(name: str, value: object) -> str:
         return JobStatus(text)
     except ValueError:
         if not text or len(text) > 64:
-            raise RecordError(f"field {name} should be a word of 1 to 64 characters") from None
+            raise RecordError(f"invalid field {name}: expected a word of 1 to 64 characters") from None
         return text
 
 
@@ -347,7 +347,7 @@ def check_field(name: str, value: object) -> object:
         plain = dict(checked) if isinstance(checked, Mapping) else checked
         json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
     except RecordError as error:
-        raise UsageError(f"The {error.reason}.") from None
+        raise UsageError(f"{error.reason}.") from None
     except UnicodeEncodeError:
         raise UsageError(f"The field {name} has half a surrogate pair in a text.") from None
     except (TypeError, ValueError, RecursionError) as error:

@@ -81,7 +81,7 @@ def advance(state: JobState, changed: JobState, target: JobStatus, write: Write)
             job_id=state.job_id,
             from_status=current,
             to_status=target,
-            hint=f"From {current} a job can go to: {following}.",
+            hint=f"Use a status that may follow {current}: {following}.",
         )
     added = tuple(transition(status, write.stepped_at, write.id) for status in path)
     return changed.evolve(status=target, transitions=_complete_history(state) + added)
@@ -194,7 +194,7 @@ def check_counts(state: JobState) -> None:
         failed = f", {state.tasks_failed} failed" if state.tasks_failed else ""
         raise UsageError(
             f"invalid counts of job {state.job_id}: "
-            f"{state.tasks_completed} completed{failed}, but {state.tasks_total} tasks in all."
+            f"{state.tasks_completed} completed{failed}; expected at most {state.tasks_total} in all."
         )
 
 

@@ -106,10 +106,10 @@ def check_key(key: str) -> str:
     if not key or len(key) > MAX_KEY_LENGTH:
         raise InvalidKeyError(f"invalid key of {len(key)} characters: expected 1 to {MAX_KEY_LENGTH}.")
     if not key.isprintable():
-        raise InvalidKeyError(f"invalid key {key!r}: it has a character that does not print.")
+        raise InvalidKeyError(f"invalid key {key!r}: expected printable characters only.")
     if "\\" in key:
         # Azure replaces it by a slash: two keys would be one blob.
-        raise InvalidKeyError(f"invalid key {key!r}: it has a backslash, which some backends take for a slash.")
+        raise InvalidKeyError(f"invalid key {key!r}: expected no backslash, which some backends take for a slash.")
     if any(segment in ("", ".", "..") for segment in key.split("/")):
-        raise InvalidKeyError(f"invalid key {key!r}: it has an empty, '.' or '..' segment.")
+        raise InvalidKeyError(f"invalid key {key!r}: expected no empty, '.' or '..' segment.")
     return key

@@ -36,9 +36,9 @@ def check_url(url: str) -> str:
             raise ConfigError(f"{invalid}: expected nothing after memory:.")
     elif scheme == "sqlite":
         if rest.startswith("//") and not rest.startswith("///"):
-            raise ConfigError(f"{invalid}: an absolute path has three slashes, sqlite:///path.")
+            raise ConfigError(f"{invalid}: expected three slashes before an absolute path, sqlite:///path.")
         if rest.startswith("//") and any(segment in (".", "..") for segment in rest.split("/")):
-            raise ConfigError(f"{invalid}: the path is not absolute. Write a relative path as sqlite:registry.db.")
+            raise ConfigError(f"{invalid}: expected an absolute path, or sqlite:registry.db for a relative one.")
         if not rest.strip("/"):
             raise ConfigError(f"{invalid}: expected a file, sqlite:///path/registry.db.")
         expand_home(rest)

@@ -70,7 +70,9 @@ class OutputDirectory:
                     if _holds(existing, content):
                         return
                     if not any(_holds(existing, version) for version in earlier):
-                        raise RefusedFileError(f"{self.path / name} has other content: remove it, or use another DIR")
+                        raise RefusedFileError(
+                            f"{self.path / name} has other content: remove it, or use another DIRECTORY"
+                        )
             with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as draft:
                 Path(draft).write_bytes(content)
                 os.replace(draft, last, dst_dir_fd=directory)
@@ -90,7 +92,7 @@ class OutputDirectory:
         with _opened(self.path, []) as directory:
             with _file_at(name, directory) as existing:
                 if existing is not None and existing.read(len(beginning)) != beginning:
-                    raise RefusedFileError(f"{self.path / name} is another file: remove it, or use another DIR")
+                    raise RefusedFileError(f"{self.path / name} is another file: remove it, or use another DIRECTORY")
             with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as draft:
                 write(Path(draft))
                 os.replace(draft, name, dst_dir_fd=directory)

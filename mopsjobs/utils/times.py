@@ -93,7 +93,7 @@ def parse_duration(text: str) -> float:
         )
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
     if seconds > MAX_SECONDS:
-        raise UsageError(f"invalid duration '{text}': longer than a century.")
+        raise UsageError(f"invalid duration '{text}': expected at most a century.")
     return seconds
 
 

@@ -32,12 +32,12 @@ BAD_USAGE = {
     "list --registry sqlite://relative.db": "three slashes",
     "list --registry azure://": "invalid container in the registry URL",
     "list --registry https://account.blob.core.windows.net": "invalid container in the registry URL",
-    "list --registry https://a.blob.core.windows.net/c?sv=SECRET": "has a query",
-    "list --registry https://me:SECRET@a.blob.core.windows.net/c": "it has a user name or password",
+    "list --registry https://a.blob.core.windows.net/c?sv=SECRET": "expected no query",
+    "list --registry https://me:SECRET@a.blob.core.windows.net/c": "expected no user name or password",
     "sync --registry https://a.blob.core.windows.net/Bad_Name": "invalid container in the registry URL",
     "list --registry azure://job-registry/more": "expected azure://CONTAINER, and no more",
-    "list --registry sqlite:///./x.db": "the path is not absolute",
-    "list --registry sqlite:///a/../x.db": "the path is not absolute",
+    "list --registry sqlite:///./x.db": "expected an absolute path",
+    "list --registry sqlite:///a/../x.db": "expected an absolute path",
     "list --registry memory:x": "expected nothing after memory:",
     "list --status flying": f"invalid status 'flying': expected one of {STATUSES}, active, done.",
     "update job flying": f"invalid status 'flying': expected one of {STATUSES}.",
@@ -48,13 +48,13 @@ BAD_USAGE = {
     "list --since yesterday": "invalid time 'yesterday'",
     "list --until 2026-13-01": "invalid time '2026-13-01'",
     "list --max-age 5": "invalid duration '5'",
-    "list --max-age 999999d": "longer than a century",
+    "list --max-age 999999d": "expected at most a century",
     "wait job --timeout 1y": "invalid duration '1y'",
     "list --hours 1 --since 2h": "--hours and --since",
     "list --since 1h --until 2h": "expected --until after",
     "list --json --tsv": "not allowed with",
     "list --json -q": "not allowed with",
-    "list -q --fields job_id": "exclude each other",
+    "list -q --fields job_id": "contradict each other",
     "list --refresh --offline": "not allowed with",
     "list --max-age 5m --refresh": "not allowed with",
     "wait job --any --all": "not allowed with",
@@ -454,7 +454,7 @@ def test_a_registry_that_is_a_directory_is_told_in_one_sentence(cli: Cli, argv: 
     place.mkdir()
     ran = cli(*argv, "--registry", f"sqlite://{place}")
     assert ran.code == 4
-    assert f"invalid registry {place}: it is a directory, not a file." in ran.out + ran.err
+    assert f"invalid registry {place}: expected a file, not a directory." in ran.out + ran.err
     assert "--registry sqlite:///path/registry.db" in ran.out + ran.err
     if argv != ("doctor",):
         assert (ran.out, len(sentences(ran.err))) == ("", 1)

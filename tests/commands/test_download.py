@@ -201,7 +201,7 @@ def test_a_file_of_other_content_stays(cli: Cli, jobs: JobRegistry, submitted: l
     path.write_text("mine")
     ran = download(cli, into)
     assert (ran.code, path.read_text()) == (7, "mine")
-    told = f"{submitted[0]} is not downloaded: {path} has other content: remove it, or use another DIR."
+    told = f"{submitted[0]} is not downloaded: {path} has other content: remove it, or use another DIRECTORY."
     assert told in " ".join(ran.err.split())
     assert (into / place(TASKS[1])).read_text() == "{}"
     path.unlink()

@@ -118,7 +118,7 @@ def test_an_impossible_transition_names_the_possible_ones(cli: Cli, jobs: JobReg
     assert ran.code == 6
     assert ran.err.splitlines() == [
         "error: Job job is running; it cannot become scheduled.",
-        "hint: From running a job can go to: validating, succeeded, partial, failed, cancelled.",
+        "hint: Use a status that may follow running: validating, succeeded, partial, failed, cancelled.",
     ]
 
 

@@ -36,7 +36,7 @@ BAD_BLOBS = {
     "jobs/bad-number/state.json": (foreign("bad-number", metadata=0).replace("0\n", "NaN\n"), "unreadable", "NaN"),
     "jobs/bad-status/state.json": (foreign("bad-status").replace('"running"', "7"), "unreadable", "field status"),
     "jobs/bad-time/state.json": (foreign("bad-time", created_at="yesterday"), "unreadable", "field created_at"),
-    "jobs/bad-type/state.json": (foreign("bad-type", tasks_total="ten"), "unreadable", "should be a whole number"),
+    "jobs/bad-type/state.json": (foreign("bad-type", tasks_total="ten"), "unreadable", "expected a whole number"),
     "jobs/bad-utf8/state.json": (b"\xff\xfe\x00", "unreadable", "not UTF-8"),
     "jobs/good-1/notes.txt": (b"by hand", "not_a_record", "not a job record"),
     "jobs/odd-status/state.json": (foreign("odd-status", "hibernating"), "unknown_status", "'hibernating'"),

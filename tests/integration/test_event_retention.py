@@ -307,8 +307,8 @@ def test_a_log_that_is_gone_is_told(cli: Cli, told: Remote, words: tuple[str, ..
 
 
 PRUNED = (
-    "This cache has pruned job old with its events. The registry still has them, unless prune --store has removed them"
-    " there too; another cache shows them: --cache PATH.\n"
+    "This cache has pruned job old with its events. To read them from the registry, unless prune --store has removed"
+    " them there, use another cache: --cache PATH.\n"
 )
 
 

@@ -672,7 +672,7 @@ def test_an_authority_of_ones_own_is_named_as_everywhere(
         ran = one("sync")
     assert (ran.code, len(asked)) == (2, 1)
     assert sentences(ran.err) == [
-        f"error: {variable} names {tmp_path}/none.pem, and there is no such file of TLS authorities."
+        f"error: invalid {variable} '{tmp_path}/none.pem': expected a file of TLS authorities."
     ]
 
 

@@ -157,7 +157,7 @@ def parse_sort(text: str) -> str:
     for word in text.split(","):
         name = word.strip().removeprefix("-").removeprefix("+")
         if name not in SORTS:
-            hint = "Descending order has a - in front: --sort -updated"
+            hint = "For descending order, put a - in front: --sort -updated"
             raise UsageError(invalid_choice("sort column", name, SORTS), hint=hint)
         # A repeated name has no effect, and SQLite has a limit of 2,000 terms.
         terms.setdefault(name, f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")

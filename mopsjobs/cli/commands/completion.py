@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         kind, *prefix = args.words  # tcsh does not pass what is typed already
         return _words(kind, "".join(prefix), app)
     if args.shell is None:
-        raise UsageError(f"Missing shell: expected one of {', '.join(SHELLS)}.")
+        raise UsageError(f"missing shell: expected one of {', '.join(SHELLS)}.")
     import shtab
 
     parser = build_parser()

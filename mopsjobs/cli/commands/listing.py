@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """List jobs."""
     if args.fields is not None and args.form == "ids":
-        raise UsageError("-q and --fields exclude each other: -q prints only ids.")
+        raise UsageError("-q and --fields contradict each other: -q prints only ids.")
     now = app.now()
     chosen = filter_of(args, now)
     order = filters.parse_sort(args.sort)

@@ -106,7 +106,7 @@ def _document(
 ) -> dict[str, object]:
     for name in columns:
         if columns.count(name) > 1:
-            raise UsageError(f"Two columns have the name '{name}': rename one with AS.")
+            raise UsageError(f"Two columns have the name '{name}'.", hint="Rename one with AS.")
     return {
         "schema_version": SCHEMA_VERSION,
         "synced_at": freshness.synced_at,

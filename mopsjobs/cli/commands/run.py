@@ -100,6 +100,6 @@ def _shard_number(args: argparse.Namespace, app: App) -> tuple[int, int]:
     index = parse_whole_number(text, 0, args.shards - 1)
     if index is None:
         raise UsageError(
-            f"--shards {args.shards} needs JOB_COMPLETION_INDEX from 0 to {args.shards - 1}, not '{text}'."
+            f"invalid JOB_COMPLETION_INDEX '{text}': expected 0 to {args.shards - 1} with --shards {args.shards}."
         )
     return index, args.shards

@@ -153,7 +153,7 @@ def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | 
     """
     pairs = [pair.partition("=") for pair in text.split(";") if pair.strip()]
     if not pairs or not all(separator for _, separator, _ in pairs):
-        raise ConfigError(f"{CONNECTION_STRING} is malformed: expected name=value pairs with semicolons between.")
+        raise ConfigError(f"invalid {CONNECTION_STRING}: expected name=value pairs with semicolons between.")
     fields = {name.strip().lower(): value.strip() for name, _, value in pairs}
     if fields.get("usedevelopmentstorage", "").lower() == "true":
         return EMULATOR_ENDPOINT, AzureNamedKeyCredential(EMULATOR_ACCOUNT, EMULATOR_KEY)
@@ -161,12 +161,12 @@ def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | 
     endpoint = fields.get("blobendpoint", "").rstrip("/")
     if not endpoint:
         if not _ACCOUNT_NAME.fullmatch(account):
-            raise ConfigError(f"{CONNECTION_STRING} is malformed: it has no valid AccountName and no BlobEndpoint.")
+            raise ConfigError(f"invalid {CONNECTION_STRING}: expected a valid AccountName or a BlobEndpoint.")
         scheme = fields.get("defaultendpointsprotocol") or "https"
         endpoint = f"{scheme}://{account}.blob.{fields.get('endpointsuffix') or 'core.windows.net'}"
-    parts = _split(endpoint, f"The endpoint in {CONNECTION_STRING}")
+    parts = _split(endpoint, f"endpoint in {CONNECTION_STRING}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
-        raise ConfigError(f"{CONNECTION_STRING} is malformed: expected an http or https URL as its endpoint.")
+        raise ConfigError(f"invalid {CONNECTION_STRING}: expected an http or https URL as its endpoint.")
     is_published = account == EMULATOR_ACCOUNT and fields.get("accountkey") == EMULATOR_KEY
     if parts.scheme == "http" and not is_loopback(parts.hostname) and not is_published:
         raise ConfigError(
@@ -177,9 +177,7 @@ def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | 
         return endpoint, AzureNamedKeyCredential(account, _checked_key(fields["accountkey"], CONNECTION_STRING))
     if fields.get("sharedaccesssignature"):
         return endpoint, AzureSasCredential(fields["sharedaccesssignature"].lstrip("?"))
-    raise ConfigError(
-        f"{CONNECTION_STRING} is malformed: expected AccountName and AccountKey, or a SharedAccessSignature."
-    )
+    raise ConfigError(f"invalid {CONNECTION_STRING}: expected AccountName and AccountKey, or a SharedAccessSignature.")
 
 
 def _secret(source: str, account: str, value: str) -> AzureNamedKeyCredential | AzureSasCredential:
@@ -192,7 +190,7 @@ def _checked_key(key: str, source: str) -> str:
     try:
         base64.b64decode(key, validate=True)
     except ValueError:
-        raise ConfigError(f"The account key in {source} is damaged: it is not base64.") from None
+        raise ConfigError(f"invalid account key in {source}: expected base64.") from None
     return key
 
 
@@ -201,7 +199,7 @@ def _split(url: str, what: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # parsed late; raises if the port is invalid
     except ValueError:
-        raise ConfigError(f"{what} is malformed: expected a URL.") from None
+        raise ConfigError(f"invalid {what}: expected a URL.") from None
     return parts
 
 

@@ -387,6 +387,6 @@ def _tls_authorities(env: Mapping[str, str]) -> str | bool:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         if path := env.get(name):
             if not os.path.exists(path):
-                raise ConfigError(f"{name} names {path}, and there is no such file of TLS authorities.")
+                raise ConfigError(f"invalid {name} '{path}': expected a file of TLS authorities.")
             return path
     return True

@@ -47,11 +47,12 @@ def parse_azure_url(url: str) -> AzureUrl:
     authority, _, path = rest.partition("/")
     if "?" in url or "#" in url:
         raise ConfigError(
-            f"invalid registry URL {scheme}://…: it has a query.", hint="Put a SAS token into AZURE_STORAGE_SAS_TOKEN."
+            f"invalid registry URL {scheme}://…: expected no query.",
+            hint="Put a SAS token into AZURE_STORAGE_SAS_TOKEN.",
         )
     if "@" in authority:
         raise ConfigError(
-            f"invalid registry URL {scheme}://…: it has a user name or password.",
+            f"invalid registry URL {scheme}://…: expected no user name or password.",
             hint="Put credentials into the environment.",
         )
     path = path.rstrip("/")
@@ -66,7 +67,8 @@ def parse_azure_url(url: str) -> AzureUrl:
     azure, loopback = _AZURE_HOST.fullmatch(words["host"]), is_loopback(words["host"])
     if scheme == "http" and not loopback:
         raise ConfigError(
-            f"invalid registry URL{_url_suffix(url)}: plain http is for an emulator on this machine only. Use {FORMS}."
+            f"invalid registry URL{_url_suffix(url)}: expected {FORMS}.",
+            hint="Use https. Plain http is for an emulator on this machine only.",
         )
     if azure and (base or words["port"] not in (None, "443")):
         raise ConfigError(f"invalid registry URL{_url_suffix(url)}: expected {FORMS}, and no more.")

@@ -127,7 +127,7 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
         return StoreAccessError(f"{location} refused the credentials from {credential_source}: {answer}.", hint=hint)
     if code in _BUSY or status in _BUSY_STATUSES:
         return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
-    hint = "Is it a table that mops-jobs made?" if code == "ValidationException" else ""
+    hint = "Use a table that mops-jobs has made." if code == "ValidationException" else ""
     return StoreError(f"unexpected response from {location}: {answer}.", hint=hint or None)
 
 

@@ -228,7 +228,7 @@ class SQLiteVersionedStore:
             handle.close()
         self._threads.__dict__.clear()  # if opening it to write fails, the next reader opens its own
         if os.path.isdir(self.path):
-            raise StoreAccessError(f"invalid registry {self.path}: it is a directory, not a file.", hint=_ELSEWHERE)
+            raise StoreAccessError(f"invalid registry {self.path}: expected a file, not a directory.", hint=_ELSEWHERE)
         if file is None:
             self._when_missing()
             if create:
@@ -258,7 +258,9 @@ class SQLiteVersionedStore:
         try:
             (application_id,) = connection.execute("PRAGMA application_id").fetchone()
             if application_id != APPLICATION_ID:
-                raise StoreError(f"invalid registry {self.path}: it is another SQLite database.", hint=_RESTORE)
+                raise StoreError(
+                    f"invalid registry {self.path}: expected a registry, not another SQLite database.", hint=_RESTORE
+                )
         except BaseException:
             connection.close()
             raise

@@ -303,7 +303,7 @@ def test_a_job_that_is_not_there_is_a_key_error(registry: JobRegistry, method: s
 def test_what_is_no_record_is_named_by_key_and_left_alone(bench: Bench, method: str) -> None:
     """Nothing is guessed from half a record, and nothing written over it."""
     value = bench.place(tasks_total="many")
-    with pytest.raises(RecordError, match=r"^jobs/a/state\.json: field tasks_total should be a whole number"):
+    with pytest.raises(RecordError, match=r"^jobs/a/state\.json: invalid field tasks_total: expected a whole number"):
         UPDATES.get(method, lambda registry: registry.get_job("a"))(bench.registry)
     assert bench.bytes() == value
 
@@ -653,7 +653,7 @@ def test_what_is_no_record_is_logged_and_does_not_stop_a_listing(
     for key in ("jobs/good/log.txt", "jobs/good/x/state.json", "jobs/state.json", "jobs2/a/state.json"):
         bench.store.create_if_absent(key, b"{")
     assert [job.job_id for job in bench.registry.list_jobs()] == ["good"]
-    assert caplog.messages == ["jobs/bad/state.json: field tasks_total should be a whole number, not text"]
+    assert caplog.messages == ["jobs/bad/state.json: invalid field tasks_total: expected a whole number, not text"]
 
 
 def test_a_job_that_is_not_there_is_none(registry: JobRegistry) -> None:

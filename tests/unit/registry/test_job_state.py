@@ -228,7 +228,7 @@ WRONG += [("status", ""), ("status", "x" * 65)]
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=repr)
 def test_a_field_of_a_wrong_type_or_range_is_named(name: str, value: object) -> None:
     """The reason says which field, and what it should be."""
-    assert re.match(rf"field {name} should be \w+", reason(encoded(**{name: value})))
+    assert re.match(rf"invalid field {name}: expected \w+", reason(encoded(**{name: value})))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_field_of_a_wrong_type_or_range_is_named(name: str, value: object) -> 
 )
 def test_a_wrong_type_inside_a_field_is_named_with_its_place(fields: dict[str, object], named: str) -> None:
     """So that somebody can find it in the record."""
-    assert reason(encoded(**fields)).startswith(f"field {named} should be ")
+    assert reason(encoded(**fields)).startswith(f"invalid field {named}: expected ")
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_wrong_type_inside_a_field_is_named_with_its_place(fields: dict[str, o
         (json.dumps(REQUIRED).encode("utf-16"), "not UTF-8 text"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, "nested too deeply"),
-        (encoded(error_message="x" * 5_000_000), "5,000,147 bytes: a record has at most 1,048,576"),
+        (encoded(error_message="x" * 5_000_000), "too large: 5,000,147 bytes, expected at most 1,048,576"),
     ],
     ids=range(22),
 )
@@ -291,7 +291,7 @@ def test_the_largest_record_is_a_megabyte() -> None:
     """At the limit it is read, a byte beyond it is not."""
     padding = MAX_RECORD_BYTES - len(encoded(owner=""))
     assert JobState.from_json(encoded(owner="x" * padding)).owner == "x" * padding
-    assert reason(encoded(owner="x" * (padding + 1))).startswith("1,048,577 bytes: a record has at most")
+    assert reason(encoded(owner="x" * (padding + 1))).startswith("too large: 1,048,577 bytes, expected at most")
 
 
 def test_nesting_has_a_bound_of_its_own() -> None:
@@ -366,7 +366,7 @@ def test_none_unsets_a_field(name: str) -> None:
 def test_a_value_of_the_wrong_type_is_a_usage_error_that_names_the_field(name: str, value: object) -> None:
     """What would be refused on reading is refused before it is written."""
     if value is not None:
-        with pytest.raises(UsageError, match=f"The field {name} should be "):
+        with pytest.raises(UsageError, match=f"invalid field {name}: expected "):
             check_field(name, value)
 
 
