@@ -1,6 +1,6 @@
 """Benchmarks: whole processes, side by side on one machine, several runs each, told as ratios.
 
-A number of seconds says more about the machine than about the program, so each figure stands beside what people would
+A number of seconds says more about the machine than about the program. So each figure stands beside what people would
 use instead, measured in the same minutes, run by run in turn. `python -m bench` from the checkout, with the Python
 that `./build.sh test` has prepared in `build/venv`.
 
@@ -15,7 +15,7 @@ that `./build.sh test` has prepared in `build/venv`.
     registry_data.py  made-up jobs, as mops-jobs and as other programs write them
     peers.py          what we are compared with, as processes of their own
     tools.py          rclone and the libraries of others, installed into build/bench
-    sync_cases.py     syncs of ours and what people would use instead, over one registry
+    sync_cases.py     syncs of mops-jobs and what people would use instead, over one registry
     listing.py  syncing.py  growing.py  updating.py  racing.py  tasks.py
                       the benchmarks; each has run(setup), which gives lines for the report
     report.py         the table, and bench/RESULTS.md

@@ -1,7 +1,7 @@
 """`serve` under abuse: how long `/healthz` takes meanwhile, and the memory that large answers take.
 
-Some 2,900 half-open connections send a byte each 7 seconds and are opened again when they are closed; all streams are
-taken, and 40 more a second are refused. Then five clients at once ask for 200 records of 1 MB.
+Some 2,900 half-open connections send a byte each 7 seconds and are opened again when they are closed. All streams are
+taken, and 40 more per second are refused. Then five clients at once ask for 200 records of 1 MB.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(setup: Setup) -> list[Line]:
 
 
 def _abused(server: Server) -> tuple[list[float], int]:
-    """Seconds of each look at `/healthz`, each over a new connection; and how many streams were refused."""
+    """Return seconds of each look at `/healthz`, each over a new connection; and how many streams were refused."""
     context = multiprocessing.get_context("spawn")
     refused = context.Value("i", 0)
     abuse = [

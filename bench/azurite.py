@@ -31,15 +31,15 @@ class Azurite:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment that opens it."""
+        """Return the environment that opens it."""
         return {"AZURE_STORAGE_CONNECTION_STRING": self.connection_string}
 
     def url(self, container: str) -> str:
-        """A container's URL, as mops-jobs takes it."""
+        """Return a container's URL, as mops-jobs takes it."""
         return f"{self.endpoint}/{container}"
 
     def sas_url(self, container: str, permission: str = "rl") -> str:
-        """A container's URL with a token, as rclone takes it: to read and list, unless `permission` says otherwise."""
+        """Return a container's URL with a token, as rclone takes it. By default it permits reading and listing."""
         from azure.storage.blob import generate_container_sas
 
         expiry = datetime.now(UTC) + timedelta(days=1)

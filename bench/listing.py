@@ -1,7 +1,7 @@
 """Looking at a cached registry, against an interpreter that starts and imports what any such command needs.
 
-Once over `setup.jobs` cached jobs, and once with so many old jobs besides that there are a hundred times as many, of
-which no filter here finds one: then the answers are the same, and so should the times be.
+Once over `setup.jobs` cached jobs, and once over a hundred times as many. No filter here finds any of the additional,
+old jobs. So the answers are the same, and the times should be.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LARGE_GOAL = 1.3
 """The time over the large cache, as a multiple of that over the small one."""
 
 SQL = "SELECT * FROM jobs WHERE is_active OR changed_ts >= unixepoch() - 48 * 3600 ORDER BY changed_ts DESC"
-"""What somebody would type into `sqlite3` who knows that there is a cache."""
+"""The same queries, typed into `sqlite3`."""
 
 
 def run(setup: Setup) -> list[Line]:
@@ -74,7 +74,7 @@ def run(setup: Setup) -> list[Line]:
 
 
 def _commands(setup: Setup, cache: Path, job_id: str, recent: int) -> dict[str, Case]:
-    """The reading commands over one cache."""
+    """Return the reading commands over one cache."""
 
     def check_json(output: str) -> None:
         document = json.loads(output)
@@ -101,7 +101,7 @@ def _commands(setup: Setup, cache: Path, job_id: str, recent: int) -> dict[str, 
 
 
 def _others(setup: Setup, cache: Path) -> dict[str, Case]:
-    """What takes a part of the way: a file of shiv that does nothing, and the `sqlite3` program over our cache."""
+    """Return commands that do a part: a file of shiv that does nothing, and the `sqlite3` program over the cache."""
     nothing = setup.directory / "nothing"
     nothing.mkdir()
     (nothing / "nothing.py").write_text("def main(): pass\n", encoding="utf-8")
@@ -115,7 +115,7 @@ def _others(setup: Setup, cache: Path) -> dict[str, Case]:
 
 
 def _built_file(setup: Setup) -> list[Line]:
-    """The first run of the file, which unpacks it; and its size."""
+    """Return the first run of the file, which unpacks it; and its size."""
     root = setup.directory / "unpacked"
     command, env = setup.command("--version")
     first = Case(command, {**env, "MOPS_JOBS_UNPACK": str(root)}, lambda: shutil.rmtree(root, ignore_errors=True))

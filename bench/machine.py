@@ -13,7 +13,7 @@ FILE = ROOT / "dist" / "mops-jobs.pyz"
 
 
 def interpreter() -> str:
-    """The binary behind this Python: neither a virtual environment's link nor a version manager's shim.
+    """Return the binary behind this Python: neither a virtual environment's link nor a version manager's shim.
 
     Those add 10 to 60 ms to both sides of a comparison, which hides the ratio.
     """
@@ -22,7 +22,7 @@ def interpreter() -> str:
 
 @dataclass(frozen=True)
 class Setup:
-    """What every benchmark is given."""
+    """The jobs, the rounds and the program of every benchmark."""
 
     jobs: int
     runs: int
@@ -31,13 +31,13 @@ class Setup:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of what is measured: a home of its own, and no setting of whoever runs the benchmark."""
+        """Return the environment of what is measured: a home of its own, and no setting of the user."""
         home = self.directory / "home"
         home.mkdir(exist_ok=True)
         return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "LANG": "C.UTF-8"}
 
     def command(self, *words: str) -> tuple[list[str], dict[str, str]]:
-        """The command line that runs mops-jobs with these words, and its environment.
+        """Return the command line that runs mops-jobs with these words, and its environment.
 
         That is the built file; in a checkout without one, mops_jobs.py with the packages of this environment.
         """
@@ -46,7 +46,7 @@ class Setup:
         return [interpreter(), str(ROOT / "mops_jobs.py"), *words], {**self.env, "PYTHONPATH": _packages()}
 
     def module(self, name: str, *words: str, packages: str | None = None) -> tuple[list[str], dict[str, str]]:
-        """The command line that runs a module of this checkout, and its environment.
+        """Return the command line that runs a module of this checkout, and its environment.
 
         Args:
             name: the module.
@@ -62,12 +62,12 @@ def _packages() -> str:
 
 
 def measured_program() -> str:
-    """What `Setup.command` runs, for the report."""
+    """Return what `Setup.command` runs, for the report."""
     return "dist/mops-jobs.pyz" if FILE.is_file() else "mops_jobs.py (there is no dist/mops-jobs.pyz: ./build.sh)"
 
 
 def description() -> dict[str, str]:
-    """The machine, as far as it matters to whoever compares numbers."""
+    """Return the machine, as far as it matters for comparing numbers."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": _cpu_model(),

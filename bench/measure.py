@@ -59,21 +59,21 @@ class Case:
 
     @property
     def seconds(self) -> float:
-        """The median time."""
+        """Return the median time."""
         return statistics.median(sample.seconds for sample in self.samples)
 
     @property
     def cpu_seconds(self) -> float:
-        """The median processor time."""
+        """Return the median processor time."""
         return statistics.median(sample.cpu_seconds for sample in self.samples)
 
     @property
     def peak_mib(self) -> float:
-        """The largest peak of resident memory."""
+        """Return the largest peak of resident memory."""
         return max(sample.peak_mib for sample in self.samples)
 
     def ratios_to(self, other: Case) -> tuple[float, float]:
-        """This case's time by the other's in the same round, median over the rounds; the same of processor time.
+        """Return this case's time by the other's in the same round, median over the rounds; the same of processor time.
 
         On a machine that has other things to do, the second moves less.
         """
@@ -103,7 +103,7 @@ def run(case: Case, directory: Path) -> Sample:
     """Run one case once.
 
     Raises:
-        RuntimeError: it failed, took too long, or printed something wrong.
+        RuntimeError: if it failed, took too long, or printed something wrong.
     """
     output, errors = directory / "stdout", directory / "stderr"
     launcher = [interpreter(), "-I", "-S", "-c", _LAUNCHER, str(output), str(errors), *case.argv]

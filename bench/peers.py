@@ -48,7 +48,7 @@ def get_each(name: str, threads: int) -> int:
 
 
 def get_each_by_obstore(name: str) -> int:
-    """The same by obstore, a library in Rust."""
+    """Return the same by obstore, a library in Rust."""
     from obstore.store import AzureStore
 
     fields = dict(field.split("=", 1) for field in os.environ["AZURE_STORAGE_CONNECTION_STRING"].split(";") if field)
@@ -77,7 +77,7 @@ def one_request(name: str) -> int:
 
 
 def update(name: str) -> str:
-    """Read one record and write it back on the condition that nobody else has, over and over."""
+    """Read one record and write it back on the condition that no other writer has, over and over."""
     from azure.core import MatchConditions
 
     with _container(name) as container:

@@ -30,10 +30,10 @@ Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 
 @contextlib.contextmanager
 def delayed(port: int, seconds: float) -> Iterator[int]:
-    """The port of a proxy to a port of this machine, while the block runs.
+    """Yield the port of a proxy to a port of this machine, while the block runs.
 
     Raises:
-        RuntimeError: it does not start.
+        RuntimeError: if it does not start.
     """
     with started("bench.proxy", str(port), str(seconds)) as (_, listening):
         yield listening
@@ -41,7 +41,7 @@ def delayed(port: int, seconds: float) -> Iterator[int]:
 
 @contextlib.contextmanager
 def limited(port: int, bits_per_second: float) -> Iterator[int]:
-    """The port of a proxy that carries so much in each direction, while the block runs.
+    """Yield the port of a proxy that carries so much in each direction, while the block runs.
 
     Raises:
         RuntimeError: if it does not start.
@@ -52,10 +52,10 @@ def limited(port: int, bits_per_second: float) -> Iterator[int]:
 
 @contextlib.contextmanager
 def started(module: str, *argv: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A proxy as a process of its own, and the port that it says it listens on, while the block runs.
+    """Yield a proxy as a process of its own, and the port that it says it listens on, while the block runs.
 
     Raises:
-        RuntimeError: it does not start.
+        RuntimeError: if it does not start.
     """
     words = [sys.executable, "-m", module, *argv]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -1,7 +1,8 @@
 """Made-up jobs: the same ones for the same number, and as real ones are in what costs time.
 
 About one in a hundred is active, created within two days; the others ended some time in the last 30 days. A record of
-ours has its history, an owner and labels; one of another program is indented JSON of some 670 bytes, without either.
+mops-jobs has its history, an owner and labels. A record of another program is indented JSON of some 670 bytes, without
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 SEED = 20260101
 MODELS = 1000
-"""So many past jobs are made; the others are copies of them."""
+"""The number of past jobs that are made. The others are copies of them."""
 WRITERS = 4
 OWNERS = ("ada", "grace", "edsger", "barbara", "donald", "frances", "tony", "leslie")
 WAYS = (
@@ -83,7 +84,7 @@ def states(count: int, now: datetime) -> Iterator[JobState]:
 
 
 def foreign(state: JobState) -> bytes:
-    """The record as a program writes it that knows nothing of our fields."""
+    """Return the record as a program writes it that knows nothing of our fields."""
     record = state.to_dict()
     return json.dumps({name: record[name] for name in _THEIRS}, indent=2).encode()
 
@@ -95,10 +96,10 @@ class MadeUpStore:
         self._states = states(count, now)
 
     def get(self, key: str) -> None:
-        """Nothing: each value came with the scan."""
+        """Do nothing: each value came with the scan."""
 
     def scan(self, prefix: str) -> Iterator[Entry]:
-        """All jobs, with their values."""
+        """Yield all jobs, with their values."""
         for number, state in enumerate(self._states):
             yield Entry(f"{prefix}{state.job_id}/state.json", VersionToken(f"0x{number:X}"), state.to_json())
 

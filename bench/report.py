@@ -29,7 +29,7 @@ class Goal:
 
 
 def at_most(limit: float | None, figure: float, unit: str) -> Goal | None:
-    """The goal that `figure` be at most `limit`; None where there is no limit."""
+    """Return the goal that `figure` be at most `limit`; None where there is no limit."""
     return None if limit is None else Goal(f"at most {limit:g}{unit}", figure <= limit)
 
 
@@ -46,13 +46,13 @@ class Line:
     next_goal: Goal | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """The line as text, in the order of the headers."""
+        """Return the line as text, in the order of the headers."""
         ratios = ("" if ratio is None else f"{ratio:.2f}" for ratio in (self.ratio, self.cpu_ratio))
         return (self.what, self.measured, self.against, *ratios, str(self.goal or ""), str(self.next_goal or ""))
 
 
 def markdown(lines: list[Line], machine: dict[str, str], settings: str) -> str:
-    """The whole report."""
+    """Return the whole report."""
     rows = [line.cells() for line in lines]
     widths = [max(len(row[column]) for row in (HEADERS, *rows)) for column in range(len(HEADERS))]
     table = [

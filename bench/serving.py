@@ -106,7 +106,7 @@ def serving(setup: Setup, cache: str) -> Iterator[Server]:
 
 
 def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
-    """Seconds for the page, and for the statements behind it, in turn. No page is one that was made before."""
+    """Return seconds for the page, and for the statements behind it, in turn. No page is one that was made before."""
     statements = _statements(cache)
     pages, queries = [], []
     with contextlib.closing(sqlite3.connect(cache)) as connection, contextlib.closing(server.connect()) as line:
@@ -123,7 +123,7 @@ def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
 
 
 def _statements(cache: str) -> list[str]:
-    """The SQL of the first page, as SQLite gets it."""
+    """Return the SQL of the first page, as SQLite gets it."""
     from mopsjobs.cache.queries import filters
     from mopsjobs.cache.queries import jobs as job_queries
     from mopsjobs.web.query_params import PAGE_SIZE
@@ -139,7 +139,7 @@ def _statements(cache: str) -> list[str]:
 
 
 def _watched(server: Server, cache: str) -> tuple[float, int]:
-    """The share of a core that the server takes while browsers watch, and how many pages they got."""
+    """Return the share of a core that the server takes while browsers watch, and how many pages they got."""
     end = time.monotonic() + WATCHED_SECONDS
     counts = [0] * BROWSERS
     browsers = [threading.Thread(target=_browse, args=(server, number, end, counts)) for number in range(BROWSERS)]

@@ -1,7 +1,7 @@
 """A stand-in for Azure that has hundreds of thousands of jobs from the start: their listing lies ready in a file.
 
-Azurite would take minutes to be filled, and it looks at every blob that it has for each page of a listing: there, time
-grows with the registry whatever the reader does. This one answers what syncs and updates ask, in Azure's form: pages of
+Azurite would take minutes to be filled. It looks at every blob that it has for each page of a listing, so time grows
+with the registry whatever the reader does. This one answers what syncs and updates ask, in Azure's form: pages of
 a listing with metadata, reads, and conditional writes. Container `first-N` has the first N jobs of the file.
 """
 
@@ -42,10 +42,10 @@ class _Blob(NamedTuple):
 
 @contextlib.contextmanager
 def running(directory: Path, jobs: int) -> Iterator[Azurite]:
-    """The server with that many jobs, while the block runs; it opens as Azurite does.
+    """Yield the server with that many jobs, while the block runs; it opens as Azurite does.
 
     Raises:
-        RuntimeError: it does not start.
+        RuntimeError: if it does not start.
     """
     argv = [sys.executable, "-m", "bench.static", str(directory / "listing.xml"), str(jobs)]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -79,7 +79,7 @@ class _Account(ThreadingHTTPServer):
         self.file = path.open("rb")
 
     def find(self, container: str, key: str) -> _Blob | None:
-        """A blob, or None."""
+        """Return a blob, or None."""
         if written := self.written.get(container, {}).get(key):
             return written
         place = bisect.bisect_left(self.keys, key, hi=_count(container))
@@ -90,7 +90,7 @@ class _Account(ThreadingHTTPServer):
         return _Blob(_ETAG, zlib.decompress(base64.b64decode(packed)), element)
 
     def page(self, container: str, prefix: str, marker: str, size: int, *, metadata: bool) -> tuple[bytes, str]:
-        """A page of a listing, and where the next one begins."""
+        """Return a page of a listing, and where the next one begins."""
         written = self.written.get(container, {})
         if not prefix.startswith("jobs/"):
             found = sorted(key for key in written if key.startswith(prefix) and key >= marker)
@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(201, b"", {"ETag": f'"{etag}"', "Last-Modified": _DATE})
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the benchmark's own output is enough."""
+        """Do nothing: the benchmark's own output is enough."""
 
     def _target(self) -> tuple[str, str, dict[str, str]]:
         parts = urlsplit(self.path)
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _element(key: str, etag: str, value: bytes, *, metadata: bool) -> bytes:
-    """A blob as Azure lists it."""
+    """Return a blob as Azure lists it."""
     md5 = base64.b64encode(hashlib.md5(value, usedforsecurity=False).digest()).decode()
     pairs = "".join(f"<{name}>{text}</{name}>" for name, text in inline_values.pack(value).items()) if metadata else ""
     return (

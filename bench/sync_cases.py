@@ -1,4 +1,4 @@
-"""Syncs of ours, and what people would use instead, as processes to measure over one registry in Azurite."""
+"""Syncs of mops-jobs, and what people would use instead, as processes to measure over one registry in Azurite."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Registry:
     """Tells the files of its caches and mirrors apart."""
 
     def full_sync(self) -> Case:
-        """`mops-jobs sync` into a new cache."""
+        """Return `mops-jobs sync` into a new cache."""
         cache = self.setup.directory / f"{self.name}-fresh.db"
         command, env = self._sync(str(cache), "--json")
 
@@ -51,7 +51,7 @@ class Registry:
         return Case(command, env, prepare, check)
 
     def delta_sync(self, *, changed: int = 0, quiet: bool = False) -> Case:
-        """`mops-jobs sync` into a cache that is up to date but for the jobs that are changed before each round."""
+        """Return `mops-jobs sync` into a cache that lacks only the jobs that are changed before each round."""
         cache = self.setup.directory / f"{self.name}-{changed}-changed{'-quiet' * quiet}.db"
         command, env = self._sync(str(cache), "-q" if quiet else "--json")
         url = self.server.url(self.container)
@@ -60,7 +60,7 @@ class Registry:
         active: list[str] = []
 
         def prepare() -> None:
-            # Up to date, and sure that nobody writes unannounced: that takes two full syncs, and each hour another.
+            # Up to date, and sure that all writers announce: that takes two full syncs, and each hour another.
             while sync(registry, str(cache), registry_id).is_full:
                 pass
             if not active and changed:
@@ -80,7 +80,7 @@ class Registry:
         return Case(command, env, prepare, check)
 
     def rclone(self, *, unchanged: bool = False) -> Case:
-        """`rclone sync` of the records into a new directory, or into one that has them all.
+        """Return `rclone sync` of the records into a new directory, or into one that has them all.
 
         With one listing of everything (--fast-list), since it would list each job's folder otherwise; and 16 transfers
         at a time, as many as ours.
@@ -101,7 +101,7 @@ class Registry:
         return Case(argv, {**self.setup.env, **settings}, prepare, check)
 
     def peer(self, what: str, *, prints: int | None = None, slow: bool = False) -> Case:
-        """A peer of bench.peers. It must print how many records there are, or the number given."""
+        """Return a peer of bench.peers. It must print how many records there are, or the number given."""
         argv, env = self.setup.module("bench.peers", what, self.container, packages=tools.packages())
         return Case(
             argv, {**env, **self.server.env}, check=_must_print(self.jobs if prints is None else prints), slow=slow

@@ -14,7 +14,7 @@ from bench.sync_cases import Registry
 DELAY_SECONDS = 0.03
 
 GOAL_JOBS = 10_000
-"""So many records the goals are about."""
+"""The number of records that the goals are about."""
 
 FULL_RATIO, FOREIGN_RATIO, UNCHANGED_RATIO = 0.2, 0.9, 0.4
 """Goals, as multiples of rclone's time for the same."""
@@ -24,7 +24,7 @@ QUIET_RATIO = 1.3
 
 
 def run(setup: Setup) -> list[Line]:
-    """Measure syncs of `setup.jobs` records, of ours and of another program."""
+    """Measure syncs of `setup.jobs` records, of mops-jobs and of another program."""
     names = {"ours": azurite.new_container(), "foreign": azurite.new_container()}
     with azurite.running(setup.directory) as server:
         for name, container in names.items():

@@ -24,7 +24,7 @@ PARAMETER_SETS = 100
 MAX_RATIO = 10.0
 MAX_RECORD_BYTES = 4096
 MAX_GROWTH = 1.25
-"""Of peak memory, from `TASKS` to `MANY_TASKS`: what an allocator gives back late is no growth, four times would be."""
+"""Of peak memory, from `TASKS` to `MANY_TASKS`: what an allocator gives back late is not growth, a factor of 4 is."""
 
 MODEL = """
     def simulate(params, seed):

@@ -20,26 +20,26 @@ _VENV = ROOT / "build" / "bench"
 
 
 def rclone() -> str:
-    """The rclone program.
+    """Return the rclone program.
 
     Raises:
-        RuntimeError: it cannot be installed.
+        RuntimeError: if it cannot be installed.
     """
     return str(_installed() / "bin" / "rclone")
 
 
 def packages() -> str:
-    """The folder with azure-storage-blob and obstore, for PYTHONPATH.
+    """Return the folder with azure-storage-blob and obstore, for PYTHONPATH.
 
     Raises:
-        RuntimeError: they cannot be installed.
+        RuntimeError: if they cannot be installed.
     """
     names = {"base": str(_installed()), "platbase": str(_installed())}
     return sysconfig.get_path("purelib", "venv", names)
 
 
 def rclone_version() -> str:
-    """What rclone says that it is."""
+    """Return what rclone says that it is."""
     told = subprocess.run([rclone(), "version"], check=True, capture_output=True, text=True).stdout
     return told.splitlines()[0].removeprefix("rclone ")
 

@@ -1,7 +1,7 @@
 """One update by compare-and-swap, against the bare GET and conditional PUT of azure-storage-blob.
 
-`python -m bench.updating URL` is a process that makes `UPDATES` of ours and prints how many seconds they took,
-by the clock and of the processor: the start of the process, the same for both, would hide the ratio.
+`python -m bench.updating URL` is a process that makes `UPDATES` by mops-jobs. It prints how many seconds they took, by
+the clock and of the processor. The start of the process, the same for both, would hide the ratio.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RATIO = 1.2
 
 
 def run(setup: Setup) -> list[Line]:
-    """Measure updates of a record that nobody else is at."""
+    """Measure updates of a record without other writers."""
     from bench import azurite, tools
     from bench.listing import RUNS_FACTOR
     from bench.measure import Case, in_turn, progress
