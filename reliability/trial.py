@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-class PromiseBroken(AssertionError):  # noqa: N818 - what the report says, not an error of ours
+class PromiseBroken(AssertionError):  # noqa: N818 - what the report says, not an error of mops-jobs
     """Something that mops-jobs promises did not hold. The text tells what, and how to have it again."""
 
 
@@ -28,7 +28,7 @@ class Trial:
     scale: float = 1.0
 
     def times(self, whole: int, least: int = 1) -> int:
-        """How often to do what the whole trial does `whole` times."""
+        """Return how often to do what the whole trial does `whole` times."""
         return max(least, round(whole * self.scale))
 
 

@@ -42,7 +42,7 @@ class Mirrored:
     """A registry, all states that its records have ever had, and a cache of it."""
 
     def __init__(self, url: str, env: dict[str, str], cache: Path, chance: random.Random, jobs: int = JOBS) -> None:
-        """Fill an empty registry with so many jobs."""
+        """Fill an empty registry with this many jobs."""
         self.url = url
         self.cache = cache
         self.had: dict[tuple[str, str], bytes] = {}
@@ -83,7 +83,7 @@ class Mirrored:
             self.had[key, found.version.value] = found.value
 
     def command(self, *words: str) -> tuple[str, ...]:
-        """A command on this registry and this cache."""
+        """Return a command on this registry and this cache."""
         return (*words, "--registry", self.url, "--cache", str(self.cache))
 
     def forget(self) -> None:
@@ -92,7 +92,7 @@ class Mirrored:
             Path(f"{self.cache}{suffix}").unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Each row is what its record really was; what is summed up fits; nothing lies about.
+        """Check that each row is what its record really was, that sums fit, and that no file is left.
 
         Raises:
             PromiseBroken: not so.
@@ -102,13 +102,13 @@ class Mirrored:
             hold(found == "ok", f"the cache is damaged: {found}")
             (mark,) = connection.execute("PRAGMA application_id").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            hold(mark in (0, APPLICATION_ID), f"the cache is marked as somebody else's: {mark}")
+            hold(mark in (0, APPLICATION_ID), f"the cache is marked as another program's: {mark}")
             if version == SCHEMA_VERSION:
                 self._check_rows(connection)
         check_leftovers(self.cache)
 
     def check_equal(self) -> None:
-        """The cache has each record as the registry has it, or has pruned it as that, and no other.
+        """Check that the cache has each record as the registry has it, or has pruned it as that, and no other.
 
         Raises:
             PromiseBroken: not so.
@@ -140,7 +140,7 @@ class Mirrored:
         hold(sorted(sums) == sorted(kept), "the sums are not those of the jobs")
 
     def _made(self, key: str, job_id: str, version: str) -> rows.JobRow:
-        """What the cache has to hold of a record at a version that it really had."""
+        """Return what the cache has to hold of a record at a version that it really had."""
         if (made := self._rows.get((key, version))) is None:
             value = self.had.get((key, version))
             hold(value is not None, f"{job_id} never had the version {version}")
@@ -156,7 +156,7 @@ class Mirrored:
 
 
 def patiently(act: Callable[[], T]) -> T:
-    """What `act` gives, when the server answers: on a busy machine it may take longer than its clients wait."""
+    """Return what `act` gives, when the server answers: on a busy machine it may take longer than its clients wait."""
     for _ in range(ATTEMPTS):
         with contextlib.suppress(StoreUnavailableError):
             return act()
@@ -247,5 +247,5 @@ def kill_prunes(mirrored: Mirrored, forker: Forker, chance: random.Random, wante
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """The cache as any reader opens it."""
+    """Return the cache as any reader opens it."""
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True)

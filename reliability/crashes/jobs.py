@@ -40,7 +40,7 @@ def simulate(params, seed):
 '''
 
 TEMPORARY = re.compile(r"(^|/)\.unpacking-|\.part$|\.new$|\.tmp$")
-"""What nobody needs any more once a job has ended."""
+"""Files that have no use after the end of a job."""
 
 DRAFTS = ("launched.json.part", "runner.json.part")
 """What one killed while it wrote a note leaves: one file at most, which the next writer of the note takes over."""
@@ -111,26 +111,26 @@ class Jobs:
             client.submit(submission, Launch(job_id=self.job, registry_url=self._url))
 
     def run_script(self) -> Script:
-        """The runner."""
+        """Return the runner."""
         return [["run", self.job, *WORKERS, "--registry", self._url]]
 
     def submit_script(self) -> Script:
-        """A submission of the code of the current directory."""
+        """Return a submission of the code of the current directory."""
         return [["submit", "study.json", "--auto", "--job-id", self.job, *WORKERS, "--registry", self._url]]
 
     def learn(self) -> None:
-        """Take the outputs of the last job, which nobody has killed, for what each has to leave."""
+        """Take the outputs of the last job, which was not killed, for what each has to leave."""
         self._wait()
         self._outputs = self._found()
         hold(len(self._outputs) == TASKS, f"a job left {len(self._outputs)} outputs of {TASKS}")
 
     def complete(self, forker: Forker, ended: Ended, *, is_alone: bool) -> None:
-        """What is stored is whole; the job is resumed, ends well, and has left all.
+        """Check that what is stored is whole: the job is resumed, ends well, and has left all.
 
         Args:
             forker: runs commands.
             ended: what was killed.
-            is_alone: whether nobody else may be at work on the job.
+            is_alone: whether no other process may be at work on the job.
 
         Raises:
             PromiseBroken: not so.
@@ -157,7 +157,7 @@ class Jobs:
             time.sleep(0.02)
 
     def look_at_submitted(self, forker: Forker, ended: Ended) -> None:
-        """A submission has left nothing, or a job that can be seen and resumed.
+        """Check that a submission has left nothing, or a job that can be seen and resumed.
 
         Raises:
             PromiseBroken: not so.

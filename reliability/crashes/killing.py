@@ -14,7 +14,7 @@ from reliability.trial import PromiseBroken, hold
 MEASURED = 3
 """Runs to the end that tell how long a script takes."""
 OWN_SUFFIXES = ("", "-wal", "-shm", "-journal", ".lock", ".build")
-"""What may lie beside a cache or a registry, however often somebody was killed."""
+"""What may lie beside a cache or a registry, however many processes were killed."""
 
 Script = Sequence[Sequence[str]]
 
@@ -40,7 +40,7 @@ def killing(
         prepare: called before each run.
         look: called after each kill.
         cwd: where it runs.
-        ends: the exit codes with which its commands may end where nobody kills them.
+        ends: the exit codes with which its commands may end without a kill.
 
     Raises:
         PromiseBroken: `look` has found something, too few kills fell inside, or a command did not do what it is for.
@@ -75,7 +75,7 @@ def killing(
 
 
 def check_leftovers(path: Path) -> None:
-    """Nothing lies beside a file of ours but what always may.
+    """Check that nothing lies beside a file of mops-jobs but what always may.
 
     Raises:
         PromiseBroken: something does, and would be one more each time.

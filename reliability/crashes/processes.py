@@ -1,8 +1,7 @@
 """Commands as processes of their own that can be killed at any instant, without paying for imports each time.
 
-A server has imported everything and forks: what is killed is a real process with its own group, and the kill falls
-into its work instead of into its start. `python -m reliability.crashes.processes` is that server; it reads one order a
-line.
+A server has imported everything and forks. A kill hits a real process with its own group, in its work instead of in its
+start. `python -m reliability.crashes.processes` is that server; it reads one order per line.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LEAST_TRIES = 40
 
 
 class Ended(NamedTuple):
-    """How a script came to its end."""
+    """The end of a script."""
 
     codes: list[int]
     """The exit codes of those commands that had one: what had been acknowledged."""
@@ -40,7 +39,7 @@ class Ended(NamedTuple):
 
     @property
     def code(self) -> int:
-        """The exit code of the last command that ended."""
+        """Return the exit code of the last command that ended."""
         return self.codes[-1]
 
 
@@ -62,7 +61,7 @@ class Forker:
         )
 
     def run(self, *script: Sequence[str], cwd: Path | None = None, kill_after: float | None = None) -> Ended:
-        """Run a script, and kill its process group after so many seconds, unless it is None."""
+        """Run a script, and kill its process group after this many seconds, unless it is None."""
         out, acknowledged = self._directory / "script.out", self._directory / "script.codes"
         for path in (out, acknowledged):
             path.unlink(missing_ok=True)
@@ -99,7 +98,7 @@ class Forker:
 
 @contextlib.contextmanager
 def forker(directory: Path, env: dict[str, str]) -> Iterator[Forker]:
-    """A `Forker` for the time of the block."""
+    """Yield a `Forker` for the time of the block."""
     made = Forker(directory, env)
     try:
         yield made
@@ -118,7 +117,7 @@ class Instants:
         self.landed = 0
 
     def __iter__(self) -> Iterator[float]:
-        """Instants until enough kills have landed, or `TRIES` times as many were tried, and `LEAST_TRIES`."""
+        """Yield instants until enough kills have landed, or `TRIES` times as many were tried, and `LEAST_TRIES`."""
         while self.landed < self._wanted and self.tried < max(TRIES * self._wanted, LEAST_TRIES):
             self.tried += 1
             yield self._chance.uniform(0, self.seconds)
@@ -141,7 +140,7 @@ def main() -> None:
         if pid == 0:
             _play(order, mops_jobs.main)
         with contextlib.suppress(PermissionError, ProcessLookupError):
-            os.setpgid(pid, pid)  # here and there: whoever is first, before anybody kills
+            os.setpgid(pid, pid)  # here and in the parent: either may be first, before a kill
         print(pid, flush=True)
         sys.stdin.readline()
         _, status = os.waitpid(pid, 0)

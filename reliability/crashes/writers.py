@@ -32,7 +32,7 @@ STATES: tuple[Told | None, ...] = (
     ("running", 5, None),
     ("failed", 5, "OOM"),
 )
-"""What the record says after so many of them."""
+"""The content of the record after this many of them."""
 
 
 class Writers:
@@ -48,7 +48,7 @@ class Writers:
         """How many steps of each job have landed."""
 
     def script(self) -> Script:
-        """The writes of a job of its own."""
+        """Return the writes of a job of its own."""
         return [[self._job if word == "JOB" else word for word in (*step, *self._where)] for step in STEPS]
 
     def prepare(self) -> None:
@@ -62,7 +62,7 @@ class Writers:
         self._number += 1
 
     def look(self, ended: Ended) -> None:
-        """What was acknowledged is there; of what was under way, all or nothing.
+        """Check that what was acknowledged is there; of what was under way, all or nothing.
 
         Raises:
             PromiseBroken: not so.
@@ -78,7 +78,7 @@ class Writers:
         check_leftovers(self.path)
 
     def check_all(self) -> None:
-        """The file is sound, and what landed earlier is there still, whoever was killed after it.
+        """Check that the file is sound, and that what landed earlier is there still, after every kill.
 
         Raises:
             PromiseBroken: not so.

@@ -1,7 +1,7 @@
 """One reader in a process of its own, within bounds of memory and time: `python -m reliability.hostile.child WHAT …`.
 
 `large READER` reads the reader's large inputs, `bombs` what unpacks to 10 GB, `many TASKS` a manifest of two hundred
-bytes with so many tasks. `fuzz READER RUNS SEED DIRECTORY` is the coverage-guided fuzzer, atheris, which ends the
+bytes with that many tasks. `fuzz READER RUNS SEED DIRECTORY` is the coverage-guided fuzzer, atheris, which ends the
 process itself: with 77 where it found a defect.
 """
 
@@ -22,7 +22,7 @@ BOMB_MEMORY = 2**28
 """Bytes of memory besides what the process has when it begins, for reading a bomb of 10 GB."""
 
 MANY_MEMORY, BYTES_A_TASK = 2**26, 12
-"""The same for a manifest with many tasks: so many bytes, and so many more for each of them."""
+"""The same for a manifest with many tasks: a number of bytes, and more for each of them."""
 
 CPU_SECONDS = 60
 """Of the processor, for one input: every one takes a second or two, and what is quadratic takes hours."""
@@ -95,7 +95,7 @@ def bombs() -> int:
 
 
 def many(tasks: int) -> int:
-    """Do what commands and runners do with a manifest that names so many tasks by one number."""
+    """Do what commands and runners do with a manifest that names this many tasks by one number."""
     import json
 
     from mopsjobs.store.memory import InMemoryVersionedStore
@@ -151,7 +151,7 @@ def fuzz(name: str, runs: str, seed: str, directory: str) -> int:
 
 
 def can_fuzz() -> bool:
-    """Whether the coverage-guided fuzzer is installed: there is none for some systems."""
+    """Return True if the coverage-guided fuzzer is installed: there is none for some systems."""
     return importlib.util.find_spec("atheris") is not None
 
 

@@ -1,8 +1,8 @@
-"""Records that name a cluster's objects as somebody who means harm would, and a cluster whose answers mean harm.
+"""Records of an attacker that name a cluster's objects, and a cluster whose answers mean harm.
 
-What is promised: whatever a record says, nothing is asked of a cluster but a Job of one namespace and its pods, and
-nothing is deleted but the Job of the very record; whatever the cluster answers, what is printed and what is written
-into the registry is as safe as ever, and one bad job stops no other. What only a record chooses is not used: no
+The promises: whatever a record says, a command asks a cluster only for a Job of one namespace and its pods. It deletes
+only the Job of the very record. Whatever the cluster answers, what is printed and what is written into the registry is
+safe, and one bad job stops no other. What only a record chooses is not used: no
 context, image, Secret, service account, engine or scheduler, and no Job without a mark.
 """
 
@@ -39,11 +39,11 @@ _ASKED = re.compile(
     re.ASCII,
 )
 _CODES = (0, 1, 3, 4, 5, 6, 7)
-"""What ends by the answers of a cluster: 1 is an answer that makes no sense, 4 a refusal, 5 an outage."""
+"""The exit codes by the answers of a cluster: 1 is an unexpected answer, 4 a refusal, 5 an outage."""
 
 
 class Answer(NamedTuple):
-    """What the cluster says of a Job and of its pods."""
+    """The answers of the cluster about a Job and its pods."""
 
     job: bytes
     pods: bytes = b'{"items": []}'
@@ -66,7 +66,7 @@ def _pods(*statuses: object) -> bytes:
 
 
 def answers() -> Iterator[Answer]:
-    """Each is about the job that is called `answer-` and its number."""
+    """Yield each is about the job that is called `answer-` and its number."""
     number = 0
 
     def name() -> str:
@@ -135,7 +135,7 @@ class Cluster:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Nobody reads it."""
+                """Do nothing: the log has no reader."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -171,7 +171,7 @@ def _kubeconfig(directory: Path, url: str) -> str:
 
 
 def _choosing(texts: Collection[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    """Records of jobs that run or have ended, which choose where and as what a command acts."""
+    """Yield records of jobs that run or have ended, which choose where and as what a command acts."""
     for number, text in enumerate(texts):
         there = {"engine": "kubernetes", "k8s_name": "victim", "k8s_namespace": "models"}
         yield f"context-{number}", {**there, "metadata": {"k8s_context": text}}

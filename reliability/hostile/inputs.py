@@ -1,11 +1,14 @@
 """Hostile records: what others wrote neither crashes a reader, nor keeps it busy, nor fills memory, nor gets out raw.
 
-Three engines over what is in readers.py, each input made from the trial's seed: Hypothesis, which makes
-documents that are nearly sound; atheris, which looks for inputs that reach new code (`./build.sh reliability` installs
-it where there is one); and what is large or deep in one way each, in processes whose memory and time are bounded. Then
-a registry full of such records, and every reading command over it: see registry.py; project files of an attacker: see
-project.py; records that name objects of a cluster, and its answers: see cluster.py; and keys of outputs that choose a
-file: see results.py.
+Three engines run over what is in readers.py. Each input is made from the trial's seed.
+
+- Hypothesis makes documents that are nearly sound.
+- atheris looks for inputs that reach new code. `./build.sh reliability` installs it where there is one.
+- Inputs that are large or deep in one way each run in processes whose memory and time are bounded.
+
+Then come a registry full of such records, under every reading command (registry.py), and project files of an attacker
+(project.py). The last are records that name objects of a cluster, and its answers (cluster.py), and keys of outputs
+that choose a file (results.py).
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
 def run(trial: Trial) -> Iterator[Figure]:
-    """All of it."""
+    """Yield all of it."""
     for reader in READERS:
         yield generated(reader, trial)
         if next(reader.large(), None) is not None:
@@ -112,7 +115,7 @@ def fuzzed(reader: Reader, trial: Trial) -> Figure:
 
 
 def _child(trial: Trial, *words: str) -> str:
-    """What the process said that was started with these words; stderr too, where libFuzzer writes."""
+    """Return what the process said that was started with these words; stderr too, where libFuzzer writes."""
     root: Path = trial.directory / "tmp"
     root.mkdir(exist_ok=True)
     ran = subprocess.run(

@@ -1,8 +1,11 @@
 """Directories with a project file of an attacker, which a user enters to run a command.
 
-What is promised: no file changes outside of the project, and none within it that was there before, but caches and
-registries; a file of another user, or in a directory where every user may write, redirects nothing, and is named; a
-redirected registry is named on stderr; a refusal is one sentence and exit code 2.
+The promises:
+
+- No file changes outside of the project, and none within it that was there before, but caches and registries.
+- A file of another user, or in a directory where every user may write, redirects nothing, and is named.
+- A redirected registry is named on stderr.
+- A refusal is one sentence and exit code 2.
 """
 
 from __future__ import annotations

@@ -122,12 +122,12 @@ def must(holds: bool, promise: str) -> None:
 
 
 def whole(value: object) -> None:
-    """A value that scripts get is strict JSON, and UTF-8 can hold its texts."""
+    """Check that a value that scripts get is strict JSON, and UTF-8 can hold its texts."""
     json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
 
 
 def plain(text: str) -> None:
-    """A text that is shown has nothing in it that a terminal obeys."""
+    """Check that a text that is shown has nothing in it that a terminal obeys."""
     must(text.isprintable(), f"shown as {text!r}")
 
 
@@ -136,7 +136,7 @@ def plain(text: str) -> None:
 
 def _record(value: bytes) -> None:
     state = JobState.from_json(value)
-    written = state.to_json()  # without fields of ours that are empty
+    written = state.to_json()  # without empty fields of mops-jobs
     must(JobState.from_json(written).to_json() == written, "a record that was written again reads otherwise")
     whole(job_json_from_state(state, now=NOW.timestamp()))
     row = to_row("jobs/a/state.json", "a", value, VersionToken("1"), 2)
@@ -146,7 +146,7 @@ def _record(value: bytes) -> None:
 
 
 def _cells(row: list[object]) -> None:
-    """As CSV no cell begins a formula, whatever a spreadsheet trims, and a reader of CSV gets one row back."""
+    """Check that no cell of CSV begins a formula, whatever a spreadsheet trims, and that a reader gets one row."""
     text = csv_text([row])
     must(all(char.isprintable() or char == "\n" for char in text), f"CSV with control characters: {text!r}")
     back = list(csv.reader(io.StringIO(text)))
@@ -197,7 +197,7 @@ def _manifest(value: bytes) -> None:
 
 
 def _names(value: bytes) -> None:
-    """What a task says of the names of its outputs."""
+    """Check what a task says of the names of its outputs."""
     document = {**MANIFEST, "only": None, "study": {"model": "m", "parameter_sets": [{"params": {}, "seed": 1}]}}
     manifest = Manifest.from_json(json.dumps(document).encode())
     task = next(manifest.study.tasks())
@@ -221,7 +221,7 @@ def _config(value: bytes) -> None:
 
 
 def _packed(value: bytes) -> None:
-    """The value that metadata of Azure hold, said to be so long as it says itself."""
+    """Check the value that metadata of Azure hold, said to be so long as it says itself."""
     for size in (0, 1, 100, inline_values.MAX_VALUE_BYTES, 10 * 2**30):
         md5 = base64.b64encode(hashlib.md5(b"x" * 100, usedforsecurity=False).digest()).decode()
         found = inline_values.unpack(value.decode("latin-1"), size, md5)

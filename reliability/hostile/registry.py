@@ -1,8 +1,12 @@
 """A registry full of hostile records, written as a foreign program would, and every reading command over it.
 
-What is promised: the bad ones are reported by key and reason and stop nobody; whatever a command prints, to a terminal
-or into a pipe, has no character that a terminal obeys or that turns the writing direction; what is said to be JSON, CSV
-or Prometheus' text is that; what a shell completes, it takes as it is; the pages have none of the markup.
+The promises:
+
+- The bad ones are reported by key and reason and stop no command.
+- Output, to a terminal or into a pipe, has no character that a terminal obeys or that turns the writing direction.
+- JSON, CSV and Prometheus' text are well-formed.
+- What a shell completes, it takes as it is.
+- The pages have none of the markup.
 """
 
 from __future__ import annotations
@@ -70,7 +74,7 @@ class Command:
         }
 
     def run(self, *argv: str, terminal: bool = False) -> Ran:
-        """One run of it."""
+        """Return one run of it."""
         make = _Terminal if terminal else io.StringIO
         out, err = make(), make()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -91,7 +95,7 @@ class Registry(Command):
         with contextlib.closing(SQLiteVersionedStore(path)) as store:
             store.create_if_absent("made", b"")
         with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-            # Not by the store, which would refuse some of the keys: other programs ask nobody.
+            # Not by the store, which would refuse some of the keys: other programs do not ask.
             connection.executemany(
                 "INSERT INTO objects VALUES (?, ?, ?)",
                 [(key, value, number) for number, (key, value) in enumerate(self._objects.items(), 2)],
@@ -99,12 +103,12 @@ class Registry(Command):
 
     @property
     def size(self) -> int:
-        """How many keys there are."""
+        """Return how many keys there are."""
         return len(self._objects)
 
     @property
     def records(self) -> Iterator[str]:
-        """The keys where a record lies, sound or not."""
+        """Return the keys where a record lies, sound or not."""
         return (key for key in self._objects if key.startswith("jobs/") and key.endswith("/state.json"))
 
     def _fill(self) -> None:
@@ -208,7 +212,7 @@ def _interrupt(seconds: float) -> None:
 
 
 def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every reading command, with what its output is said to be."""
+    """Yield every reading command, with what its output is said to be."""
     some = ("--limit", "0", "--offline")
     yield "text", ("list", *some)
     yield "json", ("list", "--json", *some)
@@ -251,7 +255,7 @@ def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def raw(text: str, *, but: str = "\n") -> str:
-    """The characters that must not be in what is printed, in the order of their coming."""
+    """Return the characters that must not be in what is printed, in the order of their coming."""
     return "".join(char for char in _OUR_STYLES.sub("", text) if not char.isprintable() and char not in but)
 
 
@@ -290,11 +294,11 @@ def check(form: str, ran: Ran, what: str, codes: Collection[int] = EXPECTED_CODE
 
 
 def _no_json(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def check_sync(registry: Registry, ran: Ran) -> int:
-    """Each bad record is reported by its key and a reason, and every good one is there; how many were bad."""
+    """Return each bad record is reported by its key and a reason, and every good one is there; how many were bad."""
     check("json", ran, "sync --json")
     problems = {one["key"]: one for one in json.loads(ran.out)["problems"]}
     for key in registry.bad:

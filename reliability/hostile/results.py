@@ -38,7 +38,7 @@ MINE = b"mine"
 
 
 def names() -> Iterator[str]:
-    """What the keys hold behind `results/<job_id>/`."""
+    """Yield what the keys hold behind `results/<job_id>/`."""
     yield from CHOSEN
     for text in TEXTS:
         yield from (text, f"{text}/1/x", f"p/{text}/x", f"p/1/{text}")
@@ -109,7 +109,7 @@ def _fill(directory: Path, job_id: str, all_names: set[str], manifest: Manifest 
 
 
 def _contents(top: Path) -> dict[str, str]:
-    """What is below a directory, each with its kind and content."""
+    """Return what is below a directory, each with its kind and content."""
     found = {}
     for directory, directories, files in os.walk(top):
         for name in (*directories, *files):

@@ -1,4 +1,4 @@
-"""Hostile values, made in code: texts, JSON, YAML, TOML and archives as somebody would write them who means harm."""
+"""Hostile values, made in code: texts, JSON, YAML, TOML and archives of an attacker."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ values = st.one_of(
 
 @st.composite
 def json_texts(draw: st.DrawFn, valid: Mapping[str, object]) -> bytes:
-    """A document like a valid one with one or two of its fields spoilt, as bytes; some are no JSON any more.
+    """Return a document like a valid one with one or two of its fields spoilt, as bytes; some are no longer JSON.
 
     Args:
         draw: of Hypothesis.
@@ -92,7 +92,7 @@ def json_texts(draw: st.DrawFn, valid: Mapping[str, object]) -> bytes:
 
 @st.composite
 def spoilt_bytes(draw: st.DrawFn, value: bytes) -> bytes:
-    """The bytes, now and then cut, doubled, with strange bytes in them, or in another encoding."""
+    """Return the bytes, now and then cut, doubled, with strange bytes in them, or in another encoding."""
     how = draw(st.sampled_from((*["as it is"] * 8, "cut", "insert", "twice", "utf-16")))
     place = draw(st.integers(0, len(value)))
     if how == "cut":
@@ -109,7 +109,7 @@ def spoilt_bytes(draw: st.DrawFn, value: bytes) -> bytes:
 
 
 def large_json(member: str) -> Iterator[tuple[str, bytes]]:
-    """Documents that are large or deep in one way each, named; `member` is a field whose value may be anything."""
+    """Yield documents that are large or deep in one way each, named. `member` is a field with any value."""
     head = b'{"' + member.encode() + b'":'
     many = b",".join(b'"k%d":0' % (number % 50_000) for number in range(100_000))
     yield "100,000 lists in each other", head + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -121,7 +121,7 @@ def large_json(member: str) -> Iterator[tuple[str, bytes]]:
     yield "50,000 names twice, inside", head + b"{" + many + b"}}"
     yield "a name of 900,000 characters", b'{"' + b"n" * 900_000 + b'":0}'
     yield "a text of 100 MB", head + b'"' + b"x" * 100_000_000 + b'"}'
-    yield "900,000 bytes that are no UTF-8", head + b'"' + b"\xff" * 900_000 + b'"}'
+    yield "900,000 bytes that are not UTF-8", head + b'"' + b"\xff" * 900_000 + b'"}'
     yield "300,000 halves of characters", head + b'"' + b"\\ud800" * 150_000 + b'"}'
     yield "900,000 blanks", b" " * 900_000
     yield "300,000 empty lists", head + b"[" + b"[]," * 300_000 + b"[]]}"
@@ -157,7 +157,7 @@ def large_toml() -> Iterator[tuple[str, bytes]]:
 
 
 def large_names() -> Iterator[tuple[str, bytes]]:
-    """Names of keys, by lines."""
+    """Yield names of keys, by lines."""
     yield "a name of 100 MB", b"x" * 100_000_000
     yield "100,000 names", b"\n".join(b"job-%d" % n for n in range(100_000))
 
@@ -167,13 +167,13 @@ ZEROS = 64 * 2**20
 
 
 def gzip_bomb(head: bytes, size: int) -> bytes:
-    """A gzip file of `head` and `size` zeros: members one after the other, as gzip allows."""
+    """Return a gzip file of `head` and `size` zeros: members one after the other, as gzip allows."""
     piece = gzip.compress(bytes(ZEROS), 9, mtime=0)
     return gzip.compress(head, mtime=0) + piece * (size // ZEROS)
 
 
 def zlib_bomb(size: int) -> bytes:
-    """A zlib stream of `size` zeros; blocks after a full flush know nothing of each other, so one is repeated."""
+    """Return a zlib stream of `size` zeros. Blocks after a full flush are independent, so one is repeated."""
     packer = zlib.compressobj(9)
     head = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(ZEROS)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -181,14 +181,14 @@ def zlib_bomb(size: int) -> bytes:
 
 
 def tar_header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644) -> bytes:
-    """The header of one member, as it is, whatever it says."""
+    """Return the header of one member, as it is, whatever it says."""
     member = tarfile.TarInfo(name)
     member.size, member.type, member.linkname, member.mode = size, kind, link, mode
     return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")  # which has no bound on sizes
 
 
 def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    """A tar.gz of these."""
+    """Return a tar.gz of these."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
         for member, content in members:
@@ -198,7 +198,7 @@ def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644) -> tarfile.TarInfo:
-    """A member of an archive."""
+    """Return a member of an archive."""
     made = tarfile.TarInfo(name)
     made.type, made.linkname, made.mode = kind, link, mode
     return made

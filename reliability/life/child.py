@@ -1,8 +1,8 @@
 """A process that lives through the day of `life`: what cron runs, or the page of `serve`; under watch all the time.
 
-`python -m reliability.life.child ROLE`, where ROLE is `cron` or `page`, reads one order a line: the simulated time, and
-commands to run at it in this very process, so that whatever one of them leaves behind piles up. It answers with what
-came of them and how much of the machine the process holds.
+`python -m reliability.life.child ROLE`, where ROLE is `cron` or `page`, reads one order per line. An order is the
+simulated time, and commands to run at it in this very process. So whatever one of them leaves behind piles up. The
+process answers with their results and how much of the machine it holds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Clock:
         self.moment = utc_now()
 
     def now(self) -> datetime:
-        """The time."""
+        """Return the time."""
         return self.moment
 
 
@@ -86,7 +86,7 @@ class OwnSyncs:
 
 
 class _MallInfo(ctypes.Structure):
-    """What glibc tells of all its arenas together (mallinfo2)."""
+    """The sums over all arenas of glibc (mallinfo2)."""
 
     _fields_ = tuple((name, ctypes.c_size_t) for name in "ar or sm hb hblkhd us fs uordblks fo ke".split())  # noqa: SIM905
 
@@ -109,11 +109,10 @@ def _in_use() -> tuple[int, int]:
 
 
 def held() -> dict[str, int]:
-    """How much of the machine this process holds: open files, threads, and memory.
+    """Return how much of the machine this process holds: open files, threads, and memory.
 
-    `memory` is what the system says, in KiB. The others are exact, and have what leaks, however little it is: `in_use`,
-    the KiB that were asked for and not freed, without those of `sqlite`, which keeps pages of files; and `blocks`,
-    Python's own small objects.
+    `memory` is what the system says, in KiB. The others are exact, and show every leak. `in_use` are the KiB that were
+    asked for and not freed, without those of `sqlite`, which keeps pages of files. `blocks` are Python's small objects.
     """
     gc.collect()
     with open("/proc/self/statm", encoding="ascii") as file:

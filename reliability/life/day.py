@@ -1,8 +1,8 @@
 """A long life: a day of cron with a hundred writers, by a clock that is moved, and what has piled up at its end.
 
-Each minute a `sync`, each hour a `prune` of the cache and one of the store, a `list` in between, and a page that is
-open all day. Two processes live through the whole of it and run each command within themselves: so what one of them
-leaves behind, a file, a thread, memory, is there at the end, multiplied. The day before has left its announcements.
+Each minute a `sync`, each hour a `prune` of the cache and one of the store, a `list` in between. A page is open all
+day. Two processes live through the whole of it and run each command within themselves. So what one of them leaves
+behind, a file, a thread, memory, is there at the end, multiplied. The day before has left its announcements.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Day:
         return Writer(number, opened, chance, range(DAY), lambda: self._now)
 
     def _leave_the_day_before(self, store: VersionedStore) -> None:
-        """Jobs that have ended, and what the writers of that day have announced."""
+        """Leave jobs that have ended, and what the writers of that day have announced."""
         ended = (
             dataclasses.replace(one, status="succeeded", updated_at=(BEGAN - timedelta(days=1)).isoformat())
             for one in states(self._trial.times(OLD_JOBS, FEWEST), BEGAN - timedelta(days=1))
@@ -183,7 +183,7 @@ class Day:
             list(threads.map(lambda key: store.create_if_absent(key, made[key]), made))
 
     def _do(self, minute: int, cron: Child, page: Child, port: int) -> None:
-        """What happens at one minute."""
+        """Do what happens at one minute."""
         self._sync(cron)
         if minute % 20 == 0:
             cron.do(self._now, ("list", "-q"), ("list", "--json", "--status", "active"), ("summary",))
@@ -214,7 +214,7 @@ class Day:
                 status = 0
         if not self._counts["pages"] and status in (0, 503):
             return  # it is about to start, and has not been filled yet
-        hold(status == 200, f"{path} is answered by {status or 'nobody'} at {self._now}")
+        hold(status == 200, f"{path} is answered by {status or 'no server'} at {self._now}")
         self._counts["pages"] += 1
         if self._counts["pages"] == 1:
             # Each thread of the server keeps the request that it answered last: let each have one from the morning on.
@@ -248,7 +248,7 @@ class Day:
     # --- the end of it ---------------------------------------------------------------------------------------------
 
     def _check_events(self, store: VersionedStore, jobs: list[Life], children: list[Child]) -> int:
-        """Each event of a job that is young enough is in the store once, and in the caches. Returns how many."""
+        """Return each event of a job that is young enough is in the store once, and in the caches. Returns how many."""
         found: dict[str, list[int]] = {life.source: [] for life in jobs}
         for key in store.list_keys("events/"):
             name, value = parse_chunk_key(key), store.get(key)
@@ -306,7 +306,7 @@ def _port() -> Iterator[int]:
 
 
 def _content(path: Path) -> tuple[float, int]:
-    """The size of a cache and its rows, both without what it keeps of each pruned job, and without its counters."""
+    """Return the size of a cache and its rows, both without traces of pruned jobs, and without its counters."""
     with contextlib.closing(sqlite3.connect(path)) as cache:
         (pruned,) = cache.execute("SELECT coalesce(sum(length(key) + length(version)), 0) FROM pruned").fetchone()
         tables = ("job", "job_label", "event", "event_chunk", "problem", "tally", "meta")

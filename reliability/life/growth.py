@@ -21,7 +21,7 @@ LONG = 9
 
 @dataclass(frozen=True)
 class Growth:
-    """By how much something may be more in the last quarter of the day than in the hours of `WARM`."""
+    """The permitted growth of a figure from the hours of `WARM` to the last quarter of the day."""
 
     what: str
     field: str
@@ -33,15 +33,17 @@ class Growth:
     always: float = 0
     """What it may be in any case."""
     swings: bool = False
-    """Whether it goes up and down from hour to hour, as a file does that is made small again once nobody reads it. Then
-    the lowest of the last hours counts, which what stays for ever is in as well, against what it mostly was before: the
-    lowest of then may have been one lucky hour."""
+    """Whether it goes up and down from hour to hour, as a file that shrinks when its last reader leaves.
+
+    Then the lowest of the last hours counts, which includes what stays for ever. It is compared with the usual value
+    before, since the lowest of then may have been one lucky hour.
+    """
     only: str = ""
     """Over which of the two registries it is looked at; both when empty."""
 
     @property
     def hours(self) -> str:
-        """Which hours are compared, in words."""
+        """Return which hours are compared, in words."""
         if self.swings:
             return f"hours {WARM.start + 1} to {WARM.start + LONG} / lowest of {25 - LONG} to 24"
         return f"hours {WARM.start + 1} to {WARM.stop} / 19 to 24"
@@ -52,8 +54,8 @@ WAL = WAL_BYTES + 2**19
 
 GROWTHS = (
     Growth("open files of who syncs", "cron_files", 0, 1),
-    # Connections to the server are kept, and a busier moment opens more. To a file there are none to keep; but readers
-    # of the cache, two files each, and what SQLite cannot close while another one reads, and uses again.
+    # Connections to the server are kept, and a busier moment opens more. A file has none. But readers of
+    # the cache keep two files each, and those that SQLite cannot close while another one reads, and uses again.
     Growth("open files of the page", "page_files", 0, 6, always=3 * POOL_CONNECTIONS, only="Azurite"),
     Growth("open files of the page", "page_files", 0, 4 * MAX_IDLE, only="embedded"),
     Growth("open files of the writers", "writers_files", 0.1, 12),
@@ -84,7 +86,7 @@ GROWTHS = (
 
 @dataclass
 class Hour:
-    """What was measured at the end of one."""
+    """The figures at the end of an hour."""
 
     cron_files: float = 0
     cron_threads: float = 0
@@ -118,14 +120,14 @@ HELD = ("files", "threads", "memory", "in_use", "sqlite", "blocks")
 
 
 class Growths:
-    """What has grown in these hours, over that registry."""
+    """The figures that have grown in these hours, over that registry."""
 
     def __init__(self, hours: Sequence[Hour], name: str) -> None:
         self._hours = hours
         self._growths = [one for one in GROWTHS if one.only in ("", name)]
 
     def typical(self) -> Iterator[tuple[Growth, float, float]]:
-        """Each with what it was in the hours of `WARM`, and in the last quarter; or in `LONG` hours each."""
+        """Yield each with what it was in the hours of `WARM`, and in the last quarter; or in `LONG` hours each."""
         for growth in self._growths:
             values = self._values(growth)
             if growth.swings:
@@ -134,7 +136,7 @@ class Growths:
                 yield growth, _median(values[WARM.start : WARM.stop]), _median(values[-6:])
 
     def grown(self) -> list[str]:
-        """A sentence for each that is more than it may be.
+        """Return a sentence for each that is more than it may be.
 
         Raises:
             PromiseBroken: nothing was counted of something.

@@ -1,4 +1,4 @@
-"""The writers of `life`: each reports one job after the other, as runners do, by a clock that somebody else moves."""
+"""The writers of `life`: each reports one job after the other, as runners do, by a clock that the caller moves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Life:
 
 
 def lives(number: int, chance: random.Random, minutes: range) -> Iterator[Life]:
-    """The jobs that a writer reports in turn. The first is in the middle of its life."""
+    """Yield the jobs that a writer reports in turn. The first is in the middle of its life."""
     begins = minutes.start
     length = chance.randint(1, LONGEST)
     for count in range(10**6):
@@ -62,14 +62,14 @@ def lives(number: int, chance: random.Random, minutes: range) -> Iterator[Life]:
 
 
 def reports(life: Life, minutes: range) -> Iterator[int]:
-    """The minutes at which a job's record is written."""
+    """Yield the minutes at which a job's record is written."""
     yield from range(life.begins, min(life.ends, minutes.stop), EVERY)
     if life.ends < minutes.stop:
         yield life.ends
 
 
 def announcements(writers: int, chance: random.Random, minutes: range, at: Callable[[int], datetime]) -> set[str]:
-    """What so many writers announce in these minutes."""
+    """Return what this many writers announce in these minutes."""
     return {
         slot_of(at(minute)) + life.job_id
         for number in range(writers)
@@ -145,7 +145,7 @@ class Writer:
 
 
 def _patiently(write: Callable[[], T]) -> T:
-    """As a runner: a server that is too busy is asked again."""
+    """Ask a server that is too busy again, as a runner does."""
     for _ in range(ATTEMPTS):
         with contextlib.suppress(StoreUnavailableError):
             return write()

@@ -1,7 +1,7 @@
 """One of the processes of a storm: works on jobs and keys that others work on too, and notes what it was told.
 
-`python -m reliability.storm.client SPEC`, the JSON of a `Spec`: it does its operations, says "done", and after a line
-on its standard input, when the line is good again, syncs its cache once more and ends.
+`python -m reliability.storm.client SPEC` takes the JSON of a `Spec`. It does its operations and says "done". After a
+line on its standard input, when the network is good again, it syncs its cache once more and ends.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SHARED_FOR = 12
 
 OWN_FOR = 25
 RAW_FOR = 40
-"""The same for a job that nobody else is at, and for keys of the store below the registry."""
+"""The same for a job without other writers, and for keys of the store below the registry."""
 
 CALM_TRIES = 5
 """At the last sync: a machine that is busy may keep a server from answering in time."""
@@ -73,7 +73,7 @@ _MIX = {"status": 30, "progress": 25, "fields": 12, "cancel": 2, "own": 15, "raw
 
 
 class Spec(NamedTuple):
-    """What a process is told."""
+    """The orders of a process."""
 
     name: str
     url: str
@@ -149,7 +149,7 @@ class Client:
     # --- through the registry -----------------------------------------------------------------------------------
 
     def _job(self, job: str, kind: str) -> None:
-        """One call of the registry. Whatever can carry the name of the operation does, besides the id of the write."""
+        """Make one call of the registry. Every field that can carry the name of the operation does."""
         trace = {self._begin(kind): 1}
         target = self._random.choices(list(_TARGETS), list(_TARGETS.values()))[0]
         calls: dict[str, Callable[[], JobState]] = {
@@ -187,7 +187,7 @@ class Client:
     # --- below it, and above it ---------------------------------------------------------------------------------
 
     def _raw(self) -> None:
-        """One call on a key of the store. The store's own notes tell of it."""
+        """Make one call on a key of the store. The store's own notes tell of it."""
         key = f"raw/{self._number // RAW_FOR}-{self._random.randrange(2)}"
         value = self._begin("raw").encode()
         with contextlib.suppress(StoreError):
@@ -227,7 +227,7 @@ class Client:
         return True
 
     def _command(self) -> None:
-        """One run of the command, on jobs that only commands are at."""
+        """Run the command once, on jobs that only commands are at."""
         job = f"command-{self._number // (2 * SHARED_FOR)}"
         if not self._spec.commands:
             return

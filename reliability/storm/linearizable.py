@@ -1,8 +1,8 @@
 """Is a history of concurrent calls linearizable? A small checker, since no package index of Python has one.
 
 Wing and Gong's search ("Testing and Verifying Concurrent Objects", 1993) with Lowe's memory of what was tried ("Testing
-for Linearizability", 2017): put the calls into one order, each between its start and its end, in which a sequential
-model gives every answer that was given. tests/resilience/test_storm.py holds it against trying all orders.
+for Linearizability", 2017). It puts the calls into one order, each between its start and its end. In that order, a
+sequential model gives every answer that was given. tests/resilience/test_storm.py holds it against trying all orders.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Operation(NamedTuple):
     start: float
     """Seconds on one clock for all callers. It took effect not before this."""
     end: float
-    """It took effect not after this. `math.inf`: nobody knows when, or whether at all."""
+    """It took effect not after this. `math.inf`: unknown when, or whether at all."""
     call: Hashable
     observes: bool = False
     """Whether it leaves every state as it is, so that nothing is lost by letting it happen as soon as it may."""
 
 
 def unexplained(history: Sequence[Operation], initial: State, step: Step) -> Operation | None:
-    """None when the history is linearizable; else the first call, by its start, that no order tried gets past.
+    """Return the first call, by its start, that no order tried gets past; None if the history is linearizable.
 
     Args:
         history: all calls on one object. Of several objects, each is checked by itself (Herlihy and Wing, 1990).
@@ -67,12 +67,12 @@ class _Search:
         self._step = step
 
     def passed(self, done: int) -> int:
-        """How many calls that ended are done without a gap, from the first."""
+        """Return how many calls that ended are done without a gap, from the first."""
         missing = ~done & ((1 << self._ended) - 1)
         return (missing & -missing).bit_length() - 1 if missing else self._ended
 
     def following(self, done: int, state: State, passed: int) -> list[tuple[int, State]]:
-        """Where one more call leads; the most promising last."""
+        """Return where one more call leads; the most promising last."""
         found: list[tuple[int, State]] = []
         for number in self._next(done, passed):
             one = self._calls[number]
@@ -84,7 +84,7 @@ class _Search:
         return found
 
     def _next(self, done: int, passed: int) -> Iterator[int]:
-        """The calls that may come next: those that started before every call that is not done ended."""
+        """Yield the calls that may come next: those that started before every call that is not done ended."""
         deadline = math.inf
         for number in range(passed, self._ended):
             if self._calls[number].start > deadline:

@@ -26,10 +26,10 @@ class Defect(NamedTuple):
 
     put_in: Change
     told: str
-    """What a sentence of the verdict says of it, as a regular expression: something else that went wrong is no finding.
+    """The sentence of the verdict about it, as a regular expression. Another fault does not count as its finding.
 
-    Which of several a storm says is chance: the same lost write is a lost update where the next one follows upon the
-    old record, and has no order where somebody only read it again.
+    Chance decides which of several sentences a storm says. The same lost write is a lost update if the next one follows
+    upon the old record. It has no order if a process only read it again.
     """
     rate: float = 0.3
     kinds: tuple[str, ...] = QUICK_FAULTS
@@ -164,7 +164,7 @@ def _of(backend: str, ignore_the_version: Change, let_the_sdk_retry: Change) -> 
     return {
         "the version that a write names is ignored": Defect(ignore_the_version, _LOST_OR_UNEXPLAINED),
         "the SDK repeats conditional writes": Defect(let_the_sdk_retry, _UNEXPLAINED),
-        "nobody recognises a write of his own": Defect(_recognise_no_own_write, _DENIED, 0.5, ("lost", "internal")),
+        "no writer recognises its own write": Defect(_recognise_no_own_write, _DENIED, 0.5, ("lost", "internal")),
         "a lost reply is taken for a lost race": Defect(
             _in_store(backend, _take_a_lost_reply_for_a_lost_race), _UNEXPLAINED
         ),
@@ -185,7 +185,7 @@ MUTATIONS: dict[str, dict[str, Defect]] = {
     "Azure": _of("Azure", _ignore_the_version_in_azure, _let_azures_sdk_retry),
     "DynamoDB": _of("DynamoDB", _ignore_the_version_in_dynamodb, _let_awss_sdk_retry)
     | {
-        "nobody looks whether a reply has come whole": Defect(
+        "no reader checks that a reply is whole": Defect(
             _look_at_no_checksum, "There is no job .* was refused without a cause"
         )
     },

@@ -1,4 +1,4 @@
-"""Registries as the processes of a storm reach them, and as whoever judges them does: with and without the bad line."""
+"""Registries as the processes of a storm reach them, and as the judge reaches them: with and without the bad line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reliability.storm.proxy import Plan, Proxy, faulty
 
 
 class Place(NamedTuple):
-    """A registry as the processes reach it, and as whoever judges them does: on a line without faults."""
+    """A registry as the processes reach it, and as the judge reaches it: on a line without faults."""
 
     url: str
     env: Mapping[str, str]
@@ -24,14 +24,14 @@ class Place(NamedTuple):
 
 
 def embedded(directory: Path) -> Place:
-    """A SQLite file that does not exist yet. There is no line to it that could break."""
+    """Return a SQLite file that does not exist yet. There is no line to it that could break."""
     url = f"sqlite://{directory}/registry.db"
     return Place(url, {}, url, {})
 
 
 @contextlib.contextmanager
 def azure(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
-    """A container that does not exist yet of a real Azurite, and the bad line to it."""
+    """Yield a container that does not exist yet of a real Azurite, and the bad line to it."""
     with azurite.running(directory) as server, faulty(server.port, plan) as proxy:
         far = azurite.Azurite(proxy.port)
         container = azurite.new_container()
@@ -40,7 +40,7 @@ def azure(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
 
 @contextlib.contextmanager
 def dynamodb(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
-    """A table that does not exist yet of a real dynalite, and the bad line to it."""
+    """Yield a table that does not exist yet of a real dynalite, and the bad line to it."""
     with (
         node.running(dynalite.make_server(directory)) as port,
         faulty(port, plan, "dynamodb") as proxy,

@@ -1,9 +1,9 @@
 """A bad line to an HTTP server on this machine: a proxy that by a seeded plan does to requests what networks do.
 
-It understands HTTP just so far that it can tell where a message ends, so that a reply can be lost after the write has
-landed, or be cut in the middle; and of Azure's and DynamoDB's ways just so much that its refusals look like theirs.
-`python -m reliability.storm.proxy PORT SERVICE` says on which port it listens, takes a `Plan` as JSON in each line of
-its standard input and answers with what it has done so far, and ends with that input.
+It understands HTTP just so far that it can tell where a message ends. So a reply can be lost after the write has
+landed, or be cut in the middle. Its refusals look like those of Azure and DynamoDB. `python -m reliability.storm.proxy
+PORT SERVICE` says on which port it listens. It takes a `Plan` as JSON in each line of its standard input, and answers
+with what it has done so far. It ends with that input.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _HTML = "<html><body><h1>503 Service Unavailable</h1></body></html>"
 
 
 class Plan(NamedTuple):
-    """What is to go wrong from now on."""
+    """The faults from now on."""
 
     rate: float
     """The part of the requests to which something happens: 0 to 1."""
@@ -98,10 +98,10 @@ class Proxy:
 
 @contextlib.contextmanager
 def faulty(port: int, plan: Plan, service: str = "azure") -> Iterator[Proxy]:
-    """A proxy to that port of this machine, where that service answers, while the block runs.
+    """Yield a proxy to that port of this machine, where that service answers, while the block runs.
 
     Raises:
-        RuntimeError: it does not start.
+        RuntimeError: if it does not start.
     """
     with line.started("reliability.storm.proxy", str(port), service) as (process, listening):
         proxy = Proxy(process, listening)
@@ -123,7 +123,7 @@ class _Exchange(NamedTuple):
 
     @property
     def is_halved(self) -> bool:
-        """Whether half of the reply could be taken for a whole one."""
+        """Return True if half of the reply could be taken for a whole one."""
         if self.service == "azure":
             return b"comp=list" in self.request.partition(b"\r\n")[0]
         return any(target in self.request for target in (b"DynamoDB_20120810.Query", b"DynamoDB_20120810.GetItem"))
@@ -133,7 +133,7 @@ class _Exchange(NamedTuple):
         await self.client.drain()
 
     def hang_up(self) -> None:
-        """End the connection: as if somebody had unplugged it, or, as often, in good order."""
+        """End the connection: as if it was unplugged, or, as often, in good order."""
         if self.random.random() < 0.5:
             self.client.transport.abort()
         else:
@@ -266,7 +266,7 @@ async def _half_page(exchange: _Exchange) -> bool:
         return True
     head, _, body = reply.partition(b"\r\n\r\n")
     told = [one.decode() for one in head.split(b"\r\n") if one.lower().startswith(_CHECKSUM)]
-    # Whoever shortens a reply on its way may leave the checksum of the whole, or not know it.
+    # A proxy that shortens a reply may leave the checksum of the whole, or not know it.
     headers = told if exchange.random.random() < 0.5 else []
     await exchange.give(_reply("200 OK", body[: len(body) // 2].decode("utf-8", "ignore"), *headers, media_type=_AMZ))
     return True
@@ -298,7 +298,7 @@ _HAPPEN: dict[str, Callable[[_Exchange], Awaitable[bool]]] = {
 
 
 def _trouble(service: str, status: str, code: str) -> bytes:
-    """A refusal as that service words it."""
+    """Return a refusal as that service words it."""
     if service == "azure":
         return _reply(status, _XML.format(code=code), f"x-ms-error-code: {code}")
     body = _JSON.format(code=code)
@@ -311,7 +311,7 @@ def _reply(status: str, body: str, *headers: str, media_type: str = "application
 
 
 async def _message(reader: asyncio.StreamReader, *, has_body: bool = True) -> bytes:
-    """One whole message as it came. Its length is told by Content-Length or its chunks (RFC 9112, section 6)."""
+    """Return one whole message as it came. Its length is told by Content-Length or its chunks (RFC 9112, section 6)."""
     head = await reader.readuntil(b"\r\n\r\n")
     fields = dict(one.lower().split(b":", 1) for one in head.split(b"\r\n")[1:-2])
     if not has_body:

@@ -25,7 +25,7 @@ Line = dict[str, Any]
 
 
 class Log:
-    """What one process notes, one JSON object a line. What was noted is there even if the process is killed next."""
+    """The notes of one process, one JSON object per line. A note is there even if the process is killed next."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -36,7 +36,7 @@ class Log:
 
 
 def read_log(path: str) -> list[Line]:
-    """The lines of a log; the last one may have been cut by a kill."""
+    """Return the lines of a log; the last one may have been cut by a kill."""
     lines = []
     with open(path, encoding="utf-8") as file:
         for text in file:
@@ -97,7 +97,7 @@ class RecordingStore:
         try:
             done = write()
         except StoreUnavailableError as error:
-            # Nothing was sent: then nothing has happened. Else nobody knows, and the call stays open.
+            # Nothing was sent: then nothing has happened. Else the outcome is unknown, and the call stays open.
             if not error.sent:
                 self._log.note(ended=number, outcome="unsent", end=time.monotonic())
             raise
@@ -109,7 +109,7 @@ class RecordingStore:
 
 
 def _told_by(value: bytes) -> Line:
-    """What tells one value from another, and which write a record is from."""
+    """Return what tells one value from another, and which write a record is from."""
     told: Line = {"digest": hashlib.blake2b(value, digest_size=8).hexdigest()}
     with contextlib.suppress(ValueError):
         record = json.loads(value)
@@ -127,18 +127,18 @@ class Call(NamedTuple):
     kind: str
     """get, put, create or delete."""
     outcome: str
-    """`yes`: it did, or found, something; `no`; or `open`: nobody knows."""
+    """`yes`: it did, or found, something; `no`, or `open`: unknown."""
     digest: str | None
     """Of what it wrote or found."""
     version: str | None
-    """Of what it wrote or found; None where nobody has been told."""
+    """Of what it wrote or found; None if no reply said it."""
     expected: str | None
     """The version that a put replaces."""
     expected_digest: str | None
 
 
 def step(state: State, call: Any) -> tuple[State, ...]:
-    """The model of one key: `None`, or digest and version, the latter None while nobody was told it."""
+    """Return the model of one key: `None`, or digest and version, the latter None until a reply says it."""
     assert isinstance(call, Call)
     assert state is None or isinstance(state, tuple)
     written = (call.digest, call.version)
@@ -158,7 +158,7 @@ def step(state: State, call: Any) -> tuple[State, ...]:
 
 
 def histories(logs: Iterable[list[Line]]) -> dict[str, list[Operation]]:
-    """What all processes together saw of each key. A call without an end is open-ended: it may have landed or not."""
+    """Return what all processes together saw of each key. A call without an end is open: it may have landed or not."""
     found: dict[str, list[Operation]] = defaultdict(list)
     for log in logs:
         ends = {line["ended"]: line for line in log if "ended" in line}

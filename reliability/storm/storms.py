@@ -1,7 +1,7 @@
 """Storms: many processes at the same jobs while the line to the store breaks in every way, and processes are killed.
 
-Each process notes what it asked for and what it was told. In the end, on a line that is good again, the notes are held
-against the records, against each other and against the caches: see verdict.py for what must hold. Nothing here knows a
+Each process notes what it asked for and what it was told. In the end, on a line that is good again, the notes are
+compared with the records, the caches and each other. verdict.py has what must hold. Nothing here knows a
 backend: a `Place` is all that a storm needs.
 """
 
@@ -62,7 +62,7 @@ _TOLD = 12
 
 @dataclass
 class Storm:
-    """What happens in one."""
+    """The processes and faults of one storm."""
 
     place: Place
     directory: Path
@@ -106,7 +106,7 @@ class Storm:
         return counts + verdict.counts
 
     def _registry(self) -> tuple[dict[str, JobState], list[tuple[object, ...]]]:
-        """The records as they are, and the rows of a cache that has been filled from nothing."""
+        """Return the records as they are, and the rows of a cache that has been filled from nothing."""
         with (  # boto3 looks into the environment itself
             mock.patch.dict(os.environ, self.place.calm_env),
             contextlib.closing(open_store(self.place.calm_url)) as store,
@@ -249,7 +249,7 @@ def _rows(path: Path) -> list[tuple[object, ...]]:
 
 
 def run(trial: Trial) -> Iterator[Figure]:
-    """Storms over one SQLite file, Azure and DynamoDB, then one for each mutation, which must not go unseen.
+    """Yield storms over one SQLite file, Azure and DynamoDB, then one for each mutation, which must not go unseen.
 
     Raises:
         PromiseBroken: something that must hold did not, or a mutation was not found.
@@ -265,14 +265,14 @@ def run(trial: Trial) -> Iterator[Figure]:
 
 
 def over_a_file(trial: Trial) -> Counter[str]:
-    """A storm over one SQLite file, without a line that could break, but with kills."""
+    """Return a storm over one SQLite file, without a line that could break, but with kills."""
     storm = Storm(embedded(trial.directory), trial.directory / "sqlite", str(trial.seed), trial.times(120, 12))
     storm.kills, storm.commands, storm.processes = trial.times(16, 2), trial.scale >= 1, trial.times(PROCESSES, 3)
     return storm.run()
 
 
 def over(trial: Trial, backend: str) -> Counter[str]:
-    """A storm over a real server of that backend, with everything that can happen on the line, and kills."""
+    """Return a storm over a real server of that backend, with everything that can happen on the line, and kills."""
     kinds = tuple(kind for kind in FAULTS if kind != "stall" or trial.scale > QUICK_SCALE)
     with FAR[backend](trial.directory, Plan(RATE, kinds, trial.seed)) as (place, proxy):
         storm = Storm(place, trial.directory / backend, str(trial.seed), trial.times(60, 12), line=proxy)
@@ -319,7 +319,7 @@ SILENT_SECONDS = 30.0
 
 
 def silence(trial: Trial, backend: str) -> list[Figure]:
-    """How long commands take at a server of that backend that takes each request and never answers.
+    """Return how long commands take at a server of that backend that takes each request and never answers.
 
     Raises:
         PromiseBroken: one hangs, or does not say that the registry cannot be reached.

@@ -17,7 +17,7 @@ from reliability.storm.linearizable import unexplained
 from reliability.storm.store_history import Line, histories, step
 
 NOTHING_WRITTEN = ("refused", "unreached", "nonsense")
-"""Outcomes that say that there was no write. The last is an answer without a meaning, and no word of a doubt."""
+"""Outcomes that say that there was no write. The last is an unexpected answer, and no word of a doubt."""
 
 
 class Told(NamedTuple):
@@ -34,7 +34,7 @@ class Told(NamedTuple):
 
 
 class Verdict:
-    """What was found. `broken` has a sentence for each promise that did not hold."""
+    """The findings. `broken` has a sentence for each promise that did not hold."""
 
     def __init__(self, logs: list[list[Line]]) -> None:
         self.broken: list[str] = []
@@ -90,10 +90,10 @@ class Verdict:
                 self.broken.append(f"{record.job_id}: {one_status} is followed by {next_status}.")
 
     def _judge_chain(self, record: JobState, chain: dict[int, str]) -> None:
-        """Each revision is somebody's write, and what writes added to the metadata is there to the end."""
+        """Check that each revision is a known write, and that what writes added to the metadata is there to the end."""
         where = f"{record.job_id} is at revision {record.revision}"
         if missing := set(range(1, record.revision + 1)) - chain.keys():
-            self.broken.append(f"{where}; nobody has seen or written {sorted(missing)}.")
+            self.broken.append(f"{where}; no process has seen or written {sorted(missing)}.")
         if (newest := max(chain, default=0)) > record.revision:
             self.broken.append(f"{where}, and {chain[newest]} has made revision {newest}: a lost update.")
         kinds = ("register", "status", "fields")
@@ -114,7 +114,7 @@ class Verdict:
             self._break(one, "was acknowledged, and is not in the record")
 
     def _is_explained(self, one: Told, blocks: list[_Block], told: list[Told]) -> bool:
-        """Whether somebody else's write, which could have come before the end of this one, is why it was refused."""
+        """Return True if it was refused because of another write, which could have come before its end."""
         error = one.line.get("error", "")
         if one.kind.endswith("register"):
             return blocks[0].write_id != one.operation and self._bounds(blocks[0].write_id)[0] <= one.end
@@ -145,7 +145,7 @@ class Verdict:
     # --- all of them --------------------------------------------------------------------------------------------
 
     def _chains(self) -> dict[str, dict[int, str]]:
-        """By key, which write made which revision, as far as anybody has seen it or was told that it landed."""
+        """Return, by key, which write made which revision, as far as a process saw it or was told that it landed."""
         chains: dict[str, dict[int, str]] = defaultdict(dict)
         for log in self._logs:
             done = {line["ended"] for line in log if line.get("outcome") == "yes" and "ended" in line}
@@ -160,7 +160,7 @@ class Verdict:
         return chains
 
     def _judge_syncs(self, chains: Mapping[str, Mapping[int, str]]) -> None:
-        """A sync shows every write that landed before it began, and none that nobody had begun."""
+        """Check that a sync shows every write that landed before it began, and none that had not begun."""
         landed: dict[str, list[tuple[float, int]]] = defaultdict(list)
         for key, chain in chains.items():
             for revision, write_id in chain.items():
@@ -174,7 +174,7 @@ class Verdict:
             for key, writes in landed.items():
                 revision = one.line["rows"].get(key, (0, ""))[0]
                 if self._bounds(chains[key].get(revision))[0] > one.end:
-                    self._break(one, f"has revision {revision} of {key}, which nobody had begun to write")
+                    self._break(one, f"has revision {revision} of {key}, which no process had begun to write")
                 least = max((number for end, number in writes if end < one.start), default=0)
                 if revision < least:
                     kind = "full" if one.line["is_full"] else "delta"
