@@ -102,24 +102,24 @@ class CacheAccess:
         """
 
         def attempt() -> T:
-            with self._opened_fresh(policy) as (connection, freshness):
+            with self._open_fresh(policy) as (connection, freshness):
                 return view(connection, freshness)
 
         return self._with_repair(attempt)
 
-    def read_cached(self, view: Callable[[sqlite3.Connection], T], opened: OpenToRead | None = None) -> T | None:
+    def read_cached(self, view: Callable[[sqlite3.Connection], T], open_cache: OpenToRead | None = None) -> T | None:
         """Call `view` with the cache, without a sync; return None if there is no cache.
 
         Args:
             view: reads the cache; may be called twice: see the module's docstring.
-            opened: opens the cache in place of a new connection, as the page does, which keeps connections open.
+            open_cache: opens the cache in place of a new connection, as the page does, which keeps connections open.
 
         Raises:
             CacheError: if the cache cannot be used.
         """
 
         def attempt() -> T | None:
-            with (opened or self._opened)() as connection:
+            with (open_cache or self._open_to_read)() as connection:
                 return None if connection is None else view(connection)
 
         return self._with_repair(attempt)
@@ -132,7 +132,7 @@ class CacheAccess:
         """
 
         def attempt() -> T:
-            with self._opened_to_write() as connection:
+            with self._open_to_write() as connection:
                 return action(connection)
 
         return self._with_repair(attempt)
@@ -175,7 +175,7 @@ class CacheAccess:
             return attempt()
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection | None]:
+    def _open_to_read(self) -> Iterator[sqlite3.Connection | None]:
         """Open the cache to read; yield None if there is none."""
         connection = open_to_read(self.path, self._settings.registry_id)
         if connection is None:
@@ -185,16 +185,16 @@ class CacheAccess:
             yield connection
 
     @contextlib.contextmanager
-    def _opened_fresh(self, policy: FreshnessPolicy) -> Iterator[tuple[sqlite3.Connection, Freshness]]:
+    def _open_fresh(self, policy: FreshnessPolicy) -> Iterator[tuple[sqlite3.Connection, Freshness]]:
         """Sync if a sync is due, open the cache to read, and yield it with its age."""
         if not (policy.refresh or self._settings.is_local):
-            with self._opened() as connection:
+            with self._open_to_read() as connection:
                 meta = {} if connection is None else job_queries.all_meta(connection)
                 if connection is not None and self._is_fresh_enough(meta.get("synced_at"), policy):
                     yield connection, self._freshness(meta, None)
                     return
         failure = None if policy.offline and not self._settings.is_local else self._freshen()
-        with self._opened() as connection:
+        with self._open_to_read() as connection:
             meta = {} if connection is None else job_queries.all_meta(connection)
             if connection is None or "synced_at" not in meta:
                 raise failure or StoreUnavailableError(
@@ -203,7 +203,7 @@ class CacheAccess:
             yield connection, self._freshness(meta, failure)
 
     @contextlib.contextmanager
-    def _opened_to_write(self) -> Iterator[sqlite3.Connection]:
+    def _open_to_write(self) -> Iterator[sqlite3.Connection]:
         """Open the cache to write; create it if there is none."""
         self._embedded.protect_emptied_cache()
         opened = open_to_write(self.path, self._settings.registry_id)

@@ -126,10 +126,10 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     trusted: tuple[str, ...] = ()
     for path in files:
         document = _read(path)
-        trusted = _trusted(path, document.pop(TRUSTED, []), is_user=path != project) or trusted
+        trusted = _read_trusted(path, document.pop(TRUSTED, []), is_user=path != project) or trusted
         for name, value in document.items():
             if name not in found:
-                used = _checked_project_value(path, name, value) if path == project else value
+                used = _check_project_value(path, name, value) if path == project else value
                 found[name] = Setting(used, f"file {path}")
 
     if "registry" not in found:
@@ -144,7 +144,7 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     return Settings(found, registry_id, files, ignored, trusted)
 
 
-def _checked_project_value(path: str, name: str, value: str) -> str:
+def _check_project_value(path: str, name: str, value: str) -> str:
     """Return the value of a setting in a project file, if a project file may set it.
 
     Raises:
@@ -208,7 +208,7 @@ def _read(path: str) -> dict[str, Any]:
     return document
 
 
-def _trusted(path: str, value: object, *, is_user: bool) -> tuple[str, ...]:
+def _read_trusted(path: str, value: object, *, is_user: bool) -> tuple[str, ...]:
     """Return the list `trusted` of a configuration file.
 
     Raises:

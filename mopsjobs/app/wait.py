@@ -75,7 +75,7 @@ def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: 
     backoff = Backoff(2 * interval, MAX_OUTAGE_DELAY)
     while True:
         outage = jobs.read()
-        deciding = _deciding(jobs.states, until)
+        deciding = _deciding_states(jobs.states, until)
         if deciding is not None:
             return jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
         if outage is None:
@@ -174,7 +174,7 @@ class _WatchedJobs:
         self._app.out.warn(strip_control_characters(f"{state.job_id}: {why}. If its runner is gone: {resume}"))
 
 
-def _deciding(states: list[JobState | None], until: StopCondition) -> list[JobState] | None:
+def _deciding_states(states: list[JobState | None], until: StopCondition) -> list[JobState] | None:
     """Return the jobs whose end decides the exit code; None while it is undecided."""
     ended = [state for state in states if state is not None and state.is_terminal]
     bad = [state for state in ended if state.status != JobStatus.SUCCEEDED]

@@ -81,7 +81,7 @@ def rules_above(top: str, before: tuple[str, ...]) -> IgnoreRules:
             break
         above.insert(0, parent)
         directory = parent
-    base = _base(top)
+    base = _pattern_base(top)
     rules = IgnoreRules(tuple(rule for line in before if (rule := _parse_rule(base, line)) is not None), ())
     for parent in above:
         rules = rules.with_directory(parent)
@@ -97,7 +97,7 @@ def _read_rules(directory: str, name: str) -> tuple[IgnoreRule, ...]:
         return ()
     with open(path, "rb") as file:
         lines = file.read().removeprefix(b"\xef\xbb\xbf").decode("latin-1").split("\n")
-    base = _base(directory)
+    base = _pattern_base(directory)
     return tuple(rule for line in lines if (rule := _parse_rule(base, line.removesuffix("\r"))) is not None)
 
 
@@ -126,7 +126,7 @@ def _parse_rule(base: str, line: str) -> IgnoreRule | None:
     return IgnoreRule(base, compiled, excludes, is_for_directories, regex == "." or line.endswith("/**"))
 
 
-def _base(directory: str) -> str:
+def _pattern_base(directory: str) -> str:
     return _as_text(os.path.join(directory, ""))
 
 

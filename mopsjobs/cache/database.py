@@ -129,7 +129,7 @@ def check_is_cache(path: str) -> None:
             raise cannot_write(path, error.strerror) from None
         is_foreign = True
     if is_foreign:
-        raise _not_a_cache(path)
+        raise _not_a_cache_error(path)
 
 
 def quarantine(path: str, stamp: str) -> str | None:
@@ -144,7 +144,7 @@ def quarantine(path: str, stamp: str) -> str | None:
     Raises:
         CacheError: if its directory cannot be written.
     """
-    with _locked(path):
+    with _cache_lock(path):
         if _is_sound(path):
             return None
         path = os.path.realpath(path)  # as SQLite does: files beside a link do not belong to the cache
@@ -203,7 +203,7 @@ def _is_file(path: str) -> bool:
     except OSError:
         return False
     if not stat.S_ISREG(mode):
-        raise _not_a_cache(path)
+        raise _not_a_cache_error(path)
     return True
 
 
@@ -242,7 +242,7 @@ def _schema_version(connection: sqlite3.Connection, path: str) -> int:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application_id != APPLICATION_ID and (application_id or tables):
         connection.close()
-        raise _not_a_cache(path)
+        raise _not_a_cache_error(path)
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
@@ -289,7 +289,7 @@ def _migrate(connection: sqlite3.Connection, path: str, registry_id: str) -> Non
     from mopsjobs.cache.schema import migrate
 
     # Switching to WAL does not wait for other connections, it fails. So one process at a time migrates.
-    with _locked(path):
+    with _cache_lock(path):
         if _schema_version(connection, path) == SCHEMA_VERSION:
             return
         connection.execute("PRAGMA journal_mode = WAL")
@@ -305,7 +305,7 @@ def _finish(connection: sqlite3.Connection, registry_id: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
+def _cache_lock(path: str) -> Iterator[None]:
     """Hold the lock for creating, migrating or moving the cache.
 
     Raises:
@@ -318,5 +318,5 @@ def _locked(path: str) -> Iterator[None]:
         raise cannot_write(path, error.strerror) from None
 
 
-def _not_a_cache(path: str) -> UsageError:
+def _not_a_cache_error(path: str) -> UsageError:
     return UsageError(f"{path} is not a cache of mops-jobs; it is left unchanged.", hint=_OTHER_PATH_HINT)

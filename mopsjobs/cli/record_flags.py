@@ -81,7 +81,7 @@ def task_count(text: str) -> int:
     return number
 
 
-def reported(args: argparse.Namespace, app: App, state: JobState) -> Result:
+def report_result(args: argparse.Namespace, app: App, state: JobState) -> Result:
     """Return the result of a report: the job as it is now."""
     if args.json:
         return Result(Document(job_json_from_state(state, now=app.now().timestamp())))

@@ -233,12 +233,12 @@ class Printer:
         return self._env.get("TERM") != "dumb" and stream.isatty()
 
 
-def status_style(status: object, suspect: object = None) -> terminal.Styled:
+def status_style(status: object, suspect: object = None) -> terminal.StyledText:
     """Return a status as a cell in its colour, with the reason why the job is suspect, if it is."""
     text = strip_control_characters(str(status))
     if suspect is not None:
-        return terminal.styled(f"{text} (suspect: {strip_control_characters(str(suspect))})", "yellow")
-    return terminal.styled(text, STATUS_STYLES.get(text, "bold"))
+        return terminal.style_text(f"{text} (suspect: {strip_control_characters(str(suspect))})", "yellow")
+    return terminal.style_text(text, STATUS_STYLES.get(text, "bold"))
 
 
 def discard_output(stream: TextIO | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from mopsjobs.console.result import Table
-from mopsjobs.console.terminal import Styled, styled
+from mopsjobs.console.terminal import StyledText, style_text
 from mopsjobs.utils.text import strip_control_characters
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ def format_table(table: Table, width: int | None, paint: Callable[[str, str], st
     """
     tabulate = import_tabulate()
     tabulate.MIN_PADDING = 0  # else a column is two blanks wider than its header
-    cells = [[value if isinstance(value, Styled) else plain_cell(value) for value in row] for row in table.rows]
+    cells = [[value if isinstance(value, StyledText) else plain_cell(value) for value in row] for row in table.rows]
     if width is not None:
         cells = fit_columns(table.headers, cells, width)
     rows = [[format_cell(value, paint) for value in row] for row in cells]
@@ -42,7 +42,7 @@ def format_table(table: Table, width: int | None, paint: Callable[[str, str], st
 def format_cell(value: object, paint: Callable[[str, str], str]) -> str:
     """Return a value as clean text, in its style if it has one."""
     text = "" if value is None else strip_control_characters(str(value))
-    return paint(text, value.style) if isinstance(value, Styled) else text
+    return paint(text, value.style) if isinstance(value, StyledText) else text
 
 
 def plain_cell(value: object) -> str:
@@ -72,7 +72,7 @@ def _cut(cell: str, width: int) -> str:
     if len(cell) <= width:
         return cell
     text = cell[: width - 1] + "…"
-    return styled(text, cell.style) if isinstance(cell, Styled) else text
+    return style_text(text, cell.style) if isinstance(cell, StyledText) else text
 
 
 def import_tabulate() -> Any:

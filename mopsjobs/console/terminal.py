@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
-class Styled(str):
+class StyledText(str):
     """Text written by mops-jobs, with a style. The words are clear without it, for where no colour is wanted."""
 
     __slots__ = ("style",)
     style: str
 
 
-def styled(text: str, style: str) -> Styled:
+def style_text(text: str, style: str) -> StyledText:
     """Return a text with one of the styles."""
-    result = Styled(text)
+    result = StyledText(text)
     result.style = style
     return result
 

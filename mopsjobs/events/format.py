@@ -161,14 +161,14 @@ def event_line(head: Mapping[str, object], fields: Mapping[str, object]) -> str:
     except (TypeError, ValueError, RecursionError):
         pass  # values that JSON cannot hold become text
     for limit in _CUT_LENGTHS:
-        texts = {str(name)[:limit]: _truncated(value, limit) for name, value in fields.items()}
+        texts = {str(name)[:limit]: _truncate(value, limit) for name, value in fields.items()}
         line = json.dumps({**head, **texts, **head, "cut": True}, separators=(",", ":"))
         if len(line) <= MAX_EVENT_BYTES:
             return line
     return json.dumps({**head, "cut": True}, separators=(",", ":"))
 
 
-def _truncated(value: object, limit: int) -> object:
+def _truncate(value: object, limit: int) -> object:
     """Return a value that fits: numbers of usual size unchanged, all else as text of at most `limit` characters."""
     if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63):
         return value

@@ -247,7 +247,7 @@ class Retention:
             yield ExpiredKey(key, slot, None)
         chunks = self._old_chunks()
         while batch := list(islice(chunks, BATCH)):
-            ended = self._which_ended({str(expired.job_id) for expired in batch}, threads)
+            ended = self._find_ended({str(expired.job_id) for expired in batch}, threads)
             for expired in batch:
                 has_ended = ended[str(expired.job_id)]
                 if has_ended:
@@ -263,7 +263,7 @@ class Retention:
             if (name := event_format.parse_chunk_key(key)) is not None:
                 yield ExpiredKey(key, name.bucket, name.job_id)
 
-    def _which_ended(self, job_ids: Iterable[str], threads: ThreadPoolExecutor) -> dict[str, bool | None]:
+    def _find_ended(self, job_ids: Iterable[str], threads: ThreadPoolExecutor) -> dict[str, bool | None]:
         """Return for each job whether it ended before the limit, by its record in the registry; None without a record.
 
         An end is final, so an answer stays true; a job that ends meanwhile stays until the next run. A missing record

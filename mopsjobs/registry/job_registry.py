@@ -137,7 +137,7 @@ class JobRegistry(JobReader):
         )
         if outcome is None:
             raise JobExistsError(f"Job {job_id} is already registered.", job_id=job_id)
-        return self._written(job_id, key, outcome)
+        return self._finish_write(job_id, key, outcome)
 
     def update_status(self, job_id: str, new_status: str, **fields: object) -> JobState:
         """Move a job to `new_status` and set fields, in one write. Skipped steps are filled in.
@@ -313,9 +313,9 @@ class JobRegistry(JobReader):
             )
         except KeyNotFoundError:
             raise JobNotFoundError(job_id, hint="Give the full id. To see the ids, run: mops-jobs list") from None
-        return self._written(job_id, key, outcome)
+        return self._finish_write(job_id, key, outcome)
 
-    def _written(self, job_id: str, key: str, outcome: cas.CasResult) -> JobState:
+    def _finish_write(self, job_id: str, key: str, outcome: cas.CasResult) -> JobState:
         if outcome.written:
             self._announcer.confirm(job_id)
         if outcome.written and self._on_write is not None:

@@ -36,7 +36,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan
 JsonObject = Mapping[str, object]
 
 
-def _nothing() -> JsonObject:
+def _empty_object() -> JsonObject:
     return MappingProxyType({})
 
 
@@ -68,7 +68,7 @@ class JobState:
     validation_completed_at: str | None = None
     validation_attempts: int = 0
     last_validation_error: str | None = None
-    metadata: JsonObject = dataclasses.field(default_factory=_nothing)
+    metadata: JsonObject = dataclasses.field(default_factory=_empty_object)
 
     # Fields of mops-jobs, unknown to ModelOps' programs:
     write_id: str | None = None
@@ -81,7 +81,7 @@ class JobState:
     """Tasks that ended in an error."""
     heartbeat_at: str | None = None
     """When a runner last gave a sign of life."""
-    shards: JsonObject = dataclasses.field(default_factory=_nothing)
+    shards: JsonObject = dataclasses.field(default_factory=_empty_object)
     """The progress of each shard, by its number: `[completed, failed, 1 if it is done]`. The totals above are their
     sums, so that several shards never overwrite each other's counts."""
     owner: str | None = None
@@ -89,7 +89,7 @@ class JobState:
     engine: str | None = None
     parent_job_id: str | None = None
 
-    extra: JsonObject = dataclasses.field(default_factory=_nothing)
+    extra: JsonObject = dataclasses.field(default_factory=_empty_object)
     """Fields of the record that this version does not know, written back unchanged."""
 
     @property
@@ -200,12 +200,12 @@ def _json_type(value: object) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def _wrong(name: str, expected: str, value: object) -> NoReturn:
+def _raise_invalid(name: str, expected: str, value: object) -> NoReturn:
     raise RecordError(f"invalid field {name}: expected {expected}, not {_json_type(value)}")
 
 
 def _text(name: str, value: object) -> str:
-    return value if isinstance(value, str) else _wrong(name, "text", value)
+    return value if isinstance(value, str) else _raise_invalid(name, "text", value)
 
 
 def _count(name: str, value: object) -> int:
@@ -214,7 +214,7 @@ def _count(name: str, value: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        _wrong(name, "a whole number", value)
+        _raise_invalid(name, "a whole number", value)
     if not 0 <= value < 2**53:
         raise RecordError(f"invalid field {name}: expected a count, from 0 to 2^53")
     return value
@@ -222,7 +222,7 @@ def _count(name: str, value: object) -> int:
 
 def _time(name: str, value: object) -> str:
     if not isinstance(value, str):
-        _wrong(name, "text", value)
+        _raise_invalid(name, "text", value)
     try:
         parse_time(value)
     except ValueError:
@@ -241,13 +241,13 @@ def _status(name: str, value: object) -> str:
 
 
 def _list(name: str, value: object) -> tuple[object, ...]:
-    return tuple(value) if isinstance(value, (list, tuple)) else _wrong(name, "a list", value)
+    return tuple(value) if isinstance(value, (list, tuple)) else _raise_invalid(name, "a list", value)
 
 
 def _object(name: str, value: object) -> JsonObject:
     # dict first: the check of the abstract class is ten times as slow, and a sync makes it for each record.
     if not isinstance(value, (dict, MappingProxyType)) and not isinstance(value, Mapping):
-        _wrong(name, "an object", value)
+        _raise_invalid(name, "an object", value)
     return MappingProxyType(dict(value))
 
 
@@ -260,7 +260,7 @@ def _shards(name: str, value: object) -> JsonObject:
     for number, counts in shards.items():
         where = f"{name}.{number}"
         if len(_list(where, counts)) != 3:
-            _wrong(where, "a list of three counts", counts)
+            _raise_invalid(where, "a list of three counts", counts)
         for count in counts:  # type: ignore[attr-defined]
             _count(where, count)
     return shards

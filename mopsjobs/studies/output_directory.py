@@ -64,8 +64,8 @@ class OutputDirectory:
         """
         *segments, last = name.split("/")
         self._make()
-        with _opened(self.path, segments) as directory:
-            with _file_at(last, directory) as existing:
+        with _open_directory(self.path, segments) as directory:
+            with _open_file(last, directory) as existing:
                 if existing is not None:
                     if _holds(existing, content):
                         return
@@ -89,8 +89,8 @@ class OutputDirectory:
             RefusedFileError: if a link or another file is in its place.
             OSError: if it cannot be written.
         """
-        with _opened(self.path, []) as directory:
-            with _file_at(name, directory) as existing:
+        with _open_directory(self.path, []) as directory:
+            with _open_file(name, directory) as existing:
                 if existing is not None and existing.read(len(beginning)) != beginning:
                     raise RefusedFileError(f"{self.path / name} is another file: remove it, or use another DIRECTORY")
             with atomic_file(str(self.path / _DRAFT), 0o666, is_durable=False) as draft:
@@ -106,7 +106,7 @@ class OutputDirectory:
 
 
 @contextlib.contextmanager
-def _opened(top: Path, segments: list[str]) -> Iterator[int]:
+def _open_directory(top: Path, segments: list[str]) -> Iterator[int]:
     """Open a directory below `top`, and create missing ones on the way. Each step starts from the one before."""
     directory = os.open(top, _OPEN_DIRECTORY)
     try:
@@ -124,7 +124,7 @@ def _opened(top: Path, segments: list[str]) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _file_at(name: str, directory: int) -> Iterator[BinaryIO | None]:
+def _open_file(name: str, directory: int) -> Iterator[BinaryIO | None]:
     """Open the file with this name; None if there is none."""
     try:
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode

@@ -33,7 +33,7 @@ class ConnectionPool:
         self._idle: list[_Pooled] = []
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[sqlite3.Connection | None]:
+    def acquire(self) -> Iterator[sqlite3.Connection | None]:
         """Yield a read-only connection; None if there is no cache. After an error, it is closed."""
         path = self._app.cache.path
         with translate_sqlite_errors(path):

@@ -76,9 +76,9 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.add_url_rule("/live", "live", lambda: sse.open_stream(site, stream_slots))
     api.add_routes(app, site)
     preload(app)
-    app.register_error_handler(HTTPException, view.http_error)
-    app.register_error_handler(MopsJobsError, view.refused)
-    app.register_error_handler(Exception, view.unexpected)
+    app.register_error_handler(HTTPException, view.handle_http_error)
+    app.register_error_handler(MopsJobsError, view.handle_error)
+    app.register_error_handler(Exception, view.handle_unexpected_error)
     return app
 
 
@@ -220,20 +220,20 @@ class _Views:
 
     # --- errors --------------------------------------------------------------------------------------------------
 
-    def http_error(self, error: HTTPException) -> Response:
+    def handle_http_error(self, error: HTTPException) -> Response:
         """Answer an error of HTTP, as not found."""
         if error.response is not None:
             return error.response  # type: ignore[return-value]
         return self._error(error.code or 500, error.name, error.description or "", None)
 
-    def refused(self, error: MopsJobsError) -> Response:
+    def handle_error(self, error: MopsJobsError) -> Response:
         """Answer an error of mops-jobs: the message of the command, with the matching HTTP status."""
         code = 400 if isinstance(error, UsageError) else 404 if isinstance(error, JobError) else 503
         return self._error(
             code, {400: "Bad Request", 404: "Not Found"}.get(code, "Unavailable"), str(error), error.hint
         )
 
-    def unexpected(self, error: Exception) -> Response:
+    def handle_unexpected_error(self, error: Exception) -> Response:
         """Answer any other error; the server goes on."""
         self._site.app.out.warn(f"{request.path}: {type(error).__name__}: {error}")
         return self._error(

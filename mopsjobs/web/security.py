@@ -53,11 +53,11 @@ def protect(app: Flask, names: frozenset[str]) -> None:
     def refuse() -> Response | None:
         match = _HOST.fullmatch(request.environ.get("HTTP_HOST", "").lower())
         if match is None or match[1] not in names:
-            return _plain(
+            return _plain_response(
                 "This server does not answer to that name. Add one with: mops-jobs serve --allow-host NAME", 421
             )
         if request.method not in METHODS:
-            response = _plain("This server is read-only: it only answers GET and HEAD.", 405)
+            response = _plain_response("This server is read-only: it only answers GET and HEAD.", 405)
             response.headers["Allow"] = ", ".join(METHODS)
             return response
         return None
@@ -69,6 +69,6 @@ def protect(app: Flask, names: frozenset[str]) -> None:
         return response
 
 
-def _plain(text: str, code: int) -> Response:
+def _plain_response(text: str, code: int) -> Response:
     """Return a response without any data."""
     return Response(f"{text}\n", code, mimetype="text/plain")

@@ -36,7 +36,7 @@ class Site:
         Raises:
             CacheError: if the cache cannot be used.
         """
-        return self.app.cache.read_cached(view, self.readers.opened)
+        return self.app.cache.read_cached(view, self.readers.acquire)
 
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T]) -> T:
         """Return what `view` returns for the cache, read-only, and its age.

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from mopsjobs.cache.queries.filters import Filter
+from mopsjobs.cache.queries.filters import Filter, where_clauses
 from mopsjobs.cache.queries.statistics import Spread, spread_of
 
 DAY = 86400
@@ -74,7 +74,7 @@ def charted_jobs(connection: sqlite3.Connection, job_filter: Filter, since: floa
     all columns, so that no row with its record is read, unless labels are filtered.
     """
     index = "" if job_filter.labels else "INDEXED BY idx_job_created_ts"
-    [(condition, values)] = job_filter.parts()
+    [(condition, values)] = where_clauses(connection, job_filter)
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(
         "CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, status TEXT, is_active INTEGER, owner TEXT,"

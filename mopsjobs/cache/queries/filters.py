@@ -90,15 +90,15 @@ class Filter:
     @property
     def is_everything(self) -> bool:
         """Return True if all jobs pass. Then the sums of the cache have the counts."""
-        return self.parts() == [("true", [])]
+        return self.clauses() == [("true", [])]
 
-    def parts(self) -> list[Condition]:
-        """Return WHERE clauses with their parameters. Each job that passes is in exactly one part.
+    def clauses(self) -> list[Condition]:
+        """Return WHERE clauses with their parameters. Each job that passes meets exactly one of them.
 
-        A window has two parts: jobs that changed in it, and older ones that are still active. As one condition with OR,
-        SQLite would read the whole table; apart, each part reads as much of an index as it needs.
+        A window has two clauses: jobs that changed in it, and older ones that are still active. As one condition with
+        OR, SQLite would read the whole table; apart, each clause reads as much of an index as it needs.
         """
-        condition, values = self._where()
+        condition, values = self._condition()
         if self.since is None:
             return [(condition, values)]
         inside = (f"changed_ts >= ? AND {condition}", [self.since, *values])
@@ -109,7 +109,7 @@ class Filter:
             (f"changed_ts < ? AND is_active = 1 AND {condition}", [self.since, *values]),
         ]
 
-    def _where(self) -> Condition:
+    def _condition(self) -> Condition:
         conditions: list[str] = []
         values: list[object] = []
 
@@ -165,9 +165,9 @@ def parse_sort(text: str) -> str:
 
 
 def where_clauses(connection: sqlite3.Connection, job_filter: Filter) -> list[Condition]:
-    """Return the parts of a filter, ready to run on this connection."""
+    """Return the WHERE clauses of a filter, after preparing this connection for them."""
     if job_filter.match is not None:
         from mopsjobs.cache.queries.matching import add_regexp  # few listings need it
 
         add_regexp(connection, job_filter.match)
-    return job_filter.parts()
+    return job_filter.clauses()

@@ -62,24 +62,24 @@ def list_jobs(connection: sqlite3.Connection, job_filter: Filter, *, order: str,
 
     The connection is left in a transaction, for the records that are read later.
     """
-    parts = where_clauses(connection, job_filter)
+    clauses = where_clauses(connection, job_filter)
     if not connection.in_transaction:
         connection.execute("BEGIN")  # total, order and records are of one moment
     total = sum(
         connection.execute(f"SELECT count(*) FROM job WHERE {condition}", values).fetchone()[0]  # noqa: S608 - constant names, bound values
-        for condition, values in parts
+        for condition, values in clauses
     )
-    listed, values = _listed_rows(parts, order, limit)
+    listed, values = _listed_rows(clauses, order, limit)
     rows = connection.execute(f"SELECT rowid, is_active FROM job WHERE rowid IN ({listed}) ORDER BY {order}", values)  # noqa: S608
     rowids = [row[0] for position, row in enumerate(rows) if limit == 0 or position < limit or row[1]]
     return JobList(connection, rowids, total, now)
 
 
-def _listed_rows(parts: list[Condition], order: str, limit: int) -> Condition:
-    """Return a query for the rows to list: the first ones of each part, and its active ones wherever they stand."""
+def _listed_rows(clauses: list[Condition], order: str, limit: int) -> Condition:
+    """Return a query for the rows to list: the first ones of each clause, and its active ones wherever they stand."""
     selects: list[str] = []
     parameters: list[object] = []
-    for condition, values in parts:
+    for condition, values in clauses:
         if limit == 0:
             selects.append(f"SELECT rowid FROM job WHERE {condition}")  # noqa: S608
             parameters += values
@@ -122,7 +122,7 @@ def page_of_jobs(
 def count_by_status(connection: sqlite3.Connection, job_filter: Filter) -> dict[str, int]:
     """Count the jobs that pass a filter per status, without statuses that no job has."""
     counts: dict[str, int] = {}
-    for condition, values in job_filter.parts():
+    for condition, values in where_clauses(connection, job_filter):
         # `+`: the index of the condition is better than the index by status.
         group = "status" if condition == "true" else "+status"
         sql = f"SELECT status, count(*) FROM job WHERE {condition} GROUP BY {group}"  # noqa: S608 - constant names

@@ -7,7 +7,7 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.checks import run_checks
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.console.terminal import styled
+from mopsjobs.console.terminal import style_text
 
 HELP = "check configuration, registry and cache, with a fix for each problem"
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         return Result(Document(document), exit_code=exit_code)
     lines: list[str | list[str]] = []
     for check in diagnosis.results:
-        lines.append([styled(f"{check.state:<5}", STYLES[check.state]), f"{check.name:<12}", check.detail])
+        lines.append([style_text(f"{check.state:<5}", STYLES[check.state]), f"{check.name:<12}", check.detail])
         if check.fix is not None:
             lines.append(f"{'':17}fix: {check.fix}")
     lines += [f"{'':17}{key}: {reason}" for key, _, reason in problems[:SHOWN_PROBLEMS]]

@@ -10,7 +10,7 @@ from mopsjobs.app.event_feed import EventFeed, event_text
 from mopsjobs.cache.queries.events import StoredEvent, cache_id, public_event
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Body, JsonLines, Result, Text
-from mopsjobs.console.terminal import styled
+from mopsjobs.console.terminal import style_text
 from mopsjobs.utils.times import parse_time
 
 HELP = "print what happened to jobs, one event per line"
@@ -73,4 +73,4 @@ def _printer(args: argparse.Namespace, app: App) -> Callable[[Sequence[StoredEve
 def _line(event: dict[str, object]) -> list[str]:
     kind = str(event["kind"])
     head = f"{parse_time(str(event['at'])):%Y-%m-%d %H:%M:%SZ}  {event['job_id']}  "
-    return [head, styled(kind, KIND_STYLES.get(kind, "bold")), "  ", *event_text(event)]
+    return [head, style_text(kind, KIND_STYLES.get(kind, "bold")), "  ", *event_text(event)]

@@ -10,7 +10,7 @@ from mopsjobs.app.log_source import LogLine, LogRequest, read_logs
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Result, Text
-from mopsjobs.console.terminal import styled
+from mopsjobs.console.terminal import style_text
 from mopsjobs.utils.times import parse_duration
 
 HELP = "print what a job's tasks wrote"
@@ -57,5 +57,5 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _pieces(line: LogLine) -> list[str]:
-    mark = [] if line.task is None else [styled(f"[{line.task}] ", "dim")]
+    mark = [] if line.task is None else [style_text(f"[{line.task}] ", "dim")]
     return [*mark, line.text]

@@ -7,7 +7,7 @@ import re
 
 from mopsjobs.app.app import App
 from mopsjobs.cli.flags import FULL_ID_HELP
-from mopsjobs.cli.record_flags import reported, task_count
+from mopsjobs.cli.record_flags import report_result, task_count
 from mopsjobs.console.result import Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState
@@ -52,4 +52,4 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if done is not None and done < before:
         # It is written all the same: a restarted pod counts from the beginning, and its script must go on.
         app.out.warn(f"{state.job_id}: progress went back from {before} to {done} tasks.")
-    return reported(args, app, state)
+    return report_result(args, app, state)

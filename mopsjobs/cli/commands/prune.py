@@ -65,19 +65,19 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
             prune_cache(before, found, app)
         return Result(notes=[f"No job in the cache ended before {limit}; nothing was removed."])
     if args.dry_run:
-        return Result(notes=[f"Would remove {_counted(found)}, of jobs that ended before {limit}."])
-    question = f"Remove {_counted(found)} from the cache, of jobs that ended before {limit}?"
+        return Result(notes=[f"Would remove {_count_text(found)}, of jobs that ended before {limit}."])
+    question = f"Remove {_count_text(found)} from the cache, of jobs that ended before {limit}?"
     declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
         return declined
     pruned = prune_cache(before, found, app)
-    notes = [f"Removed {_counted(pruned)} from the cache."]
+    notes = [f"Removed {_count_text(pruned)} from the cache."]
     if pruned.problem is not None:
         return Result(notes=notes, warnings=[f"The cache file could not shrink yet: {pruned.problem}."])
     return Result(notes=notes)
 
 
-def _counted(found: pruning.PrunePlan | pruning.PruneResult) -> str:
+def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
     return f"{pluralize(found.jobs, 'job')} and {pluralize(found.events, 'event')}"
 
 
@@ -91,78 +91,79 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
         body = Document(_document(retention, retention.removed, args)) if args.json else None
         return Result(body, notes=[f"There is no registry at {missing} yet; nothing was removed."])
     if args.dry_run or not found.keys:
-        note = f"Would remove {_described(retention, found)}." if found.keys else _nothing(args)
+        note = f"Would remove {_removal_text(retention, found)}." if found.keys else _nothing_to_remove(args)
         body = Document(_document(retention, found, args)) if args.json else None
-        return Result(body, notes=[note, *_unknown(retention)])
-    question = f"Remove {_described(retention, found)} from the registry, for all its users?"
+        return Result(body, notes=[note, *_notes_on_unknown_jobs(retention)])
+    question = f"Remove {_removal_text(retention, found)} from the registry, for all its users?"
     declined = app.out.confirm(question, yes=args.yes)
     if declined is not None:
         return declined
     if args.yes:
-        app.out.note(f"Removing {_described(retention, found)}.")
+        app.out.note(f"Removing {_removal_text(retention, found)}.")
     try:
         with app.out.progress("keys", found.keys) as on_progress:
             retention.remove(on_progress)
     except (StoreError, KeyboardInterrupt):
         if retention.removed.keys:
-            app.out.warn(f"Removed {_described(retention, retention.removed)}, then stopped.")
+            app.out.warn(f"Removed {_removal_text(retention, retention.removed)}, then stopped.")
         raise
     body = Document(_document(retention, retention.removed, args)) if args.json else None
-    return _done(retention, body)
+    return _removal_result(retention, body)
 
 
-def _done(retention: Retention, body: Document | None) -> Result:
+def _removal_result(retention: Retention, body: Document | None) -> Result:
     removed, more = retention.removed, retention.refused - len(retention.refusals)
-    note = f"Removed {_described(retention, removed)}." if removed.keys else "This run removed nothing."
+    note = f"Removed {_removal_text(retention, removed)}." if removed.keys else "This run removed nothing."
     warnings = [*retention.refusals, *([f"and {more:,} more"] if more else [])]
-    notes = [note, *_unknown(retention)]
+    notes = [note, *_notes_on_unknown_jobs(retention)]
     return Result(body, notes=notes, warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)
 
 
-def _unknown(retention: Retention) -> list[str]:
+def _notes_on_unknown_jobs(retention: Retention) -> list[str]:
     """Return the note on chunks that stay, since their jobs have no record that says whether they ended."""
     unknown = retention.unknown
     if not unknown.keys:
         return []
-    return [f"Kept {pluralize(unknown.keys, 'old chunk')} of events of {_jobs(unknown)} without a record."]
+    return [f"Kept {pluralize(unknown.keys, 'old chunk')} of events of {_job_count(unknown)} without a record."]
 
 
-def _jobs(counts: KeyCounts) -> str:
+def _job_count(counts: KeyCounts) -> str:
     return pluralize(counts.jobs, "job") if counts.is_exact else f"more than {pluralize(counts.jobs, 'job')}"
 
 
-def _nothing(args: argparse.Namespace) -> str:
+def _nothing_to_remove(args: argparse.Namespace) -> str:
     return f"The registry has no events or announcements older than {args.older_than} to remove."
 
 
-def _described(retention: Retention, counts: KeyCounts) -> str:
+def _removal_text(retention: Retention, counts: KeyCounts) -> str:
     parts = []
     if counts.chunks.count:
         limit = whole_seconds(json_time(retention.events_before))
-        span = _span(counts.chunks)
+        span = _span_text(counts.chunks)
         parts.append(
-            f"{pluralize(counts.chunks.count, 'chunk')} of events ({span}) of {_jobs(counts)} that ended before {limit}"
+            f"{pluralize(counts.chunks.count, 'chunk')} of events ({span}) of {_job_count(counts)}"
+            f" that ended before {limit}"
         )
     if counts.announcements.count:
         parts.append(
-            f"{pluralize(counts.announcements.count, 'announcement')} of writes ({_span(counts.announcements)})"
+            f"{pluralize(counts.announcements.count, 'announcement')} of writes ({_span_text(counts.announcements)})"
         )
     return " and ".join(parts)
 
 
-def _span(span: KeySpan) -> str:
-    first, last = _time(span.first), _time(span.last)
+def _span_text(span: KeySpan) -> str:
+    first, last = _format_time(span.first), _format_time(span.last)
     return f"of {first}" if first == last else f"of {first} to {last}"
 
 
-def _time(when: str) -> str:
+def _format_time(when: str) -> str:
     """Format the hour or slot of a key, `20260301T12` or `20260301T1210`, like other times."""
     return f"{when[:4]}-{when[4:6]}-{when[6:8]}T{when[9:11]}:{when[11:13] or '00'}:00Z"
 
 
 def _document(retention: Retention, counts: KeyCounts, args: argparse.Namespace) -> dict[str, object]:
     def span(one: KeySpan) -> dict[str, object]:
-        first, last = (_time(when) if when else None for when in (one.first, one.last))
+        first, last = (_format_time(when) if when else None for when in (one.first, one.last))
         return {"count": one.count, "first": first, "last": last}
 
     return {

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             rows = [(name, column) for name, columns in user_sql.views(cache).items() for column in columns]
             return Result(Table(("VIEW", "COLUMN"), rows))
         answer = user_sql.run_user_query(cache, args.sql, seconds=seconds, monotonic=app.monotonic)
-        result = _shown(args, app, answer, freshness)
+        result = _show_rows(args, app, answer, freshness)
         if freshness.problem is not None:
             result.warnings = [*result.warnings, f"{freshness.problem} Querying the cache, {freshness.describe()}."]
         return result
@@ -74,27 +74,27 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return app.cache.read(view, freshness_policy(args))
 
 
-def _shown(args: argparse.Namespace, app: App, answer: user_sql.QueryResult, freshness: Freshness) -> Result:
+def _show_rows(args: argparse.Namespace, app: App, answer: user_sql.QueryResult, freshness: Freshness) -> Result:
     """Return the rows in the requested form, and a note if there are more."""
     rows = answer.rows if args.limit == 0 else itertools.islice(answer.rows, args.limit)
     if args.form == "csv":
         app.out.show(Result(Csv([answer.columns])))
         while batch := list(itertools.islice(rows, BATCH)):
             app.out.show(Result(Csv(batch)))
-        return Result(notes=_cut(args, answer))
+        return Result(notes=_truncation_notes(args, answer))
     if args.form == "tsv":
         while batch := list(itertools.islice(rows, BATCH)):
             app.out.show(Result(Tsv(batch)))
-        return Result(notes=_cut(args, answer))
+        return Result(notes=_truncation_notes(args, answer))
     found = list(rows)
-    cut = _cut(args, answer)
+    truncation = _truncation_notes(args, answer)
     if args.form == "json":
-        return Result(Document(_document(answer.columns, found, freshness, is_cut=bool(cut))), notes=cut)
+        return Result(Document(_document(answer.columns, found, freshness, is_cut=bool(truncation))), notes=truncation)
     count_and_age = f"{pluralize(len(found), 'row')}, {freshness.describe()}"
-    return Result(Table(answer.columns, found) if found else None, notes=[*cut, count_and_age])
+    return Result(Table(answer.columns, found) if found else None, notes=[*truncation, count_and_age])
 
 
-def _cut(args: argparse.Namespace, answer: user_sql.QueryResult) -> list[str]:
+def _truncation_notes(args: argparse.Namespace, answer: user_sql.QueryResult) -> list[str]:
     """Return the note for rows above the limit."""
     if args.limit == 0 or next(answer.rows, None) is None:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.cli.record_flags import AT_REGISTRATION, add_record_flags, record_fields, reported
+from mopsjobs.cli.record_flags import AT_REGISTRATION, add_record_flags, record_fields, report_result
 from mopsjobs.console.result import Result
 
 HELP = "register a job of your own, as pending"
@@ -27,4 +27,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Register a job."""
-    return reported(args, app, app.registry.register_job(args.job, **record_fields(args)))
+    return report_result(args, app, app.registry.register_job(args.job, **record_fields(args)))

@@ -14,7 +14,7 @@ from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.console.terminal import styled
+from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import EXIT_DONE
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
@@ -69,8 +69,8 @@ def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]
     phase, reason, detail = answer.state
     why = ": ".join(word for word in (reason, detail) if word)
     lines: list[Line] = [
-        [styled(f"{'Job':<11}", "bold"), str(job["job_id"])],
-        [styled(f"{'Engine':<11}", "bold"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
+        [style_text(f"{'Job':<11}", "bold"), str(job["job_id"])],
+        [style_text(f"{'Engine':<11}", "bold"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
     ]
     return lines, [f"Next: {answer.show_command}"]
 
@@ -94,7 +94,7 @@ def _lines(job: Job, app: App) -> list[Line]:
     def add(title: str, *pieces: object) -> None:
         texts = [piece if isinstance(piece, str) else str(piece) for piece in pieces if piece is not None]
         if texts:
-            lines.append([styled(f"{title:<11}", "bold"), *texts])
+            lines.append([style_text(f"{title:<11}", "bold"), *texts])
 
     add("Job", job["job_id"])
     since = job["status_since"]
@@ -121,7 +121,7 @@ def _lines(job: Job, app: App) -> list[Line]:
     add("Outputs", _outputs(job))
     if job["error_code"] is not None or job["error_message"] is not None:
         words = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None)
-        add("Error", styled(words, "red"))
+        add("Error", style_text(words, "red"))
     add("Validation", job["last_validation_error"])
     lines += _timeline(job)
     return lines
@@ -153,7 +153,7 @@ def _outputs(job: Job) -> str | None:
 
 def _timeline(job: Job) -> list[Line]:
     steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
-    lines: list[Line] = [[styled("Timeline", "bold")]] if steps else []
+    lines: list[Line] = [[style_text("Timeline", "bold")]] if steps else []
     before = None
     for step, following in zip(steps, [*steps[1:], {}], strict=False):
         at = parse_time(str(step["at"]))

@@ -12,7 +12,7 @@ from mopsjobs.app.freshness import Freshness
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
-from mopsjobs.console.terminal import styled
+from mopsjobs.console.terminal import style_text
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_duration, parse_time
 
@@ -100,7 +100,7 @@ def _show(summary: dict[str, Any], app: App) -> None:
 
 
 def _line(title: str, text: str) -> list[str]:
-    return [styled(f"{title:<13}", "bold"), text]
+    return [style_text(f"{title:<13}", "bold"), text]
 
 
 def _spread(seconds: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Mirror the registry."""
-    with app.out.progress("jobs", _cached(app)) as on_progress:
+    with app.out.progress("jobs", _count_cached_jobs(app)) as on_progress:
         report = app.cache.sync(wait=0, full=args.full, on_progress=on_progress)
     if report is None:
         return _already_running(args, app)
@@ -93,7 +93,7 @@ def _sync_events(app: App, *, full: bool) -> tuple[EventsReport | None, list[str
     return events, warnings
 
 
-def _cached(app: App) -> int | None:
+def _count_cached_jobs(app: App) -> int | None:
     """Return the number of jobs in the cache, for the progress bar. Repairs a damaged cache."""
     try:
         return app.cache.read_cached(job_queries.count_jobs)

@@ -6,7 +6,7 @@ import argparse
 
 from mopsjobs.app.app import App
 from mopsjobs.cli.flags import FULL_ID_HELP
-from mopsjobs.cli.record_flags import AT_UPDATE, add_record_flags, record_fields, reported
+from mopsjobs.cli.record_flags import AT_UPDATE, add_record_flags, record_fields, report_result
 from mopsjobs.console.result import Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import JobStatus, parse_status
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Change a job."""
     fields = record_fields(args)
     if args.status is not None:
-        return reported(args, app, app.registry.update_status(args.job, parse_status(args.status), **fields))
+        return report_result(args, app, app.registry.update_status(args.job, parse_status(args.status), **fields))
     if not fields:
         raise UsageError("Nothing to update.", hint="Add a status, or a flag that sets a field.")
-    return reported(args, app, app.registry.update_fields(args.job, **fields))
+    return report_result(args, app, app.registry.update_fields(args.job, **fields))

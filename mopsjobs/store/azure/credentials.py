@@ -103,10 +103,10 @@ def find_container(url: str, env: Mapping[str, str]) -> AzureContainer:
             _secret(secret, settings[ACCOUNT], settings[secret]),
             f"{ACCOUNT} with {secret}",
         )
-    return _emulator(target) or _signed_in(target, settings[ACCOUNT])
+    return _emulator(target) or _sign_in(target, settings[ACCOUNT])
 
 
-def _signed_in(target: AzureUrl, account: str) -> AzureContainer:
+def _sign_in(target: AzureUrl, account: str) -> AzureContainer:
     if target.endpoint is None and not account:
         raise StoreAccessError(
             f"No variable names the storage account of the container {target.container!r}.",
@@ -174,7 +174,7 @@ def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | 
             hint="Use https. Plain http is for an emulator only: on this machine, or with the published key.",
         )
     if fields.get("accountkey") and account:
-        return endpoint, AzureNamedKeyCredential(account, _checked_key(fields["accountkey"], CONNECTION_STRING))
+        return endpoint, AzureNamedKeyCredential(account, _check_key(fields["accountkey"], CONNECTION_STRING))
     if fields.get("sharedaccesssignature"):
         return endpoint, AzureSasCredential(fields["sharedaccesssignature"].lstrip("?"))
     raise ConfigError(f"invalid {CONNECTION_STRING}: expected AccountName and AccountKey, or a SharedAccessSignature.")
@@ -182,11 +182,11 @@ def _parse_connection_string(text: str) -> tuple[str, AzureNamedKeyCredential | 
 
 def _secret(source: str, account: str, value: str) -> AzureNamedKeyCredential | AzureSasCredential:
     if source == KEY:
-        return AzureNamedKeyCredential(account, _checked_key(value, KEY))
+        return AzureNamedKeyCredential(account, _check_key(value, KEY))
     return AzureSasCredential(value.lstrip("?"))
 
 
-def _checked_key(key: str, source: str) -> str:
+def _check_key(key: str, source: str) -> str:
     try:
         base64.b64decode(key, validate=True)
     except ValueError:
