@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import select
@@ -18,16 +17,10 @@ from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, sentences
 from support.kubernetes import Api, kubeconfig
 from support.runs import PATIENCE, is_alive, until
+from support.terminal import TerminalStream
 
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
 ANSWERS = [("y", 0, "cancelled"), ("", 130, "running"), ("n", 130, "running")]
-
-
-class Terminal(io.StringIO):
-    """A stream that a person is at."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -79,8 +72,8 @@ def test_a_terminal_is_asked(
     cli: Cli, several: JobRegistry, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, status: str
 ) -> None:
     """Only yes is yes."""
-    said = Terminal()
-    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    said = TerminalStream()
+    monkeypatch.setattr(sys, "stdin", TerminalStream(f"{answer}\n"))
     monkeypatch.setattr(sys, "stderr", said)
     assert cli("cancel", "--name", "day*").code == code
     assert "Cancel 1 job? [y/N] " in said.getvalue()
@@ -210,3 +203,30 @@ def test_a_local_runner_is_stopped_and_one_elsewhere_is_no_alarm(cli: Cli, jobs:
         runner.kill()
         runner.wait()
     assert os.WIFSIGNALED(runner.returncode) or runner.returncode < 0
+
+
+def test_cancel_takes_several_jobs(cli: Cli, jobs: JobRegistry) -> None:
+    """Each is cancelled or refused by itself: 7 when only some were, and the reason is kept."""
+    for name, status in (("a", "running"), ("b", "succeeded"), ("c", "cancelled")):
+        add(jobs, name, status)
+    ran = cli("cancel", "a", "b", "c", "--reason", "wrong seed", "--json")
+    assert ran.code == 7
+    assert [json.loads(line)["job_id"] for line in ran.lines] == ["a", "c"]
+    assert json.loads(ran.lines[0])["error_message"] == "Cancelled: wrong seed"
+    assert "Job b has ended (succeeded)" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("names", "code"), [(("ended", "no"), 3), (("no", "ended"), 6), (("no", "nor-this"), 3), (("ended", "a", "no"), 7)]
+)
+def test_cancel_that_cancels_nothing_ends_with_the_last_reason(
+    cli: Cli, jobs: JobRegistry, names: tuple[str, ...], code: int
+) -> None:
+    """Every reason is told; the exit code is the last one's, and 7 only if something was cancelled."""
+    add(jobs, "ended", "succeeded")
+    add(jobs, "a", "running")
+    ran = cli("cancel", *names)
+    assert (ran.code, ran.out) == (code, "")
+    told = {"ended": "Job ended has ended", "no": "There is no job no.", "nor-this": "There is no job nor-this."}
+    for name in names:
+        assert (told.get(name, "a: cancelled")) in ran.err

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import shlex
-import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-import mops_jobs
 from mopsjobs import __version__
 from mopsjobs.cli.commands import COMMANDS
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Remote, add, command, environment, foreign, key, sentences
+from support.cli import Cli, add, sentences
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from support.servers import Azurite
 
 STATUSES = "pending, submitting, scheduled, running, validating, succeeded, partial, failed, cancelled"
-
 BAD_USAGE = {
     "list --registry nonsense": "invalid registry URL 'nonsense'",
     "list --registry ftp://host/x": "invalid registry URL 'ftp://host/x'",
@@ -205,246 +194,6 @@ def test_a_job_may_be_called_like_a_command(cli: Cli, jobs: JobRegistry, word: s
     assert cli.ids("--owner", "list") == [word]
 
 
-# --- what comes from records -----------------------------------------------------------------------------------------
-
-EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202etxt\u2066\u200f\x00\x7f"
-
-
-@pytest.fixture
-def evil(cli: Cli, remote: Remote) -> None:
-    """A registry whose records are full of escape sequences and marks that turn the writing direction."""
-    names = ("k8s_name", "k8s_namespace", "k8s_uid", "owner", "engine", "error_code", "error_message", "results_path")
-    texts = {name: f"{name}{EVIL}" for name in (*names, "parent_job_id")}
-    more = {"labels": {f"k{EVIL}": f"v{EVIL}"}, "metadata": {EVIL: EVIL}, "last_validation_error": EVIL}
-    steps = [{"status": f"odd{EVIL}", "at": "2026-03-01T10:00:00Z", "id": EVIL}]
-    more |= {"missing_outputs": [EVIL], "transitions": steps, "tasks_total": 3}
-    for name, status in (("failed", "failed"), ("running", "running"), ("odd", f"odd{EVIL}"[:60])):
-        remote.put(key(name), foreign(name, status, **texts, **more))
-    remote.put(key("bad-time"), foreign("bad-time", created_at=EVIL))
-    remote.put(key("bad-id"), foreign(EVIL))
-    remote.put(key("bad-json"), f"{{{EVIL}")
-    assert cli("sync", "-q").code == 7
-
-
-@pytest.mark.usefixtures("evil")
-@pytest.mark.parametrize(
-    "line",
-    [
-        "sync", "sync --json", "list", "list --json", "list --jsonl", "list --tsv", "list --offline -q",
-        "list --fields job_id,owner,labels,metadata,error_message,transitions",
-        "list --tsv --fields job_id,owner,labels,metadata,error_message,transitions", "status failed", "status running",
-        "status odd", "status odd --json", "status bad-id --refresh", "wait failed odd --any",
-        "wait odd --timeout 1s --json", "doctor", "doctor --json", "cancel odd", "update odd failed", "cancel running",
-        "progress running 2", "update running failed --error x",
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("color", ["never", "always"])
-def test_no_escape_sequence_of_a_record_reaches_the_terminal(cli: Cli, line: str, color: str) -> None:
-    """Whatever the records hold, neither stdout nor stderr has a control character that is not ours."""
-    ran = cli(*line.split(), "--color", color)
-    assert ran.out + ran.err
-    text = ran.out + ran.err
-    for code in ("0", "1", "2", *range(31, 37)):
-        text = text.replace(f"\x1b[{code}m", "")
-    allowed = set("\n\t")
-    assert not [char for char in text if not char.isprintable() and char not in allowed], text
-
-
-# --- colour ----------------------------------------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-COLOURS = [
-    ("a pipe", False, "auto", {}, False),
-    ("a pipe, always", False, "always", {}, True),
-    ("a pipe, forced", False, "auto", {"CLICOLOR_FORCE": "1"}, True),
-    ("a pipe, forced but NO_COLOR", False, "auto", {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
-    ("a terminal", True, "auto", {}, True),
-    ("a terminal, never", True, "never", {}, False),
-    ("a terminal, NO_COLOR", True, "auto", {"NO_COLOR": "1"}, False),
-    ("a terminal, NO_COLOR empty", True, "auto", {"NO_COLOR": ""}, True),
-    ("a terminal, NO_COLOR but always", True, "always", {"NO_COLOR": "1"}, True),
-    ("a dumb terminal", True, "auto", {"TERM": "dumb"}, False),
-]
-
-
-@pytest.mark.parametrize(("case", "terminal", "flag", "env", "colored"), COLOURS, ids=[case[0] for case in COLOURS])
-def test_colour_goes_where_it_is_wanted(
-    cli: Cli,
-    jobs: JobRegistry,
-    monkeypatch: pytest.MonkeyPatch,
-    case: str,
-    terminal: bool,
-    flag: str,
-    env: dict[str, str],
-    colored: bool,
-) -> None:
-    """Colour only to a terminal, unless it is forced; `NO_COLOR` and `--color` are obeyed; the words say it all."""
-    add(jobs, "a", "failed")
-    stream = Terminal() if terminal else io.StringIO()
-    monkeypatch.setattr(sys, "stdout", stream)
-    assert mops_jobs.main(["list", "--color", flag], env={**cli.env, **env}, now=cli.clock.now) == 0
-    assert ("\x1b[31mfailed\x1b[0m" in stream.getvalue()) is colored
-    assert "failed" in stream.getvalue()
-
-
-def test_a_terminal_gets_relative_times_and_indented_json(
-    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A person reads how long ago something was, and JSON in lines; a pipe gets neither."""
-    add(jobs, "a", "running")
-    cli.clock.advance(minutes=3)
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stdout", stream)
-    for argv in (["list", "--color", "never"], ["status", "a", "--color", "never"], ["list", "--json"]):
-        mops_jobs.main(argv, env=cli.env, now=cli.clock.now)
-    text = stream.getvalue()
-    assert "3m ago" in text
-    assert "running, since 3m ago (2026-03-01 12:00:00Z)" in text
-    assert '\n  "schema_version": 1,\n' in text
-
-
-# --- how it ends -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "line",
-    [
-        *("list --json --limit 0", "list --tsv --limit 0", "list --limit 0", "completion bash", "export"),
-        *("export --format csv", "--version", "--help", "list --help"),
-    ],
-)
-def test_a_closed_pipe_ends_quietly(cli: Cli, jobs: JobRegistry, line: str) -> None:
-    """When the reader has had enough, as `head` does, the command ends with 0 and without a word."""
-    for number in range(300):
-        add(jobs, f"job-{number:03}", metadata={"filler": "x" * 900})
-    reader, writer = os.pipe()
-    os.close(reader)  # the reader is gone before the first byte
-    ran = subprocess.run(
-        command(*line.split()), stdout=writer, stderr=subprocess.PIPE, env=environment(cli), text=True, check=False
-    )
-    os.close(writer)
-    said = [line for line in ran.stderr.splitlines() if "jobs, live" not in line]
-    assert (ran.returncode, said) == (0, [])
-
-
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [("status job --exit-status", 100), ("status job --exit-status --json", 100), ("wait job --json", 100)],
-)
-def test_a_closed_pipe_takes_no_exit_code_away(cli: Cli, jobs: JobRegistry, line: str, code: int) -> None:
-    """`status JOB --exit-status | head -1` under `pipefail`: a job that failed has not succeeded."""
-    add(jobs, "job", "failed")
-    reader, writer = os.pipe()
-    os.close(reader)
-    ran = subprocess.run(
-        command(*line.split()), stdout=writer, stderr=subprocess.PIPE, env=environment(cli), text=True, check=False
-    )
-    os.close(writer)
-    assert (ran.returncode, "Broken" in ran.stderr) == (code, False)
-
-
-@pytest.mark.parametrize(("line", "code"), [("status job --exit-status", 100), ("wait job", 100), ("wait nothing", 3)])
-def test_nobody_who_hears_is_no_reason_to_end_otherwise(cli: Cli, jobs: JobRegistry, line: str, code: int) -> None:
-    """Ctrl-C into `2>&1 | tee log` ends `tee` first."""
-    add(jobs, "job", "failed")
-    reader, writer = os.pipe()
-    os.close(reader)
-    ran = subprocess.run(
-        command(*line.split()), stdout=subprocess.PIPE, stderr=writer, env=environment(cli), text=True, check=False
-    )
-    os.close(writer)
-    assert ran.returncode == code
-
-
-def test_a_directory_that_is_gone_stops_nobody(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
-    """A job's script has removed its scratch directory, and reports the end."""
-    add(jobs, "job", "running")
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    words = ["sh", "-c", 'cd "$0" && rmdir "$0" && exec "$@"', str(scratch), *command("update", "job", "succeeded")]
-    ran = subprocess.run(words, env=environment(cli), capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (0, "job: succeeded\n")
-
-
-@pytest.mark.parametrize("line", ["--version", "list --help"])
-def test_help_that_cannot_be_written_is_told(cli: Cli, line: str) -> None:
-    """As for any other output: one sentence and 1, where Python's own end would be a complaint and 120."""
-    with open("/dev/full", "wb") as full:
-        ran = subprocess.run(
-            command(*line.split()), stdout=full, stderr=subprocess.PIPE, env=environment(cli), text=True, check=False
-        )
-    assert (ran.returncode, ran.stderr) == (1, "error: Cannot write: No space left on device.\n")
-
-
-def test_an_interrupt_ends_with_130(cli: Cli, jobs: JobRegistry) -> None:
-    """Ctrl-C while waiting ends at once with 130, without a traceback."""
-    add(jobs, "a", "running")
-    with subprocess.Popen(
-        command("wait", "a"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(cli),
-        text=True,
-        # A shell that runs the tests in the background has its children ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread holds a lock of the signal module
-    ) as waiting:
-        assert waiting.stderr is not None
-        assert waiting.stderr.readline() == "a: running\n"
-        waiting.send_signal(signal.SIGINT)
-        out, err = waiting.communicate(timeout=30)
-    assert (waiting.returncode, out, err) == (130, "", "")
-
-
-def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
-    cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A defect of ours ends with 1 and one sentence with a hint; with `-v` it shows where it is."""
-
-    def broken(*args: object, **more: object) -> None:
-        raise ZeroDivisionError("by\nzero")
-
-    add(jobs, "a")
-    monkeypatch.setattr("mopsjobs.cache.queries.jobs.list_jobs", broken)
-    ran = cli("list")
-    assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "error: Unexpected error: ZeroDivisionError: by zero\nhint: Add -v to see where.\n"
-    with pytest.raises(ZeroDivisionError):
-        cli("list", "-v")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "line", ["list", "list --json", "status a", "sync", "doctor", "help", "config show", "--version"]
-)
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_stream_closed_before_the_start_is_no_surprise(cli: Cli, jobs: JobRegistry, line: str, closed: str) -> None:
-    """With stdout or stderr closed, what would go there goes nowhere, and the command does its work."""
-    add(jobs, "a")
-    words = shlex.join(command(*line.split()))
-    ran = subprocess.run(
-        ["sh", "-c", f"{words} {closed}"], capture_output=True, env=environment(cli), text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "Unexpected" not in ran.stderr
-
-
-def test_a_missing_library_is_told_with_how_to_install_it(cli: Cli) -> None:
-    """Run from the sources without its libraries, the command says which one is missing and what to type."""
-    python = [sys.executable, "-S", *command("sync", "--registry", "https://acct.blob.core.windows.net/c-1")[1:]]
-    ran = subprocess.run(python, capture_output=True, env=environment(cli), text=True, check=False)
-    assert (ran.returncode, ran.stdout, len(sentences(ran.stderr))) == (1, "", 1)
-    assert " is not installed." in ran.stderr
-    assert "python -m pip install" in ran.stderr
-
-
 @pytest.mark.parametrize(
     "argv", [("list",), ("sync",), ("register", "a"), ("status", "a"), ("cancel", "a"), ("doctor",)]
 )
@@ -478,37 +227,6 @@ def test_an_unknown_flag_points_to_the_help_of_its_command(cli: Cli, name: str) 
     assert ran.err.splitlines()[-1] == f"hint: See: mops-jobs {name} --help"
 
 
-QUIET = ["status a", "wait ended", "sync", "doctor", "config show", "schema", "completion bash", "update a running"]
-
-
-@pytest.mark.parametrize("line", QUIET)
-def test_quiet_is_known_to_every_command(cli: Cli, jobs: JobRegistry, line: str) -> None:
-    """`-q` silences what was not asked for, and changes nothing of what was; in `list` it means ids."""
-    add(jobs, "a", "running")
-    add(jobs, "ended", "succeeded")
-    asked = cli.ok(*line.split()).out
-    for flag in ("-q", "--quiet"):
-        ran = cli.ok(*line.split(), flag)
-        assert ran.err == ""
-        assert ran.out == ("" if line == "sync" else asked)
-    assert sorted(cli.ok("list", "-q").lines) == ["a", "ended"]
-
-
-@pytest.mark.parametrize("line", ["list --json", "status a --json", "sync --json", "doctor --json", "cancel a --json"])
-def test_stdout_is_nothing_but_data(cli: Cli, remote: Remote, line: str) -> None:
-    """With `--json`, all of stdout is one JSON document, even when there is something to warn of."""
-    remote.put(key("a"), foreign("a"))
-    remote.put(key("bad"), "{")
-    cli("sync", "-q")
-    assert cli.ok("list", "--json").json["total"] == 1
-    remote.store.fail_next(1, "scan")
-    ran = cli(*line.split(), *(["--refresh"] if line.startswith(("list", "status")) else []))
-    if ran.code != 5:
-        json.loads(ran.out)
-    else:
-        assert line.startswith(("sync", "doctor"))
-
-
 @pytest.mark.parametrize("argv", [("list", "--owner", "\udce9"), ("status", "\udce9"), ("list", "--label", "a=\udce9"),
                                   ("list", "--name", "\udce9*"), ("list", "--match", "\udce9")])  # fmt: skip
 def test_words_that_are_not_utf_8_are_no_surprise(cli: Cli, argv: tuple[str, ...]) -> None:
@@ -516,38 +234,3 @@ def test_words_that_are_not_utf_8_are_no_surprise(cli: Cli, argv: tuple[str, ...
     ran = cli(*argv)
     assert ran.code in (0, 2, 3)
     assert "Unexpected" not in ran.err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_a_stream_that_cannot_show_a_character_is_no_surprise(cli: Cli, jobs: JobRegistry, encoding: str) -> None:
-    """Text beyond what the terminal's encoding knows is shown by an escape, and the rest as it is."""
-    add(jobs, "a", "failed", owner="Zoë 你好")
-    for argv in (("list",), ("status", "a"), ("list", "--json"), ("list", "--tsv")):
-        ran = subprocess.run(
-            command(*argv), capture_output=True, env=environment(cli, PYTHONIOENCODING=encoding), check=False
-        )
-        assert ran.returncode == 0, ran.stderr
-        assert b"failed" in ran.stdout
-
-
-ENDS = """
-import atexit, sys, threading, time
-import mops_jobs
-atexit.register(print, "asked for at the end")
-stop = threading.Event()
-def late():
-    stop.wait()
-    print("a thread's last words")
-threading.Thread(target=late, daemon=sys.argv[1] == "daemon").start()
-threading.Timer(0, stop.set).start() if sys.argv[1] != "daemon" else None
-mops_jobs._exit_fast(3)
-"""
-
-
-@pytest.mark.parametrize(("kind", "words"), [("daemon", ""), ("waited-for", "a thread's last words\n")])
-def test_an_end_at_once_leaves_nothing_out(kind: str, words: str) -> None:
-    """Threads that are to be waited for are, and what libraries want done at the end is done; output is all there."""
-    env = {**os.environ, "PYTHONPATH": os.path.dirname(mops_jobs.__file__)}
-    ran = subprocess.run([sys.executable, "-c", ENDS, kind], capture_output=True, text=True, env=env)
-    assert (ran.returncode, ran.stdout) == (3, words + "asked for at the end\n")

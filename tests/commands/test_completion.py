@@ -1,21 +1,18 @@
-"""Completion by a real Tab: each shell at a terminal, with the script as the documentation has it installed."""
+"""`completion`: the scripts of the shells, and a real Tab in each shell at a terminal."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import shutil
-from typing import TYPE_CHECKING
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from support.cli import Cli, add, command, environment
+from mopsjobs.registry.job_registry import JobRegistry
+from support.cli import Cli, Remote, add, command, environment
 from support.terminal import terminal
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mopsjobs.registry.job_registry import JobRegistry
 
 SHELLS = {
     "bash": (["--norc", "--noprofile", "-i"], "source {path}"),
@@ -63,3 +60,75 @@ def test_tab_completes(cli: Cli, jobs: JobRegistry, tmp_path: Path, shell: str) 
             at.type(f"{typed}\t")
             at.until(added)
             at.type(KILL_LINE)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_and_flags(cli: Cli, shell: str) -> None:
+    """The script of each shell completes the commands and the flags of each."""
+    script = cli.ok("completion", shell).out
+    for word in ("list", "status", "wait", "sync", "--refresh", "--fail-fast", "--exit-status"):
+        assert word.removeprefix("--") in script
+
+
+def test_the_bash_script_is_sound(cli: Cli) -> None:
+    """Bash parses the script, and it completes `mops-jobs`."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("There is no bash.")
+    script = cli.ok("completion", "bash").out + "\ncomplete -p mops-jobs\n"
+    ran = subprocess.run([bash, "--norc"], input=script, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "mops-jobs" in ran.stdout
+
+
+def _completed(cli: Cli, *words: str) -> list[str]:
+    """What bash offers for the last of these words."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("There is no bash.")
+    program = " ".join(shlex.quote(word) for word in command())
+    line = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_mops_jobs"
+    script = f"""{cli.ok("completion", "bash").out}
+        mops-jobs() {{ {program} "$@"; }}
+        command() {{ [ "$1" = mops-jobs ] && "$@"; }}
+        {line}; printf '%s\\n' "${{COMPREPLY[@]}}" """
+    ran = subprocess.run([bash, "--norc"], input=script, capture_output=True, text=True, env=environment(cli))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return sorted(ran.stdout.split())
+
+
+def test_bash_completes_from_the_cache(cli: Cli, remote: Remote, tmp_path: Path) -> None:
+    """Ids and owners are those of the cache as it lies, statuses those there are; nothing is sent to the registry."""
+    for name, owner in (("night-1", "ada"), ("night-2", "alan"), ("day", f"$(touch {tmp_path}/ran)")):
+        add(remote.jobs, name, owner=owner)
+    cli.ok("sync")
+    remote.store.down = True
+    assert _completed(cli, "mops-jobs", "status", "ni") == ["night-1", "night-2"]
+    assert _completed(cli, "mops-jobs", "wait", "day", "n") == ["night-1", "night-2"]
+    assert _completed(cli, "mops-jobs", "logs", "") == ["day", "night-1", "night-2"]
+    assert _completed(cli, "mops-jobs", "list", "--owner", "a") == ["ada", "alan"]
+    assert _completed(cli, "mops-jobs", "list", "--status", "su") == ["submitting", "succeeded"]
+    assert _completed(cli, "mops-jobs", "list", "--owner", "") == ["ada", "alan"], (
+        "what a shell would expand is left out"
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_a_cache_there_are_no_words_and_no_message(cli: Cli, remote: Remote) -> None:
+    """Somebody who presses Tab reads no errors."""
+    ran = cli.ok("completion", "--words", "jobs", "x")
+    assert (ran.out, ran.err) == ("", "")
+    assert cli("completion").code == 2
+    assert cli("completion", "--words", "tasks", "").code == 2
+
+
+@pytest.mark.parametrize(("shell", "words"), [("zsh", ["-n"]), ("tcsh", ["-f"])])
+def test_other_shells_take_their_scripts(cli: Cli, tmp_path: Path, shell: str, words: list[str]) -> None:
+    """The shell itself has nothing to say against its script."""
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"There is no {shell}.")
+    script = tmp_path / "script"
+    script.write_text(cli.ok("completion", shell).out)
+    ran = subprocess.run([program, *words, str(script)], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -1,31 +1,24 @@
-"""`events` and `logs`: mirrored into the cache, resumed by a cursor without loss or repeat, followed to the end."""
+"""`events`: resumed by a cursor without loss or repeat, followed to the end."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import random
-import sqlite3
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
 
-from mopsjobs.app.event_feed import pause_after
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.sync import events as mirror
-from mopsjobs.events.format import chunk_key
-from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import REMOTE_URL, START, Cli, Clock, Ran, Remote, add, key, put, sentences
+from support.cli import REMOTE_URL, Cli, Clock, Ran, Remote, add, during_sleeps, put, sentences
 from support.events import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from mopsjobs.store.base import VersionedStore
 
 
 @pytest.fixture
@@ -36,207 +29,6 @@ def write(remote: Remote, clock: Clock) -> Writer:
 
 def _texts(ran: Ran) -> list[str]:
     return [event["text"] for event in map(json.loads, ran.lines) if "text" in event]
-
-
-def _at(cli: Cli, **deeds: Callable[[], object]) -> None:
-    """Do each deed during the sleep of that number: `_3=...` in the third."""
-    todo = {int(name.removeprefix("_")): deed for name, deed in deeds.items()}
-    cli.clock.on_sleep = lambda count: todo.pop(count, lambda: None)()
-
-
-# --- sync ------------------------------------------------------------------------------------------------------------
-
-
-def test_each_write_of_the_command_leaves_a_state_event(cli: Cli, anywhere: VersionedStore) -> None:
-    """On every backend: register, progress and update leave what the record said afterwards, for others to see."""
-    cli.ok("register", "job", "--total", "4")
-    cli.ok("progress", "job", "1/4")
-    cli.ok("update", "job", "failed", "--error", "no")
-    told = [json.loads(line) for line in cli.ok("events", "job", "--json").lines]
-    states = sorted((event["revision"], event["status"], event["tasks_completed"]) for event in told)
-    assert states == [(1, "pending", 0), (2, "running", 1), (3, "failed", 1)]
-    assert {event["kind"] for event in told} == {"state"}
-
-
-def test_a_write_succeeds_without_its_event(cli: Cli, remote: Remote) -> None:
-    """A registry that takes the record and then goes away has the record: the command ends with 0, quietly."""
-    cli.ok("register", "job")
-    remote.store.before_put = lambda _key: remote.store.fail_next(1, "create_if_absent")
-    ran = cli.ok("update", "job", "running")
-    assert "warning" not in ran.err
-    assert remote.jobs.get_job("job").status == "running"  # type: ignore[union-attr]
-    assert len(cli.ok("events", "job").lines) == 1
-
-
-def test_a_listing_leaves_no_event(cli: Cli, remote: Remote) -> None:
-    """What only reads writes nothing."""
-    add(remote.jobs, "job")
-    for argv in (("sync",), ("list", "--refresh"), ("status", "job"), ("events",), ("logs", "job")):
-        cli.ok(*argv)
-    assert remote.store.calls["create_if_absent"] == 0
-
-
-def test_sync_brings_events_for_later(cli: Cli, remote: Remote, write: Writer) -> None:
-    """After `sync`, events and logs can be read without the network; the summary counts what was new."""
-    add(remote.jobs, "job", "running")
-    write("a", "b")
-    assert "; 2 new events" in cli.ok("sync").out
-    assert cli.ok("sync", "--json").json["events_added"] == 0
-    remote.store.down = True
-    assert cli.ok("logs", "job", "--offline").lines == ["a", "b"]
-    assert _texts(cli.ok("events", "--json", "--offline")) == ["a", "b"]
-
-
-def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, write: Writer) -> None:
-    """The first sync lists everything; later ones the hours since, less 15 minutes; nothing is fetched twice."""
-    listed: list[str] = []
-    list_keys = remote.store.list_keys
-
-    def noting(prefix: str = "") -> Iterator[str]:
-        listed.append(prefix)
-        return list_keys(prefix)
-
-    remote.store.list_keys = noting  # type: ignore[method-assign]
-    write("a")
-    cli.ok("sync")
-    assert listed == ["events/"]
-    cli.clock.advance(minutes=30)
-    write("b")
-    fetched = remote.store.calls["get"]
-    cli.ok("sync")
-    assert listed[1:] == ["events/20260301T11/", "events/20260301T12/"]
-    assert remote.store.calls["get"] == fetched + 1
-    cli.clock.advance(hours=1)
-    cli.ok("sync")
-    assert listed[3:] == ["events/20260301T12/", "events/20260301T13/"]
-    listed.clear()
-    cli.ok("sync", "--full")
-    assert listed == ["events/"]
-
-
-@pytest.mark.parametrize(
-    ("hours", "count", "first"),
-    [(0, 2, "events/20260301T11/"), (5, 7, "events/20260301T11/"), (80, 4, "events/20260301T"), (2000, 1, "events/")],
-)
-def test_what_is_listed_follows_the_gap(hours: int, count: int, first: str) -> None:
-    """Short gaps are listed by the hour, longer ones by the day, very long ones at once."""
-    listed = mirror.prefixes_to_list(START, START + timedelta(hours=hours))
-    assert (len(listed), listed[0]) == (count, first)
-
-
-def test_a_clock_that_was_set_back_overlooks_nothing() -> None:
-    """If the last sync lies ahead, everything is listed."""
-    assert mirror.prefixes_to_list(START, START - timedelta(hours=1)) == ["events/"]
-
-
-def test_every_moment_of_a_gap_is_covered() -> None:
-    """Whatever the gap, a chunk written in it, or up to 15 minutes aside, lies under a listed prefix."""
-    draw = random.Random(1)
-    for _ in range(300):
-        begin = START + timedelta(minutes=draw.randrange(10**6))
-        until = begin + timedelta(minutes=int(10 ** (draw.random() * 5.2)))
-        inside = begin - timedelta(minutes=15) + (until - begin + timedelta(minutes=30)) * draw.random()
-        for job in (None, "job"):
-            listed = mirror.prefixes_to_list(begin, until, job)
-            assert sum(chunk_key(inside, "job", "w", 1).startswith(prefix) for prefix in listed) == 1
-
-
-def test_a_bad_chunk_is_told_once_and_skipped(cli: Cli, remote: Remote, write: Writer) -> None:
-    """A chunk that cannot be read is named with its reason, with exit code 7, then left alone; the rest comes in."""
-    bad = chunk_key(START, "job", "x", 0)
-    remote.put(bad, b"\x1b[2J\n")
-    write("a")
-    ran = cli("sync")
-    assert ran.code == 7
-    told = "line 1: not JSON: Expecting value: line 1 column 1 (char 0)"
-    assert ran.err == f"warning: {bad}: {told}\n"
-    fetched = remote.store.calls["get"]
-    assert cli.ok("sync").err == ""
-    assert remote.store.calls["get"] == fetched
-    assert _texts(cli.ok("events", "--json")) == ["a"]
-    with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
-        assert cache.execute("SELECT * FROM event_problems").fetchall() == [(bad, told)]
-
-
-def test_full_tries_bad_chunks_again(cli: Cli, remote: Remote, write: Writer) -> None:
-    """`sync --full` reads again what could not be read, and takes it if it can be by now."""
-    where = write("a")
-    good = remote.store.inner.get(where)
-    assert good is not None
-    remote.put(where, "{")
-    assert cli("sync").code == 7
-    assert cli("sync", "--full").code == 7
-    remote.put(where, good.value)
-    cli.ok("sync", "--full")
-    assert _texts(cli.ok("events", "--json", "--offline")) == ["a"]
-
-
-def test_events_of_another_job_are_not_believed(cli: Cli, remote: Remote, write: Writer) -> None:
-    """A chunk under one job's key that speaks of another job is a problem."""
-    good = remote.store.inner.get(write("a"))
-    assert good is not None
-    remote.put(chunk_key(START, "other", "w", 0), good.value)
-    assert cli("sync").code == 7
-    assert len(cli.ok("events", "--json").lines) == 1
-
-
-def test_what_is_no_chunk_is_left_alone(cli: Cli, remote: Remote) -> None:
-    """Other keys under `events/` are neither read nor complained of."""
-    remote.put("events/README", "hello")
-    assert cli.ok("sync").err == ""
-
-
-def test_jobs_are_mirrored_though_events_are_not(cli: Cli, remote: Remote, write: Writer) -> None:
-    """If the line is cut after the jobs, they are there, a warning says what is not, and the exit code is 7."""
-    add(remote.jobs, "job")
-    write("a")
-    remote.store.fail_next(1, "list_keys")
-    ran = cli("sync", "--json")
-    assert (ran.code, ran.json["events_added"], len(sentences(ran.err))) == (7, None, 1)
-    assert cli.ids("--offline") == ["job"]
-    assert cli.ok("sync", "--json").json["events_added"] == 1
-
-
-def test_a_chunk_sent_twice_is_taken_once(cli: Cli, remote: Remote, write: Writer) -> None:
-    """The same chunk in two hours, after a lost reply, gives its events once."""
-    where = write("a", "b")
-    value = remote.store.inner.get(where)
-    assert value is not None
-    cli.ok("sync")
-    remote.put(where.replace("T12/", "T13/"), value.value)
-    cli.clock.advance(hours=1)
-    cli.ok("sync")
-    assert _texts(cli.ok("events", "--json")) == ["a", "b"]
-
-
-def test_an_old_cache_is_brought_up_to_date(cli: Cli, remote: Remote, write: Writer) -> None:
-    """A cache of the first schema keeps its rows and gets the tables of events."""
-    from mopsjobs.cache import database as cache_database
-    from mopsjobs.cache import schema
-
-    cli.ok("sync")
-    cli.cache.unlink()
-    with contextlib.closing(sqlite3.connect(cli.cache, isolation_level=None)) as old:
-        schema.migrations.apply(schema.Database(old), stop_before="m002_events")
-        old.execute("PRAGMA journal_mode = WAL")
-        old.execute(f"PRAGMA application_id = {cache_database.APPLICATION_ID}")
-        old.execute("PRAGMA user_version = 1")
-    add(remote.jobs, "job", "running")
-    write("a")
-    cli.ok("sync")
-    assert cli.ok("logs", "job", "--offline").lines == ["a"]
-
-
-def test_the_mirror_of_jobs_leaves_events_alone(cli: Cli, remote: Remote, write: Writer) -> None:
-    """Syncs of jobs, full ones and after a deletion too, take no event away: history outlives the record."""
-    add(remote.jobs, "job", "succeeded")
-    write("a")
-    cli.ok("sync")
-    remote.store.inner.delete(key("job"))
-    cli.ok("sync", "--full")
-    assert cli.ids() == []
-    assert cli.ok("logs", "job", "--offline").lines == ["a"]
-    assert cli.ok("logs", "job").lines == ["a"]
 
 
 # --- cursors ---------------------------------------------------------------------------------------------------------
@@ -351,7 +143,7 @@ def test_a_cache_rebuilt_meanwhile_ends_a_follower(cli: Cli, remote: Remote, wri
     """A follower whose cache was deleted under it stops and says so, instead of printing events again."""
     add(remote.jobs, "job", "running")
     write("a")
-    _at(cli, _2=lambda: [one.unlink() for one in cli.cache.parent.glob("cache.db*")])
+    during_sleeps(cli, _2=lambda: [one.unlink() for one in cli.cache.parent.glob("cache.db*")])
     ran = cli("events", "job", "--follow", "--json")
     assert ran.code == 1
     assert "rebuilt" in ran.err
@@ -467,7 +259,7 @@ def test_following_one_job_ends_when_all_was_printed(cli: Cli, remote: Remote, w
     """Events are printed as they come; after the job's end, what its writers still bring is printed too."""
     add(remote.jobs, "job", "running")
     write("a")
-    _at(
+    during_sleeps(
         cli,
         _1=lambda: write("b"),
         _3=lambda: (write("c"), remote.jobs.update_status("job", "succeeded")),
@@ -481,7 +273,7 @@ def test_following_one_job_ends_when_all_was_printed(cli: Cli, remote: Remote, w
 def test_the_event_of_the_end_makes_it_end_sooner(cli: Cli, remote: Remote, write: Writer) -> None:
     """Once the `state` event of the end is there and nothing follows it, nothing is waited for."""
     add(remote.jobs, "job", "running")
-    _at(cli, _1=lambda: (cli_update(remote), write("", kind="state", status="failed")))
+    during_sleeps(cli, _1=lambda: (cli_update(remote), write("", kind="state", status="failed")))
     ran = cli.ok("events", "job", "--follow", "--json")
     assert len(ran.lines) == 1
     assert cli.clock.slept == [2.0, 2.0]
@@ -510,7 +302,7 @@ def test_an_outage_is_survived_and_told_once(cli: Cli, remote: Remote, write: Wr
         write("b")
         remote.jobs.update_status("job", "failed")
 
-    _at(cli, _1=lambda: setattr(remote.store, "down", True), _8=back)
+    during_sleeps(cli, _1=lambda: setattr(remote.store, "down", True), _8=back)
     ran = cli("logs", "job", "-f")
     assert (ran.code, ran.lines) == (100, ["a", "b"])
     assert ran.err.count("warning") == 1
@@ -528,13 +320,6 @@ def test_following_all_jobs_goes_on_for_ever(cli: Cli, remote: Remote, write: Wr
     cli.clock.on_sleep = deed
     ran = cli("events", "--follow", "--json")
     assert (ran.code, _texts(ran)) == (130, ["1", "2"])
-
-
-@pytest.mark.parametrize(
-    ("listed", "seconds"), [(0, 2.0), (4999, 2.0), (5000, 2.0), (25_000, 10.0), (150_000, 60.0), (10**7, 60.0)]
-)
-def test_the_pause_grows_with_what_was_listed(listed: int, seconds: float) -> None:
-    assert pause_after(listed) == pytest.approx(seconds)
 
 
 def test_a_follower_of_all_jobs_looks_less_often_the_more_it_lists(
@@ -560,77 +345,6 @@ def test_following_starts_after_a_cursor(cli: Cli, remote: Remote, write: Writer
     cli.clock.advance(minutes=5)
     first = json.loads(cli.ok("events", "--json").lines[0])["cursor"]
     assert _texts(cli.ok("events", "job", "-f", "--json", "--since", first)) == ["b"]
-
-
-@pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)])
-def test_logs_follow_from_before_the_start_to_the_end(
-    cli: Cli, anywhere: VersionedStore, status: str, code: int
-) -> None:
-    """On every backend: `logs -f` of a job that has not started waits, prints, and ends with the job's outcome."""
-    clock = cli.clock
-    registry, write = JobRegistry(anywhere, now=clock.now, sleep=clock.sleep), Writer(anywhere, clock)
-    add(registry, "job")
-    _at(
-        cli,
-        _2=lambda: (registry.update_status("job", "running"), write("a", "b", task=1)),
-        _3=lambda: write("c"),
-        _4=lambda: registry.update_status("job", status),
-    )
-    ran = cli("logs", "job", "-f")
-    assert (ran.code, ran.lines, ran.err) == (code, ["[1] a", "[1] b", "c"], "")
-
-
-def test_a_record_that_is_gone_ends_it(cli: Cli, remote: Remote, write: Writer) -> None:
-    """A job that is deleted while it is followed will never end: exit code 3."""
-    add(remote.jobs, "job", "running")
-    _at(cli, _2=lambda: remote.store.inner.delete(key("job")))
-    assert cli("logs", "job", "-f").code == 3
-
-
-# --- logs ------------------------------------------------------------------------------------------------------------
-
-
-def test_logs_choose_lines(cli: Cli, remote: Remote, write: Writer) -> None:
-    """`--grep`, `--tail` and `--since` choose among the log lines, alone and together; other kinds are none."""
-    add(remote.jobs, "job", "running")
-    write("one", "two", task=1)
-    write("three", kind="runner")
-    cli.clock.advance(minutes=10)
-    write("four", "one more")
-    assert cli.ok("logs", "job").lines == ["[1] one", "[1] two", "four", "one more"]
-    assert cli.ok("logs", "job", "--grep", "^one").lines == ["[1] one", "one more"]
-    assert cli.ok("logs", "job", "--tail", "2").lines == ["four", "one more"]
-    assert cli.ok("logs", "job", "--tail", "1", "--grep", "o$").lines == ["[1] two"]
-    assert cli.ok("logs", "job", "--tail", "0").lines == []
-    assert cli.ok("logs", "job", "--since", "5m").lines == ["four", "one more"]
-
-
-def test_tail_and_follow_go_together(cli: Cli, remote: Remote, write: Writer) -> None:
-    """`-f --tail N`: the last N lines that are there, then all new ones."""
-    add(remote.jobs, "job", "running")
-    write("a", "b", "c")
-    _at(cli, _1=lambda: (write("d"), remote.jobs.update_status("job", "succeeded")))
-    assert cli("logs", "job", "-f", "--tail", "1").lines == ["c", "d"]
-
-
-def test_missing_lines_are_told(cli: Cli, remote: Remote, write: Writer) -> None:
-    """Where a writer had to drop lines, a warning says how many; stdout holds lines alone."""
-    add(remote.jobs, "job", "running")
-    write("", kind="dropped", count=12)
-    write("a")
-    ran = cli.ok("logs", "job")
-    assert ran.lines == ["a"]
-    assert "12 events are missing" in ran.err
-
-
-@pytest.mark.parametrize(
-    "flags", [("--grep", "("), ("--since", "x"), ("--tail", "-1"), ("--tail", "x"), ("-f", "--offline")]
-)
-def test_impossible_wishes_are_refused(cli: Cli, remote: Remote, write: Writer, flags: tuple[str, ...]) -> None:
-    """No expression, no duration, no number, or two wishes that contradict each other: exit code 2, one sentence."""
-    add(remote.jobs, "job", "running")
-    ran = cli("logs", "job", *flags)
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
 
 
 def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:

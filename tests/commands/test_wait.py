@@ -5,30 +5,20 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Remote, add, foreign, key, sentences
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from support.cli import Cli, Remote, add, during_sleeps, foreign, key, sentences
 
 ENDS = [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)]
-
-
-def _at(cli: Cli, **deeds: Callable[[], object]) -> None:
-    """Do each deed during the sleep of that number: `_3=...` in the third."""
-    todo = {int(name.removeprefix("_")): deed for name, deed in deeds.items()}
-    cli.clock.on_sleep = lambda count: todo.pop(count, lambda: None)()
 
 
 @pytest.mark.parametrize(("status", "code"), ENDS)
 def test_any_end_ends_the_wait(cli: Cli, jobs: JobRegistry, status: str, code: int) -> None:
     """A job that ends while it is waited for ends the wait, whatever its end; the exit code tells which."""
     add(jobs, "job", "running")
-    _at(cli, _3=lambda: jobs.update_status("job", status))
+    during_sleeps(cli, _3=lambda: jobs.update_status("job", status))
     assert cli("wait", "job").code == code
     assert cli.clock.slept == [1.0, 1.0, 1.0]
 
@@ -36,7 +26,7 @@ def test_any_end_ends_the_wait(cli: Cli, jobs: JobRegistry, status: str, code: i
 def test_a_registry_across_the_network_is_looked_at_less_often(cli: Cli, remote: Remote) -> None:
     """Each look is a request: every five seconds, unless `--interval` says otherwise."""
     add(remote.jobs, "job", "running")
-    _at(cli, _2=lambda: remote.jobs.update_status("job", "succeeded"))
+    during_sleeps(cli, _2=lambda: remote.jobs.update_status("job", "succeeded"))
     assert cli("wait", "job").code == 0
     assert cli.clock.slept == [5.0, 5.0]
 
@@ -70,7 +60,7 @@ def test_the_end_is_found_in_the_registry_not_in_the_cache(cli: Cli, remote: Rem
 def test_each_change_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
     """On the way, status and progress are told on stderr when they change; `-q` says nothing; stdout stays empty."""
     add(jobs, "job", tasks_total=4)
-    _at(
+    during_sleeps(
         cli,
         _2=lambda: jobs.update_status("job", "running"),
         _4=lambda: jobs.update_progress("job", 3),
@@ -100,7 +90,7 @@ def test_all_waits_for_the_last_and_tells_the_worst(cli: Cli, jobs: JobRegistry)
     """By default every job has to end; a failure outweighs partial, that cancelled, that success."""
     for name in ("a", "b", "c"):
         add(jobs, name, "running")
-    _at(
+    during_sleeps(
         cli,
         _1=lambda: jobs.update_status("a", "failed"),
         _2=lambda: jobs.update_status("b", "succeeded"),
@@ -115,7 +105,7 @@ def test_any_ends_with_the_first(cli: Cli, jobs: JobRegistry) -> None:
     """With `--any` the first end ends the wait, and its exit code is that job's."""
     for name in ("a", "b"):
         add(jobs, name, "running")
-    _at(cli, _2=lambda: jobs.update_status("b", "succeeded"), _3=lambda: jobs.update_status("a", "failed"))
+    during_sleeps(cli, _2=lambda: jobs.update_status("b", "succeeded"), _3=lambda: jobs.update_status("a", "failed"))
     assert cli("wait", "a", "b", "--any").code == 0
     assert len(cli.clock.slept) == 2
 
@@ -124,7 +114,7 @@ def test_fail_fast_ends_with_the_first_that_did_not_succeed(cli: Cli, jobs: JobR
     """With `--fail-fast` a success is not the end, and the first other end is."""
     for name in ("a", "b", "c"):
         add(jobs, name, "running")
-    _at(cli, _1=lambda: jobs.update_status("a", "succeeded"), _2=lambda: jobs.cancel_job("b"))
+    during_sleeps(cli, _1=lambda: jobs.update_status("a", "succeeded"), _2=lambda: jobs.cancel_job("b"))
     assert cli("wait", "a", "b", "c", "--fail-fast").code == 103
     assert len(cli.clock.slept) == 2
 
@@ -140,7 +130,7 @@ def test_an_outage_is_survived(cli: Cli, remote: Remote) -> None:
         remote.store.down = False
         remote.jobs.update_status("job", "succeeded")
 
-    _at(cli, _2=cut, _12=mend)
+    during_sleeps(cli, _2=cut, _12=mend)
     ran = cli("wait", "job")
     assert ran.code == 0
     assert len(cli.clock.slept) == 12
@@ -176,7 +166,7 @@ def test_out_of_reach_at_the_deadline_exits_5(cli: Cli, remote: Remote) -> None:
     def cut() -> None:
         remote.store.down = True
 
-    _at(cli, _1=cut)
+    during_sleeps(cli, _1=cut)
     ran = cli("wait", "job", "--timeout", "2m")
     assert (ran.code, ran.out) == (5, "")
     assert ran.err.splitlines()[-1].startswith("error: Cannot reach the registry")
@@ -231,7 +221,7 @@ def test_a_cached_end_does_not_speak_against_what_was_seen_since(cli: Cli, remot
     def cut() -> None:
         remote.store.down = True
 
-    _at(cli, _1=cut)
+    during_sleeps(cli, _1=cut)
     assert cli("wait", "job", "--timeout", "1m").code == 5
 
 
@@ -244,7 +234,7 @@ def test_an_end_that_was_synced_since_is_told(cli: Cli, remote: Remote) -> None:
         cli.ok("sync")
         remote.store.down = True
 
-    _at(cli, _1=end)
+    during_sleeps(cli, _1=end)
     assert cli("wait", "job", "--timeout", "1m").code == 0
 
 
@@ -287,7 +277,7 @@ def test_no_such_job(cli: Cli, jobs: JobRegistry, names: tuple[str, ...]) -> Non
 def test_a_job_deleted_meanwhile_ends_the_wait(cli: Cli, jobs: JobRegistry) -> None:
     """A record that is deleted while it is waited for will never end: exit code 3."""
     add(jobs, "job", "running")
-    _at(cli, _2=lambda: jobs.store.delete(key("job")))
+    during_sleeps(cli, _2=lambda: jobs.store.delete(key("job")))
     assert cli("wait", "job").code == 3
 
 

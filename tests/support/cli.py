@@ -115,6 +115,12 @@ class Cli:
         return App(settings, out, self.env, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
 
 
+def during_sleeps(cli: Cli, **deeds: Callable[[], object]) -> None:
+    """Do each deed during the sleep of that number: `_3=...` in the third."""
+    todo = {int(name.removeprefix("_")): deed for name, deed in deeds.items()}
+    cli.clock.on_sleep = lambda count: todo.pop(count, lambda: None)()
+
+
 class LineStore(FaultyStore):
     """A `FaultyStore` whose line can be cut altogether or in the middle of a listing, and which can hide the values."""
 

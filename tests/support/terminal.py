@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import pty
 import select
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds without a word after which a program is taken for hanging."""
+
+
+class TerminalStream(io.StringIO):
+    """A stream in memory that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Terminal:

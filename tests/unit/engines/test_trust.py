@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ from mopsjobs.errors import EngineUnavailableError, UsageError
 from support.cli import Cli, Remote, add, sentences
 from support.kubernetes import Api, kubeconfig, lines, log_path
 from support.runs import code, place, record, sets_of, study, until
+from support.terminal import TerminalStream
 
 if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
 JOBS_PATH = "/apis/batch/v1/namespaces/models/jobs"
 PROD = "only the record of seir-1 names context:prod"
-
-
-class Terminal(io.StringIO):
-    """A stream that a person is at."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -64,10 +57,10 @@ def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path, ran_plugin: Path
     return api
 
 
-def _answer(monkeypatch: pytest.MonkeyPatch, text: str) -> Terminal:
+def _answer(monkeypatch: pytest.MonkeyPatch, text: str) -> TerminalStream:
     """Let a person be there who types this."""
-    said = Terminal()
-    monkeypatch.setattr(sys, "stdin", Terminal(f"{text}\n"))
+    said = TerminalStream()
+    monkeypatch.setattr(sys, "stdin", TerminalStream(f"{text}\n"))
     monkeypatch.setattr(sys, "stderr", said)
     return said
 

@@ -1,0 +1,81 @@
+"""`config show`: each setting and its origin; and the project file that every command names."""
+
+from __future__ import annotations
+
+from mopsjobs.app.project_file import INSTEAD
+from support.cli import REMOTE_URL, Cli
+
+
+def test_config_show_says_where_each_setting_came_from(cli: Cli) -> None:
+    """Flag, environment, project file, user file, default: the first that speaks wins, and is named."""
+    home = cli.cache.parent
+    (home / ".mops-jobs.toml").write_text('registry = "sqlite:project.db"\nstale_after = "1h"\n')
+    (home / ".config" / "mops-jobs").mkdir(parents=True)
+    (home / ".config" / "mops-jobs" / "config.toml").write_text('stale_after = "2h"\ncolor = "never"\n')
+    cli.env.pop("MOPS_JOBS_REGISTRY")
+    shown = cli.ok("config", "show", "--json", "--cache", "here.db").json
+    assert shown == {
+        "registry": {"value": f"sqlite://{home}/project.db", "origin": f"file {home}/.mops-jobs.toml"},
+        "cache": {"value": f"{home}/here.db", "origin": "flag --cache"},
+        "color": {"value": "never", "origin": f"file {home}/.config/mops-jobs/config.toml"},
+        "stale_after": {"value": "1h", "origin": f"file {home}/.mops-jobs.toml"},
+    }
+    table = cli.ok("config", "show", MOPS_JOBS_STALE_AFTER="3h").lines
+    assert table[0].split() == ["SETTING", "VALUE", "FROM"]
+    assert any(line.split() == ["stale_after", "3h", "environment", "MOPS_JOBS_STALE_AFTER"] for line in table)
+
+
+EVERY = [
+    ("list",), ("list", "-q"), ("status", "a"), ("summary",), ("query", "SELECT 1"), ("export",), ("events",),
+    ("sync",), ("doctor",), ("config", "show"), ("metrics",), ("update", "a", "--label", "x=y"), ("schema",),
+]  # fmt: skip
+
+
+def test_each_command_names_the_project_file_that_it_obeys(cli: Cli) -> None:
+    """A file of the study's directory may redirect the registry: each view says which one did, JSON included."""
+    path = cli.cache.parent / ".mops-jobs.toml"
+    path.write_text('registry = "sqlite:project.db"')
+    for name in ("MOPS_JOBS_REGISTRY", "MOPS_JOBS_CACHE"):
+        cli.env.pop(name)
+    sentence = f"The registry is sqlite://{path.parent}/project.db, named by {path}"
+    assert sentence in cli.ok("register", "a").err
+    for argv in EVERY:
+        assert sentence in cli.ok(*argv).err.splitlines(), argv
+    for argv in (("list", "--json"), ("summary", "--json")):
+        assert cli.ok(*argv).json["registry_from"] == f"file {path}"
+    assert str(path) in cli.ok("doctor").out
+    assert sentence not in cli.ok("list", "--registry", "sqlite:other.db").err
+    assert cli.ok("sync", "-q").err == ""
+
+
+def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
+    """One line with path and reason, `-q` or not; the registry stays the one that it was."""
+    path = cli.cache.parent / ".mops-jobs.toml"
+    path.write_text('registry = "sqlite:project.db"\ncache = "~/.vim/plugin/x.vim"\n')
+    path.chmod(0o666)
+    cli.ok("register", "a")
+    warning = f"warning: The project file {path} is ignored: every user may write to it. {INSTEAD}"
+    for argv in (*EVERY, ("sync", "-q")):
+        assert cli.ok(*argv).err.splitlines().count(warning) == 1, argv
+    assert not (path.parent / "project.db").exists()
+
+
+def test_with_nothing_set_the_registry_is_embedded(cli: Cli) -> None:
+    """Nobody needs an account to try it: with no settings at all, the registry is a file in the data directory."""
+    home = cli.env["HOME"]
+    cli.env.clear()
+    cli.env["HOME"] = home
+    shown = cli.ok("config", "show", "--json").json
+    assert shown["registry"] == {"value": f"sqlite://{home}/.local/share/mops-jobs/registry.db", "origin": "default"}
+    assert shown["cache"]["value"].startswith(f"{home}/.cache/mops-jobs/")
+    cli.ok("register", "first")
+    assert cli.ids() == ["first"]
+
+
+def test_each_registry_has_a_cache_of_its_own(cli: Cli) -> None:
+    """Two registries never share a cache by default, not even two with names that look alike."""
+    del cli.env["MOPS_JOBS_CACHE"]
+    others = [REMOTE_URL.replace("/jobs", "/jobs-a"), REMOTE_URL.replace("/jobs", "/jobsa"), "azure://jobs"]
+    urls = [REMOTE_URL, REMOTE_URL.replace("example", "examplea"), *others]
+    paths = {cli.ok("config", "show", "--json", "--registry", url).json["cache"]["value"] for url in urls}
+    assert len(paths) == len(urls)

@@ -1,0 +1,92 @@
+"""`register`: a script or a pod makes the record of its job."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.registry.job_registry import JobRegistry
+from support.cli import Cli, foreign, key, put, sentences
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+
+
+def test_the_examples_of_the_help(cli: Cli, jobs: JobRegistry) -> None:
+    """A script registers a job, tells its progress and its failure, each in one line."""
+    assert cli.ok("register", "nightly-1", "--owner", "me", "--label", "exp=7").err == "nightly-1: pending\n"
+    assert cli.ok("progress", "nightly-1", "5/10").err == "nightly-1: running, 5/10 tasks\n"
+    ran = cli.ok("update", "nightly-1", "failed", "--error-code", "OOM", "--error", "killed at 12 GiB")
+    assert (ran.out, ran.err) == ("", "nightly-1: failed, 5/10 tasks\n")
+    job = jobs.get_job("nightly-1")
+    assert job is not None
+    assert (job.status, job.owner, dict(job.labels)) == ("failed", "me", {"exp": "7"})
+    assert (job.error_code, job.error_message) == ("OOM", "killed at 12 GiB")
+    assert [step["status"] for step in job.transitions] == ["pending", "submitting", "scheduled", "running", "failed"]
+
+
+def test_every_field_can_be_reported(cli: Cli) -> None:
+    """Each flag sets the field of the record that it names."""
+    made = cli.ok(
+        "register", "a", "--owner", "o", "--k8s-name", "k", "--namespace", "n", "--k8s-uid", "u", "--engine", "e",
+        "--parent", "p", "--results", "r", "--total", "9", "--label", "x=1=2", "--label", "y=",
+        "--metadata", '{"seed": 7}', "--json",
+    ).json  # fmt: skip
+    expected = {
+        "owner": "o", "k8s_name": "k", "k8s_namespace": "n", "k8s_uid": "u", "engine": "e", "parent_job_id": "p",
+        "results_path": "r", "tasks_total": 9, "labels": {"x": "1=2", "y": ""}, "metadata": {"seed": 7},
+    }  # fmt: skip
+    assert {name: made[name] for name in expected} == expected
+    changed = cli.ok("update", "a", "--owner", "o2", "--label", "z=3", "--metadata", '{"b": 1}', "--json").json
+    assert (changed["owner"], changed["status"]) == ("o2", "pending")
+    assert (changed["labels"], changed["metadata"]) == ({"x": "1=2", "y": "", "z": "3"}, {"seed": 7, "b": 1})
+
+
+def test_a_job_is_registered_once(cli: Cli, jobs: JobRegistry) -> None:
+    """A second registration is refused with exit code 6 and changes nothing."""
+    cli.ok("register", "a", "--owner", "first")
+    ran = cli("register", "a", "--owner", "second")
+    assert ran == (6, "", "error: Job a is already registered.\n")
+    assert cli.ok("status", "a", "--json").json["owner"] == "first"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--metadata", "[1]"), ("--metadata", "{"), ("--metadata", '{"x": NaN}'), ("--metadata", '{"x": 1e999}'),
+        ("--metadata", "[" * 100_000), ("--total", "-1"), ("--total", "many"), ("--label", "x"), ("--label", "=1"),
+        ("--parent",), ("extra",), ("--error", "x"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_registered_is_refused(cli: Cli, jobs: JobRegistry, flags: tuple[str, ...]) -> None:
+    """A value that makes no sense: exit code 2, one sentence, and the job is not registered."""
+    ran = cli("register", "job", *flags)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    assert jobs.get_job("job") is None
+
+
+@pytest.mark.parametrize("job_id", ["a/b", "../x", "", ".", "a b", "a\nb", "\x1b[31m", "-a", "é", "x" * 129, "@latest"])
+def test_a_job_id_has_to_be_typable(cli: Cli, job_id: str) -> None:
+    """An id with a slash, a blank or a control character is refused with exit code 2, and shown harmlessly."""
+    ran = cli("register", "--owner", "me", "--", job_id)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    assert "\x1b" not in ran.err
+
+
+@pytest.mark.parametrize("job_id", ["a.", "a.."])
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_an_id_may_end_with_a_dot(cli: Cli, anywhere: VersionedStore, job_id: str, *, is_foreign: bool) -> None:
+    """Each store holds it, so ModelOps may have registered it: it is mirrored, shown, reported and cancelled."""
+    if is_foreign:
+        put(anywhere, key(job_id), foreign(job_id, tasks_total=3, k8s_name=None))
+    else:
+        cli.ok("register", job_id, "--total", "3")
+    assert cli.ok("sync", "--full", "--json").json["problems"] == []
+    assert cli.ids("--limit", "0") == [job_id]
+    assert cli.ok("progress", job_id, "1/3").err == f"{job_id}: running, 1/3 tasks\n"
+    assert cli.ok("status", job_id, "--json", "--refresh").json["tasks_completed"] == 1
+    assert len(cli.ok("events", job_id, "--json").lines) >= 1
+    cli.ok("cancel", job_id)
+    assert cli.ok("sync", "--json").json["problems"] == []
+    assert cli.ok("status", job_id, "--json").json["status"] == "cancelled"

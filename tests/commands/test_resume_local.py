@@ -1,0 +1,287 @@
+"""`resume` of a job that ran on this machine, with real runners."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.runner.reporter import HEARTBEAT_SECONDS
+from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.utils.times import parse_time, utc_now
+from support.cli import Cli, add, command, sentences
+from support.desk import Desk
+from support.runs import callers, calls, code, is_alive, kill, place, record, sets_of, study, until
+
+
+def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: Desk) -> None:
+    noted, mended = desk.home.with_name("calls"), desk.home.with_name("mended")
+    sets = sets_of(6, calls=str(noted))
+    for number in (1, 4):
+        sets[number]["needs"] = str(mended)
+    desk.submit(sets, "--owner", "me", "--label", "exp=7")
+    assert desk.ended() == "partial"
+    mended.touch()
+    ran = desk.ok("resume", "job", "--json")
+    child = ran.json["job_id"]
+    assert ran.json == {"job_id": child, "parent_job_id": "job"}
+    assert child != "job"
+    assert desk.ended(child) == "succeeded"
+    state = record(desk.jobs, child)
+    assert (state.parent_job_id, state.owner, state.labels) == ("job", "me", {"exp": "7"})
+    assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (2, 2, 2)
+    assert calls(noted) == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
+    assert record(desk.jobs).status == "partial"
+    assert sorted(json.loads(value)["x"] for value in desk.results(child).values()) == [1, 4]
+
+
+def test_resuming_a_job_that_lacks_nothing_starts_nothing(desk: Desk) -> None:
+    desk.submit(sets_of(1))
+    assert desk.ended() == "succeeded"
+    ran = desk.ok("resume", "job")
+    assert (ran.out, ran.err) == ("", "job: nothing is missing\n")
+    assert desk.ok("resume", "job", "--json").json == {"job_id": None, "parent_job_id": None}
+    assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
+
+
+def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
+    """No output that was stored is computed again, and nothing is lost."""
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    sets = sets_of(12, calls=str(noted))
+    for one in sets[6:]:
+        one["gate"] = str(gate)
+    desk.submit(sets)
+    until(lambda: len(desk.results()) == 6, "half of the outputs")
+    until(lambda: sum(calls(noted).values()) == 8, "two tasks that wait")
+    refused = desk("resume", "job")
+    assert (refused.code, sentences(refused.err)) == (6, ["error: Job job is still running: nothing to resume."])
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    gate.touch()
+    ran = desk.ok("resume", "job", "--json")
+    assert ran.json == {"job_id": "job", "parent_job_id": None}
+    assert desk.ended() == "succeeded"
+    made = calls(noted)
+    assert made.keys() == set(range(12))
+    assert {number: made[number] for number in range(6)} == dict.fromkeys(range(6), 1)
+    assert record(desk.jobs).tasks_verified == 12
+
+
+def test_a_killed_runner_is_stuck_within_two_heartbeats(desk: Desk, cli: Cli) -> None:
+    """And `resume` computes no stored output again.
+
+    The listing is made by a clock that is two heartbeats, and a second, ahead of the last sign of life.
+    """
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    sets = sets_of(10, calls=str(noted))
+    for one in sets[4:]:
+        one["gate"] = str(gate)
+    desk.submit(sets)
+    until(lambda: len(desk.results()) == 4, "what is done to be stored")
+    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
+    until(lambda: record(desk.jobs).heartbeat_at, "a sign of life")
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    last_sign = parse_time(str(record(desk.jobs).heartbeat_at))
+    cli.clock.moment = last_sign + timedelta(seconds=1)
+    assert cli.ids("--stuck") == []
+    cli.clock.moment = last_sign + timedelta(seconds=2 * HEARTBEAT_SECONDS + 1)
+    assert cli.ids("--stuck") == ["job"]
+    before = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
+    gate.touch()
+    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
+    desk.ok("resume", "job", "--workers", "2")
+    assert desk.ended() == "succeeded"
+    cli.clock.moment = parse_time(record(desk.jobs).updated_at)
+    assert cli.ids("--stuck") == []
+    made = calls(noted)
+    assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
+    assert sorted(made.values()) == [1] * 8 + [2] * 2  # the two that were at work left no output
+    after = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
+    assert len(after) == 10
+    assert {key: after[key] for key in before} == before
+
+
+@pytest.mark.parametrize("argv", [["--workers", "0"], ["--workers", "-1"], ["--python", "no/such/python"]])
+def test_resuming_by_what_makes_no_sense_is_refused(desk: Desk, argv: list[str]) -> None:
+    desk.submit(sets_of(2, needs=str(desk.home / "never")))
+    assert desk.ended() == "failed"
+    ran = desk("resume", "job", *argv)
+    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1), ran
+
+
+def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: JobRegistry) -> None:
+    assert cli("resume", "nothing").code == 3
+    add(jobs, "job", "failed")
+    ran = cli("resume", "job")
+    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no manifest: it was reported, not submitted."])
+
+
+def _interpreter(desk: Desk) -> Path:
+    """A Python of its own, told by its path."""
+    link = desk.home.with_name("env") / "python"
+    link.parent.mkdir()
+    link.symlink_to(sys.executable)
+    return link
+
+
+def test_a_job_goes_on_as_it_was_submitted(desk: Desk) -> None:
+    """The record tells the interpreter, the workers and the time limit; flags go before them."""
+    link, mended = _interpreter(desk), desk.home.with_name("mended")
+    desk.submit(sets_of(2, needs=str(mended)), "--python", str(link), "--task-timeout", "90s")
+    assert desk.ended() == "failed"
+    told = {"local_python": str(link), "local_workers": "2", "local_task_timeout": "90"}
+    assert record(desk.jobs).metadata.items() >= told.items()
+    mended.touch()
+    ran = desk.ok("resume", "job", "--workers", "1")
+    assert (ran.out, ran.err) == ("job.2\n", "job.2: 2 tasks to do\nNext: mops-jobs wait job.2\n")
+    assert desk.ended("job.2") == "succeeded"
+    assert record(desk.jobs, "job.2").metadata.items() >= {**told, "local_workers": "1"}.items()
+
+
+def test_an_active_environment_is_noted_as_the_interpreter(desk: Desk) -> None:
+    link = _interpreter(desk)
+    (link.parent / "bin").mkdir()
+    (link.parent / "bin" / "python").symlink_to(sys.executable)
+    path = desk.write(sets_of(1))
+    desk.ok("submit", path, "--auto", "--job-id", "job", VIRTUAL_ENV=str(link.parent))
+    assert desk.ended() == "succeeded"
+    assert record(desk.jobs).metadata["local_python"] == str(link.parent / "bin" / "python")
+
+
+def test_an_interpreter_that_is_gone_is_told_and_nothing_is_changed(desk: Desk) -> None:
+    link = _interpreter(desk)
+    desk.submit(sets_of(1, needs="/nowhere"), "--python", str(link))
+    assert desk.ended() == "failed"
+    link.unlink()
+    before = list(desk.store.list_keys("jobs/"))
+    ran = desk("resume", "job")
+    told = f"error: The job ran with the interpreter {link}, which is not on this machine."
+    assert (ran.code, sentences(ran.err)) == (2, [told])
+    assert "--python PATH" in ran.err
+    assert list(desk.store.list_keys("jobs/")) == before
+
+
+def test_a_parent_is_resumed_once_and_names_its_child(desk: Desk) -> None:
+    """While the child is at work, when it has ended well, and when it has not; the child's child is numbered on."""
+    mended = desk.home.with_name("mended")
+    desk.submit(sets_of(2, needs=str(mended)))
+    assert desk.ended() == "failed"
+    desk.ok("resume", "job")
+    assert desk.ended("job.2") == "failed"
+    ran = desk("resume", "job")
+    assert (ran.code, ran.err) == (
+        6, "error: Job job was resumed as job.2, which is failed.\nhint: Run: mops-jobs resume job.2\n",
+    )  # fmt: skip
+    mended.touch()
+    assert desk.ok("resume", "job.2").out == "job.3\n"
+    assert desk.ended("job.3") == "succeeded"
+    ran = desk("resume", "job.2")
+    assert (ran.code, ran.err.splitlines()[-1]) == (6, "hint: Run: mops-jobs results job.3")
+
+
+def test_resume_auto_runs_the_code_of_the_current_directory(desk: Desk) -> None:
+    """Without it, the code is the one that was submitted."""
+    good = (desk.home / "model.py").read_text()
+    code(desk.home, "def simulate(params, seed):\n    raise ValueError('broken')\n")
+    desk.submit(sets_of(2))
+    assert desk.ended() == "failed"
+    code(desk.home, good)
+    desk.ok("resume", "job")
+    assert desk.ended("job.2") == "failed"
+    desk.ok("resume", "job.2", "--auto")
+    assert desk.ended("job.3") == "succeeded"
+    assert record(desk.jobs, "job.3").metadata["bundle"] != record(desk.jobs).metadata["bundle"]
+
+
+def test_a_second_runner_is_refused_and_the_first_goes_on(desk: Desk) -> None:
+    """Whoever has started them; the lock is gone with the process that has it, even if that is killed."""
+    gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
+    desk.submit(sets_of(2, gate=str(gate), calls=str(noted)))
+    until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")
+    ran = desk("run", "job", "--workers", "1")
+    assert (ran.code, ran.err) == (6, "error: Another runner of job job is at work on this machine.\n")
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    by_hand = subprocess.Popen(command("run", "job", "--workers", "1"), env=desk.env, stderr=subprocess.DEVNULL)
+    with by_hand:
+        until(lambda: sum(calls(noted).values()) > 2, "the one started by hand to begin")
+        again = desk("resume", "job")
+        assert (again.code, sentences(again.err)) == (6, ["error: Job job is still running: nothing to resume."])
+        gate.touch()
+    assert by_hand.returncode == 0
+    assert record(desk.jobs).status == "succeeded"
+
+
+def test_a_model_that_is_broken_later_does_not_take_away_what_is_complete(desk: Desk) -> None:
+    """The job then ends by its outputs: partial. The interpreter is one that has ended to work."""
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    sets = sets_of(2, calls=str(noted))
+    sets[1]["gate"] = str(gate)
+    desk.submit(sets)
+    until(lambda: len(desk.results()) == 1 and sum(calls(noted).values()) == 2, "one output")
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    broken = desk.home.with_name("broken")
+    broken.write_text(f'#!/bin/sh\n[ "${{2##*/}}" = script.py ] && exec {sys.executable} "$@"\nexit 1\n')
+    broken.chmod(0o755)
+    desk("run", "job", "--python", str(broken))
+    state = record(desk.jobs)
+    assert (state.status, state.error_code, state.tasks_verified) == ("partial", "INCOMPLETE", 1)
+    assert "the first error: The model's interpreter ends before it is ready" in str(state.error_message)
+    gate.touch()
+
+
+def test_a_job_in_an_outage_says_that_it_waits_and_goes_on_by_resume(desk: Desk) -> None:
+    """The registry is away from beginning to end: nothing of the job is anywhere but on this machine."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}/account"
+        secret = f"AccountName=account;AccountKey=a2V5;BlobEndpoint={endpoint};"
+        env = {**desk.env, "MOPS_JOBS_REGISTRY": f"{endpoint}/jobs", "AZURE_STORAGE_CONNECTION_STRING": secret}
+        path, noted = desk.write(sets_of(1, calls=str(desk.home.with_name("calls")))), desk.home.with_name("calls")
+        words = command("submit", path, "--auto", "--job-id", "job", "--workers", "1", "--wait")
+        with subprocess.Popen(words, env=env, cwd=desk.home, stderr=subprocess.PIPE, text=True) as running:
+            assert running.stderr is not None
+            told = "The registry does not answer; waiting up to 1h. Ctrl-C keeps what is done here.\n"
+            assert told in iter(running.stderr.readline, "")
+            until(lambda: calls(noted), "the task to be worked on")
+            running.send_signal(signal.SIGINT)
+            err = running.communicate(timeout=60)[1]
+        assert running.returncode == 130, err
+        assert err.endswith("To continue: mops-jobs resume job\n")
+        ran = desk("resume", "job", **env)
+        assert (ran.code, ran.out) == (0, "job\n"), ran
+        assert ran.err.startswith("warning: Cannot reach")
+        assert "The job continues without the registry." in ran.err
+        assert desk("resume", "job", **env).code == 6
+    assert calls(noted) == {0: 1}
+    kill(desk.runner())
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    kept = JobDir.for_job("job", desk.env).path
+    begun = parse_time((kept / "shard-0.began").read_text())
+    assert parse_time((kept / "submitted_at").read_text()) < begun < utc_now()
+    long_ago = begun - timedelta(hours=1)
+    (kept / "shard-0.began").write_text(long_ago.isoformat())
+    (kept / "submitted_at").write_text((long_ago - timedelta(minutes=1)).isoformat())
+    desk.ok("resume", "job")
+    assert desk.ended() == "succeeded"
+    at = {step["status"]: parse_time(step["at"]) for step in record(desk.jobs).transitions}
+    assert parse_time(record(desk.jobs).created_at) == at["pending"] == long_ago - timedelta(minutes=1)
+    assert (at["running"], at["succeeded"] > begun) == (long_ago, True)
+    assert calls(noted) == {0: 1}
+
+
+def test_a_job_whose_record_was_never_written_is_found_by_its_manifest(desk: Desk) -> None:
+    """Its runner had brought the manifest to the registry, and was ended before it could register."""
+    place(desk.store, "job", study(sets_of(2)), desk.home)
+    assert desk.ok("resume", "job", "--workers", "1").out == "job\n"
+    assert desk.ended() == "succeeded"

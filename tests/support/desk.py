@@ -1,0 +1,74 @@
+"""A directory with a model, and the command in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from support.cli import Cli, Ran, command, environment
+from support.runs import code, is_alive, kill, record, results, until
+
+if TYPE_CHECKING:
+    from mopsjobs.store.base import VersionedStore
+
+
+class Desk:
+    """A directory with a model, and the command as a process of its own in it."""
+
+    def __init__(self, cli: Cli, home: Path) -> None:
+        self.home = home
+        self.env = environment(cli)
+        self.store: VersionedStore = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+        self.jobs = JobRegistry(self.store)
+        self.launched: set[str] = set()
+        code(home)
+
+    def write(self, sets: list[dict[str, Any]], **fields: Any) -> str:
+        """Write the study, outside of what is packed; returns its path."""
+        path = self.home.with_name("study.json")
+        document = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields}
+        path.write_text(json.dumps(document))
+        return str(path)
+
+    def __call__(self, *argv: str, **env: str) -> Ran:
+        ran = subprocess.run(
+            command(*argv), env={**self.env, **env}, cwd=self.home, capture_output=True, text=True, timeout=60
+        )
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+    def ok(self, *argv: str, **env: str) -> Ran:
+        ran = self(*argv, **env)
+        assert ran.code == 0, ran
+        return ran
+
+    def submit(self, sets: list[dict[str, Any]], *argv: str, job_id: str = "job", **fields: Any) -> None:
+        """Submit a job with two workers."""
+        self.launched.add(job_id)
+        self.ok("submit", self.write(sets, **fields), "--auto", "--job-id", job_id, "--workers", "2", *argv)
+
+    def ended(self, job_id: str = "job") -> str:
+        """The status of the job, when it has ended and its runner has too."""
+        self.launched.add(job_id)
+        until(lambda: (state := self.jobs.get_job(job_id)) and state.is_terminal, f"job {job_id} to end")
+        until(lambda: not is_alive(self.runner(job_id)), "its runner to end")
+        return record(self.jobs, job_id).status
+
+    def runner(self, job_id: str = "job") -> int:
+        """The process of the job's runner."""
+        told: dict[str, int] = json.loads((JobDir.for_job(job_id, self.env).path / "runner.json").read_text())
+        return told["pid"]
+
+    def results(self, job_id: str = "job") -> dict[str, bytes]:
+        return results(self.store, job_id)
+
+    def close(self) -> None:
+        self.store.close()
+        for told in (JobDir.for_job("x", self.env).path.parent).glob("*/runner.json"):
+            pid = int(json.loads(told.read_text())["pid"])
+            kill(pid)
+            until(lambda pid=pid: not is_alive(pid), "the runner to be gone")

@@ -1,0 +1,63 @@
+"""An engine of tests, and what it may say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mopsjobs.engines.base import EngineState
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from support.cli import add
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mopsjobs.engines.base import Launch, Launched
+
+COMPLETE = EngineState("succeeded")
+FAILED = EngineState("failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+GONE = EngineState("gone", "K8sJobMissing", "there is no Job a in namespace models")
+RUNNING = EngineState("running")
+PENDING = EngineState("pending")
+EVICTED = EngineState("pending", "Evicted", "1 of its pods were evicted")
+UNKNOWN = EngineState("unknown")
+
+
+class Cluster:
+    """An engine that says what it is told to; `meanwhile` happens while it is asked."""
+
+    name = "kubernetes"
+
+    def __init__(self, says: EngineState | Exception) -> None:
+        self.says = says
+        self.asked: list[object] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def state(self, job: Mapping[str, object]) -> EngineState:
+        self.asked.append(job["job_id"])
+        self.meanwhile()
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+    def launch(self, launch: Launch) -> Launched:
+        raise NotImplementedError
+
+    def logs(self, job: Mapping[str, object], **how: Any) -> Iterator[str]:
+        raise NotImplementedError
+
+    def cancel(self, job: Mapping[str, object]) -> bool:
+        raise NotImplementedError
+
+
+def add_kubernetes_job(registry: JobRegistry, status: str, job_id: str = "a", **fields: Any) -> JobState:
+    """Register a job of the kubernetes engine, bring it to a status, and return its state."""
+    add(registry, job_id, status, **{"engine": "kubernetes", "k8s_name": job_id, "namespace": "models", **fields})
+    return state_of(registry, job_id)
+
+
+def state_of(registry: JobRegistry, job_id: str = "a") -> JobState:
+    """Return the state of a job, which has to be there."""
+    state = registry.get_job(job_id)
+    assert state is not None
+    return state

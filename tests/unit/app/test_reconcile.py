@@ -1,0 +1,246 @@
+"""Reconciling a record with what its engine says: the decision, and what is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from mopsjobs.app.reconcile import Action, decide, reconcile
+from mopsjobs.engines.base import EngineState
+from mopsjobs.errors import EngineAccessError, EngineUnavailableError
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.study_parser import parse_study
+from support.cli import START, Clock, foreign, put
+from support.cli import key as key_of
+from support.engines import (
+    COMPLETE,
+    EVICTED,
+    FAILED,
+    GONE,
+    PENDING,
+    RUNNING,
+    UNKNOWN,
+    Cluster,
+    add_kubernetes_job,
+    state_of,
+)
+
+MISSING = "k8s_job_missing"
+
+
+@pytest.fixture
+def registry(clock: Clock) -> JobRegistry:
+    return JobRegistry(InMemoryVersionedStore(), now=clock.now, sleep=clock.sleep)
+
+
+def _manifest(registry: JobRegistry, job_id: str, done: int) -> None:
+    """Leave a manifest of two tasks, and the outputs of so many of them."""
+    study = {"model": "m", "scenario": "s", "parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": 1, "outputs": ["o"]}
+    manifest = Manifest(
+        job_id=job_id, study=parse_study(study, "in the test"), bundle="sha256:" + "0" * 64, only=None,
+        parent_job_id=None,
+    )  # fmt: skip
+    put(registry.store, manifest_key(job_id), manifest.to_json())
+    for _, task in list(manifest.tasks())[:done]:
+        put(registry.store, f"results/{job_id}/{task.param_id}/{task.seed}/o", b"x")
+
+
+def _reconcile(registry: JobRegistry, clock: Clock, says: EngineState, job_id: str = "a") -> JobState:
+    reconcile(registry, {"kubernetes": Cluster(says)}, [state_of(registry, job_id)], now=clock.now)
+    return state_of(registry, job_id)
+
+
+def _steps(state: JobState) -> list[object]:
+    return [step["status"] for step in state.transitions]
+
+
+# --- the decision -------------------------------------------------------------------------------------------------
+
+
+def _record(status: str, *, heartbeat: int | None = None, suspect: str | None = None, age: int = 3600) -> JobState:
+    """A record that came to its status `age` seconds ago, and had a heartbeat `heartbeat` seconds ago."""
+    from datetime import timedelta
+
+    def ago(seconds: int) -> str:
+        return (START - timedelta(seconds=seconds)).isoformat()
+
+    return JobState(
+        job_id="a", status=status, created_at=ago(age), updated_at=ago(0),
+        heartbeat_at=None if heartbeat is None else ago(heartbeat),
+        transitions=({"status": status, "at": ago(age), "id": None},),
+        metadata={} if suspect is None else {"suspect": {"reason": suspect, "since": ago(100)}},
+    )  # fmt: skip
+
+
+DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
+    *[(_record(status), COMPLETE, "validate", None) for status in ACTIVE],
+    *[
+        (_record(status), FAILED, "fail", "BackoffLimitExceeded")
+        for status in ACTIVE - {JobStatus.VALIDATING}
+    ],
+    (_record("running"), EngineState("failed"), "fail", "Failed"),
+    (_record("validating"), FAILED, "validate", "BackoffLimitExceeded"),
+    (_record("validating"), GONE, "validate", "K8sJobMissing"),
+    *[(_record(status), GONE, "suspect", MISSING) for status in ACTIVE - {JobStatus.VALIDATING}],
+    (_record("running", heartbeat=30), GONE, "nothing", None),
+    (_record("scheduled", age=30), GONE, "nothing", None),
+    (_record("running", suspect=MISSING), GONE, "nothing", MISSING),
+    (_record("running", suspect="no_update"), GONE, "suspect", MISSING),
+    (_record("scheduled"), EVICTED, "suspect", "pod_gone"),
+    (_record("running", heartbeat=90), EVICTED, "suspect", "pod_gone"),
+    (_record("running", heartbeat=90), PENDING, "suspect", "pod_gone"),
+    (_record("running", heartbeat=30), EVICTED, "nothing", None),
+    (_record("running", heartbeat=30), EngineState("running", "Evicted"), "nothing", None),
+    (_record("scheduled"), PENDING, "nothing", None),
+    (_record("scheduled"), RUNNING, "start", None),
+    (_record("submitting"), RUNNING, "start", None),
+    (_record("scheduled", suspect=MISSING), RUNNING, "start", None),
+    (_record("running", heartbeat=90), RUNNING, "suspect", "no_update"),
+    (_record("running"), RUNNING, "nothing", None),
+    (_record("running", heartbeat=30), RUNNING, "nothing", None),
+    (_record("running", heartbeat=30, suspect="pod_gone"), RUNNING, "clear", None),
+    (_record("scheduled", suspect="pod_gone"), PENDING, "clear", None),
+    (_record("running", heartbeat=30, suspect=MISSING), GONE, "nothing", None),
+    (_record("running", suspect="no_update"), UNKNOWN, "nothing", None),
+    *[(_record(status), COMPLETE, "nothing", None) for status in TERMINAL],
+    *[(_record(status), GONE, "nothing", None) for status in TERMINAL],
+    (_record("hibernating"), COMPLETE, "nothing", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "says", "verb", "reason"), DECISIONS)
+def test_what_a_record_needs(state: JobState, says: EngineState, verb: str, reason: str | None) -> None:
+    assert decide(state, says, START)[:2] == (verb, reason)
+
+
+def test_without_a_manifest_the_engine_alone_decides() -> None:
+    """Nobody knows which outputs there should be."""
+    assert decide(_record("running"), COMPLETE, START, has_manifest=False) == Action("succeed")
+    assert decide(_record("validating"), FAILED, START, has_manifest=False).verb == "fail"
+    assert decide(_record("validating"), GONE, START, has_manifest=False)[:2] == ("suspect", MISSING)
+
+
+@pytest.mark.parametrize("says", [GONE, EVICTED, PENDING, RUNNING, UNKNOWN])
+@pytest.mark.parametrize("status", sorted(ACTIVE - {JobStatus.VALIDATING}))
+def test_silence_never_ends_a_job(status: str, says: EngineState) -> None:
+    """However old it is: only Complete and Failed do, and outputs where all tasks have been worked on."""
+    assert decide(_record(status, heartbeat=10**6, age=10**7), says, START).verb in {
+        "nothing", "start", "suspect", "clear",
+    }  # fmt: skip
+
+
+# --- the three kinds that the incumbent left stuck ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("done", "status"), [(2, "succeeded"), (1, "partial"), (0, "failed")])
+def test_stuck_1_a_job_that_finished_between_looks_is_ended(
+    registry: JobRegistry, clock: Clock, done: int, status: str
+) -> None:
+    """Still scheduled in the record, Complete in the cluster: its outputs say how it ended."""
+    add_kubernetes_job(registry, "scheduled")
+    _manifest(registry, "a", done)
+    state = _reconcile(registry, clock, COMPLETE)
+    assert state.status == status
+    assert _steps(state) == ["pending", "submitting", "scheduled", "running", "validating", status]
+
+
+def test_stuck_2_a_scheduled_job_that_the_cluster_does_not_know_is_marked(registry: JobRegistry, clock: Clock) -> None:
+    """404: not for ever scheduled without a word, and not failed either."""
+    add_kubernetes_job(registry, "scheduled")
+    clock.advance(minutes=5)
+    state = _reconcile(registry, clock, GONE)
+    assert state.status == "scheduled"
+    assert state.metadata["suspect"] == {"reason": MISSING, "since": clock.now().isoformat()}
+
+
+@pytest.mark.parametrize("says", [COMPLETE, GONE, FAILED])
+def test_stuck_3_a_job_that_was_left_validating_is_validated(
+    registry: JobRegistry, clock: Clock, says: EngineState
+) -> None:
+    """Whoever validated it has died; the outputs are there, whatever has become of the Job since."""
+    add_kubernetes_job(registry, "validating")
+    _manifest(registry, "a", 2)
+    assert _reconcile(registry, clock, says).status == "succeeded"
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_a_failed_job_says_why(registry: JobRegistry, clock: Clock) -> None:
+    add_kubernetes_job(registry, "running")
+    state = _reconcile(registry, clock, FAILED)
+    assert (state.status, state.error_code, state.error_message) == ("failed", FAILED.reason, FAILED.detail)
+
+
+def test_a_job_of_another_program_succeeds_without_a_manifest(registry: JobRegistry, clock: Clock) -> None:
+    """Its record names no engine, but a Kubernetes Job."""
+    put(registry.store, key_of("theirs"), foreign("theirs", "scheduled"))
+    assert _reconcile(registry, clock, COMPLETE, "theirs").status == "succeeded"
+
+
+def test_a_mark_keeps_its_time_and_goes_when_all_is_well(registry: JobRegistry, clock: Clock) -> None:
+    """Marked once, however often it is looked at; and other metadata stays."""
+    add_kubernetes_job(registry, "scheduled", metadata={"model": "seir"})
+    clock.advance(minutes=5)
+    marked = _reconcile(registry, clock, GONE)
+    clock.advance(minutes=5)
+    assert _reconcile(registry, clock, GONE) == marked
+    well = _reconcile(registry, clock, RUNNING)
+    assert well.status == "running"
+    assert dict(well.metadata) == {"model": "seir", "suspect": None}
+
+
+def test_a_job_that_somebody_ends_meanwhile_is_no_error(registry: JobRegistry, clock: Clock) -> None:
+    """Theirs is the newer truth."""
+    state = add_kubernetes_job(registry, "running")
+    cluster = Cluster(FAILED)
+    cluster.meanwhile = lambda: registry.cancel_job("a")
+    (one,) = reconcile(registry, {"kubernetes": cluster}, [state], now=clock.now)
+    assert (one.before, one.after, one.problem, one.is_changed) == ("running", "cancelled", None, False)
+    assert state_of(registry).status == "cancelled"
+
+
+def test_a_job_that_is_deleted_meanwhile_is_no_error(registry: JobRegistry, clock: Clock) -> None:
+    state = add_kubernetes_job(registry, "running")
+    cluster = Cluster(FAILED)
+    cluster.meanwhile = lambda: registry.store.delete(key_of("a"))
+    (one,) = reconcile(registry, {"kubernetes": cluster}, [state], now=clock.now)
+    assert (one.after, one.problem) == ("deleted", None)
+
+
+def test_only_jobs_that_are_active_and_of_the_engine_are_asked_about(registry: JobRegistry, clock: Clock) -> None:
+    states = [
+        add_kubernetes_job(registry, "running", "here"),
+        add_kubernetes_job(registry, "running", "elsewhere", engine="local"),
+        add_kubernetes_job(registry, "succeeded", "over"),
+    ]
+    cluster = Cluster(RUNNING)
+    reconcile(registry, {"kubernetes": cluster}, states, now=clock.now)
+    assert cluster.asked == ["here"]
+
+
+def test_a_cluster_that_is_away_stops_all_and_changes_nothing(registry: JobRegistry, clock: Clock) -> None:
+    """It would be away for the next job too, five seconds each."""
+    states = [add_kubernetes_job(registry, "running", "a"), add_kubernetes_job(registry, "running", "b")]
+    cluster = Cluster(EngineUnavailableError("Cannot reach the cluster."))
+    with pytest.raises(EngineUnavailableError):
+        reconcile(registry, {"kubernetes": cluster}, states, now=clock.now)
+    assert cluster.asked == ["a"]
+    assert [state_of(registry, job_id) for job_id in "ab"] == states
+
+
+def test_a_refusal_for_one_job_does_not_stop_the_others(registry: JobRegistry, clock: Clock) -> None:
+    states = [add_kubernetes_job(registry, "running", "a"), add_kubernetes_job(registry, "running", "b")]
+    cluster = Cluster(EngineAccessError("The cluster does not permit this."))
+
+    def permit() -> None:
+        if cluster.asked == ["a", "b"]:
+            cluster.says = COMPLETE
+
+    cluster.meanwhile = permit
+    refused, done = reconcile(registry, {"kubernetes": cluster}, states, now=clock.now)
+    assert (refused.problem, refused.exit_code) == ("The cluster does not permit this.", 4)
+    assert done.after == "succeeded"
