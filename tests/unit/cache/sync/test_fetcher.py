@@ -1,4 +1,4 @@
-"""Fetching and batching, by which a sync takes records in: as many at a time as there are threads and room."""
+"""Fetching in parallel: as many keys at a time as there are threads."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.cache.sync import batch as record_batch
-from mopsjobs.cache.sync import fetcher, full
-from mopsjobs.registry.job_state import MAX_RECORD_BYTES
-from mopsjobs.store.base import Entry, VersionToken
+from mopsjobs.cache.sync import fetcher
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-
-VERSION = VersionToken("0x1")
 
 
 @pytest.mark.parametrize("count", [2, fetcher.MAX_THREADS])
@@ -77,13 +72,3 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
         all_busy.wait(30)
         raise KeyboardInterrupt
     assert len(begun) == fetcher.MAX_THREADS
-
-
-def test_a_batch_holds_no_more_records_than_there_is_room_for() -> None:
-    """Two batches are in memory, and a record may have a megabyte."""
-    entries = [Entry(f"jobs/{number:03}/state.json", VERSION, None, MAX_RECORD_BYTES) for number in range(30)]
-    batches = list(full._batches(iter(entries)))
-    assert [entry for batch in batches for entry in batch] == entries
-    assert max(len(batch) for batch in batches) * MAX_RECORD_BYTES <= record_batch.BATCH_BYTES + MAX_RECORD_BYTES
-    small = [Entry(f"jobs/{number:05}/state.json", VERSION, None, 1000) for number in range(2 * record_batch.BATCH + 1)]
-    assert [len(batch) for batch in full._batches(iter(small))] == [record_batch.BATCH, record_batch.BATCH, 1]
