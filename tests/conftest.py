@@ -17,7 +17,7 @@ import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner import reporter, retry
-from mopsjobs.store import open_store
+from mopsjobs.store import network, open_store
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import REMOTE_URL, Cli, Clock, LineStore, Remote, Spawn, command, environment
 from support.kubernetes import Api
@@ -57,6 +57,10 @@ MARKER_OF_FIXTURE = {
 MARKERS = frozenset(MARKER_OF_FIXTURE.values())
 """All of these are left out by `--fast`. Tests whose fixtures cannot tell are marked by hand."""
 UNIT = ROOT / "tests" / "unit"
+TEMPROOT = "PYTEST_DEBUG_TEMPROOT"
+"""The variable that tells pytest where to make its directories."""
+MIN_MEMORY = 2 * 1024**3
+"""Free bytes of a file system in memory, from which on it is used."""
 SLOW_FOLDERS = ("contract", "integration", "resilience", "web")
 """Left out by `--fast`: every backend, real processes and servers, faults put in on purpose."""
 
@@ -75,6 +79,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare `--fast`."""
     parser.addoption("--fast", action="store_true", help="only tests that need no server and no process of their own")
+
+
+def pytest_configure() -> None:
+    """Put the directories of tests into memory where there is room: SQLite waits for the disk at each write."""
+    memory = Path("/dev/shm")
+    if TEMPROOT in os.environ or not memory.is_dir() or not os.access(memory, os.W_OK):
+        return
+    told = os.statvfs(memory)
+    if told.f_bavail * told.f_frsize >= MIN_MEMORY and not told.f_flag & os.ST_NOEXEC:
+        os.environ[TEMPROOT] = str(memory)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -263,6 +277,13 @@ def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporter, "READ_SECONDS", 0.05)
     monkeypatch.setattr(reporter, "MAX_PAUSE", 0.1)
     monkeypatch.setattr(retry, "MAX_PAUSE", 0.1)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses between attempts at a request to a store are short."""
+    monkeypatch.setattr(network, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(network, "MAX_PAUSE", 0.001)
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ def test_wrong_credentials_name_their_source(cli: Cli, azurite: Azurite, argv: t
     assert wrong not in ran.out + ran.err
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("argv", [("sync",), ("list",), ("status", "a"), ("cancel", "a")])
 def test_no_network_exits_5(cli: Cli, argv: tuple[str, ...]) -> None:
     """A registry that cannot be reached: exit code 5, and one sentence that says where it should have been."""

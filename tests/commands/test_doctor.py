@@ -170,6 +170,7 @@ def test_doctor_lists_no_more_bad_records_than_a_screen_holds(cli: Cli, remote: 
     assert len(cli("doctor", "--json").json["problems"]) == 30
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:
     """Which credential was used is said by its source, never by its value."""
     ran = cli(

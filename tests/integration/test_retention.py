@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pty
 import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -345,15 +347,25 @@ def many(cli: Cli, remote: Remote) -> Remote:
 def test_ctrl_c_ends_it_with_what_is_under_way(cli: Cli, many: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is queued stays, younger batches are whole, and what has gone is told: exit code 130."""
     after = retention.BATCH + 100
+    numbers, stopped = itertools.count(), threading.Event()
 
     class Interrupted(LineStore):
         def delete(self, key: str) -> bool:
-            if self.calls["delete"] == after:
+            number = next(numbers)
+            if number == after:
                 os.kill(os.getpid(), signal.SIGINT)
-            if self.calls["delete"] >= after:
-                time.sleep(0.5)
+            if number >= after:
+                stopped.wait(60)
+                stopped.set()  # if nothing has stopped it, all go, and are counted below
             return super().delete(key)
 
+    class Threads(ThreadPoolExecutor):
+        def shutdown(self, *arguments: bool, **options: bool) -> None:
+            if options.get("cancel_futures"):
+                stopped.set()  # what is under way goes on when nothing new is begun
+            super().shutdown(*arguments, **options)
+
+    monkeypatch.setattr(retention, "ThreadPoolExecutor", Threads)
     inner = many.store.inner
     before = _keys(inner, "changes/", "events/")
     monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: Interrupted(inner))
@@ -409,10 +421,10 @@ def test_refusals_are_counted_by_one_at_a_time(clock: Clock) -> None:
     one = _round(JobRegistry(refusing), clock)
 
     class Slow(int):
-        """A count that takes a while to grow."""
+        """A count that lets the other threads go first."""
 
         def __add__(self, other: int) -> Slow:
-            time.sleep(0.001)
+            time.sleep(0)  # no wait: it only lets go of the interpreter
             return Slow(int(self) + other)
 
     one.refused = Slow(0)
