@@ -85,5 +85,5 @@ def running(directory: Path, *, collects_garbage: bool = True) -> Iterator[Azuri
 
 
 def version() -> str:
-    """Azurite's version."""
+    """Return the version of Azurite."""
     return node.version("azurite")

@@ -47,7 +47,7 @@ _THEIRS = FIELDS[: FIELDS.index("write_id")]
 
 
 def states(count: int, now: datetime) -> Iterator[JobState]:
-    """That many jobs, in the order of their ids."""
+    """Yield that many jobs, in the order of their ids."""
     draw = random.Random(SEED)
     ids = sorted(f"job-{number:010x}" for number in draw.sample(range(16**10), count))
     for number, job_id in enumerate(ids):

@@ -71,8 +71,8 @@ hypothesis.configuration.set_hypothesis_home_dir(ROOT / "build" / "hypothesis")
 
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # A shell starts what is to run in the background with Ctrl-C ignored, and every process of the tests would inherit
-    # that; some are stopped by it.
+    # A shell starts a background job with Ctrl-C ignored, and every process of the tests would inherit that. Some
+    # tests stop a process by Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -92,7 +92,7 @@ def pytest_configure() -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `--fast`, skip the folders whose tests take long."""
+    """Skip, with `--fast`, the folders whose tests take long."""
     is_slow = collection_path.parent == ROOT / "tests" and collection_path.name in SLOW_FOLDERS
     return True if is_slow and config.option.fast else None
 
@@ -119,20 +119,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A worker for each core, up to four, where all tests are run; this process alone for those that are named."""
+    """Return the number of workers: one per core, up to four, for all tests; none for tests that are named."""
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
     return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if is_whole else 0
 
 
 @pytest.fixture(scope="session")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where each test gets a home. pytest would number them, and look at all there are for the next number."""
+    """Return where each test gets a home. pytest would number them, and look at all there are for the next number."""
     return tmp_path_factory.mktemp("homes")
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
-    """No test sees the settings, the home, the proxy or the TLS authorities of whoever runs it."""
+    """Hide the settings, the home, the proxy and the TLS authorities of the user who runs the tests."""
     for name in list(os.environ):
         ours = name.startswith(("MOPS_", "AZURE_", "AWS_", "XDG_")) and not name.startswith("MOPS_TEST_")
         if ours or name in ("NO_COLOR", *AUTHORITIES) or name.lower().endswith("_proxy"):
@@ -146,7 +146,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
 
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    """One Azurite for the whole run. A test that stops its server asks for `private_azurite`."""
+    """Yield one Azurite for the whole run. A test that stops its server asks for `private_azurite`."""
     server = Azurite(tmp_path_factory.mktemp("azurite"))
     server.start()
     yield server
@@ -155,7 +155,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
 
 @pytest.fixture
 def private_azurite(tmp_path: Path) -> Iterator[Azurite]:
-    """An Azurite of the test's own, to be stopped and started at will. What it holds is gone when it stops."""
+    """Yield an Azurite of the test's own, to be stopped and started at will. What it holds is gone when it stops."""
     server = Azurite(tmp_path)
     server.start()
     yield server
@@ -164,7 +164,7 @@ def private_azurite(tmp_path: Path) -> Iterator[Azurite]:
 
 @pytest.fixture(scope="session")
 def dynalite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynalite]:
-    """One dynalite for the whole run."""
+    """Yield one dynalite for the whole run."""
     server = Dynalite(tmp_path_factory.mktemp("dynalite"))
     server.start()
     yield server
@@ -173,7 +173,7 @@ def dynalite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dynali
 
 @pytest.fixture
 def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dynalite:
-    """A dynalite that boto3 in this process finds."""
+    """Return a dynalite that boto3 in this process finds."""
     for name, value in dynalite_server.env.items():
         monkeypatch.setenv(name, value)
     return dynalite_server
@@ -188,7 +188,7 @@ def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dyna
     ]
 )
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    """Each backend in turn; CONTRIBUTING.md has the steps for a new one."""
+    """Yield each backend in turn; CONTRIBUTING.md has the steps for a new one."""
     if request.param == "memory":
         made = memory_backend()
     elif request.param == "sqlite":
@@ -203,7 +203,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 @pytest.fixture
 def store(backend: Backend) -> VersionedStore:
-    """An empty store of each backend in turn."""
+    """Return an empty store of each backend in turn."""
     return backend.open()
 
 
@@ -212,13 +212,13 @@ def store(backend: Backend) -> VersionedStore:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands until it is moved."""
+    """Return a clock that stands until it is moved."""
     return Clock()
 
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock) -> Cli:
-    """The command, with an embedded registry and a cache of its own."""
+    """Return the command, with an embedded registry and a cache of its own."""
     home = tmp_path / "cli"
     home.mkdir()
     monkeypatch.chdir(home)
@@ -227,13 +227,13 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def jobs(cli: Cli) -> JobRegistry:
-    """The embedded registry of `cli`, as another program on this machine uses it."""
+    """Return the embedded registry of `cli`, as another program on this machine uses it."""
     return JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}), now=cli.clock.now, sleep=cli.clock.sleep)
 
 
 @pytest.fixture
 def remote(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Remote:
-    """Gives `cli` a registry across a network, which can be cut off."""
+    """Give `cli` a registry across a network, which can be cut off."""
     made = Remote(cli.clock)
     cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
     monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: made.store)
@@ -242,7 +242,7 @@ def remote(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Remote:
 
 @pytest.fixture
 def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> VersionedStore:
-    """Gives `cli` a registry on each backend in turn, and returns its store."""
+    """Give `cli` a registry on each backend in turn, and returns its store."""
     opened = backend.open()
     if backend.name == "memory":
         cli.env["MOPS_JOBS_REGISTRY"] = REMOTE_URL
@@ -254,7 +254,7 @@ def anywhere(cli: Cli, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Ver
 
 @pytest.fixture
 def spawn(cli: Cli) -> Iterator[Spawn]:
-    """Starts the command as a process of its own, whose output is caught; it is gone when the test has ended."""
+    """Start the command as a process of its own, whose output is caught; it is gone when the test has ended."""
     with contextlib.ExitStack() as stack:
 
         def spawned(*argv: str, **env: str) -> subprocess.Popen[str]:
@@ -272,7 +272,7 @@ def spawn(cli: Cli) -> Iterator[Spawn]:
 
 @pytest.fixture
 def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record is written and read more often than a real one, and an outage is looked at sooner."""
+    """Write and read the record more often than a real runner, and look at an outage sooner."""
     monkeypatch.setattr(reporter, "PROGRESS_SECONDS", 0.02)
     monkeypatch.setattr(reporter, "READ_SECONDS", 0.05)
     monkeypatch.setattr(reporter, "MAX_PAUSE", 0.1)
@@ -288,25 +288,25 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def line() -> LineStore:
-    """A store across a line that can be cut."""
+    """Return a store across a line that can be cut."""
     return LineStore(InMemoryVersionedStore())
 
 
 @pytest.fixture
 def registry(line: LineStore) -> JobRegistry:
-    """The registry in that store."""
+    """Return the registry in that store."""
     return JobRegistry(line, sleep=lambda _seconds: None)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A directory with the model."""
+    """Return a directory with the model."""
     return code(tmp_path / "code")
 
 
 @pytest.fixture
 def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
-    """Submits job `job` to that store."""
+    """Submit job `job` to that store."""
 
     def submitted(sets: list[dict[str, Any]], **fields: Any) -> None:
         manifest = place(line, "job", study(sets, **fields), model)
@@ -317,7 +317,7 @@ def given(line: LineStore, registry: JobRegistry, model: Path) -> Given:
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    """An API server with nothing in it."""
+    """Yield an API server with nothing in it."""
     server = Api()
     yield server
     server.close()

@@ -93,7 +93,7 @@ class Jobs:
         self._store.close()
 
     def next_job(self) -> None:
-        """From now on it is about another job."""
+        """Go on with another job."""
         self._number += 1
         self.job = f"job-{self._number}"
 

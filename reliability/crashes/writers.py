@@ -52,7 +52,7 @@ class Writers:
         return [[self._job if word == "JOB" else word for word in (*step, *self._where)] for step in STEPS]
 
     def prepare(self) -> None:
-        """Another job, every third time in a registry that is still to be made."""
+        """Take another job, every third time in a registry that is still to be made."""
         if self._number % 3 == 0:
             self.check_all()
             self._jobs = {}

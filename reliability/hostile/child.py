@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _limit(memory: int) -> None:
-    """From now on the process may have so much more address space, and so much more time of the processor."""
+    """Limit the process from now on: it may have this much more address space, and this much processor time."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     unlimited = resource.RLIM_INFINITY
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory, unlimited))

@@ -128,7 +128,7 @@ def large_json(member: str) -> Iterator[tuple[str, bytes]]:
 
 
 def large_yaml() -> Iterator[tuple[str, bytes]]:
-    """YAML whose values are far more than its bytes, and other ways of keeping its reader busy."""
+    """Yield YAML whose values are far more than its bytes, and other ways of keeping its reader busy."""
 
     def laughs(pattern: bytes) -> bytes:
         lines = [b"a0: &a0 " + (b"{x: 1}" if b"<<" in pattern else b"[x]")]
@@ -147,7 +147,7 @@ def large_yaml() -> Iterator[tuple[str, bytes]]:
 
 
 def large_toml() -> Iterator[tuple[str, bytes]]:
-    """TOML that keeps its reader busy."""
+    """Yield TOML that keeps its reader busy."""
     yield "100,000 lists in each other", b"color = " + b"[" * 100_000
     yield "3,000 lists in each other", b"color = " + b"[" * 3_000
     yield "a number of 5,000 digits", b"color = " + b"9" * 5_000

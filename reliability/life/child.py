@@ -92,7 +92,7 @@ class _MallInfo(ctypes.Structure):
 
 
 def _in_use() -> tuple[int, int]:
-    """KiB that were asked for and not freed, without SQLite's and of SQLite; 1 where a library does not tell."""
+    """Return the KiB that were asked for and not freed, without SQLite and of SQLite; 1 if a library does not tell."""
     with open("/proc/self/maps", encoding="utf-8") as maps:
         loaded = next((line.split()[-1] for line in maps if "/libsqlite3" in line), None)
     of_sqlite = 0

@@ -85,14 +85,14 @@ def find(trial: Trial, mutation: str) -> str:
 
 
 def over_azure(trial: Trial, mutation: str = "") -> list[Figure]:
-    """Over a real Azurite."""
+    """Run it over a real Azurite."""
     with azurite.running(trial.directory, collects_garbage=False) as server:
         day = Day(trial, trial.directory / "azurite", server.url(azurite.new_container()), server.env, mutation)
         return day.live("Azurite")
 
 
 def embedded(trial: Trial, mutation: str = "") -> list[Figure]:
-    """Over one SQLite file."""
+    """Run it over one SQLite file."""
     directory = trial.directory / "embedded"
     return Day(trial, directory, f"sqlite://{directory}/registry.db", {}, mutation).live("embedded")
 
@@ -275,7 +275,7 @@ class Day:
         return sum(life.emitted for life in young)
 
     def _sync_and_compare(self, child: Child, store: VersionedStore) -> None:
-        """After one more sync of the usual kind, the cache has each record as the registry has it, and no other."""
+        """Sync once more as usual, and compare: the cache has each record as the registry has it, and no other."""
         self._sync(child)
         records = {entry.key: entry.version.value for entry in JobRegistry(store).scan()}
         with contextlib.closing(sqlite3.connect(child.cache)) as cache:

@@ -281,7 +281,7 @@ def over(trial: Trial, backend: str) -> Counter[str]:
 
 
 def find(trial: Trial, backend: str, mutation: str) -> int:
-    """Over that backend, let a storm find a defect that has been put in. Returns after how many storms it did.
+    """Let a storm over that backend find a defect that has been put in. Returns after how many storms it did.
 
     Raises:
         PromiseBroken: it does not, or finds something else.

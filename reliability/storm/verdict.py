@@ -138,7 +138,7 @@ class Verdict:
         return False
 
     def _bounds(self, write_id: str | None) -> tuple[float, float]:
-        """Between which times a write landed. One by a command that was not told its id may have at any."""
+        """Return between which times a write landed. One by a command that was not told its id may have at any."""
         one = self._by_name.get(write_id or "")
         return (-math.inf, math.inf) if one is None else (one.start, one.end)
 

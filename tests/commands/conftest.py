@@ -26,7 +26,7 @@ def desk(cli: Cli, tmp_path: Path) -> Iterator[Desk]:
 
 @pytest.fixture
 def prometheus_program() -> Callable[[str], str]:
-    """Finds a program of Prometheus by its name."""
+    """Find a program of Prometheus by its name."""
 
     def find(name: str) -> str:
         found = shutil.which(name, path=f"{ROOT / 'build/prometheus/usr/bin'}{os.pathsep}{os.environ['PATH']}")
@@ -39,7 +39,7 @@ def prometheus_program() -> Callable[[str], str]:
 
 @pytest.fixture
 def full(cli: Cli, remote: Remote) -> Remote:
-    """A cache with a job in every state, one in a state that nobody knows, and hostile names."""
+    """Return a cache with a job in every state, one in a state that mops-jobs does not know, and hostile names."""
     cli.ok("sync", "-q")
     for status in JobStatus:
         add(remote.jobs, f"job-{status}", status, owner="ada", k8s_name=f"k8s-{status}", namespace="n1", tasks_total=4)

@@ -25,7 +25,7 @@ ANSWERS = [("y", 0, "cancelled"), ("", 130, "running"), ("n", 130, "running")]
 
 @pytest.fixture
 def several(cli: Cli, jobs: JobRegistry) -> JobRegistry:
-    """Three active jobs, one that has ended."""
+    """Register three active jobs, one that has ended."""
     for name, status in (("night-1", "running"), ("night-2", "pending"), ("day-1", "running"), ("night-0", "failed")):
         add(jobs, name, status, owner=name.partition("-")[0])
     return jobs
@@ -33,7 +33,7 @@ def several(cli: Cli, jobs: JobRegistry) -> JobRegistry:
 
 @pytest.fixture
 def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
-    """A cluster with the Job of `seir-1`, whose record is that of a running job."""
+    """Return a cluster with the Job of `seir-1`, whose record is that of a running job."""
     cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
     add(remote.jobs, "seir-1", "running", engine="kubernetes", k8s_name="seir-1", namespace="models")
     api.put_job()
@@ -48,7 +48,7 @@ def _status(jobs: JobRegistry, *names: str) -> list[str]:
 
 
 def test_filters_choose_among_those_that_have_not_ended(cli: Cli, several: JobRegistry) -> None:
-    """The set is shown on stderr, and with `--yes` nobody is asked."""
+    """The set is shown on stderr, and `--yes` asks no question."""
     ran = cli.ok("cancel", "--name", "night*", "--yes")
     assert ran.out == ""
     assert ran.err.splitlines() == [

@@ -77,7 +77,7 @@ BAD_USAGE = {
 
 @pytest.mark.parametrize("line", BAD_USAGE)
 def test_bad_usage_is_one_sentence(cli: Cli, line: str) -> None:
-    """What makes no sense ends with 2, nothing on stdout, and one sentence that names it; no secret is repeated."""
+    """Wrong usage ends with 2, nothing on stdout, and one sentence that names it. No secret is repeated."""
     ran = cli(*line.split(" "))
     assert (ran.code, ran.out) == (2, "")
     assert len(sentences(ran.err)) == 1, ran.err
@@ -231,7 +231,7 @@ def test_an_unknown_flag_points_to_the_help_of_its_command(cli: Cli, name: str) 
 @pytest.mark.parametrize("argv", [("list", "--owner", "\udce9"), ("status", "\udce9"), ("list", "--label", "a=\udce9"),
                                   ("list", "--name", "\udce9*"), ("list", "--match", "\udce9")])  # fmt: skip
 def test_words_that_are_not_utf_8_are_no_surprise(cli: Cli, argv: tuple[str, ...]) -> None:
-    """Bytes from the command line that are no text match nothing, or are refused; they are never unexpected."""
+    """Bytes from the command line that are not text match nothing, or are refused; they are never unexpected."""
     ran = cli(*argv)
     assert ran.code in (0, 2, 3)
     assert "Unexpected" not in ran.err

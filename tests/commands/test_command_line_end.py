@@ -112,7 +112,7 @@ def test_an_interrupt_ends_with_130(cli: Cli, jobs: JobRegistry) -> None:
 def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A defect of ours ends with 1 and one sentence with a hint; with `-v` it shows where it is."""
+    """A defect of mops-jobs ends with 1 and one sentence with a hint; with `-v` it shows where it is."""
 
     def broken(*args: object, **more: object) -> None:
         raise ZeroDivisionError("by\nzero")

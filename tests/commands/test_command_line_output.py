@@ -20,7 +20,7 @@ EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202etxt\u2066\u200f\x00\x7f"
 
 @pytest.fixture
 def evil(cli: Cli, remote: Remote) -> None:
-    """A registry whose records are full of escape sequences and marks that turn the writing direction."""
+    """Fill a registry with records that are full of escape sequences and marks that turn the writing direction."""
     names = ("k8s_name", "k8s_namespace", "k8s_uid", "owner", "engine", "error_code", "error_message", "results_path")
     texts = {name: f"{name}{EVIL}" for name in (*names, "parent_job_id")}
     more = {"labels": {f"k{EVIL}": f"v{EVIL}"}, "metadata": {EVIL: EVIL}, "last_validation_error": EVIL}
@@ -48,7 +48,7 @@ def evil(cli: Cli, remote: Remote) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("color", ["never", "always"])
 def test_no_escape_sequence_of_a_record_reaches_the_terminal(cli: Cli, line: str, color: str) -> None:
-    """Whatever the records hold, neither stdout nor stderr has a control character that is not ours."""
+    """Whatever the records hold, neither stdout nor stderr has a control character that mops-jobs did not write."""
     ran = cli(*line.split(), "--color", color)
     assert ran.out + ran.err
     text = ran.out + ran.err
@@ -86,7 +86,7 @@ def test_colour_goes_where_it_is_wanted(
     env: dict[str, str],
     colored: bool,
 ) -> None:
-    """Colour only to a terminal, unless it is forced; `NO_COLOR` and `--color` are obeyed; the words say it all."""
+    """Colour only to a terminal, unless it is forced. `NO_COLOR` and `--color` are obeyed; the words say it all."""
     add(jobs, "a", "failed")
     stream = TerminalStream() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)

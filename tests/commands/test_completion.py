@@ -20,7 +20,7 @@ SHELLS = {
     "tcsh": (["-f", "-i"], "source {path}"),
     "fish": (["--no-config", "--interactive"], "source {path}"),
 }
-"""How each is started without anybody's own settings, and what is typed to have the script."""
+"""The command that starts each shell without a user's settings, and the words that print its script."""
 
 TABS = {
     "mops-jobs summ": "ary",
@@ -82,7 +82,7 @@ def test_the_bash_script_is_sound(cli: Cli) -> None:
 
 
 def _completed(cli: Cli, *words: str) -> list[str]:
-    """What bash offers for the last of these words."""
+    """Return what bash offers for the last of these words."""
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("There is no bash.")
@@ -115,7 +115,7 @@ def test_bash_completes_from_the_cache(cli: Cli, remote: Remote, tmp_path: Path)
 
 
 def test_without_a_cache_there_are_no_words_and_no_message(cli: Cli, remote: Remote) -> None:
-    """Somebody who presses Tab reads no errors."""
+    """A user who presses Tab reads no errors."""
     ran = cli.ok("completion", "--words", "jobs", "x")
     assert (ran.out, ran.err) == ("", "")
     assert cli("completion").code == 2

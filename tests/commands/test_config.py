@@ -61,7 +61,7 @@ def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
 
 
 def test_with_nothing_set_the_registry_is_embedded(cli: Cli) -> None:
-    """Nobody needs an account to try it: with no settings at all, the registry is a file in the data directory."""
+    """To try it needs no account: with no settings at all, the registry is a file in the data directory."""
     home = cli.env["HOME"]
     cli.env.clear()
     cli.env["HOME"] = home

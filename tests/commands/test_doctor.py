@@ -40,7 +40,7 @@ def test_doctor_is_content_on_a_sound_machine(cli: Cli, jobs: JobRegistry) -> No
 
 
 def test_doctor_names_the_fix_for_a_first_run(cli: Cli) -> None:
-    """Where nothing is there yet, it says what to type, and this is no failure."""
+    """Where nothing is there yet, it says what to type, and this is not a failure."""
     checks = _checks(cli)
     assert checks["access"]["state"] == "warn"
     assert checks["access"]["fix"] == "check the path; if it is right: mops-jobs register JOB"
@@ -117,7 +117,7 @@ def test_a_refused_sign_in_tells_of_the_clock_too(cli: Cli, azurite: Azurite) ->
 
 
 def test_doctor_fails_on_a_cache_that_cannot_be_made(cli: Cli, remote: Remote, tmp_path: Path) -> None:
-    """A directory that takes no files is no cache with nothing in it yet."""
+    """A directory that takes no files is not an empty cache."""
     (tmp_path / "file").touch()
     cache = _checks(cli, 1, MOPS_JOBS_CACHE=str(tmp_path / "file" / "cache.db"))["cache"]
     assert cache["state"] == "fail"
@@ -185,7 +185,7 @@ def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:
 
 
 def test_doctor_sets_a_damaged_cache_aside(cli: Cli, remote: Remote) -> None:
-    """A damaged cache is no reason to end: it is set aside, said so, and the other checks are made."""
+    """A damaged cache does not end it: it is set aside, named, and the other checks are made."""
     del cli.env["MOPS_JOBS_CACHE"]
     place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
     place.parent.mkdir(parents=True)

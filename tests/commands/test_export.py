@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def filled(cli: Cli, remote: Remote) -> Remote:
-    """Jobs with text of every kind in their fields."""
+    """Return jobs with text of every kind in their fields."""
     add(remote.jobs, "a", "running", owner="=cmd|' /C calc'!A0", labels={"x": "1,2"}, tasks_total=4)
     remote.put(key("b"), foreign("b", "failed", error_message='line one\nline "two", @three', error_code="-1"))
     remote.put(key("c"), foreign("c", "succeeded", owner="\x1b[31m", metadata={"n": [1, None]}))
@@ -37,7 +37,7 @@ def test_ndjson_is_what_list_has(cli: Cli) -> None:
 
 
 def test_csv_has_no_control_characters(cli: Cli, jobs: JobRegistry) -> None:
-    """Neither a file, which somebody will print, nor a terminal gets what a terminal would obey."""
+    """Neither a file, which a user will print, nor a terminal gets what a terminal would obey."""
     add(jobs, "a", "failed", owner="\x1b[31mred\x07")
     argv = ("export", "--format", "csv")
     assert '"[31mred"' in cli.ok(*argv).out
@@ -50,7 +50,7 @@ def test_csv_has_no_control_characters(cli: Cli, jobs: JobRegistry) -> None:
 
 @pytest.mark.usefixtures("filled")
 def test_csv_has_every_field_and_no_formula(cli: Cli) -> None:
-    """The fields of `list --fields`; nested ones as JSON; texts that look like formulas with a quote in front."""
+    """The fields of `list --fields`; nested ones as JSON. Texts that look like formulas with a quote in front."""
     found = {row["job_id"]: row for row in csv.DictReader(io.StringIO(cli.ok("export", "--format", "csv").out))}
     assert list(found["a"]) == cli.ok("list", "--fields").lines
     assert found["a"]["owner"] == "'=cmd|' /C calc'!A0"

@@ -14,7 +14,7 @@ from support.cli import START, Cli, Remote, add, foreign, key, sentences
 
 @pytest.fixture
 def five(cli: Cli, jobs: JobRegistry) -> None:
-    """Five jobs, changed at different times; it is noon. The newest change is last."""
+    """Register five jobs, changed at different times; it is noon. The newest change is last."""
     cli.clock.advance(days=-10)
     add(jobs, "old-failed", "failed", owner="bob", labels={"exp": "7"}, namespace="ns-a", k8s_name="pod-of-bob")
     add(jobs, "old-running", "running", owner="ada", labels={"exp": "7", "gpu": ""}, namespace="ns-b")
@@ -144,7 +144,7 @@ def test_an_empty_list_is_no_error(cli: Cli, flags: tuple[str, ...]) -> None:
 def test_a_registry_that_was_named_and_is_not_there_is_told(
     cli: Cli, tmp_path: pathlib.Path, argv: tuple[str, ...]
 ) -> None:
-    """A path with a typo looks like an empty registry; so a note on stderr says what is not there, and is no error."""
+    """A path with a typo looks like an empty registry; so a note on stderr says what is missing. It is not an error."""
     path = tmp_path / "x.db"
     note = f"There is no registry at {path} yet; the first job makes it.\n"
     assert cli.ok(*argv, "--registry", f"sqlite://{path}", MOPS_JOBS_CACHE="").err.count(note) == 1
@@ -204,7 +204,7 @@ def test_tabs_and_line_ends_in_a_value_cannot_break_tsv(cli: Cli, jobs: JobRegis
 
 @pytest.fixture
 def cached(cli: Cli, remote: Remote) -> Remote:
-    """A remote registry with one job, synced; then an hour passes and the line is cut."""
+    """Return a remote registry with one job, synced; then an hour passes and the line is cut."""
     remote.put(key("a"), foreign("a"))
     cli.ok("sync")
     remote.put(key("b"), foreign("b"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
-    """A cluster with the Job of `seir-1`, which runs in one pod that has written three lines."""
+    """Return a cluster with the Job of `seir-1`, which runs in one pod that has written three lines."""
     cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
     add(remote.jobs, "seir-1", "running", engine="kubernetes", k8s_name="seir-1", namespace="models")
     api.put_job(status={"active": 1, "ready": 1})
@@ -31,7 +31,7 @@ def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
 
 @pytest.fixture
 def write_seir(remote: Remote, cli: Cli) -> Writer:
-    """What the runner has sent as events of the job."""
+    """Return what the runner has sent as events of the job."""
     return Writer(remote.store.inner, cli.clock, "seir-1")
 
 

@@ -22,7 +22,7 @@ NAME = re.compile(r"\bmops_\w+")
 
 
 def _samples(text: str) -> dict[str, float]:
-    """The samples of an exposition, by name and labels as they stand there."""
+    """Return the samples of an exposition, by name and labels as they stand there."""
     found = {}
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -76,14 +76,14 @@ def test_every_metric_of_the_table_is_there(cli: Cli) -> None:
 
 
 def _names(cli: Cli) -> set[str]:
-    """The names of all metrics, as queries have them, histograms without their endings."""
+    """Return the names of all metrics, as queries have them, histograms without their endings."""
     text = cli.ok("metrics", "--per-job", "--owner").out
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
 
 
 @pytest.mark.usefixtures("full")
 def test_single_jobs_are_capped(cli: Cli) -> None:
-    """`--per-job` gives active jobs series of their own, so many and no more, and says how many it left out."""
+    """`--per-job` gives active jobs series of their own, up to a number, and says how many it left out."""
     found = _samples(cli.ok("metrics", "--per-job", "3", "--owner").out)
     assert sum(name.startswith("mops_job_info{") for name in found) == 3
     assert found["mops_metrics_jobs_omitted"] == 5
@@ -159,7 +159,7 @@ def test_a_textfile_is_replaced_as_a_whole(cli: Cli, tmp_path: Path) -> None:
 def test_a_textfile_that_node_exporter_would_skip_is_warned_of(cli: Cli, tmp_path: Path) -> None:
     """The file is written all the same.
 
-    It is read by its name, and metrics that nobody collects are missed too late.
+    It is read by its name, and metrics that Prometheus does not collect are missed too late.
     """
     ran = cli.ok("metrics", "--textfile", str(tmp_path / "mops-jobs.txt"))
     ignored = f"warning: node_exporter ignores {tmp_path}/mops-jobs.txt"

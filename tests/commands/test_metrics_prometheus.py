@@ -74,7 +74,7 @@ class _Prometheus:
         return document["data"]
 
     def scraped(self) -> Any:
-        """The first answer to a query for any of our metrics, once there is one; None before."""
+        """Return the first answer to a query for any of our metrics, once there is one; None before."""
         assert self._process.poll() is None, "Prometheus has ended"
         with suppress(OSError):
             return next(iter(self.get("query", query="mops_jobs")["result"]), None)
@@ -87,7 +87,7 @@ class _Prometheus:
 
 @pytest.fixture
 def scraped(cli: Cli, full: Remote, tmp_path: Path, prometheus_program: Programs) -> Iterator[_Prometheus]:
-    """Prometheus, at the metrics of that cache by HTTP."""
+    """Yield Prometheus, at the metrics of that cache by HTTP."""
 
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -116,7 +116,7 @@ def scraped(cli: Cli, full: Remote, tmp_path: Path, prometheus_program: Programs
 
 
 def _expressions() -> list[str]:
-    """Every query of the dashboard and of the alert rules."""
+    """Return every query of the dashboard and of the alert rules."""
     dashboard = json.loads((CONTRIB / "grafana-dashboard.json").read_text())
     rules = yaml.safe_load((CONTRIB / "alerts.yml").read_text())
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
@@ -136,7 +136,7 @@ def test_prometheus_scrapes_it(scraped: _Prometheus) -> None:
         "histogram",
     }
     for expression in _expressions():
-        scraped.get("query", query=expression)  # fails on one that is no query
+        scraped.get("query", query=expression)  # fails if it is not a query
     health = {rule["name"]: rule["health"] for group in scraped.get("rules")["groups"] for rule in group["rules"]}
     assert len(health) == 8
     assert "err" not in health.values()

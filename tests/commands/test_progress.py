@@ -35,6 +35,6 @@ def test_impossible_progress_is_refused(cli: Cli, jobs: JobRegistry, done: str) 
 
 
 def test_tasks_done_are_told_without_a_total(cli: Cli) -> None:
-    """Progress of a job whose size nobody knows is a count."""
+    """Progress of a job whose size is unknown is a count."""
     cli.ok("register", "a")
     assert cli.ok("progress", "a", "5").err == "a: running, 5 tasks done\n"

@@ -28,14 +28,14 @@ def _counted(cli: Cli) -> dict[str, dict[counters.Labels, float]]:
 
 
 def _asked(cli: Cli, sql: str) -> int:
-    """The one number that a question to the cache gives."""
+    """Return the one number that a question to the cache gives."""
     ((number,),) = (row.values() for row in cli.ok("query", "--offline", "--json", sql).json["rows"])
     return int(number)
 
 
 @pytest.fixture
 def aged(cli: Cli, remote: Remote) -> Remote:
-    """A cache that has seen two jobs end 100 days ago, one ten days ago, and one that is at work since then."""
+    """Return a cache that has seen two jobs end 100 days ago, one ten days ago, and one that is at work since then."""
     cli.ok("sync", "-q")
     for name, status in (("old-1", "succeeded"), ("old-2", "failed"), ("old-active", "running")):
         add(remote.jobs, name, status, labels={"exp": "1"})
@@ -95,7 +95,7 @@ def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("aged")
 def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When somebody has begun to write as the file is to be made smaller: a sentence, and the jobs are gone."""
+    """When another process has begun to write as the file is to be made smaller: a sentence, and the jobs are gone."""
     opened = cache_database.open_to_write
     writer = opened(str(cli.cache), REMOTE_URL)
 
@@ -155,7 +155,7 @@ def test_events_of_pruned_jobs_go_and_stay_away(cli: Cli, remote: Remote) -> Non
 
 @pytest.mark.usefixtures("aged")
 def test_nothing_is_pruned_unless_it_is_meant(cli: Cli) -> None:
-    """`--dry-run` says what it would be; without `--yes` and somebody to ask, the command refuses."""
+    """`--dry-run` says what it would be; without `--yes` and a terminal, the command refuses."""
     assert cli.ok("prune", "--older-than", "90d", "--dry-run").err.startswith("Would remove 2 jobs and 0 events")
     ran = cli("prune", "--older-than", "90d")
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)

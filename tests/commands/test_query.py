@@ -21,7 +21,7 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELEC
 
 @pytest.fixture
 def filled(cli: Cli, remote: Remote) -> Remote:
-    """A cache of three jobs."""
+    """Return a cache of three jobs."""
     for name, status in (("a", "failed"), ("b", "running"), ("c", "running")):
         add(remote.jobs, name, status, owner="ada", metadata={"k": 1})
     cli.ok("sync", "-q")
@@ -70,7 +70,7 @@ FORBIDDEN = [
 
 
 def _files(cli: Cli) -> dict[str, bytes]:
-    """What lies beside the cache, and in it; an empty log and the memory that SQLite shares are nobody's data."""
+    """Return the files beside the cache and their content, without an empty log and the shared memory of SQLite."""
     found = {path.name: path.read_bytes() for path in cli.cache.parent.iterdir() if not path.name.endswith("-shm")}
     return {name: data for name, data in found.items() if data or not name.endswith("-wal")}
 

@@ -21,7 +21,7 @@ MISSING = "k8s_job_missing"
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """What `reconcile` takes for the kubernetes engine."""
+    """Return what `reconcile` takes for the kubernetes engine."""
     made = Cluster(COMPLETE)
     monkeypatch.setattr("mopsjobs.app.reconcile.open_engine", lambda name, env, trust=None: made)
     return made

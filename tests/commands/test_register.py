@@ -60,7 +60,7 @@ def test_a_job_is_registered_once(cli: Cli, jobs: JobRegistry) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_registered_is_refused(cli: Cli, jobs: JobRegistry, flags: tuple[str, ...]) -> None:
-    """A value that makes no sense: exit code 2, one sentence, and the job is not registered."""
+    """An invalid value: exit code 2, one sentence, and the job is not registered."""
     ran = cli("register", "job", *flags)
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
     assert jobs.get_job("job") is None

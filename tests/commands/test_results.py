@@ -23,13 +23,13 @@ GOOD = "results/job/p/1/good"
 
 
 def place(task: Task, name: str = "result.json") -> str:
-    """Where an output lies below the directory."""
+    """Return where an output lies below the directory."""
     return f"{task.param_id}/{task.seed}/{name}"
 
 
 @pytest.fixture
 def into(tmp_path: Path) -> Path:
-    """The directory of the user, with a file and a repository."""
+    """Return the directory of the user, with a file and a repository."""
     made = tmp_path / "into"
     (made / ".git").mkdir(parents=True)
     (made / ".git" / "config").write_text("mine")
@@ -39,7 +39,7 @@ def into(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def submitted(jobs: JobRegistry) -> list[str]:
-    """A job of two tasks; the keys of its outputs."""
+    """Return a job of two tasks; the keys of its outputs."""
     manifest = Manifest(job_id="job", study=study(sets_of(2)), bundle="sha256:" + "0" * 64)
     jobs.store.create_if_absent(manifest_key("job"), manifest.to_json())
     add(jobs, "job", "running", tasks_total=2)
@@ -59,7 +59,7 @@ def download(cli: Cli, into: Path, job: str = "job") -> Ran:
 
 
 def contents(top: Path) -> dict[str, str]:
-    """All files, and what is in them."""
+    """Return all files, and what is in them."""
     found = (path for path in sorted(top.rglob("*")) if path.is_file())
     return {path.relative_to(top).as_posix(): path.read_text() for path in found}
 

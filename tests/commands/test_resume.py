@@ -32,7 +32,7 @@ KUBERNETES = ("--engine", "kubernetes", "--image", "registry.example/model:1")
 
 @pytest.fixture
 def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
-    """A cluster, a registry across a network, and a study in the current directory."""
+    """Return a cluster, a registry across a network, and a study in the current directory."""
     cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
     code(Path.cwd())
     Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
@@ -44,12 +44,12 @@ def _submit(cli: Cli, *argv: str) -> Ran:
 
 
 def _launched(api: Api, namespace: str = "from-kubeconfig") -> list[dict[str, Any]]:
-    """The Jobs that were made there."""
+    """Return the Jobs that were made there."""
     return [json.loads(one.body) for one in api.requests("post", JOBS_PATH.format(namespace))]
 
 
 def _keys(store: LineStore) -> list[str]:
-    """What a job consists of in the store, besides what tells of its changes."""
+    """Return what a job consists of in the store, besides what tells of its changes."""
     beside = ("events/", "changes/")
     return [key.partition("sha256/")[0] for key in store.inner.list_keys() if not key.startswith(beside)]
 
@@ -214,7 +214,7 @@ def test_a_job_that_its_cluster_says_has_failed_is_reconciled_first(cli: Cli, re
 
 
 def _lock_of_runner(cli: Cli, jobs: JobRegistry, status: str) -> FileLock:
-    """A job of this machine, and what its runner holds."""
+    """Return a job of this machine, and what its runner holds."""
     add(jobs, "job", status, engine="local")
     place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
     directory = JobDir.for_job("job", cli.env).path

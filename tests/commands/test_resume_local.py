@@ -126,7 +126,7 @@ def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: 
 
 
 def _interpreter(desk: Desk) -> Path:
-    """A Python of its own, told by its path."""
+    """Return a Python of its own, told by its path."""
     link = desk.home.with_name("env") / "python"
     link.parent.mkdir()
     link.symlink_to(sys.executable)
@@ -203,7 +203,7 @@ def test_resume_auto_runs_the_code_of_the_current_directory(desk: Desk) -> None:
 
 
 def test_a_second_runner_is_refused_and_the_first_goes_on(desk: Desk) -> None:
-    """Whoever has started them; the lock is gone with the process that has it, even if that is killed."""
+    """Two starters count as one; the lock is gone with the process that has it, even if that is killed."""
     gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
     desk.submit(sets_of(2, gate=str(gate), calls=str(noted)))
     until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")

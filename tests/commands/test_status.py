@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def nightly(cli: Cli, jobs: JobRegistry) -> None:
-    """`nightly-1`, which was queued for ten minutes, ran for an hour, and failed an hour ago."""
+    """Add `nightly-1`, which was queued for ten minutes, ran for an hour, and failed an hour ago."""
     cli.clock.advance(hours=-3)
     jobs.register_job(
         "nightly-1", k8s_name="sim-1", namespace="modelops", k8s_uid="u-1", owner="ada", labels={"exp": "7"},
@@ -183,7 +183,7 @@ def test_exit_status_tells_the_state(cli: Cli, jobs: JobRegistry, status: str, c
 
 
 def test_a_record_of_another_program_is_shown(cli: Cli, remote: Remote) -> None:
-    """A record without a history shows what it has, and no times that nobody knows."""
+    """A record without a history shows what it has, and no unknown times."""
     remote.put(key("theirs"), foreign("theirs", "succeeded", tasks_total=4, tasks_completed=4))
     lines = cli.ok("status", "theirs").lines
     assert lines[:3] == [
@@ -195,7 +195,7 @@ def test_a_record_of_another_program_is_shown(cli: Cli, remote: Remote) -> None:
 
 
 def test_the_cache_answers_and_says_how_old_it_is(cli: Cli, remote: Remote) -> None:
-    """With the registry out of reach, `status` answers from the cache, with its age, and asks nobody."""
+    """With the registry out of reach, `status` answers from the cache, with its age, and asks no engine."""
     remote.put(key("a"), foreign("a"))
     cli.ok("sync")
     cli.clock.advance(hours=2)
@@ -304,7 +304,7 @@ def test_a_refresh_during_an_outage_asks_once(cli: Cli, remote: Remote) -> None:
 
 @pytest.fixture
 def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
-    """A cluster, and a registry that is away."""
+    """Return a cluster, and a registry that is away."""
     cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
     remote.store.down = True
     return api

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def some(cli: Cli, remote: Remote) -> Remote:
-    """Ten jobs of ada's that waited 1 to 10 minutes and ran 10 to 100, the last two failed; one of bob's is at work."""
+    """Register ten jobs of ada's that waited 1 to 10 minutes and ran 10 to 100. Two failed; one of bob's is at work."""
     for number in range(1, 11):
         name = f"job-{number:02}"
         add(remote.jobs, name, owner="ada", labels={"n": str(number)})
@@ -38,7 +38,7 @@ def some(cli: Cli, remote: Remote) -> Remote:
 
 @pytest.mark.usefixtures("some")
 def test_summary_counts(cli: Cli) -> None:
-    """By status, owner and day; the failure rate leaves cancelled jobs aside; median and 90 % are of real jobs."""
+    """By status, owner and day. The failure rate leaves cancelled jobs aside; median and 90 % are of real jobs."""
     found = cli.ok("summary", "--json").json
     assert found["total"] == sum(found["by_status"].values()) == 13
     assert {name: count for name, count in found["by_status"].items() if count} == {

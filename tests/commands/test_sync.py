@@ -148,7 +148,7 @@ def test_many_bad_records_do_not_flood_the_terminal(cli: Cli, remote: Remote) ->
 
 
 def test_an_unreadable_record_keeps_its_last_good_row(cli: Cli, anywhere: VersionedStore) -> None:
-    """A record that turns bad is shown as it last was, until it is mended; then the problem is gone."""
+    """A record that turns bad is shown as it last was, until it is repaired; then the problem is gone."""
     _fill(anywhere, "a b")
     cli.ok("sync")
     put(anywhere, key("a"), "not JSON at all")
@@ -234,7 +234,7 @@ def test_inline_values_are_used_and_others_fetched(cli: Cli, remote: Remote) -> 
 
 
 def test_azure_listings_carry_our_own_records(cli: Cli, azurite: Azurite) -> None:
-    """From Azure, records of ours come with the listing; those of another program are fetched."""
+    """From Azure, records of mops-jobs come with the listing; those of another program are fetched."""
     container = azurite.new_container()
     cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{container}"
     for name in ("ours-1", "ours-2"):

@@ -70,7 +70,7 @@ def test_sync_brings_events_for_later(cli: Cli, remote: Remote, write: Writer) -
 
 
 def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, write: Writer) -> None:
-    """The first sync lists everything; later ones the hours since, less 15 minutes; nothing is fetched twice."""
+    """The first sync lists everything, later ones the hours since, less 15 minutes. Nothing is fetched twice."""
     listed: list[str] = []
     list_keys = remote.store.list_keys
 

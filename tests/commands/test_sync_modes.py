@@ -32,7 +32,7 @@ def _mode(cli: Cli, *flags: str) -> str:
 
 @pytest.fixture
 def filled(cli: Cli, remote: Remote) -> Remote:
-    """A registry of many jobs, mirrored until the syncs are sure that nobody writes unannounced."""
+    """Return a registry of many jobs, mirrored until the syncs are sure that all writers announce."""
     for number in range(COUNT):
         remote.store.inner.create_if_absent(key(_name(number)), foreign(_name(number)).encode())
     assert [_mode(cli) for _ in range(3)] == ["full", "full", "delta"]
@@ -43,7 +43,7 @@ def filled(cli: Cli, remote: Remote) -> Remote:
 
 @pytest.fixture
 def calls(filled: Remote) -> Counter[str]:
-    """What the store was asked since."""
+    """Return what the store was asked since."""
     filled.store.calls.clear()
     return filled.store.calls
 
@@ -57,7 +57,7 @@ def test_nothing_changed_costs_a_few_listings(cli: Cli, filled: Remote, calls: C
 
 
 def test_what_changed_is_read_and_nothing_else(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
-    """Ten changed jobs are ten reads; a new one is one more; what is announced and unchanged counts as that.
+    """Ten changed jobs are ten reads, and a new one is one more. What is announced and unchanged counts as that.
 
     One more read shows that the registry is there.
     """
@@ -93,7 +93,7 @@ def test_the_summary_tells_what_was_looked_at(cli: Cli, filled: Remote) -> None:
 def test_an_unannounced_change_makes_syncs_full_until_none_is_seen(cli: Cli, filled: Remote) -> None:
     """While another program writes, every sync lists everything; and no longer than that."""
     filled.put(key(_name(3)), foreign(_name(3), "failed"))
-    assert _mode(cli) == "delta"  # nobody knows yet
+    assert _mode(cli) == "delta"  # no full sync has compared them yet
     cli.clock.advance(minutes=31)
     assert _mode(cli) == "full"  # the hourly one
     for number in range(4, 6):
@@ -105,7 +105,7 @@ def test_an_unannounced_change_makes_syncs_full_until_none_is_seen(cli: Cli, fil
 
 
 def test_announced_changes_do_not_make_syncs_full(cli: Cli, filled: Remote) -> None:
-    """A full sync that finds changes of ours alone, some made while it was listing, trusts the announcements."""
+    """A full sync that finds changes by mops-jobs alone, some made while it was listing, trusts the announcements."""
     filled.jobs.update_status(_name(1), "failed")
 
     def meanwhile() -> None:
@@ -121,7 +121,7 @@ def test_announced_changes_do_not_make_syncs_full(cli: Cli, filled: Remote) -> N
 
 
 def test_an_hour_after_the_last_full_sync_comes_another(cli: Cli, filled: Remote) -> None:
-    """So long may a change go unseen that nobody announced, and no longer."""
+    """An unannounced change goes unseen for this long, and no longer."""
     cli.clock.advance(minutes=30)
     assert _mode(cli) == "delta"
     cli.clock.advance(seconds=1)
@@ -129,7 +129,7 @@ def test_an_hour_after_the_last_full_sync_comes_another(cli: Cli, filled: Remote
 
 
 def test_a_clock_that_was_set_back_proves_nothing(cli: Cli, filled: Remote) -> None:
-    """A last sync in the future is no beginning for the next."""
+    """A last sync in the future is not the beginning of the next."""
     cli.clock.advance(minutes=-1)
     assert _mode(cli) == "full"
 
@@ -165,7 +165,7 @@ def test_a_small_registry_is_listed(cli: Cli, remote: Remote, monkeypatch: pytes
 
 
 def test_a_delta_sync_reports_bad_records(cli: Cli, filled: Remote) -> None:
-    """A record that turned bad is a problem and keeps its row; mended, it is none any more."""
+    """A record that turned bad is a problem and keeps its row; repaired, it is none any more."""
     filled.jobs.update_status(_name(1), "failed")
     good = filled.store.inner.get(key(_name(1)))
     assert good is not None

@@ -83,7 +83,7 @@ def test_no_such_job(cli: Cli, argv: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("argv", [("update", "a/b", "failed"), ("progress", "a\x07b", "1"), ("cancel", "..")])
 def test_an_impossible_job_id_is_a_wrong_usage(cli: Cli, argv: tuple[str, ...]) -> None:
-    """An id that no job can have is no missing job but wrong usage: exit code 2."""
+    """An id that no job can have is wrong usage, not a missing job: exit code 2."""
     ran = cli(*argv)
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
 

@@ -32,7 +32,7 @@ def test_a_registry_across_the_network_is_looked_at_less_often(cli: Cli, remote:
 
 
 def test_latest_is_the_newest_job_of_the_registry_not_of_the_cache(cli: Cli, remote: Remote) -> None:
-    """`@latest` syncs first: a job that somebody else has just registered is the one that is waited for."""
+    """`@latest` syncs first: a job that another user has just registered is the one that is waited for."""
     add(remote.jobs, "old", "succeeded")
     cli.ok("sync")
     cli.clock.advance(minutes=1)
@@ -58,7 +58,7 @@ def test_the_end_is_found_in_the_registry_not_in_the_cache(cli: Cli, remote: Rem
 
 
 def test_each_change_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
-    """On the way, status and progress are told on stderr when they change; `-q` says nothing; stdout stays empty."""
+    """On the way, status and progress are told on stderr when they change; `-q` says nothing. Stdout stays empty."""
     add(jobs, "job", tasks_total=4)
     during_sleeps(
         cli,
@@ -160,7 +160,7 @@ def test_a_timeout_exits_8(cli: Cli, jobs: JobRegistry) -> None:
 
 
 def test_out_of_reach_at_the_deadline_exits_5(cli: Cli, remote: Remote) -> None:
-    """When the registry cannot be reached at the deadline, nobody knows: exit code 5, not 8 and not a job's end."""
+    """When the registry cannot be reached at the deadline, the end is unknown: exit code 5, not 8 nor a job's end."""
     add(remote.jobs, "job", "running")
 
     def cut() -> None:
@@ -289,7 +289,7 @@ def test_a_prefix_and_latest_will_do(cli: Cli, jobs: JobRegistry) -> None:
 
 
 def test_a_status_from_the_future_has_not_ended(cli: Cli, remote: Remote) -> None:
-    """A status that this version does not know is no end."""
+    """A status that this version does not know is not an end."""
     remote.put(key("odd"), foreign("odd", "hibernating"))
     assert cli("wait", "odd", "--timeout", "10s").code == 8
 

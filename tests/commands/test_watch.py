@@ -1,4 +1,4 @@
-"""`watch` shows jobs as they change, and ends when nobody looks any more."""
+"""`watch` shows jobs as they change, and ends when its reader leaves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _watch(cli: Cli, *steps: object, flags: tuple[str, ...] = ("--json",)) -> list[dict[str, object]]:
-    """What `watch` prints while the steps are done, one in each pause; then it is interrupted."""
+    """Return what `watch` prints while the steps are done, one in each pause; then it is interrupted."""
 
     def meanwhile(count: int) -> None:
         if count > len(steps):
@@ -103,7 +103,7 @@ def _interrupt() -> None:
 
 
 def test_the_network_is_left_alone_unless_asked(cli: Cli, remote: Remote) -> None:
-    """Without --max-age the cache alone is read; with it, the registry when that is older; a failure is said once."""
+    """Without --max-age the cache alone is read; with it, the registry when that is older. A failure is said once."""
     add(remote.jobs, "a")
     cli.ok("sync", "-q")
     remote.store.calls.clear()

@@ -621,7 +621,7 @@ def test_a_value_of_which_no_more_is_taken_is_an_outage(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("operation", [*WRITES, *READS])
 def test_a_closed_port_is_an_outage(operation: str) -> None:
     with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}/{ACCOUNT}/c-1"
         store = AzureVersionedStore(find_container(url, {}), sleep=RecordingSleep())
         with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
@@ -671,7 +671,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest
 
 
 def assert_one_request(silent: socket.socket) -> None:
-    """One client has knocked, and no other."""
+    """Check that one client has connected, and no other."""
     silent.setblocking(False)
     silent.accept()[0].close()
     with pytest.raises(BlockingIOError):
@@ -748,7 +748,7 @@ def test_a_body_in_chunks_is_bounded_whatever_length_it_claims(monkeypatch: pyte
 
 
 def test_the_body_of_an_error_is_not_read_beyond_a_bound() -> None:
-    """Azure says in a header what is wrong; what else comes may be anybody's."""
+    """Azure says in a header what is wrong; what else comes may be from anywhere."""
     head = b"HTTP/1.1 404 Not Found\r\nx-ms-error-code: BlobNotFound\r\n"
     with answering(head + b"Content-Length: %d\r\n\r\n" % (transport.MAX_SHORT_BODY_BYTES + 1)) as store:
         assert store.get("a") is None
@@ -763,7 +763,7 @@ def test_the_body_of_an_error_is_not_read_beyond_a_bound() -> None:
     ids=["by its length", "in chunks"],
 )
 def test_the_body_of_a_reply_to_a_write_is_not_read_beyond_a_bound(framing: str) -> None:
-    """Its headers say all that there is to say: whatever a server sends besides takes no memory of ours."""
+    """Its headers say all that there is to say: whatever a server sends besides takes no memory."""
     with answering(f'HTTP/1.1 201 Created\r\nETag: "0x1"\r\n{framing}'.encode()) as store:
         assert store.put("a", RECORD, VERSION) == VersionToken("0x1")
 
@@ -782,7 +782,7 @@ def test_the_status_of_a_reply_without_length_decides_a_write(
 ) -> None:
     """The end of the connection ends the reply.
 
-    As some gateways reply: nothing of ours is in the body, so nobody needs to know where it ends.
+    Some gateways reply so. The body is not needed, and so is its end.
     """
     head = f'HTTP/1.1 {status}\r\nETag: "0x1"\r\nx-ms-error-code: {code}\r\nConnection: close\r\n\r\n<html>'
     with answering(head.encode()) as store:
@@ -815,7 +815,7 @@ def test_a_listing_that_is_left_early_waits_for_no_page(place: Place) -> None:
 
 @contextmanager
 def answering(reply: bytes) -> Iterator[AzureVersionedStore]:
-    """A store whose server answers everything by these bytes, and hangs up."""
+    """Yield a store whose server answers everything by these bytes, and hangs up."""
 
     def serve() -> None:
         with suppress(OSError):  # the server has been closed
@@ -882,7 +882,7 @@ PUBLISHED = "the emulator's published key"
 
 
 class SignIn:
-    """In place of `DefaultAzureCredential`: nobody is signed in."""
+    """A stand-in for `DefaultAzureCredential` that finds no sign-in."""
 
     def __init__(self, **options: object) -> None:
         self.options = options
@@ -953,14 +953,14 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("https://acme.blob.example.org/c-1", ACME | SAS_ENV, "is not for that account"),
     ("https://acme.blob.core.windows.net.example.org/c-1", ACME | SAS_ENV, "is not for that account"),
     ("https://blobs.example.org/y/c-1", OWN_STRING, "is not for that account"),
-    # a token, and a host of anybody
+    # a token, and any host
     ("https://acme.blob.example.org/c-1", {}, "not an Azure storage host"),
     ("https://acme.blob.core.windows.net.example.org/c-1", {}, "not an Azure storage host"),
     ("https://blob.core.windows.net/c-1", {}, "not an Azure storage host"),
     ("http://127.0.0.1:1/acme/c-1", {}, "not an Azure storage host"),
     ("http://acme.blob.core.windows.net/c-1", ACME | SAS_ENV, "expected azure://CONTAINER"),
     ("http://azurite:10000/devstoreaccount1/c-1", {}, "expected azure://CONTAINER"),
-    # what is no container
+    # not a container
     ("azure://", {}, "invalid container in the registry URL"),
     ("azure://Container", {}, "invalid container in the registry URL"),
     ("azure://a--b", {}, "invalid container in the registry URL"),
@@ -970,7 +970,7 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("http://127.0.0.1:10000/c-1", {}, "emulator"),
     ("https://acme.blob.core.windows.net//container", {}, "invalid container in the registry URL"),
     ("https://acme:port/c-1", {}, "invalid registry URL"),
-    # variables that make no sense
+    # invalid variables
     ("azure://c-1", KEY_ENV, "AZURE_STORAGE_ACCOUNT is not"),
     ("azure://c-1", SAS_ENV, "AZURE_STORAGE_ACCOUNT is not"),
     ("azure://c-1", {"AZURE_STORAGE_ACCOUNT": "evil.example.org/"} | SAS_ENV, "invalid account name"),
@@ -1015,7 +1015,7 @@ def test_an_invalid_url_or_variable_is_refused_without_its_secrets(
 
 
 def assert_no_secret(error: MopsJobsError) -> None:
-    """One sentence, and none of the secrets of this module: not in the message, hint, repr or traceback."""
+    """Check for one sentence, and none of the secrets of this module: not in the message, hint, repr or traceback."""
     told = [str(error), error.hint or "", repr(error), *traceback.format_exception(error)[-1:]]
     assert "\n" not in str(error)
     for secret in (SECRET_KEY, "sig=", "must-not-be-seen", ACCOUNT_KEY):

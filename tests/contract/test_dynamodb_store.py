@@ -80,7 +80,7 @@ class Request(NamedTuple):
 
 
 def noted(store: DynamoDBVersionedStore) -> list[Request]:
-    """The requests that the store sends from now on."""
+    """Return the requests that the store sends from now on."""
     sent: list[Request] = []
 
     def note(model: Any, params: Any, **_: object) -> None:
@@ -161,7 +161,7 @@ def test_what_the_registry_keeps_lies_in_partitions_of_its_own() -> None:
 
 
 def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) -> None:
-    """A, B, and A again, then deleted and made anew: nobody who has seen the first A can write."""
+    """A, B, and A again, then deleted and made anew: a writer that has seen the first A cannot write."""
     store = place.open()
     first = store.create_if_absent("a", b"A")
     assert first is not None
@@ -278,7 +278,7 @@ class Scripted(NamedTuple):
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes boto3 talk to a port of this machine."""
+    """Make boto3 talk to a port of this machine."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -360,7 +360,7 @@ HEAD = f"HTTP/1.1 200 OK\r\nx-amz-crc32: {zlib.crc32(FOUND.body)}\r\nContent-Len
 
 @contextlib.contextmanager
 def saying(text: bytes) -> Iterator[int]:
-    """The port of a server that answers each request with these bytes, and hangs up."""
+    """Yield the port of a server that answers each request with these bytes, and hangs up."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -432,7 +432,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(
 @pytest.mark.parametrize("operation", [*WRITES, *READS])
 def test_a_closed_port_is_an_outage(aws: Callable[[int], None], operation: str) -> None:
     with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
         aws(reserved.getsockname()[1])
         with contextlib.closing(DynamoDBVersionedStore("jobs", sleep=RecordingSleep())) as store:
             with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
@@ -503,7 +503,7 @@ def test_a_url_that_names_no_table_is_refused_without_repeating_it_all(url: str)
 
 
 def test_the_cache_tells_tables_apart_by_what_names_them() -> None:
-    """Region, profile, account and endpoint: each makes another registry of the same URL; a password is no part."""
+    """Region, profile, account and endpoint: each makes another registry of the same URL; a password does not."""
     environments: list[dict[str, str]] = [
         {},
         {"AWS_DEFAULT_REGION": "eu-west-1"},

@@ -176,7 +176,7 @@ def test_the_outputs_of_other_jobs_do_not_count(store: VersionedStore) -> None:
     assert (found.count, found.unexpected) == (0, 0)
 
 
-# --- keys that nobody expects ----------------------------------------------------------------------------------------
+# --- keys that are unexpected ----------------------------------------------------------------------------------------
 
 
 def test_keys_that_are_no_outputs_complete_nothing_and_are_counted(store: VersionedStore) -> None:

@@ -53,7 +53,7 @@ MODELOPS_FIELDS |= {"validation_started_at", "validation_completed_at", "last_va
 
 
 class BeatenError(Exception):
-    """Another program found that somebody else was faster."""
+    """Another program found that a third one was faster."""
 
 
 over_real_stores = pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def registry(store: VersionedStore) -> JobRegistry:
 
 @pytest.fixture
 def another_program(backend: Backend, request: pytest.FixtureRequest) -> Write:
-    """Writes as a program does that has never heard of ours: the whole record as indented JSON, if nobody was faster.
+    """Write as another program does: the whole record as indented JSON, unless another writer was faster.
 
     In Azure by the plain SDK, without a word in the blob's metadata.
     """
@@ -105,12 +105,12 @@ def another_program(backend: Backend, request: pytest.FixtureRequest) -> Write:
 
 
 def step(status: str, **fields: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What ModelOps' `update_status` does to a record: the status, the time, some fields; the rest is carried along."""
+    """Return the record after ModelOps' `update_status`: new status, time and some fields; the rest is as before."""
     return lambda record: {**record, "status": status, "updated_at": datetime.now(UTC).isoformat(), **fields}
 
 
 def forgetful(status: str, **fields: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The same by a program that writes back only the fields it knows."""
+    """Return the same by a program that writes back only the fields it knows."""
     change = step(status, **fields)
     return lambda record: {name: value for name, value in change(record).items() if name in MODELOPS_FIELDS}
 
@@ -195,7 +195,7 @@ def test_a_lost_reply_is_recognised_in_a_real_store(store: VersionedStore, regis
 def test_a_writer_that_does_not_know_our_fields_can_take_turns_with_us(
     registry: JobRegistry, another_program: Write
 ) -> None:
-    """It carries them along, so nothing of ours is lost; our next write puts its steps into the history."""
+    """It carries them along, so no field of mops-jobs is lost; our next write puts its steps into the history."""
     registry.register_job("a", owner="ada", labels={"exp": "7"}, metadata={"ours": 1})
     another_program("a", step("submitting", theirs={"x": [1]}))
     registry.update_status("a", "scheduled", metadata={"more": 2})
@@ -251,7 +251,7 @@ def test_our_write_is_listed_after_a_writer_that_dropped_our_fields(
 def test_a_race_with_another_program_is_run_again_on_its_record(
     backend: Backend, registry: JobRegistry, another_program: Write, change: Callable[..., Any]
 ) -> None:
-    """Whoever writes between our reading and our writing is neither overwritten nor overlooked."""
+    """A writer between our reading and our writing is neither overwritten nor overlooked."""
     registry.register_job("a")
     line = FaultyStore(backend.open())
     rivals = iter([change("submitting", tasks_total=8), change("scheduled", error_message="slow")])

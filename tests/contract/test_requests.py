@@ -29,7 +29,7 @@ class Line:
         self._sent = sent
 
     def sent(self) -> str:
-        """The requests since the last call."""
+        """Return the requests since the last call."""
         told = "".join(self._sent)
         self._sent.clear()
         return told
@@ -103,7 +103,7 @@ def test_a_sync_costs_what_changed(line: Line, clock: Clock, tmp_path: Path, mon
         return line.sent()
 
     assert synced(minutes=1) == "L"
-    synced(minutes=40)  # full as well, since the first could not tell whether anybody writes unannounced
+    synced(minutes=40)  # full as well, since the first could not tell whether all writers announce
     assert synced(minutes=1) in ("LLLR", "LLLLR")
     line.registry.update_fields("job-00", owner="ada")
     line.registry.update_fields("job-01", owner="ada")

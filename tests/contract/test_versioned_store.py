@@ -206,7 +206,7 @@ def test_a_key_has_at_most_900_characters() -> None:
 
 @pytest.mark.parametrize("key", ODD_KEYS, ids=ascii)
 def test_every_allowed_character_survives(store: VersionedStore, key: str) -> None:
-    """An allowed key comes back from every method as it went in, and is no other key."""
+    """An allowed key comes back from every method as it went in, and is not another key."""
     version = store.create_if_absent(key, b"value")
     assert version is not None
     assert store.get(key) == (b"value", version)
@@ -423,7 +423,7 @@ def test_a_listing_streams(store: VersionedStore, monkeypatch: pytest.MonkeyPatc
 
 
 def test_scan_gives_the_version_and_the_value_that_get_gives(store: VersionedStore) -> None:
-    """Tokens are equal, wherever they come from; the value belongs to the version; the size is the value's."""
+    """Tokens are equal, wherever they come from. The value belongs to the version; the size is the value's."""
     values = {"empty": b"", "json": b'{"status": "running"}', "raw": bytes(range(256)), "long": os.urandom(20_000)}
     written = {key: store.create_if_absent(key, value) for key, value in values.items()}
     for entry in store.scan():
@@ -584,7 +584,7 @@ def test_a_store_may_be_carried_over_a_fork(backend: Backend) -> None:
 
 @BY_PROCESSES
 def test_a_forked_child_loses_nothing_when_its_parent_has_left(backend: Backend) -> None:
-    """Nor does anybody who comes after that; and no version comes twice."""
+    """Nor does any later process; and no version comes twice."""
     versions = _run(LEFT_BEHIND, backend).split()
     assert len(set(versions)) == 4
     own = [f"{which} of {who}" for which in ("first", "second") for who in ("another", "the child")]
@@ -593,7 +593,7 @@ def test_a_forked_child_loses_nothing_when_its_parent_has_left(backend: Backend)
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_an_embedded_store_may_be_forked_while_threads_write(backend: Backend) -> None:
-    """A child is refused or served; nothing of what anybody was told is written is lost, and nothing hangs."""
+    """A child is refused or served; no acknowledged write is lost, and nothing hangs."""
     told = _run(FORKED_AMID_WRITES, backend).split()
     assert list(backend.open().list_keys()) == sorted(told)
 
@@ -637,7 +637,7 @@ def test_of_a_write_that_a_fork_interrupts_the_parent_alone_is_told(backend: Bac
 
 
 def test_a_write_within_a_write_is_refused_at_once(tmp_path: Path) -> None:
-    """As by the handler of a signal: it would wait for its own thread, and take that for somebody else."""
+    """As by the handler of a signal: it would wait for its own thread, and take that for another one."""
     with contextlib.closing(sqlite.SQLiteVersionedStore(tmp_path / "registry.db")) as store:
         with store._write_transaction(), pytest.raises(StoreError, match="This thread is in the middle of a write"):
             store.create_if_absent("b", b"")
@@ -733,7 +733,7 @@ def test_a_reader_never_sees_a_value_with_the_version_of_another(store: Versione
 
 
 def test_a_value_that_sqlite_does_not_take_is_refused_as_too_large(tmp_path: Path) -> None:
-    """Not as a broken store: whoever wrote it can go on with other values."""
+    """Not as a broken store: the writer can go on with other values."""
     with contextlib.closing(sqlite.SQLiteVersionedStore(tmp_path / "registry.db")) as store:
         with store._write_transaction() as connection:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)

@@ -103,7 +103,7 @@ class Release:
         self.run("sync", "-q")
 
     def answers(self) -> dict[str, str]:
-        """What it prints about all that, by name."""
+        """Return what it prints about all that, by name."""
         return {name: self.run(*argv) for name, argv in READERS.items()}
 
     def close(self) -> None:

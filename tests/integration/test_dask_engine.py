@@ -95,7 +95,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A scheduler and two workers for all tests that leave them alive."""
+    """Yield a scheduler and two workers for all tests that leave them alive."""
     with closing(Cluster(tmp_path_factory.mktemp("dask"), 2)) as made:
         with _client(made) as client:
             client.wait_for_workers(2, timeout=30)
@@ -104,7 +104,7 @@ def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def private_dask_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
-    """Makes a cluster of the test's own, with so many workers, for it to kill."""
+    """Make a cluster of the test's own, with this many workers, for it to kill."""
     with ExitStack() as stack:
         (tmp_path / "dask").mkdir()
         yield lambda workers, **env: stack.enter_context(closing(Cluster(tmp_path / "dask", workers, **env)))
@@ -117,7 +117,7 @@ def _client(cluster: Cluster) -> Iterator[Client]:
 
 
 def _is_empty(cluster: Cluster) -> bool:
-    """Whether nothing waits on the cluster, and nothing is kept there."""
+    """Return True if nothing waits on the cluster, and nothing is kept there."""
     with _client(cluster) as client:
         kept = [*client.has_what().values(), *client.processing().values()]
     return not any(kept)
@@ -136,7 +136,7 @@ def registry(store: VersionedStore) -> JobRegistry:
 
 @pytest.fixture
 def start(spawn: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Start:
-    """Starts a runner as a process, on a job over parameter sets that is submitted if it is not there yet."""
+    """Start a runner as a process, on a job over parameter sets that is submitted if it is not there yet."""
 
     def started(cluster: Cluster, sets: list[dict[str, Any]], *argv: str) -> subprocess.Popen[str]:
         if registry.get_job("job") is None:
@@ -168,7 +168,7 @@ def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/b
 
 @pytest.fixture
 def seir(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The example with fewer tasks, in the current directory; the words that submit it."""
+    """Return the example with fewer tasks, in the current directory; the words that submit it."""
     here = tmp_path / "seir"
     here.mkdir()
     shutil.copy(SEIR / "seir.py", here)
@@ -350,7 +350,7 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
 
 
 def test_a_task_that_comes_after_its_job_was_stopped_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was on its way when the runner left: nobody would end it. So many jobs are remembered, and no more."""
+    """It was on its way when the runner left: no runner would end it. A bounded number of jobs is remembered."""
     monkeypatch.setattr(dask_task, "MAX_STOPPED", 2)
     for job_id in ("a", "b", "c"):
         dask_task.stop(job_id)

@@ -77,7 +77,7 @@ class World:
         self.landed: dict[str, int] = {}
         """The place of each version of a record in the order of all writes."""
         self.ours: dict[str, int] = {}
-        """The place of the last write of ours to each key."""
+        """The place of the last write of mops-jobs to each key."""
         self.is_ours = False
         self.fails = False
         self.before_landing: Callable[[], None] = _nothing
@@ -110,7 +110,7 @@ class World:
         yield from entries
 
     def close(self) -> None:
-        """The machine closes the inner store."""
+        """Do nothing: the machine closes the inner store."""
 
     def _write(self, key: str, write: Callable[[], VersionToken | None]) -> VersionToken | None:
         if not key.startswith("jobs/"):
@@ -126,14 +126,14 @@ class World:
 
 
 class Begun(NamedTuple):
-    """What had landed when a sync began."""
+    """The writes that had landed when a sync began."""
 
     ours: dict[str, int]
     records: dict[str, str]
 
 
 class DeltaSync(RuleBasedStateMachine):
-    """Three writers of ours and one of another program, two mirrors, and a clock for each."""
+    """Three writers of mops-jobs and one of another program, two mirrors, and a clock for each."""
 
     def __init__(self, inner: VersionedStore, template: str) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class DeltaSync(RuleBasedStateMachine):
 
     @initialize(offsets=st.lists(OFFSETS, min_size=5, max_size=5))
     def begin(self, offsets: list[float]) -> None:
-        """Some jobs are there, and both mirrors have seen that all writers announce."""
+        """Register some jobs: both mirrors have seen that all writers announce."""
         self.writer_offsets, self.cache_offsets = offsets[:3], offsets[3:]
         for number in range(6):
             self._write(number % 3, f"job-{number}")
@@ -178,7 +178,7 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(writer=WRITERS, job=JOBS, landing=LANDINGS, quiet=QUIET, synced=SYNCED)
     def write(self, writer: int, job: str, landing: float, quiet: float, synced: int | None) -> None:
-        """A writer of ours changes a job, or registers it."""
+        """Change a job as a writer of mops-jobs, or register it."""
         with self._around(quiet, synced):
             self.world.before_landing = lambda: self._pass(landing)
             self._write(writer, job)
@@ -187,7 +187,7 @@ class DeltaSync(RuleBasedStateMachine):
     def write_with_syncs_in_between(
         self, writer: int, job: str, cache: int, landing: float, part: float, quiet: float
     ) -> None:
-        """A mirror is synced some time after the announcement, and when the write has landed, before its reply."""
+        """Sync a mirror after the announcement, and when the write has landed, before its reply."""
 
         def before_landing() -> None:
             self._pass(landing * part)
@@ -201,13 +201,13 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(writer=WRITERS, job=JOBS)
     def crash_before_the_write(self, writer: int, job: str) -> None:
-        """A writer dies when it has announced; another process takes its place."""
+        """Kill a writer when it has announced; another process takes its place."""
         self.world.before_landing = self._crash
         self._write(writer, job)
 
     @rule(writer=WRITERS, job=JOBS, landing=LANDINGS, quiet=QUIET, synced=SYNCED)
     def crash_after_the_write(self, writer: int, job: str, landing: float, quiet: float, synced: int | None) -> None:
-        """A writer dies when its write has landed, and can say nothing more."""
+        """Kill a writer when its write has landed, before it can say more."""
         with self._around(quiet, synced):
             self.world.before_landing = lambda: self._pass(landing)
             self.world.after_landing = self._crash
@@ -215,13 +215,13 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(writer=WRITERS, job=JOBS)
     def lose_a_reply(self, writer: int, job: str) -> None:
-        """A write lands, and its reply is lost."""
+        """Land a write, and lose its reply."""
         self.world.after_landing = self._lose_reply
         self._write(writer, job)
 
     @rule(writer=WRITERS, job=JOBS, seconds=st.floats(300, 20_000), synced=SYNCED)
     def sleep_before_the_write(self, writer: int, job: str, seconds: float, synced: int | None) -> None:
-        """A laptop sleeps after announcing, while mirrors go on, wakes, and writes."""
+        """Let a laptop sleep after announcing, while mirrors go on, wakes, and writes."""
 
         def sleep() -> None:
             self._pass(seconds)
@@ -234,7 +234,7 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(job=JOBS)
     def foreign_write(self, job: str) -> None:
-        """Another program writes a job, and announces nothing."""
+        """Write a job as another program, which announces nothing."""
         self.world.ours.pop(key(job), None)
         self.world.inner.delete(key(job))
         self.world.create_if_absent(key(job), foreign(job).encode())
@@ -253,7 +253,7 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(cache=CACHES, full=st.sampled_from([False, False, False, True]))
     def sync(self, cache: int, full: bool = False) -> None:
-        """A sync with nothing else at work. A full one leaves the cache equal to the registry."""
+        """Sync with nothing else at work. A full one leaves the cache equal to the registry."""
         begun, started = self._begun(), self._now(cache)
         report = self._sync(cache, full=full)
         self._check(cache, begun, report, started)
@@ -262,7 +262,7 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans(), lasting=QUIET)
     def sync_while_somebody_writes(self, cache: int, writer: int, job: str, full: bool, lasting: float) -> None:
-        """A write lands after the sync has listed what it reads, and the sync may take long after that."""
+        """Land a write after the sync has listed what it reads. The sync may take long after that."""
 
         def meanwhile() -> None:
             self._write(writer, job)
@@ -274,7 +274,7 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans())
     def sync_overtaken_by_another(self, cache: int, writer: int, job: str, full: bool) -> None:
-        """A write, and then a whole sync of the same cache, while the first one is at work."""
+        """Write, and then sync the same cache, while the first sync is at work."""
 
         def meanwhile() -> None:
             self._write(writer, job)
@@ -287,14 +287,14 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(offset=OFFSETS)
     def retain(self, offset: float) -> None:
-        """Somebody, with a clock of their own, removes from the store what no reader needs."""
+        """Remove, by a clock of its own, from the store what no reader needs."""
         self._retain(offset)
 
     @rule(cache=CACHES, writer=WRITERS, job=JOBS, full=st.booleans(), quiet=QUIET, sleeping=PAUSES, offset=OFFSETS)
     def sync_of_a_laptop_that_sleeps(
         self, cache: int, writer: int, job: str, full: bool, quiet: float, sleeping: float, offset: float
     ) -> None:
-        """A sync has begun, sleeps before it looks at anything, and meanwhile what others no longer need is removed."""
+        """Let a sync sleep before it looks at anything. Meanwhile, remove what others no longer need."""
         self._write(writer, job)
         self._pass(quiet)
 
@@ -308,7 +308,7 @@ class DeltaSync(RuleBasedStateMachine):
 
     @rule(cache=CACHES)
     def sync_that_breaks_off(self, cache: int) -> None:
-        """A failed sync claims nothing."""
+        """Let a sync fail: it claims nothing."""
         before = self._synced_at(cache)
         self.world.fails = True
         with contextlib.suppress(StoreUnavailableError):
@@ -320,7 +320,7 @@ class DeltaSync(RuleBasedStateMachine):
     # --- how it is done ----------------------------------------------------------------------------------------
 
     def _writer(self, number: int) -> JobRegistry:
-        """A process of its own, on the machine of the first mirror if it is the first writer."""
+        """Return a process of its own, on the machine of the first mirror if it is the first writer."""
 
         def show(key: str, value: bytes, version: VersionToken) -> None:
             mirror.write_through(self._paths[0], REMOTE_URL, key.split("/")[1], key, value, version)
@@ -348,7 +348,7 @@ class DeltaSync(RuleBasedStateMachine):
 
     @contextlib.contextmanager
     def _around(self, quiet: float, synced: int | None) -> Iterator[None]:
-        """Nothing happens for a while; then a mirror is synced before and after the block, if one is named."""
+        """Let time pass; then sync a mirror before and after the block, if one is named."""
         self._pass(quiet)
         if synced is not None:
             self.sync(synced)
@@ -381,7 +381,7 @@ class DeltaSync(RuleBasedStateMachine):
         asleep: Callable[[], None] = _nothing,
         meanwhile: Callable[[], None] = _nothing,
     ) -> SyncReport:
-        """A sync.
+        """Return a sync.
 
         `asleep` happens when it has begun, `meanwhile` after it has listed everything, or the announcements it goes by.
         """
@@ -443,7 +443,7 @@ class DeltaSync(RuleBasedStateMachine):
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An empty cache, to be copied: making one takes longer than all that happens to it."""
+    """Return an empty cache, to be copied: making one takes longer than all that happens to it."""
     path = str(tmp_path_factory.mktemp("template") / "cache.db")
     cache_database.open_to_write(path, REMOTE_URL).close()
     return path

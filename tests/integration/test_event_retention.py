@@ -48,7 +48,7 @@ AGES = st.sampled_from([3600.0, 7200.0, 86400.0]) | st.floats(3600, 3 * 86400)
 
 
 class EventRetention(RuleBasedStateMachine):
-    """Jobs that write events, some twice; a mirror; and both kinds of pruning, in any order."""
+    """Jobs that write events, some twice, a mirror, and both kinds of pruning, in any order."""
 
     def __init__(self, store: VersionedStore, template: str) -> None:
         super().__init__()
@@ -79,21 +79,21 @@ class EventRetention(RuleBasedStateMachine):
 
     @rule(job_id=JOBS, quiet=PAUSES)
     def write(self, job_id: str, quiet: float) -> None:
-        """A job that has not ended says something, and then nothing happens for a while."""
+        """Write an event of an active job, and then let time pass."""
         if job_id in self.active:
             self._write(job_id)
         self.clock += timedelta(seconds=quiet)
 
     @rule(job_id=JOBS, quiet=PAUSES)
     def write_and_lose_the_reply(self, job_id: str, quiet: float) -> None:
-        """So it will be written again, in whatever hour that is."""
+        """Lose the reply, so that the event is written again, in whatever hour that is."""
         if job_id in self.active:
             self.lost.append((job_id, *self._write(job_id)))
         self.clock += timedelta(seconds=quiet)
 
     @rule(which=st.integers(0, 5))
     def write_it_again(self, which: int) -> None:
-        """Also by a laptop that has slept until its job was ended, and all of that was removed."""
+        """Write it again, also by a laptop that has slept until its job was ended, and all of that was removed."""
         if which < len(self.lost):
             job_id, number, value = self.lost.pop(which)
             self.store.create_if_absent(chunk_key(self.clock, job_id, "w", number), value)
@@ -106,7 +106,7 @@ class EventRetention(RuleBasedStateMachine):
 
     @rule(full=st.booleans())
     def sync(self, full: bool) -> None:
-        """The cache has what it had and what the registry has, each once, without what was pruned."""
+        """Sync: the cache has what it had and what the registry has, each once, without what was pruned."""
         there = {name.name for key in self.store.list_keys("events/") if (name := parse_chunk_key(key)) is not None}
         mirror.sync(self.registry, self.path, REMOTE_URL, now=lambda: self.clock)
         with self._cache() as cache:
@@ -117,7 +117,7 @@ class EventRetention(RuleBasedStateMachine):
 
     @rule(age=AGES)
     def prune_the_cache(self, age: float) -> None:
-        """What goes are the events of jobs that are gone from it; and the names that no sync can list."""
+        """Prune the cache of events of jobs that are gone from it, and the names that no sync can list."""
         limit = self.clock - timedelta(seconds=age)
         with self._cache() as cache:
             forget_chunks(cache, limit)
@@ -131,7 +131,7 @@ class EventRetention(RuleBasedStateMachine):
 
     @rule(age=AGES)
     def retain(self, age: float) -> None:
-        """What goes is of jobs that have ended."""
+        """Remove events of jobs that have ended."""
         before = self._logs()
         Retention(self.registry, timedelta(seconds=age), now=self.clock).remove()
         after = self._logs()
@@ -154,7 +154,7 @@ class EventRetention(RuleBasedStateMachine):
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An empty cache, to be copied."""
+    """Return an empty cache, to be copied."""
     path = str(tmp_path_factory.mktemp("template") / "cache.db")
     cache_database.open_to_write(path, REMOTE_URL).close()
     return path
@@ -194,7 +194,7 @@ def _names(cli: Cli) -> int:
 
 @pytest.fixture
 def told(cli: Cli, remote: Remote) -> Remote:
-    """A registry with events of a job that ended 40 days ago and of one that is at work since then; not yet synced."""
+    """Return a registry, not yet synced, with events of a job that ended 40 days ago and of one at work since then."""
     for job_id in ("old", "at-work"):
         add(remote.jobs, job_id, "running")
         for number in range(3):
@@ -336,7 +336,7 @@ def test_a_cache_that_still_has_them_shows_them(cli: Cli, told: Remote, command:
 
 
 def test_whoever_cannot_ask_claims_nothing(cli: Cli, told: Remote) -> None:
-    """Without the network nobody knows whether the registry has events."""
+    """Without the network it is unknown whether the registry has events."""
     cli.ok("sync", "-q")
     cli.ok("prune", "--store", "--older-than", "30d", "--yes")
     with contextlib.closing(sqlite3.connect(cli.cache)) as cache, cache:

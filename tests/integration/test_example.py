@@ -26,7 +26,7 @@ MODEL_PYTHON = ROOT / "build" / "model" / "bin" / "python"
 
 
 def _digest(cli: Cli, job_id: str, tmp_path: Path) -> str:
-    """What all outputs of a job are, by name and bytes."""
+    """Return what all outputs of a job are, by name and bytes."""
     into = tmp_path / f"outputs-{job_id}"
     cli.ok("results", job_id, "--download", str(into))
     digest = hashlib.sha256()
@@ -52,7 +52,7 @@ def test_the_example_runs_200_simulations_reproducibly(cli: Cli, tmp_path: Path)
 
 
 def test_the_example_is_an_epidemic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is lost or made, the same seed gives the same, and a higher r0 infects more."""
+    """The population stays the same, the same seed gives the same, and a higher r0 infects more."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
     import seir
 
@@ -87,7 +87,7 @@ def test_a_wire_function_on_numpy_pandas_and_pyarrow_runs(cli: Cli, tmp_path: Pa
 
 
 def test_a_wire_function_runs_in_the_interpreter_that_has_its_packages(tmp_path: Path) -> None:
-    """That interpreter has a module which ours has not, and lacks all of ours."""
+    """That interpreter has a module that this one lacks, and none of this one's."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=60)
     python = venv / "bin" / "python"

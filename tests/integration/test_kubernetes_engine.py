@@ -1,4 +1,4 @@
-"""The Kubernetes engine against an API server that is not ours: kmock's emulator, over HTTP, in a thread of its own.
+"""The Kubernetes engine against an API server of another project: kmock's emulator, over HTTP, in a thread of its own.
 
 kmock keeps objects and answers create, get, list and delete, 404 and 409 as Kubernetes does. What it does not know, a
 controller and logs, is fed to it: pods with their status, and lines that come while they are read.
@@ -39,7 +39,7 @@ def _condition(kind: str, reason: str = "", message: str = "", status: str = "Tr
 
 @pytest.fixture
 def env(tmp_path: Path, api: Api) -> dict[str, str]:
-    """An environment with a kubeconfig for that server."""
+    """Return an environment with a kubeconfig for that server."""
     return {"KUBECONFIG": str(kubeconfig(tmp_path, api.url)), "HOME": str(tmp_path)}
 
 
@@ -78,7 +78,7 @@ def test_a_second_launch_of_a_job_starts_nothing(engine: KubernetesEngine, api: 
 
 
 def test_a_name_that_is_taken_by_another_is_said_to_be(engine: KubernetesEngine, api: Api) -> None:
-    """409, and the Job that is there is nobody's that we know."""
+    """409, and the Job that is there is unknown."""
     api.put_job(job_id=None)
     with pytest.raises(EngineError, match="Namespace models has another Job seir-1"):
         engine.launch(LAUNCH)
@@ -153,7 +153,7 @@ def test_a_job_of_another_program_is_found_by_its_name(env: dict[str, str], api:
 
 @pytest.mark.parametrize("uid", [None, "uid-1"])
 def test_an_unmarked_job_elsewhere_is_left_alone(engine: KubernetesEngine, api: Api, uid: str | None) -> None:
-    """Not read, its pods not listed, and not deleted: only the record, which anybody may have written, names it."""
+    """Not read, its pods not listed, and not deleted: only the record, which any writer may have written, names it."""
     api.put_job(job_id=None, status={"active": 1, "ready": 1})
     api.answer(log_path(api.put_pod(0, "Running")), lines("a password"))
     record = {**RECORD, "k8s_uid": uid}
@@ -197,7 +197,7 @@ def test_an_evicted_pod_is_told_of(engine: KubernetesEngine, api: Api) -> None:
 
 
 def test_a_pod_that_cannot_start_says_why(engine: KubernetesEngine, api: Api) -> None:
-    """An image that cannot be pulled is no job that runs, although its pod counts as active."""
+    """An image that cannot be pulled is not a running job, although its pod counts as active."""
     waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
     container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, **waiting}
     api.put_pod(0, "Pending", containerStatuses=[container])
@@ -443,7 +443,7 @@ ELSEWHERE = [
 def test_a_record_leads_nowhere_but_to_a_job(
     engine: KubernetesEngine, api: Api, env: dict[str, str], namespace: str, name: str
 ) -> None:
-    """Whoever writes records has not our rights on the cluster: no path to another object, no flag in a suggestion."""
+    """A writer of records lacks our rights on the cluster: no path to another object, no flag in a suggestion."""
     job: dict[str, object] = {**RECORD, "k8s_name": name, "k8s_namespace": namespace}
     for ask in (engine.state, engine.cancel, lambda job: list(engine.logs(job))):
         with pytest.raises(EnginePlaceError, match="as the record of the job has it"):

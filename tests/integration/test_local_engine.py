@@ -38,7 +38,7 @@ JOB: dict[str, object] = {"job_id": "job"}
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEngine]:
-    """An engine whose runner says its words and then waits until it is stopped."""
+    """Yield an engine whose runner says its words and then waits until it is stopped."""
     script = tmp_path / "runner.py"
     script.write_text(
         "import os, signal, sys\nprint(os.environ.get('WORD'), *sys.argv[1:], flush=True)\nprint('two', flush=True)\n"
@@ -137,7 +137,7 @@ def test_what_is_no_engine_is_refused() -> None:
 
 @pytest.fixture
 def submitted(jobs: JobRegistry, tmp_path: Path) -> list[str]:
-    """A job of three tasks in the registry of `cli`, not launched; the keys of its outputs."""
+    """Return a job of three tasks in the registry of `cli`, not launched; the keys of its outputs."""
     place(jobs.store, "job", study(sets_of(3)), code(tmp_path / "code"))
     add(jobs, "job", "running", tasks_total=3)
     return [output_key("job", task, "result.json") for task in study(sets_of(3)).tasks()]

@@ -33,7 +33,7 @@ OPTIONS = LaunchOptions(workers=1, python=sys.executable)
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    """A session with the three fields that a program needs."""
+    """Yield a session with the three fields that a program needs."""
     url = f"sqlite://{tmp_path}/registry.db"
     store = open_store(url, {})
     registry = JobRegistry(store)
@@ -84,7 +84,7 @@ def test_a_job_is_cancelled(session: Session, tmp_path: Path) -> None:
 def test_a_choice_of_a_record_is_refused_without_a_question(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody is asked below the command line: the error names the choice."""
+    """Below the command line there are no questions: the error names the choice."""
     monkeypatch.setattr(LocalEngine, "_start", lambda *_: os.getpid())
     _submit(session, tmp_path, study(sets_of(1)))
     session.registry.update_fields("job", engine="kubernetes", metadata={"k8s_image": "evil"})

@@ -1,4 +1,4 @@
-"""Retention in the store: what nobody needs goes, and nothing else, whoever writes, reads or removes beside it."""
+"""Retention in the store: what is no longer needed goes, and nothing else, whatever runs beside it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MONTH = timedelta(days=30)
 
 
 def _aged(store: VersionedStore, clock: Clock) -> JobRegistry:
-    """A store after 41 days: with jobs that ended 40 days ago, one of two days ago, and one at work since then."""
+    """Return a store after 41 days: jobs that ended 40 days ago, one of two days ago, and one at work since then."""
     jobs = JobRegistry(store, now=clock.now)
     for job_id in ("old-1", "old-2", "at-work"):
         _play(jobs, job_id, clock)
@@ -251,7 +251,7 @@ def test_only_what_is_old_is_listed(clock: Clock) -> None:
 
 
 def test_events_of_the_last_hour_stay(clock: Clock) -> None:
-    """Whoever follows may not have seen them: a shorter age is refused."""
+    """Followers may not have seen them: a shorter age is refused."""
     with pytest.raises(UsageError):
         _round(JobRegistry(InMemoryVersionedStore()), clock, timedelta(minutes=59))
 
@@ -287,7 +287,7 @@ def test_two_at_once_remove_it_once(store: VersionedStore, clock: Clock) -> None
 
 
 def _order(store: VersionedStore, clock: Clock) -> list[str]:
-    """What a round removes, in its order."""
+    """Return what a round removes, in its order."""
     taken: list[str] = []
 
     class Noting(FaultyStore):
@@ -300,7 +300,7 @@ def _order(store: VersionedStore, clock: Clock) -> list[str]:
 
 
 class Ended(BaseException):
-    """As a kill: nothing catches it."""
+    """An end like a kill: nothing catches it."""
 
 
 def test_cut_short_it_leaves_the_younger_part(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +332,7 @@ def test_cut_short_it_leaves_the_younger_part(clock: Clock, monkeypatch: pytest.
 
 @pytest.fixture
 def many(cli: Cli, remote: Remote) -> Remote:
-    """A registry with old chunks for three batches."""
+    """Return a registry with old chunks for three batches."""
     add(remote.jobs, "old", "failed")
     for number in range(3 * retention.BATCH):
         put(
@@ -500,7 +500,7 @@ def test_a_removal_that_fails_is_tried_again(clock: Clock, silent: bool) -> None
 
 @pytest.mark.parametrize("failure", [StoreAccessError("no"), StoreUnavailableError("away", silent=True)])
 def test_what_holds_for_all_keys_stops_at_the_first(clock: Clock, failure: StoreError) -> None:
-    """Where nothing may be removed, or nobody answers, one request finds out."""
+    """Where nothing may be removed, or no server answers, one request finds out."""
     inner = InMemoryVersionedStore()
     line = Refusing(inner, "", failure)
     jobs = _aged(inner, clock)
@@ -515,7 +515,7 @@ def test_what_holds_for_all_keys_stops_at_the_first(clock: Clock, failure: Store
 
 @pytest.fixture
 def aged(cli: Cli, remote: Remote) -> Remote:
-    """A registry across a network, after 41 days."""
+    """Return a registry across a network, after 41 days."""
     _aged(remote.store.inner, cli.clock)
     return remote
 
@@ -527,7 +527,7 @@ CHUNKS = (
 
 
 def test_it_says_what_before_it_does(cli: Cli, aged: Remote) -> None:
-    """`--dry-run` removes nothing; the same words come before and after; the second time nothing is left."""
+    """`--dry-run` removes nothing; the same words come before and after. The second time nothing is left."""
     inner = aged.store.inner
     before = _keys(inner, "")
     assert cli.ok("prune", "--store", "--older-than", "30d", "--dry-run").err == f"Would remove {CHUNKS}.\n"
@@ -611,7 +611,7 @@ def test_on_a_terminal_it_asks(cli: Cli, jobs: JobRegistry, answer: str, code: i
 def test_the_exit_code_tells_why_it_stays(
     cli: Cli, aged: Remote, held: str, failure: StoreError, code: int, removed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is held back by itself: partly done. Not permitted, or nobody there: as everywhere. What went is told."""
+    """What is held back by itself: partly done. Not permitted, or no server: as everywhere. What went is told."""
     monkeypatch.setattr(retention, "BATCH", 1)
     inner = aged.store.inner
     before = len(_keys(inner, ""))
@@ -644,7 +644,7 @@ def test_it_works_on_every_backend(cli: Cli, anywhere: VersionedStore) -> None:
 
 @pytest.fixture
 def container(cli: Cli, azurite: Azurite) -> Iterator[str]:
-    """A container of a real Azurite, after 41 days, which `cli` has for its registry."""
+    """Yield a container of a real Azurite, after 41 days, which `cli` has for its registry."""
     name = azurite.new_container()
     cli.env["MOPS_JOBS_REGISTRY"] = f"{azurite.endpoint}/{name}"
     with contextlib.closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as opened:

@@ -39,7 +39,7 @@ def registry(store: VersionedStore) -> JobRegistry:
 
 @pytest.fixture
 def submitted(store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Callable[[list[dict[str, Any]]], None]:
-    """Submits a job over some parameter sets, without launching it."""
+    """Submit a job over some parameter sets, without launching it."""
 
     def submit(sets: list[dict[str, Any]]) -> None:
         manifest = place(store, "job", study(sets), code(tmp_path / "code"))
@@ -50,7 +50,7 @@ def submitted(store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> C
 
 @pytest.fixture
 def start(spawn: Spawn) -> Spawn:
-    """Starts the runner as a process."""
+    """Start the runner as a process."""
     return functools.partial(spawn, "run", "job", "--workers", "2")
 
 
@@ -62,7 +62,7 @@ def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 def _in_the_middle(
     submitted: Any, start: Spawn, store: VersionedStore, noted: Path, gate: Path
 ) -> subprocess.Popen[str]:
-    """A runner that has stored four of ten tasks, and whose two workers wait for the gate."""
+    """Return a runner that has stored four of ten tasks, and whose two workers wait for the gate."""
     sets = sets_of(10, calls=str(noted))
     for one in sets[4:]:
         one["gate"] = str(gate)

@@ -51,7 +51,7 @@ def _status(number: int) -> str:
 
 
 def _write_as_another_program(azurite: Azurite, container: str) -> None:
-    """A blob of indented JSON for each job, and no metadata. By plain HTTP: the SDK takes ten times as long for it."""
+    """Write a blob of indented JSON for each job, without metadata. By plain HTTP: the SDK takes ten times as long."""
     with azurite.client(container) as client:
         client.create_container()
     permit = generate_container_sas(

@@ -1,4 +1,4 @@
-"""Old and new: what each release has written down (tests/golden/VERSION/, by write.py) is read by this version."""
+"""Old and new: what each release has written down (by tests/golden/write.py) is read by this version."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OF_CACHE = ("list", "status-done", "status-cancelled", "status-foreign", "events
 
 
 def documents(text: str) -> list[Any]:
-    """One JSON document, or one a line."""
+    """Return one JSON document, or one a line."""
     try:
         return [json.loads(text)]
     except ValueError:
@@ -36,7 +36,7 @@ def documents(text: str) -> list[Any]:
 
 
 def missing(old: Any, new: Any, path: str = "$") -> list[str]:
-    """Where `new` does not say what `old` said. Fields that came later are welcome."""
+    """Return where `new` does not say what `old` said. Fields that came later are welcome."""
     if isinstance(old, dict) and isinstance(new, dict):
         volatile = VOLATILE | (WHILE_ACTIVE if old.get("is_active") else set())
         return [
@@ -56,7 +56,7 @@ def missing(old: Any, new: Any, path: str = "$") -> list[str]:
 
 @pytest.fixture(params=RELEASES)
 def release(request: pytest.FixtureRequest, cli: Cli) -> Path:
-    """What a release wrote: its registry and its cache where the command looks, its answers in the directory given."""
+    """Return what a release wrote: its registry and cache where the command looks, its answers in the directory."""
     golden = GOLDEN / request.param
     home = cli.cache.parent
     shutil.copy(golden / "registry.db", home)

@@ -43,7 +43,7 @@ LISTINGS = [
 
 
 def _imported(cli: Cli, argv: tuple[str, ...], *, packages: bool = False, code: int = 0) -> set[str]:
-    """What a run imports on top of a bare interpreter; without site-packages, unless it may use `packages`."""
+    """Return what a run imports on top of a bare interpreter; without site-packages, unless it may use `packages`."""
     directory = mops_jobs.__file__.rpartition("/")[0]
     ran = subprocess.run(
         [sys.executable, "-S", "-c", LOOK, directory, *argv],
@@ -89,7 +89,7 @@ def test_a_table_adds_tabulate_alone(cli: Cli, remote: Remote) -> None:
 
 
 def test_importlib_metadata_is_whole_after_a_table() -> None:
-    """The stand-in that tabulate was given is gone: whoever asks later gets the real module."""
+    """The stand-in that tabulate was given is gone: a later import gets the real module."""
     script = "import mopsjobs.console.table as t; t.import_tabulate(); from importlib.metadata import version, files;"
     ran = subprocess.run(
         [sys.executable, "-c", f"{script} print(version('tabulate'))"],

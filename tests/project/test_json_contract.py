@@ -45,7 +45,7 @@ VERSION_FIELDS = [
 
 @pytest.fixture
 def everything(cli: Cli, remote: Remote) -> None:
-    """Jobs in every state, of ours and of another program, with all fields and with the fewest, and a bad record."""
+    """Register jobs in every state, of two programs, with all fields and with the fewest, and a bad record."""
     for status in JobStatus:
         add(remote.jobs, f"ours-{status}", status, owner="ada", labels={"exp": "7"}, tasks_total=3)
         remote.put(key(f"theirs-{status}"), foreign(f"theirs-{status}", status))

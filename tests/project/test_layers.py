@@ -85,7 +85,7 @@ RANKS = {room: rank for rank, floor in enumerate(FLOORS) for room in floor}
 
 
 def _room(module: str) -> str:
-    """The package that a module is in, or the module itself where it is in none; `mopsjobs` for its `__init__.py`."""
+    """Return the package that a module is in, or the module itself; `mopsjobs` for its `__init__.py`."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
@@ -97,7 +97,7 @@ def _tree(module: str) -> ast.Module:
 
 @functools.cache
 def _imports(module: str) -> list[Import]:
-    """Everything that a module imports when it runs, wherever in it."""
+    """Return everything that a module imports when it runs, wherever in it."""
     skipped = {node for block in ast.walk(_tree(module)) if _is_for_types(block) for node in _lines(block)}
     found = []
     for node in ast.walk(_tree(module)):

@@ -31,7 +31,7 @@ def _build(output: Path, **kwargs: Any) -> None:
 
 @pytest.fixture(name="packages", scope="module")
 def _packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel and the sdist of this tree, built without the network."""
+    """Return a directory with the wheel and the sdist of this tree, built without the network."""
     directory = tmp_path_factory.mktemp("packages")
     _build(directory)
     return directory
@@ -39,7 +39,7 @@ def _packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(name="wheel", scope="module")
 def _wheel(packages: Path) -> dict[str, bytes]:
-    """The files of the wheel."""
+    """Return the files of the wheel."""
     (path,) = packages.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
@@ -80,7 +80,7 @@ def test_version_tells_of_each_dependency() -> None:
 
 
 def _licenses() -> Any:
-    """The module onefile/licenses.py, which lies in no package."""
+    """Return the module onefile/licenses.py, which lies in no package."""
     spec = importlib.util.spec_from_file_location("licenses", ONEFILE / "licenses.py")
     assert spec is not None
     assert spec.loader is not None

@@ -40,7 +40,7 @@ def _tests_of(name: str) -> set[str]:
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=[claim.text for claim in CLAIMS])
 def test_each_claim_names_tests_that_exist(claim: Claim) -> None:
-    """At least one, each as `tests/kind/test_file.py::test_name`: a test that is renamed or removed is missed here."""
+    """At least one, each as `PATH::test_name`: a test that is renamed or removed is missed here."""
     assert claim.tests
     for one in claim.tests:
         file, _, name = one.partition("::")

@@ -47,14 +47,14 @@ def _pyz(tmp_path_factory):
 
 @pytest.fixture(name="members", scope="session")
 def _members(pyz):
-    """The files that the archive unpacks, as {name: content}."""
+    """Return the files that the archive unpacks, as {name: content}."""
     with zipfile.ZipFile(pyz) as envelope, zipfile.ZipFile(io.BytesIO(envelope.read("app.pyz"))) as app:
         return {i.filename: app.read(i) for i in app.infolist() if i.filename.startswith("site-packages/")}
 
 
 @pytest.fixture(name="home")
 def _home(tmp_path):
-    """An environment with an empty home, an empty temporary directory and nothing else."""
+    """Return an environment with an empty home, an empty temporary directory and nothing else."""
     (tmp_path / "home").mkdir()
     (tmp_path / "tmp").mkdir()
     return {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
@@ -62,7 +62,7 @@ def _home(tmp_path):
 
 @pytest.fixture(name="unpacked", scope="session")
 def _unpacked_once(pyz):
-    """Where the file was unpacked once, as in a container that forbids bytecode. Tests look at it and copy it."""
+    """Return where the file was unpacked once, as in a container that forbids bytecode. Tests read and copy it."""
     root = pyz.parent / "app"
     env = {"PATH": os.environ["PATH"], "MOPS_JOBS_UNPACK": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     run = _start(pyz, env)
@@ -72,7 +72,7 @@ def _unpacked_once(pyz):
 
 @pytest.fixture(name="copy")
 def _copy(unpacked):
-    """Copies the unpacked files below a directory, as links: a file there is replaced, and never changed."""
+    """Return copies the unpacked files below a directory, as links: a file there is replaced, and never changed."""
 
     def copy(root):
         shutil.copytree(unpacked, root, copy_function=os.link)
@@ -109,7 +109,7 @@ def _unpacked(root):
 
 
 def _files(place):
-    """What lies unpacked at `place`, without what Python adds."""
+    """Return what lies unpacked at `place`, without what Python adds."""
     return {
         path.relative_to(place).as_posix(): path.read_bytes()
         for path in Path(place, "site-packages").rglob("*")
@@ -118,7 +118,7 @@ def _files(place):
 
 
 def _our_files():
-    """The command and all of the package, data of any kind included, without bytecode and hidden files."""
+    """Return the command and all of the package, data of any kind included, without bytecode and hidden files."""
     litter = {"__pycache__"}
     paths = [TREE / "mops_jobs.py", *(TREE / "mopsjobs").rglob("*")]
     return [
@@ -241,7 +241,7 @@ def test_every_python_on_this_machine_runs_the_file(python, pyz, home, tmp_path)
 
 
 def test_it_unpacks_into_the_cache_directory_without_a_word(pyz, home):
-    """XDG_CACHE_HOME decides where, else ~/.cache; nobody else can look inside; the second run writes nothing."""
+    """XDG_CACHE_HOME decides where, else ~/.cache. No other user can look inside; the second run writes nothing."""
     first = _start(pyz, home)
     app = Path(home["HOME"], ".cache", "mops-jobs", "app")
     before = {path: path.stat().st_mtime_ns for path in app.rglob("*")}
@@ -323,7 +323,7 @@ def _plant(copy):
 
 @pytest.fixture(name="shared", scope="session")
 def _shared(pyz):
-    """A temporary directory that the tests below have together: the first one unpacks there."""
+    """Return a temporary directory that the tests below have together: the first one unpacks there."""
     (pyz.parent / "tmp").mkdir()
     return pyz.parent / "tmp"
 
@@ -510,7 +510,7 @@ def test_an_old_python_is_told_so_in_one_sentence(pyz, monkeypatch):
 
 @pytest.fixture(name="installed", scope="session")
 def _installed(tmp_path_factory):
-    """The console script of a wheel, installed beside the test environment's own packages."""
+    """Return the console script of a wheel, installed beside the test environment's own packages."""
     pytest.importorskip("setuptools")
     scratch = tmp_path_factory.mktemp("wheel")
     for part in ("mopsjobs", "mops_jobs.py", "pyproject.toml"):

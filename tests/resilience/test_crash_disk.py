@@ -42,7 +42,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A tmpfs of 600 KiB, where this process may mount one."""
+    """Yield a tmpfs of 600 KiB, where this process may mount one."""
     path = tmp_path / "disk"
     path.mkdir()
     if os.geteuid() != 0:
@@ -57,7 +57,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def one_sentence(err: str, *words: str) -> None:
-    """The error is one sentence with these words in it."""
+    """Check that the error is one sentence with these words in it."""
     (said,) = sentences(err)
     assert said.startswith("error: ")
     assert all(word in said for word in words), said
@@ -68,7 +68,7 @@ def one_sentence(err: str, *words: str) -> None:
 
 
 def test_a_cache_on_a_full_disk_shows_what_it_has(cli: Cli, remote: Remote, disk: Disk) -> None:
-    """The sync says so; listings go on; with room again, the next sync mends it."""
+    """The sync says so, and listings go on. With room again, the next sync repairs it."""
     cli.env["MOPS_JOBS_CACHE"] = str(disk.path / "cache.db")
     add(remote.jobs, "old", "running")
     cli.ok("sync")

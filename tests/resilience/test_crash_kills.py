@@ -70,7 +70,7 @@ def test_a_killed_runner_or_submission_can_be_resumed(trial: Trial, env: dict[st
 
 @pytest.fixture
 def mirrored(tmp_path: Path, forked: Forker, env: dict[str, str]) -> Iterator[Mirrored]:
-    """A small registry and its cache."""
+    """Yield a small registry and its cache."""
     made = Mirrored(f"sqlite://{tmp_path}/jobs.db", env, tmp_path / "cache.db", random.Random(1), 3)
     assert forked.run(made.command("sync")).codes == [0]
     made.check_equal()
@@ -112,7 +112,7 @@ def test_the_trial_sees_a_cache_that_is_behind(mirrored: Mirrored) -> None:
 
 
 def test_the_trial_sees_an_acknowledged_write_that_is_lost(tmp_path: Path) -> None:
-    """And one that nobody had asked for yet."""
+    """And one that no process had read yet."""
     writers = Writers(tmp_path / "registry.db")
     writers.prepare()
     SQLiteVersionedStore(writers.path).create_if_absent("other", b"")

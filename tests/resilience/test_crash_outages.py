@@ -34,7 +34,7 @@ MANY = 1100
 
 @pytest.fixture
 def mirrored(cli: Cli, private_azurite: Azurite) -> JobRegistry:
-    """A container with three jobs, and a cache of it."""
+    """Return a container with three jobs, and a cache of it."""
     cli.env["MOPS_JOBS_REGISTRY"] = f"{private_azurite.endpoint}/jobs"
     cli.env["AZURE_STORAGE_CONNECTION_STRING"] = private_azurite.connection_string
     jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], cli.env), now=cli.clock.now)
@@ -60,14 +60,14 @@ def test_a_container_that_is_gone_is_not_an_empty_one(
     assert (listed["total"], listed["stale"]) == (3, True)
     ran = cli.ok("list", "--refresh")
     assert "empty, gone or replaced" in ran.err
-    # Whoever means it says so.
+    # The user says so.
     assert "3 removed" in cli.ok("sync", "--full").out
     assert cli.ids() == []
     assert cli.ok("sync").code == 0
 
 
 def test_a_container_made_anew_is_another_registry(cli: Cli, mirrored: JobRegistry, private_azurite: Azurite) -> None:
-    """Its first jobs do not make the cache forget the others, whoever reported them; sync --full takes it as it is.
+    """Its first jobs do not make the cache forget the others, whatever reported them; sync --full takes it as it is.
 
     A job that this very machine reported is in the cache at once, and must not pass for one of the old ones.
     """
@@ -89,7 +89,7 @@ def test_a_container_made_anew_is_another_registry(cli: Cli, mirrored: JobRegist
 
 
 def test_one_job_of_the_last_sync_is_enough(cli: Cli, mirrored: JobRegistry) -> None:
-    """Where somebody has removed the others by hand, the sync believes it, whichever is left."""
+    """Where a user has removed the others by hand, the sync believes it, whichever is left."""
     for job_id in ("job-0", "job-1"):
         mirrored.store.delete(key(job_id))
     assert "2 removed" in cli.ok("sync").out
@@ -134,7 +134,7 @@ def test_a_registry_that_somebody_else_made_anew_is_another_one(cli: Cli, tmp_pa
 
 
 def refused(cli: Cli, kept: set[str]) -> None:
-    """Syncs fail, again and again, and the cache keeps these jobs."""
+    """Sync fail, again and again, and the cache keeps these jobs."""
     for _ in range(3):
         ran = cli("sync")
         assert (ran.code, ran.out) == (5, ""), ran
@@ -144,7 +144,7 @@ def refused(cli: Cli, kept: set[str]) -> None:
 
 
 def emptied(remote: Remote) -> None:
-    """The registry as if its container had been made anew."""
+    """Empty the registry, as if its container had been made anew."""
     for one in list(remote.store.inner.list_keys()):
         remote.store.inner.delete(one)
 
@@ -253,7 +253,7 @@ def test_a_registry_is_made_where_a_link_leads(cli: Cli, tmp_path: Path) -> None
 
 
 def test_an_open_store_sees_that_its_file_is_gone_or_another(tmp_path: Path) -> None:
-    """A page of `serve` has it open all day: it must not read the old one, nor write to what nobody can find."""
+    """A page of `serve` has it open all day: it must not read the old one, nor write to a removed file."""
     disk, away = tmp_path / "disk", tmp_path / "away"
     path = disk / "registry.db"
     missing: list[bool] = []
@@ -383,7 +383,7 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
 
 
 def test_a_cache_that_has_lost_its_mark_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: Path) -> None:
-    """It is left alone as somebody else's, but may have been that of this registry, at a path of our own choosing."""
+    """It is left alone as another program's, but may have been that of this registry, at a path of our own choosing."""
     path = tmp_path / "registry.db"
     cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
     del cli.env["MOPS_JOBS_CACHE"]
@@ -429,7 +429,7 @@ def test_a_registry_that_nobody_has_looked_at_is_missed_all_the_same(cli: Cli, t
 
 
 def test_a_write_waits_for_no_cache_and_needs_none(cli: Cli, tmp_path: Path) -> None:
-    """Where none can be made, or somebody has it, the record and its event are written all the same, without a word."""
+    """If none can be made, or another process has it, the record and its event are written all the same, silently."""
     cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/registry.db"
     del cli.env["MOPS_JOBS_CACHE"]
     cli.ok("list")
@@ -479,7 +479,7 @@ def test_a_sync_of_a_lost_registry_counts_as_one_that_failed(cli: Cli, tmp_path:
 def test_a_lost_registry_with_a_damaged_cache_needs_a_full_sync(cli: Cli, tmp_path: Path) -> None:
     """No other command begins anew.
 
-    Whoever says so takes the registry as it is; the damaged cache is kept all the same.
+    With `--full`, the registry is taken as it is; the damaged cache is kept all the same.
     """
     lose_after_a_listing(cli, tmp_path / "registry.db")
     os.truncate(cli.cache, cli.cache.stat().st_size // 2)
@@ -533,7 +533,7 @@ def test_a_delta_sync_notices_that_the_registry_is_gone(cli: Cli, remote: Remote
 
 @pytest.mark.parametrize("back", [timedelta(minutes=10), timedelta(days=365)])
 def test_a_clock_set_back_hides_nothing(cli: Cli, remote: Remote, back: timedelta) -> None:
-    """Jobs from the time to come are listed; no age is negative; what is not known to be fresh is synced, or stale."""
+    """Jobs from the future are listed, and no age is negative. What is not known to be fresh is synced, or stale."""
     add(remote.jobs, "old", "running")
     cli.ok("sync")
     cli.clock.moment -= back

@@ -20,7 +20,7 @@ _PATH = re.compile(r'^\d+<(?P<path>[^>]*)>|"(?P<from>[^"]*)", (?:AT_FDCWD(?:<[^>
 
 
 class Call(NamedTuple):
-    """What the process asked of the system: writing to, or syncing, a path; or putting it into a place (`to`)."""
+    """A request of the process to the system: writing to, or syncing, a path; or putting it into a place (`to`)."""
 
     name: str
     path: str
@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
 
 def calls(trace: str) -> list[Call]:
-    """The calls of a trace by `strace -y` that succeeded, in order."""
+    """Return the calls of a trace by `strace -y` that succeeded, in order."""
     found = []
     for line in trace.splitlines():
         if (call := _CALL.match(line)) and int(call["result"]) >= 0:
@@ -41,7 +41,7 @@ def calls(trace: str) -> list[Call]:
 
 
 def is_synced_before(made: list[Call], path: str, end: int) -> bool:
-    """Whether the path was synced after the last write to it, before the call of that number."""
+    """Return True if the path was synced after the last write to it, before the call of that number."""
     last = [(number, call.name) for number, call in enumerate(made[:end]) if call.path == path]
     writes = [number for number, name in last if "write" in name]
     syncs = [number for number, name in last if "sync" in name]
@@ -63,7 +63,7 @@ def traced(cli: Cli, tmp_path: Path, *argv: str) -> list[Call]:
 
 
 def acknowledged(made: list[Call], text: str) -> int:
-    """The number of the call that printed that."""
+    """Return the number of the call that printed that."""
     return next(number for number, call in enumerate(made) if call.name == "write" and text in call.text)
 
 

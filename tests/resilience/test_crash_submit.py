@@ -85,7 +85,7 @@ def test_a_submission_that_dies_leaves_nothing_or_all_that_resume_needs(tmp_path
 
 
 def test_the_id_of_another_job_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
-    """No manifest comes to lie beside the record of somebody else's job, who registers it at the last moment or did."""
+    """No manifest comes to lie beside the record of another user's job, also if it is registered at the last moment."""
     store = LineStore(InMemoryVersionedStore())
     others = JobRegistry(store.inner)
     others.register_job("job")

@@ -63,7 +63,7 @@ def test_the_coverage_guided_fuzzer_runs(trial: Trial) -> None:
 
 
 def test_commands_over_a_hostile_registry_print_nothing_raw(trial: Trial) -> None:
-    """Each reading command, to a terminal and into a pipe, and the pages; bad records are reported and stop nobody."""
+    """Each reading command, to a terminal and into a pipe, and the pages: bad records are reported and stop none."""
     hostile_registry.run(trial)
 
 

@@ -94,7 +94,7 @@ def test_a_store_that_comes_only_after_the_start_is_waited_for(
 def test_a_store_that_fails_at_the_very_end_is_asked_again(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, method: str
 ) -> None:
-    """All shards are done: whoever is the last must see to the end."""
+    """All shards are done: the last one must see to the end."""
     given(sets_of(4))
     failed = threading.Event()
 

@@ -1,4 +1,4 @@
-"""No secret leaves a run, whichever way it came in; what is kept is its owner's alone; TLS is verified."""
+"""No secret leaves a run, whichever way it came in. Files are their owner's alone; TLS is verified."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from support.web import serving
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# A runner outlives whoever launched it, here this very process.
+# A runner outlives the process that launched it, here this very process.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
 ROOT = Path(mops_jobs.__file__).parent
@@ -187,13 +187,13 @@ class Desk:
             until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
 
     def open_to_others(self) -> dict[Path, str]:
-        """The files and directories below HOME that others may look into, but for what Python and the model add."""
+        """Return the files and directories below HOME that others may read, but for what Python and the model add."""
         paths = (path for path in self.top.rglob("*") if "__pycache__" not in path.parts and not path.is_symlink())
         modes = {path.relative_to(self.top): stat.S_IMODE(path.stat().st_mode) for path in paths if path.exists()}
         return {path: oct(mode) for path, mode in modes.items() if mode & 0o077}
 
     def kept(self) -> dict[str, set[str]]:
-        """The files of ours with a secret in them."""
+        """Return the files of mops-jobs with a secret in them."""
         return seen_in_files(self.top) | seen_in_files(self.home, but=[self.home / ".env"])
 
 
@@ -203,7 +203,7 @@ def _interrupt() -> None:
 
 @pytest.fixture(scope="module")
 def marked_azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
-    """An Azurite whose account has the marked key."""
+    """Yield an Azurite whose account has the marked key."""
     server = Azurite(tmp_path_factory.mktemp("marked"), ACCOUNT, ACCOUNT_KEY)
     server.start()
     yield server
@@ -212,7 +212,7 @@ def marked_azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite
 
 @pytest.fixture
 def desk(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Desk]]:
-    """Makes a desk in a registry; its runners are gone when the test has ended."""
+    """Make a desk in a registry; its runners are gone when the test has ended."""
     monkeypatch.setattr("mopsjobs.store.network.MAX_PAUSE", 0.0)
     with contextlib.ExitStack() as stack:
 
@@ -229,8 +229,8 @@ def test_no_secret_leaves_a_run_that_succeeds(
 ) -> None:
     """Every command, loud and quiet, where the marked key opens the registry: not in what is said, kept, sent, served.
 
-    A `.env` is not packed; a model that prints its environment, raises it and returns it tells nothing of what opens
-    the registry; no process has a secret among its arguments. And after all of them, whatever the umask, nothing below
+    A `.env` is not packed. A model that prints its environment, raises it and returns it tells nothing of what opens
+    the registry. No process has a secret among its arguments. And after all of them, whatever the umask, nothing below
     HOME is open to others.
     """
     cluster = kubeconfig(tmp_path, f"http://me:{WORD}@127.0.0.1:9", token=WORD)
@@ -273,7 +273,7 @@ def test_no_secret_leaves_a_run_that_succeeds(
 
 
 def test_a_model_that_reads_its_data_with_them_is_passed_what_is_named() -> None:
-    """By MOPS_JOBS_MODEL_ENV, and no more than that; what is no secret of a registry stays in any case."""
+    """By MOPS_JOBS_MODEL_ENV, and no more than that; what is not a secret of a registry stays in any case."""
     env = {"AWS_SECRET_ACCESS_KEY": "a", "AWS_SESSION_TOKEN": "b", "AZURE_STORAGE_KEY": "c", "PATH": "/bin"}
     assert model_environment(env) == {"PATH": "/bin"}
     named = {"MOPS_JOBS_MODEL_ENV": "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"}
@@ -416,7 +416,7 @@ def test_where_secrets_are_kept_is_not_packed_and_told(desk: Callable[..., Desk]
 
 
 def test_a_kubernetes_job_names_the_secret_and_holds_none() -> None:
-    """Whatever the environment of whoever launches: the manifest is read by all who may read Jobs there."""
+    """Whatever the environment of the launch: the manifest is read by all who may read Jobs there."""
     env = ELSEWHERE | {STRING: BY_KEY, "AZURE_STORAGE_SAS_TOKEN": SAS, "AZURE_STORAGE_KEY": ACCOUNT_KEY}
     launch = Launch(job_id="a", registry_url="azure://c-1", options={"image": "i", "secret": "registry-credentials"})
     manifest = build_manifest(launch, namespace="n", launch_id="l", env=env)
@@ -439,7 +439,7 @@ def test_a_kubernetes_job_names_the_secret_and_holds_none() -> None:
 def test_no_error_of_a_cluster_tells_what_is_in_the_kubeconfig(
     tmp_path: Path, server: str | None, token: str, text: str | None
 ) -> None:
-    """Neither the address' password, nor the header that could not be sent, nor the line that is no YAML."""
+    """Neither the address' password, nor the header that could not be sent, nor the line that is not YAML."""
     with _server(403) as (port, _):
         path = kubeconfig(tmp_path, server or f"http://127.0.0.1:{port}", token=token)
         if text is not None:
@@ -467,15 +467,15 @@ def test_a_secret_in_the_address_of_a_scheduler_is_not_repeated(
 # --- files ----------------------------------------------------------------------------------------------------------
 
 READABLE = ("fetched", "metrics.prom")
-"""What a user has asked for at a place of their own has the mode that their umask says: results, and the metrics that
-node_exporter, another user, reads."""
+"""The files that a user has asked for, with the mode of their umask: results, and metrics. Another user, node_exporter,
+reads the latter."""
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022])
 def test_what_is_kept_is_its_owners_alone(cli: Cli, tmp_path: Path, umask: int) -> None:
     """Whatever the umask, files are 0600 and directories 0700, those above them that were missing as well.
 
-    Unpacked code keeps its executable bits, and the model's own Python adds `__pycache__` within: nobody gets there.
+    Unpacked code keeps its executable bits, and the model's own Python adds `__pycache__` within, out of reach.
     """
     here = code(tmp_path / "code")
     study = {"model": "model:simulate", "parameter_sets": [{"x": 1}], "outputs": ["result.json"]}
@@ -520,9 +520,9 @@ def test_what_is_kept_is_its_owners_alone(cli: Cli, tmp_path: Path, umask: int) 
 
 @pytest.mark.parametrize("trap", ["of another user", "open to others", "a link", "a file"])
 def test_a_planted_temporary_directory_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trap: str) -> None:
-    """Anybody may make a directory of our name below the temporary one, and would own what we put or run there.
+    """Any user may make a directory of our name below the temporary one, and would own what we put or run there.
 
-    The cache refuses; the file, which has to be unpacked somewhere, takes a directory of a name that nobody foresees.
+    The cache refuses; the file, which has to be unpacked somewhere, takes a directory of an unforeseeable name.
     """
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if trap == "of another user":  # than we say that we are
@@ -555,7 +555,7 @@ def test_a_planted_temporary_directory_is_not_used(tmp_path: Path, monkeypatch: 
 
 @contextlib.contextmanager
 def _server(status: int, certificate: Path | None = None) -> Iterator[tuple[int, list[str]]]:
-    """A server on this machine that answers everything with a status: its port, and the paths it was asked for."""
+    """Yield a server on this machine that answers everything with a status: its port and the requested paths."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -589,7 +589,7 @@ def _server(status: int, certificate: Path | None = None) -> Iterator[tuple[int,
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for localhost that nobody has signed but itself, with its key."""
+    """Return a certificate for localhost that is signed by itself alone, with its key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -40,7 +40,7 @@ WRITES = st.tuples(VERSIONS, VERSIONS)
 
 
 def op(start: float, end: float, kind: str, outcome: str, written: str | None = None, over: str | None = None) -> Any:
-    """A call on one key. The value of version `a` has the digest `A`; that of an open one is told by no version."""
+    """Return a call on one key. The value of version `a` has the digest `A`; that of an open one has no version."""
     told = None if outcome == "open" else written
     call = Call(kind, outcome, written and written.upper(), told, over, over and over.upper())
     return Operation(start, end, call, kind == "get" or outcome == "no")
@@ -57,7 +57,7 @@ def operations(draw: st.DrawFn) -> Operation:
 
 
 def every_order_fails(history: Sequence[Operation]) -> bool:
-    """By trying all: each choice of the open calls, in each order."""
+    """Try all: each choice of the open calls, in each order."""
     ended = [one for one in history if one.end < math.inf]
     open_ended = [one for one in history if one.end == math.inf]
     chosen = (c for size in range(len(open_ended) + 1) for c in itertools.combinations(open_ended, size))
@@ -160,7 +160,7 @@ def test_notes_become_histories() -> None:
 
 
 def wrote(revision: int) -> list[Any]:
-    """What a process notes of one write of a job's record that it is told has landed."""
+    """Return what a process notes of one write of a job's record that it is told has landed."""
     write_id, key = f"write-{revision}", "jobs/job/state.json"
     return [
         {"call": "put", "number": revision, "key": key, "start": 0.0, "revision": revision, "write_id": write_id},
@@ -176,7 +176,7 @@ def at_revision(revision: int) -> dict[str, JobState]:
 
 
 def test_a_last_write_that_was_acknowledged_and_is_gone_is_a_lost_update() -> None:
-    """Nobody has written after it, so that no second write has its revision."""
+    """No write follows it, so that no second write has its revision."""
     verdict = Verdict([[*wrote(1), *wrote(2)]])
     verdict.judge(at_revision(1))
     assert "job is at revision 1, and write-2 has made revision 2: a lost update." in verdict.broken
@@ -214,7 +214,7 @@ class Server:
         self.asked = asked
 
     def ask(self, fault: str, *, path: str = "/x?comp=list", target: str = "PutItem", seed: int = 1) -> Answer:
-        """A request to which that happens."""
+        """Return a request to which that happens."""
         self.proxy.follow(Plan(1.0, (fault,), seed))
         with self.connected() as connection:
             return answer(connection, path, target)

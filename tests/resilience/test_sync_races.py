@@ -37,7 +37,7 @@ class Interruption(BaseException):
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of three, so that twenty jobs are many batches."""
+    """Make batches of three, so that twenty jobs are many batches."""
     monkeypatch.setattr(record_batch, "BATCH", 3)
 
 
@@ -184,7 +184,7 @@ def test_a_cache_that_is_a_directory_is_told_in_one_sentence(cli: Cli, remote: R
 def test_own_writes_are_listed_after_our_revision_was_dropped(cli: Cli, remote: Remote, synced: bool) -> None:
     """By a foreign writer.
 
-    Our count begins anew on a record that lost it: the lower revision is no reason to hide the write.
+    Our count begins anew on a record that lost it: the lower revision does not hide the write.
     """
     cli.ok("sync")
     cli.ok("register", "a", "-q")

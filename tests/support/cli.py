@@ -33,7 +33,7 @@ NOBODY = 65534
 
 
 class Clock:
-    """A clock that moves when it is told to, and when somebody sleeps on it."""
+    """A clock that moves when it is told to, and when a caller sleeps on it."""
 
     def __init__(self) -> None:
         self.moment = START
@@ -61,7 +61,7 @@ Spawn = Callable[..., subprocess.Popen[str]]
 
 
 class Ran(NamedTuple):
-    """What a run of the command came to."""
+    """The result of a run of the command."""
 
     code: int
     out: str
@@ -104,7 +104,7 @@ class Cli:
         return ran
 
     def ids(self, *argv: str) -> list[str]:
-        """The ids that `list` gives for these flags."""
+        """Return the ids that `list` gives for these flags."""
         return self.ok("list", "-q", *argv).lines
 
     def app(self) -> App:
@@ -142,7 +142,7 @@ class LineStore(FaultyStore):
             yield entry._replace(value=None) if self.hides_values else entry
 
     def close(self) -> None:
-        """One run of the command hangs up; the registry lives on."""
+        """Do nothing: one run of the command hangs up, and the registry lives on."""
 
     def _enter(self, method: str) -> None:
         super()._enter(method)
@@ -159,7 +159,7 @@ class Remote:
         """The registry as another machine uses it."""
 
     def put(self, key: str, value: bytes | str) -> None:
-        """Write bytes behind everybody's back."""
+        """Write bytes without the registry."""
         put(self.store.inner, key, value)
 
 
@@ -177,7 +177,7 @@ def add(registry: JobRegistry, job_id: str, status: str = "pending", **fields: A
 
 
 def foreign(job_id: str, status: str = "running", **fields: object) -> str:
-    """A record as another program writes it: without our fields, times without an offset, indented."""
+    """Return a record as another program writes it: without our fields, times without an offset, indented."""
     record = {
         "job_id": job_id,
         "status": status,
@@ -192,18 +192,18 @@ def foreign(job_id: str, status: str = "running", **fields: object) -> str:
 
 
 def key(job_id: str) -> str:
-    """Where a job's record lies."""
+    """Return where a job's record lies."""
     return f"jobs/{job_id}/state.json"
 
 
 def sentences(err: str) -> list[str]:
-    """What was said on stderr, without the hints and the note that a registry has no file yet."""
+    """Return what was said on stderr, without the hints and the note that a registry has no file yet."""
     return [line for line in err.splitlines() if not line.startswith(("hint: ", "There is no registry at "))]
 
 
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
-    """For the time of the block, be somebody whom the modes of files bind: root is not bound by them."""
+    """Become a user whom the modes of files bind, while the block runs: they do not bind root."""
     if os.geteuid() != 0:
         yield
         return
@@ -215,14 +215,14 @@ def unprivileged() -> Iterator[None]:
 
 
 def command(*argv: str) -> list[str]:
-    """The words that run the command as a process of its own, from anywhere."""
+    """Return the words that run the command as a process of its own, from anywhere."""
     import sys
 
     return [sys.executable, os.path.abspath(mops_jobs.__file__), *argv]
 
 
 def copied_program(directory: Path) -> list[str]:
-    """The words that run a copy of the program below `directory`, which a test may remove while it runs."""
+    """Return the words that run a copy of the program below `directory`, which a test may remove while it runs."""
     import shutil
     import sys
 
@@ -233,5 +233,5 @@ def copied_program(directory: Path) -> list[str]:
 
 
 def environment(cli: Cli, **more: str) -> Mapping[str, str]:
-    """The environment for such a process."""
+    """Return the environment for such a process."""
     return {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **cli.env, **more}

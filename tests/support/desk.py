@@ -52,14 +52,14 @@ class Desk:
         self.ok("submit", self.write(sets, **fields), "--auto", "--job-id", job_id, "--workers", "2", *argv)
 
     def ended(self, job_id: str = "job") -> str:
-        """The status of the job, when it has ended and its runner has too."""
+        """Return the status of the job, when it has ended and its runner has too."""
         self.launched.add(job_id)
         until(lambda: (state := self.jobs.get_job(job_id)) and state.is_terminal, f"job {job_id} to end")
         until(lambda: not is_alive(self.runner(job_id)), "its runner to end")
         return record(self.jobs, job_id).status
 
     def runner(self, job_id: str = "job") -> int:
-        """The process of the job's runner."""
+        """Return the process of the job's runner."""
         told: dict[str, int] = json.loads((JobDir.for_job(job_id, self.env).path / "runner.json").read_text())
         return told["pid"]
 

@@ -34,20 +34,20 @@ class FaultyStore:
         self._failures: Counter[str] = Counter()
 
     def conflict_next(self, n: int = 1) -> None:
-        """The next `n` writes do nothing and report a lost race."""
+        """Let the next `n` writes do nothing and report a lost race."""
         self._conflicts += n
 
     def lose_reply_next(self, n: int = 1) -> None:
-        """The next `n` writes land, but raise StoreUnavailableError."""
+        """Let the next `n` writes land, but raise StoreUnavailableError."""
         self._lost_replies += n
 
     def fail_next(self, n: int = 1, *methods: str) -> None:
-        """The next `n` calls of each of `methods` (all of put, create_if_absent, get if none) raise, and do nothing."""
+        """Let the next `n` calls of each of `methods` raise: by default of put, create_if_absent and get."""
         for method in methods or ("put", "create_if_absent", "get"):
             self._failures[method] += n
 
     def outage(self, message: str) -> StoreUnavailableError:
-        """What a call that is cut off raises: with the facts in `sent` and `silent`."""
+        """Return what a call that is cut off raises: with the facts in `sent` and `silent`."""
         return StoreUnavailableError(message, sent=self.sent, silent=self.silent)
 
     def get(self, key: str) -> Versioned | None:

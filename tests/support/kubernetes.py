@@ -1,4 +1,4 @@
-"""An API server that is not ours: kmock's emulator, over HTTP, in a thread of its own, and a kubeconfig for it."""
+"""An API server of another project: kmock's emulator, over HTTP, in a thread of its own, and a kubeconfig for it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Api:
         return name
 
     def answer(self, path: str, payload: Any, *, status: int = 200, method: str = "get") -> None:
-        """From now on, give this answer instead of the emulator's."""
+        """Give this answer from now on instead of the emulator's."""
         self.mock[f"{method} {path}"] << status << payload
 
     def refuse(self, code: int, message: str, path: str = "/") -> None:
@@ -103,12 +103,12 @@ def kubeconfig(directory: Path, url: str, *, namespace: str = "from-kubeconfig",
 
 
 def lines(*texts: str, start: int = 0) -> bytes:
-    """Lines as a pod's log has them, a second apart."""
+    """Return lines as a pod's log has them, a second apart."""
     return b"".join(
         f"2026-03-01T12:00:{start + number:02}.000000000Z {text}\n".encode() for number, text in enumerate(texts)
     )
 
 
 def log_path(pod: str) -> str:
-    """Where the log of a pod is asked for."""
+    """Return where the log of a pod is asked for."""
     return f"/api/v1/namespaces/models/pods/{pod}/log"

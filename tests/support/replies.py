@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Reply(NamedTuple):
-    """What the server answers. `status` 0 hangs up, -1 is silence; `body` may be shorter than `length` says."""
+    """The answer of the server. `status` 0 hangs up, -1 is silence; `body` may be shorter than `length` says."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -26,7 +26,7 @@ SILENT = Reply(-1)
 
 @contextmanager
 def playing(*replies: Reply) -> Iterator[tuple[int, list[str]]]:
-    """The server's port, and the method of each request that it has had."""
+    """Yield the server's port, and the method of each request that it has had."""
     todo = iter(replies)
     requests: list[str] = []
     done = threading.Event()

@@ -91,19 +91,19 @@ def until(condition: Callable[[], Any], what: str = "it", seconds: float = PATIE
 
 
 def code(directory: Path, source: str = MODEL) -> Path:
-    """A directory with a model: `model.py`."""
+    """Return a directory with a model in one file."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "model.py").write_text(source)
     return directory
 
 
 def study(sets: list[dict[str, Any]], **fields: Any) -> Study:
-    """A study of `MODEL` over these parameters."""
+    """Return a study of `MODEL` over these parameters."""
     return parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields})
 
 
 def sets_of(count: int, **params: Any) -> list[dict[str, Any]]:
-    """So many parameter sets, which differ in `x`."""
+    """Return this many parameter sets, which differ in `x`."""
     return [{"x": number, **params} for number in range(count)]
 
 
@@ -123,7 +123,7 @@ def work(
     said: list[str] = []
     directory.mkdir(parents=True, exist_ok=True)
     chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "outage_seconds": 100.0, **shard})
-    # Waits for a store are cut short, not away: somebody has to bring it back meanwhile.
+    # Waits for a store are cut short, not away: another thread has to bring it back meanwhile.
     ran = run_shard(
         chosen, store, registry, JobDir(directory), on_log=said.append, sleep=lambda _seconds: time.sleep(0.01)
     )
@@ -131,37 +131,37 @@ def work(
 
 
 def calls(path: Path) -> Counter[int]:
-    """How often the model was called, by `x`."""
+    """Return how often the model was called, by `x`."""
     lines = path.read_text().splitlines() if path.exists() else []
     return Counter(int(line.split()[0]) for line in lines)
 
 
 def callers(path: Path) -> list[int]:
-    """The processes that called the model, in order."""
+    """Return the processes that called the model, in order."""
     return [int(line.split()[1]) for line in path.read_text().splitlines()]
 
 
 def record(registry: JobRegistry, job_id: str = "job") -> JobState:
-    """The job's record, which has to be there."""
+    """Return the job's record, which has to be there."""
     state = registry.get_job(job_id)
     assert state is not None
     return state
 
 
 def counts(registry: JobRegistry) -> tuple[str, int, int, int]:
-    """The record's status, and its tasks that are completed, failed and verified."""
+    """Return the record's status, and its tasks that are completed, failed and verified."""
     state = record(registry)
     return state.status, state.tasks_completed, state.tasks_failed, state.tasks_verified
 
 
 def results(store: VersionedStore, job_id: str = "job") -> dict[str, bytes]:
-    """The outputs that are stored for a job, by their names below it."""
+    """Return the outputs that are stored for a job, by their names below it."""
     prefix = results_prefix(job_id)
     return {entry.key[len(prefix) :]: entry.value or b"" for entry in store.scan(prefix)}
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, other than as a zombie."""
+    """Return True if there is such a process, other than as a zombie."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
@@ -174,7 +174,7 @@ def kill(pid: int) -> None:
 
 
 def pool_of(directory: Path, size: int = 2, *, entrypoint: str = "model:simulate/baseline", **more: Any) -> WorkerPool:
-    """A pool of workers on the model in a directory."""
+    """Return a pool of workers on the model in a directory."""
     spool = directory.with_name(directory.name + "-spool")
     spool.mkdir(exist_ok=True)
     setup = {"root": str(directory), "entrypoint": entrypoint, "spool": str(spool)}

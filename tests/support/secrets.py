@@ -21,7 +21,7 @@ ACCOUNT = "markedaccount"
 ACCOUNT_KEY = base64.b64encode(b"marked/account+key" * 4).decode()
 """Valid for the Azurite of these tests."""
 OTHER_KEY = base64.b64encode(b"another+marked/key" * 4).decode()
-"""Valid for nobody."""
+"""Valid nowhere."""
 WORD = "marked-pass/word+with=signs"
 """Any other secret: a password, a token, a signature."""
 SAS = f"sv=2024-11-04&ss=b&srt=sco&sp=rl&se=2099-01-01&sig={quote(WORD, safe='')}"
@@ -45,7 +45,7 @@ FORMS = {
 
 
 def seen(data: bytes | str) -> set[str]:
-    """The names of the secrets that are in there in some form, in compressed parts too."""
+    """Return the names of the secrets that are in there in some form, in compressed parts too."""
     data = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
     return {name for part in _parts(data) for name, forms in FORMS.items() if any(form in part for form in forms)}
 
@@ -58,7 +58,7 @@ def _parts(data: bytes) -> Iterator[bytes]:
 
 
 def seen_in_files(top: Path, but: Iterable[Path] = ()) -> dict[str, set[str]]:
-    """The files below a directory that hold a secret, in content, name or link, with the secrets."""
+    """Return the files below a directory that hold a secret, in content, name or link, with the secrets."""
     excepted = set(but)
     found = {}
     for path in top.rglob("*"):
@@ -72,7 +72,7 @@ def seen_in_files(top: Path, but: Iterable[Path] = ()) -> dict[str, set[str]]:
 
 
 def seen_in_store(store: VersionedStore) -> dict[str, set[str]]:
-    """The keys of a store under which there is a secret, with the secrets."""
+    """Return the keys of a store under which there is a secret, with the secrets."""
     found = {}
     for key in store.list_keys():
         value = store.get(key)

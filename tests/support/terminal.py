@@ -47,7 +47,7 @@ class Terminal:
         return self.told
 
     def rest(self) -> str:
-        """All that it shows until the program ends."""
+        """Return all that it shows until the program ends."""
         while self._read():
             pass
         assert self.process.wait(PATIENCE) is not None
@@ -71,7 +71,7 @@ def terminal(argv: list[str], env: Mapping[str, str]) -> Iterator[Terminal]:
         # Shells want the terminal to be their session's own.
         with subprocess.Popen(
             argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, and no thread of ours
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, and no other thread
         ) as process:  # fmt: skip
             os.close(theirs)
             try:

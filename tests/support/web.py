@@ -35,7 +35,7 @@ HOSTILE_ID = "x<img src=x onerror=alert(1)>'\"{{7*7}}"
 
 
 def hostile_record(job_id: str) -> str:
-    """A record whose every field holds markup."""
+    """Return a record whose every field holds markup."""
     names = (
         "k8s_name", "k8s_namespace", "k8s_uid", "owner", "engine", "error_message", "error_code", "results_path",
         "last_validation_error", "parent_job_id",
@@ -71,7 +71,7 @@ class Server:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """One request; `Host` among the headers takes the place of the right one."""
+        """Return one request; `Host` among the headers takes the place of the right one."""
         with contextlib.closing(self.connect()) as connection:
             connection.putrequest(method, path, skip_host="Host" in headers)
             for name, value in headers.items():
@@ -81,13 +81,13 @@ class Server:
             return Answer(response.status, dict(response.getheaders()), response.read().decode())
 
     def filled(self) -> Server:
-        """The server, when its cache has been synced for the first time."""
+        """Return the server, when its cache has been synced for the first time."""
         until(lambda: self.ask("/healthz").status == 200, "the first sync")
         return self
 
     @contextlib.contextmanager
     def stream(self, path: str, **headers: str) -> Iterator[Iterator[tuple[str, Any, str]]]:
-        """A stream of events: name, data and id of each."""
+        """Yield a stream of events: name, data and id of each."""
         with contextlib.closing(self.connect()) as connection:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
@@ -116,7 +116,7 @@ def _messages(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any, st
 
 @contextlib.contextmanager
 def serving(cli: Cli, *argv: str) -> Iterator[Server]:
-    """`mops-jobs serve --port 0` with these flags, for the time of the block."""
+    """Yield `mops-jobs serve --port 0` with these flags, for the time of the block."""
     with subprocess.Popen(
         command("serve", "--port", "0", *argv),
         stdout=subprocess.PIPE,
@@ -153,5 +153,5 @@ class Web:
         return answer.text
 
     def ids(self, path: str) -> list[str]:
-        """The jobs in the table, in their order."""
+        """Return the jobs in the table, in their order."""
         return re.findall(r'<tr data-key="([^"]+)"', self.ok(path))

@@ -105,13 +105,13 @@ class Line:
         self._thread.start()
 
     def open(self, data: bytes = b"") -> socket.socket:
-        """A new connection, on which this was sent."""
+        """Return a new connection, on which this was sent."""
         line = self._stack.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=30))
         line.sendall(data)
         return line
 
     def get(self, path: str) -> bytes:
-        """What is answered to one request, the head included, until the connection ends."""
+        """Return what is answered to one request, the head included, until the connection ends."""
         return read(self.open(request(path)))
 
 
@@ -139,7 +139,7 @@ def has_ended(line: socket.socket) -> bool:
 
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
-    """What ends the requests that are held; set when the test ends, too."""
+    """Yield what ends the requests that are held; set when the test ends, too."""
     event = threading.Event()
     yield event
     event.set()
@@ -147,7 +147,7 @@ def release() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def line(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    """A server whose pages say their path, and wait where that ends with `/held`."""
+    """Yield a server whose pages say their path, and wait where that ends with `/held`."""
 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
         if environ["PATH_INFO"].endswith("/held"):
@@ -165,7 +165,7 @@ def line(release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_the_oldest_half_open_connections_go(line: Line) -> None:
-    """Of one address so many are kept; whoever comes is answered, and so is the one that comes after."""
+    """The number of connections of one address is bounded; the next is answered, and so is the one after."""
     half_open = [line.open(b"GET / HTTP/1.1\r\nHost:") for _ in range(60)]
     assert line.get("/jobs").endswith(b"/jobs")
     until(lambda: sum(not has_ended(one) for one in half_open) <= 5, "the end of the others")

@@ -28,7 +28,7 @@ expect.set_options(timeout=20_000)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, which resolves no name and has no other way out either."""
+    """Yield Debian's Chromium, which resolves no name and has no other way out either."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.fail("There is no chromium: run ./build.sh test, which installs it.")
@@ -41,7 +41,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server over an embedded registry with jobs of several kinds; the clock of `cli` goes as the server's does."""
+    """Yield a server over an embedded registry with jobs of several kinds. `cli` and the server have one clock."""
     monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
     jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
     cli.ok("register", "night-1", "--owner", "ada", "--label", "exp=7", "-q")
@@ -57,7 +57,7 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 class Watched:
-    """What a page has done that it must not do."""
+    """The forbidden things that a page has done."""
 
     def __init__(self, page: Page) -> None:
         self.foreign: list[str] = []
@@ -85,7 +85,7 @@ class Watched:
 
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """A tab at the page of jobs. In the end: nothing foreign was asked for, no dialog opened, nothing went wrong."""
+    """Yield a tab at the page of jobs. In the end, it contacted no other host, opened no dialog and had no error."""
     context = browser.new_context(viewport={"width": 1200, "height": 800}, service_workers="block")
     page = context.new_page()
     watched = Watched(page)
@@ -97,13 +97,13 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 
 def _shoot(page: Page, name: str) -> None:
     if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
-        # A path of the machine that makes the picture is nobody's business.
+        # A path of the machine that makes the picture is not shown.
         page.evaluate("document.querySelector('.registry').textContent = 'azure://job-registry'")
         page.screenshot(path=str(Path(directory, name)))
 
 
 def _history(cli: Cli) -> None:
-    """Three weeks of jobs that have ended, as records that were there before the server was."""
+    """Store three weeks of jobs that have ended, as records that were there before the server was."""
     store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
     ends = ("succeeded", "succeeded", "failed", "succeeded", "partial", "succeeded", "cancelled", "succeeded")
     for number in range(64):

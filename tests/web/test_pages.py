@@ -37,7 +37,7 @@ PAGES = ("/jobs", "/jobs/running-1", "/charts")
 
 @pytest.fixture
 def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
-    """A few jobs of each kind, mirrored."""
+    """Return a few jobs of each kind, mirrored."""
     add(remote.jobs, "running-1", "running", owner="ada", labels={"exp": "7"}, tasks_total=4)
     remote.jobs.update_progress("running-1", 1)
     add(remote.jobs, "failed-1", "failed", owner="grace", labels={"exp": "8"})
@@ -270,7 +270,7 @@ def test_owner_and_labels_lead_to_their_jobs(web: Web) -> None:
 
 
 def test_charts_count_each_job(web: Web) -> None:
-    """What ended, by status; the failure rate; owners and labels, each a link to its own charts."""
+    """What ended, by status, and the failure rate. Owners and labels, each a link to its own charts."""
     page = web.ok("/charts")
     assert "1 failed" in page
     assert "50.0 %" in page
@@ -368,7 +368,7 @@ def test_it_answers_to_its_own_names(web: Web, host: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/static/live.js", "/live", "/nope"])
 def test_it_answers_to_no_other_name(web: Web, host: str, path: str) -> None:
-    """A foreign Host is refused on every path, with a sentence that tells nothing of ours."""
+    """A foreign Host is refused on every path, with a sentence that reveals nothing."""
     answer = web.get(path, Host=host)
     assert answer.status_code == 421
     assert "running-1" not in answer.text
@@ -481,7 +481,7 @@ def test_a_failed_sync_is_shown_and_ends_nothing(web: Web, remote: Remote) -> No
 
 
 def test_health_tells_of_a_stale_cache_and_stays_well(web: Web, cli: Cli) -> None:
-    """Its age and that it is stale stand in the document; a supervisor that restarts the server would mend nothing."""
+    """The document has its age and that it is stale; a supervisor that restarts the server would change nothing."""
     fresh = web.get("/healthz").get_json()
     assert (fresh["ok"], fresh["stale"]) == (True, False)
     cli.clock.advance(hours=5)
@@ -518,7 +518,7 @@ def test_no_page_costs_a_request(web: Web, remote: Remote) -> None:
 
 @pytest.fixture
 def server(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server over an embedded registry with one job; the clock of `cli` goes as the server's does."""
+    """Yield a server over an embedded registry with one job; the clock of `cli` goes as the server's does."""
     monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
     cli.ok("register", "first", "-q")
     with serving(cli, "--sync-every", "1s") as server:
@@ -605,7 +605,7 @@ def test_bad_flags_are_told(cli: Cli, argv: tuple[str, ...]) -> None:
 
 
 def test_other_machines_are_answered_only_with_a_warning(cli: Cli) -> None:
-    """Whoever opens it to the network is told that there is no sign-in."""
+    """Opening it to the network prints a warning that there is no sign-in."""
     with serving(cli, "--host", "0.0.0.0", "--allow-host", "jobs.example.org") as server:
         assert server.filled().ask("/jobs", Host="jobs.example.org").status == 200
         assert server.ask("/jobs", Host=f"0.0.0.0:{server.port}").status == 421

@@ -53,7 +53,7 @@ class Access(CacheAccess):
 
 @pytest.fixture
 def access(tmp_path: Path) -> Access:
-    """The access to a cache that was synced once."""
+    """Return the access to a cache that was synced once."""
     made = Access(tmp_path)
     made.sync(wait=None)
     made.opened_registries = 0

@@ -92,7 +92,7 @@ def test_the_files_together_say_what_each_of_them_says(home: Home) -> None:
 
 
 def test_the_default_is_an_embedded_registry_in_the_data_directory(home: Home) -> None:
-    """Nobody needs an account, a file or a variable to try it."""
+    """To try it needs no account, no file and no variable."""
     settings = home.load()
     assert settings.registry.value == f"sqlite://{home.root}/.local/share/mops-jobs/registry.db"
     assert settings.cache.value.startswith(f"{home.root}/.cache/mops-jobs/")
@@ -177,7 +177,7 @@ def test_a_relative_path_in_a_file_counts_from_the_file(home: Home) -> None:
 def test_a_relative_path_elsewhere_counts_from_the_working_directory(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As everybody expects of a flag."""
+    """As users expect of a flag."""
     monkeypatch.chdir(home.below)
     settings = home.load(registry="sqlite:r.db", env={"MOPS_JOBS_CACHE": "c.db"})
     assert settings.registry_id == f"sqlite://{home.below}/r.db"
@@ -224,7 +224,7 @@ def test_a_wrong_file_is_refused_by_name_and_key(home: Home, where: str, text: s
 
 
 def test_a_file_that_is_no_text_is_refused_by_name(home: Home) -> None:
-    """Bytes that are not UTF-8 are no TOML."""
+    """Bytes that are not UTF-8 are not TOML."""
     path = home.write_user("")
     path.write_bytes(b'color = "\xff"')
     with pytest.raises(ConfigError, match="is not valid TOML") as caught:
@@ -256,7 +256,7 @@ def test_a_file_that_may_not_be_read_is_refused_by_name(home: Home) -> None:
 def test_a_wrong_value_is_refused_with_its_origin(
     home: Home, flags: dict[str, str], env: dict[str, str], origin: str
 ) -> None:
-    """So that nobody looks for it in the wrong place."""
+    """So that a user does not look in the wrong place."""
     with pytest.raises(ConfigError) as caught:
         home.load(env=env, **flags)
     assert origin in str(caught.value)
@@ -460,7 +460,7 @@ def test_each_registry_has_a_cache_with_a_recognisable_name(home: Home) -> None:
     ids=["depth", "digits", "NUL", "bidirectional mark", "parts", "size"],
 )
 def test_a_hostile_project_file_is_refused_in_a_sentence(text: str, tmp_path: Path) -> None:
-    """It may come with somebody's study, and every command reads it."""
+    """It may come with a study, and every command reads it."""
     (tmp_path / config.PROJECT_FILE).write_text(text)
     with pytest.raises(ConfigError, match=r"[Tt]he configuration file"):
         config.load({}, {"HOME": str(tmp_path)}, str(tmp_path))
@@ -488,7 +488,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files 
 def test_a_project_file_of_others_is_not_obeyed(
     home: Home, owner: int | None, mode: int, above: int | None, above_mode: int, reason: str
 ) -> None:
-    """In `/tmp` it would reach everybody who works below: it is passed and named, with the reason."""
+    """In `/tmp` it would reach every user who works below: it is passed and named, with the reason."""
     path = home.write_project('registry = "sqlite:theirs.db"\ncache = "~/.bashrc"\ncolor = 7\n')
     path.chmod(mode)
     home.project.chmod(above_mode)

@@ -14,7 +14,7 @@ from mopsjobs.errors import StoreUnavailableError
 
 @pytest.fixture
 def app(tmp_path: Path) -> App:
-    """A run over an embedded registry with one job, which the cache knows."""
+    """Return a run over an embedded registry with one job, which the cache knows."""
     env = {"HOME": str(tmp_path), "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/disk/registry.db"}
     made = App(config.load({}, env, str(tmp_path)), Printer(None, None, env), env)
     made.registry.register_job("a")

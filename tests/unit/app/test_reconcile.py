@@ -37,7 +37,7 @@ def registry(clock: Clock) -> JobRegistry:
 
 
 def _manifest(registry: JobRegistry, job_id: str, done: int) -> None:
-    """Leave a manifest of two tasks, and the outputs of so many of them."""
+    """Leave a manifest of two tasks, and the outputs of the first ones."""
     study = {"model": "m", "scenario": "s", "parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": 1, "outputs": ["o"]}
     manifest = Manifest(
         job_id=job_id, study=parse_study(study, "in the test"), bundle="sha256:" + "0" * 64, only=None,
@@ -61,7 +61,7 @@ def _steps(state: JobState) -> list[object]:
 
 
 def _record(status: str, *, heartbeat: int | None = None, suspect: str | None = None, age: int = 3600) -> JobState:
-    """A record that came to its status `age` seconds ago, and had a heartbeat `heartbeat` seconds ago."""
+    """Return a record that came to its status `age` seconds ago, and had a heartbeat `heartbeat` seconds ago."""
     from datetime import timedelta
 
     def ago(seconds: int) -> str:
@@ -117,7 +117,7 @@ def test_what_a_record_needs(state: JobState, says: EngineState, verb: str, reas
 
 
 def test_without_a_manifest_the_engine_alone_decides() -> None:
-    """Nobody knows which outputs there should be."""
+    """No manifest says which outputs there should be."""
     assert decide(_record("running"), COMPLETE, START, has_manifest=False) == Action("succeed")
     assert decide(_record("validating"), FAILED, START, has_manifest=False).verb == "fail"
     assert decide(_record("validating"), GONE, START, has_manifest=False)[:2] == ("suspect", MISSING)
@@ -160,7 +160,7 @@ def test_stuck_2_a_scheduled_job_that_the_cluster_does_not_know_is_marked(regist
 def test_stuck_3_a_job_that_was_left_validating_is_validated(
     registry: JobRegistry, clock: Clock, says: EngineState
 ) -> None:
-    """Whoever validated it has died; the outputs are there, whatever has become of the Job since."""
+    """The process that validated it has died; the outputs are there, whatever has become of the Job since."""
     add_kubernetes_job(registry, "validating")
     _manifest(registry, "a", 2)
     assert _reconcile(registry, clock, says).status == "succeeded"

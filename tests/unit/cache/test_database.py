@@ -49,7 +49,7 @@ VIEWS = {
 
 @pytest.fixture
 def filled(cli: Cli, remote: Remote) -> Path:
-    """A cache of 60 jobs of a registry across the network."""
+    """Return a cache of 60 jobs of a registry across the network."""
     for number in range(60):
         add(remote.jobs, f"job-{number:02}", "running", owner="ada", labels={"exp": str(number % 3)}, tasks_total=4)
     cli.ok("sync")
@@ -57,7 +57,7 @@ def filled(cli: Cli, remote: Remote) -> Path:
 
 
 def test_the_cache_is_private(filled: Path) -> None:
-    """Names and errors of jobs are nobody else's business: the file has mode 0600, and what lies beside it too."""
+    """Names and errors of jobs are private: the file has mode 0600, and what lies beside it too."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in filled.parent.glob("cache.db*")}
     assert set(modes.values()) == {0o600}, modes
 
@@ -98,7 +98,7 @@ def _dropped(path: Path) -> None:
 
 @pytest.fixture
 def at_default(cli: Cli, filled: Path) -> Path:
-    """The same cache at the path of our own choosing, with the settings that lead there."""
+    """Return the same cache at the path of our own choosing, with the settings that lead there."""
     del cli.env["MOPS_JOBS_CACHE"]
     place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
     cli.ok("sync")
@@ -135,7 +135,7 @@ def test_a_damaged_cache_is_set_aside_and_rebuilt(
 def test_at_the_default_path_anything_damaged_is_set_aside_and_rebuilt(
     cli: Cli, at_default: Path, damage: object, argv: tuple[str, ...]
 ) -> None:
-    """What lies at the path of our own choosing was ours, even if it is no SQLite file any more."""
+    """What lies at the path of our own choosing was ours, even if it is no longer a SQLite file."""
     damage(at_default)  # type: ignore[operator]
     _assert_rebuilt(cli, at_default, argv, at_default.read_bytes())
 
@@ -160,7 +160,7 @@ def test_a_damaged_cache_behind_a_link_is_set_aside_where_it_lies(cli: Cli, fill
 
 
 def test_what_a_link_leads_to_is_moved_only_if_it_was_a_cache(cli: Cli, at_default: Path, tmp_path: Path) -> None:
-    """At the path of our own choosing too: somebody has put the link there, and the file is elsewhere."""
+    """At the path of our own choosing too: a user has put the link there, and the file is elsewhere."""
     victim = tmp_path / "victim.txt"
     victim.write_text("precious\n")
     at_default.unlink()
@@ -174,7 +174,7 @@ def test_what_a_link_leads_to_is_moved_only_if_it_was_a_cache(cli: Cli, at_defau
 
 @pytest.mark.parametrize("argv", [("list",), ("list", "--offline"), ("sync",), ("register", "b")], ids=" ".join)
 def test_a_pipe_in_the_place_of_a_cache_is_not_waited_at(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
-    """Nobody writes to it, so whoever opens it to read waits for ever."""
+    """No process writes to it, so a reader that opens it waits for ever."""
     os.mkfifo(cli.cache)
     ran = cli(*argv)
     if argv[0] == "register":
@@ -266,7 +266,7 @@ def test_the_registry_itself_is_no_cache(cli: Cli, jobs: JobRegistry, argv: tupl
 
 @pytest.mark.parametrize("url", ["remote", "embedded"])
 def test_the_file_of_a_registry_stays_byte_for_byte(cli: Cli, remote: Remote, tmp_path: Path, url: str) -> None:
-    """A registry that nobody has open, named as the cache of itself or of another one, is not changed by one byte."""
+    """A registry that no process has open, named as the cache of itself or of another one, keeps each byte."""
     path = tmp_path / "registry.db"
     store = SQLiteVersionedStore(path)
     store.create_if_absent(key("a"), foreign("a").encode())
@@ -281,7 +281,7 @@ def test_the_file_of_a_registry_stays_byte_for_byte(cli: Cli, remote: Remote, tm
 
 @pytest.mark.parametrize("mark", [7, APPLICATION_ID])
 def test_a_damaged_database_of_another_program_is_left_alone(cli: Cli, remote: Remote, mark: int) -> None:
-    """Whether it is a registry or anything else of SQLite's: its header says that it is no cache."""
+    """Whether it is a registry or anything else of SQLite's: its header says that it is not a cache."""
     place = cli.cache.parent / "precious"
     with closing(sqlite3.connect(place)) as connection:
         connection.execute(f"PRAGMA application_id = {mark}")
@@ -312,7 +312,7 @@ def test_what_is_no_cache_is_told_as_such_where_nothing_can_be_written(cli: Cli,
 def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
     cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else has set it aside, or thrown it away, between two looks."""
+    """Another process has set it aside, or thrown it away, between two looks."""
     _middle(filled)
     for call in (cache_database.check_is_cache, lambda path: cache_database.quarantine(path, "now")):
         shutil.copy(filled, f"{filled}.kept")
@@ -323,7 +323,7 @@ def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
 
 
 def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot be looked at just now; that is no reason to move it away."""
+    """It cannot be looked at just now; it is not moved away."""
     connect = cache_database.connect
     monkeypatch.setattr(cache_database, "connect", lambda *args, **more: connect(*args, **more | {"busy_seconds": 0}))
     with closing(sqlite3.connect(filled)) as connection:
@@ -360,7 +360,7 @@ def test_without_a_writable_home_the_cache_is_a_private_temporary_one(
 ) -> None:
     """It is below the temporary directory.
 
-    The listing works, a note says where the cache is, and nobody else can enter its directory.
+    The listing works, a note says where the cache is, and no other user can enter its directory.
     """
     add(remote.jobs, "a", "running")
     temporary, home = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
@@ -370,7 +370,7 @@ def test_without_a_writable_home_the_cache_is_a_private_temporary_one(
     del cli.env["MOPS_JOBS_CACHE"]
     monkeypatch.chdir(home)
     with unprivileged():
-        monkeypatch.setattr(os, "getuid", os.geteuid)  # as it is for everybody who is not root
+        monkeypatch.setattr(os, "getuid", os.geteuid)  # as for every user but root
         monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
         ran = cli("list", "-q", HOME=str(home))
         again = cli("list", "-q", "--offline", HOME=str(home))
@@ -436,7 +436,7 @@ def test_without_a_home_the_cache_is_in_a_private_directory(
 
 
 def no_entry(uid: int) -> None:
-    """As the password database answers for a user that it does not have."""
+    """Answer as the password database does for a user that it does not have."""
     raise KeyError(uid)
 
 
@@ -444,7 +444,7 @@ def no_entry(uid: int) -> None:
 def test_a_temporary_directory_that_others_may_enter_is_not_trusted(
     cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trap: str
 ) -> None:
-    """Whoever made it first could read or replace the cache: refused in one sentence."""
+    """The user who made it first could read or replace the cache: refused in one sentence."""
     place = tmp_path / f"mops-jobs-{os.getuid()}"
     if trap == "a link":
         (tmp_path / "elsewhere").mkdir(mode=0o700)
@@ -514,7 +514,7 @@ def test_the_cache_of_another_registry_is_refused(cli: Cli, filled: Path, argv: 
 
 @pytest.fixture
 def read_only(filled: Path) -> object:
-    """A copy of the filled cache that everybody may read and nobody may write, beside its directory."""
+    """Yield a copy of the filled cache that every user may read and none may write, beside its directory."""
     directory = Path(tempfile.mkdtemp())
     shutil.copy(filled, directory / "cache.db")
     (directory / "cache.db").chmod(0o444)
@@ -624,7 +624,7 @@ def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: 
 
 
 def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path) -> None:
-    """schema.sql has to be written anew with each migration; schema.py tells how."""
+    """schema.sql has to be written anew with each migration; cache/schema.py tells how."""
     made = cache_database.open_to_write(str(tmp_path / "cache.db"), "registry")
     migrated = Database(memory=True)
     schema.migrate(migrated.conn)
@@ -637,7 +637,7 @@ def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path
 
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_new_cache_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool) -> None:
-    """Whoever looks before it is whole finds none; also where a file system has no hard links. Nothing is left over."""
+    """A reader that looks before it is whole finds none, also on a file system without hard links. Nothing is left."""
     path = tmp_path / "cache.db"
     seen: list[bool] = []
 

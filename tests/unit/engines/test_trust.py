@@ -29,13 +29,13 @@ PROD = "only the record of seir-1 names context:prod"
 
 @pytest.fixture
 def ran_plugin(tmp_path: Path) -> Path:
-    """The file that the sign-in program of context prod makes."""
+    """Return the file that the sign-in program of context prod makes."""
     return tmp_path / "plugin-ran"
 
 
 @pytest.fixture
 def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path, ran_plugin: Path) -> Api:
-    """A cluster, reached by the current context and by prod, which signs in by a program; and a record naming prod."""
+    """Return a cluster, in the current context and in prod, which signs in by a program; a record names prod."""
     path = kubeconfig(tmp_path, api.url)
     document = json.loads(path.read_text())
     plugin = tmp_path / "plugin"
@@ -175,7 +175,7 @@ def test_a_job_that_another_program_left_unmarked_is_not_deleted(cli: Cli, remot
 
 @pytest.fixture
 def planted(remote: Remote, cluster: Api) -> None:
-    """The record of a job that has ended, which says how it is to run."""
+    """Register a job that has ended, whose record says how it is to run."""
     notes = {"k8s_context": "prod", "k8s_image": "evil/image:1", "k8s_secret": "keys", "k8s_service_account": "admin"}
     fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "job", "namespace": "models"}
     add(remote.jobs, "job", "failed", **fields, metadata=notes)
@@ -269,7 +269,7 @@ def test_a_record_that_was_changed_afterwards_is_asked_for(cli: Cli, remote: Rem
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_a_program_that_only_the_record_names_does_not_run_here(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
-    """The tasks run in the default interpreter, and one line says so, with the flag; nobody is asked."""
+    """The tasks run in the default interpreter, and one line says so, with the flag; no question is asked."""
     harm = tmp_path / "harm"
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\ntouch {harm}\nexec {sys.executable} "$@"\n')

@@ -26,18 +26,18 @@ HEAD = {"at": "2026-03-01T12:00:00Z", "job_id": "job", "kind": "log", "source": 
 
 
 def _log(store: VersionedStore, clock: Clock | None = None, **more: Any) -> EventLog:
-    """A log whose pauses take no time worth mentioning."""
+    """Return a log whose pauses take no time worth mentioning."""
     return EventLog(store, "job", source="w", now=(clock or Clock()).now, **{"flush_seconds": 0.001, **more})
 
 
 def _events(store: VersionedStore) -> list[Event]:
-    """All events in the order of their keys."""
+    """Return all events in the order of their keys."""
     values = [store.get(key) for key in store.list_keys("events/")]
     return [event for found in values if found is not None for event in parse_chunk(found.value)]
 
 
 class Gate(FaultyStore):
-    """A store that does not answer before `open` is called; `asked` is set when somebody has asked."""
+    """A store that does not answer before `open` is called; `asked` is set by the first call."""
 
     def __init__(self) -> None:
         super().__init__(InMemoryVersionedStore())
@@ -321,7 +321,7 @@ BAD_LINES = [
 
 @pytest.mark.parametrize("line", BAD_LINES, ids=lambda line: repr(line[:60]))
 def test_one_bad_line_spoils_the_chunk(line: bytes) -> None:
-    """A line that is no event is an error that names the line; nothing else than that error is ever raised."""
+    """A line that is not an event is an error that names the line; nothing else than that error is ever raised."""
     with pytest.raises(RecordError) as caught:
         parse_chunk(_chunk(HEAD) + line + b"\n")
     assert "line 2" in caught.value.reason or b"\xff" in line

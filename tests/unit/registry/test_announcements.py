@@ -49,7 +49,7 @@ class Recording(FaultyStore):
 
 @pytest.fixture
 def line() -> Recording:
-    """A store with the job `a` in it, which nobody has announced."""
+    """Return a store with the job `a` in it, which no writer has announced."""
     inner = InMemoryVersionedStore()
     JobRegistry(inner).register_job("a")
     for announcement in list(inner.list_keys(announcements.PREFIX)):
@@ -59,7 +59,7 @@ def line() -> Recording:
 
 @pytest.fixture
 def registry(line: Recording, clock: Clock) -> JobRegistry:
-    """One process of ours."""
+    """Return one process of mops-jobs."""
     return JobRegistry(line, now=clock.now, sleep=RecordingSleep())
 
 
@@ -97,7 +97,7 @@ def test_a_record_is_not_written_unannounced(line: Recording, registry: JobRegis
 
 
 def test_an_announcement_is_tried_again_as_a_write_is(line: Recording, registry: JobRegistry) -> None:
-    """One failure on the way is nobody's business."""
+    """One failure on the way is not reported."""
     line.fail_next(2, "create_if_absent")
     assert registry.update_fields("a", owner="ada").owner == "ada"
 
@@ -151,7 +151,7 @@ def test_the_slots_cover_every_change(since: datetime, hours: float, part: float
 
 
 def test_names_that_are_no_jobs_are_ignored() -> None:
-    """Anything may lie there: what is no job's id is nobody's announcement."""
+    """Anything may lie there: what is not a job's id is not an announcement."""
     now, store = datetime(2026, 3, 1, 12, tzinfo=UTC), InMemoryVersionedStore()
     slot = announcements.slot_of(now)
     for name in ("a", "b/c", "d" * 600, "é"):

@@ -49,7 +49,7 @@ UPDATES: dict[str, Callable[[JobRegistry], JobState]] = {
 
 
 class Overtaken(FaultyStore):
-    """A bad line on which somebody else writes on top of a write that landed, before its writer hears of the loss."""
+    """A bad line on which another writer writes on top of a write that landed, before its writer hears of the loss."""
 
     rival: Callable[[], object] | None = None
 
@@ -215,7 +215,7 @@ def test_missed_steps_are_walked_in_one_write(bench: Bench) -> None:
 
 
 def test_metadata_and_labels_are_merged_and_other_fields_replaced(bench: Bench) -> None:
-    """None unsets; what is not mentioned stays; an empty object adds nothing."""
+    """None unsets, and what is not mentioned stays; an empty object adds nothing."""
     bench.place(metadata={"a": 1, "b": 1}, labels={"x": "1"}, owner="ada", error_code="E", verified_outputs=["o1"])
     job = bench.registry.update_status(
         "a", "running", metadata={"b": 2}, labels={"y": "2"}, error_code=None, verified_outputs=["o2"]
@@ -271,7 +271,7 @@ def test_a_status_may_be_given_in_any_case(bench: Bench) -> None:
 @pytest.mark.parametrize("status", sorted(TERMINAL))
 @pytest.mark.parametrize("method", UPDATES)
 def test_a_record_that_has_ended_does_not_change(bench: Bench, method: str, status: str) -> None:
-    """Whoever tries is refused; only cancelling what is cancelled is a no-op."""
+    """Every attempt is refused; only cancelling what is cancelled is a no-op."""
     value = bench.place(status=status)
     if (method, status) == ("cancel_job", "cancelled"):
         assert UPDATES[method](bench.registry).status is JobStatus.CANCELLED
@@ -292,7 +292,7 @@ def test_a_status_unknown_to_this_version_is_never_overwritten(bench: Bench, met
 
 @pytest.mark.parametrize("method", UPDATES)
 def test_a_job_that_is_not_there_is_a_key_error(registry: JobRegistry, method: str) -> None:
-    """As in ModelOps; and one of ours, with an exit code and a sentence."""
+    """As in ModelOps, and as an error of mops-jobs, with an exit code and a sentence."""
     with pytest.raises(KeyError) as caught:
         UPDATES[method](registry)
     assert isinstance(caught.value, JobNotFoundError)
@@ -310,7 +310,7 @@ def test_what_is_no_record_is_named_by_key_and_left_alone(bench: Bench, method: 
 
 @pytest.mark.parametrize("method", [*UPDATES, "get_job"])
 def test_a_record_under_the_key_of_another_job_is_left_alone(bench: Bench, method: str) -> None:
-    """Somebody has copied it there; changing it would change neither job, and listing it would show one twice."""
+    """A user has copied it there; changing it would change neither job, and listing it would show one twice."""
     value = bench.place("a", status="scheduled").replace(b'"job_id": "a"', b'"job_id": "b"')
     found = bench.store.get("jobs/a/state.json")
     assert found is not None
@@ -322,7 +322,7 @@ def test_a_record_under_the_key_of_another_job_is_left_alone(bench: Bench, metho
 
 @pytest.mark.parametrize("method", UPDATES)
 def test_unknown_fields_are_carried_along(bench: Bench, method: str) -> None:
-    """Fields of a newer version, or of somebody else, are after each update what they were before."""
+    """Fields of a newer version, or of another program, are after each update what they were before."""
     unknown = {"gpu": {"count": 2, "kinds": ["a", None]}, "Status": "x", "": 0}
     bench.place(status="scheduled", **unknown)
     UPDATES[method](bench.registry)
@@ -331,7 +331,7 @@ def test_unknown_fields_are_carried_along(bench: Bench, method: str) -> None:
 
 @pytest.mark.parametrize("method", UPDATES)
 def test_a_write_counts_a_revision_and_leaves_its_id_and_time(bench: Bench, method: str) -> None:
-    """A record that no version of ours has written counts as revision 0."""
+    """A record that no version of mops-jobs has written counts as revision 0."""
     bench.place(status="scheduled")
     bench.now += timedelta(hours=1)
     job = UPDATES[method](bench.registry)
@@ -407,7 +407,7 @@ def test_progress_sets_the_counts_that_are_given(bench: Bench) -> None:
     "counts", [(-1, None), (None, -1), (11, None), (3, 2), (2**53, None), ("3", None), (True, None)]
 )
 def test_impossible_counts_are_refused(bench: Bench, counts: tuple[Any, Any]) -> None:
-    """Negative ones, more done than there is, and what is no number."""
+    """Negative ones, more done than there is, and what is not a number."""
     value = bench.place(tasks_total=10)
     with pytest.raises(UsageError):
         bench.registry.update_progress("a", *counts)
@@ -575,7 +575,7 @@ def test_a_race_is_decided_by_the_rules(bench: Bench) -> None:
 
 
 def test_an_outage_before_the_write_is_reported_at_once(bench: Bench) -> None:
-    """A reader is not kept waiting, and nobody is told that something may have been written."""
+    """A reader is not kept waiting, and no error says that something may have been written."""
     value = bench.place()
     bench.line.fail_next(1, "get")
     with pytest.raises(StoreUnavailableError) as caught:
@@ -647,7 +647,7 @@ def test_every_status_is_counted_the_empty_ones_and_the_unknown_ones_too(bench: 
 def test_what_is_no_record_is_logged_and_does_not_stop_a_listing(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A broken record is named with its reason; keys that are no records are none of our business."""
+    """A broken record is named with its reason; keys that are not records are ignored."""
     bench.place("good")
     bench.place("bad", tasks_total="many")
     for key in ("jobs/good/log.txt", "jobs/good/x/state.json", "jobs/state.json", "jobs2/a/state.json"):
@@ -657,7 +657,7 @@ def test_what_is_no_record_is_logged_and_does_not_stop_a_listing(
 
 
 def test_a_job_that_is_not_there_is_none(registry: JobRegistry) -> None:
-    """Asking is no error; asking for what can be no id is."""
+    """Asking is not an error; asking for an invalid id is."""
     assert registry.get_job("a") is None
     with pytest.raises(UsageError):
         registry.get_job("a/b")
@@ -694,7 +694,7 @@ def test_a_dict_is_created_once_and_updated_by_a_function() -> None:
 
 
 def test_a_dict_update_of_a_missing_key_is_a_key_error() -> None:
-    """And one of a value that is no JSON object is a RecordError. As in ModelOps, but named."""
+    """And one of a value that is not a JSON object is a RecordError. As in ModelOps, but named."""
     store = InMemoryVersionedStore()
     with pytest.raises(KeyError):
         update_with_retry(store, "k", dict)
@@ -716,7 +716,7 @@ def test_a_dict_update_gives_up_after_as_many_lost_races_as_asked_for() -> None:
 def test_a_dict_update_whose_reply_was_lost_is_reported_as_unknown() -> None:
     """It is never applied twice.
 
-    A plain dict has no room for a write id: so nobody says that nothing was written, and nobody guesses.
+    A plain dict has no room for a write id: so the error neither says that nothing was written, nor guesses.
     """
     for attempts in (1, 2):
         line = FaultyStore(InMemoryVersionedStore())
@@ -732,7 +732,7 @@ def test_a_dict_update_whose_reply_was_lost_is_reported_as_unknown() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What a job should be, in the fewest words."""
+    """The model of a job, in the fewest words."""
 
     status: JobStatus = JobStatus.PENDING
     done: int = 0
@@ -740,7 +740,7 @@ class Model:
     history: tuple[JobStatus, ...] = (JobStatus.PENDING,)
 
     def to(self, target: JobStatus, **fields: Any) -> Model | type[MopsJobsError]:
-        """The job moved to `target` with these fields, or the error that the attempt deserves."""
+        """Return the job moved to `target` with these fields, or the error that the attempt deserves."""
         changed = dataclasses.replace(self, **fields)
         if self.status is target:
             return TerminalStateError if changed != self and self.status in TERMINAL else changed
@@ -774,7 +774,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(lost=st.integers(0, 1), conflicts=st.integers(0, 2), minutes=st.integers(-90, 90))
     def trouble(self, lost: int, conflicts: int, minutes: int) -> None:
-        """What the next writes meet; nothing of it shows in what they come to."""
+        """Choose the faults that the next writes meet; no result shows them."""
         self.bench.line._lost_replies, self.bench.line._conflicts = lost, conflicts
         self.bench.now += timedelta(minutes=minutes)
 

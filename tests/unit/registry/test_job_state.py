@@ -48,7 +48,7 @@ MODELOPS = {
     "last_validation_error": None,
     "metadata": {"simulations": 10, "bundle": "sha256:ab", "nested": {"deep": [1, 2.5, None, True]}},
 }
-"""A record with every field of ModelOps' contract and none of ours."""
+"""A record with every field of ModelOps' contract and none of mops-jobs."""
 
 OURS = {
     "write_id": "w2",
@@ -123,7 +123,7 @@ def test_four_fields_are_enough() -> None:
 
 
 def test_a_record_as_modelops_writes_it_loses_nothing() -> None:
-    """Indented JSON with all its fields and none of ours comes out with the same fields and values."""
+    """Indented JSON with all its fields and none of mops-jobs comes out with the same fields and values."""
     state = JobState.from_json(json.dumps(MODELOPS, indent=2).encode())
     assert state.status is JobStatus.RUNNING
     assert json.loads(state.to_json()) == MODELOPS
@@ -241,7 +241,7 @@ def test_a_field_of_a_wrong_type_or_range_is_named(name: str, value: object) -> 
     ],
 )
 def test_a_wrong_type_inside_a_field_is_named_with_its_place(fields: dict[str, object], named: str) -> None:
-    """So that somebody can find it in the record."""
+    """So that a user can find it in the record."""
     assert reason(encoded(**fields)).startswith(f"invalid field {named}: expected ")
 
 
@@ -350,7 +350,7 @@ def test_what_no_key_can_hold_is_no_id(job_id: str) -> None:
     "name", ["job_id", "status", "created_at", "updated_at", "write_id", "revision", "transitions"]
 )
 def test_the_bookkeeping_of_the_registry_cannot_be_set(name: str) -> None:
-    """Nor can what is no field; the sentence lists what can be."""
+    """Nor can an unknown field; the sentence lists what can be."""
     for bad in (name, name.upper(), "extra"):
         with pytest.raises(UsageError, match=f"invalid field '{bad}': expected one of engine, "):
             check_field(bad, "x")

@@ -110,7 +110,7 @@ def test_each_step_of_a_walk_is_allowed_and_the_last_one_arrives(before: JobStat
 
 @pytest.mark.parametrize("before", JobStatus)
 def test_cancelled_is_one_step_away_or_out_of_reach(before: JobStatus) -> None:
-    """Cancelling is somebody's act, never something that an observer concludes from what it missed."""
+    """Only a user cancels; an observer never concludes it from what it missed."""
     assert steps(before, JobStatus.CANCELLED) in (("cancelled",), None)
 
 

@@ -71,7 +71,7 @@ def test_where_the_study_names_none_the_names_are_stored_with_them(
 
 
 def test_what_is_done_is_not_done_again(given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
-    """A job that has been cut short: some outputs are there, from somebody else."""
+    """A job that has been cut short: some outputs are there, from another runner."""
     noted = tmp_path / "calls"
     sets = sets_of(6, calls=str(noted))
     given(sets)
@@ -301,7 +301,7 @@ def test_a_bundle_that_is_gone_fails_the_job(
     assert (record(registry).status, record(registry).error_code) == ("failed", "MODEL")
 
 
-# --- stopped by somebody else ---------------------------------------------------------------------------------------
+# --- stopped by another process -------------------------------------------------------------------------------------
 
 
 def test_a_cancelled_record_stops_the_work(

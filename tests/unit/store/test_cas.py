@@ -33,7 +33,7 @@ KEY = "jobs/j-1/state.json"
 
 @pytest.fixture
 def store() -> FaultyStore:
-    """A record with no marks, behind a line that fails on demand."""
+    """Return a record with no marks, behind a line that fails on demand."""
     faulty = FaultyStore(InMemoryVersionedStore())
     faulty.create_if_absent(KEY, b"[]")
     faulty.calls.clear()
@@ -41,7 +41,7 @@ def store() -> FaultyStore:
 
 
 def mark(name: str) -> cas.Apply:
-    """An update whose effect can be told in the bytes: it appends a name to a list."""
+    """Return an update whose effect can be told in the bytes: it appends a name to a list."""
     return lambda value: json.dumps([*json.loads(value), name]).encode()
 
 
@@ -57,7 +57,7 @@ def marks(store: FaultyStore) -> list[str]:
 
 
 def rival(store: FaultyStore, name: str = "rival") -> None:
-    """Somebody else's update, straight to the store."""
+    """Write another update, straight to the store."""
     cas.update(store.inner, KEY, mark(name))
 
 
@@ -74,11 +74,11 @@ class Marking:
         return False
 
     def on_conflict(self) -> None:
-        """Nothing counts these."""
+        """Do nothing: no test counts these."""
 
 
 def marking(name: str) -> Marking:
-    """The callbacks of an update by `mark(name)`."""
+    """Return the callbacks of an update by `mark(name)`."""
     return Marking(marked(name))
 
 
@@ -175,7 +175,7 @@ def test_delays_double_up_to_the_cap(store: FaultyStore) -> None:
 
 
 def test_delays_are_drawn_from_the_whole_range(store: FaultyStore) -> None:
-    """Full jitter: the lowest draw is no delay at all."""
+    """Full jitter: the lowest draw means no delay."""
     sleep = RecordingSleep()
     draws = iter([0.0, 0.5, 0.25])
     store.conflict_next(3)
@@ -193,7 +193,7 @@ def test_no_delay_is_negative_or_above_the_cap(attempt: int, drawn: float) -> No
 
 
 def test_an_own_write_whose_reply_was_lost_is_recognised(store: FaultyStore) -> None:
-    """Written once, reported as written, and not taken for somebody else's."""
+    """Written once, reported as written, and not taken for another writer's."""
     store.lose_reply_next()
     outcome = update(store)
     assert (marks(store), outcome.written, store.calls["put"]) == (["mine"], True, 1)
@@ -403,7 +403,7 @@ def test_a_refused_connection_after_a_lost_reply_leaves_the_doubt(store: FaultyS
     assert "may or may not have landed" in (caught.value.hint or "")
 
 
-# --- answers without a meaning, and refusals ------------------------------------------------------------------------
+# --- unexpected answers, and refusals -------------------------------------------------------------------------------
 
 DOUBT = "may or may not have landed"
 
@@ -432,7 +432,7 @@ class Answering(FaultyStore):
 
 
 def nonsense() -> StoreError:
-    return StoreError("gave an answer that makes no sense.", hint="Is it a registry?")
+    return StoreError("gave an answer that makes no sense.", hint="Check the URL.")
 
 
 def test_an_unexpected_answer_to_a_write_reports_the_doubt() -> None:
@@ -481,7 +481,7 @@ def test_a_first_read_without_a_meaning_leaves_no_doubt() -> None:
 
 
 class LandingLate(FaultyStore):
-    """A store whose first creation is answered by an outage, and lands after somebody has looked for it."""
+    """A store whose first creation is answered by an outage, and lands after a reader has looked for it."""
 
     def __init__(self, error: StoreError | None = None) -> None:
         super().__init__(InMemoryVersionedStore())
@@ -512,7 +512,7 @@ def test_a_creation_that_lands_late_is_recognised() -> None:
 
 
 def test_a_creation_that_lands_late_is_never_taken_for_somebody_elses() -> None:
-    """Where nothing tells whose it is, or nobody can look, the doubt is told."""
+    """If no trace tells whose it is, or the store does not answer, the error reports the doubt."""
     with pytest.raises(StoreUnavailableError) as caught:
         create(LandingLate(), callbacks=None, sleep=RecordingSleep())
     assert DOUBT in str(caught.value.hint)

@@ -24,7 +24,7 @@ def test_no_text_begins_a_formula(text: str) -> None:
 
 
 def test_numbers_are_numbers() -> None:
-    """A negative number is no formula, and a spreadsheet is to reckon with it."""
+    """A negative number is not a formula, and a spreadsheet is to reckon with it."""
     assert csv_text([[-5, -0.5, 1e22]]) == "-5,-0.5,1e+22\n"
 
 

@@ -1,4 +1,4 @@
-"""Files that come whole or not at all, and what somebody who was killed leaves of them."""
+"""Files that come whole or not at all, and what a killed process leaves of them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_many_at_once_write_one_after_the_other(tmp_path: Path) -> None:
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
-    """Whoever may write the directory cannot have another file overwritten by it."""
+    """A user who may write the directory cannot have another file overwritten by it."""
     (tmp_path / "file.part").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="symbolic link"):
         files.replace_file(str(tmp_path / "file"), b"new")
@@ -104,7 +104,7 @@ def test_a_registry_whose_creator_was_killed_is_made_by_the_next(tmp_path: Path)
 
 
 def test_what_is_kept_of_a_launch_is_never_half_there(tmp_path: Path) -> None:
-    """Whoever is killed while writing it has written nothing: `resume` reads the file."""
+    """A process that is killed while writing it has written nothing: `resume` reads the file."""
     killed_in_a_draft(JobDir(tmp_path).launch_fields)
     assert load_offline(JobDir(tmp_path), "job") == (None, {})
     save_launch(JobDir(tmp_path), {"k8s_name": "x"})

@@ -210,7 +210,7 @@ def test_a_point_more_than_a_century_ago_is_refused_as_duration() -> None:
     ],
 )
 def test_a_duration_for_people_has_at_most_two_units(seconds: float, text: str) -> None:
-    """Seconds beside days tell nobody anything; a zero in second place is left out."""
+    """Seconds beside days tell nothing; a zero in second place is left out."""
     assert human_duration(seconds) == text
 
 
@@ -237,5 +237,5 @@ def test_a_duration_for_people_is_right_to_its_smallest_unit(seconds: int) -> No
     ],
 )
 def test_an_age_for_people_has_one_unit(seconds: float, text: str) -> None:
-    """What another clock wrote a little ahead of ours is `just now`; far ahead it says so."""
+    """A time that another clock wrote a little ahead is `just now`; far ahead it says so."""
     assert human_age(seconds) == text

@@ -53,7 +53,7 @@ CHOSEN = st.fixed_dictionaries(
 
 
 def _passes(job_id: str, job: dict[str, Any], chosen: dict[str, Any]) -> bool:
-    """What each condition means, said once more in plain Python."""
+    """Return what each condition means, said once more in plain Python."""
     active = job["status"] not in TERMINAL
     changed = max(job["created"], job["changed"])
     names = [name for name in (job_id, job["k8s_name"]) if name is not None]

@@ -15,7 +15,7 @@ from support.runs import until
 
 HARD_ID = "a" * 60
 HARD = "(a+)+b$"
-"""Takes `re` longer than anybody lives, on that id."""
+"""An expression for which `re` takes longer than a lifetime, on that id."""
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from mopsjobs.runner.pools.worker import INLINE_BYTES
 
 
 class Talk(NamedTuple):
-    """What a worker answered and what came out beside it."""
+    """The answers of a worker and its other output."""
 
     answers: list[Any]
     err: str
@@ -30,7 +30,7 @@ Run = Callable[..., Talk]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Runs a worker on a model to its end."""
+    """Run a worker on a model to its end."""
     root, spool = tmp_path / "code", tmp_path / "spool"
     spool.mkdir()
 

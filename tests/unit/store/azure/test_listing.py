@@ -1,4 +1,4 @@
-"""The XML of Azure's listings, and how many keys the next page asks for. A real server: test_azure_store.py."""
+"""The XML of Azure's listings, and how many keys the next page asks for. A real server: tests/contract/."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_encoded_name_is_decoded_and_no_other() -> None:
     "name", ["Blob", "Blobs", "NextMarker", "Name", "Properties", "Metadata", "EnumerationResults"]
 )
 def test_metadata_may_be_called_like_parts_of_the_listing(name: str) -> None:
-    """Anybody who may write a blob chooses their names, and must not be able to lead the listing astray."""
+    """A writer of blobs chooses their names, and must not be able to lead the listing astray."""
     body = page(blob("a", f"<Metadata><{name}>jobs/z</{name}></Metadata>"), blob("b"))
     assert [one.key for one in parse(body).blobs] == ["a", "b"]
     assert parse(body).following == ""
