@@ -6,10 +6,8 @@ Run as a script, it prints every finding: `python tests/project/test_prose.py`.
 from __future__ import annotations
 
 import ast
-import io
 import re
 import sys
-import tokenize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +15,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.docs import DOCUMENTS, GENERATED, QUOTED, ROOT, blocks, read, sentences
+from support.docs import DOCUMENTS, GENERATED, QUOTED, ROOT, blocks, plain, read, sentences
+from support.python_prose import Docstring, comments, docstring_blocks, docstrings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_WORDS = 25
-"""Of a sentence in a document."""
+"""Of a sentence in a document, a docstring or a comment. A span of code is one word."""
 
 MAX_CHANGE = 100
 """Characters of one line of the changelog."""
@@ -50,14 +49,28 @@ BANNED = {
 }
 """Phrases that a reader has to decode, by name. The named thing stands in their place."""
 
+NO_NAME = (
+    r"(?i:whether|what|how|if|where|when|which|who|as|there|this|it|also|after|at|between|by|for|from|in|of|on|with)\b"
+)
+"""How the docstring of a class does not begin, as a pattern: with a noun or a verb is left."""
+
+NO_VERB = (
+    NO_NAME
+    + r"|(?i:the|an?|all|another|any|both|each|every|its|no|none|not|nothing|over|same|so|some|that|true|false)\b"
+    + r"|(?i:one|two|three|four|five|ten|be|seconds)\b|\w+'s\b|[a-z]|\w+[A-Z]|[^A-Za-z]"
+    + r"|(?!Need|Embed|Feed)[A-Z]\w*ed\b|(?!Bring|Ping)[A-Z]\w*ing\b|[A-Z]\w*[a-rt-z]s\b"
+)
+"""How the docstring of a function does not begin, as a pattern: an imperative is left."""
+
 WRITTEN = [name for name in DOCUMENTS if name not in GENERATED | QUOTED]
 
+_FOLDERS = ("mopsjobs", "onefile", "docs/tools", "tests", "bench", "reliability")
 _SPOKEN = {".py", ".html", ".js", ".css", ".json", ".sql", ".sh", ".yml"}
 SOURCES = sorted(
     str(path.relative_to(ROOT))
     for path in [
         *(ROOT / name for name in ("mops_jobs.py", "build.sh", "contrib/alerts.yml", "examples/demo.sh")),
-        *(path for folder in ("mopsjobs", "onefile", "docs/tools") for path in (ROOT / folder).rglob("*")),
+        *(path for folder in _FOLDERS for path in (ROOT / folder).rglob("*")),
     ]
     if path.is_file() and path.suffix in _SPOKEN
 )
@@ -67,46 +80,91 @@ SOURCES = sorted(
 def findings_of_document(document: str) -> Iterator[str]:
     """Yield what is wrong with the words of a document."""
     for block in blocks(read(document)):
-        for name, pattern in BANNED.items():
-            for match in re.finditer(pattern, block.text, re.IGNORECASE):
-                yield f"{document}:{block.line}: {name}: {match[0]!r} in {block.text[:80]!r}"
-        for sentence in sentences(block.text):
-            words = len(re.findall(r"\w\S*", sentence))
-            if words > MAX_WORDS:
-                yield f"{document}:{block.line}: {words} words: {sentence!r}"
-            if sentence.count(";") > 1:
-                yield f"{document}:{block.line}: a chain of semicolons: {sentence!r}"
+        for name, match in banned(block.text):
+            yield f"{document}:{block.line}: {name}: {match[0]!r} in {block.text[:80]!r}"
+        for problem in long_sentences(block.text):
+            yield f"{document}:{block.line}: {problem}"
 
 
 def findings_of_source(source: str) -> Iterator[str]:
-    """Yield what is wrong with the words of a module: its literals, docstrings and comments; of another file, all."""
-    text = read(source)
-    if not source.endswith(".py"):
-        for number, words in enumerate(text.splitlines(), start=1):
-            for name, pattern in BANNED.items():
-                for match in re.finditer(pattern, words, re.IGNORECASE):
-                    yield f"{source}:{number}: {name}: {match[0]!r} in {words.strip()[:80]!r}"
+    """Yield what is wrong with the words of a file that is not a document."""
+    if source.endswith(".py"):
+        yield from findings_of_module(source)
         return
-    tree = ast.parse(text)
-    spoken: list[tuple[int, str]] = [
-        (node.lineno, node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+    for number, words in enumerate(read(source).splitlines(), start=1):
+        for name, match in banned(words):
+            yield f"{source}:{number}: {name}: {match[0]!r} in {words.strip()[:80]!r}"
+
+
+def findings_of_module(source: str) -> Iterator[str]:
+    """Yield what is wrong with the docstrings, comments and other literals of a module. Literals of a test are data."""
+    text = read(source)
+    documented = list(docstrings(text))
+    prose = [*comments(text), *(block for docstring in documented for block in docstring_blocks(docstring))]
+    spoken = [(block.line, block.text) for block in prose]
+    if not source.startswith("tests/"):
+        spoken += literals(text, {docstring.line for docstring in documented})
+    problems = [
+        (line, f"{name}: {match[0]!r} in {words[max(match.start() - 30, 0) : match.end() + 30]!r}")
+        for line, words in spoken
+        for name, match in banned(words)
     ]
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    spoken += [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
-    for line, words in spoken:
-        plain = " ".join(words.split())
-        for name, pattern in BANNED.items():
-            for match in re.finditer(pattern, plain, re.IGNORECASE):
-                around = plain[max(match.start() - 30, 0) : match.end() + 30]
-                yield f"{source}:{line}: {name}: {match[0]!r} in {around!r}"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
-            raises = (ast.get_docstring(node) or "").partition("\nRaises:\n")[2]
-            for match in re.finditer(r"^    (\w+Error): (?!if |when )(.*)$", raises, re.MULTILINE):
-                line = getattr(node, "lineno", 1)
-                yield f"{source}:{line}: Raises: {match[1]} does not say 'if …': {match[2][:60]!r}"
+    problems += [(block.line, problem) for block in prose for problem in long_sentences(plain(block.text))]
+    problems += [(block.line, f"no such file: {path}") for block in prose for path in missing_files(source, block.text)]
+    problems += [(docstring.line, problem) for docstring in documented for problem in problems_of_docstring(docstring)]
+    problems += [(line, f"a question as a hint: {hint}") for line, hint in hints(text) if hint.endswith(("?'", '?"'))]
+    for line, problem in sorted(problems):
+        yield f"{source}:{line}: {problem}"
+
+
+def missing_files(source: str, text: str) -> Iterator[str]:
+    """Yield the modules and documents that a text names and that lie neither near its source nor below `mopsjobs/`."""
+    for path in re.findall(r"(?<![\w/.*-])[\w./-]+\.(?:py|md)\b", text):
+        if not any((folder / path).is_file() for folder in (*(ROOT / source).parents, ROOT / "mopsjobs")):
+            yield path
+
+
+def literals(source: str, docstrings: set[int]) -> Iterator[tuple[int, str]]:
+    """Yield the string literals of a source that are prose, without the docstrings on these lines."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.lineno not in docstrings:
+            yield node.lineno, " ".join(node.value.split())
+
+
+def hints(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the source text of each argument `hint`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.keyword) and node.arg == "hint":
+            yield node.value.lineno, ast.unparse(node.value)
+
+
+def banned(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Yield the banned phrases of a text, each by its name and its place."""
+    for name, pattern in BANNED.items():
+        for match in re.finditer(pattern, text, re.IGNORECASE):
+            yield name, match
+
+
+def long_sentences(text: str) -> Iterator[str]:
+    """Yield each sentence that is too long, or is a chain of semicolons."""
+    for sentence in sentences(text):
+        words = len(re.findall(r"\w\S*", sentence))
+        if words > MAX_WORDS:
+            yield f"{words} words: {sentence!r}"
+        if sentence.count(";") > 1:
+            yield f"a chain of semicolons: {sentence!r}"
+
+
+def problems_of_docstring(docstring: Docstring) -> Iterator[str]:
+    """Yield what is wrong with the form of a docstring. The docstring of a test is a claim, and has none."""
+    text = docstring.text
+    if docstring.kind == "function" and not docstring.name.startswith("test_") and re.match(NO_VERB, text):
+        yield f"{docstring.name}: does not begin with a verb: {text[:60]!r}"
+    if docstring.kind == "class" and re.match(NO_NAME, text):
+        yield f"{docstring.name}: does not begin with a noun or a verb: {text[:60]!r}"
+    raises = text.partition("\nRaises:\n")[2]
+    for match in re.finditer(r"^    (\w+Error): (?!if |when )(.*)$", raises, re.MULTILINE):
+        yield f"Raises: {match[1]} does not say 'if …': {match[2][:60]!r}"
 
 
 @pytest.mark.parametrize("document", WRITTEN)
@@ -117,7 +175,12 @@ def test_words_of_documents(document: str) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_words_of_sources(source: str) -> None:
-    """A module has no banned phrase, and each entry of `Raises:` says `if …`. No file is excepted."""
+    """A module has no banned phrase, and its docstrings and hints have their form. No file is excepted.
+
+    A sentence of a docstring or comment has at most 25 words, and each file that it names exists. The docstring of a
+    function begins with a verb, that of a class with a noun or a verb. An entry of `Raises:` says `if …`. A hint is an
+    imperative, not a question.
+    """
     assert list(findings_of_source(source)) == []
 
 
@@ -141,6 +204,59 @@ def test_changes_are_one_short_line() -> None:
 def test_phrases_are_found(text: str, found: bool) -> None:
     """The patterns find the phrases, and leave the usual ones alone."""
     assert any(re.search(pattern, text, re.IGNORECASE) for pattern in BANNED.values()) is found
+
+
+def test_forms_of_docstrings_are_found() -> None:
+    """A verb begins a function, a noun or a verb a class, and `if` an entry of `Raises:`. A test is a claim."""
+
+    def problems(kind: str, text: str, name: str = "x") -> list[str]:
+        return list(problems_of_docstring(Docstring(1, kind, name, text)))
+
+    for text in ("Return True if it is.", "Press the keys.", "Bring it up to date.", "Process the tasks."):
+        assert problems("function", text) == []
+    for text in ("Whether it is.", "The path.", "Returns the path.", "Used by all.", "`x` and `y`.", "YAML of that."):
+        assert len(problems("function", text)) == 1
+    assert problems("function", "The path is short.", "test_paths") == []
+    assert problems("class", "The path.") == []
+    assert len(problems("class", "What a path is.")) == 1
+    assert problems("function", "Read.\n\nRaises:\n    OSError: if it fails.\n") == []
+    assert len(problems("function", "Read.\n\nRaises:\n    OSError: it fails.\n")) == 1
+
+
+def test_docstrings_are_read_as_blocks() -> None:
+    """A paragraph, an item, a row and an entry of `Raises:` is a block each; a deeper line continues the one above."""
+    source = '''x = 1
+"""A value
+over two lines.
+
+- item
+  goes on
+- another
+
+    row      of a table
+             that goes on
+    row      of a table
+
+Raises:
+    OSError: if it
+        fails.
+"""
+# Comments of two
+# lines.
+y = 2  # beside
+'''
+    (docstring,) = docstrings(source)
+    assert (docstring.line, docstring.kind) == (2, "value")
+    assert [(block.line, block.text) for block in docstring_blocks(docstring)] == [
+        (2, "A value over two lines."),
+        (5, "item goes on"),
+        (7, "another"),
+        (9, "row      of a table that goes on"),
+        (11, "row      of a table"),
+        (13, "Raises:"),
+        (14, "if it fails."),
+    ]
+    assert [(block.line, block.text) for block in comments(source)] == [(17, "Comments of two lines."), (19, "beside")]
 
 
 def test_long_sentences_are_found() -> None:

@@ -56,19 +56,26 @@ def blocks(markdown: str) -> Iterator[Block]:
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         begins = _STARTS_A_BLOCK.match(line)
         if lines and (begins or not line.strip()):
-            yield Block(start, _plain(" ".join(lines)))
+            yield Block(start, plain(" ".join(lines)))
             lines = []
         if not line.strip() or _RULER.match(line):
             continue
         if line.lstrip().startswith("|"):
             cells = re.split(r"(?<!\\)\|", line.strip().strip("|"))
-            yield from (Block(number, _plain(cell)) for cell in cells if cell.strip())
+            yield from (Block(number, plain(cell)) for cell in cells if cell.strip())
             continue
         if not lines:
             start = number
         lines.append(line[begins.end() :] if begins else line.strip())
         if begins and begins[1].startswith("#"):
-            yield Block(start, _plain(lines.pop()))
+            yield Block(start, plain(lines.pop()))
+
+
+def plain(markdown: str) -> str:
+    """Return the text without its markup. Each span of inline code stands as `CODE`."""
+    text = _CODE.sub("CODE", markdown)
+    text = _LINK.sub(lambda match: match[1], text)
+    return " ".join(_MARKUP.sub("", text).split())
 
 
 def sentences(text: str) -> list[str]:
@@ -123,9 +130,3 @@ def examples(document: str) -> Iterator[tuple[str | None, list[Example]]]:
             else:
                 commands[-1] = commands[-1]._replace(output=commands[-1].output + line + "\n")
         yield match[1], commands
-
-
-def _plain(markdown: str) -> str:
-    text = _CODE.sub("CODE", markdown)
-    text = _LINK.sub(lambda match: match[1], text)
-    return " ".join(_MARKUP.sub("", text).split())
