@@ -81,6 +81,20 @@ def has_bundle(store: VersionedStore, ref: str) -> bool:
     return next(iter(store.list_keys(key)), None) == key
 
 
+def load_bundle(store: ReadableStore, ref: str) -> bytes:
+    """Return the archive of a bundle.
+
+    Raises:
+        StoreError: if the store does not answer.
+        BundleError: if the bundle is not there.
+        UsageError: if `ref` names no bundle.
+    """
+    found = store.get(bundle_key(ref))
+    if found is None:
+        raise BundleError(f"The bundle {ref} is not in the store.")
+    return found.value
+
+
 def extract_bundle(store: ReadableStore, ref: str, into: Path) -> Path:
     """Unpack a bundle into a directory of its own below `into`, and return that. An existing one is used.
 
@@ -95,16 +109,14 @@ def extract_bundle(store: ReadableStore, ref: str, into: Path) -> Path:
     target = into / key.rpartition("/")[2]
     if target.is_dir():
         return target
-    found = store.get(key)
-    if found is None:
-        raise BundleError(f"The bundle {ref} is not in the store.")
-    if hashlib.sha256(found.value).hexdigest() != target.name:
+    value = load_bundle(store, ref)
+    if hashlib.sha256(value).hexdigest() != target.name:
         raise BundleError(f"The bundle {ref} is damaged: its bytes do not have the digest in its name.")
     try:
         make_directory(into)
         with directory_lock(str(into)):
             if not target.is_dir():  # else another process was faster
-                _unpack_whole(found.value, target)
+                _unpack_whole(value, target)
     except (BundleError, OSError) as error:
         raise BundleError(f"The bundle {ref} cannot be unpacked into {into}: {error}.") from None
     return target

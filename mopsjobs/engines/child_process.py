@@ -27,6 +27,8 @@ MAX_LINE_BYTES = 2**30
 GRACE_SECONDS = 10.0
 """How long a child may take to end when its streams are closed: it first cancels its tasks on the cluster."""
 
+RESUME_HINT = "Run the job again; it continues where it was: mops-jobs resume"
+
 _START = (
     "import sys, json, importlib; sys.path[:] = json.loads(sys.argv[2]); importlib.import_module(sys.argv[1]).main()"
 )
@@ -126,7 +128,7 @@ class Child:
             self._process.wait(GRACE_SECONDS)
         return EngineUnavailableError(
             f"The process that talks to Dask has ended (exit code {self._process.returncode}).",
-            hint="Run the job again; it continues where it was: mops-jobs resume",
+            hint=RESUME_HINT,
         )
 
     def _unexpected_output_error(self) -> EngineError:

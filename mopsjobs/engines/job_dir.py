@@ -14,6 +14,7 @@ spool/N/           outputs of the tasks of shard N
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -48,6 +49,11 @@ class JobDir:
     def log(self) -> Path:
         """Return the file with the runner's own messages."""
         return self.path / "runner.log"
+
+    @property
+    def show_command(self) -> str:
+        """A command that shows the messages of the runner."""
+        return f"tail -f {shlex.quote(str(self.log))}"
 
     @property
     def own_launch(self) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -48,8 +47,7 @@ class LocalEngine:
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
             replace_file(str(directory.runner), json.dumps({"pid": pid, "started": _process_start(pid)}).encode())
         remember_launch(directory, self.name, {"python": launch.python, **launch.options})
-        show_command = f"tail -f {shlex.quote(str(directory.log))}"
-        return Launched(show_command=show_command, metadata=launch_notes(launch, self.name))
+        return Launched(directory.show_command, metadata=launch_notes(launch, self.name))
 
     def _start(self, launch: Launch, directory: JobDir) -> int:
         with open(directory.log, "ab", opener=private_opener) as log:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -40,7 +39,7 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tupl
     here = open_engine("local", env).state(job)
     if here.reason != "NotHere":
         pid = runner_pid(job_id, env)
-        show_command = f"tail -f {shlex.quote(str(JobDir.for_job(job_id, env).log))}"
+        show_command = JobDir.for_job(job_id, env).show_command
         return EngineAnswer("local", here, show_command, None if pid is None else f"kill {pid}"), ""
     answers: list[tuple[EngineAnswer | None, str]] = []
     # A daemon thread: the program may end while it hangs.

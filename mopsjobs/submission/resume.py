@@ -281,7 +281,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> Resumed:
     if phase in ("pending", "running"):
         if job.is_delivered:  # its runner was waiting for the delivery
             return resumed
-        raise JobBusyError(f"Job {state.job_id} is still running: nothing to resume.", job_id=state.job_id)
+        raise _still_running_error(state.job_id)
     if phase in ("succeeded", "failed"):
         raise UsageError(
             f"The {engine.name} engine says that job {state.job_id} has {phase}; its record does not know it yet.",
@@ -313,11 +313,15 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
     engine = open_engine(manifest.engine, session.env)
     _await_end_of_runner(engine.name, {"job_id": job_id}, session)
     if engine.state({"job_id": job_id}).phase == "running":
-        raise JobBusyError(f"Job {job_id} is still running: nothing to resume.", job_id=job_id)
+        raise _still_running_error(job_id)
     # The fields are of this machine, so they need no trust.
     recorded = _earlier_options(request, engine.name, fields.get("metadata"), session, None)
     engine.launch(make_launch(job_id, engine.name, request.options, session, recorded=recorded))
     return Resumed(job_id, None, (f"{outage} The job continues without the registry.",))
+
+
+def _still_running_error(job_id: str) -> JobBusyError:
+    return JobBusyError(f"Job {job_id} is still running: nothing to resume.", job_id=job_id)
 
 
 def _await_end_of_runner(engine: str, job: Mapping[str, object], session: Session) -> bool:

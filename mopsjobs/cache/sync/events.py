@@ -115,7 +115,7 @@ def sync_events(
             _write_chunks(connection, list(_fetch_chunks(store, batch, threads)), report)
     if job_id is None:
         with transaction(connection):
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SYNCED_AT, json_time(started)))
+            set_meta(connection, {SYNCED_AT: json_time(started)})
     return report
 
 
@@ -139,8 +139,8 @@ def prefixes_to_list(begin: datetime | None, until: datetime, job_id: str | None
 
 
 def _synced_at(connection: sqlite3.Connection) -> datetime | None:
-    row = connection.execute("SELECT value FROM meta WHERE name = ?", (SYNCED_AT,)).fetchone()
-    return None if row is None else parse_time(row[0])
+    synced_at = get_meta(connection, SYNCED_AT)
+    return None if synced_at is None else parse_time(synced_at)
 
 
 def _list_keys(store: VersionedStore, prefixes: Iterable[str], report: EventsReport) -> Iterator[str]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from mopsjobs.engines.child_process import RESUME_HINT
 from mopsjobs.engines.dask_client import connect
 from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.runner.model_errors import describe_exit, load_error, startup_error
@@ -184,7 +185,7 @@ class DaskPool:
         """Raise one kind of error if the scheduler is gone."""
         gone = EngineUnavailableError(
             f"The Dask scheduler {self._scheduler} is gone, or has dropped the tasks of this run.",
-            hint="Run the job again; it continues where it was: mops-jobs resume",
+            hint=RESUME_HINT,
         )
         if client.status != "running":
             raise gone

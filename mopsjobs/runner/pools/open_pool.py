@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mopsjobs.bundles.bundle import bundle_key, extract_bundle
-from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.bundles.bundle import extract_bundle, load_bundle
 from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.runner.pools.base import OnLog, Pool
 from mopsjobs.runner.pools.local import WorkerPool
@@ -67,12 +66,10 @@ def open_pool(
     if options.scheduler is not None:
         from mopsjobs.runner.pools.dask_process import DaskProcess
 
-        bundle = retry.call(lambda: store.get(bundle_key(manifest.bundle)))
-        if bundle is None:
-            raise BundleError(f"The bundle {manifest.bundle} is not in the store.")
+        bundle = retry.call(lambda: load_bundle(store, manifest.bundle))
         return DaskProcess(
             options.scheduler,
-            bundle.value,
+            bundle,
             entrypoint,
             os.environ,
             python=options.python,
