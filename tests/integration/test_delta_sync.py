@@ -145,7 +145,7 @@ class DeltaSync(RuleBasedStateMachine):
         for patch in self._patches:
             patch.start()
         self._inner = inner
-        self._directory = tempfile.mkdtemp(prefix="mops-jobs-test-")
+        self._directory = tempfile.mkdtemp(dir=os.path.dirname(template))
         self._paths = [shutil.copy(template, f"{self._directory}/{number}.db") for number in range(2)]
         self.world = World(inner)
         self.clock = START
