@@ -53,7 +53,7 @@ class EventRetention(RuleBasedStateMachine):
     def __init__(self, store: VersionedStore, template: str) -> None:
         super().__init__()
         self.store = store
-        self._directory = tempfile.mkdtemp(prefix="mops-jobs-test-")
+        self._directory = tempfile.mkdtemp(dir=os.path.dirname(template))
         self.path = shutil.copy(template, f"{self._directory}/cache.db")
         self.clock = START
         self.registry = JobRegistry(store, now=lambda: self.clock)
