@@ -33,18 +33,31 @@ if TYPE_CHECKING:
 
 WRITERS, WRITES = 16, 4
 RACE = """
-import sys
+import os, sys
 from mopsjobs.registry import JobRegistry
 from mopsjobs.store import open_store
-store = open_store(sys.argv[1], {})
-registry = JobRegistry(store)
-print("ready", flush=True)
-sys.stdin.readline()
-for number in range(int(sys.argv[3])):
-    registry.update_status("a", "running", labels={f"w{sys.argv[2]}.{number}": "x"}, metadata={sys.argv[2]: number})
-store.close()
-print("done")
+url, count, writes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+open_store(url, {}).close()  # loads the backend once, for all
+ready, start = os.pipe(), os.pipe()
+writers = []
+for writer in map(str, range(count)):
+    writers.append(os.fork())
+    if not writers[-1]:
+        os.close(start[1])
+        store = open_store(url, {})
+        registry = JobRegistry(store)
+        os.write(ready[1], b".")
+        os.read(start[0], 1)
+        for number in range(writes):
+            registry.update_status("a", "running", labels={f"w{writer}.{number}": "x"}, metadata={writer: number})
+        store.close()
+        os._exit(0)
+for _ in writers:
+    os.read(ready[0], 1)
+os.close(start[1])
+print([os.waitpid(writer, 0)[1] for writer in writers])
 """
+"""Starts the writers, has all begin at once, and prints how each has ended."""
 
 MODELOPS_FIELDS = {"job_id", "status", "created_at", "updated_at", "k8s_name", "k8s_namespace", "k8s_uid"}
 MODELOPS_FIELDS |= {"tasks_total", "tasks_completed", "error_message", "error_code", "results_path", "metadata"}
@@ -303,31 +316,9 @@ def test_many_processes_racing_for_one_record_lose_no_update(backend: Backend) -
     registry.register_job("a")
     registry.update_status("a", "running")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with contextlib.ExitStack() as stack:
-        writers = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", RACE, backend.url, str(number), str(WRITES)],
-                    env=environment,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for number in range(WRITERS)
-        ]
-        for writer in writers:
-            stack.callback(writer.kill)
-        for writer in writers:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "ready\n"
-        for writer in writers:
-            assert writer.stdin is not None
-            writer.stdin.write("go\n")
-            writer.stdin.flush()
-        ends = [(*writer.communicate(timeout=120), writer.returncode) for writer in writers]
-    assert ends == [("done\n", "", 0)] * WRITERS
+    command = [sys.executable, "-c", RACE, backend.url, str(WRITERS), str(WRITES)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (ran.stdout, ran.stderr) == (f"{[0] * WRITERS}\n", "")
     job = registry.get_job("a")
     assert job is not None
     assert set(job.labels) == {f"w{writer}.{number}" for writer in range(WRITERS) for number in range(WRITES)}
