@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 
-from mopsjobs.cli import build_parser
 from mopsjobs.cli.commands import COMMANDS, load
 from mopsjobs.cli.flags import with_flags
+from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.printer import Printer, discard_output
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, OptionError, UsageError
 

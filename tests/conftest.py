@@ -281,7 +281,7 @@ def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses between attempts at a request to a store are short."""
+    """Shorten the pauses between attempts at a request to a store."""
     monkeypatch.setattr(network, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(network, "MAX_PAUSE", 0.001)
 

@@ -74,12 +74,12 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the first check that failed."""
+        """Return the exit code of the first check that failed."""
         return next((result.exit_code for result in self.results if result.state == "fail"), EXIT_DONE)
 
     @property
     def sync_fix(self) -> str:
-        """The fix for a cache that is not up to date."""
+        """Return the fix for a cache that is not up to date."""
         return "restore the access to the registry first" if self.state_of("access") == "fail" else SYNC
 
     def state_of(self, name: str) -> str | None:

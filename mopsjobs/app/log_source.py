@@ -31,7 +31,7 @@ OVERLAP_SECONDS = 10.0
 
 
 class LogRequest(NamedTuple):
-    """Which lines of which job."""
+    """A request for log lines: the job, and which of its lines."""
 
     job: str
     """A job's id, a prefix that only its id has, or @latest."""

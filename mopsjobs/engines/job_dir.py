@@ -52,7 +52,7 @@ class JobDir:
 
     @property
     def show_command(self) -> str:
-        """A command that shows the messages of the runner."""
+        """Return a command that shows the messages of the runner."""
         return f"tail -f {shlex.quote(str(self.log))}"
 
     @property

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def desk(cli: Cli, tmp_path: Path) -> Iterator[Desk]:
-    """A directory with a model, and the command in it."""
+    """Yield a directory with a model, and the command in it."""
     with closing(Desk(cli, tmp_path / "desk")) as made:
         yield made
 

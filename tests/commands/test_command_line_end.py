@@ -1,4 +1,4 @@
-"""How the command ends: on a closed pipe, an interrupt, a missing library, an error that nobody expected."""
+"""How the command ends: on a closed pipe, an interrupt, a missing library, an unexpected error."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_the_runner_speaks_for_itself_while_the_registry_is_away(cli: Cli, remot
 
 @pytest.fixture
 def write(remote: Remote, clock: Clock) -> Writer:
-    """Writes chunks of the job `job` into the registry across the network."""
+    """Return a function that writes chunks of the job `job` into the registry across the network."""
     return Writer(remote.store.inner, clock)
 
 

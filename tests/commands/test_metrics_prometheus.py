@@ -44,7 +44,7 @@ def test_promtool_finds_nothing(cli: Cli, prometheus_program: Programs, flags: t
 
 
 def _names(cli: Cli) -> set[str]:
-    """The names of all metrics, as queries have them, histograms without their endings."""
+    """Return the names of all metrics, as queries have them, histograms without their endings."""
     text = cli.ok("metrics", "--per-job", "--owner").out
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
 

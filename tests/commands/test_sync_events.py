@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def write(remote: Remote, clock: Clock) -> Writer:
-    """Writes chunks of the job `job` into the registry across the network."""
+    """Return a function that writes chunks of the job `job` into the registry across the network."""
     return Writer(remote.store.inner, clock)
 
 

@@ -74,6 +74,7 @@ def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple
         "mopsjobs.cli.commands",
         "mopsjobs.cli.flags",
         "mopsjobs.cli.job_table",
+        "mopsjobs.cli.parser",
         "mopsjobs.cli.commands.listing",
     }
 
@@ -155,7 +156,7 @@ def test_only_modules_of_a_listing_assign_type_checking(cli: Cli, remote: Remote
 
 
 def _imports(path: Path) -> tuple[set[str], set[str]]:
-    """Which modules a file may import whole, and from which it imports names."""
+    """Return the modules that a file may import whole, and those from which it imports names."""
     imports = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
     return {f"{node.module}.{name.name}" for node in imports for name in node.names}, {
         str(node.module) for node in imports

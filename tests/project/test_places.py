@@ -17,7 +17,7 @@ MAX_LINES = 400
 
 @pytest.mark.parametrize("path", UNIT, ids=[path.relative_to(TESTS).as_posix() for path in UNIT])
 def test_a_unit_test_lies_where_its_module_lies(path: Path) -> None:
-    """tests/unit/x/test_y.py is for mopsjobs/x/y.py, or the package of that name."""
+    """A test file is named after a module or a package, and lies in the folder of the same name."""
     parts = path.relative_to(TESTS / "unit").with_name(path.stem.removeprefix("test_")).parts
     module = TESTS.parent.joinpath("mopsjobs", *parts)
     assert module.is_dir() or module.with_suffix(".py").is_file()

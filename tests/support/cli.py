@@ -108,7 +108,7 @@ class Cli:
         return self.ok("list", "-q", *argv).lines
 
     def app(self) -> App:
-        """The run that a command would get, for a Python program."""
+        """Open the run that a command would get, for a Python program."""
         out = Printer(None, None, self.env)
         clock = self.clock
         settings = config.load({}, self.env, self.env["HOME"])

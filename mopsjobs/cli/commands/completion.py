@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.cli import build_parser
+from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
 from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.registry.status import GROUPS, JobStatus

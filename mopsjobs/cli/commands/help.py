@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.cli import build_parser
 from mopsjobs.cli.commands import COMMANDS
+from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import Result
 
 HELP = "show the help of a command"

@@ -16,7 +16,7 @@ from support.cli import Clock
 
 @pytest.fixture
 def app(tmp_path: Path, clock: Clock) -> Iterator[App]:
-    """A run with an embedded registry, without a stdout."""
+    """Yield a run with an embedded registry, without a stdout."""
     env = {"HOME": str(tmp_path), "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
     settings = config.load({}, env, str(tmp_path))
     out = Printer(None, io.StringIO(), env)

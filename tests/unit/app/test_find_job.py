@@ -17,7 +17,7 @@ OFFLINE = FreshnessPolicy(offline=True)
 
 @pytest.fixture(autouse=True)
 def synced(cli: Cli, remote: Remote) -> None:
-    """A cache with the job `nightly-1`."""
+    """Fill a cache with the job `nightly-1`."""
     add(remote.jobs, "nightly-1", owner="ada")
     cli.ok("sync")
 

@@ -17,7 +17,7 @@ Read = Callable[..., tuple[int, list[LogLine]]]
 
 @pytest.fixture
 def read(app: App) -> Read:
-    """Reads the lines of a request."""
+    """Return a function that reads the lines of a request."""
 
     def read(request: LogRequest) -> tuple[int, list[LogLine]]:
         lines: list[LogLine] = []
@@ -28,7 +28,7 @@ def read(app: App) -> Read:
 
 @pytest.fixture
 def write(app: App, clock: Clock) -> Writer:
-    """Writes events of the job `a`, which runs."""
+    """Return a function that writes events of the job `a`, which runs."""
     add(app.registry, "a", "running")
     return Writer(app.store, clock, "a")
 

@@ -20,7 +20,7 @@ TASKS = list(study(sets_of(2)).tasks())
 
 @pytest.fixture
 def store() -> InMemoryVersionedStore:
-    """A store with the manifests of a job of two tasks, and of a child with the second one."""
+    """Yield a store with the manifests of a job of two tasks, and of a child with the second one."""
     made = InMemoryVersionedStore()
     for job_id, only, parent in (("job", None, None), ("job.2", (1,), "job")):
         manifest = Manifest(

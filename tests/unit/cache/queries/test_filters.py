@@ -73,7 +73,7 @@ def _passes(job_id: str, job: dict[str, Any], chosen: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """A cache, to be filled anew by each example."""
+    """Yield a cache, to be filled anew by each example."""
     path = tmp_path_factory.mktemp("filters") / "cache.db"
     with closing(cache_database.open_to_write(str(path), "any")) as opened:
         yield opened

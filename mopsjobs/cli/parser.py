@@ -1,0 +1,154 @@
+"""The parser of the command line: all commands, their flags and help, and suggestions for mistyped words."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mopsjobs import __version__
+from mopsjobs.cli.commands import COMMANDS, load
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.suggestions import did_you_mean, invalid_choice
+
+TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import NoReturn
+
+    from mopsjobs.cli.commands import Commands
+
+DESCRIPTION = "See, submit and steer batch simulation jobs, without kubectl."
+
+EPILOG = """exit codes:
+  0 done, also an empty list   1 unexpected   2 usage   3 no such job, or several
+  4 sign-in or permission   5 registry unreachable, try again   6 refused
+  7 partly done   8 not finished yet   130 interrupted, or answered with no
+  100 failed, 103 cancelled, 104 partial: the job's end, from wait, logs -f, status --exit-status
+"""
+
+# Everything here is English. Without this, argparse would look for a translation of each of its own words.
+argparse._ = lambda text: text  # type: ignore[attr-defined]
+
+
+class CommandLineParser(argparse.ArgumentParser):
+    """Parse as argparse does, but raise errors, and suggest the nearest word for a mistyped one."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: object = None) -> argparse.Namespace:  # type: ignore[override]
+        """Parse the words.
+
+        Raises:
+            UsageError: if they do not fit.
+        """
+        parsed, unknown = self.parse_known_args(args)
+        if not unknown:
+            return parsed
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        if not flags:
+            raise UsageError(f"unexpected argument{'s' if len(unknown) > 1 else ''}: {' '.join(unknown)}")
+        known = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - argparse has no public name for it
+                command = action.choices.get(getattr(parsed, action.dest))
+                known |= set() if command is None else set(command._option_string_actions)  # noqa: SLF001 - as above
+        raise UsageError(f"unknown flag '{flags[0]}'.{did_you_mean(flags[0], sorted(known))}")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
+            raise argparse.ArgumentError(None, f"unknown command '{value}'.{did_you_mean(str(value), action.choices)}")
+        raise argparse.ArgumentError(None, invalid_choice(action.dest, value, action.choices))
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the words.
+
+        Raises:
+            UsageError: if it is called.
+        """
+        raise UsageError(message if message.endswith((".", "?")) else f"{message}.")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Format help for the width of the terminal.
+
+    argparse makes a formatter for each argument. Without a width, each one would import shutil.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_terminal_width() - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        # Examples keep their lines; a paragraph is filled.
+        if "\n" in text:
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001
+
+
+def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Build the parser of the command line.
+
+    Args:
+        names: the commands to declare. All of them by default; a run declares only those it may need, since each costs
+            an import.
+    """
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    group = common.add_argument_group("common")
+    group.add_argument(
+        "--registry", metavar="URL", help="URL of the registry (default: MOPS_JOBS_REGISTRY, else as configured)"
+    )
+    group.add_argument(
+        "--cache", metavar="PATH", help="path of the local cache (default: MOPS_JOBS_CACHE, else one per registry)"
+    )
+    group.add_argument(
+        "--color", metavar="WHEN", help="color the output: auto, always or never (default: auto; NO_COLOR turns it off)"
+    )
+    group.add_argument("-v", "--verbose", action="count", help="print more; show where an unexpected error occurred")
+
+    quiet = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, parents=[common])
+    # Not on the parser itself: argparse would import shutil, to find the width of the terminal.
+    quiet.add_argument_group("common").add_argument(
+        "-q", "--quiet", action="store_true", help="print only results, warnings and errors"
+    )
+
+    parser = CommandLineParser(
+        prog="mops-jobs",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        parents=[quiet],
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mops-jobs {__version__}")
+    commands: Commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=CommandLineParser
+    )
+    for name in names:
+        # In `list`, -q has a meaning that is fixed: print ids only.
+        _add_command(commands, name, [common if name == "list" else quiet])
+    return parser
+
+
+def _add_command(commands: Commands, name: str, parents: list[argparse.ArgumentParser]) -> None:
+    """Declare a command: what its module says, in the frame that all commands have."""
+    module = load(name)
+    parser = commands.add_parser(
+        name,
+        parents=parents,
+        help=module.HELP,
+        description=module.DESCRIPTION,
+        epilog="\n  ".join(("examples:", *module.EXAMPLES)) + "\n",
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
+    )
+    module.add_arguments(parser)
+
+
+def _terminal_width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
