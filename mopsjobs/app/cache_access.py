@@ -197,9 +197,7 @@ class CacheAccess:
         with self._open_to_read() as connection:
             meta = {} if connection is None else job_queries.all_meta(connection)
             if connection is None or "synced_at" not in meta:
-                raise failure or StoreUnavailableError(
-                    "The registry has never been synced to this machine.", hint="Run: mops-jobs sync"
-                )
+                raise failure or never_synced_error("Run: mops-jobs sync")
             yield connection, self._freshness(meta, failure)
 
     @contextlib.contextmanager
@@ -358,3 +356,8 @@ class CacheAccess:
                 self.write(lambda cache: add_conflicts(cache, conflicts))
         except Exception as error:  # noqa: BLE001 - only a count is missing
             self._out.debug(f"The cache did not take the count of lost races: {error}")
+
+
+def never_synced_error(hint: str) -> StoreUnavailableError:
+    """Return the error of a view over a cache that was never filled."""
+    return StoreUnavailableError("The registry has never been synced to this machine.", hint=hint)

@@ -8,6 +8,7 @@ from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import parse_statuses
+from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_when
 
 TYPE_CHECKING = False
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 50
 """Jobs in a listing without a limit."""
+
+MAX_LIMIT = 10**12 - 1
 
 MAX_LABELS = 100
 """Labels of one filter. SQLite allows a thousand conditions in one."""
@@ -119,9 +122,10 @@ def parse_limit(text: str) -> int:
     Raises:
         UsageError: if it is not a whole number.
     """
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+    number = parse_whole_number(text, 0, MAX_LIMIT)
+    if number is None:
         raise UsageError(f"invalid limit '{text}': expected a whole number, 0 for all.")
-    return int(text)
+    return number
 
 
 def parse_positive_number(text: str) -> int:
@@ -130,6 +134,7 @@ def parse_positive_number(text: str) -> int:
     Raises:
         UsageError: if it is not a whole number from 1 to 100,000.
     """
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= MAX_NUMBER):
+    number = parse_whole_number(text, 1, MAX_NUMBER)
+    if number is None:
         raise UsageError(f"invalid number '{text}': expected a whole number from 1 to {MAX_NUMBER:,}.")
-    return int(text)
+    return number

@@ -6,7 +6,6 @@ answer, the runner's own log on this machine is the last resort.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -19,8 +18,9 @@ from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.trust import NotTrustedError
-from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError, UsageError
+from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
 from mopsjobs.registry.status import TERMINAL
+from mopsjobs.utils.text import compile_pattern
 from mopsjobs.utils.times import parse_time
 
 ENGINE = "kubernetes"
@@ -86,10 +86,7 @@ class _LogReader:
         self._app = app
         self._show = show
         self._after = None if request.since is None else app.now().timestamp() - request.since
-        try:
-            self._pattern = re.compile(request.pattern or "")
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"invalid regular expression '{request.pattern}': {error}.") from None
+        self._pattern = compile_pattern(request.pattern or "")
         if request.tail is not None and request.tail < 0:
             raise OptionError(f"invalid tail '{request.tail}': expected 0 or more.", "tail")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mopsjobs.console.command_line import command_line
+from mopsjobs.engines import LOCAL_ENGINES
 
 Job = Mapping[str, object]
 
@@ -60,7 +61,7 @@ def next_commands(job: Job) -> list[tuple[str, str]]:
 
 def is_runner_dead(job: Job, env: Mapping[str, str]) -> bool:
     """Return whether the job's runner is known to have ended on this machine, whatever the record says."""
-    if job["engine"] not in ("local", "dask"):
+    if job["engine"] not in LOCAL_ENGINES:
         return False
     from mopsjobs.engines.local import has_ended_here  # here: the page needs no engine
 

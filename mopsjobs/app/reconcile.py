@@ -193,7 +193,9 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
         EngineUnavailableError: if the cluster cannot be reached.
         StoreUnavailableError: if the registry cannot be reached.
     """
-    found = [_existing(job_id, app.registry) for job_id in dict.fromkeys(job_ids)] or app.registry.get_active_jobs()
+    found = [
+        _get_existing_job(job_id, app.registry) for job_id in dict.fromkeys(job_ids)
+    ] or app.registry.get_active_jobs()
     states = [state for state in found if is_reconcilable(state, (ENGINE,))]
     if not states:  # no cluster has to be configured
         return []
@@ -202,7 +204,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     return reconcile(app.registry, {ENGINE: open_engine(ENGINE, app.env, trust)}, states, now=app.now)
 
 
-def _existing(job_id: str, registry: JobRegistry) -> JobState:
+def _get_existing_job(job_id: str, registry: JobRegistry) -> JobState:
     state = registry.get_job(job_id)
     if state is None:
         raise JobNotFoundError(job_id)

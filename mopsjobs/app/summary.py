@@ -30,7 +30,7 @@ def summary_document(
     counts = statistics.by_status(cache, chosen)
     ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
     oldest = job_queries.page_of_jobs(
-        cache, _active(chosen), order=filters.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
+        cache, _active_filter(chosen), order=filters.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
     )
     return {
         **app.document_head(SCHEMA_VERSION, freshness),
@@ -45,7 +45,7 @@ def summary_document(
     }
 
 
-def _active(chosen: filters.Filter) -> filters.Filter:
+def _active_filter(chosen: filters.Filter) -> filters.Filter:
     """Return the filter for the active ones of the selected jobs."""
     active = copy.copy(chosen)
     active.statuses = ACTIVE if chosen.statuses is None else chosen.statuses & ACTIVE

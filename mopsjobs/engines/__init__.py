@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "kubernetes", "dask")
 
+LOCAL_ENGINES = ("local", "dask")
+"""Engines whose runner is a process of this machine."""
+
 
 def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -> Engine:
     """Return the engine of that name. Opening starts and sends nothing.

@@ -11,14 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.utils.files import make_directory, private_opener, replace_file
-
-LOCAL_ENGINES = ("local", "dask")
-"""Engines whose runner is a process of this machine."""
 
 PROBE_SECONDS = 1.0
 """How long a runner tries to get its lock.

@@ -142,14 +142,14 @@ def _write_output(
     if found is None:
         return False
     earlier = (store.get(f"{results_prefix(generation.job_id)}{output.name}") for generation in family[1:])
-    with _writing(directory.path / output.name):
+    with _translate_write_errors(directory.path / output.name):
         directory.write(output.name, found.value, (one.value for one in earlier if one is not None))
     return True
 
 
 def _replace_table(store: VersionedStore, family: Sequence[Manifest], directory: OutputDirectory) -> str | None:
     """Write the table of tasks. Return the reason if it was refused."""
-    with _writing(directory.path / TABLE):
+    with _translate_write_errors(directory.path / TABLE):
         try:
             directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, store, family))
         except RefusedFileError as error:
@@ -158,7 +158,7 @@ def _replace_table(store: VersionedStore, family: Sequence[Manifest], directory:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _translate_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

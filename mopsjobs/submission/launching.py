@@ -15,6 +15,7 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import active_python, model_environment
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.submission.session import Session
+from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
 
 CLUSTER_OPTIONS = ("image", "namespace", "cpu", "memory", "secret", "service_account", "parallelism", "context")
@@ -23,8 +24,7 @@ CLUSTER_OPTIONS = ("image", "namespace", "cpu", "memory", "secret", "service_acc
 PYTHON_CHECK_SECONDS = 20
 """How long an interpreter may take to run one line. A slower one is left to the runner."""
 
-MAX_DIGITS = 9
-"""Of a number in a record."""
+MAX_RECORDED_NUMBER = 10**9 - 1
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -78,12 +78,12 @@ def make_launch(
     own = _options_of_engine(engine, options, session.env, recorded)
     if engine == "kubernetes":
         own = {**recorded_options(recorded, namespace), **own}
-        shards = shards or _positive_number(recorded.get("shards"))
+        shards = shards or _recorded_number(recorded.get("shards"))
     launch = Launch(
         job_id=job_id,
         registry_url=session.registry_url,
         shards=shards or 1,
-        workers=options.workers or _positive_number(recorded.get("workers")),
+        workers=options.workers or _recorded_number(recorded.get("workers")),
         python=_python(engine, options.python, session.env, recorded.get("python")),
         task_timeout=options.task_timeout or _recorded_timeout(recorded),
         foreground=foreground,
@@ -146,9 +146,8 @@ def recorded_options(recorded: Mapping[str, str], namespace: str | None) -> dict
     return {**found, "namespace": namespace} if namespace else found
 
 
-def _positive_number(text: str | None) -> int | None:
-    is_number = text is not None and text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
-    return (int(text) if text is not None and is_number else None) or None
+def _recorded_number(text: str | None) -> int | None:
+    return None if text is None else parse_whole_number(text, 1, MAX_RECORDED_NUMBER)
 
 
 def _recorded_timeout(recorded: Mapping[str, str]) -> float | None:

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mopsjobs.console.command_line import command_line
-from mopsjobs.engines import ENGINES, open_engine
+from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import recorded_launch
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.local import LOCAL_ENGINES, PROBE_SECONDS
+from mopsjobs.engines.local import PROBE_SECONDS
 from mopsjobs.engines.model_env import active_python
 from mopsjobs.engines.trust import Trust, choices_of, choices_of_last_launch, not_trusted_error
 from mopsjobs.errors import (

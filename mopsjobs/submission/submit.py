@@ -51,7 +51,7 @@ class SubmitRequest:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Labels of the record."""
     foreground: bool = False
-    """Whether the caller works through the tasks itself after `submit`. For `engines.local.LOCAL_ENGINES` only."""
+    """Whether the caller works through the tasks itself after `submit`. For `engines.LOCAL_ENGINES` only."""
     study_directory: Path | None = None
     """Where the file of the study is. A warning names it if the model is not in the code."""
 

@@ -102,7 +102,7 @@ class JobsQuery:
             UsageError: if a parameter is unknown or invalid.
         """
         values = parse_query(API_JOBS, query)
-        self.limit = _checked_limit(values["limit"])
+        self.limit = _check_limit(values["limit"])
         self.skip: int = values["skip"]
         self.filter = _filter(values, now)
         self.order = filters.parse_sort(values["sort"])
@@ -120,7 +120,7 @@ class EventsQuery:
         values = parse_query(API_EVENTS, query)
         self.job_id: str | None = values["job"]
         self.since: str | None = values["since"]
-        self.limit = _checked_limit(values["limit"])
+        self.limit = _check_limit(values["limit"])
 
 
 class JobsPageQuery:
@@ -173,7 +173,7 @@ def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
     return job_filter(now, **{name: values[name] for name in FILTERS})
 
 
-def _checked_limit(limit: int) -> int:
+def _check_limit(limit: int) -> int:
     if not 1 <= limit <= MAX_LIMIT:
         raise UsageError(f"invalid limit {limit}: expected 1 to {MAX_LIMIT}.")
     return limit

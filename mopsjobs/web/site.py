@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mopsjobs.app.app import App
+from mopsjobs.app.cache_access import never_synced_error
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import sync_state
-from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.utils.times import human_age, parse_duration
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
@@ -53,7 +53,7 @@ class Site:
         result = self.read_cached(view_with_age)
         if result is None:
             hint = "Run: mops-jobs sync" if self.syncer is None else "The first sync is still running, or it failed."
-            raise StoreUnavailableError("The registry has never been synced to this machine.", hint=hint)
+            raise never_synced_error(hint)
         return result
 
     def header(self) -> dict[str, Any]:

@@ -51,11 +51,11 @@ def run(args: argparse.Namespace, app: App) -> Result:
     )
 
     def show(lines: Iterable[LogLine]) -> None:
-        app.out.show(Result(Text(_pieces(line) for line in lines)))
+        app.out.show(Result(Text(_line_cells(line) for line in lines)))
 
     return Result(exit_code=read_logs(request, app, show))
 
 
-def _pieces(line: LogLine) -> list[str]:
+def _line_cells(line: LogLine) -> list[str]:
     mark = [] if line.task is None else [style_text(f"[{line.task}] ", "dim")]
     return [*mark, line.text]

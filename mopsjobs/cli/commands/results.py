@@ -48,13 +48,13 @@ def run(args: argparse.Namespace, app: App) -> Result:
     listed = itertools.chain([first], outputs)
     # Printed as they arrive: there may be millions, and the store is closed after this function.
     if args.json:
-        app.out.show(Result(JsonLines(_facts(one) for one in listed)))
+        app.out.show(Result(JsonLines(_output_json(one) for one in listed)))
     else:
         app.out.show(Result(Tsv((one.entry.key, one.entry.size) for one in listed)))
     return Result()
 
 
-def _facts(one: Output) -> dict[str, object]:
+def _output_json(one: Output) -> dict[str, object]:
     task = one.task
     return {
         "name": one.name,

@@ -101,11 +101,11 @@ def _lines(job: Job, app: App) -> list[Line]:
     add(
         "Status",
         status_style(job["status"], job["suspect"]),
-        None if since is None else f", since {_ago(since, app)}",
+        None if since is None else f", since {_time_text(since, app)}",
     )
     add("Progress", _progress(job))
-    add("Created", _ago(job["created_at"], app))
-    add("Updated", _ago(job["updated_at"], app))
+    add("Created", _time_text(job["created_at"], app))
+    add("Updated", _time_text(job["updated_at"], app))
     add("Queued", duration_text(job["queued_seconds"]))
     add("Running" if job["is_active"] else "Ran", duration_text(job["run_seconds"]))
     if job["heartbeat_at"] is not None and job["is_active"]:
@@ -166,7 +166,7 @@ def _timeline(job: Job) -> list[Line]:
     return lines
 
 
-def _ago(text: object, app: App) -> str:
+def _time_text(text: object, app: App) -> str:
     """Format a time: on a terminal with how long ago it was, in a pipe alone."""
     moment = parse_time(str(text))
     if not app.out.is_terminal:

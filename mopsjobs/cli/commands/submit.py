@@ -18,8 +18,7 @@ from mopsjobs.cli.launch_flags import (
     launch_options,
 )
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.engines import ENGINES
-from mopsjobs.engines.local import LOCAL_ENGINES
+from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
