@@ -14,23 +14,23 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.status import ACTIVE
 
 
-def active_jobs_by_filter(chosen: filters.Filter, app: App) -> list[dict[str, object]]:
+def active_jobs_by_filter(job_filter: filters.Filter, app: App) -> list[dict[str, object]]:
     """Return the active jobs that a filter chooses, after a sync: an old cache must not decide which jobs to stop.
 
     Raises:
         StoreError: if the registry cannot be read.
     """
     now = app.now().timestamp()
-    chosen.keeps_active = False
-    if chosen.statuses is None:
-        chosen.statuses = ACTIVE
+    job_filter.keeps_active = False
+    if job_filter.statuses is None:
+        job_filter.statuses = ACTIVE
     if app.cache.sync(wait=None if app.settings.is_local else MAX_LOCK_WAIT) is None:
         problem = app.cache.other_sync_error()
         raise StoreUnavailableError(f"{problem} Nothing was cancelled.", hint=problem.hint)
 
     def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
         order = filters.parse_sort("name")
-        found = job_queries.list_jobs(cache, chosen, order=order, limit=0, now=now)
+        found = job_queries.list_jobs(cache, job_filter, order=order, limit=0, now=now)
         return [job for job in found.jobs() if job["is_active"]]
 
     return app.cache.read_cached(view) or []

@@ -51,13 +51,13 @@ def _run(launch: Launch, tasks_total: int, app: App) -> FollowResult:
         scheduler=launch.options.get("scheduler"),
     )
     try:
-        ran = run_here(shard, app, total=tasks_total)
+        result = run_here(shard, app, total=tasks_total)
     except (ModelError, BundleError, EngineError) as error:
         # The record has this error too. It is `partial` if tasks were complete before.
         app.out.error(error)
         return FollowResult("failed", EXIT_JOB_FAILED)
-    note = f"{launch.job_id}: {ran.status or 'state unknown'}, {ran.completed} tasks done, {ran.failed} failed"
-    code = EXIT_UNREACHABLE if ran.status is None else exit_code_of({"status": ran.status})
-    if code == EXIT_NOT_FINISHED or ran.signal is not None:
-        code, note = stopped_code(ran), f"{note}. To continue: mops-jobs resume {launch.job_id}"
-    return FollowResult(ran.status, code, note)
+    note = f"{launch.job_id}: {result.status or 'state unknown'}, {result.completed} tasks done, {result.failed} failed"
+    code = EXIT_UNREACHABLE if result.status is None else exit_code_of({"status": result.status})
+    if code == EXIT_NOT_FINISHED or result.signal is not None:
+        code, note = stopped_code(result), f"{note}. To continue: mops-jobs resume {launch.job_id}"
+    return FollowResult(result.status, code, note)

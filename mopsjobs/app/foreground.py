@@ -58,6 +58,6 @@ def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult
             raise
 
 
-def stopped_code(ran: ShardResult) -> int:
+def stopped_code(result: ShardResult) -> int:
     """Return the exit code of a run that was stopped and leaves the rest to a restart."""
-    return EXIT_STOPPED if ran.signal is None else 128 + ran.signal
+    return EXIT_STOPPED if result.signal is None else 128 + result.signal

@@ -16,37 +16,37 @@ SCHEMA_VERSION = 1
 
 
 def summary_document(
-    cache: sqlite3.Connection, chosen: filters.Filter, app: App, freshness: Freshness
+    cache: sqlite3.Connection, job_filter: filters.Filter, app: App, freshness: Freshness
 ) -> dict[str, Any]:
     """Return the document of `summary --json`.
 
     Args:
         cache: the cache.
-        chosen: which jobs count.
+        job_filter: which jobs count.
         app: the run.
         freshness: the age of the cache.
     """
     now = app.now()
-    counts = statistics.by_status(cache, chosen)
+    counts = statistics.by_status(cache, job_filter)
     ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
     oldest = job_queries.page_of_jobs(
-        cache, _active_filter(chosen), order=filters.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
+        cache, _active_filter(job_filter), order=filters.parse_sort("created"), limit=1, offset=0, now=now.timestamp()
     )
     return {
         **app.document_head(SCHEMA_VERSION, freshness),
         "total": sum(counts.values()),
         "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
-        "by_owner": [one._asdict() for one in statistics.by_owner(cache, chosen)],
-        "by_day": [one._asdict() for one in statistics.by_day(cache, chosen, now)],
+        "by_owner": [one._asdict() for one in statistics.by_owner(cache, job_filter)],
+        "by_day": [one._asdict() for one in statistics.by_day(cache, job_filter, now)],
         "failure_rate": round(counts.get("failed", 0) / ended, 6) if ended else None,
-        "queue_seconds": statistics.spread(cache, chosen, statistics.QUEUE)._asdict(),
-        "run_seconds": statistics.spread(cache, chosen, statistics.RUN)._asdict(),
+        "queue_seconds": statistics.spread(cache, job_filter, statistics.QUEUE)._asdict(),
+        "run_seconds": statistics.spread(cache, job_filter, statistics.RUN)._asdict(),
         "oldest_active": next(oldest, None),
     }
 
 
-def _active_filter(chosen: filters.Filter) -> filters.Filter:
+def _active_filter(job_filter: filters.Filter) -> filters.Filter:
     """Return the filter for the active ones of the selected jobs."""
-    active = copy.copy(chosen)
-    active.statuses = ACTIVE if chosen.statuses is None else chosen.statuses & ACTIVE
+    active = copy.copy(job_filter)
+    active.statuses = ACTIVE if job_filter.statuses is None else job_filter.statuses & ACTIVE
     return active

@@ -31,7 +31,7 @@ def user_trust(named: Iterable[str], app: App) -> Trust:
 
 def unknown_contexts(jobs: Iterable[Mapping[str, object]], app: App, trust: Trust) -> dict[str, list[str]]:
     """Return the contexts that only records name, each with the jobs of these records."""
-    found: dict[str, list[str]] = {}
+    jobs_by_choice: dict[str, list[str]] = {}
     for job in jobs:
         if engine_of(job) != "kubernetes":
             continue
@@ -39,8 +39,8 @@ def unknown_contexts(jobs: Iterable[Mapping[str, object]], app: App, trust: Trus
 
         choice = unknown_context(job, app.env, trust)
         if choice is not None:
-            found.setdefault(choice, []).append(str(job["job_id"]))
-    return found
+            jobs_by_choice.setdefault(choice, []).append(str(job["job_id"]))
+    return jobs_by_choice
 
 
 def trust_after_question(jobs: Iterable[Mapping[str, object]], app: App, trust: Trust) -> Trust:
@@ -48,16 +48,16 @@ def trust_after_question(jobs: Iterable[Mapping[str, object]], app: App, trust: 
 
     Without a terminal, and after a no, it stays as it is. The engine then refuses the contexts.
     """
-    found = unknown_contexts(jobs, app, trust)
-    return trust.plus(found) if found and _is_agreed(app, found) else trust
+    jobs_by_choice = unknown_contexts(jobs, app, trust)
+    return trust.plus(jobs_by_choice) if jobs_by_choice and _is_agreed(app, jobs_by_choice) else trust
 
 
-def agreed_trust(trust: Trust, found: Mapping[str, list[str]], app: App, outcome: str) -> Trust | None:
+def agreed_trust(trust: Trust, jobs_by_choice: Mapping[str, list[str]], app: App, outcome: str) -> Trust | None:
     """Return the user's trust with the choices of records, after asking for each that the user has not named.
 
     Args:
         trust: what the user has named.
-        found: choices that the user has not named, each with the jobs whose records name it.
+        jobs_by_choice: the choices that the user has not named, each with the jobs whose records name it.
         app: the run.
         outcome: what happens without trust, for the error: "nothing was launched".
 
@@ -67,14 +67,14 @@ def agreed_trust(trust: Trust, found: Mapping[str, list[str]], app: App, outcome
     Raises:
         NotTrustedError: if there is no terminal to ask at.
     """
-    if not found:
+    if not jobs_by_choice:
         return trust
-    answer = _is_agreed(app, found)
+    answer = _is_agreed(app, jobs_by_choice)
     if answer is None:
-        raise not_trusted_error(found, outcome)
-    return trust.plus(found) if answer else None
+        raise not_trusted_error(jobs_by_choice, outcome)
+    return trust.plus(jobs_by_choice) if answer else None
 
 
-def _is_agreed(app: App, found: Mapping[str, list[str]]) -> bool | None:
+def _is_agreed(app: App, jobs_by_choice: Mapping[str, list[str]]) -> bool | None:
     """Ask the user whether to use what only records name. Return None if there is no terminal to ask at."""
-    return app.out.ask(f"Use {', '.join(found)}, which only the record of {first_jobs(found)} names?")
+    return app.out.ask(f"Use {', '.join(jobs_by_choice)}, which only the record of {first_jobs(jobs_by_choice)} names?")

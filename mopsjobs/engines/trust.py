@@ -89,25 +89,25 @@ def flags_for(choices: Iterable[str]) -> str:
     return " ".join(f"--trust {shlex.quote(choice)}" for choice in choices)
 
 
-def not_trusted_error(found: Mapping[str, list[str]], outcome: str) -> NotTrustedError:
+def not_trusted_error(jobs_by_choice: Mapping[str, list[str]], outcome: str) -> NotTrustedError:
     """Return the error for choices that the user has not named.
 
     Args:
-        found: the choices, each with the jobs whose records name it.
+        jobs_by_choice: the choices, each with the jobs whose records name it.
         outcome: what follows: "nothing was launched".
     """
-    choices = list(found)
+    choices = list(jobs_by_choice)
     listed = ", ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
     return NotTrustedError(
-        f"Only the record of {first_jobs(found)} names {', '.join(choices)}; {outcome}.",
+        f"Only the record of {first_jobs(jobs_by_choice)} names {', '.join(choices)}; {outcome}.",
         hint=f"If you trust {'it' if len(choices) == 1 else 'them'}, put trusted = [{listed}] into"
         f" ~/.config/mops-jobs/config.toml, or for this command add: {flags_for(choices)}",
     )
 
 
-def first_jobs(found: Mapping[str, list[str]]) -> str:
+def first_jobs(jobs_by_choice: Mapping[str, list[str]]) -> str:
     """Return the ids of the first jobs that make these choices, and the number of the others."""
-    jobs = list(dict.fromkeys(job for names in found.values() for job in names))
+    jobs = list(dict.fromkeys(job for names in jobs_by_choice.values() for job in names))
     return ", ".join(jobs[:3]) + (f" and {len(jobs) - 3} more" if len(jobs) > 3 else "")
 
 

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     changed = [one for one in done if one.is_changed]
     problems = [f"{one.job_id}: {one.problem}" for one in done if one.problem is not None]
     summary = f"{pluralize(len(done), 'job')} checked, {len(changed):,} changed"
-    body = Document({"checked": len(done), "changed": len(changed), "jobs": [_for_scripts(one) for one in done]})
+    body = Document({"checked": len(done), "changed": len(changed), "jobs": [_reconciled_json(one) for one in done]})
     return Result(
         body if args.json else Text([_line(one) for one in changed]),
         notes=[summary],
@@ -57,7 +57,7 @@ def _line(one: Reconciled) -> str:
     return f"{one.job_id}: {one.before} -> {one.after}"
 
 
-def _for_scripts(one: Reconciled) -> dict[str, object]:
+def _reconciled_json(one: Reconciled) -> dict[str, object]:
     return {
         "job_id": one.job_id,
         "action": one.action.verb,

@@ -12,6 +12,7 @@ from mopsjobs.cli.launch_flags import add_runner_flags, parse_task_timeout
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
 from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, UsageError
+from mopsjobs.registry.status import TERMINAL
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
 from mopsjobs.submission.launching import find_interpreter
 from mopsjobs.utils.text import parse_whole_number
@@ -76,14 +77,14 @@ def run(args: argparse.Namespace, app: App) -> Result:
         outage_seconds=DEFAULT_OUTAGE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, app.env),
     )
-    ran = run_here(shard, app)
-    counts = f"{ran.completed} tasks done, {ran.failed} failed"
-    if not ran.is_done:
-        code = EXIT_DONE if ran.status in ("cancelled", "succeeded", "partial", "failed") else stopped_code(ran)
-        return Result(notes=[f"{args.job}: stopped, {counts}; {ran.status or 'state unknown'}"], exit_code=code)
-    if ran.status is None:
+    result = run_here(shard, app)
+    counts = f"{result.completed} tasks done, {result.failed} failed"
+    if not result.is_done:
+        code = EXIT_DONE if result.status in TERMINAL else stopped_code(result)
+        return Result(notes=[f"{args.job}: stopped, {counts}; {result.status or 'state unknown'}"], exit_code=code)
+    if result.status is None:
         return Result(notes=[f"{args.job}: {counts}; the registry does not answer"], exit_code=EXIT_UNREACHABLE)
-    return Result(notes=[f"{args.job}: {ran.status}, {counts}"])
+    return Result(notes=[f"{args.job}: {result.status}, {counts}"])
 
 
 def _shard_number(args: argparse.Namespace, app: App) -> tuple[int, int]:
