@@ -73,7 +73,8 @@ def check_choice(text: str) -> str:
     if kind not in KINDS or not colon or not value or not text.isprintable():
         kinds = ", ".join(KINDS)
         raise UsageError(
-            f"invalid choice '{text[:100]}': expected KIND:VALUE, like context:prod.", hint=f"The kinds are {kinds}."
+            f"invalid choice '{text[:100]}': expected KIND:VALUE, like context:prod.",
+            hint=f"Use one of the kinds {kinds}.",
         )
     return text
 

@@ -104,7 +104,7 @@ def _stop_on_signals(retry: OutageRetry, on_log: Callable[[str], None]) -> Itera
     def stop(number: int, _frame: object) -> None:
         retry.stop(number)
         with contextlib.suppress(RuntimeError):  # the signal interrupted a print on the same stream
-            on_log(f"Stopping ({signal.Signals(number).name}); what is done is kept.")
+            on_log(f"Stopping ({signal.Signals(number).name}); finished tasks are kept.")
 
     if threading.current_thread() is not threading.main_thread():
         yield

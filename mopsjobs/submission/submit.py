@@ -162,7 +162,7 @@ def _check_model(request: SubmitRequest, packed: PackedBundle, directory: Path, 
     if not (function and module):
         raise UsageError(
             f"invalid model '{model}': expected package.module:function.",
-            hint=f"Or pack a directory with {ALWAYS_IN}, which names a wire function. {directory} has none.",
+            hint=f"Name a function, or add a {ALWAYS_IN} that names a wire function to {directory}.",
         )
     package = module.partition(".")[0]
     if any(name.startswith((f"{package}/", f"{package}.")) for name in packed.names):

@@ -81,7 +81,7 @@ def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
     first.send_signal(signal.SIGTERM)
     code_, err = _ended(first)
     assert code_ == 143
-    assert "Stopping (SIGTERM); what is done is kept." in err
+    assert "Stopping (SIGTERM); finished tasks are kept." in err
     assert "4 tasks done, 0 failed; running" in err
     state = record(registry)
     assert (state.status, state.tasks_completed, state.tasks_failed) == ("running", 4, 0)

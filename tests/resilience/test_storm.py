@@ -185,7 +185,7 @@ def test_a_last_write_that_was_acknowledged_and_is_gone_is_a_lost_update() -> No
 def test_a_revision_that_nobody_has_made_is_told() -> None:
     verdict = Verdict([[*wrote(1), *wrote(3)]])
     verdict.judge(at_revision(3))
-    assert "job is at revision 3; nobody has seen or written [2]." in verdict.broken
+    assert "job is at revision 3; no process has seen or written [2]." in verdict.broken
 
 
 # --- the line -------------------------------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ def _find_created(cluster: Cluster, manifest: Mapping[str, object], problem: Eng
         raise EngineError(
             f"Namespace {namespace} has another Job {name}; nothing was started.", hint=f"See it: {show_command}"
         )
-    raise EngineUnavailableError(problem.message, hint=f"To see whether it has started: {show_command}")
+    raise EngineUnavailableError(problem.message, hint=f"See whether it has started: {show_command}")
 
 
 def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> EngineState:

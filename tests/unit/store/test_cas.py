@@ -432,7 +432,7 @@ class Answering(FaultyStore):
 
 
 def nonsense() -> StoreError:
-    return StoreError("gave an answer that makes no sense.", hint="Check the URL.")
+    return StoreError("sent an unexpected answer.", hint="Check the URL.")
 
 
 def test_an_unexpected_answer_to_a_write_reports_the_doubt() -> None:
@@ -441,7 +441,7 @@ def test_an_unexpected_answer_to_a_write_reports_the_doubt() -> None:
     with pytest.raises(StoreError) as caught:
         update(store)
     assert type(caught.value) is StoreError
-    assert str(caught.value.hint).startswith("Is it a registry? ")
+    assert str(caught.value.hint).startswith("Check the URL. ")
     assert DOUBT in str(caught.value.hint)
     assert marks(store) == ["mine"]
     with pytest.raises(StoreError) as caught:
@@ -477,7 +477,7 @@ def test_a_first_read_without_a_meaning_leaves_no_doubt() -> None:
     store = Answering(nonsense(), gets_from=1)
     with pytest.raises(StoreError) as caught:
         update(store)
-    assert caught.value.hint == "Is it a registry?"
+    assert caught.value.hint == "Check the URL."
 
 
 class LandingLate(FaultyStore):
@@ -533,7 +533,7 @@ def test_an_announcement_without_a_meaning_leaves_no_doubt() -> None:
         store.inner.create_if_absent(KEY, b"[]")
         with pytest.raises(StoreError) as caught:
             write(store, callbacks=Marking(marked("mine"), announce))
-        assert caught.value.hint == "Is it a registry?"
+        assert caught.value.hint == "Check the URL."
         assert not store.calls["put"] + store.calls["create_if_absent"]
 
 
