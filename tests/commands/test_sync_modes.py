@@ -14,7 +14,7 @@ from support.cli import Cli, Remote, foreign, key
 if TYPE_CHECKING:
     from collections import Counter
 
-COUNT = 2000
+COUNT = 1200
 COUNTED = ("mode", "seen", "added", "changed", "unchanged", "removed", "fetched")
 
 

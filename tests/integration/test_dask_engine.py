@@ -28,7 +28,6 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.pools import dask_process, dask_task
 from mopsjobs.runner.pools.dask_process import DaskProcess
-from mopsjobs.store import open_store
 from support.cli import Cli, Spawn, sentences
 from support.runs import all_of, callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
 
@@ -124,24 +123,13 @@ def _is_empty(cluster: Cluster) -> bool:
 
 
 @pytest.fixture
-def store(cli: Cli) -> Iterator[VersionedStore]:
-    with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as opened:
-        yield opened
-
-
-@pytest.fixture
-def registry(store: VersionedStore) -> JobRegistry:
-    return JobRegistry(store)
-
-
-@pytest.fixture
-def start(spawn: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Start:
+def start(spawn: Spawn, local_store: VersionedStore, local_registry: JobRegistry, tmp_path: Path) -> Start:
     """Start a runner as a process, on a job over parameter sets that is submitted if it is not there yet."""
 
     def started(cluster: Cluster, sets: list[dict[str, Any]], *argv: str) -> subprocess.Popen[str]:
-        if registry.get_job("job") is None:
-            manifest = place(store, "job", study(sets), code(tmp_path / "code"))
-            registry.register_job("job", tasks_total=manifest.tasks_total)
+        if local_registry.get_job("job") is None:
+            manifest = place(local_store, "job", study(sets), code(tmp_path / "code"))
+            local_registry.register_job("job", tasks_total=manifest.tasks_total)
         return spawn("run", "job", "--scheduler", cluster.url, *argv)
 
     return started
@@ -152,8 +140,8 @@ def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err
 
 
-def _end(registry: JobRegistry, job_id: str) -> str:
-    state = until(lambda: (found := record(registry, job_id)).is_terminal and found, f"the end of {job_id}", 60)
+def _end(local_registry: JobRegistry, job_id: str) -> str:
+    state = until(lambda: (found := record(local_registry, job_id)).is_terminal and found, f"the end of {job_id}", 60)
     return str(state.status)
 
 
@@ -180,15 +168,15 @@ def seir(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]
 
 
 def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
-    cli: Cli, dask_cluster: Cluster, store: VersionedStore, registry: JobRegistry, seir: list[str]
+    cli: Cli, dask_cluster: Cluster, local_store: VersionedStore, local_registry: JobRegistry, seir: list[str]
 ) -> None:
     cli.ok(*seir, "--job-id", "there", "--engine", "dask", "--scheduler", dask_cluster.url)
     cli.ok(*seir, "--job-id", "here", "--workers", "2")
-    assert [_end(registry, job) for job in ("there", "here")] == ["succeeded", "succeeded"]
-    there = results(store, "there")
+    assert [_end(local_registry, job) for job in ("there", "here")] == ["succeeded", "succeeded"]
+    there = results(local_store, "there")
     assert len(there) == 20
-    assert there == results(store, "here")
-    state = record(registry, "there")
+    assert there == results(local_store, "here")
+    state = record(local_registry, "there")
     assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", dask_cluster.url, 20)
     until(lambda: _is_empty(dask_cluster), "the cluster to be empty")
 
@@ -254,7 +242,7 @@ def test_a_model_that_cannot_be_loaded_fails_the_job(dask_cluster: Cluster, tmp_
 
 
 def test_a_dask_worker_killed_costs_its_tasks_a_retry(
-    private_dask_cluster: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
+    private_dask_cluster: Callable[..., Cluster], start: Start, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     """Also: workers may come when the job has begun."""
     gate, noted = tmp_path / "gate", tmp_path / "calls"
@@ -267,7 +255,7 @@ def test_a_dask_worker_killed_costs_its_tasks_a_retry(
     cluster.kill(1)
     gate.touch()
     assert _ended(running)[0] == 0
-    state = record(registry)
+    state = record(local_registry)
     assert (state.status, state.tasks_completed, state.tasks_failed) == ("succeeded", 8, 0)
     assert sum(calls(noted).values()) <= 10
 
@@ -292,8 +280,8 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
     private_dask_cluster: Callable[..., Cluster],
     dask_cluster: Cluster,
     start: Start,
-    store: VersionedStore,
-    registry: JobRegistry,
+    local_store: VersionedStore,
+    local_registry: JobRegistry,
     tmp_path: Path,
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
@@ -302,7 +290,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
         one["gate"] = str(gate)
     lost = private_dask_cluster(1)
     running = start(lost, sets)
-    until(lambda: len(results(store)) == 4, "what is done to be stored")
+    until(lambda: len(results(local_store)) == 4, "what is done to be stored")
     lost.kill(0)
     code_, err = _ended(running)
     assert code_ == 143
@@ -311,25 +299,25 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
     gate.touch()
     assert _ended(start(dask_cluster, sets))[0] == 0
     assert {number: calls(noted)[number] for number in range(4)} == dict.fromkeys(range(4), 1)
-    assert (record(registry).status, record(registry).tasks_verified) == ("succeeded", 8)
+    assert (record(local_registry).status, record(local_registry).tasks_verified) == ("succeeded", 8)
 
 
 def test_a_scheduler_that_says_nothing_holds_nobody_up(
-    private_dask_cluster: Callable[..., Cluster], start: Start, registry: JobRegistry, tmp_path: Path
+    private_dask_cluster: Callable[..., Cluster], start: Start, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     noted = tmp_path / "calls"
     cluster = private_dask_cluster(1)
     running = start(cluster, sets_of(4, calls=str(noted), gate=str(tmp_path / "never")))
     until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
     cluster.halt_scheduler()
-    registry.cancel_job("job")
+    local_registry.cancel_job("job")
     code_, err = _ended(running)
     assert (code_, err.rstrip().endswith("cancelled")) == (0, True)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "SIGTERM", "SIGKILL"])
 def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
-    dask_cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path, how: str
+    dask_cluster: Cluster, start: Start, local_registry: JobRegistry, tmp_path: Path, how: str
 ) -> None:
     noted = tmp_path / "calls"
     kept = "dask-scratch-space/*/mops-jobs-*"
@@ -338,7 +326,7 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
     assert set(dask_cluster.directory.glob(kept)) - others
     if how == "cancelled":
-        registry.cancel_job("job")
+        local_registry.cancel_job("job")
     else:
         running.send_signal(signal.Signals[how])
     code_, err = _ended(running)
@@ -369,7 +357,7 @@ def _children(pid: int) -> list[int]:
 
 
 def test_the_client_of_a_runner_has_none_of_its_secrets(
-    dask_cluster: Cluster, start: Start, cli: Cli, registry: JobRegistry, tmp_path: Path
+    dask_cluster: Cluster, start: Start, cli: Cli, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     """It unpickles what the scheduler says, which may be any code. Not those either that models may have."""
     cli.env |= {**HELD, "MOPS_JOBS_MODEL_ENV": ",".join(HELD)}
@@ -382,7 +370,7 @@ def test_the_client_of_a_runner_has_none_of_its_secrets(
     assert b"held-" not in Path(f"/proc/{child}/environ").read_bytes()
     (tmp_path / "gate").touch()
     assert _ended(running)[0] == 0
-    assert record(registry).status == "succeeded"
+    assert record(local_registry).status == "succeeded"
 
 
 def test_code_that_a_cluster_sends_finds_no_secret(
@@ -408,7 +396,7 @@ def test_code_that_a_cluster_sends_finds_no_secret(
 
 
 def test_a_client_refuses_a_process_that_holds_secrets(
-    cli: Cli, dask_cluster: Cluster, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
+    cli: Cli, dask_cluster: Cluster, local_registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a submission with secrets, which asks the scheduler before it launches, shows that it asks from another."""
     for name, value in HELD.items():
@@ -417,7 +405,7 @@ def test_a_client_refuses_a_process_that_holds_secrets(
     with pytest.raises(EngineError, match="may not run in a process that holds secrets"):
         connect(dask_cluster.url)
     cli.ok(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", dask_cluster.url)
-    assert _end(registry, "job") == "succeeded"
+    assert _end(local_registry, "job") == "succeeded"
 
 
 NEXT = '{"next": true}'
@@ -458,7 +446,12 @@ def test_what_the_client_says_is_read_strictly(
 
 
 def test_what_is_missing_is_resumed_on_the_same_scheduler(
-    cli: Cli, dask_cluster: Cluster, store: VersionedStore, registry: JobRegistry, tmp_path: Path, monkeypatch: Any
+    cli: Cli,
+    dask_cluster: Cluster,
+    local_store: VersionedStore,
+    local_registry: JobRegistry,
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     needed = tmp_path / "needed"
     here = code(tmp_path / "code")
@@ -467,25 +460,25 @@ def test_what_is_missing_is_resumed_on_the_same_scheduler(
     monkeypatch.chdir(here)
     words = ["submit", "study.json", "--auto", "--job-id", "job", "--engine", "dask"]
     cli.ok(*words, DASK_SCHEDULER_ADDRESS=dask_cluster.url)
-    assert _end(registry, "job") == "partial"
-    assert record(registry).tasks_failed == 1
-    assert "ValueError: as asked" in str(record(registry).error_message)
+    assert _end(local_registry, "job") == "partial"
+    assert record(local_registry).tasks_failed == 1
+    assert "ValueError: as asked" in str(record(local_registry).error_message)
     needed.touch()
     child = cli.ok("resume", "job").out.strip()
-    assert _end(registry, child) == "succeeded"
-    assert (record(registry, child).engine, record(registry, child).metadata["dask_scheduler"]) == (
+    assert _end(local_registry, child) == "succeeded"
+    assert (record(local_registry, child).engine, record(local_registry, child).metadata["dask_scheduler"]) == (
         "dask",
         dask_cluster.url,
     )
-    assert len(results(store, child)) == 1
+    assert len(results(local_store, child)) == 1
 
 
 def test_a_job_whose_runner_is_gone_goes_on_itself(
-    cli: Cli, dask_cluster: Cluster, start: Start, registry: JobRegistry, tmp_path: Path
+    cli: Cli, dask_cluster: Cluster, start: Start, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
     running = start(dask_cluster, sets_of(3, calls=str(noted), gate=str(gate)))
-    registry.update_fields("job", engine="dask", metadata={"dask_scheduler": dask_cluster.url})
+    local_registry.update_fields("job", engine="dask", metadata={"dask_scheduler": dask_cluster.url})
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
     kill(running.pid)
     _ended(running)
@@ -497,15 +490,17 @@ def test_a_job_whose_runner_is_gone_goes_on_itself(
         f"dask:{dask_cluster.url}",
     )  # it was started by hand, not launched here
     assert cli.ok("resume", "job", *trusted).out == "job\n"
-    assert _end(registry, "job") == "succeeded"
+    assert _end(local_registry, "job") == "succeeded"
 
 
-def test_a_scheduler_that_does_not_answer_is_told_at_once(cli: Cli, registry: JobRegistry, seir: list[str]) -> None:
+def test_a_scheduler_that_does_not_answer_is_told_at_once(
+    cli: Cli, local_registry: JobRegistry, seir: list[str]
+) -> None:
     ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NOBODY)
     assert ran.code == 5
     assert len(sentences(ran.err)) == 1
     assert ran.err.startswith(f"error: The Dask scheduler {NOBODY} does not answer: ")
-    assert (record(registry).status, record(registry).error_code) == ("failed", "LAUNCH")
+    assert (record(local_registry).status, record(local_registry).error_code) == ("failed", "LAUNCH")
     assert not (JobDir.for_job("job", cli.env).path / "runner.json").exists()
 
 
@@ -522,7 +517,7 @@ def test_a_launch_checks_the_address_that_the_environment_names(tmp_path: Path) 
 
 
 def test_without_the_library_one_sentence_says_how_to_get_it(
-    cli: Cli, registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
+    cli: Cli, local_registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)  # as the interpreter notes what cannot be imported
     ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NOBODY)
@@ -531,7 +526,7 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
         "error: The dask engine needs the package distributed, which this Python does not have.",
         f"hint: Get it in the version of your cluster: {sys.executable} -m pip install distributed",
     ]
-    assert registry.get_job("job") is None
+    assert local_registry.get_job("job") is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,23 +27,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def store(cli: Cli) -> Iterator[VersionedStore]:
-    with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as opened:
-        yield opened
-
-
-@pytest.fixture
-def registry(store: VersionedStore) -> JobRegistry:
-    return JobRegistry(store)
-
-
-@pytest.fixture
-def submitted(store: VersionedStore, registry: JobRegistry, tmp_path: Path) -> Callable[[list[dict[str, Any]]], None]:
+def submitted(
+    local_store: VersionedStore, local_registry: JobRegistry, tmp_path: Path
+) -> Callable[[list[dict[str, Any]]], None]:
     """Submit a job over some parameter sets, without launching it."""
 
     def submit(sets: list[dict[str, Any]]) -> None:
-        manifest = place(store, "job", study(sets), code(tmp_path / "code"))
-        registry.register_job("job", tasks_total=manifest.tasks_total)
+        manifest = place(local_store, "job", study(sets), code(tmp_path / "code"))
+        local_registry.register_job("job", tasks_total=manifest.tasks_total)
 
     return submit
 
@@ -60,7 +51,7 @@ def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def _in_the_middle(
-    submitted: Any, start: Spawn, store: VersionedStore, noted: Path, gate: Path
+    submitted: Any, start: Spawn, local_store: VersionedStore, noted: Path, gate: Path
 ) -> subprocess.Popen[str]:
     """Return a runner that has stored four of ten tasks, and whose two workers wait for the gate."""
     sets = sets_of(10, calls=str(noted))
@@ -69,21 +60,21 @@ def _in_the_middle(
     submitted(sets)
     runner = start()
     until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
-    until(lambda: len(results(store)) == 4, "what is done to be stored")
+    until(lambda: len(results(local_store)) == 4, "what is done to be stored")
     return runner
 
 
 def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
-    submitted: Any, start: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, local_store: VersionedStore, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
-    first = _in_the_middle(submitted, start, store, noted, gate)
+    first = _in_the_middle(submitted, start, local_store, noted, gate)
     first.send_signal(signal.SIGTERM)
     code_, err = _ended(first)
     assert code_ == 143
     assert "Stopping (SIGTERM); finished tasks are kept." in err
     assert "4 tasks done, 0 failed; running" in err
-    state = record(registry)
+    state = record(local_registry)
     assert (state.status, state.tasks_completed, state.tasks_failed) == ("running", 4, 0)
     assert not [pid for pid in callers(noted) if is_alive(pid)]
     gate.touch()
@@ -91,12 +82,12 @@ def test_sigterm_keeps_what_is_done_and_a_restart_does_the_rest(
     made = calls(noted)
     assert made.keys() == set(range(10))
     assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
-    assert record(registry).status == "succeeded"
-    assert record(registry).tasks_verified == 10
+    assert record(local_registry).status == "succeeded"
+    assert record(local_registry).tasks_verified == 10
 
 
 def test_a_runner_outlives_its_program_files(
-    cli: Cli, submitted: Any, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+    cli: Cli, submitted: Any, local_store: VersionedStore, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     """The program is unpacked below ~/.cache: where that is cleared, workers that die are started again."""
     program, gate = tmp_path / "program", tmp_path / "gate"
@@ -111,16 +102,16 @@ def test_a_runner_outlives_its_program_files(
         code_, err = _ended(runner)
     assert (code_, err) == (0, "job: succeeded, 2 tasks done, 0 failed\n")
     assert calls(noted) == {0: 2}
-    assert record(registry).tasks_verified == len(results(store)) == 2
+    assert record(local_registry).tasks_verified == len(results(local_store)) == 2
 
 
 def test_after_a_killed_runner_stored_outputs_are_not_computed_again(
-    submitted: Any, start: Spawn, store: VersionedStore, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, local_store: VersionedStore, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     """The next runner takes the job over."""
     gate, noted = tmp_path / "gate", tmp_path / "calls"
-    first = _in_the_middle(submitted, start, store, noted, gate)
-    before = {entry.key: entry.version for entry in store.scan(results_prefix("job"))}
+    first = _in_the_middle(submitted, start, local_store, noted, gate)
+    before = {entry.key: entry.version for entry in local_store.scan(results_prefix("job"))}
     kill(first.pid)
     assert _ended(first)[0] == -signal.SIGKILL
     gate.touch()
@@ -129,9 +120,9 @@ def test_after_a_killed_runner_stored_outputs_are_not_computed_again(
     made = calls(noted)
     assert made.keys() == set(range(10))
     assert {number: made[number] for number in range(4)} == dict.fromkeys(range(4), 1)
-    after = {entry.key: entry.version for entry in store.scan(results_prefix("job"))}
+    after = {entry.key: entry.version for entry in local_store.scan(results_prefix("job"))}
     assert {key: after[key] for key in before} == before
-    state = record(registry)
+    state = record(local_registry)
     assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 10, 10)
 
 
@@ -171,7 +162,7 @@ def test_processes_of_a_model_end_after_their_runner_is_killed(submitted: Any, s
 
 
 def test_a_worker_killed_from_outside_does_not_harm_the_job(
-    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     gate, noted = tmp_path / "gate", tmp_path / "calls"
     submitted(sets_of(6, calls=str(noted), gate=str(gate)))
@@ -180,19 +171,19 @@ def test_a_worker_killed_from_outside_does_not_harm_the_job(
     kill(callers(noted)[0])
     gate.touch()
     assert _ended(running)[0] == 0
-    state = record(registry)
+    state = record(local_registry)
     assert (state.status, state.tasks_completed, state.tasks_failed) == ("succeeded", 6, 0)
     assert sorted(calls(noted).values()) == [1, 1, 1, 1, 1, 2]
 
 
 def test_a_cancelled_job_is_left_within_seconds(
-    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     noted = tmp_path / "calls"
     submitted(sets_of(6, calls=str(noted), gate=str(tmp_path / "never")))
     running = start()
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
-    registry.cancel_job("job")
+    local_registry.cancel_job("job")
     code_, err = _ended(running)
     assert code_ == 0
     assert err.rstrip().endswith("job: stopped, 0 tasks done, 0 failed; cancelled")
@@ -201,7 +192,7 @@ def test_a_cancelled_job_is_left_within_seconds(
 
 
 def test_shards_as_processes_end_the_job_once(
-    submitted: Any, start: Spawn, registry: JobRegistry, tmp_path: Path
+    submitted: Any, start: Spawn, local_registry: JobRegistry, tmp_path: Path
 ) -> None:
     """As Kubernetes starts them, all at once."""
     noted = tmp_path / "calls"
@@ -212,7 +203,7 @@ def test_shards_as_processes_end_the_job_once(
     ]
     assert [_ended(one)[0] for one in started] == [0, 0, 0]
     assert calls(noted) == dict.fromkeys(range(12), 1)
-    state = record(registry)
+    state = record(local_registry)
     assert (state.status, state.tasks_completed, state.tasks_verified) == ("succeeded", 12, 12)
     assert [step["status"] for step in state.transitions].count("succeeded") == 1
 
