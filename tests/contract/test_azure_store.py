@@ -15,7 +15,7 @@ import threading
 import traceback
 import tracemalloc
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,7 +47,7 @@ from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.ordering import in_code_point_order
 from support.doubles import RecordingSleep
-from support.replies import HANG_UP, SILENT, Reply, playing
+from support.replies import HANG_UP, SILENT, Reply, playing, saying
 from support.servers import ACCOUNT, ACCOUNT_KEY
 
 if TYPE_CHECKING:
@@ -815,27 +815,11 @@ def test_a_listing_that_is_left_early_waits_for_no_page(place: Place) -> None:
 
 @contextmanager
 def answering(reply: bytes) -> Iterator[AzureVersionedStore]:
-    """Yield a store whose server answers everything by these bytes, and hangs up."""
-
-    def serve() -> None:
-        with suppress(OSError):  # the server has been closed
-            while True:
-                client, _ = server.accept()
-                with client:
-                    client.recv(65536)
-                    client.sendall(reply)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        container = find_container(f"http://127.0.0.1:{server.getsockname()[1]}/{ACCOUNT}/c-1", {})
-        store = AzureVersionedStore(container, sleep=RecordingSleep())
-        try:
+    """Yield a store whose server answers each request with these bytes, and hangs up."""
+    with saying(reply) as port:
+        container = find_container(f"http://127.0.0.1:{port}/{ACCOUNT}/c-1", {})
+        with closing(AzureVersionedStore(container, sleep=RecordingSleep())) as store:
             yield store
-        finally:
-            store.close()
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 def test_an_outage_in_the_middle_of_a_listing_does_not_look_like_its_end(private_azurite: Azurite) -> None:

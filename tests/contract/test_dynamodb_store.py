@@ -9,9 +9,7 @@ import contextlib
 import json
 import os
 import socket
-import socketserver
 import sys
-import threading
 import time
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,7 +34,7 @@ from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, MAX_SORT_KEY_BYTES, Dy
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.urls import identity
 from support.doubles import RecordingSleep
-from support.replies import HANG_UP, SILENT, Reply, playing
+from support.replies import HANG_UP, SILENT, Reply, playing, saying
 from support.runs import code, sets_of
 
 if TYPE_CHECKING:
@@ -356,23 +354,6 @@ def test_a_read_that_succeeds_later_is_a_success(aws: Callable[[int], None]) -> 
 
 
 HEAD = f"HTTP/1.1 200 OK\r\nx-amz-crc32: {zlib.crc32(FOUND.body)}\r\nContent-Length: {len(FOUND.body)}\r\n\r\n"
-
-
-@contextlib.contextmanager
-def saying(text: bytes) -> Iterator[int]:
-    """Yield the port of a server that answers each request with these bytes, and hangs up."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.recv(65536)
-            self.request.sendall(text)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("come", range(20, len(HEAD) + len(FOUND.body), 7))

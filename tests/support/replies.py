@@ -1,10 +1,11 @@
-"""A server that plays the replies it was given, in turn: what no real server can be made to answer."""
+"""Servers that give the replies of a test: what no real server can be made to answer."""
 
 from __future__ import annotations
 
 import http.server
+import socketserver
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -67,3 +68,23 @@ def playing(*replies: Reply) -> Iterator[tuple[int, list[str]]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def saying(reply: bytes) -> Iterator[int]:
+    """Yield the port of a server that answers each request with these bytes, and hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # the client has left
+                self.request.recv(65536)
+                self.request.sendall(reply)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()

@@ -97,6 +97,15 @@ def code(directory: Path, source: str = MODEL) -> Path:
     return directory
 
 
+def tree(root: Path, files: dict[str, str]) -> Path:
+    """Write files below a directory, by their paths, and return the directory."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
 def study(sets: list[dict[str, Any]], **fields: Any) -> Study:
     """Return a study of `MODEL` over these parameters."""
     return parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields})

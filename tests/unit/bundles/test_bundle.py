@@ -21,14 +21,7 @@ from mopsjobs.errors import StoreUnavailableError, UsageError
 from mopsjobs.store.azure import store as azure
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
-
-
-def _tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+from support.runs import tree
 
 
 def _packed(root: Path) -> tuple[str, bytes]:
@@ -47,10 +40,10 @@ def _names(root: Path, *leave_out: Path) -> set[str]:
 
 def test_same_files_same_bytes_whatever_times_modes_umask_and_order(tmp_path: Path) -> None:
     names = ["b.py", "a.py", "a/b.py", "a-b.py", "\u00e9.py", "A.py"]
-    first = _tree(tmp_path / "one", {name: name for name in names})
+    first = tree(tmp_path / "one", {name: name for name in names})
     old = os.umask(0o077)
     try:
-        second = _tree(tmp_path / "elsewhere" / "two", {name: name for name in reversed(names)})
+        second = tree(tmp_path / "elsewhere" / "two", {name: name for name in reversed(names)})
     finally:
         os.umask(old)
     for root in (first, second):
@@ -63,7 +56,7 @@ def test_same_files_same_bytes_whatever_times_modes_umask_and_order(tmp_path: Pa
 
 
 def test_content_name_and_executable_bit_make_another_bundle(tmp_path: Path) -> None:
-    root = _tree(tmp_path / "tree", {"a": "x"})
+    root = tree(tmp_path / "tree", {"a": "x"})
     digests = [_packed(root)[0]]
     (root / "a").chmod(0o755)
     digests.append(_packed(root)[0])
@@ -76,7 +69,7 @@ def test_content_name_and_executable_bit_make_another_bundle(tmp_path: Path) -> 
 
 def test_the_digest_says_nothing_of_this_machine(tmp_path: Path) -> None:
     """It is the SHA-256 of the bytes."""
-    root = _tree(tmp_path / "tree", {"a": "x"})
+    root = tree(tmp_path / "tree", {"a": "x"})
     with pack(root) as packed:
         packed.archive.seek(0)
         value = packed.archive.read()
@@ -90,7 +83,7 @@ def test_the_digest_says_nothing_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_what_the_program_writes_itself_is_left_out_whatever_a_rule_says(tmp_path: Path) -> None:
-    root = _tree(tmp_path / "tree", {"a": "", ".mops-jobs.toml": "", "sub/.mops-jobs.toml": "", "jobs.db": "", "b": ""})
+    root = tree(tmp_path / "tree", {"a": "", ".mops-jobs.toml": "", "sub/.mops-jobs.toml": "", "jobs.db": "", "b": ""})
     (root / ".modelopsignore").write_text("!.mops-jobs.toml\n!jobs.db\n")
     (tmp_path / "link").symlink_to(root)
     assert _names(root, tmp_path / "link" / "jobs.db", root / "absent") == {"a", "b", ".modelopsignore"}
@@ -100,7 +93,7 @@ def test_what_the_program_writes_itself_is_left_out_whatever_a_rule_says(tmp_pat
 
 def test_progress_ends_with_the_bytes_of_all_files(tmp_path: Path) -> None:
     told: list[int] = []
-    pack(_tree(tmp_path / "tree", {"a": "x" * 100_000, "b": "y" * 50}), on_progress=told.append).close()
+    pack(tree(tmp_path / "tree", {"a": "x" * 100_000, "b": "y" * 50}), on_progress=told.append).close()
     assert told == sorted(told)
     assert told[-1] == 100_050
 
@@ -109,7 +102,7 @@ def test_progress_ends_with_the_bytes_of_all_files(tmp_path: Path) -> None:
 
 
 def test_links_that_stay_inside_are_kept_as_links(tmp_path: Path) -> None:
-    root = _tree(tmp_path / "tree", {"a/b.py": "x"})
+    root = tree(tmp_path / "tree", {"a/b.py": "x"})
     (root / "a" / "up").symlink_to("../a/b.py")
     (root / "dir").symlink_to("a")
     (root / "dangling").symlink_to("nowhere")
@@ -123,7 +116,7 @@ def test_links_that_stay_inside_are_kept_as_links(tmp_path: Path) -> None:
 
 
 def test_all_links_that_lead_out_are_named(tmp_path: Path) -> None:
-    root = _tree(tmp_path / "tree", {"a/b/c/x": "x"})
+    root = tree(tmp_path / "tree", {"a/b/c/x": "x"})
     (root / "absolute").symlink_to("/etc/passwd")
     (root / "above").symlink_to("../other")
     (root / "a" / "self").symlink_to(root)
@@ -140,7 +133,7 @@ def test_all_links_that_lead_out_are_named(tmp_path: Path) -> None:
 
 
 def test_what_is_neither_file_nor_link_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = _tree(tmp_path / "tree", {"a": "x"})
+    root = tree(tmp_path / "tree", {"a": "x"})
     os.mkfifo(root / "pipe")
     monkeypatch.chdir(root)  # the address of a socket is short
     with socket.socket(socket.AF_UNIX) as listening:
@@ -155,7 +148,7 @@ def test_what_is_neither_file_nor_link_is_refused_by_name(tmp_path: Path, monkey
 def test_too_much_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
-    root = _tree(tmp_path / "tree", {"b": "x"})
+    root = tree(tmp_path / "tree", {"b": "x"})
     (root / "a").write_bytes(os.urandom(5000))
     monkeypatch.setattr(packing, limit, value)
     with pytest.raises(UsageError, match="at most") as caught:
@@ -171,7 +164,7 @@ def test_nothing_to_pack_no_directory_and_an_unreadable_one_are_refused(tmp_path
     with pytest.raises(UsageError, match="cannot be packed"):
         pack(tmp_path / "missing")
     with pytest.raises(UsageError, match="cannot be packed"):
-        pack(_tree(tmp_path, {"file": ""}) / "file")
+        pack(tree(tmp_path, {"file": ""}) / "file")
 
 
 # --- in the store ----------------------------------------------------------------------------------------------------
@@ -184,7 +177,7 @@ def test_what_is_packed_at_most_is_what_azure_takes() -> None:
 def test_a_reply_that_was_lost_is_no_harm(tmp_path: Path) -> None:
     line = FaultyStore(InMemoryVersionedStore())
     line.lose_reply_next()
-    with pack(_tree(tmp_path / "tree", {"a": "x"})) as packed:
+    with pack(tree(tmp_path / "tree", {"a": "x"})) as packed:
         with pytest.raises(StoreUnavailableError):
             store_bundle(line, packed)
         assert store_bundle(line, packed) is False

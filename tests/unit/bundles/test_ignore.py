@@ -12,14 +12,7 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.bundles.packing import pack
-
-
-def _tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+from support.runs import tree
 
 
 def _names(root: Path) -> list[str]:
@@ -63,7 +56,7 @@ def _listed(root: Path) -> set[str]:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git to compare with")
 def test_what_goes_in_is_what_git_lists(tmp_path: Path) -> None:
-    root = _tree(tmp_path / "tree", NASTY)
+    root = tree(tmp_path / "tree", NASTY)
     (root / "link_dir").symlink_to("src")
     (root / os.fsdecode(b"not\xffutf8")).write_text("x")
     _git(root, "init", "-q")
@@ -73,7 +66,7 @@ def test_what_goes_in_is_what_git_lists(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git to compare with")
 def test_the_rules_of_the_directories_above_hold_too_within_a_repository(tmp_path: Path) -> None:
-    root = _tree(tmp_path / "tree", NASTY)
+    root = tree(tmp_path / "tree", NASTY)
     _git(root, "init", "-q")
     assert set(_names(root / "src")) == _listed(root / "src")
     shutil.rmtree(root / ".git")
@@ -84,14 +77,14 @@ def test_the_rules_of_the_directories_above_hold_too_within_a_repository(tmp_pat
 def test_git_and_virtual_environments_and_leftovers_stay_out(tmp_path: Path) -> None:
     leftovers = ["__pycache__/m.pyc", "old.pyc", ".DS_Store", ".mypy_cache/f", "sub/.ipynb_checkpoints/f"]
     never = [".git/config", "sub/.git", "env/pyvenv.cfg", "env/lib/f", *leftovers]
-    root = _tree(tmp_path / "tree", dict.fromkeys(["model.py", *never], "x"))
+    root = tree(tmp_path / "tree", dict.fromkeys(["model.py", *never], "x"))
     (root / "empty").mkdir()
     assert _names(root) == ["model.py"]
 
 
 def test_modelopsignore_has_the_last_word(tmp_path: Path) -> None:
     files = {".gitignore": "data/\n", ".modelopsignore": "!data/\n*.csv\n!__pycache__/\n", "sub/.gitignore": "!*.csv\n"}
-    root = _tree(tmp_path / "tree", files | dict.fromkeys(["data/a.bin", "data/b.csv", "sub/c.csv"], "x"))
+    root = tree(tmp_path / "tree", files | dict.fromkeys(["data/a.bin", "data/b.csv", "sub/c.csv"], "x"))
     (root / "__pycache__").mkdir()
     (root / "__pycache__" / "wanted").touch()
     assert _names(root) == [".gitignore", ".modelopsignore", "__pycache__/wanted", "data/a.bin", "sub/.gitignore"]
@@ -100,4 +93,4 @@ def test_modelopsignore_has_the_last_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", ["", ".modelops/", "manifest.json", "*", "/.modelops/**"])
 def test_the_manifest_is_always_in_and_once(tmp_path: Path, rule: str) -> None:
     files = {".modelopsignore": rule, ".modelops/manifest.json": "{}", "model.py": "x"}
-    assert _names(_tree(tmp_path / "tree", files)).count(".modelops/manifest.json") == 1
+    assert _names(tree(tmp_path / "tree", files)).count(".modelops/manifest.json") == 1
