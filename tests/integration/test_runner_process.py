@@ -144,7 +144,7 @@ def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
     running.send_signal(signal.SIGTERM)
     _, err = running.communicate(timeout=20)
     assert running.returncode == 143, err
-    assert "Stopping (SIGTERM); what is done is kept." in err
+    assert "Stopping (SIGTERM); finished tasks are kept." in err
     with closing(open_store(f"sqlite://{JobDir.for_job('job', cli.env).path}/outbox.db", {})) as kept:
         assert len(results(kept)) == 4
 
