@@ -57,6 +57,8 @@ def load_study(text: bytes, source: str) -> Study:
         else:
             document = read_json(text)
     except RecordError as error:
+        if problems := getattr(error, "problems", None):  # of YAML, whose reader is imported only when needed
+            raise StudyError(source, problems) from None
         subject = "it " if error.reason.startswith("has ") else ""
         raise StudyError(source, [subject + error.reason]) from None
     return parse_study(document, source)

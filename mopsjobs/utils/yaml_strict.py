@@ -3,13 +3,16 @@
 PyYAML's safe loader makes no objects of other classes, but it has no bounds. Aliases multiply ("billion laughs"), and
 merge keys do so even while they are loaded. Depth ends with the stack. A value that does not fit its tag raises any
 error of Python. So the document is composed first, measured with its aliases written out, and then constructed.
+
+What a plain value means is decided by `yaml_scalars`.
 """
 
 from __future__ import annotations
 
 import yaml
 
-from mopsjobs.errors import RecordError
+from mopsjobs.errors import RecordError, shorten
+from mopsjobs.utils import yaml_scalars
 from mopsjobs.utils.json_strict import MAX_DEPTH
 
 MAX_YAML_BYTES = 4 * 2**20
@@ -18,16 +21,25 @@ MAX_YAML_BYTES = 4 * 2**20
 MAX_EXPANDED = MAX_YAML_BYTES
 """Characters and values of a document, each alias counted with the values that it stands for."""
 
-MAX_NUMBER_LENGTH = 1000
-"""Characters of a number. The time to read some forms grows with their square."""
+MAX_QUOTED = 60
+"""Characters of an ambiguous value in a message."""
 
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+MERGE = "tag:yaml.org,2002:merge"
+
+
+class AmbiguousValuesError(RecordError):
+    """Plain values that readers of YAML understand in two ways. `problems` has a sentence for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 def read_yaml(text: bytes) -> object:
     """Parse a document.
 
     Raises:
+        AmbiguousValuesError: if it has plain values that readers understand in two ways.
         RecordError: if the text is not YAML, or beyond one of the bounds above.
     """
     if len(text) > MAX_YAML_BYTES:
@@ -38,6 +50,8 @@ def read_yaml(text: bytes) -> object:
         if node is None:
             return None
         _measure(node, {})
+        if loader.ambiguous:
+            raise AmbiguousValuesError(loader.ambiguous)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -51,18 +65,58 @@ def read_yaml(text: bytes) -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuse depth before the stack ends."""
+    """Read plain values by the core schema, note the ambiguous ones, and refuse depth before the stack ends."""
 
-    _depth = 0
+    def __init__(self, text: bytes) -> None:
+        super().__init__(text)
+        self.ambiguous: list[str] = []
+        self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise RecordError("nested too deeply")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        is_key = isinstance(parent, yaml.MappingNode) and index is None
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not is_key:
+            self._check(event)
         try:
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
+
+    def _check(self, event: yaml.ScalarEvent) -> None:
+        instead = yaml_scalars.ambiguity(event.value)
+        if instead is not None:
+            text = shorten(event.value, MAX_QUOTED)
+            line = 0 if event.start_mark is None else event.start_mark.line + 1
+            self.ambiguous.append(f'line {line}: {text} is ambiguous: write {instead}, or "{text}" for a text')
+
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: object) -> str:
+        if kind is yaml.ScalarNode and isinstance(implicit, tuple) and implicit[0] and value is not None:
+            return MERGE if value == "<<" else yaml_scalars.core_tag(value)
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
+
+def _construct_constant(loader: _Loader, node: yaml.ScalarNode) -> bool | None:
+    return yaml_scalars.read_constant(str(loader.construct_scalar(node)), node.tag)
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return yaml_scalars.read_int(str(loader.construct_scalar(node)))
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return yaml_scalars.read_float(str(loader.construct_scalar(node)))
+
+
+for _tag, _construct in (
+    (yaml_scalars.BOOL, _construct_constant),
+    (yaml_scalars.NULL, _construct_constant),
+    (yaml_scalars.INT, _construct_int),
+    (yaml_scalars.FLOAT, _construct_float),
+):
+    _Loader.add_constructor(_tag, _construct)
 
 
 def _measure(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
@@ -74,7 +128,7 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
         return size
     known[node] = None
     if isinstance(node, yaml.ScalarNode):
-        if node.tag in _NUMBERS and len(node.value) > MAX_NUMBER_LENGTH:
+        if node.tag in (yaml_scalars.INT, yaml_scalars.FLOAT) and len(node.value) > yaml_scalars.MAX_NUMBER_LENGTH:
             raise RecordError("not YAML (a number with too many digits)")
         size = 1 + len(node.value)
     else:
@@ -92,7 +146,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
     """Refuse a key that comes twice, as `json_strict` does: one of them is a mistake, and PyYAML takes the last."""
     seen = set()
     for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+        if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
             continue
         if (key.tag, key.value) in seen:
             raise RecordError(f"not YAML (the key {key.value[:80]!r} comes twice at line {key.start_mark.line + 1})")

@@ -122,7 +122,7 @@ def test_without_a_source_the_sentence_is_whole() -> None:
         (b"model: m\nx: {<<: {a: 1}, <<: {b: 2}, y: 1, y: 2}", "s.yaml", "the key 'y' comes twice at line 2"),
         (b"model: m\nmodel: n", "s.yaml", "the key 'model' comes twice at line 2"),
         (b"model: m\nparameter_sets: [{x: 1, y: 2, x: 3}]", "s.yaml", "the key 'x' comes twice at line 2"),
-        (b"model: m\nparameter_sets: [{x: 2024-01-01}]", "s.yaml", "parameter_sets[0].x: expected a number, a text"),
+        (b"model: m\nparameter_sets: [{x: !!timestamp 2024-01-01}]", "s.yaml", "parameter_sets[0].x: expected a number"),
         (b"", "s.yaml", "expected an object with model"),
     ],
 )
@@ -247,7 +247,9 @@ def test_anything_is_a_study_or_an_error_that_can_be_printed(document: object) -
         ("x: !!timestamp now", "a value does not fit its tag"),
         ('x: "\\UFFFFFFFF"', "a value does not fit its tag"),
         ("x: 0x" + "f" * 5000, "a number with too many digits"),
-        ("x: 1" + ":59" * 100_000, "a number with too many digits"),
+        ("x: 1" + ":59" * 100_000, "is ambiguous: write a shorter number"),
+        ("x: 0" + "1" * 100_000, "a number with too many digits"),
+        ("x: !!float " + "1" * 5000, "a number with too many digits"),
         ("x: " + "[" * 500, "nested too deeply"),
     ],
 )
