@@ -24,6 +24,9 @@ MANIFEST_VERSION = 1
 NAMES_NAME = "_outputs.json"
 """The output that lists the names of a task's other outputs, if the study does not. No other begins with `_`."""
 
+DUPLICATES_FIELD = "n_duplicate_tasks"
+"""The entry of a record's metadata that counts the tasks which repeat an earlier one; absent if there are none."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
@@ -66,7 +69,7 @@ class Manifest:
         places = ((bisect_left(self.only, number), number) for number in numbers)
         return [position for position, number in places if self.only[position : position + 1] == (number,)]
 
-    def duplicate_tasks(self) -> dict[int, int]:
+    def duplicate_tasks(self) -> Mapping[int, int]:
         """Map the position of each task that repeats an earlier task of the job to the position of the earlier one.
 
         Such tasks share their outputs. See `Study.duplicate_tasks`.
@@ -84,6 +87,7 @@ class Manifest:
 
     def record_fields(self) -> dict[str, Any]:
         """Return the arguments of `register_job` for this job, at its submission or later."""
+        duplicates = len(self.duplicate_tasks())
         return {
             "tasks_total": self.tasks_total,
             "engine": self.engine,
@@ -97,6 +101,7 @@ class Manifest:
                 "sampling_method": self.study.sampling_method,
                 "n_parameter_sets": len(self.study.parameter_sets),
                 "n_replicates": self.study.n_replicates,
+                **({DUPLICATES_FIELD: duplicates} if duplicates else {}),
                 **self.study.metadata,
             },
         }

@@ -53,6 +53,9 @@ class Downloaded(NamedTuple):
     """The first of these keys, each with the reason."""
     table_problem: str | None
     """Why the table of tasks was not written."""
+    tasks: int
+    duplicate_tasks: int
+    """See `count_tasks`."""
 
 
 def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
@@ -122,7 +125,12 @@ def download(
     if not files and not refused:
         raise NoOutputsError(f"Job {job_id} has no outputs yet.", job_id=job_id)
     problem = _replace_table(store, family, files_of_job) if family and files else None
-    return Downloaded(files, refused, tuple(reasons), problem)
+    return Downloaded(files, refused, tuple(reasons), problem, *count_tasks(family))
+
+
+def count_tasks(family: Sequence[Manifest]) -> tuple[int, int]:
+    """Count the tasks of the eldest job of a family, and those of them that repeat an earlier one."""
+    return (family[-1].tasks_total, len(family[-1].duplicate_tasks())) if family else (0, 0)
 
 
 def _write_output(

@@ -28,7 +28,9 @@ class SeedIndex:
             drawn: seed and number of each task with a drawn seed: both below 2^32.
             named: seed and number of each task with a seed that the study names: any seed.
         """
-        self._named = dict(named)
+        self._named: dict[int, list[int]] = {}
+        for seed, number in named:
+            self._named.setdefault(seed, []).append(number)
         self._drawn: list[array[int]] = []
         packed = (seed << _BITS | number for seed, number in drawn)
         while chunk := sorted(itertools.islice(packed, _CHUNK)):
@@ -36,7 +38,7 @@ class SeedIndex:
 
     def numbers(self, seed: int) -> list[int]:
         """Return the numbers of the tasks with a seed, ascending."""
-        numbers = [self._named[seed]] if seed in self._named else []
+        numbers = list(self._named.get(seed, ()))
         lowest = seed << _BITS
         for chunk in self._drawn if seed >> _BITS == 0 else ():
             place = bisect_left(chunk, lowest)

@@ -49,6 +49,8 @@ class Study:
     """The outputs that each task must leave; None if the study names none."""
     targets: tuple[str, ...] | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    _duplicates: Mapping[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    """The result of `duplicate_tasks`: seconds of work for a million tasks."""
 
     @property
     def entrypoint(self) -> str:
@@ -84,19 +86,22 @@ class Study:
             number += self.replicates(parameter_set)
         return sets
 
-    def duplicate_tasks(self) -> dict[int, int]:
+    def duplicate_tasks(self) -> Mapping[int, int]:
         """Map each task that repeats an earlier one, by parameters and seed, to the number of the earlier one.
 
-        A study that names a simulation twice is refused. But a drawn seed has 32 bits: two of 100,000 replicates are
-        likely to share one, and a drawn seed may equal a named one. Such a simulation runs once, and all its tasks are
-        complete with it.
+        A study may name a parameter set twice, as Sobol samples do. And a drawn seed has 32 bits: two of 100,000
+        replicates are likely to share one, and a drawn seed may equal a named one. Such a simulation runs once, and
+        all its tasks are complete with it.
         """
+        if self._duplicates is not None:
+            return self._duplicates
         duplicates: dict[int, int] = {}
         for sets in self.sets_by_id().values():
             if len(sets) == 1 and self.replicates(sets[0][1]) == 1:
                 continue
             for first, *others in self.seed_index(sets).duplicate_groups():
                 duplicates.update(dict.fromkeys(others, first))
+        object.__setattr__(self, "_duplicates", duplicates)
         return duplicates
 
     def seed_index(self, sets: Iterable[tuple[int, ParameterSet]]) -> SeedIndex:

@@ -26,7 +26,10 @@ MAX_NUMBER_BITS = 4096
 MAX_TASKS = 10**7
 """Of a job. Each reader of a manifest counts the tasks and draws their seeds: half a minute for this number."""
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Study))
+_FIELDS = tuple(field.name for field in dataclasses.fields(Study) if field.init)
+
+_SET_FIELDS = ("params", "seed", "param_id")
+"""Fields of a parameter set whose `params` is an object. ModelOps' `UniqueParameterSet` has the first and the last."""
 
 
 class StudyError(UsageError):
@@ -88,10 +91,7 @@ def _parse(document: object, problems: list[str]) -> Study | None:
         return None
     for name in document:
         if name not in _FIELDS:
-            # A search for close names takes a while; only the first problems are shown.
-            is_shown = len(problems) < MAX_SHOWN_PROBLEMS
-            close = difflib.get_close_matches(str(name), _FIELDS, 1) if is_shown else ()
-            problems.append(f"{name}: unknown field" + (f", did you mean {close[0]}?" if close else ""))
+            problems.append(f"{name}: unknown field{_nearest(name, _FIELDS, problems)}")
     study = Study(
         model=_parse_text(document, "model", None, problems),
         scenario=_parse_text(document, "scenario", "baseline", problems),
@@ -105,6 +105,13 @@ def _parse(document: object, problems: list[str]) -> Study | None:
     if not problems and study.tasks_total > MAX_TASKS:
         problems.append(f"{study.tasks_total:,} tasks: expected at most {MAX_TASKS:,} in one job")
     return study
+
+
+def _nearest(name: object, fields: tuple[str, ...], problems: list[str]) -> str:
+    """Return `, did you mean x?` for the field nearest to an unknown one; an empty text if none is near."""
+    # A search for close names takes a while; only the first problems are shown.
+    close = difflib.get_close_matches(str(name), fields, 1) if len(problems) < MAX_SHOWN_PROBLEMS else ()
+    return f", did you mean {close[0]}?" if close else ""
 
 
 def _parse_text(document: Mapping[str, object], name: str, default: str | None, problems: list[str]) -> str:
@@ -129,33 +136,38 @@ def _parse_parameter_sets(value: object, problems: list[str]) -> tuple[Parameter
         actual = "but it is missing" if value is None else f"not {'an empty list' if is_empty else _describe(value)}"
         problems.append(f"parameter_sets: expected a list of at least one object of parameters, {actual}")
         return ()
-    parameter_sets: list[ParameterSet] = []
-    first: dict[tuple[str, int | None], int] = {}
-    for number, item in enumerate(value):
-        where = f"parameter_sets[{number}]"
-        parameter_set = _parse_parameter_set(item, where, problems)
-        if parameter_set is None:
-            continue
-        earlier = first.setdefault((parameter_set.param_id, parameter_set.seed), number)
-        if earlier != number:
-            problems.append(f"{where}: the same as parameter_sets[{earlier}]")
-        parameter_sets.append(parameter_set)
-    return tuple(parameter_sets)
+    sets = (_parse_parameter_set(item, f"parameter_sets[{number}]", problems) for number, item in enumerate(value))
+    return tuple(parameter_set for parameter_set in sets if parameter_set is not None)
 
 
 def _parse_parameter_set(item: object, where: str, problems: list[str]) -> ParameterSet | None:
     if not isinstance(item, dict):
         problems.append(f"{where}: expected an object of parameters, not {_describe(item)}")
         return None
-    params, seed = item, None
-    # A model may have a parameter named params. The long form is an object there, with nothing beside it but a seed.
-    if isinstance(item.get("params"), dict) and item.keys() <= {"params", "seed"}:
-        params, seed = item["params"], item.get("seed")
+    if not isinstance(item.get("params"), dict):  # else a model's own parameter named params
+        return _make_parameter_set(item, None, where, problems)
+    before = len(problems)
+    for name in item:
+        if name not in _SET_FIELDS:
+            nearest = _nearest(name, _SET_FIELDS, problems) or ", expected seed or param_id"
+            problems.append(f"{where}.{name}: unknown field beside params{nearest}")
+    seed = item.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
         problems.append(f"{where}.seed: expected a whole number from 0 and below 2^64, not {_describe(seed)}")
-        return None
+    parameter_set = _make_parameter_set(item["params"], seed, f"{where}.params", problems)
+    named_id = item.get("param_id")
+    if parameter_set is not None and named_id not in (None, parameter_set.param_id):
+        problems.append(
+            f'{where}.param_id: expected "{parameter_set.param_id}", the id of params, not {_describe(named_id)}'
+        )
+    return parameter_set if len(problems) == before else None
+
+
+def _make_parameter_set(
+    params: Mapping[str, Any], seed: int | None, where: str, problems: list[str]
+) -> ParameterSet | None:
     before = len(problems)
-    _check_json(params, f"{where}.params" if params is not item else where, problems)
+    _check_json(params, where, problems)
     return ParameterSet(param_id(params), params, seed) if len(problems) == before else None
 
 

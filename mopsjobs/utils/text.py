@@ -1,4 +1,4 @@
-"""Words and text: plural forms, whole numbers, patterns, and text that is safe to print on a terminal."""
+"""Words and text: plural forms, counts, whole numbers, patterns, and text that is safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ def compile_pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"invalid regular expression '{text}': {error}.") from None
+
+
+def describe_duplicates(count: object) -> str:
+    """Return how many of the tasks before it are duplicates, as a clause; an empty text if none is.
+
+    `count` may come from a record, and so be anything.
+    """
+    if type(count) is not int or count <= 0:
+        return ""
+    words = "repeats an earlier one and shares" if count == 1 else "repeat an earlier one and share"
+    return f", {count:,} of which {words} its outputs"

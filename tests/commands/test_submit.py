@@ -50,6 +50,30 @@ def test_a_study_is_packed_launched_and_runs_to_its_end(desk: Desk) -> None:
     assert desk.results() == expected
 
 
+def test_tasks_of_one_identity_run_once_and_each_count_says_so(desk: Desk, tmp_path: Path) -> None:
+    """A set that comes twice, and one whose seed is named twice: three of the six tasks."""
+    noted = tmp_path / "calls"
+    sets: list[dict[str, Any]] = sets_of(2, calls=str(noted)) + sets_of(1, calls=str(noted))
+    sets += [{"params": {"x": 7, "calls": str(noted)}, "seed": 5}] * 3
+    path = desk.write(sets)
+    repeated = "6 tasks, 3 of which repeat an earlier one and share its outputs"
+    plan = desk.ok("submit", path, "--auto", "--dry-run")
+    assert f"model:simulate/baseline: 6 parameter sets, {repeated}" in plan.out
+    assert desk.ok("submit", path, "--auto", "--dry-run", "--json").json["duplicate_tasks"] == 3
+    ran = desk.ok("submit", path, "--auto", "--job-id", "job")
+    assert ran.err.splitlines()[0] == f"Launched {repeated}"
+    assert desk.ended() == "succeeded"
+    assert calls(noted) == {0: 1, 1: 1, 7: 1}
+    state = record(desk.jobs)
+    assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (6, 6, 6)
+    assert "6/6 tasks, 100 %, 3 of which repeat an earlier one and share its outputs" in desk.ok("status", "job").out
+    listed = desk.ok("results", "job")
+    assert (len(listed.lines), listed.err) == (3, f"{repeated}\n")
+    assert desk.ok("results", "job", "--download", str(tmp_path / "out")).err.endswith(f"{repeated}\n")
+    rows = (tmp_path / "out" / "tasks.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[3] for row in rows] == ['"complete"'] * 6
+
+
 @pytest.mark.parametrize(
     ("params", "status", "code_", "done"),
     [({}, "succeeded", 0, 3), ({"needs": "/nowhere"}, "failed", 100, 0)],
@@ -60,7 +84,7 @@ def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
     words = ("submit", desk.write(sets_of(3, **params)), "--auto", "--job-id", "job", "--workers", "1", "--wait")
     ran = desk(*words, "--json")
     assert ran.code == code_, ran
-    assert ran.json == {"job_id": "job", "engine": "local", "tasks_total": 3, "status": status}
+    assert ran.json == {"job_id": "job", "engine": "local", "tasks_total": 3, "duplicate_tasks": 0, "status": status}
     assert ran.err.startswith("job: 3 tasks\n")
     assert ran.err.endswith(f"job: {status}, {done} tasks done, {3 - done} failed\n")
     assert record(desk.jobs).status == status
@@ -127,7 +151,7 @@ def test_a_job_in_the_foreground_stops_on_a_signal_and_goes_on_by_resume(
 def test_json_is_the_id_and_little_else(desk: Desk) -> None:
     ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--json")
     told = ran.json
-    assert told.keys() == {"job_id", "engine", "tasks_total", "status"}
+    assert told.keys() == {"job_id", "engine", "tasks_total", "duplicate_tasks", "status"}
     assert told["status"] is None
     assert (told["engine"], told["tasks_total"]) == ("local", 1)
     assert told["job_id"].startswith("model-")

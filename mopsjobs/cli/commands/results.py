@@ -12,8 +12,8 @@ from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import JsonLines, Result, Tsv
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.results import Output, download, outputs_of
-from mopsjobs.utils.text import pluralize
+from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
+from mopsjobs.utils.text import describe_duplicates, pluralize
 
 HELP = "list the outputs of a job, or download them"
 
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     job_id = find_job_with_outputs(args.job, app)
     if args.download is not None:
         return _download(job_id, Path(args.download), app)
-    outputs = outputs_of(app.store, job_id, family_of(app.store, job_id))
+    family = family_of(app.store, job_id)
+    outputs = outputs_of(app.store, job_id, family)
     first = next(outputs, None)
     if first is None:
         return Result(notes=[f"Job {job_id} has no outputs yet."])
@@ -51,7 +52,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
         app.out.show(Result(JsonLines(_output_json(one) for one in listed)))
     else:
         app.out.show(Result(Tsv((one.entry.key, one.entry.size) for one in listed)))
-    return Result()
+    return Result(notes=_duplicates_note(*count_tasks(family)))
+
+
+def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
+    """Return the line that says why there are fewer outputs than tasks; none if no tasks share their outputs."""
+    return [pluralize(tasks, "task") + describe_duplicates(duplicates)] if duplicates else []
 
 
 def _output_json(one: Output) -> dict[str, object]:
@@ -77,7 +83,7 @@ def _download(job_id: str, directory: Path, app: App) -> Result:
     if done.table_problem is not None:
         warnings.append(f"The table of tasks was not written: {done.table_problem}.")
     return Result(
-        notes=[f"{pluralize(done.files, 'file')} in {directory}"],
+        notes=[f"{pluralize(done.files, 'file')} in {directory}", *_duplicates_note(done.tasks, done.duplicate_tasks)],
         warnings=warnings,
         exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE,
     )

@@ -16,9 +16,12 @@ from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import EXIT_DONE
+from mopsjobs.utils.text import describe_duplicates
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mopsjobs.engines.lookup import EngineAnswer
 
 HELP = "show one job: state, progress, times, error, history"
@@ -134,7 +137,9 @@ def _progress(job: Job) -> str | None:
         return f"{done} tasks done{failures}" if done or failed else None
     share: float = job["progress"]  # type: ignore[assignment]
     full = int(share * BAR_WIDTH)
-    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %{failures}"
+    metadata: Mapping[str, object] = job["metadata"]  # type: ignore[assignment]
+    duplicates = describe_duplicates(metadata.get("n_duplicate_tasks"))
+    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %{failures}{duplicates}"
 
 
 def _outputs(job: Job) -> str | None:

@@ -20,9 +20,10 @@ from mopsjobs.cli.launch_flags import (
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.errors import UsageError
+from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import describe_duplicates, pluralize
 
 HELP = "run a study: pack the code, register the job, launch it"
 
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.wait:
         for warning in submitted.warnings:
             app.out.warn(warning)
-        app.out.note(f"{submitted.job_id}: {pluralize(study.tasks_total, 'task')}")
+        app.out.note(f"{submitted.job_id}: {_count_tasks(study)}")
         ending = follow(submitted.launch, study.tasks_total, app)
         notes = [] if ending.note is None else [ending.note]
         body = _body(request, submitted.job_id, ending.status, as_json=args.json)
@@ -106,14 +107,22 @@ def run(args: argparse.Namespace, app: App) -> Result:
         following = f"Without the registry: {submitted.launched.show_command}"
     return Result(
         _body(request, submitted.job_id, None, as_json=args.json),
-        notes=[f"Launched {pluralize(study.tasks_total, 'task')}", following],
+        notes=[f"Launched {_count_tasks(study)}", following],
         warnings=submitted.warnings,
     )
 
 
+def _count_tasks(study: Study) -> str:
+    return pluralize(study.tasks_total, "task") + describe_duplicates(len(study.duplicate_tasks()))
+
+
+def _counts(study: Study) -> dict[str, int]:
+    return {"tasks_total": study.tasks_total, "duplicate_tasks": len(study.duplicate_tasks())}
+
+
 def _body(request: SubmitRequest, job_id: str, status: str | None, *, as_json: bool) -> Document | Text:
-    total = request.study.tasks_total
-    document = {"job_id": job_id, "engine": request.engine, "tasks_total": total, "status": status}
+    counts = _counts(request.study)
+    document = {"job_id": job_id, "engine": request.engine, **counts, "status": status}
     return Document(document) if as_json else Text([job_id])
 
 
@@ -134,7 +143,7 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
     study, job_id = request.study, launch.job_id
     python = launch.python or (sys.executable if request.engine == "local" else None)
     if as_json:
-        plan = {"job_id": job_id, "tasks_total": study.tasks_total, "bundle": bundle, "engine": request.engine}
+        plan = {"job_id": job_id, **_counts(study), "bundle": bundle, "engine": request.engine}
         files, size = (None, None) if packed is None else (packed.files, packed.bytes)
         return Result(
             Document({**plan, "bundle_files": files, "bundle_bytes": size, "python": python, "dry_run": True})
@@ -146,7 +155,7 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
     sets = pluralize(len(study.parameter_sets), "parameter set")
     lines = [
         f"Job      {job_id}",
-        f"Study    {study.entrypoint}: {sets}, {pluralize(study.tasks_total, 'task')}",
+        f"Study    {study.entrypoint}: {sets}, {_count_tasks(study)}",
         f"Bundle   {code}",
         f"Engine   {request.engine}",
         f"Python   {python or 'the default of the engine'}",

@@ -39,7 +39,7 @@ def test_a_child_has_the_files_of_its_family(store: InMemoryVersionedStore, tmp_
     store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"parent")
     store.create_if_absent(output_key("job.2", TASKS[1], "result.json"), b"child")
     counts: list[int] = []
-    assert download(store, "job.2", tmp_path, on_progress=counts.append) == Downloaded(2, 0, (), None)
+    assert download(store, "job.2", tmp_path, on_progress=counts.append) == Downloaded(2, 0, (), None, 2, 0)
     assert counts == [1, 2]
     assert [file_of(tmp_path, task).read_text() for task in TASKS] == ["parent", "child"]
     assert (tmp_path / "tasks.csv").read_text().count("complete") == 2

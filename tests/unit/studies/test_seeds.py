@@ -14,7 +14,7 @@ from mopsjobs.studies import seeds
 @pytest.mark.parametrize("chunk", [1, 3, 500_000])
 @given(
     drawn=st.lists(st.integers(0, 5) | st.just(2**32 - 1), max_size=12),
-    named=st.lists(st.sampled_from([0, 3, 2**32 - 1, 2**32, 2**64 - 1]), unique=True),
+    named=st.lists(st.sampled_from([0, 3, 2**32 - 1, 2**32, 2**64 - 1]), max_size=6),
 )
 def test_the_index_of_seeds_tells_what_a_dict_would(chunk: int, drawn: list[int], named: list[int]) -> None:
     """Whatever is sorted at once; a seed that was named may be one that was drawn."""

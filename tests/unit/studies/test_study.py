@@ -45,6 +45,18 @@ def test_a_set_with_a_seed_gives_one_task_and_others_one_a_replicate() -> None:
     assert [task.seed for task in tasks[2:4]] == [0, 2**64 - 1]
 
 
+def test_sets_that_repeat_are_tasks_which_share_an_earlier_ones_outputs() -> None:
+    """Drawn seeds repeat with their set, named ones with their number; a drawn seed may be one that is named."""
+    drawn = 0xCB15B9B2
+    sets = [{"x": 1}, {"x": 2}, {"x": 1}, *[{"params": {"x": 1}, "seed": seed} for seed in (4, 5, 4, 4, drawn)]]
+    study = parse_study(GOOD | {"parameter_sets": sets, "n_replicates": 2})
+    assert study.tasks_total == 11
+    assert study.duplicate_tasks() == {4: 0, 5: 1, 8: 6, 9: 6, 10: 0}
+    seeds_of_tasks = {task.number: (task.param_id, task.seed) for task in study.tasks()}
+    assert all(seeds_of_tasks[again] == seeds_of_tasks[first] for again, first in study.duplicate_tasks().items())
+    assert len(set(seeds_of_tasks.values())) == 6
+
+
 def test_tasks_are_made_one_by_one() -> None:
     study = parse_study(GOOD | {"n_replicates": MAX_TASKS})
     assert next(study.tasks()).seed == seed_of(study.parameter_sets[0], 0)

@@ -51,7 +51,9 @@ WRONG = [
     ("parameter_sets", [{"params": {}, "seed": 2**64}], "parameter_sets[0].seed: expected a whole number from 0"),
     ("parameter_sets", [{"params": {}, "seed": True}], "parameter_sets[0].seed: expected a whole number from 0"),
     ("parameter_sets", [{"params": {}, "seed": "1"}], "parameter_sets[0].seed: expected a whole number from 0"),
-    ("parameter_sets", [{"a": 1}, {"params": {"a": 1}}], "parameter_sets[1]: the same as parameter_sets[0]"),
+    ("parameter_sets", [{"params": {"a": 1}, "sede": 7}], "parameter_sets[0].sede: unknown field beside params, did"),
+    ("parameter_sets", [{"params": {"a": 1}, "name": "A"}], "parameter_sets[0].name: unknown field beside params, exp"),
+    ("parameter_sets", [{"params": {}, "param_id": "x"}], f'parameter_sets[0].param_id: expected "{param_id({})}", '),
     ("outputs", "x", "outputs: expected a list of texts, or null"),
     ("outputs", [1], "outputs: expected a list of texts, or null"),
     ("outputs", ["a/b"], "outputs: expected names of letters, digits and . _ -, not 'a/b'"),
@@ -122,7 +124,11 @@ def test_without_a_source_the_sentence_is_whole() -> None:
         (b"model: m\nx: {<<: {a: 1}, <<: {b: 2}, y: 1, y: 2}", "s.yaml", "the key 'y' comes twice at line 2"),
         (b"model: m\nmodel: n", "s.yaml", "the key 'model' comes twice at line 2"),
         (b"model: m\nparameter_sets: [{x: 1, y: 2, x: 3}]", "s.yaml", "the key 'x' comes twice at line 2"),
-        (b"model: m\nparameter_sets: [{x: !!timestamp 2024-01-01}]", "s.yaml", "parameter_sets[0].x: expected a number"),
+        (
+            b"model: m\nparameter_sets: [{x: !!timestamp 2024-01-01}]",
+            "s.yaml",
+            "parameter_sets[0].x: expected a number",
+        ),
         (b"", "s.yaml", "expected an object with model"),
     ],
 )
@@ -165,7 +171,8 @@ def test_an_empty_list_of_outputs_names_none() -> None:
         ({"params": {"a": 1}, "seed": None}, {"a": 1}, None),
         ({"params": {"a": 1}, "seed": 2**64 - 1}, {"a": 1}, 2**64 - 1),
         ({"params": 3}, {"params": 3}, None),
-        ({"params": {"a": 1}, "b": 2}, {"params": {"a": 1}, "b": 2}, None),
+        ({"params": 3, "b": 2}, {"params": 3, "b": 2}, None),
+        ({"params": {"x": 1}, "param_id": param_id({"x": 1}), "seed": 3}, {"x": 1}, 3),
         ({"params": {"params": {"a": 1}}}, {"params": {"a": 1}}, None),
     ],
 )
@@ -195,9 +202,7 @@ _sets = st.fixed_dictionaries(
 _documents = st.fixed_dictionaries(
     {
         "model": st.from_regex(r"[a-z.]{1,9}:[a-z]{1,5}", fullmatch=True),
-        "parameter_sets": st.lists(
-            _sets, min_size=1, max_size=4, unique_by=lambda one: (param_id(one["params"]), one.get("seed"))
-        ),
+        "parameter_sets": st.lists(_sets, min_size=1, max_size=4),
     },
     optional={
         "scenario": st.from_regex(r"\w{1,9}", fullmatch=True),
