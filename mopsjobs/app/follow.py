@@ -10,8 +10,8 @@ from mopsjobs.app.foreground import run_here, stopped_code
 from mopsjobs.app.wait import StopCondition, wait_for
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.base import Launch
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError
-from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.shard import Shard
 
 

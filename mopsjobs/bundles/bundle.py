@@ -86,12 +86,15 @@ def load_bundle(store: ReadableStore, ref: str) -> bytes:
 
     Raises:
         StoreError: if the store does not answer.
-        BundleError: if the bundle is not there.
+        BundleError: if the bundle is not there, or its bytes are not those that `ref` names.
         UsageError: if `ref` names no bundle.
     """
-    found = store.get(bundle_key(ref))
+    key = bundle_key(ref)
+    found = store.get(key)
     if found is None:
         raise BundleError(f"The bundle {ref} is not in the store.")
+    if hashlib.sha256(found.value).hexdigest() != key.rpartition("/")[2]:
+        raise BundleError(f"The bundle {ref} is damaged: its bytes do not have the digest in its name.")
     return found.value
 
 
@@ -105,13 +108,10 @@ def extract_bundle(store: ReadableStore, ref: str, into: Path) -> Path:
         BundleError: if the bundle does not exist, is damaged, or has content that `extract` forbids.
         UsageError: if `ref` names no bundle.
     """
-    key = bundle_key(ref)
-    target = into / key.rpartition("/")[2]
+    target = into / bundle_key(ref).rpartition("/")[2]
     if target.is_dir():
         return target
     value = load_bundle(store, ref)
-    if hashlib.sha256(value).hexdigest() != target.name:
-        raise BundleError(f"The bundle {ref} is damaged: its bytes do not have the digest in its name.")
     try:
         make_directory(into)
         with directory_lock(str(into)):

@@ -39,17 +39,22 @@ def leads_outside(name: str, target: str) -> bool:
     return not target or os.path.isabs(target) or end == ".." or end.startswith("../")
 
 
-def extract(value: bytes, root: str) -> None:
+def extract(value: bytes, root: str, *, sync: bool = True) -> None:
     """Unpack a tar.gz into an empty directory, readable and writable by its owner only.
 
     Forbidden are paths and links that lead out, and members that are neither files, links nor directories. An archive
     has at most `MAX_FILES` members and `MAX_UNPACKED_BYTES`.
 
+    Args:
+        value: the archive.
+        root: the directory.
+        sync: whether each file is on disk when this returns.
+
     Raises:
         BundleError: if it is not a tar.gz, has forbidden content, exceeds a limit, or if writing fails.
     """
     try:
-        _Extraction(root).run(value)
+        _Extraction(root, sync=sync).run(value)
     except (tarfile.TarError, zlib.error, EOFError, ValueError, OSError, RecursionError) as error:
         raise BundleError(f"{type(error).__name__}: {error}") from None
 
@@ -75,8 +80,9 @@ class _LimitedReader(io.RawIOBase):
 class _Extraction:
     """One unpacking: files and directories as they come, links last."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, sync: bool) -> None:
         self._root = root
+        self._sync = sync
         self._directories = {""}
         self._links: list[tuple[str, str]] = []
 
@@ -117,9 +123,9 @@ class _Extraction:
             path = os.path.join(self._root, member.name)
             with source, open(path, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
                 shutil.copyfileobj(source, file, _CHUNK)
-                # On disk before the directory gets its name: a power cut must not leave incomplete code.
-                file.flush()
-                os.fsync(file.fileno())
+                if self._sync:  # before the directory gets its name: a power cut must not leave incomplete code
+                    file.flush()
+                    os.fsync(file.fileno())
 
     def _make_directory(self, name: str) -> None:
         """Create a directory and those above it."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import (
     EngineError,
     EngineUnavailableError,
@@ -28,7 +29,6 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Pool, TaskResult
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool

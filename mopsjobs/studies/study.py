@@ -96,6 +96,9 @@ class Study:
         if self._duplicates is not None:
             return self._duplicates
         duplicates: dict[int, int] = {}
+        distinct_sets = len({parameter_set.param_id for parameter_set in self.parameter_sets})
+        if self.n_replicates == 1 and distinct_sets == len(self.parameter_sets):
+            return duplicates
         for sets in self.sets_by_id().values():
             if len(sets) == 1 and self.replicates(sets[0][1]) == 1:
                 continue

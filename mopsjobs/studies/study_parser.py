@@ -38,7 +38,8 @@ class StudyError(UsageError):
     def __init__(self, source: str, problems: list[str]) -> None:
         shown = [shorten(problem, MAX_SHOWN_CHARACTERS) for problem in problems[:MAX_SHOWN_PROBLEMS]]
         more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
-        super().__init__(f"invalid study {source}".rstrip() + f": {'; '.join(shown)}{more}.")
+        message = f"invalid study {source}".rstrip() + f": {'; '.join(shown)}{more}"
+        super().__init__(message if message.endswith("?") else f"{message}.")
         self.problems = tuple(problems)
 
 

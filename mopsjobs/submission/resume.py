@@ -39,6 +39,7 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.submission.client import Submission, launched_fields
 from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options
+from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.offline import deliver_offline, load_offline, record_launch
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, open_client, pack_code
@@ -263,6 +264,9 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> Resumed:
             owner=state.owner,
             labels=state.labels,
         )
+        if packed is not None and engine == "local":
+            packed.archive.seek(0)
+            check_model(job.manifest.study, launch, packed.archive.read(), session)
         return Resumed(job_id, len(job.missing), client.submit(submission, launch).warnings)
 
 

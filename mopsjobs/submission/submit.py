@@ -9,16 +9,17 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mopsjobs.bundles.bundle import parse_bundle_ref
+from mopsjobs.bundles.bundle import has_bundle, load_bundle, parse_bundle_ref
 from mopsjobs.bundles.packing import ALWAYS_IN, MAX_SHOWN, PackedBundle, pack
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import StoreError, UsageError, shorten
 from mopsjobs.registry.job_state import check_new_job_id
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, Submitted, new_job_id
 from mopsjobs.submission.launching import LaunchOptions, make_launch
+from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.session import Session
 
 
@@ -78,10 +79,10 @@ def submit(request: SubmitRequest, session: Session) -> Submitted:
 
 @contextlib.contextmanager
 def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
-    """Check a request and pack its code for the time of the block. The registry is not contacted.
+    """Check a request and pack its code for the time of the block. The registry is only read for a stored bundle.
 
     Raises:
-        UsageError: if the request is not valid, or if the code cannot be packed.
+        UsageError: if the request is not valid, if the code cannot be packed, or if the model cannot be loaded here.
         EngineError: if the library of the engine is not installed.
     """
     job_id = check_new_job_id(request.job_id or new_job_id(request.study, session.now()))
@@ -89,11 +90,21 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
     if request.code is None:
         if request.bundle is None:
             raise UsageError("missing code of the model: expected either a directory or a bundle.")
-        yield PreparedJob(request, launch, parse_bundle_ref(request.bundle), None)
+        bundle = parse_bundle_ref(request.bundle)
+        if request.engine == "local":
+            _check_stored_model(request.study, launch, bundle, session)
+        yield PreparedJob(request, launch, bundle, None)
         return
     with pack_code(request.code, session) as packed:
-        if ALWAYS_IN not in packed.names:
-            _check_model(request, packed, request.code.directory, session)
+        missing = None if ALWAYS_IN in packed.names else _check_names(request, packed, request.code.directory)
+        if request.engine == "local":
+            packed.archive.seek(0)
+            hint = (
+                None if missing is None else f"{missing} Submit in the directory of the model, or install the module."
+            )
+            check_model(request.study, launch, packed.archive.read(), session, hint_if_not_found=hint)
+        elif missing is not None:
+            session.warn(f"{missing} The job fails unless the module is installed.")
         yield PreparedJob(request, launch, packed.digest, packed)
 
 
@@ -149,13 +160,21 @@ def pack_code(code: Code, session: Session) -> PackedBundle:
     return packed
 
 
-def _check_model(request: SubmitRequest, packed: PackedBundle, directory: Path, session: Session) -> None:
+def _check_stored_model(study: Study, launch: Launch, bundle: str, session: Session) -> None:
+    """Check the model in a bundle of the store. Whether the store has the bundle, the submission itself finds out."""
+    with contextlib.suppress(StoreError):
+        if has_bundle(session.store, bundle):
+            check_model(study, launch, load_bundle(session.store, bundle), session)
+
+
+def _check_names(request: SubmitRequest, packed: PackedBundle, directory: Path) -> str | None:
     """Check that a bundle without a wire function can have the model of the study.
 
-    A module that was not packed may be installed in the model's interpreter: this is worth a warning only.
+    Returns:
+        A sentence if the module was not packed: it may be installed in the model's interpreter. Else None.
 
     Raises:
-        UsageError: if the model names no function.
+        UsageError: if the model names no function, or a file instead of a module.
     """
     model = request.study.model
     module, _, function = model.partition(":")
@@ -164,15 +183,18 @@ def _check_model(request: SubmitRequest, packed: PackedBundle, directory: Path, 
             f"invalid model '{model}': expected package.module:function.",
             hint=f"Name a function, or add a {ALWAYS_IN} that names a wire function to {directory}.",
         )
+    if module.endswith(".py"):
+        name = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise UsageError(
+            f"invalid model {shorten(model, 100)!r}: expected package.module:function, not a file. Did you mean"
+            f" {shorten(f'{name}:{function}', 100)!r}?"
+        )
     package = module.partition(".")[0]
     if any(name.startswith((f"{package}/", f"{package}.")) for name in packed.names):
-        return
+        return None
     beside = request.study_directory
     where = f"; the study is in {beside}" if beside not in (None, directory.resolve()) else ""
-    session.warn(
-        f"The model's module {package} is not in {directory}, which was packed{where}."
-        " The job fails unless the module is installed."
-    )
+    return f"The model's module {package} is not in {directory}, which was packed{where}."
 
 
 def user_name(env: Mapping[str, str]) -> str | None:

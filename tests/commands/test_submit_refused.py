@@ -114,7 +114,7 @@ def test_an_id_that_is_taken_is_refused_and_its_job_left_alone(desk: Desk) -> No
 def test_an_id_taken_by_a_job_that_was_only_reported_gets_no_manifest(cli: Cli, jobs: JobRegistry) -> None:
     add(jobs, "job", "running")
     Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
-    Path("model.py").touch()
+    code(Path.cwd())
     assert cli("submit", "study.json", "--auto", "--job-id", "job").code == 6
     assert jobs.store.get("jobs/job/manifest.json") is None
 
@@ -154,6 +154,7 @@ def test_an_invalid_launch_leaves_no_job_being_submitted(
         raise UsageError("The option x makes no sense.")
 
     monkeypatch.setattr(LocalEngine, "launch", launch)
+    code(Path.cwd())
     Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
     assert cli("submit", "study.json", "--auto", "--job-id", "job").code == 2
     assert (record(jobs).status, record(jobs).error_code) == ("failed", "LAUNCH")

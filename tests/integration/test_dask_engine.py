@@ -23,9 +23,9 @@ from mopsjobs.engines.dask import DaskEngine
 from mopsjobs.engines.dask_client import connect
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import SECRET_VARIABLES
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EngineError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.pools import dask_process, dask_task
 from mopsjobs.runner.pools.dask_process import DaskProcess
 from support.cli import Cli, Spawn, sentences

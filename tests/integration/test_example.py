@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, command, environment
 from support.docs import ROOT
-from support.runs import place, record, study, work
+from support.runs import place, study, work
 
 EXAMPLE = ROOT / "examples" / "seir"
 BY_AGE = ROOT / "examples" / "seir-by-age"
@@ -125,16 +124,14 @@ def test_a_wire_function_runs_in_the_interpreter_that_has_its_packages(tmp_path:
 
 
 def test_an_interpreter_without_the_packages_says_what_is_missing(cli: Cli, tmp_path: Path) -> None:
-    """It is given the same bundle."""
+    """Before anything is launched: `--python` may name the one that has them."""
     shutil.copytree(EXAMPLE, tmp_path / "seir", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "seir" / "seir.py").write_text("import only_in_the_model\n")
     env = environment(cli)
     words = command("submit", "study.json", "--auto", "--job-id", "job", "--workers", "1")
-    subprocess.run(words, cwd=tmp_path / "seir", env=env, check=True, capture_output=True, timeout=60)
-    waited = subprocess.run(command("wait", "job"), env=env, capture_output=True, text=True, timeout=60)
-    assert waited.returncode == 100
-    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
-    state = record(JobRegistry(store))
-    store.close()
-    assert (state.status, state.error_code) == ("failed", "MODEL")
-    assert "No module named 'only_in_the_model'" in str(state.error_message)
+    ran = subprocess.run(words, cwd=tmp_path / "seir", env=env, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-2:] == [
+        "error: The model cannot be loaded: ModuleNotFoundError: No module named 'only_in_the_model'",
+        "hint: Name the interpreter that has the model's packages: --python PATH.",
+    ]

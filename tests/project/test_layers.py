@@ -198,7 +198,7 @@ def test_nothing_else_comes_from_outside() -> None:
     assert imported <= known
 
 
-PROGRAMS = ("mops_jobs", "mopsjobs.runner.pools.worker")
+PROGRAMS = ("mops_jobs", "mopsjobs.engines.worker")
 """The command, and the worker, which is a program of its own."""
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.worker_script import WORKER
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
-from mopsjobs.runner.pools.open_pool import WORKER
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard
 from mopsjobs.studies.manifest import Manifest, manifest_key

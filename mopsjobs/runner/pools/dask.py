@@ -16,14 +16,15 @@ import secrets
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mopsjobs.engines.child_process import RESUME_HINT
 from mopsjobs.engines.dask_client import connect
+from mopsjobs.engines.model_errors import describe_exit, load_error, startup_error
+from mopsjobs.engines.worker_script import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
-from mopsjobs.runner.model_errors import describe_exit, load_error, startup_error
 from mopsjobs.runner.pools.base import ATTEMPTS, GRACE_SECONDS, MAX_LOG_CHARACTERS, OnLog, TaskResult
 from mopsjobs.studies.study import Task
 
@@ -43,7 +44,6 @@ CLOSE_SECONDS = 1.0
 """How long the client may take to close."""
 
 _SOURCE = Path(__file__).with_name("dask_task.py")
-_WORKER = Path(__file__).with_name("worker.py")
 
 # `eval` of a text: neither workers nor scheduler need to import mops-jobs. Two threads may both compile the module;
 # `setdefault` makes both use the first one.
@@ -72,6 +72,7 @@ class DaskPool:
         bundle: bytes,
         entrypoint: str,
         *,
+        outputs: Sequence[str] | None = None,
         python: str | None = None,
         task_timeout: float | None = None,
         on_log: OnLog | None = None,
@@ -83,9 +84,10 @@ class DaskPool:
         self._code = {
             "name": "mops_jobs_dask_task_" + hashlib.sha256(source.encode()).hexdigest()[:16],
             "source": source,
-            "worker": _WORKER.read_text("utf-8"),
+            "worker": WORKER_SOURCE.decode(),
             "bundle": bundle,
             "entrypoint": entrypoint,
+            "outputs": outputs,
             "python": python,
             "timeout": task_timeout,
             "attempts": ATTEMPTS,

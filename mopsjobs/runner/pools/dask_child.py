@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 from mopsjobs.engines.child_process import ParentStreams, run_as_child
-from mopsjobs.runner.model_errors import ModelError
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import DaskPool
 from mopsjobs.studies.study import Task
@@ -22,6 +22,7 @@ def main() -> None:
             setup["scheduler"],
             base64.b64decode(setup["bundle"]),
             setup["entrypoint"],
+            outputs=setup["outputs"],
             python=setup["python"],
             task_timeout=setup["task_timeout"],
             on_log=lambda task, line: parent.send({"log": [task, line]}),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from mopsjobs.engines.child_process import Child
 from mopsjobs.engines.dask_client import check_installed
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EngineError
-from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.runner.pools.base import OnLog, TaskResult
 from mopsjobs.studies.study import Task
 
@@ -29,6 +29,7 @@ class DaskProcess:
         entrypoint: str,
         env: Mapping[str, str],
         *,
+        outputs: Sequence[str] | None = None,
         python: str | None = None,
         task_timeout: float | None = None,
         on_log: OnLog | None = None,
@@ -40,6 +41,7 @@ class DaskProcess:
             bundle: the code, a tar.gz that the runner has checked by unpacking it.
             entrypoint: the model and scenario to run.
             env: the environment of the runner.
+            outputs: the outputs that the study names; None: it names none.
             python: the model's interpreter, a path on the workers; None: that of each worker.
             task_timeout: seconds that a task may take; None: no limit.
             on_log: called with the task's number and each line that the model printed, when the task has ended.
@@ -50,6 +52,7 @@ class DaskProcess:
             "scheduler": scheduler,
             "bundle": base64.b64encode(bundle).decode(),
             "entrypoint": entrypoint,
+            "outputs": outputs,
             "python": python,
             "task_timeout": task_timeout,
         }

@@ -1,9 +1,10 @@
 """Run one task in a thread of a Dask worker, by a process of the model.
 
 This module is sent as text, once per worker, and compiled there. The cluster needs no mops-jobs and may have another
-version of Python, so this imports nothing of mops-jobs. The model runs in separate processes (worker.py, sent along),
-which stay warm between tasks. So a model that crashes, prints, changes directory or takes too long does no harm to the
-Dask worker. The runner may die without a word: processes and code that are unused for a while are removed.
+version of Python, so this imports nothing of mops-jobs. The model runs in separate processes, which stay warm
+between tasks: engines/worker.py is sent along. So a model that crashes, prints, changes directory or takes too long
+does no harm to the Dask worker. The runner may die without a word: processes and code that are unused for a while are
+removed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ IDLE_SECONDS = 60.0
 """How long unused processes and code are kept for another task."""
 
 MARK = b"\x1e"
-"""As in worker.py: before the number of the task whose lines follow."""
+"""As in engines/worker.py: before the number of the task whose lines follow."""
 
 MAX_LINE_BYTES = 256 * 2**20
 
@@ -56,13 +57,14 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
     Args:
         code: the model and how to run it.
             - `bundle`: a tar.gz
-            - `worker`: the text of worker.py
+            - `worker`: the text of engines/worker.py
             - `entrypoint`: the model and the scenario
+            - `outputs`: the names that the study gives, or None
             - `python`: the interpreter, None for this worker's own
             - `timeout`: seconds or None
             - `attempts`: how often a task is begun before the deaths of its process count
         job_id: names this run of the job.
-        task: the line for worker.py.
+        task: the line for engines/worker.py.
 
     Returns:
         `lines`, which the model printed, and one of:
@@ -181,6 +183,7 @@ class _Model:
             "root": os.path.join(root, "code"),
             "entrypoint": code["entrypoint"],
             "spool": os.path.join(root, "spool"),
+            "outputs": code["outputs"],
         }
         self.outgoing = bytearray(json.dumps(setup).encode() + b"\n")
         self.answers = bytearray()

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mopsjobs.runner.model_errors import ModelError, describe_exit, load_error, not_python_error, startup_error
+from mopsjobs.engines.model_errors import ModelError, describe_exit, load_error, not_python_error, startup_error
 from mopsjobs.runner.pools.base import ATTEMPTS, GRACE_SECONDS, MAX_LOG_CHARACTERS, OnLog, TaskResult
 from mopsjobs.studies.study import Task
 
@@ -46,7 +46,7 @@ class _Worker:
     """One worker process, and its tasks.
 
     It leads a session of its own, so that the processes which a model starts can be ended with it. So a terminal's
-    Ctrl-C does not reach it. If the runner is killed, the worker ends at the end of its input; see worker.py.
+    Ctrl-C does not reach it. If the runner is killed, the worker ends at the end of its input; see engines/worker.py.
     """
 
     def __init__(self, command: list[str], setup: bytes, env: Mapping[str, str]) -> None:
@@ -87,7 +87,7 @@ class WorkerPool:
     def __init__(
         self,
         command: list[str],
-        setup: Mapping[str, str],
+        setup: Mapping[str, object],
         size: int,
         *,
         task_timeout: float | None = None,
@@ -100,7 +100,7 @@ class WorkerPool:
 
         Args:
             command: how to start a worker.
-            setup: the first line of its input; see worker.py.
+            setup: the first line of its input; see engines/worker.py.
             size: how many workers run at once.
             task_timeout: seconds that a task may take; None: no limit.
             on_log: called with the task's number, or None, and each line that the model prints.

@@ -11,17 +11,13 @@ from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import extract_bundle, load_bundle
 from mopsjobs.engines.model_env import active_python, model_environment
+from mopsjobs.engines.worker_script import write_worker
 from mopsjobs.runner.pools.base import OnLog, Pool
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.utils.files import make_directory, private_opener
-
-WORKER = Path(__file__).with_name("worker.py")
-
-_WORKER_SOURCE = WORKER.read_bytes()
-"""Read at import: the file lies in a cache directory, which may be cleared before a worker starts."""
+from mopsjobs.utils.files import make_directory
 
 
 class PoolOptions(NamedTuple):
@@ -32,7 +28,7 @@ class PoolOptions(NamedTuple):
     task_timeout: float | None
     scheduler: str | None
     spool: Path
-    """A directory of the shard's own, for worker.py and large outputs. It is emptied first."""
+    """A directory of the shard's own, for the worker's script and large outputs. It is emptied first."""
 
 
 def open_pool(
@@ -61,7 +57,7 @@ def open_pool(
         StoreError: if the store cannot be read.
         OSError: if a file cannot be written on this machine.
     """
-    entrypoint = manifest.study.entrypoint
+    entrypoint, outputs = manifest.study.entrypoint, manifest.study.outputs
     root = retry.call(lambda: extract_bundle(store, manifest.bundle, code))
     if options.scheduler is not None:
         from mopsjobs.runner.pools.dask_process import DaskProcess
@@ -72,18 +68,16 @@ def open_pool(
             bundle,
             entrypoint,
             os.environ,
+            outputs=outputs,
             python=options.python,
             task_timeout=options.task_timeout,
             on_log=on_log,
         )
     shutil.rmtree(options.spool, ignore_errors=True)
     make_directory(options.spool)
-    worker = options.spool / WORKER.name
-    with open(worker, "xb", opener=private_opener) as file:
-        file.write(_WORKER_SOURCE)
     return WorkerPool(
-        [options.python or active_python(os.environ) or sys.executable, "-u", str(worker)],
-        {"root": str(root), "entrypoint": entrypoint, "spool": str(options.spool)},
+        [options.python or active_python(os.environ) or sys.executable, "-u", str(write_worker(options.spool))],
+        {"root": str(root), "entrypoint": entrypoint, "spool": str(options.spool), "outputs": outputs},
         options.workers or os.cpu_count() or 1,
         task_timeout=options.task_timeout,
         on_log=on_log,

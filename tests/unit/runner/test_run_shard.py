@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from mopsjobs.bundles.bundle import BundleError
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import NoManifestError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.runner.model_errors import ModelError
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import NAMES_NAME
 from mopsjobs.studies.outputs import output_key

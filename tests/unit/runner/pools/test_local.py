@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.runner.model_errors import ModelError
+from mopsjobs.engines.model_errors import ModelError
+from mopsjobs.engines.worker_script import WORKER
 from mopsjobs.runner.pools import local as pool_module
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
-from mopsjobs.runner.pools.open_pool import WORKER
 from support.runs import all_of, callers, calls, code, ends, is_alive, kill, pool_of, sets_of, study, until
 
 

@@ -11,6 +11,9 @@ standard output:
     -> {"task": N, "outputs": {NAME: BASE64 | {"file": PATH}}}
        or {"task": N, "error": {"type", "message", "traceback"}}
 
+The first line may have `outputs`, the names that the study gives. With `check` in it, the first answer has `takes`, the
+names of the model's arguments.
+
 The model's own output goes to standard error, after a mark with the number of its task. Its standard input is empty.
 """
 
@@ -18,8 +21,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import difflib
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import signal
@@ -49,12 +54,12 @@ def main() -> int:
     tasks, answers = _take_over_streams()
     setup = json.loads(tasks.readline())
     try:
-        call = _load_model(setup["root"], setup["entrypoint"])
+        call, takes = _load_model(setup["root"], setup["entrypoint"], setup.get("outputs"))
     except BaseException as error:  # noqa: BLE001 - a model may call sys.exit when it is imported
         _write_answer(answers, {"broken": dict(_error_fields(error), **_error_place(error, setup["root"]))})
         return 1
     try:
-        _write_answer(answers, {"ready": True})
+        _write_answer(answers, {"ready": True, "takes": takes} if setup.get("check") else {"ready": True})
         return _run_tasks(tasks, answers, call, setup["spool"])
     except BrokenPipeError:
         return 1
@@ -95,8 +100,11 @@ def _take_over_streams() -> tuple[TextIO, TextIO]:
     return tasks, answers
 
 
-def _load_model(root: str, entrypoint: str) -> Call:
-    """Return the model as `call(params, seed) -> outputs`: the bundle's wire function, else the named function."""
+def _load_model(root: str, entrypoint: str, expected: list[str] | None) -> tuple[Call, list[str]]:
+    """Return the model as `call(params, seed) -> outputs`, and the names of its arguments.
+
+    It is the bundle's wire function, else the named function.
+    """
     os.chdir(root)
     sys.path.insert(0, root)
     manifest = os.path.join(root, ".modelops", "manifest.json")
@@ -104,23 +112,38 @@ def _load_model(root: str, entrypoint: str) -> Call:
         with open(manifest, encoding="utf-8") as file:
             where = json.load(file)["wire"]
         path, _, name = where.rpartition(":")
-        wire = _get_function(_import_file(os.path.join(root, path)), name)
-        return lambda params, seed: _check_outputs(wire(entrypoint, params, seed))
+        wire, takes = _get_function(_import_file(os.path.join(root, path)), name, ("entrypoint", "params", "seed"))
+        return lambda params, seed: _check_outputs(wire(entrypoint, params, seed)), takes
     module, _, name = entrypoint.rpartition("/")[0].partition(":")
     if not name:
         raise ValueError(
             f"invalid model {module!r}: expected package.module:function, "
             "since the bundle has no .modelops/manifest.json"
         )
-    function = _get_function(importlib.import_module(module), name)
-    return lambda params, seed: _to_outputs(function(params, seed))
+    function, takes = _get_function(importlib.import_module(module), name, ("params", "seed"))
+    return lambda params, seed: _to_outputs(function(params, seed), expected), takes
 
 
-def _get_function(module: ModuleType, name: str) -> Any:
+def _get_function(module: ModuleType, name: str, arguments: tuple[str, ...]) -> tuple[Any, list[str]]:
+    """Return a function of a module that can be called with these arguments, by position, and the names of its own."""
+    # The file says which module it is, where two have the same name.
+    place = getattr(module, "__file__", None) or module.__name__
     if not hasattr(module, name):
-        # The file says which module it is, where two have the same name.
-        raise AttributeError(f"there is no {name!r} in {getattr(module, '__file__', None) or module.__name__}")
-    return getattr(module, name)
+        close = difflib.get_close_matches(name, [word for word in dir(module) if not word.startswith("_")], 1)
+        raise AttributeError(f"there is no {name!r} in {place}{f', did you mean {close[0]!r}?' if close else ''}")
+    function = getattr(module, name)
+    if not callable(function):
+        raise TypeError(f"{name!r} in {place} is not a function but {type(function).__name__}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a function in C, which may not say
+        return function, []
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        call = f"{name}({', '.join(arguments)})"
+        raise TypeError(f"{name}{signature} cannot be called as {call}, with a dict as params: {error}") from None
+    return function, list(signature.parameters)
 
 
 def _import_file(path: str) -> ModuleType:
@@ -135,19 +158,77 @@ def _import_file(path: str) -> ModuleType:
 
 def _check_outputs(outputs: object) -> dict[str, bytes]:
     if not isinstance(outputs, dict):
-        raise TypeError(f"invalid result of the wire function: expected a dict of bytes, not {type(outputs).__name__}")
-    for name, content in outputs.items():
-        if not isinstance(name, str) or not isinstance(content, (bytes, bytearray)):
-            types = f"{type(name).__name__} and {type(content).__name__}"
-            raise TypeError(f"invalid output {name!r} of the wire function: expected a name and bytes, not {types}")
-    return outputs
+        raise TypeError(
+            f"invalid result of the wire function: expected a dict of outputs, not {type(outputs).__name__}"
+        )
+    return _encode_each(outputs)
 
 
-def _to_outputs(result: object) -> dict[str, bytes]:
-    """Return the outputs of a plain function: a dict of bytes unchanged, anything else as JSON."""
-    if isinstance(result, dict) and result and all(isinstance(item, (bytes, bytearray)) for item in result.values()):
-        return _check_outputs(result)
-    return {"result.json": json.dumps(result, sort_keys=True, allow_nan=False).encode("utf-8")}
+def _to_outputs(result: object, expected: list[str] | None) -> dict[str, bytes]:
+    """Return the outputs of a plain function.
+
+    A dict with bytes or tables among its values, or with all outputs that the study names, has an output per entry.
+    Anything else is one output.
+    """
+    if isinstance(result, dict) and result:
+        is_named = bool(expected) and result.keys() >= set(expected or ())
+        if is_named or any(_is_bytes(value) or _is_table(value) for value in result.values()):
+            return _encode_each(result)
+    suffix = "csv" if _is_table(result) else "bin" if _is_bytes(result) else "json"
+    return {f"result.{suffix}": _to_json(result) if suffix == "json" else _to_bytes(result)}
+
+
+def _encode_each(outputs: dict[Any, object]) -> dict[str, bytes]:
+    for name in outputs:
+        if not isinstance(name, str):
+            raise TypeError(f"invalid name of an output {name!r}: expected a text")
+    return {name: _to_bytes(value) for name, value in outputs.items()}
+
+
+def _to_bytes(value: Any) -> bytes:
+    """Return the content of an output: bytes as they are, text as UTF-8, a table as CSV, anything else as JSON."""
+    if _is_bytes(value):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode("utf-8")
+    return str(value.to_csv()).encode("utf-8") if _is_table(value) else _to_json(value)
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, (bytes, bytearray, memoryview))
+
+
+def _is_table(value: object) -> bool:
+    """Return True for a DataFrame or a Series of pandas. A model that has none may not have pandas."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(
+        value, tuple(getattr(pandas, name) for name in ("DataFrame", "Series") if hasattr(pandas, name))
+    )
+
+
+def _to_json(value: object) -> bytes:
+    try:
+        text = json.dumps(value, sort_keys=True, allow_nan=False, default=_to_plain)
+    except TypeError as error:
+        if not str(error).startswith("keys must be"):
+            raise
+        text = json.dumps(_with_plain_keys(value), sort_keys=True, allow_nan=False, default=_to_plain)
+    return text.encode("utf-8")
+
+
+def _to_plain(value: Any) -> Any:
+    """Return the numbers of a scalar or an array of numpy, and of what is like them."""
+    if _is_table(value) or not callable(getattr(value, "tolist", None)):
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return value.tolist()
+
+
+def _with_plain_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            _to_plain(name) if hasattr(name, "tolist") else name: _with_plain_keys(item) for name, item in value.items()
+        }
+    return [_with_plain_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _encode_outputs(outputs: dict[str, bytes], spool: str, task: int) -> dict[str, Any]:

@@ -13,8 +13,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mopsjobs.runner.pools.open_pool import WORKER
-from mopsjobs.runner.pools.worker import INLINE_BYTES
+from mopsjobs.engines.worker import INLINE_BYTES
+from mopsjobs.engines.worker_script import WORKER
+from support.docs import ROOT
+
+MODEL_PYTHON = ROOT / "build" / "model" / "bin" / "python"
+"""An interpreter with numpy and pandas, which ours has not."""
 
 
 class Talk(NamedTuple):
@@ -34,16 +38,23 @@ def run(tmp_path: Path) -> Run:
     root, spool = tmp_path / "code", tmp_path / "spool"
     spool.mkdir()
 
-    def ran(source: str, *tasks: dict[str, Any], entrypoint: str = "model:f/baseline", wire: str | None = None) -> Talk:
+    def ran(
+        source: str,
+        *tasks: dict[str, Any],
+        entrypoint: str = "model:f/baseline",
+        wire: str | None = None,
+        python: str | Path = sys.executable,
+        **more: Any,
+    ) -> Talk:
         root.mkdir(exist_ok=True)
         (root / "model.py").write_text(source)
         if wire is not None:
             (root / ".modelops").mkdir(exist_ok=True)
             (root / ".modelops" / "manifest.json").write_text(wire)
-        setup = {"root": str(root), "entrypoint": entrypoint, "spool": str(spool)}
+        setup = {"root": str(root), "entrypoint": entrypoint, "spool": str(spool), **more}
         lines = [setup, *({"task": number, "params": {}, "seed": 0, **task} for number, task in enumerate(tasks))]
         talk = subprocess.run(
-            [sys.executable, "-u", str(WORKER)],
+            [python, "-u", str(WORKER)],
             input="".join(json.dumps(line) + "\n" for line in lines),
             capture_output=True,
             text=True,
@@ -153,7 +164,10 @@ def test_a_model_that_closes_its_streams_does_not_end_the_conversation(run: Run)
         ("return f(params, seed)", "RecursionError", "maximum recursion depth exceeded"),
         ("return {1, 2}", "TypeError", "Object of type set is not JSON serializable"),
         ("return float('inf')", "ValueError", "Out of range float values are not JSON compliant"),
-        ("return {'a': b'', 'b': 'text'}", "TypeError", "Object of type bytes is not JSON serializable"),
+        ("return {'a': [b'']}", "TypeError", "Object of type bytes is not JSON serializable"),
+        ("return {'a': b'', 'b': {1, 2}}", "TypeError", "Object of type set is not JSON serializable"),
+        ("return {'a': b'', 1: b''}", "TypeError", "invalid name of an output 1: expected a text"),
+        ("return {(1, 2): 3}", "TypeError", "keys must be str, int, float, bool or None, not tuple"),
         ("raise type('Own', (BaseException,), {})('mine')", "Own", "mine"),
     ],
 )
@@ -172,16 +186,86 @@ def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Run, statement:
 @pytest.mark.parametrize(
     ("returned", "told"),
     [
-        ("None", "invalid result of the wire function: expected a dict of bytes, not NoneType"),
-        ("[b'']", "invalid result of the wire function: expected a dict of bytes, not list"),
-        ("{'a': 'text'}", "invalid output 'a' of the wire function: expected a name and bytes, not str and str"),
-        ("{1: b''}", "invalid output 1 of the wire function: expected a name and bytes, not int and bytes"),
+        ("None", "invalid result of the wire function: expected a dict of outputs, not NoneType"),
+        ("[b'']", "invalid result of the wire function: expected a dict of outputs, not list"),
+        ("{'a': {1}}", "Object of type set is not JSON serializable"),
+        ("{1: b''}", "invalid name of an output 1: expected a text"),
     ],
 )
-def test_a_wire_function_that_gives_no_bytes_is_told_so(run: Run, returned: str, told: str) -> None:
+def test_a_wire_function_that_gives_no_outputs_is_told_so(run: Run, returned: str, told: str) -> None:
     talk = run(f"def wire(entrypoint, params, seed): return {returned}\n", {}, wire=_wire("model.py:wire"))
     assert talk.answers[1]["error"]["type"] == "TypeError"
     assert talk.answers[1]["error"]["message"] == told
+
+
+# --- what becomes of values -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected", "outputs"),
+    [
+        ("'text'", None, {"result.json": b'"text"'}),
+        ("b'\\xff'", None, {"result.bin": b"\xff"}),
+        ("{'a': 'x', 'b': 'y'}", None, {"result.json": b'{"a": "x", "b": "y"}'}),
+        ("{'a.csv': 't\\u00e9', 'n': [1]}", ["a.csv"], {"a.csv": "t\u00e9".encode(), "n": b"[1]"}),
+        ("{'a.csv': 'x'}", ["a.csv", "b.csv"], {"result.json": b'{"a.csv": "x"}'}),
+        ("{'a': b'x', 'b': 'y', 'c': {'z': None}}", None, {"a": b"x", "b": b"y", "c": b'{"z": null}'}),
+        ("{'a': bytearray(b'x'), 'b': memoryview(b'y')}", None, {"a": b"x", "b": b"y"}),
+        ("{}", ["a"], {"result.json": b"{}"}),
+        ("array.array('d', [0.5])", None, {"result.json": b"[0.5]"}),
+    ],
+)
+def test_texts_and_bytes_become_outputs(run: Run, returned: str, expected: object, outputs: dict[str, bytes]) -> None:
+    """A dict with bytes, or with all outputs of the study, has an output per entry; any other result is one output."""
+    talk = run(f"import array\ndef f(params, seed): return {returned}\n", {}, outputs=expected)
+    assert _outputs(talk.answers[1]) == outputs
+
+
+@pytest.mark.parametrize(
+    ("returned", "outputs"),
+    [
+        ("np.float32(0.5)", {"result.json": b"0.5"}),
+        ("np.arange(4).reshape(2, 2)", {"result.json": b"[[0, 1], [2, 3]]"}),
+        (
+            "{'n': np.int64(3), 'ok': np.bool_(True), 'x': [np.float64(0.1), np.uint8(7)], 's': np.str_('a')}",
+            {"result.json": b'{"n": 3, "ok": true, "s": "a", "x": [0.1, 7]}'},
+        ),
+        ("{'by': dict(zip(*np.unique([5, 5, 7], return_counts=True)))}", {"result.json": b'{"by": {"5": 2, "7": 1}}'}),
+        ("frame", {"result.csv": b",day,cases\n0,1,0.5\n1,2,1.5\n"}),
+        ("frame.set_index('day')['cases']", {"result.csv": b"day,cases\n1,0.5\n2,1.5\n"}),
+        (
+            "{'curve.csv': frame.set_index('day'), 'peak': frame['cases'].max(), 'days': frame['day'].to_numpy()}",
+            {"curve.csv": b"day,cases\n1,0.5\n2,1.5\n", "peak": b"1.5", "days": b"[1, 2]"},
+        ),
+    ],
+)
+def test_numbers_of_numpy_and_tables_of_pandas_become_outputs(
+    run: Run, returned: str, outputs: dict[str, bytes]
+) -> None:
+    """In an interpreter that has both. A plain function and a wire function are alike."""
+    source = (
+        "import numpy as np, pandas as pd\nframe = pd.DataFrame({'day': [1, 2], 'cases': [0.5, 1.5]})\n"
+        f"def f(params, seed): return {returned}\n"
+        f"def wire(entrypoint, params, seed): return {{'result.csv': frame, 'n': np.int64(3), 't': 'text'}}\n"
+    )
+    talk = run(source, {}, python=MODEL_PYTHON)
+    assert _outputs(talk.answers[1]) == outputs
+    wired = _outputs(run(source, {}, python=MODEL_PYTHON, wire=_wire("model.py:wire")).answers[1])
+    assert wired == {"result.csv": b",day,cases\n0,1,0.5\n1,2,1.5\n", "n": b"3", "t": b"text"}
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("np.array([1.0, np.nan])", "Out of range float values are not JSON compliant"),
+        ("[pd.DataFrame({'a': [1]})]", "Object of type DataFrame is not JSON serializable"),
+        ("{'a': {'b': pd.Series([1])}}", "Object of type Series is not JSON serializable"),
+    ],
+)
+def test_what_json_cannot_hold_fails_its_task(run: Run, returned: str, message: str) -> None:
+    """A table within a list would lose its index and its columns."""
+    source = f"import numpy as np, pandas as pd\ndef f(params, seed): return {returned}\n"
+    assert run(source, {}, python=MODEL_PYTHON).answers[1]["error"]["message"].startswith(message)
 
 
 # --- large outputs --------------------------------------------------------------------------------------------------
@@ -210,6 +294,9 @@ def test_large_outputs_go_by_file_and_small_ones_by_line(run: Run, tmp_path: Pat
         ("import sys; sys.exit(0)", None, "model:f/b", "SystemExit"),
         ("def f(:", None, "model:f/b", "SyntaxError"),
         ("", None, "model:f/b", "AttributeError"),
+        ("f = 3", None, "model:f/b", "TypeError"),
+        ("def f(params): 1", None, "model:f/b", "TypeError"),
+        ("def wire(params, seed): 1", _wire("model.py:wire"), "model:f/b", "TypeError"),
         ("", None, "model/b", "ValueError"),
         ("", "{", "model:f/b", "JSONDecodeError"),
         ("", _wire("model.py:nothing"), "model:f/b", "AttributeError"),
@@ -225,6 +312,14 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_takes_no_task(
     assert talk.answers[0]["broken"]["message"] or kind == "SystemExit"
     assert "Traceback" in talk.answers[0]["broken"]["traceback"]
     assert talk.code == 1
+
+
+def test_a_worker_tells_the_arguments_of_its_model_if_asked(run: Run) -> None:
+    source = "def f(rate, seed, *, n=1): return 1\ndef wire(entrypoint, params, seed): return {}\n"
+    assert run(source, check=True).answers == [{"ready": True, "takes": ["rate", "seed", "n"]}]
+    assert run("f = max\n", check=True).answers == [{"ready": True, "takes": []}]
+    wired = run(source, check=True, wire=_wire("model.py:wire"))
+    assert wired.answers == [{"ready": True, "takes": ["entrypoint", "params", "seed"]}]
 
 
 def test_no_python_since_3_8_finds_anything_new_in_the_script() -> None:

@@ -1,0 +1,163 @@
+"""Check before a launch, in the model's own interpreter, that the model can be loaded and called.
+
+The check starts the script of the workers, without a task, on the packed code. So it finds what a worker would find:
+a missing module or function, an error of the import, a function with other arguments. It runs only where the tasks run
+on this machine, since nothing here can tell what is installed in an image or on a cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from mopsjobs.bundles.extraction import BundleError, extract
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.model_env import model_environment
+from mopsjobs.engines.model_errors import ModelError, describe_exit, load_error, not_python_error
+from mopsjobs.engines.worker_script import write_worker
+from mopsjobs.errors import UsageError, shorten
+from mopsjobs.studies.study import Study
+from mopsjobs.submission.session import Session
+
+CHECK_SECONDS = 30.0
+"""How long a model may take to load. A slower one is left to the runner."""
+
+EXIT_SECONDS = 1.0
+"""How long a process that has closed its output may take to end."""
+
+MAX_ANSWER_BYTES = 2**20
+
+MAX_MESSAGE = 500
+"""Characters of an error of the model."""
+
+
+def check_model(
+    study: Study, launch: Launch, bundle: bytes, session: Session, *, hint_if_not_found: str | None = None
+) -> None:
+    """Load the model of a study in its interpreter, and warn if it takes the dict of parameters for one of them.
+
+    Args:
+        study: the study.
+        launch: its launch on this machine.
+        bundle: the packed code.
+        session: the environment, and where warnings go.
+        hint_if_not_found: the hint if a module of the model is not found.
+
+    Raises:
+        UsageError: if the model cannot be loaded, or cannot be called as a worker calls it.
+    """
+    python = launch.python or sys.executable
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
+        root = Path(directory, "code")
+        root.mkdir()
+        try:
+            extract(bundle, str(root), sync=False)
+        except BundleError as error:  # such as a full disk; the runner has another one
+            session.note(f"The model is launched without a check, since its code cannot be unpacked here: {error}")
+            return
+        setup = {"root": str(root), "entrypoint": study.entrypoint, "spool": directory, "check": True}
+        try:
+            answer = _ask_worker([python, "-u", str(write_worker(Path(directory)))], setup, session.env)
+        except ModelError as error:
+            raise UsageError(error.message, hint=error.hint) from None
+    if answer is None:
+        session.note(f"The model takes longer than {CHECK_SECONDS:g} s to load: it is launched without a check.")
+    elif isinstance(broken := answer.get("broken"), dict):
+        message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
+        problem = load_error({**broken, "message": message})
+        is_not_found = broken["type"] == "ModuleNotFoundError" and hint_if_not_found is not None
+        raise UsageError(problem.message, hint=hint_if_not_found if is_not_found else problem.hint)
+    else:
+        _check_first_parameter(study, answer.get("takes"), session)
+
+
+def _check_first_parameter(study: Study, takes: object, session: Session) -> None:
+    """Warn about a function whose first argument has the name of a parameter: it receives all of them there."""
+    first = takes[0] if isinstance(takes, list) and takes else None
+    if any(first in parameter_set.params for parameter_set in study.parameter_sets):
+        session.warn(
+            f"The model's first argument {first!r} has the name of a parameter. It receives the dict of all parameters"
+            f" of a task, not the value of {first!r}."
+        )
+
+
+def _ask_worker(command: list[str], setup: Mapping[str, object], env: Mapping[str, str]) -> dict[str, Any] | None:
+    """Start a worker, and return its first answer; None if it takes too long.
+
+    Raises:
+        ModelError: if it cannot be started, or ends without an answer.
+    """
+    with tempfile.TemporaryFile() as lines:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=lines,
+                env=model_environment(env),
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ModelError(f"The model's interpreter {command[0]} cannot be started: {error.strerror}.") from None
+        assert process.stdin is not None  # noqa: S101 - a pipe, as the other
+        assert process.stdout is not None  # noqa: S101
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(setup).encode() + b"\n")
+            line = _read_line(process.stdout, CHECK_SECONDS)
+            if line == b"":
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(EXIT_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what the model has started
+            code = process.wait()
+            process.stdin.close()
+            process.stdout.close()
+        if line is None:
+            return None
+        if not line:
+            lines.seek(0)
+            raise _silent_end(code, lines.read()[-MAX_ANSWER_BYTES:])
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise not_python_error(command[0], bytearray(line))
+    return answer
+
+
+def _read_line(stream: IO[bytes], seconds: float) -> bytes | None:
+    """Return the first line of a stream, empty if the stream ends before; None after `seconds`."""
+    deadline = time.monotonic() + seconds
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if len(line) > MAX_ANSWER_BYTES or not selector.select(max(0.0, deadline - time.monotonic())):
+                return None
+            data = os.read(stream.fileno(), 2**16)
+            if not data:
+                return b""
+            line += data
+    return line
+
+
+def _silent_end(code: int, printed: bytes) -> ModelError:
+    """Return the error of a model that ends its process while it is loaded, with the last line that it printed."""
+    words = printed.decode("utf-8", "replace").split("\n")
+    last = next((line.strip() for line in reversed(words) if line.strip()), "")
+    ending = f": {shorten(last, MAX_MESSAGE)}" if last else "."
+    return ModelError(f"The model's interpreter ends before it is ready ({describe_exit(code)}){ending}")
