@@ -8,7 +8,7 @@ tests/project/test_layers.py). From the lowest floor up:
     console, engines, store
     bundles, registry
     events, studies
-    cache, submission
+    cache, modelops, submission
     runner
     app
     web

@@ -195,7 +195,7 @@ class JobNotFoundError(JobError, KeyError):
     exit_code = EXIT_NO_SUCH_JOB
 
     def __init__(self, job_id: str, *, hint: str | None = None) -> None:
-        super().__init__(f"There is no job {job_id}.", job_id=job_id, hint=hint)
+        super().__init__(f"Job {job_id} not found.", job_id=job_id, hint=hint)
 
 
 class AmbiguousJobError(JobError):

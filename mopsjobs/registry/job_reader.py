@@ -21,6 +21,9 @@ RECORD_NAME = "state.json"
 class JobReader:
     """The reading half of `JobRegistry`."""
 
+    state_type = JobState
+    """The class of the states that this registry returns."""
+
     def __init__(self, store: VersionedStore, prefix: str, *, now: Callable[[], datetime]) -> None:
         """Read the records under `prefix` of `store`. `now` gives the time, in UTC."""
         self.store = store
@@ -112,7 +115,7 @@ class JobReader:
         return dict.fromkeys(JobStatus, 0) | Counter(job.status for job in self.list_jobs())
 
     def _read(self, key: str, value: bytes) -> JobState:
-        state = JobState.from_json(value, key=key)
+        state = self.state_type.from_json(value, key=key)
         if state.job_id != self.job_id_of(key):
             raise RecordError(f"the record is that of job {state.job_id[:80]!r}", key=key)
         return state

@@ -30,7 +30,7 @@ from mopsjobs.utils.times import parse_time, record_time, utc_now
 log = logging.getLogger(__name__)
 
 OnWrite = Callable[[str, bytes, VersionToken], None]
-_Change = Callable[[JobState, transitions.Write], "JobState | None"]
+Change = Callable[[JobState, transitions.Write], "JobState | None"]
 
 
 class _RecordWrite:
@@ -256,7 +256,10 @@ class JobRegistry(JobReader):
             JobNotFoundError, InvalidTransitionError, TerminalStateError: as `update_status`.
         """
         if parse_status(final_status) not in TERMINAL:
-            raise UsageError(f"invalid final status '{final_status}': expected one of {', '.join(sorted(TERMINAL))}.")
+            raise UsageError(
+                f"invalid final status '{final_status}': it is not a terminal status, "
+                f"expected one of {', '.join(sorted(TERMINAL))}."
+            )
         fields: dict[str, object] = {}
         if results_path is not None:
             fields["results_path"] = results_path
@@ -281,7 +284,7 @@ class JobRegistry(JobReader):
 
         return self._change(job_id, change, "cancel")
 
-    def _change(self, job_id: str, change: _Change, operation: str) -> JobState:
+    def _change(self, job_id: str, change: Change, operation: str) -> JobState:
         """Apply `change(state, write)` to a record by compare-and-swap. If it returns None, nothing is written."""
         key = self.key_of(job_id)
         write_id, moment = self._new_id(), self._now()

@@ -13,7 +13,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from mopsjobs.errors import RecordError, UsageError, shorten
 from mopsjobs.registry.status import TERMINAL, JobStatus
@@ -121,7 +121,7 @@ class JobState:
         return _ENCODER.encode(self.to_dict()).encode()
 
     @classmethod
-    def from_dict(cls, record: JsonObject) -> JobState:
+    def from_dict(cls, record: JsonObject) -> Self:
         """Read a record from plain JSON types, which stay unchanged.
 
         Raises:
@@ -142,7 +142,7 @@ class JobState:
         return cls(**values, extra=MappingProxyType(extra))  # type: ignore[arg-type]
 
     @classmethod
-    def from_json(cls, value: bytes, *, key: str | None = None) -> JobState:
+    def from_json(cls, value: bytes, *, key: str | None = None) -> Self:
         """Read a record from bytes. An error names `key`, under which they lie.
 
         Raises:

@@ -136,6 +136,7 @@ def update(
     callbacks: Update | None = None,
     *,
     attempts: int = ATTEMPTS,
+    base_seconds: float = BASE_SECONDS,
     sleep: Sleep = time.sleep,
     random: Random = _random.random,
 ) -> CasResult:
@@ -149,6 +150,7 @@ def update(
             landed, which only `leaves_permanent_trace` can rule out.
         callbacks: recognises this update after a conflict or a lost reply; None if the bytes cannot tell.
         attempts: writes that may lose the race before `TooManyRetriesError`.
+        base_seconds: longest delay after the first lost race. The delays grow from there to `CAP_SECONDS`.
         sleep: waits for a number of seconds.
         random: returns a number from 0 to 1.
 
@@ -157,7 +159,7 @@ def update(
         TooManyRetriesError: if every attempt lost the race. Nothing was written.
         StoreUnavailableError: if the store is out of reach. The hint says if the write may have landed all the same.
     """
-    backoff = Backoff(BASE_SECONDS, CAP_SECONDS, random=random, sleep=sleep)
+    backoff = Backoff(base_seconds, CAP_SECONDS, random=random, sleep=sleep)
     replies = LostReplyTracker(key)
     for attempt in range(1, attempts + 1):
         current = _get(store, key, replies)
@@ -263,7 +265,7 @@ def _get(store: VersionedStore, key: str, replies: LostReplyTracker) -> Versione
     except StoreError as error:
         raise replies.with_doubt(error, is_write=False) from error.__cause__
     if current is None:
-        raise KeyNotFoundError(f"There is no {key}.")
+        raise KeyNotFoundError(f"Key {key} not found.")
     return current
 
 

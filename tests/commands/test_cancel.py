@@ -227,6 +227,6 @@ def test_cancel_that_cancels_nothing_ends_with_the_last_reason(
     add(jobs, "a", "running")
     ran = cli("cancel", *names)
     assert (ran.code, ran.out) == (code, "")
-    told = {"ended": "Job ended has ended", "no": "There is no job no.", "nor-this": "There is no job nor-this."}
+    told = {"ended": "Job ended has ended", "no": "Job no not found.", "nor-this": "Job nor-this not found."}
     for name in names:
         assert (told.get(name, "a: cancelled")) in ran.err

@@ -169,7 +169,7 @@ def test_latest_is_the_job_created_last(cli: Cli, jobs: JobRegistry) -> None:
 @pytest.mark.parametrize("name", ["nothing", "@latest"])
 def test_no_such_job(cli: Cli, remote: Remote, name: str) -> None:
     """A job that is not there: exit code 3, one sentence that names it, nothing on stdout."""
-    assert cli("status", name, "--json") == (3, "", f"error: There is no job {name}.\n")
+    assert cli("status", name, "--json") == (3, "", f"error: Job {name} not found.\n")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_an_end_told_twice_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
 @pytest.mark.parametrize("argv", [("update", "no", "running"), ("progress", "no", "1/2"), ("cancel", "no")])
 def test_no_such_job(cli: Cli, argv: tuple[str, ...]) -> None:
     """A job that is not there: exit code 3, one sentence that names it, and how to find the right name."""
-    said = "error: There is no job no.\nhint: Give the full id. To see the ids, run: mops-jobs list\n"
+    said = "error: Job no not found.\nhint: Give the full id. To see the ids, run: mops-jobs list\n"
     assert cli(*argv) == (3, "", said)
 
 

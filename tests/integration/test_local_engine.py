@@ -179,7 +179,7 @@ def test_validate_tells_json(cli: Cli, jobs: JobRegistry, submitted: list[str]) 
 
 def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: JobRegistry) -> None:
     ran = cli("validate", "nothing")
-    assert (ran.code, sentences(ran.err)) == (3, ["error: There is no job nothing."])
+    assert (ran.code, sentences(ran.err)) == (3, ["error: Job nothing not found."])
     assert cli("run", "nothing").code == 3
     add(jobs, "job", "running")
     for command in ("validate", "run"):
@@ -219,7 +219,7 @@ def test_a_job_is_named_by_a_prefix_and_latest_where_it_is_read(
 @pytest.mark.parametrize("more", [[], ["--download", "fetched"], ["--json"]])
 def test_results_of_no_job_are_refused(cli: Cli, more: list[str]) -> None:
     ran = cli("results", "nojob", *more)
-    assert (ran.code, ran.out, sentences(ran.err)) == (3, "", ["error: There is no job nojob."])
+    assert (ran.code, ran.out, sentences(ran.err)) == (3, "", ["error: Job nojob not found."])
 
 
 def test_what_is_fetched_comes_with_a_table_and_is_not_packed(

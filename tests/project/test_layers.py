@@ -30,7 +30,7 @@ FLOORS = (
     ("console", "engines", "store"),
     ("bundles", "registry"),
     ("events", "studies"),
-    ("cache", "submission"),
+    ("cache", "modelops", "submission"),
     ("runner",),
     ("app",),
     ("web",),

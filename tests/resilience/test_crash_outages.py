@@ -409,7 +409,7 @@ def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remot
     (directory / "launched.json").write_text("{}")
     ran = cli(*argv)
     assert ran.code == 3
-    assert "There is no job a" in ran.err
+    assert "Job a not found" in ran.err
     assert "hint: It was submitted here while the registry did not answer. Deliver it: mops-jobs resume a" in ran.err
 
 

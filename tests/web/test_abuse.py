@@ -269,7 +269,7 @@ def test_a_server_outlives_its_files(
             assert server.ask(path).status == 200
         for name in ("style.css", "live.js", "icon.svg"):
             assert server.ask(f"/static/{name}").status == 200
-        assert "There is no job nope" in server.ask("/jobs/nope").text
+        assert "Job nope not found" in server.ask("/jobs/nope").text
         with server.stream("/live?job=first") as messages:
             assert next(messages)
         assert server.stop() == (0, "Stop with Ctrl-C.\n")

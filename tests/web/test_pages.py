@@ -141,7 +141,7 @@ def test_an_id_that_ends_with_a_dot_has_a_page(
 def test_an_unknown_job_is_404(web: Web) -> None:
     """A job that is not there, and a prefix that fits several."""
     assert web.get("/jobs/nope").status_code == 404
-    assert "There is no job nope" in web.get("/api/v1/jobs/nope").get_json()["detail"]
+    assert "Job nope not found" in web.get("/api/v1/jobs/nope").get_json()["detail"]
     assert web.get("/nope").status_code == 404
 
 

@@ -18,7 +18,7 @@ def test_workers_of_a_scheduler_are_refused(app: App) -> None:
 
 def test_an_unknown_job_is_not_found(app: App) -> None:
     """A job that was only reported has no manifest; one without a record does not exist."""
-    with pytest.raises(JobNotFoundError, match=r"There is no job job\."):
+    with pytest.raises(JobNotFoundError, match=r"Job job not found\."):
         run_here(Shard("job"), app)
     app.registry.register_job("job")
     with pytest.raises(NoManifestError):

@@ -296,7 +296,7 @@ def test_a_job_that_is_not_there_is_a_key_error(registry: JobRegistry, method: s
     with pytest.raises(KeyError) as caught:
         UPDATES[method](registry)
     assert isinstance(caught.value, JobNotFoundError)
-    assert (str(caught.value), caught.value.job_id, caught.value.exit_code) == ("There is no job a.", "a", 3)
+    assert (str(caught.value), caught.value.job_id, caught.value.exit_code) == ("Job a not found.", "a", 3)
 
 
 @pytest.mark.parametrize("method", [*UPDATES, "get_job"])
@@ -458,7 +458,9 @@ def test_ending_again_with_something_else_is_refused(bench: Bench) -> None:
 def test_only_a_terminal_status_ends_a_job(registry: JobRegistry, status: str) -> None:
     """The sentence lists those."""
     with pytest.raises(
-        UsageError, match=f"invalid final status '{status}': expected one of cancelled, failed, partial, succeeded"
+        UsageError,
+        match=f"invalid final status '{status}': it is not a terminal status, "
+        "expected one of cancelled, failed, partial, succeeded",
     ):
         registry.finalize_job("a", status)
 
