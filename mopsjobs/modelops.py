@@ -64,9 +64,9 @@ class JobState(job_state.JobState):
     """The record of a job, with plain lists and dicts, so that `dataclasses.asdict` works."""
 
     def __post_init__(self) -> None:
-        for name in ("expected_outputs", "verified_outputs", "missing_outputs"):
+        for name in job_state.OUTPUT_LISTS:
             object.__setattr__(self, name, list(getattr(self, name)))
-        for name in ("metadata", "shards", "labels", "extra"):
+        for name in ("metadata", "shards", "labels", "extra", "foreign"):
             object.__setattr__(self, name, dict(getattr(self, name)))
         object.__setattr__(self, "transitions", tuple(dict(step) for step in self.transitions))
 

@@ -10,7 +10,8 @@ from typing import Any
 from mopsjobs.cache import counters, pruning, totals
 from mopsjobs.cache.job_json import JobColumns, job_json
 from mopsjobs.errors import RecordError
-from mopsjobs.registry.job_state import FIELDS, JobState
+from mopsjobs.registry.foreign_values import NOT_FINITE, finite
+from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
 from mopsjobs.registry.status import TRANSITIONS
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import parse_time, rfc3339
@@ -19,6 +20,8 @@ UNREADABLE = "unreadable"
 """Problem: the bytes are not a record. The last good row, if there is one, stays."""
 UNKNOWN_STATUS = "unknown_status"
 """Problem: the record is mirrored as it is, but this version does not know its status."""
+FOREIGN_VALUE = "foreign_value"
+"""Problem: the record is mirrored, and a value of another form is shown as near to it as possible."""
 NOT_A_RECORD = "not_a_record"
 """Problem: a foreign key beside the records. It is left unchanged."""
 
@@ -27,6 +30,9 @@ _COLUMNS = (
     "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "name", "namespace", "owner",
     "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified", "is_validated",
 )  # fmt: skip
+
+SHOWN_OUTPUTS = 5
+"""Outputs that each list of a large record shows: views hold one record at a time in memory."""
 
 Row = tuple[object, ...]
 
@@ -106,19 +112,27 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
         state = JobState.from_json(value)
         if state.job_id != job_id:
             raise RecordError(f"the record is that of job {state.job_id[:80]!r}")
+        noted = [found.reason for found in state.foreign.values()]
+        if not state.is_finite:
+            noted.append(NOT_FINITE)
+        listed = state
+        if len(value) > MAX_BYTES_BESIDES_OUTPUTS:
+            listed = state.evolve(**{name: getattr(state, name)[:SHOWN_OUTPUTS] for name in OUTPUT_LISTS})
+            noted.append(f"has {len(value):,} bytes; of its outputs, {SHOWN_OUTPUTS} per list are shown")
     except RecordError as error:
         return Problem(key, UNREADABLE, error.reason, version.value)
-    record, is_active, created, *columns = _job_columns(state)
+    record, is_active, created, *columns = _job_columns(listed)
     changed = max(created, parse_time(state.updated_at).timestamp())
     row = (
         key, job_id, version.value, generation, str(state.status), is_active, created, changed, *columns,
         state.k8s_name, state.k8s_namespace, state.owner, record, *_sum_columns(state),
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
-    problem = None
+    kind = FOREIGN_VALUE
     if state.status not in TRANSITIONS:
-        problem = Problem(key, UNKNOWN_STATUS, f"unknown status {state.status!r}; shown as it is", version.value)
-    return JobRow(row, labels, problem)
+        kind = UNKNOWN_STATUS
+        noted.insert(0, f"unknown status {state.status!r}; shown as it is")
+    return JobRow(row, labels, Problem(key, kind, ". ".join(noted), version.value) if noted else None)
 
 
 def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:
@@ -128,7 +142,7 @@ def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:
 
 def public_record(state: JobState) -> dict[str, Any]:
     """Return the record as scripts see it: every field, null if missing, times in RFC 3339 with `Z`."""
-    public = state.fields()
+    public: dict[str, Any] = state.fields() if state.is_finite else finite(state.fields())  # type: ignore[assignment]
     for name in _TIMES:
         if public[name] is not None:
             public[name] = rfc3339(public[name])

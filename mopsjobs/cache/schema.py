@@ -154,7 +154,11 @@ def m004_counters(db: Database) -> None:
 
 @migrations()
 def m005_forgotten_chunks(db: Database) -> None:
-    """Let names of chunks be missing (sync/events.py). An older version would fetch them again."""
+    """Let names of chunks be missing (sync/events.py). An older version would fetch them again.
+
+    Unreadable records are read again by the next full sync: this version can read more of them.
+    """
+    db.execute("UPDATE problem SET version = '' WHERE kind = 'unreadable'")
 
 
 def _create_tally(db: Database) -> None:

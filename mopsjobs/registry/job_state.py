@@ -2,7 +2,8 @@
 
 The key and the field names are a contract with ModelOps' own programs, which read and write the same records. Unknown
 fields are kept in `extra` and written back unchanged, so that an old client never erases the fields of a newer one.
-Types are checked strictly: an unreadable record is reported, which is better than a wrong reading.
+Types are checked strictly: an unreadable record is reported, which is better than a wrong reading. A few values of
+ModelOps' programs are the exception: `foreign_values.py` has them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
 from mopsjobs.errors import RecordError, UsageError, shorten
+from mopsjobs.registry.foreign_values import ForeignValue, read_foreign
 from mopsjobs.registry.status import TERMINAL, JobStatus
-from mopsjobs.utils.json_strict import read_json
+from mopsjobs.utils.json_strict import NotFiniteError, read_json
 from mopsjobs.utils.times import parse_time
 
-MAX_RECORD_BYTES = 1024 * 1024
-"""A larger record is refused unread. Records of mops-jobs stay below 4 KB, those of ModelOps below 100 KB."""
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+"""A larger record is refused unread. Records of mops-jobs stay below 4 KB. Those of ModelOps list every expected output
+with its parameters, which takes some 400 bytes per task."""
+
+MAX_BYTES_BESIDES_OUTPUTS = 1024 * 1024
+"""Size of a record without its lists of outputs, which views shorten. The rest is shown whole."""
 
 MAX_JOB_ID_LENGTH = 128
 """Characters. This leaves room in a key for the names beside the record."""
@@ -32,6 +38,8 @@ _NEW_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
 
 # Made once: json.dumps makes one per call with options.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+_NOT_FINITE_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 JsonObject = Mapping[str, object]
 
@@ -92,6 +100,11 @@ class JobState:
     extra: JsonObject = dataclasses.field(default_factory=_empty_object)
     """Fields of the record that this version does not know, written back unchanged."""
 
+    foreign: Mapping[str, ForeignValue] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    """Values of another form, by field, written back unchanged while the field has the value that is shown."""
+    is_finite: bool = True
+    """False if the record has a number that is not finite, which JSON does not have. It is written back unchanged."""
+
     @property
     def is_terminal(self) -> bool:
         """Return True if the job has ended. An unknown status counts as active."""
@@ -104,7 +117,7 @@ class JobState:
     def fields(self) -> dict[str, Any]:
         """Return every field that this version knows, as plain JSON types."""
         values = dict(zip(FIELDS, _values_of(self), strict=True))
-        for name in _LISTS:
+        for name in OUTPUT_LISTS:
             values[name] = list(values[name])
         for name in _OBJECTS:
             values[name] = dict(values[name])
@@ -114,11 +127,13 @@ class JobState:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON types. It has all fields of ModelOps, and those of mops-jobs that are set."""
         known = {name: value for name, value in self.fields().items() if value or name not in _MOPS_JOBS_FIELDS}
-        return {**known, **self.extra}
+        kept = {name: value for name, (value, shown, _) in self.foreign.items() if known[name] == shown}
+        return {**known, **kept, **self.extra}
 
     def to_json(self) -> bytes:
         """Return the record as it is stored: compact JSON in UTF-8."""
-        return _ENCODER.encode(self.to_dict()).encode()
+        encoder = _ENCODER if self.is_finite else _NOT_FINITE_ENCODER
+        return encoder.encode(self.to_dict()).encode()
 
     @classmethod
     def from_dict(cls, record: JsonObject) -> Self:
@@ -132,13 +147,22 @@ class JobState:
                 raise RecordError(f"no field {name}")
         values: dict[str, object] = {}
         extra: dict[str, object] = {}
+        foreign: dict[str, ForeignValue] = {}
         for name, value in record.items():
             check = _CHECKS.get(name)
             if check is None:
                 extra[name] = value
             # ModelOps writes null for "not set", also for counts, which are 0 here.
             elif value is not None or name in _REQUIRED:
-                values[name] = check(name, value)
+                try:
+                    values[name] = check(name, value)
+                except RecordError as error:
+                    found = read_foreign(name, value, error.reason)
+                    if found is None:
+                        raise
+                    values[name], foreign[name] = found.shown, found
+        if foreign:
+            values["foreign"] = MappingProxyType(foreign)
         return cls(**values, extra=MappingProxyType(extra))  # type: ignore[arg-type]
 
     @classmethod
@@ -149,7 +173,13 @@ class JobState:
             RecordError: if the bytes are too many, not a JSON object, or not a record.
         """
         try:
-            return cls.from_dict(_parse(value))
+            record, is_finite = _parse(value)
+            state = cls.from_dict(record)
+            if not is_finite:
+                state = dataclasses.replace(state, is_finite=False)
+            if len(value) > MAX_BYTES_BESIDES_OUTPUTS:
+                _check_size_besides_outputs(state)
+            return state
         except RecordError as error:
             raise RecordError(error.reason, key=key) from None
 
@@ -186,13 +216,26 @@ def check_job_id(job_id: str) -> str:
     return job_id
 
 
-def _parse(value: bytes) -> JsonObject:
+def _parse(value: bytes) -> tuple[JsonObject, bool]:
+    """Return the JSON object in the bytes, and whether all its numbers are finite."""
     if len(value) > MAX_RECORD_BYTES:
         raise RecordError(f"too large: {len(value):,} bytes, expected at most {MAX_RECORD_BYTES:,}")
-    record = read_json(value)
+    is_finite = True
+    try:
+        record = read_json(value)
+    except NotFiniteError:
+        record, is_finite = read_json(value, must_be_finite=False), False
     if not isinstance(record, dict):
         raise RecordError(f"not a JSON object but {_json_type(record)}")
-    return record
+    return record, is_finite
+
+
+def _check_size_besides_outputs(state: JobState) -> None:
+    size = len(state.evolve(**dict.fromkeys(OUTPUT_LISTS, ())).to_json())
+    if size > MAX_BYTES_BESIDES_OUTPUTS:
+        raise RecordError(
+            f"too large: {size:,} bytes besides its outputs, expected at most {MAX_BYTES_BESIDES_OUTPUTS:,}"
+        )
 
 
 def _json_type(value: object) -> str:
@@ -320,7 +363,7 @@ _values_of = operator.attrgetter(*FIELDS)
 
 _REQUIRED = ("job_id", "status", "created_at", "updated_at")
 
-_LISTS = ("expected_outputs", "verified_outputs", "missing_outputs")
+OUTPUT_LISTS = ("expected_outputs", "verified_outputs", "missing_outputs")
 
 _OBJECTS = ("metadata", "shards", "labels")
 

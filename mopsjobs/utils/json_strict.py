@@ -16,17 +16,22 @@ MAX_DEPTH = 100
 """Lists and objects within each other. Python's own bound depends on its version and on the caller."""
 
 
-def read_json(value: bytes, *, max_depth: int = MAX_DEPTH) -> object:
+class NotFiniteError(RecordError):
+    """The text has NaN, Infinity or a number beyond every float, and is JSON otherwise as far as it was read."""
+
+
+def read_json(value: bytes, *, max_depth: int = MAX_DEPTH, must_be_finite: bool = True) -> object:
     """Parse JSON in UTF-8, with or without a byte order mark.
 
     Raises:
         RecordError: if the bytes are not such JSON, or nested deeper than `max_depth`.
+        NotFiniteError: if a number is not finite, and `must_be_finite`.
     """
     try:
         text = value.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RecordError("not UTF-8 text") from None
-    content = parse_json(text, max_depth=max_depth)
+    content = parse_json(text, max_depth=max_depth, must_be_finite=must_be_finite)
     if "\\ud" in text or "\\uD" in text:
         try:
             check_surrogates(content)
@@ -35,14 +40,17 @@ def read_json(value: bytes, *, max_depth: int = MAX_DEPTH) -> object:
     return content
 
 
-def parse_json(text: str, *, max_depth: int = MAX_DEPTH) -> object:
+def parse_json(text: str, *, max_depth: int = MAX_DEPTH, must_be_finite: bool = True) -> object:
     """Parse JSON as `read_json` does, from text. An escape may be half of a surrogate pair.
 
     Raises:
         RecordError: if the text is not JSON, or nested deeper than `max_depth`.
+        NotFiniteError: if a number is not finite, and `must_be_finite`.
     """
     try:
-        content = _DECODER.decode(text)
+        content = (_DECODER if must_be_finite else _NOT_FINITE_DECODER).decode(text)
+    except NotFiniteError:
+        raise
     except RecursionError:
         raise RecordError("nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -66,7 +74,7 @@ def check_surrogates(content: object, errors: str = "strict") -> object:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"invalid number {name}")
+    raise NotFiniteError(f"not JSON: invalid number {name}")
 
 
 def _finite(digits: str) -> float:
@@ -84,6 +92,8 @@ def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_names)
+
+_NOT_FINITE_DECODER = json.JSONDecoder(object_pairs_hook=_unique_names)
 
 
 def is_deeper(value: object, max_depth: int, text: str) -> bool:

@@ -24,21 +24,28 @@ if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
     from support.servers import Azurite
 
-MEGABYTES_5 = b"x" * 5_000_000
+MEGABYTES_9 = b"x" * 9_000_000
 
 BAD_BLOBS = {
     "jobs/bad-array/state.json": (b"[1, 2]", "unreadable", "not a JSON object but a list"),
     "jobs/bad-empty/state.json": (b"", "unreadable", "not JSON"),
     "jobs/bad-field/state.json": (b'{"job_id": "bad-field"}', "unreadable", "no field status"),
-    "jobs/bad-huge/state.json": (MEGABYTES_5, "unreadable", "5,000,000 bytes"),
+    "jobs/bad-huge/state.json": (MEGABYTES_9, "unreadable", "9,000,000 bytes"),
     "jobs/bad-id/state.json": (foreign("another"), "unreadable", "the record is that of job 'another'"),
     "jobs/bad-json/state.json": (b'{"job_id": "bad-j', "unreadable", "not JSON"),
-    "jobs/bad-number/state.json": (foreign("bad-number", metadata=0).replace("0\n", "NaN\n"), "unreadable", "NaN"),
+    "jobs/bad-number/state.json": (
+        foreign("bad-number", metadata=0).replace("0\n", "NaN\n"),
+        "unreadable",
+        "field metadata",
+    ),
     "jobs/bad-status/state.json": (foreign("bad-status").replace('"running"', "7"), "unreadable", "field status"),
     "jobs/bad-time/state.json": (foreign("bad-time", created_at="yesterday"), "unreadable", "field created_at"),
     "jobs/bad-type/state.json": (foreign("bad-type", tasks_total="ten"), "unreadable", "expected a whole number"),
     "jobs/bad-utf8/state.json": (b"\xff\xfe\x00", "unreadable", "not UTF-8"),
     "jobs/good-1/notes.txt": (b"by hand", "not_a_record", "not a job record"),
+    "jobs/odd-code/state.json": (foreign("odd-code", error_code=137), "foreign_value", "shown as 137"),
+    "jobs/odd-loss/state.json": (foreign("odd-loss").replace("{}", '{"loss": NaN}'), "foreign_value", "shown as null"),
+    "jobs/odd-progress/state.json": (foreign("odd-progress", tasks_completed=2.5), "foreign_value", "shown as 2"),
     "jobs/odd-status/state.json": (foreign("odd-status", "hibernating"), "unknown_status", "'hibernating'"),
 }
 """What may lie under the registry's prefix: the bytes, and how each is to be reported."""
@@ -109,7 +116,7 @@ def test_every_kind_of_bad_blob_is_reported_and_stops_nothing(cli: Cli, anywhere
     assert {place: kind for place, (kind, _) in told.items()} == {at: kind for at, (_, kind, _) in bad_blobs.items()}
     for place, (_, _, reason) in bad_blobs.items():
         assert reason in told[place][1]
-    assert _held(cli) == ["good-1", "good-2", "good-3", "odd-status"]
+    assert _held(cli) == ["good-1", "good-2", "good-3", "odd-code", "odd-loss", "odd-progress", "odd-status"]
     again = cli("sync", "--json")
     assert (again.code, _problems(again.json)) == (7, told)
     doctor = cli("doctor", "--json")
@@ -117,10 +124,29 @@ def test_every_kind_of_bad_blob_is_reported_and_stops_nothing(cli: Cli, anywhere
     assert doctor.code == 7
 
 
+def test_a_record_of_many_outputs_is_listed_in_part(cli: Cli, remote: Remote) -> None:
+    """ModelOps lists every output of a job. Views show five of a list, and a later write keeps all."""
+    outputs = [{"param_id": "p" * 200, "seed": number} for number in range(8_000)]
+    remote.put(key("large"), foreign("large", expected_outputs=outputs))
+    ran = cli("sync")
+    assert (ran.code, ran.err.count("of its outputs, 5 per list are shown")) == (0, 1)
+    assert cli.ok("status", "large", "--json").json["expected_outputs"] == outputs[:5]
+    cli.ok("update", "large", "running", "--label", "exp=7")
+    found = remote.store.get(key("large"))
+    assert found is not None
+    assert json.loads(found.value)["expected_outputs"] == outputs
+
+
+def test_a_large_record_without_outputs_is_unreadable(cli: Cli, remote: Remote) -> None:
+    """Views hold one record in memory: a megabyte besides its outputs is refused."""
+    remote.put(key("large"), foreign("large", error_message="x" * 2**20))
+    assert "besides its outputs" in cli("sync").err
+
+
 def test_a_huge_blob_is_never_fetched(cli: Cli, remote: Remote) -> None:
-    """Five megabytes of text are refused by what the listing tells of their size."""
+    """Nine megabytes of text are refused by what the listing tells of their size."""
     remote.store.hides_values = True
-    remote.put(key("huge"), MEGABYTES_5)
+    remote.put(key("huge"), MEGABYTES_9)
     assert cli("sync").code == 7
     assert remote.store.calls["get"] == 0
 
