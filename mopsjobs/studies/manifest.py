@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from mopsjobs.engines.base import NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError
 from mopsjobs.registry.job_state import check_job_id
 from mopsjobs.store.base import ReadableStore
@@ -20,6 +21,12 @@ from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
 
 MANIFEST_VERSION = 1
+
+APART = "study_metadata"
+"""Where a record has the entries of a study's metadata whose names mops-jobs uses itself."""
+
+SUSPECT = "suspect"
+"""The name of the mark that `reconcile` puts into metadata."""
 
 NAMES_NAME = "_outputs.json"
 """The output that lists the names of a task's other outputs, if the study does not. No other begins with `_`."""
@@ -87,24 +94,31 @@ class Manifest:
 
     def record_fields(self) -> dict[str, Any]:
         """Return the arguments of `register_job` for this job, at its submission or later."""
-        duplicates = len(self.duplicate_tasks())
         return {
             "tasks_total": self.tasks_total,
             "engine": self.engine,
             "owner": self.owner,
             "labels": self.labels,
             "parent_job_id": self.parent_job_id,
-            "metadata": {
-                "model": self.study.model,
-                "scenario": self.study.scenario,
-                "bundle": self.bundle,
-                "sampling_method": self.study.sampling_method,
-                "n_parameter_sets": len(self.study.parameter_sets),
-                "n_replicates": self.study.n_replicates,
-                **({DUPLICATES_FIELD: duplicates} if duplicates else {}),
-                **self.study.metadata,
-            },
+            "metadata": self._record_metadata(),
         }
+
+    def _record_metadata(self) -> dict[str, Any]:
+        """Return the metadata of the record. Entries of the study never replace those that mops-jobs acts on."""
+        duplicates = len(self.duplicate_tasks())
+        own = {
+            "model": self.study.model,
+            "scenario": self.study.scenario,
+            "bundle": self.bundle,
+            "sampling_method": self.study.sampling_method,
+            "n_parameter_sets": len(self.study.parameter_sets),
+            "n_replicates": self.study.n_replicates,
+            **({DUPLICATES_FIELD: duplicates} if duplicates else {}),
+        }
+        used, notes = {*own, DUPLICATES_FIELD, SUSPECT, APART}, tuple(NOTE_PREFIXES.values())
+        apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}
+        free = {name: value for name, value in self.study.metadata.items() if name not in apart}
+        return {**own, **free, **({APART: apart} if apart else {})}
 
     def to_json(self) -> bytes:
         """Encode the manifest as it is stored."""

@@ -1,0 +1,46 @@
+"""The manifest of a job, and what its record gets of the study."""
+
+from __future__ import annotations
+
+import pytest
+
+from mopsjobs.engines.base import recorded_launch
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.study_parser import parse_study
+
+OWN = {
+    "model": "model:run", "scenario": "base", "bundle": "sha256:00", "sampling_method": "manual",
+    "n_parameter_sets": 1, "n_replicates": 1,
+}  # fmt: skip
+
+
+def record_metadata(**metadata: object) -> dict[str, object]:
+    """Return the metadata of the record of a job whose study has these."""
+    study = {"model": "model:run", "scenario": "base", "parameter_sets": [{"x": 1}], "metadata": metadata}
+    found = Manifest(job_id="a", study=parse_study(study, "here"), bundle="sha256:00").record_fields()["metadata"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_metadata_of_a_study_are_in_the_record() -> None:
+    """Beside those of mops-jobs."""
+    assert record_metadata(author="ada", run=7) == {**OWN, "author": "ada", "run": 7}
+
+
+@pytest.mark.parametrize("name", [*OWN, "suspect", "local_python", "k8s_context", "k8s_image", "dask_scheduler"])
+def test_metadata_of_a_study_replace_none_of_ours(name: str) -> None:
+    """mops-jobs acts on these: a study would choose an interpreter, or mark its job as suspect."""
+    found = record_metadata(**{name: {"reason": "mine"}}, author="ada")
+    assert found == {**OWN, "author": "ada", "study_metadata": {name: {"reason": "mine"}}}
+
+
+def test_the_place_of_such_metadata_is_not_replaced_either() -> None:
+    """A study may have an entry of that name too."""
+    assert record_metadata(study_metadata=1, local_=2)["study_metadata"] == {"study_metadata": 1, "local_": 2}
+
+
+def test_no_metadata_of_a_study_are_options_of_a_launch() -> None:
+    """A later launch repeats the options that the record has."""
+    for engine in ("local", "kubernetes", "dask"):
+        names = [f"{prefix}{name}" for prefix in ("local_", "k8s_", "dask_") for name in ("python", "image", "workers")]
+        assert recorded_launch(record_metadata(**dict.fromkeys(names, "x")), engine) == {}
