@@ -75,8 +75,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if fields == ():
         return Result(Tsv([(name,) for name in job_json.job_fields()]))
 
+    is_empty = False
+
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
+        nonlocal is_empty
         page = job_queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
+        is_empty = page.total == 0 and job_queries.count_jobs(connection) == 0
         result = _result(args, app, page, freshness, fields)
         if broken := len(job_queries.unreadable_records(connection)):
             records = "1 record" if broken == 1 else f"{broken} records"
@@ -86,7 +90,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
             ]
         return result
 
-    return app.cache.read(view, freshness_policy(args))
+    result = app.cache.read(view, freshness_policy(args))
+    if is_empty and args.form is None:
+        result.notes = [*result.notes, *app.introduce_default()]
+    return result
 
 
 def _result(
