@@ -72,7 +72,7 @@ class JobState(job_state.JobState):
 
     @property
     def progress_percent(self) -> float | None:
-        """The completed tasks in percent; None while the number of tasks is unknown."""
+        """Return the completed tasks in percent; None while the number of tasks is unknown."""
         return self.tasks_completed / self.tasks_total * 100 if self.tasks_total else None
 
     def copy_with(self, **changes: object) -> Self:
@@ -113,10 +113,10 @@ def AzureVersionedStore(  # noqa: N802 - a class in ModelOps; Azure's libraries 
     Raises:
         ConfigError: if the connection string or the name of the container is malformed.
     """
+    from mopsjobs.store.azure import store
     from mopsjobs.store.azure.credentials import CONNECTION_STRING
-    from mopsjobs.store.azure.store import open_azure_store
 
-    return open_azure_store(f"azure://{container}", {CONNECTION_STRING: connection_string})
+    return store.open_azure_store(f"azure://{container}", {CONNECTION_STRING: connection_string})
 
 
 # --- output_manifest ---------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ class ResumableTask(NamedTuple):
 
 
 def generate_output_manifest(job: Any, provenance_schema: ProvenanceSchema) -> list[OutputSpec]:
-    """Return the expected outputs of a job specification: one per task, or one per replicate of a parameter set.
+    """Return the expected outputs of a job specification: one per replicate of a parameter set, or one per task.
 
     Args:
         job: an object with `metadata`, and with `parameter_sets` or, as a `SimJob`, with `tasks`.
@@ -197,10 +197,11 @@ def generate_output_manifest(job: Any, provenance_schema: ProvenanceSchema) -> l
 
 def _tasks_of(job: Any) -> Iterator[tuple[str, Mapping[str, Any], int, int, str]]:
     """Yield id, parameters, seed, replicates and entry point of each task of a job specification."""
-    for parameters in getattr(job, "parameter_sets", None) or ():
+    sets = getattr(job, "parameter_sets", None)
+    for parameters in sets or ():
         for seed in range(parameters.replicate_count):
             yield parameters.param_id, parameters.params, seed, parameters.replicate_count, "default"
-    for task in getattr(job, "tasks", None) or ():
+    for task in () if sets else getattr(job, "tasks", None) or ():
         yield task.params.param_id, task.params.params, task.seed, 1, str(task.entrypoint)
 
 
@@ -217,7 +218,7 @@ def reconstruct_task_from_spec(output_spec: OutputSpec) -> ResumableTask | None:
 
 @dataclasses.dataclass
 class ValidationResult:
-    """What a validation found."""
+    """The counts and names of a validation."""
 
     status: str
     """`complete`, `partial`, `failed` or `unavailable`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from mopsjobs.cache import counters, pruning, totals
 from mopsjobs.cache.job_json import JobColumns, job_json
-from mopsjobs.errors import RecordError
+from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
 from mopsjobs.registry.status import TRANSITIONS
@@ -132,7 +132,8 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
     if state.status not in TRANSITIONS:
         kind = UNKNOWN_STATUS
         noted.insert(0, f"unknown status {state.status!r}; shown as it is")
-    return JobRow(row, labels, Problem(key, kind, ". ".join(noted), version.value) if noted else None)
+    reason = shorten(". ".join(noted), MAX_REASON)
+    return JobRow(row, labels, Problem(key, kind, reason, version.value) if noted else None)
 
 
 def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:

@@ -14,6 +14,7 @@ import pytest
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceModifiedError
 
+from mopsjobs import modelops
 from mopsjobs.errors import JobExistsError, StoreUnavailableError, TerminalStateError, TooManyRetriesError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -364,3 +365,36 @@ def test_a_registry_that_stops_works_again_when_it_is_back(
         assert registry.list_jobs() == []  # this server forgets when it stops
         registry.register_job("a")
         assert registry.update_status("a", "running").status is JobStatus.RUNNING
+
+
+# --- values and names of ModelOps ------------------------------------------------------------------------------------
+
+
+@over_real_stores
+def test_values_of_another_form_survive_our_writes(
+    store: VersionedStore, registry: JobRegistry, another_program: Write
+) -> None:
+    """Another program writes them between our writes: a number as code, half a task, NaN."""
+    registry.register_job("a", tasks_total=4)
+    theirs = {"error_code": 137, "tasks_verified": 0.5, "metadata": {"loss": float("nan")}}
+    another_program("a", lambda record: {**record, **theirs})
+    state = registry.update_progress("a", tasks_completed=1, start=True)
+    assert (state.error_code, state.tasks_verified, state.tasks_completed) == ("137", 0, 1)
+    found = store.get("jobs/a/state.json")
+    assert found is not None
+    written = json.loads(found.value)
+    assert (written["error_code"], written["tasks_verified"]) == (137, 0.5)
+    assert str(written["metadata"]["loss"]) == "nan"
+
+
+@pytest.mark.azurite
+def test_a_program_of_modelops_opens_azure_by_its_own_names(azurite: Azurite) -> None:
+    """The container is made by the first write, and the record is the one that mops-jobs reads."""
+    container = azurite.new_container()
+    store = modelops.AzureVersionedStore(connection_string=azurite.connection_string, container=container)
+    with contextlib.closing(store):
+        state = modelops.JobRegistry(store).register_job("a", "k8s-a", "modelops", None, {"run": 7})
+        ours = JobRegistry(store).get_job("a")
+        assert ours is not None
+        assert (ours.k8s_name, ours.k8s_namespace, ours.metadata) == ("k8s-a", "modelops", {"run": 7})
+        assert modelops.get_json(store, "jobs/a/state.json") == state.to_dict()

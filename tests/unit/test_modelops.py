@@ -60,7 +60,7 @@ def registry(store: InMemoryVersionedStore, tmp_path: Path) -> JobRegistry:
 
 
 def spec(*replicates: int) -> SimpleNamespace:
-    """A job specification with one parameter set per count of replicates."""
+    """Return a job specification with one parameter set per count of replicates."""
     sets = [SimpleNamespace(param_id=f"p{i}", params={"x": i}, replicate_count=n) for i, n in enumerate(replicates)]
     return SimpleNamespace(metadata={"bundle_digest": "abc"}, parameter_sets=sets)
 
@@ -115,7 +115,7 @@ def test_copy_with_checks_the_new_values(registry: JobRegistry) -> None:
     state = registry.register_job("a")
     assert isinstance(state, JobState)
     assert (state.copy_with(status="failed", tasks_total=3).status, state.status) == ("failed", "pending")
-    with pytest.raises(RecordError, match="field tasks_total should be a whole number"):
+    with pytest.raises(RecordError, match="invalid field tasks_total: expected a whole number"):
         state.copy_with(tasks_total="many")
 
 
@@ -177,7 +177,7 @@ def test_the_first_delay_of_a_lost_race_can_be_chosen(monkeypatch: pytest.Monkey
 
 
 def test_refusals_begin_as_those_of_modelops(registry: JobRegistry) -> None:
-    """Programs match on these words. The rest of the sentence is ours."""
+    """Programs match on these words. The rest of the sentence is that of mops-jobs."""
     registry.register_job("a")
     registry.update_status("a", JobStatus.VALIDATING)
     with pytest.raises(InvalidTransitionError, match=r"^Invalid transition from validating to running: Job a is"):
@@ -208,6 +208,8 @@ def test_a_specification_with_tasks_has_an_output_per_task() -> None:
     job = SimpleNamespace(metadata={}, bundle_ref="sha256:00", tasks=[task])
     (found,) = generate_output_manifest(job, Schema())
     assert (found.provenance_path, found.bundle_digest, found.param_values) == ("p/7", "sha256:00", {"x": 1})
+    job.parameter_sets = spec(2).parameter_sets  # as in ModelOps, these count if there are both
+    assert [output.provenance_path for output in generate_output_manifest(job, Schema())] == ["p0/0", "p0/1"]
     assert reconstruct_task_from_spec(dataclasses.replace(found, output_type="aggregation")) is None
 
 

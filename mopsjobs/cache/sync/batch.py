@@ -14,7 +14,7 @@ BATCH = 500
 """Entries per transaction: some 30 ms of writing, which is how long other writers wait."""
 
 BATCH_BYTES = 8 * 2**20
-"""Bytes of the records of one batch. Two batches are in memory, and a record may have a megabyte."""
+"""Bytes of the records of one batch. Two batches are in memory, and a record may have as many."""
 
 
 class SyncReport:

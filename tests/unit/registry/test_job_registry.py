@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -305,6 +306,30 @@ def test_what_is_no_record_is_named_by_key_and_left_alone(bench: Bench, method: 
     value = bench.place(tasks_total="many")
     with pytest.raises(RecordError, match=r"^jobs/a/state\.json: invalid field tasks_total: expected a whole number"):
         UPDATES.get(method, lambda registry: registry.get_job("a"))(bench.registry)
+    assert bench.bytes() == value
+
+
+def test_a_change_of_a_record_keeps_the_foreign_values_of_other_fields(bench: Bench) -> None:
+    """A number as error code, NaN and half a task: they are shown otherwise, and stay as they are."""
+    theirs = {"error_code": 137, "error_message": {"exit": 1}, "tasks_verified": 0.5, "metadata": {"loss": math.nan}}
+    bench.place(**theirs, tasks_completed=2.5)
+    bench.registry.update_progress("a", tasks_completed=3)
+    job = bench.registry.update_status("a", "failed", metadata={"ours": 1}, labels={"exp": "7"})
+    assert (job.error_code, job.error_message, job.tasks_verified) == ("137", '{"exit": 1}', 0)
+    written = json.loads(bench.bytes())
+    assert (written["error_code"], written["error_message"], written["tasks_verified"]) == (137, {"exit": 1}, 0.5)
+    assert (written["tasks_completed"], written["metadata"]["ours"]) == (3, 1)
+    assert math.isnan(written["metadata"]["loss"])
+
+
+@pytest.mark.parametrize("name", ["error_code", "tasks_completed", "metadata"])
+def test_a_write_is_stricter_than_reading(bench: Bench, name: str) -> None:
+    """No program gets a value of another form into a record by mops-jobs."""
+    value = bench.place()
+    with pytest.raises(UsageError, match=name):
+        bench.registry.update_fields(
+            "a", **{name: {"error_code": 137, "tasks_completed": 2.5, "metadata": {"x": math.nan}}[name]}
+        )
     assert bench.bytes() == value
 
 

@@ -220,7 +220,7 @@ def test_a_foreign_value_is_shown_and_written_back(name: str, value: object, sho
     """A change of another field keeps it; a change of the field itself replaces it."""
     state = JobState.from_json(encoded(**{name: value}))
     assert getattr(state, name) == shown
-    assert state.foreign[name].reason.startswith(f"field {name} should be ")
+    assert state.foreign[name].reason.startswith(f"invalid field {name}: expected ")
     assert json.loads(state.evolve(results_path="r").to_json())[name] == value
     new: object = "new" if isinstance(shown, str) else 7
     assert json.loads(state.evolve(**{name: new}).to_json())[name] == new
@@ -291,9 +291,9 @@ def test_a_wrong_type_inside_a_field_is_named_with_its_place(fields: dict[str, o
         (b"<html>", "not JSON: "),
         (encoded()[:-1], "not JSON: "),
         (encoded() + b"{}", "not JSON: "),
-        (encoded()[:-1] + b', "tasks_total": NaN}', "field tasks_total should be a whole number"),
-        (encoded()[:-1] + b', "tasks_total": -Infinity}', "field tasks_total should be a whole number"),
-        (encoded()[:-1] + b', "tasks_total": 1e999}', "field tasks_total should be a whole number"),
+        (encoded()[:-1] + b', "tasks_total": NaN}', "invalid field tasks_total: expected a whole number"),
+        (encoded()[:-1] + b', "tasks_total": -Infinity}', "invalid field tasks_total: expected a whole number"),
+        (encoded()[:-1] + b', "tasks_total": 1e999}', "invalid field tasks_total: expected a whole number"),
         (encoded()[:-1] + b', "x": ' + b"9" * 5000 + b"}", "not JSON: "),
         (encoded()[:-1] + b', "status": "failed"}', "not JSON: 'status' comes twice"),
         (encoded()[:-1] + b', "metadata": {"a": 1, "a": 2}}', "not JSON: 'a' comes twice"),
