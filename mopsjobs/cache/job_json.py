@@ -9,6 +9,12 @@ import json
 
 from mopsjobs.utils.times import from_timestamp, json_time
 
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 SILENT_SECONDS = 60.0
 """Two heartbeats. A longer silence of its runner makes a job suspect, never failed: the network may be the cause."""
 
@@ -56,6 +62,22 @@ def job_json(columns: JobColumns, *, now: float) -> dict[str, object]:
 def job_text(columns: JobColumns, *, now: float) -> str:
     """Return `job_json` as JSON text. The record is copied as it is stored, since parsing costs more than a query."""
     return f"{columns[0][:-1]},{JSON_ENCODER.encode(_computed_fields(columns, now))[1:]}"
+
+
+def count_outputs(job: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return how many outputs of a job were verified and how many are missing; None if they were not validated.
+
+    A record of mops-jobs counts complete tasks, and names only a few of the missing outputs. Other programs list all.
+    """
+    expected, verified, named = job["expected_outputs"], job["verified_outputs"], job["missing_outputs"]
+    if not (verified or named or job["tasks_verified"]):
+        return None
+    done = len(verified) or job["tasks_verified"]
+    if expected:
+        return done, max(len(expected) - done, len(named))
+    if verified or not job["tasks_total"]:
+        return done, len(named)
+    return done, max(job["tasks_total"] - done, 0)
 
 
 def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:

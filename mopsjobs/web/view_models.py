@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
 from mopsjobs.app.job_texts import duration_text, kubernetes_text
+from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.charts import Day, Group, Level
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.registry.status import END_STATUSES
@@ -129,15 +130,11 @@ def _jobs_with(name: str, value: object) -> str:
 
 def outputs(job: Job) -> dict[str, Any] | None:
     """Return the verified and the missing outputs; None if they were not validated."""
-    verified, missing = job["verified_outputs"], job["missing_outputs"]
-    if not (verified or missing or job["tasks_verified"]):
+    counts = count_outputs(job)
+    if counts is None:
         return None
-    return {
-        "verified": len(verified) or job["tasks_verified"],
-        "missing": len(missing),
-        "names": [str(name) for name in missing[:SHOWN_OUTPUTS]],
-        "more": max(0, len(missing) - SHOWN_OUTPUTS),
-    }
+    names = [str(name) for name in job["missing_outputs"][:SHOWN_OUTPUTS]]
+    return {"verified": counts[0], "missing": counts[1], "names": names, "more": max(0, counts[1] - len(names))}
 
 
 def timeline(job: Job, now: float) -> dict[str, Any]:

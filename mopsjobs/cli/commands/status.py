@@ -11,6 +11,7 @@ from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.find_job import FoundJob, Job, find_job
 from mopsjobs.app.job_texts import duration_text, kubernetes_text
 from mopsjobs.app.next_steps import is_runner_dead, next_command
+from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
@@ -143,14 +144,14 @@ def _progress(job: Job) -> str | None:
 
 
 def _outputs(job: Job) -> str | None:
-    verified: list[object] = job["verified_outputs"]  # type: ignore[assignment]
-    missing: list[object] = job["missing_outputs"]  # type: ignore[assignment]
-    if not (verified or missing or job["tasks_verified"]):
+    counts = count_outputs(job)
+    if counts is None:
         return None
-    counted = f"{len(verified) or job['tasks_verified']} verified, {len(missing)} missing"
+    missing: list[object] = job["missing_outputs"]  # type: ignore[assignment]
+    counted = f"{counts[0]} verified, {counts[1]} missing"
     if not missing:
         return counted
-    more = ", …" if len(missing) > SHOWN_OUTPUTS else ""
+    more = ", …" if max(counts[1], len(missing)) > SHOWN_OUTPUTS else ""
     # The id of a parameter set fills a line, and its beginning is unique within a job.
     names = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
     return f"{counted}: {', '.join(names)}{more}"

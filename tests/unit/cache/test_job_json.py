@@ -1,0 +1,38 @@
+"""What is computed of a job for people and scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mopsjobs.cache.job_json import count_outputs
+
+NOTHING: dict[str, Any] = {
+    "expected_outputs": [],
+    "verified_outputs": [],
+    "missing_outputs": [],
+    "tasks_total": 0,
+    "tasks_verified": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "counts"),
+    [
+        ({}, None),
+        ({"tasks_total": 60}, None),
+        ({"tasks_total": 60, "tasks_verified": 30, "missing_outputs": list("abcde")}, (30, 30)),
+        ({"tasks_total": 60, "tasks_verified": 60}, (60, 0)),
+        ({"tasks_total": 60, "missing_outputs": list("abcde")}, (0, 60)),
+        # Three outputs of the one missing task are named: tasks are counted.
+        ({"tasks_total": 2, "tasks_verified": 1, "missing_outputs": list("abc")}, (1, 1)),
+        ({"expected_outputs": list("abcd"), "verified_outputs": ["a"], "missing_outputs": list("bcd")}, (1, 3)),
+        ({"expected_outputs": list("abcd"), "verified_outputs": ["a"]}, (1, 3)),
+        ({"tasks_total": 10, "verified_outputs": ["a"], "missing_outputs": list("bcdefgh")}, (1, 7)),
+        ({"missing_outputs": ["a"]}, (0, 1)),
+    ],
+)
+def test_missing_outputs_are_all_but_the_verified_ones(fields: dict[str, Any], counts: tuple[int, int] | None) -> None:
+    """A record of mops-jobs counts tasks and names five outputs; other programs list all outputs."""
+    assert count_outputs(NOTHING | fields) == counts
