@@ -19,6 +19,7 @@ from mopsjobs.cache.queries.events import (
     cache_id,
     foreign_cursor_error,
     has_events,
+    has_later_states,
     parse_cursor,
     read_events,
 )
@@ -120,6 +121,7 @@ class EventFeed:
         """
         try:
             self.sync()
+            self._sync_jobs()
         except (StoreUnavailableError, CacheError) as error:
             if not self._follow:
                 self._check_filled(error)
@@ -127,6 +129,13 @@ class EventFeed:
         if self._offline:
             hint = "Run: mops-jobs sync"
             self._check_filled(StoreUnavailableError("No events have been synced to this machine.", hint=hint))
+
+    def _sync_jobs(self) -> None:
+        """Sync the jobs too if events show later states of any. The record of a single job was read already."""
+        cache = self._app.cache
+        is_needed = self.job_id is None and not (self._offline or self._app.settings.is_local)
+        if is_needed and cache.read_cached(has_later_states):
+            cache.sync(wait=0)
 
     def pages(self, after: int) -> Iterator[list[StoredEvent]]:
         """Yield the events in the cache after the number `after`, page by page.

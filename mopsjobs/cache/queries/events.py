@@ -16,6 +16,9 @@ PAGE = 1000
 MAX_POINTS = 5000
 """State events of one job that are read for its progress. A run of ten hours may have one per second."""
 
+LATEST_STATES = 1000
+"""State events that are compared with the rows of their jobs."""
+
 _CURSOR = re.compile(r"([0-9a-f]{12})-(\d{1,18})", re.ASCII)
 
 
@@ -108,3 +111,14 @@ def foreign_cursor_error(text: str) -> UsageError:
         f"The cursor {text} belongs to another cache, which numbers events in its own order.",
         hint="Use the cache that it came from (--cache PATH), or start again without --since.",
     )
+
+
+def has_later_states(connection: sqlite3.Connection) -> bool:
+    """Return True if one of the last events shows a later state of a job than its row, or a job without one."""
+    row = connection.execute(
+        "SELECT 1 FROM (SELECT job_id, body FROM event WHERE kind = 'state' ORDER BY seq DESC LIMIT ?) AS last"
+        " LEFT JOIN job USING (job_id)"
+        " WHERE json_extract(body, '$.revision') > coalesce(json_extract(record, '$.revision'), -1) LIMIT 1",
+        (LATEST_STATES,),
+    ).fetchone()
+    return row is not None
