@@ -24,7 +24,7 @@ def active_jobs_by_filter(job_filter: filters.Filter, app: App) -> list[dict[str
     job_filter.keeps_active = False
     if job_filter.statuses is None:
         job_filter.statuses = ACTIVE
-    if app.cache.sync(wait=None if app.settings.is_local else MAX_LOCK_WAIT) is None:
+    if app.cache.sync(wait=None if app.settings.is_local else MAX_LOCK_WAIT, scan=True) is None:
         problem = app.cache.other_sync_error()
         raise StoreUnavailableError(f"{problem} Nothing was cancelled.", hint=problem.hint)
 

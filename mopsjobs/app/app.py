@@ -74,11 +74,13 @@ class App:
 
     @property
     def registry(self) -> JobRegistry:
-        """Return the registry. What it writes goes into the cache too, and leaves an event."""
+        """Return the registry. What it reads and writes goes into the cache too, and each write leaves an event."""
         if self._registry is None:  # made once: it remembers its announcements
             from mopsjobs.registry.job_registry import JobRegistry
 
-            self._registry = JobRegistry(self.store, now=self.now, sleep=self.sleep, on_write=self._after_write)
+            self._registry = JobRegistry(
+                self.store, now=self.now, sleep=self.sleep, on_write=self._after_write, observe=self.cache.observe
+            )
         return self._registry
 
     def own_files(self) -> list[str]:
@@ -95,6 +97,7 @@ class App:
             "synced_at": freshness.synced_at,
             "age_seconds": freshness.age_seconds,
             "stale": freshness.stale,
+            "foreign_writes_known_to": freshness.foreign_writes_known_to,
             "registry": self.settings.registry_id,
             "registry_from": self.settings.registry.origin,
         }
@@ -126,10 +129,9 @@ class App:
         if self._store is not None:
             self._store.close()
 
-    def _after_write(self, key: str, value: bytes, version: VersionToken) -> None:
-        """Put a written record into this machine's cache, and write the event that tells other readers."""
+    def _after_write(self, _key: str, value: bytes, _version: VersionToken) -> None:
+        """Write the event of a written record, which tells other readers."""
         from mopsjobs.events.writer import record_state
 
-        self.cache.write_through(key, value, version)
         if not record_state(self.store, value, now=self.now):
             self.out.debug("The registry took the write, but not its event.")

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mopsjobs.app.cache_location import CacheLocation
 from mopsjobs.app.config import Settings
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from mopsjobs.cache.sync.events import EventsReport
     from mopsjobs.cache.sync.full import OnProgress
     from mopsjobs.cache.sync.lock import Holder
+    from mopsjobs.registry.job_reader import TakeRecord
     from mopsjobs.registry.job_registry import JobRegistry
-    from mopsjobs.store.base import VersionToken
+    from mopsjobs.store.base import Versioned
 
     T = TypeVar("T")
     OpenToRead = Callable[[], contextlib.AbstractContextManager[sqlite3.Connection | None]]
@@ -93,7 +94,7 @@ class CacheAccess:
         """Call `view` with the cache and its age, after a sync if one is due.
 
         A sync is due if `policy` says so, if the cache was never filled, or if the registry is on this machine. If
-        the sync fails, the view gets the old rows and their age.
+        the sync fails, the view gets the old rows and their age, which has the exit code.
         `view` may be called twice: see the module's docstring.
 
         Raises:
@@ -187,18 +188,23 @@ class CacheAccess:
     @contextlib.contextmanager
     def _open_fresh(self, policy: FreshnessPolicy) -> Iterator[tuple[sqlite3.Connection, Freshness]]:
         """Sync if a sync is due, open the cache to read, and yield it with its age."""
-        if not (policy.refresh or self._settings.is_local):
+        if not (policy.refresh or policy.sync or self._settings.is_local):
             with self._open_to_read() as connection:
                 meta = {} if connection is None else job_queries.all_meta(connection)
-                if connection is not None and self._is_fresh_enough(meta.get("synced_at"), policy):
+                if connection is not None and self._is_fresh_enough(meta, policy):
                     yield connection, self._freshness(meta, None)
                     return
-        failure = None if policy.offline and not self._settings.is_local else self._freshen()
+        failure = None
+        if self._settings.is_local or not policy.offline:
+            failure = self._freshen(scan=policy.needs_scan)
         with self._open_to_read() as connection:
             meta = {} if connection is None else job_queries.all_meta(connection)
             if connection is None or "synced_at" not in meta:
                 raise failure or never_synced_error("Run: mops-jobs sync")
-            yield connection, self._freshness(meta, failure)
+            freshness = self._freshness(meta, failure)
+            if failure is not None and policy.needs_scan:
+                freshness.note_failed_refresh(failure)
+            yield connection, freshness
 
     @contextlib.contextmanager
     def _open_to_write(self) -> Iterator[sqlite3.Connection]:
@@ -210,38 +216,34 @@ class CacheAccess:
 
     # --- age -------------------------------------------------------------------------------------------------
 
-    def _is_fresh_enough(self, synced_at: str | None, policy: FreshnessPolicy) -> bool:
-        """Return whether a cache of that age needs no sync first."""
-        may_be_old = policy.offline or policy.max_age is None
-        return synced_at is not None and (may_be_old or 0 <= self._age(synced_at) <= (policy.max_age or 0.0))
+    def _is_fresh_enough(self, meta: Mapping[str, str], policy: FreshnessPolicy) -> bool:
+        """Return whether a cache with these notes about itself needs no sync first."""
+        if "synced_at" not in meta or policy.offline or policy.max_age is None:
+            return "synced_at" in meta
+        scanned_at = parse_time(meta.get("full_synced_at", meta["synced_at"]))
+        return 0 <= (self._now() - scanned_at).total_seconds() <= policy.max_age
 
     def _freshness(self, meta: Mapping[str, str], failure: StoreError | CacheError | None) -> Freshness:
-        is_local = self._settings.is_local
-        age = self._age(meta["synced_at"])
-        is_late = age < 0 or age > parse_duration(self._settings.stale_after.value)
+        settings = self._settings
         return Freshness(
-            synced_at=meta["synced_at"],
-            age_seconds=round(max(age, 0.0), 3),
-            is_ahead=age < 0,
-            stale=failure is not None or (is_late and not is_local) or bool(meta.get("last_error")),
-            is_local=is_local and failure is None,
+            meta,
+            self._now(),
+            stale_after=parse_duration(settings.stale_after.value),
+            is_local=settings.is_local,
             problem=None if failure is None else str(failure),
-            sync_failed=failure is not None or bool(meta.get("last_error")),
         )
-
-    def _age(self, synced_at: str) -> float:
-        return (self._now() - parse_time(synced_at)).total_seconds()
 
     # --- sync ------------------------------------------------------------------------------------------------
 
     def sync(
-        self, *, wait: float | None, full: bool = False, on_progress: OnProgress | None = None
+        self, *, wait: float | None, full: bool = False, scan: bool = False, on_progress: OnProgress | None = None
     ) -> SyncReport | None:
         """Mirror the registry into the cache.
 
         Args:
             wait: seconds to wait for a sync that is already running; None to run beside it.
-            full: see `mopsjobs.cache.sync.mirror.sync`.
+            full: see `mopsjobs.cache.sync.mirror.sync`, as for `scan`.
+            scan: list the whole registry.
             on_progress: called with the number of jobs seen so far.
 
         Returns:
@@ -251,7 +253,7 @@ class CacheAccess:
             StoreError: if the registry cannot be read.
             CacheError: if the cache cannot be written.
         """
-        return self._with_repair(lambda: self._sync(wait, full=full, on_progress=on_progress))
+        return self._with_repair(lambda: self._sync(wait, full=full, scan=scan, on_progress=on_progress))
 
     def sync_events(
         self, *, job_id: str | None = None, since: datetime | None = None, full: bool = False
@@ -284,7 +286,7 @@ class CacheAccess:
         hint = f"To go on, {holder.fix()}." if holder.is_stalled(now) else "Try again when it has ended."
         return StoreUnavailableError(f"Another sync is running{holder.describe(now)}.", hint=hint)
 
-    def _freshen(self) -> StoreError | CacheError | None:
+    def _freshen(self, *, scan: bool) -> StoreError | CacheError | None:
         """Sync for a view. Return the failure if the old rows may be shown nevertheless.
 
         Raises:
@@ -292,7 +294,7 @@ class CacheAccess:
         """
         try:
             # Two local syncs at once are safe, so no lock: its import would cost more than the sync.
-            if self._sync(None if self._settings.is_local else MAX_LOCK_WAIT) is None:
+            if self._sync(None if self._settings.is_local else MAX_LOCK_WAIT, scan=scan) is None:
                 return self.other_sync_error()
         except DamagedCacheError:
             raise
@@ -301,7 +303,7 @@ class CacheAccess:
         return None
 
     def _sync(
-        self, wait: float | None, *, full: bool = False, on_progress: OnProgress | None = None
+        self, wait: float | None, *, full: bool = False, scan: bool, on_progress: OnProgress | None = None
     ) -> SyncReport | None:
         """Sync once, without a repair; see `sync`."""
         self._embedded.note_missing()
@@ -311,7 +313,7 @@ class CacheAccess:
         # hold it for an instant longer than this process, should this process be killed.
         registry = self._open_registry()
         if wait is None:
-            return self._mirror(registry, on_progress, full=full)
+            return self._mirror(registry, on_progress, full=full, scan=scan)
         from mopsjobs.cache.sync.lock import sync_lock
 
         with sync_lock(self.path, wait, self._now) as note_progress:
@@ -323,29 +325,59 @@ class CacheAccess:
                 if on_progress is not None:
                     on_progress(seen)
 
-            return self._mirror(registry, on_job, full=full)
+            return self._mirror(registry, on_job, full=full, scan=scan)
 
-    def _mirror(self, registry: JobRegistry, on_progress: OnProgress | None, *, full: bool) -> SyncReport:
-        from mopsjobs.cache.sync.mirror import sync
+    def _mirror(self, registry: JobRegistry, on_progress: OnProgress | None, *, full: bool, scan: bool) -> SyncReport:
+        from mopsjobs.cache.sync import mirror
 
-        registry_id = self._settings.registry_id
-        return sync(registry, self.path, registry_id, full=full, on_progress=on_progress, now=self._now)
+        # Views of an embedded registry say that they are live, and a scan of it costs little.
+        foreign_scan_age = timedelta() if self._settings.is_local else mirror.FOREIGN_SCAN_AGE
+        return mirror.sync(
+            registry,
+            self.path,
+            self._settings.registry_id,
+            full=full,
+            scan=scan,
+            foreign_scan_age=foreign_scan_age,
+            on_progress=on_progress,
+            now=self._now,
+        )
 
     # --- what a run leaves in the cache ----------------------------------------------------------------------
 
-    def write_through(self, key: str, value: bytes, version: VersionToken) -> None:
-        """Put a record that this run has written into the cache. A failure does not spoil the write: a sync follows."""
-        try:
-            is_wanted = self._embedded.needs_evidence() if self._settings.is_local else os.path.exists(self.path)
-            if not is_wanted:
-                return
-            from mopsjobs.cache.sync.mirror import write_through
+    def observe(self, key: str) -> TakeRecord:
+        """Return a function that puts the record of `key` into the cache, after a request to the registry.
 
-            job_id = self._open_registry().job_id_of(key)
-            assert job_id is not None  # noqa: S101 - the registry made this key from a job id
-            write_through(self.path, self._settings.registry_id, job_id, key, value, version)
-        except Exception as error:  # noqa: BLE001 - the record is written; the next sync brings it
-            self._out.debug(f"The cache did not take the write: {error}")
+        A failure does not spoil the request: the next sync brings the record.
+        """
+        before = None
+        with self._failures_ignored():
+            if os.path.exists(self.path):
+                from mopsjobs.cache.write_through import cached_version
+
+                before = cached_version(self.path, self._settings.registry_id, key)
+
+        def take(record: Versioned) -> None:
+            with self._failures_ignored():
+                self._write_through(key, record, before)
+
+        return take
+
+    def _write_through(self, key: str, record: Versioned, before: str | None) -> None:
+        if record.version.value == before or not (os.path.exists(self.path) or self._embedded.needs_evidence()):
+            return
+        from mopsjobs.cache.write_through import write_through
+
+        job_id = self._open_registry().job_id_of(key)
+        assert job_id is not None  # noqa: S101 - the registry made this key from a job id
+        write_through(self.path, self._settings.registry_id, job_id, key, record, before)
+
+    @contextlib.contextmanager
+    def _failures_ignored(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the next sync brings the record
+            self._out.debug(f"The cache did not take a record: {error}")
 
     def count_conflicts(self, conflicts: Mapping[str, int]) -> None:
         """Add lost races to the counters of the cache. A failure does not spoil the run."""

@@ -83,9 +83,7 @@ def find_state(name: str, app: App) -> JobState:
             return state
     now = app.now().timestamp()
     try:
-        job = app.cache.read(
-            lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(refresh=True)
-        )
+        job = app.cache.read(lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(sync=True))
     except JobNotFoundError as error:
         _add_offline_hint(error, name, app)
         raise
@@ -123,6 +121,8 @@ def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
             _add_offline_hint(error, name, app)
             raise
         return FoundJob(job)
+    if outage is not None and found.freshness is not None:
+        found.freshness.note_failed_refresh(outage)
     return found._replace(warnings=warnings + found.warnings)
 
 

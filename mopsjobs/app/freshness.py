@@ -2,59 +2,99 @@
 
 from __future__ import annotations
 
-from mopsjobs.utils.times import human_age
+from collections.abc import Mapping
+from datetime import datetime
+
+from mopsjobs.errors import EXIT_SIGN_IN, EXIT_UNREACHABLE, StoreAccessError
+from mopsjobs.utils.times import human_age, parse_time
 
 
 class Freshness:
     """The age of the data that a view shows."""
 
-    __slots__ = ("age_seconds", "is_ahead", "is_local", "problem", "stale", "sync_failed", "synced_at")
+    __slots__ = (
+        "age_seconds", "exit_code", "foreign_age_seconds", "foreign_writes_known_to", "is_ahead", "is_local", "problem",
+        "stale", "sync_age_seconds", "sync_failed", "synced_at",
+    )  # fmt: skip
 
     def __init__(
-        self,
-        *,
-        synced_at: str | None,
-        age_seconds: float | None,
-        is_ahead: bool,
-        stale: bool,
-        is_local: bool,
-        problem: str | None,
-        sync_failed: bool,
+        self, meta: Mapping[str, str], now: datetime, *, stale_after: float, is_local: bool, problem: str | None
     ) -> None:
-        self.synced_at = synced_at
-        """When the last complete sync began, RFC 3339; None if there was none."""
-        self.age_seconds = age_seconds
-        """Never below 0."""
-        self.is_ahead = is_ahead
-        """Whether that sync began in the future: the clock was set back, and the age is unknown."""
-        self.stale = stale
-        """Whether the data is older than it should be: the last sync failed, or was long ago."""
-        self.is_local = is_local
+        """Find the age of a cache that was synced.
+
+        Args:
+            meta: what the cache notes about itself.
+            now: the time, in UTC.
+            stale_after: seconds after which data is stale.
+            is_local: whether the registry is on this machine.
+            problem: why the sync for this view failed; None if it did not.
+        """
+        self.synced_at = meta["synced_at"]
+        """When the last complete sync began, RFC 3339."""
+        self.foreign_writes_known_to = meta.get("full_synced_at")
+        """When the last full scan began, RFC 3339: a delta sync does not see what other programs write."""
+        age = (now - parse_time(self.synced_at)).total_seconds()
+        self.sync_age_seconds = round(max(age, 0.0), 3)
+        """How long ago the last sync began. Never below 0, as the other ages."""
+        scan_age = 0.0
+        if self.foreign_writes_known_to is not None:
+            scan_age = (now - parse_time(self.foreign_writes_known_to)).total_seconds()
+        self.age_seconds = round(max(self.sync_age_seconds, scan_age), 3)
+        """How old the data is at most, be it written by mops-jobs or by another program."""
+        is_delta = self.age_seconds > self.sync_age_seconds
+        self.foreign_age_seconds = self.age_seconds if is_delta and meta.get("foreign_records") != "no" else None
+        """How long ago the last full scan began, if other programs may write and a delta followed; else None."""
+        self.is_ahead = age < 0
+        """Whether the last sync began in the future: the clock was set back, and the age is unknown."""
+        self.is_local = is_local and problem is None
         """Whether the registry is on this machine and was read for this view."""
         self.problem = problem
         """Why the sync for this view failed; None if it did not."""
-        self.sync_failed = sync_failed
+        self.sync_failed = problem is not None or bool(meta.get("last_error"))
         """Whether the last sync failed, be it for this view or an earlier one."""
+        is_late = self.is_ahead or (self.foreign_age_seconds or self.sync_age_seconds) > stale_after
+        self.stale = self.sync_failed or (is_late and not is_local)
+        """Whether the data is older than it should be: the last sync failed, or was long ago."""
+        self.exit_code = 0
+        """The exit code of a view: not 0 if flags asked for a refresh, and it failed."""
+
+    def note_failed_refresh(self, error: Exception) -> None:
+        """Set the exit code of a view whose flags asked for a refresh, which failed with `error`."""
+        self.exit_code = EXIT_SIGN_IN if isinstance(error, StoreAccessError) else EXIT_UNREACHABLE
 
     def describe(self) -> str:
         """Return the age in words."""
-        if self.is_local:
-            return "live"
+        return "live" if self.is_local else self.describe_sync()
+
+    def describe_sync(self) -> str:
+        """Return the age of the last sync in words, also for a registry on this machine."""
         failed = ", the last sync failed" if self.sync_failed else ""
         if self.is_ahead:
             return f"synced at a time in the future ({self.synced_at}){failed}"
-        return f"synced {human_age(self.age_seconds or 0.0)}{failed}"
+        synced = f"synced {human_age(self.sync_age_seconds)}{failed}"
+        if self.foreign_age_seconds is None:
+            return synced
+        return f"{synced}, writes by other programs known up to {human_age(self.foreign_age_seconds)}"
 
 
 class FreshnessPolicy:
     """The required freshness of the data of a view."""
 
-    __slots__ = ("max_age", "offline", "refresh")
+    __slots__ = ("max_age", "offline", "refresh", "sync")
 
-    def __init__(self, *, refresh: bool = False, max_age: float | None = None, offline: bool = False) -> None:
+    def __init__(
+        self, *, refresh: bool = False, max_age: float | None = None, sync: bool = False, offline: bool = False
+    ) -> None:
         self.refresh = refresh
-        """Sync first, in any case."""
+        """Scan the whole registry first, in any case: a delta sync misses writes of other programs."""
         self.max_age = max_age
-        """Sync first if the data is older than this, in seconds."""
+        """Scan the whole registry first if the last scan is older than this, in seconds."""
+        self.sync = sync
+        """Sync first; a delta is enough."""
         self.offline = offline
         """Send nothing over the network, whatever is missing."""
+
+    @property
+    def needs_scan(self) -> bool:
+        """Whether a delta sync is not enough for this view."""
+        return self.refresh or self.max_age is not None

@@ -1,8 +1,8 @@
 """What the cache remembers of its syncs, and how concurrent syncs stay apart.
 
-Each sync draws an even `generation`. A record that this machine wrote itself goes into the cache at once, with the odd
-generation after it. A sync overwrites and removes only rows of its own generation or an older one. So what a sync read
-before a write never replaces the row of that write. See docs/decisions/0005-cache-generations.md.
+Each sync draws an even `generation`. A record that a command has read or written goes into the cache at once, with the
+odd generation after it. A sync overwrites and removes only rows of its own generation or an older one. So what a sync
+read before never replaces the row of that record. See docs/decisions/0005-cache-generations.md.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ WITNESSES = "witnesses"
 
 FOREIGN_WRITES = "foreign_writes"
 """Whether the last full sync saw changes without announcements: `yes` or `no`; empty if it could not tell."""
+
+
+FOREIGN_RECORDS = "foreign_records"
+"""Whether other programs write records: `yes` from the first one that a sync saw until `sync --full`; else `no`."""
 
 
 class SupersededError(Exception):

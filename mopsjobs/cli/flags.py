@@ -126,8 +126,10 @@ def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) ->
 def add_freshness_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that say how fresh a view has to be. They exclude each other."""
     group = parser.add_argument_group("freshness").add_mutually_exclusive_group()
-    group.add_argument("--refresh", action="store_true", help="sync first")
-    group.add_argument("--max-age", metavar="DURATION", help="sync first if the last sync is older than this, like 5m")
+    group.add_argument(
+        "--refresh", action="store_true", help="read the whole registry first; if that fails, exit with 5"
+    )
+    group.add_argument("--max-age", metavar="DURATION", help="the same if that was last done longer ago, like 5m")
     group.add_argument("--offline", action="store_true", help="never use the network")
 
 

@@ -17,6 +17,16 @@ log = logging.getLogger(__name__)
 
 RECORD_NAME = "state.json"
 
+TakeRecord = Callable[[Versioned], None]
+"""Called with a record as it is in the store, and its version."""
+
+Observe = Callable[[str], TakeRecord]
+"""Called with a key before its record is read or written. Returns the function that takes the record afterwards."""
+
+
+def _ignore(_key: str) -> TakeRecord:
+    return lambda _record: None
+
 
 class JobReader:
     """The reading half of `JobRegistry`."""
@@ -24,11 +34,14 @@ class JobReader:
     state_type = JobState
     """The class of the states that this registry returns."""
 
-    def __init__(self, store: VersionedStore, prefix: str, *, now: Callable[[], datetime]) -> None:
-        """Read the records under `prefix` of `store`. `now` gives the time, in UTC."""
+    def __init__(
+        self, store: VersionedStore, prefix: str, *, now: Callable[[], datetime], observe: Observe | None = None
+    ) -> None:
+        """Read the records under `prefix` of `store`. `now` gives the time, in UTC. See `Observe`."""
         self.store = store
         self.prefix = prefix
         self._now = now
+        self._observe = observe or _ignore
 
     def key_of(self, job_id: str) -> str:
         """Return the key of a job's record."""
@@ -55,7 +68,12 @@ class JobReader:
 
     def get_record(self, job_id: str) -> Versioned | None:
         """Return the bytes of a job's record and their version, or None."""
-        return self.store.get(self.key_of(job_id))
+        key = self.key_of(job_id)
+        take = self._observe(key)
+        found = self.store.get(key)
+        if found is not None:
+            take(found)
+        return found
 
     def scan(self) -> Iterator[Entry]:
         """Yield all entries under the prefix, in the order of the keys: records, manifests, and other keys."""

@@ -20,11 +20,11 @@ from datetime import datetime
 from mopsjobs.errors import JobExistsError, JobNotFoundError, KeyNotFoundError, UsageError
 from mopsjobs.registry import transitions
 from mopsjobs.registry.announcements import Announcer
-from mopsjobs.registry.job_reader import JobReader
+from mopsjobs.registry.job_reader import JobReader, Observe
 from mopsjobs.registry.job_state import JobState, check_field
 from mopsjobs.registry.status import TERMINAL, JobStatus, parse_status
 from mopsjobs.store import cas
-from mopsjobs.store.base import VersionedStore, VersionToken
+from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.utils.times import parse_time, record_time, utc_now
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,11 @@ class _RecordWrite:
         self._id = write_id
         self.before_write = announce
         self.on_conflict = on_conflict
+        self.last_read: Versioned | None = None
+        """The record as it was last read; None if only a write followed."""
+
+    def on_read(self, current: Versioned) -> None:
+        self.last_read = current
 
     def already_applied(self, value: bytes) -> bool:
         return transitions.has_write(value, self._id)
@@ -68,6 +73,7 @@ class JobRegistry(JobReader):
         sleep: Callable[[float], None] = time.sleep,
         random: Callable[[], float] = _random.random,
         on_write: OnWrite | None = None,
+        observe: Observe | None = None,
     ) -> None:
         """Open the registry under `prefix` of `store`.
 
@@ -78,9 +84,10 @@ class JobRegistry(JobReader):
             new_id: returns a random text, different on each call.
             sleep: waits for a number of seconds between two attempts at a contested record.
             random: returns a number from 0 to 1, for the jitter of these waits.
-            on_write: called with key, bytes and version after each write that landed, to update a mirror.
+            on_write: called with key, bytes and version after each write that landed.
+            observe: takes each record that a method for one job reads or writes, to update a mirror.
         """
-        super().__init__(store, prefix, now=now)
+        super().__init__(store, prefix, now=now, observe=observe)
         self._new_id = new_id
         self._create = functools.partial(cas.create, store, sleep=sleep, random=random)
         self._update = functools.partial(cas.update, store, sleep=sleep, random=random)
@@ -130,6 +137,7 @@ class JobRegistry(JobReader):
             job_id, fields, now if self._backdated_to is None else min(now, self._backdated_to), now, write_id
         )
         key = self.key_of(job_id)
+        take = self._observe(key)
         outcome = self._create(
             key,
             transitions.encode_record(state),
@@ -137,6 +145,7 @@ class JobRegistry(JobReader):
         )
         if outcome is None:
             raise JobExistsError(f"Job {job_id} is already registered.", job_id=job_id)
+        take(Versioned(outcome.value, outcome.version))
         return self._finish_write(job_id, key, outcome)
 
     def update_status(self, job_id: str, new_status: str, **fields: object) -> JobState:
@@ -287,6 +296,7 @@ class JobRegistry(JobReader):
     def _change(self, job_id: str, change: Change, operation: str) -> JobState:
         """Apply `change(state, write)` to a record by compare-and-swap. If it returns None, nothing is written."""
         key = self.key_of(job_id)
+        take = self._observe(key)
         write_id, moment = self._new_id(), self._now()
 
         def apply(value: bytes) -> bytes | None:
@@ -304,18 +314,20 @@ class JobRegistry(JobReader):
                 changed.evolve(updated_at=at, write_id=write_id, revision=state.revision + 1)
             )
 
+        write = _RecordWrite(
+            write_id,
+            lambda: self._announcer.announce(job_id),
+            on_conflict=lambda: self.conflicts.update((operation,)),
+        )
         try:
-            outcome = self._update(
-                key,
-                apply,
-                _RecordWrite(
-                    write_id,
-                    lambda: self._announcer.announce(job_id),
-                    on_conflict=lambda: self.conflicts.update((operation,)),
-                ),
-            )
+            outcome = self._update(key, apply, write)
+            write.last_read = Versioned(outcome.value, outcome.version)
         except KeyNotFoundError:
             raise JobNotFoundError(job_id, hint="Give the full id. To see the ids, run: mops-jobs list") from None
+        finally:
+            # Also after a refusal: its message shows the status of the record.
+            if write.last_read is not None:
+                take(write.last_read)
         return self._finish_write(job_id, key, outcome)
 
     def _finish_write(self, job_id: str, key: str, outcome: cas.CasResult) -> JobState:

@@ -63,6 +63,9 @@ class Update(Protocol):
         Called with values that `fn` returned.
         """
 
+    def on_read(self, current: Versioned) -> None:
+        """Take note of the current value. Called after each read by `update`."""
+
     def before_write(self) -> None:
         """Prepare a write. Called before each one; an error from here counts as an error of the write."""
 
@@ -163,6 +166,8 @@ def update(
     replies = LostReplyTracker(key)
     for attempt in range(1, attempts + 1):
         current = _get(store, key, replies)
+        if callbacks is not None:
+            callbacks.on_read(current)
         if attempt > 1 and callbacks is not None and callbacks.already_applied(current.value):
             return CasResult(current.value, current.version, written=True, attempts=attempt)
         replies.settle(current, callbacks)

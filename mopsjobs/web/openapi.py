@@ -22,7 +22,7 @@ _HEALTH: dict[str, Any] = {
     "properties": {
         "ok": {"description": "Whether there is data to show, however old.", "type": "boolean"},
         "synced_at": {"description": "When the last complete sync began.", "type": ["string", "null"]},
-        "age_seconds": {"description": "Seconds since then.", "type": ["number", "null"]},
+        "age_seconds": {"description": "How old the data is at most.", "type": ["number", "null"]},
         "stale": {
             "description": "Whether the data is too old, or the last sync failed.",
             "type": "boolean",

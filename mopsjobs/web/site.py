@@ -10,7 +10,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.cache_access import never_synced_error
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import sync_state
-from mopsjobs.utils.times import human_age, parse_duration
+from mopsjobs.utils.times import parse_duration
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
 
@@ -74,9 +74,9 @@ class Site:
         problem = (None if self.syncer is None else self.syncer.problem) or last_error or None
         age = None if freshness is None else freshness.age_seconds
         # Also for an embedded registry: commands read it live, but a server shows its last sync.
-        is_late = age is None or age > parse_duration(self.app.settings.stale_after.value)
+        is_late = freshness is None or freshness.sync_age_seconds > parse_duration(self.app.settings.stale_after.value)
         return {
-            "synced": "never synced" if age is None else f"synced {human_age(age)}",
+            "synced": "never synced" if freshness is None else freshness.describe_sync(),
             "synced_at": None if freshness is None else freshness.synced_at,
             "age_seconds": age,
             "stale": freshness is None or freshness.stale or is_late or problem is not None,

@@ -160,6 +160,7 @@ def test_no_cell_of_csv_is_a_formula(cli: Cli, remote: Remote) -> None:
 def test_a_query_says_how_old_its_data_is(cli: Cli, filled: Remote) -> None:
     """With the registry gone, the cache answers, and `--refresh` says that it could not."""
     filled.store.down = True
-    ran = cli.ok("query", "--refresh", "--json", "SELECT count(*) AS n FROM jobs")
+    ran = cli("query", "--refresh", "--json", "SELECT count(*) AS n FROM jobs")
+    assert ran.code == 5
     assert (ran.json["stale"], ran.json["rows"]) == (True, [{"n": 3}])
     assert ran.err.startswith("warning: ")

@@ -222,7 +222,8 @@ def test_a_failed_refresh_shows_the_old_state(cli: Cli, remote: Remote) -> None:
     remote.put(key("a"), foreign("a"))
     cli.ok("sync")
     remote.store.down = True
-    ran = cli.ok("status", "a", "--refresh", "--json")
+    ran = cli("status", "a", "--refresh", "--json")
+    assert ran.code == 5
     assert ran.json["status"] == "running"
     assert ran.err.startswith("warning: Cannot reach the registry")
 
@@ -296,9 +297,9 @@ def test_a_refresh_during_an_outage_asks_once(cli: Cli, remote: Remote) -> None:
     remote.put(key("a"), foreign("a"))
     cli.ok("sync")
     remote.store.down = True
-    for name, code in (("a", 0), ("b", 5)):
+    for name in ("a", "b"):
         remote.store.calls.clear()
-        assert cli("status", name, "--refresh", "--json").code == code
+        assert cli("status", name, "--refresh", "--json").code == 5
         assert remote.store.calls == {"get": 1}
 
 

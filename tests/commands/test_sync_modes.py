@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mopsjobs.cache.sync import mirror
 from mopsjobs.registry import announcements
+from mopsjobs.utils.times import json_time
 from support.cli import Cli, Remote, foreign, key
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def filled(cli: Cli, remote: Remote) -> Remote:
     for number in range(COUNT):
         remote.store.inner.create_if_absent(key(_name(number)), foreign(_name(number)).encode())
     assert [_mode(cli) for _ in range(3)] == ["full", "full", "delta"]
-    cli.clock.advance(minutes=30)
+    cli.clock.advance(minutes=9)
     assert _mode(cli) == "delta"
     return remote
 
@@ -120,11 +122,16 @@ def test_announced_changes_do_not_make_syncs_full(cli: Cli, filled: Remote) -> N
     assert cli.ids("--offline", "--name", "new") == ["new"]
 
 
-def test_an_hour_after_the_last_full_sync_comes_another(cli: Cli, filled: Remote) -> None:
-    """An unannounced change goes unseen for this long, and no longer."""
-    cli.clock.advance(minutes=30)
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize(("foreign_age", "minutes"), [(mirror.FOREIGN_SCAN_AGE, 10), (timedelta(days=1), 60)])
+def test_some_time_after_the_last_full_sync_comes_another(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, foreign_age: timedelta, minutes: int
+) -> None:
+    """A change that nobody announced goes unseen for ten minutes where other programs write, else for an hour."""
+    monkeypatch.setattr(mirror, "FOREIGN_SCAN_AGE", foreign_age)
+    cli.clock.advance(minutes=minutes - 9, seconds=-1)
     assert _mode(cli) == "delta"
-    cli.clock.advance(seconds=1)
+    cli.clock.advance(seconds=2)
     assert _mode(cli) == "full"
 
 
@@ -195,6 +202,7 @@ def test_a_delta_sync_that_breaks_off_claims_nothing(cli: Cli, filled: Remote) -
 def test_a_delta_sync_does_not_overtake_a_full_one(cli: Cli, filled: Remote) -> None:
     """A full sync sees what no delta does: it goes to its end, and leaves what a younger delta brought."""
     filled.put(key(_name(1)), foreign(_name(1), "failed"))
+    begun = cli.clock.now()
 
     def meanwhile() -> None:
         filled.store.after_listing = lambda: None
@@ -207,7 +215,7 @@ def test_a_delta_sync_does_not_overtake_a_full_one(cli: Cli, filled: Remote) -> 
     cli.ok("sync", "--full", "-q")
     assert sorted(cli.ids("--offline", "--status", "failed")) == [_name(1), _name(2)]
     document = cli.ok("list", "--json", "--limit", "1").json
-    assert document["age_seconds"] == 0
+    assert (document["age_seconds"], document["foreign_writes_known_to"]) == (1, json_time(begun))
 
 
 def _registry_id(cli: Cli) -> str:

@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.sync import mirror
+from mopsjobs.cache.write_through import cached_version, write_through
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.retention import Retention
 from mopsjobs.registry import announcements
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mopsjobs.cache.sync.batch import SyncReport
+    from mopsjobs.registry.job_reader import TakeRecord
     from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
     from support.servers import Azurite, Dynalite
 
@@ -322,14 +324,16 @@ class DeltaSync(RuleBasedStateMachine):
     def _writer(self, number: int) -> JobRegistry:
         """Return a process of its own, on the machine of the first mirror if it is the first writer."""
 
-        def show(key: str, value: bytes, version: VersionToken) -> None:
-            mirror.write_through(self._paths[0], REMOTE_URL, key.split("/")[1], key, value, version)
+        def observe(key: str) -> TakeRecord:
+            path, job_id = self._paths[0], key.split("/")[1]
+            before = cached_version(path, REMOTE_URL, key)
+            return lambda record: write_through(path, REMOTE_URL, job_id, key, record, before)
 
         return JobRegistry(
             self.world,
             now=lambda: self.clock + timedelta(seconds=self.writer_offsets[number]),
             sleep=self._pass,
-            on_write=show if number == 0 else None,
+            observe=observe if number == 0 else None,
         )
 
     def _write(self, number: int, job: str) -> None:

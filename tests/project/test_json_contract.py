@@ -18,7 +18,8 @@ from support.fields import JOB_FIELDS
 ONLY_FIELDS = ["engine_says", "engine_stop"]
 """Fields of a job that one command alone prints, and that only when it has something to say in them."""
 LIST_FIELDS = [
-    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "registry_from", "total",
+    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
+    "registry_from", "total",
     "returned", "jobs",
 ]  # fmt: skip
 SYNC_FIELDS = [
@@ -28,10 +29,14 @@ SYNC_FIELDS = [
 RUNNING_FIELDS = ["running_since", "running_pid", "progress_at", "stalled"]
 """What `sync` tells of another one, behind the first two fields, when that is at work."""
 SUMMARY_FIELDS = [
-    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "registry_from", "total",
+    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
+    "registry_from", "total",
     "by_status", "by_owner", "by_day", "failure_rate", "queue_seconds", "run_seconds", "oldest_active",
 ]  # fmt: skip
-QUERY_FIELDS = ["schema_version", "synced_at", "age_seconds", "stale", "columns", "returned", "truncated", "rows"]
+QUERY_FIELDS = [
+    "schema_version", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "columns", "returned",
+    "truncated", "rows",
+]  # fmt: skip
 DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
 PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "announcements", "refused", "without_record",

@@ -79,7 +79,8 @@ def test_a_cache_on_a_full_disk_shows_what_it_has(cli: Cli, remote: Remote, disk
     assert ran.code == 1
     one_sentence(ran.err, "full")
     assert cli.ids() == ["old"]
-    assert "full" in cli.ok("list", "--refresh").err
+    ran = cli("list", "--refresh")
+    assert (ran.code, "full" in ran.err) == (5, True)
     disk.empty()
     disk.remount("size=8m")
     assert "60 added" in cli.ok("sync").out

@@ -9,7 +9,9 @@ import pytest
 
 from mopsjobs.cache.sync import batch as record_batch
 from mopsjobs.cache.sync import mirror
+from mopsjobs.cache.write_through import write_through
 from mopsjobs.errors import StoreError, UsageError
+from mopsjobs.store.base import Versioned, VersionToken
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
 
 if TYPE_CHECKING:
@@ -167,7 +169,8 @@ def test_own_writes_are_listed_at_once(cli: Cli, remote: Remote) -> None:
     record = remote.jobs.get_record("mine")
     assert record is not None
     older = json.dumps({**json.loads(record.value), "revision": 1, "status": "pending"}).encode()
-    mirror.write_through(str(cli.cache), REMOTE_URL, "mine", key("mine"), older, record.version)
+    late = Versioned(older, VersionToken("older"))
+    write_through(str(cli.cache), REMOTE_URL, "mine", key("mine"), late, None)
     assert _status(cli, "mine") == "running"
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from mopsjobs.cache import sync_state
 from mopsjobs.cache.database import OtherCacheError, is_emptied, open_to_read, translate_sqlite_errors
+from mopsjobs.cache.write_through import ROUNDING_SECONDS
 from mopsjobs.errors import CacheError, RecordError, StoreUnavailableError, UsageError, ValueTooLargeError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -27,9 +28,6 @@ from mopsjobs.utils.times import parse_time
 
 MAX_WITNESSES = 4
 """Witnesses. The first one is nearly always enough; the others save a listing if it was removed."""
-
-ROUNDING_SECONDS = 1.0
-"""By how much a program may change a time that it only writes again: some drop fractions of a second."""
 
 _UNKNOWN = "whether it had jobs is unknown"
 

@@ -1,8 +1,8 @@
 """Sync: make the cache equal to the registry, at a cost that follows what changed.
 
 A delta sync (delta.py) reads the jobs that were announced (registry/announcements.py) since the last complete sync
-began. A full sync (full.py) lists everything. It is made if there is no earlier one or it is an hour old, while
-programs write without announcements, and if it costs less.
+began. A full sync (full.py) lists everything. It is made if there is no earlier one or it is an hour old (ten minutes
+where other programs write), while programs write without announcements, if it costs less, and if a view asks for it.
 
 Several syncs and writers may use the cache at once; generations keep their rows apart (sync_state.py). An interruption
 at any moment leaves each row right as of some moment since the sync began.
@@ -25,20 +25,19 @@ from mopsjobs.cache.sync.full import FullSync, OnProgress
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
 MAX_FULL_SYNC_AGE = timedelta(hours=1)
 """How old the last full sync may be at a delta sync. So long, an unannounced change may be missed."""
+
+FOREIGN_SCAN_AGE = timedelta(minutes=10)
+"""The same in a registry to which other programs write: with a sync per minute, views are not stale."""
 
 SMALL_REGISTRY = 1000
 """Up to this number of jobs, a listing is one request, and cheaper than listing the announcements."""
 
 GET_COST = 10
 """Jobs that a listing brings in the time of one read; 6 against Azurite."""
-
-WRITE_THROUGH_SECONDS = 1.0
-"""How long a write to the registry waits for other writers of the cache. The next sync brings it anyway."""
 
 
 def sync(
@@ -47,6 +46,8 @@ def sync(
     registry_id: str,
     *,
     full: bool = False,
+    scan: bool = False,
+    foreign_scan_age: timedelta = FOREIGN_SCAN_AGE,
     on_progress: OnProgress | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> SyncReport:
@@ -57,6 +58,8 @@ def sync(
         path: the cache; created if it does not exist.
         registry_id: the identity of the registry, which the cache notes.
         full: read every record again, also those with a known version.
+        scan: list every record, also if a delta sync is possible.
+        foreign_scan_age: age at which a scan is due again in a registry to which other programs write.
         on_progress: called with the number of jobs seen so far.
         now: the time, in UTC.
 
@@ -69,8 +72,9 @@ def sync(
     try:
         with translate_sqlite_errors(path):
             current = _Sync(registry, connection, now)
+            scan = scan or current.is_scan_due(foreign_scan_age)
             try:
-                current.run(on_progress, full=full)
+                current.run(on_progress, full=full, scan=scan)
             except sync_state.SupersededError:
                 pass  # the rows of the other sync are younger; the report has its time
             except StoreError as error:
@@ -85,33 +89,6 @@ def sync(
         connection.close()
     current.report.seconds = time.monotonic() - started_at
     return current.report
-
-
-def write_through(path: str, registry_id: str, job_id: str, key: str, value: bytes, version: VersionToken) -> None:
-    """Write a record that this machine has just written to the registry into the cache, for the next listing.
-
-    A row from a sync is older than this record, unless that sync runs right now; then the next sync corrects the row.
-    Of two records of this machine since that sync, the later one stays. It is found by the time of the write first,
-    which never goes back, since another program may drop the revision.
-    """
-    connection = open_to_write(path, registry_id, busy_seconds=WRITE_THROUGH_SECONDS)
-    try:
-        with translate_sqlite_errors(path), sync_state.transaction(connection):
-            generation = sync_state.last_generation(connection) + 1
-            record = rows.to_row(key, job_id, value, version, generation)
-            if not isinstance(record, rows.JobRow):
-                return
-            newer = connection.execute(
-                "SELECT 1 FROM job WHERE job_id = ?1 AND generation = ?2"
-                " AND (changed_ts, CAST(json_extract(record, '$.revision') AS INTEGER))"
-                " >= (?3, CAST(json_extract(?4, '$.revision') AS INTEGER))",
-                (job_id, generation, record.changed_at, value.decode()),
-            ).fetchone()
-            if newer is None:
-                rows.write_rows(connection, [record])
-                connection.execute("DELETE FROM problem WHERE key = ?", (key,))
-    finally:
-        connection.close()
 
 
 class _Sync:
@@ -129,12 +106,20 @@ class _Sync:
             sync_state.set_meta(connection, {"attempted_at": json_time(self.started)})
             self._last_sync = self._time_of(sync_state.SYNCED_AT)
             self._last_full = self._time_of(sync_state.FULL_SYNCED_AT)
+            self._synced_generation = int(sync_state.get_meta(connection, sync_state.SYNCED_GENERATION) or 0)
             self._all_announced = sync_state.get_meta(connection, sync_state.FOREIGN_WRITES) == "no"
+            self._has_foreign = sync_state.get_meta(connection, sync_state.FOREIGN_RECORDS)
 
-    def run(self, on_progress: OnProgress | None, *, full: bool) -> None:
+    def is_scan_due(self, foreign_scan_age: timedelta) -> bool:
+        """Return whether other programs write to the registry, and the last scan is older than that."""
+        return self._has_foreign == "yes" and (
+            self._last_full is None or self.started - self._last_full >= foreign_scan_age
+        )
+
+    def run(self, on_progress: OnProgress | None, *, full: bool, scan: bool) -> None:
         """Choose the kind of sync, and run it."""
         announced = self._announced_jobs() if self._has_more_than(SMALL_REGISTRY) else None
-        is_delta_possible = not full and self._all_announced and self._age(self._last_full) is not None
+        is_delta_possible = not (full or scan) and self._all_announced and self._age(self._last_full) is not None
         is_cheaper = announced is not None and is_delta_possible and self._has_more_than(GET_COST * len(announced))
         is_same_registry = full or registry_identity.check_same_registry(self._registry, self._connection)
         if announced is not None and is_cheaper and is_same_registry:
@@ -152,6 +137,7 @@ class _Sync:
         delta.run(on_progress)
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
             delta.finish()
+            self._note_foreign_records()
             self._complete()
 
     def _run_full(self, announced: set[str] | None, on_progress: OnProgress | None, *, reread: bool) -> None:
@@ -162,7 +148,8 @@ class _Sync:
         foreign = ""
         if announced is not None:
             # Changes that were announced during the listing may be in it.
-            unannounced = full_sync.unannounced and (full_sync.unannounced - (self._announced_jobs() or set()))
+            unannounced = full_sync.unannounced | self._jobs_read_since()
+            unannounced = unannounced - announced and (unannounced - announced - (self._announced_jobs() or set()))
             foreign = "yes" if unannounced else "no"
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
             full_sync.finish()
@@ -174,6 +161,7 @@ class _Sync:
                     sync_state.FOREIGN_WRITES: foreign,
                 },
             )
+            self._note_foreign_records(is_known=foreign == "yes", all_rows=reread)
             if int(sync_state.get_meta(self._connection, sync_state.SYNCED_GENERATION) or 0) < self._generation:
                 self._complete()
 
@@ -191,6 +179,27 @@ class _Sync:
         registry_identity.remember_witnesses(self._connection, self._generation)
         if self._connection.execute("SELECT 1 FROM problem WHERE kind = ? LIMIT 1", (rows.UNREADABLE,)).fetchone():
             counters.add(self._connection, {(counters.SYNC_ERRORS, ("parse",)): 1})
+
+    def _note_foreign_records(self, *, is_known: bool = False, all_rows: bool = False) -> None:
+        """Store whether other programs write records, as far as known. The caller holds the transaction.
+
+        Args:
+            is_known: whether they are known to write.
+            all_rows: look at all rows, not only at those since the last sync, and forget earlier findings.
+        """
+        if not (is_known or (self._has_foreign == "yes" and not all_rows)):
+            since = 0 if all_rows or self._has_foreign is None else self._synced_generation
+            # Only mops-jobs writes a `write_id`.
+            sql = "SELECT 1 FROM job WHERE generation > ? AND json_extract(record, '$.write_id') IS NULL LIMIT 1"
+            is_known = self._connection.execute(sql, (since,)).fetchone() is not None
+        elif not is_known:
+            return
+        sync_state.set_meta(self._connection, {sync_state.FOREIGN_RECORDS: "yes" if is_known else "no"})
+
+    def _jobs_read_since(self) -> set[str]:
+        """Return the changed jobs whose records commands of this machine have read or written since the last sync."""
+        sql = "SELECT job_id FROM job WHERE generation > ? AND generation < ? AND generation % 2 = 1"
+        return {row[0] for row in self._connection.execute(sql, (self._synced_generation, self._generation))}
 
     def _announced_jobs(self) -> set[str] | None:
         """Return the jobs announced since the last complete sync; None if it is too long ago, or they are too many.

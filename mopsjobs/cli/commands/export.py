@@ -70,7 +70,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
                 count += len(batch)
         age = freshness.describe()
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported the cache, {age}."]
-        return Result(warnings=warnings, notes=[f"{pluralize(count, 'job')}, {freshness.describe()}"])
+        notes = [f"{pluralize(count, 'job')}, {freshness.describe()}"]
+        return Result(warnings=warnings, notes=notes, exit_code=freshness.exit_code)
 
     return app.cache.read(view, freshness_policy(args))
 

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
                 *result.warnings,
                 f"{records} cannot be read; the last good state is shown. See: mops-jobs doctor",
             ]
+        result.exit_code = freshness.exit_code
         return result
 
     result = app.cache.read(view, freshness_policy(args))

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         result = _show_rows(args, app, answer, freshness)
         if freshness.problem is not None:
             result.warnings = [*result.warnings, f"{freshness.problem} Querying the cache, {freshness.describe()}."]
+        result.exit_code = freshness.exit_code
         return result
 
     return app.cache.read(view, freshness_policy(args))
@@ -112,6 +113,7 @@ def _document(
         "synced_at": freshness.synced_at,
         "age_seconds": freshness.age_seconds,
         "stale": freshness.stale,
+        "foreign_writes_known_to": freshness.foreign_writes_known_to,
         "columns": columns,
         "returned": len(rows),
         "truncated": is_cut,

@@ -16,7 +16,7 @@ from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
-from mopsjobs.errors import EXIT_DONE
+from mopsjobs.errors import EXIT_UNREACHABLE
 from mopsjobs.utils.text import describe_duplicates
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
@@ -61,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Show one job."""
     found = find_job(args.job, app, freshness_policy(args))
-    exit_code = exit_code_of(found.job) if args.exit_status else EXIT_DONE
+    exit_code = 0 if found.freshness is None else found.freshness.exit_code
+    if found.engine is not None and args.refresh:
+        exit_code = EXIT_UNREACHABLE
+    if args.exit_status and not exit_code:
+        exit_code = exit_code_of(found.job)
     if args.json:
         return Result(Document(found.job), warnings=found.warnings, exit_code=exit_code)
     lines, notes = _engine_text(found.job, found.engine) if found.engine is not None else _text(args.job, found, app)

@@ -53,10 +53,11 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
         summary = summary_document(cache, chosen, app, freshness)
         if args.json:
-            return Result(Document(summary), warnings=warnings)
+            return Result(Document(summary), warnings=warnings, exit_code=freshness.exit_code)
         _show(summary, app)
         stale = ", stale" if freshness.stale else ""
-        return Result(warnings=warnings, notes=[f"Data: {freshness.describe()}{stale}"])
+        notes = [f"Data: {freshness.describe()}{stale}"]
+        return Result(warnings=warnings, notes=notes, exit_code=freshness.exit_code)
 
     return app.cache.read(view, freshness_policy(args))
 

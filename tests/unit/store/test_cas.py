@@ -76,6 +76,9 @@ class Marking:
     def on_conflict(self) -> None:
         """Do nothing: no test counts these."""
 
+    def on_read(self, current: Versioned) -> None:
+        """Nothing takes these."""
+
 
 def marking(name: str) -> Marking:
     """Return the callbacks of an update by `mark(name)`."""
