@@ -96,5 +96,5 @@ class FreshnessPolicy:
 
     @property
     def needs_scan(self) -> bool:
-        """Whether a delta sync is not enough for this view."""
+        """Return whether a delta sync is not enough for this view."""
         return self.refresh or self.max_age is not None

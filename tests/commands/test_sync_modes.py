@@ -127,7 +127,7 @@ def test_announced_changes_do_not_make_syncs_full(cli: Cli, filled: Remote) -> N
 def test_some_time_after_the_last_full_sync_comes_another(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, foreign_age: timedelta, minutes: int
 ) -> None:
-    """A change that nobody announced goes unseen for ten minutes where other programs write, else for an hour."""
+    """An unannounced change goes unseen for ten minutes where other programs write, else for an hour."""
     monkeypatch.setattr(mirror, "FOREIGN_SCAN_AGE", foreign_age)
     cli.clock.advance(minutes=minutes - 9, seconds=-1)
     assert _mode(cli) == "delta"

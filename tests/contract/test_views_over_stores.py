@@ -1,7 +1,7 @@
 """Views of one machine never go back, and never claim to be fresher than they are.
 
-*Whatever a command has read or written of a record, every later view on this machine shows at least that.* A state
-machine draws sequences of commands, with writes by another machine and by another program in between.
+Every later view on this machine shows at least what a command has read or written of a record. A state machine draws
+sequences of commands, with writes by another machine and by another program in between.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Views(RuleBasedStateMachine):
 
     @initialize(has_foreign=st.booleans())
     def begin(self, has_foreign: bool) -> None:
-        """The cache mirrors a few jobs, and syncs are deltas unless another program writes."""
+        """Mirror a few jobs, so that the next syncs are deltas."""
         for name in NAMES:
             self._other.register_job(name)
             self._note(name, is_foreign=False)
@@ -93,7 +93,7 @@ class Views(RuleBasedStateMachine):
 
     @rule(job=JOBS, status=STATUSES, here=st.booleans())
     def update(self, job: str, status: str, here: bool) -> None:
-        """A command of this machine, or one of another, changes the status."""
+        """Change the status by a command of this machine or of another."""
         metadata = json.dumps({"number": next(self._numbers)})
         self._write_here_or_there(job, here, ("update", job, status, "--metadata", metadata, "--json"))
 
@@ -107,7 +107,7 @@ class Views(RuleBasedStateMachine):
 
     @rule(job=JOBS, status=STATUSES, drops=st.booleans(), behind=st.sampled_from([0.0, 300.0]), flags=FRESHNESS)
     def other_program_writes(self, job: str, status: str, drops: bool, behind: float, flags: tuple[str, ...]) -> None:
-        """It announces nothing. It keeps the fields that it does not know, or drops them, and its clock may be late."""
+        """Write unannounced, with or without the fields of mops-jobs, by a clock that may be late."""
         found = self._store.get(key(job))
         assert found is not None
         record = json.loads(found.value)
@@ -139,7 +139,7 @@ class Views(RuleBasedStateMachine):
 
     @rule(flags=FRESHNESS)
     def list(self, flags: tuple[str, ...]) -> None:
-        """A listing keeps to what its header says."""
+        """Check that a listing shows what its header claims."""
         began = self._clock.now() + timedelta(seconds=1)
         document = self._run("list", "--json", "--limit", "0", *flags).json
         assert not (document["stale"] and flags == ("--refresh",))
@@ -158,7 +158,7 @@ class Views(RuleBasedStateMachine):
 
     @rule(job=JOBS)
     def events(self, job: str) -> None:
-        """A state that an event tells of is in later views too."""
+        """Show the events of a job, whose states later views show too."""
         before = len(self._landed[job]) - 1
         self._run("events", job)
         self._saw(job, before)
@@ -191,7 +191,7 @@ class Views(RuleBasedStateMachine):
         return ran
 
     def _check(self, ran: Ran) -> None:
-        """Nothing that was printed, and nothing that the cache shows now, is older than what was printed before."""
+        """Check that neither the output nor the cache is older than an earlier output."""
         lines = [json.loads(line) for line in ran.lines if line.startswith("{")]
         for jobs in (line.get("jobs", [line]) for line in lines):
             self._shown(jobs)

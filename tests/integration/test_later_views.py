@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _statuses(cli: Cli) -> dict[str, str]:
-    """Statuses as a listing shows them that sends nothing."""
+    """Return statuses as a listing without requests shows them."""
     return {job["job_id"]: job["status"] for job in cli.ok("list", "--json", "--offline").json["jobs"]}
 
 

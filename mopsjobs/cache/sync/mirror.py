@@ -1,8 +1,9 @@
 """Sync: make the cache equal to the registry, at a cost that follows what changed.
 
 A delta sync (delta.py) reads the jobs that were announced (registry/announcements.py) since the last complete sync
-began. A full sync (full.py) lists everything. It is made if there is no earlier one or it is an hour old (ten minutes
-where other programs write), while programs write without announcements, if it costs less, and if a view asks for it.
+began. A full sync (full.py) lists everything. It is made if there is no earlier one, or it
+is an hour old, or ten minutes where other programs write. It is also made while programs write without announcements,
+if it costs less, and if a view asks for it.
 
 Several syncs and writers may use the cache at once; generations keep their rows apart (sync_state.py). An interruption
 at any moment leaves each row right as of some moment since the sync began.

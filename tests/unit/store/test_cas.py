@@ -77,7 +77,7 @@ class Marking:
         """Do nothing: no test counts these."""
 
     def on_read(self, current: Versioned) -> None:
-        """Nothing takes these."""
+        """Ignore them."""
 
 
 def marking(name: str) -> Marking:
