@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from mopsjobs.app.app import App
+from mopsjobs.app.failed_launches import end_failed_launch, end_failed_launch_if_possible
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries import jobs as job_queries
@@ -225,7 +226,7 @@ class EventFeed:
         state = self._app.registry.get_job(self.job_id)
         if state is None:
             raise JobNotFoundError(self.job_id)
-        return state
+        return end_failed_launch(state.fields(), self._app) or state
 
     def _find(self, name: str) -> tuple[str, datetime | None]:
         """Return the job's id and when it was created: by the full id from the registry, else from the cache."""
@@ -239,6 +240,7 @@ class EventFeed:
                 outage = error
             else:
                 if state is not None:
+                    state = end_failed_launch_if_possible(state.fields(), self._app) or state
                     self.job = state.to_dict()
                     return state.job_id, parse_time(state.created_at)
         now = self._app.now().timestamp()
@@ -253,7 +255,8 @@ class EventFeed:
             if outage is not None:
                 raise outage from None
             raise
-        self.job = job
+        ended = None if self._offline else end_failed_launch_if_possible(job, self._app)
+        self.job = job if ended is None else ended.to_dict()
         return str(job["job_id"]), parse_time(str(job["created_at"]))
 
     def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:

@@ -45,6 +45,8 @@ class FoundJob(NamedTuple):
 def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job in the cache, else in the registry; if the registry does not answer, in the engines.
 
+    A job whose runner ended on this machine before its first report is ended first.
+
     Args:
         name: the id, a prefix that only this id has, or `@latest`. Registry and engines find only the id.
         app: the run.
@@ -57,11 +59,11 @@ def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
     """
     if name.startswith("@"):
-        return _find_by_record(name, app, policy)
+        return _find_launched(name, app, policy)
     check_job_id(name)
     start = app.monotonic()
     try:
-        return _find_by_record(name, app, policy)
+        return _find_launched(name, app, policy)
     except StoreUnavailableError as outage:
         if policy.offline:
             raise
@@ -91,6 +93,18 @@ def find_state(name: str, app: App) -> JobState:
     if state is None:  # the cache knew a job whose record was deleted
         raise JobNotFoundError(name)
     return state
+
+
+def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Find a job by its record. End it first if its runner never reported."""
+    found = _find_by_record(name, app, policy)
+    if policy.offline or not found.job["is_active"] or found.job["engine"] not in ("local", "dask"):
+        return found
+    from mopsjobs.app.failed_launches import end_failed_launch_if_possible  # here: few jobs need it
+
+    if end_failed_launch_if_possible(found.job, app) is None:
+        return found
+    return _find_by_record(str(found.job["job_id"]), app, policy)
 
 
 def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:

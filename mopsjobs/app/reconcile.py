@@ -13,10 +13,11 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from mopsjobs.app.app import App
+from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import open_engine
-from mopsjobs.engines.base import Engine, EngineState, engine_of
+from mopsjobs.engines.base import LAUNCH_FAILED, Engine, EngineState, engine_of
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -180,7 +181,9 @@ def reconcile(
 
 
 def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()) -> list[Reconciled]:
-    """Ask the cluster about jobs, and change their records accordingly. Jobs on other engines are left out.
+    """Ask the cluster about jobs, and change their records accordingly.
+
+    Jobs on other engines are left out, except those whose runner ended on this machine before its first report.
 
     Args:
         job_ids: full ids; without one, every job that has not ended.
@@ -196,12 +199,27 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     found = [
         _get_existing_job(job_id, app.registry) for job_id in dict.fromkeys(job_ids)
     ] or app.registry.get_active_jobs()
+    ended = [done for state in found if (done := _end_failed_launch(state, app)) is not None]
     states = [state for state in found if is_reconcilable(state, (ENGINE,))]
     if not states:  # no cluster has to be configured
-        return []
+        return ended
     # A job whose record chooses more is a problem, and does not stop the others.
     trust = trust_after_question((state.to_dict() for state in states), app, user_trust(trusted, app))
-    return reconcile(app.registry, {ENGINE: open_engine(ENGINE, app.env, trust)}, states, now=app.now)
+    return ended + reconcile(app.registry, {ENGINE: open_engine(ENGINE, app.env, trust)}, states, now=app.now)
+
+
+def _end_failed_launch(state: JobState, app: App) -> Reconciled | None:
+    """End a job whose runner ended on this machine before its first report; return None for any other job."""
+    try:
+        after = end_failed_launch(state.fields(), app)
+    except StoreUnavailableError:
+        raise
+    except MopsJobsError as error:
+        action = Action("fail", LAUNCH_FAILED)
+        return Reconciled(state.job_id, action, state.status, state.status, str(error), error.exit_code)
+    if after is None:
+        return None
+    return Reconciled(state.job_id, Action("fail", LAUNCH_FAILED, after.error_message), state.status, after.status)
 
 
 def _get_existing_job(job_id: str, registry: JobRegistry) -> JobState:

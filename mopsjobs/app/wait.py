@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
+from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.find_job import find_state
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
@@ -130,6 +131,8 @@ class _WatchedJobs:
                     # Before the record: a runner may write the end, and exit, between the two.
                     has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
                     state = self._read_registry(name, seen)
+                    if has_ended:
+                        state = end_failed_launch(state.fields(), self._app) or state
                 except StoreUnavailableError as error:
                     outage = error
             if outage is not None:

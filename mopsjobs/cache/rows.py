@@ -9,10 +9,11 @@ from typing import Any
 
 from mopsjobs.cache import counters, pruning, totals
 from mopsjobs.cache.job_json import JobColumns, job_json
+from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
-from mopsjobs.registry.status import TRANSITIONS
+from mopsjobs.registry.status import TRANSITIONS, JobStatus
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import parse_time, rfc3339
 
@@ -185,9 +186,20 @@ def _job_columns(state: JobState) -> JobColumns:
         min(1.0, state.tasks_completed / state.tasks_total) if state.tasks_total else None,
         None if since is None else rfc3339(str(since)),
         int(bool(state.transitions)),
-        None if state.heartbeat_at is None else parse_time(state.heartbeat_at).timestamp(),
+        _last_sign_of_life(state),
         reason if isinstance(reason, str) else None,
     )
+
+
+def _last_sign_of_life(state: JobState) -> float | None:
+    """Return when the runner of a job last gave a sign of life; None if it need not give any.
+
+    A runner that is a process of the launching machine reports within seconds. So the launch counts as a sign of life.
+    """
+    if state.heartbeat_at is not None:
+        return parse_time(state.heartbeat_at).timestamp()
+    is_launched = state.status == JobStatus.SCHEDULED and state.engine in LOCAL_ENGINES and "bundle" in state.metadata
+    return _first_time(reversed(state.transitions), state.status) if is_launched else None
 
 
 def _sum_columns(state: JobState) -> tuple[int, int, int, int, int]:

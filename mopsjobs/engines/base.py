@@ -53,6 +53,9 @@ class EngineState(NamedTuple):
     detail: str | None = None
 
 
+LAUNCH_FAILED = "LAUNCH"
+"""The error code in the record of a job whose runner was not started, or ended before its first report."""
+
 NOTE_PREFIXES = {"local": "local_", "kubernetes": "k8s_", "dask": "dask_"}
 """Prefixes of the metadata that keep the options of a launch, for each engine: `local_python`, `k8s_image`, ... A later
 launch of the job repeats these options."""

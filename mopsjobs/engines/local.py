@@ -6,10 +6,13 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
@@ -17,6 +20,14 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.utils.files import make_directory, private_opener, replace_file
+from mopsjobs.utils.times import from_timestamp
+
+MAX_LAST_LINES = 10
+MAX_LAST_CHARACTERS = 1500
+"""Of the last messages of a runner that go into a record, which should stay small."""
+
+ENDED = -1
+"""In place of the start of a process."""
 
 PROBE_SECONDS = 1.0
 """How long a runner tries to get its lock.
@@ -42,21 +53,27 @@ class LocalEngine:
         with disk_errors(directory):
             make_directory(directory.path)
             replace_file(str(directory.runner), b"{}")  # so a full disk is known before a process runs
+            log_begin = directory.log.stat().st_size if directory.log.exists() else 0
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
-            replace_file(str(directory.runner), json.dumps({"pid": pid, "started": _process_start(pid)}).encode())
+            runner = {"pid": pid, "started": _process_start(pid), "machine": _machine(), "log_begin": log_begin}
+            replace_file(str(directory.runner), json.dumps(runner).encode())
         remember_launch(directory, self.name, {"python": launch.python, **launch.options})
         return Launched(directory.show_command, metadata=launch_notes(launch, self.name))
 
     def _start(self, launch: Launch, directory: JobDir) -> int:
+        words = [*command(), *_arguments(launch)]
         with open(directory.log, "ab", opener=private_opener) as log:
-            process = subprocess.Popen(  # noqa: S603 - ourselves
-                [*command(), *_arguments(launch)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**self._env, **launch.env},
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(  # noqa: S603 - ourselves
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**self._env, **launch.env},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise EngineError(f"The runner cannot be started with {words[0]}: {error.strerror}.") from None
         return process.pid
 
     def state(self, job: Mapping[str, object]) -> EngineState:
@@ -66,6 +83,8 @@ class LocalEngine:
             return EngineState("running")
         if not directory.runner.exists():
             return EngineState("gone", "NotHere", "no runner of this job was started on this machine")
+        if _launching_machine(directory) not in (None, _machine()):
+            return EngineState("unknown", "OtherMachine", "its runner was launched on another machine")
         return EngineState("gone", "RunnerEnded", "its runner on this machine has ended")
 
     def logs(
@@ -95,6 +114,29 @@ def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:
     return job.get("engine") in LOCAL_ENGINES and LocalEngine(env).state(job).reason == "RunnerEnded"
 
 
+class FailedLaunch(NamedTuple):
+    """The end of a runner that has not reported."""
+
+    message: str
+    """What happened, with the last messages of the runner."""
+    ended_at: datetime
+    """When it last left a trace on this machine."""
+
+
+def failed_launch(job_id: str, env: Mapping[str, str]) -> FailedLaunch | None:
+    """Return how the runner of a job ended that has not reported; None if it may be at work.
+
+    None also if the runner was not launched on this machine, but on another one with the same home directory.
+    """
+    directory = JobDir.for_job(job_id, env)
+    if _launching_machine(directory) != _machine() or _is_running(directory):
+        return None
+    lines = _last_lines(directory.log, _read_runner(directory).get("log_begin"))
+    said = lines or "it left no message. It was killed, or this machine was restarted."
+    traces = (path.stat().st_mtime for path in (directory.runner, directory.log) if path.exists())
+    return FailedLaunch(f"The runner ended before its first report: {said}", from_timestamp(max(traces)))
+
+
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:
     """Return the process id of the runner that was launched for a job on this machine; None if it has ended."""
     directory = JobDir.for_job(job_id, env)
@@ -119,9 +161,35 @@ def _arguments(launch: Launch) -> list[str]:
     return arguments
 
 
-def _read_runner(directory: JobDir) -> dict[str, int]:
-    runner: dict[str, int] = json.loads(directory.runner.read_text())
+def _read_runner(directory: JobDir) -> dict[str, Any]:
+    runner: dict[str, Any] = json.loads(directory.runner.read_text())
     return runner
+
+
+def _machine() -> str:
+    """Return what tells apart the machines, and the containers on them, that may share a home directory."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {namespace}".rstrip()
+
+
+def _launching_machine(directory: JobDir) -> str | None:
+    """Return the machine that launched the runner; None if it is not known, or if the launch is not complete."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return _read_runner(directory).get("machine")
+    return None
+
+
+def _last_lines(log: Path, begin: object) -> str:
+    """Return the last messages of a runner whose log begins at a byte; empty if there are none."""
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        first = begin if isinstance(begin, int) and 0 <= begin <= size else 0
+        file.seek(max(first, size - 4 * MAX_LAST_CHARACTERS))
+        lines = [line.rstrip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        return "\n".join(lines[-MAX_LAST_LINES:])[-MAX_LAST_CHARACTERS:].strip()
+    return ""
 
 
 @contextlib.contextmanager
@@ -184,13 +252,18 @@ def _is_launched_alive(directory: JobDir) -> bool:
         os.kill(runner["pid"], 0)
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return False
-    return runner.get("started") == _process_start(runner["pid"])
+    started = _process_start(runner["pid"])
+    return started != ENDED and runner.get("started") == started
 
 
 def _process_start(pid: int) -> int | None:
-    """Return when a process started, in ticks since boot: process ids are reused. None if the system does not tell."""
+    """Return when a process started, in ticks since boot: process ids are reused.
+
+    Returns:
+        `ENDED` for a process that has ended, and that its parent has not awaited. None if the system does not tell.
+    """
     with contextlib.suppress(OSError, ValueError, IndexError):
         # The second field is a name in parentheses, which may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] == "Z" else int(fields[19])
+        return ENDED if fields[0] == "Z" else int(fields[19])
     return None

@@ -41,10 +41,14 @@ def without_secrets(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def active_python(env: Mapping[str, str]) -> str | None:
-    """Return the interpreter of the active environment, which has the model's packages; None if none is active."""
+    """Return the interpreter of the active environment, which has the model's packages; None if none is active.
+
+    The interpreter of a virtual environment may be missing: another one would not have the model's packages. A conda
+    environment may be made without Python.
+    """
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if prefix := env.get(variable):
             path = Path(prefix) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-            if path.exists():
+            if variable == "VIRTUAL_ENV" or os.path.lexists(path):
                 return str(path)
     return None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.packing import PackedBundle
-from mopsjobs.engines.base import Engine, Launch, Launched
+from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, Launched
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     EngineError,
@@ -129,7 +129,7 @@ class JobSubmissionClient:
         except (EngineError, UsageError) as error:
             if not warnings:
                 with contextlib.suppress(MopsJobsError):
-                    info = {"code": "LAUNCH", "message": str(error)}
+                    info = {"code": LAUNCH_FAILED, "message": str(error)}
                     self._registry.finalize_job(submission.job_id, JobStatus.FAILED, error_info=info)
             raise
         fields = launched_fields(launched)

@@ -24,6 +24,8 @@ CLUSTER_OPTIONS = ("image", "namespace", "cpu", "memory", "secret", "service_acc
 PYTHON_CHECK_SECONDS = 20
 """How long an interpreter may take to run one line. A slower one is left to the runner."""
 
+PYTHON_HINT = "Name the one that has the model's packages: --python PATH."
+
 MAX_RECORDED_NUMBER = 10**9 - 1
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -158,23 +160,31 @@ def _recorded_timeout(recorded: Mapping[str, str]) -> float | None:
 def _python(engine: str, named: str | None, env: Mapping[str, str], recorded: str | None) -> str | None:
     """Return the interpreter of the model: the named one, else the recorded one, else that of the active environment.
 
-    Only on this machine is the active environment used, and paths are checked. The record keeps the path, so that a
-    resume from another terminal uses the same interpreter.
+    Only on this machine is the active environment used, and is the interpreter run once, to check it. The record keeps
+    the path, so that a resume from another terminal uses the same interpreter.
 
     Raises:
         UsageError: if the interpreter does not exist or does not run Python.
     """
     if engine != "local":
         return named or recorded
-    return find_interpreter(named, env) or _recorded_interpreter(recorded, env) or active_python(env)
+    return find_interpreter(named, env) or _recorded_interpreter(recorded, env) or _active_interpreter(env)
 
 
 def _recorded_interpreter(path: str | None, env: Mapping[str, str]) -> str | None:
-    if path is not None and shutil.which(path, path=env.get("PATH")) is None:
-        raise UsageError(
-            f"The job ran with the interpreter {path}, which is not on this machine.",
-            hint="Name the one that has the model's packages: --python PATH.",
-        )
+    if path is not None:
+        found = shutil.which(path, path=env.get("PATH"))
+        if found is None or not _runs_python(found, env):
+            problem = "is not on this machine" if found is None else "does not run Python any more"
+            raise UsageError(f"The job ran with the interpreter {path}, which {problem}.", hint=PYTHON_HINT)
+    return path
+
+
+def _active_interpreter(env: Mapping[str, str]) -> str | None:
+    path = active_python(env)
+    if path is not None and not _runs_python(path, env):
+        problem = "does not run Python" if os.path.exists(path) else "does not exist"
+        raise UsageError(f"The interpreter of the active environment, {path}, {problem}.", hint=PYTHON_HINT)
     return path
 
 

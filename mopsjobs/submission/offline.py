@@ -169,20 +169,30 @@ def deliver_offline(
         RecordError: if the manifest on this machine is not valid.
         StoreError: if the store does not answer or refuses; see `deliver`.
     """
+    if not has_undelivered(directory):
+        return False
     registry = _backdated_registry(registry, directory)
-    with contextlib.ExitStack() as stack:
-        outbox = None
-        if directory.outbox.exists():  # opening creates it
-            outbox = stack.enter_context(contextlib.closing(SQLiteVersionedStore(directory.outbox)))
-        has_values = outbox is not None and next(iter(outbox.list_keys()), None) is not None
-        if not has_values and not directory.launch_fields.exists():
-            return False
-        if outbox is not None:
+    if directory.outbox.exists():  # opening creates it
+        with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
             # The record comes first: pods begin as soon as they see the manifest, and then write into the record.
             _register(outbox, job_id, store, registry)
             deliver(outbox, store, on_refused)
-        _deliver_launch(directory, job_id, registry)
+    _deliver_launch(directory, job_id, registry)
     return True
+
+
+def has_undelivered(directory: JobDir) -> bool:
+    """Return True if this machine keeps something of a job that the registry does not have yet.
+
+    Raises:
+        StoreError: if the outbox cannot be read.
+    """
+    if directory.launch_fields.exists():
+        return True
+    if not directory.outbox.exists():  # opening creates it
+        return False
+    with contextlib.closing(SQLiteVersionedStore(directory.outbox)) as outbox:
+        return next(iter(outbox.list_keys()), None) is not None
 
 
 def _register(outbox: VersionedStore, job_id: str, store: VersionedStore, registry: JobRegistry) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def test_a_study_is_packed_launched_and_runs_to_its_end(desk: Desk) -> None:
     path = desk.write(sets_of(5), metadata={"title": "five"})
     ran = desk.ok("submit", path, "--auto", "--job-id", "job", "--owner", "me", "--label", "exp=7")
     assert ran.out == "job\n"
-    assert ran.err == "Launched 5 tasks\nNext: mops-jobs wait job\n"
+    assert ran.err == f"Launched 5 tasks with {sys.executable}\nNext: mops-jobs wait job\n"
     assert desk.ended() == "succeeded"
     state = record(desk.jobs)
     assert (state.engine, state.owner, state.labels) == ("local", "me", {"exp": "7"})
@@ -61,7 +62,7 @@ def test_tasks_of_one_identity_run_once_and_each_count_says_so(desk: Desk, tmp_p
     assert f"model:simulate/baseline: 6 parameter sets, {repeated}" in plan.out
     assert desk.ok("submit", path, "--auto", "--dry-run", "--json").json["duplicate_tasks"] == 3
     ran = desk.ok("submit", path, "--auto", "--job-id", "job")
-    assert ran.err.splitlines()[0] == f"Launched {repeated}"
+    assert ran.err.splitlines()[0] == f"Launched {repeated}".replace(",", f" with {sys.executable},", 1)
     assert desk.ended() == "succeeded"
     assert calls(noted) == {0: 1, 1: 1, 7: 1}
     state = record(desk.jobs)
@@ -84,8 +85,15 @@ def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
     words = ("submit", desk.write(sets_of(3, **params)), "--auto", "--job-id", "job", "--workers", "1", "--wait")
     ran = desk(*words, "--json")
     assert ran.code == code_, ran
-    assert ran.json == {"job_id": "job", "engine": "local", "tasks_total": 3, "duplicate_tasks": 0, "status": status}
-    assert ran.err.startswith("job: 3 tasks\n")
+    assert ran.json == {
+        "job_id": "job",
+        "engine": "local",
+        "tasks_total": 3,
+        "duplicate_tasks": 0,
+        "status": status,
+        "python": sys.executable,
+    }
+    assert ran.err.startswith(f"job: 3 tasks with {sys.executable}\n")
     assert ran.err.endswith(f"job: {status}, {done} tasks done, {3 - done} failed\n")
     assert record(desk.jobs).status == status
     assert not (JobDir.for_job("job", desk.env).path / "runner.log").exists()
@@ -160,7 +168,7 @@ def test_a_job_in_the_foreground_stops_on_a_signal_and_goes_on_by_resume(
 def test_json_is_the_id_and_little_else(desk: Desk) -> None:
     ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--json")
     told = ran.json
-    assert told.keys() == {"job_id", "engine", "tasks_total", "duplicate_tasks", "status"}
+    assert told.keys() == {"job_id", "engine", "tasks_total", "duplicate_tasks", "status", "python"}
     assert told["status"] is None
     assert (told["engine"], told["tasks_total"]) == ("local", 1)
     assert told["job_id"].startswith("model-")

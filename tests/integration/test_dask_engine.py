@@ -493,6 +493,20 @@ def test_a_job_whose_runner_is_gone_goes_on_itself(
     assert _end(local_registry, "job") == "succeeded"
 
 
+def test_a_runner_that_ends_before_its_first_report_fails_the_job(
+    cli: Cli, dask_cluster: Cluster, local_registry: JobRegistry, seir: list[str], tmp_path: Path
+) -> None:
+    """The runner is a process of this machine, as that of the local engine."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif sys.argv[1:2] == ['run']:\n    print('fatal', flush=True); os._exit(1)\n"
+    )
+    cli.ok(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", dask_cluster.url, PYTHONPATH=str(tmp_path))
+    runner = json.loads(JobDir.for_job("job", cli.env).runner.read_text())
+    until(lambda: not is_alive(runner["pid"]), "the runner to end")
+    assert cli("wait", "job").code == 100
+    assert record(local_registry).error_message == "The runner ended before its first report: fatal"
+
+
 def test_a_scheduler_that_does_not_answer_is_told_at_once(
     cli: Cli, local_registry: JobRegistry, seir: list[str]
 ) -> None:

@@ -19,6 +19,7 @@ from mopsjobs.cli.launch_flags import (
 )
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
+from mopsjobs.engines.base import Launch
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study
@@ -97,33 +98,45 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.wait:
         for warning in submitted.warnings:
             app.out.warn(warning)
-        app.out.note(f"{submitted.job_id}: {_count_tasks(study)}")
+        app.out.note(f"{submitted.job_id}: {_tasks_text(submitted.launch, request)}")
         ending = follow(submitted.launch, study.tasks_total, app)
         notes = [] if ending.note is None else [ending.note]
-        body = _body(request, submitted.job_id, ending.status, as_json=args.json)
+        body = _body(request, submitted.launch, ending.status, as_json=args.json)
         return Result(body, notes=notes, exit_code=ending.exit_code)
     following = f"Next: mops-jobs wait {submitted.job_id}"
     if submitted.warnings:
         following = f"Without the registry: {submitted.launched.show_command}"
     return Result(
-        _body(request, submitted.job_id, None, as_json=args.json),
-        notes=[f"Launched {_count_tasks(study)}", following],
+        _body(request, submitted.launch, None, as_json=args.json),
+        notes=[f"Launched {_tasks_text(submitted.launch, request)}", following],
         warnings=submitted.warnings,
     )
-
-
-def _count_tasks(study: Study) -> str:
-    return pluralize(study.tasks_total, "task") + describe_duplicates(len(study.duplicate_tasks()))
 
 
 def _counts(study: Study) -> dict[str, int]:
     return {"tasks_total": study.tasks_total, "duplicate_tasks": len(study.duplicate_tasks())}
 
 
-def _body(request: SubmitRequest, job_id: str, status: str | None, *, as_json: bool) -> Document | Text:
-    counts = _counts(request.study)
-    document = {"job_id": job_id, "engine": request.engine, **counts, "status": status}
-    return Document(document) if as_json else Text([job_id])
+def _body(request: SubmitRequest, launch: Launch, status: str | None, *, as_json: bool) -> Document | Text:
+    if not as_json:
+        return Text([launch.job_id])
+    document = {"job_id": launch.job_id, "engine": request.engine, **_counts(request.study)}
+    return Document({**document, "status": status, "python": _python(launch, request)})
+
+
+def _count_tasks(study: Study, how: str = "") -> str:
+    return pluralize(study.tasks_total, "task") + how + describe_duplicates(len(study.duplicate_tasks()))
+
+
+def _tasks_text(launch: Launch, request: SubmitRequest) -> str:
+    """Return how many tasks were launched, and with which interpreter."""
+    python = _python(launch, request)
+    return _count_tasks(request.study, "" if python is None else f" with {python}")
+
+
+def _python(launch: Launch, request: SubmitRequest) -> str | None:
+    """Return the interpreter of the model; None where the engine has its own."""
+    return launch.python or (sys.executable if request.engine == "local" else None)
 
 
 def _read(path: str) -> bytes:
@@ -141,7 +154,7 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
     """Show what a submission would do."""
     request, launch, bundle, packed = prepared
     study, job_id = request.study, launch.job_id
-    python = launch.python or (sys.executable if request.engine == "local" else None)
+    python = _python(launch, request)
     if as_json:
         plan = {"job_id": job_id, **_counts(study), "bundle": bundle, "engine": request.engine}
         files, size = (None, None) if packed is None else (packed.files, packed.bytes)

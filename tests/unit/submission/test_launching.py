@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mopsjobs.errors import OptionError
+from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.submission.launching import LaunchOptions, make_launch
@@ -42,6 +44,47 @@ def test_a_program_that_is_not_python_is_refused() -> None:
     """The program is started once, with one line of Python."""
     with pytest.raises(OptionError, match=r"^invalid python '/bin/true': expected a program that runs Python\.$"):
         make_launch("job", "local", LaunchOptions(python="/bin/true"), SESSION)
+
+
+def _environment(directory: Path, script: str | None) -> str:
+    """Make an environment whose interpreter is this script; None: it has none. Return its path."""
+    (directory / "bin").mkdir()
+    if script is not None:
+        python = directory / "bin" / "python"
+        python.write_text(script)
+        python.chmod(0o755)
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [("#!/bin/sh\nexit 3\n", "does not run Python"), ("", "does not run Python"), (None, "does not exist")],
+)
+def test_the_interpreter_of_the_active_environment_is_checked(tmp_path: Path, script: str | None, problem: str) -> None:
+    """Otherwise the runner would end before its first report, or run the model without its packages."""
+    session = dataclasses.replace(SESSION, env={"VIRTUAL_ENV": _environment(tmp_path, script)})
+    with pytest.raises(UsageError) as caught:
+        make_launch("job", "local", LaunchOptions(), session)
+    assert str(caught.value) == f"The interpreter of the active environment, {tmp_path}/bin/python, {problem}."
+    assert str(caught.value.hint) == "Name the one that has the model's packages: --python PATH."
+    assert make_launch("job", "local", LaunchOptions(python=sys.executable), session).python == sys.executable
+
+
+def test_a_conda_environment_may_be_without_python(tmp_path: Path) -> None:
+    """The tasks then run in the interpreter of mops-jobs."""
+    session = dataclasses.replace(SESSION, env={"CONDA_PREFIX": _environment(tmp_path, None)})
+    assert make_launch("job", "local", LaunchOptions(), session).python is None
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"), [("", "does not run Python any more"), (None, "is not on this machine")]
+)
+def test_the_interpreter_of_an_earlier_launch_is_checked(tmp_path: Path, script: str | None, problem: str) -> None:
+    """It may have been removed or broken since."""
+    path = f"{_environment(tmp_path, script)}/bin/python"
+    with pytest.raises(UsageError) as caught:
+        make_launch("job", "local", LaunchOptions(), SESSION, recorded={"python": path})
+    assert str(caught.value) == f"The job ran with the interpreter {path}, which {problem}."
 
 
 def test_an_earlier_launch_gives_what_the_options_leave_open() -> None:

@@ -1,0 +1,71 @@
+"""End jobs whose runner was launched on this machine and ended before its first report.
+
+Such a runner was killed, or could not start. Nothing else would end its job. So `status`, `wait`, `logs` and
+`reconcile` end it when they come across it. See docs/decisions/0025-cancelling-and-suspects.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mopsjobs.app.app import App
+from mopsjobs.engines import LOCAL_ENGINES
+from mopsjobs.engines.base import LAUNCH_FAILED
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import failed_launch
+from mopsjobs.errors import InvalidTransitionError, MopsJobsError
+from mopsjobs.events.writer import RUNNER, record_event
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.transitions import BEFORE_RUNNING
+from mopsjobs.submission.offline import has_undelivered
+
+
+def end_failed_launch(job: Mapping[str, object], app: App) -> JobState | None:
+    """End a job as `failed` if its runner ended on this machine before its first report.
+
+    Args:
+        job: the job, as JSON types.
+        app: the run, whose registry has the job.
+
+    Returns:
+        The record of the job if it had to be ended, else None.
+
+    Raises:
+        StoreError: if the registry or what this machine keeps of the job cannot be read, or the record not be changed.
+        TooManyRetriesError: if the race for the record was lost too often.
+    """
+    if not _has_no_report(job):
+        return None
+    job_id = str(job["job_id"])
+    failed = failed_launch(job_id, app.env)
+    if failed is None or has_undelivered(JobDir.for_job(job_id, app.env)):
+        return None
+    # Read after the look at the process: it may have reported until its end.
+    state = app.registry.get_job(job_id)
+    if state is None or not _has_no_report(state.fields()):
+        return None
+    # Before the record: a follower of the log stops when the record has ended.
+    error = {"type": LAUNCH_FAILED, "message": failed.message}
+    record_event(app.store, job_id, RUNNER, now=app.now, text=failed.message, error=error)
+    info = {"code": LAUNCH_FAILED, "message": failed.message}
+    try:
+        return app.registry.backdated_to(failed.ended_at).finalize_job(job_id, JobStatus.FAILED, error_info=info)
+    except InvalidTransitionError:  # another program was faster
+        return app.registry.get_job(job_id)
+
+
+def end_failed_launch_if_possible(job: Mapping[str, object], app: App) -> JobState | None:
+    """Do as `end_failed_launch`; if it fails, print a warning and return None: a reader may lack the right to write."""
+    try:
+        return end_failed_launch(job, app)
+    except MopsJobsError as error:
+        app.out.warn(f"The runner of job {job['job_id']} ended before its first report, and its record stays: {error}")
+        return None
+
+
+def _has_no_report(job: Mapping[str, object]) -> bool:
+    """Return whether a runner of the job belongs to one machine, and has not reported yet."""
+    if job.get("engine") not in LOCAL_ENGINES or job["status"] not in BEFORE_RUNNING:
+        return False
+    return job.get("heartbeat_at") is None and not job.get("shards")
