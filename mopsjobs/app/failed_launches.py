@@ -12,12 +12,11 @@ from mopsjobs.app.app import App
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.engines.base import LAUNCH_FAILED
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.local import failed_launch
+from mopsjobs.engines.local import LocalEngine, failed_launch
 from mopsjobs.errors import InvalidTransitionError, MopsJobsError
 from mopsjobs.events.writer import RUNNER, record_event
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import JobStatus
-from mopsjobs.registry.transitions import BEFORE_RUNNING
+from mopsjobs.registry.status import BEFORE_RUNNING, JobStatus
 from mopsjobs.submission.offline import has_undelivered
 
 
@@ -38,19 +37,22 @@ def end_failed_launch(job: Mapping[str, object], app: App) -> JobState | None:
     if not _has_no_report(job):
         return None
     job_id = str(job["job_id"])
-    failed = failed_launch(job_id, app.env)
-    if failed is None or has_undelivered(JobDir.for_job(job_id, app.env)):
+    message = failed_launch(job_id, app.env)
+    if message is None or has_undelivered(JobDir.for_job(job_id, app.env)):
         return None
     # Read after the look at the process: it may have reported until its end.
     state = app.registry.get_job(job_id)
     if state is None or not _has_no_report(state.fields()):
         return None
     # Before the record: a follower of the log stops when the record has ended.
-    error = {"type": LAUNCH_FAILED, "message": failed.message}
-    record_event(app.store, job_id, RUNNER, now=app.now, text=failed.message, error=error)
-    info = {"code": LAUNCH_FAILED, "message": failed.message}
+    error = {"type": LAUNCH_FAILED, "message": message}
+    record_event(app.store, job_id, RUNNER, now=app.now, text=message, error=error)
+    info = {"code": LAUNCH_FAILED, "message": message}
+    times = LocalEngine(app.env).times(job)
     try:
-        return app.registry.backdated_to(failed.ended_at).finalize_job(job_id, JobStatus.FAILED, error_info=info)
+        if times.started_at is not None:  # it ended within a second of its first task
+            app.registry.backdated_to(times.started_at).update_status(job_id, JobStatus.RUNNING)
+        return app.registry.backdated_to(times.ended_at).finalize_job(job_id, JobStatus.FAILED, error_info=info)
     except InvalidTransitionError:  # another program was faster
         return app.registry.get_job(job_id)
 

@@ -17,7 +17,7 @@ from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines import open_engine
-from mopsjobs.engines.base import LAUNCH_FAILED, Engine, EngineState, engine_of
+from mopsjobs.engines.base import LAUNCH_FAILED, Engine, EngineState, EngineTimes, engine_of
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -38,6 +38,10 @@ ENGINE = "kubernetes"
 """The only engine that answers from any machine."""
 
 Verb = Literal["nothing", "start", "validate", "succeed", "fail", "suspect", "clear"]
+
+
+MOVES = ("start", "validate", "succeed", "fail")
+"""The verbs that change the status of a record."""
 
 
 class Action(NamedTuple):
@@ -157,13 +161,15 @@ def reconcile(
         action = Action("nothing")
         try:
             job = state.to_dict()
-            found = engines[str(engine_of(job))].state(job)
+            engine = engines[str(engine_of(job))]
+            found = engine.state(job)
             needs_manifest = found.phase == "succeeded" or state.status == JobStatus.VALIDATING
             has_manifest = (
                 needs_manifest and registry.store.get(manifest_key(state.job_id, registry.prefix)) is not None
             )
             action = decide(state, found, now(), has_manifest=has_manifest)
-            after = _apply(registry, state, action, now)
+            times = engine.times(job) if action.verb in MOVES else EngineTimes()
+            after = _apply(registry, state, action, times, now)
         except (EngineUnavailableError, StoreUnavailableError):
             raise
         except (InvalidTransitionError, JobNotFoundError):
@@ -229,22 +235,28 @@ def _get_existing_job(job_id: str, registry: JobRegistry) -> JobState:
     return state
 
 
-def _apply(registry: JobRegistry, state: JobState, action: Action, now: Callable[[], datetime]) -> JobState:
-    """Apply an action to a record. Return the record after it."""
+def _apply(
+    registry: JobRegistry, state: JobState, action: Action, times: EngineTimes, now: Callable[[], datetime]
+) -> JobState:
+    """Apply an action to a record, with the times of the engine. Return the record after it."""
     unmark: dict[str, object] = {} if marked_reason(state) is None else {"metadata": {"suspect": None}}
     after = state
+    if action.verb in MOVES and times.started_at is not None and state.status != JobStatus.VALIDATING:
+        # In a write of its own, which makes the start a reported step. It changes nothing if the record has the step.
+        registry.backdated_to(times.started_at).update_status(state.job_id, JobStatus.RUNNING)
+    at_end = registry.backdated_to(times.ended_at)
     match action.verb:
         case "start":
             after = registry.update_status(state.job_id, JobStatus.RUNNING, **unmark)
         case "validate":
             reason = ": ".join(filter(None, (action.reason, action.detail))) or None
-            after = validate(registry.store, registry, state.job_id, first_error=reason).state
+            after = validate(registry.store, at_end, state.job_id, first_error=reason).state
         case "succeed":
-            after = registry.update_status(state.job_id, JobStatus.SUCCEEDED, **unmark)
+            after = at_end.update_status(state.job_id, JobStatus.SUCCEEDED, **unmark)
         case "fail":
             message = action.detail or f"The Kubernetes Job failed ({action.reason})."
             error = {"error_code": action.reason, "error_message": message}
-            after = registry.update_status(state.job_id, JobStatus.FAILED, **error, **unmark)
+            after = at_end.update_status(state.job_id, JobStatus.FAILED, **error, **unmark)
         case "suspect":
             mark = {"reason": str(action.reason), "since": record_time(now())}
             after = registry.update_fields(state.job_id, metadata={"suspect": mark})

@@ -15,6 +15,7 @@ from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.find_job import find_state
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.rows import state_from_row
 from mopsjobs.console.command_line import command_line
 from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, JobNotFoundError, MopsJobsError, StoreUnavailableError
@@ -158,7 +159,7 @@ class _WatchedJobs:
         job_id = name if seen is None else seen.job_id
         try:
             record = self._app.cache.read_cached(lambda cache: job_queries.ended_record(cache, job_id))
-            state = None if record is None else JobState.from_json(record.encode())
+            state = None if record is None else state_from_row(record)
         except MopsJobsError:
             return None
         if state is not None and seen is not None and not _can_follow(state, seen):

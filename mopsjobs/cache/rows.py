@@ -14,6 +14,7 @@ from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
 from mopsjobs.registry.status import TRANSITIONS, JobStatus
+from mopsjobs.registry.transitions import reported_steps
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import parse_time, rfc3339
 
@@ -143,14 +144,36 @@ def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:
 
 
 def public_record(state: JobState) -> dict[str, Any]:
-    """Return the record as scripts see it: every field, null if missing, times in RFC 3339 with `Z`."""
+    """Return the record as scripts see it: every field, null if missing, times in RFC 3339 with `Z`.
+
+    A step that no program reported has no time.
+    """
     public: dict[str, Any] = state.fields() if state.is_finite else finite(state.fields())  # type: ignore[assignment]
     for name in _TIMES:
         if public[name] is not None:
             public[name] = rfc3339(public[name])
-    for step in public["transitions"]:
-        step["at"] = rfc3339(step["at"])
+    for step, (_, is_reported) in zip(public["transitions"], reported_steps(state.transitions), strict=True):
+        step["at"] = rfc3339(step["at"]) if is_reported else None
     return public
+
+
+def state_from_row(record: str) -> JobState:
+    """Return the state of a record as the cache has it. A step without a time gets that of the next one.
+
+    Raises:
+        RecordError: if it is not a valid record.
+    """
+    values = json.loads(record)
+    following = values["updated_at"]
+    for step in reversed(values["transitions"]):
+        following = step["at"] = step["at"] or following
+    return JobState.from_dict(values)
+
+
+def refilled_columns(record: str) -> tuple[str, float | None, int, float | None]:
+    """Return what a row of an older cache has to be: the record, its start, whether that is known, its sign of life."""
+    text, _, _, started, _, _, _, is_start_known, heartbeat, _ = _job_columns(state_from_row(record))
+    return text, started, is_start_known, heartbeat
 
 
 def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> None:
@@ -171,6 +194,7 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> Non
 def _job_columns(state: JobState) -> JobColumns:
     """Return the columns from which `job_json` makes a job."""
     ended = None
+    started, is_start_known = _start(state)
     since = next((step["at"] for step in reversed(state.transitions) if step["status"] == state.status), None)
     suspect = state.metadata.get("suspect")
     reason = suspect.get("reason") if isinstance(suspect, Mapping) else None
@@ -181,14 +205,24 @@ def _job_columns(state: JobState) -> JobColumns:
         _ENCODER.encode(public_record(state)),
         int(not state.is_terminal),
         parse_time(state.created_at).timestamp(),
-        _first_time(state.transitions, "running"),
+        started,
         ended,
         min(1.0, state.tasks_completed / state.tasks_total) if state.tasks_total else None,
         None if since is None else rfc3339(str(since)),
-        int(bool(state.transitions)),
+        int(is_start_known),
         _last_sign_of_life(state),
         reason if isinstance(reason, str) else None,
     )
+
+
+def _start(state: JobState) -> tuple[float | None, bool]:
+    """Return when the first task ran, and whether the record tells that or tells that none has run yet."""
+    history = list(reported_steps(state.transitions))
+    for step, is_reported in history:
+        if step["status"] == JobStatus.RUNNING:
+            return (_time_of(step), True) if is_reported else (None, False)
+    # If another program has set a status, a task may have run at any time.
+    return None, bool(history) and history[0][1] and history[-1][0]["status"] == state.status
 
 
 def _last_sign_of_life(state: JobState) -> float | None:
@@ -219,7 +253,11 @@ def _sum_columns(state: JobState) -> tuple[int, int, int, int, int]:
 
 def _first_time(steps: Iterable[Mapping[str, object]], status: str) -> float | None:
     """Return the time of the first of these steps to a status."""
-    return next((parse_time(str(step["at"])).timestamp() for step in steps if step["status"] == status), None)
+    return next((_time_of(step) for step in steps if step["status"] == status), None)
+
+
+def _time_of(step: Mapping[str, object]) -> float:
+    return parse_time(str(step["at"])).timestamp()
 
 
 _TIMES = tuple(name for name in FIELDS if name.endswith("_at"))

@@ -12,11 +12,16 @@ long.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sqlite3
 
 from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import totals
+from mopsjobs.cache.rows import refilled_columns
+from mopsjobs.errors import RecordError
+from mopsjobs.registry.transitions import reported_steps
 
 migrations = Migrations("mops-jobs")
 
@@ -159,6 +164,22 @@ def m005_forgotten_chunks(db: Database) -> None:
     Unreadable records are read again by the next full sync: this version can read more of them.
     """
     db.execute("UPDATE problem SET version = '' WHERE kind = 'unreadable'")
+
+
+@migrations()
+def m006_unreported_steps(db: Database) -> None:
+    """Remove the times of steps that no program reported, and add the launch as a sign of life, as rows.py does."""
+    changes = []
+    rows = db.execute("SELECT job_id, status, record FROM job WHERE json_array_length(record, '$.transitions') > 0")
+    for job_id, status, record in rows:
+        steps = json.loads(record)["transitions"]
+        is_complete = all(is_reported for _, is_reported in reported_steps(steps)) and steps[-1]["status"] == status
+        if not is_complete or status == "scheduled":
+            with contextlib.suppress(RecordError):  # such a row stays as it is
+                changes.append((*refilled_columns(record), job_id))
+    db.conn.executemany(
+        "UPDATE job SET record = ?, started_ts = ?, has_history = ?, heartbeat_ts = ? WHERE job_id = ?", changes
+    )
 
 
 def _create_tally(db: Database) -> None:

@@ -74,4 +74,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm004_counters', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm005_forgotten_chunks', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm006_unreported_steps', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
@@ -51,6 +52,14 @@ class EngineState(NamedTuple):
     phase: Phase
     reason: str | None = None
     detail: str | None = None
+
+
+class EngineTimes(NamedTuple):
+    """The times of a job on its engine; None: the engine does not know."""
+
+    started_at: datetime | None = None
+    """When its first task may have begun."""
+    ended_at: datetime | None = None
 
 
 LAUNCH_FAILED = "LAUNCH"
@@ -102,6 +111,9 @@ class Engine(Protocol):
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """Return the state of the job with this record (as JSON types)."""
+
+    def times(self, job: Mapping[str, object]) -> EngineTimes:
+        """Return when the job with this record ran. It costs more than `state`."""
 
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None

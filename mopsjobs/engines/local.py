@@ -12,15 +12,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mopsjobs.engines import LOCAL_ENGINES
-from mopsjobs.engines.base import EngineState, Launch, Launched, launch_notes
+from mopsjobs.engines.base import EngineState, EngineTimes, Launch, Launched, launch_notes
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
 from mopsjobs.utils.files import make_directory, private_opener, replace_file
-from mopsjobs.utils.times import from_timestamp
+from mopsjobs.utils.times import from_timestamp, parse_time
 
 MAX_LAST_LINES = 10
 MAX_LAST_CHARACTERS = 1500
@@ -87,6 +87,17 @@ class LocalEngine:
             return EngineState("unknown", "OtherMachine", "its runner was launched on another machine")
         return EngineState("gone", "RunnerEnded", "its runner on this machine has ended")
 
+    def times(self, job: Mapping[str, object]) -> EngineTimes:
+        """See `Engine.times`. A runner ended when it left its last trace in the job's directory."""
+        directory = JobDir.for_job(str(job["job_id"]), self._env)
+        started: list[datetime] = []
+        for path in directory.start_files():
+            with contextlib.suppress(OSError, ValueError):
+                started.append(parse_time(path.read_text("ascii")))
+        traces = [path.stat().st_mtime for path in (directory.runner, directory.log) if path.exists()]
+        is_over = traces and not _is_running(directory)
+        return EngineTimes(min(started, default=None), from_timestamp(max(traces)) if is_over else None)
+
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
     ) -> Iterator[str]:
@@ -114,17 +125,8 @@ def has_ended_here(job: Mapping[str, object], env: Mapping[str, str]) -> bool:
     return job.get("engine") in LOCAL_ENGINES and LocalEngine(env).state(job).reason == "RunnerEnded"
 
 
-class FailedLaunch(NamedTuple):
-    """The end of a runner that has not reported."""
-
-    message: str
-    """What happened, with the last messages of the runner."""
-    ended_at: datetime
-    """When it last left a trace on this machine."""
-
-
-def failed_launch(job_id: str, env: Mapping[str, str]) -> FailedLaunch | None:
-    """Return how the runner of a job ended that has not reported; None if it may be at work.
+def failed_launch(job_id: str, env: Mapping[str, str]) -> str | None:
+    """Return how the runner of a job ended that has not reported, with its last messages; None if it may be at work.
 
     None also if the runner was not launched on this machine, but on another one with the same home directory.
     """
@@ -133,8 +135,7 @@ def failed_launch(job_id: str, env: Mapping[str, str]) -> FailedLaunch | None:
         return None
     lines = _last_lines(directory.log, _read_runner(directory).get("log_begin"))
     said = lines or "it left no message. It was killed, or this machine was restarted."
-    traces = (path.stat().st_mtime for path in (directory.runner, directory.log) if path.exists())
-    return FailedLaunch(f"The runner ended before its first report: {said}", from_timestamp(max(traces)))
+    return f"The runner ended before its first report: {said}"
 
 
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:

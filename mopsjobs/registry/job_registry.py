@@ -22,7 +22,7 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.announcements import Announcer
 from mopsjobs.registry.job_reader import JobReader, Observe
 from mopsjobs.registry.job_state import JobState, check_field
-from mopsjobs.registry.status import TERMINAL, JobStatus, parse_status
+from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus, parse_status
 from mopsjobs.store import cas
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.utils.times import parse_time, record_time, utc_now
@@ -103,8 +103,12 @@ class JobRegistry(JobReader):
         other._on_write = on_write  # noqa: SLF001
         return other
 
-    def backdated_to(self, moment: datetime) -> JobRegistry:
-        """Return the same registry with steps of an earlier time, for reports that could not be sent then."""
+    def backdated_to(self, moment: datetime | None) -> JobRegistry:
+        """Return the same registry with steps of an earlier time, for reports that could not be sent then.
+
+        With None, steps have the time at which they are written. With a time, `update_status` also adds the step of a
+        status that another program has set before.
+        """
         other = copy.copy(self)
         other._backdated_to = moment  # noqa: SLF001
         return other
@@ -166,6 +170,8 @@ class JobRegistry(JobReader):
         def change(state: JobState, write: transitions.Write) -> JobState | None:
             changed = transitions.merge_fields(state, values)
             if state.status == target:
+                if self._backdated_to is not None:
+                    changed = transitions.with_current_step(state, changed, write)
                 return transitions.guard_terminal(state, changed)
             return transitions.advance(state, changed, target, write)
 
@@ -212,7 +218,7 @@ class JobRegistry(JobReader):
             if on_before is not None:
                 on_before(state)
             changed = state.evolve(**values)
-            if start and state.status in transitions.BEFORE_RUNNING:
+            if start and state.status in BEFORE_RUNNING:
                 return transitions.advance(state, changed, JobStatus.RUNNING, write)
             return transitions.guard_terminal(state, changed)
 
@@ -239,7 +245,7 @@ class JobRegistry(JobReader):
 
         def change(state: JobState, write: transitions.Write) -> JobState | None:
             changed = transitions.with_shard(state, shard, shards, report, write.at)
-            if state.status in transitions.BEFORE_RUNNING:
+            if state.status in BEFORE_RUNNING:
                 return transitions.advance(state, changed, JobStatus.RUNNING, write)
             return transitions.guard_terminal(state, changed)
 

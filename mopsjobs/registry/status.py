@@ -63,6 +63,9 @@ TERMINAL = frozenset(END_STATUSES)
 
 ACTIVE = frozenset(STATUSES) - TERMINAL
 
+BEFORE_RUNNING = ACTIVE - {JobStatus.RUNNING, JobStatus.VALIDATING}
+"""The statuses of a job of which no task has run."""
+
 GROUPS: dict[str, frozenset[JobStatus]] = {"active": ACTIVE, "done": TERMINAL}
 """Words for several statuses on the command line."""
 

@@ -6,17 +6,15 @@ The registry applies them by compare-and-swap, once per attempt. So none of them
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field, check_new_job_id
-from mopsjobs.registry.status import ACTIVE, TRANSITIONS, JobStatus, steps
+from mopsjobs.registry.status import TRANSITIONS, JobStatus, steps
 from mopsjobs.utils.times import parse_time, record_time
-
-BEFORE_RUNNING = ACTIVE - {JobStatus.RUNNING, JobStatus.VALIDATING}
 
 MERGED = ("metadata", "labels")
 """Fields whose members an update adds to. Only None removes members, and then all of them."""
@@ -84,14 +82,38 @@ def advance(state: JobState, changed: JobState, target: JobStatus, write: Write)
             hint=f"Use a status that may follow {current}: {following}.",
         )
     added = tuple(transition(status, write.stepped_at, write.id) for status in path)
-    return changed.evolve(status=target, transitions=_complete_history(state) + added)
+    return changed.evolve(status=target, transitions=_complete_history(state, write) + added)
 
 
-def _complete_history(state: JobState) -> tuple[JsonObject, ...]:
-    """Return the history, with the current status if another program has set it without a step."""
-    if state.transitions and state.transitions[-1]["status"] == state.status:
+def with_current_step(state: JobState, changed: JobState, write: Write) -> JobState:
+    """Return `changed`, with a step to the current status if another program has set it without a step."""
+    if state.is_terminal or _has_current_step(state):
+        return changed
+    step = transition(state.status, write.stepped_at, write.id)
+    return changed.evolve(transitions=(*state.transitions, step))
+
+
+def _complete_history(state: JobState, write: Write) -> tuple[JsonObject, ...]:
+    """Return the history, with the current status if another program has set it without a step, at an unknown time."""
+    if _has_current_step(state):
         return state.transitions
-    return (*state.transitions, transition(state.status, state.updated_at, None))
+    at = min(state.updated_at, write.stepped_at, key=parse_time)  # a history stays in order
+    return (*state.transitions, transition(state.status, at, None))
+
+
+def _has_current_step(state: JobState) -> bool:
+    return bool(state.transitions) and state.transitions[-1]["status"] == state.status
+
+
+def reported_steps(history: Sequence[JsonObject]) -> Iterator[tuple[JsonObject, bool]]:
+    """Yield each step of a history, and whether a program reported it, so that its time is that of the step.
+
+    The last step of a write was reported, and the registry filled in those before it. A step whose id is null stands
+    for a status that another program had set at an unknown time.
+    """
+    for step, following in zip(history, (*history[1:], {}), strict=False):
+        write_id = step.get("id", "")
+        yield step, write_id is not None and (not write_id or write_id != following.get("id"))
 
 
 def guard_terminal(state: JobState, changed: JobState) -> JobState | None:

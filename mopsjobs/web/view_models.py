@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
-from mopsjobs.app.job_texts import duration_text, kubernetes_text
+from mopsjobs.app.job_texts import UNKNOWN, duration_text, kubernetes_text, queued_text, run_text, step_time
 from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.charts import Day, Group, Level
 from mopsjobs.cache.queries.events import StoredEvent
@@ -112,8 +112,8 @@ def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]
         ("Labels", [(label, _jobs_with("label", label)) for label in labels]),
     ]
     plain = [
-        ("Queued", duration_text(job["queued_seconds"])),
-        ("Running" if job["is_active"] else "Ran", duration_text(job["run_seconds"])),
+        ("Queued", queued_text(job)),
+        ("Running" if job["is_active"] else "Ran", run_text(job)),
         ("Heartbeat", moment(job["heartbeat_at"], now).ago if job["heartbeat_at"] and job["is_active"] else None),
         ("Engine", job["engine"]),
         ("Kubernetes", kubernetes_text(job)),
@@ -138,25 +138,40 @@ def outputs(job: Job) -> dict[str, Any] | None:
 
 
 def timeline(job: Job, now: float) -> dict[str, Any]:
-    """Return the history of a job: bars to scale, and each status with its duration."""
+    """Return the history of a job: bars to scale, and each status with its duration.
+
+    A status that no program reported has no time. It shares a bar with the one before it.
+    """
     steps = job["transitions"]
-    times = [parse_time(str(step["at"])).timestamp() for step in steps]
-    ends = [*times[1:], now if job["is_active"] else times[-1]] if steps else []
-    parts, rows = [], []
-    for step, begin, end in zip(steps, times, ends, strict=True):
-        took = max(0.0, end - begin)
+    times = [None if (at := step_time(step)) is None else at.timestamp() for step in steps]
+    ends = [*times[1:], now if job["is_active"] else None]
+    rows, parts = [], []
+    names: list[Status] = []
+    began: float | None = None
+    for step, begin, end in zip(steps, times, ends, strict=False):
         name = status(step["status"])
+        took = UNKNOWN if begin is None or end is None else human_duration(max(0.0, end - begin))
         is_end = step is steps[-1] and not job["is_active"]
         rows.append(
             {
                 "status": name,
-                "at": whole_seconds(str(step["at"])),
-                "took": "" if is_end else human_duration(took),
+                "at": None if begin is None else whole_seconds(str(step["at"])),
+                "took": "" if is_end else took,
             }
         )
-        if not is_end:
-            parts.append((name.kind, took, strip_control_characters(f"{name.name}: {human_duration(took)}")))
-    return {"bars": svg.spans(parts, height=24.0), "rows": rows}
+        began = begin if begin is not None else began
+        names = [name] if begin is not None else [*names, name]
+        if began is not None and end is not None:
+            parts.append(_timeline_part(names, end - began))
+    known = [row["at"] for row in rows if row["at"] is not None]
+    return {"bars": svg.spans(parts, height=24.0), "rows": rows, "begin": known[0] if known else UNKNOWN}
+
+
+def _timeline_part(names: Sequence[Status], seconds: float) -> tuple[str, float, str]:
+    """Return a bar of the timeline: of one status, or of several of which only the first began at a known time."""
+    took = max(0.0, seconds)
+    text = f"{', '.join(name.name for name in names)}: {human_duration(took)}"
+    return names[0].kind if len(names) == 1 else "unknown", took, strip_control_characters(text)
 
 
 def progress_chart(points: Sequence[tuple[float, int, int]]) -> dict[str, Any] | None:

@@ -42,7 +42,11 @@ def full(cli: Cli, remote: Remote) -> Remote:
     """Return a cache with a job in every state, one in a state that mops-jobs does not know, and hostile names."""
     cli.ok("sync", "-q")
     for status in JobStatus:
-        add(remote.jobs, f"job-{status}", status, owner="ada", k8s_name=f"k8s-{status}", namespace="n1", tasks_total=4)
+        job_id = f"job-{status}"
+        add(remote.jobs, job_id, owner="ada", k8s_name=f"k8s-{status}", namespace="n1", tasks_total=4)
+        if status == JobStatus.SUCCEEDED:  # of the others, nothing reports the start
+            remote.jobs.update_status(job_id, "running")
+        remote.jobs.update_status(job_id, status)
     remote.jobs.update_progress("job-running", 1)
     remote.put(key("odd"), foreign("odd", 'hiber"nat\\ing\n', k8s_name='a"b\\c\nd', k8s_namespace='x"\n', owner="{}"))
     outputs = {"expected_outputs": [1, 2, 3], "verified_outputs": [1, 2], "missing_outputs": [3]}

@@ -180,6 +180,18 @@ def test_fields_choose_what_each_form_shows(cli: Cli) -> None:
     assert names == list(cli.ok("list", "--json").json["jobs"][0])
 
 
+def test_a_table_says_that_a_time_was_not_reported(cli: Cli, remote: Remote) -> None:
+    """In JSON it is null, in TSV empty."""
+    remote.put(key("theirs"), foreign("theirs", "running"))
+    remote.jobs.update_status("theirs", "succeeded")
+    fields = ("--fields", "job_id,started_at,queued_seconds,run_seconds")
+    assert cli.ok("list", *fields).lines[1].split() == ["theirs", "n/a", "n/a", "n/a"]
+    assert cli.ok("list", "--tsv", *fields).out == "theirs\t\t\t\n"
+    assert cli.ok("list", "--json", *fields).json["jobs"] == [
+        {"job_id": "theirs", "started_at": None, "queued_seconds": None, "run_seconds": None}
+    ]
+
+
 def test_fields_are_told_without_a_registry(cli: Cli, remote: Remote) -> None:
     """What fields there are is known offline, before anything was synced."""
     remote.store.down = True

@@ -61,9 +61,9 @@ def test_status_shows_all_there_is(cli: Cli) -> None:
         "Validation no out-3",
         "Timeline",
         "  2026-03-01 09:00:00Z  pending",
-        "  2026-03-01 09:50:00Z  submitting  (not reported)",
-        "  2026-03-01 09:50:00Z  scheduled  (not reported)",
-        "  2026-03-01 09:50:00Z  running  (+0s)",
+        "  n/a                   submitting  (not reported)",
+        "  n/a                   scheduled  (not reported)",
+        "  2026-03-01 09:50:00Z  running",
         "  2026-03-01 11:00:00Z  failed  (+1h 10m)",
     ]
 
@@ -183,7 +183,7 @@ def test_exit_status_tells_the_state(cli: Cli, jobs: JobRegistry, status: str, c
 
 
 def test_a_record_of_another_program_is_shown(cli: Cli, remote: Remote) -> None:
-    """A record without a history shows what it has, and no unknown times."""
+    """A record without a history shows what it has, and that its times were not reported."""
     remote.put(key("theirs"), foreign("theirs", "succeeded", tasks_total=4, tasks_completed=4))
     lines = cli.ok("status", "theirs").lines
     assert lines[:3] == [
@@ -191,7 +191,36 @@ def test_a_record_of_another_program_is_shown(cli: Cli, remote: Remote) -> None:
         "Status     succeeded, since 2026-03-01T11:00:00Z",
         "Progress   [########################] 4/4 tasks, 100 %",
     ]
-    assert not any(line.startswith(("Queued", "Ran", "Timeline")) for line in lines)
+    assert [line for line in lines if line.startswith(("Queued", "Ran", "Timeline"))] == [
+        "Queued     n/a",
+        "Ran        n/a",
+    ]
+
+
+@pytest.mark.parametrize("status", ["scheduled", "running"])
+def test_a_start_that_nothing_reported_has_no_time(cli: Cli, remote: Remote, status: str) -> None:
+    """`update` ends a job of another program: neither its last write nor that of the end is its start."""
+    remote.put(key("theirs"), foreign("theirs", status))
+    cli.clock.advance(hours=10)
+    job = cli.ok("update", "theirs", "succeeded", "--json").json
+    assert [step["at"] for step in job["transitions"][:-1]] == [None] * (len(job["transitions"]) - 1)
+    assert (job["started_at"], job["queued_seconds"], job["run_seconds"]) == (None, None, None)
+    assert job["ended_at"] == job["status_since"] == "2026-03-01T22:00:00Z"
+    assert cli.ok("status", "theirs", "--json").json == job
+    lines = cli.ok("status", "theirs").lines
+    assert "Queued     n/a" in lines
+    assert "Ran        n/a" in lines
+    assert lines[-2:] == ["  n/a                   running  (not reported)", "  2026-03-01 22:00:00Z  succeeded"]
+
+
+def test_a_job_that_ended_before_its_first_task_has_waited(cli: Cli, remote: Remote) -> None:
+    """Its record tells of every step, and none of them is a run."""
+    add(remote.jobs, "a")
+    cli.clock.advance(minutes=5)
+    remote.jobs.cancel_job("a")
+    lines = cli.ok("status", "a", "--refresh").lines
+    assert "Queued     5m" in lines
+    assert not any(line.startswith("Ran") for line in lines)
 
 
 def test_the_cache_answers_and_says_how_old_it_is(cli: Cli, remote: Remote) -> None:

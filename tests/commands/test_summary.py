@@ -36,6 +36,22 @@ def some(cli: Cli, remote: Remote) -> Remote:
     return remote
 
 
+def test_times_that_nothing_reported_are_not_counted(cli: Cli, some: Remote) -> None:
+    """Neither in the percentiles of `summary`, nor in the histograms of `metrics`."""
+    before = cli.ok("summary", "--json").json
+    counted = [line for line in cli.ok("metrics").out.splitlines() if line.startswith("mops_job_")]
+    some.put(key("foreign"), foreign("foreign", "running"))
+    add(some.jobs, "skipped")
+    cli.clock.advance(hours=10)
+    some.jobs.update_status("foreign", "succeeded")
+    some.jobs.update_status("skipped", "succeeded")
+    cli.ok("sync", "-q")
+    after = cli.ok("summary", "--json").json
+    assert after["by_status"]["succeeded"] == before["by_status"]["succeeded"] + 2
+    assert (after["queue_seconds"], after["run_seconds"]) == (before["queue_seconds"], before["run_seconds"])
+    assert [line for line in cli.ok("metrics").out.splitlines() if line.startswith("mops_job_")] == counted
+
+
 @pytest.mark.usefixtures("some")
 def test_summary_counts(cli: Cli) -> None:
     """By status, owner and day. The failure rate leaves cancelled jobs aside; median and 90 % are of real jobs."""

@@ -128,6 +128,56 @@ def test_the_conditions_decide_and_never_a_count_of_failed_pods(
     assert (found.phase, found.reason) == (phase, reason)
 
 
+def _container(begin: str) -> dict[str, Any]:
+    """Return a container that began at that time, and was started again later."""
+    later = {"running": {"startedAt": "2026-03-01T12:40:00Z"}}
+    return {
+        "name": "runner", "ready": True, "image": "i", "imageID": "i", "restartCount": 1, "state": later,
+        "lastState": {"terminated": {"exitCode": 1, "startedAt": begin, "finishedAt": "2026-03-01T12:30:00Z"}},
+    }  # fmt: skip
+
+
+STARTED = {"startTime": "2026-03-01T12:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("status", "has_pods", "started", "ended"),
+    [
+        ({**_condition("Complete"), **STARTED, "completionTime": "2026-03-01T13:00:00Z"}, True, "12:15", "13:00"),
+        ({**_condition("Complete"), **STARTED, "completionTime": "2026-03-01T13:00:00Z"}, False, "12:00", "13:00"),
+        ({**_condition("Failed"), **STARTED}, True, "12:15", "13:10"),
+        ({**_condition("Failed"), **STARTED}, False, None, "13:10"),
+        ({**STARTED, "active": 1, "ready": 1}, True, "12:15", None),
+    ],
+)
+def test_the_cluster_has_the_times_of_a_job(
+    engine: KubernetesEngine, api: Api, status: dict[str, Any], has_pods: bool, started: str | None, ended: str | None
+) -> None:
+    """The first container began the job. Without pods, only a Job that has succeeded is known to have run."""
+    for condition in status.get("conditions", ()):
+        condition["lastTransitionTime"] = "2026-03-01T13:10:00Z"
+    api.put_job(status=status)
+    if has_pods:
+        api.put_pod(0, "Succeeded", containerStatuses=[_container("2026-03-01T12:20:00Z")])
+        api.put_pod(1, "Succeeded", containerStatuses=[_container("2026-03-01T12:15:00Z")])
+    times = engine.times(RECORD)
+    assert [None if at is None else at.strftime("%H:%M") for at in times] == [started, ended]
+
+
+def test_a_role_that_permits_jobs_alone_has_the_times_of_the_job(engine: KubernetesEngine, api: Api) -> None:
+    """Its pods cannot be listed."""
+    api.put_job(status={**_condition("Complete"), **STARTED})
+    api.refuse(403, "pods is forbidden", "/api/v1/namespaces/models/pods")
+    started, ended = engine.times(RECORD)
+    assert (started is None, ended) == (False, None)
+
+
+def test_the_times_of_another_job_are_not_taken(engine: KubernetesEngine, api: Api) -> None:
+    """Nor are those of a Job that is gone."""
+    api.put_job(job_id="other", status={**_condition("Complete"), **STARTED})
+    assert engine.times(RECORD) == (None, None)
+
+
 def test_a_job_that_is_not_there_is_gone(engine: KubernetesEngine, api: Api) -> None:
     """404."""
     assert engine.state(RECORD)[:2] == ("gone", "K8sJobMissing")

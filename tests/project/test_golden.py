@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RELEASES = sorted(path.name for path in GOLDEN.iterdir() if (path / "registry.db").is_file())
 VOLATILE = {"generated_at", "synced_at", "age_seconds", "stale", "registry", "cursor"}
+INVENTED = {"at", "started_at", "queued_seconds", "run_seconds"}
+"""What 0.1.0 made up for steps that nothing had reported; null since."""
 WHILE_ACTIVE = {"duration_seconds", "queued_seconds", "run_seconds"}
 OF_CACHE = ("list", "status-done", "status-cancelled", "status-foreign", "events", "export")
 
@@ -42,7 +44,7 @@ def missing(old: Any, new: Any, path: str = "$") -> list[str]:
         return [
             difference
             for name, value in old.items()
-            if name not in volatile
+            if name not in volatile and not (name in INVENTED and new.get(name, ...) is None)
             for difference in (missing(value, new[name], f"{path}.{name}") if name in new else [f"{path}.{name}"])
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.engines.base import EngineState
+from mopsjobs.engines.base import EngineState, EngineTimes
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from support.cli import add
@@ -30,6 +30,7 @@ class Cluster:
 
     def __init__(self, says: EngineState | Exception) -> None:
         self.says = says
+        self.ran = EngineTimes()
         self.asked: list[object] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
@@ -39,6 +40,9 @@ class Cluster:
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
+
+    def times(self, job: Mapping[str, object]) -> EngineTimes:
+        return self.ran
 
     def launch(self, launch: Launch) -> Launched:
         raise NotImplementedError

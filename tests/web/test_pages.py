@@ -41,7 +41,8 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
     add(remote.jobs, "running-1", "running", owner="ada", labels={"exp": "7"}, tasks_total=4)
     remote.jobs.update_progress("running-1", 1)
     add(remote.jobs, "failed-1", "failed", owner="grace", labels={"exp": "8"})
-    add(remote.jobs, "done-1", "succeeded", owner="ada")
+    add(remote.jobs, "done-1", "running", owner="ada")
+    remote.jobs.update_status("done-1", "succeeded")
     cli.clock.advance(hours=1)
     add(remote.jobs, "pending-1")
     cli.ok("sync", "-q")
@@ -216,8 +217,23 @@ def test_a_job_shows_what_is_known_and_what_to_type(web: Web) -> None:
     assert "1/4" in page
     assert '<progress max="1" value="0.25"' in page
     assert "mops-jobs logs -f running-1" in page
-    assert page.count("<rect") == 4  # pending, submitting, scheduled, running
+    assert page.count("<rect") == 2  # running, and before it what has no times: pending, submitting, scheduled
     assert "mops-jobs resume failed-1" in web.ok("/jobs/failed-1")
+
+
+def test_a_page_says_that_a_time_was_not_reported(cli: Cli, remote: Remote, capsys: Any) -> None:
+    """The bar of a status without a time is that of the status before it."""
+    add(remote.jobs, "walked", "scheduled")
+    remote.put(key("theirs"), foreign("theirs", "running"))
+    cli.clock.advance(hours=10)
+    for name in ("walked", "theirs"):
+        remote.jobs.update_status(name, "succeeded")
+    cli.ok("sync", "-q")
+    for name in ("walked", "theirs"):
+        page = Web(cli, capsys).ok(f"/jobs/{name}")
+        assert "<td>n/a (not reported)</td>" in page
+        assert re.findall(r"<dt>(Queued|Ran)</dt><dd>([^<]*)", page) == [("Queued", "n/a"), ("Ran", "n/a")]
+    assert "<title>scheduled, running: 10h</title>" in Web(cli, capsys).ok("/jobs/walked")
 
 
 def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:

@@ -37,6 +37,9 @@ EXAMPLES = (
 HELD_BYTES = 8_000_000
 """JSON that is held until the cache is closed: in most cases, a damaged cache is found before anything is printed."""
 
+UNREPORTED_FIELDS = ("started_at", "queued_seconds", "run_seconds")
+"""Fields whose empty value in a table says that no program has reported it."""
+
 TSV_FIELDS = ("job_id", "status", "progress", "owner", "created_at", "updated_at", "duration_seconds")
 
 
@@ -119,10 +122,14 @@ def _result(
     if args.form == "ids":
         return Result(Tsv([(job["job_id"],) for job in jobs]), warnings=warnings, notes=cut)
     if fields is not None:
-        table = Table(fields, [[job[name] for name in fields] for job in jobs])
+        table = Table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
     else:
         table = Table(JOB_HEADERS, [job_row(job, app) for job in jobs])
     return Result(table if len(page) else None, warnings=warnings, notes=[_footer(args, page, freshness)])
+
+
+def _cell(name: str, value: object) -> object:
+    return "n/a" if value is None and name in UNREPORTED_FIELDS else value
 
 
 def _body(form: str, texts: Iterator[str], head: dict[str, object], app: App) -> Body | None:

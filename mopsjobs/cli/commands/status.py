@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.find_job import FoundJob, Job, find_job
-from mopsjobs.app.job_texts import duration_text, kubernetes_text
+from mopsjobs.app.job_texts import UNKNOWN, kubernetes_text, queued_text, run_text, step_time
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
@@ -114,8 +114,8 @@ def _lines(job: Job, app: App) -> list[Line]:
     add("Progress", _progress(job))
     add("Created", _time_text(job["created_at"], app))
     add("Updated", _time_text(job["updated_at"], app))
-    add("Queued", duration_text(job["queued_seconds"]))
-    add("Running" if job["is_active"] else "Ran", duration_text(job["run_seconds"]))
+    add("Queued", queued_text(job))
+    add("Running" if job["is_active"] else "Ran", run_text(job))
     if job["heartbeat_at"] is not None and job["is_active"]:
         add("Heartbeat", human_age((now - parse_time(str(job["heartbeat_at"]))).total_seconds()))
     add("Owner", job["owner"])
@@ -165,13 +165,14 @@ def _timeline(job: Job) -> list[Line]:
     steps: list[dict[str, object]] = job["transitions"]  # type: ignore[assignment]
     lines: list[Line] = [[style_text("Timeline", "bold")]] if steps else []
     before = None
-    for step, following in zip(steps, [*steps[1:], {}], strict=False):
-        at = parse_time(str(step["at"]))
-        remark = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
-        # Steps of one write share its id. Only the last was reported; the registry filled in the others.
-        if step.get("id") is not None and step.get("id") == following.get("id"):
-            remark = "  (not reported)"
-        lines.append([f"  {at:%Y-%m-%d %H:%M:%SZ}  ", status_style(step["status"]), remark])
+    for step in steps:
+        at = step_time(step)
+        if at is None:
+            when, remark = UNKNOWN, "  (not reported)"
+        else:
+            when = f"{at:%Y-%m-%d %H:%M:%SZ}"
+            remark = "" if before is None else f"  (+{human_duration((at - before).total_seconds())})"
+        lines.append([f"  {when:<20}  ", status_style(step["status"]), remark])
         before = at
     return lines
 

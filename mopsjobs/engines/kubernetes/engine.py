@@ -6,6 +6,7 @@ connection and gives up within seconds; only following a log takes longer.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import time
@@ -14,7 +15,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, Launch, Launched, launch_notes
+from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, Launched, launch_notes
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes import logs as k8s_logs
 from mopsjobs.engines.kubernetes.client import Cluster, ConflictError, is_other_context, open_cluster
@@ -28,7 +29,7 @@ from mopsjobs.engines.kubernetes.manifest import (
     kubectl,
 )
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for, remember_launch
-from mopsjobs.errors import EngineError, EnginePlaceError, EngineUnavailableError, shorten
+from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import utc_now
 
 if TYPE_CHECKING:
@@ -95,6 +96,18 @@ class KubernetesEngine:
         """See `Engine.state`. Never `unknown`: a cluster that does not answer is an error."""
         with self._open(job) as cluster:
             return _state(cluster, job, self._trust)
+
+    def times(self, job: Mapping[str, object]) -> EngineTimes:
+        """See `Engine.times`. The first container that ran began the job, and its Job has the end."""
+        with self._open(job) as cluster:
+            k8s_job = _find_own_job(cluster, job, self._trust)
+            if k8s_job is None or k8s_job.status is None:
+                return EngineTimes()
+            pods: Sequence[Pod] = ()
+            with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
+                pods = cluster.pods(*_place(cluster, job))
+            started = [moment for pod in pods for moment in _container_starts(pod)]
+            return _times(k8s_job.status, min(started, default=None))
 
     def logs(
         self, job: Mapping[str, object], *, follow: bool = False, tail: int | None = None, since: float | None = None
@@ -287,6 +300,25 @@ def _end_state(status: JobStatus) -> EngineState | None:
     if "Failed" in true:
         return EngineState("failed", true["Failed"].reason or "Failed", true["Failed"].message)
     return None
+
+
+def _times(status: JobStatus, first_container: datetime | None) -> EngineTimes:
+    """Return when a Job ran, by its status and the start of its first container, if a pod still has that."""
+    true = {condition.type: condition for condition in status.conditions or () if condition.status == "True"}
+    if "Complete" in true:
+        # Its pods may be gone, but it has run. Before the first container, it waited for a node or an image.
+        ended = status.completionTime or true["Complete"].lastTransitionTime
+        return EngineTimes(first_container or status.startTime, ended)
+    return EngineTimes(first_container, true["Failed"].lastTransitionTime if "Failed" in true else None)
+
+
+def _container_starts(pod: Pod) -> Iterator[datetime]:
+    """Yield when the containers of a pod began, in their last and in their present run."""
+    for container in () if pod.status is None else pod.status.containerStatuses or ():
+        for state in (container.lastState, container.state):
+            for run in () if state is None else (state.running, state.terminated):
+                if run is not None and run.startedAt is not None:
+                    yield run.startedAt
 
 
 def _pod_problem(pods: Sequence[Pod], *, is_running: bool) -> tuple[str | None, str | None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 
 from mopsjobs.app.reconcile import Action, decide, reconcile
-from mopsjobs.engines.base import EngineState
+from mopsjobs.cache.rows import job_json_from_state
+from mopsjobs.engines.base import EngineState, EngineTimes
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -13,6 +16,7 @@ from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study_parser import parse_study
+from mopsjobs.utils.times import parse_time
 from support.cli import START, Clock, foreign, put
 from support.cli import key as key_of
 from support.engines import (
@@ -62,7 +66,6 @@ def _steps(state: JobState) -> list[object]:
 
 def _record(status: str, *, heartbeat: int | None = None, suspect: str | None = None, age: int = 3600) -> JobState:
     """Return a record that came to its status `age` seconds ago, and had a heartbeat `heartbeat` seconds ago."""
-    from datetime import timedelta
 
     def ago(seconds: int) -> str:
         return (START - timedelta(seconds=seconds)).isoformat()
@@ -164,6 +167,54 @@ def test_stuck_3_a_job_that_was_left_validating_is_validated(
     add_kubernetes_job(registry, "validating")
     _manifest(registry, "a", 2)
     assert _reconcile(registry, clock, says).status == "succeeded"
+
+
+# --- the times of the cluster ---------------------------------------------------------------------------------------
+
+
+def _minutes(count: int) -> datetime:
+    return START + timedelta(minutes=count)
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+@pytest.mark.parametrize("status", ["scheduled", "running"])
+def test_a_job_of_another_program_gets_the_times_of_the_cluster(
+    registry: JobRegistry, clock: Clock, status: str, has_manifest: bool
+) -> None:
+    """Not that of the last write, nor that of the reconciliation, which comes hours later."""
+    record = foreign("theirs", status, created_at=_minutes(0).isoformat(), updated_at=_minutes(50).isoformat())
+    put(registry.store, key_of("theirs"), record)
+    if has_manifest:
+        _manifest(registry, "theirs", 2)
+    clock.advance(hours=10)
+    cluster = Cluster(COMPLETE)
+    cluster.ran = EngineTimes(_minutes(20), _minutes(55))
+    reconcile(registry, {"kubernetes": cluster}, [state_of(registry, "theirs")], now=clock.now)
+    job = job_json_from_state(state_of(registry, "theirs"), now=clock.now().timestamp())
+    assert (job["status"], job["run_seconds"]) == ("succeeded", 35 * 60)
+    assert (job["started_at"], job["ended_at"]) == ("2026-03-01T12:20:00Z", "2026-03-01T12:55:00Z")
+    times = [parse_time(str(step["at"])) for step in state_of(registry, "theirs").transitions]
+    assert times == sorted(times)
+
+
+def test_a_job_of_ours_gets_the_times_of_the_cluster(registry: JobRegistry, clock: Clock) -> None:
+    """Its runner could not report: the step to running is that of the first container."""
+    add_kubernetes_job(registry, "scheduled")
+    clock.advance(hours=10)
+    cluster = Cluster(FAILED)
+    cluster.ran = EngineTimes(_minutes(20), _minutes(55))
+    reconcile(registry, {"kubernetes": cluster}, [state_of(registry)], now=clock.now)
+    job = job_json_from_state(state_of(registry), now=clock.now().timestamp())
+    assert (job["queued_seconds"], job["run_seconds"]) == (20 * 60, 35 * 60)
+
+
+def test_without_times_of_the_cluster_a_start_has_no_time(registry: JobRegistry, clock: Clock) -> None:
+    """The Job was seen complete; nothing saw it begin."""
+    add_kubernetes_job(registry, "scheduled")
+    clock.advance(hours=10)
+    state = _reconcile(registry, clock, COMPLETE)
+    job = job_json_from_state(state, now=clock.now().timestamp())
+    assert (job["started_at"], job["queued_seconds"], job["run_seconds"]) == (None, None, None)
 
 
 # --- what is written ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pwd
 import shutil
@@ -26,6 +27,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.sqlite.store import APPLICATION_ID, SQLiteVersionedStore
 from mopsjobs.utils.sqlite_file import WAL_BYTES
+from mopsjobs.utils.times import rfc3339
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences, unprivileged
 
 VIEWS = {
@@ -621,6 +623,31 @@ def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: 
     with closing(sqlite3.connect(cli.cache)) as connection:
         assert (connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()) == tallies
         assert connection.execute("PRAGMA user_version").fetchone() == (cache_database.SCHEMA_VERSION,)
+
+
+def test_a_cache_of_schema_5_loses_the_times_that_nothing_reported(cli: Cli, remote: Remote) -> None:
+    """Its rows have the record as it is stored. They are converted, since a sync does not read them again."""
+    for status in JobStatus:
+        add(remote.jobs, f"ours-{status}", status, engine="local", metadata={"bundle": "b"})
+    remote.put(key("theirs"), foreign("theirs"))
+    remote.jobs.update_status("theirs", "failed")
+    cli.ok("sync")
+    argv = ("list", "--json", "--offline", "--limit", "0")
+    expected = cli.ok(*argv).out
+    with closing(sqlite3.connect(cli.cache)) as connection, connection:
+        for job_id, text in connection.execute("SELECT job_id, record FROM job").fetchall():
+            stored = json.loads(remote.store.inner.get(key(job_id)).value)  # type: ignore[union-attr]
+            steps = [{**step, "at": rfc3339(step["at"])} for step in stored.get("transitions", [])]
+            record = {**json.loads(text), "transitions": steps}
+            connection.execute("UPDATE job SET record = ? WHERE job_id = ?", (json.dumps(record), job_id))
+        connection.execute(
+            "UPDATE job SET started_ts = created_ts, has_history = 1 WHERE started_ts IS NULL"
+            " AND status IN ('validating', 'succeeded', 'partial')"
+        )
+        connection.execute("UPDATE job SET heartbeat_ts = NULL")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm006'")
+        connection.execute("PRAGMA user_version = 5")
+    assert json.loads(cli.ok(*argv).out)["jobs"] == json.loads(expected)["jobs"]
 
 
 def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path) -> None:
