@@ -223,9 +223,7 @@ class EventFeed:
     def _state(self) -> JobState | None:
         if self.job_id is None:
             return None
-        state = self._app.registry.get_job(self.job_id)
-        if state is None:
-            raise JobNotFoundError(self.job_id)
+        state = self._app.registry.require_job(self.job_id)
         return end_failed_launch(state.fields(), self._app) or state
 
     def _find(self, name: str) -> tuple[str, datetime | None]:

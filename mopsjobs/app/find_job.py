@@ -89,10 +89,7 @@ def find_state(name: str, app: App) -> JobState:
     except JobNotFoundError as error:
         _add_offline_hint(error, name, app)
         raise
-    state = app.registry.get_job(str(job["job_id"]))
-    if state is None:  # the cache knew a job whose record was deleted
-        raise JobNotFoundError(name)
-    return state
+    return app.registry.require_job(str(job["job_id"]))  # the cache may know a job whose record was deleted
 
 
 def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:

@@ -202,9 +202,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
         EngineUnavailableError: if the cluster cannot be reached.
         StoreUnavailableError: if the registry cannot be reached.
     """
-    found = [
-        _get_existing_job(job_id, app.registry) for job_id in dict.fromkeys(job_ids)
-    ] or app.registry.get_active_jobs()
+    found = [app.registry.require_job(job_id) for job_id in dict.fromkeys(job_ids)] or app.registry.get_active_jobs()
     ended = [done for state in found if (done := _end_failed_launch(state, app)) is not None]
     states = [state for state in found if is_reconcilable(state, (ENGINE,))]
     if not states:  # no cluster has to be configured
@@ -226,13 +224,6 @@ def _end_failed_launch(state: JobState, app: App) -> Reconciled | None:
     if after is None:
         return None
     return Reconciled(state.job_id, Action("fail", LAUNCH_FAILED, after.error_message), state.status, after.status)
-
-
-def _get_existing_job(job_id: str, registry: JobRegistry) -> JobState:
-    state = registry.get_job(job_id)
-    if state is None:
-        raise JobNotFoundError(job_id)
-    return state
 
 
 def _apply(

@@ -18,7 +18,7 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import state_from_row
 from mopsjobs.console.command_line import command_line
 from mopsjobs.engines.local import has_ended_here
-from mopsjobs.errors import EXIT_NOT_FINISHED, JobNotFoundError, MopsJobsError, StoreUnavailableError
+from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, StoreUnavailableError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.backoff import Backoff
@@ -149,10 +149,7 @@ class _WatchedJobs:
 
     def _read_registry(self, name: str, seen: JobState | None) -> JobState:
         """Return the job as the registry has it."""
-        state = find_state(name, self._app) if seen is None else self._registry.get_job(seen.job_id)
-        if state is None:
-            raise JobNotFoundError(name)
-        return state
+        return find_state(name, self._app) if seen is None else self._registry.require_job(seen.job_id)
 
     def _ended_as_cached(self, name: str, seen: JobState | None) -> JobState | None:
         """Return the job if the cache knows its end; None also if the cache cannot be used."""

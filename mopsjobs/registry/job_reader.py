@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.errors import JobNotFoundError, RecordError, UsageError
 from mopsjobs.registry.job_state import JobState, check_job_id
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
@@ -65,6 +65,18 @@ class JobReader:
         """
         found = self.get_record(job_id)
         return None if found is None else self._read(self.key_of(job_id), found.value)
+
+    def require_job(self, job_id: str) -> JobState:
+        """Return the job with this id.
+
+        Raises:
+            JobNotFoundError: if there is none.
+            RecordError: if its record is unreadable.
+        """
+        state = self.get_job(job_id)
+        if state is None:
+            raise JobNotFoundError(job_id)
+        return state
 
     def get_record(self, job_id: str) -> Versioned | None:
         """Return the bytes of a job's record and their version, or None."""

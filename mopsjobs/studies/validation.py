@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mopsjobs.errors import JobNotFoundError, TerminalStateError
+from mopsjobs.errors import TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
@@ -49,9 +49,7 @@ def validate(
         StoreError: if the comparison failed. The job stays `validating`, and can be validated again.
     """
     manifest = load_manifest(store, job_id)
-    state = registry.get_job(job_id)
-    if state is None:
-        raise JobNotFoundError(job_id)
+    state = registry.require_job(job_id)
     started_at = record_time(utc_now())
     if not state.is_terminal:
         try:
