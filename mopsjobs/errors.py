@@ -209,9 +209,12 @@ class AmbiguousJobError(JobError):
 
 
 class JobExistsError(JobError):
-    """A job with this id is registered already."""
+    """The id belongs to another job."""
 
     exit_code = EXIT_REFUSED
+
+    def __init__(self, job_id: str, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or f"Job {job_id} is already registered.", job_id=job_id, hint=hint)
 
 
 class JobBusyError(JobError):

@@ -148,7 +148,7 @@ class JobRegistry(JobReader):
             _RecordWrite(write_id, lambda: self._announcer.announce(job_id)),
         )
         if outcome is None:
-            raise JobExistsError(f"Job {job_id} is already registered.", job_id=job_id)
+            raise JobExistsError(job_id)
         take(Versioned(outcome.value, outcome.version))
         return self._finish_write(job_id, key, outcome)
 

@@ -29,7 +29,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study import Study
-from mopsjobs.submission.offline import record_launch, remove_times, save_launch, save_submission_time
+from mopsjobs.submission.offline import remove_times, save_launch, save_submission_time, try_record_launch
 from mopsjobs.utils.times import utc_now
 
 
@@ -134,10 +134,7 @@ class JobSubmissionClient:
             raise
         fields = launched_fields(launched)
         if not warnings:
-            try:
-                record_launch(self._registry, submission.job_id, fields)
-            except (StoreError, TooManyRetriesError) as error:
-                warnings.append(f"{error} The job is launched; its record follows.")
+            warnings += try_record_launch(self._registry, submission.job_id, fields)
         else:
             save_launch(self._directory_of(submission.job_id), fields)
         return Submitted(submission.job_id, launch, launched, tuple(warnings))
@@ -169,14 +166,14 @@ class JobSubmissionClient:
         """
         job_id, content = manifest.job_id, manifest.to_json()
         if self._store.get(self._registry.key_of(job_id)) is not None:
-            raise JobExistsError(f"Job {job_id} is already registered.", job_id=job_id)
+            raise JobExistsError(job_id)
         if self._store.create_if_absent(manifest_key(job_id), content):
             return True
         found = self._store.get(manifest_key(job_id))
         if found is None or found.value != content:
             raise JobExistsError(
+                job_id,
                 f"Another submission as {job_id} was interrupted before the job was registered.",
-                job_id=job_id,
                 hint=f"Finish that one: mops-jobs resume {job_id}. Or submit this study under another id.",
             )
         return False

@@ -19,6 +19,7 @@ from mopsjobs.errors import (
     JobExistsError,
     RecordError,
     StoreError,
+    TooManyRetriesError,
     UsageError,
     ValueTooLargeError,
 )
@@ -137,6 +138,15 @@ def record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, objec
                 registry.update_fields(job_id, **fields)
 
 
+def try_record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, object]) -> tuple[str, ...]:
+    """Record a launch as `record_launch` does. Return a warning if the record could not be written."""
+    try:
+        record_launch(registry, job_id, fields)
+    except (StoreError, TooManyRetriesError) as error:
+        return (f"{error} The job is launched; its record follows.",)
+    return ()
+
+
 def _deliver_launch(directory: JobDir, job_id: str, registry: JobRegistry) -> None:
     if directory.launch_fields.exists():
         record_launch(registry, job_id, _load_launch(directory.launch_fields))
@@ -216,8 +226,7 @@ def _register(outbox: VersionedStore, job_id: str, store: VersionedStore, regist
         registry.register_job(job_id, **manifest.record_fields())
     if not is_same_job:
         raise JobExistsError(
-            f"In the registry, {job_id} is another job: what this machine keeps of it was not delivered.",
-            job_id=job_id,
+            job_id, f"In the registry, {job_id} is another job: what this machine keeps of it was not delivered."
         )
 
 

@@ -28,7 +28,6 @@ from mopsjobs.errors import (
     NoManifestError,
     StoreError,
     StoreUnavailableError,
-    TooManyRetriesError,
     UsageError,
     shorten,
 )
@@ -40,7 +39,7 @@ from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.submission.client import Submission, launched_fields
 from mopsjobs.submission.launching import LaunchOptions, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_model
-from mopsjobs.submission.offline import deliver_offline, load_offline, record_launch
+from mopsjobs.submission.offline import deliver_offline, load_offline, try_record_launch
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, open_client, pack_code
 
@@ -295,11 +294,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> Resumed:
     namespace = state.k8s_namespace or None
     launch = make_launch(state.job_id, engine.name, request.options, session, recorded=recorded, namespace=namespace)
     launched = engine.launch(launch)
-    try:
-        record_launch(session.registry, state.job_id, launched_fields(launched))
-    except (StoreError, TooManyRetriesError) as error:
-        return resumed._replace(warnings=(f"{error} The job is launched; its record follows.",))
-    return resumed
+    return resumed._replace(warnings=try_record_launch(session.registry, state.job_id, launched_fields(launched)))
 
 
 def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnavailableError) -> Resumed:
