@@ -284,7 +284,7 @@ class CacheAccess:
         if holder is None:
             return StoreUnavailableError("Another sync has just ended.", hint="Try again.")
         hint = f"To go on, {holder.fix()}." if holder.is_stalled(now) else "Try again when it has ended."
-        return StoreUnavailableError(f"Another sync is running{holder.describe(now)}.", hint=hint)
+        return StoreUnavailableError(f"{holder.describe_as_other(now)}.", hint=hint)
 
     def _freshen(self, *, scan: bool) -> StoreError | CacheError | None:
         """Sync for a view. Return the failure if the old rows may be shown nevertheless.

@@ -139,7 +139,7 @@ class Syncer(threading.Thread):
             report = self._app.cache.sync(wait=None if self._app.settings.is_local else 0.0)
             holder, now = (self._app.cache.sync_holder() if report is None else None), self._app.now()
             if holder is not None and holder.is_stalled(now):
-                return f"Another sync is running{holder.describe(now)}."
+                return f"{holder.describe_as_other(now)}."
             self._app.cache.sync_events()
         except MopsJobsError as error:
             return str(error)

@@ -39,11 +39,15 @@ class Holder(NamedTuple):
         return self.progress_at is not None and (now - self.progress_at).total_seconds() >= STALLED_SECONDS
 
     def describe(self, now: datetime) -> str:
-        """Return what is known about the sync, to follow `Another sync is running`."""
+        """Return what is known about the sync, to follow `a sync is running`."""
         if self.since is None or self.progress_at is None:
             return ""
         stall = f", without progress for {_duration_between(self.progress_at, now)}" if self.is_stalled(now) else ""
         return f" for {_duration_between(self.since, now)} (process {self.pid}){stall}"
+
+    def describe_as_other(self, now: datetime) -> str:
+        """Return what a second sync says of this one, without a full stop."""
+        return f"Another sync is running{self.describe(now)}"
 
     def fix(self) -> str:
         """Return how to end a stalled sync."""

@@ -65,11 +65,11 @@ def _already_running(args: argparse.Namespace, app: App) -> Result:
     """Describe the other sync; warn, also with `-q`, if it has made no progress for long."""
     holder, now = app.cache.sync_holder(), app.now()
     is_stalled = holder is not None and holder.is_stalled(now)
-    other = f"Another sync is running{holder.describe(now) if holder else ''}; "
+    other = "Another sync has just ended" if holder is None else holder.describe_as_other(now)
     if holder is not None and is_stalled:
-        warnings, notes = [f"{other}the cache is not updated. To go on, {holder.fix()}."], []
+        warnings, notes = [f"{other}; the cache is not updated. To go on, {holder.fix()}."], []
     else:
-        warnings, notes = [], [f"{other}nothing to do."]
+        warnings, notes = [], [f"{other}; nothing to do."]
     document = {
         "schema_version": SCHEMA_VERSION,
         "already_running": True,
