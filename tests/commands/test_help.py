@@ -71,6 +71,7 @@ MISTYPED = {
     "list --staus running": "unknown flag '--staus'. Did you mean '--status'?",
     "list --staus=running": "unknown flag '--staus'. Did you mean '--status'?",
     "status job --jsn": "unknown flag '--jsn'. Did you mean '--json'?",
+    "list --format zzz": "unknown flag '--format'.\n",
     "list --zzz": "unknown flag '--zzz'.\n",
     "list --status faild": "cancelled, active, done. Did you mean 'failed'?",
     "list --status running,actve": "invalid status 'actve': expected one of",

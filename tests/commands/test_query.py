@@ -136,6 +136,23 @@ def test_rows_are_limited_and_that_is_said(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize(
+    ("sql", "problem"),
+    [
+        ("SELECT j.onwer FROM jobs j", "no such column: j.onwer. Did you mean 'owner'?"),
+        ("SELECT owner FROM jbos", "no such table: jbos. Did you mean 'jobs'?"),
+        ("SELECT owner", "no such column: owner.\n"),
+        ("SELECT onwer(1)", "no such function: onwer.\n"),
+    ],
+)
+def test_a_mistyped_column_or_view_gets_the_nearest_one(cli: Cli, sql: str, problem: str) -> None:
+    """SQLite's message stays, followed by the nearest name of a column or of a view."""
+    ran = cli("query", sql)
+    assert ran.code == 2
+    assert f"The query failed: {problem}" in ran.err
+
+
+@pytest.mark.usefixtures("filled")
 def test_odd_values_leave_as_json(cli: Cli) -> None:
     """Bytes are hexadecimal, infinities null, broken text has replacement characters; a huge value is refused."""
     sql = "SELECT x'00ff' AS a, 9e999 AS b, CAST(x'ff41' AS TEXT) AS c, NULL AS d"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mopsjobs.errors import UsageError
+from mopsjobs.utils.suggestions import did_you_mean
 
 MAX_VALUE_BYTES = 10_000_000
 """The longest value that a query may compute."""
@@ -117,7 +118,19 @@ def _query_error(error: Exception, view_columns: dict[str, list[str]]) -> UsageE
         ("access to", "cannot modify")
     ):
         return UsageError("A query may only read the views of the cache.", hint=_hint(view_columns))
-    return UsageError(f"The query failed: {text}.", hint=_hint(view_columns))
+    return UsageError(f"The query failed: {text}.{_nearest_name(text, view_columns)}", hint=_hint(view_columns))
+
+
+def _nearest_name(problem: str, view_columns: dict[str, list[str]]) -> str:
+    """Return a suggestion for the mistyped column or view in a message of SQLite; an empty text for other messages."""
+    kind, _, name = problem.removeprefix("no such ").partition(": ")
+    known: set[str] = set()
+    if kind == "column":
+        known = {column for columns in view_columns.values() for column in columns}
+    elif kind == "table":
+        known = set(view_columns)
+    word = name.rpartition(".")[2]
+    return "" if word in known else did_you_mean(word, sorted(known))
 
 
 def _hint(view_columns: dict[str, list[str]]) -> str:
