@@ -114,16 +114,16 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
         state = JobState.from_json(value)
         if state.job_id != job_id:
             raise RecordError(f"the record is that of job {state.job_id[:80]!r}")
-        noted = [found.reason for found in state.foreign.values()]
+        remarks = [found.reason for found in state.foreign.values()]
         if not state.is_finite:
-            noted.append(NOT_FINITE)
-        listed = state
+            remarks.append(NOT_FINITE)
+        row_state = state
         if len(value) > MAX_BYTES_BESIDES_OUTPUTS:
-            listed = state.evolve(**{name: getattr(state, name)[:SHOWN_OUTPUTS] for name in OUTPUT_LISTS})
-            noted.append(f"has {len(value):,} bytes; of its outputs, {SHOWN_OUTPUTS} per list are shown")
+            row_state = state.evolve(**{name: getattr(state, name)[:SHOWN_OUTPUTS] for name in OUTPUT_LISTS})
+            remarks.append(f"has {len(value):,} bytes; of its outputs, {SHOWN_OUTPUTS} per list are shown")
     except RecordError as error:
         return Problem(key, UNREADABLE, error.reason, version.value)
-    record, is_active, created, *columns = _job_columns(listed)
+    record, is_active, created, *columns = _job_columns(row_state)
     changed = max(created, parse_time(state.updated_at).timestamp())
     row = (
         key, job_id, version.value, generation, str(state.status), is_active, created, changed, *columns,
@@ -133,9 +133,9 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
     kind = FOREIGN_VALUE
     if state.status not in TRANSITIONS:
         kind = UNKNOWN_STATUS
-        noted.insert(0, f"unknown status {state.status!r}; shown as it is")
-    reason = shorten(". ".join(noted), MAX_REASON)
-    return JobRow(row, labels, Problem(key, kind, reason, version.value) if noted else None)
+        remarks.insert(0, f"unknown status {state.status!r}; shown as it is")
+    reason = shorten(". ".join(remarks), MAX_REASON)
+    return JobRow(row, labels, Problem(key, kind, reason, version.value) if remarks else None)
 
 
 def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:

@@ -25,21 +25,26 @@ NOT_FINITE = "has a number that is not finite (NaN or Infinity), shown as null"
 
 
 class ForeignValue(NamedTuple):
-    """A value of another form, and what is shown in its place. As long as that stays, the value is written back."""
+    """A value of another form, and the near value that a record has in its place.
+
+    While the record has the near value, the value is written back.
+    """
 
     value: object
-    shown: object
+    near_value: object
     reason: str
 
 
 def read_foreign(name: str, value: object, reason: str) -> ForeignValue | None:
     """Return what can be shown of a value that a field does not take for `reason`; None if nothing can."""
-    shown: object = None
+    near_value: object = None
     if name in TEXTS:
-        shown = shorten(json.dumps(value, ensure_ascii=False), MAX_SHOWN)
+        near_value = shorten(json.dumps(value, ensure_ascii=False), MAX_SHOWN)
     elif name in COUNTS and isinstance(value, float) and math.isfinite(value) and 0 <= value < 2**53:
-        shown = int(value)
-    return None if shown is None else ForeignValue(value, shown, f"{reason}; shown as {shorten(str(shown), 40)}")
+        near_value = int(value)
+    if near_value is None:
+        return None
+    return ForeignValue(value, near_value, f"{reason}; shown as {shorten(str(near_value), 40)}")
 
 
 def finite(value: object) -> object:

@@ -127,8 +127,8 @@ class JobState:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON types. It has all fields of ModelOps, and those of mops-jobs that are set."""
         known = {name: value for name, value in self.fields().items() if value or name not in _MOPS_JOBS_FIELDS}
-        kept = {name: value for name, (value, shown, _) in self.foreign.items() if known[name] == shown}
-        return {**known, **kept, **self.extra}
+        foreign = {name: value for name, (value, near_value, _) in self.foreign.items() if known[name] == near_value}
+        return {**known, **foreign, **self.extra}
 
     def to_json(self) -> bytes:
         """Return the record as it is stored: compact JSON in UTF-8."""
@@ -160,7 +160,7 @@ class JobState:
                     found = read_foreign(name, value, error.reason)
                     if found is None:
                         raise
-                    values[name], foreign[name] = found.shown, found
+                    values[name], foreign[name] = found.near_value, found
         if foreign:
             values["foreign"] = MappingProxyType(foreign)
         return cls(**values, extra=MappingProxyType(extra))  # type: ignore[arg-type]

@@ -55,14 +55,14 @@ def problem(code: int, title: str, detail: str, hint: str | None) -> Response:
 
 def _take_bytes(texts: Iterator[str], limit: int) -> list[str]:
     """Return the first texts, up to `limit` bytes, but at least one."""
-    taken: list[str] = []
+    first_texts: list[str] = []
     size = 0
     for text in texts:
         size += len(text)
-        if taken and size > limit:
+        if first_texts and size > limit:
             break
-        taken.append(text)
-    return taken
+        first_texts.append(text)
+    return first_texts
 
 
 class _Handlers:

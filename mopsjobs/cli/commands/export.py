@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print jobs as they are read."""
     now = app.now()
-    chosen = filter_of(args, now)
+    job_filter = filter_of(args, now)
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         from mopsjobs.cache.queries import changes
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if args.format == "csv":
             app.out.show(Result(Csv([fields])))
         # Closed before the cache, also if the reader of a pipe has left: the rows come from the cache.
-        with contextlib.closing(changes.stream_jobs(cache, chosen)) as jobs:
+        with contextlib.closing(changes.stream_jobs(cache, job_filter)) as jobs:
             while batch := _batch(jobs):
                 if args.format == "csv":
                     views = (job_json.job_json(facts, now=now.timestamp()) for facts in batch)

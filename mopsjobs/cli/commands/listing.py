@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.fields is not None and args.form == "ids":
         raise UsageError("-q and --fields contradict each other: -q prints only ids.")
     now = app.now()
-    chosen = filter_of(args, now)
+    job_filter = filter_of(args, now)
     order = filters.parse_sort(args.sort)
     fields = _parse_fields(args.fields)
     if fields == ():
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         nonlocal is_empty
-        page = job_queries.list_jobs(connection, chosen, order=order, limit=args.limit, now=now.timestamp())
+        page = job_queries.list_jobs(connection, job_filter, order=order, limit=args.limit, now=now.timestamp())
         is_empty = page.total == 0 and job_queries.count_jobs(connection) == 0
         result = _result(args, app, page, freshness, fields)
         if broken := len(job_queries.unreadable_records(connection)):

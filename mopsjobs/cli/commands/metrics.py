@@ -44,13 +44,13 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Print or write the metrics."""
     from mopsjobs.app import metrics
 
-    chosen = metrics.MetricsOptions(per_job=args.per_job, owner=args.owner)
+    options = metrics.MetricsOptions(per_job=args.per_job, owner=args.owner)
     now = app.now().timestamp()
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         if args.textfile is None:
-            return Result(RawText(metrics.render(connection, chosen, now=now).decode()))
-        metrics.write_textfile(args.textfile, connection, chosen, now=now)
+            return Result(RawText(metrics.render(connection, options, now=now).decode()))
+        metrics.write_textfile(args.textfile, connection, options, now=now)
         is_read = args.textfile.endswith(".prom")
         return Result(
             warnings=[]

@@ -44,14 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Summarise jobs."""
-    chosen = filter_of(args, app.now())
+    job_filter = filter_of(args, app.now())
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         age = freshness.describe()
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Counting the cache, {age}."]
         from mopsjobs.app.summary import summary_document
 
-        summary = summary_document(cache, chosen, app, freshness)
+        summary = summary_document(cache, job_filter, app, freshness)
         if args.json:
             return Result(Document(summary), warnings=warnings, exit_code=freshness.exit_code)
         _show(summary, app)

@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Show jobs until Ctrl-C, or until the reader of the pipe has left."""
     interval = parse_interval(args.interval)
-    chosen = filter_of(args, app.now())
+    job_filter = filter_of(args, app.now())
     refreshes = app.out.can_redraw and not args.json
     limit_malloc_arenas()
-    show = _RefreshedTable(app, chosen) if refreshes else _ChangeLines(app, chosen, as_json=args.json)
+    show = _RefreshedTable(app, job_filter) if refreshes else _ChangeLines(app, job_filter, as_json=args.json)
     last_problem: str | None = None
     while True:
         problem = app.cache.read(show, freshness_policy(args))
@@ -61,9 +61,9 @@ def run(args: argparse.Namespace, app: App) -> Result:
 class _RefreshedTable:
     """Show as many jobs as fit on the terminal, in place of the ones before."""
 
-    def __init__(self, app: App, chosen: filters.Filter) -> None:
+    def __init__(self, app: App, job_filter: filters.Filter) -> None:
         self._app = app
-        self._chosen = chosen
+        self._job_filter = job_filter
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Print the table."""
@@ -71,7 +71,7 @@ class _RefreshedTable:
         by = app.settings.redirected_by
         room = max(1, app.out.lines - CHROME - (by is not None))
         order = filters.parse_sort(filters.DEFAULT_SORT)
-        page = job_queries.list_jobs(cache, self._chosen, order=order, limit=room, now=now.timestamp())
+        page = job_queries.list_jobs(cache, self._job_filter, order=order, limit=room, now=now.timestamp())
         rows = [job_row(job, app) for job in itertools.islice(page.jobs(), room)]
         stale = ", stale" if freshness.stale else ""
         head = f"{len(rows)} of {page.total:,} jobs, {freshness.describe()}{stale}, {whole_seconds(json_time(now))}"
@@ -83,16 +83,16 @@ class _RefreshedTable:
 class _ChangeLines:
     """Print a line for each job that is new or changed since the last call."""
 
-    def __init__(self, app: App, chosen: filters.Filter, *, as_json: bool) -> None:
+    def __init__(self, app: App, job_filter: filters.Filter, *, as_json: bool) -> None:
         self._app = app
-        self._chosen = chosen
+        self._job_filter = job_filter
         self._as_json = as_json
         self._mark: changes.ChangeMark | None = None
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Print the lines."""
         now = self._app.now().timestamp()
-        changed, self._mark = changes.changed_jobs(cache, self._chosen, self._mark)
+        changed, self._mark = changes.changed_jobs(cache, self._job_filter, self._mark)
         if self._as_json:
             text = "".join(f"{job_json.job_text(facts, now=now)}\n" for facts in changed)
             self._app.out.show(Result(RawText(text)))

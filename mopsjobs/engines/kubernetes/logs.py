@@ -156,8 +156,8 @@ def _prefix(pod: Pod, *, several: bool) -> str:
 
 def _are_several(pods: Sequence[Pod]) -> bool:
     """Return True if the job has several shards, also if only pods of one are left."""
-    noted = {(pod.metadata.annotations or {}).get(SHARDS) for pod in pods if pod.metadata is not None}
-    return bool(noted - {None, "1"}) or any(shard_of(pod) for pod in pods)
+    shard_counts = {(pod.metadata.annotations or {}).get(SHARDS) for pod in pods if pod.metadata is not None}
+    return bool(shard_counts - {None, "1"}) or any(shard_of(pod) for pod in pods)
 
 
 def _uid(pod: Pod) -> str:

@@ -36,7 +36,7 @@ LIVENESS_SECONDS = 1.0
 """How often dead workers are looked for."""
 
 
-class _Assigned(NamedTuple):
+class _Assignment(NamedTuple):
     position: int
     task: Task
     attempt: int
@@ -68,7 +68,7 @@ class _Worker:
         self.outgoing = bytearray(setup)
         self.answers = bytearray()
         self.logs = bytearray()
-        self.tasks: deque[_Assigned] = deque()
+        self.tasks: deque[_Assignment] = deque()
         self.task_started_at = 0.0
         """When the first of its tasks became the first."""
         self.is_ready = False
@@ -118,7 +118,7 @@ class WorkerPool:
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
-        self._requeued: deque[_Assigned] = deque()
+        self._requeued: deque[_Assignment] = deque()
         self._failed_starts = 0
         self._liveness_checked_at = clock()
 
@@ -130,7 +130,7 @@ class WorkerPool:
         Raises:
             ModelError: if the model cannot be loaded.
         """
-        tasks_ahead = (_Assigned(position, task, 1) for position, task in tasks)
+        tasks_ahead = (_Assignment(position, task, 1) for position, task in tasks)
         try:
             while True:
                 self._hand_out(tasks_ahead)
@@ -163,7 +163,7 @@ class WorkerPool:
 
     # --- tasks to workers ------------------------------------------------------------------------------------
 
-    def _hand_out(self, tasks_ahead: Iterator[_Assigned]) -> None:
+    def _hand_out(self, tasks_ahead: Iterator[_Assignment]) -> None:
         # One task for each worker first, then the second: no worker idles while another has two.
         for depth in range(1, TASKS_PER_WORKER + 1):
             for worker in list(self._workers):
@@ -177,17 +177,17 @@ class WorkerPool:
                 worker = self._start()
                 self._assign(worker, tasks_ahead)
 
-    def _next(self, tasks_ahead: Iterator[_Assigned]) -> _Assigned | None:
+    def _next(self, tasks_ahead: Iterator[_Assignment]) -> _Assignment | None:
         return self._requeued.popleft() if self._requeued else next(tasks_ahead, None)
 
-    def _assign(self, worker: _Worker, tasks_ahead: Iterator[_Assigned]) -> bool:
-        assigned = self._next(tasks_ahead)
-        if assigned is None:
+    def _assign(self, worker: _Worker, tasks_ahead: Iterator[_Assignment]) -> bool:
+        assignment = self._next(tasks_ahead)
+        if assignment is None:
             return False
         if not worker.tasks:
             worker.task_started_at = self._clock()
-        worker.tasks.append(assigned)
-        task = assigned.task
+        worker.tasks.append(assignment)
+        task = assignment.task
         line = json.dumps({"task": task.number, "params": dict(task.params), "seed": task.seed})
         worker.outgoing += line.encode() + b"\n"
         self._write(worker)
@@ -265,13 +265,13 @@ class WorkerPool:
                 self._failed_starts = 0
                 worker.task_started_at = self._clock()
                 continue
-            assigned = worker.tasks.popleft()
+            assignment = worker.tasks.popleft()
             worker.task_started_at = self._clock()
             outputs = answer.get("outputs")
             if outputs is not None:
                 outputs = {name: _content(content) for name, content in outputs.items()}
             self._read_logs(worker)
-            yield TaskResult(assigned.position, assigned.task, outputs, answer.get("error"))
+            yield TaskResult(assignment.position, assignment.task, outputs, answer.get("error"))
 
     def _read_answer(self, line: bytearray) -> dict[str, Any]:
         try:

@@ -268,10 +268,10 @@ class AzureVersionedStore:
 
         def fetch_page(marker: str) -> listing.Page:
             nonlocal size
-            begun = self._clock()
+            fetch_started_at = self._clock()
             page = self._filled_page(prefix, marker, size, values=values)
             if self._page_size is None:
-                seconds = self._clock() - begun
+                seconds = self._clock() - fetch_started_at
                 size = listing.next_size(size, seconds, is_awaited=is_awaited, page_bytes=page.bytes)
             return page
 

@@ -129,15 +129,15 @@ class SQLiteVersionedStore:
         after = ""
         # No key holds U+10FFFF, which does not print: it bounds the keys with this prefix from above.
         end = prefix + "\U0010ffff"
-        begun: FileIdentity | None = None
+        first_file: FileIdentity | None = None
         while True:
             with self._borrow_connection(create=False) as handle:
                 file = None if handle is None else handle.file
-                if begun is not None and file != begun:
+                if first_file is not None and file != first_file:
                     raise StoreUnavailableError(f"The registry {self.path} was replaced while it was read.")
                 if handle is None:
                     return
-                begun = file
+                first_file = file
                 rows = handle.connection.execute(
                     f"SELECT {columns} FROM objects, store"  # noqa: S608 - the columns are two literals of this class
                     " WHERE key >= ? AND key < ? AND key > ? ORDER BY key LIMIT ?",
