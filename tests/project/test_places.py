@@ -17,10 +17,12 @@ MAX_LINES = 400
 
 @pytest.mark.parametrize("path", UNIT, ids=[path.relative_to(TESTS).as_posix() for path in UNIT])
 def test_a_unit_test_lies_where_its_module_lies(path: Path) -> None:
-    """A test file is named after a module or a package, and lies in the folder of the same name."""
-    parts = path.relative_to(TESTS / "unit").with_name(path.stem.removeprefix("test_")).parts
-    module = TESTS.parent.joinpath("mopsjobs", *parts)
-    assert module.is_dir() or module.with_suffix(".py").is_file()
+    """A test file is named after a module or a package, and maybe a part of it, in the folder of the same name."""
+    folder = TESTS.parent / "mopsjobs" / path.parent.relative_to(TESTS / "unit")
+    words = path.stem.removeprefix("test_").split("_")
+    names = ["_".join(words[:count]) for count in range(1, len(words) + 1)]
+    assert any((folder / name).is_dir() or (folder / f"{name}.py").is_file() for name in names)
+    assert path.read_text("utf-8").count("\n") <= MAX_LINES, "move a part to test_<module>_<part>.py"
 
 
 @pytest.mark.parametrize("path", OF_COMMANDS, ids=[path.name for path in OF_COMMANDS])

@@ -1,4 +1,4 @@
-"""A run of mops-jobs without a command line."""
+"""A run of mops-jobs without a command line, and a user's directories."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mopsjobs.app import config
 from mopsjobs.app.app import App
 from mopsjobs.console.printer import Printer
 from support.cli import Clock
+from support.home import Home
 
 
 @pytest.fixture
@@ -23,3 +24,8 @@ def app(tmp_path: Path, clock: Clock) -> Iterator[App]:
     made = App(settings, out, env, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
     yield made
     made.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import pwd
 import shutil
 import sqlite3
 import stat
@@ -13,49 +11,15 @@ import subprocess
 import sys
 import tempfile
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import database as cache_database
-from mopsjobs.cache import schema
-from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import CacheError
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.sqlite.store import APPLICATION_ID, SQLiteVersionedStore
 from mopsjobs.utils.sqlite_file import WAL_BYTES
-from mopsjobs.utils.times import rfc3339
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences, unprivileged
-
-VIEWS = {
-    "jobs": [
-        "job_id", "status", "is_active", "progress", "owner", "k8s_name", "k8s_namespace", "k8s_uid", "updated_at",
-        "created_at", "tasks_total", "tasks_completed", "tasks_failed", "error_message", "error_code", "results_path",
-        "engine", "parent_job_id", "heartbeat_at", "metadata", "labels", "transitions", "created_ts", "started_ts",
-        "ended_ts", "changed_ts",
-    ],
-    "job_labels": ["job_id", "label", "value"],
-    "sync_problems": ["key", "kind", "reason"],
-    "sync_state": ["name", "value"],
-    "events": ["seq", "job_id", "at", "at_ts", "kind", "body"],
-    "event_problems": ["key", "reason"],
-    "counters": ["name", "labels", "value"],
-    "pruned_jobs": ["key", "version"],
-    "job_sums": ["status", "namespace", "owner", "jobs", "verified", "missing", "unchecked"],
-}  # fmt: skip
-"""The views and their columns: a contract with other programs. Columns are only ever added."""
-
-
-@pytest.fixture
-def filled(cli: Cli, remote: Remote) -> Path:
-    """Return a cache of 60 jobs of a registry across the network."""
-    for number in range(60):
-        add(remote.jobs, f"job-{number:02}", "running", owner="ada", labels={"exp": str(number % 3)}, tasks_total=4)
-    cli.ok("sync")
-    return cli.cache
 
 
 def test_the_cache_is_private(filled: Path) -> None:
@@ -77,131 +41,12 @@ def test_the_cache_is_in_wal_mode(filled: Path) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def _garbage(path: Path) -> None:
-    path.write_bytes(b"no database at all\n" * 1000)
-
-
-def _truncated(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def _middle(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("r+b") as opened:
-        opened.seek(4096)
-        opened.write(b"\xff" * (size - 4096))
-
-
-def _dropped(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TABLE job")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-@pytest.fixture
-def at_default(cli: Cli, filled: Path) -> Path:
-    """Return the same cache at the path of our own choosing, with the settings that lead there."""
-    del cli.env["MOPS_JOBS_CACHE"]
-    place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
-    cli.ok("sync")
-    return place
-
-
-def _assert_rebuilt(cli: Cli, path: Path, argv: tuple[str, ...], broken: bytes) -> None:
-    ran = cli.ok(*argv)
-    assert len(sentences(ran.err)) == 1
-    assert "damaged" in ran.err
-    assert "Set aside as" in ran.err
-    asides = path.parent.glob(f"{path.name}.damaged-*")
-    (aside,) = (found for found in asides if not found.name.endswith(("wal", "shm")))
-    assert aside.name in ran.err
-    assert aside.read_bytes() == broken
-    assert len(cli.ids("--offline", "--limit", "0")) == 60
-
-
-READERS = [("list", "--json", "--limit", "0"), ("sync", "-q"), ("status", "job-07", "--json")]
-
-
-@pytest.mark.parametrize("damage", [_truncated, _middle, _dropped])
-@pytest.mark.parametrize("argv", READERS)
-def test_a_damaged_cache_is_set_aside_and_rebuilt(
-    cli: Cli, filled: Path, damage: object, argv: tuple[str, ...]
-) -> None:
-    """A damaged file is set aside whole, the cache rebuilt from the registry, and one line on stderr says so."""
-    damage(filled)  # type: ignore[operator]
-    _assert_rebuilt(cli, filled, argv, filled.read_bytes())
-
-
-@pytest.mark.parametrize("damage", [_garbage, _truncated, _middle, _dropped])
-@pytest.mark.parametrize("argv", READERS)
-def test_at_the_default_path_anything_damaged_is_set_aside_and_rebuilt(
-    cli: Cli, at_default: Path, damage: object, argv: tuple[str, ...]
-) -> None:
-    """What lies at the path of our own choosing was ours, even if it is no longer a SQLite file."""
-    damage(at_default)  # type: ignore[operator]
-    _assert_rebuilt(cli, at_default, argv, at_default.read_bytes())
-
-
-def test_two_caches_damaged_in_the_same_second_are_both_kept(cli: Cli, filled: Path) -> None:
-    """A second file set aside does not replace the first."""
-    for _ in range(2):
-        _dropped(filled)
-        cli.ok("list", "-q")
-    assert len([path for path in filled.parent.glob("cache.db.damaged-*") if path.suffix != "-wal"]) == 2
-
-
-def test_a_damaged_cache_behind_a_link_is_set_aside_where_it_lies(cli: Cli, filled: Path, tmp_path: Path) -> None:
-    """With its WAL, which lies there too; the link leads to the new one."""
-    real = tmp_path / "elsewhere" / "real.db"
-    real.parent.mkdir()
-    filled.rename(real)
-    filled.symlink_to(real)
-    _middle(real)
-    _assert_rebuilt(cli, real, ("list", "--json"), real.read_bytes())
-    assert filled.is_symlink()
-
-
-def test_what_a_link_leads_to_is_moved_only_if_it_was_a_cache(cli: Cli, at_default: Path, tmp_path: Path) -> None:
-    """At the path of our own choosing too: a user has put the link there, and the file is elsewhere."""
-    victim = tmp_path / "victim.txt"
-    victim.write_text("precious\n")
-    at_default.unlink()
-    at_default.symlink_to(victim)
-    ran = cli("list")
-    assert (ran.code, len(sentences(ran.err))) == (2, 1)
-    assert "is not a cache of mops-jobs; it is left unchanged." in ran.err
-    assert victim.read_text() == "precious\n"
-    assert [path.name for path in tmp_path.glob("victim*")] == ["victim.txt"]
-
-
-@pytest.mark.parametrize("argv", [("list",), ("list", "--offline"), ("sync",), ("register", "b")], ids=" ".join)
-def test_a_pipe_in_the_place_of_a_cache_is_not_waited_at(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
-    """No process writes to it, so a reader that opens it waits for ever."""
-    os.mkfifo(cli.cache)
-    ran = cli(*argv)
-    if argv[0] == "register":
-        assert ran.code == 0
-    else:
-        assert (ran.code, len(sentences(ran.err))) == (2, 1)
-        assert "is not a cache of mops-jobs" in ran.err
-
-
-def test_who_finds_a_cache_mended_takes_no_lock_away(filled: Path) -> None:
-    """Two threads of a page find it damaged at once: what the second looks at is in use, and stays as it is."""
-    with closing(sqlite3.connect(filled)) as connection:
-        connection.execute("UPDATE meta SET value = value")
-        connection.commit()
-        cache_database.check_is_cache(str(filled))
-        assert cache_database.quarantine(str(filled), "now") is None
-        # Another process is the last to leave by its own lights if ours has lost its locks, and takes the WAL along.
-        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM meta'); c.close()"
-        subprocess.run([sys.executable, "-c", code, str(filled)], check=True)
-        assert Path(f"{filled}-wal").exists()
-    assert sorted(path.name for path in filled.parent.glob("cache.db*")) == ["cache.db", "cache.db.lock"]
-
-
 def _text(path: Path) -> None:
     path.write_text("My notes.\n" * 100)
+
+
+def _long_text(path: Path) -> None:
+    path.write_bytes(b"no database at all\n" * 1000)
 
 
 def _binary(path: Path) -> None:
@@ -230,7 +75,7 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("make", [_text, _garbage, _binary, _foreign_database, _marked_database])
+@pytest.mark.parametrize("make", [_text, _long_text, _binary, _foreign_database, _marked_database])
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("named_by", ["--cache", "MOPS_JOBS_CACHE"])
 def test_what_is_no_cache_is_refused_and_left_byte_for_byte(
@@ -311,30 +156,6 @@ def test_what_is_no_cache_is_told_as_such_where_nothing_can_be_written(cli: Cli,
     assert "is not a cache of mops-jobs; it is left unchanged." in ran.err
 
 
-def test_a_damaged_cache_that_is_gone_by_now_is_no_error(
-    cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process has set it aside, or thrown it away, between two looks."""
-    _middle(filled)
-    for call in (cache_database.check_is_cache, lambda path: cache_database.quarantine(path, "now")):
-        shutil.copy(filled, f"{filled}.kept")
-        with monkeypatch.context() as patch:
-            patch.setattr(cache_database, "_is_sound", lambda path: bool(os.unlink(path)))
-            assert call(str(filled)) is None
-        os.rename(f"{filled}.kept", filled)
-
-
-def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot be looked at just now; it is not moved away."""
-    connect = cache_database.connect
-    monkeypatch.setattr(cache_database, "connect", lambda *args, **more: connect(*args, **more | {"busy_seconds": 0}))
-    with closing(sqlite3.connect(filled)) as connection:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(CacheError, match="locked"):
-            cache_database.quarantine(str(filled), "now")
-
-
 def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, remote: Remote) -> None:
     """The other checks are made all the same, and the exit code is that of the check that fails."""
     place = cli.cache.parent / "precious"
@@ -355,121 +176,6 @@ def test_the_cache_bears_its_mark(filled: Path) -> None:
     with closing(sqlite3.connect(filled)) as connection:
         assert connection.execute("PRAGMA application_id").fetchone() == (cache_database.APPLICATION_ID,)
     assert filled.read_bytes()[68:72] == b"mopc"
-
-
-def test_without_a_writable_home_the_cache_is_a_private_temporary_one(
-    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is below the temporary directory.
-
-    The listing works, a note says where the cache is, and no other user can enter its directory.
-    """
-    add(remote.jobs, "a", "running")
-    temporary, home = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
-    temporary.chmod(0o1777)
-    home.chmod(0o555)
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    del cli.env["MOPS_JOBS_CACHE"]
-    monkeypatch.chdir(home)
-    with unprivileged():
-        monkeypatch.setattr(os, "getuid", os.geteuid)  # as for every user but root
-        monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
-        ran = cli("list", "-q", HOME=str(home))
-        again = cli("list", "-q", "--offline", HOME=str(home))
-        private = temporary / f"mops-jobs-{os.geteuid()}"
-    assert (ran.code, ran.lines, again.lines) == (0, ["a"], ["a"])
-    assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
-    assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    assert not list(home.iterdir())
-    shutil.rmtree(temporary)
-    home.rmdir()
-
-
-def test_a_cache_in_a_home_that_cannot_be_written_is_read(
-    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A listing shows what it has, without the network; `sync` says that it cannot write it, and makes no other."""
-    add(remote.jobs, "a", "running")
-    home, temporary = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    del cli.env["MOPS_JOBS_CACHE"]
-    cli.ok("sync", "-q", HOME=str(home))
-    add(remote.jobs, "b", "running")
-    for path in [home, *home.rglob("*")]:
-        if os.geteuid() == 0:
-            os.chown(path, 65534, -1)
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    monkeypatch.chdir(home)
-    with unprivileged():
-        monkeypatch.setattr(os, "getuid", os.geteuid)
-        monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))
-        listed = cli("list", "-q", HOME=str(home))
-        synced = cli("sync", HOME=str(home))
-    assert (listed.code, listed.lines, listed.err) == (0, ["a"], "")
-    assert (synced.code, synced.out) == (1, "")
-    assert f"Cannot write the cache {home}/" in synced.err
-    assert not list(temporary.iterdir())
-    shutil.rmtree(home)
-    temporary.rmdir()
-
-
-def test_without_a_home_the_cache_is_in_a_private_directory(
-    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """HOME is not set, and the user has no entry: a listing works, says where its cache is, and makes no `./~`."""
-    add(remote.jobs, "a", "running")
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setattr(pwd, "getpwuid", no_entry)
-    for name in ("HOME", "MOPS_JOBS_CACHE"):
-        del cli.env[name]
-    before = sorted(Path.cwd().rglob("*"))
-    ran = cli("list", "-q")
-    private = temporary / f"mops-jobs-{os.getuid()}"
-    assert (ran.code, ran.lines) == (0, ["a"])
-    assert sentences(ran.err) == [f"There is no writable home; the cache is {next(private.glob('*.db'))}"]
-    assert JobDir.for_job("a", cli.env).path == private / "jobs" / "a"
-    assert sorted(Path.cwd().rglob("*")) == before
-    temporary.chmod(0o777)
-    refused = cli("list", "-q")
-    assert (refused.code, refused.out) == (1, "")
-    assert f"Other users can replace {private}" in refused.err
-
-
-def no_entry(uid: int) -> None:
-    """Answer as the password database does for a user that it does not have."""
-    raise KeyError(uid)
-
-
-@pytest.mark.parametrize("trap", ["open to others", "a link"])
-def test_a_temporary_directory_that_others_may_enter_is_not_trusted(
-    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trap: str
-) -> None:
-    """The user who made it first could read or replace the cache: refused in one sentence."""
-    place = tmp_path / f"mops-jobs-{os.getuid()}"
-    if trap == "a link":
-        (tmp_path / "elsewhere").mkdir(mode=0o700)
-        place.symlink_to(tmp_path / "elsewhere")
-    else:
-        place.mkdir()
-        place.chmod(0o777)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("mopsjobs.utils.user_dirs.can_be_created", lambda directory: False)
-    del cli.env["MOPS_JOBS_CACHE"]
-    ran = cli("list")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (1, "", 1)
-    assert f"Other users may have access to {place}." in ran.err
-
-
-def test_a_damaged_cache_without_a_registry_is_told_as_such(cli: Cli, remote: Remote, filled: Path) -> None:
-    """With the registry gone as well, the damaged file is still set aside, and the exit code is 5."""
-    _middle(filled)
-    remote.store.down = True
-    ran = cli("list", "--json")
-    assert (ran.code, ran.out) == (5, "")
-    assert "Set aside as" in ran.err
-    assert list(filled.parent.glob("cache.db.damaged-*"))
 
 
 def test_an_empty_file_is_a_cache_not_begun(cli: Cli, filled: Path) -> None:
@@ -545,167 +251,6 @@ def test_a_sync_into_a_read_only_place_is_refused_in_one_sentence(cli: Cli, read
     assert "--cache PATH" in ran.err
 
 
-def test_documented_views_have_the_documented_columns(filled: Path) -> None:
-    """The views are the contract with other programs; each has exactly these columns, in this order."""
-    database = Database(filled)
-    found = {name: [column.name for column in database[name].columns] for name in database.view_names()}
-    database.close()
-    assert found == VIEWS
-
-
-def test_the_cache_opens_with_sqlite_utils(filled: Path) -> None:
-    """sqlite-utils reads jobs, labels and state from the views as it is."""
-    database = Database(filled)
-    rows = list(database.query("SELECT * FROM jobs JOIN job_labels USING (job_id) WHERE value = '1' ORDER BY job_id"))
-    state = {row["name"]: row["value"] for row in database["sync_state"].rows}
-    database.close()
-    assert [row["job_id"] for row in rows][:2] == ["job-01", "job-04"]
-    assert len(rows) == 20
-    assert {row["status"] for row in rows} == {"running"}
-    assert rows[0]["tasks_total"] == 4
-    assert state["registry"] == "https://example.blob.core.windows.net/jobs"
-
-
-def test_an_interrupted_build_is_finished(cli: Cli, filled: Path) -> None:
-    """A file that has its tables, but not yet the mark that it is complete, is completed and keeps its rows."""
-    with closing(sqlite3.connect(filled)) as connection:
-        connection.execute("PRAGMA user_version = 0")
-    cli.ok("sync")
-    assert len(cli.ids("--offline", "--limit", "0")) == 60
-    with closing(sqlite3.connect(filled)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (cache_database.SCHEMA_VERSION,)
-
-
-SUMMED = (
-    "SELECT job_id, tasks_total, tasks_completed, outputs_expected, outputs_verified, is_validated FROM job ORDER BY 1"
-)
-
-
-def _downgrade(connection: sqlite3.Connection) -> None:
-    """Make the cache one of schema 2."""
-    for kind, names in {
-        "VIEW": ("counters", "pruned_jobs", "job_sums"),
-        "TABLE": ("tally", "counter", "pruned"),
-        "INDEX": (
-            "idx_job_name",
-            "idx_job_created_ts",
-            "idx_job_active_tallies",
-            "idx_job_ended",
-            "idx_job_generation",
-        ),
-    }.items():
-        for name in names:
-            connection.execute(f"DROP {kind} {name}")
-    columns = ("status_since", "has_history", "heartbeat_ts", "suspect", "tasks_total", "tasks_completed")
-    for column in (*columns, "outputs_expected", "outputs_verified", "is_validated"):
-        connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
-    connection.execute("CREATE INDEX idx_job_created_ts ON job (created_ts)")
-    connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm003'")
-    connection.execute("PRAGMA user_version = 2")
-    connection.commit()
-
-
-@pytest.mark.parametrize("argv", [("list", "--json", "--offline", "--limit", "0"), ("status", "odd", "--json")])
-def test_a_cache_of_schema_2_tells_the_same_after_its_upgrade(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
-    """What later schemas keep in columns is taken from the records of an older cache, which needs no sync for it."""
-    for status in JobStatus:
-        add(remote.jobs, f"ours-{status}", status, metadata={"suspect": {"reason": "pod_gone"}})
-        remote.put(key(f"theirs-{status}"), foreign(f"theirs-{status}", status))
-    remote.put(key("odd"), foreign("odd", heartbeat_at="2026-03-01T11:00:00.250000Z", metadata={"suspect": {}}))
-    outputs = {"expected_outputs": [1, 2, 3], "verified_outputs": [1], "validation_completed_at": "2026-03-01"}
-    remote.put(key("checked"), foreign("checked", tasks_total=7, tasks_completed=4, tasks_verified=2, **outputs))
-    cli.ok("sync")
-    expected = cli.ok(*argv).out
-    with closing(sqlite3.connect(cli.cache)) as connection:
-        tallies = connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()
-        _downgrade(connection)
-    assert cli.ok(*argv).out == expected
-    with closing(sqlite3.connect(cli.cache)) as connection:
-        assert (connection.execute("SELECT * FROM tally").fetchall(), connection.execute(SUMMED).fetchall()) == tallies
-        assert connection.execute("PRAGMA user_version").fetchone() == (cache_database.SCHEMA_VERSION,)
-
-
-def test_a_cache_of_schema_5_loses_the_times_that_nothing_reported(cli: Cli, remote: Remote) -> None:
-    """Its rows have the record as it is stored. They are converted, since a sync does not read them again."""
-    for status in JobStatus:
-        add(remote.jobs, f"ours-{status}", status, engine="local", metadata={"bundle": "b"})
-    remote.put(key("theirs"), foreign("theirs"))
-    remote.jobs.update_status("theirs", "failed")
-    cli.ok("sync")
-    argv = ("list", "--json", "--offline", "--limit", "0")
-    expected = cli.ok(*argv).out
-    with closing(sqlite3.connect(cli.cache)) as connection, connection:
-        for job_id, text in connection.execute("SELECT job_id, record FROM job").fetchall():
-            stored = json.loads(remote.store.inner.get(key(job_id)).value)  # type: ignore[union-attr]
-            steps = [{**step, "at": rfc3339(step["at"])} for step in stored.get("transitions", [])]
-            record = {**json.loads(text), "transitions": steps}
-            connection.execute("UPDATE job SET record = ? WHERE job_id = ?", (json.dumps(record), job_id))
-        connection.execute(
-            "UPDATE job SET started_ts = created_ts, has_history = 1 WHERE started_ts IS NULL"
-            " AND status IN ('validating', 'succeeded', 'partial')"
-        )
-        connection.execute("UPDATE job SET heartbeat_ts = NULL")
-        connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm006'")
-        connection.execute("PRAGMA user_version = 5")
-    assert json.loads(cli.ok(*argv).out)["jobs"] == json.loads(expected)["jobs"]
-
-
-def test_a_new_cache_is_what_the_migrations_make_of_an_empty_file(tmp_path: Path) -> None:
-    """schema.sql has to be written anew with each migration; cache/schema.py tells how."""
-    made = cache_database.open_to_write(str(tmp_path / "cache.db"), "registry")
-    migrated = Database(memory=True)
-    schema.migrate(migrated.conn)
-    same = ("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2", "SELECT * FROM tally")
-    for question in (*same, "SELECT id, migration_set, name FROM _sqlite_migrations"):
-        assert made.execute(question).fetchall() == migrated.execute(question).fetchall()
-    assert Path(cache_database.NEW_SCHEMA).read_text(encoding="utf-8") == schema.script()
-    made.close()
-
-
-@pytest.mark.parametrize("has_links", [True, False])
-def test_a_new_cache_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool) -> None:
-    """A reader that looks before it is whole finds none, also on a file system without hard links. Nothing is left."""
-    path = tmp_path / "cache.db"
-    seen: list[bool] = []
-
-    def connected(*args: object, **named: object) -> sqlite3.Connection:
-        seen.append(path.exists())
-        return connect(*args, **named)  # type: ignore[call-overload,no-any-return]
-
-    def refused(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", connected)
-    if not has_links:
-        monkeypatch.setattr(os, "link", refused)
-    cache_database.open_to_write(str(path), "registry").close()
-    assert seen == [False, True]
-    assert [one.name for one in tmp_path.iterdir()] == ["cache.db"]
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("argv", [("list", "-q", "--offline", "--limit", "0"), ("sync",)])
-def test_an_older_schema_is_upgraded_and_keeps_its_rows(
-    cli: Cli, filled: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
-) -> None:
-    """The first command of a version with a newer schema, a listing included, upgrades the cache and its rows stay."""
-    newer = Migrations("mops-jobs")
-    newer(name="m001_mirror")(schema.m001_mirror)
-
-    @newer()
-    def m002_more(database: Database) -> None:
-        database["job"].add_column("more", str)
-
-    monkeypatch.setattr(schema, "migrations", newer)
-    monkeypatch.setattr(cache_database, "SCHEMA_VERSION", cache_database.SCHEMA_VERSION + 1)
-    cli.ok(*argv)
-    database = Database(filled)
-    assert "more" in database["job"].columns_dict
-    assert database["job"].count == 60
-    database.close()
-
-
 @pytest.mark.skipif(os.name == "nt", reason="Locks of files work in another way there.")
 def test_a_writer_does_not_release_the_locks_of_a_reader_in_its_process(tmp_path: Path) -> None:
     """As in `serve`: another process that leaves meanwhile does not take the WAL away from who is still there."""
@@ -730,3 +275,26 @@ def test_a_large_write_leaves_no_large_wal(tmp_path: Path) -> None:
         for number in range(2):
             writer.execute("INSERT INTO meta VALUES (?, '')", (f"small {number}",))
         assert os.path.getsize(f"{path}-wal") <= WAL_BYTES
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_cache_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool) -> None:
+    """A reader that looks before it is whole finds none, also on a file system without hard links. Nothing is left."""
+    path = tmp_path / "cache.db"
+    seen: list[bool] = []
+
+    def connected(*args: object, **named: object) -> sqlite3.Connection:
+        seen.append(path.exists())
+        return connect(*args, **named)  # type: ignore[call-overload,no-any-return]
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refused)
+    cache_database.open_to_write(str(path), "registry").close()
+    assert seen == [False, True]
+    assert [one.name for one in tmp_path.iterdir()] == ["cache.db"]
+    assert path.stat().st_mode & 0o777 == 0o600

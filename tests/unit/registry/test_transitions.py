@@ -1,0 +1,96 @@
+"""What a change makes of a record: its status, the steps in between, merged fields."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from mopsjobs.errors import InvalidTransitionError, TerminalStateError, UsageError
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.status import TERMINAL, JobStatus, steps
+from support.bench import Bench
+
+
+@pytest.mark.parametrize("before", JobStatus)
+@pytest.mark.parametrize("after", JobStatus)
+def test_every_move_is_made_or_refused_as_the_table_says(bench: Bench, before: JobStatus, after: JobStatus) -> None:
+    """All 81: a no-op onto itself, refused after the end or without a way, else each step in the history once."""
+    value = bench.place(status=before)
+    way = steps(before, after)
+    if before is after:
+        assert bench.registry.update_status("a", after).status is before
+    elif way is None:
+        kind = TerminalStateError if before in TERMINAL else InvalidTransitionError
+        with pytest.raises(kind) as caught:
+            bench.registry.update_status("a", after)
+        assert type(caught.value) is kind
+        assert (caught.value.job_id, caught.value.from_status, caught.value.to_status) == ("a", before, after)
+    else:
+        assert bench.registry.update_status("a", after).status is after
+        assert bench.history() == [before, *way]  # what another program had made of it is noted first
+        return
+    assert bench.bytes() == value
+    assert not bench.told
+
+
+def test_missed_steps_are_walked_in_one_write(bench: Bench) -> None:
+    """They share a time and the id of the write, which is one revision."""
+    bench.registry.register_job("a")
+    bench.now += timedelta(minutes=1)
+    job = bench.registry.update_status("a", "succeeded", results_path="out/")
+    at = bench.now.isoformat()
+    way = ["submitting", "scheduled", "running", "succeeded"]
+    assert list(job.transitions[1:]) == [{"status": status, "at": at, "id": "w2"} for status in way]
+    assert (bench.line.calls["put"], job.revision, job.write_id, job.results_path) == (1, 2, "w2", "out/")
+
+
+def test_metadata_and_labels_are_merged_and_other_fields_replaced(bench: Bench) -> None:
+    """None unsets, and what is not mentioned stays; an empty object adds nothing."""
+    bench.place(metadata={"a": 1, "b": 1}, labels={"x": "1"}, owner="ada", error_code="E", verified_outputs=["o1"])
+    job = bench.registry.update_status(
+        "a", "running", metadata={"b": 2}, labels={"y": "2"}, error_code=None, verified_outputs=["o2"]
+    )
+    assert (job.metadata, job.labels) == ({"a": 1, "b": 2}, {"x": "1", "y": "2"})
+    assert (job.owner, job.error_code, job.verified_outputs) == ("ada", None, ("o2",))
+    assert bench.registry.update_fields("a", metadata={}, labels={}).metadata == {"a": 1, "b": 2}
+    assert bench.registry.update_fields("a", metadata=None).metadata == {}
+
+
+def test_one_is_not_true(bench: Bench) -> None:
+    """Values that only Python takes for equal are a change, and it is written."""
+    bench.place(metadata={"a": 1})
+    assert bench.registry.update_fields("a", metadata={"a": True}).metadata["a"] is True
+
+
+def test_what_changes_nothing_writes_nothing(bench: Bench) -> None:
+    """Neither a revision nor a time is spent on it."""
+    value = bench.place(owner="ada", tasks_completed=3)
+    bench.registry.update_status("a", "running", owner="ada")
+    bench.registry.update_fields("a", owner="ada")
+    bench.registry.update_progress("a", 3, start=True)
+    assert (bench.bytes(), bench.line.calls["put"], bench.told) == (value, 0, [])
+
+
+@pytest.mark.parametrize("bad", ["ownr", "status", "updated_at", "write_id", "extra"])
+@pytest.mark.parametrize("method", ["update_status", "update_fields"])
+def test_an_unknown_field_is_an_error_and_nothing_is_written(bench: Bench, method: str, bad: str) -> None:
+    """ModelOps drops it in silence."""
+    value = bench.place(status="scheduled")
+    arguments = ("running",) if method == "update_status" else ()
+    with pytest.raises(UsageError, match=f"invalid field '{bad}'"):
+        getattr(bench.registry, method)("a", *arguments, **{bad: "x"})
+    assert bench.bytes() == value
+
+
+@pytest.mark.parametrize("call", ["update_status", "finalize_job"])
+def test_an_unknown_status_is_a_usage_error_that_lists_the_good_ones(registry: JobRegistry, call: str) -> None:
+    """Checked before anything is read: whether there is such a job does not matter."""
+    with pytest.raises(UsageError, match=r"invalid status 'runing': expected one of pending, .*Did you mean 'running'"):
+        getattr(registry, call)("nobody", "runing")
+
+
+def test_a_status_may_be_given_in_any_case(bench: Bench) -> None:
+    """As on the command line."""
+    bench.place(status="scheduled")
+    assert bench.registry.update_status("a", "RUNNING").status is JobStatus.RUNNING

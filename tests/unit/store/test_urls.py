@@ -1,0 +1,134 @@
+"""Registry URLs: their forms, what is refused and how it is named, and which registry is which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mopsjobs.errors import ConfigError
+from mopsjobs.store import open_store
+from mopsjobs.store.urls import check_url, identity, is_local
+from support.home import ACCOUNT, CONNECTION_STRING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRETS = ("SECRET", "s3cr3t")
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        ("memory:", "memory"),
+        ("sqlite:///path/registry.db", "sqlite"),
+        ("sqlite:registry.db", "sqlite"),
+        ("sqlite:../a=b;c.db", "sqlite"),
+        ("dynamodb://job-registry", "dynamodb"),
+        ("azure://job-registry", "azure"),
+        ("azure://job-registry/", "azure"),
+        ("https://acct.blob.core.windows.net/job-registry", "https"),
+        ("http://127.0.0.1:10000/devstoreaccount1/job-registry", "http"),
+    ],
+)
+def test_the_forms_of_a_registry_url(url: str, scheme: str) -> None:
+    """Each is accepted, and is local exactly when nothing goes over the network."""
+    assert check_url(url) == scheme
+    assert is_local(url) == (scheme in ("memory", "sqlite"))
+
+
+MALFORMED = [
+    ("", "''"),
+    ("job-registry", "'job-registry'"),
+    ("/path/registry.db", "'/path/registry.db'"),
+    ("memory://", "'memory://'"),
+    ("memory:x", "'memory:x'"),
+    ("sqlite:", "'sqlite:'"),
+    ("sqlite:///", "'sqlite:///'"),
+    ("sqlite://relative/registry.db", "three slashes"),
+    ("sqlite:///./registry.db", "invalid registry URL 'sqlite:///./registry.db': expected an absolute path"),
+    ("sqlite:///a/../registry.db", "invalid registry URL 'sqlite:///a/../registry.db': expected an absolute path"),
+    ("file:///registry.db", "'file:///registry.db'"),
+    ("SQLITE:///r.db", "'SQLITE:///r.db'"),
+    ("s3://bucket", "'s3://bucket'"),
+    ("dynamodb:table", "'dynamodb:table'"),
+    ("azure:container", "'azure:container'"),
+    ("azure://", "'azure://'"),
+    ("azure:///container", "'azure:///container'"),
+    ("azure://container/jobs", "'azure://container/jobs'"),
+    ("https://acct.blob.core.windows.net", "'https://acct.blob.core.windows.net'"),
+    ("https:///container", "'https:///container'"),
+    ("https://acct.blob.core.windows.net//container", "invalid container in the registry URL"),
+    (" azure://container", "' azure://container'"),
+    ("azure://con\ntainer", "'azure://con\\ntainer'"),
+    ("azure://con\x1b[31mtainer", "'azure://con\\x1b[31mtainer'"),
+    ("azure://\u202ereniatnoc", "'azure://\\u202ereniatnoc'"),
+]
+
+
+@pytest.mark.parametrize(("url", "named"), MALFORMED)
+def test_a_malformed_url_is_refused_by_name(url: str, named: str) -> None:
+    """One printable line that shows what was given; so does opening it."""
+    with pytest.raises(ConfigError) as caught:
+        check_url(url)
+    assert named in str(caught.value)
+    assert str(caught.value).isprintable()
+    with pytest.raises(ConfigError):
+        open_store(url, {})
+
+
+AZURITE = "http://127.0.0.1:10000/devstoreaccount1"
+SAS = {
+    "AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://acct.blob.core.windows.net;SharedAccessSignature=sig=SECRET"
+}
+SAS_IN_ENDPOINT = {"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://acct.blob.core.windows.net/?sig=SECRET"}
+KEY = {"AZURE_STORAGE_CONNECTION_STRING": CONNECTION_STRING}
+LOCAL = {"AZURE_STORAGE_CONNECTION_STRING": f"AccountName=devstoreaccount1;AccountKey=SECRET=;BlobEndpoint={AZURITE};"}
+CHINA = {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct;AccountKey=SECRET;EndpointSuffix=core.chinacloudapi.cn"}
+
+
+@pytest.mark.parametrize(
+    ("url", "env", "expected"),
+    [
+        ("azure://c", ACCOUNT, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", KEY, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", SAS, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", SAS_IN_ENDPOINT, "https://acct.blob.core.windows.net/c"),
+        ("azure://c/", ACCOUNT, "https://acct.blob.core.windows.net/c"),
+        ("https://acct.blob.core.windows.net/c", {}, "https://acct.blob.core.windows.net/c"),
+        ("https://acct.blob.core.windows.net/c/", LOCAL, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", LOCAL, f"{AZURITE}/c"),
+        (f"{AZURITE}/c", {}, f"{AZURITE}/c"),
+        ("azure://c", CHINA, "https://acct.blob.core.chinacloudapi.cn/c"),
+        ("azure://c", {name: text.lower() for name, text in KEY.items()}, "https://acct.blob.core.windows.net/c"),
+        ("azure://c", {"AZURE_STORAGE_CONNECTION_STRING": "UseDevelopmentStorage=true"}, f"{AZURITE}/c"),
+        ("azure://c", {"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://u:SECRET@h/;"}, "https://h/c"),
+        ("azure://c", {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct AccountKey=SECRET"}, "azure:///c"),
+        ("azure://c", {"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://h/ AccountKey=SECRET"}, "azure:///c"),
+        ("azure://c", {"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://u:SE/CRET@h/"}, "azure:///c"),
+        ("azure://c", ACCOUNT | {"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=SECRET"}, "azure:///c"),
+        ("azure://c", {"AZURE_STORAGE_ACCOUNT": CONNECTION_STRING}, "azure:///c"),
+        ("azure://c", {}, "azure:///c"),
+        ("sqlite:///a/../b/r.db", {}, "sqlite:///b/r.db"),
+        ("sqlite:////b//r.db", {}, "sqlite:///b/r.db"),
+    ],
+)
+def test_a_container_is_the_same_by_whatever_name_and_credential(url: str, env: dict[str, str], expected: str) -> None:
+    """So one cache serves it; and nothing secret is in what tells it from others."""
+    found = identity(url, env)
+    assert found == expected
+    assert not any(secret in found for secret in SECRETS)
+
+
+def test_the_same_container_name_in_another_account_is_another_registry() -> None:
+    """A cache of one account is never shown for another."""
+    environments = [ACCOUNT, {"AZURE_STORAGE_ACCOUNT": "other"}, LOCAL, CHINA, {}]
+    assert len({identity("azure://c", env) for env in environments}) == len(environments)
+
+
+def test_the_location_of_an_open_store_is_its_identity(tmp_path: Path) -> None:
+    """What tells registries apart is where their bytes are."""
+    for url, env in [("azure://job-registry", KEY), (f"{AZURITE}/job-registry", {}), (f"sqlite://{tmp_path}/r.db", {})]:
+        store = open_store(url, env)
+        assert identity(url, env).removeprefix("sqlite://") == store.location  # type: ignore[attr-defined]
+        store.close()
