@@ -129,7 +129,11 @@ def add_freshness_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--refresh", action="store_true", help="read the whole registry first; if that fails, exit with 5"
     )
-    group.add_argument("--max-age", metavar="DURATION", help="the same if that was last done longer ago, like 5m")
+    group.add_argument(
+        "--max-age",
+        metavar="DURATION",
+        help="as --refresh, if the whole registry was last read longer ago than this, like 5m",
+    )
     group.add_argument("--offline", action="store_true", help="never use the network")
 
 

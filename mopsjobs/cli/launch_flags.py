@@ -12,39 +12,53 @@ from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions
 from mopsjobs.submission.submit import Code
 from mopsjobs.utils.times import parse_duration
 
-SCHEDULER_HELP = "the Dask scheduler (default: DASK_SCHEDULER_ADDRESS)"
+AS_BEFORE = "the job's own"
+"""The default of each launch flag of `resume`, which repeats the launch of a job."""
 
 _CLUSTER_HELP = {
-    "image": ("IMAGE", "the image of the pods (default: MOPS_JOBS_IMAGE)"),
-    "namespace": ("NAMESPACE", "the namespace of the job (default: that of the kubeconfig)"),
-    "cpu": ("CORES", "cores per shard (default: 1)"),
-    "memory": ("SIZE", "memory per shard, like 4Gi (default: that of the cluster)"),
-    "secret": ("NAME", "a secret whose keys become the environment of the pods"),
-    "service_account": ("NAME", "a service account, for workload identity"),
-    "parallelism": ("N", "shards that run at the same time (default: all)"),
-    "context": ("NAME", "a context of the kubeconfig (default: the current one)"),
+    "image": ("IMAGE", "the image of the pods", "MOPS_JOBS_IMAGE"),
+    "namespace": ("NAMESPACE", "the namespace of the job", "that of the kubeconfig"),
+    "cpu": ("CORES", "cores per shard", "1"),
+    "memory": ("SIZE", "memory per shard, like 4Gi", "that of the cluster"),
+    "secret": ("NAME", "a secret whose keys become the environment of the pods", "none"),
+    "service_account": ("NAME", "a service account, for workload identity", "that of the namespace"),
+    "parallelism": ("N", "largest number of shards that run at the same time", "all"),
+    "context": ("NAME", "a context of the kubeconfig", "the current one"),
 }
+"""The metavar, the help and the default of each of `CLUSTER_OPTIONS`."""
 
 
-def add_runner_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags that say how a runner works through its tasks."""
+def add_runner_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Declare the flags that say how a runner works through its tasks; `default` is the default of each."""
     parser.add_argument(
-        "--workers", metavar="N", type=positive_number, help="worker processes per shard (default: one per core)"
+        "--workers",
+        metavar="N",
+        type=positive_number,
+        help=f"worker processes per shard (default: {default or 'one per core'})",
     )
+    environment = "that of the active environment, or of the workers"
     parser.add_argument(
         "--python",
         metavar="PATH",
-        help="the model's interpreter; with dask, its path on the workers (default: that of the active environment, or"
-        " of the workers)",
+        help=f"the model's interpreter; with dask, its path on the workers (default: {default or environment})",
     )
-    parser.add_argument("--task-timeout", metavar="DURATION", help="time limit of one task (default: no limit)")
+    parser.add_argument(
+        "--task-timeout", metavar="DURATION", help=f"time limit of one task (default: {default or 'no limit'})"
+    )
 
 
-def add_cluster_options(parser: argparse._ArgumentGroup) -> None:
-    """Declare the flags that only the kubernetes engine understands."""
+def add_scheduler_flag(parser: argparse._ActionsContainer, default: str | None = None) -> None:
+    """Declare the flag that only the dask engine understands."""
+    parser.add_argument(
+        "--scheduler", metavar="URL", help=f"the Dask scheduler (default: {default or 'DASK_SCHEDULER_ADDRESS'})"
+    )
+
+
+def add_cluster_options(parser: argparse._ArgumentGroup, default: str | None = None) -> None:
+    """Declare the flags that only the kubernetes engine understands; `default` is the default of each."""
     for option in CLUSTER_OPTIONS:
-        metavar, text = _CLUSTER_HELP[option]
-        parser.add_argument(flag_of(option), metavar=metavar, help=text)
+        metavar, text, usual = _CLUSTER_HELP[option]
+        parser.add_argument(flag_of(option), metavar=metavar, help=f"{text} (default: {default or usual})")
 
 
 def launch_options(args: argparse.Namespace) -> LaunchOptions:
@@ -72,7 +86,7 @@ def parse_task_timeout(text: str | None) -> float | None:
     seconds = None if text is None else parse_duration(text)
     if seconds == 0:
         raise UsageError(
-            f"invalid --task-timeout {text}: expected more than zero.", hint="For no limit, omit --task-timeout."
+            f"invalid --task-timeout '{text}': expected more than zero.", hint="For no limit, omit --task-timeout."
         )
     return seconds
 

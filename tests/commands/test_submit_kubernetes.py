@@ -53,7 +53,7 @@ def test_submit_hands_the_flags_to_the_engine(cli: Cli, remote: Remote, monkeypa
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [([], "image is missing"), (["--image", "i", "--cpu", "x"], "option cpu"), (["--namespace", "A"], "namespace")],
+    [([], "missing --image"), (["--image", "i", "--cpu", "x"], "invalid --cpu"), (["--namespace", "A"], "--namespace")],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_stored(
     cli: Cli, remote: Remote, flags: list[str], said: str

@@ -9,9 +9,10 @@ from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, user_trust
 from mopsjobs.cli.flags import FULL_ID_HELP, positive_number
 from mopsjobs.cli.launch_flags import (
-    SCHEDULER_HELP,
+    AS_BEFORE,
     add_cluster_options,
     add_runner_flags,
+    add_scheduler_flag,
     code_to_pack,
     launch_options,
 )
@@ -44,13 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="pack the current directory as the child's code (default: the job's own code)",
     )
-    add_runner_flags(parser)
-    parser.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP + "; default: the job's own")
-    cluster = parser.add_argument_group("for a job on kubernetes, instead of its own")
+    add_runner_flags(parser, AS_BEFORE)
+    add_scheduler_flag(parser, AS_BEFORE)
+    cluster = parser.add_argument_group("for a job on kubernetes")
     cluster.add_argument(
-        "--shards", metavar="N", type=positive_number, help="number of parts, each in its own pod (default: the job's)"
+        "--shards",
+        metavar="N",
+        type=positive_number,
+        help=f"number of parts, each in its own pod (default: {AS_BEFORE})",
     )
-    add_cluster_options(cluster)
+    add_cluster_options(cluster, AS_BEFORE)
     add_trust(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the id of the job that runs in one JSON object; null if none does"

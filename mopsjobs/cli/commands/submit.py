@@ -11,9 +11,9 @@ from mopsjobs.app.follow import follow
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.cli.flags import parse_labels, positive_number
 from mopsjobs.cli.launch_flags import (
-    SCHEDULER_HELP,
     add_cluster_options,
     add_runner_flags,
+    add_scheduler_flag,
     code_to_pack,
     launch_options,
 )
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_cluster_options(cluster)
     dask = parser.add_argument_group("with --engine dask")
-    dask.add_argument("--scheduler", metavar="URL", help=SCHEDULER_HELP)
+    add_scheduler_flag(dask)
     parser.add_argument(
         "--wait",
         action="store_true",

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.engines.base import Launch
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.utils.text import parse_whole_number
 
 CONTAINER = "runner"
@@ -114,7 +114,7 @@ def build_manifest(launch: Launch, *, namespace: str, launch_id: str, env: Mappi
     """
     options = _Options(launch.options)
     if not 1 <= launch.shards <= MAX_SHARDS:
-        raise UsageError(f"invalid number of shards {launch.shards}: expected 1 to {MAX_SHARDS:,}.")
+        raise OptionError(f"invalid shards '{launch.shards}': expected 1 to {MAX_SHARDS:,}.", "shards")
     if launch.registry_url.startswith(("sqlite:", "memory:")):
         raise UsageError(
             f"A cluster cannot reach the registry {launch.registry_url}: it is on this machine.",
@@ -222,7 +222,9 @@ def check_namespace(namespace: str) -> str:
         UsageError: if the name is invalid.
     """
     if not _DNS_LABEL.fullmatch(namespace):
-        raise UsageError(f"invalid option namespace '{namespace}': expected lower-case letters, digits and hyphens.")
+        raise OptionError(
+            f"invalid namespace '{namespace}': expected lower-case letters, digits and hyphens.", "namespace"
+        )
     return namespace
 
 
@@ -247,24 +249,25 @@ class _Options:
             return default
         number = parse_whole_number(text, least, most)
         if number is None:
-            raise UsageError(f"invalid option {name} '{text}': expected a whole number from {least} to {most:,}.")
+            raise OptionError(f"invalid {name} '{text}': expected a whole number from {least} to {most:,}.", name)
         return number
 
     def dns_name(self, name: str) -> str | None:
         text = self._options.get(name)
         if text is not None and (len(text) > MAX_DNS_NAME or not _DNS_NAME.fullmatch(text)):
-            raise UsageError(f"invalid option {name} '{text}': expected lower-case letters, digits, hyphens and dots.")
+            raise OptionError(f"invalid {name} '{text}': expected lower-case letters, digits, hyphens and dots.", name)
         return text
 
     def image(self, env: Mapping[str, str]) -> str:
         image = self._options.get("image") or env.get(IMAGE_VARIABLE, "")
         if not image:
-            raise UsageError(
-                "The option image is missing: the pods need one.",
+            raise OptionError(
+                "missing image: expected the image of the pods.",
+                "image",
                 hint=f"Name one with --image or {IMAGE_VARIABLE}; examples/kubernetes/Dockerfile makes one.",
             )
         if not image.isprintable() or re.search(r"\s", image):
-            raise UsageError(f"invalid option image {image!r}: expected a name like registry.example/mops-jobs:1.")
+            raise OptionError(f"invalid image {image!r}: expected a name like registry.example/mops-jobs:1.", "image")
         return image
 
     def cpu(self) -> tuple[str, int]:
@@ -273,7 +276,7 @@ class _Options:
         words = _CPU.fullmatch(text)
         cores = 0.0 if words is None else float(words[1]) if words[1] else int(words[2]) / 1000
         if cores <= 0:
-            raise UsageError(f"invalid option cpu '{text}': expected a number of cores like 2, 0.5 or 500m.")
+            raise OptionError(f"invalid cpu '{text}': expected a number of cores like 2, 0.5 or 500m.", "cpu")
         return text, max(1, math.floor(cores))
 
     def memory(self) -> str | None:
@@ -282,5 +285,5 @@ class _Options:
             return None
         words = _MEMORY.fullmatch(text)
         if words is None or float(words[1]) <= 0:
-            raise UsageError(f"invalid option memory '{text}': expected a quantity like 512Mi or 4Gi.")
+            raise OptionError(f"invalid memory '{text}': expected a quantity like 512Mi or 4Gi.", "memory")
         return text
