@@ -18,7 +18,7 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import state_from_row
 from mopsjobs.console.command_line import command_line
 from mopsjobs.engines.local import has_ended_here
-from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, StoreUnavailableError
+from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.backoff import Backoff
@@ -66,9 +66,12 @@ def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: 
         interval: seconds between two reads; None for the default of the registry.
 
     Raises:
+        OptionError: if the interval is not above zero.
         JobNotFoundError: if there is no job of a name.
         StoreUnavailableError: if the time was up while the registry did not answer.
     """
+    if interval is not None and interval <= 0:
+        raise OptionError(f"invalid interval '{interval:g}': expected more than zero.", "interval")
     if interval is None:
         interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
     deadline = None if until.timeout is None else app.monotonic() + until.timeout
