@@ -129,14 +129,12 @@ def test_quiet_is_known_to_every_command(cli: Cli, jobs: JobRegistry, line: str)
 
 @pytest.mark.parametrize("line", ["list --json", "status a --json", "sync --json", "doctor --json", "cancel a --json"])
 def test_stdout_is_nothing_but_data(cli: Cli, remote: Remote, line: str) -> None:
-    """With `--json`, all of stdout is one JSON document, even when there is something to warn of."""
+    """With `--json`, all of stdout is one JSON document, also after an outage; only sync may have none to print."""
     remote.put(key("a"), foreign("a"))
     remote.put(key("bad"), "{")
     cli("sync", "-q")
     assert cli.ok("list", "--json").json["total"] == 1
     remote.store.fail_next(1, "scan")
     ran = cli(*line.split(), *(["--refresh"] if line.startswith(("list", "status")) else []))
-    if ran.code != 5:
+    if ran.out or not line.startswith("sync"):
         json.loads(ran.out)
-    else:
-        assert line.startswith(("sync", "doctor"))
