@@ -12,6 +12,7 @@ from datetime import datetime
 
 from mopsjobs.app.app import App
 from mopsjobs.app.failed_launches import end_failed_launch, end_failed_launch_if_possible
+from mopsjobs.app.find_job import find_cached
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries import jobs as job_queries
@@ -241,11 +242,8 @@ class EventFeed:
                     state = end_failed_launch_if_possible(state.fields(), self._app) or state
                     self.job = state.to_dict()
                     return state.job_id, parse_time(state.created_at)
-        now = self._app.now().timestamp()
         try:
-            job = self._app.cache.read(
-                lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(offline=self._offline)
-            )
+            job = find_cached(name, self._app, FreshnessPolicy(offline=self._offline))
         except JobNotFoundError:
             # The cache may have events of a job whose record is gone.
             if self._app.cache.read_cached(lambda cache: has_events(cache, name)):

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache import job_json
+from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.command_line import command_line
-from mopsjobs.errors import JobNotFoundError, StoreError, StoreUnavailableError, UsageError
+from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError
 from mopsjobs.registry.job_state import JobState, check_job_id
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Job = dict[str, object]
 
 
 class FoundJob(NamedTuple):
-    """A job in its JSON form, and where it was found."""
+    """A job in its JSON form, with its `family` if it has one, and where it was found."""
 
     job: Job
     freshness: Freshness | None = None
@@ -40,6 +41,10 @@ class FoundJob(NamedTuple):
     """Why the data may be old or incomplete."""
     engine: EngineAnswer | None = None
     """The answer of an engine; None if the record was read."""
+    family: families.Family | None = None
+    """Its parents and children; None if it has none."""
+    newest: Job | None = None
+    """The newest job of its family; None if it has no family."""
 
 
 def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
@@ -48,14 +53,15 @@ def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     A job whose runner ended on this machine before its first report is ended first.
 
     Args:
-        name: the id, a prefix that only this id has, or `@latest`. Registry and engines find only the id.
+        name: the id, a prefix that only this id or its family has, or `@latest`. Registry and engines find only the
+            id.
         app: the run.
         policy: how fresh the job has to be. With `refresh`, the registry is read first.
 
     Raises:
         UsageError: if the name cannot be one of a job.
         JobNotFoundError: if there is no such job.
-        AmbiguousJobError: if several ids begin with the name.
+        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
     """
     if name.startswith("@"):
@@ -73,19 +79,20 @@ def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
 def find_state(name: str, app: App) -> JobState:
     """Return the state of a job: by its full id from the registry, else by a prefix or `@latest` from the cache.
 
+    If several jobs of one family begin with the prefix, a note names the newest, which is found.
+
     Raises:
         UsageError: if the name cannot be one of a job.
         JobNotFoundError: if there is no such job.
-        AmbiguousJobError: if several ids begin with the name.
+        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
     if not name.startswith("@"):
         state = app.registry.get_job(check_job_id(name))
         if state is not None:
             return state
-    now = app.now().timestamp()
     try:
-        job = app.cache.read(lambda cache, _age: job_queries.find_job(cache, name, now=now), FreshnessPolicy(sync=True))
+        job = find_cached(name, app, FreshnessPolicy(sync=True))
     except JobNotFoundError as error:
         _add_offline_hint(error, name, app)
         raise
@@ -104,6 +111,39 @@ def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     return _find_by_record(str(found.job["job_id"]), app, policy)
 
 
+def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:
+    """Return a job from the cache. If several jobs of one family begin with the name, a note names the newest.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        StoreError: if the cache was never filled, and the registry cannot be read.
+    """
+    now = app.now().timestamp()
+
+    def view(connection: sqlite3.Connection, _freshness: Freshness) -> tuple[Job, str | None]:
+        job = job_queries.find_job(connection, name, now=now)
+        family = families.read_family(connection, str(job["job_id"]))
+        is_ambiguous = families.is_family_name(name, family)
+        return job, families.describe_short_name(name, str(job["job_id"]), family) if is_ambiguous else None
+
+    job, note = app.cache.read(view, policy)
+    if note is not None:
+        app.out.note(note)
+    return job
+
+
+def with_family(
+    connection: sqlite3.Connection, job: Job, *, now: float
+) -> tuple[Job, families.Family | None, Job | None]:
+    """Return a job, its family, and the newest job of that. With a family, the job has the field `family`."""
+    family = families.read_family(connection, str(job["job_id"]))
+    if family is None:
+        return job, None, None
+    newest = job if family.newest == job["job_id"] else job_queries.find_job(connection, family.newest, now=now)
+    return job | {"family": family.to_json()}, family, newest
+
+
 def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job by its record, in the cache or in the registry."""
     outage: StoreError | None = None
@@ -111,14 +151,14 @@ def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     if policy.refresh and not app.settings.is_local and not name.startswith("@"):
         # One job needs one request, not a sync. After an outage, no second request follows.
         try:
-            job = _read_registry(name, app)
+            found = _read_registry(name, app)
         except StoreError as error:
             outage = error
             warnings = (f"{error} Showing the cache.",)
             policy = FreshnessPolicy(offline=True)
         else:
-            if job is not None:
-                return FoundJob(job)
+            if found is not None:
+                return found
     try:
         found = _read_cache(name, app, policy)
     except (JobNotFoundError, StoreError) as error:
@@ -127,11 +167,11 @@ def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         # A local registry is synced before each view, but the job may have been pruned from the cache.
         if isinstance(error, StoreError) or policy.offline or name.startswith("@"):
             raise
-        job = _read_registry(name, app)
-        if job is None:
+        found = _read_registry(name, app)
+        if found is None:
             _add_offline_hint(error, name, app)
             raise
-        return FoundJob(job)
+        return found
     if outage is not None and found.freshness is not None:
         found.freshness.note_failed_refresh(outage)
     return found._replace(warnings=warnings + found.warnings)
@@ -139,21 +179,45 @@ def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
 
 def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     def view(connection: sqlite3.Connection, freshness: Freshness) -> FoundJob:
-        job = job_queries.find_job(connection, name, now=app.now().timestamp())
+        now = app.now().timestamp()
+        job = job_queries.find_job(connection, name, now=now)
+        job, family, newest = with_family(connection, job, now=now)
         warnings = [
             f"{key} cannot be read any more ({reason}); this is its last good state."
             for key, reason in job_queries.unreadable_records(connection, str(job["job_id"]))
         ]
         if freshness.problem is not None:
             warnings.append(f"{freshness.problem} Showing the cache, {freshness.describe()}.")
-        return FoundJob(job, freshness, tuple(warnings))
+        return FoundJob(job, freshness, tuple(warnings), family=family, newest=newest)
 
     return app.cache.read(view, policy)
 
 
-def _read_registry(name: str, app: App) -> Job | None:
+def _read_registry(name: str, app: App) -> FoundJob | None:
+    """Find a job in the registry, with its family. Children whose ids `resume` did not make are only in the cache."""
+    from mopsjobs.studies.lineage import family_states  # here: a job of the cache needs no store
+
     state = app.registry.get_job(name)
-    return None if state is None else job_json_from_state(state, now=app.now().timestamp())
+    if state is None:
+        return None
+    now = app.now().timestamp()
+    states = {member.job_id: member for member in (state, *family_states(app.registry, state))}
+    try:
+        cached = app.cache.read_cached(lambda cache: families.read_members(cache, name)) or []
+    except CacheError:
+        cached = []
+    members = {member.job_id: member for member in cached}
+    members |= {job_id: families.member_from_state(member) for job_id, member in states.items()}
+    family = families.make_family(name, members.values())
+    job = job_json_from_state(state, now=now)
+    if family is None:
+        return FoundJob(job)
+    newest = states.get(family.newest) or app.registry.get_job(family.newest)
+    return FoundJob(
+        job | {"family": family.to_json()},
+        family=family,
+        newest=None if newest is None else job_json_from_state(newest, now=now),
+    )
 
 
 def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, seconds: float) -> FoundJob:

@@ -13,7 +13,7 @@ def find_job_with_outputs(name: str, app: App) -> str:
 
     Raises:
         JobNotFoundError: if there is neither a record nor an output of the job.
-        AmbiguousJobError: if several ids begin with the name.
+        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
     try:

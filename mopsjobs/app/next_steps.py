@@ -18,7 +18,7 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
     """Return the most useful command for a job.
 
     Args:
-        job: the job in its JSON form.
+        job: the job in its JSON form. Of a family, it is the newest: only that can be resumed.
         stale: whether its data is older than it should be.
         is_dead: whether its runner is known to have ended, whatever the record says.
     """
@@ -42,8 +42,13 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
     return command_line("status", job_id, "--json")
 
 
-def next_commands(job: Job) -> list[tuple[str, str]]:
-    """Return other useful commands for a job: the purpose and the command of each."""
+def next_commands(job: Job, newest: Job | None = None) -> list[tuple[str, str]]:
+    """Return other useful commands for a job: the purpose and the command of each.
+
+    Args:
+        job: the job in its JSON form.
+        newest: the newest job of its family, which has the results of all and can be resumed; None if it has no family.
+    """
     job_id = job["job_id"]
     if job["is_active"]:
         return [
@@ -52,10 +57,13 @@ def next_commands(job: Job) -> list[tuple[str, str]]:
             ("End it", command_line("cancel", job_id)),
         ]
     found = [("Read its log", command_line("logs", job_id))]
-    if job["results_path"] is not None:
-        found.append(("Fetch its results", command_line("results", job_id, "--download out")))
-    if job["status"] != "succeeded":
-        found.append(("Run what is missing", command_line("resume", job_id)))
+    last = job if newest is None else newest
+    if any(member["results_path"] is not None for member in (job, last)):
+        found.append(("Fetch its results", command_line("results", last["job_id"], "--download out")))
+    if last["is_active"]:
+        found.append(("Wait for the job that continues it", command_line("wait", last["job_id"])))
+    elif last["status"] != "succeeded":
+        found.append(("Run what is missing", command_line("resume", last["job_id"])))
     return found
 
 

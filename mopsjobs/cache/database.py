@@ -19,7 +19,7 @@ from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.sqlite_file import connect, create, creation_lock
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """`PRAGMA user_version` of a current cache: the number of migrations in schema.py."""
 
 NEW_SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.sql")

@@ -30,7 +30,7 @@ NOT_A_RECORD = "not_a_record"
 _COLUMNS = (
     "key", "job_id", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "started_ts",
     "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "name", "namespace", "owner",
-    "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified", "is_validated",
+    "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified", "is_validated", "parent_job_id",
 )  # fmt: skip
 
 SHOWN_OUTPUTS = 5
@@ -127,7 +127,7 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
     changed = max(created, parse_time(state.updated_at).timestamp())
     row = (
         key, job_id, version.value, generation, str(state.status), is_active, created, changed, *columns,
-        state.k8s_name, state.k8s_namespace, state.owner, record, *_sum_columns(state),
+        state.k8s_name, state.k8s_namespace, state.owner, record, *_sum_columns(state), state.parent_job_id,
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
     kind = FOREIGN_VALUE

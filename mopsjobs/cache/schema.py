@@ -182,6 +182,14 @@ def m006_unreported_steps(db: Database) -> None:
     )
 
 
+@migrations()
+def m007_families(db: Database) -> None:
+    """Add the parent of each job, and an index by which a job finds its children."""
+    db.execute("ALTER TABLE job ADD COLUMN parent_job_id TEXT")
+    db.execute("UPDATE job SET parent_job_id = json_extract(record, '$.parent_job_id')")
+    db.execute("CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL")
+
+
 def _create_tally(db: Database) -> None:
     """Create the sums of totals.py."""
     db.execute(

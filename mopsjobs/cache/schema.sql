@@ -23,7 +23,7 @@ CREATE TABLE "job" (
    "namespace" TEXT,
    "owner" TEXT,
    "record" TEXT NOT NULL
-, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0);
+, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0, parent_job_id TEXT);
 CREATE UNIQUE INDEX "idx_job_key"
     ON "job" ("key");
 CREATE INDEX "idx_job_changed_ts"
@@ -69,10 +69,12 @@ CREATE TABLE counter (name TEXT NOT NULL, labels TEXT NOT NULL, value REAL NOT N
 CREATE TABLE pruned (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE VIEW "counters" AS SELECT name, labels, value FROM counter;
 CREATE VIEW "pruned_jobs" AS SELECT key, version FROM pruned;
+CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm004_counters', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm005_forgotten_chunks', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm006_unreported_steps', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm007_families', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MIN_INTERVAL = 0.1
 """Seconds. A registry may bill each request."""
 
-JOB_HELP = "id of the job, a prefix that fits one job only, or @latest"
+JOB_HELP = "id of the job, a prefix that fits one job or one family, or @latest"
 
 FULL_ID_HELP = "full id of the job"
 

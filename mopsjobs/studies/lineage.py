@@ -32,6 +32,19 @@ def last_child(registry: JobRegistry, parent: JobState) -> JobState | None:
     return children[-1] if children else None
 
 
+def family_states(registry: JobRegistry, job: JobState) -> list[JobState]:
+    """Return the members of a job's family, the first job first, as the registry has them.
+
+    It reads the record of each other member, and one key more. A job that cannot have been resumed costs nothing: it
+    has not ended, or was reported, not submitted.
+    """
+    if job.parent_job_id is None and not (job.is_terminal and "bundle" in job.metadata):
+        return [job]
+    root = _root_id(job)
+    eldest = job if root == job.job_id else registry.get_job(root)
+    return [*([] if eldest is None else [eldest]), *_descendants(registry, root)]
+
+
 def ancestry(store: VersionedStore, manifest: Manifest) -> Iterator[Manifest]:
     """Yield a job's manifest, then that of its parent, and so on, as far as they exist.
 

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from flask import Flask, Response, jsonify, request
 
 from mopsjobs.app import metrics
+from mopsjobs.app.find_job import with_family
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
@@ -94,8 +95,11 @@ class _Handlers:
     def job(self, job_id: str) -> Response:
         """Return the document of `status JOB --json`."""
         now = self._site.app.now().timestamp()
-        job = self._site.read(lambda connection, _age: job_queries.find_job(connection, job_id, now=now))
-        return Response("".join(Document(job).pieces(None)) + "\n", mimetype=JSON)
+
+        def view(connection: sqlite3.Connection, _age: Freshness) -> dict[str, object]:
+            return with_family(connection, job_queries.find_job(connection, job_id, now=now), now=now)[0]
+
+        return Response("".join(Document(self._site.read(view)).pieces(None)) + "\n", mimetype=JSON)
 
     def events(self) -> Response:
         """Return the lines of `events --json`, one event per line."""

@@ -12,9 +12,10 @@ from flask import Flask, Response, redirect, request
 from werkzeug.exceptions import HTTPException
 
 from mopsjobs import __version__
+from mopsjobs.app.find_job import with_family
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.next_steps import next_command, next_commands
-from mopsjobs.cache.queries import charts
+from mopsjobs.cache.queries import charts, families
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
@@ -139,7 +140,8 @@ class _Views:
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()
-            job = job_queries.find_job(connection, job_id, now=now)
+            found = job_queries.find_job(connection, job_id, now=now)
+            job, family, last = with_family(connection, found, now=now)
             whole_id = str(job["job_id"])
             events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS, kind=kind)
             newest = event_queries.last_events(connection, whole_id, limit=1)
@@ -151,14 +153,16 @@ class _Views:
                 "since": None if job["status_since"] is None else view_models.moment(job["status_since"], now),
                 "fields": view_models.fields(job, now),
                 "parent": job["parent_job_id"],
+                "family": None if family is None else view_models.family(family),
+                "short": families.describe_short_name(job_id, whole_id, family),
                 "outputs": view_models.outputs(job),
                 "timeline": view_models.timeline(job, now),
                 "progress": view_models.progress_chart(event_queries.progress_points(connection, whole_id)),
                 "events": [view_models.event(event) for event in sorted(events, key=view_models.event_time)],
                 "cursor": event_queries.make_cursor(cache, newest[-1].seq if newest else 0),
                 "show": kind or "",
-                "next": next_command(job, stale=freshness.stale),
-                "commands": next_commands(job),
+                "next": next_command(last or job, stale=freshness.stale),
+                "commands": next_commands(job, last),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
             }
 

@@ -13,6 +13,7 @@ from mopsjobs.app.job_texts import UNKNOWN, duration_text, kubernetes_text, queu
 from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.charts import Day, Group, Level
 from mopsjobs.cache.queries.events import StoredEvent
+from mopsjobs.cache.queries.families import Family
 from mopsjobs.registry.status import END_STATUSES
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_age, human_duration, parse_time, whole_seconds
@@ -27,6 +28,9 @@ GLYPHS = {
 """A shape for each status, so that colour is not the only sign."""
 
 SHOWN_OUTPUTS = 20
+
+SHOWN_MEMBERS = 20
+"""The newest jobs of a family."""
 
 
 def job_path(job_id: object) -> str:
@@ -126,6 +130,26 @@ def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]
 
 def _jobs_with(name: str, value: object) -> str:
     return f"/jobs?{urlencode({name: value})}"
+
+
+def family(family: Family) -> dict[str, Any]:
+    """Return the family of a job: its sum, the children of the job, and the newest members."""
+    done, total = family.tasks_completed, family.tasks_total
+    return {
+        "tasks": None if total is None or done is None else f"{done}/{total}",
+        "share": None if total is None or done is None else round(min(1.0, done / total), 4),
+        "jobs": len(family.members),
+        "children": [(child, job_path(child)) for child in family.children[:SHOWN_MEMBERS]],
+        "members": [
+            {
+                "id": member.job_id,
+                "path": job_path(member.job_id),
+                "status": status(member.status),
+                "tasks": f"{member.tasks_completed}/{member.tasks_total}" if member.tasks_total else "",
+            }
+            for member in family.members[-SHOWN_MEMBERS:]
+        ],
+    }
 
 
 def outputs(job: Job) -> dict[str, Any] | None:

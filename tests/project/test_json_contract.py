@@ -15,7 +15,7 @@ from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Remote, add, foreign, key
 from support.fields import JOB_FIELDS
 
-ONLY_FIELDS = ["engine_says", "engine_stop"]
+ONLY_FIELDS = ["engine_says", "engine_stop", "family"]
 """Fields of a job that one command alone prints, and that only when it has something to say in them."""
 LIST_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
@@ -244,7 +244,7 @@ def test_fields_that_are_unknown_here_stay_inside(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("job", [*JOB_FIELDS, "engine_says", "engine_stop"]),
+        ("job", [*JOB_FIELDS, *ONLY_FIELDS]),
         ("list", LIST_FIELDS),
         ("sync", [*SYNC_FIELDS, *RUNNING_FIELDS]),
         ("doctor", DOCTOR_FIELDS),

@@ -236,6 +236,24 @@ def test_a_page_says_that_a_time_was_not_reported(cli: Cli, remote: Remote, caps
     assert "<title>scheduled, running: 10h</title>" in Web(cli, capsys).ok("/jobs/walked")
 
 
+def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: Cli, remote: Remote) -> None:
+    """Parent and child lead to each other; the sum is that of the study; a parent is not resumed again."""
+    add(remote.jobs, "night", "running", tasks_total=14, metadata={"bundle": "sha256:0"})
+    remote.jobs.update_progress("night", 9, tasks_failed=5)
+    remote.jobs.update_status("night", "partial")
+    add(remote.jobs, "night.2", "failed", tasks_total=5, metadata={"bundle": "sha256:0"}, parent_job_id="night")
+    cli.ok("sync", "-q")
+    for name in ("night", "night.2"):
+        page = web.ok(f"/jobs/{name}")
+        assert "9/14 tasks, in 2 jobs" in page
+        assert "mops-jobs resume night.2" in page
+        assert "mops-jobs resume night<" not in page
+    assert '<dt>Children</dt><dd><a href="/jobs/night.2">night.2</a></dd>' in web.ok("/jobs/night")
+    assert '<dt>Parent</dt><dd><a href="/jobs/night">night</a></dd>' in web.ok("/jobs/night.2")
+    assert "nig is short for night.2, the newest of its family" in web.ok("/jobs/nig")
+    assert web.ok("/api/v1/jobs/night") == cli.ok("status", "night", "--json").out
+
+
 def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:
     """The line of progress has a point for each state event; the list of events ends with the newest."""
     cli.ok("register", "a", "-q")

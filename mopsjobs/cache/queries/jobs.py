@@ -134,9 +134,11 @@ def count_by_status(connection: sqlite3.Connection, job_filter: Filter) -> dict[
 def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[str, object]:
     """Find the job with an id, the only job whose id begins with it, or the newest for `@latest`.
 
+    If all jobs that begin with it are of one family, the newest of that family is found.
+
     Raises:
         JobNotFoundError: if there is none.
-        AmbiguousJobError: if several ids begin with it.
+        AmbiguousJobError: if several ids begin with it, and are not all of one family.
         RecordError: if the record of that job is unreadable, and the cache has no good row of it.
         UsageError: if the name begins with `@` and is not `@latest`.
     """
@@ -169,11 +171,17 @@ def _find_by_prefix(connection: sqlite3.Connection, prefix: str) -> JobColumns |
     if exact := _first_job(connection, "WHERE job_id = ?", prefix):
         return exact
     # U+10FFFF is in no id, since it does not print. So it bounds the ids with this prefix from above.
+    end = prefix + "\U0010ffff"
     rows = connection.execute(
         f"SELECT job_id, {COLUMNS} FROM job WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?",  # noqa: S608
-        (prefix, prefix + "\U0010ffff", MAX_CANDIDATES + 1),
+        (prefix, end, MAX_CANDIDATES + 1),
     ).fetchall()
     if len(rows) > 1:
+        from mopsjobs.cache.queries.families import newest_of_prefix  # no listing needs it
+
+        newest = newest_of_prefix(connection, prefix, end, rows[0][0])
+        if newest is not None:
+            return _first_job(connection, "WHERE job_id = ?", newest)
         more = ("…",) if len(rows) > MAX_CANDIDATES else ()
         raise AmbiguousJobError(
             f"Several jobs begin with {prefix}.",

@@ -12,12 +12,13 @@ from mopsjobs.app.find_job import FoundJob, Job, find_job
 from mopsjobs.app.job_texts import UNKNOWN, kubernetes_text, queued_text, run_text, step_time
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache.job_json import count_outputs
+from mopsjobs.cache.queries.families import Family, Member, describe_short_name
 from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import EXIT_UNREACHABLE
-from mopsjobs.utils.text import describe_duplicates
+from mopsjobs.utils.text import describe_duplicates, pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ EXAMPLES = (
 BAR_WIDTH = 24
 
 SHOWN_OUTPUTS = 5
+
+SHOWN_MEMBERS = 10
+"""The newest jobs of a family."""
 
 _LONG_ID = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 
@@ -88,14 +92,16 @@ def _text(name: str, found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
     job, freshness = found.job, found.freshness
     age = "live, from the registry" if freshness is None else freshness.describe()
     is_stale = freshness is not None and freshness.stale
-    following = next_command(job, stale=is_stale, is_dead=is_runner_dead(job, app.env))
+    last = job if found.newest is None else found.newest
+    following = next_command(last, stale=is_stale, is_dead=is_runner_dead(last, app.env))
     notes = [f"Data: {age}{', stale' if is_stale else ''}", f"Next: {following}"]
-    if job["job_id"] != name and not name.startswith("@"):
-        notes.insert(0, f"{name} is short for {job['job_id']}")
-    return _lines(job, app), notes
+    short = describe_short_name(name, str(job["job_id"]), found.family)
+    if short is not None:
+        notes.insert(0, short)
+    return _lines(job, found.family, app), notes
 
 
-def _lines(job: Job, app: App) -> list[Line]:
+def _lines(job: Job, family: Family | None, app: App) -> list[Line]:
     now = app.now()
     lines: list[Line] = []
 
@@ -125,6 +131,10 @@ def _lines(job: Job, app: App) -> list[Line]:
     if (place := kubernetes_text(job)) is not None:
         add("Kubernetes", place, None if job["k8s_uid"] is None else f", uid {job['k8s_uid']}")
     add("Parent", job["parent_job_id"])
+    if family is not None:
+        add("Children", ", ".join(family.children[:SHOWN_MEMBERS]) or None)
+        add("Family", _family(family))
+        lines += [_member(member) for member in family.members[-SHOWN_MEMBERS:]]
     add("Results", job["results_path"])
     add("Outputs", _outputs(job))
     if job["error_code"] is not None or job["error_message"] is not None:
@@ -136,15 +146,34 @@ def _lines(job: Job, app: App) -> list[Line]:
 
 
 def _progress(job: Job) -> str | None:
-    total, done, failed = job["tasks_total"], job["tasks_completed"], job["tasks_failed"]
+    total: int = job["tasks_total"]  # type: ignore[assignment]
+    done: int = job["tasks_completed"]  # type: ignore[assignment]
+    failed = job["tasks_failed"]
     failures = f", {failed} failed" if failed else ""
     if not total:
         return f"{done} tasks done{failures}" if done or failed else None
-    share: float = job["progress"]  # type: ignore[assignment]
-    full = int(share * BAR_WIDTH)
     metadata: Mapping[str, object] = job["metadata"]  # type: ignore[assignment]
-    duplicates = describe_duplicates(metadata.get("n_duplicate_tasks"))
-    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %{failures}{duplicates}"
+    return f"{_bar(done, total)}{failures}{describe_duplicates(metadata.get('n_duplicate_tasks'))}"
+
+
+def _bar(done: int, total: int) -> str:
+    """Return a bar with the counts and the share of the tasks that are done."""
+    share = min(1.0, done / total)
+    full = int(share * BAR_WIDTH)
+    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %"
+
+
+def _family(family: Family) -> str:
+    """Return how many tasks of the whole study are done, and by how many jobs."""
+    jobs = pluralize(len(family.members), "job")
+    if family.tasks_total is None or family.tasks_completed is None:
+        return jobs
+    return f"{_bar(family.tasks_completed, family.tasks_total)}, in {jobs}"
+
+
+def _member(member: Member) -> Line:
+    tasks = f", {member.tasks_completed}/{member.tasks_total} tasks" if member.tasks_total else ""
+    return [f"  {member.job_id}  ", status_style(member.status), tasks]
 
 
 def _outputs(job: Job) -> str | None:

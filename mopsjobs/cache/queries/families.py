@@ -1,0 +1,154 @@
+"""Families of jobs in the cache: a job with the jobs that it was resumed from, and those that it was resumed as."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.utils.times import parse_time
+
+MAX_MEMBERS = 1000
+"""Members that are read. Any program may register a million children of one job."""
+
+_MEMBERS = """
+    WITH RECURSIVE member(job_id) AS (
+        VALUES (?) UNION SELECT job.job_id FROM member CROSS JOIN job ON job.parent_job_id = member.job_id
+    )
+    SELECT job.job_id, job.parent_job_id, job.status, job.tasks_total, job.tasks_completed, job.created_ts
+    FROM member CROSS JOIN job USING (job_id) LIMIT ?
+"""
+
+
+class Member(NamedTuple):
+    """A job of a family."""
+
+    job_id: str
+    parent_job_id: str | None
+    status: str
+    tasks_total: int
+    tasks_completed: int
+    created: float
+    """Seconds since 1970."""
+
+
+class Family(NamedTuple):
+    """Two jobs or more, of which each but the first was made to continue another one."""
+
+    members: tuple[Member, ...]
+    """Parents before their children."""
+    children: tuple[str, ...]
+    """The ids of the children of the job whose family this is."""
+    newest: str
+    """The id of the job that continues the others."""
+    tasks_total: int | None
+    """Tasks of the whole study; None if unknown."""
+    tasks_completed: int | None
+    """Those of them that are done, by whichever job; None if unknown."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the family as scripts get it."""
+        return {
+            "tasks_total": self.tasks_total,
+            "tasks_completed": self.tasks_completed,
+            "newest": self.newest,
+            "children": list(self.children),
+            "jobs": [
+                {
+                    "job_id": member.job_id,
+                    "parent_job_id": member.parent_job_id,
+                    "status": member.status,
+                    "tasks_total": member.tasks_total,
+                    "tasks_completed": member.tasks_completed,
+                }
+                for member in self.members
+            ],
+        }
+
+
+def read_members(connection: sqlite3.Connection, job_id: str) -> list[Member]:
+    """Return the members of a job's family that the cache has, parents before their children."""
+    eldest, seen = job_id, {job_id}
+    while len(seen) < MAX_MEMBERS:
+        row = connection.execute("SELECT parent_job_id FROM job WHERE job_id = ?", (eldest,)).fetchone()
+        if row is None or row[0] is None or row[0] in seen:
+            break
+        eldest = row[0]
+        seen.add(eldest)
+    return [Member(*row) for row in connection.execute(_MEMBERS, (eldest, MAX_MEMBERS))]
+
+
+def read_family(connection: sqlite3.Connection, job_id: str) -> Family | None:
+    """Return the family of a job; None if the cache has no other member."""
+    return make_family(job_id, read_members(connection, job_id))
+
+
+def make_family(job_id: str, members: Iterable[Member]) -> Family | None:
+    """Return the family of a job from its members; None if there is only one.
+
+    A child has the tasks that its parent lacked. So what the newest job lacks, the family lacks.
+    """
+    by_id = {member.job_id: member for member in members}
+    if len(by_id) < 2:
+        return None
+    parents = {member.parent_job_id for member in by_id.values()}
+    leaves = [member for member in by_id.values() if member.job_id not in parents]
+    newest = max(leaves or by_id.values(), key=lambda member: (member.created, member.job_id))
+    total = next((member.tasks_total for member in by_id.values() if member.parent_job_id is None), 0)
+    is_known = total > 0 and newest.tasks_total > 0
+    return Family(
+        members=tuple(by_id.values()),
+        children=tuple(member.job_id for member in by_id.values() if member.parent_job_id == job_id),
+        newest=newest.job_id,
+        tasks_total=total or None,
+        tasks_completed=max(0, total - newest.tasks_total + newest.tasks_completed) if is_known else None,
+    )
+
+
+def member_from_state(state: JobState) -> Member:
+    """Return a record as a member of a family."""
+    return Member(
+        state.job_id,
+        state.parent_job_id,
+        str(state.status),
+        state.tasks_total,
+        state.tasks_completed,
+        parse_time(state.created_at).timestamp(),
+    )
+
+
+def newest_of_prefix(connection: sqlite3.Connection, prefix: str, end: str, first: str) -> str | None:
+    """Return the newest job of a family if all ids with a prefix belong to it, else None.
+
+    Args:
+        connection: the cache.
+        prefix: the prefix.
+        end: a text above all ids with the prefix, and below all others that follow.
+        first: one of the ids.
+    """
+    family = read_family(connection, first)
+    if family is None:
+        return None
+    ids = {member.job_id for member in family.members}
+    rows = connection.execute(
+        "SELECT job_id FROM job WHERE job_id >= ? AND job_id < ? LIMIT ?", (prefix, end, len(ids) + 1)
+    )
+    return family.newest if all(row[0] in ids for row in rows) else None
+
+
+def describe_short_name(name: str, job_id: str, family: Family | None) -> str | None:
+    """Return what a short name stands for; None if it is the id itself, or `@latest`."""
+    if name in (job_id, "@latest"):
+        return None
+    if not is_family_name(name, family):
+        return f"{name} is short for {job_id}"
+    return f"{name} is short for {job_id}, the newest of its family"
+
+
+def is_family_name(name: str, family: Family | None) -> bool:
+    """Return whether several jobs of a family begin with a name, and none has it as its id."""
+    if family is None:
+        return False
+    ids = [member.job_id for member in family.members]
+    return name not in ids and sum(job_id.startswith(name) for job_id in ids) > 1
