@@ -247,7 +247,7 @@ class InvalidTransitionError(JobError):
 
 
 class TerminalStateError(InvalidTransitionError):
-    """The job has ended. Its record never changes again."""
+    """The job has ended. Only its labels and its note can change."""
 
 
 # --- engines -----------------------------------------------------------------------------------------------------

@@ -39,3 +39,10 @@ def kubernetes_text(job: Mapping[str, object]) -> str | None:
     """Return namespace and name of a job's Kubernetes Job; None if the record has neither."""
     namespace, name = job["k8s_namespace"], job["k8s_name"]
     return None if namespace is None and name is None else f"{namespace or 'default'}/{name or '?'}"
+
+
+def note_text(job: Mapping[str, object]) -> str | None:
+    """Return the note of a user about a job; None if it has none."""
+    metadata = job["metadata"]
+    note = metadata.get("note") if isinstance(metadata, Mapping) else None
+    return note if isinstance(note, str) and note else None

@@ -85,8 +85,10 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="select jobs with this label, of this value if given; repeat for more",
     )
-    which.add_argument("--namespace", metavar="NAMESPACE", help="select jobs in this Kubernetes namespace")
-    which.add_argument("--owner", metavar="OWNER", help="select jobs of this owner")
+    which.add_argument(
+        "--namespace", metavar="NAMESPACE[,NAMESPACE]", help="select jobs in one of these Kubernetes namespaces"
+    )
+    which.add_argument("--owner", metavar="OWNER[,OWNER]", help="select jobs of one of these owners")
     which.add_argument(
         "--stuck", action="store_true", help="select active jobs that are silent for a minute or marked as suspect"
     )
@@ -163,12 +165,15 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
     """Read the labels to set, from `key=value` texts.
 
     Raises:
-        UsageError: if a text has no `=`, or no key.
+        UsageError: if a text has no `=`, or no key, or if a key has two values.
     """
-    labels = {}
+    labels: dict[str, str] = {}
     for text in texts:
         label, equals, value = text.partition("=")
         if not equals or not label:
             raise UsageError(f"invalid label '{text}': expected key=value.")
+        if labels.get(label, value) != value:
+            other = f"{label}={labels[label]}"
+            raise UsageError(f"invalid label '{text}': expected one value per key; '{other}' is given too.")
         labels[label] = value
     return labels

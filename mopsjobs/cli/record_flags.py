@@ -12,6 +12,7 @@ from mopsjobs.cli.flags import parse_labels
 from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.transitions import NOTE
 from mopsjobs.utils.text import parse_whole_number
 
 _FLAGS = {
@@ -44,6 +45,7 @@ def add_record_flags(parser: argparse.ArgumentParser, fields: tuple[str, ...]) -
     parser.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[], help="set a label; repeat for more"
     )
+    parser.add_argument("--note", metavar="TEXT", help="note about the job, in place of an earlier one")
     parser.add_argument("--metadata", metavar="JSON", help="any other facts, as a JSON object")
 
 
@@ -66,6 +68,8 @@ def record_fields(args: argparse.Namespace) -> dict[str, Any]:
         if not isinstance(metadata, dict):
             raise UsageError("invalid --metadata: expected a JSON object, like '{\"seed\": 7}'.")
         fields["metadata"] = metadata
+    if args.note is not None:
+        fields["metadata"] = {**fields.get("metadata", {}), NOTE: args.note}
     return fields
 
 

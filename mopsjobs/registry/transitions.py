@@ -16,6 +16,9 @@ from mopsjobs.registry.job_state import JobState, JsonObject, check_field, check
 from mopsjobs.registry.status import TRANSITIONS, JobStatus, steps
 from mopsjobs.utils.times import parse_time, record_time
 
+NOTE = "note"
+"""The member of metadata that holds the note of a user."""
+
 MERGED = ("metadata", "labels")
 """Fields whose members an update adds to. Only None removes members, and then all of them."""
 
@@ -82,7 +85,7 @@ def advance(state: JobState, changed: JobState, target: JobStatus, write: Write)
             hint=f"Use a status that may follow {current}: {following}.",
         )
     added = tuple(transition(status, write.stepped_at, write.id) for status in path)
-    return changed.evolve(status=target, transitions=_complete_history(state, write) + added)
+    return changed.evolve(status=target, transitions=_complete_history(state, write.stepped_at) + added)
 
 
 def with_current_step(state: JobState, changed: JobState, write: Write) -> JobState:
@@ -93,11 +96,14 @@ def with_current_step(state: JobState, changed: JobState, write: Write) -> JobSt
     return changed.evolve(transitions=(*state.transitions, step))
 
 
-def _complete_history(state: JobState, write: Write) -> tuple[JsonObject, ...]:
-    """Return the history, with the current status if another program has set it without a step, at an unknown time."""
+def _complete_history(state: JobState, latest: str | None = None) -> tuple[JsonObject, ...]:
+    """Return the history, with the current status if another program has set it without a step, at an unknown time.
+
+    The step gets the time of the last write, but none after `latest`: a history stays in order.
+    """
     if _has_current_step(state):
         return state.transitions
-    at = min(state.updated_at, write.stepped_at, key=parse_time)  # a history stays in order
+    at = state.updated_at if latest is None else min(state.updated_at, latest, key=parse_time)
     return (*state.transitions, transition(state.status, at, None))
 
 
@@ -117,17 +123,20 @@ def reported_steps(history: Sequence[JsonObject]) -> Iterator[tuple[JsonObject, 
 
 
 def guard_terminal(state: JobState, changed: JobState) -> JobState | None:
-    """Return `changed`, or None if it equals `state`.
+    """Return `changed`, or None if it equals `state`. After the end of a job, only its labels and its note may change.
 
     Raises:
-        TerminalStateError: if it differs, and the job has ended.
+        TerminalStateError: if it differs in another field, and the job has ended.
         InvalidTransitionError: if it differs, and this version does not know the job's status.
     """
     if changed.to_json() == state.to_json():  # as Python objects, True equals 1
         return None
+    if state.is_terminal and _annotated(state, changed).to_json() == changed.to_json():
+        # With its end in the history, since the time of the last write no longer tells it.
+        return changed.evolve(transitions=_complete_history(state))
     if state.is_terminal:
         raise TerminalStateError(
-            f"Job {state.job_id} has ended ({state.status}); its record never changes again.",
+            f"Job {state.job_id} has ended ({state.status}); only its labels and its note can change.",
             job_id=state.job_id,
             from_status=state.status,
             to_status=state.status,
@@ -135,6 +144,12 @@ def guard_terminal(state: JobState, changed: JobState) -> JobState | None:
     if state.status not in TRANSITIONS:
         raise _unknown_status(state, state.status)
     return changed
+
+
+def _annotated(state: JobState, changed: JobState) -> JobState:
+    """Return `state` with the labels and the note of `changed`."""
+    note = {NOTE: changed.metadata[NOTE]} if NOTE in changed.metadata else {}
+    return state.evolve(labels=changed.labels, metadata=MappingProxyType({**state.metadata, **note}))
 
 
 def _unknown_status(state: JobState, target: str) -> InvalidTransitionError:

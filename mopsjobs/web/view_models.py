@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
-from mopsjobs.app.job_texts import UNKNOWN, duration_text, kubernetes_text, queued_text, run_text, step_time
+from mopsjobs.app.job_texts import UNKNOWN, duration_text, kubernetes_text, note_text, queued_text, run_text, step_time
 from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.charts import Day, Group, Level
 from mopsjobs.cache.queries.events import StoredEvent
@@ -119,6 +119,7 @@ def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]
         ("Queued", queued_text(job)),
         ("Running" if job["is_active"] else "Ran", run_text(job)),
         ("Heartbeat", moment(job["heartbeat_at"], now).ago if job["heartbeat_at"] and job["is_active"] else None),
+        ("Note", note_text(job)),
         ("Engine", job["engine"]),
         ("Kubernetes", kubernetes_text(job)),
         ("Results", job["results_path"]),

@@ -88,6 +88,36 @@ def test_an_impossible_job_id_is_a_wrong_usage(cli: Cli, argv: tuple[str, ...]) 
     assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
 
 
+@pytest.mark.parametrize("argv", [("register", "new"), ("update", "a")])
+def test_two_values_of_a_label_are_refused(cli: Cli, argv: tuple[str, ...]) -> None:
+    """The last one was kept in silence. The same value twice is no contradiction."""
+    cli.ok("register", "a")
+    ran = cli(*argv, "--label", "a=1", "--label", "a=2")
+    assert (ran.code, ran.err) == (2, "error: invalid label 'a=2': expected one value per key; 'a=1' is given too.\n")
+    assert cli.ok(*argv, "--label", "a=1", "--label", "a=1", "--json").json["labels"] == {"a": "1"}
+
+
+def test_labels_and_a_note_are_set_after_the_end(cli: Cli, remote: Remote) -> None:
+    """Every view shows them, on other machines after a sync. Neither the end nor its time moves."""
+    remote.put(key("theirs"), foreign("theirs", "failed"))
+    add(remote.jobs, "ours", "succeeded")
+    cli.ok("sync")
+    cli.clock.advance(hours=1)
+    for job_id in ("theirs", "ours"):
+        before = cli.ok("status", job_id, "--json").json
+        cli.ok("update", job_id, "--label", "paper=fig2", "--note", "in the draft")
+        cli.ok("sync")
+        ran = cli.ok("status", job_id)
+        assert "Labels     paper=fig2" in ran.lines
+        assert "Note       in the draft" in ran.lines
+        after = cli.ok("status", job_id, "--json").json
+        assert {name for name in before if before[name] != after[name]} <= {
+            "labels", "metadata", "write_id", "revision", "updated_at", "transitions",
+        }  # fmt: skip
+        assert cli.ids("--label", "paper=fig2", "--match", job_id) == [job_id]
+        assert cli("update", job_id, "--owner", "me", "--note", "x").code == 6
+
+
 def test_text_that_is_not_utf_8_does_not_lose_the_report(cli: Cli) -> None:
     """The last words of a dying program may be any bytes: the failure is reported, with what can be read of them."""
     cli.ok("register", "a")

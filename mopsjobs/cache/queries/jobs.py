@@ -156,7 +156,7 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
 
 
 def ended_record(connection: sqlite3.Connection, job_id: str) -> str | None:
-    """Return the record of the job with this full id if it has ended: it then equals that of the registry."""
+    """Return the record of the job with this full id if it has ended. The end is final."""
     row = connection.execute("SELECT record FROM job WHERE job_id = ? AND is_active = 0", (job_id,)).fetchone()
     return None if row is None else str(row[0])
 

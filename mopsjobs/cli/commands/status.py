@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.find_job import FoundJob, Job, find_job
-from mopsjobs.app.job_texts import UNKNOWN, kubernetes_text, queued_text, run_text, step_time
+from mopsjobs.app.job_texts import UNKNOWN, kubernetes_text, note_text, queued_text, run_text, step_time
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.families import Family, Member, describe_short_name
@@ -127,6 +127,7 @@ def _lines(job: Job, family: Family | None, app: App) -> list[Line]:
     add("Owner", job["owner"])
     labels: dict[str, str] = job["labels"]  # type: ignore[assignment]
     add("Labels", ", ".join(f"{label}={value}" for label, value in sorted(labels.items())) or None)
+    add("Note", note_text(job))
     add("Engine", job["engine"])
     if (place := kubernetes_text(job)) is not None:
         add("Kubernetes", place, None if job["k8s_uid"] is None else f", uid {job['k8s_uid']}")

@@ -14,13 +14,14 @@ from mopsjobs.registry.status import JobStatus, parse_status
 HELP = "change the status or the fields of a job"
 
 DESCRIPTION = (
-    "Change the status or the fields of a job. Skipped statuses are filled in. Backward moves are refused, and so is"
-    " every change of a job that has ended."
+    "Change the status or the fields of a job. Skipped statuses are filled in. Backward moves are refused. After its"
+    " end, only labels and the note of a job can change."
 )
 
 EXAMPLES = (
     "mops-jobs update nightly-1 running",
     "mops-jobs update nightly-1 failed --error-code OOM --error 'killed at 12 GiB'",
+    "mops-jobs update nightly-1 --label paper=fig2 --note 'used in the second draft'",
 )
 
 

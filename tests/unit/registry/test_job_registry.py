@@ -122,6 +122,44 @@ def test_a_record_that_has_ended_does_not_change(bench: Bench, method: str, stat
     assert bench.bytes() == value
 
 
+@pytest.mark.parametrize("status", sorted(TERMINAL))
+def test_labels_and_a_note_of_an_ended_job_may_change(bench: Bench, status: str) -> None:
+    """They say something about the job, not how it went. They come by compare-and-swap, and reach the mirror."""
+    bench.place(status=status, metadata={"bundle": "b"}, labels={"x": "1"})
+    bench.now += timedelta(hours=1)
+    racers = iter([lambda: bench.rival.update_fields("a", labels={"x": "2"})])
+    bench.line.before_put = lambda key: next(racers, lambda: None)()
+    job = bench.registry.update_fields("a", labels={"y": "3"}, metadata={"note": "for the paper"})
+    assert (job.status, job.labels, job.metadata) == (
+        status,
+        {"x": "2", "y": "3"},
+        {"bundle": "b", "note": "for the paper"},
+    )
+    assert job.revision == 2
+    assert [value for _, value, _ in bench.told] == [bench.bytes()]
+    assert bench.registry.update_status("a", status, labels={"y": "4"}).labels["y"] == "4"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"metadata": {"suspect": None}}, {"owner": "eve"}, {"labels": {"x": "1"}, "error_code": "OOM"}],
+    ids=["metadata", "field", "field beside a label"],
+)
+def test_nothing_else_of_an_ended_job_may_change(bench: Bench, fields: dict[str, Any]) -> None:
+    value = bench.place(status="failed")
+    with pytest.raises(TerminalStateError, match="only its labels and its note can change"):
+        bench.registry.update_fields("a", **fields)
+    assert bench.bytes() == value
+
+
+def test_a_label_does_not_move_the_end_of_a_job(bench: Bench) -> None:
+    """Other programs keep no history: the time of their last write is the end, and stays it."""
+    bench.place(status="failed")
+    bench.now += timedelta(hours=1)
+    job = bench.registry.update_fields("a", labels={"x": "1"})
+    assert [(step["status"], step["at"]) for step in job.transitions] == [("failed", NOW.isoformat())]
+
+
 @pytest.mark.parametrize("method", UPDATES)
 def test_a_status_unknown_to_this_version_is_never_overwritten(bench: Bench, method: str) -> None:
     """A newer version knows what it means, and what may follow."""

@@ -33,7 +33,8 @@ class Model:
         """Return the job moved to `target` with these fields, or the error that the attempt deserves."""
         changed = dataclasses.replace(self, **fields)
         if self.status is target:
-            return TerminalStateError if changed != self and self.status in TERMINAL else changed
+            annotated = dataclasses.replace(self, labels=changed.labels)
+            return TerminalStateError if changed != annotated and self.status in TERMINAL else changed
         way = steps(self.status, target)
         if way is None:
             return TerminalStateError if self.status in TERMINAL else InvalidTransitionError
