@@ -26,6 +26,9 @@ MAX_LIMIT = 10**12 - 1
 MAX_LABELS = 100
 """Labels of one filter. SQLite allows a thousand conditions in one."""
 
+MAX_NAMES = 100
+"""Owners or namespaces of one filter, for the same reason."""
+
 MAX_GLOB = 1000
 """Characters of a glob. No id is longer, and SQLite allows 50,000."""
 
@@ -58,8 +61,8 @@ def job_filter(  # noqa: PLR0913 - one argument a condition, all by name
         name: the id or the Kubernetes name matches this glob.
         match: the id or the Kubernetes name contains a match of this regular expression.
         label: all of these labels, `key=value` or `key` for any value.
-        namespace: in this Kubernetes namespace.
-        owner: of this owner.
+        namespace: in this Kubernetes namespace, or in one of these, separated by commas.
+        owner: of this owner, or of one of these, separated by commas.
         stuck: active, and silent for a minute or marked as suspect.
 
     Raises:
@@ -71,6 +74,8 @@ def job_filter(  # noqa: PLR0913 - one argument a condition, all by name
         raise UsageError(f"too many labels ({len(label):,}): expected at most {MAX_LABELS}.")
     if name is not None and len(name) > MAX_GLOB:
         raise UsageError(f"glob too long ({len(name):,} characters): expected at most {MAX_GLOB:,}.")
+    if any(text.count(",") >= MAX_NAMES for text in (namespace or "", owner or "")):
+        raise UsageError(f"too many names separated by commas: expected at most {MAX_NAMES}.")
     if hours is not None:
         since = f"{hours}h"
     chosen = filters.Filter(

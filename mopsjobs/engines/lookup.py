@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.errors import MopsJobsError
 
@@ -24,7 +25,7 @@ class EngineAnswer(NamedTuple):
     """A command that stops the job; None if it is not known."""
 
 
-def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tuple[EngineAnswer | None, str]:
+def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tuple[EngineAnswer | None, str | None]:
     """Find a job by its id: on this machine first, then in the cluster.
 
     Args:
@@ -33,14 +34,17 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float) -> tupl
         seconds: how long the cluster may take. The system's own name resolution has no time limit.
 
     Returns:
-        The answer of an engine, None if none knows the job; and the reason for None in a sentence.
+        The answer of an engine, None if none knows the job; and the reason for None in a sentence, which is None if
+        no cluster is configured.
     """
     job: dict[str, object] = {"job_id": job_id}
     here = open_engine("local", env).state(job)
     if here.reason != "NotHere":
         pid = runner_pid(job_id, env)
         show_command = JobDir.for_job(job_id, env).show_command
-        return EngineAnswer("local", here, show_command, None if pid is None else f"kill {pid}"), ""
+        return EngineAnswer("local", here, show_command, None if pid is None else f"kill {pid}"), None
+    if not is_cluster_configured(env):
+        return None, None
     answers: list[tuple[EngineAnswer | None, str]] = []
     # A daemon thread: the program may end while it hangs.
     thread = threading.Thread(target=lambda: answers.append(_find_in_cluster(job, env)), daemon=True)

@@ -123,7 +123,7 @@ def download(
         if is_written and on_progress is not None:
             on_progress(files)
     if not files and not refused:
-        raise NoOutputsError(f"Job {job_id} has no outputs yet.", job_id=job_id)
+        raise NoOutputsError(f"Job {job_id} has no outputs.", job_id=job_id)
     problem = _replace_table(store, family, files_of_job) if family and files else None
     return Downloaded(files, refused, tuple(reasons), problem, *count_tasks(family))
 

@@ -238,3 +238,16 @@ def test_a_table_of_another_program_stays(
     assert (ran.code, (into / "tasks.csv").read_text(), outside.read_text()) == (7, "mine", "mine")
     assert "The table of tasks was not written: " in ran.err
     assert (into / place(TASKS[0])).read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"), [("failed", "has ended (failed) and has no outputs"), ("running", "has no outputs yet")]
+)
+def test_a_job_without_outputs_is_described_by_its_state(
+    cli: Cli, jobs: JobRegistry, into: Path, status: str, sentence: str
+) -> None:
+    """Outputs of a job that has ended do not come any more."""
+    add(jobs, "job", status)
+    assert cli.ok("results", "job").err == f"Job job {sentence}.\n"
+    ran = download(cli, into)
+    assert (ran.code, ran.err) == (6, f"error: Job job {sentence}.\n")

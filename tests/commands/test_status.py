@@ -431,6 +431,14 @@ def test_a_refresh_during_an_outage_asks_once(cli: Cli, remote: Remote) -> None:
         assert remote.store.calls == {"get": 1}
 
 
+def test_a_user_without_a_cluster_reads_of_none(cli: Cli, remote: Remote) -> None:
+    """Nothing on this machine names a cluster: the outage stands alone."""
+    remote.store.down = True
+    ran = cli("status", "a")
+    assert ran.code == 5
+    assert "cluster" not in ran.err
+
+
 @pytest.fixture
 def cluster(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> Api:
     """Return a cluster, and a registry that is away."""

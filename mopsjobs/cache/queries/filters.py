@@ -64,8 +64,8 @@ class Filter:
             name: the id or the Kubernetes name matches this glob.
             match: the id or the Kubernetes name contains a match of this regular expression.
             labels: each of these labels is set to this value, or to any if it is None.
-            namespace: runs in this namespace.
-            owner: belongs to this owner.
+            namespace: runs in this namespace, or in one of these, separated by commas.
+            owner: belongs to this owner, or to one of these, separated by commas.
             silent_since: active and suspect: marked so, or without a heartbeat since this time.
             text: the id, the Kubernetes name, the owner or the value of a label contains it, in any ASCII case.
 
@@ -136,15 +136,21 @@ class Filter:
             else:
                 add("job_id IN (SELECT job_id FROM job_label WHERE label = ? AND value = ?)", label, value)
         if self.namespace is not None:
-            add("namespace = ?", self.namespace)
+            add(*_is_one_of("namespace", self.namespace))
         if self.owner is not None:
-            add("owner = ?", self.owner)
+            add(*_is_one_of("owner", self.owner))
         if self.silent_since is not None:
             add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
         if self.text is not None:
             pattern = "%" + re.sub(r"([\\%_])", r"\\\1", self.text) + "%"
             add(f"rowid IN ({_TEXT_MATCHES})", *[pattern] * _TEXT_MATCHES.count("?"))
         return " AND ".join(conditions) or "true", values
+
+
+def _is_one_of(column: str, text: str) -> tuple[str, *tuple[str, ...]]:
+    """Return the condition that a column has a value, or one of a list. The value itself may have a comma."""
+    names = list(dict.fromkeys([text, *filter(None, (name.strip() for name in text.split(",")))]))
+    return (f"{column} = ?", text) if len(names) == 1 else (f"{column} IN ({', '.join('?' * len(names))})", *names)
 
 
 def parse_sort(text: str) -> str:

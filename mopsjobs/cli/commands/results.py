@@ -7,10 +7,10 @@ import itertools
 from pathlib import Path
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_outputs import find_job_with_outputs
+from mopsjobs.app.find_outputs import JobWithOutputs, find_job_with_outputs
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import JsonLines, Result, Tsv
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
 from mopsjobs.utils.text import describe_duplicates, pluralize
@@ -38,14 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """List or download outputs."""
-    job_id = find_job_with_outputs(args.job, app)
+    job = find_job_with_outputs(args.job, app)
+    job_id = job.job_id
     if args.download is not None:
-        return _download(job_id, Path(args.download), app)
+        return _download(job, Path(args.download), app)
     family = family_of(app.store, job_id)
     outputs = outputs_of(app.store, job_id, family)
     first = next(outputs, None)
     if first is None:
-        return Result(notes=[f"Job {job_id} has no outputs yet."])
+        return Result(notes=[job.describe_absence()])
     listed = itertools.chain([first], outputs)
     # Printed as they arrive: there may be millions, and the store is closed after this function.
     if args.json:
@@ -73,10 +74,13 @@ def _output_json(one: Output) -> dict[str, object]:
     }
 
 
-def _download(job_id: str, directory: Path, app: App) -> Result:
+def _download(job: JobWithOutputs, directory: Path, app: App) -> Result:
     """Download the outputs, and name the keys that were refused."""
     with app.out.progress("files", None) as on_progress:
-        done = download(app.store, job_id, directory, on_progress=on_progress)
+        try:
+            done = download(app.store, job.job_id, directory, on_progress=on_progress)
+        except NoOutputsError as error:
+            raise NoOutputsError(job.describe_absence(), job_id=error.job_id) from None
     warnings = [f"{key} is not downloaded: {reason}." for key, reason in done.reasons]
     if (more := done.refused - len(done.reasons)) > 0:
         warnings.append(f"{more:,} more keys are not downloaded.")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,8 +21,8 @@ from lightkube.resources.batch_v1 import Job
 from lightkube.resources.core_v1 import Pod
 from lightkube.types import CascadeType
 
+from mopsjobs.engines.kubernetes.kubeconfig import SERVICE_HOST, existing_kubeconfigs, listed_kubeconfigs
 from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
-from mopsjobs.utils import user_dirs
 from mopsjobs.utils.text import parse_whole_number
 
 log = logging.getLogger(__name__)
@@ -235,11 +234,8 @@ def _creation_time(pod: Pod) -> float:
 
 def _read_kubeconfig(env: Mapping[str, str]) -> tuple[KubeConfig, str | None]:
     """Return the kubeconfig and its path; in a pod without one, the service account and None."""
-    home = user_dirs.home(env)
-    default = [] if home is None else [os.path.join(home, ".kube", "config")]
-    listed = [path for path in env.get("KUBECONFIG", "").split(os.pathsep) if path]
-    paths = [path for path in listed or default if os.path.exists(path)]
-    if not paths and (listed or not env.get("KUBERNETES_SERVICE_HOST")):
+    listed, paths = listed_kubeconfigs(env), existing_kubeconfigs(env)
+    if not paths and (listed or not env.get(SERVICE_HOST)):
         raise EngineAccessError(
             f"There is no cluster to talk to: {listed[0] if listed else '~/.kube/config'} is missing.",
             hint="Create it, for example with: az aks get-credentials; or name another file in KUBECONFIG.",

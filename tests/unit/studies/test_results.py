@@ -59,7 +59,7 @@ def test_a_refused_key_has_its_reason(store: InMemoryVersionedStore, tmp_path: P
 
 def test_a_job_without_outputs_is_an_error(store: InMemoryVersionedStore, tmp_path: Path) -> None:
     """Nothing is written, not even a table."""
-    with pytest.raises(NoOutputsError, match=r"Job job has no outputs yet\."):
+    with pytest.raises(NoOutputsError, match=r"Job job has no outputs\."):
         download(store, "job", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
