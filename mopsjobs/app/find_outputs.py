@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
-from mopsjobs.errors import JobNotFoundError
+from mopsjobs.cache.queries.events import task_errors
+from mopsjobs.errors import CacheError, JobNotFoundError, StoreError
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.outputs import results_prefix
 
 
@@ -40,3 +44,20 @@ def find_job_with_outputs(name: str, app: App) -> JobWithOutputs:
             raise
         return JobWithOutputs(name, None)
     return JobWithOutputs(state.job_id, state)
+
+
+def read_task_errors(job: JobWithOutputs, app: App) -> dict[int, str]:
+    """Return the last error of each task of a job and its ancestors, by the number of the task. None if it succeeded.
+
+    It costs one listing of events per member of the family. If they cannot be read, a warning says so.
+    """
+    if job.state is None or job.state.status == JobStatus.SUCCEEDED:
+        return {}
+    errors: dict[int, str] = {}
+    try:
+        for member in reversed(family_of(app.store, job.job_id)):
+            app.cache.sync_events(job_id=member.job_id)
+            errors |= app.cache.read_cached(functools.partial(task_errors, job_id=member.job_id)) or {}
+    except (StoreError, CacheError) as error:
+        app.out.warn(f"{error} The table of tasks lacks errors.")
+    return errors

@@ -77,6 +77,14 @@ class OutputDirectory:
                 Path(draft).write_bytes(content)
                 os.replace(draft, last, dst_dir_fd=directory)
 
+    def read_beginning(self, name: str, size: int) -> bytes:
+        """Return the first bytes of a file in the directory; none if there is no regular file of that name."""
+        try:
+            with _open_directory(self.path, []) as directory, _open_file(name, directory) as existing:
+                return b"" if existing is None else existing.read(size)
+        except (OSError, RefusedFileError):  # the first write has the reason
+            return b""
+
     def replace(self, name: str, beginning: bytes, write: Callable[[Path], None]) -> None:
         """Write a file that changes with each download.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError
@@ -13,22 +13,10 @@ from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
-from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
+from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.seeds import SeedIndex
 from mopsjobs.studies.study import ParameterSet, Task, is_output_name
-from mopsjobs.utils.csv_safe import csv_text
-
-BATCH = 500
-"""Rows written at once."""
-
-FIRST_COLUMNS = ("task", "param_id", "seed", "status")
-
-TABLE_BEGINNING = csv_text([FIRST_COLUMNS]).rstrip().encode()
-"""How the table begins. A file that begins otherwise is another program's."""
-
-
-TABLE = "tasks.csv"
-"""The file of the table in a download."""
+from mopsjobs.studies.task_table import TABLE, TABLE_BEGINNING, check_same_family, write_table
 
 MAX_NAMED_KEYS = 1000
 """Refused keys that are named with the reason. A writer of the registry can create a million."""
@@ -92,6 +80,7 @@ def download(
     directory: Path,
     *,
     on_progress: Callable[[int], None] | None = None,
+    errors: Mapping[int, str] = MappingProxyType({}),
 ) -> Downloaded:
     """Write the outputs of a job to a directory as `<param_id>/<seed>/<name>`, and a table of its tasks.
 
@@ -102,14 +91,17 @@ def download(
         job_id: the full id. A job without a manifest has outputs, but no table.
         directory: where the files go.
         on_progress: called with the number of files so far.
+        errors: the last error of each task, by its number, for the table.
 
     Raises:
         NoOutputsError: if the job has no outputs.
+        UsageError: if the directory has the outputs of another family of jobs.
         MopsJobsError: if a file cannot be written.
         StoreError: if an output cannot be read.
     """
     family = family_of(store, job_id)
     files_of_job = OutputDirectory(directory)
+    check_same_family(files_of_job, store, job_id, family)
     files, refused, reasons = 0, 0, []
     for output in outputs_of(store, job_id, family):
         try:
@@ -124,7 +116,7 @@ def download(
             on_progress(files)
     if not files and not refused:
         raise NoOutputsError(f"Job {job_id} has no outputs.", job_id=job_id)
-    problem = _replace_table(store, family, files_of_job) if family and files else None
+    problem = _replace_table(store, family, files_of_job, errors) if family and files else None
     return Downloaded(files, refused, tuple(reasons), problem, *count_tasks(family))
 
 
@@ -155,11 +147,13 @@ def _write_output(
     return True
 
 
-def _replace_table(store: VersionedStore, family: Sequence[Manifest], directory: OutputDirectory) -> str | None:
+def _replace_table(
+    store: VersionedStore, family: Sequence[Manifest], directory: OutputDirectory, errors: Mapping[int, str]
+) -> str | None:
     """Write the table of tasks. Return the reason if it was refused."""
     with _translate_write_errors(directory.path / TABLE):
         try:
-            directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, store, family))
+            directory.replace(TABLE, TABLE_BEGINNING, lambda path: write_table(path, store, family, errors))
         except RefusedFileError as error:
             return str(error)
     return None
@@ -187,45 +181,6 @@ def why_not_an_output(output: Output, family: Sequence[Manifest]) -> str:
     if family and not (is_output_name(rest[1]) if names is None else rest[1] in names):
         return "the study does not name this output" if names else f"invalid name of an output {rest[1]!r}"
     return ""
-
-
-def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest]) -> None:
-    """Write the tasks of the eldest job of a family as CSV: number, parameter id, seed, status, and each parameter.
-
-    The status is `complete` or `missing`. A parameter with the name of one of the first columns is `params.<name>`.
-
-    Raises:
-        StoreError: if a listing failed.
-        OSError: if the file cannot be written.
-    """
-    eldest = family[-1]
-    complete = bytearray(eldest.study.tasks_total)
-    for generation in family:
-        flags = find_complete_tasks(store, generation).complete
-        numbers = range(len(flags)) if generation.only is None else generation.only
-        for number, flag in zip(numbers, flags, strict=True):
-            if flag and number < len(complete):  # the study of a descendant may have been replaced
-                complete[number] = 1
-    parameters = list(
-        dict.fromkeys(name for parameter_set in eldest.study.parameter_sets for name in parameter_set.params)
-    )
-    columns = [f"params.{name}" if name in FIRST_COLUMNS else name for name in parameters]
-
-    def row(task: Task) -> list[object]:
-        status = "complete" if complete[task.number] else "missing"
-        values = (_cell(task.params[name]) if name in task.params else None for name in parameters)
-        return [task.number, task.param_id, task.seed, status, *values]
-
-    rows = (row(task) for _, task in eldest.tasks())
-    with path.open("w", newline="", encoding="utf-8") as file:
-        file.write(csv_text([[*FIRST_COLUMNS, *columns]]))
-        while batch := list(itertools.islice(rows, BATCH)):
-            file.write(csv_text(batch))
-
-
-def _cell(value: object) -> object:
-    """Return the value of a cell. Null is written out, since an empty cell means that the set lacks the parameter."""
-    return "null" if value is None else value
 
 
 class _TaskFinder:

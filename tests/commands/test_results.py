@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies import results
 from mopsjobs.studies.manifest import Manifest, manifest_key
@@ -251,3 +253,33 @@ def test_a_job_without_outputs_is_described_by_its_state(
     assert cli.ok("results", "job").err == f"Job job {sentence}.\n"
     ran = download(cli, into)
     assert (ran.code, ran.err) == (6, f"error: Job job {sentence}.\n")
+
+
+def test_the_table_has_the_last_error_of_each_missing_task(
+    cli: Cli, jobs: JobRegistry, submitted: list[str], into: Path
+) -> None:
+    """It is that of the events, which the cache need not have."""
+    jobs.store.create_if_absent(submitted[0], b"{}")
+    for number, message in ((0, "was retried"), (1, "first"), (1, "bad x")):
+        cli.clock.advance(seconds=1)
+        error = {"type": "ValueError", "message": message}
+        record_event(jobs.store, "job", "task_failed", now=cli.clock.now, task=number, error=error)
+    assert download(cli, into).code == 0
+    with (into / "tasks.csv").open(encoding="utf-8", newline="") as file:
+        assert [(row["status"], row["error"]) for row in csv.DictReader(file)] == [
+            ("complete", ""),
+            ("missing", "ValueError: bad x"),
+        ]
+
+
+def test_a_directory_of_another_job_is_refused(cli: Cli, jobs: JobRegistry, submitted: list[str], into: Path) -> None:
+    """Exit code 2, with a sentence that names both jobs, and nothing is written."""
+    jobs.store.create_if_absent(submitted[0], b"{}")
+    assert download(cli, into).code == 0
+    add(jobs, "other")
+    jobs.store.create_if_absent("results/other/p/1/result.json", b"{}")
+    before = contents(into)
+    ran = download(cli, into, "other")
+    sentence = f"The directory {into} has the outputs of job job, which is not of the family of other."
+    assert (ran.code, ran.err) == (2, f"error: {sentence}\nhint: Use another DIRECTORY.\n")
+    assert contents(into) == before

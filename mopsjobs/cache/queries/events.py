@@ -69,6 +69,16 @@ def progress_points(connection: sqlite3.Connection, job_id: str) -> list[tuple[f
     return connection.execute(sql, (job_id, MAX_POINTS)).fetchall()
 
 
+def task_errors(connection: sqlite3.Connection, job_id: str) -> dict[int, str]:
+    """Return the last error of each task of a job, by the number of the task."""
+    sql = (
+        "SELECT json_extract(body, '$.task') AS task, json_extract(body, '$.error.type'),"
+        " json_extract(body, '$.error.message') FROM event WHERE job_id = ? AND kind = 'task_failed'"
+        " AND typeof(task) = 'integer' ORDER BY at_ts, seq"
+    )
+    return {task: f"{kind}: {message}" for task, kind, message in connection.execute(sql, (job_id,))}
+
+
 def has_events(connection: sqlite3.Connection, job_id: str) -> bool:
     """Return True if the cache has an event of a job."""
     return connection.execute("SELECT 1 FROM event WHERE job_id = ? LIMIT 1", (job_id,)).fetchone() is not None

@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_outputs import JobWithOutputs, find_job_with_outputs
+from mopsjobs.app.find_outputs import JobWithOutputs, find_job_with_outputs, read_task_errors
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import JsonLines, Result, Tsv
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError
@@ -20,7 +20,7 @@ HELP = "list the outputs of a job, or download them"
 DESCRIPTION = (
     "List the outputs of a job, or download them to DIRECTORY/<param_id>/<seed>/<name>, and a table of its tasks with"
     " their parameters to DIRECTORY/tasks.csv. A child job has the outputs of its ancestors too. An existing file with"
-    " other content is kept and named (exit code 7)."
+    " other content is kept and named (exit code 7). A directory with the outputs of another family is refused."
 )
 
 EXAMPLES = (
@@ -76,9 +76,10 @@ def _output_json(one: Output) -> dict[str, object]:
 
 def _download(job: JobWithOutputs, directory: Path, app: App) -> Result:
     """Download the outputs, and name the keys that were refused."""
+    errors = read_task_errors(job, app)
     with app.out.progress("files", None) as on_progress:
         try:
-            done = download(app.store, job.job_id, directory, on_progress=on_progress)
+            done = download(app.store, job.job_id, directory, on_progress=on_progress, errors=errors)
         except NoOutputsError as error:
             raise NoOutputsError(job.describe_absence(), job_id=error.job_id) from None
     warnings = [f"{key} is not downloaded: {reason}." for key, reason in done.reasons]

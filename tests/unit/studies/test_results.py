@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
-from mopsjobs.errors import MopsJobsError, NoOutputsError
+from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, manifest_key
@@ -76,3 +77,53 @@ def test_a_family_begins_with_the_job_itself(store: InMemoryVersionedStore) -> N
     """Then come its ancestors. A job that was reported, not submitted, has none."""
     assert [manifest.job_id for manifest in family_of(store, "job.2")] == ["job.2", "job"]
     assert family_of(store, "reported") == []
+
+
+def _rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "tasks.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_names_job_bundle_and_error_of_each_task(store: InMemoryVersionedStore, tmp_path: Path) -> None:
+    """A complete task is of the job that left its outputs, and has no error. A missing one is of the last job."""
+    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"{}")
+    download(store, "job.2", tmp_path, errors={0: "OSError: once", 1: "ValueError: bad x"})
+    told = [tuple(row[name] for name in ("status", "job_id", "bundle", "error")) for row in _rows(tmp_path)]
+    bundle = "sha256:" + "0" * 64
+    assert told == [("complete", "job", bundle, ""), ("missing", "job.2", bundle, "ValueError: bad x")]
+
+
+@pytest.mark.parametrize(("first", "second"), [("job", "job.2"), ("job.2", "job"), ("job", "job")])
+def test_a_directory_takes_the_outputs_of_one_family(
+    store: InMemoryVersionedStore, tmp_path: Path, first: str, second: str
+) -> None:
+    """In any order, also if the rows of the table are those of the child alone."""
+    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"{}")
+    store.create_if_absent(output_key("job.2", TASKS[1], "result.json"), b"{}")
+    for job_id in (first, second):
+        assert download(store, job_id, tmp_path).table_problem is None
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_outputs_of_another_job_are_not_mixed_in(
+    store: InMemoryVersionedStore, tmp_path: Path, *, has_manifest: bool
+) -> None:
+    """Of a job with the same study too: its files have the same names. Nothing is written."""
+    if has_manifest:
+        other = Manifest(job_id="other", study=study(sets_of(2)), bundle="sha256:" + "1" * 64)
+        store.create_if_absent(manifest_key("other"), other.to_json())
+    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"{}")
+    store.create_if_absent(output_key("other", TASKS[1], "result.json"), b"{}")
+    download(store, "job.2", tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"has the outputs of job job, which is not of the family of other\."):
+        download(store, "other", tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_table_of_an_earlier_version_is_replaced(store: InMemoryVersionedStore, tmp_path: Path) -> None:
+    """It does not name its job."""
+    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"{}")
+    (tmp_path / "tasks.csv").write_text('"task","param_id","seed","status","x"\n0,"p",1,"complete",0\n')
+    assert download(store, "job", tmp_path).table_problem is None
+    assert [row["job_id"] for row in _rows(tmp_path)] == ["job", "job"]

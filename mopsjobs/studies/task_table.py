@@ -1,0 +1,141 @@
+"""The table of tasks in a download, `tasks.csv`: the state, the job, the bundle and the parameters of each task."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.lineage import family_of
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.output_directory import OutputDirectory
+from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.study import Task
+from mopsjobs.utils.csv_safe import csv_text
+
+BATCH = 500
+"""Rows written at once."""
+
+FIRST_COLUMNS = ("task", "param_id", "seed", "status", "job_id", "bundle", "error")
+
+TABLE_BEGINNING = csv_text([FIRST_COLUMNS[:4]]).rstrip().encode()
+"""How the table begins, also that of earlier versions. A file that begins otherwise is another program's."""
+
+TABLE = "tasks.csv"
+"""The file of the table in a download."""
+
+HEAD_BYTES = 1_000_000
+"""Bytes of a table that are read to learn whose outputs a directory has. The parameters of a study may fill lines."""
+
+
+def check_same_family(
+    directory: OutputDirectory, store: VersionedStore, job_id: str, family: Sequence[Manifest]
+) -> None:
+    """Refuse a directory whose table is that of another family of jobs: their outputs would mix.
+
+    Args:
+        directory: where the outputs go.
+        store: where the manifests are.
+        job_id: the job.
+        family: the manifest of the job, that of its parent, and so on.
+
+    Raises:
+        UsageError: if the directory has the outputs of another family.
+        StoreError: if a manifest cannot be read.
+    """
+    earlier = _job_of_table(directory.read_beginning(TABLE, HEAD_BYTES))
+    if earlier is None or earlier in (job_id, *(member.job_id for member in family)):
+        return
+    try:
+        others = family_of(store, earlier)
+    except (RecordError, UsageError):
+        others = []
+    if not (family and others and family[-1].job_id == others[-1].job_id):
+        raise UsageError(
+            f"The directory {directory.path} has the outputs of job {earlier}, which is not of the family of {job_id}.",
+            hint="Use another DIRECTORY.",
+        )
+
+
+def _job_of_table(beginning: bytes) -> str | None:
+    """Return the job of the first task of a table; None if it does not say."""
+    if not beginning.startswith(TABLE_BEGINNING):
+        return None
+    rows = csv.DictReader(io.StringIO(beginning.decode("utf-8", "replace")))
+    try:
+        return next(rows, {}).get("job_id") or None
+    except csv.Error:
+        return None
+
+
+def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], errors: Mapping[int, str]) -> None:
+    """Write the tasks of the eldest job of a family as CSV.
+
+    Each row has `FIRST_COLUMNS`, then each parameter. A parameter with the name of one of these is `params.<name>`.
+
+    - `status`: `complete` or `missing`
+    - `job_id`, `bundle`: of the job that left the outputs, or of the last one that had the task
+    - `error`: the last error of a missing task
+
+    Args:
+        path: the file.
+        store: where the outputs are.
+        family: the manifest of the job, that of its parent, and so on.
+        errors: the last error of each task, by its number.
+
+    Raises:
+        StoreError: if a listing failed.
+        OSError: if the file cannot be written.
+    """
+    eldest = family[-1]
+    complete, member_of = _find_members(store, family)
+    parameters = list(
+        dict.fromkeys(name for parameter_set in eldest.study.parameter_sets for name in parameter_set.params)
+    )
+    columns = [f"params.{name}" if name in FIRST_COLUMNS else name for name in parameters]
+
+    def row(task: Task) -> list[object]:
+        member = family[member_of[task.number]]
+        is_complete = bool(complete[task.number])
+        values = (_cell(task.params[name]) if name in task.params else None for name in parameters)
+        return [
+            task.number,
+            task.param_id,
+            task.seed,
+            "complete" if is_complete else "missing",
+            member.job_id,
+            member.bundle,
+            None if is_complete else errors.get(task.number),
+            *values,
+        ]
+
+    rows = (row(task) for _, task in eldest.tasks())
+    with path.open("w", newline="", encoding="utf-8") as file:
+        file.write(csv_text([[*FIRST_COLUMNS, *columns]]))
+        while batch := list(itertools.islice(rows, BATCH)):
+            file.write(csv_text(batch))
+
+
+def _find_members(store: VersionedStore, family: Sequence[Manifest]) -> tuple[bytearray, array[int]]:
+    """Return for each task whether it is complete, and the index of the member of the family whose task it is."""
+    total = family[-1].study.tasks_total
+    complete, member_of = bytearray(total), array("L", [len(family) - 1]) * total
+    for index, member in reversed(list(enumerate(family))):
+        flags = find_complete_tasks(store, member).complete
+        numbers = range(len(flags)) if member.only is None else member.only
+        for number, flag in zip(numbers, flags, strict=True):
+            # The study of a descendant may have been replaced. A task that an ancestor did stays the ancestor's.
+            if number < total and (flag or not complete[number]):
+                member_of[number] = index
+                complete[number] = complete[number] or flag
+    return complete, member_of
+
+
+def _cell(value: object) -> object:
+    """Return the value of a cell. Null is written out, since an empty cell means that the set lacks the parameter."""
+    return "null" if value is None else value
