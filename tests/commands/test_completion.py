@@ -25,12 +25,13 @@ SHELLS = {
 TABS = {
     "mops-jobs summ": "ary",
     "mops-jobs status nig": "ht-1",
+    "mops-jobs status @": "latest",
     "mops-jobs list --owner lov": "elace",
     "mops-jobs list --status succ": "eeded",
 }
 """What is typed before the key, and what it adds."""
 
-SECOND = {"mops-jobs wait day ev": "ening"}
+SECOND = {"mops-jobs wait day ev": "ening", "mops-jobs wait @": "latest"}
 """What tcsh does not get: shtab gives it rules for places, and none for arguments that repeat."""
 
 KILL_LINE = "\x15"
@@ -105,13 +106,26 @@ def test_bash_completes_from_the_cache(cli: Cli, remote: Remote, tmp_path: Path)
     remote.store.down = True
     assert _completed(cli, "mops-jobs", "status", "ni") == ["night-1", "night-2"]
     assert _completed(cli, "mops-jobs", "wait", "day", "n") == ["night-1", "night-2"]
-    assert _completed(cli, "mops-jobs", "logs", "") == ["day", "night-1", "night-2"]
+    assert _completed(cli, "mops-jobs", "logs", "") == ["@latest", "day", "night-1", "night-2"]
     assert _completed(cli, "mops-jobs", "list", "--owner", "a") == ["ada", "alan"]
     assert _completed(cli, "mops-jobs", "list", "--status", "su") == ["submitting", "succeeded"]
     assert _completed(cli, "mops-jobs", "list", "--owner", "") == ["ada", "alan"], (
         "what a shell would expand is left out"
     )
     assert not (tmp_path / "ran").exists()
+
+
+def test_wait_is_completed_with_jobs_that_have_not_ended(cli: Cli, remote: Remote) -> None:
+    """And with `@latest`, as every argument that takes it. A full id is never completed so."""
+    for name, status in (("night-1", "succeeded"), ("night-2", "running"), ("night-3", "failed")):
+        add(remote.jobs, name, status)
+    cli.ok("sync")
+    assert _completed(cli, "mops-jobs", "wait", "ni") == ["night-2"]
+    assert _completed(cli, "mops-jobs", "wait", "") == ["@latest", "night-2"]
+    assert _completed(cli, "mops-jobs", "wait", "@") == ["@latest"]
+    assert _completed(cli, "mops-jobs", "results", "@la") == ["@latest"]
+    assert _completed(cli, "mops-jobs", "resume", "@") == []
+    assert _completed(cli, "mops-jobs", "resume", "ni") == ["night-1", "night-2", "night-3"]
 
 
 def test_without_a_cache_there_are_no_words_and_no_message(cli: Cli, remote: Remote) -> None:

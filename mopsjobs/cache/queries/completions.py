@@ -12,18 +12,41 @@ import sqlite3
 MAX_WORDS = 200
 """More candidates are of no help."""
 
+LATEST = "@latest"
+"""The newest job."""
+
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*", re.ASCII)
 
 
 def job_id_words(connection: sqlite3.Connection, prefix: str) -> list[str]:
     """Return ids that begin with a prefix; without a prefix those that changed last."""
+    return _job_ids(connection, prefix, "")
+
+
+def job_name_words(connection: sqlite3.Connection, prefix: str) -> list[str]:
+    """Return the same for an argument that takes `@latest` too."""
+    return _with_latest(prefix, _job_ids(connection, prefix, ""))
+
+
+def active_job_words(connection: sqlite3.Connection, prefix: str) -> list[str]:
+    """Return the same for jobs that have not ended."""
+    return _with_latest(prefix, _job_ids(connection, prefix, "is_active = 1 AND "))
+
+
+def _job_ids(connection: sqlite3.Connection, prefix: str, condition: str) -> list[str]:
     if prefix:
         # U+10FFFF is in no id, since it does not print. So it bounds the ids with this prefix from above.
-        sql = "SELECT job_id FROM job WHERE job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?"
+        sql = f"SELECT job_id FROM job WHERE {condition}job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?"  # noqa: S608 - constant conditions
         rows = connection.execute(sql, (prefix, prefix + "\U0010ffff", MAX_WORDS))
     else:
-        rows = connection.execute("SELECT job_id FROM job ORDER BY changed_ts DESC LIMIT ?", (MAX_WORDS,))
+        sql = f"SELECT job_id FROM job WHERE {condition}true ORDER BY changed_ts DESC LIMIT ?"  # noqa: S608
+        rows = connection.execute(sql, (MAX_WORDS,))
     return _plain_words(rows)
+
+
+def _with_latest(prefix: str, words: list[str]) -> list[str]:
+    """Return the words, and `@latest` if the prefix begins it."""
+    return [LATEST, *words] if LATEST.startswith(prefix) else words
 
 
 def owner_words(connection: sqlite3.Connection, prefix: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
+from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
 from mopsjobs.errors import MopsJobsError, UsageError
@@ -23,12 +24,15 @@ EXAMPLES = (
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
-WORDS = ("jobs", "owners")
+WORDS = ("jobs", "names", "active", "owners")
+"""Ids, ids and `@latest`, those of jobs that have not ended, owners."""
 
 PREAMBLE = {
     "bash": """
 _mops_jobs_words() { command mops-jobs completion --words "$1" "$2" 2>/dev/null; }
 _mops_jobs_complete_jobs() { _mops_jobs_words jobs "$1"; }
+_mops_jobs_complete_names() { _mops_jobs_words names "$1"; }
+_mops_jobs_complete_active() { _mops_jobs_words active "$1"; }
 _mops_jobs_complete_owners() { _mops_jobs_words owners "$1"; }
 """,
     "zsh": """
@@ -38,6 +42,8 @@ _mops_jobs_words() {
   compadd -a found
 }
 _mops_jobs_complete_jobs() { _mops_jobs_words jobs }
+_mops_jobs_complete_names() { _mops_jobs_words names }
+_mops_jobs_complete_active() { _mops_jobs_words active }
 _mops_jobs_complete_owners() { _mops_jobs_words owners }
 """,
     "tcsh": "",
@@ -63,9 +69,9 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     parser = build_parser()
     commands = next(one for one in parser._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001
-    for command in commands.choices.values():
+    for name, command in commands.choices.items():
         for action in command._actions:  # noqa: SLF001 - argparse has no public way to walk a parser
-            _describe(action)
+            _describe(name, action)
     script = shtab.complete(parser, shell=args.shell, preamble=PREAMBLE[args.shell])
     if args.shell == "zsh":  # shtab completes only the first of arguments that repeat
         script = script.replace('"(*)::', '"*:').replace('"(*):', '"*:')
@@ -76,7 +82,12 @@ def _words(kind: str, prefix: str, app: App) -> Result:
     """Return words from the cache. If the cache cannot be read, there are none, and no message disturbs the prompt."""
     from mopsjobs.cache.queries import completions
 
-    find = {"jobs": completions.job_id_words, "owners": completions.owner_words}.get(kind)
+    find = {
+        "jobs": completions.job_id_words,
+        "names": completions.job_name_words,
+        "active": completions.active_job_words,
+        "owners": completions.owner_words,
+    }.get(kind)
     if find is None:
         raise UsageError(invalid_choice("kind of words", kind, WORDS))
     try:
@@ -86,13 +97,16 @@ def _words(kind: str, prefix: str, app: App) -> Result:
     return Result(Tsv([(word,) for word in found or ()]))
 
 
-def _describe(action: argparse.Action) -> None:
-    """Tell shtab what completes an argument."""
+def _describe(command: str, action: argparse.Action) -> None:
+    """Tell shtab what completes an argument of a command."""
     if action.nargs == 0:
         return
     if "--status" in action.option_strings:
         action.choices = [*map(str, JobStatus), *GROUPS]
-    kind = "owners" if "--owner" in action.option_strings else "jobs" if action.metavar == "JOB" else None
+    kind = "owners" if "--owner" in action.option_strings else None
+    if action.metavar == "JOB":
+        takes_latest = (action.help or "").startswith(JOB_HELP)
+        kind = "active" if command == "wait" else "names" if takes_latest else "jobs"
     if kind is not None:
         function = f"_mops_jobs_complete_{kind}"
         action.complete = {  # type: ignore[attr-defined]
