@@ -56,9 +56,12 @@ def next_generation(connection: sqlite3.Connection) -> int:
     return generation
 
 
-def known_jobs(connection: sqlite3.Connection) -> int:
-    """Count the jobs that the cache knows, pruned ones included."""
-    row = connection.execute("SELECT (SELECT count(*) FROM job) + (SELECT count(*) FROM pruned)").fetchone()
+def known_jobs(connection: sqlite3.Connection, generation: int | None = None) -> int:
+    """Count the jobs that the cache knows, pruned ones included; without rows that are younger than a generation."""
+    row = connection.execute(
+        "SELECT (SELECT count(*) FROM job WHERE ?1 IS NULL OR generation <= ?1) + (SELECT count(*) FROM pruned)",
+        (generation,),
+    ).fetchone()
     return int(row[0])
 
 

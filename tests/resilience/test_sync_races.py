@@ -159,6 +159,23 @@ def test_an_older_sync_brings_no_ghost_back(cli: Cli, remote: Remote) -> None:
     assert _held(cli) == ["kept"]
 
 
+def test_the_first_listing_beside_the_first_writer_prints_its_document(cli: Cli, remote: Remote) -> None:
+    """The registry is empty when it is listed, and a job comes into registry and cache before the sync ends.
+
+    The row of that job is younger than the listing. It was taken for one that the registry had lost, and nothing was
+    printed.
+    """
+
+    def register() -> None:
+        remote.store.after_listing = lambda: None
+        cli.app().registry.register_job("new")
+
+    remote.store.after_listing = register
+    ran = cli.ok("list", "--json")
+    assert [job["job_id"] for job in ran.json["jobs"]] == ["new"]
+    assert ran.err == ""
+
+
 def test_own_writes_are_listed_at_once(cli: Cli, remote: Remote) -> None:
     """What this machine writes is in the next listing, without a sync; an older revision never comes back."""
     cli.ok("sync")

@@ -72,13 +72,17 @@ def check_same_registry(registry: JobRegistry, connection: sqlite3.Connection) -
     return not witnesses
 
 
-def check_not_emptied(connection: sqlite3.Connection) -> None:
+def check_not_emptied(connection: sqlite3.Connection, generation: int | None = None) -> None:
     """Refuse a registry without records if the cache knows any.
+
+    Args:
+        connection: the cache.
+        generation: that of the sync whose listing was empty. Younger rows are of jobs that came after that listing.
 
     Raises:
         StoreUnavailableError: if the cache knows records.
     """
-    if count := sync_state.known_jobs(connection):
+    if count := sync_state.known_jobs(connection, generation):
         raise StoreUnavailableError(
             "The registry is empty, gone or replaced: no record of the last sync exists. The cache keeps its"
             f" {pluralize(count, 'job')} until sync --full.",

@@ -145,7 +145,7 @@ class _Sync:
         full_sync = FullSync(self._registry, self._connection, self.report, self._generation, announced, reread=reread)
         full_sync.run(on_progress)
         if not self.report.seen and not reread:
-            registry_identity.check_not_emptied(self._connection)
+            registry_identity.check_not_emptied(self._connection, self._generation)
         foreign = ""
         if announced is not None:
             # Changes that were announced during the listing may be in it.
