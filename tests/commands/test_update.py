@@ -90,7 +90,7 @@ def test_an_impossible_job_id_is_a_wrong_usage(cli: Cli, argv: tuple[str, ...]) 
 
 @pytest.mark.parametrize("argv", [("register", "new"), ("update", "a")])
 def test_two_values_of_a_label_are_refused(cli: Cli, argv: tuple[str, ...]) -> None:
-    """The last one was kept in silence. The same value twice is no contradiction."""
+    """The last one was kept in silence. The same value twice is accepted."""
     cli.ok("register", "a")
     ran = cli(*argv, "--label", "a=1", "--label", "a=2")
     assert (ran.code, ran.err) == (2, "error: invalid label 'a=2': expected one value per key; 'a=1' is given too.\n")

@@ -237,7 +237,7 @@ def test_a_page_says_that_a_time_was_not_reported(cli: Cli, remote: Remote, caps
 
 
 def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: Cli, remote: Remote) -> None:
-    """Parent and child lead to each other; the sum is that of the study; a parent is not resumed again."""
+    """Parent and child lead to each other, with the sum over the study. No command resumes the parent again."""
     add(remote.jobs, "night", "running", tasks_total=14, metadata={"bundle": "sha256:0"})
     remote.jobs.update_progress("night", 9, tasks_failed=5)
     remote.jobs.update_status("night", "partial")
