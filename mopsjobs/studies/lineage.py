@@ -26,10 +26,13 @@ def child_id(registry: JobRegistry, parent: JobState) -> str:
     return check_new_job_id(f"{root}.{2 + sum(1 for _ in _descendants(registry, root))}")
 
 
-def last_child(registry: JobRegistry, parent: JobState) -> JobState | None:
-    """Return the child that a job was last resumed as, or None."""
-    children = [job for job in _descendants(registry, _root_id(parent)) if job.parent_job_id == parent.job_id]
-    return children[-1] if children else None
+def later_jobs(registry: JobRegistry, parent: JobState) -> list[JobState]:
+    """Return the child that a job was last resumed as, the one that that was resumed as, and so on."""
+    last_children = {job.parent_job_id: job for job in _descendants(registry, _root_id(parent))}
+    found: list[JobState] = []
+    while (child := last_children.pop((found[-1] if found else parent).job_id, None)) is not None:
+        found.append(child)
+    return found
 
 
 def family_states(registry: JobRegistry, job: JobState) -> list[JobState]:

@@ -33,7 +33,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.studies.lineage import child_id, last_child
+from mopsjobs.studies.lineage import child_id, later_jobs
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
 from mopsjobs.submission.client import Submission, launched_fields
@@ -236,13 +236,15 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> Resumed:
         JobBusyError: if the job has been resumed before.
     """
     request, state = job.request, job.state
-    earlier = last_child(session.registry, state)
-    if earlier is not None:
-        hint = command_line("wait", earlier.job_id)
-        if earlier.is_terminal:
-            verb = "results" if earlier.status == JobStatus.SUCCEEDED else "resume"
-            hint = command_line(verb, earlier.job_id)
-        problem = f"Job {state.job_id} was resumed as {earlier.job_id}, which is {earlier.status}."
+    later = later_jobs(session.registry, state)
+    if later:
+        newest = later[-1]  # only that can be resumed
+        hint = command_line("wait", newest.job_id)
+        if newest.is_terminal:
+            verb = "results" if newest.status == JobStatus.SUCCEEDED else "resume"
+            hint = command_line(verb, newest.job_id)
+        names = " and ".join(job.job_id for job in later)
+        problem = f"Job {state.job_id} was resumed as {names}, which is {newest.status}."
         raise JobBusyError(problem, job_id=state.job_id, hint=f"Run: {hint}")
     job_id = child_id(session.registry, state)
     engine = _engine_name(state)

@@ -186,6 +186,11 @@ def test_a_parent_is_resumed_once_and_names_its_child(desk: Desk) -> None:
     assert desk.ended("job.3") == "succeeded"
     ran = desk("resume", "job.2")
     assert (ran.code, ran.err.splitlines()[-1]) == (6, "hint: Run: mops-jobs results job.3")
+    ran = desk("resume", "job")  # its child was resumed too, so to resume that would be refused
+    assert (ran.code, ran.err) == (
+        6,
+        "error: Job job was resumed as job.2 and job.3, which is succeeded.\nhint: Run: mops-jobs results job.3\n",
+    )
 
 
 def test_resume_auto_runs_the_code_of_the_current_directory(desk: Desk) -> None:
