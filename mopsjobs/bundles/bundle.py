@@ -8,7 +8,7 @@ which does no harm.)
 
 A bundle has the files that git would list, by the `.gitignore` of each directory and of those above it in the same
 repository. `.modelopsignore` has the same rules and the last word: `!data/` brings back what git ignores. Unless a rule
-brings them back, `LEFT_OUT` and `SECRETS` stay out. `.modelops/manifest.json` is always packed. Never packed are:
+brings them back, `LEFT_OUT` and `SECRETS` stay out. What is always packed: `ALWAYS_IN`. Never packed are:
 
 - `.git` and empty directories
 - `.mops-jobs.toml` and the files it names: a registry beside the study holds the bundles, and grows with each

@@ -43,7 +43,11 @@ SECRETS = (
 """Files with secrets, by their usual names. Every reader of the registry can read a bundle, and it stays there. So they
 are left out, and `submit` names them, unless a rule of the user decides about them."""
 
-ALWAYS_IN = ".modelops/manifest.json"
+MODELOPS_REGISTRY = ".modelops-bundle/registry.yaml"
+"""The models and targets of a bundle, from which ModelOps' wire function loads a model."""
+
+ALWAYS_IN = (".modelops/manifest.json", ".modelops/modelops.toml", MODELOPS_REGISTRY)
+"""Files that ModelOps reads in a bundle. Its own templates list their directories in `.gitignore`."""
 
 NEVER_IN = (".git", ".mops-jobs.toml")
 """Names that are never packed: they are about the directory, not about the model."""
@@ -220,7 +224,7 @@ def _find_files(top: str, leave_out: Collection[str], on_withheld: Callable[[str
             for entry in entries:
                 name = parent + entry.name
                 is_dir = entry.is_dir(follow_symlinks=False)
-                if entry.name in NEVER_IN or name == ALWAYS_IN or (is_dir and _is_venv(entry.path)):
+                if entry.name in NEVER_IN or name in ALWAYS_IN or (is_dir and _is_venv(entry.path)):
                     continue
                 rule = rules.find_rule(entry.path, is_dir=is_dir)
                 if rule is not None and rule.excludes:
@@ -236,9 +240,10 @@ def _find_files(top: str, leave_out: Collection[str], on_withheld: Callable[[str
                     pending.append((name + "/", rules))
                 if count > MAX_FILES:
                     raise _too_much(f"{MAX_FILES:,} files")
-    always = os.path.join(top, ALWAYS_IN)
-    if not os.path.islink(os.path.dirname(always)) and (os.path.isfile(always) or os.path.islink(always)):
-        yield _inspect(root, top, ALWAYS_IN)
+    for name in ALWAYS_IN:
+        path = os.path.join(top, name)
+        if not os.path.islink(os.path.dirname(path)) and (os.path.isfile(path) or os.path.islink(path)):
+            yield _inspect(root, top, name)
 
 
 def _is_venv(directory: str) -> bool:

@@ -12,7 +12,7 @@ standard output:
        or {"task": N, "error": {"type", "message", "traceback"}}
 
 The first line may have `outputs`, the names that the study gives. With `check` in it, the first answer has `takes`, the
-names of the model's arguments.
+names of the model's arguments. It has `entry_point` if an entry point of the interpreter names the wire function.
 
 The model's own output goes to standard error, after a mark with the number of its task. Its standard input is empty.
 """
@@ -23,6 +23,7 @@ import base64
 import contextlib
 import difflib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -48,18 +49,26 @@ INLINE_BYTES = 256 * 1024
 
 TRACEBACK_CHARACTERS = 8000
 
+WIRE_GROUP = "modelops.wire"
+"""The group of entry points in which ModelOps looks for a wire function."""
+
+ENTRY_POINT = "entry point"
+
+CONVENTION = "wire.py"
+"""Origin of a wire function that nothing names."""
+
 
 def main() -> int:
     """Run tasks until the input ends, or the reader of the answers has gone."""
     tasks, answers = _take_over_streams()
     setup = json.loads(tasks.readline())
     try:
-        call, takes = _load_model(setup["root"], setup["entrypoint"], setup.get("outputs"))
+        call, about = _load_model(setup["root"], setup["entrypoint"], setup.get("outputs"))
     except BaseException as error:  # noqa: BLE001 - a model may call sys.exit when it is imported
         _write_answer(answers, {"broken": dict(_error_fields(error), **_error_place(error, setup["root"]))})
         return 1
     try:
-        _write_answer(answers, {"ready": True, "takes": takes} if setup.get("check") else {"ready": True})
+        _write_answer(answers, {"ready": True, **about} if setup.get("check") else {"ready": True})
         return _run_tasks(tasks, answers, call, setup["spool"])
     except BrokenPipeError:
         return 1
@@ -100,28 +109,70 @@ def _take_over_streams() -> tuple[TextIO, TextIO]:
     return tasks, answers
 
 
-def _load_model(root: str, entrypoint: str, expected: list[str] | None) -> tuple[Call, list[str]]:
-    """Return the model as `call(params, seed) -> outputs`, and the names of its arguments.
+def _load_model(root: str, entrypoint: str, expected: list[str] | None) -> tuple[Call, dict[str, Any]]:
+    """Return the model as `call(params, seed) -> outputs`, and what a check is told about it.
 
-    It is the bundle's wire function, else the named function.
+    It is the wire function, else the function that the study names.
     """
     os.chdir(root)
     sys.path.insert(0, root)
-    manifest = os.path.join(root, ".modelops", "manifest.json")
-    if os.path.exists(manifest):
-        with open(manifest, encoding="utf-8") as file:
-            where = json.load(file)["wire"]
+    where, origin = _find_wire(root)
+    if where:
         path, _, name = where.rpartition(":")
-        wire, takes = _get_function(_import_file(os.path.join(root, path)), name, ("entrypoint", "params", "seed"))
-        return lambda params, seed: _check_outputs(wire(entrypoint, params, seed)), takes
-    module, _, name = entrypoint.rpartition("/")[0].partition(":")
+        is_file = path.endswith(".py") or "/" in path
+        module = _import_file(os.path.join(root, path)) if is_file else importlib.import_module(path)
+        if origin != CONVENTION or hasattr(module, name):
+            wire, takes = _get_function(module, name, ("entrypoint", "params", "seed"))
+            about: dict[str, Any] = {"takes": takes}
+            if origin == ENTRY_POINT:
+                about["entry_point"] = where
+            return lambda params, seed: _check_outputs(wire(entrypoint, params, seed)), about
+    model, _, name = entrypoint.rpartition("/")[0].partition(":")
     if not name:
         raise ValueError(
-            f"invalid model {module!r}: expected package.module:function, "
-            "since the bundle has no .modelops/manifest.json"
+            f"invalid model {model!r}: expected package.module:function, since there is no wire function: no entry"
+            f" point {WIRE_GROUP} in {sys.executable}, and no .modelops/manifest.json or wire.py in the bundle"
         )
-    function, takes = _get_function(importlib.import_module(module), name, ("params", "seed"))
-    return lambda params, seed: _to_outputs(function(params, seed), expected), takes
+    function, takes = _get_function(importlib.import_module(model), name, ("params", "seed"))
+    return lambda params, seed: _to_outputs(function(params, seed), expected), {"takes": takes}
+
+
+def _find_wire(root: str) -> tuple[str, str]:
+    """Return the place of the wire function, as `FILE:NAME` or `MODULE:NAME`, and what names it; empty if nothing.
+
+    The order is that of ModelOps: an entry point of the interpreter, the manifest, modelops.toml, the usual file.
+    """
+    every: Any = importlib.metadata.entry_points()
+    points = every.select(group=WIRE_GROUP) if hasattr(every, "select") else every.get(WIRE_GROUP, ())  # before 3.10
+    named = sorted({f"{point.name} = {point.value}" for point in points})
+    if len(named) > 1:
+        raise ValueError(f"expected one entry point {WIRE_GROUP} in {sys.executable}, not {', '.join(named)}")
+    if named:
+        return named[0].partition(" = ")[2].partition("[")[0].strip(), ENTRY_POINT
+    for name, read in ((".modelops/manifest.json", _wire_of_manifest), (".modelops/modelops.toml", _wire_of_toml)):
+        path = os.path.join(root, name)
+        where = read(path) if os.path.exists(path) else None
+        if where is not None:
+            if not isinstance(where, str) or not all(where.rpartition(":")):
+                raise ValueError(f"invalid wire {where!r} in {name}: expected path/to/file.py:function")
+            return where, name
+    return ("wire.py:wire", CONVENTION) if os.path.isfile(os.path.join(root, "wire.py")) else ("", "")
+
+
+def _wire_of_manifest(path: str) -> object:
+    with open(path, encoding="utf-8") as file:
+        document = json.load(file)
+    if not isinstance(document, dict):
+        raise TypeError(f"invalid .modelops/manifest.json: expected an object, not {type(document).__name__}")
+    return document.get("wire")
+
+
+def _wire_of_toml(path: str) -> object:
+    import tomllib  # since Python 3.11
+
+    with open(path, "rb") as file:
+        table = tomllib.load(file).get("modelops")
+    return table.get("wire") if isinstance(table, dict) else None
 
 
 def _get_function(module: ModuleType, name: str, arguments: tuple[str, ...]) -> tuple[Any, list[str]]:

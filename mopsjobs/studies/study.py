@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.studies.seeds import SeedIndex
 
-_OUTPUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+_OUTPUT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?", re.ASCII)
 
 
 class Task(NamedTuple):

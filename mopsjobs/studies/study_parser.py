@@ -28,6 +28,9 @@ MAX_TASKS = 10**7
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Study) if field.init)
 
+KIND = "SimulationStudy"
+"""The `kind` of a study in ModelOps. Its documents may omit the field."""
+
 _SET_FIELDS = ("params", "seed", "param_id")
 """Fields of a parameter set whose `params` is an object. ModelOps' `UniqueParameterSet` has the first and the last."""
 
@@ -35,11 +38,11 @@ _SET_FIELDS = ("params", "seed", "param_id")
 class StudyError(UsageError):
     """An invalid study. `problems` lists everything that is wrong with it, each by its field."""
 
-    def __init__(self, source: str, problems: list[str]) -> None:
+    def __init__(self, source: str, problems: list[str], *, hint: str | None = None) -> None:
         shown = [shorten(problem, MAX_SHOWN_CHARACTERS) for problem in problems[:MAX_SHOWN_PROBLEMS]]
         more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
         message = f"invalid study {source}".rstrip() + f": {'; '.join(shown)}{more}"
-        super().__init__(message if message.endswith("?") else f"{message}.")
+        super().__init__(message if message.endswith("?") else f"{message}.", hint=hint)
         self.problems = tuple(problems)
 
 
@@ -74,6 +77,12 @@ def parse_study(document: object, source: str = "") -> Study:
     Raises:
         StudyError: if it is invalid. The message names every wrong field and what is expected there.
     """
+    if isinstance(document, dict) and _is_calibration(document):
+        raise StudyError(
+            source,
+            ["it is a CalibrationSpec, whose algorithm chooses the parameters; expected a SimulationStudy"],
+            hint="Submit it with mops jobs submit. Or sample parameter sets with cb sampling sobol, and submit those.",
+        )
     problems: list[str] = []
     study = None
     try:
@@ -91,8 +100,10 @@ def _parse(document: object, problems: list[str]) -> Study | None:
         problems.append(f"expected an object with {', '.join(_FIELDS)}, not {_describe(document)}")
         return None
     for name in document:
-        if name not in _FIELDS:
+        if name not in (*_FIELDS, "kind"):
             problems.append(f"{name}: unknown field{_nearest(name, _FIELDS, problems)}")
+    if document.get("kind") not in (None, KIND):
+        problems.append(f"kind: expected {KIND}, not {_describe(document['kind'])}")
     study = Study(
         model=_parse_text(document, "model", None, problems),
         scenario=_parse_text(document, "scenario", "baseline", problems),
@@ -106,6 +117,13 @@ def _parse(document: object, problems: list[str]) -> Study | None:
     if not problems and study.tasks_total > MAX_TASKS:
         problems.append(f"{study.tasks_total:,} tasks: expected at most {MAX_TASKS:,} in one job")
     return study
+
+
+def _is_calibration(document: Mapping[str, object]) -> bool:
+    """Return True for ModelOps' other kind of document, by its `kind`, or by fields as ModelOps does."""
+    if document.get("kind") is not None:
+        return document["kind"] == "CalibrationSpec"
+    return "algorithm" in document or ("parameter_sets" not in document and "target_data" in document)
 
 
 def _nearest(name: object, fields: tuple[str, ...], problems: list[str]) -> str:
@@ -175,7 +193,7 @@ def _make_parameter_set(
 def _parse_output_names(value: object, where: str, problems: list[str]) -> tuple[str, ...] | None:
     names = _parse_texts(value, where, problems)
     problems += [
-        f"{where}: expected names of letters, digits and . _ -, not {name!r}"
+        f"{where}: expected names of letters, digits, spaces and . _ -, not {name!r}"
         for name in names or ()
         if not is_output_name(name)
     ]

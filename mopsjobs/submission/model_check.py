@@ -24,6 +24,7 @@ from mopsjobs.bundles.extraction import BundleError, extract
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_errors import ModelError, describe_exit, load_error, not_python_error
+from mopsjobs.engines.worker import WIRE_GROUP
 from mopsjobs.engines.worker_script import write_worker
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.studies.study import Study
@@ -78,6 +79,8 @@ def check_model(
         is_not_found = broken["type"] == "ModuleNotFoundError" and hint_if_not_found is not None
         raise UsageError(problem.message, hint=hint_if_not_found if is_not_found else problem.hint)
     else:
+        if "entry_point" in answer:  # of what is installed: the packed code does not show it
+            session.note(f"The tasks run through the entry point {WIRE_GROUP} of {python}: {answer['entry_point']}")
         _check_first_parameter(study, answer.get("takes"), session)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, load_bundle, parse_bundle_ref
-from mopsjobs.bundles.packing import ALWAYS_IN, MAX_SHOWN, PackedBundle, pack
+from mopsjobs.bundles.packing import MAX_SHOWN, PackedBundle, pack
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
@@ -21,6 +21,10 @@ from mopsjobs.submission.client import JobSubmissionClient, Submission, Submitte
 from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.session import Session
+from mopsjobs.submission.targets import check_targets, warn_about_targets
+
+WIRE_FILES = (".modelops/manifest.json", ".modelops/modelops.toml", "wire.py")
+"""Files of a bundle that name its wire function, or have it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,9 +86,11 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
     """Check a request and pack its code for the time of the block. The registry is only read for a stored bundle.
 
     Raises:
-        UsageError: if the request is not valid, if the code cannot be packed, or if the model cannot be loaded here.
+        UsageError: if the request is not valid, if the study has targets, if the code cannot be packed, or if the model
+            cannot be loaded here.
         EngineError: if the library of the engine is not installed.
     """
+    check_targets(request.study)
     job_id = check_new_job_id(request.job_id or new_job_id(request.study, session.now()))
     launch = make_launch(job_id, request.engine, request.options, session, foreground=request.foreground)
     if request.code is None:
@@ -96,15 +102,14 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
         yield PreparedJob(request, launch, bundle, None)
         return
     with pack_code(request.code, session) as packed:
-        missing = None if ALWAYS_IN in packed.names else _check_names(request, packed, request.code.directory)
+        warn_about_targets(request.code.directory, packed, session)
+        missing = _check_names(request, packed, request.code.directory)
         if request.engine == "local":
             packed.archive.seek(0)
-            hint = (
-                None if missing is None else f"{missing} Submit in the directory of the model, or install the module."
-            )
+            hint = None if missing is None else f"{missing} Submit in the directory of the model, or install it."
             check_model(request.study, launch, packed.archive.read(), session, hint_if_not_found=hint)
         elif missing is not None:
-            session.warn(f"{missing} The job fails unless the module is installed.")
+            session.warn(f"{missing} The job fails unless it is installed.")
         yield PreparedJob(request, launch, packed.digest, packed)
 
 
@@ -168,21 +173,20 @@ def _check_stored_model(study: Study, launch: Launch, bundle: str, session: Sess
 
 
 def _check_names(request: SubmitRequest, packed: PackedBundle, directory: Path) -> str | None:
-    """Check that a bundle without a wire function can have the model of the study.
+    """Check that the packed code can have the model of the study, if it has no wire function.
 
     Returns:
-        A sentence if the module was not packed: it may be installed in the model's interpreter. Else None.
+        A sentence if it has not: module or wire function may be installed in the model's interpreter. Else None.
 
     Raises:
-        UsageError: if the model names no function, or a file instead of a module.
+        UsageError: if the model names a file instead of a module.
     """
+    if not packed.names.isdisjoint(WIRE_FILES):
+        return None
     model = request.study.model
     module, _, function = model.partition(":")
     if not (function and module):
-        raise UsageError(
-            f"invalid model '{model}': expected package.module:function.",
-            hint=f"Name a function, or add a {ALWAYS_IN} that names a wire function to {directory}.",
-        )
+        return f"The model {shorten(model, 100)!r} names no function, and {directory} has no wire function."
     if module.endswith(".py"):
         name = module.removesuffix(".py").strip("./").replace("/", ".")
         raise UsageError(

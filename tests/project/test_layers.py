@@ -54,7 +54,7 @@ OUTSIDE = {
     "tqdm": "console.printer",
     "shtab": "cli.commands.completion",
     "filelock": "cache.sync.lock engines",
-    "tomllib": "app.config",
+    "tomllib": "app.config engines.worker",
     "pathspec": "bundles.ignore",
     "prometheus_client": "app.metrics",
     "yaml": "utils.yaml_strict engines.kubernetes.client",

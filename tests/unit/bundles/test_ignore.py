@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.bundles.packing import pack
+from mopsjobs.bundles.packing import ALWAYS_IN, pack
 from support.runs import tree
 
 
@@ -90,7 +90,15 @@ def test_modelopsignore_has_the_last_word(tmp_path: Path) -> None:
     assert _names(root) == [".gitignore", ".modelopsignore", "__pycache__/wanted", "data/a.bin", "sub/.gitignore"]
 
 
-@pytest.mark.parametrize("rule", ["", ".modelops/", "manifest.json", "*", "/.modelops/**"])
-def test_the_manifest_is_always_in_and_once(tmp_path: Path, rule: str) -> None:
-    files = {".modelopsignore": rule, ".modelops/manifest.json": "{}", "model.py": "x"}
-    assert _names(tree(tmp_path / "tree", files)).count(".modelops/manifest.json") == 1
+@pytest.mark.parametrize("rule", ["", ".modelops/\n.modelops-bundle/", "manifest.json\nregistry.yaml", "*", "/.m*/**"])
+def test_what_modelops_reads_is_always_in_and_once(tmp_path: Path, rule: str) -> None:
+    """Its templates leave `.modelops-bundle/` out by `.gitignore`, and its wire function needs the registry there."""
+    files = {
+        ".modelopsignore": rule,
+        ".modelops-bundle/.gitignore": "*",
+        "model.py": "x",
+        **dict.fromkeys(ALWAYS_IN, ""),
+    }
+    names = _names(tree(tmp_path / "tree", files))
+    assert {name: names.count(name) for name in ALWAYS_IN} == dict.fromkeys(ALWAYS_IN, 1)
+    assert len(ALWAYS_IN) == 3

@@ -16,6 +16,7 @@ import pytest
 from mopsjobs.engines.worker import INLINE_BYTES
 from mopsjobs.engines.worker_script import WORKER
 from support.docs import ROOT
+from support.runs import tree
 
 MODEL_PYTHON = ROOT / "build" / "model" / "bin" / "python"
 """An interpreter with numpy and pandas, which ours has not."""
@@ -107,6 +108,61 @@ def test_a_wire_function_is_told_the_entrypoint(run: Run) -> None:
     )
     assert talk.answers[0] == {"ready": True}
     assert _outputs(talk.answers[1]) == {"told": b"models.main:Sir/closed {'x': 1} 7 1"}
+
+
+SAYS = "def wire(entrypoint, params, seed): return {{'from': b'{}'}}\n"
+
+WIRES = {
+    "wire.py": SAYS.format("convention"),
+    ".modelops/modelops.toml": '[modelops]\nwire = "toml.py:wire"\n',
+    "toml.py": SAYS.format("toml"),
+    ".modelops/manifest.json": _wire("package.inner:wire"),
+    "package/inner.py": SAYS.format("module of the manifest"),
+    "own.egg-info/entry_points.txt": "[modelops.wire]\nexecute = installed.wire:wire [extra]\n",
+    "own.egg-info/PKG-INFO": "Metadata-Version: 2.1\nName: own\nVersion: 1\n",
+    "installed/wire.py": SAYS.format("entry point"),
+}
+"""All places of a wire function, the last one first in ModelOps' order."""
+
+
+@pytest.mark.parametrize(
+    ("names", "origin"),
+    [
+        (["wire.py"], "convention"),
+        (["wire.py", ".modelops/modelops.toml", "toml.py"], "toml"),
+        ([*WIRES][:5], "module of the manifest"),
+        ([*WIRES], "entry point"),
+    ],
+)
+def test_the_wire_function_is_found_in_the_order_of_modelops(
+    run: Run, tmp_path: Path, names: list[str], origin: str
+) -> None:
+    """Entry point of the interpreter, manifest, modelops.toml, then the usual file; whatever model the study names."""
+    tree(tmp_path / "code", {name: WIRES[name] for name in names})
+    for entrypoint in ("model:f/baseline", "models.sir/baseline"):
+        talk = run("def f(params, seed): return 'plain'\n", {}, entrypoint=entrypoint, check=True)
+        assert _outputs(talk.answers[1]) == {"from": origin.encode()}
+        assert ("entry_point" in talk.answers[0]) == (origin == "entry point")
+
+
+def test_a_manifest_without_a_wire_leaves_the_choice_to_the_next_place(run: Run, tmp_path: Path) -> None:
+    tree(tmp_path / "code", {"wire.py": SAYS.format("convention"), ".modelops/modelops.toml": "[other]\n"})
+    assert _outputs(run("", {}, wire="{}").answers[1]) == {"from": b"convention"}
+
+
+def test_a_file_of_that_name_without_a_wire_function_is_a_module(run: Run, tmp_path: Path) -> None:
+    tree(tmp_path / "code", {"wire.py": "def f(params, seed): return 1\n"})
+    assert _outputs(run("", {}, entrypoint="wire:f/baseline").answers[1]) == {"result.json": b"1"}
+
+
+def test_several_entry_points_are_refused_by_name(run: Run, tmp_path: Path) -> None:
+    """As in ModelOps: nothing says which one is meant."""
+    for name in ("one", "two"):
+        points = {"PKG-INFO": f"Name: {name}\n", "entry_points.txt": f"[modelops.wire]\n{name} = {name}:wire\n"}
+        tree(tmp_path / "code", {f"{name}.egg-info/{file}": text for file, text in points.items()})
+    broken = run("").answers[0]["broken"]
+    named = "one = one:wire, two = two:wire"
+    assert broken["message"] == f"expected one entry point modelops.wire in {sys.executable}, not {named}"
 
 
 def test_the_model_runs_in_its_own_directory_and_finds_its_modules(run: Run, tmp_path: Path) -> None:

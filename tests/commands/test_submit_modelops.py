@@ -1,0 +1,110 @@
+"""Bundles and studies as ModelOps' tools write them run unchanged, from `submit` to `results --download`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.cli import sentences
+from support.desk import Desk
+from support.runs import sets_of, tree
+
+WIRE = """
+import json, pathlib
+
+def wire_function(entrypoint, params, seed):
+    registry = pathlib.Path(".modelops-bundle/registry.yaml")
+    if not registry.exists():
+        return {"table": b"", "metadata": json.dumps({"error": f"No registry found at {registry}"}).encode()}
+    model, _, scenario = entrypoint.partition("/")
+    if f"entrypoint: {model}:" not in registry.read_text():
+        return {"table": b"", "metadata": json.dumps({"error": f"{model} is not in the registry"}).encode()}
+    table = f"scenario,beta,seed\\n{scenario},{params['beta']},{seed}\\n".encode()
+    return {"daily cases by age.csv": table, "metadata": json.dumps({"seed": seed}).encode()}
+"""
+
+BUNDLE = {
+    ".gitignore": "__pycache__/\n.modelops/\nregistry.yaml\n# ModelOps Bundle\n.modelops-bundle/\n",
+    ".modelopsignore": "# Ignore patterns for mops-bundle\n__pycache__/\n.venv/\n.env\n",
+    ".modelops-bundle/registry.yaml": "models:\n  sir:\n    entrypoint: models.sir:StarsimSIR\ntargets: {}\n",
+    "calabaria_like.egg-info/PKG-INFO": "Metadata-Version: 2.1\nName: calabaria-like\nVersion: 1\n",
+    "calabaria_like.egg-info/entry_points.txt": "[modelops.wire]\nexecute = calabaria_like:wire_function\n",
+    "calabaria_like.py": WIRE,
+    "models/sir.py": "class StarsimSIR: pass\n",
+}
+"""A project as `mops bundle init` and `register-model` leave it, with a wire function like that of calabaria."""
+
+STUDY = {
+    "kind": "SimulationStudy",
+    "model": "models.sir",
+    "scenario": "baseline",
+    "parameter_sets": [{"params": {"beta": 0.25}}, {"params": {"beta": 0.5}}, {"params": {"beta": 0.5}}],
+    "sampling_method": "sobol",
+    "n_replicates": 2,
+    "outputs": None,
+    "targets": None,
+    "metadata": {"n_samples": 3, "scramble": True, "seed": 42, "model_class": "models.sir:StarsimSIR"},
+}
+"""A study with all fields of ModelOps' `SimulationStudy`."""
+
+
+def test_a_modelops_bundle_and_study_run_unchanged(desk: Desk, tmp_path: Path) -> None:
+    """The wire function is that of the entry point, the registry is packed, and names of outputs may have spaces."""
+    tree(desk.home, BUNDLE)
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps(STUDY, indent=2))
+    ran = desk.ok("submit", str(study), "--auto", "--job-id", "job", "--wait")
+    assert "The tasks run through the entry point modelops.wire of " in ran.err
+    assert desk.ended() == "succeeded"
+    out = tmp_path / "out"
+    desk.ok("results", "job", "--download", str(out))
+    tables = sorted(path.read_text() for path in out.glob("*/*/daily cases by age.csv"))
+    assert len(tables) == 4
+    assert all(table.startswith("scenario,beta,seed\nbaseline,0.") for table in tables)
+    assert "verified" in desk.ok("validate", "job").out
+
+
+CALIBRATION = {
+    "model": "models.sir", "scenario": "baseline", "algorithm": "optuna", "target_data": {"target_ids": ["incidence"]},
+    "max_iterations": 100, "convergence_criteria": {}, "algorithm_config": {}, "outputs": None, "metadata": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [{}, {"kind": "CalibrationSpec"}, {"algorithm": None, "kind": "CalibrationSpec"}])
+def test_a_calibration_spec_is_refused_by_its_name(desk: Desk, tmp_path: Path, fields: dict[str, object]) -> None:
+    """Recognised by its kind, or by its fields as in ModelOps; the hint says what can be submitted."""
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(CALIBRATION | fields))
+    ran = desk("submit", str(path), "--auto")
+    assert ran.code == 2
+    assert f"invalid study {path}: it is a CalibrationSpec, whose algorithm chooses the parameters" in ran.err
+    assert "Submit it with mops jobs submit." in ran.err
+
+
+def test_targets_are_refused_and_never_ignored(desk: Desk) -> None:
+    """Those of the study by an error, those of the registry, which ModelOps evaluates by default, by a warning."""
+    ran = desk("submit", desk.write(sets_of(1), targets=["targets.incidence:mean_target"]), "--auto")
+    assert (ran.code, sentences(ran.err)[0]) == (
+        2,
+        "error: invalid study: mops-jobs does not evaluate targets: targets.incidence:mean_target.",
+    )
+    assert "Remove targets from the study." in ran.err
+    assert list(desk.jobs.list_jobs()) == []
+    registry = "models: {}\ntargets:\n  incidence: {entrypoint: 'targets.incidence:mean_target'}\n"
+    tree(desk.home, {".modelops-bundle/registry.yaml": registry})
+    ran = desk.ok("submit", desk.write(sets_of(1), targets=[]), "--auto", "--dry-run")
+    assert "warning: mops-jobs does not evaluate the targets in .modelops-bundle/registry.yaml: incidence." in ran.err
+
+
+@pytest.mark.parametrize(("model", "code"), [("models.sir", 2), ("models.sir:StarsimSIR", 2)])
+def test_a_model_class_without_a_wire_function_is_refused(desk: Desk, tmp_path: Path, model: str, code: int) -> None:
+    """A study of ModelOps names a module or a class: only a wire function can run it."""
+    tree(desk.home, {"models/sir.py": "class StarsimSIR:\n    def __init__(self): pass\n"})
+    ran = desk("submit", desk.write(sets_of(1), model=model), "--auto")
+    assert (ran.code, "The model cannot be loaded: " in ran.err) == (code, True)
+    ran = desk("submit", desk.write(sets_of(1), model="models.sir"), "--auto", "--dry-run", "--engine", "dask",
+               "--scheduler", "tcp://127.0.0.1:1")  # fmt: skip
+    assert "names no function, and" in ran.err
+    assert "The job fails unless it is installed." in ran.err
