@@ -105,7 +105,11 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
     from mopsjobs.app import config
     from mopsjobs.app.app import App
 
-    flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color")}
+    flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color", "env")}
+    if flags["env"] is not None:
+        from mopsjobs.app.modelops_environment import with_environment
+
+        env = with_environment(flags["env"], env)
     settings = config.load(flags, env, _working_directory())
     out.color = settings.color.value
     for sentence in settings.ignored:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from mopsjobs.app.project_file import PROJECT_FILE, cache_below, check_registry, find_project_file, why_foreign
 from mopsjobs.errors import ConfigError, UsageError
-from mopsjobs.store.urls import check_url, default_url, identity, is_local
+from mopsjobs.store.urls import DEFAULT_CONTAINER, check_url, default_url, identity, is_local
 from mopsjobs.utils import user_dirs
 from mopsjobs.utils.times import parse_duration
 
@@ -102,7 +102,7 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     """Find the value of each setting.
 
     Args:
-        flags: the flags `registry`, `cache` and `color`; None for a flag that is not given.
+        flags: the flags `registry`, `cache`, `color` and `env`; None for a flag that is not given.
         env: the environment.
         cwd: where the search for a project file begins; None to read none.
 
@@ -112,8 +112,10 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     """
     found: dict[str, Setting] = {}
     for name, value in flags.items():
-        if value is not None:
+        if value is not None and name != "env":
             found[name] = Setting(value, f"flag --{name}")
+    if (environment := flags.get("env")) is not None:
+        found.setdefault("registry", Setting(f"azure://{DEFAULT_CONTAINER}", f"flag --env {environment}"))
     for name, variable in _ENV.items():
         if env.get(variable):
             found.setdefault(name, Setting(env[variable], f"environment {variable}"))

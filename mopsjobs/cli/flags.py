@@ -72,6 +72,7 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
         "--until", metavar="TIME", help="select jobs created before this time: 2h or 7d ago, or RFC 3339"
     )
     which.add_argument(
+        "-s",
         "--status",
         metavar="STATUS[,STATUS]",
         help="select jobs with one of these statuses, or of the groups active and done",
@@ -117,6 +118,7 @@ def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) ->
         help=f"sort by {', '.join(filters.SORTS)}; - in front for descending (default: {filters.DEFAULT_SORT})",
     )
     group.add_argument(
+        "-n",
         "--limit",
         metavar="N",
         type=row_limit,

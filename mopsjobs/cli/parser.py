@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import sys
 
 from mopsjobs import __version__
 from mopsjobs.cli.commands import COMMANDS, load
@@ -27,6 +29,9 @@ EPILOG = """exit codes:
   100 failed, 103 cancelled, 104 partial: the job's end, from wait, logs -f, status --exit-status
 """
 
+MODELOPS_GROUP = "jobs"
+"""The group of ModelOps' commands on jobs: `mops jobs list`."""
+
 # Everything here is English. Without this, argparse would look for a translation of each of its own words.
 argparse._ = lambda text: text  # type: ignore[attr-defined]
 
@@ -40,7 +45,9 @@ class CommandLineParser(argparse.ArgumentParser):
         Raises:
             UsageError: if they do not fit.
         """
-        parsed, unknown = self.parse_known_args(args)
+        self._words = list(sys.argv[1:] if args is None else args)
+        self._refuse_hours_by_h()
+        parsed, unknown = self.parse_known_args(self._words)
         if not unknown:
             return parsed
         flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
@@ -53,10 +60,22 @@ class CommandLineParser(argparse.ArgumentParser):
                 known |= set() if command is None else set(command._option_string_actions)  # noqa: SLF001 - as above
         raise UsageError(f"unknown flag '{flags[0]}'.{did_you_mean(flags[0], sorted(known))}")
 
+    def _refuse_hours_by_h(self) -> None:
+        """Refuse `-h 48`, which means `--hours 48` in ModelOps: argparse would print the help and succeed."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
+                command = next((action.choices[word] for word in self._words if word in action.choices), None)
+                if command is None or "--hours" not in command._option_string_actions:  # noqa: SLF001 - as above
+                    return
+                for match in re.finditer(r"^-h[\n=]?(\d+)$", "\n".join(self._words), re.MULTILINE):
+                    self.error(f"invalid -h {match[1]}: -h prints the help. Did you mean '--hours {match[1]}'?")
+
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is None or value in action.choices:
             return
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
+            if value == MODELOPS_GROUP and value in self._words:
+                self.error(_translate_group(self._words[self._words.index(value) + 1 :]))
             raise argparse.ArgumentError(None, f"unknown command '{value}'.{did_you_mean(str(value), action.choices)}")
         raise argparse.ArgumentError(None, invalid_choice(action.dest, value, action.choices))
 
@@ -85,6 +104,17 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return argparse.HelpFormatter._fill_text(self, text, width, indent)  # noqa: SLF001
 
 
+def _translate_group(words: list[str]) -> str:
+    """Return the error for `jobs COMMAND …`, the form of ModelOps."""
+    import shlex  # only errors need it
+
+    command, *rest = words or ["list"]
+    if command == "submit" and not {"--auto", "--bundle"} & {word.partition("=")[0] for word in rest}:
+        rest.append("--auto")
+    line = shlex.join(["mops-jobs", {"sync": "reconcile"}.get(command, command), *rest])
+    return f"unknown command '{MODELOPS_GROUP}': commands have no group here. Did you mean '{line}'?"
+
+
 def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """Build the parser of the command line.
 
@@ -96,6 +126,12 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     group = common.add_argument_group("common")
     group.add_argument(
         "--registry", metavar="URL", help="URL of the registry (default: MOPS_JOBS_REGISTRY, else as configured)"
+    )
+    group.add_argument(
+        "-e",
+        "--env",
+        metavar="ENV",
+        help="use the Azure storage of this environment of ModelOps",
     )
     group.add_argument(
         "--cache", metavar="PATH", help="path of the local cache (default: MOPS_JOBS_CACHE, else one per registry)"

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from mopsjobs.console.command_line import command_line
 from mopsjobs.engines.base import NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError
 from mopsjobs.registry.job_state import check_job_id
@@ -196,7 +197,12 @@ def load_manifest(store: ReadableStore, job_id: str) -> Manifest:
     key = manifest_key(job_id)
     found = store.get(key)
     if found is None:
-        raise NoManifestError(f"Job {job_id} has no manifest: it was reported, not submitted.", job_id=job_id)
+        raise NoManifestError(
+            f"Job {job_id} has no manifest: mops-jobs did not submit it.",
+            job_id=job_id,
+            hint="If ModelOps did, use mops jobs validate or mops jobs resume. To end the job:"
+            f" {command_line('update', job_id)} STATUS. To run its tasks here, submit its study again.",
+        )
     manifest = Manifest.from_json(found.value, key=key)
     if manifest.job_id != job_id:
         raise RecordError(f"it is the manifest of job {manifest.job_id[:80]!r}", key=key)

@@ -1,7 +1,7 @@
 """Targets of ModelOps: functions that compare the outputs of a parameter set with observed data.
 
-mops-jobs does not evaluate them, so a study with targets is refused. ModelOps evaluates the targets in the registry of a
-bundle for every study without own ones. A warning names those.
+mops-jobs does not evaluate them, so a study with targets is refused. For every other study, ModelOps evaluates the
+targets in the registry of the bundle. A warning names those.
 """
 
 from __future__ import annotations

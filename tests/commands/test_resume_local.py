@@ -122,7 +122,7 @@ def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: 
     assert cli("resume", "nothing").code == 3
     add(jobs, "job", "failed")
     ran = cli("resume", "job")
-    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no manifest: it was reported, not submitted."])
+    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no manifest: mops-jobs did not submit it."])
 
 
 def _interpreter(desk: Desk) -> Path:

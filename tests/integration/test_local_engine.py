@@ -184,7 +184,7 @@ def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: Jo
     add(jobs, "job", "running")
     for command in ("validate", "run"):
         ran = cli(command, "job")
-        told = ["error: Job job has no manifest: it was reported, not submitted."]
+        told = ["error: Job job has no manifest: mops-jobs did not submit it."]
         assert (ran.code, sentences(ran.err)) == (6, told)
     assert record(jobs).status == "running"
 
