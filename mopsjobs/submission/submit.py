@@ -20,8 +20,8 @@ from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, Submitted, new_job_id
 from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.model_check import check_model
+from mopsjobs.submission.modelops_registry import check_targets, warn_about_registry
 from mopsjobs.submission.session import Session
-from mopsjobs.submission.targets import check_targets, warn_about_targets
 
 WIRE_FILES = (".modelops/manifest.json", ".modelops/modelops.toml", "wire.py")
 """Files of a bundle that name its wire function, or have it."""
@@ -102,7 +102,7 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
         yield PreparedJob(request, launch, bundle, None)
         return
     with pack_code(request.code, session) as packed:
-        warn_about_targets(request.code.directory, packed, session)
+        warn_about_registry(request.study, request.code.directory, packed, session)
         missing = _check_names(request, packed, request.code.directory)
         if request.engine == "local":
             packed.archive.seek(0)

@@ -98,6 +98,22 @@ def test_targets_are_refused_and_never_ignored(desk: Desk) -> None:
     assert "warning: mops-jobs does not evaluate the targets in .modelops-bundle/registry.yaml: incidence." in ran.err
 
 
+def test_what_the_registry_of_a_bundle_lacks_is_named(desk: Desk) -> None:
+    """ModelOps' wire function returns an unknown model as an output with an error, so its tasks would succeed."""
+    registry = "models:\n  sir: {entrypoint: 'models.sir:SIR', path: models/sir.py, data: [data/pop.csv, model.py]}\n"
+    tree(desk.home, {".modelops-bundle/registry.yaml": registry, "data/pop.csv": "1", ".gitignore": "data/*.csv\n"})
+    ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--dry-run")
+    unknown, unpacked = sentences(ran.err)[:2]
+    assert unknown == "warning: .modelops-bundle/registry.yaml has no model 'model:simulate'; it has models.sir:SIR."
+    assert "registry.yaml names files that are not packed: data/pop.csv, models/sir.py. If a rule" in unpacked
+    wire = "def wire(entrypoint, params, seed): return {}\n"
+    tree(desk.home, {".modelopsignore": "!data/*.csv\n", "models/sir.py": "", "wire.py": wire})
+    assert "warning" not in desk.ok("submit", desk.write(sets_of(1), model="models.sir"), "--auto", "--dry-run").err
+    tree(desk.home, {".modelops-bundle/registry.yaml": "models: {"})
+    ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--dry-run")
+    assert "warning: .modelops-bundle/registry.yaml is not checked, since it cannot be read: " in ran.err
+
+
 @pytest.mark.parametrize(("model", "code"), [("models.sir", 2), ("models.sir:StarsimSIR", 2)])
 def test_a_model_class_without_a_wire_function_is_refused(desk: Desk, tmp_path: Path, model: str, code: int) -> None:
     """A study of ModelOps names a module or a class: only a wire function can run it."""
