@@ -15,7 +15,6 @@ from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.console.result import Document
-from mopsjobs.errors import MopsJobsError
 from mopsjobs.web.openapi import document
 from mopsjobs.web.query_params import EventsQuery, JobsQuery
 from mopsjobs.web.site import Site
@@ -126,10 +125,7 @@ class _Handlers:
 
     def health(self) -> Response:
         """Return 200 if the server has data, however old; the document says how old."""
-        try:
-            header = self._site.header()
-        except MopsJobsError as error:
-            header = {"synced_at": None, "age_seconds": None, "stale": True, "problem": str(error)}
+        header = self._site.header_or_problem()
         is_ok = header["synced_at"] is not None
         fields = {name: header[name] for name in ("synced_at", "age_seconds", "stale", "problem")}
         return Response(json.dumps({"ok": is_ok, **fields}) + "\n", 200 if is_ok else 503, mimetype=JSON)

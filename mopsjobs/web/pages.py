@@ -214,6 +214,7 @@ class _Views:
         template = self._app.jinja_env.get_template(name)
         return template.render(
             number=number,
+            now=site.app.now().timestamp(),
             registry=site.app.settings.registry_id,
             redirected_by=site.app.settings.redirected_by,
             version=__version__,

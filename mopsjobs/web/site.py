@@ -10,6 +10,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.cache_access import never_synced_error
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import sync_state
+from mopsjobs.errors import MopsJobsError
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
@@ -66,19 +67,40 @@ class Site:
             None, None
         )
 
+    def header_or_problem(self) -> dict[str, Any]:
+        """Return the same; if the cache cannot be used, say why."""
+        try:
+            return self.header()
+        except MopsJobsError as error:
+            unusable = {"synced": "the cache cannot be used", "problem": str(error), "notice": str(error)}
+            return self._header(None, None) | unusable
+
     def header_of(self, connection: sqlite3.Connection, freshness: Freshness | None) -> dict[str, Any]:
         """Return the same, for a connection and its freshness."""
         return self._header(freshness, sync_state.get_meta(connection, "last_error"))
 
     def _header(self, freshness: Freshness | None, last_error: str | None) -> dict[str, Any]:
+        """Return text and figures for the head of a page.
+
+        `synced` has the `ages` in words, in their order. `stale_in` is after how many seconds the data becomes stale.
+        """
         problem = (None if self.syncer is None else self.syncer.problem) or last_error or None
-        age = None if freshness is None else freshness.age_seconds
-        # Also for an embedded registry: commands read it live, but a server shows its last sync.
-        is_late = freshness is None or freshness.sync_age_seconds > parse_duration(self.app.settings.stale_after.value)
+        stale_after = parse_duration(self.app.settings.stale_after.value)
+        ages: list[float] = []
+        is_late, stale_in = True, None
+        if freshness is not None:
+            foreign_age = freshness.foreign_age_seconds
+            ages = [freshness.sync_age_seconds, *([] if foreign_age is None else [foreign_age])]
+            # Also for an embedded registry: commands read it live, but a server shows its last sync.
+            is_late = freshness.is_ahead or freshness.sync_age_seconds > stale_after
+            stale_in = stale_after - (ages[0] if self.app.settings.is_local else ages[-1])
         return {
             "synced": "never synced" if freshness is None else freshness.describe_sync(),
+            "ages": ages,
             "synced_at": None if freshness is None else freshness.synced_at,
-            "age_seconds": age,
+            "age_seconds": None if freshness is None else freshness.age_seconds,
+            "stale_in": stale_in,
             "stale": freshness is None or freshness.stale or is_late or problem is not None,
             "problem": problem,
+            "notice": None if problem is None else f"Last sync failed: {problem}",
         }

@@ -55,9 +55,9 @@ def _stream(site: Site, job_id: str | None, after: str | None, is_gone: Callable
                 parts, after = _events(site, job_id, after)
                 if len(parts) == PAGE:
                     seen = -1  # there may be more
-            parts.append(_message("change", {**site.header(), "number": number}))
+            parts.append(_message("change", {**site.header_or_problem(), "number": number}))
         elif site.app.monotonic() - sent_at >= BEAT_SECONDS:
-            parts.append(_message("age", site.header()))
+            parts.append(_message("age", site.header_or_problem()))
         text = "".join(parts)
         if text:
             sent_at = site.app.monotonic()

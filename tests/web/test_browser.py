@@ -5,8 +5,11 @@ With MOPS_TEST_SCREENSHOTS set to a directory, the pictures of the documentation
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import signal
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +17,13 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playwright
 
+from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import json_time, utc_now
+from mopsjobs.web.sse import MAX_STREAMS
 from support.cli import Cli, Clock, add, foreign, key, put
+from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, hostile_record, serving
 
 if TYPE_CHECKING:
@@ -79,8 +85,9 @@ class Watched:
         self.dialogs.append(dialog.message)
         dialog.dismiss()
 
-    def check(self) -> None:
-        assert (self.foreign, self.dialogs, self.errors) == ([], [], [])
+    def check(self, expected_errors: str = "nothing") -> None:
+        errors = [error for error in self.errors if expected_errors not in error]
+        assert (self.foreign, self.dialogs, errors) == ([], [], [])
 
 
 @pytest.fixture
@@ -238,3 +245,139 @@ def test_markup_of_a_record_is_never_interpreted(page: Page, cli: Cli, server: S
             expect(page.locator("#state pre")).to_contain_text("<img src=x onerror=alert(1)>")
         assert page.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
         assert page.evaluate("window.broken") is None
+
+
+# --- a server that does not answer -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clocked_page(browser: Browser) -> Iterator[Page]:
+    """Yield a tab whose clock the test can set forward. It may fail to reach its server, and do nothing else wrong."""
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, service_workers="block")
+    page = context.new_page()
+    page.clock.install()
+    watched = Watched(page)
+    yield page
+    watched.check(expected_errors="Failed to load resource")
+    context.close()
+
+
+LOST = "#connection"
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/night-1", "/charts"])
+def test_a_page_says_that_its_server_is_gone(clocked_page: Page, server: Server, path: str) -> None:
+    """At once, with the time since the last contact; the age of the data goes on, until it is stale."""
+    clocked_page.goto(server.url + path)
+    expect(clocked_page.locator(LOST)).to_be_hidden()
+    expect(clocked_page.locator("#age")).to_contain_text("synced")
+    server.stop()
+    expect(clocked_page.locator(LOST)).to_contain_text("Connection lost. Last contact ")
+    expect(clocked_page.locator("#announcement")).to_have_text("Connection lost")
+    clocked_page.clock.fast_forward("06:00:00")
+    expect(clocked_page.locator("#age")).to_have_text("synced 6h ago, stale")
+    expect(clocked_page.locator("#fresh")).to_have_class("stale")
+    for text in clocked_page.locator("time[title]").all_inner_texts():
+        assert text == "6h ago"
+    expect(clocked_page.locator(LOST)).to_contain_text("Last contact 6h ago; this page shows the state of then.")
+    expect(clocked_page.locator(LOST)).to_be_in_viewport()
+
+
+def test_each_age_in_the_header_is_counted(clocked_page: Page, server: Server) -> None:
+    """That of the sync, and up to when writes by other programs are known, in the words of the server."""
+    text = "synced just now, writes by other programs known up to 1h ago"
+
+    def serve_two_ages(route: Route) -> None:
+        answer = route.fetch()
+        head = f'<span id="age" data-synced="{text}" data-ages="[0.5, 3600.0]" data-stale-in="60">{text}</span>'
+        route.fulfill(response=answer, body=re.sub(r'<span id="age".*?</span>', head, answer.text()))
+
+    clocked_page.route("**/jobs", serve_two_ages)
+    clocked_page.route("**/live?*", lambda route: route.abort())
+    clocked_page.goto(f"{server.url}/jobs")
+    expect(clocked_page.locator("#fresh")).not_to_have_class("stale")
+    clocked_page.clock.fast_forward("02:00:00")
+    expect(clocked_page.locator("#age")).to_have_text(
+        "synced 2h ago, writes by other programs known up to 3h ago, stale"
+    )
+
+
+def test_a_page_recovers_when_its_server_is_back(clocked_page: Page, server: Server, cli: Cli) -> None:
+    """Without a reload: the message goes, and what changed meanwhile is there."""
+    clocked_page.goto(f"{server.url}/jobs")
+    clocked_page.evaluate("window.same = true")
+    expect(clocked_page.locator("#age")).to_contain_text("synced")
+    server.stop()
+    expect(clocked_page.locator(LOST)).to_be_visible()
+    cli.ok("register", "meanwhile", "-q")
+    with serving(cli, "--sync-every", "1s", "--port", str(server.port)) as again:
+        again.filled()
+        expect(clocked_page.locator("tr[data-key=meanwhile]")).to_be_visible()
+        expect(clocked_page.locator(LOST)).to_be_hidden()
+        assert clocked_page.evaluate("window.same") is True
+
+
+def test_a_server_that_stands_still_is_noticed(clocked_page: Page, server: Server) -> None:
+    """Its connection stays open, but no heartbeat comes. When it goes on, so does the page."""
+    clocked_page.goto(f"{server.url}/jobs")
+    expect(clocked_page.locator("#age")).to_contain_text("synced")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        expect(clocked_page.locator(LOST)).to_be_hidden()
+        clocked_page.clock.fast_forward(41_000)
+        expect(clocked_page.locator(LOST)).to_contain_text("Connection lost")
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    expect(clocked_page.locator(LOST)).to_be_hidden()
+
+
+def test_a_page_without_a_stream_refreshes_itself(clocked_page: Page, server: Server, cli: Cli) -> None:
+    """Where all streams are taken, a page still gets changes and events, and says nothing of a lost connection."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_STREAMS):
+            next(stack.enter_context(server.stream("/live")))
+        with clocked_page.expect_response(lambda one: "/live?" in one.url) as refused:
+            clocked_page.goto(f"{server.url}/jobs/night-1")
+        assert refused.value.status == 503
+        cli.ok("progress", "night-1", "7/10", "-q")
+        until(lambda: "running 7/10 tasks" in server.ask("/jobs/night-1").text, "the event")
+        clocked_page.clock.fast_forward(30_000)
+        clocked_page.clock.fast_forward(5_000)
+        expect(clocked_page.locator("#state")).to_contain_text("7/10")
+        expect(clocked_page.locator("#events li").last).to_contain_text("running 7/10 tasks")
+        expect(clocked_page.locator(LOST)).to_be_hidden()
+
+
+def test_a_job_that_is_removed_leaves_no_page_behind(clocked_page: Page, cli: Cli, server: Server) -> None:
+    """Its open page becomes the one that says that there is no such job."""
+    clocked_page.goto(f"{server.url}/jobs/night-1")
+    expect(clocked_page.locator("#state")).to_be_visible()
+    open_store(cli.env["MOPS_JOBS_REGISTRY"], {}).delete(key("night-1"))
+    expect(clocked_page.locator("main")).to_contain_text("Job night-1 not found")
+
+
+# --- the live log ----------------------------------------------------------------------------------------------------
+
+
+def test_new_events_do_not_move_a_reader(page: Page, cli: Cli, server: Server) -> None:
+    """Above the end, the events stay where they are, and a button leads to the new ones. At the end they follow."""
+    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+    for number in range(80):
+        record_event(store, "night-1", "log", now=utc_now, text=f"line {number}")
+    until(lambda: "line 79" in server.ask("/jobs/night-1").text, "the events")
+    page.goto(f"{server.url}/jobs/night-1")
+    events, newest = page.locator("#events"), page.get_by_role("button", name="Show new events")
+    at_end = "one => one.scrollHeight - one.scrollTop - one.clientHeight <= 8"
+    assert events.evaluate(at_end)
+    events.evaluate("one => { one.scrollTop = 200 }")
+    for number in (4, 5):
+        cli.ok("progress", "night-1", f"{number}/10", "-q")
+        expect(events.locator("li").last).to_contain_text(f"running {number}/10 tasks")
+        assert events.evaluate("one => one.scrollTop") == 200
+    newest.click()
+    expect(newest).to_be_hidden()
+    assert events.evaluate(at_end)
+    cli.ok("progress", "night-1", "6/10", "-q")
+    expect(events.locator("li").last).to_contain_text("running 6/10 tasks")
+    assert events.evaluate(at_end)
+    expect(newest).to_be_hidden()

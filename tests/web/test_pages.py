@@ -18,6 +18,7 @@ import jsonschema
 import pytest
 
 from mopsjobs.cache.database import open_to_read
+from mopsjobs.errors import CacheError
 from mopsjobs.events.writer import record_event
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
@@ -512,6 +513,29 @@ def test_a_failed_sync_is_shown_and_ends_nothing(web: Web, remote: Remote) -> No
     remote.store.down = False
     syncer.problem = syncer._sync()
     assert "failed: " not in web.ok("/jobs")
+
+
+def test_a_stream_goes_on_while_the_cache_cannot_be_used(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its messages say why, so that an open page does not take its server for gone."""
+
+    def fail(_view: object) -> None:
+        raise CacheError("The cache is locked.")
+
+    with web.client.get("/live") as answer:
+        messages = (text.decode() for text in answer.iter_encoded())
+        assert next(messages).startswith("retry: ")
+        assert '"notice": null' in next(messages)
+        monkeypatch.setattr(web.site, "read_cached", fail)
+        web.changes.add()
+        assert '"stale": true, "problem": "The cache is locked.", "notice": "The cache is locked."' in next(messages)
+
+
+def test_a_sync_in_the_future_is_stale(web: Web, cli: Cli) -> None:
+    """The clock was set back: the page says so, as the commands do."""
+    cli.clock.advance(hours=-1)
+    page = web.ok("/jobs")
+    assert "synced at a time in the future (" in page
+    assert 'class="stale"' in page
 
 
 def test_health_tells_of_a_stale_cache_and_stays_well(web: Web, cli: Cli) -> None:

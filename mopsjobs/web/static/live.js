@@ -1,21 +1,37 @@
-// Refreshes a page when the cache changes. Without this script or without a stream, a page stays as it was opened.
+// Refreshes a page when the cache changes, counts the age of its data, and says if the server does not answer.
+// Without this script, a page stays as it was opened.
 "use strict";
 
 (() => {
   const MIN_PAUSE = 2000; // milliseconds between two refreshes
   const SLOW_PAUSE = 60000; // the same for the charts, which read every job
-  const RETRY = 30000; // milliseconds until a refused stream is requested again
+  const RETRY = 30000; // milliseconds until a refused stream is requested again, and the page is refreshed without it
+  const SILENCE = 40000; // milliseconds without a message until the connection is lost; one comes every 15 seconds
   const MAX_EVENTS = 2000; // lines kept on the page of a job
+  const AT_END = 8; // pixels above the end of the events that still count as the end
 
   const body = document.body;
   const follow = body.dataset.follow;
-  if (!follow) return;
+  const events = document.getElementById("events");
 
   let source = null;
-  let age = null; // of the data: seconds, and when they were received
+  let age = null; // of the data: in words and seconds, whether and when it is stale, and when that was received
+  let rendered = null; // when the server rendered this page, by its clock, and when that was received
+  let heardAt = moment(); // when the stream was opened, or brought its last message
+  let currentAt = moment(); // when the server last said that this page is current
+  let loss = ""; // why this page is not kept current
   let refreshedAt = performance.now();
   let timer = null;
   let cursor = body.dataset.cursor || "";
+
+  function moment() {
+    return { ticks: performance.now(), clock: Date.now() };
+  }
+
+  // One clock stops while the machine sleeps, the other one can be set back. So the longer time counts.
+  function millisecondsSince(start) {
+    return Math.max(performance.now() - start.ticks, Date.now() - start.clock);
+  }
 
   // --- the page --------------------------------------------------------------------------------------------------
 
@@ -27,24 +43,40 @@
     request.open("GET", location.pathname + location.search);
     request.responseType = "document";
     request.timeout = 20000;
+    request.onerror = request.ontimeout = () => lose("Connection lost");
     request.onload = () => {
-      if (!request.response || request.status !== 200) return;
-      if (follow === "reload") location.reload();
+      const fresh = request.response;
+      if (!fresh || !fresh.getElementById("fresh")) return lose("The server answers with an error, " + request.status);
+      const isError = request.status !== 200;
+      if (isError !== (follow === "reload")) return location.reload();
+      loss = "";
+      currentAt = moment();
       for (const part of document.querySelectorAll("[data-live]")) {
-        const fresh = request.response.getElementById(part.id);
-        if (fresh) morph(part, fresh);
+        const other = fresh.getElementById(part.id);
+        if (!other) continue;
+        if (part.id === "fresh" && source !== null) part.dataset.number = other.dataset.number; // messages bring the rest
+        else morph(part, other);
       }
-      for (const fresh of request.response.querySelectorAll("[data-live]")) {
-        if (!document.getElementById(fresh.id)) location.reload(); // a new part
+      for (const other of fresh.querySelectorAll("[data-live]")) {
+        if (!document.getElementById(other.id)) location.reload(); // a new part
       }
+      if (source === null && events && isAtEnd()) {
+        // No stream brings the new events.
+        morph(events, fresh.getElementById("events"));
+        cursor = fresh.body.dataset.cursor;
+        scrollToEnd();
+      }
+      if (source === null) readAge();
+      readClock(fresh);
       announce();
+      tick();
     };
     request.send();
   }
 
   function scheduleRefresh() {
     if (timer !== null) return;
-    const pause = follow === "slow" ? SLOW_PAUSE : MIN_PAUSE;
+    const pause = follow === "slow" && !loss ? SLOW_PAUSE : MIN_PAUSE;
     // At random, so that the browsers of a team do not send their requests at the same time.
     const wait = Math.max(Math.random() * 300, refreshedAt + pause - performance.now());
     timer = setTimeout(refresh, wait);
@@ -85,7 +117,7 @@
   // Announce the new total or status to screen readers, if it has changed.
   function announce() {
     const summary = document.querySelector("#jobs caption") || document.querySelector("#state .status");
-    const text = summary ? summary.textContent.trim() : "";
+    const text = loss || (summary ? summary.textContent.trim() : "");
     const announcement = document.getElementById("announcement");
     if (announcement.textContent !== text) announcement.textContent = text;
   }
@@ -93,33 +125,58 @@
   // --- the age of the data -----------------------------------------------------------------------------------------
 
   function formatAge(seconds) {
-    if (seconds < 2) return "just now";
-    for (const [unit, size] of [["d", 86400], ["h", 3600], ["m", 60]]) {
-      if (seconds >= size) return Math.floor(seconds / size) + unit + " ago";
-    }
-    return Math.floor(seconds) + "s ago";
+    if (seconds > -60 && seconds < 2) return "just now";
+    const [unit, size] = [["d", 86400], ["h", 3600], ["m", 60], ["s", 1]].find(([, size]) => Math.abs(seconds) >= size);
+    const text = Math.floor(Math.abs(seconds) / size) + unit;
+    return seconds < 0 ? "in " + text : text + " ago";
   }
 
+  function readClock(page) {
+    rendered = { now: Number(page.getElementById("fresh").dataset.now), at: moment() };
+  }
+
+  // Times with a title are shown as how long ago they were.
+  function showTimes() {
+    const now = rendered.now * 1000 + millisecondsSince(rendered.at);
+    for (const time of document.querySelectorAll("time[title]")) {
+      const text = formatAge((now - Date.parse(time.dateTime)) / 1000);
+      if (time.textContent !== text) time.textContent = text;
+    }
+  }
+
+  // Read the age that the server has put into the page.
+  function readAge() {
+    const { synced, ages, staleIn } = document.getElementById("age").dataset;
+    const stale = document.getElementById("fresh").classList.contains("stale");
+    age = { synced, ages: JSON.parse(ages), staleIn: JSON.parse(staleIn), stale, at: moment() };
+  }
+
+  // The server's words, with each age in them counted on.
   function showAge() {
-    if (age === null || age.seconds === null) return;
-    const seconds = age.seconds + (performance.now() - age.at) / 1000;
-    document.getElementById("age").textContent = "synced " + formatAge(seconds) + (age.stale ? ", stale" : "");
+    const seconds = millisecondsSince(age.at) / 1000;
+    const ages = age.ages.map((each) => formatAge(each + seconds));
+    const synced = age.synced.replace(/just now|\d+[smhd] ago/g, (words) => ages.shift() || words);
+    const stale = age.stale || (age.staleIn !== null && seconds > age.staleIn);
+    document.getElementById("fresh").classList.toggle("stale", stale);
+    document.getElementById("age").textContent = synced + (stale ? ", stale" : "");
   }
 
   function onHeader(message) {
     const header = JSON.parse(message.data);
-    age = { seconds: header.age_seconds, stale: header.stale, at: performance.now() };
+    age = { synced: header.synced, ages: header.ages, staleIn: header.stale_in, stale: header.stale, at: moment() };
     const head = document.getElementById("fresh");
-    head.classList.toggle("stale", header.stale);
-    let problem = head.querySelector(".problem");
-    if (header.problem && !problem) {
-      problem = document.createElement("span");
-      problem.className = "problem";
-      head.append(problem);
+    let notice = head.querySelector(".problem");
+    if (header.notice && !notice) {
+      notice = document.createElement("span");
+      notice.className = "problem";
+      head.append(notice);
     }
-    if (problem && header.problem) problem.textContent = "Last sync failed: " + header.problem;
-    if (problem && !header.problem) problem.remove();
-    showAge();
+    if (notice && header.notice) notice.textContent = header.notice;
+    if (notice && !header.notice) notice.remove();
+    heardAt = moment();
+    if (loss) scheduleRefresh();
+    else currentAt = moment();
+    tick();
   }
 
   // --- the events of a job -----------------------------------------------------------------------------------------
@@ -128,7 +185,7 @@
     cursor = message.lastEventId;
     const event = JSON.parse(message.data);
     if (body.dataset.show && event.kind !== body.dataset.show) return;
-    const list = document.getElementById("events");
+    const wasAtEnd = isAtEnd();
     const item = document.createElement("li");
     const parts = [["time", event.at], ["b", event.kind], ["span", event.text]];
     for (const [name, text] of parts) {
@@ -136,9 +193,18 @@
       part.textContent = text;
       item.append(part, " ");
     }
-    list.append(item);
-    while (list.children.length > MAX_EVENTS) list.firstElementChild.remove();
-    if (document.getElementById("follow").checked) list.scrollTop = list.scrollHeight;
+    events.append(item);
+    while (events.children.length > MAX_EVENTS) events.firstElementChild.remove();
+    if (wasAtEnd) scrollToEnd();
+    else document.getElementById("newest").hidden = false;
+  }
+
+  function isAtEnd() {
+    return events.scrollHeight - events.scrollTop - events.clientHeight <= AT_END;
+  }
+
+  function scrollToEnd() {
+    events.scrollTop = events.scrollHeight;
   }
 
   // --- the stream ----------------------------------------------------------------------------------------------------
@@ -150,17 +216,22 @@
       query.set("job", body.dataset.job);
       query.set("after", cursor);
     }
+    heardAt = moment();
     source = new EventSource("/live?" + query);
     source.addEventListener("change", (message) => {
       onHeader(message);
       if (JSON.parse(message.data).number !== Number(document.getElementById("fresh").dataset.number)) scheduleRefresh();
     });
-    source.addEventListener("age", onHeader);
+    source.addEventListener("age", (message) => {
+      onHeader(message);
+      scheduleRefresh(); // the page shows how long ago things were
+    });
     source.addEventListener("event", onEvent);
     source.addEventListener("reload", () => location.reload());
     source.onerror = () => {
-      if (source.readyState !== EventSource.CLOSED) return; // the browser reconnects
+      if (source.readyState !== EventSource.CLOSED) return lose("Connection lost"); // the browser reconnects
       close();
+      scheduleRefresh(); // tells whether only the stream is refused
       setTimeout(open, RETRY);
     };
   }
@@ -170,12 +241,43 @@
     source = null;
   }
 
+  function lose(reason) {
+    loss = reason;
+    clearTimeout(timer);
+    timer = null;
+    announce();
+    tick();
+  }
+
+  // Show how old everything is, also if no message comes.
+  function tick() {
+    showAge();
+    showTimes();
+    if (source !== null && millisecondsSince(heardAt) > SILENCE) {
+      close();
+      open();
+      lose("Connection lost");
+      return;
+    }
+    const notice = document.getElementById("connection");
+    notice.hidden = !loss;
+    const contact = formatAge(millisecondsSince(currentAt) / 1000);
+    if (loss) notice.textContent = `${loss}. Last contact ${contact}; this page shows the state of then.`;
+  }
+
+  readAge();
+  readClock(document);
+  setInterval(tick, 1000);
+  if (!follow) return;
   // A browser has six connections for all tabs of a site, so a hidden tab closes its own.
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
-  setInterval(showAge, 5000);
-  const events = document.getElementById("events");
-  if (events) events.scrollTop = events.scrollHeight;
+  if (events) {
+    const newest = document.getElementById("newest");
+    newest.addEventListener("click", scrollToEnd);
+    events.addEventListener("scroll", () => (newest.hidden = newest.hidden || isAtEnd()));
+    scrollToEnd();
+  }
   open();
 })();
