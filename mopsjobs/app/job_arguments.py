@@ -6,7 +6,7 @@ import math
 
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.status import parse_statuses
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_when
@@ -69,7 +69,7 @@ def job_filter(  # noqa: PLR0913 - one argument a condition, all by name
         UsageError: if a value is malformed, or two contradict each other.
     """
     if hours is not None and since is not None:
-        raise UsageError("--hours and --since contradict each other: both set where the window begins.")
+        raise OptionError("hours and since contradict each other: both set where the window begins.", "hours", "since")
     if len(label) > MAX_LABELS:
         raise UsageError(f"too many labels ({len(label):,}): expected at most {MAX_LABELS}.")
     if name is not None and len(name) > MAX_GLOB:
@@ -90,7 +90,7 @@ def job_filter(  # noqa: PLR0913 - one argument a condition, all by name
         silent_since=now.timestamp() - job_json.SILENT_SECONDS if stuck else None,
     )
     if chosen.since is not None and chosen.until is not None and chosen.since > chosen.until:
-        raise UsageError("invalid window: expected --until after its start.")
+        raise OptionError("invalid window: expected until after its start.", "until")
     return chosen
 
 
@@ -134,7 +134,7 @@ def parse_limit(text: str) -> int:
 
 
 def parse_positive_number(text: str) -> int:
-    """Read a number of workers, shards or pods, or of a page.
+    """Read a number of workers, shards or pods.
 
     Raises:
         UsageError: if it is not a whole number from 1 to 100,000.

@@ -92,7 +92,8 @@ class _CacheCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
-        self._connection.execute("BEGIN")  # one state of the cache, whatever a sync writes meanwhile
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN")  # one state of the cache, whatever a sync writes meanwhile
         try:
             tallies = statistics.tallies(self._connection)
             counted = counters.read(self._connection)

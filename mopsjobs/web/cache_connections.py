@@ -46,6 +46,7 @@ class ConnectionPool:
                     return
                 pooled = _Pooled(connection, file)
             try:
+                pooled.connection.execute("BEGIN")  # all that a page shows is of one moment
                 yield pooled.connection
             except BaseException:
                 pooled.connection.close()
@@ -71,7 +72,7 @@ class ConnectionPool:
             pooled.connection.close()
 
     def _put_back(self, pooled: _Pooled) -> None:
-        pooled.connection.rollback()  # end the transaction of a listing, which would keep its snapshot
+        pooled.connection.rollback()
         with self._lock:
             if len(self._idle) < MAX_IDLE:
                 self._idle.append(pooled)

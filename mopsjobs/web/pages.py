@@ -21,6 +21,7 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
 from mopsjobs.registry.status import END_STATUSES, STATUSES
 from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.times import json_time
 from mopsjobs.web import api, query_params, sse, view_models
 from mopsjobs.web.preload import preload
 from mopsjobs.web.security import protect
@@ -29,8 +30,8 @@ from mopsjobs.web.site import Site
 SHOWN_EVENTS = 200
 """The last events on the page of a job when it is opened; the script adds later ones."""
 
-LEVEL_STEPS = 240
-"""Points of a chart over time."""
+LEVEL_PARTS = 240
+"""Parts of the window in the chart of queued and running jobs."""
 
 SHOWN_GROUPS = 15
 """Owners or labels in a table of the charts, at most."""
@@ -48,6 +49,18 @@ COLUMNS = (
     ("duration", "Duration"),
 )
 """Columns of the table of jobs: their names in `sort`, and their titles."""
+
+HOURS = (("", "any time"), ("1", "hour"), ("24", "day"), ("48", "2 days"), ("168", "week"), ("720", "30 days"))
+"""The windows to choose from: their values in `hours`, and their texts."""
+
+OTHER_FILTERS = {
+    "name": "name {}",
+    "namespace": "namespace {}",
+    "since": "changed since {}, or active",
+    "until": "created before {}",
+    "days": "ended in the last {} days, or active",
+}
+"""Filters that the form has no field for, with the texts that show them."""
 
 
 def make_app(site: Site, names: frozenset[str]) -> Flask:
@@ -127,6 +140,8 @@ class _Views:
                 number,
                 query=query,
                 pills=_pills(query, params, data["counts"]),
+                hours=_hours(query),
+                other_filters=_other_filters(query, params),
                 columns=_columns(query, params),
                 paging=_paging(query, params, data["total"]),
                 **data,
@@ -172,21 +187,23 @@ class _Views:
 
     def charts(self) -> str:
         """Return the charts."""
-        query = query_params.ChartsQuery(request.args.items(multi=True))
+        now = self._site.app.now()
+        query = query_params.ChartsQuery(request.args.items(multi=True), now)
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
-            now = self._site.app.now().timestamp()
-            since = now - query.days * charts.DAY
-            step = (now - since) / LEVEL_STEPS
+            until = now.timestamp()
             counts = job_queries.count_by_status(connection, query.filter)
-            with charts.charted_jobs(connection, query.filter, since):
-                days = charts.days(connection, since=since + charts.DAY, until=now)
-                levels = charts.levels(connection, since=since, until=now, step=step)
-                owners = charts.by_owner(connection, limit=SHOWN_GROUPS)
-                labels = charts.by_label(connection, limit=SHOWN_GROUPS)
+            with charts.charted_jobs(connection, query.filter):
+                days = charts.days(connection, since=query.since, until=until)
+                levels = charts.levels(connection, since=query.since, until=until, count=LEVEL_PARTS)
+                undated = charts.count_undated(connection)
+                owners = charts.by_owner(connection, limit=SHOWN_GROUPS + 1)
+                labels = charts.by_label(connection, limit=SHOWN_GROUPS + 1)
             return {
                 "header": self._site.header_of(connection, freshness),
-                "levels": view_models.level_chart(levels),
+                "as_of": view_models.moment(json_time(now), until).at,
+                "levels": view_models.level_chart(levels, until, counts),
+                "undated": undated,
                 "ended": view_models.ended_chart(days),
                 "failures": view_models.failure_chart(days),
                 "queued": view_models.spread_chart(days, "queued"),
@@ -203,6 +220,7 @@ class _Views:
                 number,
                 query=query,
                 windows=query_params.DAYS,
+                shown_groups=SHOWN_GROUPS,
                 ended_names=END_STATUSES,
                 **self._site.read(view),
             )
@@ -268,7 +286,12 @@ def _pills(
 ) -> list[dict[str, Any]]:
     """Return a link for each status: to its jobs only, and from there back to all."""
     pills = [
-        {"name": "all", "count": sum(counts.values()), "on": not query.statuses, "to": _link(params, {"status": ""})}
+        {
+            "name": "all",
+            "count": sum(counts.values()),
+            "on": query.filter.statuses is None,
+            "to": _link(params, {"status": ""}),
+        }
     ]
     for name in STATUSES:
         on = name in query.statuses
@@ -278,21 +301,33 @@ def _pills(
         )
     others = sum(count for name, count in counts.items() if name not in STATUSES)
     if others:
-        pills.append(
-            {"name": "unknown", "status": view_models.status("unknown"), "count": others, "on": False, "to": None}
-        )
+        pills.append({"name": "unknown", "status": view_models.status("unknown"), "count": others, "to": None})
     return pills
+
+
+def _hours(query: query_params.JobsPageQuery) -> list[tuple[str, str]]:
+    """Return value and text of each window to choose from. A window of the query that is not offered is added."""
+    hours = query.hours
+    return [*HOURS, *([(hours, f"{hours} hours")] if hours not in dict(HOURS) else [])]
+
+
+def _other_filters(query: query_params.JobsPageQuery, params: list[tuple[str, str]]) -> list[dict[str, str]]:
+    """Return the filters of the query that the form has no field for: each with a text, and a link that removes it."""
+    return [
+        {"name": name, "value": value, "text": text.format(value), "to": _link(params, {name: ""})}
+        for name, text in OTHER_FILTERS.items()
+        if (value := query.values[name]) is not None
+    ]
 
 
 def _chart_pills(counts: Mapping[str, int], query: query_params.ChartsQuery) -> list[dict[str, Any]]:
     """Return a link for each status of the jobs in the charts, in the order in which a job passes them."""
-    filters = {"owner": query.owner, "label": query.label}
     known = [name for name in STATUSES if name in counts]
     return [
         {
             "status": view_models.status(name),
             "count": counts[name],
-            "to": "/jobs" + _link([], {"status": name, **filters}),
+            "to": "/jobs" + _link([("status", name), *query.params], {}),
         }
         for name in known
     ] + [
@@ -333,12 +368,12 @@ def _paging(query: query_params.JobsPageQuery, params: list[tuple[str, str]], to
 
 
 def _groups(groups: list[charts.Group], field: str, query: query_params.ChartsQuery) -> list[dict[str, Any]]:
-    """Return a row for each owner or label, with a link to its charts."""
-    filters = {"days": str(query.days), "owner": query.owner, "label": query.label}
-    rows = []
-    for group in groups:
-        values = {**filters, field: group.name}
-        rows.append(
-            {**view_models.group_row(group), "to": "?" + urlencode({name: v for name, v in values.items() if v})}
-        )
-    return rows
+    """Return a row for each owner or label, with a link to its charts. A label is added to those of the query."""
+    others = [(name, value) for name, value in query.params if name != field or field == "label"]
+    return [
+        {
+            **view_models.group_row(group),
+            "to": _link(list(dict.fromkeys([*others, (field, group.name)])), {}),
+        }
+        for group in groups
+    ]

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from mopsjobs.app.job_arguments import (
-    DEFAULT_LIMIT,
-    job_filter,
-    label_filter,
-    parse_hours,
-    parse_limit,
-    parse_positive_number,
-)
+from mopsjobs.app.job_arguments import DEFAULT_LIMIT, job_filter, parse_hours
 from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries.charts import window_start
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.suggestions import invalid_choice
+from mopsjobs.utils.text import parse_whole_number
 
 MAX_LIMIT = 1000
 """Jobs or events in one response of the API, at most. Active jobs come on top of that."""
+
+MAX_SKIP = 10**12 - 1
+
+MAX_PAGE = 100_000
 
 PAGE_SIZE = 25
 """Jobs per page: a screen full."""
 
 DAYS = (7, 30, 90)
-"""The periods of the charts."""
+"""The periods of the charts, up to today."""
 
 Query = Iterable[tuple[str, str]]
 """The names and values of a query string. A name may come more than once."""
@@ -37,10 +37,18 @@ class Parameter(NamedTuple):
     default: Any = None
     """False for a parameter that is true or false; an empty tuple for one that may be repeated."""
     read: Callable[[str], Any] = str
+    """Returns None, or raises UsageError, if the value is invalid."""
+    expected: str = ""
+    """What a valid value is, for the message about an invalid one."""
+
+
+def _number(default: int, least: int, most: int) -> Parameter:
+    expected = f"a whole number from {least} to {most:,}"
+    return Parameter(default, lambda text: parse_whole_number(text, least, most), expected)
 
 
 FILTERS = {
-    "hours": Parameter(read=parse_hours),
+    "hours": Parameter(read=parse_hours, expected="a number above 0, at most a century"),
     "since": Parameter(),
     "until": Parameter(),
     "status": Parameter(),
@@ -54,13 +62,13 @@ FILTERS = {
 
 SORT = {"sort": Parameter(filters.DEFAULT_SORT)}
 
-API_JOBS = FILTERS | SORT | {"limit": Parameter(DEFAULT_LIMIT, parse_limit), "skip": Parameter(0, parse_limit)}
+API_JOBS = FILTERS | SORT | {"limit": _number(DEFAULT_LIMIT, 1, MAX_LIMIT), "skip": _number(0, 0, MAX_SKIP)}
 
-API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": Parameter(MAX_LIMIT, parse_positive_number)}
+API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": _number(MAX_LIMIT, 1, MAX_LIMIT)}
 
-JOBS_PAGE = FILTERS | {"q": Parameter()} | SORT | {"page": Parameter(1, parse_positive_number)}
+JOBS_PAGE = FILTERS | {"q": Parameter(), "days": Parameter()} | SORT | {"page": _number(1, 1, MAX_PAGE)}
 
-CHARTS = {"owner": Parameter(""), "label": Parameter(""), "days": Parameter("30")}
+CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": Parameter("30")}
 
 
 def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, Any]:
@@ -84,12 +92,19 @@ def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, 
         elif text:
             texts.append((name, text))
     for name, text in texts:
-        try:
-            value = parameters[name].read(text)
-        except UsageError as error:
-            raise UsageError(f"argument --{name}: {error}") from None  # the words of the command
+        value = _read(name, parameters[name], text)
         values[name] = (*values[name], value) if parameters[name].default == () else value
     return values
+
+
+def _read(name: str, parameter: Parameter, text: str) -> Any:
+    """Return the value of a parameter. An error names the parameter, where the command line would name a flag."""
+    value = None
+    with contextlib.suppress(UsageError):
+        value = parameter.read(text)
+    if value is None:
+        raise UsageError(f"invalid {name} '{text}': expected {parameter.expected}.")
+    return value
 
 
 class JobsQuery:
@@ -102,7 +117,7 @@ class JobsQuery:
             UsageError: if a parameter is unknown or invalid.
         """
         values = parse_query(API_JOBS, query)
-        self.limit = _check_limit(values["limit"])
+        self.limit: int = values["limit"]
         self.skip: int = values["skip"]
         self.filter = _filter(values, now)
         self.order = filters.parse_sort(values["sort"])
@@ -120,7 +135,7 @@ class EventsQuery:
         values = parse_query(API_EVENTS, query)
         self.job_id: str | None = values["job"]
         self.since: str | None = values["since"]
-        self.limit = _check_limit(values["limit"])
+        self.limit: int = values["limit"]
 
 
 class JobsPageQuery:
@@ -133,28 +148,32 @@ class JobsPageQuery:
             UsageError: if a parameter is unknown or invalid.
         """
         values = parse_query(JOBS_PAGE, query)
-        self.q: str = values["q"] or ""
+        self.values: dict[str, Any] = values
+        """The value of each parameter."""
         self.sort: str = values["sort"]
         self.order = filters.parse_sort(self.sort)
         self.page: int = values["page"]
-        self.status: str = values["status"] or ""
-        self.statuses = frozenset(self.status.lower().replace(" ", "").split(",")) - {""}
-        """The statuses in the query."""
-        self.owner: str = values["owner"] or ""
-        self.hours: float | None = values["hours"]
-        labels: tuple[str, ...] = values["label"]
-        self.label = labels[0] if len(labels) == 1 else ""
-        self.filter = _filter(values, now)
-        self.filter.text = values["q"]
-        self.filter_any_status = _filter(values | {"status": None}, now)
+        self.labels: tuple[str, ...] = values["label"]
+        self.hours = "" if values["hours"] is None else repr(values["hours"]).removesuffix(".0")
+        self.filter = self._filter(values, now)
+        self.statuses = self.filter.statuses or frozenset()
+        """The statuses in the query; those of a group if it names one."""
+        self.filter_any_status = self._filter(values | {"status": None}, now)
         """The filter without the status, for the counts per status."""
-        self.filter_any_status.text = values["q"]
+
+    @staticmethod
+    def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
+        job_filter = _filter(values, now)
+        job_filter.text = values["q"]
+        if values["days"]:
+            job_filter.ended_since = window_start(_check_days(values["days"]), now.timestamp())
+        return job_filter
 
 
 class ChartsQuery:
     """The query of the charts: the jobs and the period."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, now: datetime) -> None:
         """Read the query string.
 
         Raises:
@@ -162,18 +181,20 @@ class ChartsQuery:
         """
         values = parse_query(CHARTS, query)
         self.owner: str = values["owner"]
-        self.label: str = values["label"]
-        if values["days"] not in map(str, DAYS):
-            raise UsageError(invalid_choice("days", values["days"], DAYS))
-        self.days = int(values["days"])
-        self.filter = filters.Filter(owner=self.owner or None, labels=(label_filter(self.label),) if self.label else ())
+        self.labels: tuple[str, ...] = values["label"]
+        self.days = _check_days(values["days"])
+        self.since = window_start(self.days, now.timestamp())
+        self.filter = job_filter(now, owner=self.owner or None, label=self.labels)
+        self.filter.ended_since = self.since
+        self.params = [("days", values["days"]), ("owner", self.owner), *(("label", label) for label in self.labels)]
+        """The names and values of the query, defaults included."""
 
 
 def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
     return job_filter(now, **{name: values[name] for name in FILTERS})
 
 
-def _check_limit(limit: int) -> int:
-    if not 1 <= limit <= MAX_LIMIT:
-        raise UsageError(f"invalid limit {limit}: expected 1 to {MAX_LIMIT}.")
-    return limit
+def _check_days(text: str) -> int:
+    if text not in map(str, DAYS):
+        raise UsageError(invalid_choice("days", text, DAYS))
+    return int(text)

@@ -235,18 +235,33 @@ def event(stored: StoredEvent) -> dict[str, str]:
     }
 
 
-def level_chart(levels: Sequence[Level]) -> dict[str, Any]:
-    """Return queued and running jobs over time."""
-    top = svg.ceiling(max((max(level.queued, level.running) for level in levels), default=0))
-    window = (levels[0].at, levels[-1].at)
+def level_chart(levels: Sequence[Level], until: float, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return queued and running jobs over time, and now.
+
+    Args:
+        levels: the peaks in each part of the window.
+        until: the end of the window.
+        counts: the jobs by status, which tell how many are queued and running now.
+    """
+    most = {name: max(getattr(level, name) for level in levels) for name in ("queued", "running")}
+    top = svg.ceiling(max(most.values()))
+    window = (levels[0].start, until)
+
+    def line(name: str) -> str:
+        peaks = [(level.start, getattr(level, name)) for level in levels]
+        return svg.line(svg.steps([*peaks, (until, peaks[-1][1])]), x=window, y_max=top)
+
     return {
         "top": int(top),
-        "queued": svg.line([(level.at, level.queued) for level in levels], x=window, y_max=top),
-        "running": svg.line([(level.at, level.running) for level in levels], x=window, y_max=top),
+        "queued": line("queued"),
+        "running": line("running"),
         "begin": _day(window[0]),
         "end": _day(window[1]),
-        "now": levels[-1],
-        "most": (max(level.queued for level in levels), max(level.running for level in levels)),
+        "now": {
+            "queued": sum(counts.get(name, 0) for name in ("pending", "submitting", "scheduled")),
+            "running": sum(counts.get(name, 0) for name in ("running", "validating")),
+        },
+        "most": most,
     }
 
 

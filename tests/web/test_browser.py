@@ -142,7 +142,7 @@ def test_charts_show_weeks_and_lead_to_the_jobs(page: Page, cli: Cli) -> None:
     page.get_by_role("link", name="grace").click()
     page.get_by_role("navigation", name="These jobs").get_by_role("link", name="failed").click()
     expect(page.locator("tbody tr").first).to_contain_text("grace")
-    assert "status=failed&owner=grace" in page.url
+    assert "status=failed&days=30&owner=grace" in page.url
 
 
 def test_filter_search_and_open_a_job(page: Page) -> None:
@@ -381,3 +381,31 @@ def test_new_events_do_not_move_a_reader(page: Page, cli: Cli, server: Server) -
     expect(events.locator("li").last).to_contain_text("running 6/10 tasks")
     assert events.evaluate(at_end)
     expect(newest).to_be_hidden()
+
+
+# --- filters ---------------------------------------------------------------------------------------------------------
+
+
+def test_filters_stay_through_submits_sorting_and_pills(page: Page, server: Server) -> None:
+    """All those of the URL, with and without a field; each of these can be removed by a click."""
+    page.goto(f"{server.url}/jobs?stuck=true&label=exp%3D7&label=team&hours=12&name=night*")
+    expect(page.get_by_label("Changed in the last")).to_have_value("12")
+    page.get_by_label("Owner").fill("ada")
+    page.get_by_role("button", name="Filter").click()
+    page.get_by_role("link", name="Created").click()
+    page.get_by_role("navigation", name="By status").get_by_role("link", name="failed").click()
+    for part in (
+        "stuck=true",
+        "label=exp%3D7&label=team",
+        "hours=12",
+        "name=night*",
+        "owner=ada",
+        "sort=-created",
+        "status=failed",
+    ):
+        assert part in page.url.replace("%2A", "*")
+    expect(page.get_by_label("Stuck only")).to_be_checked()
+    page.get_by_role("link", name="Remove the filter: name night*").click()
+    expect(page.get_by_role("navigation", name="Other filters")).to_have_count(0)
+    assert "name=" not in page.url
+    assert "stuck=true" in page.url

@@ -13,11 +13,13 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import jsonschema
 import pytest
 
 from mopsjobs.cache.database import open_to_read
+from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.errors import CacheError
 from mopsjobs.events.writer import record_event
 from mopsjobs.utils.hosts import is_loopback
@@ -98,8 +100,93 @@ def test_pages_show_every_job_once(web: Web, cli: Cli, remote: Remote) -> None:
             seen += web.ids(f"/jobs{query}&page={page}")
         assert len(seen) == len(set(seen))
         assert sum(one.startswith("many") for one in seen) == 120
-    assert web.ids("/jobs?page=6") == []
-    assert "<caption>124 jobs</caption>" in web.ok("/jobs?page=6")
+
+
+@pytest.mark.parametrize("number", [2, 9999])
+def test_a_page_past_the_end_leads_to_the_last(web: Web, number: int) -> None:
+    """It does not say that no job matches, and its link keeps the filters."""
+    page = web.ok(f"/jobs?owner=ada&page={number}")
+    assert "<caption>2 jobs</caption>" in page
+    assert f"Page {number} is past the end." in page
+    assert "No job matches" not in page
+    [link] = re.findall(r'<a href="([^"]+)">Go to the last page', page)
+    assert sorted(web.ids("/jobs" + link.replace("&amp;", "&"))) == ["done-1", "running-1"]
+    assert "No job matches" in web.ok(f"/jobs?owner=eve&page={number}")
+
+
+class _Form(HTMLParser):
+    """The names and values that a browser sends for the form of a page, as it is."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fields: list[tuple[str, str]] = []
+        self._select = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        name, value = values.get("name") or "", values.get("value") or ""
+        if tag == "input" and (values.get("type") != "checkbox" or "checked" in values):
+            self.fields.append((name, value))
+        elif tag == "select":
+            self._select = name
+        elif tag == "option" and "selected" in values:
+            self.fields.append((self._select, value))
+
+
+FILTERED = "status=active&label=exp%3D7&label=team&hours=12&stuck=true&name=run*&namespace=ns&until=1h&owner=ada&q=run"
+
+
+@pytest.mark.parametrize("query", [FILTERED, "since=2h&until=1m&sort=-name", "days=7&status=failed,partial&hours=0.5"])
+def test_every_link_and_the_form_keep_all_filters(web: Web, query: str) -> None:
+    """The form as it stands, pills, heads of columns and pages change what they name, and keep all the rest."""
+    page = web.ok(f"/jobs?{query}")
+    asked = set(parse_qsl(query))
+    assert asked <= {field for field in _Form(page).fields if field[1]}
+    pills = re.search(r'id="pills".*?</nav>', page, re.DOTALL)
+    heads = re.search(r"<thead>.*?</thead>", page, re.DOTALL)
+    assert pills is not None
+    assert heads is not None
+    for part, own in ((pills, "status"), (heads, "sort")):
+        links = [link.replace("&amp;", "&") for link in re.findall(r'href="\?([^"]*)"', part[0])]
+        assert links
+        for link in links:
+            assert {one for one in asked if one[0] != own} <= set(parse_qsl(link))
+
+
+def test_a_filter_without_a_field_is_shown_and_can_be_removed(web: Web) -> None:
+    """Each stands beside the form, with a link to the page without it and with all others."""
+    page = web.ok(f"/jobs?{FILTERED}")
+    other = re.search(r'aria-label="Other filters".*?</nav>', page, re.DOTALL)
+    assert other is not None
+    links = re.findall(r'href="\?([^"]+)" aria-label="Remove the filter: ([^"]+)">', other[0])
+    assert [text.strip() for _, text in links] == ["name run*", "namespace ns", "created before 1h"]
+    for (link, _), name in zip(links, ("name", "namespace", "until"), strict=True):
+        left = set(parse_qsl(link.replace("&amp;", "&")))
+        assert left == {one for one in parse_qsl(FILTERED) if one[0] != name}
+    assert 'aria-label="Other filters"' not in web.ok("/jobs?owner=ada")
+
+
+def test_a_group_of_statuses_lights_its_pills(web: Web) -> None:
+    """`active` is shown as the statuses that it stands for, and never as `all`."""
+    lit = re.findall(r'aria-current="true">.*?(\w+) <b>', web.ok("/jobs?status=active"))
+    assert lit == ["pending", "submitting", "scheduled", "running", "validating"]
+    assert re.findall(r'aria-current="true">.*?(\w+) <b>', web.ok("/jobs")) == ["all"]
+
+
+def test_a_page_is_of_one_moment(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts and rows agree, whatever is written to the cache between their queries."""
+    count = job_queries.count_by_status
+
+    def count_then_delete(connection: sqlite3.Connection, *args: Any) -> dict[str, int]:
+        counts = count(connection, *args)
+        with contextlib.closing(sqlite3.connect(web.app.cache.path, isolation_level=None)) as other:
+            other.execute("DELETE FROM job WHERE job_id = 'failed-1'")
+        return counts
+
+    monkeypatch.setattr(job_queries, "count_by_status", count_then_delete)
+    assert len(web.ids("/jobs")) == 4
+    assert len(web.ids("/jobs")) == 3
 
 
 @pytest.mark.parametrize(
@@ -107,16 +194,16 @@ def test_pages_show_every_job_once(web: Web, cli: Cli, remote: Remote) -> None:
     [
         ("/jobs?status=nope", "invalid status"),
         ("/jobs?sort=size", "invalid sort column"),
-        ("/jobs?page=0", "whole number"),
-        ("/jobs?hours=soon", "invalid number of hours"),
+        ("/jobs?page=0", "invalid page &#39;0&#39;: expected a whole number from 1 to"),
+        ("/jobs?hours=soon", "invalid hours"),
         ("/jobs?colour=red", "unknown parameter"),
         ("/jobs?label=%3D7", "invalid label"),
         ("/charts?days=8", "invalid days"),
         ("/charts?label=%3D7", "invalid label"),
-        ("/api/v1/jobs?limit=0", "expected 1 to"),
+        ("/api/v1/jobs?limit=0", "invalid limit '0': expected a whole number from 1 to 1,000"),
         ("/api/v1/jobs?stuck=maybe", "true or false"),
         ("/api/v1/events?since=x", "invalid cursor"),
-        ("/api/v1/events?limit=100000", "expected 1 to"),
+        ("/api/v1/events?limit=x", "invalid limit 'x': expected a whole number from 1 to 1,000"),
     ],
 )
 def test_what_makes_no_sense_is_told_in_a_sentence(web: Web, path: str, sentence: str) -> None:
@@ -309,13 +396,53 @@ def test_charts_count_each_job(web: Web) -> None:
     page = web.ok("/charts")
     assert "1 failed" in page
     assert "50.0 %" in page
-    assert 'href="/jobs?status=failed"' in page
+    assert 'href="/jobs?status=failed&amp;days=30"' in page
     assert 'href="?days=30&amp;owner=ada"' in page
     assert 'href="?days=30&amp;label=exp%3D7"' in page
     alone = web.ok("/charts?days=30&owner=ada")
     assert "1 failed" not in alone
     assert "1 succeeded" in alone
-    assert 'href="/jobs?status=succeeded&amp;owner=ada"' in alone
+    assert 'href="/jobs?status=succeeded&amp;days=30&amp;owner=ada"' in alone
+
+
+def test_pills_of_the_charts_count_what_ended_in_the_window(web: Web, cli: Cli, remote: Remote) -> None:
+    """A job that ended before the window is in none of its figures, and each pill leads to as many jobs as it says."""
+    cli.clock.advance(hours=24 * 20)
+    add(remote.jobs, "failed-2", "failed", owner="ada", labels={"exp": "7", "team": "epi"})
+    cli.ok("sync", "-q")
+    for query, expected in (("days=30", 2), ("days=7", 1), ("days=7&owner=ada&label=exp%3D7&label=team", 1)):
+        page = web.ok(f"/charts?{query}")
+        [nav] = re.findall(r'aria-label="These jobs by status">(.*?)</nav>', page)
+        pills = {name: (link, int(count)) for link, name, count in re.findall(r'href="([^"]+)">.*?(\w+) <b>(\d+)', nav)}
+        assert pills["failed"][1] == expected
+        for link, count in pills.values():
+            assert len(web.ids(link.replace("&amp;", "&"))) == count
+        rows = re.findall(r'<tr><th scope="row">\d{4}-\d\d-\d\d</th>(?:<td>\d+</td>){2}<td>(\d+)</td>', page)
+        assert sum(map(int, rows)) == expected
+
+
+def test_groups_of_the_charts_lead_to_what_they_count(web: Web, cli: Cli, remote: Remote) -> None:
+    """The link of a label adds it to the labels of the query, since its row counts jobs that have both."""
+    add(remote.jobs, "both", "failed", labels={"exp": "7", "team": "epi"})
+    cli.ok("sync", "-q")
+    page = web.ok("/charts?label=team%3Depi")
+    assert '<a href="?days=30&amp;label=team%3Depi&amp;label=exp%3D7">exp=7</a></th><td>1</td>' in page
+    assert {("label", "team=epi"), ("days", "30")} <= set(_Form(page).fields)
+
+
+def test_the_chart_says_how_many_run_and_the_peak(web: Web) -> None:
+    """The count of now is that of the pills; the peak is the largest in the window."""
+    assert "1 running, peak 1" in web.ok("/charts")
+    assert "1 queued, peak 1" in web.ok("/charts")
+
+
+def test_jobs_without_times_are_not_drawn_but_counted(web: Web, cli: Cli, remote: Remote) -> None:
+    """A record without a history says that a job runs, not since when."""
+    remote.put(key("theirs"), foreign("theirs", "running"))
+    cli.ok("sync", "-q")
+    page = web.ok("/charts")
+    assert "2 running, peak 1" in page
+    assert "Not drawn: 1 job whose first task started at an unknown time." in page
 
 
 def test_the_first_day_is_seen_in_the_charts(web: Web) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 from mopsjobs.cache.queries.filters import Filter, where_clauses
@@ -18,9 +20,9 @@ DAY = 86400
 
 
 class Level(NamedTuple):
-    """The numbers of queued and of running jobs at a moment."""
+    """The largest numbers of queued and of running jobs in a part of a window."""
 
-    at: float
+    start: float
     queued: int
     running: int
 
@@ -66,61 +68,78 @@ def _failure_rate(failed: int, counted: int) -> float | None:
     return failed / counted if counted else None
 
 
+def window_start(days: int, now: float) -> float:
+    """Return where a window of that many days begins: at midnight, since today is the last of them."""
+    return (now // DAY - days + 1) * DAY
+
+
 @contextlib.contextmanager
-def charted_jobs(connection: sqlite3.Connection, job_filter: Filter, since: float) -> Iterator[None]:
+def charted_jobs(connection: sqlite3.Connection, job_filter: Filter) -> Iterator[None]:
     """Collect the times of the jobs that pass a filter in a temporary table of this connection, for the block.
 
-    All figures below are of these jobs: active ones, and those that ended since `since`. They come from an index with
-    all columns, so that no row with its record is read, unless labels are filtered.
+    All figures below are of these jobs. They come from an index with all columns, so that no row with its record is
+    read, unless labels are filtered.
     """
     index = "" if job_filter.labels else "INDEXED BY idx_job_created_ts"
     [(condition, values)] = where_clauses(connection, job_filter)
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(
         "CREATE TEMP TABLE charted (id INTEGER PRIMARY KEY, status TEXT, is_active INTEGER, owner TEXT,"
-        " created_ts REAL, started_ts REAL, ended_ts REAL)"
+        " created_ts REAL, started_ts REAL, ended_ts REAL, has_history INTEGER)"
     )
     try:
-        sql = (
-            "INSERT INTO charted SELECT rowid, status, is_active, owner, created_ts, started_ts, ended_ts"  # noqa: S608
-            f" FROM main.job {index} WHERE (is_active = 1 OR ended_ts >= ?) AND {condition}"
+        columns = "rowid, status, is_active, owner, created_ts, started_ts, ended_ts, has_history"
+        connection.execute(
+            f"INSERT INTO charted SELECT {columns} FROM main.job {index} WHERE {condition}",  # noqa: S608 - constant names
+            values,
         )
-        connection.execute(sql, (since, *values))
         yield
     finally:
         connection.execute("DROP TABLE temp.charted")
 
 
-def levels(connection: sqlite3.Connection, *, since: float, until: float, step: float) -> list[Level]:
-    """Return how many jobs were queued and running at moments `step` seconds apart, from `since` to `until`.
+def levels(connection: sqlite3.Connection, *, since: float, until: float, count: int) -> list[Level]:
+    """Return the peaks of queued and of running jobs in each of `count` equal parts of a window.
 
-    A job is queued from its registration until its first task ran. A job without a history counts as queued until it
-    ended.
+    A job is queued from its registration until its first task ran, or until it ended without that, and then runs until
+    its end. Jobs whose first task ran at an unknown time are left out: see `count_undated`.
     """
-    count = max(1, round((until - since) / step))
-    changes = {name: [0] * (count + 1) for name in ("queued", "running")}
-    more_queued, more_running = changes["queued"], changes["running"]
+    created, left_queue, started, ended = [], [], [], []
+    sql = "SELECT created_ts, started_ts, ended_ts FROM charted WHERE created_ts <= ? AND has_history = 1"
+    for begin, start, end in connection.execute(sql, (until,)):
+        created.append(begin)
+        # The clock of one writer may be behind that of another, so no time counts as earlier than the one before.
+        if start is not None:
+            first_task = max(start, begin)
+            left_queue.append(first_task)
+            started.append(first_task)
+            if end is not None:
+                ended.append(max(end, first_task))
+        elif end is not None:
+            left_queue.append(max(end, begin))
+    edges = [since + (until - since) * number / count for number in range(count + 1)]
+    peaks = zip(_peaks(created, left_queue, edges), _peaks(started, ended, edges), strict=True)
+    return [Level(edge, *peak) for edge, peak in zip(edges, peaks, strict=False)]
 
-    def step_of(at: float) -> int:
-        """Return the step of a moment. Moments before `since` are in the first step."""
-        return min(int((at - since) / step) + 1, count) if at > since else 0
 
-    # Not by GROUP BY, which sorts the rows once per column.
-    for created, started, ended in connection.execute("SELECT created_ts, started_ts, ended_ts FROM charted"):
-        if created <= until:
-            more_queued[step_of(created)] += 1
-        if started is not None and started <= until:
-            more_queued[step_of(started)] -= 1
-            more_running[step_of(started)] += 1
-        if ended is not None and ended <= until:
-            (more_queued if started is None else more_running)[step_of(ended)] -= 1
-    points = []
-    queued = running = 0
-    for index in range(count + 1):
-        queued += changes["queued"][index]
-        running += changes["running"][index]
-        points.append(Level(since + index * step, max(queued, 0), max(running, 0)))
-    return points
+def _peaks(begins: list[float], ends: list[float], edges: list[float]) -> list[int]:
+    """Return, for each part between two edges, how many intervals overlap at most. No interval includes its end."""
+    begins.sort()
+    ends.sort()
+    peaks = []
+    for left, right in pairwise(edges):
+        first, last = bisect_right(begins, left), bisect_right(begins, right)
+        at_left = first - bisect_right(ends, left)
+        after_begins = (
+            number - bisect_right(ends, begin) for number, begin in enumerate(begins[first:last], first + 1)
+        )
+        peaks.append(max(at_left, max(after_begins, default=0)))
+    return peaks
+
+
+def count_undated(connection: sqlite3.Connection) -> int:
+    """Count the jobs that `levels` leaves out: their records do not tell when the first task ran, or that none has."""
+    return int(connection.execute("SELECT count(*) FROM charted WHERE has_history = 0").fetchone()[0])
 
 
 def days(connection: sqlite3.Connection, *, since: float, until: float) -> list[Day]:

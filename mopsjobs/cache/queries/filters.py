@@ -37,8 +37,8 @@ class Filter:
     """Conditions on jobs. Every condition that is set must hold; within a condition, any of its values will do."""
 
     __slots__ = (
-        "keeps_active", "labels", "match", "name", "namespace", "owner", "silent_since", "since", "statuses", "text",
-        "until",
+        "ended_since", "keeps_active", "labels", "match", "name", "namespace", "owner", "silent_since", "since",
+        "statuses", "text", "until",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - one argument a condition, all by name
@@ -53,6 +53,7 @@ class Filter:
         namespace: str | None = None,
         owner: str | None = None,
         silent_since: float | None = None,
+        ended_since: float | None = None,
         text: str | None = None,
     ) -> None:
         """Set the conditions.
@@ -67,6 +68,7 @@ class Filter:
             namespace: runs in this namespace, or in one of these, separated by commas.
             owner: belongs to this owner, or to one of these, separated by commas.
             silent_since: active and suspect: marked so, or without a heartbeat since this time.
+            ended_since: ended at or after this time, or still active, as in the charts.
             text: the id, the Kubernetes name, the owner or the value of a label contains it, in any ASCII case.
 
         Raises:
@@ -81,6 +83,7 @@ class Filter:
         self.namespace = namespace
         self.owner = owner
         self.silent_since = silent_since
+        self.ended_since = ended_since
         self.text = text
         self.keeps_active = True
         """Whether active jobs pass a window whenever they changed, as in a listing."""
@@ -141,6 +144,8 @@ class Filter:
             add(*_is_one_of("owner", self.owner))
         if self.silent_since is not None:
             add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
+        if self.ended_since is not None:
+            add("(is_active = 1 OR ended_ts >= ?)", self.ended_since)
         if self.text is not None:
             pattern = "%" + re.sub(r"([\\%_])", r"\\\1", self.text) + "%"
             add(f"rowid IN ({_TEXT_MATCHES})", *[pattern] * _TEXT_MATCHES.count("?"))
@@ -163,7 +168,7 @@ def parse_sort(text: str) -> str:
     for word in text.split(","):
         name = word.strip().removeprefix("-").removeprefix("+")
         if name not in SORTS:
-            hint = "For descending order, put a - in front: --sort -updated"
+            hint = "For descending order, put a - in front, as in -updated."
             raise UsageError(invalid_choice("sort column", name, SORTS), hint=hint)
         # A repeated name has no effect, and SQLite has a limit of 2,000 terms.
         terms.setdefault(name, f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")

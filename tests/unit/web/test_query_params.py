@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from mopsjobs.errors import UsageError
@@ -15,9 +17,9 @@ def test_empty_values_count_as_defaults() -> None:
     for query in (JobsQuery(empty, START), JobsQuery([], START)):
         assert (query.limit, query.skip, query.filter.is_everything) == (50, 0, True)
     page = JobsPageQuery([("q", ""), ("page", ""), ("owner", "")], START)
-    assert (page.q, page.page, page.owner, page.filter.text) == ("", 1, "", None)
-    charts = ChartsQuery([("owner", ""), ("label", ""), ("days", "")])
-    assert (charts.owner, charts.label, charts.days, charts.filter.is_everything) == ("", "", 30, True)
+    assert (page.page, page.hours, page.statuses, page.filter.is_everything) == (1, "", frozenset(), True)
+    charts = ChartsQuery([("owner", ""), ("label", ""), ("days", "")], START)
+    assert (charts.owner, charts.labels, charts.days) == ("", (), 30)
 
 
 def test_a_repeated_parameter_counts_once_and_a_label_each_time() -> None:
@@ -37,8 +39,8 @@ def test_counts_per_status_leave_the_status_out() -> None:
     ("query", "message"),
     [
         ([("colour", "red")], "unknown parameter 'colour': expected one of job, since, limit"),
-        ([("limit", "1001")], "invalid limit 1001: expected 1 to 1000"),
-        ([("limit", "x")], "invalid number 'x': expected a whole number from 1 to 100,000"),
+        ([("limit", "1001")], "^invalid limit '1001': expected a whole number from 1 to 1,000.$"),
+        ([("limit", "x")], "^invalid limit 'x': expected a whole number from 1 to 1,000.$"),
     ],
 )
 def test_invalid_parameters_are_named(query: list[tuple[str, str]], message: str) -> None:
@@ -46,7 +48,30 @@ def test_invalid_parameters_are_named(query: list[tuple[str, str]], message: str
         EventsQuery(query)
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ([("hours", "soon")], "^invalid hours 'soon': expected a number above 0"),
+        ([("skip", "-1")], "^invalid skip '-1': expected a whole number from 0 to"),
+        ([("hours", "2"), ("since", "1h")], "^hours and since contradict each other"),
+        ([("since", "1h"), ("until", "2h")], "^invalid window: expected until after its start"),
+    ],
+)
+def test_errors_name_parameters_not_flags(query: list[tuple[str, str]], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        JobsQuery(query, START)
+    assert "--" not in str(caught.value)
+
+
+def test_both_pages_have_the_same_window_of_days() -> None:
+    """It begins at midnight, UTC, and the charts and the table of jobs apply it alike."""
+    charts, page = ChartsQuery([("days", "7")], START), JobsPageQuery([("days", "7")], START)
+    midnight = START.replace(hour=0, minute=0, second=0, microsecond=0)
+    assert charts.since == (midnight - timedelta(days=6)).timestamp()
+    assert page.filter.clauses() == charts.filter.clauses()
+
+
 @pytest.mark.parametrize("days", ["8", "x", "-30", "030"])
 def test_only_the_offered_periods_are_accepted(days: str) -> None:
     with pytest.raises(UsageError, match=f"invalid days '{days}': expected one of 7, 30, 90"):
-        ChartsQuery([("days", days)])
+        ChartsQuery([("days", days)], START)

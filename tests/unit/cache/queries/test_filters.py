@@ -43,6 +43,7 @@ CHOSEN = st.fixed_dictionaries(
         "statuses": st.sampled_from([ACTIVE, TERMINAL, ACTIVE | {JobStatus.FAILED}, frozenset({JobStatus.RUNNING})]),
         "since": st.integers(0, 100),
         "until": st.integers(0, 100),
+        "ended_since": st.integers(0, 100),
         "name": st.sampled_from(["a*", "*-*", "[ab]?", "X", "*"]),
         "match": st.sampled_from(["a", "^b", "-$", "a|X", "."]),
         "labels": st.lists(st.tuples(st.sampled_from("kl"), st.sampled_from(["1", "", None])), max_size=2).map(tuple),
@@ -63,6 +64,7 @@ def _passes(job_id: str, job: dict[str, Any], chosen: dict[str, Any]) -> bool:
         (statuses is None or job["status"] in statuses or in_group)
         and ("since" not in chosen or active or changed >= chosen["since"])
         and ("until" not in chosen or job["created"] <= chosen["until"])
+        and ("ended_since" not in chosen or active or job["changed"] >= chosen["ended_since"])
         and ("name" not in chosen or any(fnmatch.fnmatchcase(name, chosen["name"]) for name in names))
         and ("match" not in chosen or any(re.search(chosen["match"], name) for name in names))
         and all(job["labels"].get(k) == v if v is not None else k in job["labels"] for k, v in labels)
@@ -91,7 +93,7 @@ def test_the_sql_means_what_plain_python_means(
         connection.execute("DELETE FROM job_label")
         rows.write_rows(connection, [_row(name, job) for name, job in made.items()])
     order = filters.parse_sort("-name" if descending else "name")
-    where = {n: float(v) if n in ("since", "until") else v for n, v in chosen.items()}
+    where = {n: float(v) if n in ("since", "until", "ended_since") else v for n, v in chosen.items()}
     page = job_queries.list_jobs(connection, filters.Filter(**where), order=order, limit=limit, now=1000.0)
     found = [job["job_id"] for job in page.jobs()]
     passing = sorted((name for name, job in made.items() if _passes(name, job, chosen)), reverse=descending)
