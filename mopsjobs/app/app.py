@@ -14,7 +14,6 @@ from mopsjobs.app.embedded_registry import EmbeddedRegistry
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.console.printer import Printer
-from mopsjobs.errors import CacheError
 from mopsjobs.utils.sqlite_file import file_names
 from mopsjobs.utils.times import json_time, utc_now
 
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 
 LIST_VERSION = 1
 """The `schema_version` of `list --json`. Fields are only added; it changes if one has to be removed."""
-
-INTRODUCTION = (
-    "This is the embedded registry of this machine, with 0 jobs. To use Azure, set AZURE_STORAGE_CONNECTION_STRING or"
-    " AZURE_STORAGE_ACCOUNT; for another registry, use --registry URL or MOPS_JOBS_REGISTRY."
-)
 
 
 class App:
@@ -105,22 +99,6 @@ class App:
     def list_header(self, page: job_queries.JobList, freshness: Freshness) -> dict[str, object]:
         """Return the JSON document of a listing without its jobs, which come last in it."""
         return {**self.document_head(LIST_VERSION, freshness), "total": page.total, "returned": len(page)}
-
-    def introduce_default(self) -> list[str]:
-        """Return, once per cache, how to name another registry than the default one; nothing if one was named.
-
-        It is for a user whose jobs are elsewhere: an empty list alone would look like a loss.
-        """
-        settings = self.settings
-        if settings.registry.origin != "default" or not settings.is_local or self.out.quiet:
-            return []
-        from mopsjobs.cache.sync_state import add_meta
-
-        try:
-            is_first = self.cache.write(lambda connection: add_meta(connection, "introduced", json_time(self.now())))
-        except CacheError:  # a cache that cannot be written is read nevertheless
-            is_first = True
-        return [INTRODUCTION] if is_first else []
 
     def close(self) -> None:
         """Close what was opened."""

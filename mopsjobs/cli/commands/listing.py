@@ -96,7 +96,9 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     result = app.cache.read(view, freshness_policy(args))
     if is_empty and args.form is None:
-        result.notes = [*result.notes, *app.introduce_default()]
+        from mopsjobs.app.introduction import introduce_default  # here: few listings are empty
+
+        result.notes = [*result.notes, *introduce_default(app)]
     return result
 
 
