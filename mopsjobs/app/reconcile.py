@@ -52,7 +52,7 @@ class Action(NamedTuple):
     detail: str | None = None
 
 
-class Reconciled(NamedTuple):
+class ReconcileResult(NamedTuple):
     """The result for one job."""
 
     job_id: str
@@ -145,7 +145,7 @@ def is_reconcilable(state: JobState, engines: Collection[str]) -> bool:
 
 def reconcile(
     registry: JobRegistry, engines: Mapping[str, Engine], states: Iterable[JobState], *, now: Callable[[], datetime]
-) -> list[Reconciled]:
+) -> list[ReconcileResult]:
     """Ask the engines about jobs, and change their records accordingly.
 
     Jobs on other engines are left out. An error with one job does not stop the others, unless it would stop all.
@@ -175,18 +175,20 @@ def reconcile(
         except (InvalidTransitionError, JobNotFoundError):
             # Another program was faster, and cancelled, ended or deleted it. Its change is the newer one.
             newer = registry.get_job(state.job_id)
-            done.append(Reconciled(state.job_id, Action("nothing"), state.status, newer.status if newer else "deleted"))
+            done.append(
+                ReconcileResult(state.job_id, Action("nothing"), state.status, newer.status if newer else "deleted")
+            )
         except NotTrustedError as error:
             problem = f"{error} {error.hint}"  # the flag to add
-            done.append(Reconciled(state.job_id, action, state.status, state.status, problem, error.exit_code))
+            done.append(ReconcileResult(state.job_id, action, state.status, state.status, problem, error.exit_code))
         except MopsJobsError as error:
-            done.append(Reconciled(state.job_id, action, state.status, state.status, str(error), error.exit_code))
+            done.append(ReconcileResult(state.job_id, action, state.status, state.status, str(error), error.exit_code))
         else:
-            done.append(Reconciled(state.job_id, action, state.status, after.status))
+            done.append(ReconcileResult(state.job_id, action, state.status, after.status))
     return done
 
 
-def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()) -> list[Reconciled]:
+def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()) -> list[ReconcileResult]:
     """Ask the cluster about jobs, and change their records accordingly.
 
     Jobs on other engines are left out, except those whose runner ended on this machine before its first report.
@@ -212,7 +214,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
     return ended + reconcile(app.registry, {ENGINE: open_engine(ENGINE, app.env, trust)}, states, now=app.now)
 
 
-def _end_failed_launch(state: JobState, app: App) -> Reconciled | None:
+def _end_failed_launch(state: JobState, app: App) -> ReconcileResult | None:
     """End a job whose runner ended on this machine before its first report; return None for any other job."""
     try:
         after = end_failed_launch(state.fields(), app)
@@ -220,10 +222,10 @@ def _end_failed_launch(state: JobState, app: App) -> Reconciled | None:
         raise
     except MopsJobsError as error:
         action = Action("fail", LAUNCH_FAILED)
-        return Reconciled(state.job_id, action, state.status, state.status, str(error), error.exit_code)
+        return ReconcileResult(state.job_id, action, state.status, state.status, str(error), error.exit_code)
     if after is None:
         return None
-    return Reconciled(state.job_id, Action("fail", LAUNCH_FAILED, after.error_message), state.status, after.status)
+    return ReconcileResult(state.job_id, Action("fail", LAUNCH_FAILED, after.error_message), state.status, after.status)
 
 
 def _apply(

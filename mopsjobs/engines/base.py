@@ -35,7 +35,7 @@ class Launch:
     """Options of the engine; see each engine."""
 
 
-class Launched(NamedTuple):
+class LaunchResult(NamedTuple):
     """The result of a launch. The names go into the record; `show_command` shows the job without mops-jobs."""
 
     show_command: str
@@ -106,7 +106,7 @@ class Engine(Protocol):
 
     name: str
 
-    def launch(self, launch: Launch) -> Launched:
+    def launch(self, launch: Launch) -> LaunchResult:
         """Start the runner of a job. A second launch of the same job starts nothing and raises `EngineError`."""
 
     def state(self, job: Mapping[str, object]) -> EngineState:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mopsjobs.engines.base import Launch, Launched
+from mopsjobs.engines.base import Launch, LaunchResult
 from mopsjobs.engines.dask_client import check_scheduler, scheduler_url
 from mopsjobs.engines.local import LocalEngine
 
@@ -18,7 +18,7 @@ class DaskEngine(LocalEngine):
 
     name = "dask"
 
-    def launch(self, launch: Launch) -> Launched:
+    def launch(self, launch: Launch) -> LaunchResult:
         """See `Engine.launch`.
 
         Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.engines import LOCAL_ENGINES
-from mopsjobs.engines.base import EngineState, EngineTimes, Launch, Launched, launch_notes
+from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, launch_notes
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, JobBusyError
@@ -44,7 +44,7 @@ class LocalEngine:
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
 
-    def launch(self, launch: Launch) -> Launched:
+    def launch(self, launch: Launch) -> LaunchResult:
         """See `Engine.launch`. The runner's own messages go to `runner.log` in the job's directory."""
         directory = JobDir.for_job(launch.job_id, self._env)
         if _is_running(directory):
@@ -58,7 +58,7 @@ class LocalEngine:
             runner = {"pid": pid, "started": _process_start(pid), "machine": _machine(), "log_begin": log_begin}
             replace_file(str(directory.runner), json.dumps(runner).encode())
         remember_launch(directory, self.name, {"python": launch.python, **launch.options})
-        return Launched(directory.show_command, metadata=launch_notes(launch, self.name))
+        return LaunchResult(directory.show_command, metadata=launch_notes(launch, self.name))
 
     def _start(self, launch: Launch, directory: JobDir) -> int:
         words = [*command(), *_arguments(launch)]

@@ -30,7 +30,7 @@ class Output(NamedTuple):
     task: Task | None
 
 
-class Downloaded(NamedTuple):
+class DownloadResult(NamedTuple):
     """The result of a download."""
 
     files: int
@@ -81,7 +81,7 @@ def download(
     *,
     on_progress: Callable[[int], None] | None = None,
     errors: Mapping[int, str] = MappingProxyType({}),
-) -> Downloaded:
+) -> DownloadResult:
     """Write the outputs of a job to a directory as `<param_id>/<seed>/<name>`, and a table of its tasks.
 
     A key that the job may not have, or that another file is in the place of, does not stop the rest.
@@ -117,7 +117,7 @@ def download(
     if not files and not refused:
         raise NoOutputsError(f"Job {job_id} has no outputs.", job_id=job_id)
     problem = _replace_table(store, family, files_of_job, errors) if family and files else None
-    return Downloaded(files, refused, tuple(reasons), problem, *count_tasks(family))
+    return DownloadResult(files, refused, tuple(reasons), problem, *count_tasks(family))
 
 
 def count_tasks(family: Sequence[Manifest]) -> tuple[int, int]:

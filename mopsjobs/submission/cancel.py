@@ -43,7 +43,7 @@ class CancelledJob(NamedTuple):
     """Why the engine failed, in a sentence."""
 
 
-class Cancelled(NamedTuple):
+class CancelResult(NamedTuple):
     """The result of a request. Each job is in one of the two, unless an outage left the rest undone."""
 
     jobs: tuple[CancelledJob, ...]
@@ -51,7 +51,7 @@ class Cancelled(NamedTuple):
     """Why other jobs were not cancelled; an outage comes last."""
 
 
-def cancel(request: CancelRequest, session: Session, trust: Trust) -> Cancelled:
+def cancel(request: CancelRequest, session: Session, trust: Trust) -> CancelResult:
     """Cancel jobs, and stop what runs them. A job that is cancelled already is stopped again.
 
     Args:
@@ -77,7 +77,7 @@ def cancel(request: CancelRequest, session: Session, trust: Trust) -> Cancelled:
             refused.append(error)
             continue
         cancelled.append(stopper.stop(state))
-    return Cancelled(tuple(cancelled), tuple(refused))
+    return CancelResult(tuple(cancelled), tuple(refused))
 
 
 def records_to_stop(job_ids: Sequence[str], session: Session) -> list[dict[str, object]]:

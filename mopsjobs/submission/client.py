@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.packing import PackedBundle
-from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, Launched
+from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     EngineError,
@@ -33,12 +33,12 @@ from mopsjobs.submission.offline import remove_times, save_launch, save_submissi
 from mopsjobs.utils.times import utc_now
 
 
-class Submitted(NamedTuple):
+class SubmitResult(NamedTuple):
     """A job that has been launched, and what went wrong with the registry on the way."""
 
     job_id: str
     launch: Launch
-    launched: Launched
+    launched: LaunchResult
     warnings: tuple[str, ...]
 
 
@@ -96,7 +96,7 @@ class JobSubmissionClient:
         self._engine = engine
         self._directory_of = directory_of
 
-    def submit(self, submission: Submission, launch: Launch) -> Submitted:
+    def submit(self, submission: Submission, launch: Launch) -> SubmitResult:
         """Upload, register and launch a job.
 
         If the registry does not answer or refuses, `warnings` say so, and the job is launched anyway.
@@ -137,7 +137,7 @@ class JobSubmissionClient:
             warnings += try_record_launch(self._registry, submission.job_id, fields)
         else:
             save_launch(self._directory_of(submission.job_id), fields)
-        return Submitted(submission.job_id, launch, launched, tuple(warnings))
+        return SubmitResult(submission.job_id, launch, launched, tuple(warnings))
 
     def _prepare(self, submission: Submission) -> None:
         if submission.packed is not None:
@@ -199,7 +199,7 @@ class JobSubmissionClient:
             ) from None
 
 
-def launched_fields(launched: Launched) -> dict[str, object]:
+def launched_fields(launched: LaunchResult) -> dict[str, object]:
     """Return the fields of a record that a launch sets."""
     names = {
         "k8s_name": launched.k8s_name,

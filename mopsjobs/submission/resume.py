@@ -59,7 +59,7 @@ class ResumeRequest:
     """Other code for the child job; None: the job's own."""
 
 
-class Resumed(NamedTuple):
+class ResumeResult(NamedTuple):
     """The result of resuming a job."""
 
     job_id: str | None
@@ -83,7 +83,7 @@ class Resumable(NamedTuple):
     """The choices that only the record makes; see `engines.trust`. `resume_job` needs trust in each."""
 
 
-def resume(request: ResumeRequest, session: Session, trust: Trust) -> Resumed:
+def resume(request: ResumeRequest, session: Session, trust: Trust) -> ResumeResult:
     """Resume a job.
 
     Args:
@@ -96,10 +96,10 @@ def resume(request: ResumeRequest, session: Session, trust: Trust) -> Resumed:
         MopsJobsError: if the job cannot be resumed; see `prepare_resume` and `resume_job`.
     """
     job = prepare_resume(request, session)
-    return job if isinstance(job, Resumed) else resume_job(job, session, trust)
+    return job if isinstance(job, ResumeResult) else resume_job(job, session, trust)
 
 
-def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resumed:
+def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | ResumeResult:
     """Deliver what this machine keeps of a job, and find out what is missing.
 
     A job without missing tasks is settled here. So is a job that this machine can launch without the registry.
@@ -123,13 +123,13 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     except StoreUnavailableError as outage:
         return _resume_offline(request, session, outage)
     if state.is_terminal and not missing:
-        return Resumed(None)
+        return ResumeResult(None)
     return Resumable(
         request, state, manifest, missing, is_delivered, tuple(_record_choices(request, state, session.env))
     )
 
 
-def resume_job(job: Resumable, session: Session, trust: Trust) -> Resumed:
+def resume_job(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
     """Launch the child of a job that has ended, or a job that has not ended again.
 
     Raises:
@@ -229,7 +229,7 @@ def _register(job_id: str, session: Session) -> JobState:
     return session.registry.get_job(job_id) or _register(job_id, session)
 
 
-def _submit_child(job: Resumable, session: Session, trust: Trust) -> Resumed:
+def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
     """Submit the missing tasks as a new job.
 
     Raises:
@@ -268,10 +268,10 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> Resumed:
         if packed is not None and engine == "local":
             packed.archive.seek(0)
             check_model(job.manifest.study, launch, packed.archive.read(), session)
-        return Resumed(job_id, len(job.missing), client.submit(submission, launch).warnings)
+        return ResumeResult(job_id, len(job.missing), client.submit(submission, launch).warnings)
 
 
-def _launch_again(job: Resumable, session: Session, trust: Trust) -> Resumed:
+def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResult:
     """Launch a job whose runner has died.
 
     Raises:
@@ -282,7 +282,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> Resumed:
     _refuse_code(request)
     engine = open_engine(_engine_name(state), session.env, trust)
     phase = engine.state(state.fields()).phase
-    resumed = Resumed(state.job_id, len(job.missing))
+    resumed = ResumeResult(state.job_id, len(job.missing))
     if phase in ("pending", "running"):
         if job.is_delivered:  # its runner was waiting for the delivery
             return resumed
@@ -299,7 +299,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> Resumed:
     return resumed._replace(warnings=try_record_launch(session.registry, state.job_id, launched_fields(launched)))
 
 
-def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnavailableError) -> Resumed:
+def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnavailableError) -> ResumeResult:
     """Launch a job that was submitted without the registry, while the registry still does not answer.
 
     Raises:
@@ -318,7 +318,7 @@ def _resume_offline(request: ResumeRequest, session: Session, outage: StoreUnava
     # The fields are of this machine, so they need no trust.
     recorded = _earlier_options(request, engine.name, fields.get("metadata"), session, None)
     engine.launch(make_launch(job_id, engine.name, request.options, session, recorded=recorded))
-    return Resumed(job_id, None, (f"{outage} The job continues without the registry.",))
+    return ResumeResult(job_id, None, (f"{outage} The job continues without the registry.",))
 
 
 def _still_running_error(job_id: str) -> JobBusyError:

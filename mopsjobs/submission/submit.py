@@ -17,7 +17,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreError, UsageError, shorten
 from mopsjobs.registry.job_state import check_new_job_id
 from mopsjobs.studies.study import Study
-from mopsjobs.submission.client import JobSubmissionClient, Submission, Submitted, new_job_id
+from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
 from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.modelops_registry import check_targets, warn_about_registry
@@ -70,7 +70,7 @@ class PreparedJob(NamedTuple):
     packed: PackedBundle | None
 
 
-def submit(request: SubmitRequest, session: Session) -> Submitted:
+def submit(request: SubmitRequest, session: Session) -> SubmitResult:
     """Submit a study and launch its job.
 
     Raises:
@@ -113,7 +113,7 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
         yield PreparedJob(request, launch, packed.digest, packed)
 
 
-def submit_prepared(prepared: PreparedJob, session: Session) -> Submitted:
+def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
     """Store, register and launch a prepared job.
 
     Raises:

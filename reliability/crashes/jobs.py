@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mopsjobs.bundles.packing import pack
-from mopsjobs.engines.base import Launch, Launched
+from mopsjobs.engines.base import Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine, runner_pid
 from mopsjobs.registry.job_registry import JobRegistry
@@ -51,8 +51,8 @@ class _Nowhere:
 
     name = "local"
 
-    def launch(self, launch: Launch) -> Launched:
-        return Launched(look="", metadata={})
+    def launch(self, launch: Launch) -> LaunchResult:
+        return LaunchResult(show_command="", metadata={})
 
 
 class Jobs:

@@ -10,7 +10,7 @@ from support.cli import Cli, Remote
 from support.engines import PENDING, Cluster, state_of
 
 if TYPE_CHECKING:
-    from mopsjobs.engines.base import Launch, Launched
+    from mopsjobs.engines.base import Launch, LaunchResult
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,14 @@ def test_a_flag_for_a_cluster_is_refused_where_there_is_none(cli: Cli, flag: str
 
 
 def test_submit_hands_the_flags_to_the_engine(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mopsjobs.engines.base import Launched
+    from mopsjobs.engines.base import LaunchResult
 
     launches: list[Launch] = []
 
     class Noting(Cluster):
-        def launch(self, launch: Launch) -> Launched:
+        def launch(self, launch: Launch) -> LaunchResult:
             launches.append(launch)
-            return Launched("kubectl …", "a", "models", "uid-1")
+            return LaunchResult("kubectl …", "a", "models", "uid-1")
 
     monkeypatch.setattr("mopsjobs.submission.submit.open_engine", lambda name, env: Noting(PENDING))
     with open("study.json", "w", encoding="utf-8") as file:

@@ -16,7 +16,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.submission.cancel import CancelRequest, cancel
 from mopsjobs.submission.launching import LaunchOptions
-from mopsjobs.submission.resume import Resumed, ResumeRequest, resume
+from mopsjobs.submission.resume import ResumeRequest, ResumeResult, resume
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, SubmitRequest, submit
 from support.runs import code, sets_of, study, until
@@ -66,9 +66,9 @@ def test_a_job_is_submitted_and_resumed(session: Session, tmp_path: Path) -> Non
     assert record is not None
     assert (record.owner, record.labels, record.metadata["local_workers"]) == ("ada", {"exp": "7"}, "1")
     needed.touch()
-    assert resume(ResumeRequest(job_id="job", options=OPTIONS), session, Trust()) == Resumed("job.2", 1)
+    assert resume(ResumeRequest(job_id="job", options=OPTIONS), session, Trust()) == ResumeResult("job.2", 1)
     assert _ended(session, "job.2") == "succeeded"
-    assert resume(ResumeRequest(job_id="job.2"), session, Trust()) == Resumed(None)
+    assert resume(ResumeRequest(job_id="job.2"), session, Trust()) == ResumeResult(None)
 
 
 def test_a_job_is_cancelled(session: Session, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.bundles.packing import pack
-from mopsjobs.engines.base import Launch, Launched
+from mopsjobs.engines.base import Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import JobExistsError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -49,8 +49,8 @@ class Nowhere:
 
     name = "local"
 
-    def launch(self, launch: Launch) -> Launched:
-        return Launched(show_command="", metadata={})
+    def launch(self, launch: Launch) -> LaunchResult:
+        return LaunchResult(show_command="", metadata={})
 
 
 def submit(store: VersionedStore, directory: Path) -> str:

@@ -12,7 +12,7 @@ from support.cli import add
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mopsjobs.engines.base import Launch, Launched
+    from mopsjobs.engines.base import Launch, LaunchResult
 
 COMPLETE = EngineState("succeeded")
 FAILED = EngineState("failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
@@ -44,7 +44,7 @@ class Cluster:
     def times(self, job: Mapping[str, object]) -> EngineTimes:
         return self.ran
 
-    def launch(self, launch: Launch) -> Launched:
+    def launch(self, launch: Launch) -> LaunchResult:
         raise NotImplementedError
 
     def logs(self, job: Mapping[str, object], **how: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
-from mopsjobs.submission.cancel import Cancelled, CancelRequest, cancel, records_to_stop
+from mopsjobs.submission.cancel import CancelRequest, CancelResult, cancel, records_to_stop
 from mopsjobs.utils.text import pluralize
 
 HELP = "cancel jobs: their records, and what runs them"
@@ -78,7 +78,7 @@ def _chosen(args: argparse.Namespace, app: App) -> list[dict[str, object]]:
     return active_jobs_by_filter(filter_of(args, app.now()), app)
 
 
-def _result(done: Cancelled, app: App, *, as_json: bool) -> Result:
+def _result(done: CancelResult, app: App, *, as_json: bool) -> Result:
     if done.refused and not done.jobs:
         for error in done.refused[:-1]:
             app.out.error(error)

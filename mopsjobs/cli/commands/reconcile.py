@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.app.reconcile import Reconciled, reconcile_jobs
+from mopsjobs.app.reconcile import ReconcileResult, reconcile_jobs
 from mopsjobs.cli.flags import FULL_ID_HELP
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Document, Result, Text
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     )
 
 
-def _line(one: Reconciled) -> str:
+def _line(one: ReconcileResult) -> str:
     if one.action.verb == "suspect":
         return f"{one.job_id}: {one.after}, suspect: {one.action.reason}"
     if one.action.verb == "clear":
@@ -58,7 +58,7 @@ def _line(one: Reconciled) -> str:
     return f"{one.job_id}: {one.before} -> {one.after}"
 
 
-def _reconciled_json(one: Reconciled) -> dict[str, object]:
+def _reconciled_json(one: ReconcileResult) -> dict[str, object]:
     return {
         "job_id": one.job_id,
         "action": one.action.verb,
@@ -71,7 +71,7 @@ def _reconciled_json(one: Reconciled) -> dict[str, object]:
     }
 
 
-def _exit_code(done: list[Reconciled]) -> int:
+def _exit_code(done: list[ReconcileResult]) -> int:
     """Return the common exit code of all jobs; partly done if they differ."""
     codes = {one.exit_code for one in done}
     return EXIT_DONE if not codes else codes.pop() if len(codes) == 1 else EXIT_PARTLY_DONE

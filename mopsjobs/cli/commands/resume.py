@@ -20,7 +20,7 @@ from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED
-from mopsjobs.submission.resume import Resumed, ResumeRequest, prepare_resume, resume_job
+from mopsjobs.submission.resume import ResumeRequest, ResumeResult, prepare_resume, resume_job
 from mopsjobs.utils.text import pluralize
 
 HELP = "run the missing tasks of a job"
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     session = submission_session(app)
     request = ResumeRequest(job_id=args.job, options=launch_options(args), code=code_to_pack(args, app))
     job = prepare_resume(request, session)
-    if isinstance(job, Resumed):
+    if isinstance(job, ResumeResult):
         return _result(args.job, job, as_json=args.json)
     trust = user_trust(args.trust, app)
     found = {choice: [args.job] for choice in job.choices if not trust.allows(choice)}
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return _result(args.job, resume_job(job, session, agreed), as_json=args.json)
 
 
-def _result(resumed_id: str, resumed: Resumed, *, as_json: bool) -> Result:
+def _result(resumed_id: str, resumed: ResumeResult, *, as_json: bool) -> Result:
     job_id = resumed.job_id
     parent = None if job_id in (None, resumed_id) else resumed_id
     document = Document({"job_id": job_id, "parent_job_id": parent})

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, Launched, launch_notes
+from mopsjobs.engines.base import NOTE_PREFIXES, EngineState, EngineTimes, Launch, LaunchResult, launch_notes
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes import logs as k8s_logs
 from mopsjobs.engines.kubernetes.client import Cluster, ConflictError, is_other_context, open_cluster
@@ -66,7 +66,7 @@ class KubernetesEngine:
         self._sleep = sleep
         self._context = env.get(CONTEXT_VARIABLE) or None
 
-    def launch(self, launch: Launch) -> Launched:
+    def launch(self, launch: Launch) -> LaunchResult:
         """See `Engine.launch`. After a lost reply, an annotation tells whether the Job is that of this launch.
 
         Raises:
@@ -90,7 +90,7 @@ class KubernetesEngine:
         choices: dict[str, object] = {**launch.options, "image": metadata[NOTE_PREFIXES[self.name] + "image"]}
         choices |= {"namespace": namespace, "context": context}
         remember_launch(JobDir.for_job(launch.job_id, self._env), self.name, choices)
-        return Launched(show_command, name, namespace, uid, metadata=metadata)
+        return LaunchResult(show_command, name, namespace, uid, metadata=metadata)
 
     def state(self, job: Mapping[str, object]) -> EngineState:
         """See `Engine.state`. Never `unknown`: a cluster that does not answer is an error."""
