@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 from bench.machine import ROOT
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.sync import mirror
+from mopsjobs.cache.write_through import cached_version, write_through
 from mopsjobs.errors import (
     EXIT_NO_SUCH_JOB,
     EXIT_REFUSED,
     EXIT_UNREACHABLE,
+    CacheError,
     InvalidTransitionError,
     JobError,
     RecordError,
@@ -32,6 +34,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     TooManyRetriesError,
 )
+from mopsjobs.registry.job_reader import TakeRecord
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
@@ -107,9 +110,7 @@ class Client:
         self._store = RecordingStore(store, self._log, ("jobs/hot-", "jobs/own-", "raw/"))
         self._operation = ""
         self._begun = itertools.count()
-        self._registry = JobRegistry(
-            self._store, now=self._now, new_id=lambda: self._operation, on_write=self._write_through
-        )
+        self._registry = JobRegistry(self._store, now=self._now, new_id=lambda: self._operation, observe=self._observe)
         self._number = spec.first
         self._versions: dict[str, VersionToken] = {}
 
@@ -176,10 +177,17 @@ class Client:
         else:
             self._ended("ok", status=str(state.status), revision=state.revision, write_id=state.write_id)
 
-    def _write_through(self, key: str, value: bytes, version: VersionToken) -> None:
+    def _observe(self, key: str) -> TakeRecord:
+        """Return a function that puts the record of `key` into the cache, as commands do."""
         job_id = self._registry.job_id_of(key)
         assert job_id is not None
-        mirror.write_through(self._spec.cache, self._registry_id, job_id, key, value, version)
+        before = cached_version(self._spec.cache, self._registry_id, key)
+
+        def take(record: Versioned) -> None:
+            with contextlib.suppress(CacheError):  # the next sync brings the record
+                write_through(self._spec.cache, self._registry_id, job_id, key, record, before)
+
+        return take
 
     def _now(self) -> datetime:
         return utc_now() + timedelta(seconds=self._spec.clock)

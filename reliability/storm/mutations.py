@@ -100,14 +100,14 @@ def _take_a_lost_reply_for_a_lost_race(store: type[Any]) -> None:
 
 
 def _say_nothing_of_doubt() -> None:
-    given = cas._unknown_outcome
+    given = cas.LostReplyTracker.unknown_outcome
 
-    def silent(key: str, cause: StoreUnavailableError | None = None) -> StoreUnavailableError:
-        error = given(key, cause)
+    def silent(replies: cas.LostReplyTracker, cause: StoreUnavailableError | None = None) -> StoreUnavailableError:
+        error = given(replies, cause)
         error.hint = None
         return error
 
-    cas._unknown_outcome = silent
+    cas.LostReplyTracker.unknown_outcome = silent  # type: ignore[assignment,method-assign]
 
 
 def _acknowledge_what_was_not_sent(store: type[Any]) -> None:

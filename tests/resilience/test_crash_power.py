@@ -111,7 +111,7 @@ def test_the_levels_of_durability_are_those_of_the_design(tmp_path: Path) -> Non
     store = SQLiteVersionedStore(tmp_path / "registry.db")
     store.create_if_absent("key", b"value")
     cache = open_to_write(str(tmp_path / "cache.db"), "memory:")
-    with store._writing() as registry:
+    with store._write_transaction() as registry:
         for connection, level in ((registry, 2), (cache, 1)):
             assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
