@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from mopsjobs.errors import MopsJobsError
 
+INTERPRETER_HINT = "Name the interpreter that has the model's packages: --python PATH."
+
 
 class ModelError(MopsJobsError):
     """The model cannot be loaded in its interpreter, so no task can run.
@@ -24,7 +26,7 @@ def load_error(error: Mapping[str, str]) -> ModelError:
     """Return the error of a model that raised this when it was loaded."""
     hint = None
     if error["type"] == "ModuleNotFoundError":
-        hint = "Name the interpreter that has the model's packages: --python PATH."
+        hint = INTERPRETER_HINT
     elif place := error.get("at"):
         hint = f"See line {place.rpartition(':')[2]} of {place.rpartition(':')[0]} in the packed code."
     return ModelError(f"The model cannot be loaded: {error['type']}: {error['message']}", hint=hint, error=error)
@@ -33,15 +35,18 @@ def load_error(error: Mapping[str, str]) -> ModelError:
 def not_python_error(path: str, line: bytearray) -> ModelError:
     """Return the error of an interpreter that answers with a line which no worker writes."""
     text = line[:60].decode("utf-8", "replace")
-    return ModelError(
-        f"{path} is not a Python interpreter; it says: {text!r}",
-        hint="Name the interpreter that has the model's packages: --python PATH.",
-    )
+    return ModelError(f"{path} is not a Python interpreter; it says: {text!r}", hint=INTERPRETER_HINT)
 
 
-def startup_error(code: int) -> ModelError:
-    """Return the error of workers that end with this exit code before they are ready."""
-    return ModelError(f"The model's interpreter ends before it is ready ({describe_exit(code)}).")
+def not_started_error(path: str, error: OSError) -> ModelError:
+    """Return the error of an interpreter that the system does not start."""
+    return ModelError(f"The model's interpreter {path} cannot be started: {error.strerror}.", hint=INTERPRETER_HINT)
+
+
+def startup_error(code: int, last_line: str = "") -> ModelError:
+    """Return the error of workers that end with this exit code before they are ready, and what they printed last."""
+    ending = f": {last_line}" if last_line else "."
+    return ModelError(f"The model's interpreter ends before it is ready ({describe_exit(code)}){ending}")
 
 
 def describe_exit(code: int) -> str:

@@ -23,7 +23,7 @@ from typing import IO, Any
 from mopsjobs.bundles.extraction import BundleError, extract
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import model_environment
-from mopsjobs.engines.model_errors import ModelError, describe_exit, load_error, not_python_error
+from mopsjobs.engines.model_errors import ModelError, load_error, not_python_error, not_started_error, startup_error
 from mopsjobs.engines.worker import WIRE_GROUP
 from mopsjobs.engines.worker_script import write_worker
 from mopsjobs.errors import UsageError, shorten
@@ -112,7 +112,7 @@ def _ask_worker(command: list[str], setup: Mapping[str, object], env: Mapping[st
                 start_new_session=True,
             )
         except OSError as error:
-            raise ModelError(f"The model's interpreter {command[0]} cannot be started: {error.strerror}.") from None
+            raise not_started_error(command[0], error) from None
         assert process.stdin is not None  # noqa: S101 - a pipe, as the other
         assert process.stdout is not None  # noqa: S101
         try:
@@ -162,5 +162,4 @@ def _silent_end(code: int, printed: bytes) -> ModelError:
     """Return the error of a model that ends its process while it is loaded, with the last line that it printed."""
     words = printed.decode("utf-8", "replace").split("\n")
     last = next((line.strip() for line in reversed(words) if line.strip()), "")
-    ending = f": {shorten(last, MAX_MESSAGE)}" if last else "."
-    return ModelError(f"The model's interpreter ends before it is ready ({describe_exit(code)}){ending}")
+    return startup_error(code, shorten(last, MAX_MESSAGE))

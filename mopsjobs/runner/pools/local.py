@@ -19,7 +19,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mopsjobs.engines.model_errors import ModelError, describe_exit, load_error, not_python_error, startup_error
+from mopsjobs.engines.model_errors import (
+    describe_exit,
+    load_error,
+    not_python_error,
+    not_started_error,
+    startup_error,
+)
 from mopsjobs.runner.pools.base import ATTEMPTS, GRACE_SECONDS, MAX_LOG_CHARACTERS, OnLog, TaskResult
 from mopsjobs.studies.study import Task
 
@@ -197,10 +203,7 @@ class WorkerPool:
         try:
             worker = _Worker(self._command, self._setup, self._env)
         except OSError as error:
-            raise ModelError(
-                f"The model's interpreter {self._command[0]} cannot be started: {error.strerror}.",
-                hint="Name the interpreter that has the model's packages: --python PATH.",
-            ) from None
+            raise not_started_error(self._command[0], error) from None
         self._workers.append(worker)
         self._selector.register(worker.stdout, selectors.EVENT_READ, (worker, "answers"))
         self._selector.register(worker.stderr, selectors.EVENT_READ, (worker, "logs"))
