@@ -31,7 +31,7 @@ def render() -> str:
         lines += ["", f"## {name}", "", str(command.description), "", f"    {_usage(name, arguments)}", ""]
         lines += [*_table(arguments), "", "Examples:", ""]
         lines += [f"    {line.strip()}" for line in str(command.epilog).splitlines()[1:]]
-    lines += ["", "## Exit codes", "", *(f"    {line}".rstrip() for line in str(parser.epilog).splitlines()[1:])]
+    lines += ["", "## Exit codes", "", *(f"    {line}".rstrip() for line in exit_codes(parser).splitlines())]
     return "\n".join(lines) + "\n"
 
 
@@ -44,6 +44,11 @@ def own_arguments(
     for name, command in commands.choices.items():
         arguments = [action for action in command._actions if not shared & set(action.option_strings)]  # noqa: SLF001
         yield name, command, [action for action in arguments if action.help != argparse.SUPPRESS]
+
+
+def exit_codes(parser: argparse.ArgumentParser) -> str:
+    """Return the lines about exit codes, which stand before the examples."""
+    return str(parser.epilog).removeprefix("exit codes:\n").partition("\nexamples:")[0]
 
 
 def common_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:

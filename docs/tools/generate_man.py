@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from generate_cli import build_parser, common_flags, operand, own_arguments  # noqa: E402 - found by the line above
+from generate_cli import build_parser, common_flags, exit_codes, operand, own_arguments  # noqa: E402 - found by the line above
 
 from mopsjobs import __version__  # noqa: E402 - as above
 
@@ -56,7 +56,7 @@ def render() -> str:
         words = " ".join(operand(action) for action in arguments if not action.option_strings)
         lines += [f".SS {_roff(f'{name} {words}'.strip())}", _roff(str(command.description)), *_arguments(arguments)]
         lines += _example(command.epilog)
-    lines += [".SH EXIT STATUS", *_verbatim(str(parser.epilog).splitlines()[1:])]
+    lines += [".SH EXIT STATUS", *_verbatim(exit_codes(parser).splitlines())]
     for title, entries in (("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES)):
         lines.append(f".SH {title}")
         for term, text in entries.items():

@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "See, submit and steer batch simulation jobs, without kubectl."
 
-EPILOG = """exit codes:
+EXIT_CODES = """exit codes:
   0 done, also an empty list   1 unexpected   2 usage   3 no such job, or several
   4 sign-in or permission   5 registry unreachable, try again   6 refused
   7 partly done   8 not finished yet   130 interrupted, or answered with no
   100 failed, 103 cancelled, 104 partial: the job's end, from wait, logs -f, status --exit-status
 """
+
+EXAMPLES = (
+    "mops-jobs submit study.json --auto",
+    "mops-jobs list --hours 48 --status running",
+    "mops-jobs help submit",
+)
 
 MODELOPS_GROUP = "jobs"
 """The group of ModelOps' commands on jobs: `mops jobs list`."""
@@ -150,7 +156,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     parser = CommandLineParser(
         prog="mops-jobs",
         description=DESCRIPTION,
-        epilog=EPILOG,
+        epilog=f"{EXIT_CODES}\n{_examples_text(EXAMPLES)}",
         parents=[quiet],
         allow_abbrev=False,
         formatter_class=HelpFormatter,
@@ -173,11 +179,15 @@ def _add_command(commands: Commands, name: str, parents: list[argparse.ArgumentP
         parents=parents,
         help=module.HELP,
         description=module.DESCRIPTION,
-        epilog="\n  ".join(("examples:", *module.EXAMPLES)) + "\n",
+        epilog=_examples_text(module.EXAMPLES),
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
     module.add_arguments(parser)
+
+
+def _examples_text(examples: Iterable[str]) -> str:
+    return "\n  ".join(("examples:", *examples)) + "\n"
 
 
 def _terminal_width() -> int:

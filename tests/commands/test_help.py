@@ -10,6 +10,7 @@ import pytest
 
 import mops_jobs
 from mopsjobs.cli.commands import COMMANDS, load
+from mopsjobs.cli.parser import EXAMPLES
 from mopsjobs.utils.suggestions import did_you_mean, invalid_choice
 from support.cli import Cli
 
@@ -37,6 +38,15 @@ def test_examples_parse(name: str) -> None:
         assert name in {call[0] for call in calls}, example
         for call in calls:
             assert mops_jobs._parse(mops_jobs._join_sort_values(call)).command == call[0], example
+
+
+def test_the_help_of_the_program_ends_with_examples_too(cli: Cli) -> None:
+    """They parse as well."""
+    text = cli.ok("--help", COLUMNS="400").out
+    assert text.endswith("".join(f"\n  {line}" for line in EXAMPLES) + "\n")
+    for example in EXAMPLES:
+        for call in _commands(example):
+            assert mops_jobs._parse(mops_jobs._join_sort_values(call)).command == call[0]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
