@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from mopsjobs.app.app import App
 from mopsjobs.console.printer import status_style
+from mopsjobs.console.result import Table
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
 JOB_HEADERS = ("JOB", "STATUS", "PROGRESS", "OWNER", "CREATED", "UPDATED", "DURATION")
+
+ID_HEADERS = ("JOB", "job_id", "parent_job_id")
+"""Columns of ids, which are copied: a table never cuts them."""
+
+DROP_ORDER = ("CREATED", "OWNER", "DURATION", "UPDATED", "PROGRESS")
+"""The columns that a narrow terminal may lack, the least important first."""
+
+
+def job_table(jobs: Iterable[dict[str, object]], app: App) -> Table:
+    """Return a table of jobs, for people."""
+    rows = [job_row(job, app) for job in jobs]
+    return Table(JOB_HEADERS, rows, never_cut=ID_HEADERS, drop_order=DROP_ORDER)
+
+
+def chosen_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Return a table of the columns that the user chose, in the order of their importance."""
+    return Table(headers, rows, never_cut=ID_HEADERS, drop_order=tuple(headers[:0:-1]), names_dropped=True)
 
 
 def job_row(job: dict[str, object], app: App) -> list[object]:

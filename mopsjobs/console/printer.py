@@ -11,9 +11,11 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mopsjobs.console import terminal
+from mopsjobs.console.display_width import display_width
 from mopsjobs.console.result import Body, Csv, Document, JsonLines, Result, Table, Text, Tsv
 from mopsjobs.console.table import format_cell, format_table, plain_cell
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
@@ -23,6 +25,8 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from typing import TextIO
+
+    from mopsjobs.console.progress_line import ProgressLine
 
 STATUS_STYLES = {
     "pending": "dim",
@@ -35,6 +39,9 @@ STATUS_STYLES = {
     "failed": "red",
     "cancelled": "magenta",
 }
+
+MESSAGE_INDENT = 2
+"""Blanks before the second line of a message that is too long for the terminal."""
 
 _CODES = {
     "dim": "2",
@@ -59,6 +66,7 @@ class Printer:
         self.color = "auto"
         self.quiet = False
         self.verbose = 0
+        self._progress_line: ProgressLine | None = None
 
     @property
     def can_redraw(self) -> bool:
@@ -92,6 +100,17 @@ class Printer:
             self._print_body(body)
         self._stdout.flush()
 
+    def height(self, bodies: Sequence[Table | Text]) -> int:
+        """Return how many lines of the terminal on stdout these take."""
+        width = terminal.columns(self._stdout)
+        texts = []
+        for body in bodies:
+            if isinstance(body, Table):
+                texts += format_table(body, width, lambda text, _style: text)[0]
+            else:
+                texts += ["".join(pieces) for pieces in self._text_lines(body)]
+        return sum(max(1, -(-display_width(text) // width)) for text in texts)
+
     def check_reader(self) -> None:
         """Raise `BrokenPipeError` if stdout has no reader left. For commands that wait long between two lines."""
         import select
@@ -108,11 +127,11 @@ class Printer:
     def note(self, text: str) -> None:
         """Print a message on stderr, unless `--quiet`."""
         if not self.quiet:
-            self._write_message(strip_control_characters(text))
+            self._write_message(text)
 
     def warn(self, text: str) -> None:
         """Print a warning on stderr, even with `--quiet`."""
-        self._write_message(self._paint("warning: ", "yellow", self._stderr) + strip_control_characters(text))
+        self._write_message(text, terminal.style_text("warning: ", "yellow"))
 
     def ask(self, question: str, details: Sequence[str] = ()) -> bool | None:
         """Ask the user a question, after lines of details about it.
@@ -127,7 +146,7 @@ class Printer:
                 self.note(line.rstrip())
             return None
         for line in details:
-            self._write_message(strip_control_characters(line.rstrip()))
+            self._write_message(line.rstrip())
         self._stderr.write(f"{strip_control_characters(question)} [y/N] ")
         self._stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -154,41 +173,60 @@ class Printer:
     def debug(self, text: str) -> None:
         """Print a message on stderr if `-v` was given."""
         if self.verbose:
-            self._write_message(strip_control_characters(text))
+            self._write_message(text)
 
     def error(self, error: MopsJobsError) -> None:
         """Print an error and its hint on stderr."""
-        self._write_message(self._paint("error: ", "red", self._stderr) + strip_control_characters(str(error)))
+        self._write_message(str(error), terminal.style_text("error: ", "red"))
         if error.hint:
-            self._write_message(self._paint("hint: ", "cyan", self._stderr) + strip_control_characters(error.hint))
+            self._write_message(error.hint, terminal.style_text("hint: ", "cyan"))
 
     @contextlib.contextmanager
-    def progress(self, unit: str, total: int | None) -> Iterator[Callable[[int], None] | None]:
-        """Show a progress bar on stderr while the block runs, if stderr is a terminal.
+    def progress(
+        self, unit: str, total: int | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> Iterator[ProgressLine | None]:
+        """Show a line about progress on stderr while the block runs, if stderr is a terminal.
 
         Args:
             unit: what is counted.
             total: the expected count; None if it is unknown.
+            clock: a monotonic clock in seconds.
 
         Yields:
-            A callback for the count so far; None if no bar is shown.
+            The line, to be called with the count so far; None if no line is shown.
         """
         if self.quiet or not self._stderr.isatty():
             yield None
             return
-        from tqdm import tqdm
+        from mopsjobs.console.progress_line import ProgressLine
 
-        # Without a width, tqdm shows nothing on a terminal that does not tell its own.
-        width = terminal.columns(self._stderr)
-        with tqdm(total=total, unit=f" {unit}", file=self._stderr, ncols=width, leave=False, delay=0.2) as bar:
-            yield lambda count: _set_count(bar, count)
+        with ProgressLine(self._stderr, unit, total, clock=clock) as line:
+            self._progress_line = line
+            try:
+                yield line
+            finally:
+                self._progress_line = None
 
-    def _write_message(self, text: str) -> None:
-        try:
-            self._stderr.write(text + "\n")
-            self._stderr.flush()
-        except OSError:  # the reader has left, or a disk is full: the command and its exit code stay the same
-            discard_output(self._stderr)
+    def _write_message(self, text: str, label: str = "") -> None:
+        """Write a message on stderr, after a label in its style. On a terminal, it is wrapped."""
+        pieces = [label, strip_control_characters(text)]
+        lines = self._wrap(pieces, self._stderr, MESSAGE_INDENT) if self._stderr.isatty() else [pieces]
+        texts = ["".join(format_cell(piece, self._paint_stderr) for piece in line) + "\n" for line in lines]
+        with contextlib.nullcontext() if self._progress_line is None else self._progress_line.erased():
+            try:
+                self._stderr.writelines(texts)
+                self._stderr.flush()
+            except OSError:  # the reader has left, or a disk is full: the command and its exit code stay the same
+                discard_output(self._stderr)
+
+    def _wrap(self, pieces: Sequence[str], stream: TextIO, indent: int) -> list[list[str]]:
+        """Return the lines that a line becomes on a terminal."""
+        width = terminal.columns(stream)
+        if sum(map(display_width, pieces)) <= width:
+            return [list(pieces)]
+        from mopsjobs.console.wrapping import wrap_line
+
+        return wrap_line(pieces, width, indent)
 
     def _print_body(self, body: Body) -> None:
         write = self._stdout.write
@@ -207,16 +245,31 @@ class Printer:
             write(csv_text(body.rows))
         elif isinstance(body, Table):
             width = terminal.columns(self._stdout) if self.is_terminal else None
-            self._stdout.writelines(line + "\n" for line in format_table(body, width, self._paint_stdout))
+            lines, dropped = format_table(body, width, self._paint_stdout)
+            self._stdout.writelines(line + "\n" for line in lines)
+            if dropped and body.names_dropped:
+                self._stdout.flush()
+                self.note(f"Too narrow for {', '.join(dropped)}. A pipe gets all columns.")
         elif isinstance(body, Text):
-            for line in body.lines:
-                pieces = [line] if isinstance(line, str) else line
-                write("".join(format_cell(piece, self._paint_stdout) for piece in pieces) + "\n")
+            for line in self._text_lines(body):
+                write("".join(format_cell(piece, self._paint_stdout) for piece in line) + "\n")
         else:
             self._stdout.writelines(body.pieces)
 
+    def _text_lines(self, body: Text) -> Iterator[Sequence[str]]:
+        """Yield the lines of a text as pieces, wrapped where it allows that."""
+        for line in body.lines:
+            pieces = [line] if isinstance(line, str) else line
+            if body.indent is None or not self.is_terminal:
+                yield pieces
+            else:
+                yield from self._wrap([_clean_piece(piece) for piece in pieces], self._stdout, body.indent)
+
     def _paint_stdout(self, text: str, style: str) -> str:
         return self._paint(text, style, self._stdout)
+
+    def _paint_stderr(self, text: str, style: str) -> str:
+        return self._paint(text, style, self._stderr)
 
     def _paint(self, text: str, style: str, stream: TextIO) -> str:
         if not text or style not in _CODES or not self._wants_color(stream):
@@ -252,5 +305,7 @@ def discard_output(stream: TextIO | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _set_count(bar: object, count: int) -> None:
-    bar.update(count - bar.n)  # type: ignore[attr-defined]
+def _clean_piece(piece: str) -> str:
+    """Return a piece of a line without control characters, in its style."""
+    text = strip_control_characters(piece)
+    return terminal.style_text(text, piece.style) if isinstance(piece, terminal.StyledText) else text

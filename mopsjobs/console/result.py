@@ -52,9 +52,29 @@ class JsonLines:
 class Table:
     """Rows under headers, aligned for people."""
 
-    def __init__(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    def __init__(
+        self,
+        headers: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        never_cut: Sequence[str] = (),
+        drop_order: Sequence[str] = (),
+        names_dropped: bool = False,
+    ) -> None:
+        """Take headers and rows.
+
+        Args:
+            headers: the names of the columns.
+            rows: the cells of each row.
+            never_cut: headers of columns whose cells stay whole on a narrow terminal, as ids do.
+            drop_order: headers of columns that a narrow terminal may lack, the least important first.
+            names_dropped: whether a note names the columns that a terminal lacks: the user has asked for them.
+        """
         self.headers = headers
         self.rows = rows
+        self.never_cut = never_cut
+        self.drop_order = drop_order
+        self.names_dropped = names_dropped
 
 
 class Tsv:
@@ -74,8 +94,15 @@ class Csv:
 class Text:
     """Lines for people; each line is a row of pieces, so that a piece may have a style."""
 
-    def __init__(self, lines: Iterable[str | Sequence[str]]) -> None:
+    def __init__(self, lines: Iterable[str | Sequence[str]], *, indent: int | None = None) -> None:
+        """Take the lines.
+
+        Args:
+            lines: a text or pieces of it for each line.
+            indent: blanks at the beginning of a line that continues another on a narrow terminal; None not to wrap.
+        """
         self.lines = lines
+        self.indent = indent
 
 
 class RawText:

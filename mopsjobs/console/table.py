@@ -1,45 +1,50 @@
-"""Lay out tables: cells as text, cut to the width of a terminal and aligned by tabulate."""
+"""Lay out tables: cells as text, fitted to the width of a terminal and aligned by the columns that they take there."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType
 
+from mopsjobs.console.display_width import cut_to_width, display_width
 from mopsjobs.console.result import Table
 from mopsjobs.console.terminal import StyledText, style_text
 from mopsjobs.utils.text import strip_control_characters
 
-TYPE_CHECKING = False
+MIN_COLUMN = 16
+"""A column is not cut below this width: `running (suspec…`."""
 
-if TYPE_CHECKING:
-    from typing import Any
+GAP = 2
+"""Blanks between two columns."""
 
-MIN_COLUMN = 12
-"""A column is not cut below this width, however narrow the terminal."""
+Paint = Callable[[str, str], str]
 
 
-def format_table(table: Table, width: int | None, paint: Callable[[str, str], str]) -> list[str]:
-    """Return the lines of a table.
+def format_table(table: Table, width: int | None, paint: Paint) -> tuple[list[str], list[str]]:
+    """Return the lines of a table, and the headers of the columns that found no room.
+
+    On a terminal, cells are cut first. If that is not enough, columns are dropped in the order of the table. If a first
+    column that is never cut still leaves no room, the other columns follow on a line of their own.
 
     Args:
         table: headers and rows.
-        width: columns of the terminal; None to cut nothing.
+        width: columns of the terminal; None to cut and drop nothing.
         paint: gives a text one of the styles.
     """
-    tabulate = import_tabulate()
-    tabulate.MIN_PADDING = 0  # else a column is two blanks wider than its header
-    cells = [[value if isinstance(value, StyledText) else plain_cell(value) for value in row] for row in table.rows]
-    if width is not None:
-        cells = fit_columns(table.headers, cells, width)
-    rows = [[format_cell(value, paint) for value in row] for row in cells]
-    headers = [paint(header, "bold") for header in table.headers]
-    lines = tabulate.tabulate(rows, headers, tablefmt="plain", disable_numparse=True).splitlines()
-    return [line.rstrip() for line in lines]
+    headers = [strip_control_characters(header) for header in table.headers]
+    rows = [[value if isinstance(value, StyledText) else plain_cell(value) for value in row] for row in table.rows]
+    columns = [_Column(table, place, header, rows) for place, header in enumerate(headers)]
+    if width is None:
+        return _lines(columns, paint), []
+    fitting = _fit(table, columns, width)
+    if headers[0] not in table.never_cut or len(columns) == 1 or _line_width(fitting) <= width:
+        return _lines(fitting, paint), [column.header for column in columns if column not in fitting]
+    first, others = columns[0], _fit(table, columns[1:], width - GAP)
+    below = [" " * GAP + line for line in _lines(others, paint)]
+    lines = [line for pair in zip(_lines([first], paint), below, strict=True) for line in pair]
+    return lines, [column.header for column in columns[1:] if column not in others]
 
 
-def format_cell(value: object, paint: Callable[[str, str], str]) -> str:
+def format_cell(value: object, paint: Paint) -> str:
     """Return a value as clean text, in its style if it has one."""
     text = "" if value is None else strip_control_characters(str(value))
     return paint(text, value.style) if isinstance(value, StyledText) else text
@@ -56,42 +61,47 @@ def plain_cell(value: object) -> str:
     return strip_control_characters(str(value))
 
 
-def fit_columns(headers: Sequence[str], rows: list[list[str]], width: int) -> list[list[str]]:
-    """Return the cells, those of the widest columns cut until a row fits into `width`, if it can."""
-    widths = [max(len(header), *(len(row[place]) for row in rows), 0) for place, header in enumerate(headers)]
-    least = [max(len(header), MIN_COLUMN) for header in headers]
-    while sum(widths) + 2 * (len(widths) - 1) > width:
-        widest = max(range(len(widths)), key=lambda place: widths[place] - least[place])
-        if widths[widest] <= least[widest]:
-            break
-        widths[widest] -= 1
-    return [[_cut(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+class _Column:
+    """A column of a table: its header, its cells, its width and the least width that it can be cut to."""
+
+    def __init__(self, table: Table, place: int, header: str, rows: Sequence[Sequence[str]]) -> None:
+        self.header = header
+        self.cells = [row[place] for row in rows]
+        self.width = max(display_width(text) for text in (header, *self.cells))
+        self.least = self.width
+        if header not in table.never_cut:
+            self.least = min(self.width, max(display_width(header), MIN_COLUMN))
 
 
-def _cut(cell: str, width: int) -> str:
-    if len(cell) <= width:
-        return cell
-    text = cell[: width - 1] + "…"
-    return style_text(text, cell.style) if isinstance(cell, StyledText) else text
+def _fit(table: Table, columns: Sequence[_Column], width: int) -> list[_Column]:
+    """Return the columns that fit into a width, and cut their widths to it. If no choice fits, none is cut."""
+    fitting = list(columns)
+    droppable = [column for header in table.drop_order for column in columns if column.header == header]
+    while droppable and sum(column.least + GAP for column in fitting) - GAP > width:
+        fitting.remove(droppable.pop(0))
+    if sum(column.least + GAP for column in fitting) - GAP > width:
+        return fitting
+    for column in fitting:
+        column.width = max(column.least, min(column.width, width))
+    while _line_width(fitting) > width:
+        max(fitting, key=lambda column: column.width - column.least).width -= 1
+    return fitting
 
 
-def import_tabulate() -> Any:
-    """Import tabulate without importlib.metadata, which it needs for its own version only and takes as long as a list.
+def _line_width(columns: Sequence[_Column]) -> int:
+    return sum(column.width + GAP for column in columns) - GAP
 
-    A stand-in answers during the import. If another version of tabulate needs more of the module, it gets the real one.
-    """
-    name = "importlib.metadata"
-    if name not in sys.modules:
-        stand_in: Any = ModuleType(name)
-        stand_in.version = lambda _package: "unknown"
-        stand_in.PackageNotFoundError = ImportError
-        sys.modules[name] = stand_in
-        try:
-            import tabulate
-        except ImportError:
-            pass
-        finally:
-            del sys.modules[name]
-    import tabulate
 
-    return tabulate
+def _lines(columns: Sequence[_Column], paint: Paint) -> list[str]:
+    """Return the header and each row as a line, with the columns cut and padded to their widths."""
+    padded = [
+        [_pad(text, column.width, paint) for text in (style_text(column.header, "bold"), *column.cells)]
+        for column in columns
+    ]
+    return [(" " * GAP).join(line).rstrip() for line in zip(*padded, strict=True)]
+
+
+def _pad(cell: str, width: int, paint: Paint) -> str:
+    text = cut_to_width(cell, width)
+    padding = " " * (width - display_width(text))
+    return format_cell(style_text(text, cell.style) if isinstance(cell, StyledText) else text, paint) + padding

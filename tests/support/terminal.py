@@ -8,6 +8,7 @@ import io
 import os
 import pty
 import select
+import struct
 import subprocess
 import termios
 from typing import TYPE_CHECKING
@@ -40,9 +41,9 @@ class Terminal:
         self.told = ""
         os.write(self._end, text.encode())
 
-    def until(self, text: str) -> str:
-        """Wait until the terminal has shown this. Returns all that it has shown."""
-        while text not in self.told:
+    def until(self, text: str, times: int = 1) -> str:
+        """Wait until the terminal has shown this so often. Returns all that it has shown."""
+        while self.told.count(text) < times:
             assert self._read(), f"ended before it showed {text!r}: {self.told!r}"
         return self.told
 
@@ -64,9 +65,10 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(argv: list[str], env: Mapping[str, str]) -> Iterator[Terminal]:
-    """Run a program at a terminal, for the time of the block."""
+def terminal(argv: list[str], env: Mapping[str, str], *, columns: int = 80, lines: int = 24) -> Iterator[Terminal]:
+    """Run a program at a terminal of this size, for the time of the block."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     try:
         # Shells want the terminal to be their session's own.
         with subprocess.Popen(

@@ -97,8 +97,9 @@ def _result(done: CancelResult, app: App, *, as_json: bool) -> Result:
 def _plan(jobs: list[dict[str, object]], *, as_json: bool) -> Result:
     """Show what would be cancelled."""
     rows = [(job["job_id"], job["status"], job["owner"], _place(job)) for job in jobs]
-    table = Table(("JOB", "STATUS", "OWNER", "STOPS"), rows) if rows else None
-    return Result(JsonLines(jobs) if as_json else table, notes=[f"{pluralize(len(jobs), 'job')}; nothing was done."])
+    table = Table(("JOB", "STATUS", "OWNER", "STOPS"), rows, never_cut=("JOB",), drop_order=("OWNER",))
+    body = table if rows else None
+    return Result(JsonLines(jobs) if as_json else body, notes=[f"{pluralize(len(jobs), 'job')}; nothing was done."])
 
 
 def _lines(jobs: list[dict[str, object]]) -> list[str]:

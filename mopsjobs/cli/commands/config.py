@@ -28,6 +28,5 @@ def run(args: argparse.Namespace, app: App) -> Result:
     settings = app.settings.by_name()
     if args.json:
         return Result(Document({name: {"value": one.value, "origin": one.origin} for name, one in settings.items()}))
-    return Result(
-        Table(("SETTING", "VALUE", "FROM"), [(name, one.value, one.origin) for name, one in settings.items()])
-    )
+    rows = [(name, one.value, one.origin) for name, one in settings.items()]
+    return Result(Table(("SETTING", "VALUE", "FROM"), rows, never_cut=("SETTING", "VALUE", "FROM")))

@@ -28,6 +28,10 @@ SHOWN_PROBLEMS = 20
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
+DETAIL_COLUMN = 17
+"""Where the details of a check begin."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -51,8 +55,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     for check in diagnosis.results:
         lines.append([style_text(f"{check.state:<5}", STYLES[check.state]), f"{check.name:<12}", check.detail])
         if check.fix is not None:
-            lines.append(f"{'':17}fix: {check.fix}")
-    lines += [f"{'':17}{key}: {reason}" for key, _, reason in problems[:SHOWN_PROBLEMS]]
+            lines.append(f"{'':{DETAIL_COLUMN}}fix: {check.fix}")
+    lines += [f"{'':{DETAIL_COLUMN}}{key}: {reason}" for key, _, reason in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
-        lines.append(f"{'':17}and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json")
-    return Result(Text(lines), exit_code=exit_code)
+        lines.append(f"{'':{DETAIL_COLUMN}}and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json")
+    return Result(Text(lines, indent=DETAIL_COLUMN), exit_code=exit_code)

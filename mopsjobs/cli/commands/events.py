@@ -64,7 +64,7 @@ def _printer(args: argparse.Namespace, app: App) -> Callable[[Sequence[StoredEve
             cache = app.cache.read_cached(cache_id) or ""
             body: Body = JsonLines(public_event(cache, one) for one in page)
         else:
-            body = Text(_line(one.event) for one in page)
+            body = Text((_line(one.event) for one in page), indent=4)
         app.out.show(Result(body))
 
     return show

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     summary = f"{pluralize(len(done), 'job')} checked, {len(changed):,} changed"
     body = Document({"checked": len(done), "changed": len(changed), "jobs": [_reconciled_json(one) for one in done]})
     return Result(
-        body if args.json else Text([_line(one) for one in changed]),
+        body if args.json else Text([_line(one) for one in changed], indent=2),
         notes=[summary],
         warnings=problems,
         exit_code=_exit_code(done),

@@ -77,7 +77,7 @@ def _output_json(one: Output) -> dict[str, object]:
 def _download(job: JobWithOutputs, directory: Path, app: App) -> Result:
     """Download the outputs, and name the keys that were refused."""
     errors = read_task_errors(job, app)
-    with app.out.progress("files", None) as on_progress:
+    with app.out.progress("files") as on_progress:
         try:
             done = download(app.store, job.job_id, directory, on_progress=on_progress, errors=errors)
         except NoOutputsError as error:

@@ -38,6 +38,8 @@ EXAMPLES = (
     "mops-jobs status nightly-1 --exit-status && mops-jobs results nightly-1 --download out",
 )
 
+TITLE_WIDTH = 11
+
 BAR_WIDTH = 24
 
 SHOWN_OUTPUTS = 5
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.json:
         return Result(Document(found.job), warnings=found.warnings, exit_code=exit_code)
     lines, notes = _engine_text(found.job, found.engine) if found.engine is not None else _text(args.job, found, app)
-    return Result(Text(lines), warnings=found.warnings, notes=notes, exit_code=exit_code)
+    return Result(Text(lines, indent=TITLE_WIDTH), warnings=found.warnings, notes=notes, exit_code=exit_code)
 
 
 def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]:
@@ -81,8 +83,8 @@ def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]
     phase, reason, detail = answer.state
     why = ": ".join(word for word in (reason, detail) if word)
     lines: list[Line] = [
-        [style_text(f"{'Job':<11}", "bold"), str(job["job_id"])],
-        [style_text(f"{'Engine':<11}", "bold"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
+        [_title("Job"), str(job["job_id"])],
+        [_title("Engine"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
     ]
     return lines, [f"Next: {answer.show_command}"]
 
@@ -108,7 +110,7 @@ def _lines(job: Job, family: Family | None, app: App) -> list[Line]:
     def add(title: str, *pieces: object) -> None:
         texts = [piece if isinstance(piece, str) else str(piece) for piece in pieces if piece is not None]
         if texts:
-            lines.append([style_text(f"{title:<11}", "bold"), *texts])
+            lines.append([_title(title), *texts])
 
     add("Job", job["job_id"])
     since = job["status_since"]
@@ -144,6 +146,10 @@ def _lines(job: Job, family: Family | None, app: App) -> list[Line]:
     add("Validation", job["last_validation_error"])
     lines += _timeline(job)
     return lines
+
+
+def _title(text: str) -> str:
+    return style_text(f"{text:<{TITLE_WIDTH}}", "bold")
 
 
 def _progress(job: Job) -> str | None:

@@ -30,6 +30,8 @@ EXAMPLES = (
 
 SHOWN_OWNERS = 10
 
+TITLE_WIDTH = 13
+
 DAY_COLUMNS = ("day", "created", "succeeded", "partial", "failed", "cancelled")
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -84,8 +86,8 @@ def _show(summary: dict[str, Any], app: App) -> None:
     if out.is_terminal:
         for title, ways in (("Ended", DAY_COLUMNS[2:]), ("Failed", ("failed",))):
             per_day = [sum(day[way] for way in ways) for day in days]
-            lines.append(_line(f"{title}/day", f"{_sparkline(per_day)} at most {max(per_day):,}, {len(days)} days"))
-    out.show(Result(Text(lines)))
+            lines.append(_line(f"{title}/day", f"{_sparkline(per_day)} max {max(per_day):,}, {len(days)} days"))
+    out.show(Result(Text(lines, indent=TITLE_WIDTH)))
     owners = summary["by_owner"]
     if owners:
         rows = [[one["owner"] or "-", one["jobs"], one["active"], one["failed"]] for one in owners[:SHOWN_OWNERS]]
@@ -101,7 +103,7 @@ def _show(summary: dict[str, Any], app: App) -> None:
 
 
 def _line(title: str, text: str) -> list[str]:
-    return [style_text(f"{title:<13}", "bold"), text]
+    return [style_text(f"{title:<{TITLE_WIDTH}}", "bold"), text]
 
 
 def _spread(seconds: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
         named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: mops-jobs doctor --json")
-    text = None if app.out.quiet else Text([_summary(report, events)])
+    text = None if app.out.quiet else Text([_summary(report, events)], indent=2)
     return Result(text, warnings=[*named, *warnings], exit_code=exit_code)
 
 

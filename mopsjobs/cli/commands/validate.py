@@ -37,4 +37,4 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.json:
         return Result(Document(job_json_from_state(found.state, now=app.now().timestamp())))
     line = f"{job_id}: {found.tasks_verified:,} of {found.tasks_total:,} tasks verified; {found.state.status}"
-    return Result(Text([line]))
+    return Result(Text([line], indent=2))

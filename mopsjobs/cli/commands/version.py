@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     }
     if args.json:
         return Result(Document(document))
-    return Result(Table(("WHAT", "VALUE"), _rows(document)))
+    return Result(Table(("WHAT", "VALUE"), _rows(document), never_cut=("VALUE",)))
 
 
 def _single_file(directory: str) -> tuple[str | None, str | None]:

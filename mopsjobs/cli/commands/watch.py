@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sqlite3
+from datetime import datetime
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
@@ -12,7 +13,7 @@ from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import changes, filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy, parse_interval
-from mopsjobs.cli.job_table import JOB_HEADERS, job_row
+from mopsjobs.cli.job_table import job_row, job_table
 from mopsjobs.console.result import RawText, Result, Table, Text, Tsv
 from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.times import json_time, whole_seconds
@@ -28,9 +29,6 @@ EXAMPLES = (
     "mops-jobs watch --owner me --max-age 30s",
     "mops-jobs watch --json --status active | jq --unbuffered -r .job_id",
 )
-
-CHROME = 4
-"""Lines of the terminal that do not show jobs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,17 +65,27 @@ class _RefreshedTable:
 
     def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
         """Print the table."""
-        app, now = self._app, self._app.now()
-        by = app.settings.redirected_by
-        room = max(1, app.out.lines - CHROME - (by is not None))
+        app, now, room = self._app, self._app.now(), self._app.out.lines
         order = filters.parse_sort(filters.DEFAULT_SORT)
         page = job_queries.list_jobs(cache, self._job_filter, order=order, limit=room, now=now.timestamp())
-        rows = [job_row(job, app) for job in itertools.islice(page.jobs(), room)]
-        stale = ", stale" if freshness.stale else ""
-        head = f"{len(rows)} of {page.total:,} jobs, {freshness.describe()}{stale}, {whole_seconds(json_time(now))}"
-        lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
-        app.out.redraw([Text(lines), Table(JOB_HEADERS, rows)])
+        jobs = list(itertools.islice(page.jobs(), room))
+        bodies = self._bodies(jobs, page.total, freshness, now)
+        # The cursor needs a line too.
+        while len(jobs) > 1 and app.out.height(bodies) >= room:
+            jobs.pop()
+            bodies = self._bodies(jobs, page.total, freshness, now)
+        app.out.redraw(bodies)
         return None
+
+    def _bodies(
+        self, jobs: list[dict[str, object]], total: int, freshness: Freshness, now: datetime
+    ) -> tuple[Text, Table]:
+        """Return what the terminal shows: a head and a table."""
+        by = self._app.settings.redirected_by
+        stale = ", stale" if freshness.stale else ""
+        head = f"{len(jobs)} of {total:,} jobs, {freshness.describe()}{stale}, {whole_seconds(json_time(now))}"
+        lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
+        return Text(lines, indent=2), job_table(jobs, self._app)
 
 
 class _ChangeLines:

@@ -1,0 +1,164 @@
+"""The line about progress on a terminal: count, bar, elapsed time and time left. It is redrawn each second."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from mopsjobs.console import terminal
+from mopsjobs.console.display_width import cut_to_width, display_width
+from mopsjobs.console.time_left import TimeLeft
+from mopsjobs.utils.times import human_duration
+
+if TYPE_CHECKING:
+    from typing import Self, TextIO
+
+REDRAW_SECONDS = 1.0
+"""The line is redrawn after this, so that its times go on while nothing is done."""
+
+LEAST_SECONDS = 0.1
+"""It is not drawn more often than this."""
+
+DELAY_SECONDS = 0.2
+"""Work that is done sooner leaves no line."""
+
+BAR_WIDTH = 24
+BAR_STEP = 8
+"""The bar is as wide as a multiple of this, so that it does not change with each digit of the times."""
+
+
+class ProgressLine:
+    """A line at the bottom of a terminal, from a thread of its own. Call it with the count so far."""
+
+    def __init__(self, stream: TextIO, unit: str, total: int | None, *, clock: Callable[[], float]) -> None:
+        """Take what is counted.
+
+        Args:
+            stream: a terminal.
+            unit: what is counted.
+            total: the expected count; None if it is unknown.
+            clock: a monotonic clock in seconds.
+        """
+        self._stream = stream
+        self._unit = unit
+        self._total = total
+        self._clock = clock
+        self._time_left = TimeLeft()
+        self.has_begun = False
+        """Whether the estimate has begun."""
+        self._note = ""
+        self._count = 0
+        self._started_at = self._drawn_at = clock()
+        self._drawn_width = 0
+        # Reentrant: a signal handler may print a message while this thread draws.
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._redraw_until_stopped, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        with self._lock:
+            self._erase()
+
+    def __call__(self, count: int) -> None:
+        """Take the count so far. The first call begins the estimate, unless `begin` did."""
+        with self._lock:
+            if not self.has_begun:
+                self.begin(count, self._total)
+            self._count = count
+            self._time_left.add(self._clock(), count)
+            self._draw_if_due()
+
+    def wait(self, done: int, total: int | None, note: str) -> None:
+        """Show a note while the work has not begun: then there is no time left to tell.
+
+        Args:
+            done: the count of what was done before.
+            total: the expected count, with that.
+            note: what the work waits for.
+        """
+        with self._lock:
+            self._count, self._total, self._note = done, total, note
+            self._draw_if_due()
+
+    def begin(self, done: int, total: int | None, *, workers: int | None = None) -> None:
+        """Begin the estimate of the time left; see `TimeLeft.begin`."""
+        with self._lock:
+            self.has_begun, self._note = True, ""
+            self._count, self._total = done, total
+            self._time_left.begin(self._clock(), done, total, workers=workers)
+
+    def draw(self) -> None:
+        """Draw the line with the times of now."""
+        with self._lock:
+            now = self._clock()
+            if now - self._started_at < DELAY_SECONDS:
+                return
+            self._drawn_at = now
+            # One column less: a full line would move the cursor to the next one.
+            width = terminal.columns(self._stream) - 1
+            text = cut_to_width(self._text(now, width), width)
+            used = display_width(text)
+            self._write("\r" + text + " " * (min(self._drawn_width, width) - used))
+            self._drawn_width = used
+
+    @contextlib.contextmanager
+    def erased(self) -> Iterator[None]:
+        """Take the line away for the block, in which others write on the terminal, and draw it again."""
+        with self._lock:
+            is_drawn = self._drawn_width > 0
+            self._erase()
+            yield
+            if is_drawn:
+                self.draw()
+
+    def _text(self, now: float, width: int) -> str:
+        elapsed = _clock_text(now - self._started_at)
+        if not self._total:
+            counted = f"{self._count:,} {self._unit}"
+            return f"{self._note or counted}, {elapsed}"
+        left = self._time_left.seconds(now)
+        ahead = self._note if left is None else f"about {human_duration(left)} left"
+        times = f"{elapsed}, {ahead}" if ahead else elapsed
+        share = min(1.0, self._count / self._total)
+        text = f"{self._count:,}/{self._total:,} {self._unit}, {int(100 * share)} %, {times}"
+        bar = min(BAR_WIDTH, width - display_width(text) - 3)
+        bar -= bar % BAR_STEP
+        if bar <= 0:
+            return text
+        full = int(share * bar)
+        return f"[{'#' * full}{'-' * (bar - full)}] {text}"
+
+    def _draw_if_due(self) -> None:
+        if self._clock() - self._drawn_at >= LEAST_SECONDS:
+            self.draw()
+
+    def _erase(self) -> None:
+        if self._drawn_width:
+            self._write("\r" + " " * self._drawn_width + "\r")
+            self._drawn_width = 0
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone: the work goes on
+            self._stream.write(text)
+            self._stream.flush()
+
+    def _redraw_until_stopped(self) -> None:
+        pause = DELAY_SECONDS
+        while not self._stop.wait(pause):
+            self.draw()
+            pause = REDRAW_SECONDS
+
+
+def _clock_text(seconds: float) -> str:
+    """Return an elapsed time that changes each second: `0:42`, `12:05`, `2:10:05`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
