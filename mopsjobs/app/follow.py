@@ -25,24 +25,23 @@ class FollowResult(NamedTuple):
     """A line for the user."""
 
 
-def follow(launch: Launch, tasks_total: int, app: App) -> FollowResult:
+def follow(launch: Launch, app: App) -> FollowResult:
     """Stay with a job until its end. A job that was launched in the foreground runs in this process.
 
     Args:
         launch: the launch of the job.
-        tasks_total: the tasks of the job, for a progress bar.
         app: the command.
 
     Raises:
         StoreUnavailableError: if the registry does not answer.
     """
     if launch.foreground:
-        return _run(launch, tasks_total, app)
+        return _run(launch, app)
     waited = wait_for([launch.job_id], app, StopCondition())
     return FollowResult(waited.states[0].status, waited.exit_code)
 
 
-def _run(launch: Launch, tasks_total: int, app: App) -> FollowResult:
+def _run(launch: Launch, app: App) -> FollowResult:
     shard = Shard(
         launch.job_id,
         workers=launch.workers,
@@ -51,7 +50,7 @@ def _run(launch: Launch, tasks_total: int, app: App) -> FollowResult:
         scheduler=launch.options.get("scheduler"),
     )
     try:
-        result = run_here(shard, app, total=tasks_total)
+        result = run_here(shard, app)
     except (ModelError, BundleError, EngineError) as error:
         # The record has this error too. It is `partial` if tasks were complete before.
         app.out.error(error)

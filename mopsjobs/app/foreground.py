@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from mopsjobs.app.app import App
+from mopsjobs.console.progress_line import ProgressLine
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import disk_errors, shard_lock
 from mopsjobs.errors import JobNotFoundError, NoManifestError, OptionError
 from mopsjobs.runner.run_shard import run_shard
-from mopsjobs.runner.shard import Shard, ShardResult
+from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.utils.files import make_directory
 
 EXIT_STOPPED = 143
 """The exit code of a program that SIGTERM ended, as shells have it. Kubernetes then starts the shard again."""
 
 
-def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult:
-    """Work through a shard in this process, with a progress bar if a person is there to see it.
+def run_here(shard: Shard, app: App) -> ShardResult:
+    """Work through a shard in this process, with a line about progress if a person is there to see it.
 
     Args:
         shard: the shard to run.
         app: the run, whose registry has the job.
-        total: how many tasks the shard has; None if unknown.
 
     Raises:
         UsageError: if the job's id is invalid.
@@ -41,7 +42,7 @@ def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult
         with disk_errors(directory):
             make_directory(directory.path)
             stack.enter_context(shard_lock(directory, shard.job_id, shard.number))
-        on_progress = stack.enter_context(app.out.progress("tasks", total))
+        line = stack.enter_context(app.out.progress("tasks"))
         try:
             return run_shard(
                 shard,
@@ -49,13 +50,27 @@ def run_here(shard: Shard, app: App, *, total: int | None = None) -> ShardResult
                 app.registry,
                 directory,
                 on_log=app.out.note,
-                on_progress=on_progress,
+                on_progress=None if line is None else show_progress_on(line),
                 sleep=app.sleep,
             )
         except NoManifestError:
             if app.registry.get_job(shard.job_id) is None:
                 raise JobNotFoundError(shard.job_id) from None
             raise
+
+
+def show_progress_on(line: ProgressLine) -> Callable[[TaskProgress], None]:
+    """Return the function that shows the progress of a shard."""
+
+    def on_progress(progress: TaskProgress) -> None:
+        if not progress.has_begun:
+            line.wait(progress.done, progress.total, "starting workers")
+            return
+        if not line.has_begun:
+            line.begin(progress.done, progress.total, workers=progress.workers)
+        line(progress.done)
+
+    return on_progress
 
 
 def stopped_code(result: ShardResult) -> int:

@@ -14,7 +14,7 @@ def submission_session(app: App) -> Session:
         env=app.env,
         note=app.out.note,
         warn=app.out.warn,
-        progress=lambda: app.out.progress("files", None),
+        progress=lambda: app.out.progress("bytes packed"),
         now=app.now,
         monotonic=app.monotonic,
         sleep=app.sleep,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
@@ -24,6 +25,9 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import human_duration, parse_time
+
+if TYPE_CHECKING:
+    from mopsjobs.console.progress_line import ProgressLine
 
 INTERVAL_SECONDS = 5.0
 
@@ -74,8 +78,13 @@ def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: 
         raise OptionError(f"invalid interval '{interval:g}': expected more than zero.", "interval")
     if interval is None:
         interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
+    with app.out.progress("tasks", clock=app.monotonic) as line:
+        return _wait(_WatchedJobs(names, app, line), app, until, interval=interval)
+
+
+def _wait(jobs: _WatchedJobs, app: App, until: StopCondition, *, interval: float) -> WaitResult:
+    """Read the jobs until their ends decide the exit code, or the time is up."""
     deadline = None if until.timeout is None else app.monotonic() + until.timeout
-    jobs = _WatchedJobs(names, app)
     # Full jitter, so that the waiters of a whole team do not come back all at once.
     backoff = Backoff(2 * interval, MAX_OUTAGE_DELAY)
     while True:
@@ -104,8 +113,10 @@ def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: 
 class _WatchedJobs:
     """The jobs to wait for, and the last known state of each."""
 
-    def __init__(self, names: Sequence[str], app: App) -> None:
+    def __init__(self, names: Sequence[str], app: App, line: ProgressLine | None) -> None:
         self._app = app
+        self._line = line
+        self._total = 0
         self._registry = app.registry
         self._last: dict[str, JobState | None] = dict.fromkeys(names)
         self._warned: set[str] = set()
@@ -143,12 +154,33 @@ class _WatchedJobs:
                 state = self._ended_as_cached(name, seen)
             if state is None:
                 continue
-            if seen is None or _describe(seen) != _describe(state):
+            if seen is None or self._is_news(seen, state):
                 source = "" if outage is None else ", as of the last sync: the registry does not answer"
                 self._app.out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{source}")
             self._last[name] = state
             self._warn(state, has_ended=has_ended)
+        self._show_progress()
         return outage
+
+    def _is_news(self, seen: JobState, state: JobState) -> bool:
+        """Return whether a change is worth a message. The line about progress has the counts, where there is one."""
+        return seen.status != state.status if self._line is not None else _describe(seen) != _describe(state)
+
+    def _show_progress(self) -> None:
+        """Show how many tasks of all jobs have ended."""
+        if self._line is None or None in self._last.values():
+            return
+        states = [state for state in self.states if state is not None]
+        total = sum(state.tasks_total or 0 for state in states)
+        done = sum(state.tasks_completed + state.tasks_failed for state in states)
+        active = [state for state in states if not state.is_terminal]
+        if not any(state.status == JobStatus.RUNNING for state in active):
+            self._line.wait(done, total, " ".join(sorted({strip_control_characters(state.status) for state in active})))
+            return
+        if not self._line.has_begun or total != self._total:
+            self._line.begin(done, total)
+            self._total = total
+        self._line(done)
 
     def _read_registry(self, name: str, seen: JobState | None) -> JobState:
         """Return the job as the registry has it."""

@@ -34,7 +34,7 @@ from mopsjobs.runner.pools.base import Pool, TaskResult
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
-from mopsjobs.runner.shard import Shard, ShardResult
+from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.runner.wait_for_manifest import wait_for_manifest
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -55,7 +55,7 @@ def run_shard(
     directory: JobDir,
     *,
     on_log: Callable[[str], None],
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[TaskProgress], None] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> ShardResult:
     """Run the tasks of a shard that are not complete yet.
@@ -68,7 +68,7 @@ def run_shard(
         registry: where the record is.
         directory: the job's own on this machine, for its code and for outputs that the store does not take now.
         on_log: called with each message.
-        on_progress: called with the number of tasks that have ended.
+        on_progress: called at least every half second while tasks run.
         sleep: waits that many seconds.
 
     Raises:
@@ -96,7 +96,7 @@ def run_shard(
                 return ShardResult(None, 0, 0, is_done=False, signal=retry.signal)
             raise
         run = _Run(shard, manifest, store, outbox, registry, directory=directory, on_log=on_log, retry=retry)
-        return run.run(on_progress or (lambda _count: None))._replace(signal=retry.signal)
+        return run.run(on_progress or (lambda _progress: None))._replace(signal=retry.signal)
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ class _Run:
         self._counts = Counts()
         self.first_error: str | None = None
 
-    def run(self, on_progress: Callable[[int], None]) -> ShardResult:
+    def run(self, on_progress: Callable[[TaskProgress], None]) -> ShardResult:
         """Run tasks until the shard is done, the job has ended, or a signal stops the run."""
         shard = self._shard
         with contextlib.closing(EventLog(self._store, shard.job_id, source=f"runner-{shard.number}")) as events:
@@ -215,15 +215,22 @@ class _Run:
         """
         number, shards = self._shard.number, self._shard.shards
         complete = self._find_complete()
-        completed = sum(complete[number::shards])
-        for duplicate, first in self._duplicates.items():
-            completed += complete[duplicate] * ((first % shards == number) - (duplicate % shards == number))
-        self._counts.add(completed=completed)
+        self._counts.add(completed=self._count_tasks(complete))
         return (
             (position, task)
             for position, task in self._manifest.tasks()
             if position % shards == number and not complete[position] and position not in self._duplicates
         )
+
+    def _count_tasks(self, complete: bytes | bytearray | None = None) -> int:
+        """Return how many tasks of the shard are complete; without `complete`, how many it has."""
+        number, shards = self._shard.number, self._shard.shards
+        counted = bytes([1]) * self._manifest.study.tasks_total if complete is None else complete
+        moved = (
+            counted[duplicate] * ((first % shards == number) - (duplicate % shards == number))
+            for duplicate, first in self._duplicates.items()
+        )
+        return sum(counted[number::shards]) + sum(moved)
 
     def _find_complete(self) -> bytearray:
         try:
@@ -235,7 +242,7 @@ class _Run:
         return complete
 
     def _run_tasks(
-        self, sender: OutputSender, reporter: Reporter, events: EventLog, on_progress: Callable[[int], None]
+        self, sender: OutputSender, reporter: Reporter, events: EventLog, on_progress: Callable[[TaskProgress], None]
     ) -> bool:
         """Run tasks until none is left, a stop is requested or the job has ended. Return whether none is left."""
         tasks = self._tasks_to_run()
@@ -246,6 +253,7 @@ class _Run:
         )
         if first is None or pool is None:
             return True
+        total = self._count_tasks()
         try:
             with contextlib.closing(pool.run(itertools.chain([first], tasks))) as results:
                 for result in results:
@@ -253,7 +261,8 @@ class _Run:
                         return False
                     if result is not None:
                         self._store_result(result, sender, events)
-                    on_progress(sum(self._counts.snapshot()))
+                    done = sum(self._counts.snapshot())
+                    on_progress(TaskProgress(done, total, pool.workers, has_begun=pool.is_ready))
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))

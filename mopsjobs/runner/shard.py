@@ -32,6 +32,19 @@ class Shard(NamedTuple):
     """Whether lines of the model also go to `on_log`, not only into events: a cluster's logs then have them."""
 
 
+class TaskProgress(NamedTuple):
+    """Progress of a runner with the tasks of its shard."""
+
+    done: int
+    """Tasks that have ended, also in earlier runs."""
+    total: int
+    """All tasks of the shard."""
+    workers: int | None
+    """How many tasks run at once; None if the runner does not know."""
+    has_begun: bool
+    """Whether a task was begun: before, workers start and load the model."""
+
+
 class ShardResult(NamedTuple):
     """The result of a run."""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.registry.job_state import JobState
-    from mopsjobs.runner.shard import ShardResult
+    from mopsjobs.runner.shard import ShardResult, TaskProgress
     from mopsjobs.store.base import VersionedStore
 
 Given = Callable[..., None]
@@ -126,7 +126,13 @@ def place(store: VersionedStore, job_id: str, studied: Study, directory: Path) -
 
 
 def work(
-    store: VersionedStore, registry: JobRegistry, directory: Path, job_id: str = "job", **shard: Any
+    store: VersionedStore,
+    registry: JobRegistry,
+    directory: Path,
+    job_id: str = "job",
+    *,
+    on_progress: Callable[[TaskProgress], None] | None = None,
+    **shard: Any,
 ) -> tuple[ShardResult, list[str]]:
     """Run a shard in this process with two workers of our own interpreter; what came of it and what was said."""
     said: list[str] = []
@@ -134,7 +140,13 @@ def work(
     chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "outage_seconds": 100.0, **shard})
     # Waits for a store are cut short, not away: another thread has to bring it back meanwhile.
     ran = run_shard(
-        chosen, store, registry, JobDir(directory), on_log=said.append, sleep=lambda _seconds: time.sleep(0.01)
+        chosen,
+        store,
+        registry,
+        JobDir(directory),
+        on_log=said.append,
+        on_progress=on_progress,
+        sleep=lambda _seconds: time.sleep(0.01),
     )
     return ran, said
 

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         for warning in submitted.warnings:
             app.out.warn(warning)
         app.out.note(f"{submitted.job_id}: {_tasks_text(submitted.launch, request)}")
-        ending = follow(submitted.launch, study.tasks_total, app)
+        ending = follow(submitted.launch, app)
         notes = [] if ending.note is None else [ending.note]
         body = _body(request, submitted.launch, ending.status, as_json=args.json)
         return Result(body, notes=notes, exit_code=ending.exit_code)
@@ -174,4 +174,4 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
         f"Python   {python or 'the default of the engine'}",
         f"Outputs  {outputs}, under results/{job_id}/",
     ]
-    return Result(Text(lines), notes=["Nothing was done."])
+    return Result(Text(lines, indent=9), notes=["Nothing was done."])

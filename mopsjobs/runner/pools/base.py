@@ -32,6 +32,11 @@ class TaskResult(NamedTuple):
 class Pool(Protocol):
     """Runs the tasks of one model."""
 
+    workers: int | None
+    """How many tasks run at once; None if the pool does not know."""
+    is_ready: bool
+    """Whether a worker has loaded the model, so that tasks run."""
+
     def run(
         self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
     ) -> Generator[TaskResult | None, None, None]:

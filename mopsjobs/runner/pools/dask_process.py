@@ -46,6 +46,8 @@ class DaskProcess:
             task_timeout: seconds that a task may take; None: no limit.
             on_log: called with the task's number and each line that the model printed, when the task has ended.
         """
+        self.workers: int | None = None  # they come and go, and only the scheduler knows them
+        self.is_ready = False
         self._env = env
         self._on_log = on_log or (lambda _task, _line: None)
         self._setup = {
@@ -111,6 +113,7 @@ class DaskProcess:
             self._on_log(number, str(line))
             return None
         position, outputs, error = message["finished"]
+        self.is_ready = True
         task = sent.pop(position)
         if outputs is not None:
             outputs = {str(name): _decode(text) for name, text in outputs.items()}

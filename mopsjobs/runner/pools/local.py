@@ -117,6 +117,8 @@ class WorkerPool:
         self._command = command
         self._setup = json.dumps(setup).encode() + b"\n"
         self._size = size
+        self.workers: int | None = size
+        self.is_ready = False
         self._timeout = task_timeout
         self._on_log = on_log or (lambda _task, _line: None)
         self._on_died = on_died or (lambda _text: None)
@@ -264,7 +266,7 @@ class WorkerPool:
             if "broken" in answer:
                 raise load_error(answer["broken"])
             if "ready" in answer:
-                worker.is_ready = True
+                worker.is_ready = self.is_ready = True
                 self._failed_starts = 0
                 worker.task_started_at = self._clock()
                 continue

@@ -15,6 +15,7 @@ from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import NoManifestError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.runner.shard import TaskProgress
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import NAMES_NAME
 from mopsjobs.studies.outputs import output_key
@@ -49,6 +50,21 @@ def test_every_output_is_stored_under_its_key_and_the_job_succeeds(
     assert results(line) == expected
     assert counts(registry) == ("succeeded", 10, 0, 10)
     assert [step["status"] for step in record(registry).transitions][-3:] == ["running", "validating", "succeeded"]
+
+
+def test_progress_begins_when_the_workers_are_ready(
+    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
+) -> None:
+    """Before, they start and load the model. The total is the shard's; what another run did is done already."""
+    code(model, "def simulate(params, seed):\n    return {'result.json': 1}\n")
+    given(sets_of(9))
+    line.create_if_absent(output_key("job", next(iter(study(sets_of(9)).tasks())), "result.json"), b"theirs")
+    seen: list[TaskProgress] = []
+    work(line, registry, tmp_path / "job", shards=2, on_progress=seen.append)
+    assert seen[0] == (1, 5, 2, False)
+    assert seen[-1][1:] == (5, 2, True)
+    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
+    assert all(progress.done == 1 for progress in seen if not progress.has_begun)
 
 
 def test_outputs_that_nobody_asked_for_are_left_out(
