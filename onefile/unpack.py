@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MEMBER = "app.pyz"
 # Byte-compiled when unpacked: the imports of a listing. Python compiles the others at their first import.
-COMPILED = ("mops_jobs.py", "mopsjobs/")
+COMPILED = ("mops_jobs.py", "mopsjobs/", "tabulate/")
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - used only where no other user can replace what is in them
 
 

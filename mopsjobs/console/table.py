@@ -1,14 +1,21 @@
-"""Lay out tables: cells as text, fitted to the width of a terminal and aligned by the columns that they take there."""
+"""Lay out tables: cells as text, cut to the width of a terminal and aligned by tabulate."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType, SimpleNamespace
 
 from mopsjobs.console.display_width import cut_to_width, display_width
 from mopsjobs.console.result import Table
 from mopsjobs.console.terminal import StyledText, style_text
 from mopsjobs.utils.text import strip_control_characters
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import Any
 
 MIN_COLUMN = 16
 """A column is not cut below this width: `running (suspec…`."""
@@ -93,15 +100,41 @@ def _line_width(columns: Sequence[_Column]) -> int:
 
 
 def _lines(columns: Sequence[_Column], paint: Paint) -> list[str]:
-    """Return the header and each row as a line, with the columns cut and padded to their widths."""
-    padded = [
-        [_pad(text, column.width, paint) for text in (style_text(column.header, "bold"), *column.cells)]
-        for column in columns
-    ]
-    return [(" " * GAP).join(line).rstrip() for line in zip(*padded, strict=True)]
+    """Return the header and each row as a line, with the cells cut to the widths of their columns."""
+    tabulate = import_tabulate()
+    headers = [_cut(style_text(column.header, "bold"), column.width, paint) for column in columns]
+    cells = [[_cut(cell, column.width, paint) for cell in column.cells] for column in columns]
+    rows = [*zip(*cells, strict=True)]
+    lines = tabulate.tabulate(rows, headers, tablefmt="plain", disable_numparse=True).splitlines()
+    return [line.rstrip() for line in lines]
 
 
-def _pad(cell: str, width: int, paint: Paint) -> str:
+def _cut(cell: str, width: int, paint: Paint) -> str:
     text = cut_to_width(cell, width)
-    padding = " " * (width - display_width(text))
-    return format_cell(style_text(text, cell.style) if isinstance(cell, StyledText) else text, paint) + padding
+    return format_cell(style_text(text, cell.style) if isinstance(cell, StyledText) else text, paint)
+
+
+def import_tabulate() -> Any:
+    """Import tabulate without importlib.metadata, which it needs for its own version only and takes as long as a list.
+
+    A stand-in answers during the import. If another version of tabulate needs more of the module, it gets the real one.
+    """
+    name = "importlib.metadata"
+    if name not in sys.modules:
+        stand_in: Any = ModuleType(name)
+        stand_in.version = lambda _package: "unknown"
+        stand_in.PackageNotFoundError = ImportError
+        sys.modules[name] = stand_in
+        try:
+            import tabulate
+        except ImportError:
+            pass
+        finally:
+            del sys.modules[name]
+    import tabulate
+
+    tabulate.MIN_PADDING = 0  # else a column is two blanks wider than its header
+    # In place of wcwidth, which tabulate uses if it is there: aligned by the widths by which cells are cut.
+    tabulate.wcwidth = SimpleNamespace(wcswidth=display_width)  # type: ignore[attr-defined]
+    tabulate.WIDE_CHARS_MODE = True
+    return tabulate

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -78,12 +79,27 @@ def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple
     }
 
 
-def test_a_table_adds_nothing(cli: Cli, remote: Remote) -> None:
-    """Nor does the width of text: the tables of Unicode are read only for text beyond ASCII."""
+def test_a_table_adds_tabulate_alone(cli: Cli, remote: Remote) -> None:
+    """A table is made by tabulate; what tabulate would import to learn its own version is not imported."""
     remote.put(key("a"), foreign("a"))
     cli.ok("sync")
     imported = _imported(cli, ("list",), packages=True)
-    assert not {name.partition(".")[0] for name in imported} & (HEAVY | {"unicodedata"})
+    heavy = {name.partition(".")[0] for name in imported} & HEAVY
+    assert {"tabulate"} <= heavy <= {"tabulate", "dataclasses", "inspect"}
+    assert not {name for name in imported if name.startswith(("importlib.metadata", "unicodedata"))}
+
+
+def test_importlib_metadata_is_whole_after_a_table() -> None:
+    """The stand-in that tabulate was given is gone: a later import gets the real module."""
+    script = "import mopsjobs.console.table as t; t.import_tabulate(); from importlib.metadata import version, files;"
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{script} print(version('tabulate'))"],
+        cwd=mops_jobs.__file__.rpartition("/")[0],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == f"{metadata.version('tabulate')}\n"
 
 
 @pytest.mark.parametrize("argv", [("status", "a"), ("status", "a", "--json")], ids=" ".join)

@@ -50,6 +50,7 @@ OUTSIDE = {
     "urllib3": "store.azure",
     "sqlite3": "utils.sqlite_file store.sqlite cache app web cli.commands",
     "sqlite_utils": "cache.schema",
+    "tabulate": "console.table",
     "shtab": "cli.commands.completion",
     "filelock": "cache.sync.lock engines",
     "tomllib": "app.config engines.worker",

@@ -43,7 +43,6 @@ LIBRARIES = (
     "shtab",
     "sqlite-utils",
     "tabulate",
-    "tqdm",
     "waitress",
 )
 """The dependencies of pyproject.toml, optional ones included; a test compares the two."""
