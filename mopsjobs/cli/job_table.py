@@ -24,7 +24,7 @@ def job_table(jobs: Iterable[dict[str, object]], app: App) -> Table:
     return Table(JOB_HEADERS, rows, never_cut=ID_HEADERS, drop_order=DROP_ORDER)
 
 
-def chosen_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def fields_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """Return a table of the columns that the user chose, in the order of their importance."""
     return Table(headers, rows, never_cut=ID_HEADERS, drop_order=tuple(headers[:0:-1]), names_dropped=True)
 

@@ -338,7 +338,7 @@ def test_a_dead_runner_is_reported_by_wait_and_status(desk: Desk) -> None:
     """
     gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
     desk.submit(sets_of(1, gate=str(gate), calls=str(noted)))
-    until(lambda: calls(noted), "the task to begin")
+    until(lambda: calls(noted) and record(desk.jobs).status == "running", "the runner to report its first task")
     assert desk.ok("status", "job").err.endswith("Next: mops-jobs wait job\n")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

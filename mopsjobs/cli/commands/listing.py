@@ -11,7 +11,7 @@ from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, add_order_flags, filter_of, freshness_policy
-from mopsjobs.cli.job_table import chosen_table, job_table
+from mopsjobs.cli.job_table import fields_table, job_table
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.suggestions import invalid_choice
@@ -124,7 +124,7 @@ def _result(
     if args.form == "ids":
         return Result(Tsv([(job["job_id"],) for job in jobs]), warnings=warnings, notes=cut)
     if fields is not None:
-        table = chosen_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
+        table = fields_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
     else:
         table = job_table(jobs, app)
     return Result(table if len(page) else None, warnings=warnings, notes=[_footer(args, page, freshness)])

@@ -10,7 +10,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import user_sql
 from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, row_limit
-from mopsjobs.cli.job_table import chosen_table
+from mopsjobs.cli.job_table import fields_table
 from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import pluralize
@@ -93,7 +93,7 @@ def _show_rows(args: argparse.Namespace, app: App, answer: user_sql.QueryResult,
     if args.form == "json":
         return Result(Document(_document(answer.columns, found, freshness, is_cut=bool(truncation))), notes=truncation)
     count_and_age = f"{pluralize(len(found), 'row')}, {freshness.describe()}"
-    return Result(chosen_table(answer.columns, found) if found else None, notes=[*truncation, count_and_age])
+    return Result(fields_table(answer.columns, found) if found else None, notes=[*truncation, count_and_age])
 
 
 def _truncation_notes(args: argparse.Namespace, answer: user_sql.QueryResult) -> list[str]:
