@@ -242,7 +242,7 @@ def test_what_cannot_be_validated_says_why(registry: JobRegistry) -> None:
     """As a result, not as an error: ModelOps' programs look at the status."""
     registry.register_job("a")
     assert registry.validate_outputs("a") == ValidationResult(
-        "unavailable", error="Job a has no manifest: it was reported, not submitted."
+        "unavailable", error="Job a has no manifest: mops-jobs did not submit it."
     )
     assert registry.validate_outputs("b") == ValidationResult("failed", error="Job b not found.")
     registry.register_job("c", job_spec=spec(1))
