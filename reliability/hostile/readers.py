@@ -80,7 +80,7 @@ MANIFEST: dict[str, object] = {
 LAUNCHED_FIELDS: dict[str, object] = {"k8s_name": "k", "k8s_namespace": "n", "metadata": {"x": 1}}
 CONFIG = b'registry = "sqlite:jobs.db"\ncache = "cache/c.db"\ncolor = "never"\nstale_after = "15m"\n'
 YAML = (
-    b"# a comment\nmodel: m:f\nscenario: 'b'\nparameter_sets:\n- &a {x: 0x10, y: 1:30, w: !!float '1'}\n"
+    b"# a comment\nmodel: m:f\nscenario: 'b'\nparameter_sets:\n- &a {x: 0x10, y: 0o17, w: !!float '1'}\n"
     b"- {<<: *a, x: 2}\n- {params: {x: .5}, seed: 1}\n- x: |\n    text\nn_replicates: 2\noutputs: [o]\n"
 )
 

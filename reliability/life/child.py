@@ -51,7 +51,7 @@ class Requests:
         self._lock = threading.Lock()
         for kind in (transport.BoundedTransport, transport.ReadingTransport):
             self._count_calls(kind, "send")
-        self._count_calls(sqlite.SQLiteVersionedStore, "_connected")
+        self._count_calls(sqlite.SQLiteVersionedStore, "_acquire_connection")
 
     def _count_calls(self, kind: type, name: str) -> None:
         given = getattr(kind, name)
