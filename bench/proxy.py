@@ -86,6 +86,23 @@ async def serve(connected: Connected, until: Awaitable[object], buffer_bytes: in
     server.close()
 
 
+async def read_message(reader: asyncio.StreamReader, *, has_body: bool = True) -> bytes:
+    """Return one whole message as it came. Its length is told by Content-Length or its chunks (RFC 9112, section 6)."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    fields = dict(one.lower().split(b":", 1) for one in head.split(b"\r\n")[1:-2])
+    if not has_body:
+        return head
+    if b"chunked" not in fields.get(b"transfer-encoding", b""):
+        return head + await reader.readexactly(int(fields.get(b"content-length", b"0")))
+    pieces = [head]
+    size = 1
+    while size:
+        pieces.append(await reader.readuntil(b"\r\n"))
+        size = int(pieces[-1], 16)
+        pieces.append(await reader.readexactly(size + 2))
+    return b"".join(pieces)
+
+
 async def _serve(port: int, seconds: float, bits_per_second: float = 0.0) -> None:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         above_reader, above_writer = await asyncio.open_connection("127.0.0.1", port)

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError
-from mopsjobs.store.base import Entry, VersionedStore
+from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError, StoreError
+from mopsjobs.store.base import Entry, Versioned, VersionedStore
+from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
@@ -84,7 +85,8 @@ def download(
 ) -> DownloadResult:
     """Write the outputs of a job to a directory as `<param_id>/<seed>/<name>`, and a table of its tasks.
 
-    A key that the job may not have, or that another file is in the place of, does not stop the rest.
+    A key that the job may not have, that the store does not send, or that another file is in the place of, does not
+    stop the rest.
 
     Args:
         store: where the outputs are.
@@ -97,7 +99,7 @@ def download(
         NoOutputsError: if the job has no outputs.
         UsageError: if the directory has the outputs of another family of jobs.
         MopsJobsError: if a file cannot be written.
-        StoreError: if an output cannot be read.
+        StoreError: if the store does not answer, or a manifest cannot be read.
     """
     family = family_of(store, job_id)
     files_of_job = OutputDirectory(directory)
@@ -135,16 +137,31 @@ def _write_output(
     """
     if reason := why_not_an_output(output, family):
         raise RefusedFileError(reason)
-    try:
-        found = store.get(output.entry.key)
-    except InvalidKeyError as error:  # other programs write keys that the store refuses to read
-        raise RefusedFileError(error.message.removesuffix(".")) from None
+    found = _read(store, output.entry.key)
     if found is None:
         return False
-    earlier = (store.get(f"{results_prefix(generation.job_id)}{output.name}") for generation in family[1:])
+    earlier = (_read(store, f"{results_prefix(generation.job_id)}{output.name}") for generation in family[1:])
     with _translate_write_errors(directory.path / output.name):
         directory.write(output.name, found.value, (one.value for one in earlier if one is not None))
     return True
+
+
+def _read(store: VersionedStore, key: str) -> Versioned | None:
+    """Return an output; None if there is none.
+
+    Raises:
+        RefusedFileError: if the store does not send this value.
+        StoreError: if the store does not answer.
+    """
+    try:
+        return store.get(key)
+    except InvalidKeyError as error:  # other programs write keys that the store refuses to read
+        raise RefusedFileError(error.message.removesuffix(".")) from None
+    except StoreError as error:
+        reason = why_unread(store, key, error)
+        if reason is None:
+            return None
+        raise RefusedFileError(reason) from None
 
 
 def _replace_table(

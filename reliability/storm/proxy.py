@@ -159,7 +159,7 @@ class _Faults:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             goes_on = True
             while goes_on:
-                goes_on = await self._exchange(await _message(reader), reader, writer)
+                goes_on = await self._exchange(await line.read_message(reader), reader, writer)
         writer.close()
 
     async def _exchange(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -185,7 +185,7 @@ class _Faults:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             writer.write(request)
-            return await _message(reader, has_body=not request.startswith(b"HEAD "))
+            return await line.read_message(reader, has_body=not request.startswith(b"HEAD "))
         finally:
             writer.close()
 
@@ -308,23 +308,6 @@ def _trouble(service: str, status: str, code: str) -> bytes:
 def _reply(status: str, body: str, *headers: str, media_type: str = "application/xml") -> bytes:
     lines = [f"HTTP/1.1 {status}", f"Content-Type: {media_type}", f"Content-Length: {len(body.encode())}", *headers]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
-
-
-async def _message(reader: asyncio.StreamReader, *, has_body: bool = True) -> bytes:
-    """Return one whole message as it came. Its length is told by Content-Length or its chunks (RFC 9112, section 6)."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    fields = dict(one.lower().split(b":", 1) for one in head.split(b"\r\n")[1:-2])
-    if not has_body:
-        return head
-    if b"chunked" not in fields.get(b"transfer-encoding", b""):
-        return head + await reader.readexactly(int(fields.get(b"content-length", b"0")))
-    pieces = [head]
-    size = 1
-    while size:
-        pieces.append(await reader.readuntil(b"\r\n"))
-        size = int(pieces[-1], 16)
-        pieces.append(await reader.readexactly(size + 2))
-    return b"".join(pieces)
 
 
 async def _serve(port: int, service: str) -> None:

@@ -191,7 +191,7 @@ def test_a_delta_sync_that_breaks_off_claims_nothing(cli: Cli, filled: Remote) -
     filled.jobs.update_status(_name(1), "failed")
     synced_at = cli.ok("list", "--json", "--limit", "1").json["synced_at"]
     cli.clock.advance(minutes=1)
-    filled.store.fail_next(1, "get")
+    filled.store.fail_next(1, "get", "scan")
     assert cli("sync").code == 5
     document = cli.ok("list", "--json", "--limit", "1").json
     assert (document["synced_at"], document["stale"]) == (synced_at, True)

@@ -497,6 +497,29 @@ def test_a_page_that_fails_is_asked_for_again_and_the_listing_goes_on(place: Pla
     assert [entry.key for entry in store.scan()] == list("abcde")
 
 
+def test_a_container_deleted_in_the_middle_of_a_listing_is_an_error(place: Place) -> None:
+    """The keys that were not listed are not taken for removed ones."""
+    store = place.open(page_size=2)
+    for key in "abcde":
+        store.create_if_absent(key, RECORD)
+    entries = store.scan()
+    next(entries)
+    store._container.delete_container()
+    with pytest.raises(StoreError, match="was deleted while it was listed"):
+        list(entries)
+
+
+def test_a_listed_blob_without_a_version_is_one_to_read(place: Place) -> None:
+    """It does not end the listing of the others. Azure never leaves it out; other servers may."""
+    blob = "<Blob><Name>{}</Name><Properties>{}<Content-Length>1</Content-Length></Properties></Blob>"
+    blobs = blob.format("a", "") + blob.format("b", "<Etag>0x8D</Etag>")
+    page = f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>".encode()
+    with scripted(Reply(200, body=page)) as (store, _, _):
+        assert [(entry.key, entry.version.value, entry.value) for entry in store.scan()] == [
+            ("a", "", None), ("b", "0x8D", None),
+        ]  # fmt: skip
+
+
 NONSENSE = {
     "captive portal": Reply(200, headers=(("Content-Type", "text/html"),), body=b"<html>Sign in, please"),
     "redirect": Reply(302, headers=(("Location", "http://127.0.0.1:9/"),)),

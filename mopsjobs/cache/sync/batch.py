@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.cache import pruning, rows, totals
+from mopsjobs.cache.sync.fetcher import FailedRead
+from mopsjobs.errors import MAX_REASON, shorten
 from mopsjobs.registry.job_state import MAX_RECORD_BYTES
 from mopsjobs.store.base import VersionToken
 
@@ -15,6 +17,10 @@ BATCH = 500
 
 BATCH_BYTES = 8 * 2**20
 """Bytes of the records of one batch. Two batches are in memory, and a record may have as many."""
+
+
+UNREAD_VERSION = ""
+"""Version of the problem of a record that could not be read in any version."""
 
 
 class SyncReport:
@@ -56,9 +62,15 @@ class RecordBatch:
         self._records: list[rows.JobRow] = []
         self.problems: list[rows.Problem] = []
 
-    def add(self, fetched: Iterable[FetchedRecord], known: Mapping[str, str], report: SyncReport) -> None:
-        """Add records, and count what is new. `known` has the versions that the cache has, by key."""
-        for job_id, key, value, version in fetched:
+    def add(
+        self, fetched: Iterable[FetchedRecord | rows.Problem], known: Mapping[str, str], report: SyncReport
+    ) -> None:
+        """Add records and problems, and count what is new. `known` has the versions that the cache has, by key."""
+        for found in fetched:
+            if isinstance(found, rows.Problem):
+                self.problems.append(found)
+                continue
+            job_id, key, value, version = found
             record = rows.to_row(key, job_id, value, version, self._generation)
             if isinstance(record, rows.Problem):
                 self.problems.append(record)
@@ -95,6 +107,17 @@ def too_large_problem(key: str, size: int, version: str) -> rows.Problem:
     """Return the problem of a record that is refused by its size alone."""
     reason = f"too large: {size:,} bytes, expected at most {MAX_RECORD_BYTES:,}"
     return rows.Problem(key, rows.UNREADABLE, reason, version)
+
+
+def unread_problem(key: str, failed: FailedRead) -> rows.Problem:
+    """Return the problem of a record that the store does not send. Without a version, each sync tries it again."""
+    return rows.Problem(key, rows.UNREADABLE, shorten(failed.reason, MAX_REASON), UNREAD_VERSION)
+
+
+def unread_keys(connection: sqlite3.Connection) -> list[str]:
+    """Return the keys of the records that the store did not send to the last syncs."""
+    sql = "SELECT key FROM problem WHERE version = ? ORDER BY key"
+    return [key for (key,) in connection.execute(sql, (UNREAD_VERSION,))]
 
 
 def lookup_column(connection: sqlite3.Connection, table: str, name: str, keys: list[str]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The delta sync: read only the jobs that were announced as changed, with one request each."""
+"""The delta sync: read only the jobs that were announced as changed, with one request each.
+
+Records that the store did not send before are tried again with them.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,9 @@ from itertools import islice
 
 from mopsjobs.cache import rows, sync_state
 from mopsjobs.cache.sync import batch as record_batch
-from mopsjobs.cache.sync.fetcher import ParallelFetcher
+from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.cache.sync.full import OnProgress
-from mopsjobs.errors import ValueTooLargeError
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.base import Versioned
 
 
 class DeltaSync:
@@ -34,7 +35,8 @@ class DeltaSync:
 
     def run(self, on_progress: OnProgress | None) -> None:
         """Read the announced jobs. Rows of jobs that are gone stay until `finish`."""
-        jobs = iter(sorted(self._announced))
+        unread = (self._registry.job_id_of(key) for key in record_batch.unread_keys(self._connection))
+        jobs = iter(sorted(self._announced.union(job_id for job_id in unread if job_id is not None)))
         with ParallelFetcher.for_store(self._registry.store) as fetcher:
             while batch := list(islice(jobs, record_batch.BATCH)):
                 self._read_batch(batch, fetcher)
@@ -50,30 +52,26 @@ class DeltaSync:
 
     def _read_batch(self, batch: list[str], fetcher: ParallelFetcher) -> None:
         keys = [self._registry.key_of(job_id) for job_id in batch]
-        known = [
+        jobs, problems, pruned = (
             record_batch.lookup_column(self._connection, table, "version", keys)
             for table in ("job", "problem", "pruned")
-        ]
+        )
         records = record_batch.RecordBatch(self._generation)
-        changed = []
-        for job_id, key, found in zip(batch, keys, fetcher.fetch(self._fetch, keys), strict=True):
+        changed: list[record_batch.FetchedRecord | rows.Problem] = []
+        for job_id, key, found in zip(batch, keys, fetcher.fetch(keys), strict=True):
             if found is None:
                 self._vanished.append(key)
                 continue
             self._report.seen += 1
-            if isinstance(found, rows.Problem):
-                records.problems.append(found)
-            elif found.version.value in (versions.get(key) for versions in known):
+            if isinstance(found, FailedRead):
+                changed.append(record_batch.unread_problem(key, found))
+            elif problems.get(key) != record_batch.UNREAD_VERSION and found.version.value in (
+                versions.get(key) for versions in (jobs, problems, pruned)
+            ):
                 self._report.unchanged += 1
             else:
                 changed.append(record_batch.FetchedRecord(job_id, key, found.value, found.version))
         self._report.fetched += len(batch)
-        records.add(changed, known[0], self._report)
+        records.add(changed, jobs, self._report)
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
             records.write(self._connection)
-
-    def _fetch(self, key: str) -> Versioned | rows.Problem | None:
-        try:
-            return self._registry.store.get(key)
-        except ValueTooLargeError as error:
-            return rows.Problem(key, rows.UNREADABLE, str(error), "")

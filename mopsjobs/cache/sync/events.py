@@ -13,16 +13,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from mopsjobs.cache.pruning import is_pruned
+from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
-from mopsjobs.errors import RecordError, ValueTooLargeError
+from mopsjobs.errors import RecordError
 from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
 EVENT_CLOCK_SKEW = timedelta(minutes=15)
@@ -36,9 +37,6 @@ MAX_DAILY_GAP = timedelta(days=60)
 
 BATCH = 64
 """Chunks fetched and written together."""
-
-MAX_THREADS = 16
-"""Concurrent requests."""
 
 SYNCED_AT = "events_synced_at"
 """Name in the cache's notes: when the last sync of the events of all jobs began."""
@@ -108,11 +106,13 @@ def sync_events(
     else:
         begin = since if last_sync is None else max(since, last_sync)
     report = EventsReport()
-    keys = _list_keys(store, prefixes_to_list(begin, started, job_id), report)
+    listed = _list_keys(store, prefixes_to_list(begin, started, job_id), report)
+    unread = set(_unread_chunks(connection, job_id))
+    keys = chain(sorted(unread), (key for key in listed if key not in unread))
     chunks = _missing_chunks(connection, keys, job_id, retry=full)
-    with ThreadPoolExecutor(MAX_THREADS) as threads:
+    with ParallelFetcher.for_store(store) as fetcher:
         while batch := list(islice(chunks, BATCH)):
-            _write_chunks(connection, list(_fetch_chunks(store, batch, threads)), report)
+            _write_chunks(connection, list(_fetch_chunks(fetcher, batch)), report)
     if job_id is None:
         with transaction(connection):
             set_meta(connection, {SYNCED_AT: json_time(started)})
@@ -161,30 +161,36 @@ def _missing_chunks(
     while batch := list(islice(of_job, 500)):
         marks = ", ".join("?" * len(batch))
         names = [chunk.parts.name for chunk in batch]
-        sql = f"SELECT name, problem IS NOT NULL FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
-        is_unreadable = dict(connection.execute(sql, names))
+        sql = f"SELECT name, problem FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
+        problems: dict[str, str | None] = dict(connection.execute(sql, names))
         for chunk in batch:
-            name = chunk.parts.name
-            if is_unreadable[name] and retry if name in is_unreadable else chunk.parts.bucket >= known_before:
+            name, is_new = chunk.parts.name, chunk.parts.bucket >= known_before
+            problem = problems.get(name)
+            is_due = problem is not None and (retry or problem.startswith(NOT_READ))
+            if is_due if name in problems else is_new:
                 yield chunk
 
 
-def _fetch_chunks(
-    store: VersionedStore, batch: list[_ListedChunk], threads: ThreadPoolExecutor
-) -> Iterator[_FetchedChunk]:
+def _fetch_chunks(fetcher: ParallelFetcher, batch: list[_ListedChunk]) -> Iterator[_FetchedChunk]:
     """Yield the chunks with their events, fetched in parallel. A chunk that is gone by now is skipped."""
-
-    def fetch(chunk: _ListedChunk) -> _FetchedChunk | None:
+    for chunk, found in zip(batch, fetcher.fetch([chunk.key for chunk in batch]), strict=True):
+        if found is None:
+            continue
         try:
-            found = store.get(chunk.key)
-            if found is None:
-                return None
-            events = parse_chunk(found.value, job_id=chunk.parts.job_id)
-        except (RecordError, ValueTooLargeError) as error:
-            return _FetchedChunk(*chunk, [], str(error))
-        return _FetchedChunk(*chunk, events, None)
+            events = [] if isinstance(found, FailedRead) else parse_chunk(found.value, job_id=chunk.parts.job_id)
+            problem = found.reason if isinstance(found, FailedRead) else None
+        except RecordError as error:
+            events, problem = [], str(error)
+        yield _FetchedChunk(*chunk, events, problem)
 
-    yield from (chunk for chunk in threads.map(fetch, batch) if chunk is not None)
+
+def _unread_chunks(connection: sqlite3.Connection, job_id: str | None) -> Iterator[str]:
+    """Yield the keys of the chunks that the store did not send to earlier syncs."""
+    sql = "SELECT key FROM event_chunk WHERE problem LIKE ? ORDER BY key"
+    for (key,) in connection.execute(sql, (f"{NOT_READ}%",)).fetchall():
+        parts = parse_chunk_key(key)
+        if parts is not None and job_id in (None, parts.job_id):
+            yield key
 
 
 def _write_chunks(connection: sqlite3.Connection, batch: list[_FetchedChunk], report: EventsReport) -> None:

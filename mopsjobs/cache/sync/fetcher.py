@@ -1,12 +1,18 @@
-"""Fetch many keys of a store in parallel, while the caller works on earlier ones."""
+"""Fetch many keys of a store in parallel, while the caller works on earlier ones.
+
+A key whose value the store does not send is a result of its own, `FailedRead`, and does not end the reading. Only what
+concerns the whole store does: after a failure, a listing of that key must work.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self, TypeVar
+from typing import NamedTuple, Self
 
-from mopsjobs.store.base import VersionedStore
+from mopsjobs.errors import StoreAccessError, StoreError
+from mopsjobs.store.base import Versioned, VersionedStore
+from mopsjobs.store.unread_keys import reason_of, why_unread
 
 MAX_THREADS = 32
 """Concurrent requests. With 30 ms per reply, half as many leave the processor idle."""
@@ -14,14 +20,19 @@ MAX_THREADS = 32
 MAX_KEYS_PER_TASK = 4
 """Keys that a thread fetches per task: handing over each key alone would cost a tenth of fetching it."""
 
-Fetched = TypeVar("Fetched")
+
+class FailedRead(NamedTuple):
+    """A key whose value the store does not send, although it answers."""
+
+    reason: str
 
 
 class ParallelFetcher:
     """Threads that fetch values. Leaving the block ends them after the requests under way."""
 
-    def __init__(self, threads: int = MAX_THREADS) -> None:
+    def __init__(self, store: VersionedStore, threads: int = MAX_THREADS) -> None:
         """Create the threads; with none, `fetch` makes each request when its value is read."""
+        self._store = store
         self._threads = ThreadPoolExecutor(threads) if threads else None
         self._is_over = False
 
@@ -32,7 +43,7 @@ class ParallelFetcher:
         A store on this machine gets none: it answers at once, and a connection per thread would cost more than the
         reads.
         """
-        return cls(0 if getattr(store, "is_local", False) else MAX_THREADS)
+        return cls(store, 0 if getattr(store, "is_local", False) else MAX_THREADS)
 
     def __enter__(self) -> Self:
         return self
@@ -42,15 +53,42 @@ class ParallelFetcher:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
 
-    def fetch(self, get: Callable[[str], Fetched], keys: Sequence[str]) -> Iterator[Fetched]:
-        """Begin to fetch these keys, and return their values in the order of the keys."""
+    def fetch(self, keys: Sequence[str]) -> Iterator[Versioned | FailedRead | None]:
+        """Begin to fetch these keys, and return their values in the order of the keys; None for a missing key.
+
+        Raises:
+            StoreError: while it is iterated, if the store does not answer or refuses the credentials.
+        """
         if self._threads is None:
-            return map(get, keys)
+            return self._without_failures(keys, map(self._get, keys))
         # Few keys get a thread each, so that none waits for the reply of another.
         size = min(MAX_KEYS_PER_TASK, -(-len(keys) // MAX_THREADS)) or 1
 
-        def fetch_chunk(chunk: Sequence[str]) -> list[Fetched]:
-            return [get(key) for key in chunk if not self._is_over]
+        def fetch_chunk(chunk: Sequence[str]) -> list[Versioned | StoreError | None]:
+            return [self._get(key) for key in chunk if not self._is_over]
 
         tasks = [self._threads.submit(fetch_chunk, keys[start : start + size]) for start in range(0, len(keys), size)]
-        return (value for task in tasks for value in task.result())
+        return self._without_failures(keys, (value for task in tasks for value in task.result()))
+
+    def _get(self, key: str) -> Versioned | StoreError | None:
+        try:
+            return self._store.get(key)
+        except StoreError as error:
+            return error
+
+    def _without_failures(
+        self, keys: Sequence[str], values: Iterator[Versioned | StoreError | None]
+    ) -> Iterator[Versioned | FailedRead | None]:
+        """Yield the values, with a `FailedRead` for each failure that concerns its key alone."""
+        is_access_checked = False
+        for key, value in zip(keys, values, strict=True):
+            if not isinstance(value, StoreError):
+                yield value
+                continue
+            is_refusal = isinstance(value, StoreAccessError)
+            if is_refusal and is_access_checked:
+                reason: str | None = reason_of(value)
+            else:
+                reason = why_unread(self._store, key, value)
+                is_access_checked = is_access_checked or is_refusal
+            yield None if reason is None else FailedRead(reason)

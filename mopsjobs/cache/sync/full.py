@@ -16,7 +16,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 
 from mopsjobs.cache import rows, sync_state
 from mopsjobs.cache.sync import batch as record_batch
-from mopsjobs.cache.sync.fetcher import ParallelFetcher
+from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.errors import StoreError
 from mopsjobs.registry.announcements import MAX_NAMES
 from mopsjobs.registry.job_registry import JobRegistry
@@ -42,14 +42,16 @@ class _PlannedBatch:
         """Changed records that the listing carried."""
         self.missing: list[tuple[str, str]] = []
         """Ids and keys of the other changed jobs."""
-        self.fetched: Iterator[Versioned | None] = iter(())
+        self.fetched: Iterator[Versioned | FailedRead | None] = iter(())
         """The values of `missing`, in their order."""
 
-    def changed_records(self) -> Iterator[record_batch.FetchedRecord]:
-        """Yield the changed records. One that is gone by now is skipped; the next sync handles it."""
+    def changed_records(self) -> Iterator[record_batch.FetchedRecord | rows.Problem]:
+        """Yield the changed records, and problems. A record that is gone by now is left to the next sync."""
         yield from self.listed
         for (job_id, key), found in zip(self.missing, self.fetched, strict=True):
-            if found is not None:
+            if isinstance(found, FailedRead):
+                yield record_batch.unread_problem(key, found)
+            elif found is not None:
                 yield record_batch.FetchedRecord(job_id, key, found.value, found.version)
 
 
@@ -127,8 +129,9 @@ class FullSync:
                 continue
             planned.seen += 1
             is_pruned = entry.version.value == pruned.get(entry.key)
-            is_known = is_pruned or entry.version.value in (jobs.get(entry.key), problems.get(entry.key))
-            if not is_known:
+            is_unread = problems.get(entry.key) == record_batch.UNREAD_VERSION
+            is_known = not is_unread and entry.version.value in (jobs.get(entry.key), problems.get(entry.key))
+            if not (is_known or is_pruned or is_unread):
                 self._note_unannounced(job_id)
             if is_pruned or (is_known and not self._reread):
                 self._report.unchanged += 1
@@ -140,7 +143,7 @@ class FullSync:
                 )
             else:
                 planned.missing.append((job_id, entry.key))
-        planned.fetched = fetcher.fetch(self._registry.store.get, [key for _, key in planned.missing])
+        planned.fetched = fetcher.fetch([key for _, key in planned.missing])
         self._note_vanished((jobs.keys() | problems.keys() | pruned.keys()) - {entry.key for entry in batch})
         self._after = last
         return planned

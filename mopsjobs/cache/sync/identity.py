@@ -20,7 +20,7 @@ from typing import NamedTuple
 from mopsjobs.cache import sync_state
 from mopsjobs.cache.database import OtherCacheError, is_emptied, open_to_read, translate_sqlite_errors
 from mopsjobs.cache.write_through import ROUNDING_SECONDS
-from mopsjobs.errors import CacheError, RecordError, StoreUnavailableError, UsageError, ValueTooLargeError
+from mopsjobs.errors import CacheError, RecordError, StoreError, StoreUnavailableError, UsageError, ValueTooLargeError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.utils.text import pluralize
@@ -138,6 +138,10 @@ def _is_there(registry: JobRegistry, witness: _Witness) -> bool:
         found = registry.store.get(witness.key)
     except ValueTooLargeError:
         return True
+    except StoreError:
+        # The store may not send this record alone. An outage ends the listing too.
+        entry = next(registry.store.scan(witness.key), None)
+        return entry is not None and entry.key == witness.key and entry.version.value == witness.version
     return found is not None and _is_same(witness, found.version.value, found.value)
 
 

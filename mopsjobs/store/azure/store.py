@@ -253,6 +253,8 @@ class AzureVersionedStore:
             reply = self._request(f"?{listing.query(prefix, marker, size, metadata=metadata)}", left)
         except HttpResponseError as error:
             if error_code(error) == "ContainerNotFound":
+                if marker:
+                    raise StoreError(f"{self.location} was deleted while it was listed.") from None
                 return listing.Page([], "")
             raise
         try:
@@ -310,12 +312,13 @@ class AzureVersionedStore:
 
     def _entry(self, blob: listing.Blob) -> Entry:
         value = inline_values.unpack(blob.packed, blob.size, blob.md5) if blob.packed and blob.md5 else None
-        return Entry(blob.key, self._version(blob.etag), value, blob.size)
+        version = _etag(blob.etag)
+        # A reader gets a blob without a version by its key, and finds the same problem, if there is one.
+        return Entry(blob.key, VersionToken(version), value if version else None, blob.size)
 
     def _version(self, etag: object) -> VersionToken:
-        # The ETag is quoted in replies, and not in listings.
-        value = etag.strip('"') if isinstance(etag, str) else ""
-        if not _ETAG.fullmatch(value):
+        value = _etag(etag)
+        if not value:
             raise StoreError(f"unexpected response from {self.location}: no version.")
         return VersionToken(value)
 
@@ -341,3 +344,9 @@ class AzureVersionedStore:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreError(f"The store {self.location} is closed.")
+
+
+def _etag(etag: object) -> str:
+    """Return an ETag without the quotes that replies have, and listings not; empty if it is none."""
+    value = etag.strip('"') if isinstance(etag, str) else ""
+    return value if _ETAG.fullmatch(value) else ""

@@ -5,11 +5,33 @@ from __future__ import annotations
 import contextlib
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mopsjobs.cache.sync import fetcher
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.store.base import Versioned, VersionToken
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Asked(InMemoryVersionedStore):
+    """A store whose reads call a function, which returns the value."""
+
+    def __init__(self, ask: Callable[[str], str]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def get(self, key: str) -> Versioned | None:
+        return Versioned(self._ask(key).encode(), VersionToken("1"))
+
+
+def values(fetched: Iterator[Versioned | fetcher.FailedRead | None]) -> list[str]:
+    return [found.value.decode() for found in fetched if isinstance(found, Versioned)]
 
 
 @pytest.mark.parametrize("count", [2, fetcher.MAX_THREADS])
@@ -22,27 +44,28 @@ def test_few_keys_are_fetched_all_at_once(count: int) -> None:
         return key
 
     keys = [str(number) for number in range(count)]
-    with fetcher.ParallelFetcher() as fetchers:
-        assert list(fetchers.fetch(get, keys)) == keys
+    with fetcher.ParallelFetcher(Asked(get)) as fetchers:
+        assert values(fetchers.fetch(keys)) == keys
 
 
 @pytest.mark.parametrize("count", [0, 1, 33, 127, 1000])
 def test_what_is_fetched_comes_in_the_order_of_the_keys(count: int) -> None:
-    with fetcher.ParallelFetcher() as fetchers:
-        assert list(fetchers.fetch(int, [str(number) for number in range(count)])) == list(range(count))
+    keys = [str(number) for number in range(count)]
+    with fetcher.ParallelFetcher(Asked(str)) as fetchers:
+        assert values(fetchers.fetch(keys)) == keys
 
 
-def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path) -> None:
+def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one thread, over one connection: 32 would each open the file, and SQLite keep it open."""
     with contextlib.closing(SQLiteVersionedStore(tmp_path / "registry.db")) as store:
         seen: list[threading.Thread] = []
 
-        def get(key: str) -> str:
+        def get(key: str) -> None:
             seen.append(threading.current_thread())
-            return key
 
+        monkeypatch.setattr(store, "get", get)
         with fetcher.ParallelFetcher.for_store(store) as fetchers:
-            assert list(fetchers.fetch(get, list("abc"))) == list("abc")
+            assert list(fetchers.fetch(list("abc"))) == [None] * 3
         assert seen == [threading.current_thread()] * 3
 
 
@@ -58,7 +81,7 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
         may_go_on.wait(30)
         return key
 
-    fetchers = fetcher.ParallelFetcher()
+    fetchers = fetcher.ParallelFetcher(Asked(get))
     assert fetchers._threads is not None
     shutdown = fetchers._threads.shutdown
 
@@ -68,7 +91,60 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
 
     monkeypatch.setattr(fetchers._threads, "shutdown", shut_down)
     with contextlib.suppress(KeyboardInterrupt), fetchers:
-        fetchers.fetch(get, [str(number) for number in range(1000)])
+        fetchers.fetch([str(number) for number in range(1000)])
         all_busy.wait(30)
         raise KeyboardInterrupt
     assert len(begun) == fetcher.MAX_THREADS
+
+
+OUTAGE = StoreUnavailableError("No answer.")
+REFUSAL = StoreAccessError("Refused.")
+
+
+class Failing(InMemoryVersionedStore):
+    """A store that fails to read some keys, and may fail to list."""
+
+    def __init__(self, failures: dict[str, StoreError], listing: StoreError | None = None) -> None:
+        super().__init__()
+        self.listings = 0
+        self._failures = failures
+        self._listing = listing
+        for name in "abcd":
+            self.create_if_absent(name, name.encode())
+
+    def get(self, key: str) -> Versioned | None:
+        if key in self._failures:
+            raise self._failures[key]
+        return super().get(key)
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        self.listings += 1
+        if self._listing is not None:
+            raise self._listing
+        return super().list_keys(prefix)
+
+
+@pytest.mark.parametrize("failure", [OUTAGE, REFUSAL, StoreError("409 Conflict.")])
+def test_a_key_that_fails_alone_is_a_result_of_its_own(failure: StoreError) -> None:
+    """The other keys are read, and a key that no listing has is gone."""
+    store = Failing({"b": failure, "d": failure})
+    with fetcher.ParallelFetcher(store) as fetchers:
+        found = list(fetchers.fetch(list("abcd")))
+    reason = f"not read: {failure.message.rstrip('.')}"
+    assert [one.reason if isinstance(one, fetcher.FailedRead) else one and one.value for one in found] == [
+        b"a", reason, b"c", reason,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("failure", [OUTAGE, REFUSAL])
+def test_a_store_that_cannot_be_listed_ends_the_reading(failure: StoreError) -> None:
+    store = Failing({"b": failure}, listing=failure)
+    with fetcher.ParallelFetcher(store) as fetchers, pytest.raises(type(failure)):
+        list(fetchers.fetch(list("abcd")))
+
+
+def test_refused_keys_cost_one_listing_per_batch() -> None:
+    store = Failing(dict.fromkeys("abcd", REFUSAL))
+    with fetcher.ParallelFetcher(store) as fetchers:
+        assert all(isinstance(one, fetcher.FailedRead) for one in fetchers.fetch(list("abcd")))
+    assert store.listings == 1

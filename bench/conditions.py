@@ -1,0 +1,159 @@
+"""A bad server, or a bad way to it: a proxy to Azurite that refuses, delays, breaks and stalls requests.
+
+It understands HTTP as far as needed to tell requests apart. `python -m bench.conditions PORT` prints the port that it
+listens on. It takes `Conditions` as JSON in each line of its standard input, prints the number of requests so far, and
+ends with that input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from bench import proxy
+
+POISONS = {
+    "forbidden": (403, "AuthorizationFailure"),
+    "not_found": (404, "ResourceNotFound"),
+    "conflict": (409, "BlobUsesCustomerSpecifiedEncryption"),
+    "gone": (410, "Gone"),
+    "precondition": (412, "ConditionNotMet"),
+    "internal": (500, "InternalError"),
+    "no_etag": (200, ""),
+}
+"""What the server answers for ever to a read of one key: status and code."""
+
+
+class Conditions(NamedTuple):
+    """What the proxy does."""
+
+    poisons: Mapping[str, str] = MappingProxyType({})
+    """Kind of poison of each key."""
+    busy: float = 0.0
+    """Share of requests that are answered with 503 ServerBusy."""
+    burst: int = 0
+    """Requests in a row that are answered in that way at once; 0 for none. A burst begins every tenth such number."""
+    retry_after: int = 0
+    """Seconds that a 503 asks clients to wait."""
+    serial_seconds: float = 0.0
+    """The server takes one request at a time, and so long for it; 0 for as many as there are."""
+    resets: float = 0.0
+    """Share of requests at which the connection is reset."""
+    stall_at: int = 0
+    """Number of the request at which all stop for `stall_seconds`; 0 for none."""
+    stall_seconds: float = 0.0
+    seed: int = 1
+
+
+class BadServer:
+    """A proxy that runs: see `imposed`."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.port = port
+        self._process = process
+
+    def impose(self, conditions: Conditions) -> int:
+        """Change the conditions. Return the number of requests so far."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(conditions._asdict(), default=dict) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+@contextlib.contextmanager
+def imposed(port: int, conditions: Conditions) -> Iterator[BadServer]:
+    """Yield such a proxy to a port of this machine, while the block runs.
+
+    Raises:
+        RuntimeError: if it does not start.
+    """
+    with proxy.started("bench.conditions", str(port)) as (process, listening):
+        server = BadServer(process, listening)
+        server.impose(conditions)
+        yield server
+
+
+class _Server:
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._conditions = Conditions()
+        self._random = random.Random()
+        self._one_at_a_time = asyncio.Lock()
+        self._requests = 0
+        self._stalled_until = 0.0
+
+    async def obey(self) -> None:
+        """Take conditions from the standard input, until it ends."""
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            self._conditions = Conditions(**json.loads(line))
+            self._random.seed(self._conditions.seed)
+            print(self._requests, flush=True)
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            above = await asyncio.open_connection("127.0.0.1", self._port)
+            while await self._exchange(await proxy.read_message(reader), above, writer):
+                await writer.drain()
+        writer.transport.abort()
+
+    async def _exchange(
+        self, request: bytes, above: tuple[asyncio.StreamReader, asyncio.StreamWriter], writer: asyncio.StreamWriter
+    ) -> bool:
+        """Answer one request. Return whether the connection goes on."""
+        conditions, loop = self._conditions, asyncio.get_running_loop()
+        self._requests += 1
+        if self._requests == conditions.stall_at:
+            self._stalled_until = loop.time() + conditions.stall_seconds
+        await asyncio.sleep(self._stalled_until - loop.time())
+        if self._random.random() < conditions.resets:
+            return False
+        is_burst = conditions.burst and self._requests // conditions.burst % 10 == 1
+        if is_burst or self._random.random() < conditions.busy:
+            after = [f"Retry-After: {conditions.retry_after}"] if conditions.retry_after else []
+            writer.write(_refusal(503, "ServerBusy", *after))
+            return True
+        if conditions.serial_seconds:
+            async with self._one_at_a_time:
+                await asyncio.sleep(conditions.serial_seconds)
+        kind = self._poison(request)
+        if kind is not None and kind != "no_etag":
+            writer.write(_refusal(*POISONS[kind]))
+            return True
+        above[1].write(request)
+        reply = await proxy.read_message(above[0], has_body=not request.startswith(b"HEAD "))
+        if kind is not None:
+            head, _, body = reply.partition(b"\r\n\r\n")
+            lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"etag:")]
+            reply = b"\r\n".join(lines) + b"\r\n\r\n" + body
+        writer.write(reply)
+        return True
+
+    def _poison(self, request: bytes) -> str | None:
+        method, target, _ = request.partition(b"\r\n")[0].decode().split(" ")
+        path = target.partition("?")[0]
+        is_read = method == "GET" and "comp=list" not in target
+        keys = self._conditions.poisons if is_read else {}
+        return next((kind for key, kind in keys.items() if path.endswith(f"/{key}")), None)
+
+
+def _refusal(status: int, code: str, *headers: str) -> bytes:
+    body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code></Error>'
+    lines = [f"HTTP/1.1 {status} Refused", f"x-ms-error-code: {code}", f"Content-Length: {len(body)}", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+async def _serve(port: int) -> None:
+    server = _Server(port)
+    await proxy.serve(server.connected, server.obey())
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,27 @@
+"""Tell a key whose value the store does not send from a store that does not answer."""
+
+from __future__ import annotations
+
+from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.store.base import VersionedStore
+
+NOT_READ = "not read: "
+"""Beginning of the reason, so that a later sync knows that the value was never seen."""
+
+
+def why_unread(store: VersionedStore, key: str, error: StoreError) -> str | None:
+    """Return why the store does not send the value of one key, or None if the key is gone.
+
+    An outage and a refusal may concern the whole store. If a listing of the key works, they do not.
+
+    Raises:
+        StoreError: if the store cannot be listed either.
+    """
+    if isinstance(error, (StoreAccessError, StoreUnavailableError)) and next(iter(store.list_keys(key)), None) != key:
+        return None
+    return reason_of(error)
+
+
+def reason_of(error: StoreError) -> str:
+    """Return why a value was not read, for reports that name its key."""
+    return error.message if isinstance(error, ValueTooLargeError) else f"{NOT_READ}{error.message.rstrip('.')}"

@@ -1,0 +1,105 @@
+"""Bad servers and bad lines: a sync goes on with what it can read, and keeps what it has read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.conditions import POISONS, BadServer, Conditions, imposed
+from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
+from mopsjobs.store import open_store
+from support.cli import Cli, foreign, key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mopsjobs.store.base import VersionedStore
+    from support.servers import Azurite
+
+FEW = 40
+BAD = key("job-007")
+
+
+class Place:
+    """A registry that the command reaches through a bad server."""
+
+    def __init__(self, azurite: Azurite, server: BadServer, cli: Cli) -> None:
+        self.impose = server.impose
+        self.container = azurite.new_container()
+        self.client = azurite.client
+        url = azurite.url(self.container)
+        self.store: VersionedStore = open_store(url, {})
+        """Reaches the registry directly."""
+        cli.env["MOPS_JOBS_REGISTRY"] = url.replace(f":{azurite.port}/", f":{server.port}/")
+
+    def write_foreign(self, count: int) -> None:
+        """Write records as another program does: listings carry no values."""
+        with self.client(self.container) as client:
+            client.create_container()
+            for number in range(count):
+                client.upload_blob(key(f"job-{number:03}"), foreign(f"job-{number:03}"))
+
+
+@pytest.fixture
+def place(azurite: Azurite, cli: Cli) -> Iterator[Place]:
+    with imposed(azurite.port, Conditions()) as server:
+        place = Place(azurite, server, cli)
+        yield place
+        place.store.close()
+
+
+@pytest.mark.parametrize("kind", POISONS)
+def test_one_bad_blob_is_named_and_the_rest_is_mirrored(place: Place, cli: Cli, kind: str) -> None:
+    """Each sync says which record and why; when the server sends it, it is mirrored too."""
+    place.write_foreign(FEW)
+    place.impose(Conditions(poisons={BAD: kind}))
+    for _ in range(2):
+        ran = cli("sync", "--json")
+        assert ran.code == 7, ran
+        (problem,) = ran.json["problems"]
+        assert (problem["key"], problem["kind"]) == (BAD, "unreadable")
+        assert problem["reason"].startswith("not read: ")
+        assert len(cli.ids("--limit", "0")) == FEW - 1
+    place.impose(Conditions())
+    assert cli.ok("sync", "--json").json["problems"] == []
+    assert len(cli.ids("--limit", "0")) == FEW
+
+
+def test_a_known_record_that_turns_bad_stays_in_the_cache(place: Place, cli: Cli) -> None:
+    """It is a problem of the sync that reads all records again, and no longer of the first one that succeeds."""
+    place.write_foreign(3)
+    cli.ok("sync")
+    place.impose(Conditions(poisons={key("job-001"): "gone"}))
+    assert cli("sync", "--full").code == 7
+    assert cli("sync").code == 7
+    assert len(cli.ids()) == 3
+    place.impose(Conditions())
+    assert cli.ok("sync").err == ""
+
+
+def test_a_refused_listing_ends_the_sync(place: Place, cli: Cli) -> None:
+    """Wrong credentials concern the whole store."""
+    place.write_foreign(3)
+    cli.env["AZURE_STORAGE_KEY"] = "bm90IHRoZSBrZXk="
+    cli.env["AZURE_STORAGE_ACCOUNT"] = "devstoreaccount1"
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (4, "")
+
+
+def test_a_bad_chunk_of_events_is_named_until_it_is_read(place: Place, cli: Cli) -> None:
+    """The other chunks are mirrored. It is tried again by each sync, also when its hour is no longer listed."""
+    for name in "abc":
+        cli.ok("register", name)
+    chunks = [name for name in place.store.list_keys() if not name.startswith(("jobs/", ANNOUNCEMENTS))]
+    assert len(chunks) == 3
+    place.impose(Conditions(poisons={chunks[1]: "forbidden"}))
+    for _ in range(2):
+        ran = cli("sync")
+        assert ran.code == 7
+        assert f"{chunks[1]}: not read: " in ran.err
+        cli.clock.advance(hours=3)
+    assert cli.ok("query", "SELECT count(*) AS events FROM events", "--json").json["rows"] == [{"events": 2}]
+    place.impose(Conditions())
+    assert cli.ok("sync").err == ""
+    assert cli.ok("query", "SELECT count(*) AS events FROM events", "--json").json["rows"] == [{"events": 3}]
