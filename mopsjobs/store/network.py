@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 BUDGET_SECONDS = 4.5
 """Seconds for all attempts at one read while the store does not answer: five, less the start of the program."""
 
-POOL_CONNECTIONS = 40
-"""Connections for reuse: for the 32 threads that fetch in a sync, and for the threads that list ahead of them."""
+POOL_CONNECTIONS = 72
+"""Connections for reuse: for up to 64 threads that fetch in a sync, and for the threads that list ahead of them."""
 
 READ_ATTEMPTS = 3
 """Attempts at one read, as far as the budget allows them."""
@@ -34,7 +34,8 @@ FIRST_PAUSE = 0.1
 MAX_PAUSE = 0.4
 """Seconds before the third one."""
 
-_LEAST_SECONDS = 1.5  # with less time left, another attempt is not worth while
+LEAST_SECONDS = 1.5
+"""With less time left, another attempt is not worth while."""
 
 _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, "its name does not resolve"),
@@ -80,7 +81,7 @@ def read_with_retries(
             if not isinstance(failure, StoreUnavailableError) or backoff.failures == READ_ATTEMPTS:
                 raise failure from None
             pause = max(pause, retry_after(error))
-            if clock() + pause + _LEAST_SECONDS > end:
+            if clock() + pause + LEAST_SECONDS > end:
                 raise failure from None
         sleep(pause)
 

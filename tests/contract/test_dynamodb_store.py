@@ -403,7 +403,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(
     """Tried once: the budget, shortened here, is spent by then."""
     monkeypatch.setattr(dynamodb, "BUDGET_SECONDS", 1.0)
     with scripted(aws, SILENT) as (store, requests, _):
-        monkeypatch.setattr(store, "_clock", time.monotonic)
+        monkeypatch.setattr(store.pacer, "_clock", time.monotonic)
         with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
             (WRITES | READS)[operation](store)
         assert (caught.value.sent, caught.value.silent) == (True, True)

@@ -8,7 +8,8 @@ import pytest
 
 from bench.conditions import POISONS, BadServer, Conditions, imposed
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
-from mopsjobs.store import open_store
+from mopsjobs.store import open_store, pacer
+from mopsjobs.store.azure import store as azure_store
 from support.cli import Cli, foreign, key
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ def place(azurite: Azurite, cli: Cli) -> Iterator[Place]:
 
 
 @pytest.mark.parametrize("kind", POISONS)
-def test_one_bad_blob_is_named_and_the_rest_is_mirrored(place: Place, cli: Cli, kind: str) -> None:
+def test_one_bad_blob_is_named_and_the_rest_is_mirrored(
+    place: Place, cli: Cli, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each sync says which record and why; when the server sends it, it is mirrored too."""
+    monkeypatch.setattr(pacer, "MAX_TRIES", 3)
     place.write_foreign(FEW)
     place.impose(Conditions(poisons={BAD: kind}))
     for _ in range(2):
@@ -103,3 +107,33 @@ def test_a_bad_chunk_of_events_is_named_until_it_is_read(place: Place, cli: Cli)
     place.impose(Conditions())
     assert cli.ok("sync").err == ""
     assert cli.ok("query", "SELECT count(*) AS events FROM events", "--json").json["rows"] == [{"events": 3}]
+
+
+@pytest.mark.parametrize("conditions", [Conditions(busy=0.4), Conditions(busy=0.2, burst=12), Conditions(resets=0.4)])
+def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, conditions: Conditions) -> None:
+    """Each request is taken at its second or third try."""
+    place.write_foreign(FEW)
+    place.impose(conditions)
+    cli.ok("sync")
+    assert len(cli.ids("--limit", "0")) == FEW
+
+
+def test_a_server_that_takes_one_request_at_a_time_is_mirrored(
+    place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replies to all threads at once would take longer than a reply may take."""
+    monkeypatch.setattr(azure_store, "BUDGET_SECONDS", 0.6)
+    place.write_foreign(FEW)
+    place.impose(Conditions(serial_seconds=0.03))
+    cli.ok("sync")
+    assert len(cli.ids("--limit", "0")) == FEW
+
+
+def test_a_stall_of_the_line_is_waited_for(place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a sync, for longer than a single read waits."""
+    monkeypatch.setattr(azure_store, "BUDGET_SECONDS", 0.6)
+    place.write_foreign(FEW)
+    requests = place.impose(Conditions())
+    place.impose(Conditions(stall_at=requests + 20, stall_seconds=1.0))
+    cli.ok("sync")
+    assert len(cli.ids("--limit", "0")) == FEW

@@ -23,6 +23,7 @@ from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
 from mopsjobs.errors import RecordError
 from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.pacer import bulk_reads
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
@@ -110,7 +111,7 @@ def sync_events(
     unread = set(_unread_chunks(connection, job_id))
     keys = chain(sorted(unread), (key for key in listed if key not in unread))
     chunks = _missing_chunks(connection, keys, job_id, retry=full)
-    with ParallelFetcher.for_store(store) as fetcher:
+    with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         while batch := list(islice(chunks, BATCH)):
             _write_chunks(connection, list(_fetch_chunks(fetcher, batch)), report)
     if job_id is None:

@@ -6,16 +6,18 @@ concerns the whole store does: after a failure, a listing of that key must work.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Self
 
 from mopsjobs.errors import StoreAccessError, StoreError
 from mopsjobs.store.base import Versioned, VersionedStore
+from mopsjobs.store.pacer import USUAL_WINDOW, pacer_of
 from mopsjobs.store.unread_keys import reason_of, why_unread
 
-MAX_THREADS = 32
-"""Concurrent requests. With 30 ms per reply, half as many leave the processor idle."""
+MAX_THREADS = USUAL_WINDOW
+"""Concurrent requests. With 30 ms per reply, half as many leave the processor idle. A distant store gets more."""
 
 MAX_KEYS_PER_TASK = 4
 """Keys that a thread fetches per task: handing over each key alone would cost a tenth of fetching it."""
@@ -33,7 +35,8 @@ class ParallelFetcher:
     def __init__(self, store: VersionedStore, threads: int = MAX_THREADS) -> None:
         """Create the threads; with none, `fetch` makes each request when its value is read."""
         self._store = store
-        self._threads = ThreadPoolExecutor(threads) if threads else None
+        self._pools = [ThreadPoolExecutor(threads)] if threads else []
+        self._pacer = pacer_of(store)
         self._is_over = False
 
     @classmethod
@@ -48,10 +51,12 @@ class ParallelFetcher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_over = True
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
+        if kind is not None and self._pacer is not None:
+            self._pacer.stop()
+        for pool in self._pools:
+            pool.shutdown(cancel_futures=True)
 
     def fetch(self, keys: Sequence[str]) -> Iterator[Versioned | FailedRead | None]:
         """Begin to fetch these keys, and return their values in the order of the keys; None for a missing key.
@@ -59,7 +64,7 @@ class ParallelFetcher:
         Raises:
             StoreError: while it is iterated, if the store does not answer or refuses the credentials.
         """
-        if self._threads is None:
+        if not self._pools:
             return self._without_failures(keys, map(self._get, keys))
         # Few keys get a thread each, so that none waits for the reply of another.
         size = min(MAX_KEYS_PER_TASK, -(-len(keys) // MAX_THREADS)) or 1
@@ -67,7 +72,10 @@ class ParallelFetcher:
         def fetch_chunk(chunk: Sequence[str]) -> list[Versioned | StoreError | None]:
             return [self._get(key) for key in chunk if not self._is_over]
 
-        tasks = [self._threads.submit(fetch_chunk, keys[start : start + size]) for start in range(0, len(keys), size)]
+        if self._pacer is not None and self._pacer.window > MAX_THREADS * len(self._pools):
+            self._pools.append(ThreadPoolExecutor(MAX_THREADS))
+        pools = itertools.cycle(self._pools)
+        tasks = [next(pools).submit(fetch_chunk, keys[start : start + size]) for start in range(0, len(keys), size)]
         return self._without_failures(keys, (value for task in tasks for value in task.result()))
 
     def _get(self, key: str) -> Versioned | StoreError | None:

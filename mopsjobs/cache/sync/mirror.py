@@ -26,6 +26,7 @@ from mopsjobs.cache.sync.full import FullSync, OnProgress
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.pacer import bulk_reads
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
 MAX_FULL_SYNC_AGE = timedelta(hours=1)
@@ -71,7 +72,7 @@ def sync(
     started_at = time.monotonic()
     connection = open_to_write(path, registry_id)
     try:
-        with translate_sqlite_errors(path):
+        with translate_sqlite_errors(path), bulk_reads(registry.store):
             current = _Sync(registry, connection, now)
             scan = scan or current.is_scan_due(foreign_scan_age)
             try:

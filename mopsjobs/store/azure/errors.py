@@ -35,6 +35,11 @@ def error_code(error: Exception) -> str:
     return word if _ERROR_CODE.fullmatch(word) else ""
 
 
+def is_timeout(error: Exception) -> bool:
+    """Return whether no byte came in time."""
+    return any(isinstance(each, (TimeoutError, *_TIMEOUTS)) for each in error_chain(error))
+
+
 def retry_after(error: Exception) -> float:
     """Return the seconds for which the reply asks clients to wait; 0 if it does not."""
     response = getattr(error, "response", None)

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 FIRST_PAGE_KEYS = 1000
 """Keys of the first page: few enough for a slow server, and enough for most registries."""
 
+PROBE_KEYS = 10
+"""Keys of the first page of a sync, while the speed of the line is unknown. A line of 24 kbit/s carries them in 2 s."""
+
+MIN_PAGE_KEYS = 100
+"""Keys of a page on a thin line: each request costs as much as one key."""
+
 PAGE_KEYS = 2000
 """Keys of the next pages, while the reader waits for them."""
 
@@ -27,6 +33,12 @@ MAX_PAGE_BYTES = 8 * 2**20
 PAGE_SECONDS = 1.0
 """Target for the time of a page, estimated from the one before. A store counts as unreachable after three seconds
 without a byte, and a busy server needs as long for 2,000 keys with their metadata."""
+
+SHORT_SECONDS = 0.25
+"""A page that took less says nothing about larger ones: its time is that of any request."""
+
+SMALLER = 4
+"""A page for which no byte came in time is requested again with a fourth of its keys."""
 
 _PIECE = 2**16
 """Bytes that are parsed at once. Parsed XML takes five times the memory of its text until it is processed."""
@@ -112,9 +124,9 @@ def next_size(size: int, seconds: float, *, is_awaited: bool, page_bytes: int = 
         is_awaited: whether the reader waits for the next page.
     """
     preferred = PAGE_KEYS if is_awaited else min(2 * max(size, PAGE_KEYS), MAX_PAGE_KEYS)
-    fast_enough = preferred if seconds <= 0 else int(size * PAGE_SECONDS / seconds)
+    fast_enough = preferred if seconds <= SHORT_SECONDS else int(size * PAGE_SECONDS / seconds)
     short_enough = preferred if page_bytes <= 0 else size * MAX_PAGE_BYTES // page_bytes
-    return max(FIRST_PAGE_KEYS, min(preferred, fast_enough, short_enough))
+    return max(MIN_PAGE_KEYS, min(preferred, fast_enough, short_enough))
 
 
 def unordered_prefix(key: str) -> str | None:

@@ -36,11 +36,12 @@ from mopsjobs import __version__
 from mopsjobs.errors import StoreError, ValueTooLargeError
 from mopsjobs.store.azure import inline_values, listing
 from mopsjobs.store.azure.credentials import find_container
-from mopsjobs.store.azure.errors import error_code, explain, retry_after
+from mopsjobs.store.azure.errors import error_code, explain, is_timeout, retry_after
 from mopsjobs.store.azure.transport import BoundedTransport, ReadingTransport, Reply, timeouts
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
-from mopsjobs.store.network import BUDGET_SECONDS, read_with_retries
+from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.ordering import in_code_point_order
+from mopsjobs.store.pacer import ReadPacer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -109,8 +110,8 @@ class AzureVersionedStore:
         """When the last reply to a read was sent, by the server's clock; None if no reply had it."""
         self._credential = container.credential
         self._page_size = page_size
-        self._sleep = sleep
         self._clock = clock
+        self.pacer = ReadPacer(self._explain, sleep=sleep, clock=clock, retry_after=retry_after)
         self._closed = False
         transport = BoundedTransport()
         options: dict[str, Any] = {
@@ -265,13 +266,23 @@ class AzureVersionedStore:
     # --- listings ---------------------------------------------------------------------------------------------------
 
     def _entries(self, prefix: str, *, values: bool) -> Iterator[Entry]:
-        size = self._page_size or listing.FIRST_PAGE_KEYS
+        is_probe = self.pacer.is_bulk and not self.pacer.has_answered
+        size = self._page_size or (listing.PROBE_KEYS if is_probe else listing.FIRST_PAGE_KEYS)
         is_awaited = True
+
+        def attempt(marker: str, left: float, *, metadata: bool) -> listing.Page:
+            nonlocal size
+            try:
+                return self._page(prefix, marker, size, left, metadata=metadata)
+            except Exception as error:
+                if self._page_size is None and is_timeout(error):
+                    size = max(1, size // listing.SMALLER)
+                raise
 
         def fetch_page(marker: str) -> listing.Page:
             nonlocal size
             fetch_started_at = self._clock()
-            page = self._filled_page(prefix, marker, size, values=values)
+            page = self._filled_page(functools.partial(attempt, marker), values=values)
             if self._page_size is None:
                 seconds = self._clock() - fetch_started_at
                 size = listing.next_size(size, seconds, is_awaited=is_awaited, page_bytes=page.bytes)
@@ -303,11 +314,11 @@ class AzureVersionedStore:
             # A reader that stops early does not wait for the next page.
             ahead.shutdown(wait=False, cancel_futures=True)
 
-    def _filled_page(self, prefix: str, marker: str, size: int, *, values: bool) -> listing.Page:
-        page = self._read(functools.partial(self._page, prefix, marker, size, metadata=values))
+    def _filled_page(self, attempt: Callable[..., listing.Page], *, values: bool) -> listing.Page:
+        page = self._read(functools.partial(attempt, metadata=values), is_small=False)
         if not values and any(blob.size == 0 for blob in page.blobs):
             # A folder of an account with a hierarchical namespace looks like an empty blob, except for its metadata.
-            page = self._read(functools.partial(self._page, prefix, marker, size, metadata=True))
+            page = self._read(functools.partial(attempt, metadata=True), is_small=False)
         return page
 
     def _entry(self, blob: listing.Blob) -> Entry:
@@ -324,19 +335,12 @@ class AzureVersionedStore:
 
     # --- errors -----------------------------------------------------------------------------------------------------
 
-    def _read(self, attempt: Callable[[float], T]) -> T:
+    def _read(self, attempt: Callable[[float], T], *, is_small: bool = True) -> T:
         def attempt_if_open(left: float) -> T:
             self._check_open()
             return attempt(left)
 
-        return read_with_retries(
-            attempt_if_open,
-            self._explain,
-            sleep=self._sleep,
-            clock=self._clock,
-            budget=BUDGET_SECONDS,
-            retry_after=retry_after,
-        )
+        return self.pacer.read(attempt_if_open, budget=BUDGET_SECONDS, is_small=is_small)
 
     def _explain(self, error: Exception) -> StoreError:
         return explain(error, self.location, self.credential_source)

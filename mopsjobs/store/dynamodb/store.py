@@ -36,8 +36,9 @@ from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
 from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
 from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, error_code, explain
-from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers, read_with_retries
+from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
 from mopsjobs.store.ordering import in_code_point_order
+from mopsjobs.store.pacer import ReadPacer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -108,8 +109,7 @@ class DynamoDBVersionedStore:
         self.credential_source = "the AWS settings"
         self._table = table
         self._page_size = page_size
-        self._sleep = sleep
-        self._clock = clock
+        self.pacer = ReadPacer(self._explain, sleep=sleep, clock=clock)
         self._lock = threading.Lock()
         self._connected: Any = None
         self._closed = False
@@ -226,7 +226,7 @@ class DynamoDBVersionedStore:
                 raise
 
         self._client()  # before the clock starts, since the budget is for the network
-        return read_with_retries(attempt, self._explain, sleep=self._sleep, clock=self._clock, budget=BUDGET_SECONDS)
+        return self.pacer.read(attempt, budget=BUDGET_SECONDS, is_small=operation == "get_item")
 
     def _write(self, operation: str, **arguments: Any) -> bool | None:
         """Send a write, once. Return False if its condition does not hold, None if there is no table."""

@@ -82,14 +82,13 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
         return key
 
     fetchers = fetcher.ParallelFetcher(Asked(get))
-    assert fetchers._threads is not None
-    shutdown = fetchers._threads.shutdown
+    shutdown = fetchers._pools[0].shutdown
 
     def shut_down(**options: bool) -> None:
         may_go_on.set()  # leaving waits for what is under way
         shutdown(**options)
 
-    monkeypatch.setattr(fetchers._threads, "shutdown", shut_down)
+    monkeypatch.setattr(fetchers._pools[0], "shutdown", shut_down)
     with contextlib.suppress(KeyboardInterrupt), fetchers:
         fetchers.fetch([str(number) for number in range(1000)])
         all_busy.wait(30)

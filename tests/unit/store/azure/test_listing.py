@@ -126,7 +126,8 @@ def test_a_page_is_as_large_as_its_reader_and_the_server_allow() -> None:
     assert next_size(5000, 0.2, is_awaited=True) == PAGE_KEYS
     assert next_size(1000, 0.8, is_awaited=True) == 1250
     assert next_size(5000, 4.0, is_awaited=False) == 1250
-    assert next_size(1000, 60, is_awaited=True) == listing.FIRST_PAGE_KEYS
+    assert next_size(1000, 60, is_awaited=True) == listing.MIN_PAGE_KEYS
+    assert next_size(10, 0.1, is_awaited=True) == PAGE_KEYS
     assert next_size(1000, 0.0, is_awaited=True) == PAGE_KEYS
 
 

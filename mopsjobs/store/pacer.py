@@ -1,0 +1,247 @@
+"""Pace the reads of one store: how often each is tried, how many run at once, and when the store counts as away.
+
+A user waits for a single read, so it ends within the budget of `network.py`. A sync makes thousands. Within
+`ReadPacer.bulk`, no time counts but that without any answer, and the number of concurrent reads follows the server:
+
+- A read is tried up to `MAX_TRIES` times, after pauses of its own, or those that the server asks for.
+- The store is away if it has answered no read for `SILENT_SECONDS`, or for the budget if it never answered or refuses
+  connections.
+- `window` is the number of small reads at once. It grows while replies come quickly, and is halved if most of them are
+  refusals or timeouts. If replies queue, it shrinks. So a server that takes one request at a time lets none wait long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from mopsjobs.errors import MopsJobsError, StoreUnavailableError
+from mopsjobs.store.network import BUDGET_SECONDS, FIRST_PAUSE, LEAST_SECONDS, read_with_retries
+from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_TRIES = 12
+"""Tries of one read in bulk. With two fifths of all requests refused, one of 60,000 fails."""
+
+MAX_PAUSE = 1.5
+"""Seconds between two tries, unless the server asks for more."""
+
+SILENT_SECONDS = 30.0
+"""How long a store that has answered may be silent, or refuse all requests."""
+
+REPLY_SECONDS = 30.0
+"""Timeout of a read in bulk: a third to connect, the rest until the next piece of the reply."""
+
+FIRST_WINDOW = 16
+"""Concurrent reads before the first replies have come."""
+
+USUAL_WINDOW = 32
+"""Concurrent reads that suffice if replies come within `LONG_SECONDS`."""
+
+MAX_WINDOW = 64
+
+LONG_SECONDS = 0.1
+"""Time of the quickest reply above which `MAX_WINDOW` reads help: then the distance takes it, not the work."""
+
+QUEUE_SECONDS = 1.0
+"""Mean time of replies above which they queue, unless even the quickest one takes a quarter of it."""
+
+_STEP_SECONDS = 0.1
+
+T = TypeVar("T")
+
+
+class Retry(NamedTuple):
+    """A read that failed and is tried again."""
+
+    reason: str
+    pause: float
+    """Seconds until then."""
+
+
+class ReadPacer:
+    """The pace of the reads of one store. All its threads share it."""
+
+    def __init__(
+        self,
+        explain: Callable[[Exception], MopsJobsError],
+        *,
+        sleep: Callable[[float], None],
+        clock: Callable[[], float],
+        retry_after: Callable[[Exception], float] = lambda error: 0.0,
+    ) -> None:
+        """Begin with no reads. For the arguments, see `read_with_retries`."""
+        self._explain = explain
+        self._sleep = sleep
+        self._clock = clock
+        self._retry_after = retry_after
+        self._changed = threading.Condition()
+        self._bulks = 0
+        self._is_stopped = False
+        self._answered_at: float | None = None
+        """When the store last answered in this bulk; None if never."""
+        self._begun_at = 0.0
+        self._running = 0
+        self.window = FIRST_WINDOW
+        self.answers = 0
+        """Answered reads in bulk so far."""
+        self.retries = 0
+        self.waits_for: str | None = None
+        """The reason of the last failure; None after an answer."""
+        self.on_retry: Callable[[Retry], None] = lambda retry: None
+        self._is_growing_fast = True
+        self._quickest = float("inf")
+        self._round = _Round()
+
+    @contextlib.contextmanager
+    def bulk(self) -> Iterator[None]:
+        """Have all reads in the block paced together."""
+        with self._changed:
+            if not self._bulks:
+                self._answered_at, self._begun_at, self._is_stopped = None, self._clock(), False
+            self._bulks += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._bulks -= 1
+
+    @property
+    def is_bulk(self) -> bool:
+        """Return True if a sync is at work."""
+        return self._bulks > 0
+
+    @property
+    def has_answered(self) -> bool:
+        """Return True if the store has answered in this bulk."""
+        return self._answered_at is not None
+
+    def stop(self) -> None:
+        """Have the reads that wait fail at once: their results are not needed."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def read(self, attempt: Callable[[float], T], *, budget: float = BUDGET_SECONDS, is_small: bool = True) -> T:
+        """Call `attempt` with the seconds that it may take, until it succeeds.
+
+        Args:
+            attempt: sends one request that only reads.
+            budget: seconds for all attempts while the store does not answer.
+            is_small: whether the window counts it. The pages of a listing come one after the other anyway.
+
+        Raises:
+            MopsJobsError: if no attempt succeeds: the error that `explain` returns.
+        """
+        if self.is_bulk:
+            return self._read_in_bulk(attempt, budget, is_small=is_small)
+        return read_with_retries(
+            attempt, self._explain, sleep=self._sleep, clock=self._clock, budget=budget, retry_after=self._retry_after
+        )
+
+    def _read_in_bulk(self, attempt: Callable[[float], T], budget: float, *, is_small: bool) -> T:
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
+        while True:
+            if is_small:
+                self._enter()
+            begun = self._clock()
+            failure: MopsJobsError | None = None
+            try:
+                return attempt(REPLY_SECONDS if self.has_answered else budget)
+            except Exception as error:  # noqa: BLE001 - no error of an SDK, of whatever kind, leaves the store
+                failure = self._explain(error)
+                pause = max(backoff.next_delay(), self._retry_after(error))
+            finally:
+                self._note(failure, self._clock() - begun, is_small=is_small)
+            if self._is_final(failure, pause, budget) or backoff.failures == MAX_TRIES:
+                raise failure from None
+            self.retries += 1
+            self.on_retry(Retry(failure.message, pause))
+            sleep_unless(lambda: self._is_stopped, pause, self._sleep, max(_STEP_SECONDS, pause / 50))
+
+    def _is_final(self, failure: MopsJobsError, pause: float, budget: float) -> bool:
+        """Return True if another try makes no sense: it was an answer, or the store is away."""
+        if not isinstance(failure, StoreUnavailableError) or self._is_stopped:
+            return True
+        idle = self._clock() + pause - (self._begun_at if self._answered_at is None else self._answered_at)
+        if failure.throttled or (self.has_answered and failure.sent):
+            return idle > SILENT_SECONDS
+        return idle + LEAST_SECONDS > budget
+
+    def _enter(self) -> None:
+        """Wait until fewer small reads run than the window allows."""
+        with self._changed:
+            while self._running >= self.window and not self._is_stopped:
+                self._changed.wait()
+            self._running += 1
+
+    def _note(self, failure: MopsJobsError | None, seconds: float, *, is_small: bool) -> None:
+        """Take note of the end of a request."""
+        is_answer = not isinstance(failure, StoreUnavailableError)
+        with self._changed:
+            if is_answer:
+                self._answered_at = self._clock()
+                self.answers += 1
+                self.waits_for = None
+            elif failure is not None:
+                self.waits_for = failure.message
+            if not is_small:
+                return
+            self._running -= 1
+            if is_answer:
+                self._quickest = min(self._quickest, seconds)
+            if self._round.add(seconds, is_answer=is_answer, size=self.window):
+                self._adapt(self._round)
+                self._round = _Round()
+            self._changed.notify(max(1, self.window - self._running))
+
+    def _adapt(self, ended: _Round) -> None:
+        """Set the window after a round of as many replies as it has places."""
+        queues = max(QUEUE_SECONDS, 4 * self._quickest)
+        if ended.refusals * 2 > ended.replies:
+            self.window, self._is_growing_fast = max(1, self.window // 2), False
+        elif ended.mean_seconds > queues:
+            self.window, self._is_growing_fast = max(1, self.window * 3 // 4), False
+        elif ended.mean_seconds < queues / 2:
+            limit = MAX_WINDOW if self._quickest > LONG_SECONDS else USUAL_WINDOW
+            grown = self.window * 2 if self._is_growing_fast else self.window + 1
+            self.window = max(self.window, min(grown, limit))
+
+
+class _Round:
+    """As many replies as the window has places."""
+
+    def __init__(self) -> None:
+        self.replies = 0
+        self.refusals = 0
+        self._seconds = 0.0
+
+    @property
+    def mean_seconds(self) -> float:
+        """Return the mean time of its answers."""
+        return self._seconds / max(1, self.replies - self.refusals)
+
+    def add(self, seconds: float, *, is_answer: bool, size: int) -> bool:
+        """Count a reply. Return True if it was the last one of the round."""
+        self.replies += 1
+        if is_answer:
+            self._seconds += seconds
+        else:
+            self.refusals += 1
+        return self.replies >= size
+
+
+def pacer_of(store: object) -> ReadPacer | None:
+    """Return the pacer of a store across a network; None of another store."""
+    return getattr(store, "pacer", None)
+
+
+@contextlib.contextmanager
+def bulk_reads(store: object) -> Iterator[None]:
+    """Have all reads of a store in the block paced together."""
+    pacer = pacer_of(store)
+    with pacer.bulk() if pacer is not None else contextlib.nullcontext():
+        yield
