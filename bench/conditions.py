@@ -38,8 +38,8 @@ class Conditions(NamedTuple):
     """Kind of poison of each key."""
     busy: float = 0.0
     """Share of requests that are answered with 503 ServerBusy."""
-    burst: int = 0
-    """Requests in a row that are answered in that way at once; 0 for none. A burst begins every tenth such number."""
+    burst_seconds: float = 0.0
+    """How long all requests are answered in that way, in each ten such times; 0 for no bursts."""
     retry_after: int = 0
     """Seconds that a 503 asks clients to wait."""
     serial_seconds: float = 0.0
@@ -115,7 +115,7 @@ class _Server:
         await asyncio.sleep(self._stalled_until - loop.time())
         if self._random.random() < conditions.resets:
             return False
-        is_burst = conditions.burst and self._requests // conditions.burst % 10 == 1
+        is_burst = conditions.burst_seconds and loop.time() // conditions.burst_seconds % 10 == 1
         if is_burst or self._random.random() < conditions.busy:
             after = [f"Retry-After: {conditions.retry_after}"] if conditions.retry_after else []
             writer.write(_refusal(503, "ServerBusy", *after))

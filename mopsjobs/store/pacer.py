@@ -43,6 +43,9 @@ USUAL_WINDOW = 32
 
 MAX_WINDOW = 64
 
+MAX_THREADS = 128
+"""Threads that read, or pause before another try."""
+
 LONG_SECONDS = 0.1
 """Time of the quickest reply above which `MAX_WINDOW` reads help: then the distance takes it, not the work."""
 
@@ -85,6 +88,7 @@ class ReadPacer:
         """When the store last answered in this bulk; None if never."""
         self._begun_at = 0.0
         self._running = 0
+        self._paused = 0
         self.window = FIRST_WINDOW
         self.answers = 0
         """Answered reads in bulk so far."""
@@ -113,6 +117,11 @@ class ReadPacer:
     def is_bulk(self) -> bool:
         """Return True if a sync is at work."""
         return self._bulks > 0
+
+    @property
+    def useful_threads(self) -> int:
+        """Return how many threads can read at once, with those that pause before another try."""
+        return min(self.window + self._paused, MAX_THREADS)
 
     @property
     def has_answered(self) -> bool:
@@ -144,6 +153,8 @@ class ReadPacer:
 
     def _read_in_bulk(self, attempt: Callable[[float], T], budget: float, *, is_small: bool) -> T:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
+        tries = 0
+        answers = self.answers
         while True:
             if is_small:
                 self._enter()
@@ -156,11 +167,12 @@ class ReadPacer:
                 pause = max(backoff.next_delay(), self._retry_after(error))
             finally:
                 self._note(failure, self._clock() - begun, is_small=is_small)
-            if self._is_final(failure, pause, budget) or backoff.failures == MAX_TRIES:
+            # A server that refuses every request for a while has nothing against this key.
+            tries += self.answers > answers or not getattr(failure, "throttled", False)
+            answers = self.answers
+            if self._is_final(failure, pause, budget) or tries == MAX_TRIES:
                 raise failure from None
-            self.retries += 1
-            self.on_retry(Retry(failure.message, pause))
-            sleep_unless(lambda: self._is_stopped, pause, self._sleep, max(_STEP_SECONDS, pause / 50))
+            self._pause(Retry(failure.message, pause))
 
     def _is_final(self, failure: MopsJobsError, pause: float, budget: float) -> bool:
         """Return True if another try makes no sense: it was an answer, or the store is away."""
@@ -170,6 +182,17 @@ class ReadPacer:
         if failure.throttled or (self.has_answered and failure.sent):
             return idle > SILENT_SECONDS
         return idle + LEAST_SECONDS > budget
+
+    def _pause(self, retry: Retry) -> None:
+        with self._changed:
+            self.retries += 1
+            self._paused += 1
+        self.on_retry(retry)
+        try:
+            sleep_unless(lambda: self._is_stopped, retry.pause, self._sleep, max(_STEP_SECONDS, retry.pause / 50))
+        finally:
+            with self._changed:
+                self._paused -= 1
 
     def _enter(self) -> None:
         """Wait until fewer small reads run than the window allows."""

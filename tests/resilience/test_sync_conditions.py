@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import sqlite3
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
@@ -10,12 +14,12 @@ from bench.conditions import POISONS, BadServer, Conditions, imposed
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
 from mopsjobs.store import open_store, pacer
 from mopsjobs.store.azure import store as azure_store
-from support.cli import Cli, foreign, key
+from support.cli import Cli, Remote, foreign, key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mopsjobs.store.base import VersionedStore
+    from mopsjobs.store.base import Versioned, VersionedStore
     from support.servers import Azurite
 
 FEW = 40
@@ -109,7 +113,9 @@ def test_a_bad_chunk_of_events_is_named_until_it_is_read(place: Place, cli: Cli)
     assert cli.ok("query", "SELECT count(*) AS events FROM events", "--json").json["rows"] == [{"events": 3}]
 
 
-@pytest.mark.parametrize("conditions", [Conditions(busy=0.4), Conditions(busy=0.2, burst=12), Conditions(resets=0.4)])
+@pytest.mark.parametrize(
+    "conditions", [Conditions(busy=0.4), Conditions(busy=0.2, burst_seconds=0.05), Conditions(resets=0.4)]
+)
 def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, conditions: Conditions) -> None:
     """Each request is taken at its second or third try."""
     place.write_foreign(FEW)
@@ -137,3 +143,43 @@ def test_a_stall_of_the_line_is_waited_for(place: Place, cli: Cli, monkeypatch: 
     place.impose(Conditions(stall_at=requests + 20, stall_seconds=1.0))
     cli.ok("sync")
     assert len(cli.ids("--limit", "0")) == FEW
+
+
+def test_each_sync_goes_on_where_the_last_one_had_to_stop(cli: Cli, remote: Remote) -> None:
+    """The store is away after every 80 reads: the rows so far stay, and the next sync reads the others."""
+    for number in range(200):
+        remote.put(key(f"job-{number:03}"), foreign(f"job-{number:03}"))
+    store, reads = remote.store, itertools.count(1)
+    store.hides_values = True
+    get = store.get
+
+    def get_until_away(name: str) -> Versioned | None:
+        if not store.down and next(reads) % 80 == 0:
+            store.down = True
+        return get(name)
+
+    with mock.patch.object(store, "get", get_until_away):
+        rows = [0]
+        while rows[-1] < 200:
+            store.down = False
+            cli("sync", "-q")
+            rows.append(_rows(cli))
+            assert rows[-1] > rows[-2]
+    assert len(rows) <= 5
+    store.down = False
+    assert cli.ok("sync").err == ""
+
+
+def test_a_listing_that_breaks_off_leaves_what_it_showed(cli: Cli, remote: Remote) -> None:
+    """Also the last entries before the break, which fill no batch."""
+    for number in range(30):
+        remote.put(key(f"job-{number:03}"), foreign(f"job-{number:03}"))
+    remote.store.break_scan_at = 20
+    assert cli("sync").code == 5
+    assert _rows(cli) == 20
+
+
+def _rows(cli: Cli) -> int:
+    """Return the number of rows, also of a cache that no sync has filled and no view shows."""
+    with contextlib.closing(sqlite3.connect(cli.cache)) as connection:
+        return int(connection.execute("SELECT count(*) FROM job").fetchone()[0])

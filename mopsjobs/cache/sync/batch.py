@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.cache import pruning, rows, totals
@@ -21,6 +22,10 @@ BATCH_BYTES = 8 * 2**20
 
 UNREAD_VERSION = ""
 """Version of the problem of a record that could not be read in any version."""
+
+
+WRITE_SECONDS = 1.0
+"""How long a record that was read waits to be written, if the next ones are slow."""
 
 
 class SyncReport:
@@ -85,8 +90,34 @@ class RecordBatch:
             else:
                 report.changed += 1
 
+    def write_as_read(
+        self,
+        fetched: Iterable[FetchedRecord | rows.Problem],
+        known: Mapping[str, str],
+        report: SyncReport,
+        write: Callable[[int], None],
+    ) -> None:
+        """Add records and problems, and write them each second and at the end, also if reading fails.
+
+        Args:
+            fetched: what is read.
+            known: the versions that the cache has, by key.
+            report: counts what is new.
+            write: writes the batch. It gets the number of records and problems so far.
+        """
+        count = 0
+        written_at = time.monotonic()
+        try:
+            for count, found in enumerate(fetched, 1):
+                self.add([found], known, report)
+                if time.monotonic() - written_at > WRITE_SECONDS:
+                    write(count)
+                    written_at = time.monotonic()
+        finally:
+            write(count)
+
     def write(self, connection: sqlite3.Connection) -> None:
-        """Write the batch, except over younger rows. The caller holds the transaction."""
+        """Write the batch, except over younger rows, and empty it. The caller holds the transaction."""
         keys = [*(record.key for record in self._records), *(problem.key for problem in self.problems)]
         generations = lookup_column(connection, "job", "generation", keys)
         younger = {key for key, generation in generations.items() if generation > self._generation}
@@ -101,6 +132,7 @@ class RecordBatch:
                 if problem.key not in younger
             ],
         )
+        self._records, self.problems = [], []
 
 
 def too_large_problem(key: str, size: int, version: str) -> rows.Problem:

@@ -6,6 +6,7 @@ Records that the store did not send before are tried again with them.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from itertools import islice
 
 from mopsjobs.cache import rows, sync_state
@@ -39,9 +40,7 @@ class DeltaSync:
         jobs = iter(sorted(self._announced.union(job_id for job_id in unread if job_id is not None)))
         with ParallelFetcher.for_store(self._registry.store) as fetcher:
             while batch := list(islice(jobs, record_batch.BATCH)):
-                self._read_batch(batch, fetcher)
-                if on_progress is not None:
-                    on_progress(self._report.seen)
+                self._read_batch(batch, fetcher, on_progress)
 
     def finish(self) -> None:
         """Remove the jobs that are gone. The caller holds the transaction.
@@ -50,28 +49,34 @@ class DeltaSync:
         """
         self._report.removed = record_batch.delete_rows(self._connection, self._vanished, self._generation)
 
-    def _read_batch(self, batch: list[str], fetcher: ParallelFetcher) -> None:
+    def _read_batch(self, batch: list[str], fetcher: ParallelFetcher, on_progress: OnProgress | None) -> None:
+        records = record_batch.RecordBatch(self._generation)
         keys = [self._registry.key_of(job_id) for job_id in batch]
         jobs, problems, pruned = (
             record_batch.lookup_column(self._connection, table, "version", keys)
             for table in ("job", "problem", "pruned")
         )
-        records = record_batch.RecordBatch(self._generation)
-        changed: list[record_batch.FetchedRecord | rows.Problem] = []
-        for job_id, key, found in zip(batch, keys, fetcher.fetch(keys), strict=True):
-            if found is None:
-                self._vanished.append(key)
-                continue
-            self._report.seen += 1
-            if isinstance(found, FailedRead):
-                changed.append(record_batch.unread_problem(key, found))
-            elif problems.get(key) != record_batch.UNREAD_VERSION and found.version.value in (
-                versions.get(key) for versions in (jobs, problems, pruned)
-            ):
-                self._report.unchanged += 1
-            else:
-                changed.append(record_batch.FetchedRecord(job_id, key, found.value, found.version))
+
+        def changed_records() -> Iterator[record_batch.FetchedRecord | rows.Problem]:
+            for job_id, key, found in zip(batch, keys, fetcher.fetch(keys), strict=True):
+                if found is None:
+                    self._vanished.append(key)
+                    continue
+                self._report.seen += 1
+                if isinstance(found, FailedRead):
+                    yield record_batch.unread_problem(key, found)
+                elif problems.get(key) != record_batch.UNREAD_VERSION and found.version.value in (
+                    versions.get(key) for versions in (jobs, problems, pruned)
+                ):
+                    self._report.unchanged += 1
+                else:
+                    yield record_batch.FetchedRecord(job_id, key, found.value, found.version)
+
+        def write(_count: int) -> None:
+            with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
+                records.write(self._connection)
+            if on_progress is not None:
+                on_progress(self._report.seen)
+
         self._report.fetched += len(batch)
-        records.add(changed, jobs, self._report)
-        with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.SYNCED_GENERATION):
-            records.write(self._connection)
+        records.write_as_read(changed_records(), jobs, self._report, write)

@@ -38,6 +38,8 @@ class ParallelFetcher:
         self._pools = [ThreadPoolExecutor(threads)] if threads else []
         self._pacer = pacer_of(store)
         self._is_over = False
+        self._failure: StoreError | None = None
+        """The failure of the whole store, after which nothing is requested."""
 
     @classmethod
     def for_store(cls, store: VersionedStore) -> Self:
@@ -62,7 +64,7 @@ class ParallelFetcher:
         """Begin to fetch these keys, and return their values in the order of the keys; None for a missing key.
 
         Raises:
-            StoreError: while it is iterated, if the store does not answer or refuses the credentials.
+            StoreError: at the end, if the store does not answer or refuses the credentials. Then None says nothing.
         """
         if not self._pools:
             return self._without_failures(keys, map(self._get, keys))
@@ -72,13 +74,15 @@ class ParallelFetcher:
         def fetch_chunk(chunk: Sequence[str]) -> list[Versioned | StoreError | None]:
             return [self._get(key) for key in chunk if not self._is_over]
 
-        if self._pacer is not None and self._pacer.window > MAX_THREADS * len(self._pools):
+        if self._pacer is not None and self._pacer.useful_threads > MAX_THREADS * len(self._pools):
             self._pools.append(ThreadPoolExecutor(MAX_THREADS))
         pools = itertools.cycle(self._pools)
         tasks = [next(pools).submit(fetch_chunk, keys[start : start + size]) for start in range(0, len(keys), size)]
         return self._without_failures(keys, (value for task in tasks for value in task.result()))
 
     def _get(self, key: str) -> Versioned | StoreError | None:
+        if self._failure is not None:
+            return self._failure
         try:
             return self._store.get(key)
         except StoreError as error:
@@ -87,16 +91,25 @@ class ParallelFetcher:
     def _without_failures(
         self, keys: Sequence[str], values: Iterator[Versioned | StoreError | None]
     ) -> Iterator[Versioned | FailedRead | None]:
-        """Yield the values, with a `FailedRead` for each failure that concerns its key alone."""
+        """Yield the values, with a `FailedRead` for each failure that concerns its key alone.
+
+        If the store fails, values that have arrived are yielded before the error is raised.
+        """
         is_access_checked = False
         for key, value in zip(keys, values, strict=True):
             if not isinstance(value, StoreError):
                 yield value
                 continue
+            if self._failure is not None:
+                yield None
+                continue
+            reason: str | None = None
             is_refusal = isinstance(value, StoreAccessError)
-            if is_refusal and is_access_checked:
-                reason: str | None = reason_of(value)
-            else:
-                reason = why_unread(self._store, key, value)
+            try:
+                reason = reason_of(value) if is_refusal and is_access_checked else why_unread(self._store, key, value)
                 is_access_checked = is_access_checked or is_refusal
+            except StoreError as error:
+                self._failure = error
             yield None if reason is None else FailedRead(reason)
+        if self._failure is not None:
+            raise self._failure

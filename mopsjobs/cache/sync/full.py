@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import time
 from collections.abc import Callable, Container, Iterable, Iterator
 
 from mopsjobs.cache import rows, sync_state
@@ -93,15 +94,19 @@ class FullSync:
     def run(self, on_progress: OnProgress | None) -> None:
         """Merge the whole listing. Rows that it lacks stay until `finish`."""
         with ParallelFetcher.for_store(self._registry.store) as fetcher:
-            planned: _PlannedBatch | None = None
-            for batch in _batches(self._registry.scan()):
-                # While one batch is written, the records of the next are fetched.
-                following = self._plan(batch, fetcher)
-                if planned is not None:
-                    self._write(planned, on_progress)
-                planned = following
-            if planned is not None:
-                self._write(planned, on_progress)
+            planned: list[_PlannedBatch] = []
+            try:
+                for batch in _batches(self._registry.scan()):
+                    # While one batch is written, the records of the next are fetched.
+                    planned.append(self._plan(batch, fetcher))
+                    if len(planned) > 1:
+                        self._write(planned.pop(0), on_progress)
+            except StoreError:
+                for each in planned:
+                    self._write(each, on_progress)
+                raise
+            for each in planned:
+                self._write(each, on_progress)
         self._note_vanished({key: "" for table in _TABLES for key in self._known_versions(table, None)})
 
     def finish(self) -> None:
@@ -150,13 +155,17 @@ class FullSync:
 
     def _write(self, planned: _PlannedBatch, on_progress: OnProgress | None) -> None:
         """Write the changed records of a batch."""
+        unchanged = planned.seen - len(planned.listed) - len(planned.missing)
+
+        def write(changed: int) -> None:
+            with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
+                planned.records.write(self._connection)
+            if on_progress is not None:
+                on_progress(self._report.seen + unchanged + changed)
+
         self._report.fetched += len(planned.missing)
-        planned.records.add(planned.changed_records(), planned.known, self._report)
-        with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
-            planned.records.write(self._connection)
+        planned.records.write_as_read(planned.changed_records(), planned.known, self._report, write)
         self._report.seen += planned.seen
-        if on_progress is not None:
-            on_progress(self._report.seen)
 
     def _known_versions(self, table: str, last: str | None) -> dict[str, str]:
         """Return keys and versions of a table's rows after the merged ones, up to the key `last`, or to the end."""
@@ -187,13 +196,22 @@ def _foreign_key_problem(entry: Entry) -> list[rows.Problem]:
 
 
 def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """Yield the entries in batches, also smaller ones if the listing is slow, and the last ones before it fails."""
     batch: list[Entry] = []
-    size = 0
-    for entry in entries:
-        batch.append(entry)
-        size += min(entry.size or 0, MAX_RECORD_BYTES)  # longer ones are not read
-        if len(batch) == record_batch.BATCH or size > record_batch.BATCH_BYTES:
+    size, begun = 0, time.monotonic()
+    try:
+        for entry in entries:
+            if batch and time.monotonic() - begun > record_batch.WRITE_SECONDS:
+                yield batch
+                batch, size, begun = [], 0, time.monotonic()
+            batch.append(entry)
+            size += min(entry.size or 0, MAX_RECORD_BYTES)  # longer ones are not read
+            if len(batch) == record_batch.BATCH or size > record_batch.BATCH_BYTES:
+                yield batch
+                batch, size, begun = [], 0, time.monotonic()
+    except StoreError:
+        if batch:
             yield batch
-            batch, size = [], 0
+        raise
     if batch:
         yield batch

@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.store.network import error_chain, unavailable
 
-_BUSY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_BUSY_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 _BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
 
@@ -67,8 +67,10 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
             f"There are no credentials for {location}: {credential_source} found none.",
             hint="Sign in with `az login`, or set AZURE_STORAGE_CONNECTION_STRING.",
         )
-    if status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES:
-        return StoreUnavailableError(f"{location} is throttling requests: {answer}.", throttled=True)
+    is_busy = status in _BUSY_STATUSES or error_code(error) in _BUSY_CODES
+    if is_busy or status == 500:
+        problem = "is throttling requests" if is_busy else "failed to serve a request"
+        return StoreUnavailableError(f"{location} {problem}: {answer}.", throttled=is_busy)
     if status is None and _is_outage(error):
         return unavailable(error, location, _TIMEOUTS)
     answer = answer if status else type(error).__name__

@@ -74,9 +74,18 @@ def test_a_read_is_tried_again_for_as_long_as_the_store_answers_others() -> None
 
 def test_a_read_that_fails_for_ever_is_given_up() -> None:
     server = Server()
+    with server.pacer.bulk():
+        server.read()
+        with pytest.raises(StoreUnavailableError):
+            server.read(*[BROKEN] * 100)
+    assert server.requests == 1 + MAX_TRIES
+
+
+def test_a_server_that_refuses_all_requests_is_waited_for() -> None:
+    server = Server()
     with server.pacer.bulk(), pytest.raises(StoreUnavailableError):
-        server.read(*[BUSY] * 100)
-    assert server.requests == MAX_TRIES
+        server.read(*[BUSY] * 1000)
+    assert SILENT_SECONDS - pacer.MAX_PAUSE <= server.time <= SILENT_SECONDS
 
 
 @pytest.mark.parametrize("failure", [REFUSED, SILENT, BROKEN])
