@@ -64,6 +64,8 @@ class App:
             from mopsjobs.store import open_store
 
             self._store = open_store(self.settings.registry.value, self.env, when_missing=self.embedded.refuse_lost)
+            if self.out.verbose and (pacer := getattr(self._store, "pacer", None)) is not None:
+                pacer.on_retry = lambda retry: self.out.debug(f"{retry.reason} Trying again in {retry.pause:.1f} s.")
         return self._store
 
     @property
@@ -76,6 +78,11 @@ class App:
                 self.store, now=self.now, sleep=self.sleep, on_write=self._after_write, observe=self.cache.observe
             )
         return self._registry
+
+    def describe_reads(self) -> str:
+        """Return how fast a registry across a network answers a sync, and what it is waited for."""
+        pacer = getattr(self._store, "pacer", None)
+        return "" if pacer is None else pacer.describe()
 
     def own_files(self) -> list[str]:
         """Return the files of registry and cache on this machine, whether they exist or not."""

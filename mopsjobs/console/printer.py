@@ -183,13 +183,19 @@ class Printer:
 
     @contextlib.contextmanager
     def progress(
-        self, unit: str, total: int | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        unit: str,
+        total: int | None = None,
+        *,
+        describe: Callable[[], str] = lambda: "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> Iterator[ProgressLine | None]:
         """Show a line about progress on stderr while the block runs, if stderr is a terminal.
 
         Args:
             unit: what is counted.
             total: the expected count; None if it is unknown.
+            describe: returns what the work waits for; see `ProgressLine`.
             clock: a monotonic clock in seconds.
 
         Yields:
@@ -200,7 +206,7 @@ class Printer:
             return
         from mopsjobs.console.progress_line import ProgressLine
 
-        with ProgressLine(self._stderr, unit, total, clock=clock) as line:
+        with ProgressLine(self._stderr, unit, total, describe=describe, clock=clock) as line:
             self._progress_line = line
             try:
                 yield line

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mopsjobs.console import terminal
 from mopsjobs.console.display_width import cut_to_width, display_width
 from mopsjobs.console.time_left import TimeLeft
+from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import human_duration
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ LEAST_SECONDS = 0.1
 DELAY_SECONDS = 0.2
 """Work that is done sooner leaves no line."""
 
+SLOW_SECONDS = 5.0
+"""After this time, the line also says what the work waits for."""
+
 BAR_WIDTH = 24
 BAR_STEP = 8
 """The bar is as wide as a multiple of this, so that it does not change with each digit of the times."""
@@ -32,16 +36,26 @@ BAR_STEP = 8
 class ProgressLine:
     """A line at the bottom of a terminal, from a thread of its own. Call it with the count so far."""
 
-    def __init__(self, stream: TextIO, unit: str, total: int | None, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        unit: str,
+        total: int | None,
+        *,
+        describe: Callable[[], str] = lambda: "",
+        clock: Callable[[], float],
+    ) -> None:
         """Take what is counted.
 
         Args:
             stream: a terminal.
             unit: what is counted.
             total: the expected count; None if it is unknown.
+            describe: returns what the work waits for. It is shown beside the times after `SLOW_SECONDS`.
             clock: a monotonic clock in seconds.
         """
         self._stream = stream
+        self._describe = describe
         self._unit = unit
         self._total = total
         self._clock = clock
@@ -121,12 +135,13 @@ class ProgressLine:
 
     def _text(self, now: float, width: int) -> str:
         elapsed = _clock_text(now - self._started_at)
+        detail = strip_control_characters(self._describe()) if now - self._started_at >= SLOW_SECONDS else ""
         if not self._total:
             counted = f"{self._count:,} {self._unit}"
-            return f"{self._note or counted}, {elapsed}"
+            return ", ".join(text for text in (self._note or counted, elapsed, detail) if text)
         left = self._time_left.seconds(now)
         ahead = self._note if left is None else f"about {human_duration(left)} left"
-        times = f"{elapsed}, {ahead}" if ahead else elapsed
+        times = ", ".join(text for text in (elapsed, ahead, detail) if text)
         share = min(1.0, self._count / self._total)
         text = f"{self._count:,}/{self._total:,} {self._unit}, {int(100 * share)} %, {times}"
         bar = min(BAR_WIDTH, width - display_width(text) - 3)

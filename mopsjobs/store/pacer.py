@@ -52,6 +52,9 @@ LONG_SECONDS = 0.1
 QUEUE_SECONDS = 1.0
 """Mean time of replies above which they queue, unless even the quickest one takes a quarter of it."""
 
+RATE_SECONDS = 1.0
+"""The rate of replies is that of at least this time."""
+
 _STEP_SECONDS = 0.1
 
 T = TypeVar("T")
@@ -87,6 +90,7 @@ class ReadPacer:
         self._answered_at: float | None = None
         """When the store last answered in this bulk; None if never."""
         self._begun_at = 0.0
+        self._rated_at, self._rated_answers, self._rate = 0.0, 0, 0.0
         self._running = 0
         self._paused = 0
         self.window = FIRST_WINDOW
@@ -106,6 +110,7 @@ class ReadPacer:
         with self._changed:
             if not self._bulks:
                 self._answered_at, self._begun_at, self._is_stopped = None, self._clock(), False
+                self._rated_at, self._rated_answers, self._rate = self._begun_at, self.answers, 0.0
             self._bulks += 1
         try:
             yield
@@ -127,6 +132,17 @@ class ReadPacer:
     def has_answered(self) -> bool:
         """Return True if the store has answered in this bulk."""
         return self._answered_at is not None
+
+    def describe(self) -> str:
+        """Return the rate of the last seconds, the retries, and what the store is waited for, in a few words."""
+        with self._changed:
+            seconds = self._clock() - self._rated_at
+            if seconds >= RATE_SECONDS:
+                self._rate = (self.answers - self._rated_answers) / seconds
+                self._rated_at, self._rated_answers = self._rated_at + seconds, self.answers
+        rate = f"{self._rate:.0f} replies/s"
+        retries = f", {self.retries} retries" if self.retries else ""
+        return f"{rate}{retries}{f', waiting: {self.waits_for}' if self.waits_for else ''}"
 
     def stop(self) -> None:
         """Have the reads that wait fail at once: their results are not needed."""
@@ -210,7 +226,8 @@ class ReadPacer:
                 self.answers += 1
                 self.waits_for = None
             elif failure is not None:
-                self.waits_for = failure.message
+                # The end of the message is the cause. Before it stands the address, which is long.
+                self.waits_for = failure.message.rstrip(".").rpartition(": ")[2]
             if not is_small:
                 return
             self._running -= 1

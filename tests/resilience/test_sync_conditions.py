@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import sqlite3
+import sys
 from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
 
 from bench.conditions import POISONS, BadServer, Conditions, imposed
+from mopsjobs.console import progress_line
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
 from mopsjobs.store import open_store, pacer
 from mopsjobs.store.azure import store as azure_store
@@ -122,6 +125,47 @@ def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, con
     place.impose(conditions)
     cli.ok("sync")
     assert len(cli.ids("--limit", "0")) == FEW
+
+
+def test_verbose_names_each_retry(place: Place, cli: Cli) -> None:
+    place.write_foreign(FEW)
+    place.impose(Conditions(busy=0.4))
+    assert "503 ServerBusy. Trying again in 0." in cli.ok("sync", "-v").err
+    assert cli.ok("sync", "--full").err == ""
+
+
+def test_a_slow_sync_says_on_a_terminal_what_it_waits_for(
+    place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the count, which stands still while nothing comes."""
+    for name in ("SLOW_SECONDS", "DELAY_SECONDS", "REDRAW_SECONDS", "LEAST_SECONDS"):
+        monkeypatch.setattr(progress_line, name, 0.01)
+    place.write_foreign(FEW)
+    place.impose(Conditions(busy=0.4))
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", shown)
+    cli("sync")
+    assert "retries" in shown.getvalue()
+    assert "replies/s" in shown.getvalue()
+
+
+def test_doctor_measures_the_line(place: Place, cli: Cli) -> None:
+    """And says what a full mirror will take. Failures are counted, and warned of."""
+    place.write_foreign(FEW)
+
+    def network() -> dict[str, str]:
+        found = cli("doctor", "--network", "--json").json
+        (check,) = [check for check in found["checks"] if check["name"] == "network"]
+        return check
+
+    check = network()
+    assert check["state"] == "ok"
+    for word in ("latency", "reads/s", "kB/s", "0 retries", "0 failed", f"full mirror of {FEW} jobs takes about"):
+        assert word in check["detail"]
+    place.impose(Conditions(poisons={BAD: "gone"}))
+    check = network()
+    assert (check["state"], "1 failed" in check["detail"]) == ("warn", True)
 
 
 def test_a_server_that_takes_one_request_at_a_time_is_mirrored(

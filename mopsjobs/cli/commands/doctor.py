@@ -6,6 +6,7 @@ import argparse
 
 from mopsjobs.app.app import App
 from mopsjobs.app.checks import run_checks
+from mopsjobs.app.network_check import check_network
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
 
@@ -18,6 +19,7 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs doctor",
+    "mops-jobs doctor --network",
     "mops-jobs doctor --json | jq '.checks[] | select(.state != \"ok\")'",
 )
 
@@ -34,12 +36,19 @@ DETAIL_COLUMN = 17
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.add_argument(
+        "--network",
+        action="store_true",
+        help="measure the line to the registry, and estimate a full mirror",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Check everything."""
     diagnosis = run_checks(app)
+    if args.network:
+        diagnosis.results.append(check_network(diagnosis))
     problems, exit_code = diagnosis.problems or [], diagnosis.exit_code
     if args.json:
         document = {

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Mirror the registry."""
-    with app.out.progress("jobs", _count_cached_jobs(app)) as on_progress:
+    with app.out.progress("jobs", _count_cached_jobs(app), describe=app.describe_reads) as on_progress:
         report = app.cache.sync(wait=0, full=args.full, on_progress=on_progress)
     if report is None:
         return _already_running(args, app)
