@@ -32,7 +32,7 @@ POISONS = {
 
 
 class Conditions(NamedTuple):
-    """What the proxy does."""
+    """The faults of the proxy."""
 
     poisons: Mapping[str, str] = MappingProxyType({})
     """Kind of poison of each key."""

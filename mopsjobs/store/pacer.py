@@ -49,6 +49,9 @@ MAX_THREADS = 128
 LONG_SECONDS = 0.1
 """Time of the quickest reply above which `MAX_WINDOW` reads help: then the distance takes it, not the work."""
 
+LEAST_REPLIES = 20
+"""Replies after which the window may change. In fewer, most may be refusals by chance."""
+
 QUEUE_SECONDS = 1.0
 """Mean time of replies above which they queue, unless even the quickest one takes a quarter of it."""
 
@@ -191,7 +194,7 @@ class ReadPacer:
             self._pause(Retry(failure.message, pause))
 
     def _is_final(self, failure: MopsJobsError, pause: float, budget: float) -> bool:
-        """Return True if another try makes no sense: it was an answer, or the store is away."""
+        """Return True if another try is of no use: the failure was an answer, or the store is away."""
         if not isinstance(failure, StoreUnavailableError) or self._is_stopped:
             return True
         idle = self._clock() + pause - (self._begun_at if self._answered_at is None else self._answered_at)
@@ -239,7 +242,7 @@ class ReadPacer:
             self._changed.notify(max(1, self.window - self._running))
 
     def _adapt(self, ended: _Round) -> None:
-        """Set the window after a round of as many replies as it has places."""
+        """Set the window after a round."""
         queues = max(QUEUE_SECONDS, 4 * self._quickest)
         if ended.refusals * 2 > ended.replies:
             self.window, self._is_growing_fast = max(1, self.window // 2), False
@@ -252,7 +255,7 @@ class ReadPacer:
 
 
 class _Round:
-    """As many replies as the window has places."""
+    """The replies between two decisions about the window."""
 
     def __init__(self) -> None:
         self.replies = 0
@@ -271,7 +274,7 @@ class _Round:
             self._seconds += seconds
         else:
             self.refusals += 1
-        return self.replies >= size
+        return self.replies >= max(size, LEAST_REPLIES)
 
 
 def pacer_of(store: object) -> ReadPacer | None:

@@ -85,8 +85,8 @@ def download(
 ) -> DownloadResult:
     """Write the outputs of a job to a directory as `<param_id>/<seed>/<name>`, and a table of its tasks.
 
-    A key that the job may not have, that the store does not send, or that another file is in the place of, does not
-    stop the rest.
+    A key that is refused does not stop the rest. The job may not have it, the store may not send it, or another file
+    may be in its place.
 
     Args:
         store: where the outputs are.

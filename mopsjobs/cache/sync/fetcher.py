@@ -64,7 +64,8 @@ class ParallelFetcher:
         """Begin to fetch these keys, and return their values in the order of the keys; None for a missing key.
 
         Raises:
-            StoreError: at the end, if the store does not answer or refuses the credentials. Then None says nothing.
+            StoreError: if the store does not answer or refuses the credentials. It is raised after all values that
+                have arrived; None does not show then that a key is missing.
         """
         if not self._pools:
             return self._without_failures(keys, map(self._get, keys))

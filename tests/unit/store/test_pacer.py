@@ -96,7 +96,8 @@ def test_a_store_that_never_answered_is_away_after_five_seconds(failure: StoreUn
     assert server.time < BUDGET_SECONDS
 
 
-def test_a_store_that_has_answered_may_be_silent_for_longer_but_not_refuse_connections() -> None:
+def test_a_store_that_has_answered_may_be_silent_for_longer() -> None:
+    """It may not refuse connections for longer."""
     server = Server()
     with server.pacer.bulk():
         server.read()
@@ -127,7 +128,7 @@ def test_a_single_read_keeps_to_its_budget() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.095, 0.3])
-def test_reads_queue_for_a_second_at_most_at_a_server_that_takes_one_at_a_time(seconds: float) -> None:
+def test_reads_queue_for_a_second_at_most_at_a_serial_server(seconds: float) -> None:
     server = Server()
     with server.pacer.bulk():
         server.read(seconds=seconds)
