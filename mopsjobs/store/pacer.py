@@ -8,6 +8,8 @@ A user waits for a single read, so it ends within the budget of `network.py`. A 
   connections.
 - `window` is the number of small reads at once. It grows while replies come quickly, and is halved if most of them are
   refusals or timeouts. If replies queue, it shrinks. So a server that takes one request at a time lets none wait long.
+
+See docs/decisions/0043-a-sync-counts-silence.md.
 """
 
 from __future__ import annotations
