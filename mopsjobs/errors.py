@@ -27,6 +27,9 @@ INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
 MAX_MESSAGE = 2000
 """Characters of a message. It may quote text of any length."""
 
+FULL_ID_HINT = "Give the full id. To see the ids, run: mops-jobs list"
+"""The hint if a command that takes only full ids finds no job."""
+
 
 def shorten(text: str, limit: int) -> str:
     """Return the text, without its middle if it is longer than `limit`."""

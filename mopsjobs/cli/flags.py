@@ -31,6 +31,27 @@ FILTERS = ("hours", "since", "until", "status", "name", "match", "label", "names
 """The flags of `add_filter_flags`, which are the arguments of `job_filter`."""
 
 
+def add_full_ids(
+    parser: argparse.ArgumentParser, name: str = "job", nargs: str | None = None, help_text: str = FULL_ID_HELP
+) -> None:
+    """Declare an argument for the full id of a job, or of several.
+
+    Args:
+        parser: the parser of the command.
+        name: the name of the argument.
+        nargs: how many ids, as argparse has it; one by default.
+        help_text: the help of the argument.
+    """
+    command = parser.prog.rpartition(" ")[2]
+
+    def full_id(text: str) -> str:
+        if text == "@latest":
+            raise argparse.ArgumentError(None, f"{command} needs the full id; @latest is not accepted.")
+        return text
+
+    parser.add_argument(name, metavar="JOB", nargs=nargs, type=full_id, help=help_text)
+
+
 def flag_of(field: str) -> str:
     """Return the flag that sets a field of a request."""
     return "--" + field.replace("_", "-")

@@ -66,8 +66,8 @@ class JobReader:
         found = self.get_record(job_id)
         return None if found is None else self._read(self.key_of(job_id), found.value)
 
-    def require_job(self, job_id: str) -> JobState:
-        """Return the job with this id.
+    def require_job(self, job_id: str, hint: str | None = None) -> JobState:
+        """Return the job with this id. The hint is for the error if there is none.
 
         Raises:
             JobNotFoundError: if there is none.
@@ -75,7 +75,7 @@ class JobReader:
         """
         state = self.get_job(job_id)
         if state is None:
-            raise JobNotFoundError(job_id)
+            raise JobNotFoundError(job_id, hint=hint)
         return state
 
     def get_record(self, job_id: str) -> Versioned | None:

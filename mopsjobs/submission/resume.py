@@ -20,6 +20,7 @@ from mopsjobs.engines.local import PROBE_SECONDS
 from mopsjobs.engines.model_env import active_python
 from mopsjobs.engines.trust import Trust, choices_of, choices_of_last_launch, not_trusted_error
 from mopsjobs.errors import (
+    FULL_ID_HINT,
     EngineError,
     EnginePlaceError,
     JobBusyError,
@@ -223,7 +224,7 @@ def _register(job_id: str, session: Session) -> JobState:
     try:
         manifest = load_manifest(session.store, job_id)
     except NoManifestError:
-        raise JobNotFoundError(job_id) from None
+        raise JobNotFoundError(job_id, hint=FULL_ID_HINT) from None
     with contextlib.suppress(JobExistsError):
         return session.registry.register_job(job_id, **manifest.record_fields())
     return session.registry.get_job(job_id) or _register(job_id, session)

@@ -74,7 +74,28 @@ def test_an_end_told_twice_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
     assert jobs.get_record("job") == before
 
 
-@pytest.mark.parametrize("argv", [("update", "no", "running"), ("progress", "no", "1/2"), ("cancel", "no")])
+@pytest.mark.parametrize(
+    "words", ["update {} running", "progress {} 1/2", "cancel {}", "resume {}", "reconcile {}", "run {}"]
+)
+def test_latest_where_a_full_id_is_needed(cli: Cli, words: str) -> None:
+    """What `@latest` means changes, so commands that change a job do not take it, and say so."""
+    cli.ok("register", "job")
+    command = words.partition(" ")[0]
+    said = f"error: {command} needs the full id; @latest is not accepted.\nhint: See: mops-jobs {command} --help\n"
+    assert cli(*words.format("@latest").split()) == (2, "", said)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("update", "no", "running"),
+        ("progress", "no", "1/2"),
+        ("cancel", "no"),
+        ("resume", "no"),
+        ("reconcile", "no"),
+        ("run", "no"),
+    ],
+)
 def test_no_such_job(cli: Cli, argv: tuple[str, ...]) -> None:
     """A job that is not there: exit code 3, one sentence that names it, and how to find the right name."""
     said = "error: Job no not found.\nhint: Give the full id. To see the ids, run: mops-jobs list\n"

@@ -9,7 +9,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import FULL_ID_HELP, add_filter_flags, filter_of, has_filters
+from mopsjobs.cli.flags import add_filter_flags, add_full_ids, filter_of, has_filters
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
@@ -37,7 +37,7 @@ MAX_LISTED = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     # Full ids only: what a prefix stops would depend on what else is registered.
-    parser.add_argument("jobs", metavar="JOB", nargs="*", help=FULL_ID_HELP)
+    add_full_ids(parser, "jobs", "*")
     add_filter_flags(parser)
     parser.add_argument("--reason", metavar="TEXT", help="reason to store in the record")
     parser.add_argument("--yes", action="store_true", help="cancel the selected jobs without asking")

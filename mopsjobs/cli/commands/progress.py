@@ -6,7 +6,7 @@ import argparse
 import re
 
 from mopsjobs.app.app import App
-from mopsjobs.cli.flags import FULL_ID_HELP
+from mopsjobs.cli.flags import add_full_ids
 from mopsjobs.cli.record_flags import report_result, task_count
 from mopsjobs.console.result import Result
 from mopsjobs.errors import UsageError
@@ -26,7 +26,7 @@ _PROGRESS = re.compile(r"(\d{1,15})(?:/(\d{1,15}))?", re.ASCII)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=FULL_ID_HELP)
+    add_full_ids(parser)
     parser.add_argument("done", metavar="DONE[/TOTAL]", help="number of tasks done so far, and of all tasks")
     parser.add_argument("--failed", metavar="N", type=task_count, help="number of tasks that ended in an error")
     parser.add_argument("--json", action="store_true", help="print the job as one JSON object")

@@ -6,7 +6,7 @@ import argparse
 
 from mopsjobs.app.app import App
 from mopsjobs.app.reconcile import ReconcileResult, reconcile_jobs
-from mopsjobs.cli.flags import FULL_ID_HELP
+from mopsjobs.cli.flags import FULL_ID_HELP, add_full_ids
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
@@ -28,9 +28,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "jobs", metavar="JOB", nargs="*", help=f"{FULL_ID_HELP} (default: every job that has not ended)"
-    )
+    add_full_ids(parser, "jobs", "*", f"{FULL_ID_HELP} (default: every job that has not ended)")
     parser.add_argument("--json", action="store_true", help="print the changes as one JSON object")
     add_trust(parser)
 

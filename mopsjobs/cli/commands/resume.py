@@ -7,7 +7,7 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.submission_session import submission_session
 from mopsjobs.app.user_trust import agreed_trust, user_trust
-from mopsjobs.cli.flags import FULL_ID_HELP, positive_number
+from mopsjobs.cli.flags import add_full_ids, positive_number
 from mopsjobs.cli.launch_flags import (
     AS_BEFORE,
     add_cluster_options,
@@ -39,7 +39,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=FULL_ID_HELP)
+    add_full_ids(parser)
     parser.add_argument(
         "--auto",
         action="store_true",

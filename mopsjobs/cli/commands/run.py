@@ -7,7 +7,7 @@ import re
 
 from mopsjobs.app.app import App
 from mopsjobs.app.foreground import run_here, stopped_code
-from mopsjobs.cli.flags import FULL_ID_HELP, positive_number
+from mopsjobs.cli.flags import add_full_ids, positive_number
 from mopsjobs.cli.launch_flags import add_runner_flags, parse_task_timeout
 from mopsjobs.console.result import Result
 from mopsjobs.engines.dask_client import scheduler_url
@@ -35,7 +35,7 @@ _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=FULL_ID_HELP)
+    add_full_ids(parser)
     parser.add_argument(
         "--shard",
         metavar="INDEX/COUNT",

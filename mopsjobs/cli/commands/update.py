@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.cli.flags import FULL_ID_HELP
+from mopsjobs.cli.flags import add_full_ids
 from mopsjobs.cli.record_flags import AT_UPDATE, add_record_flags, record_fields, report_result
 from mopsjobs.console.result import Result
 from mopsjobs.errors import UsageError
@@ -27,7 +27,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=FULL_ID_HELP)
+    add_full_ids(parser)
     parser.add_argument(
         "status", metavar="STATUS", nargs="?", help=f"new status: {', '.join(JobStatus)} (default: as it is)"
     )
