@@ -13,7 +13,7 @@ from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
-from mopsjobs.registry.status import TRANSITIONS, JobStatus
+from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
 from mopsjobs.registry.transitions import reported_steps
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import parse_time, rfc3339
@@ -146,14 +146,14 @@ def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:
 def public_record(state: JobState) -> dict[str, Any]:
     """Return the record as scripts see it: every field, null if missing, times in RFC 3339 with `Z`.
 
-    A step that no program reported has no time.
+    A step that no program reported has no time. An end has one, as `ended_at`, though another program wrote it.
     """
     public: dict[str, Any] = state.fields() if state.is_finite else finite(state.fields())  # type: ignore[assignment]
     for name in _TIMES:
         if public[name] is not None:
             public[name] = rfc3339(public[name])
     for step, (_, is_reported) in zip(public["transitions"], reported_steps(state.transitions), strict=True):
-        step["at"] = rfc3339(step["at"]) if is_reported else None
+        step["at"] = rfc3339(step["at"]) if is_reported or step["status"] in TERMINAL else None
     return public
 
 

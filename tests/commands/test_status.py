@@ -210,6 +210,20 @@ def test_a_start_that_nothing_reported_has_no_time(cli: Cli, remote: Remote, sta
     assert lines[-2:] == ["  n/a                   running  (not reported)", "  2026-03-01 22:00:00Z  succeeded"]
 
 
+def test_a_label_after_the_end_leaves_the_time_of_the_end(cli: Cli, remote: Remote) -> None:
+    """Also of a job that another program ended: every view, with the registry or without it, shows the same end."""
+    remote.put(key("theirs"), foreign("theirs", "failed"))
+    cli.clock.advance(hours=10)
+    job = cli.ok("update", "theirs", "--label", "checked=yes", "--json").json
+    end = "2026-03-01T11:00:00Z"
+    assert (job["status_since"], job["ended_at"], [step["at"] for step in job["transitions"]]) == (end, end, [end])
+    assert cli.ok("status", "theirs", "--json").json == job
+    assert cli.ok("status", "theirs").lines[-1] == "  2026-03-01 11:00:00Z  failed"
+    remote.store.down = True
+    waited = cli("wait", "theirs", "--json").json
+    assert (waited["ended_at"], waited["transitions"]) == (end, job["transitions"])
+
+
 def test_a_job_that_ended_before_its_first_task_has_waited(cli: Cli, remote: Remote) -> None:
     """Its record tells of every step, and none of them is a run."""
     add(remote.jobs, "a")
