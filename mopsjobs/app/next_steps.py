@@ -27,8 +27,7 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
         return "mops-jobs sync"
     if job["is_active"]:
         return command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
-    metadata = job["metadata"]
-    if isinstance(metadata, Mapping) and "bundle" in metadata:  # submitted, not only registered
+    if _is_submitted(job):
         if job["status"] == "succeeded":
             return command_line("results", job_id, "--download DIR")
         is_model_error = job["status"] == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
@@ -59,12 +58,18 @@ def next_commands(job: Job, newest: Job | None = None) -> list[tuple[str, str]]:
     found = [("Read its log", command_line("logs", job_id))]
     last = job if newest is None else newest
     if any(member["results_path"] is not None for member in (job, last)):
-        found.append(("Fetch its results", command_line("results", last["job_id"], "--download out")))
+        found.append(("Fetch its results", command_line("results", last["job_id"], "--download DIR")))
     if last["is_active"]:
         found.append(("Wait for the job that continues it", command_line("wait", last["job_id"])))
-    elif last["status"] != "succeeded":
+    elif last["status"] != "succeeded" and _is_submitted(last):
         found.append(("Run what is missing", command_line("resume", last["job_id"])))
     return found
+
+
+def _is_submitted(job: Job) -> bool:
+    """Return whether mops-jobs submitted the job, and can resume it. Other jobs were only reported."""
+    metadata = job["metadata"]
+    return isinstance(metadata, Mapping) and "bundle" in metadata
 
 
 def is_runner_dead(job: Job, env: Mapping[str, str]) -> bool:

@@ -200,7 +200,7 @@ def load_manifest(store: ReadableStore, job_id: str) -> Manifest:
         raise NoManifestError(
             f"Job {job_id} has no manifest: mops-jobs did not submit it.",
             job_id=job_id,
-            hint="If ModelOps did, use mops jobs validate or mops jobs resume. To end the job:"
+            hint="If ModelOps did, use mops jobs validate or mops jobs resume. If it is active, end it with"
             f" {command_line('update', job_id)} STATUS. To run its tasks here, submit its study again.",
         )
     manifest = Manifest.from_json(found.value, key=key)

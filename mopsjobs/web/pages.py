@@ -172,7 +172,9 @@ class _Views:
                 "short": families.describe_short_name(job_id, whole_id, family),
                 "outputs": view_models.outputs(job),
                 "timeline": view_models.timeline(job, now),
-                "progress": view_models.progress_chart(event_queries.progress_points(connection, whole_id)),
+                "progress": view_models.progress_chart(
+                    event_queries.progress_points(connection, whole_id), job["ended_at"]
+                ),
                 "events": [view_models.event(event) for event in sorted(events, key=view_models.event_time)],
                 "cursor": event_queries.make_cursor(cache, newest[-1].seq if newest else 0),
                 "show": kind or "",

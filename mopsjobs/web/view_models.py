@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -199,9 +200,11 @@ def _timeline_part(names: Sequence[Status], seconds: float) -> tuple[str, float,
     return names[0].kind if len(names) == 1 else "unknown", took, strip_control_characters(text)
 
 
-def progress_chart(points: Sequence[tuple[float, int, int]]) -> dict[str, Any] | None:
-    """Return progress over time; None with less than two points."""
-    shares = [(at, done / total * 100) for at, done, total in points]
+def progress_chart(points: Sequence[tuple[float, int, int]], ended_at: object) -> dict[str, Any] | None:
+    """Return progress over time, up to the end of the job; None with less than two points."""
+    # A label after the end writes an event too.
+    end = math.inf if ended_at is None else parse_time(str(ended_at)).timestamp()
+    shares = [(min(at, end), done / total * 100) for at, done, total in points]
     if len(shares) < 2 or shares[-1][0] <= shares[0][0]:
         return None
     window = (shares[0][0], shares[-1][0])

@@ -59,7 +59,7 @@ def test_what_can_be_done_with_a_job_of_modelops(cli: Cli, jobs: JobRegistry, co
     ran = cli(command, "job-1a2b")
     assert (ran.code, sentences(ran.err)) == (6, ["error: Job job-1a2b has no manifest: mops-jobs did not submit it."])
     assert "If ModelOps did, use mops jobs validate or mops jobs resume." in ran.err
-    assert "To end the job: mops-jobs update job-1a2b STATUS." in ran.err
+    assert "If it is active, end it with mops-jobs update job-1a2b STATUS." in ran.err
 
 
 def test_the_storage_of_an_environment_is_used(desk: Desk, azurite: Azurite, tmp_path: Path) -> None:

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.app.next_steps import next_commands
+from mopsjobs.app.next_steps import next_command, next_commands
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, foreign, key, sentences
 
 if TYPE_CHECKING:
     pass
+
+SUBMITTED = {"metadata": {"bundle": "sha256:" + "0" * 64}}
+"""What the record of a job that mops-jobs submitted has."""
+
+REPORTED = {"metadata": {}}
+"""What the record of any other job has."""
 
 
 @pytest.fixture
@@ -108,10 +114,36 @@ def test_a_printed_command_names_the_job_whatever_its_id(cli: Cli, remote: Remot
 
 def test_each_command_of_a_job_names_it_and_nothing_else() -> None:
     """Whatever the id, what the page shows to copy has it as one word behind the flags."""
-    job = {"job_id": "--a b", "is_active": False, "results_path": "results/x", "status": "failed"}
+    job = {
+        "job_id": "--a b",
+        "is_active": False,
+        "results_path": "results/x",
+        "status": "failed",
+        **SUBMITTED,
+    }
     told = [shlex.split(line) for _, line in [*next_commands(job), *next_commands({**job, "is_active": True})]]
     assert [words[-2:] for words in told] == [["--", "--a b"]] * 6
     assert [words[1] for words in told] == ["logs", "results", "resume", "logs", "status", "cancel"]
+
+
+def test_a_job_that_was_only_reported_is_not_to_be_resumed() -> None:
+    """`resume` refuses a job without a manifest, so neither `status` nor the page suggests it."""
+    job = {
+        "job_id": "a",
+        "is_active": False,
+        "results_path": None,
+        "status": "failed",
+        "k8s_name": None,
+        **REPORTED,
+    }
+    assert next_commands(job) == [("Read its log", "mops-jobs logs a")]
+    assert next_command(job, stale=False) == "mops-jobs status a --json"
+
+
+def test_no_command_is_suggested_twice() -> None:
+    """The page leaves out what it already advises: the two commands for the results of a job are the same text."""
+    job = {"job_id": "a", "is_active": False, "status": "succeeded", "results_path": "results/a", **SUBMITTED}
+    assert next_command(job, stale=False) in [command for _, command in next_commands(job)]
 
 
 @pytest.mark.usefixtures("nightly")

@@ -43,7 +43,7 @@ def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
     """Return a few jobs of each kind, mirrored."""
     add(remote.jobs, "running-1", "running", owner="ada", labels={"exp": "7"}, tasks_total=4)
     remote.jobs.update_progress("running-1", 1)
-    add(remote.jobs, "failed-1", "failed", owner="grace", labels={"exp": "8"})
+    add(remote.jobs, "failed-1", "failed", owner="grace", labels={"exp": "8"}, metadata={"bundle": "sha256:0"})
     add(remote.jobs, "done-1", "running", owner="ada")
     remote.jobs.update_status("done-1", "succeeded")
     cli.clock.advance(hours=1)

@@ -1,0 +1,16 @@
+"""What the pages show of a job."""
+
+from __future__ import annotations
+
+from mopsjobs.web.view_models import progress_chart
+
+
+def test_progress_over_time_ends_with_the_job() -> None:
+    """A label that is set a day after the end writes an event, and does not stretch the chart."""
+    points = [(0.0, 0, 4), (60.0, 4, 4), (86400.0, 4, 4)]
+    ended = progress_chart(points, "1970-01-01T00:01:00Z")
+    assert ended is not None
+    assert (ended["begin"], ended["end"]) == ("1970-01-01 00:00:00Z", "1970-01-01 00:01:00Z")
+    active = progress_chart(points, None)
+    assert active is not None
+    assert active["end"] == "1970-01-02 00:00:00Z"
