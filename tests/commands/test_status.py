@@ -146,6 +146,15 @@ def test_no_command_is_suggested_twice() -> None:
     assert next_command(job, stale=False) in [command for _, command in next_commands(job)]
 
 
+def test_duplicates_are_counted_among_the_tasks_not_among_the_failures(cli: Cli, jobs: JobRegistry) -> None:
+    """`3 failed, 2 of which repeat an earlier one` said something about failures."""
+    jobs.register_job("a", tasks_total=5, metadata={"n_duplicate_tasks": 2})
+    jobs.update_status("a", "running")
+    jobs.update_progress("a", 1, tasks_failed=3)
+    words = "1/5 tasks, 2 of which repeat an earlier one and share its outputs, 20 %, 3 failed"
+    assert words in cli.ok("status", "a").out
+
+
 @pytest.mark.usefixtures("nightly")
 def test_the_json_is_the_job_itself(cli: Cli) -> None:
     """`status --json` prints the job object, the same as in `list --json`, and nothing else."""

@@ -67,7 +67,7 @@ def test_tasks_of_one_identity_run_once_and_each_count_says_so(desk: Desk, tmp_p
     assert calls(noted) == {0: 1, 1: 1, 7: 1}
     state = record(desk.jobs)
     assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (6, 6, 6)
-    assert "6/6 tasks, 100 %, 3 of which repeat an earlier one and share its outputs" in desk.ok("status", "job").out
+    assert "6/6 tasks, 3 of which repeat an earlier one and share its outputs, 100 %" in desk.ok("status", "job").out
     listed = desk.ok("results", "job")
     assert (len(listed.lines), listed.err) == (3, f"{repeated}\n")
     assert desk.ok("results", "job", "--download", str(tmp_path / "out")).err.endswith(f"{repeated}\n")

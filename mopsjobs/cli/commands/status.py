@@ -160,14 +160,14 @@ def _progress(job: Job) -> str | None:
     if not total:
         return f"{done} tasks done{failures}" if done or failed else None
     metadata: Mapping[str, object] = job["metadata"]  # type: ignore[assignment]
-    return f"{_bar(done, total)}{failures}{describe_duplicates(metadata.get('n_duplicate_tasks'))}"
+    return _bar(done, total, describe_duplicates(metadata.get("n_duplicate_tasks"))) + failures
 
 
-def _bar(done: int, total: int) -> str:
-    """Return a bar with the counts and the share of the tasks that are done."""
+def _bar(done: int, total: int, duplicates: str = "") -> str:
+    """Return a bar with the counts of the tasks, those of them that are duplicates, and the share that is done."""
     share = min(1.0, done / total)
     full = int(share * BAR_WIDTH)
-    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks, {int(share * 100)} %"
+    return f"[{'#' * full}{'-' * (BAR_WIDTH - full)}] {done}/{total} tasks{duplicates}, {int(share * 100)} %"
 
 
 def _family(family: Family) -> str:
