@@ -42,6 +42,11 @@ def add_full_ids(
         nargs: how many ids, as argparse has it; one by default.
         help_text: the help of the argument.
     """
+    parser.add_argument(name, metavar="JOB", nargs=nargs, type=full_id_type(parser), help=help_text)
+
+
+def full_id_type(parser: argparse.ArgumentParser) -> Callable[[str], str]:
+    """Return the type of an argument for a full id, which refuses `@latest`."""
     command = parser.prog.rpartition(" ")[2]
 
     def full_id(text: str) -> str:
@@ -49,7 +54,7 @@ def add_full_ids(
             raise argparse.ArgumentError(None, f"{command} needs the full id; @latest is not accepted.")
         return text
 
-    parser.add_argument(name, metavar="JOB", nargs=nargs, type=full_id, help=help_text)
+    return full_id
 
 
 def flag_of(field: str) -> str:

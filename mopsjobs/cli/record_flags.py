@@ -8,7 +8,7 @@ from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import parse_labels
+from mopsjobs.cli.flags import full_id_type, parse_labels
 from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState
@@ -40,7 +40,8 @@ def add_record_flags(parser: argparse.ArgumentParser, fields: tuple[str, ...]) -
     """Declare a flag for each of these fields, and those of the total, labels and metadata."""
     for field in fields:
         flag, metavar, text = _FLAGS[field]
-        parser.add_argument(flag, dest=field, metavar=metavar, help=text)
+        kind = full_id_type(parser) if metavar == "JOB" else str
+        parser.add_argument(flag, dest=field, metavar=metavar, type=kind, help=text)
     parser.add_argument("--total", dest="tasks_total", metavar="N", type=task_count, help="number of its tasks")
     parser.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[], help="set a label; repeat for more"

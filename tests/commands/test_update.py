@@ -75,7 +75,11 @@ def test_an_end_told_twice_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["update {} running", "progress {} 1/2", "cancel {}", "resume {}", "reconcile {}", "run {}"]
+    "words",
+    [
+        *("update {} running", "progress {} 1/2", "cancel {}", "resume {}", "reconcile {}", "run {}"),
+        *("register new --parent {}", "update job --parent {}"),
+    ],
 )
 def test_latest_where_a_full_id_is_needed(cli: Cli, words: str) -> None:
     """What `@latest` means changes, so commands that change a job do not take it, and say so."""
