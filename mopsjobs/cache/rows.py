@@ -14,7 +14,7 @@ from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
-from mopsjobs.registry.transitions import reported_steps
+from mopsjobs.registry.transitions import end_of, reported_steps
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import parse_time, rfc3339
 
@@ -199,8 +199,7 @@ def _job_columns(state: JobState) -> JobColumns:
     suspect = state.metadata.get("suspect")
     reason = suspect.get("reason") if isinstance(suspect, Mapping) else None
     if state.is_terminal:
-        # Programs of ModelOps keep no history; their last write to a record that has ended is its end.
-        ended = _first_time(reversed(state.transitions), state.status) or parse_time(state.updated_at).timestamp()
+        ended = parse_time(end_of(state)).timestamp()
     return (
         _ENCODER.encode(public_record(state)),
         int(not state.is_terminal),

@@ -33,6 +33,7 @@ from mopsjobs.errors import (
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.transitions import end_of
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 from mopsjobs.utils.times import parse_time
@@ -287,8 +288,7 @@ class Retention:
             state = self._registry.get_job(job_id)
         except (RecordError, ValueTooLargeError):
             return False
-        # The end is the last write to the record, if its writer kept `updated_at` current.
-        return None if state is None else state.is_terminal and parse_time(state.updated_at) < self.events_before
+        return None if state is None else state.is_terminal and parse_time(end_of(state)) < self.events_before
 
     def _remove_batch(self, batch: list[ExpiredKey], threads: ThreadPoolExecutor) -> None:
         failure: StoreError | None = None

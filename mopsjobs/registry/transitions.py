@@ -122,6 +122,15 @@ def reported_steps(history: Sequence[JsonObject]) -> Iterator[tuple[JsonObject, 
         yield step, write_id is not None and (not write_id or write_id != following.get("id"))
 
 
+def end_of(state: JobState) -> str:
+    """Return when a job that has ended did so. A label may change its record later.
+
+    Programs of ModelOps keep no history: their last write to a record that has ended is its end.
+    """
+    ends = (str(step["at"]) for step in reversed(state.transitions) if step["status"] == state.status)
+    return next(ends, state.updated_at)
+
+
 def guard_terminal(state: JobState, changed: JobState) -> JobState | None:
     """Return `changed`, or None if it equals `state`. After the end of a job, only its labels and its note may change.
 

@@ -222,6 +222,13 @@ def test_pruning_the_cache_forgets_names_of_chunks(cli: Cli, told: Remote) -> No
     assert not any('"old"' in line for line in events)
 
 
+def test_a_label_after_the_end_keeps_no_events(cli: Cli, told: Remote) -> None:
+    """The store, as the cache, counts from the end of a job, not from the last write to its record."""
+    cli.ok("update", "old", "--label", "checked=yes")
+    ran = cli.ok("prune", "--store", "--older-than", "39d", "--dry-run", "--json")
+    assert (ran.json["jobs"], ran.json["chunks"]["count"]) == (1, 3)
+
+
 def test_events_that_come_after_their_job_was_pruned_are_not_taken(cli: Cli, remote: Remote) -> None:
     """A listing mirrors jobs alone; their events would come with the next sync, and nothing would take them away."""
     for job_id in ("job", "other"):
