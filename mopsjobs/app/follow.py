@@ -13,6 +13,7 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError
 from mopsjobs.runner.shard import Shard
+from mopsjobs.utils.text import pluralize
 
 
 class FollowResult(NamedTuple):
@@ -55,7 +56,8 @@ def _run(launch: Launch, app: App) -> FollowResult:
         # The record has this error too. It is `partial` if tasks were complete before.
         app.out.error(error)
         return FollowResult("failed", EXIT_JOB_FAILED)
-    note = f"{launch.job_id}: {result.status or 'state unknown'}, {result.completed} tasks done, {result.failed} failed"
+    done = pluralize(result.completed, "task")
+    note = f"{launch.job_id}: {result.status or 'state unknown'}, {done} done, {result.failed} failed"
     code = EXIT_UNREACHABLE if result.status is None else exit_code_of({"status": result.status})
     if code == EXIT_NOT_FINISHED or result.signal is not None:
         code, note = stopped_code(result), f"{note}. To continue: mops-jobs resume {launch.job_id}"

@@ -13,7 +13,7 @@ from mopsjobs.console.result import Document, Result
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.transitions import NOTE
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.text import parse_whole_number, pluralize
 
 _FLAGS = {
     "owner": ("--owner", "OWNER", "owner of the job"),
@@ -91,5 +91,5 @@ def report_result(args: argparse.Namespace, app: App, state: JobState) -> Result
     if args.json:
         return Result(Document(job_json_from_state(state, now=app.now().timestamp())))
     done, total = state.tasks_completed, state.tasks_total
-    progress = f", {done}/{total} tasks" if total else f", {done} tasks done" if done else ""
+    progress = f", {done}/{total} tasks" if total else f", {pluralize(done, 'task')} done" if done else ""
     return Result(notes=[f"{state.job_id}: {state.status}{progress}"])

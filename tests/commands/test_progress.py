@@ -37,4 +37,6 @@ def test_impossible_progress_is_refused(cli: Cli, jobs: JobRegistry, done: str) 
 def test_tasks_done_are_told_without_a_total(cli: Cli) -> None:
     """Progress of a job whose size is unknown is a count."""
     cli.ok("register", "a")
+    assert cli.ok("progress", "a", "1").err == "a: running, 1 task done\n"
+    assert "Progress   1 task done" in cli.ok("status", "a").lines
     assert cli.ok("progress", "a", "5").err == "a: running, 5 tasks done\n"

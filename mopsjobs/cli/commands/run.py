@@ -15,7 +15,7 @@ from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE, UsageError
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
 from mopsjobs.submission.launching import find_interpreter
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.text import parse_whole_number, pluralize
 from mopsjobs.utils.times import parse_duration
 
 HELP = "run the tasks of a submitted job, here"
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, app.env),
     )
     result = run_here(shard, app)
-    counts = f"{result.completed} tasks done, {result.failed} failed"
+    counts = f"{pluralize(result.completed, 'task')} done, {result.failed} failed"
     if not result.is_done:
         code = EXIT_DONE if result.status in TERMINAL else stopped_code(result)
         return Result(notes=[f"{args.job}: stopped, {counts}; {result.status or 'state unknown'}"], exit_code=code)

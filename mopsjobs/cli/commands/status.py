@@ -158,7 +158,7 @@ def _progress(job: Job) -> str | None:
     failed = job["tasks_failed"]
     failures = f", {failed} failed" if failed else ""
     if not total:
-        return f"{done} tasks done{failures}" if done or failed else None
+        return f"{pluralize(done, 'task')} done{failures}" if done or failed else None
     metadata: Mapping[str, object] = job["metadata"]  # type: ignore[assignment]
     return _bar(done, total, describe_duplicates(metadata.get("n_duplicate_tasks"))) + failures
 
