@@ -205,13 +205,13 @@ class EventFeed:
                 self._app.out.warn(f"{outage} Trying again until it answers.")
             self._app.sleep(delay)
 
-    def note_absence(self) -> None:
-        """Print a note if the job has ended and the synced cache has no event of it."""
+    def note_absence(self) -> bool:
+        """Print a note if the job has ended and the synced cache has no event of it. Return True if it was printed."""
         if self.job is None or self.job["status"] not in TERMINAL or not self._is_synced:
-            return
+            return False
         job_id = str(self.job_id)
         if self._app.cache.read_cached(lambda cache: has_events(cache, job_id)):
-            return
+            return False
         if self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
             note = (
                 f"This cache has pruned job {job_id} with its events. To read them from the registry, unless"
@@ -220,6 +220,7 @@ class EventFeed:
         else:
             note = f"There are no events of job {job_id}: none were written, or prune --store has removed them."
         self._app.out.note(note)
+        return True
 
     def _state(self) -> JobState | None:
         if self.job_id is None:

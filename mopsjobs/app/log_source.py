@@ -87,6 +87,7 @@ class _LogReader:
         self._show = show
         self._after = None if request.since is None else app.now().timestamp() - request.since
         self._pattern = compile_pattern(request.pattern or "")
+        self._has_lines = False
         if request.tail is not None and request.tail < 0:
             raise OptionError(f"invalid tail '{request.tail}': expected 0 or more.", "tail")
 
@@ -101,11 +102,20 @@ class _LogReader:
         except StoreUnavailableError as outage:
             return self._read_local_runner(outage)
         if not request.follow or seen < 0:
-            feed.note_absence()
+            self._note_absence(feed)
             return EXIT_DONE
         state = feed.follow(seen, self._show_events)
-        feed.note_absence()
+        self._note_absence(feed)
         return EXIT_DONE if state is None else exit_code_of({"status": state.status})
+
+    def _note_absence(self, feed: EventFeed) -> None:
+        """Print a note if no line was shown."""
+        request, job = self._request, feed.job
+        if self._has_lines or request.tail == 0 or feed.note_absence():
+            return
+        is_active = job is not None and job["status"] not in TERMINAL and not request.follow
+        end = " that match" if request.pattern or request.since is not None else " yet" if is_active else ""
+        self._app.out.note(f"Job {feed.job_id} has no log lines{end}.")
 
     def _read_cluster(self, job: Mapping[str, object] | None) -> int | None:
         """Read the lines of an active job from its cluster, and set where its events continue.
@@ -123,6 +133,7 @@ class _LogReader:
         try:
             for line in self._cluster_lines(job):
                 self._show([LogLine(line)])
+                self._has_lines = True
                 count += 1
         except NotTrustedError as error:
             out.warn(f"{error} {error.hint}")
@@ -190,7 +201,9 @@ class _LogReader:
 
     def _show_events(self, page: Sequence[StoredEvent]) -> None:
         """Show the lines of the selected events, and warn of missing ones."""
-        self._show(line for stored in page if self._selects(stored) for line in _lines(stored.event))
+        lines = [line for stored in page if self._selects(stored) for line in _lines(stored.event)]
+        self._has_lines = self._has_lines or bool(lines)
+        self._show(lines)
         for stored in page:
             if stored.event["kind"] == "dropped":
                 count = stored.event.get("count")

@@ -172,6 +172,28 @@ def test_tail_and_follow_go_together(cli: Cli, remote: Remote, write: Writer) ->
     assert cli("logs", "job", "-f", "--tail", "1").lines == ["c", "d"]
 
 
+@pytest.mark.parametrize(
+    ("status", "flags", "note"),
+    [
+        ("running", (), "Job job has no log lines yet."),
+        ("running", ("--tail", "5"), "Job job has no log lines yet."),
+        ("running", ("--tail", "0"), ""),
+        ("succeeded", (), "Job job has no log lines."),
+        ("succeeded", ("-f",), "Job job has no log lines."),
+        ("succeeded", ("--grep", "x"), "Job job has no log lines that match."),
+        ("succeeded", ("--since", "5m"), "Job job has no log lines that match."),
+    ],
+)
+def test_a_job_without_log_lines_says_so(
+    cli: Cli, remote: Remote, write: Writer, status: str, flags: tuple[str, ...], note: str
+) -> None:
+    """A job whose tasks print nothing, or nothing that matches: a note on stderr, and exit code 0."""
+    add(remote.jobs, "job", status)
+    write("", kind="runner")
+    ran = cli.ok("logs", "job", *flags)
+    assert (ran.out, ran.err.strip()) == ("", note)
+
+
 def test_missing_lines_are_told(cli: Cli, remote: Remote, write: Writer) -> None:
     """Where a writer had to drop lines, a warning says how many; stdout holds lines alone."""
     add(remote.jobs, "job", "running")
