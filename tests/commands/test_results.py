@@ -188,7 +188,7 @@ def test_a_download_goes_on_when_new_outputs_came(
     there = path.stat()
     jobs.store.create_if_absent(submitted[1], b"[]")
     ran = download(cli, into)
-    assert (ran.code, ran.err) == (0, f"2 files in {into}\n")
+    assert (ran.code, ran.err) == (0, f"2 files in {into}; {into}/tasks.csv has the parameters of each task\n")
     assert path.stat().st_ino == there.st_ino
     assert (into / place(TASKS[1])).read_text() == "[]"
     assert (into / "tasks.csv").read_text().count("complete") == 2

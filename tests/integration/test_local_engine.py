@@ -269,7 +269,7 @@ def test_results_are_fetched_as_they_are(cli: Cli, jobs: JobRegistry, submitted:
         jobs.store.create_if_absent(key, bytes([number]) * 1000)
     into = tmp_path / "fetched"
     ran = cli.ok("results", "job", "--download", str(into))
-    assert ran.err == f"3 files in {into}\n"
+    assert ran.err == f"3 files in {into}; {into}/tasks.csv has the parameters of each task\n"
     for number, key in enumerate(submitted):
         assert (into / key.removeprefix("results/job/")).read_bytes() == bytes([number]) * 1000
     assert len([path for path in into.rglob("*") if path.is_file()]) == 3 + len(["tasks.csv", ".gitignore"])

@@ -13,6 +13,7 @@ from mopsjobs.console.result import JsonLines, Result, Tsv
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
+from mopsjobs.studies.task_table import TABLE
 from mopsjobs.utils.text import describe_duplicates, pluralize
 
 HELP = "list the outputs of a job, or download them"
@@ -87,8 +88,12 @@ def _download(job: JobWithOutputs, directory: Path, app: App) -> Result:
         warnings.append(f"{more:,} more keys are not downloaded.")
     if done.table_problem is not None:
         warnings.append(f"The table of tasks was not written: {done.table_problem}.")
+    has_table = done.files and done.tasks and done.table_problem is None
+    note = f"{pluralize(done.files, 'file')} in {directory}"
+    if has_table:
+        note += f"; {directory / TABLE} has the parameters of each task"
     return Result(
-        notes=[f"{pluralize(done.files, 'file')} in {directory}", *_duplicates_note(done.tasks, done.duplicate_tasks)],
+        notes=[note, *_duplicates_note(done.tasks, done.duplicate_tasks)],
         warnings=warnings,
         exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE,
     )
