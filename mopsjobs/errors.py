@@ -217,7 +217,10 @@ class JobExistsError(JobError):
     exit_code = EXIT_REFUSED
 
     def __init__(self, job_id: str, message: str | None = None, *, hint: str | None = None) -> None:
-        super().__init__(message or f"Job {job_id} is already registered.", job_id=job_id, hint=hint)
+        if message is None:
+            message = f"Job {job_id} is already registered."
+            hint = hint or f"Choose another id. To see that job, run: mops-jobs status {job_id}"
+        super().__init__(message, job_id=job_id, hint=hint)
 
 
 class JobBusyError(JobError):

@@ -47,7 +47,11 @@ def test_a_job_is_registered_once(cli: Cli, jobs: JobRegistry) -> None:
     """A second registration is refused with exit code 6 and changes nothing."""
     cli.ok("register", "a", "--owner", "first")
     ran = cli("register", "a", "--owner", "second")
-    assert ran == (6, "", "error: Job a is already registered.\n")
+    assert (ran.code, ran.out) == (6, "")
+    assert ran.err.splitlines() == [
+        "error: Job a is already registered.",
+        "hint: Choose another id. To see that job, run: mops-jobs status a",
+    ]
     assert cli.ok("status", "a", "--json").json["owner"] == "first"
 
 
