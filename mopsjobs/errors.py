@@ -24,6 +24,9 @@ EXIT_INTERRUPTED = 130
 INSTALL = "Install mops-jobs with what it needs: python -m pip install ."
 """The hint if a library is missing."""
 
+IF_PIP_REFUSES = "If pip refuses that, make a virtual environment, and start mops-jobs with its Python."
+"""What else to do if a library of an engine or a store is missing. Many systems keep pip away from their own Python."""
+
 MAX_MESSAGE = 2000
 """Characters of a message. It may quote text of any length."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.engines.child_process import Child, ParentStreams, run_as_child
 from mopsjobs.engines.model_env import SECRET_VARIABLES
-from mopsjobs.errors import EngineError, EngineUnavailableError, UsageError
+from mopsjobs.errors import IF_PIP_REFUSES, EngineError, EngineUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -65,7 +65,7 @@ def check_installed() -> None:
     if importlib.util.find_spec("distributed") is None:
         raise UsageError(
             "The dask engine needs the package distributed, which this Python does not have.",
-            hint=f"Get it in the version of your cluster: {sys.executable} -m pip install distributed",
+            hint=f"Install the version of the cluster: {sys.executable} -m pip install distributed. {IF_PIP_REFUSES}",
         )
 
 

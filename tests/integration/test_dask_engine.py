@@ -24,7 +24,7 @@ from mopsjobs.engines.dask_client import connect
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import EngineError, UsageError
+from mopsjobs.errors import IF_PIP_REFUSES, EngineError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools import dask_process, dask_task
 from mopsjobs.runner.pools.dask_process import DaskProcess
@@ -538,7 +538,7 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
     assert ran.code == 2
     assert ran.err.splitlines() == [
         "error: The dask engine needs the package distributed, which this Python does not have.",
-        f"hint: Get it in the version of your cluster: {sys.executable} -m pip install distributed",
+        f"hint: Install the version of the cluster: {sys.executable} -m pip install distributed. {IF_PIP_REFUSES}",
     ]
     assert local_registry.get_job("job") is None
 

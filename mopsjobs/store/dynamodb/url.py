@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
-from mopsjobs.errors import ConfigError, UsageError
+from mopsjobs.errors import IF_PIP_REFUSES, ConfigError, UsageError
 
 TYPE_CHECKING = False
 
@@ -65,5 +65,5 @@ def check_boto3() -> None:
     if find_spec("boto3") is None:
         raise UsageError(
             "A registry in DynamoDB needs the package boto3, which this Python does not have.",
-            hint=f"Install it: {sys.executable} -m pip install boto3",
+            hint=f"Install it: {sys.executable} -m pip install boto3. {IF_PIP_REFUSES}",
         )
