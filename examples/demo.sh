@@ -43,7 +43,7 @@ mops-jobs register nightly-3 --owner ben --label exp=8 --total 20
 mops-jobs register nightly-4 --owner ben --label exp=8
 mops-jobs register nightly-5 --owner ana --label exp=9
 
-chapter "They report how they get on"
+chapter "They report their progress and their end"
 mops-jobs update nightly-1 running
 mops-jobs progress nightly-1 5/10
 mops-jobs progress nightly-2 4/4
@@ -52,10 +52,10 @@ mops-jobs progress nightly-3 12/20 --failed 1
 mops-jobs update nightly-3 failed --error-code OOM --error "task 13 ran out of memory"
 mops-jobs cancel nightly-4 --reason "wrong parameters"
 
-chapter "What has ended stays as it ended"
+chapter "The status of a job that has ended does not change"
 mops-jobs update nightly-2 running || printf '(exit code %s: refused)\n' $?
 
-chapter "The registry is mirrored, and looked at"
+chapter "A local cache mirrors the registry; lists come from it"
 mops-jobs sync
 mops-jobs list
 mops-jobs list --status failed --json
