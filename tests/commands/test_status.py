@@ -206,8 +206,9 @@ def test_latest_is_the_job_created_last(cli: Cli, jobs: JobRegistry) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "@latest"])
 def test_no_such_job(cli: Cli, remote: Remote, name: str) -> None:
-    """A job that is not there: exit code 3, one sentence that names it, nothing on stdout."""
-    assert cli("status", name, "--json") == (3, "", f"error: Job {name} not found.\n")
+    """A job that is not there: exit code 3, one sentence that names it, a hint, nothing on stdout."""
+    said = f"error: Job {name} not found.\nhint: To see the ids, run: mops-jobs list\n"
+    assert cli("status", name, "--json") == (3, "", said)
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_no_such_job(cli: Cli, jobs: JobRegistry, names: tuple[str, ...]) -> Non
     """A job that is not there is not waited for: exit code 3."""
     add(jobs, "job", "running")
     ran = cli("wait", *names, "-q")
-    assert ran == (3, "", "error: Job nothing not found.\n")
+    assert ran == (3, "", "error: Job nothing not found.\nhint: To see the ids, run: mops-jobs list\n")
     assert cli.clock.slept == []
 
 

@@ -151,7 +151,7 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
     if columns is None:
         for key, reason in unreadable_records(connection, name):
             raise RecordError(reason, key=key)
-        raise JobNotFoundError(name)
+        raise JobNotFoundError(name, hint="To see the ids, run: mops-jobs list")
     return job_json(columns, now=now)
 
 
