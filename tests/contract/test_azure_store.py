@@ -444,6 +444,15 @@ def test_a_read_is_tried_three_times(read: str, reply: Reply) -> None:
         assert sleep.requested == [network.FIRST_PAUSE, network.MAX_PAUSE]
 
 
+@pytest.mark.parametrize("request_", [*WRITES.values(), *READS.values()], ids=[*WRITES, *READS])
+def test_a_version_that_azurite_does_not_know_is_explained(request_: Callable[[AzureVersionedStore], object]) -> None:
+    """Azurite refuses each request of an SDK that is newer than itself, unless a flag tells it not to."""
+    with scripted(coded(400, "InvalidHeaderValue")) as (store, _, _):
+        with pytest.raises(StoreError, match="400 InvalidHeaderValue") as caught:
+            request_(store)
+        assert caught.value.hint == "If this is an Azurite, start it with --skipApiVersionCheck."
+
+
 def test_a_read_that_succeeds_later_is_a_success() -> None:
     with scripted(BUSY, HANG_UP, FOUND) as (store, requests, _):
         assert store.get("a") == (b"hello", VersionToken("0x2"))

@@ -21,6 +21,9 @@ _BUSY_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 _BUSY_CODES = frozenset({"ContainerBeingDeleted", "AccountBeingCreated", "ServerBusy", "OperationTimedOut"})
 
+_VERSION_REFUSED = "400 InvalidHeaderValue"
+"""What Azurite answers to an SDK that is newer than itself."""
+
 _TIMEOUTS = (requests.Timeout, ServiceRequestTimeoutError)
 
 _ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
@@ -74,7 +77,8 @@ def explain(error: Exception, location: str, credential_source: str) -> StoreErr
     if status is None and _is_outage(error):
         return unavailable(error, location, _TIMEOUTS)
     answer = answer if status else type(error).__name__
-    return StoreError(f"unexpected response from {location}: {answer}.")
+    hint = "If this is an Azurite, start it with --skipApiVersionCheck." if answer == _VERSION_REFUSED else None
+    return StoreError(f"unexpected response from {location}: {answer}.", hint=hint)
 
 
 def _is_outage(error: Exception) -> bool:
