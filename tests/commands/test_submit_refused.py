@@ -44,6 +44,16 @@ def test_all_that_is_wrong_with_a_study_is_told_at_once(cli: Cli) -> None:
         assert name in ran.err
 
 
+def test_submit_without_code_says_which_flags_name_it(cli: Cli) -> None:
+    """`submit STUDY` alone, as in ModelOps: the error says what each of the two flags does."""
+    ran = cli("submit", "study.json")
+    expected = (
+        "error: one of these flags is required: --auto (pack the current directory as the model's code),"
+        " --bundle (use this bundle, which the registry already has)."
+    )
+    assert (ran.code, sentences(ran.err)) == (2, [expected])
+
+
 def test_a_study_that_is_not_there_is_named(cli: Cli) -> None:
     ran = cli("submit", "nothing.json", "--auto")
     assert (ran.code, sentences(ran.err)) == (
