@@ -11,12 +11,17 @@ from pathlib import Path
 
 from bench import node
 
+NEWEST, OLDER = "azurite", "azurite-older"
+"""The packages: the newest version, and an older one."""
+
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # published
 ARGUMENTS = (
     *("--blobHost", "127.0.0.1", "--blobPort", "{port}"),
-    *("--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence", "--silent"),
+    *("--skipApiVersionCheck", "--inMemoryPersistence", "--silent"),
 )
+_NEWEST_ARGUMENTS = ("--disableTelemetry",)
+"""The older version sends none."""
 
 
 class Azurite:
@@ -53,7 +58,12 @@ def new_container() -> str:
 
 
 def make_server(
-    directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY, *, collects_garbage: bool = True
+    directory: Path,
+    account: str = ACCOUNT,
+    key: str = ACCOUNT_KEY,
+    *,
+    package: str = NEWEST,
+    collects_garbage: bool = True,
 ) -> node.NodeServer:
     """Return a server that is not started yet. What it prints goes to a file in `directory`.
 
@@ -61,29 +71,31 @@ def make_server(
         directory: where it runs.
         account: the name of its only account.
         key: the key of that account.
+        package: which version.
         collects_garbage: whether it looks each ten minutes for content that no blob has any more. After some 100,000
             writes it does not answer for minutes then, and no setting switches that off.
     """
     preload = None
     if not collects_garbage:
         preload = directory / "no-garbage-collection.js"
-        constants = json.dumps(str(node.package_directory("azurite") / "dist/src/blob/utils/constants.js"))
+        constants = json.dumps(str(node.package_directory(package) / "dist/src/blob/utils/constants.js"))
         preload.write_text(f"require({constants}).DEFAULT_GC_INTERVAL_MS = {2**31 - 1};\n", encoding="utf-8")
     env = {"AZURITE_ACCOUNTS": f"{account}:{key}"}
-    return node.NodeServer("azurite", "dist/src/blob/main.js", directory, ARGUMENTS, env=env, preload=preload)
+    arguments = (*ARGUMENTS, *(_NEWEST_ARGUMENTS if package == NEWEST else ()))
+    return node.NodeServer(package, "dist/src/blob/main.js", directory, arguments, env=env, preload=preload)
 
 
 @contextlib.contextmanager
-def running(directory: Path, *, collects_garbage: bool = True) -> Iterator[Azurite]:
+def running(directory: Path, package: str = NEWEST, *, collects_garbage: bool = True) -> Iterator[Azurite]:
     """Run an Azurite during the block.
 
     Raises:
         RuntimeError: if it is not installed, or does not start.
     """
-    with node.running(make_server(directory, collects_garbage=collects_garbage)) as port:
+    with node.running(make_server(directory, package=package, collects_garbage=collects_garbage)) as port:
         yield Azurite(port)
 
 
-def version() -> str:
-    """Return the version of Azurite."""
-    return node.version("azurite")
+def version(package: str = NEWEST) -> str:
+    """Return the version of an Azurite."""
+    return node.version(package)

@@ -54,8 +54,7 @@ class NodeServer:
             RuntimeError: if it is not installed, or does not start.
         """
         if not self._script.is_file():
-            name = self._package
-            raise RuntimeError(f"There is no {name}: run ./build.sh servers, which installs it into build/{name}.")
+            raise RuntimeError(f"There is no {self._package}: run ./build.sh servers, which installs it into build/.")
         log = self._directory / f"{self._package}.out"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -98,7 +97,8 @@ def version(package: str) -> str:
 
 def package_directory(package: str) -> Path:
     """Return where a server's package is, or would be."""
-    modules = os.environ.get(f"MOPS_TEST_{package.upper()}") or ROOT / "build" / package / "node_modules"
+    installed = package.removesuffix("-older")
+    modules = os.environ.get(f"MOPS_TEST_{installed.upper()}") or ROOT / "build" / installed / "node_modules"
     return Path(modules) / package
 
 
