@@ -14,6 +14,7 @@ from bench import (
     listing,
     machine,
     metrics,
+    network,
     racing,
     report,
     serving,
@@ -33,7 +34,10 @@ BENCHMARKS = {
     "serve": serving.run,
     "abuse": abusing.run,
     "metrics": metrics.run,
+    "network": network.run,
 }
+ON_REQUEST = frozenset({"network"})
+"""Benchmarks that take an hour, and that only `--only` runs."""
 
 
 def main() -> int:
@@ -43,15 +47,18 @@ def main() -> int:
         "--runs", type=int, default=5, metavar="N", help="rounds; short processes run five times as many"
     )
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this benchmark; repeat for more")
+    parser.add_argument(
+        "--condition", action="append", default=[], metavar="WORD", help="of network, only those with this word"
+    )
     parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md instead of printing")
     args = parser.parse_args()
     if args.jobs < 100 or args.runs < 1:
         parser.error("needs at least 100 jobs and one run")
 
-    chosen = args.only or list(BENCHMARKS)
+    chosen = args.only or [name for name in BENCHMARKS if name not in ON_REQUEST]
     lines: list[report.Line] = []
     with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-") as directory:
-        setup = machine.Setup(args.jobs, args.runs, Path(directory))
+        setup = machine.Setup(args.jobs, args.runs, Path(directory), tuple(args.condition))
         for name in chosen:
             lines += BENCHMARKS[name](setup)
     peers = f"; {tools.rclone_version()}" if "sync" in chosen else ""

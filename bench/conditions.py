@@ -1,8 +1,8 @@
 """A bad server, or a bad way to it: a proxy to Azurite that refuses, delays, breaks and stalls requests.
 
 It understands HTTP as far as needed to tell requests apart. `python -m bench.conditions PORT` prints the port that it
-listens on. It takes `Conditions` as JSON in each line of its standard input, prints the number of requests so far, and
-ends with that input.
+listens on. It takes `Conditions` as JSON in each line of its standard input, prints the `Traffic` so far, and ends with
+that input.
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ class Conditions(NamedTuple):
     seed: int = 1
 
 
+class Traffic(NamedTuple):
+    """What has passed the proxy."""
+
+    requests: int
+    request_bytes: int
+    reply_bytes: int
+
+
 class BadServer:
     """A proxy that runs: see `imposed`."""
 
@@ -61,11 +69,15 @@ class BadServer:
 
     def impose(self, conditions: Conditions) -> int:
         """Change the conditions. Return the number of requests so far."""
+        return self.change(conditions).requests
+
+    def change(self, conditions: Conditions) -> Traffic:
+        """Change the conditions. Return the traffic so far."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(conditions._asdict(), default=dict) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        return Traffic(*json.loads(self._process.stdout.readline()))
 
 
 @contextlib.contextmanager
@@ -88,6 +100,8 @@ class _Server:
         self._random = random.Random()
         self._one_at_a_time = asyncio.Lock()
         self._requests = 0
+        self._request_bytes = 0
+        self._reply_bytes = 0
         self._stalled_until = 0.0
 
     async def obey(self) -> None:
@@ -95,7 +109,7 @@ class _Server:
         while line := await asyncio.to_thread(sys.stdin.readline):
             self._conditions = Conditions(**json.loads(line))
             self._random.seed(self._conditions.seed)
-            print(self._requests, flush=True)
+            print(json.dumps(Traffic(self._requests, self._request_bytes, self._reply_bytes)), flush=True)
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -110,6 +124,7 @@ class _Server:
         """Answer one request. Return whether the connection goes on."""
         conditions, loop = self._conditions, asyncio.get_running_loop()
         self._requests += 1
+        self._request_bytes += len(request)
         if self._requests == conditions.stall_at:
             self._stalled_until = loop.time() + conditions.stall_seconds
         await asyncio.sleep(self._stalled_until - loop.time())
@@ -133,6 +148,7 @@ class _Server:
             head, _, body = reply.partition(b"\r\n\r\n")
             lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"etag:")]
             reply = b"\r\n".join(lines) + b"\r\n\r\n" + body
+        self._reply_bytes += len(reply)
         writer.write(reply)
         return True
 

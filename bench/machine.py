@@ -28,6 +28,8 @@ class Setup:
     runs: int
     directory: Path
     """A directory of this run's own; gone afterwards."""
+    conditions: tuple[str, ...] = ()
+    """Words of the conditions that `network` measures; none for all."""
 
     @property
     def env(self) -> dict[str, str]:
