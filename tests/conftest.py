@@ -15,6 +15,7 @@ import hypothesis
 import hypothesis.configuration
 import pytest
 
+from bench.azurite import OLDER
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner import reporter, retry
 from mopsjobs.store import network, open_store
@@ -40,6 +41,7 @@ AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CER
 MAX_WORKERS = 4  # each has an Azurite, a Dask cluster and a browser of its own
 MARKER_OF_FIXTURE = {
     "azurite": "azurite",
+    "older_azurite": "azurite",
     "private_azurite": "azurite",
     "marked_azurite": "azurite",
     "dynalite_server": "dynalite",
@@ -153,6 +155,15 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def older_azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """Yield one Azurite of an older version for the whole run."""
+    server = Azurite(tmp_path_factory.mktemp("older-azurite"), package=OLDER)
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def private_azurite(tmp_path: Path) -> Iterator[Azurite]:
     """Yield an Azurite of the test's own, to be stopped and started at will. What it holds is gone when it stops."""
@@ -184,6 +195,7 @@ def dynalite(dynalite_server: Dynalite, monkeypatch: pytest.MonkeyPatch) -> Dyna
         "memory",
         "sqlite",
         pytest.param("azure", marks=pytest.mark.azurite),
+        pytest.param("azure-older", marks=pytest.mark.azurite),
         pytest.param("dynamodb", marks=pytest.mark.dynalite),
     ]
 )
@@ -196,7 +208,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
     elif request.param == "dynamodb":
         made = dynamodb_backend(request.getfixturevalue("dynalite"))
     else:
-        made = azure_backend(request.getfixturevalue("azurite"))
+        made = azure_backend(request.getfixturevalue("azurite" if request.param == "azure" else "older_azurite"))
     yield made
     made.close()
 

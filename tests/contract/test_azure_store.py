@@ -62,7 +62,7 @@ SECRET_SAS = "sv=2024-08-04&sr=c&sp=rl&sig=must-not-be-seen"
 
 
 class Place:
-    """A container that does not exist yet, in the shared Azurite."""
+    """A container that does not exist yet, in an Azurite that tests share."""
 
     def __init__(self, server: Azurite) -> None:
         self.server = server
@@ -76,9 +76,9 @@ class Place:
         return store
 
 
-@pytest.fixture
-def place(azurite: Azurite) -> Iterator[Place]:
-    made = Place(azurite)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.azurite) for name in ("azurite", "older_azurite")])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    made = Place(request.getfixturevalue(request.param))
     yield made
     for store in made.stores:
         store.close()

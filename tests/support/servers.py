@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 class Azurite(bench.azurite.Azurite):
     """A server of Azure Blob Storage's API, with the account that is published or with another."""
 
-    def __init__(self, directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY) -> None:
-        server = bench.azurite.make_server(directory, account, key)
+    def __init__(
+        self, directory: Path, account: str = ACCOUNT, key: str = ACCOUNT_KEY, package: str = bench.azurite.NEWEST
+    ) -> None:
+        server = bench.azurite.make_server(directory, account, key, package=package)
         super().__init__(server.port, account, key)
         self.start, self.stop = server.start, server.stop
 
