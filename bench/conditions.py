@@ -49,11 +49,13 @@ class Conditions(NamedTuple):
     stall_at: int = 0
     """Number of the request at which all stop for `stall_seconds`; 0 for none."""
     stall_seconds: float = 0.0
+    away_at: int = 0
+    """Number of the request from which on each connection is reset; 0 for none."""
     seed: int = 1
 
 
 class Traffic(NamedTuple):
-    """What has passed the proxy."""
+    """Requests and bytes that passed the proxy."""
 
     requests: int
     request_bytes: int
@@ -128,7 +130,8 @@ class _Server:
         if self._requests == conditions.stall_at:
             self._stalled_until = loop.time() + conditions.stall_seconds
         await asyncio.sleep(self._stalled_until - loop.time())
-        if self._random.random() < conditions.resets:
+        is_away = 0 < conditions.away_at <= self._requests
+        if is_away or self._random.random() < conditions.resets:
             return False
         is_burst = conditions.burst_seconds and loop.time() // conditions.burst_seconds % 10 == 1
         if is_burst or self._random.random() < conditions.busy:

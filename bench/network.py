@@ -1,9 +1,8 @@
 """Syncs under bad conditions: runs needed, time, and rows after each run, beside the physical limit of the line.
 
-Servers that refuse, that take one request at a time, or that never send one record; lines that break, stall or are
-thin; and Azurite right after it was filled. The limit is what any client needs: bytes / bandwidth, requests x time, and
-at least the time that the same sync takes without faults. A condition under which the limit would be above
-`MAX_SECONDS` gets fewer records.
+Servers refuse requests, take one at a time, or never send one record. Lines break, stall or are thin. An Azurite was
+filled just before. The limit is the time that any client needs: bytes / bandwidth, requests x time, and at least the
+time of the same sync without faults. If the limit would be above `MAX_SECONDS`, there are fewer records.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MAX_RUNS = 5
 """Syncs until all is mirrored. Further ones are not tried."""
 
 GOAL_RATIO, GOAL_SECONDS = 1.5, 10.0
-"""Goal: at most so many times the limit, and these seconds more."""
+"""Goal: at most this multiple of the limit, and these seconds more."""
 
 PARALLEL_READS = 32
 """Concurrent requests of a client, where a condition makes each of them wait."""

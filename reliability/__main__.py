@@ -10,7 +10,13 @@ from pathlib import Path
 
 from reliability.trial import PromiseBroken, Trial
 
-KINDS = {"storm": "storm.storms", "crashes": "crashes.kinds", "hostile": "hostile.inputs", "life": "life.day"}
+KINDS = {
+    "storm": "storm.storms",
+    "network": "storm.bad_networks",
+    "crashes": "crashes.kinds",
+    "hostile": "hostile.inputs",
+    "life": "life.day",
+}
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 
 

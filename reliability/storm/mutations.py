@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from mopsjobs.cache.sync import fetcher, mirror
 from mopsjobs.cache.sync.delta import DeltaSync
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.registry import transitions
@@ -142,6 +144,73 @@ def look_at_half_of_what_was_announced() -> None:
 
     DeltaSync.__init__ = init  # type: ignore[method-assign]
 
+
+# --- defects of a sync under bad conditions ---------------------------------------------------------------------------
+
+
+def _end_at_the_first_unsent_record() -> None:
+    def fail(store: Any, key: str, error: StoreError) -> str | None:
+        raise error
+
+    fetcher.why_unread = fail  # type: ignore[assignment]
+
+
+def _take_an_unsent_record_for_a_missing_one() -> None:
+    fetcher.why_unread = lambda store, key, error: None  # type: ignore[assignment]
+
+
+def _remove_cache(path: str) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(path + suffix).unlink(missing_ok=True)
+
+
+def _lose_the_rows_of_a_failed_sync() -> None:
+    given = mirror.sync
+
+    def sync(registry: Any, path: str, *positional: Any, **options: Any) -> Any:
+        try:
+            return given(registry, path, *positional, **options)
+        except StoreError:
+            _remove_cache(path)
+            raise
+
+    mirror.sync = sync
+
+
+def _begin_each_sync_anew() -> None:
+    given = mirror.sync
+
+    def sync(registry: Any, path: str, *positional: Any, **options: Any) -> Any:
+        _remove_cache(path)
+        return given(registry, path, *positional, **options)
+
+    mirror.sync = sync
+
+
+class SyncDefect(NamedTuple):
+    """One thing that is wrong with a sync, and the condition under which it shows."""
+
+    put_in: Change
+    condition: str
+    told: str
+    """The sentence about it, as a regular expression."""
+
+
+SYNC_MUTATIONS = {
+    "a sync ends at the first record that the server does not send": SyncDefect(
+        _end_at_the_first_unsent_record, "one record never sent: forbidden", r"\d+ of \d+ records are mirrored"
+    ),
+    "a record that the server does not send is taken for a missing one": SyncDefect(
+        _take_an_unsent_record_for_a_missing_one, "one record never sent: gone", "does not report"
+    ),
+    "the rows of a failed sync are lost": SyncDefect(
+        _lose_the_rows_of_a_failed_sync, "away after some requests", r"\d+ of \d+ records are mirrored"
+    ),
+    "each sync begins with an empty cache": SyncDefect(
+        _begin_each_sync_anew, "away after some requests", r"sync \d lost"
+    ),
+}
+"""What may be wrong with the syncs of a trial under bad conditions."""
 
 _STORES = {
     "Azure": ("mopsjobs.store.azure.store", "AzureVersionedStore"),

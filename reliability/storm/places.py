@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -30,9 +31,9 @@ def embedded(directory: Path) -> Place:
 
 
 @contextlib.contextmanager
-def azure(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
+def azure(directory: Path, plan: Plan, package: str = azurite.NEWEST) -> Iterator[tuple[Place, Proxy]]:
     """Yield a container that does not exist yet of a real Azurite, and the bad line to it."""
-    with azurite.running(directory) as server, faulty(server.port, plan) as proxy:
+    with azurite.running(directory, package) as server, faulty(server.port, plan) as proxy:
         far = azurite.Azurite(proxy.port)
         container = azurite.new_container()
         yield Place(far.url(container), far.env, server.url(container), server.env), proxy
@@ -51,6 +52,7 @@ def dynamodb(directory: Path, plan: Plan) -> Iterator[tuple[Place, Proxy]]:
 
 FAR: dict[str, Callable[[Path, Plan], AbstractContextManager[tuple[Place, Proxy]]]] = {
     "Azure": azure,
+    "older Azurite": functools.partial(azure, package=azurite.OLDER),
     "DynamoDB": dynamodb,
 }
 """The backends across a network."""

@@ -21,9 +21,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mopsjobs.registry.job_state import JobState
+from reliability.storm import bad_networks
 from reliability.storm import storms as storm
 from reliability.storm.linearizable import Operation, unexplained
-from reliability.storm.mutations import MUTATIONS
+from reliability.storm.mutations import MUTATIONS, SYNC_MUTATIONS
 from reliability.storm.proxy import FAULTS, RETRY_AFTER, Plan, Proxy, faulty
 from reliability.storm.store_history import Call, histories, step
 from reliability.storm.verdict import Verdict
@@ -32,6 +33,8 @@ from reliability.trial import Trial
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from support.servers import Azurite
 
 # --- the checker of histories ---------------------------------------------------------------------------------------
 
@@ -433,3 +436,21 @@ def test_a_storm_finds_a_defect(tmp_path: Path, backend: str) -> None:
     """One of those that `./build.sh reliability` puts in, one after the other."""
     assert storm.find(Trial(tmp_path, seed=1, scale=QUICK), backend, "each tenth write is acknowledged and not sent")
     assert {name: len(defects) for name, defects in MUTATIONS.items()} == {"Azure": 8, "DynamoDB": 9}
+
+
+# --- syncs under bad conditions --------------------------------------------------------------------------------------
+
+FEW = bad_networks.LEAST_RECORDS
+
+
+def test_a_sync_mirrors_all_records_but_one_that_is_never_sent(older_azurite: Azurite, tmp_path: Path) -> None:
+    """Over an older Azurite. `./build.sh reliability --only network` has all conditions."""
+    name = "one record never sent: gone"
+    assert bad_networks.try_condition(older_azurite, tmp_path, name, FEW, ours=False) == 1
+
+
+def test_a_trial_of_syncs_finds_a_defect(azurite: Azurite, tmp_path: Path) -> None:
+    """One of those that `./build.sh reliability` puts in, one after the other."""
+    mutation = "a record that the server does not send is taken for a missing one"
+    assert "does not report" in bad_networks.find(azurite, tmp_path, mutation)
+    assert len(SYNC_MUTATIONS) == 4
