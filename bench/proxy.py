@@ -20,7 +20,10 @@ from bench.machine import ROOT
 
 _PIECE_BYTES = 2**18
 
-_LINE_PIECE_BYTES = 2**14
+_MAX_LINE_PIECE_BYTES = 2**14
+_PACKET_BYTES = 1460
+_LINE_PIECE_SECONDS = 0.05
+"""How long a line carries one piece, if that is between a packet and the largest piece: a thin line is never silent."""
 
 _LINE_BUFFER_BYTES = 2**16
 """What a line takes before it has carried it. The system would give a connection of this machine megabytes."""
@@ -121,12 +124,14 @@ class _Line:
 
     def __init__(self, bits_per_second: float) -> None:
         self._bits_per_second = bits_per_second
+        piece_bytes = int(bits_per_second * _LINE_PIECE_SECONDS / 8)
+        self._piece_bytes = min(max(piece_bytes, _PACKET_BYTES), _MAX_LINE_PIECE_BYTES)
         self._free_at = 0.0
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on what is read, and then the end."""
         loop = asyncio.get_running_loop()
-        while piece := await reader.read(_LINE_PIECE_BYTES):
+        while piece := await reader.read(self._piece_bytes):
             self._free_at = max(self._free_at, loop.time()) + len(piece) * 8 / self._bits_per_second
             await asyncio.sleep(self._free_at - loop.time())
             writer.write(piece)
