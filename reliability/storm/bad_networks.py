@@ -171,7 +171,7 @@ def run(trial: Trial) -> Iterator[Figure]:
             for ours in (False, True):
                 package = (azurite.NEWEST, azurite.OLDER)[(number + ours) % 2]
                 yield Figure(
-                    f"{package}, {'own' if ours else 'foreign'} records, {name}: syncs",
+                    f"Azurite {azurite.version(package)}, {'own' if ours else 'foreign'} records, {name}: syncs",
                     try_condition(*places[package], name, whole, ours=ours),
                 )
         server, directory = places[azurite.NEWEST]

@@ -26,6 +26,7 @@ from azure.storage.blob import BlobBlock, BlobLeaseClient, ContainerSasPermissio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.azurite import NEWEST, OLDER, version
 from bench.proxy import limited
 from mopsjobs.errors import (
     ConfigError,
@@ -92,6 +93,12 @@ class Requests(list[str]):
 
     def __call__(self, request: Any) -> None:
         self.append(request.http_request.method)
+
+
+def test_one_azurite_is_older_than_the_other() -> None:
+    """An update of the lock file must not make them equal."""
+    older, newest = (tuple(map(int, version(package).split("."))) for package in (OLDER, NEWEST))
+    assert older < newest
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
