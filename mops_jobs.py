@@ -184,12 +184,16 @@ def entry() -> NoReturn:
 
 
 def _exit_fast(code: int) -> NoReturn:
-    """Exit with this code; at once, if no thread has to be waited for.
+    """Exit with this code; at once, if no thread has to be waited for. After Ctrl-C, reads under way are not.
 
     Freeing the interpreter's objects one by one costs a fifth of the time of a listing, and has no effect.
     """
     threading = sys.modules.get("threading")
-    if threading is None or all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+    if (
+        code == EXIT_INTERRUPTED
+        or threading is None
+        or all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate())
+    ):
         atexit._run_exitfuncs()  # noqa: SLF001 - what libraries registered for the end; there is no public name
         with contextlib.suppress(OSError, ValueError):  # else the interpreter reports it at its end
             for stream in (sys.stdout, sys.stderr):

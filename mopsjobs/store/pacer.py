@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mopsjobs.errors import MopsJobsError, StoreUnavailableError
-from mopsjobs.store.network import BUDGET_SECONDS, FIRST_PAUSE, LEAST_SECONDS, read_with_retries
+from mopsjobs.store.network import BUDGET_SECONDS, FIRST_PAUSE, LEAST_SECONDS, READ_ATTEMPTS, read_with_retries
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class ReadPacer:
         self._bulks = 0
         self._is_stopped = False
         self._answered_at: float | None = None
-        """When the store last answered in this bulk; None if never."""
+        """When the store last answered in bulk; None if never, or if that was long before this bulk."""
         self._begun_at = 0.0
         self._rated_at, self._rated_answers, self._rate = 0.0, 0, 0.0
         self._running = 0
@@ -114,7 +114,9 @@ class ReadPacer:
         """Have all reads in the block paced together."""
         with self._changed:
             if not self._bulks:
-                self._answered_at, self._begun_at, self._is_stopped = None, self._clock(), False
+                self._begun_at, self._is_stopped = self._clock(), False
+                if self._answered_at is not None and self._begun_at - self._answered_at > SILENT_SECONDS:
+                    self._answered_at = None
                 self._rated_at, self._rated_answers, self._rate = self._begun_at, self.answers, 0.0
             self._bulks += 1
         try:
@@ -135,7 +137,7 @@ class ReadPacer:
 
     @property
     def has_answered(self) -> bool:
-        """Return True if the store has answered in this bulk."""
+        """Return True if the store has answered in this bulk, or shortly before it."""
         return self._answered_at is not None
 
     def describe(self) -> str:
@@ -182,6 +184,8 @@ class ReadPacer:
             begun = self._clock()
             failure: MopsJobsError | None = None
             try:
+                if self._is_stopped:
+                    raise StoreUnavailableError("The sync was interrupted.")
                 return attempt(REPLY_SECONDS if self.has_answered else budget)
             except Exception as error:  # noqa: BLE001 - no error of an SDK, of whatever kind, leaves the store
                 failure = self._explain(error)
@@ -191,7 +195,9 @@ class ReadPacer:
             # A server that refuses every request for a while has nothing against this key.
             tries += self.answers > answers or not getattr(failure, "throttled", False)
             answers = self.answers
-            if self._is_final(failure, pause, budget) or tries == MAX_TRIES:
+            is_there = self.has_answered or getattr(failure, "sent", True)
+            most = MAX_TRIES if is_there else READ_ATTEMPTS
+            if self._is_final(failure, pause, budget) or tries == most:
                 raise failure from None
             self._pause(Retry(failure.message, pause))
 

@@ -117,7 +117,7 @@ def test_a_bad_chunk_of_events_is_named_until_it_is_read(place: Place, cli: Cli)
 
 
 @pytest.mark.parametrize(
-    "conditions", [Conditions(busy=0.4), Conditions(busy=0.2, burst_seconds=0.05), Conditions(resets=0.4)]
+    "conditions", [Conditions(busy=0.4), Conditions(busy=0.2, burst_seconds=0.05), Conditions(resets=0.25)]
 )
 def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, conditions: Conditions) -> None:
     """Each request is taken at its second or third try."""

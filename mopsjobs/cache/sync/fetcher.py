@@ -57,8 +57,10 @@ class ParallelFetcher:
         self._is_over = True
         if kind is not None and self._pacer is not None:
             self._pacer.stop()
+        # Ctrl-C does not wait for the replies that are under way.
+        is_interrupted = kind is not None and not issubclass(kind, Exception)
         for pool in self._pools:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=not is_interrupted, cancel_futures=True)
 
     def fetch(self, keys: Sequence[str]) -> Iterator[Versioned | FailedRead | None]:
         """Begin to fetch these keys, and return their values in the order of the keys; None for a missing key.
