@@ -72,6 +72,7 @@ def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path, monkeypat
 def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure, or Ctrl-C: of a thousand keys, no thread begins another."""
     begun: list[str] = []
+    waits: list[bool] = []
     all_busy, may_go_on = threading.Barrier(fetcher.MAX_THREADS + 1), threading.Event()
 
     def get(key: str) -> str:
@@ -85,6 +86,7 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
     shutdown = fetchers._pools[0].shutdown
 
     def shut_down(**options: bool) -> None:
+        waits.append(options["wait"])
         may_go_on.set()  # leaving waits for what is under way
         shutdown(**options)
 
@@ -93,7 +95,7 @@ def test_who_leaves_waits_for_no_more_than_what_is_under_way(monkeypatch: pytest
         fetchers.fetch([str(number) for number in range(1000)])
         all_busy.wait(30)
         raise KeyboardInterrupt
-    assert len(begun) == fetcher.MAX_THREADS
+    assert (len(begun), waits) == (fetcher.MAX_THREADS, [False])
 
 
 OUTAGE = StoreUnavailableError("No answer.")
