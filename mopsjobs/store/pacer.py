@@ -19,7 +19,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mopsjobs.errors import MopsJobsError, StoreUnavailableError
-from mopsjobs.store.network import BUDGET_SECONDS, FIRST_PAUSE, LEAST_SECONDS, READ_ATTEMPTS, read_with_retries
+from mopsjobs.store.network import BUDGET_SECONDS, LEAST_SECONDS, READ_ATTEMPTS, read_with_retries
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 12
 """Tries of one read in bulk. With two fifths of all requests refused, one of 60,000 fails."""
+
+SILENT_TRIES = 4
+"""A try without a reply counts for as many, since it takes as long as many others."""
+
+FIRST_PAUSE = 0.05
+"""Seconds before the second try."""
 
 MAX_PAUSE = 1.5
 """Seconds between two tries, unless the server asks for more."""
@@ -193,11 +199,12 @@ class ReadPacer:
             finally:
                 self._note(failure, self._clock() - begun, is_small=is_small)
             # A server that refuses every request for a while has nothing against this key.
-            tries += self.answers > answers or not getattr(failure, "throttled", False)
+            if self.answers > answers or not getattr(failure, "throttled", False):
+                tries += SILENT_TRIES if getattr(failure, "silent", False) else 1
             answers = self.answers
             is_there = self.has_answered or getattr(failure, "sent", True)
             most = MAX_TRIES if is_there else READ_ATTEMPTS
-            if self._is_final(failure, pause, budget) or tries == most:
+            if self._is_final(failure, pause, budget) or tries >= most:
                 raise failure from None
             self._pause(Retry(failure.message, pause))
 
@@ -206,6 +213,8 @@ class ReadPacer:
         if not isinstance(failure, StoreUnavailableError) or self._is_stopped:
             return True
         idle = self._clock() + pause - (self._begun_at if self._answered_at is None else self._answered_at)
+        if self.has_answered and failure.sent and not (failure.silent or failure.throttled):
+            return False  # the connection broke: perhaps in a long reply, which was the only one meanwhile
         if failure.throttled or (self.has_answered and failure.sent):
             return idle > SILENT_SECONDS
         return idle + LEAST_SECONDS > budget

@@ -27,6 +27,10 @@ from mopsjobs.store.base import Entry, Versioned
 OnProgress = Callable[[int], None]
 """Called with the number of jobs seen so far."""
 
+BATCHES_AHEAD = 4
+"""Batches whose records are fetched at once, unless they are large. A record that is sent at the sixth try holds up one
+batch for seconds."""
+
 _TABLES = ("job", "problem", "pruned")
 """Tables with keys and versions."""
 
@@ -36,6 +40,8 @@ class _PlannedBatch:
 
     def __init__(self, records: record_batch.RecordBatch, known: dict[str, str]) -> None:
         self.records = records
+        self.size = 0
+        """Bytes of its records."""
         self.known = known
         """Versions of the rows that the cache has, by key."""
         self.seen = 0
@@ -97,9 +103,10 @@ class FullSync:
             planned: list[_PlannedBatch] = []
             try:
                 for batch in _batches(self._registry.scan()):
-                    # While one batch is written, the records of the next are fetched.
+                    # While one batch is written, the records of the next ones are fetched.
                     planned.append(self._plan(batch, fetcher))
-                    if len(planned) > 1:
+                    is_large = sum(each.size for each in planned) > record_batch.BATCH_BYTES
+                    while len(planned) > (1 if is_large else BATCHES_AHEAD):
                         self._write(planned.pop(0), on_progress)
             except StoreError:
                 for each in planned:
@@ -133,6 +140,7 @@ class FullSync:
                 planned.records.problems += _foreign_key_problem(entry)
                 continue
             planned.seen += 1
+            planned.size += min(entry.size or 0, MAX_RECORD_BYTES)
             is_pruned = entry.version.value == pruned.get(entry.key)
             is_unread = problems.get(entry.key) == record_batch.UNREAD_VERSION
             is_known = not is_unread and entry.version.value in (jobs.get(entry.key), problems.get(entry.key))

@@ -68,8 +68,8 @@ def test_a_read_is_tried_again_for_as_long_as_the_store_answers_others() -> None
     server = Server()
     with server.pacer.bulk():
         server.read()
-        server.read(*[BUSY, BROKEN, SILENT] * 3)
-    assert (server.requests, server.pacer.retries) == (11, 9)
+        server.read(*[BUSY, BROKEN] * 5, SILENT)
+    assert (server.requests, server.pacer.retries) == (13, 11)
 
 
 def test_a_read_that_fails_for_ever_is_given_up() -> None:
@@ -79,6 +79,25 @@ def test_a_read_that_fails_for_ever_is_given_up() -> None:
         with pytest.raises(StoreUnavailableError):
             server.read(*[BROKEN] * 100)
     assert server.requests == 1 + MAX_TRIES
+
+
+def test_a_read_without_a_reply_is_given_up_sooner() -> None:
+    """Each try takes 20 s."""
+    server = Server()
+    with server.pacer.bulk():
+        server.read()
+        with pytest.raises(StoreUnavailableError):
+            server.read(*[SILENT] * 100)
+    assert server.requests == 1 + MAX_TRIES // pacer.SILENT_TRIES
+
+
+def test_a_reply_that_broke_off_late_is_requested_again() -> None:
+    """A page of a listing may be the only reply for minutes on a thin line."""
+    server = Server()
+    with server.pacer.bulk():
+        server.read()
+        server.read(BROKEN, seconds=2 * SILENT_SECONDS)
+    assert server.requests == 3
 
 
 def test_a_server_that_refuses_all_requests_is_waited_for() -> None:
