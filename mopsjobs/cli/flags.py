@@ -149,7 +149,7 @@ def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) ->
         metavar="N",
         type=row_limit,
         default=job_arguments.DEFAULT_LIMIT,
-        help=f"show at most N jobs, 0 for all (default: {job_arguments.DEFAULT_LIMIT})",
+        help=f"show the first N jobs and all active ones, 0 for all (default: {job_arguments.DEFAULT_LIMIT})",
     )
 
 
