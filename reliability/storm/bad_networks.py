@@ -129,8 +129,8 @@ def sync_until_complete(registry: Registry, case: Case, directory: Path, mutatio
                 hold(told >= poisoned, f"{case.name}: sync {number + 1} does not report {sorted(poisoned)}.")
                 if rows.keys() >= expected.keys():
                     return number + 1
-    counts = f"{len(seen)} of {len(expected)} records are mirrored after {MAX_SYNCS} syncs"
-    raise PromiseBroken(f"{case.name}: {counts}, exit codes {codes}.")
+    counts = f"{len(seen)} of {len(expected)} records are mirrored"
+    raise PromiseBroken(f"{case.name}: none of {MAX_SYNCS} syncs ended well, exit codes {codes}; {counts}.")
 
 
 def _sync(server: azurite.Azurite, container: str, cache: Path, spec: Spec) -> tuple[int, list[dict[str, object]]]:
