@@ -117,7 +117,7 @@ def _history(cli: Cli) -> None:
         end = utc_now() - timedelta(hours=1 + 8 * number - number % 5 * 3)
         begin = end - timedelta(minutes=20 + number * 37 % 200)
         times = {"pending": begin - timedelta(minutes=1 + number * 7 % 40), "running": begin, ends[number % 8]: end}
-        steps = [{"status": name, "at": json_time(at), "id": str(number)} for name, at in times.items()]
+        steps = [{"status": name, "at": json_time(at), "id": f"{number}-{name}"} for name, at in times.items()]
         name = f"{('seir', 'malaria', 'measles')[number % 3]}-{end:%m%d}-{number:02}"
         done = 40 if ends[number % 8] in ("succeeded", "partial") else number % 40
         fields = {
