@@ -256,6 +256,8 @@ def _count(name: str, value: object) -> int:
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, float):
+        raise RecordError(f"invalid field {name}: expected a whole number, not {value}")
     if isinstance(value, bool) or not isinstance(value, int):
         _raise_invalid(name, "a whole number", value)
     if not 0 <= value < 2**53:

@@ -38,7 +38,11 @@ BAD_BLOBS = {
     "jobs/good-1/notes.txt": (b"by hand", "not_a_record", "not a job record"),
     "jobs/odd-code/state.json": (foreign("odd-code", error_code=137), "foreign_value", "shown as 137"),
     "jobs/odd-loss/state.json": (foreign("odd-loss").replace("{}", '{"loss": NaN}'), "foreign_value", "shown as null"),
-    "jobs/odd-progress/state.json": (foreign("odd-progress", tasks_completed=2.5), "foreign_value", "shown as 2"),
+    "jobs/odd-progress/state.json": (
+        foreign("odd-progress", tasks_completed=2.5),
+        "foreign_value",
+        "a whole number, not 2.5; shown as 2",
+    ),
     "jobs/odd-status/state.json": (foreign("odd-status", "hibernating"), "unknown_status", "'hibernating'"),
 }
 """What may lie under the registry's prefix: the bytes, and how each is to be reported."""

@@ -15,6 +15,7 @@ from mopsjobs.cli.job_table import fields_table, job_table
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.suggestions import invalid_choice
+from mopsjobs.utils.text import pluralize
 
 TYPE_CHECKING = False
 
@@ -162,9 +163,9 @@ def _all(begin: list[str], rest: Iterator[str]) -> Iterator[str]:
 
 
 def _footer(args: argparse.Namespace, page: job_queries.JobList, freshness: Freshness) -> str:
-    counted = f"{page.total} job{'' if page.total == 1 else 's'}"
+    counted = pluralize(page.total, "job")
     if len(page) < page.total:
-        counted = f"{len(page)} of {counted} (--limit 0 shows all; active ones are never cut)"
+        counted = f"{len(page):,} of {counted} (--limit 0 shows all; active ones are never cut)"
     window = f", last {args.hours:g} h" if args.hours is not None else ""
     stale = ", stale" if freshness.stale else ""
     return f"{counted}{window}, {freshness.describe()}{stale}"
