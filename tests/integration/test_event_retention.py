@@ -310,7 +310,7 @@ def test_a_log_that_is_gone_is_told(cli: Cli, told: Remote, words: tuple[str, ..
     ran = cli.ok(*words)
     assert (ran.out, ran.err) == ("", GONE)
     add(told.jobs, "silent", "running")
-    assert cli.ok("logs", "silent").err == ""
+    assert cli.ok("logs", "silent").err == "Job silent has no log lines yet.\n"
 
 
 PRUNED = (

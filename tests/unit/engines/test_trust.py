@@ -78,6 +78,7 @@ def test_logs_use_no_context_that_only_the_record_names(cli: Cli, cluster: Api, 
             " If you trust it, add: --trust context:prod"
         ),
         "warning: Showing the events instead.",
+        "Job seir-1 has no log lines yet.",
     ]
     assert not ran_plugin.exists()
     assert not list(cluster.mock)
