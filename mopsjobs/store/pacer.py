@@ -19,6 +19,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mopsjobs.errors import MopsJobsError, StoreUnavailableError
+from mopsjobs.store.bulk_reads import USUAL_WINDOW
 from mopsjobs.store.network import BUDGET_SECONDS, LEAST_SECONDS, READ_ATTEMPTS, read_with_retries
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 
@@ -45,9 +46,6 @@ REPLY_SECONDS = 30.0
 
 FIRST_WINDOW = 16
 """Concurrent reads before the first replies have come."""
-
-USUAL_WINDOW = 32
-"""Concurrent reads that suffice if replies come within `LONG_SECONDS`."""
 
 MAX_WINDOW = 64
 
@@ -292,16 +290,3 @@ class _Round:
         else:
             self.refusals += 1
         return self.replies >= max(size, LEAST_REPLIES)
-
-
-def pacer_of(store: object) -> ReadPacer | None:
-    """Return the pacer of a store across a network; None of another store."""
-    return getattr(store, "pacer", None)
-
-
-@contextlib.contextmanager
-def bulk_reads(store: object) -> Iterator[None]:
-    """Have all reads of a store in the block paced together."""
-    pacer = pacer_of(store)
-    with pacer.bulk() if pacer is not None else contextlib.nullcontext():
-        yield

@@ -79,6 +79,17 @@ def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple
     }
 
 
+NETWORK = {"email", "http", "multiprocessing", "requests", "socket", "ssl", "urllib3", "mopsjobs.store.network"}
+
+
+def test_a_listing_of_the_embedded_registry_imports_no_network(cli: Cli) -> None:
+    """It syncs each time, from a file of this machine."""
+    cli.ok("register", "a")
+    imported = _imported(cli, ("list", "--json"), packages=True)
+    assert "mopsjobs.cache.sync.mirror" in imported
+    assert imported & (NETWORK | {"urllib.request"}) == set()
+
+
 def test_a_table_adds_tabulate_alone(cli: Cli, remote: Remote) -> None:
     """A table is made by tabulate; what tabulate would import to learn its own version is not imported."""
     remote.put(key("a"), foreign("a"))

@@ -26,7 +26,7 @@ from mopsjobs.cache.sync.full import FullSync, OnProgress
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.pacer import bulk_reads
+from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
 MAX_FULL_SYNC_AGE = timedelta(hours=1)
