@@ -23,7 +23,7 @@ PROJECT_FILE = ".mops-jobs.toml"
 INSTEAD = "If you trust it, name its registry yourself: MOPS_JOBS_REGISTRY, or config.toml."
 """What a user does instead where a project is shared: its file belongs to a colleague."""
 
-_HOST = re.compile(r"https?://(\[[^\]]*\]|[^/:]*)", re.IGNORECASE)
+_HOST = r"https?://(\[[^\]]*\]|[^/:]*)"
 
 
 def find_project_file(cwd: str | None) -> tuple[str | None, tuple[str, ...]]:
@@ -90,7 +90,7 @@ def check_registry(path: str, registry: str) -> None:
     Raises:
         ConfigError: if it does, and the group has other members, or may have.
     """
-    host = _HOST.match(registry)
+    host = re.match(_HOST, registry, re.IGNORECASE)
     if host is None or not is_loopback(host[1]):
         return
     found = os.stat(path)

@@ -16,7 +16,6 @@ import stat
 from collections.abc import Iterator
 
 from mopsjobs.errors import CacheError, UsageError
-from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.sqlite_file import connect, create, creation_lock
 
 SCHEMA_VERSION = 7
@@ -76,6 +75,8 @@ def open_to_write(path: str, registry_id: str, busy_seconds: float = BUSY_SECOND
     """
     with translate_sqlite_errors(path):
         try:
+            from mopsjobs.utils.files import make_directory  # here: no listing needs it
+
             make_directory(os.path.dirname(path))
             _create_if_missing(path, registry_id, busy_seconds)
         except OSError as error:
