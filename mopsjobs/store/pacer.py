@@ -82,14 +82,12 @@ class ReadPacer:
 
     def __init__(
         self,
-        explain: Callable[[Exception], MopsJobsError],
         *,
         sleep: Callable[[float], None],
         clock: Callable[[], float],
         retry_after: Callable[[Exception], float] = lambda error: 0.0,
     ) -> None:
         """Begin with no reads. For the arguments, see `read_with_retries`."""
-        self._explain = explain
         self._sleep = sleep
         self._clock = clock
         self._retry_after = retry_after
@@ -161,11 +159,20 @@ class ReadPacer:
             self._is_stopped = True
             self._changed.notify_all()
 
-    def read(self, attempt: Callable[[float], T], *, budget: float = BUDGET_SECONDS, is_small: bool = True) -> T:
+    def read(
+        self,
+        attempt: Callable[[float], T],
+        explain: Callable[[Exception], MopsJobsError],
+        *,
+        budget: float = BUDGET_SECONDS,
+        is_small: bool = True,
+    ) -> T:
         """Call `attempt` with the seconds that it may take, until it succeeds.
 
         Args:
             attempt: sends one request that only reads.
+            explain: turns its error into one of this project. Not kept: as a method of the store, it would keep the
+                store's connections until a garbage collection.
             budget: seconds for all attempts while the store does not answer.
             is_small: whether the window counts it. The pages of a listing come one after the other anyway.
 
@@ -173,12 +180,19 @@ class ReadPacer:
             MopsJobsError: if no attempt succeeds: the error that `explain` returns.
         """
         if self.is_bulk:
-            return self._read_in_bulk(attempt, budget, is_small=is_small)
+            return self._read_in_bulk(attempt, explain, budget, is_small=is_small)
         return read_with_retries(
-            attempt, self._explain, sleep=self._sleep, clock=self._clock, budget=budget, retry_after=self._retry_after
+            attempt, explain, sleep=self._sleep, clock=self._clock, budget=budget, retry_after=self._retry_after
         )
 
-    def _read_in_bulk(self, attempt: Callable[[float], T], budget: float, *, is_small: bool) -> T:
+    def _read_in_bulk(
+        self,
+        attempt: Callable[[float], T],
+        explain: Callable[[Exception], MopsJobsError],
+        budget: float,
+        *,
+        is_small: bool,
+    ) -> T:
         backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
         tries = 0
         answers = self.answers
@@ -192,7 +206,7 @@ class ReadPacer:
                     raise StoreUnavailableError("The sync was interrupted.")
                 return attempt(REPLY_SECONDS if self.has_answered else budget)
             except Exception as error:  # noqa: BLE001 - no error of an SDK, of whatever kind, leaves the store
-                failure = self._explain(error)
+                failure = explain(error)
                 pause = max(backoff.next_delay(), self._retry_after(error))
             finally:
                 self._note(failure, self._clock() - begun, is_small=is_small)

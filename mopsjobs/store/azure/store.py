@@ -111,7 +111,7 @@ class AzureVersionedStore:
         self._credential = container.credential
         self._page_size = page_size
         self._clock = clock
-        self.pacer = ReadPacer(self._explain, sleep=sleep, clock=clock, retry_after=retry_after)
+        self.pacer = ReadPacer(sleep=sleep, clock=clock, retry_after=retry_after)
         self._closed = False
         transport = BoundedTransport()
         options: dict[str, Any] = {
@@ -340,7 +340,7 @@ class AzureVersionedStore:
             self._check_open()
             return attempt(left)
 
-        return self.pacer.read(attempt_if_open, budget=BUDGET_SECONDS, is_small=is_small)
+        return self.pacer.read(attempt_if_open, self._explain, budget=BUDGET_SECONDS, is_small=is_small)
 
     def _explain(self, error: Exception) -> StoreError:
         return explain(error, self.location, self.credential_source)

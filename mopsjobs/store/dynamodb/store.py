@@ -109,7 +109,7 @@ class DynamoDBVersionedStore:
         self.credential_source = "the AWS settings"
         self._table = table
         self._page_size = page_size
-        self.pacer = ReadPacer(self._explain, sleep=sleep, clock=clock)
+        self.pacer = ReadPacer(sleep=sleep, clock=clock)
         self._lock = threading.Lock()
         self._connected: Any = None
         self._closed = False
@@ -226,7 +226,7 @@ class DynamoDBVersionedStore:
                 raise
 
         self._client()  # before the clock starts, since the budget is for the network
-        return self.pacer.read(attempt, budget=BUDGET_SECONDS, is_small=operation == "get_item")
+        return self.pacer.read(attempt, self._explain, budget=BUDGET_SECONDS, is_small=operation == "get_item")
 
     def _write(self, operation: str, **arguments: Any) -> bool | None:
         """Send a write, once. Return False if its condition does not hold, None if there is no table."""

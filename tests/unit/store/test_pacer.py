@@ -29,7 +29,7 @@ class Server:
         self.time = 0.0
         self.requests = 0
         self.pauses: list[float] = []
-        self.pacer = ReadPacer(_same, sleep=self._sleep, clock=lambda: self.time, retry_after=lambda error: retry_after)
+        self.pacer = ReadPacer(sleep=self._sleep, clock=lambda: self.time, retry_after=lambda error: retry_after)
         self.pacer.on_retry = lambda retry: self.pauses.append(retry.pause)
 
     def _sleep(self, seconds: float) -> None:
@@ -46,7 +46,7 @@ class Server:
             if failure is not None:
                 raise failure
 
-        self.pacer.read(attempt)
+        self.pacer.read(attempt, _same)
 
     def read_many(self, count: int, seconds: Callable[[int], float], refuses: Callable[[int], bool]) -> None:
         """Read keys; `seconds` and `refuses` say how the server treats a request if `window` of them are on the way."""
@@ -189,7 +189,7 @@ def test_no_more_reads_run_than_the_window_allows() -> None:
             running -= 1
 
     with server.pacer.bulk():
-        threads = [threading.Thread(target=server.pacer.read, args=(attempt,)) for _ in range(8)]
+        threads = [threading.Thread(target=server.pacer.read, args=(attempt, _same)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
