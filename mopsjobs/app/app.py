@@ -62,9 +62,10 @@ class App:
         """Return the store of the registry, opened once."""
         if self._store is None:
             from mopsjobs.store import open_store
+            from mopsjobs.store.bulk_reads import pacer_of
 
             self._store = open_store(self.settings.registry.value, self.env, when_missing=self.embedded.refuse_lost)
-            if self.out.verbose and (pacer := getattr(self._store, "pacer", None)) is not None:
+            if self.out.verbose and (pacer := pacer_of(self._store)) is not None:
                 pacer.on_retry = lambda retry: self.out.debug(f"{retry.reason} Trying again in {retry.pause:.1f} s.")
         return self._store
 

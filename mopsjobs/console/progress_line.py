@@ -91,7 +91,7 @@ class ProgressLine:
             self._draw_if_due()
 
     def wait(self, done: int, total: int | None, note: str) -> None:
-        """Show a note while the work has not begun: then there is no time left to tell.
+        """Show a note, and no time left, while the work has not begun.
 
         Args:
             done: the count of what was done before.

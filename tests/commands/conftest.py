@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.registry.status import JobStatus
-from support.cli import Cli, Remote, add, foreign, key
+from support.cli import Cli, Clock, Remote, add, foreign, key
 from support.desk import Desk
+from support.events import Writer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +23,12 @@ def desk(cli: Cli, tmp_path: Path) -> Iterator[Desk]:
     """Yield a directory with a model, and the command in it."""
     with closing(Desk(cli, tmp_path / "desk")) as made:
         yield made
+
+
+@pytest.fixture
+def write(remote: Remote, clock: Clock) -> Writer:
+    """Return a function that writes chunks of the job `job` into the registry across the network."""
+    return Writer(remote.store.inner, clock)
 
 
 @pytest.fixture

@@ -14,21 +14,11 @@ import pytest
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.sync import events as mirror
-from support.cli import REMOTE_URL, Cli, Clock, Ran, Remote, add, during_sleeps, put, sentences
-from support.events import Writer
+from support.cli import REMOTE_URL, Cli, Clock, Remote, add, during_sleeps, put, sentences
+from support.events import Writer, event_texts
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def write(remote: Remote, clock: Clock) -> Writer:
-    """Write chunks of the job `job` into the registry across the network."""
-    return Writer(remote.store.inner, clock)
-
-
-def _texts(ran: Ran) -> list[str]:
-    return [event["text"] for event in map(json.loads, ran.lines) if "text" in event]
 
 
 # --- cursors ---------------------------------------------------------------------------------------------------------
@@ -38,10 +28,10 @@ def test_a_script_resumes_from_its_cursor(cli: Cli, remote: Remote, write: Write
     """`--since` goes on after the event with that cursor, and prints nothing if there is none."""
     write("a", "b", "c")
     lines = [json.loads(line) for line in cli.ok("events", "--json").lines]
-    assert _texts(cli.ok("events", "--json", "--since", lines[0]["cursor"])) == ["b", "c"]
+    assert event_texts(cli.ok("events", "--json", "--since", lines[0]["cursor"])) == ["b", "c"]
     assert cli.ok("events", "--json", "--since", lines[2]["cursor"]).out == ""
     write("d")
-    assert _texts(cli.ok("events", "--json", "--since", lines[2]["cursor"])) == ["d"]
+    assert event_texts(cli.ok("events", "--json", "--since", lines[2]["cursor"])) == ["d"]
 
 
 @pytest.mark.slow
@@ -147,7 +137,7 @@ def test_a_cache_rebuilt_meanwhile_ends_a_follower(cli: Cli, remote: Remote, wri
     ran = cli("events", "job", "--follow", "--json")
     assert ran.code == 1
     assert "rebuilt" in ran.err
-    assert _texts(ran) == ["a"]
+    assert event_texts(ran) == ["a"]
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -225,9 +215,9 @@ def test_one_job_by_id_prefix_or_latest(cli: Cli, remote: Remote, clock: Clock) 
         add(remote.jobs, name, "running")
         Writer(remote.store.inner, clock, name)(name)
     cli.ok("sync")
-    assert _texts(cli.ok("events", "--json", "one-job")) == ["one-job"]
-    assert _texts(cli.ok("events", "--json", "one")) == ["one-job"]
-    assert _texts(cli.ok("events", "--json", "@latest")) == ["two-job"]
+    assert event_texts(cli.ok("events", "--json", "one-job")) == ["one-job"]
+    assert event_texts(cli.ok("events", "--json", "one")) == ["one-job"]
+    assert event_texts(cli.ok("events", "--json", "@latest")) == ["two-job"]
     assert cli("events", "three").code == 3
     assert cli("logs", "three").code == 3
     assert cli("events", "a/b").code == 2
@@ -247,7 +237,7 @@ def test_an_outage_shows_what_is_there(cli: Cli, remote: Remote, write: Writer) 
     remote.store.down = True
     for argv in (("events", "job", "--json"), ("events", "--json")):
         ran = cli.ok(*argv)
-        assert _texts(ran) == ["a"]
+        assert event_texts(ran) == ["a"]
         assert ran.err.startswith("warning: ")
     assert cli.ok("logs", "job").lines == ["a"]
 
@@ -266,7 +256,7 @@ def test_following_one_job_ends_when_all_was_printed(cli: Cli, remote: Remote, w
         _4=lambda: write("d", "e"),
     )
     ran = cli.ok("events", "job", "--follow", "--json")
-    assert _texts(ran) == ["a", "b", "c", "d", "e"]
+    assert event_texts(ran) == ["a", "b", "c", "d", "e"]
     assert cli.clock.slept == [2.0] * 6
 
 
@@ -288,7 +278,7 @@ def test_a_job_long_ended_is_not_waited_for(cli: Cli, remote: Remote, write: Wri
     add(remote.jobs, "job", "succeeded")
     write("a")
     cli.clock.advance(minutes=5)
-    assert _texts(cli.ok("events", "job", "-f", "--json")) == ["a"]
+    assert event_texts(cli.ok("events", "job", "-f", "--json")) == ["a"]
     assert cli.clock.slept == []
 
 
@@ -319,7 +309,7 @@ def test_following_all_jobs_goes_on_for_ever(cli: Cli, remote: Remote, write: Wr
 
     cli.clock.on_sleep = deed
     ran = cli("events", "--follow", "--json")
-    assert (ran.code, _texts(ran)) == (130, ["1", "2"])
+    assert (ran.code, event_texts(ran)) == (130, ["1", "2"])
 
 
 def test_a_follower_of_all_jobs_looks_less_often_the_more_it_lists(
@@ -344,7 +334,7 @@ def test_following_starts_after_a_cursor(cli: Cli, remote: Remote, write: Writer
     write("a", "b")
     cli.clock.advance(minutes=5)
     first = json.loads(cli.ok("events", "--json").lines[0])["cursor"]
-    assert _texts(cli.ok("events", "job", "-f", "--json", "--since", first)) == ["b"]
+    assert event_texts(cli.ok("events", "job", "-f", "--json", "--since", first)) == ["b"]
 
 
 def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:

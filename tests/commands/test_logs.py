@@ -8,7 +8,7 @@ import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Clock, Remote, add, during_sleeps, key, sentences
+from support.cli import Cli, Remote, add, during_sleeps, key, sentences
 from support.events import Writer
 from support.kubernetes import Api, kubeconfig, lines, log_path
 
@@ -116,12 +116,6 @@ def test_the_runner_speaks_for_itself_while_the_registry_is_away(cli: Cli, remot
     ran = cli("logs", "mine", "--grep", "ir", "--tail", "1")
     assert (ran.code, ran.lines) == (5, ["third"])
     assert "Showing the log of the job's runner on this machine." in ran.err
-
-
-@pytest.fixture
-def write(remote: Remote, clock: Clock) -> Writer:
-    """Return a function that writes chunks of the job `job` into the registry across the network."""
-    return Writer(remote.store.inner, clock)
 
 
 @pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)])

@@ -7,26 +7,14 @@ import json
 import sqlite3
 from typing import TYPE_CHECKING
 
-import pytest
-
 from mopsjobs.events.format import chunk_key
-from support.cli import START, Cli, Clock, Ran, Remote, add, key, sentences
-from support.events import Writer
+from support.cli import START, Cli, Remote, add, key, sentences
+from support.events import Writer, event_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mopsjobs.store.base import VersionedStore
-
-
-@pytest.fixture
-def write(remote: Remote, clock: Clock) -> Writer:
-    """Return a function that writes chunks of the job `job` into the registry across the network."""
-    return Writer(remote.store.inner, clock)
-
-
-def _texts(ran: Ran) -> list[str]:
-    return [event["text"] for event in map(json.loads, ran.lines) if "text" in event]
 
 
 def test_each_write_of_the_command_leaves_a_state_event(cli: Cli, anywhere: VersionedStore) -> None:
@@ -66,7 +54,7 @@ def test_sync_brings_events_for_later(cli: Cli, remote: Remote, write: Writer) -
     assert cli.ok("sync", "--json").json["events_added"] == 0
     remote.store.down = True
     assert cli.ok("logs", "job", "--offline").lines == ["a", "b"]
-    assert _texts(cli.ok("events", "--json", "--offline")) == ["a", "b"]
+    assert event_texts(cli.ok("events", "--json", "--offline")) == ["a", "b"]
 
 
 def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, write: Writer) -> None:
@@ -108,7 +96,7 @@ def test_a_bad_chunk_is_told_once_and_skipped(cli: Cli, remote: Remote, write: W
     fetched = remote.store.calls["get"]
     assert cli.ok("sync").err == ""
     assert remote.store.calls["get"] == fetched
-    assert _texts(cli.ok("events", "--json")) == ["a"]
+    assert event_texts(cli.ok("events", "--json")) == ["a"]
     with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
         assert cache.execute("SELECT * FROM event_problems").fetchall() == [(bad, told)]
 
@@ -123,7 +111,7 @@ def test_full_tries_bad_chunks_again(cli: Cli, remote: Remote, write: Writer) ->
     assert cli("sync", "--full").code == 7
     remote.put(where, good.value)
     cli.ok("sync", "--full")
-    assert _texts(cli.ok("events", "--json", "--offline")) == ["a"]
+    assert event_texts(cli.ok("events", "--json", "--offline")) == ["a"]
 
 
 def test_events_of_another_job_are_not_believed(cli: Cli, remote: Remote, write: Writer) -> None:
@@ -161,7 +149,7 @@ def test_a_chunk_sent_twice_is_taken_once(cli: Cli, remote: Remote, write: Write
     remote.put(where.replace("T12/", "T13/"), value.value)
     cli.clock.advance(hours=1)
     cli.ok("sync")
-    assert _texts(cli.ok("events", "--json")) == ["a", "b"]
+    assert event_texts(cli.ok("events", "--json")) == ["a", "b"]
 
 
 def test_an_old_cache_is_brought_up_to_date(cli: Cli, remote: Remote, write: Writer) -> None:

@@ -6,12 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.events.format import chunk_key
-from support.cli import Clock
+from support.cli import Clock, Ran
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from mopsjobs.store.base import VersionedStore
+
+
+def event_texts(ran: Ran) -> list[str]:
+    """Return the texts of the events that a command printed as JSON lines."""
+    return [event["text"] for event in map(json.loads, ran.lines) if "text" in event]
 
 
 class Writer:
