@@ -13,6 +13,7 @@ from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.command_line import command_line
+from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError
 from mopsjobs.registry.job_state import JobState, check_job_id
 
@@ -102,7 +103,7 @@ def find_state(name: str, app: App) -> JobState:
 def _find_launched(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job by its record. End it first if its runner never reported."""
     found = _find_by_record(name, app, policy)
-    if policy.offline or not found.job["is_active"] or found.job["engine"] not in ("local", "dask"):
+    if policy.offline or not found.job["is_active"] or found.job["engine"] not in LOCAL_ENGINES:
         return found
     from mopsjobs.app.failed_launches import end_failed_launch_if_possible  # here: few jobs need it
 

@@ -12,11 +12,11 @@ from mopsjobs.utils.user_dirs import expand_home
 
 DEFAULT_CONTAINER = "job-registry"
 
-_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_ACCOUNT = r"[a-z0-9]{3,24}"
 
-_SUFFIX = re.compile(r"[A-Za-z0-9.-]+")
+_SUFFIX = r"[A-Za-z0-9.-]+"
 
-_ENDPOINT = re.compile(r"https?://([^@/\s]*@)?[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._-]*)?(\?.*)?", re.IGNORECASE)
+_ENDPOINT = r"https?://([^@/\s]*@)?[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9/._-]*)?(\?.*)?"
 
 URL_FORMS = f"memory:, sqlite:///path/registry.db, dynamodb://TABLE, {FORMS}"
 
@@ -107,11 +107,11 @@ def _azure_identity(url: str, env: Mapping[str, str]) -> str:
     # Only names and addresses are used. Any part of a damaged string may be the key, and the identity is printed.
     # A registry with such a string cannot be opened, so it needs no identity of its own.
     endpoint = facts.get("blobendpoint", "")
-    if _ENDPOINT.fullmatch(endpoint):
+    if re.fullmatch(_ENDPOINT, endpoint, re.IGNORECASE):
         return _normal(f"{endpoint.partition('?')[0].rstrip('/')}/{container}")
     account = facts.get("accountname") or env.get("AZURE_STORAGE_ACCOUNT", "").strip()
     suffix = facts.get("endpointsuffix") or "core.windows.net"
-    if endpoint or not (_ACCOUNT.fullmatch(account) and _SUFFIX.fullmatch(suffix)):
+    if endpoint or not (re.fullmatch(_ACCOUNT, account) and re.fullmatch(_SUFFIX, suffix)):
         return f"azure:///{container}"
     return _normal(f"https://{account}.blob.{suffix}/{container}")
 
