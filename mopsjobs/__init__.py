@@ -7,7 +7,7 @@ tests/project/test_layers.py). From the lowest floor up:
     utils
     console, engines, store
     bundles, registry
-    events, studies
+    events, ledger, studies
     cache, modelops, submission
     runner
     app

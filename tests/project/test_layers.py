@@ -29,7 +29,7 @@ FLOORS = (
     ("utils",),
     ("console", "engines", "store"),
     ("bundles", "registry"),
-    ("events", "studies"),
+    ("events", "ledger", "studies"),
     ("cache", "modelops", "submission"),
     ("runner",),
     ("app",),

@@ -1,0 +1,70 @@
+"""One attempt: one try at a task, with its outcome and what it used."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class Outcome(enum.StrEnum):
+    """The end of an attempt."""
+
+    SUCCEEDED = "succeeded"
+    """The model returned, and its outputs are in the store or on their way to it."""
+    FAILED = "failed"
+    """The model raised an error, or left other outputs than the study names."""
+    TIMEOUT = "timeout"
+    """The attempt took longer than `--task-timeout`."""
+    OOM = "oom"
+    """The model ran out of memory: a MemoryError, or the kernel killed the worker for its memory."""
+    DIED = "died"
+    """The worker ended while it ran the task."""
+    CANCELLED = "cancelled"
+    """The job was cancelled or the runner was asked to stop."""
+    LOST = "lost"
+    """The runner was killed. The end of the attempt was not seen, or its outputs were lost with the runner."""
+
+
+class AttemptError(NamedTuple):
+    """The reason for a failed attempt."""
+
+    key: str
+    """The signature of the error; equal for attempts that failed for the same reason."""
+    type: str
+    """The name of the exception, or a word of the runner: `Timeout`, `WorkerDied`, `MissingOutput`, …"""
+    where: str | None
+    """`FILE:LINE` of the innermost line of the model's own code; None if there is none."""
+    message: str
+    """The message of the error, cut to `MAX_MESSAGE_CHARACTERS`."""
+
+
+class Attempt(NamedTuple):
+    """One try at a task. What could not be observed is None."""
+
+    task: int
+    """The number of the task in the study, from 0."""
+    attempt: int
+    """Which try at the task it was in its run, from 1. A later run of the shard begins at 1 again."""
+    outcome: Outcome
+    started_at: float | None
+    """Seconds since the epoch, in UTC, by the clock of the host."""
+    seconds: float | None
+    """How long it took, by a monotonic clock."""
+    user_seconds: float | None
+    """Processor time in user mode, of the worker and of the processes that it waited for."""
+    system_seconds: float | None
+    """Processor time in the kernel, of the same processes."""
+    max_rss_bytes: int | None
+    """The peak of resident memory, of the worker during the attempt or of a process that it waited for."""
+    host: str | None
+    """The name of the machine."""
+    python: str | None
+    """The version of the model's interpreter, for example `3.12.4`."""
+    error: AttemptError | None
+    """None if it succeeded or was stopped."""
+    output_bytes: int | None
+    """The size of all its outputs together; None if it left none."""
+
+
+MAX_MESSAGE_CHARACTERS = 500
+"""Characters of an error's message that the ledger keeps. The event of the failure has more."""

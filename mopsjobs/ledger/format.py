@@ -1,0 +1,318 @@
+"""The form of ledger chunks: their keys, their bytes, and how bytes from elsewhere are parsed. No input or output.
+
+A chunk is gzip of NDJSON at `ledger/<job_id>/<shard>.<run>-<number>.attempts.gz`, and never changes. Its first line is
+an object about all its attempts, and each further line is one column of them:
+
+    {"version": 1, "job_id": "j", "shard": 0, "count": 2, "epoch_ms": 1780000000000,
+     "hosts": ["node-1"], "pythons": ["3.12.4"], "errors": [["1a2b3c4d5e6f", "ValueError", "PLACE:21"]]}
+    {"column": "task", "values": [0, 3]}
+    {"column": "attempt", "values": [1, 1]}
+    …
+
+By columns, a chunk takes a third of the bytes that it would take by rows. `task` and `started_ms` hold the difference
+to the value before, the first one to 0 and to `epoch_ms`. `host`, `python` and `error` are positions in the lists of
+the first line. Times are whole milliseconds, memory is in KiB. The same attempts give the same bytes. So a writer that
+lost a reply, or was killed, sends its chunk again under the same key, and `create_if_absent` keeps one. See
+docs/decisions/0044-the-ledger.md.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from mopsjobs.errors import RecordError, UsageError
+from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome
+from mopsjobs.registry.job_state import check_job_id
+from mopsjobs.utils.json_strict import check_surrogates, parse_json
+
+PREFIX = "ledger/"
+
+VERSION = 1
+
+MAX_CHUNK_ATTEMPTS = 5_000
+"""Attempts in one chunk, at most: some 50 KB."""
+
+MAX_CHUNK_BYTES = 8 * 1024 * 1024
+"""Of a chunk as it is stored."""
+
+MAX_TEXT_BYTES = 64 * 1024 * 1024
+"""Of a chunk that is unpacked. A few kilobytes of gzip may hold gigabytes."""
+
+MAX_NAME_CHARACTERS = 200
+"""Of a host, a version, a type or a place."""
+
+_KEY = re.compile(
+    r"ledger/(?P<name>(?P<job>[^/]+)/(?P<shard>\d{1,6})\.[0-9a-f]{1,32}-\d{6,12})\.(?P<kind>attempts|scalars)\.gz",
+    re.ASCII,
+)
+
+_OUTCOMES = {str(outcome): outcome for outcome in Outcome}
+
+_NUMBER_COLUMNS = ("seconds_ms", "user_ms", "system_ms", "max_rss_kib", "output_bytes")
+"""Columns of whole numbers or nulls."""
+
+
+class ChunkKey(NamedTuple):
+    """The parts of a chunk's key. `name` is the identity of the chunk, `kind` is `attempts` or `scalars`."""
+
+    name: str
+    job_id: str
+    shard: int
+    kind: str
+
+
+class AttemptChunk(NamedTuple):
+    """The content of a chunk."""
+
+    job_id: str
+    shard: int
+    attempts: list[Attempt]
+
+
+def ledger_prefix(job_id: str) -> str:
+    """Return the prefix of all chunks of a job's ledger."""
+    return f"{PREFIX}{check_job_id(job_id)}/"
+
+
+def chunk_key(job_id: str, shard: int, run: str, number: int, kind: str = "attempts") -> str:
+    """Return the key of a chunk.
+
+    Args:
+        job_id: the job.
+        shard: the shard that wrote it.
+        run: drawn by the runner for this run of the shard: up to 32 hexadecimal digits.
+        number: counts the chunks of the run, from 0.
+        kind: `attempts` or `scalars`.
+    """
+    return f"{ledger_prefix(job_id)}{shard}.{run}-{number:06d}.{kind}.gz"
+
+
+def parse_chunk_key(key: str) -> ChunkKey | None:
+    """Split the key of a chunk into its parts; None if it is the key of something else."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    try:
+        return ChunkKey(match["name"], check_job_id(match["job"]), int(match["shard"]), match["kind"])
+    except UsageError:
+        return None
+
+
+def encode_attempts(job_id: str, shard: int, attempts: Sequence[Attempt]) -> bytes:
+    """Return the bytes of a chunk, the same for the same attempts."""
+    hosts, pythons = _Positions(), _Positions()
+    errors: dict[tuple[str, str, str | None], int] = {}
+    epoch_ms = min((_ms(one.started_at) for one in attempts if one.started_at is not None), default=0)
+    columns: dict[str, list[Any]] = {
+        "task": _differences([one.task for one in attempts], 0),
+        "attempt": [one.attempt for one in attempts],
+        "outcome": [str(one.outcome) for one in attempts],
+        "started_ms": _differences([_ms_or_none(one.started_at) for one in attempts], epoch_ms),
+        "seconds_ms": [_ms_or_none(one.seconds) for one in attempts],
+        "user_ms": [_ms_or_none(one.user_seconds) for one in attempts],
+        "system_ms": [_ms_or_none(one.system_seconds) for one in attempts],
+        "max_rss_kib": [None if one.max_rss_bytes is None else one.max_rss_bytes // 1024 for one in attempts],
+        "output_bytes": [one.output_bytes for one in attempts],
+        "host": [hosts.position_of(one.host) for one in attempts],
+        "python": [pythons.position_of(one.python) for one in attempts],
+        "error": [
+            None if one.error is None else errors.setdefault(_error_head(one.error), len(errors)) for one in attempts
+        ],
+        "message": [None if one.error is None else one.error.message[:MAX_MESSAGE_CHARACTERS] for one in attempts],
+    }
+    head = {
+        "version": VERSION,
+        "job_id": job_id,
+        "shard": shard,
+        "count": len(attempts),
+        "epoch_ms": epoch_ms,
+        "hosts": hosts.values,
+        "pythons": pythons.values,
+        "errors": [list(error) for error in errors],
+    }
+    return encode_columns(head, columns)
+
+
+def encode_columns(head: dict[str, object], columns: dict[str, list[Any]]) -> bytes:
+    """Return the bytes of a chunk with these columns."""
+    lines = [head, *({"column": name, "values": values} for name, values in columns.items())]
+    text = "".join(json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n" for line in lines)
+    return gzip.compress(text.encode("ascii"), mtime=0)
+
+
+def parse_attempts(value: bytes, key: ChunkKey) -> AttemptChunk:
+    """Return the attempts of a chunk, in the order of their ends.
+
+    Args:
+        value: its bytes.
+        key: its key: the job and the shard in the chunk must be those.
+
+    Raises:
+        RecordError: if it is not a chunk of attempts of that job and shard, or only a newer version can read it.
+    """
+    head, columns = parse_columns(value, key)
+    try:
+        return AttemptChunk(key.job_id, key.shard, list(_attempts(head, columns)))
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise RecordError(f"not a chunk of attempts ({type(error).__name__}: {error})") from None
+
+
+def parse_columns(value: bytes, key: ChunkKey) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return the first line of a chunk, and its columns, each with as many values as the first line says.
+
+    Raises:
+        RecordError: if it is not a chunk of that job and shard, or only a newer version can read it.
+    """
+    head, *lines = [parse_json(line) for line in _unpack(value).splitlines()] or [None]
+    if not isinstance(head, dict) or type(head.get("version")) is not int:
+        raise RecordError("not a chunk of a ledger: expected an object with a version in its first line")
+    if head["version"] != VERSION:
+        raise RecordError(f"unknown version of a ledger {head['version']}: expected {VERSION}")
+    if (head.get("job_id"), head.get("shard")) != (key.job_id, key.shard):
+        raise RecordError(f"it is a chunk of job {str(head.get('job_id'))[:80]!r}, shard {str(head.get('shard'))[:9]}")
+    columns: dict[str, list[Any]] = {}
+    for line in lines:
+        if not (isinstance(line, dict) and isinstance(line.get("column"), str)):
+            raise RecordError("not a column: expected an object with a column and its values")
+        values = line.get("values")
+        if not isinstance(values, list) or len(values) != head.get("count"):
+            raise RecordError(f"column {line['column'][:80]!r} has another number of values than the first line says")
+        columns[line["column"]] = values
+    return head, columns
+
+
+def _unpack(value: bytes) -> str:
+    if len(value) > MAX_CHUNK_BYTES:
+        raise RecordError(f"too large: {len(value):,} bytes, expected at most {MAX_CHUNK_BYTES:,}")
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        content = unpacker.decompress(value, MAX_TEXT_BYTES)
+    except zlib.error:
+        raise RecordError("not gzip") from None
+    if unpacker.unconsumed_tail:
+        raise RecordError(f"too large: it unpacks to more than {MAX_TEXT_BYTES:,} bytes")
+    if not unpacker.eof:
+        raise RecordError("the gzip is incomplete")
+    try:
+        return content.decode("ascii")
+    except UnicodeDecodeError:
+        raise RecordError("not ASCII text") from None
+
+
+def _attempts(head: dict[str, Any], columns: dict[str, list[Any]]) -> Iterator[Attempt]:
+    hosts, pythons = _names(head["hosts"]), _names(head["pythons"])
+    errors = [(_name(key), _name(kind), None if where is None else _name(where)) for key, kind, where in head["errors"]]
+    numbers = {name: [_number(value) for value in columns[name]] for name in _NUMBER_COLUMNS}
+    rows = zip(
+        _sums(columns["task"], 0),
+        columns["attempt"],
+        columns["outcome"],
+        _sums(columns["started_ms"], head["epoch_ms"]),
+        *numbers.values(),
+        columns["host"],
+        columns["python"],
+        columns["error"],
+        columns["message"],
+        strict=True,
+    )
+    for task, attempt, outcome, started_ms, ms, user_ms, system_ms, rss_kib, size, host, python, error, message in rows:
+        yield Attempt(
+            task=_at_least(task, 0),
+            attempt=_at_least(attempt, 1),
+            outcome=_OUTCOMES[outcome],
+            started_at=None if started_ms is None else started_ms / 1000,
+            seconds=None if ms is None else ms / 1000,
+            user_seconds=None if user_ms is None else user_ms / 1000,
+            system_seconds=None if system_ms is None else system_ms / 1000,
+            max_rss_bytes=None if rss_kib is None else rss_kib * 1024,
+            host=None if host is None else hosts[_at_least(host, 0)],
+            python=None if python is None else pythons[_at_least(python, 0)],
+            error=None if error is None else AttemptError(*errors[_at_least(error, 0)], _message(message)),
+            output_bytes=size,
+        )
+
+
+class _Positions:
+    """Distinct texts, in the order of their first use."""
+
+    def __init__(self) -> None:
+        self._positions: dict[str, int] = {}
+
+    @property
+    def values(self) -> list[str]:
+        return list(self._positions)
+
+    def position_of(self, text: str | None) -> int | None:
+        return None if text is None else self._positions.setdefault(text, len(self._positions))
+
+
+def _error_head(error: AttemptError) -> tuple[str, str, str | None]:
+    where = None if error.where is None else error.where[:MAX_NAME_CHARACTERS]
+    return error.key[:MAX_NAME_CHARACTERS], error.type[:MAX_NAME_CHARACTERS], where
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _ms_or_none(seconds: float | None) -> int | None:
+    return None if seconds is None else _ms(seconds)
+
+
+def _differences(values: Iterable[int | None], first: int) -> list[int | None]:
+    """Return each value as its difference to the one before. Nulls stay."""
+    differences: list[int | None] = []
+    for value in values:
+        differences.append(None if value is None else value - first)
+        first = first if value is None else value
+    return differences
+
+
+def _sums(differences: Iterable[object], first: object) -> Iterator[int | None]:
+    """Return the values of `_differences`."""
+    total = _at_least(first, 0)
+    for difference in differences:
+        number = _number(difference, least=-(2**53))
+        if number is None:
+            yield None
+        else:
+            total += number
+            yield total
+
+
+def _number(value: object, least: int = 0) -> int | None:
+    if value is None:
+        return None
+    return _at_least(value, least)
+
+
+def _at_least(value: object, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**53:
+        raise ValueError(f"invalid number {str(value)[:40]!r}")
+    return value
+
+
+def _names(values: object) -> list[str]:
+    if not isinstance(values, list):
+        raise TypeError("expected a list of texts")
+    return [_name(value) for value in values]
+
+
+def _name(value: object) -> str:
+    return _clean_text(value)[:MAX_NAME_CHARACTERS]
+
+
+def _message(value: object) -> str:
+    return _clean_text(value)[:MAX_MESSAGE_CHARACTERS]
+
+
+def _clean_text(value: object) -> str:
+    """Return a text without halves of surrogate pairs: messages may quote paths that are not UTF-8."""
+    if not isinstance(value, str):
+        raise TypeError("expected a text")
+    return value if value.isascii() else str(check_surrogates(value, "replace"))
