@@ -1,4 +1,4 @@
-"""The main module of the archive, which runs first at each start of mops-jobs.pyz.
+"""The start-up code of the archive: its main module executes it first at each start of mops-jobs.pyz.
 
 Each run compiles it, so it is short. If this build is unpacked for this Python, and was checked within a week, it runs
 the command. Everything else is in unpack.py. Old Pythons must be able to parse this file, since it tells them that they

@@ -495,12 +495,12 @@ def test_a_damaged_file_is_refused_in_one_sentence(pyz, home, tmp_path):
 def test_an_old_python_is_told_so_in_one_sentence(pyz, monkeypatch):
     """The first lines are readable to it, and say which Python it is and which is needed."""
     with zipfile.ZipFile(pyz) as envelope:
-        source = envelope.read("__main__.py").decode()
-    tree = ast.parse(source, feature_version=(3, 7))
+        main, source = (envelope.read(name).decode() for name in ("__main__.py", "bootstrap.py"))
+    tree = ast.parse(main + source, feature_version=(3, 7))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.AnnAssign)]
     monkeypatch.setattr(sys, "version_info", (3, 8, 10, "final", 0))
     with pytest.raises(SystemExit) as refused:
-        exec(compile(source, "__main__.py", "exec"), {"__name__": "__main__"})
+        exec(compile(source, "bootstrap.py", "exec"), {"__name__": "__main__"})
     assert "needs Python 3.11" in str(refused.value)
     assert "Python 3.8" in str(refused.value)
 
