@@ -28,7 +28,8 @@ from mopsjobs.cache.queries.events import (
 from mopsjobs.cache.sync.events import SYNCED_AT
 from mopsjobs.console.printer import status_style
 from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError
-from mopsjobs.registry.job_state import JobState, check_job_id
+from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.backoff import Backoff
 from mopsjobs.utils.times import parse_time

@@ -11,14 +11,14 @@ from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.console.command_line import command_line
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError
-from mopsjobs.registry.job_state import JobState, check_job_id
+from mopsjobs.registry.job_id import check_job_id
 
 if TYPE_CHECKING:
     from mopsjobs.engines.lookup import EngineAnswer
+    from mopsjobs.registry.job_state import JobState
 
 BUDGET_SECONDS = 5.0
 """Time for registry and engine together, if neither answers."""
@@ -196,7 +196,8 @@ def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
 
 def _read_registry(name: str, app: App) -> FoundJob | None:
     """Find a job in the registry, with its family. Children whose ids `resume` did not make are only in the cache."""
-    from mopsjobs.studies.lineage import family_states  # here: a job of the cache needs no store
+    from mopsjobs.cache.rows import job_json_from_state  # here: a job of the cache needs neither record nor store
+    from mopsjobs.studies.lineage import family_states
 
     state = app.registry.get_job(name)
     if state is None:

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
-from mopsjobs.registry.job_state import check_job_id
+from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.utils.json_strict import check_surrogates, is_deeper, parse_json
 from mopsjobs.utils.times import parse_time
 

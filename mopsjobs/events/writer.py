@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from mopsjobs.errors import StoreError, UsageError
 from mopsjobs.events.format import MAX_CHUNK_BYTES, chunk_key, event_line, is_kind, is_source
-from mopsjobs.registry.job_state import JobState, check_job_id
+from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 from mopsjobs.utils.times import json_time, utc_now

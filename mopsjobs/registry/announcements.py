@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 from mopsjobs.errors import StoreError, UsageError
-from mopsjobs.registry.job_state import check_job_id
+from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.base import VersionedStore
 
 log = logging.getLogger(__name__)

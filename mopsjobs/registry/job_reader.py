@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError
-from mopsjobs.registry.job_state import JobState, check_job_id
+from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.utils.times import parse_time

@@ -11,12 +11,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
-import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
-from mopsjobs.errors import RecordError, UsageError, shorten
+from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.registry.foreign_values import ForeignValue, read_foreign
 from mopsjobs.registry.status import TERMINAL, JobStatus
 from mopsjobs.utils.json_strict import NotFiniteError, read_json
@@ -28,13 +27,6 @@ with its parameters, which takes some 400 bytes per task."""
 
 MAX_BYTES_BESIDES_OUTPUTS = 1024 * 1024
 """Size of a record without its lists of outputs, which views shorten. The rest is shown whole."""
-
-MAX_JOB_ID_LENGTH = 128
-"""Characters. This leaves room in a key for the names beside the record."""
-
-_JOB_ID = re.compile(r"[^/\\]{1,512}")
-
-_NEW_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
 
 # Made once: json.dumps makes one per call with options.
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -182,38 +174,6 @@ class JobState:
             return state
         except RecordError as error:
             raise RecordError(error.reason, key=key) from None
-
-
-def check_new_job_id(job_id: str) -> str:
-    """Return `job_id` if a new job may have it.
-
-    This is stricter than `check_job_id`, so that the id needs no quotes in a shell and can be a file name.
-
-    Raises:
-        UsageError: if it is empty, longer than 128 characters, or has other characters than letters, digits, `._+=-`.
-    """
-    if len(job_id) > MAX_JOB_ID_LENGTH or not _NEW_JOB_ID.fullmatch(job_id):
-        raise UsageError(
-            f"invalid job id {job_id!r}: expected 1 to {MAX_JOB_ID_LENGTH} letters, digits and . _ + = -, "
-            "beginning with a letter or digit."
-        )
-    return job_id
-
-
-def check_job_id(job_id: str) -> str:
-    """Return `job_id` if a record may have it, of mops-jobs or of another program.
-
-    It has 1 to 512 characters that print, none of them `/` or a backslash, and is neither `.` nor `..`.
-
-    Raises:
-        UsageError: if no key can hold it.
-    """
-    if not _JOB_ID.fullmatch(job_id) or not job_id.isprintable() or job_id in (".", ".."):
-        raise UsageError(
-            f"invalid job id {shorten(job_id, 80)!r}: expected at most 512 characters, without slash, backslash and "
-            "control characters."
-        )
-    return job_id
 
 
 def _parse(value: bytes) -> tuple[JsonObject, bool]:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
-from mopsjobs.registry.job_state import JobState, JsonObject, check_field, check_new_job_id
+from mopsjobs.registry.job_id import check_new_job_id
+from mopsjobs.registry.job_state import JobState, JsonObject, check_field
 from mopsjobs.registry.status import TRANSITIONS, JobStatus, steps
 from mopsjobs.utils.times import parse_time, record_time
 

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator
 
 from mopsjobs.errors import NoManifestError, RecordError
+from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.job_state import JobState, check_new_job_id
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 

@@ -15,7 +15,7 @@ from typing import Any
 from mopsjobs.console.command_line import command_line
 from mopsjobs.engines.base import NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError
-from mopsjobs.registry.job_state import check_job_id
+from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study

@@ -15,7 +15,7 @@ from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreError, UsageError, shorten
-from mopsjobs.registry.job_state import check_new_job_id
+from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.client import JobSubmissionClient, Submission, SubmitResult, new_job_id
 from mopsjobs.submission.launching import LaunchOptions, make_launch

@@ -30,7 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import mops_jobs
 from mopsjobs.errors import MopsJobsError
-from mopsjobs.registry.job_state import check_job_id
+from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.hostile.readers import EVENT, MANIFEST, RECORD, must
 from reliability.hostile.values import HALVES, NUMBERS, TEXTS, TIMES

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mopsjobs.registry.job_state import JobState
 from mopsjobs.utils.times import parse_time
+
+if TYPE_CHECKING:
+    from mopsjobs.registry.job_state import JobState
 
 MAX_MEMBERS = 1000
 """Members that are read. Any program may register a million children of one job."""

@@ -20,8 +20,6 @@ from mopsjobs.registry.job_state import (
     UPDATABLE,
     JobState,
     check_field,
-    check_job_id,
-    check_new_job_id,
 )
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.json_strict import MAX_DEPTH
@@ -318,39 +316,6 @@ def test_the_key_stands_before_the_reason_where_it_is_known() -> None:
         JobState.from_json(b"[]", key="jobs/a/state.json")
     assert (caught.value.key, caught.value.reason) == ("jobs/a/state.json", "not a JSON object but a list")
     assert str(caught.value) == "jobs/a/state.json: not a JSON object but a list"
-
-
-# --- ids ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("job_id", ["a", "7", "nightly-1", "job-a1b2c3d4", "A.b_c+d=e-f", "x" * 128])
-def test_a_new_id_can_be_typed_without_quotes(job_id: str) -> None:
-    """Letters, digits and `._+=-`, beginning with a letter or digit."""
-    assert check_new_job_id(job_id) == job_id
-
-
-@pytest.mark.parametrize(
-    "job_id", ["", "-a", ".a", "a b", "a/b", "a\n", "a\x00", "é", "٣", "a*", "$a", "~", "..", "a:b", "x" * 129]
-)
-def test_any_other_new_id_is_refused_by_name(job_id: str) -> None:
-    """The sentence shows it escaped, and says what an id looks like."""
-    with pytest.raises(UsageError, match="letters, digits and") as caught:
-        check_new_job_id(job_id)
-    assert repr(job_id) in str(caught.value)
-
-
-@pytest.mark.parametrize("job_id", ["a b", "é", "-a", ".a", "...", "a:b", "@latest", "x" * 512])
-def test_an_existing_id_may_be_anything_that_fits_into_a_key(job_id: str) -> None:
-    """Other programs have given jobs their ids by other rules; those jobs can be shown and changed too."""
-    assert check_job_id(job_id) == job_id
-
-
-@pytest.mark.parametrize("job_id", ["", ".", "..", "a/b", "/", "a\n", "a\x1b[31m", "\u202e", "x" * 513])
-def test_what_no_key_can_hold_is_no_id(job_id: str) -> None:
-    """The sentence shows it escaped: nothing in it reaches a terminal."""
-    with pytest.raises(UsageError, match="invalid job id") as caught:
-        check_job_id(job_id)
-    assert str(caught.value).isprintable()
 
 
 # --- fields that a caller sets --------------------------------------------------------------------------------------

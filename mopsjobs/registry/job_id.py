@@ -1,0 +1,51 @@
+"""The ids of jobs: which ones a record may have, and which ones a new job may have. Pure.
+
+It is a module of its own because `status` needs it and must start fast: the record costs dataclasses.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mopsjobs.errors import UsageError, shorten
+
+MAX_JOB_ID_LENGTH = 128
+"""Characters. This leaves room in a key for the names beside the record."""
+
+MAX_FOREIGN_ID_LENGTH = 512
+"""Characters of an id that another program gave."""
+
+_NEW_JOB_ID = r"[A-Za-z0-9][A-Za-z0-9._+=-]*"
+
+
+def check_new_job_id(job_id: str) -> str:
+    """Return `job_id` if a new job may have it.
+
+    This is stricter than `check_job_id`, so that the id needs no quotes in a shell and can be a file name.
+
+    Raises:
+        UsageError: if it is empty, longer than 128 characters, or has other characters than letters, digits, `._+=-`.
+    """
+    if len(job_id) > MAX_JOB_ID_LENGTH or not re.fullmatch(_NEW_JOB_ID, job_id):
+        raise UsageError(
+            f"invalid job id {job_id!r}: expected 1 to {MAX_JOB_ID_LENGTH} letters, digits and . _ + = -, "
+            "beginning with a letter or digit."
+        )
+    return job_id
+
+
+def check_job_id(job_id: str) -> str:
+    """Return `job_id` if a record may have it, of mops-jobs or of another program.
+
+    It has 1 to 512 characters that print, none of them `/` or a backslash, and is neither `.` nor `..`.
+
+    Raises:
+        UsageError: if no key can hold it.
+    """
+    has_slash = "/" in job_id or "\\" in job_id
+    if not 1 <= len(job_id) <= MAX_FOREIGN_ID_LENGTH or not job_id.isprintable() or has_slash or job_id in (".", ".."):
+        raise UsageError(
+            f"invalid job id {shorten(job_id, 80)!r}: expected at most {MAX_FOREIGN_ID_LENGTH} characters, "
+            "without slash, backslash and control characters."
+        )
+    return job_id
