@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from mopsjobs.app.project_file import why_foreign
 from mopsjobs.errors import ConfigError, RecordError
-from mopsjobs.utils.suggestions import invalid_choice
+from mopsjobs.utils.text import invalid_choice
 from mopsjobs.utils.user_dirs import home
 
 MAX_FILE_BYTES = 2**16

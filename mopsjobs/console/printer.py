@@ -15,9 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mopsjobs.console import terminal
-from mopsjobs.console.display_width import display_width
 from mopsjobs.console.result import Body, Csv, Document, JsonLines, Result, Table, Text, Tsv
-from mopsjobs.console.table import format_cell, format_table, plain_cell
 from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.utils.text import strip_control_characters
 
@@ -102,6 +100,8 @@ class Printer:
 
     def height(self, bodies: Sequence[Table | Text]) -> int:
         """Return how many lines of the terminal on stdout these take."""
+        from mopsjobs.console.table import format_table  # as in `_print_body`
+
         width = terminal.columns(self._stdout)
         texts = []
         for body in bodies:
@@ -109,7 +109,7 @@ class Printer:
                 texts += format_table(body, width, lambda text, _style: text)[0]
             else:
                 texts += ["".join(pieces) for pieces in self._text_lines(body)]
-        return sum(max(1, -(-display_width(text) // width)) for text in texts)
+        return sum(max(1, -(-terminal.display_width(text) // width)) for text in texts)
 
     def check_reader(self) -> None:
         """Raise `BrokenPipeError` if stdout has no reader left. For commands that wait long between two lines."""
@@ -217,7 +217,7 @@ class Printer:
         """Write a message on stderr, after a label in its style. On a terminal, it is wrapped."""
         pieces = [label, strip_control_characters(text)]
         lines = self._wrap(pieces, self._stderr, MESSAGE_INDENT) if self._stderr.isatty() else [pieces]
-        texts = ["".join(format_cell(piece, self._paint_stderr) for piece in line) + "\n" for line in lines]
+        texts = ["".join(terminal.format_cell(piece, self._paint_stderr) for piece in line) + "\n" for line in lines]
         with contextlib.nullcontext() if self._progress_line is None else self._progress_line.erased():
             try:
                 self._stderr.writelines(texts)
@@ -228,7 +228,7 @@ class Printer:
     def _wrap(self, pieces: Sequence[str], stream: TextIO, indent: int) -> list[list[str]]:
         """Return the lines that a line becomes on a terminal."""
         width = terminal.columns(stream)
-        if sum(map(display_width, pieces)) <= width:
+        if sum(map(terminal.display_width, pieces)) <= width:
             return [list(pieces)]
         from mopsjobs.console.wrapping import wrap_line
 
@@ -244,12 +244,14 @@ class Printer:
                 write(json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
         elif isinstance(body, Tsv):
             for row in body.rows:
-                write("\t".join(plain_cell(value) for value in row) + "\n")
+                write("\t".join(terminal.plain_cell(value) for value in row) + "\n")
         elif isinstance(body, Csv):
             from mopsjobs.utils.csv_safe import csv_text
 
             write(csv_text(body.rows))
         elif isinstance(body, Table):
+            from mopsjobs.console.table import format_table  # here: JSON needs no table
+
             width = terminal.columns(self._stdout) if self.is_terminal else None
             lines, dropped = format_table(body, width, self._paint_stdout)
             self._stdout.writelines(line + "\n" for line in lines)
@@ -258,7 +260,7 @@ class Printer:
                 self.note(f"Too narrow for {', '.join(dropped)}. A pipe gets all columns.")
         elif isinstance(body, Text):
             for line in self._text_lines(body):
-                write("".join(format_cell(piece, self._paint_stdout) for piece in line) + "\n")
+                write("".join(terminal.format_cell(piece, self._paint_stdout) for piece in line) + "\n")
         else:
             self._stdout.writelines(body.pieces)
 

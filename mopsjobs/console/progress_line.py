@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from mopsjobs.console import terminal
-from mopsjobs.console.display_width import cut_to_width, display_width
 from mopsjobs.console.time_left import TimeLeft
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import human_duration
@@ -118,8 +117,8 @@ class ProgressLine:
             self._drawn_at = now
             # One column less: a full line would move the cursor to the next one.
             width = terminal.columns(self._stream) - 1
-            text = cut_to_width(self._text(now, width), width)
-            used = display_width(text)
+            text = terminal.cut_to_width(self._text(now, width), width)
+            used = terminal.display_width(text)
             self._write("\r" + text + " " * (min(self._drawn_width, width) - used))
             self._drawn_width = used
 
@@ -144,7 +143,7 @@ class ProgressLine:
         times = ", ".join(text for text in (elapsed, ahead, detail) if text)
         share = min(1.0, self._count / self._total)
         text = f"{self._count:,}/{self._total:,} {self._unit}, {int(100 * share)} %, {times}"
-        bar = min(BAR_WIDTH, width - display_width(text) - 3)
+        bar = min(BAR_WIDTH, width - terminal.display_width(text) - 3)
         bar -= bar % BAR_STEP
         if bar <= 0:
             return text

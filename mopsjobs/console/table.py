@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType, SimpleNamespace
 
-from mopsjobs.console.display_width import cut_to_width, display_width
 from mopsjobs.console.result import Table
-from mopsjobs.console.terminal import StyledText, style_text
+from mopsjobs.console.terminal import (
+    Paint,
+    StyledText,
+    cut_to_width,
+    display_width,
+    format_cell,
+    plain_cell,
+    style_text,
+)
 from mopsjobs.utils.text import strip_control_characters
 
 TYPE_CHECKING = False
@@ -22,8 +28,6 @@ MIN_COLUMN = 16
 
 GAP = 2
 """Blanks between two columns."""
-
-Paint = Callable[[str, str], str]
 
 
 def format_table(table: Table, width: int | None, paint: Paint) -> tuple[list[str], list[str]]:
@@ -49,23 +53,6 @@ def format_table(table: Table, width: int | None, paint: Paint) -> tuple[list[st
     below = [" " * GAP + line for line in _lines(others, paint)]
     lines = [line for pair in zip(_lines([first], paint), below, strict=True) for line in pair]
     return lines, [column.header for column in columns[1:] if column not in others]
-
-
-def format_cell(value: object, paint: Paint) -> str:
-    """Return a value as clean text, in its style if it has one."""
-    text = "" if value is None else strip_control_characters(str(value))
-    return paint(text, value.style) if isinstance(value, StyledText) else text
-
-
-def plain_cell(value: object) -> str:
-    """Return a value as clean text; lists and objects as JSON."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (dict, list)):
-        return json.dumps(value, separators=(",", ":"))
-    return strip_control_characters(str(value))
 
 
 class _Column:

@@ -1,13 +1,28 @@
-"""Styled text, and the size of a terminal."""
+"""Text on a terminal: values as clean text, their style and width, and the size of a terminal.
+
+East Asian and emoji characters take two columns, and combining marks none.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
+
+from mopsjobs.utils.text import strip_control_characters
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import TextIO
+
+EMOJI_SELECTOR = "\ufe0f"
+"""After a narrow character, it asks for the emoji of that character, which takes two columns."""
+
+
+Paint = Callable[[str, str], str]
+"""Gives a text one of the styles."""
 
 
 class StyledText(str):
@@ -22,6 +37,59 @@ def style_text(text: str, style: str) -> StyledText:
     result = StyledText(text)
     result.style = style
     return result
+
+
+def format_cell(value: object, paint: Paint) -> str:
+    """Return a value as clean text, in its style if it has one."""
+    text = "" if value is None else strip_control_characters(str(value))
+    return paint(text, value.style) if isinstance(value, StyledText) else text
+
+
+def plain_cell(value: object) -> str:
+    """Return a value as clean text; lists and objects as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, separators=(",", ":"))
+    return strip_control_characters(str(value))
+
+
+def display_width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_widths(text))
+
+
+def cut_to_width(text: str, width: int) -> str:
+    """Return a text that takes at most `width` columns: the text, or its beginning and an ellipsis."""
+    if display_width(text) <= width:
+        return text
+    used = length = 0
+    for one in _widths(text):
+        if used + one > width - 1:
+            break
+        used += one
+        length += 1
+    return text[:length] + "…"
+
+
+def _widths(text: str) -> Iterator[int]:
+    """Yield the columns of each character."""
+    import unicodedata
+
+    before = 0
+    for char in text:
+        if char == EMOJI_SELECTOR:
+            width = 1 if before == 1 else 0
+        elif unicodedata.category(char) in ("Mn", "Me", "Cf") or "\u1160" <= char <= "\u11ff":
+            width = 0
+        else:
+            width = 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
+        yield width
+        before = width
 
 
 def columns(stream: TextIO) -> int:

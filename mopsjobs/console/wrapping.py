@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mopsjobs.console.display_width import display_width
-from mopsjobs.console.terminal import StyledText, style_text
+from mopsjobs.console.terminal import StyledText, display_width, style_text
 
 _COMMAND_OR_WORD = re.compile(r"\S*(?:mops-jobs|kubectl) .*?(?=[.,;:)]+ |$)|\S+")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.suggestions import invalid_choice
+from mopsjobs.utils.text import invalid_choice
 
 if TYPE_CHECKING:
     from mopsjobs.engines.base import Engine

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.suggestions import invalid_choice
+from mopsjobs.utils.text import invalid_choice
 
 
 class JobStatus(StrEnum):

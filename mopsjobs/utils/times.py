@@ -15,9 +15,7 @@ from mopsjobs.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
-_RECORD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00", re.ASCII)
-
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+", re.ASCII)
+_RECORD_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00"  # not compiled here: no listing needs it
 
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])", re.ASCII)
 
@@ -66,7 +64,7 @@ def json_time(moment: datetime) -> str:
 def rfc3339(text: str) -> str:
     """Return a time as scripts get it, from ISO 8601 text that `parse_time` accepts."""
     # The form of records needs no parsing; a sync has ten such texts per record.
-    if _RECORD_TIME.fullmatch(text):
+    if re.fullmatch(_RECORD_TIME, text, re.ASCII):
         return text[:-6] + "Z"
     return json_time(parse_time(text))
 
@@ -87,14 +85,21 @@ def parse_duration(text: str) -> float:
     Raises:
         UsageError: if the text is not a duration, or longer than a century.
     """
-    if not _DURATION.fullmatch(text):
+    parts = _duration_parts(text)
+    if not parts:
         raise UsageError(
             f"invalid duration '{text}': expected a number with s, m, h, d or w, such as 90s, 5m, 2h, 7d or 1h30m."
         )
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if seconds > MAX_SECONDS:
         raise UsageError(f"invalid duration '{text}': expected at most a century.")
     return seconds
+
+
+def _duration_parts(text: str) -> list[tuple[str, str]]:
+    """Return numbers and units of a duration; an empty list if the text is none."""
+    parts: list[tuple[str, str]] = _DURATION_PART.findall(text)
+    return parts if "".join(number + unit for number, unit in parts) == text else []
 
 
 def parse_when(text: str, now: datetime) -> datetime:
@@ -103,7 +108,7 @@ def parse_when(text: str, now: datetime) -> datetime:
     Raises:
         UsageError: if the text is neither.
     """
-    if _DURATION.fullmatch(text):
+    if _duration_parts(text):
         return now - timedelta(seconds=parse_duration(text))
     try:
         return parse_time(text)

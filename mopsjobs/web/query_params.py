@@ -11,8 +11,7 @@ from mopsjobs.app.job_arguments import DEFAULT_LIMIT, job_filter, parse_hours
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries.charts import window_start
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.suggestions import invalid_choice
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.text import invalid_choice, parse_whole_number
 
 MAX_LIMIT = 1000
 """Jobs or events in one response of the API, at most. Active jobs come on top of that."""

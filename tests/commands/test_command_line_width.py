@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mopsjobs.console.display_width import display_width
+from mopsjobs.console.terminal import display_width
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment
 from support.terminal import TerminalStream, terminal

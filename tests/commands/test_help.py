@@ -11,7 +11,7 @@ import pytest
 import mops_jobs
 from mopsjobs.cli.commands import COMMANDS, load
 from mopsjobs.cli.parser import EXAMPLES
-from mopsjobs.utils.suggestions import did_you_mean, invalid_choice
+from mopsjobs.utils.text import did_you_mean, invalid_choice
 from support.cli import Cli
 
 

@@ -35,6 +35,22 @@ print(*sorted(set(sys.modules) - before), file=sys.stderr)
 sys.exit(code)
 """
 
+OF_A_LISTING = {
+    "app", "app.app", "app.cache_access", "app.cache_location", "app.config", "app.embedded_registry", "app.freshness",
+    "app.job_arguments", "app.project_file", "cache", "cache.database", "cache.job_json", "cache.queries",
+    "cache.queries.filters", "cache.queries.jobs", "cli", "cli.commands", "cli.flags", "cli.parser", "console",
+    "console.printer", "console.result", "console.terminal", "errors", "registry", "registry.status", "store",
+    "store.azure", "store.azure.url", "store.urls", "utils", "utils.hosts", "utils.sqlite_file", "utils.text",
+    "utils.times", "utils.user_dirs",
+}  # fmt: skip
+"""Our modules that a view of the cache imports. Each costs a tenth of a millisecond."""
+
+OF_STATUS = {
+    "app.exit_codes", "app.find_job", "app.job_texts", "app.next_steps", "cache.queries.families",
+    "cli.commands.status", "console.command_line", "engines", "registry.job_id",
+}  # fmt: skip
+"""Those that `status` imports besides. The record is not among them, since it costs `dataclasses`."""
+
 LISTINGS = [
     ("list", "--json"), ("list", "--offline", "--jsonl"), ("list", "--hours", "48", "--json"), ("list", "-q"),
     ("list", "--tsv", "--status", "active", "--label", "a=b", "--match", "x", "--sort", "-updated,name"),
@@ -56,6 +72,10 @@ def _imported(cli: Cli, argv: tuple[str, ...], *, packages: bool = False, code: 
     return set(ran.stderr.split())
 
 
+def _ours(imported: set[str]) -> set[str]:
+    return {name.removeprefix("mopsjobs.") for name in imported if name.startswith("mopsjobs.")}
+
+
 @pytest.mark.parametrize("argv", LISTINGS, ids=" ".join)
 def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
     """On a filled cache of a registry in Azure, `list` runs on the standard library alone, and on little of that."""
@@ -63,20 +83,7 @@ def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple
     cli.ok("sync")
     imported = _imported(cli, argv)
     assert not {name for name in imported if name.partition(".")[0] in HEAVY}
-    assert "mopsjobs.cache.queries.jobs" in imported
-    ours = {
-        name
-        for name in imported
-        if name.startswith(("mopsjobs.store.", "mopsjobs.registry.job_registry", "mopsjobs.registry.job_state"))
-    }
-    assert ours == {"mopsjobs.store.urls", "mopsjobs.store.azure", "mopsjobs.store.azure.url"}
-    assert {name for name in imported if name.startswith("mopsjobs.cli.")} == {
-        "mopsjobs.cli.commands",
-        "mopsjobs.cli.flags",
-        "mopsjobs.cli.job_table",
-        "mopsjobs.cli.parser",
-        "mopsjobs.cli.commands.listing",
-    }
+    assert _ours(imported) - {"cache.queries.matching"} == OF_A_LISTING | {"cli.commands.listing"}
 
 
 NETWORK = {"email", "http", "multiprocessing", "requests", "socket", "ssl", "urllib3", "mopsjobs.store.network"}
@@ -115,15 +122,12 @@ def test_importlib_metadata_is_whole_after_a_table() -> None:
 
 @pytest.mark.parametrize("argv", [("status", "a"), ("status", "a", "--json")], ids=" ".join)
 def test_a_cached_job_is_shown_without_any_sdk(cli: Cli, remote: Remote, argv: tuple[str, ...]) -> None:
-    """`status` of a job in the cache imports no library and no store, only the record's module besides a listing's."""
+    """`status` of a job in the cache imports no library, no store and no record, and little besides a listing."""
     remote.put(key("a"), foreign("a"))
     cli.ok("sync")
     imported = _imported(cli, argv)
-    allowed = {"dataclasses", "inspect", "typing"}
-    assert not {name for name in imported if name.partition(".")[0] in HEAVY - allowed}
-    assert not {
-        name for name in imported if name.startswith(("mopsjobs.store.azure.store.", "mopsjobs.registry.job_registry"))
-    }
+    assert not {name for name in imported if name.partition(".")[0] in HEAVY - {"typing"}}
+    assert _ours(imported) == OF_A_LISTING | OF_STATUS
 
 
 @pytest.mark.parametrize("argv", [("list",), ("sync", "-q")], ids=" ".join)

@@ -7,8 +7,7 @@ import sqlite3
 
 from mopsjobs.errors import UsageError
 from mopsjobs.registry.status import ACTIVE
-from mopsjobs.utils.suggestions import invalid_choice
-from mopsjobs.utils.text import compile_pattern
+from mopsjobs.utils.text import compile_pattern, invalid_choice
 
 SORTS = {
     "updated": "changed_ts",

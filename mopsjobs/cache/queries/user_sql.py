@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.suggestions import did_you_mean
+from mopsjobs.utils.text import did_you_mean
 
 MAX_VALUE_BYTES = 10_000_000
 """The longest value that a query may compute."""

@@ -10,7 +10,7 @@ from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
 from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.registry.status import GROUPS, JobStatus
-from mopsjobs.utils.suggestions import invalid_choice
+from mopsjobs.utils.text import invalid_choice
 
 HELP = "print a completion script for a shell"
 

@@ -11,11 +11,9 @@ from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, add_order_flags, filter_of, freshness_policy
-from mopsjobs.cli.job_table import fields_table, job_table
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.suggestions import invalid_choice
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import invalid_choice, pluralize
 
 TYPE_CHECKING = False
 
@@ -124,6 +122,8 @@ def _result(
         return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
     if args.form == "ids":
         return Result(Tsv([(job["job_id"],) for job in jobs]), warnings=warnings, notes=cut)
+    from mopsjobs.cli.job_table import fields_table, job_table  # here: scripts need no table
+
     if fields is not None:
         table = fields_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
     else:

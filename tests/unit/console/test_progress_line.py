@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from mopsjobs.console import progress_line, terminal
-from mopsjobs.console.display_width import display_width
 from mopsjobs.console.printer import Printer
 from mopsjobs.console.progress_line import ProgressLine
 from support.cli import Clock
@@ -72,7 +71,7 @@ def test_the_line_fits_the_terminal(stream: TerminalStream, monkeypatch: pytest.
     line.wait(3, 64, "待機中 " * 10)
     clock.advance(seconds=1)
     line.draw()
-    assert 0 < display_width(_last(stream)) < columns
+    assert 0 < terminal.display_width(_last(stream)) < columns
 
 
 def test_a_shorter_line_covers_the_one_before(stream: TerminalStream) -> None:

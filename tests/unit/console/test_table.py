@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.console.display_width import display_width
 from mopsjobs.console.result import Table
 from mopsjobs.console.table import format_table
+from mopsjobs.console.terminal import display_width
 
 ID = "i" * 63
 

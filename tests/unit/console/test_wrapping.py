@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs.console.display_width import display_width
-from mopsjobs.console.terminal import StyledText, style_text
+from mopsjobs.console.terminal import StyledText, display_width, style_text
 from mopsjobs.console.wrapping import wrap_line
 
 

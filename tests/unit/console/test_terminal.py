@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs.console.display_width import cut_to_width, display_width
+from mopsjobs.console.terminal import cut_to_width, display_width
 
 
 @pytest.mark.parametrize(
