@@ -81,6 +81,8 @@ def why_unsafe(place):
     import os
     import stat
 
+    owners = (0, os.geteuid())
+    owners_above = (*owners, os.stat("/").st_uid)
     for start in {os.path.abspath(place), os.path.realpath(place)}:
         path, above, depth = start, "", 0
         while path != above:
@@ -90,8 +92,7 @@ def why_unsafe(place):
                 status = None
             if status is not None and stat.S_ISDIR(status.st_mode):
                 holds_code = depth < 2
-                trusted = (0, os.geteuid()) if holds_code else (0, os.geteuid(), os.stat("/").st_uid)
-                if status.st_uid not in trusted:
+                if status.st_uid not in (owners if holds_code else owners_above):
                     return "%s belongs to another user (uid %d)" % (path, status.st_uid)
                 if (holds_code and status.st_mode & 0o022) or status.st_mode & 0o1002 == 0o002:
                     return "other users may write %s" % path
