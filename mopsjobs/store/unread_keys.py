@@ -12,14 +12,25 @@ NOT_READ = "not read: "
 def why_unread(store: VersionedStore, key: str, error: StoreError) -> str | None:
     """Return why the store does not send the value of one key, or None if the key is gone.
 
-    An outage and a refusal may concern the whole store. If a listing of the key works, they do not.
+    An outage and a refusal may concern the whole store. If a listing of the key works, an outage does not. A refusal
+    does not if a read of a missing key is answered too: credentials may permit to list, and not to read.
 
     Raises:
-        StoreError: if the store cannot be listed either.
+        StoreError: if the store cannot be listed, or refuses all reads.
     """
-    if isinstance(error, (StoreAccessError, StoreUnavailableError)) and next(iter(store.list_keys(key)), None) != key:
-        return None
+    is_refusal = isinstance(error, StoreAccessError)
+    if is_refusal or isinstance(error, StoreUnavailableError):
+        if next(iter(store.list_keys(key)), None) != key:
+            return None
+        if is_refusal:
+            store.get(_missing_key(key))
     return reason_of(error)
+
+
+def _missing_key(key: str) -> str:
+    """Return a key as long as this one, and with the same end, that no job has: permissions may depend on the path."""
+    directory, slash, name = key.rpartition("/")
+    return f"{directory[:-1]}~{slash}{name}"
 
 
 def reason_of(error: StoreError) -> str:

@@ -17,7 +17,7 @@ from mopsjobs.console import progress_line
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
 from mopsjobs.store import open_store, pacer
 from mopsjobs.store.azure import store as azure_store
-from support.cli import Cli, Remote, foreign, key
+from support.cli import Cli, Remote, foreign, key, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,6 +96,24 @@ def test_a_refused_listing_ends_the_sync(place: Place, cli: Cli) -> None:
     cli.env["AZURE_STORAGE_ACCOUNT"] = "devstoreaccount1"
     ran = cli("sync")
     assert (ran.code, ran.out) == (4, "")
+
+
+def test_credentials_that_only_list_end_the_sync_with_one_sentence(place: Place, cli: Cli, azurite: Azurite) -> None:
+    """They concern the whole store too. Rows from before stay, and the next sync with better ones is complete."""
+    place.write_foreign(1)
+    cli.ok("sync")
+    with place.client(place.container) as client:
+        for number in range(1, FEW):
+            client.upload_blob(key(f"job-{number:03}"), foreign(f"job-{number:03}"))
+    cli.env["AZURE_STORAGE_ACCOUNT"] = azurite.account
+    cli.env["AZURE_STORAGE_SAS_TOKEN"] = azurite.sas_url(place.container, "l").partition("?")[2]
+    ran = cli("sync")
+    assert (ran.code, ran.out) == (4, "")
+    assert [line.endswith(": 403 AuthorizationPermissionMismatch.") for line in sentences(ran.err)] == [True]
+    assert _rows(cli) == 1
+    cli.env["AZURE_STORAGE_SAS_TOKEN"] = azurite.sas_url(place.container).partition("?")[2]
+    assert cli.ok("sync").err == ""
+    assert _rows(cli) == FEW
 
 
 def test_a_bad_chunk_of_events_is_named_until_it_is_read(place: Place, cli: Cli) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
@@ -149,3 +150,15 @@ def test_refused_keys_cost_one_listing_per_batch() -> None:
     with fetcher.ParallelFetcher(store) as fetchers:
         assert all(isinstance(one, fetcher.FailedRead) for one in fetchers.fetch(list("abcd")))
     assert store.listings == 1
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_credentials_that_permit_no_read_end_the_reading(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The listing works, and even a missing key is refused: no key is a problem of its own."""
+    store = Failing({})
+    monkeypatch.setattr(store, "get", mock.Mock(side_effect=REFUSAL))
+    with fetcher.ParallelFetcher(store) as fetchers:
+        found = fetchers.fetch(list("abcd")[:count])
+        assert [next(found) for _ in range(count)] == [None] * count
+        with pytest.raises(StoreAccessError, match=r"Refused\."):
+            next(found)
