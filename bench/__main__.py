@@ -50,6 +50,13 @@ def main() -> int:
     parser.add_argument(
         "--condition", action="append", default=[], metavar="WORD", help="of network, only those with this word"
     )
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=machine.Setup.max_seconds,
+        metavar="S",
+        help="of network, use fewer jobs where any client would need longer (default 120)",
+    )
     parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md instead of printing")
     args = parser.parse_args()
     if args.jobs < 100 or args.runs < 1:
@@ -58,7 +65,7 @@ def main() -> int:
     chosen = args.only or [name for name in BENCHMARKS if name not in ON_REQUEST]
     lines: list[report.Line] = []
     with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-") as directory:
-        setup = machine.Setup(args.jobs, args.runs, Path(directory), tuple(args.condition))
+        setup = machine.Setup(args.jobs, args.runs, Path(directory), tuple(args.condition), args.max_seconds)
         for name in chosen:
             lines += BENCHMARKS[name](setup)
     peers = f"; {tools.rclone_version()}" if "sync" in chosen else ""

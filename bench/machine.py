@@ -30,6 +30,8 @@ class Setup:
     """A directory of this run's own; gone afterwards."""
     conditions: tuple[str, ...] = ()
     """Words of the conditions that `network` measures; none for all."""
+    max_seconds: float = 120.0
+    """The longest limit of a condition of `network`."""
 
     @property
     def env(self) -> dict[str, str]:

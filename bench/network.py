@@ -2,7 +2,7 @@
 
 Servers refuse requests, take one at a time, or never send one record. Lines break, stall or are thin. An Azurite was
 filled just before. The limit is the time that any client needs: bytes / bandwidth, requests x time, and at least the
-time of the same sync without faults. If the limit would be above `MAX_SECONDS`, there are fewer records.
+time of the same sync without faults. If the limit would be above `Setup.max_seconds`, there are fewer records.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from bench.conditions import POISONS, Conditions, Traffic, imposed
 from bench.machine import Setup
 from bench.measure import progress
 from bench.report import Goal, Line
-
-MAX_SECONDS = 120.0
-"""The longest limit of a condition."""
 
 MAX_RUNS = 5
 """Syncs until all is mirrored. Further ones are not tried."""
@@ -181,7 +178,7 @@ class _Table:
             return
         for case in cases(some_key(self._server, container), traffic.requests // 2 + 1):
             if self._is_wanted(case.name):
-                records = min(count, max(100, case.most_records(MAX_SECONDS, ours=self._ours)))
+                records = min(count, max(100, case.most_records(self._setup.max_seconds, ours=self._ours)))
                 part = records / count
                 passed = Traffic(*(round(value * part) for value in traffic))
                 limit = case.limit(passed, baseline * part)
