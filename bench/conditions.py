@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -62,12 +61,8 @@ class Traffic(NamedTuple):
     reply_bytes: int
 
 
-class BadServer:
+class BadServer(proxy.ControlledProxy):
     """A proxy that runs: see `imposed`."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.port = port
-        self._process = process
 
     def impose(self, conditions: Conditions) -> int:
         """Change the conditions. Return the number of requests so far."""
@@ -75,11 +70,7 @@ class BadServer:
 
     def change(self, conditions: Conditions) -> Traffic:
         """Change the conditions. Return the traffic so far."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(conditions._asdict(), default=dict) + "\n")
-        self._process.stdin.flush()
-        return Traffic(*json.loads(self._process.stdout.readline()))
+        return Traffic(*self.send(conditions._asdict()))
 
 
 @contextlib.contextmanager
@@ -136,14 +127,15 @@ class _Server:
         is_burst = conditions.burst_seconds and loop.time() // conditions.burst_seconds % 10 == 1
         if is_burst or self._random.random() < conditions.busy:
             after = [f"Retry-After: {conditions.retry_after}"] if conditions.retry_after else []
-            writer.write(_refusal(503, "ServerBusy", *after))
+            writer.write(proxy.azure_refusal("503 Refused", "ServerBusy", *after))
             return True
         if conditions.serial_seconds:
             async with self._one_at_a_time:
                 await asyncio.sleep(conditions.serial_seconds)
         kind = self._poison(request)
         if kind is not None and kind != "no_etag":
-            writer.write(_refusal(*POISONS[kind]))
+            status, code = POISONS[kind]
+            writer.write(proxy.azure_refusal(f"{status} Refused", code))
             return True
         above[1].write(request)
         reply = await proxy.read_message(above[0], has_body=not request.startswith(b"HEAD "))
@@ -161,12 +153,6 @@ class _Server:
         is_read = method == "GET" and "comp=list" not in target
         keys = self._conditions.poisons if is_read else {}
         return next((kind for key, kind in keys.items() if path.endswith(f"/{key}")), None)
-
-
-def _refusal(status: int, code: str, *headers: str) -> bytes:
-    body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code></Error>'
-    lines = [f"HTTP/1.1 {status} Refused", f"x-ms-error-code: {code}", f"Content-Length: {len(body)}", *headers]
-    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
 async def _serve(port: int) -> None:

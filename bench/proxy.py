@@ -4,17 +4,21 @@ A delay holds back what comes back and leaves the bandwidth alone: bytes wait fo
 bandwidth holds in each direction for all connections together, as on the line of an office.
 `python -m bench.proxy PORT SECONDS [BITS_PER_SECOND]` says on which port it listens, and ends with its standard input.
 
-How such a proxy is started and serves is here for others too: reliability/storm/proxy.py is one that breaks things.
+How such a proxy is started, controlled and serves is here for two others too. bench/conditions.py keeps the connections
+of its clients, so that a sync through it is measured. reliability/storm/proxy.py does to single requests what networks
+do, over a new connection for each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 from bench.machine import ROOT
 
@@ -29,6 +33,22 @@ _LINE_BUFFER_BYTES = 2**16
 """What a line takes before it has carried it. The system would give a connection of this machine megabytes."""
 
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class ControlledProxy:
+    """A proxy that takes settings while it runs: one JSON document per line, each with one as the answer."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.port = port
+        self._process = process
+
+    def send(self, settings: object) -> Any:
+        """Change the settings. Return the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(settings, default=dict) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
 
 
 @contextlib.contextmanager
@@ -104,6 +124,18 @@ async def read_message(reader: asyncio.StreamReader, *, has_body: bool = True) -
         size = int(pieces[-1], 16)
         pieces.append(await reader.readexactly(size + 2))
     return b"".join(pieces)
+
+
+def reply(status: str, body: str, *headers: str, media_type: str = "application/xml") -> bytes:
+    """Return a whole reply."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Type: {media_type}", f"Content-Length: {len(body.encode())}", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+def azure_refusal(status: str, code: str, *headers: str) -> bytes:
+    """Return a refusal as Azure words it."""
+    body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>As asked.</Message></Error>'
+    return reply(status, body, f"x-ms-error-code: {code}", *headers)
 
 
 async def _serve(port: int, seconds: float, bits_per_second: float = 0.0) -> None:

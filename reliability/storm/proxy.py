@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import random
-import subprocess
 import sys
 import zlib
 from collections import Counter
@@ -55,7 +54,6 @@ THROTTLED_CODES = ("ProvisionedThroughputExceededException", "ThrottlingExceptio
 """What DynamoDB says instead of 429: the limit of a table or partition, and that of an account."""
 
 _PIECES = 20
-_XML = '<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>As asked.</Message></Error>'
 _JSON = '{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"As asked."}}'
 _CHECKSUM = b"x-amz-crc32"
 _AMZ = "application/x-amz-json-1.0"
@@ -73,23 +71,15 @@ class Plan(NamedTuple):
     """Where the proxy's chance comes from. Which request comes when is up to the clients."""
 
 
-class Proxy:
+class Proxy(line.ControlledProxy):
     """A proxy that runs: see `faulty`."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.port = port
-        self._process = process
 
     def follow(self, plan: Plan) -> Counter[str]:
         """Follow that plan from now on. Returns what has happened so far: requests, and faults by kind.
 
         When it returns, no request of before is on its way any more, apart from those at which the server works.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(plan) + "\n")
-        self._process.stdin.flush()
-        return Counter(json.loads(self._process.stdout.readline()))
+        return Counter(self.send(plan))
 
     def calm(self) -> Counter[str]:
         """Let everything pass from now on, and return as `follow`."""
@@ -237,13 +227,13 @@ async def _busy(exchange: _Exchange) -> bool:
 async def _gateway(exchange: _Exchange) -> bool:
     if exchange.random.random() < 0.5:
         await exchange.ask()
-    await exchange.give(_reply("503 Service Unavailable", _HTML, media_type="text/html"))
+    await exchange.give(line.reply("503 Service Unavailable", _HTML, media_type="text/html"))
     return True
 
 
 async def _throttled(exchange: _Exchange) -> bool:
     if exchange.service == "azure":
-        await exchange.give(_reply("429 Too Many Requests", "", f"Retry-After: {RETRY_AFTER}"))
+        await exchange.give(line.reply("429 Too Many Requests", "", f"Retry-After: {RETRY_AFTER}"))
     else:
         code = exchange.random.choice(THROTTLED_CODES)
         await exchange.give(_trouble(exchange.service, "400 Bad Request", code))
@@ -262,13 +252,15 @@ async def _half_page(exchange: _Exchange) -> bool:
     reply = await exchange.ask()
     if exchange.service == "azure":
         _, mark, rest = reply.partition(b"<?xml")  # what is before it may be the length of a chunk
-        await exchange.give(_reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
+        await exchange.give(line.reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
         return True
     head, _, body = reply.partition(b"\r\n\r\n")
     told = [one.decode() for one in head.split(b"\r\n") if one.lower().startswith(_CHECKSUM)]
     # A proxy that shortens a reply may leave the checksum of the whole, or not know it.
     headers = told if exchange.random.random() < 0.5 else []
-    await exchange.give(_reply("200 OK", body[: len(body) // 2].decode("utf-8", "ignore"), *headers, media_type=_AMZ))
+    await exchange.give(
+        line.reply("200 OK", body[: len(body) // 2].decode("utf-8", "ignore"), *headers, media_type=_AMZ)
+    )
     return True
 
 
@@ -294,20 +286,15 @@ _HAPPEN: dict[str, Callable[[_Exchange], Awaitable[bool]]] = {
 }
 
 
-# --- HTTP/1.1, as far as needed -------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------------------------
 
 
 def _trouble(service: str, status: str, code: str) -> bytes:
     """Return a refusal as that service words it."""
     if service == "azure":
-        return _reply(status, _XML.format(code=code), f"x-ms-error-code: {code}")
+        return line.azure_refusal(status, code)
     body = _JSON.format(code=code)
-    return _reply(status, body, f"{_CHECKSUM.decode()}: {zlib.crc32(body.encode())}", media_type=_AMZ)
-
-
-def _reply(status: str, body: str, *headers: str, media_type: str = "application/xml") -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Type: {media_type}", f"Content-Length: {len(body.encode())}", *headers]
-    return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+    return line.reply(status, body, f"{_CHECKSUM.decode()}: {zlib.crc32(body.encode())}", media_type=_AMZ)
 
 
 async def _serve(port: int, service: str) -> None:
