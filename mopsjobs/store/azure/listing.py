@@ -16,7 +16,10 @@ FIRST_PAGE_KEYS = 1000
 """Keys of the first page: few enough for a slow server, and enough for most registries."""
 
 PROBE_KEYS = 10
-"""Keys of the first page of a sync, while the speed of the line is unknown. A line of 24 kbit/s carries them in 2 s."""
+"""Keys of the first page of a sync, while the speed of the line is unknown. A line of 24 kbit/s carries them in 2 s.
+
+A fast page of them is followed by `FIRST_PAGE_KEYS`: more would leave the reader without work until they come.
+"""
 
 MIN_PAGE_KEYS = 100
 """Keys of a page on a thin line: each request costs as much as one key."""
@@ -123,7 +126,8 @@ def next_size(size: int, seconds: float, *, is_awaited: bool, page_bytes: int = 
         page_bytes: its length.
         is_awaited: whether the reader waits for the next page.
     """
-    preferred = PAGE_KEYS if is_awaited else min(2 * max(size, PAGE_KEYS), MAX_PAGE_KEYS)
+    awaited = PAGE_KEYS if size >= FIRST_PAGE_KEYS else FIRST_PAGE_KEYS
+    preferred = awaited if is_awaited else min(2 * max(size, PAGE_KEYS), MAX_PAGE_KEYS)
     fast_enough = preferred if seconds <= SHORT_SECONDS else int(size * PAGE_SECONDS / seconds)
     short_enough = preferred if page_bytes <= 0 else size * MAX_PAGE_BYTES // page_bytes
     return max(MIN_PAGE_KEYS, min(preferred, fast_enough, short_enough))

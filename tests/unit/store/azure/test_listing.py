@@ -7,7 +7,16 @@ import tracemalloc
 import pytest
 
 from mopsjobs.store.azure import listing
-from mopsjobs.store.azure.listing import MAX_PAGE_KEYS, PAGE_KEYS, Blob, ListingError, Page, next_size, parse
+from mopsjobs.store.azure.listing import (
+    FIRST_PAGE_KEYS,
+    MAX_PAGE_KEYS,
+    PAGE_KEYS,
+    Blob,
+    ListingError,
+    Page,
+    next_size,
+    parse,
+)
 
 BLOB = (
     "<Blob><Name>{name}</Name><Properties><Etag>0x1</Etag><Content-Length>3</Content-Length>"
@@ -127,7 +136,7 @@ def test_a_page_is_as_large_as_its_reader_and_the_server_allow() -> None:
     assert next_size(1000, 0.8, is_awaited=True) == 1250
     assert next_size(5000, 4.0, is_awaited=False) == 1250
     assert next_size(1000, 60, is_awaited=True) == listing.MIN_PAGE_KEYS
-    assert next_size(10, 0.1, is_awaited=True) == PAGE_KEYS
+    assert next_size(10, 0.1, is_awaited=True) == FIRST_PAGE_KEYS
     assert next_size(1000, 0.0, is_awaited=True) == PAGE_KEYS
 
 
