@@ -212,7 +212,23 @@ def _check_outputs(outputs: object) -> dict[str, bytes]:
         raise TypeError(
             f"invalid result of the wire function: expected a dict of outputs, not {type(outputs).__name__}"
         )
-    return _encode_each(outputs)
+    encoded = _encode_each(outputs)
+    _raise_returned_error(encoded)
+    return encoded
+
+
+def _raise_returned_error(outputs: dict[str, bytes]) -> None:
+    """Raise the error that a wire function returns in its `metadata`, beside outputs that are all empty.
+
+    ModelOps' wire function does so for a model that it does not find. Its tasks would count as done, with empty tables.
+    """
+    contents = [content for name, content in outputs.items() if name != "metadata"]
+    if "metadata" not in outputs or not contents or any(contents):
+        return
+    with contextlib.suppress(ValueError):  # of other bytes than JSON
+        metadata = json.loads(outputs["metadata"])
+        if isinstance(metadata, dict) and metadata.get("error"):
+            raise RuntimeError(f"the wire function returned an error: {metadata['error']}")
 
 
 def _to_outputs(result: object, expected: list[str] | None) -> dict[str, bytes]:

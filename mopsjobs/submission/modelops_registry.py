@@ -3,8 +3,8 @@
 Targets compare the outputs of a parameter set with observed data. mops-jobs does not evaluate them, so a study with
 targets is refused. For every other study, ModelOps evaluates the targets in the registry: a warning names those.
 
-ModelOps' wire function finds a model by the registry. If it finds none, it returns the error as an output, and the task
-counts as done. So a warning names what it would not find.
+ModelOps' wire function finds a model by the registry. If it finds none, every task fails. So a warning names what it
+would not find.
 """
 
 from __future__ import annotations

@@ -98,8 +98,18 @@ def test_targets_are_refused_and_never_ignored(desk: Desk) -> None:
     assert "warning: mops-jobs does not evaluate the targets in .modelops-bundle/registry.yaml: incidence." in ran.err
 
 
+def test_an_error_that_a_wire_function_returns_fails_its_task(desk: Desk, tmp_path: Path) -> None:
+    """As of a project whose registry was never written: all tasks succeeded, with empty tables."""
+    tree(desk.home, {name: text for name, text in BUNDLE.items() if not name.endswith("registry.yaml")})
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps(STUDY))
+    ran = desk("submit", str(study), "--auto", "--job-id", "job", "--wait")
+    reason = "RuntimeError: the wire function returned an error: No registry found at .modelops-bundle/registry.yaml"
+    assert (ran.code, reason in ran.err, desk.ended()) == (100, True, "failed")
+
+
 def test_what_the_registry_of_a_bundle_lacks_is_named(desk: Desk) -> None:
-    """ModelOps' wire function returns an unknown model as an output with an error, so its tasks would succeed."""
+    """ModelOps' wire function returns an error for an unknown model, so its tasks would all fail."""
     registry = "models:\n  sir: {entrypoint: 'models.sir:SIR', path: models/sir.py, data: [data/pop.csv, model.py]}\n"
     tree(desk.home, {".modelops-bundle/registry.yaml": registry, "data/pop.csv": "1", ".gitignore": "data/*.csv\n"})
     ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--dry-run")
