@@ -1,7 +1,8 @@
 """What a bundle of ModelOps says in its registry, `.modelops-bundle/registry.yaml`, checked before a launch.
 
-Targets compare the outputs of a parameter set with observed data. mops-jobs does not evaluate them, so a study with
-targets is refused. For every other study, ModelOps evaluates the targets in the registry: a warning names those.
+Targets compare the outputs of a parameter set with observed data. mops-jobs does not evaluate them. So a study with
+targets is refused, unless its caller wants the simulations alone. For every other study, ModelOps evaluates the targets
+in the registry: a warning names those.
 
 ModelOps' wire function finds a model by the registry. If it finds none, every task fails. So a warning names what it
 would not find.
@@ -24,17 +25,21 @@ MAX_NAMES = 200
 """Characters of names in a message."""
 
 
-def check_targets(study: Study) -> None:
-    """Refuse a study with targets.
+def check_targets(study: Study, session: Session, *, without_targets: bool) -> None:
+    """Refuse a study with targets; with `without_targets`, warn that they are not evaluated.
 
     Raises:
-        UsageError: if it has any.
+        UsageError: if it has targets, and `without_targets` is False.
     """
-    if study.targets:
+    if not study.targets:
+        return
+    if not without_targets:
         raise UsageError(
             f"invalid study: mops-jobs does not evaluate targets: {_join(study.targets)}.",
-            hint="Remove targets from the study. After the job, evaluate them on mops-jobs results JOB --download DIR.",
+            hint="To run the simulations alone, add --without-targets. After the job, evaluate the targets on"
+            " mops-jobs results JOB --download DIR.",
         )
+    session.warn(f"The targets of the study are not evaluated: {_join(study.targets)}.")
 
 
 def warn_about_registry(study: Study, directory: Path, packed: PackedBundle, session: Session) -> None:
@@ -52,7 +57,7 @@ def warn_about_registry(study: Study, directory: Path, packed: PackedBundle, ses
             f"{MODELOPS_REGISTRY} names files that are not packed: {_join(missing)}."
             " If a rule of .gitignore leaves them out, add them to .modelopsignore with ! in front."
         )
-    if targets:
+    if targets and not study.targets:  # which take precedence in ModelOps
         session.warn(f"mops-jobs does not evaluate the targets in {MODELOPS_REGISTRY}: {_join(targets)}.")
 
 

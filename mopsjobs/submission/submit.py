@@ -57,6 +57,8 @@ class SubmitRequest:
     """Labels of the record."""
     foreground: bool = False
     """Whether the caller works through the tasks itself after `submit`. For `engines.LOCAL_ENGINES` only."""
+    without_targets: bool = False
+    """Whether to run the simulations of a study with targets, which are not evaluated. Else such a study is refused."""
     study_directory: Path | None = None
     """Where the file of the study is. A warning names it if the model is not in the code."""
 
@@ -86,11 +88,11 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
     """Check a request and pack its code for the time of the block. The registry is only read for a stored bundle.
 
     Raises:
-        UsageError: if the request is not valid, if the study has targets, if the code cannot be packed, or if the model
-            cannot be loaded here.
+        UsageError: if the request or the targets of its study are refused, if the code cannot be packed, or if the
+            model cannot be loaded here.
         EngineError: if the library of the engine is not installed.
     """
-    check_targets(request.study)
+    check_targets(request.study, session, without_targets=request.without_targets)
     job_id = check_new_job_id(request.job_id or new_job_id(request.study, session.now()))
     launch = make_launch(job_id, request.engine, request.options, session, foreground=request.foreground)
     if request.code is None:

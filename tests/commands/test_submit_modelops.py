@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.studies.manifest import load_manifest
 from support.cli import sentences
 from support.desk import Desk
 from support.runs import sets_of, tree
@@ -90,12 +91,26 @@ def test_targets_are_refused_and_never_ignored(desk: Desk) -> None:
         2,
         "error: invalid study: mops-jobs does not evaluate targets: targets.incidence:mean_target.",
     )
-    assert "Remove targets from the study." in ran.err
+    assert "add --without-targets." in ran.err
     assert list(desk.jobs.list_jobs()) == []
     registry = "models: {}\ntargets:\n  incidence: {entrypoint: 'targets.incidence:mean_target'}\n"
     tree(desk.home, {".modelops-bundle/registry.yaml": registry})
     ran = desk.ok("submit", desk.write(sets_of(1), targets=[]), "--auto", "--dry-run")
     assert "warning: mops-jobs does not evaluate the targets in .modelops-bundle/registry.yaml: incidence." in ran.err
+
+
+def test_a_study_with_targets_runs_without_them_if_asked(desk: Desk, tmp_path: Path) -> None:
+    """A warning names them once, and not those of the registry, which the study overrides. The manifest keeps them."""
+    target = "targets.incidence:mean_target"
+    registry = BUNDLE[".modelops-bundle/registry.yaml"].replace("{}", f"{{mean: {{entrypoint: '{target}'}}}}")
+    tree(desk.home, {**BUNDLE, ".modelops-bundle/registry.yaml": registry})
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps({**STUDY, "targets": [target]}))
+    ran = desk.ok("submit", str(study), "--auto", "--without-targets", "--job-id", "job", "--wait")
+    assert sentences(ran.err)[0] == f"warning: The targets of the study are not evaluated: {target}."
+    assert ran.err.count("warning") == 1
+    assert desk.ended() == "succeeded"
+    assert load_manifest(desk.store, "job").study.targets == (target,)
 
 
 def test_an_error_that_a_wire_function_returns_fails_its_task(desk: Desk, tmp_path: Path) -> None:

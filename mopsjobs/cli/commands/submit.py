@@ -58,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", metavar="KEY=VALUE", action="append", default=[], help="add a label; repeat for more"
     )
+    parser.add_argument(
+        "--without-targets",
+        action="store_true",
+        help="run the simulations of a study with targets, which are not evaluated (default: refuse the study)",
+    )
     add_runner_flags(parser)
     cluster = parser.add_argument_group("with --engine kubernetes")
     cluster.add_argument(
@@ -88,6 +93,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         owner=args.owner,
         labels=parse_labels(args.label),
         foreground=args.wait and args.engine in LOCAL_ENGINES,
+        without_targets=args.without_targets,
         study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
     )
     session = submission_session(app)
