@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome
-from mopsjobs.registry.job_state import check_job_id
+from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.utils.json_strict import check_surrogates, parse_json
 
 PREFIX = "ledger/"
