@@ -20,6 +20,7 @@ from mopsjobs.errors import StoreError, UsageError
 from mopsjobs.events.format import MAX_CHUNK_BYTES, chunk_key, event_line, is_kind, is_source
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.transitions import is_annotation
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 from mopsjobs.utils.times import json_time, utc_now
@@ -27,7 +28,10 @@ from mopsjobs.utils.times import json_time, utc_now
 log = logging.getLogger(__name__)
 
 STATE = "state"
-"""Kind: the record was written. Fields `status`, `tasks_total`, `tasks_completed`, `tasks_failed`, `revision`."""
+"""Kind: the record was written, but not for labels or a note after the end.
+
+Fields `status`, `tasks_total`, `tasks_completed`, `tasks_failed`, `revision`.
+"""
 
 TASK_FAILED = "task_failed"
 """Kind: a task ended in an error."""
@@ -255,6 +259,12 @@ def state_fields(state: JobState) -> Mapping[str, str | int | None]:
 
 
 def record_state(store: VersionedStore, record: bytes, *, now: Callable[[], datetime] = utc_now) -> bool:
-    """Write the `state` event of a record that was just written. Return as `record_event`."""
+    """Write the `state` event of a record that was just written, unless the write only annotated an ended job.
+
+    Returns:
+        False if the store did not take the event, or may not have.
+    """
     state = JobState.from_json(record)
+    if is_annotation(state):
+        return True
     return record_event(store, state.job_id, STATE, now=now, new_id=_new_id, **state_fields(state))

@@ -156,6 +156,11 @@ def guard_terminal(state: JobState, changed: JobState) -> JobState | None:
     return changed
 
 
+def is_annotation(state: JobState) -> bool:
+    """Return whether the last write to a record came after the job's end, and so changed labels and note only."""
+    return state.is_terminal and not _has_step(state, str(state.write_id))
+
+
 def _annotated(state: JobState, changed: JobState) -> JobState:
     """Return `state` with the labels and the note of `changed`."""
     note = {NOTE: changed.metadata[NOTE]} if NOTE in changed.metadata else {}

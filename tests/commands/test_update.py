@@ -143,6 +143,18 @@ def test_labels_and_a_note_are_set_after_the_end(cli: Cli, remote: Remote) -> No
         assert cli("update", job_id, "--owner", "me", "--note", "x").code == 6
 
 
+def test_labels_and_a_note_after_the_end_leave_no_event(cli: Cli, remote: Remote) -> None:
+    """`events` shows the end once, since the status stays. A sync elsewhere learns of it all the same."""
+    cli.ok("register", "a")
+    cli.ok("sync", "--cache", "other.db", "-q")
+    cli.ok("update", "a", "succeeded", "--label", "one=1")
+    cli.ok("update", "a", "--label", "paper=fig2", "--note", "in the draft")
+    events = [json.loads(line) for line in cli.ok("events", "a", "--json").lines]
+    assert [event["status"] for event in events] == ["pending", "succeeded"]
+    cli.ok("sync", "--cache", "other.db", "-q")
+    assert cli.ok("list", "-q", "--label", "paper=fig2", "--cache", "other.db", "--offline").lines == ["a"]
+
+
 def test_text_that_is_not_utf_8_does_not_lose_the_report(cli: Cli) -> None:
     """The last words of a dying program may be any bytes: the failure is reported, with what can be read of them."""
     cli.ok("register", "a")
