@@ -13,6 +13,7 @@ from datetime import datetime
 from mopsjobs.cli.commands import COMMANDS, load
 from mopsjobs.cli.flags import with_flags
 from mopsjobs.cli.parser import build_parser
+from mopsjobs.command_line import command_line, repeat_registry
 from mopsjobs.console.printer import Printer, discard_output
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, OptionError, UsageError
 
@@ -111,6 +112,7 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
 
         env = with_environment(flags["env"], env)
     settings = config.load(flags, env, _working_directory())
+    repeat_registry(registry=flags["registry"], env=flags["env"])
     out.color = settings.color.value
     for sentence in settings.ignored:
         out.warn(sentence)
@@ -138,7 +140,7 @@ def _done_but_not_printed(error: OSError, result: Result) -> MopsJobsError:
     line = result.first_line()
     return MopsJobsError(
         f"Cannot write: {error.strerror}. The command was completed{': ' + line if line else ''}.",
-        hint="See its result: mops-jobs list",
+        hint=f"See its result: {command_line('list')}",
     )
 
 

@@ -2,10 +2,12 @@
 
 One root, few classes. A class exists because its callers act on it. A shell script acts on the exit code, a retry loop
 on `StoreUnavailableError`, and ported ModelOps code on the four names of its registry. The message is one sentence for
-a person. The facts are attributes. `hint` says what to do next. This module imports nothing.
+a person. The facts are attributes. `hint` says what to do next. This module imports only the command lines of hints.
 
 Exit codes are a contract with scripts (docs/reference/exit-codes.md). They are defined here, and nowhere else.
 """
+
+from mopsjobs.command_line import command_line
 
 EXIT_DONE = 0
 EXIT_UNEXPECTED = 1
@@ -30,8 +32,10 @@ IF_PIP_REFUSES = "If pip refuses that, make a virtual environment, and start mop
 MAX_MESSAGE = 2000
 """Characters of a message. It may quote text of any length."""
 
-FULL_ID_HINT = "Give the full id. To see the ids, run: mops-jobs list"
-"""The hint if a command that takes only full ids finds no job."""
+
+def full_id_hint() -> str:
+    """Return the hint if a command that takes only full ids finds no job."""
+    return f"Give the full id. To see the ids, run: {command_line('list')}"
 
 
 def shorten(text: str, limit: int) -> str:
@@ -179,7 +183,7 @@ class RecordError(MopsJobsError, ValueError):
 
     def __init__(self, reason: str, *, key: str | None = None) -> None:
         reason = shorten(reason, MAX_REASON)
-        super().__init__(f"{key}: {reason}" if key else reason, hint="See: mops-jobs doctor" if key else None)
+        super().__init__(f"{key}: {reason}" if key else reason, hint=f"See: {command_line('doctor')}" if key else None)
         self.key = key
         self.reason = reason
 
@@ -222,7 +226,7 @@ class JobExistsError(JobError):
     def __init__(self, job_id: str, message: str | None = None, *, hint: str | None = None) -> None:
         if message is None:
             message = f"Job {job_id} is already registered."
-            hint = hint or f"Choose another id. To see that job, run: mops-jobs status {job_id}"
+            hint = hint or f"Choose another id. To see that job, run: {command_line('status', job_id)}"
         super().__init__(message, job_id=job_id, hint=hint)
 
 

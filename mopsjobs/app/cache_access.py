@@ -27,6 +27,7 @@ from mopsjobs.cache.database import (
     translate_sqlite_errors,
 )
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.command_line import command_line
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
 from mopsjobs.utils import user_dirs
@@ -200,7 +201,7 @@ class CacheAccess:
         with self._open_to_read() as connection:
             meta = {} if connection is None else job_queries.all_meta(connection)
             if connection is None or "synced_at" not in meta:
-                raise failure or never_synced_error("Run: mops-jobs sync")
+                raise failure or never_synced_error(f"Run: {command_line('sync')}")
             freshness = self._freshness(meta, failure)
             if failure is not None and policy.needs_scan:
                 freshness.note_failed_refresh(failure)

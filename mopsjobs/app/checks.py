@@ -15,6 +15,7 @@ from mopsjobs.app.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.sync.identity import check_same_registry
+from mopsjobs.command_line import command_line
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_UNREACHABLE, CacheError, MopsJobsError, UsageError
 from mopsjobs.events.retention import oldest_times
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
@@ -38,9 +39,6 @@ NETWORK_FILE_SYSTEMS = (
 
 PILING_DAYS = 7
 """Days. Syncs need announcements for one day; older ones pile up until `prune --store` removes them."""
-
-SYNC = "mops-jobs sync"
-"""The fix for a cache that is not up to date, if the registry can be reached."""
 
 
 class CheckResult(NamedTuple):
@@ -80,7 +78,7 @@ class Diagnosis:
     @property
     def sync_fix(self) -> str:
         """Return the fix for a cache that is not up to date."""
-        return "restore the access to the registry first" if self.state_of("access") == "fail" else SYNC
+        return "restore the access to the registry first" if self.state_of("access") == "fail" else command_line("sync")
 
     def state_of(self, name: str) -> str | None:
         """Return the state of a check; None if it has no result."""
@@ -143,7 +141,7 @@ def check_access(diagnosis: Diagnosis) -> CheckResult:
     source = getattr(app.store, "credential_source", None)
     signed = f", signed in by {source}" if source else ""
     if first is None:
-        return CheckResult("access", "warn", f"reachable, no jobs yet{signed}", "mops-jobs register JOB")
+        return CheckResult("access", "warn", f"reachable, no jobs yet{signed}", command_line("register", "JOB"))
     return CheckResult("access", "ok", f"reachable in {seconds * 1000:.0f} ms{signed}")
 
 
@@ -186,7 +184,7 @@ def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
             "retention",
             "warn",
             f"{facts}, and announcements since {announced:%Y-%m-%d}; no sync needs those older than a day",
-            "mops-jobs prune --store --older-than 30d",
+            command_line("prune --store --older-than 30d"),
         )
     return CheckResult("retention", "ok", facts)
 
@@ -272,10 +270,10 @@ def _missing_file(app: App, path: str) -> CheckResult:
             "access",
             "fail",
             f"the file {path} is gone; {lost}",
-            "mount its disk, or restore the file; to start a new one: mops-jobs sync --full",
+            f"mount its disk, or restore the file; to start a new one: {command_line('sync --full')}",
             EXIT_UNREACHABLE,
         )
-    fix = "mops-jobs register JOB"
+    fix = command_line("register", "JOB")
     if app.settings.registry.origin != "default":
         fix = f"check the path; if it is right: {fix}"
     return CheckResult("access", "warn", f"there is no file {path} yet; the first job creates it", fix)

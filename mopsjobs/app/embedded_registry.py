@@ -12,6 +12,7 @@ import os
 from mopsjobs.app.cache_location import CacheLocation
 from mopsjobs.app.config import Settings
 from mopsjobs.cache.database import is_emptied
+from mopsjobs.command_line import command_line
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.utils import user_dirs
@@ -80,7 +81,7 @@ class EmbeddedRegistry:
         if evidence is not None and path is not None and not self.accepts_loss:
             raise StoreUnavailableError(
                 f"The registry {path} is gone: {evidence}.",
-                hint="Mount its disk, or restore the file. To begin a new one there: mops-jobs sync --full",
+                hint=f"Mount its disk, or restore the file. To begin a new one there: {command_line('sync --full')}",
                 sent=False,
             )
 

@@ -26,6 +26,7 @@ from mopsjobs.cache.queries.events import (
     read_events,
 )
 from mopsjobs.cache.sync.events import SYNCED_AT
+from mopsjobs.command_line import command_line
 from mopsjobs.console.printer import status_style
 from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError
 from mopsjobs.registry.job_id import check_job_id
@@ -130,7 +131,7 @@ class EventFeed:
                 self._check_filled(error)
             self._app.out.warn(f"{error} Showing what the cache has.")
         if self._offline:
-            hint = "Run: mops-jobs sync"
+            hint = f"Run: {command_line('sync')}"
             self._check_filled(StoreUnavailableError("No events have been synced to this machine.", hint=hint))
 
     def _sync_jobs(self) -> None:

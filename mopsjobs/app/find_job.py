@@ -11,7 +11,8 @@ from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.console.command_line import command_line
+from mopsjobs.cache.rows import job_json_from_state
+from mopsjobs.command_line import command_line
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError
 from mopsjobs.registry.job_id import check_job_id
@@ -196,7 +197,6 @@ def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
 
 def _read_registry(name: str, app: App) -> FoundJob | None:
     """Find a job in the registry, with its family. Children whose ids `resume` did not make are only in the cache."""
-    from mopsjobs.cache.rows import job_json_from_state  # here: a job of the cache needs neither record nor store
     from mopsjobs.studies.lineage import family_states
 
     state = app.registry.get_job(name)

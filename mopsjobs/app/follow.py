@@ -9,6 +9,7 @@ from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.foreground import run_here, stopped_code
 from mopsjobs.app.wait import StopCondition, wait_for
 from mopsjobs.bundles.extraction import BundleError
+from mopsjobs.command_line import command_line
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError
@@ -60,5 +61,5 @@ def _run(launch: Launch, app: App) -> FollowResult:
     note = f"{launch.job_id}: {result.status or 'state unknown'}, {done} done, {result.failed} failed"
     code = EXIT_UNREACHABLE if result.status is None else exit_code_of({"status": result.status})
     if code == EXIT_NOT_FINISHED or result.signal is not None:
-        code, note = stopped_code(result), f"{note}. To continue: mops-jobs resume {launch.job_id}"
+        code, note = stopped_code(result), f"{note}. To continue: {command_line('resume', launch.job_id)}"
     return FollowResult(result.status, code, note)

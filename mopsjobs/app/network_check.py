@@ -8,6 +8,7 @@ import statistics
 from mopsjobs.app.checks import CheckResult, Diagnosis
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
+from mopsjobs.command_line import command_line
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import Versioned
@@ -66,5 +67,5 @@ def _measure(diagnosis: Diagnosis, registry: JobRegistry) -> CheckResult:
     ]
     detail = f"{', '.join(facts)}; a full mirror of {pluralize(jobs, 'job')} takes about {human_duration(estimate)}"
     if failed or retries > len(entries) // 10:
-        return CheckResult("network", "warn", detail, "see the reasons: mops-jobs sync --full -v")
+        return CheckResult("network", "warn", detail, f"see the reasons: {command_line('sync --full -v')}")
     return CheckResult("network", "ok", detail)

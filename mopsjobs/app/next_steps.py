@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mopsjobs.console.command_line import command_line
+from mopsjobs.command_line import command_line
 from mopsjobs.engines import LOCAL_ENGINES
 
 Job = Mapping[str, object]
@@ -24,7 +24,7 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
     """
     job_id = job["job_id"]
     if stale:
-        return "mops-jobs sync"
+        return command_line("sync")
     if job["is_active"]:
         return command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
     if _is_submitted(job):

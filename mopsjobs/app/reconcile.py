@@ -21,12 +21,12 @@ from mopsjobs.engines.base import LAUNCH_FAILED, Engine, EngineState, EngineTime
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
     EXIT_DONE,
-    FULL_ID_HINT,
     EngineUnavailableError,
     InvalidTransitionError,
     JobNotFoundError,
     MopsJobsError,
     StoreUnavailableError,
+    full_id_hint,
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -206,7 +206,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
         StoreUnavailableError: if the registry cannot be reached.
     """
     job_ids = list(dict.fromkeys(job_ids))
-    found = [app.registry.require_job(job_id, FULL_ID_HINT) for job_id in job_ids] or app.registry.get_active_jobs()
+    found = [app.registry.require_job(job_id, full_id_hint()) for job_id in job_ids] or app.registry.get_active_jobs()
     ended = [done for state in found if (done := _end_failed_launch(state, app)) is not None]
     states = [state for state in found if is_reconcilable(state, (ENGINE,))]
     if not states:  # no cluster has to be configured

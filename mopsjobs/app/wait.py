@@ -17,7 +17,7 @@ from mopsjobs.app.find_job import find_state
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import state_from_row
-from mopsjobs.console.command_line import command_line
+from mopsjobs.command_line import command_line
 from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError
 from mopsjobs.registry.job_state import JobState

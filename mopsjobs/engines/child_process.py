@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mopsjobs.command_line import command_line
 from mopsjobs.engines.model_env import without_secrets
 from mopsjobs.errors import EngineError, EngineUnavailableError, MopsJobsError
 
@@ -27,7 +28,11 @@ MAX_LINE_BYTES = 2**30
 GRACE_SECONDS = 10.0
 """How long a child may take to end when its streams are closed: it first cancels its tasks on the cluster."""
 
-RESUME_HINT = "Run the job again; it continues where it was: mops-jobs resume"
+
+def resume_hint() -> str:
+    """Return the hint if the child has ended."""
+    return f"Run the job again; it continues where it was: {command_line('resume')}"
+
 
 _START = (
     "import sys, json, importlib; sys.path[:] = json.loads(sys.argv[2]); importlib.import_module(sys.argv[1]).main()"
@@ -128,7 +133,7 @@ class Child:
             self._process.wait(GRACE_SECONDS)
         return EngineUnavailableError(
             f"The process that talks to Dask has ended (exit code {self._process.returncode}).",
-            hint=RESUME_HINT,
+            hint=resume_hint(),
         )
 
     def _unexpected_output_error(self) -> EngineError:

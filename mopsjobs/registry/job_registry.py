@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from mopsjobs.errors import FULL_ID_HINT, JobExistsError, JobNotFoundError, KeyNotFoundError, UsageError
+from mopsjobs.errors import JobExistsError, JobNotFoundError, KeyNotFoundError, UsageError, full_id_hint
 from mopsjobs.registry import transitions
 from mopsjobs.registry.announcements import Announcer
 from mopsjobs.registry.job_reader import JobReader, Observe
@@ -329,7 +329,7 @@ class JobRegistry(JobReader):
             outcome = self._update(key, apply, write)
             write.last_read = Versioned(outcome.value, outcome.version)
         except KeyNotFoundError:
-            raise JobNotFoundError(job_id, hint=FULL_ID_HINT) from None
+            raise JobNotFoundError(job_id, hint=full_id_hint()) from None
         finally:
             # Also after a refusal: its message shows the status of the record.
             if write.last_read is not None:

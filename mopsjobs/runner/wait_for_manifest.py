@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mopsjobs.console.command_line import command_line
+from mopsjobs.command_line import command_line
 from mopsjobs.errors import NoManifestError
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.store.base import ReadableStore

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mopsjobs.console.command_line import command_line
+from mopsjobs.command_line import command_line
 from mopsjobs.engines.base import NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError
 from mopsjobs.registry.job_id import check_job_id

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.packing import PackedBundle
+from mopsjobs.command_line import command_line
 from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
@@ -122,7 +123,7 @@ class JobSubmissionClient:
             if self._engine.name == "kubernetes":
                 warnings.append(
                     "Its code and its manifest are on this machine, where its pods cannot see them. The pods wait up to"
-                    f" 1 hour. When the registry answers, run here: mops-jobs resume {submission.job_id}"
+                    f" 1 hour. When the registry answers, run here: {command_line('resume', submission.job_id)}"
                 )
         try:
             launched = self._engine.launch(launch)
@@ -174,7 +175,7 @@ class JobSubmissionClient:
             raise JobExistsError(
                 job_id,
                 f"Another submission as {job_id} was interrupted before the job was registered.",
-                hint=f"Finish that one: mops-jobs resume {job_id}. Or submit this study under another id.",
+                hint=f"Finish that one: {command_line('resume', job_id)}. Or submit this study under another id.",
             )
         return False
 

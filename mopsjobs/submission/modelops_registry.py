@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.bundles.packing import MODELOPS_REGISTRY, PackedBundle
+from mopsjobs.command_line import command_line
 from mopsjobs.errors import RecordError, UsageError, shorten
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.session import Session
@@ -37,7 +38,7 @@ def check_targets(study: Study, session: Session, *, without_targets: bool) -> N
         raise UsageError(
             f"invalid study: mops-jobs does not evaluate targets: {_join(study.targets)}.",
             hint="To run the simulations alone, add --without-targets. After the job, evaluate the targets on"
-            " mops-jobs results JOB --download DIR.",
+            f" {command_line('results', 'JOB', '--download DIR')}.",
         )
     session.warn(f"The targets of the study are not evaluated: {_join(study.targets)}.")
 

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mopsjobs.console.command_line import command_line
+from mopsjobs.command_line import command_line
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import recorded_launch
 from mopsjobs.engines.job_dir import JobDir
@@ -20,7 +20,6 @@ from mopsjobs.engines.local import PROBE_SECONDS
 from mopsjobs.engines.model_env import active_python
 from mopsjobs.engines.trust import Trust, choices_of, choices_of_last_launch, not_trusted_error
 from mopsjobs.errors import (
-    FULL_ID_HINT,
     EngineError,
     EnginePlaceError,
     JobBusyError,
@@ -30,6 +29,7 @@ from mopsjobs.errors import (
     StoreError,
     StoreUnavailableError,
     UsageError,
+    full_id_hint,
     shorten,
 )
 from mopsjobs.registry.job_state import JobState
@@ -224,7 +224,7 @@ def _register(job_id: str, session: Session) -> JobState:
     try:
         manifest = load_manifest(session.store, job_id)
     except NoManifestError:
-        raise JobNotFoundError(job_id, hint=FULL_ID_HINT) from None
+        raise JobNotFoundError(job_id, hint=full_id_hint()) from None
     with contextlib.suppress(JobExistsError):
         return session.registry.register_job(job_id, **manifest.record_fields())
     return session.registry.get_job(job_id) or _register(job_id, session)
@@ -291,7 +291,7 @@ def _launch_again(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     if phase in ("succeeded", "failed"):
         raise UsageError(
             f"The {engine.name} engine says that job {state.job_id} has {phase}; its record does not know it yet.",
-            hint="Run: mops-jobs reconcile, then resume it.",
+            hint=f"Run: {command_line('reconcile')}, then resume it.",
         )
     recorded = _earlier_options(request, engine.name, state.metadata, session, trust)
     namespace = state.k8s_namespace or None

@@ -53,6 +53,7 @@ def protect(app: Flask, names: frozenset[str]) -> None:
     def refuse() -> Response | None:
         match = _HOST.fullmatch(request.environ.get("HTTP_HOST", "").lower())
         if match is None or match[1] not in names:
+            # The command without the registry: a page of another site is not told of that.
             return _plain_response(
                 "This server does not answer to that name. Add one with: mops-jobs serve --allow-host NAME", 421
             )

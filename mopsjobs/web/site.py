@@ -10,6 +10,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.cache_access import never_synced_error
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import sync_state
+from mopsjobs.command_line import command_line
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
@@ -53,8 +54,8 @@ class Site:
 
         result = self.read_cached(view_with_age)
         if result is None:
-            hint = "Run: mops-jobs sync" if self.syncer is None else "The first sync is still running, or it failed."
-            raise never_synced_error(hint)
+            waiting = "The first sync is still running, or it failed."
+            raise never_synced_error(f"Run: {command_line('sync')}" if self.syncer is None else waiting)
         return result
 
     def header(self) -> dict[str, Any]:

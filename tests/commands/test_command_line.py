@@ -187,6 +187,17 @@ def test_common_flags_stand_on_either_side(cli: Cli) -> None:
     assert cli.ids() == []
 
 
+def test_suggested_commands_repeat_the_registry(cli: Cli) -> None:
+    """Without `--registry`, the next command would ask another registry, and call the job unknown."""
+    url = f"sqlite://{cli.cache.parent}/my other.db"
+    flag = f"--registry '{url}'"
+    cli.ok("register", "there", "--registry", url)
+    assert f"Next: mops-jobs wait {flag} there" in cli.ok("status", "there", "--registry", url).err
+    assert cli("status", "nowhere", "--registry", url).err.endswith(f"run: mops-jobs list {flag}\n")
+    assert cli("update", "nowhere", "running", "--registry", url).err.endswith(f"run: mops-jobs list {flag}\n")
+    assert "Next: mops-jobs wait there" in cli.ok("status", "there", MOPS_JOBS_REGISTRY=url).err
+
+
 @pytest.mark.parametrize("word", ["list", "sync", "status"])
 def test_a_job_may_be_called_like_a_command(cli: Cli, jobs: JobRegistry, word: str) -> None:
     """A value that looks like a command is a value."""

@@ -74,6 +74,8 @@ def test_the_storage_of_an_environment_is_used(desk: Desk, azurite: Azurite, tmp
     assert [job["job_id"] for job in listed["jobs"]] == ["in-dev"]
     assert listed["registry"].endswith("/job-registry")
     assert listed["registry_from"] == "flag --env dev"
+    ran.append(desk.ok("status", "in-dev", "-e", "dev"))
+    assert "Next: mops-jobs results -e dev in-dev --download DIR" in ran[-1].err
     ran.append(desk.ok("results", "in-dev", "--download", str(tmp_path / "out"), "--env", "dev"))
     assert [path.read_text() for path in (tmp_path / "out").glob("*/*/daily cases.csv")] == ["day", "day"]
     ran.append(desk.ok("config", "show", "-e", "dev", "-v"))

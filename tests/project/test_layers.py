@@ -25,6 +25,7 @@ MAX_TEST_NAME = 69
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 FLOORS = (
+    ("command_line",),
     ("errors",),
     ("utils",),
     ("console", "engines", "store"),

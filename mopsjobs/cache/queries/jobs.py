@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, JobColumns, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
+from mopsjobs.command_line import command_line
 from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, RecordError, UsageError
 
 MAX_CANDIDATES = 5
@@ -151,7 +152,7 @@ def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[s
     if columns is None:
         for key, reason in unreadable_records(connection, name):
             raise RecordError(reason, key=key)
-        raise JobNotFoundError(name, hint="To see the ids, run: mops-jobs list")
+        raise JobNotFoundError(name, hint=f"To see the ids, run: {command_line('list')}")
     return job_json(columns, now=now)
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from mopsjobs.command_line import command_line
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import did_you_mean
 
@@ -134,7 +135,7 @@ def _nearest_name(problem: str, view_columns: dict[str, list[str]]) -> str:
 
 
 def _hint(view_columns: dict[str, list[str]]) -> str:
-    return f"The views are {', '.join(view_columns)}; `mops-jobs query` alone shows their columns."
+    return f"The views are {', '.join(view_columns)}; `{command_line('query')}` alone shows their columns."
 
 
 def _to_json(value: object) -> object:

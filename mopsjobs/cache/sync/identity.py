@@ -20,6 +20,7 @@ from typing import NamedTuple
 from mopsjobs.cache import sync_state
 from mopsjobs.cache.database import OtherCacheError, is_emptied, open_to_read, translate_sqlite_errors
 from mopsjobs.cache.write_through import ROUNDING_SECONDS
+from mopsjobs.command_line import command_line
 from mopsjobs.errors import CacheError, RecordError, StoreError, StoreUnavailableError, UsageError, ValueTooLargeError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -86,7 +87,7 @@ def check_not_emptied(connection: sqlite3.Connection, generation: int | None = N
         raise StoreUnavailableError(
             "The registry is empty, gone or replaced: no record of the last sync exists. The cache keeps its"
             f" {pluralize(count, 'job')} until sync --full.",
-            hint="Mount its disk, or use the right registry. To accept it as it is: mops-jobs sync --full",
+            hint=f"Mount its disk, or use the right registry. To accept it as it is: {command_line('sync --full')}",
         )
 
 

@@ -7,6 +7,7 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.checks import run_checks
 from mopsjobs.app.network_check import check_network
+from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
 
@@ -67,5 +68,5 @@ def run(args: argparse.Namespace, app: App) -> Result:
             lines.append(f"{'':{DETAIL_COLUMN}}fix: {check.fix}")
     lines += [f"{'':{DETAIL_COLUMN}}{key}: {reason}" for key, _, reason in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
-        lines.append(f"{'':{DETAIL_COLUMN}}and {len(problems) - SHOWN_PROBLEMS} more: mops-jobs doctor --json")
+        lines.append(f"{'':{DETAIL_COLUMN}}and {len(problems) - SHOWN_PROBLEMS} more: {command_line('doctor --json')}")
     return Result(Text(lines, indent=DETAIL_COLUMN), exit_code=exit_code)

@@ -11,6 +11,8 @@ from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, add_order_flags, filter_of, freshness_policy
+from mopsjobs.cli.job_table import fields_table, job_table
+from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import invalid_choice, pluralize
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             records = "1 record" if broken == 1 else f"{broken} records"
             result.warnings = [
                 *result.warnings,
-                f"{records} cannot be read; the last good state is shown. See: mops-jobs doctor",
+                f"{records} cannot be read; the last good state is shown. See: {command_line('doctor')}",
             ]
         result.exit_code = freshness.exit_code
         return result
@@ -122,7 +124,6 @@ def _result(
         return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
     if args.form == "ids":
         return Result(Tsv([(job["job_id"],) for job in jobs]), warnings=warnings, notes=cut)
-    from mopsjobs.cli.job_table import fields_table, job_table  # here: scripts need no table
 
     if fields is not None:
         table = fields_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])

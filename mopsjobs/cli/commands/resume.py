@@ -17,7 +17,7 @@ from mopsjobs.cli.launch_flags import (
     launch_options,
 )
 from mopsjobs.cli.trust_flags import add_trust
-from mopsjobs.console.command_line import command_line
+from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_INTERRUPTED
 from mopsjobs.submission.resume import ResumeRequest, ResumeResult, prepare_resume, resume_job

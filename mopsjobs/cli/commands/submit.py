@@ -17,6 +17,7 @@ from mopsjobs.cli.launch_flags import (
     code_to_pack,
     launch_options,
 )
+from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         notes = [] if ending.note is None else [ending.note]
         body = _body(request, submitted.launch, ending.status, as_json=args.json)
         return Result(body, notes=notes, exit_code=ending.exit_code)
-    following = f"Next: mops-jobs wait {submitted.job_id}"
+    following = f"Next: {command_line('wait', submitted.job_id)}"
     if submitted.warnings:
         following = f"Without the registry: {submitted.launched.show_command}"
     return Result(

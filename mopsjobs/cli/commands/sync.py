@@ -8,6 +8,7 @@ from mopsjobs.app.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.batch import SyncReport
 from mopsjobs.cache.sync.events import EventsReport
+from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
 from mopsjobs.utils.text import pluralize
@@ -30,7 +31,7 @@ SCHEMA_VERSION = 1
 
 SHOWN_PROBLEMS = 10
 
-ALL_EVENT_PROBLEMS = "all of them: mops-jobs query 'SELECT * FROM event_problems'"
+ALL_EVENT_PROBLEMS = "query 'SELECT * FROM event_problems'"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     problems = report.unreadable if app.out.quiet else report.problems
     named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
-        named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: mops-jobs doctor --json")
+        named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line('doctor --json')}")
     text = None if app.out.quiet else Text([_summary(report, events)], indent=2)
     return Result(text, warnings=[*named, *warnings], exit_code=exit_code)
 
@@ -89,7 +90,8 @@ def _sync_events(app: App, *, full: bool) -> tuple[EventsReport | None, list[str
         return None, [f"{error} All jobs are mirrored, but not all events."]
     warnings = [f"{key}: {reason}" for key, reason in events.problems[:SHOWN_PROBLEMS]]
     if len(events.problems) > SHOWN_PROBLEMS:
-        warnings.append(f"and {len(events.problems) - SHOWN_PROBLEMS} more; {ALL_EVENT_PROBLEMS}")
+        more = len(events.problems) - SHOWN_PROBLEMS
+        warnings.append(f"and {more} more; all of them: {command_line(ALL_EVENT_PROBLEMS)}")
     return events, warnings
 
 

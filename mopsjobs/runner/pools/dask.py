@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from mopsjobs.engines.child_process import RESUME_HINT
+from mopsjobs.engines.child_process import resume_hint
 from mopsjobs.engines.dask_client import connect
 from mopsjobs.engines.model_errors import describe_exit, load_error, startup_error
 from mopsjobs.engines.worker_script import WORKER_SOURCE
@@ -187,7 +187,7 @@ class DaskPool:
         """Raise one kind of error if the scheduler is gone."""
         gone = EngineUnavailableError(
             f"The Dask scheduler {self._scheduler} is gone, or has dropped the tasks of this run.",
-            hint=RESUME_HINT,
+            hint=resume_hint(),
         )
         if client.status != "running":
             raise gone
