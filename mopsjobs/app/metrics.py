@@ -212,6 +212,7 @@ def _syncs(meta: Mapping[str, str], connection: sqlite3.Connection, counted: _Co
     """Yield the age of the cache, and what the last sync did."""
     for name, key, text in (
         ("success", "synced_at", "When the last complete sync began; 0 if there was none."),
+        ("full", "full_synced_at", "When the last complete scan of the whole registry began; 0 if there was none."),
         ("attempt", "attempted_at", "When the last sync began; 0 if there was none."),
     ):
         moment = parse_time(meta[key]).timestamp() if key in meta else 0.0

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.cache import database as cache_database
+from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
 
@@ -58,6 +59,7 @@ def test_metrics_tell_what_is_so(cli: Cli) -> None:
         'mops_sync_errors_total{kind="network"}': 0,
         'mops_cas_conflicts_total{operation="status"}': 0,
         "mops_sync_last_success_timestamp_seconds": cli.clock.now().timestamp(),
+        "mops_sync_last_full_timestamp_seconds": cli.clock.now().timestamp(),
     }
     assert {name: found.get(name) for name in expected} == expected
     assert found["mops_cache_size_bytes"] > 0
@@ -73,6 +75,22 @@ def test_every_metric_of_the_table_is_there(cli: Cli) -> None:
         )
     )
     assert told == _names(cli)
+
+
+def test_the_last_full_scan_has_its_own_time(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delta sync does not see what other programs wrote. Its time is not that of the last scan."""
+    for cost in ("SMALL_REGISTRY", "GET_COST"):
+        monkeypatch.setattr(mirror, cost, 0)
+    add(remote.jobs, "a")
+    cli.ok("sync", "--full")
+    cli.clock.advance(minutes=1)
+    cli.ok("sync")
+    scanned = cli.clock.now().timestamp()
+    cli.clock.advance(minutes=5)
+    assert cli.ok("sync", "--json").json["mode"] == "delta"
+    found = _samples(cli.ok("metrics").out)
+    assert found["mops_sync_last_full_timestamp_seconds"] == scanned
+    assert found["mops_sync_last_success_timestamp_seconds"] == cli.clock.now().timestamp()
 
 
 def _names(cli: Cli) -> set[str]:
