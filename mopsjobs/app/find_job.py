@@ -196,13 +196,20 @@ def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
 
 
 def _read_registry(name: str, app: App) -> FoundJob | None:
-    """Find a job in the registry, with its family. Children whose ids `resume` did not make are only in the cache."""
+    state = app.registry.get_job(name)
+    return None if state is None else read_family_of(state, app)
+
+
+def read_family_of(state: JobState, app: App) -> FoundJob:
+    """Return a job of the registry with its family. Children whose ids `resume` did not make are only in the cache.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+        RecordError: if a record of the family is unreadable.
+    """
     from mopsjobs.studies.lineage import family_states
 
-    state = app.registry.get_job(name)
-    if state is None:
-        return None
-    now = app.now().timestamp()
+    name, now = state.job_id, app.now().timestamp()
     states = {member.job_id: member for member in (state, *family_states(app.registry, state))}
     try:
         cached = app.cache.read_cached(lambda cache: families.read_members(cache, name)) or []

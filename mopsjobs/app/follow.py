@@ -7,12 +7,12 @@ from typing import NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.foreground import run_here, stopped_code
-from mopsjobs.app.wait import StopCondition, wait_for
+from mopsjobs.app.wait import StopCondition, describe_ended, wait_for
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.command_line import command_line
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError
+from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError, MopsJobsError
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.text import pluralize
 
@@ -23,8 +23,8 @@ class FollowResult(NamedTuple):
     status: str | None
     """The status of its record; None if the registry did not answer."""
     exit_code: int
-    note: str | None = None
-    """A line for the user."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user."""
 
 
 def follow(launch: Launch, app: App) -> FollowResult:
@@ -40,7 +40,7 @@ def follow(launch: Launch, app: App) -> FollowResult:
     if launch.foreground:
         return _run(launch, app)
     waited = wait_for([launch.job_id], app, StopCondition())
-    return FollowResult(waited.states[0].status, waited.exit_code)
+    return FollowResult(waited.states[0].status, waited.exit_code, waited.notes)
 
 
 def _run(launch: Launch, app: App) -> FollowResult:
@@ -56,10 +56,19 @@ def _run(launch: Launch, app: App) -> FollowResult:
     except (ModelError, BundleError, EngineError) as error:
         # The record has this error too. It is `partial` if tasks were complete before.
         app.out.error(error)
-        return FollowResult("failed", EXIT_JOB_FAILED)
+        return FollowResult("failed", EXIT_JOB_FAILED, _describe_end(launch.job_id, app))
     done = pluralize(result.completed, "task")
     note = f"{launch.job_id}: {result.status or 'state unknown'}, {done} done, {result.failed} failed"
     code = EXIT_UNREACHABLE if result.status is None else exit_code_of({"status": result.status})
     if code == EXIT_NOT_FINISHED or result.signal is not None:
-        code, note = stopped_code(result), f"{note}. To continue: {command_line('resume', launch.job_id)}"
-    return FollowResult(result.status, code, note)
+        note = f"{note}. To continue: {command_line('resume', launch.job_id)}"
+        return FollowResult(result.status, stopped_code(result), (note,))
+    return FollowResult(result.status, code, (note, *_describe_end(launch.job_id, app)))
+
+
+def _describe_end(job_id: str, app: App) -> tuple[str, ...]:
+    """Return the notes on the end of a job; none if the registry does not answer."""
+    try:
+        return describe_ended([app.registry.require_job(job_id)], app)
+    except MopsJobsError:
+        return ()

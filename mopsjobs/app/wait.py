@@ -6,6 +6,7 @@ that the cache knows counts.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.app.failed_launches import end_failed_launch
-from mopsjobs.app.find_job import find_state
+from mopsjobs.app.find_job import FoundJob, find_state, read_family_of
+from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.rows import state_from_row
+from mopsjobs.cache.rows import job_json_from_state, state_from_row
 from mopsjobs.command_line import command_line
 from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError
@@ -52,10 +54,11 @@ class StopCondition:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WaitResult:
-    """The last known state of each job, and the exit code for those that decide it."""
+    """The last known state of each job, the exit code for those that decide it, and lines for the user."""
 
     states: tuple[JobState, ...]
     exit_code: int
+    notes: tuple[str, ...] = ()
 
 
 def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: float | None = None) -> WaitResult:
@@ -82,6 +85,29 @@ def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: 
         return _wait(_WatchedJobs(names, app, line), app, until, interval=interval)
 
 
+def describe_ended(states: Sequence[JobState], app: App) -> tuple[str, ...]:
+    """Return notes on the jobs that have ended: the jobs that continue them, and the next command for a single job.
+
+    Args:
+        states: the jobs, as the registry has them.
+        app: the run, whose registry has the jobs.
+    """
+    notes: list[str] = []
+    following = ""
+    for state in states:
+        if not state.is_terminal:
+            continue
+        found = FoundJob(job_json_from_state(state, now=app.now().timestamp()))
+        if state.status != JobStatus.SUCCEEDED:  # else there was nothing to resume
+            with contextlib.suppress(MopsJobsError):  # the end is known all the same
+                found = read_family_of(state, app)
+        last = found.job if found.newest is None else found.newest
+        if last["job_id"] != state.job_id:
+            notes.append(f"{state.job_id}: the newest job of its family is {last['job_id']}, which is {last['status']}")
+        following = next_command(last, stale=False, is_dead=is_runner_dead(last, app.env))
+    return (*notes, f"Next: {following}") if following and len(states) == 1 else tuple(notes)
+
+
 def _wait(jobs: _WatchedJobs, app: App, until: StopCondition, *, interval: float) -> WaitResult:
     """Read the jobs until their ends decide the exit code, or the time is up."""
     deadline = None if until.timeout is None else app.monotonic() + until.timeout
@@ -91,7 +117,10 @@ def _wait(jobs: _WatchedJobs, app: App, until: StopCondition, *, interval: float
         outage = jobs.read()
         deciding = _deciding_states(jobs.states, until)
         if deciding is not None:
-            return jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
+            result = jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
+            # Not while the registry does not answer: the wait would grow by one more outage.
+            notes = () if outage is not None else describe_ended(result.states, app)
+            return dataclasses.replace(result, notes=notes)
         if outage is None:
             backoff.reset()
             pause = interval

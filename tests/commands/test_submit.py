@@ -94,7 +94,12 @@ def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
         "python": sys.executable,
     }
     assert ran.err.startswith(f"job: 3 tasks with {sys.executable}\n")
-    assert ran.err.endswith(f"job: {status}, {done} tasks done, {3 - done} failed\n")
+    following = "results job --download DIR" if status == "succeeded" else "logs job"
+    assert ran.err.splitlines()[-2:] == [
+        f"job: {status}, {done} tasks done, {3 - done} failed",
+        f"Next: mops-jobs {following}",
+    ]
+    assert desk("wait", "job").err.splitlines()[-1] == ran.err.splitlines()[-1]
     assert record(desk.jobs).status == status
     assert not (JobDir.for_job("job", desk.env).path / "runner.log").exists()
 

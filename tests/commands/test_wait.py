@@ -68,7 +68,7 @@ def test_each_change_is_told_once(cli: Cli, jobs: JobRegistry) -> None:
     )
     ran = cli("wait", "job")
     assert ran.out == ""
-    assert ran.err.splitlines() == [
+    assert ran.err.splitlines()[:-1] == [
         "job: pending, 0/4 tasks",
         "job: running, 0/4 tasks",
         "job: running, 3/4 tasks",
@@ -119,6 +119,24 @@ def test_fail_fast_ends_with_the_first_that_did_not_succeed(cli: Cli, jobs: JobR
     assert len(cli.clock.slept) == 2
 
 
+def test_a_resumed_job_names_the_newest_of_its_family(cli: Cli, jobs: JobRegistry) -> None:
+    """As `status` does: only that job can be resumed, and has the results. `Next` is that of `status`."""
+    bundle = {"bundle": "sha256:0"}
+    add(jobs, "nightly", "failed", metadata=bundle)
+    for number, status in ((2, "failed"), (3, "running")):
+        add(jobs, f"nightly.{number}", status, metadata=bundle, parent_job_id="nightly")
+        cli.clock.advance(minutes=1)
+    family = "nightly: the newest job of its family is nightly.3, which is running"
+    following = "Next: mops-jobs wait nightly.3"
+    assert cli("wait", "nightly").err.splitlines() == ["nightly: failed", family, following]
+    assert cli("status", "nightly").err.splitlines()[-1] == following
+    assert cli("wait", "nightly", "nightly.2", "-q").err == ""
+    several = cli("wait", "nightly", "nightly.3", "--any").err.splitlines()
+    assert several == ["nightly: failed", "nightly.3: running", family], "the next command is that of a single job"
+    during_sleeps(cli, _1=lambda: jobs.update_status("nightly.3", "succeeded"))
+    assert cli("wait", "nightly.3").err.splitlines()[-1] == "Next: mops-jobs results nightly.3 --download DIR"
+
+
 def test_an_outage_is_survived(cli: Cli, remote: Remote) -> None:
     """A registry that stops answering is asked again, with pauses that grow; the job's end is then told as ever."""
     add(remote.jobs, "job", "running")
@@ -136,7 +154,7 @@ def test_an_outage_is_survived(cli: Cli, remote: Remote) -> None:
     assert len(cli.clock.slept) == 12
     assert max(cli.clock.slept[2:]) <= 30
     assert ran.err.count("Trying again until it answers.") == 1
-    assert ran.err.splitlines()[-1] == "job: succeeded"
+    assert ran.err.splitlines()[-2:] == ["job: succeeded", "Next: mops-jobs status job --json"]
 
 
 def test_an_outage_backs_off_with_jitter(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,9 +107,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
             app.out.warn(warning)
         app.out.note(f"{submitted.job_id}: {_tasks_text(submitted.launch, request)}")
         ending = follow(submitted.launch, app)
-        notes = [] if ending.note is None else [ending.note]
         body = _body(request, submitted.launch, ending.status, as_json=args.json)
-        return Result(body, notes=notes, exit_code=ending.exit_code)
+        return Result(body, notes=ending.notes, exit_code=ending.exit_code)
     following = f"Next: {command_line('wait', submitted.job_id)}"
     if submitted.warnings:
         following = f"Without the registry: {submitted.launched.show_command}"

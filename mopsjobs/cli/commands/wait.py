@@ -52,4 +52,4 @@ def run(args: argparse.Namespace, app: App) -> Result:
     waited = wait_for(args.jobs, app, until, interval=interval)
     now = app.now().timestamp()
     jobs = [job_json_from_state(state, now=now) for state in waited.states]
-    return Result(JsonLines(jobs) if args.json else None, exit_code=waited.exit_code)
+    return Result(JsonLines(jobs) if args.json else None, notes=waited.notes, exit_code=waited.exit_code)
