@@ -11,7 +11,7 @@ from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.rows import job_json_from_state
+from mopsjobs.cache.rows import job_json_from_state, read_remarks
 from mopsjobs.command_line import command_line
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError
@@ -47,6 +47,8 @@ class FoundJob(NamedTuple):
     """Its parents and children; None if it has none."""
     newest: Job | None = None
     """The newest job of its family; None if it has no family."""
+    remarks: tuple[str, ...] = ()
+    """How the record is shown where it has values that this version reads as something near to them."""
 
 
 def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
@@ -190,7 +192,8 @@ def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         ]
         if freshness.problem is not None:
             warnings.append(f"{freshness.problem} Showing the cache, {freshness.describe()}.")
-        return FoundJob(job, freshness, tuple(warnings), family=family, newest=newest)
+        remarks = tuple(job_queries.remarks(connection, str(job["job_id"])))
+        return FoundJob(job, freshness, tuple(warnings), family=family, newest=newest, remarks=remarks)
 
     return app.cache.read(view, policy)
 
@@ -219,13 +222,15 @@ def read_family_of(state: JobState, app: App) -> FoundJob:
     members |= {job_id: families.member_from_state(member) for job_id, member in states.items()}
     family = families.make_family(name, members.values())
     job = job_json_from_state(state, now=now)
+    remarks = tuple(read_remarks(state))
     if family is None:
-        return FoundJob(job)
+        return FoundJob(job, remarks=remarks)
     newest = states.get(family.newest) or app.registry.get_job(family.newest)
     return FoundJob(
         job | {"family": family.to_json()},
         family=family,
         newest=None if newest is None else job_json_from_state(newest, now=now),
+        remarks=remarks,
     )
 
 

@@ -114,9 +114,7 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
         state = JobState.from_json(value)
         if state.job_id != job_id:
             raise RecordError(f"the record is that of job {state.job_id[:80]!r}")
-        remarks = [found.reason for found in state.foreign.values()]
-        if not state.is_finite:
-            remarks.append(NOT_FINITE)
+        remarks = read_remarks(state)
         row_state = state
         if len(value) > MAX_BYTES_BESIDES_OUTPUTS:
             row_state = state.evolve(**{name: getattr(state, name)[:SHOWN_OUTPUTS] for name in OUTPUT_LISTS})
@@ -130,12 +128,25 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
         state.k8s_name, state.k8s_namespace, state.owner, record, *_sum_columns(state), state.parent_job_id,
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
-    kind = FOREIGN_VALUE
-    if state.status not in TRANSITIONS:
-        kind = UNKNOWN_STATUS
-        remarks.insert(0, f"unknown status {state.status!r}; shown as it is")
+    kind = FOREIGN_VALUE if state.status in TRANSITIONS else UNKNOWN_STATUS
     reason = shorten(". ".join(remarks), MAX_REASON)
     return JobRow(row, labels, Problem(key, kind, reason, version.value) if remarks else None)
+
+
+def read_remarks(state: JobState) -> list[str]:
+    """Return how a record is shown where it has values that this version reads as something near to them."""
+    remarks = [] if state.status in TRANSITIONS else [f"unknown status {state.status!r}; shown as it is"]
+    remarks += [found.reason for found in state.foreign.values()]
+    return remarks if state.is_finite else [*remarks, NOT_FINITE]
+
+
+def replace_problems(connection: sqlite3.Connection, keys: Iterable[str], problems: Iterable[Problem]) -> None:
+    """Remove the problems of these keys and write other problems. The caller holds the transaction."""
+    connection.executemany("DELETE FROM problem WHERE key = ?", [(key,) for key in keys])
+    connection.executemany(
+        "INSERT OR REPLACE INTO problem (key, kind, reason, version) VALUES (?, ?, ?, ?)",
+        [(problem.key, problem.kind, problem.reason, problem.version) for problem in problems],
+    )
 
 
 def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:

@@ -61,7 +61,7 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, record: Ve
         if cached == record.version.value or (cached != before and _is_cached_newer(connection, row, record.value)):
             return
         rows.write_rows(connection, [row])
-        connection.execute("DELETE FROM problem WHERE key = ?", (key,))
+        rows.replace_problems(connection, [key], [] if row.problem is None else [row.problem])
 
 
 def _version(connection: sqlite3.Connection, key: str) -> str | None:

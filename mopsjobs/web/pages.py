@@ -180,6 +180,7 @@ class _Views:
                 "show": kind or "",
                 "next": next_command(last or job, stale=freshness.stale),
                 "commands": next_commands(job, last),
+                "remarks": job_queries.remarks(connection, whole_id),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
             }
 

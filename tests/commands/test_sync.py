@@ -170,6 +170,21 @@ def test_many_bad_records_do_not_flood_the_terminal(cli: Cli, remote: Remote) ->
     assert "and 20 more; all of them: mops-jobs doctor --json" in ran.err
 
 
+def test_a_value_read_differently_is_named_once(cli: Cli, remote: Remote) -> None:
+    """A sync names it when the record has changed, and `--full` again. `status`, also from the registry, shows it."""
+    remote.put(key("odd"), foreign("odd", error_code=137))
+    assert "shown as 137" in cli("sync").err
+    assert cli("sync").err == ""
+    assert "shown as 137" in cli("sync", "--full").err
+    remote.put(key("odd"), foreign("odd", error_code=138))
+    for flags in (("--refresh",), ("--offline",)):
+        (line,) = [line for line in cli.ok("status", "odd", *flags).lines if line.startswith("Remark")]
+        assert line.endswith("shown as 138")
+    assert "shown as 138" in str(cli.ok("sync", "--json").json["problems"])
+    remote.put(key("odd"), foreign("odd", error_code=139))
+    assert "shown as 139" in cli("sync").err
+
+
 def test_an_unreadable_record_keeps_its_last_good_row(cli: Cli, anywhere: VersionedStore) -> None:
     """A record that turns bad is shown as it last was, until it is repaired; then the problem is gone."""
     _fill(anywhere, "a b")

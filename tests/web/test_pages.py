@@ -372,6 +372,13 @@ def test_errors_keep_their_lines(cli: Cli, remote: Remote, capsys: Any) -> None:
     assert f"<span>task 3: MemoryError: no room\n{lines}</span>" in page
 
 
+def test_a_value_read_differently_is_named(cli: Cli, remote: Remote, capsys: Any) -> None:
+    """The page of a job says where a record has another form than mops-jobs shows, as `status` does."""
+    remote.put(key("odd"), foreign("odd", error_code=137))
+    cli("sync", "-q")
+    assert "shown as 137</dd>" in Web(cli, capsys).ok("/jobs/odd")
+
+
 def test_events_stand_in_the_order_of_their_times(cli: Cli, remote: Remote, capsys: Any) -> None:
     """Whenever this machine has heard of them: a writer that was cut off tells late."""
     add(remote.jobs, "a", "running")

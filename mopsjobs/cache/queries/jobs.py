@@ -199,10 +199,18 @@ def count_jobs(connection: sqlite3.Connection) -> int:
 
 def unreadable_records(connection: sqlite3.Connection, job_id: str | None = None) -> list[tuple[str, str]]:
     """Return key and reason of unreadable records, of one job or of all. Their rows are the last good ones."""
+    return _problems(connection, "kind = 'unreadable'", job_id)
+
+
+def remarks(connection: sqlite3.Connection, job_id: str) -> list[str]:
+    """Return how the record of a job is shown where it has values that this version reads as something near to them."""
+    return [reason for _key, reason in _problems(connection, "kind IN ('foreign_value', 'unknown_status')", job_id)]
+
+
+def _problems(connection: sqlite3.Connection, kinds: str, job_id: str | None) -> list[tuple[str, str]]:
     ending = "" if job_id is None else f"/{job_id}/state.json"  # not by LIKE: an id may contain its `_`
     return connection.execute(
-        "SELECT key, reason FROM problem WHERE kind = 'unreadable' AND (?1 = '' OR substr(key, -length(?1)) = ?1)"
-        " ORDER BY key",
+        f"SELECT key, reason FROM problem WHERE {kinds} AND (?1 = '' OR substr(key, -length(?1)) = ?1) ORDER BY key",  # noqa: S608 - constant texts
         (ending,),
     ).fetchall()
 

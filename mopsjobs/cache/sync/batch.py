@@ -41,6 +41,8 @@ class SyncReport:
         self.removed = 0
         self.fetched = 0
         self.problems: list[rows.Problem] = []
+        self.named_before: set[tuple[str, str]] = set()
+        """Keys and versions of the problems that the cache had before."""
         self.synced_at = ""
         self.seconds = 0.0
 
@@ -48,6 +50,15 @@ class SyncReport:
     def unreadable(self) -> list[rows.Problem]:
         """Return the problems by which a record is missing from the cache, or out of date there."""
         return [problem for problem in self.problems if problem.kind == rows.UNREADABLE]
+
+    @property
+    def news(self) -> list[rows.Problem]:
+        """Return the problems to name: unreadable records each time, others once for each version of a record."""
+        return [
+            problem
+            for problem in self.problems
+            if problem.kind == rows.UNREADABLE or (problem.key, problem.version) not in self.named_before
+        ]
 
 
 class FetchedRecord(NamedTuple):
@@ -123,14 +134,10 @@ class RecordBatch:
         younger = {key for key, generation in generations.items() if generation > self._generation}
         records = [record for record in self._records if record.key not in younger]
         rows.write_rows(connection, records)
-        connection.executemany("DELETE FROM problem WHERE key = ?", [(record.key,) for record in records])
-        connection.executemany(
-            "INSERT OR REPLACE INTO problem (key, kind, reason, version) VALUES (?, ?, ?, ?)",
-            [
-                (problem.key, problem.kind, problem.reason, problem.version)
-                for problem in self.problems
-                if problem.key not in younger
-            ],
+        rows.replace_problems(
+            connection,
+            [record.key for record in records],
+            [problem for problem in self.problems if problem.key not in younger],
         )
         self._records, self.problems = [], []
 

@@ -120,6 +120,8 @@ class _Sync:
 
     def run(self, on_progress: OnProgress | None, *, full: bool, scan: bool) -> None:
         """Choose the kind of sync, and run it."""
+        if not full:
+            self.report.named_before = set(self._connection.execute("SELECT key, version FROM problem"))
         announced = self._announced_jobs() if self._has_more_than(SMALL_REGISTRY) else None
         is_delta_possible = not (full or scan) and self._all_announced and self._age(self._last_full) is not None
         is_cheaper = announced is not None and is_delta_possible and self._has_more_than(GET_COST * len(announced))

@@ -100,11 +100,11 @@ def _text(name: str, found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
     short = describe_short_name(name, str(job["job_id"]), found.family)
     if short is not None:
         notes.insert(0, short)
-    return _lines(job, found.family, app), notes
+    return _lines(found, app), notes
 
 
-def _lines(job: Job, family: Family | None, app: App) -> list[Line]:
-    now = app.now()
+def _lines(found: FoundJob, app: App) -> list[Line]:
+    job, family, now = found.job, found.family, app.now()
     lines: list[Line] = []
 
     def add(title: str, *pieces: object) -> None:
@@ -144,6 +144,7 @@ def _lines(job: Job, family: Family | None, app: App) -> list[Line]:
         words = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None)
         add("Error", style_text(words, "red"))
     add("Validation", job["last_validation_error"])
+    add("Remark", ". ".join(found.remarks) or None)
     lines += _timeline(job)
     return lines
 

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
     if args.json:
         return Result(Document(_document(report, events)), warnings=warnings, exit_code=exit_code)
-    problems = report.unreadable if app.out.quiet else report.problems
+    problems = report.unreadable if app.out.quiet else report.news
     named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
         named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line('doctor --json')}")
