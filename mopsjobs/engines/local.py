@@ -138,6 +138,13 @@ def failed_launch(job_id: str, env: Mapping[str, str]) -> str | None:
     return f"The runner ended before its first report: {said}"
 
 
+def launched_at(job_id: str, env: Mapping[str, str]) -> datetime | None:
+    """Return when the runner of a job was last launched from this home directory; None if it was not."""
+    with contextlib.suppress(OSError):
+        return from_timestamp(JobDir.for_job(job_id, env).runner.stat().st_mtime)
+    return None
+
+
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:
     """Return the process id of the runner that was launched for a job on this machine; None if it has ended."""
     directory = JobDir.for_job(job_id, env)

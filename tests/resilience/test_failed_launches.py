@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,9 @@ from mopsjobs.engines import local
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreAccessError
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.utils.times import parse_time
 from support.cli import Cli, Remote, command, environment, foreign, key, sentences
 from support.runs import is_alive, record, sets_of, study, until
 
@@ -131,6 +135,25 @@ def test_only_the_lines_of_the_last_launch_are_quoted(cli: Cli, jobs: JobRegistr
     until(lambda: not is_alive(runner["pid"]), "the runner to end")
     cli.ok("status", "job")
     assert record(jobs).error_message == "The runner ended before its first report: second"
+
+
+def test_a_runner_that_was_launched_again_is_judged(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
+    """Its job was running before, so its outputs decide. It is left alone while another runner may be at work."""
+    launch(BROKEN)
+    runner = JobDir.for_job("job", cli.env).runner
+    state = jobs.report_shard("job", 0, 1, ShardReport(completed=0, failed=0))
+    cli.clock.moment = parse_time(str(state.heartbeat_at))
+    reported = cli.clock.moment.timestamp()
+    os.utime(runner, (reported - 60, reported - 60))
+    cli.clock.advance(hours=1)
+    assert "running" in cli.ok("status", "job").out, "it has reported since its launch"
+    os.utime(runner, (reported + 60, reported + 60))
+    cli.clock.moment -= timedelta(hours=1)
+    assert "running" in cli.ok("status", "job").out, "it reported less than a minute ago"
+    cli.clock.advance(hours=1)
+    assert cli("wait", "job", "--timeout", "20s").code == 100
+    assert record(jobs).status == "failed"
+    assert str(record(jobs).error_message).endswith(f"the first error: {LAST_LINE}")
 
 
 def test_a_runner_that_another_machine_launched_is_not_judged(
