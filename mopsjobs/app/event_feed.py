@@ -88,6 +88,8 @@ class EventFeed:
         """The job's full id."""
         self.job: Mapping[str, object] | None = None
         """Its record, as JSON types, when it was found; None if there is none."""
+        self.outage: StoreUnavailableError | None = None
+        """Why only the cache was read; None if the registry answered, or was not asked."""
         if name is not None:
             self.job_id, self._since = self._find(name)
 
@@ -129,6 +131,7 @@ class EventFeed:
         except (StoreUnavailableError, CacheError) as error:
             if not self._follow:
                 self._check_filled(error)
+            self.outage = error if isinstance(error, StoreUnavailableError) else None
             self._app.out.warn(f"{error} Showing what the cache has.")
         if self._offline:
             hint = f"Run: {command_line('sync')}"
@@ -163,7 +166,7 @@ class EventFeed:
             yield page
             after = page[-1].seq
 
-    def follow(self, after: int, show: OnEvents) -> JobState | None:
+    def follow(self, after: int, show: OnEvents, *, on_outage: Callable[[], None] = lambda: None) -> JobState | None:
         """Show events as they come, beginning after the number `after`.
 
         The events of one job end when it has ended and all were shown; those of all jobs never end. While the registry
@@ -172,6 +175,7 @@ class EventFeed:
         Args:
             after: the number of the last event seen.
             show: called with events, in their order.
+            on_outage: called when the registry stops answering.
 
         Returns:
             The record of the job that has ended.
@@ -205,6 +209,7 @@ class EventFeed:
             delay = backoff.next_delay()
             if backoff.failures == 1:
                 self._app.out.warn(f"{outage} Trying again until it answers.")
+                on_outage()
             self._app.sleep(delay)
 
     def note_absence(self) -> bool:

@@ -17,6 +17,7 @@ from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import engine_of
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
 from mopsjobs.registry.status import TERMINAL
@@ -93,18 +94,25 @@ class _LogReader:
 
     def read(self) -> int:
         """Read the lines. Returns the exit code."""
-        request = self._request
+        request, feed = self._request, None
         try:
             feed = EventFeed(self._app, request.job, offline=request.offline, follow=request.follow)
             seen = self._read_cluster(feed.job)
             if seen is None:
                 seen = self._read_present(feed)
         except StoreUnavailableError as outage:
-            return self._read_local_runner(outage)
+            job_id = request.job if feed is None else str(feed.job_id)
+            if job_id.startswith("@") or not self._read_local_runner(job_id, outage):
+                raise
+            return outage.exit_code
+        if not request.follow and feed.outage is not None:
+            if not self._has_lines and self._read_local_runner(str(feed.job_id), feed.outage):
+                return feed.outage.exit_code
+            self._name_local_log(feed)
         if not request.follow or seen < 0:
             self._note_absence(feed)
             return EXIT_DONE
-        state = feed.follow(seen, self._show_events)
+        state = feed.follow(seen, self._show_events, on_outage=lambda: self._name_local_log(feed))
         self._note_absence(feed)
         return EXIT_DONE if state is None else exit_code_of({"status": state.status})
 
@@ -182,22 +190,26 @@ class _LogReader:
         self._show_events(list(last))
         return seen
 
-    def _read_local_runner(self, outage: StoreUnavailableError) -> int:
+    def _name_local_log(self, feed: EventFeed) -> None:
+        """Print where the log of the job's runner is on this machine, if it is there."""
+        directory = JobDir.for_job(str(feed.job_id), self._app.env)
+        if directory.log.exists():
+            self._app.out.note(f"The log of its runner on this machine: {directory.show_command}")
+
+    def _read_local_runner(self, job_id: str, outage: StoreUnavailableError) -> bool:
         """Read the log of the job's runner on this machine, since the registry does not answer.
 
-        Raises:
-            StoreUnavailableError: if this machine has no such log.
+        Returns:
+            False if this machine has no such log, or none of its lines is selected.
         """
-        job_id, tail = self._request.job, self._request.tail
-        if job_id.startswith("@"):
-            raise outage
+        tail = self._request.tail
         lines = open_engine("local", self._app.env).logs({"job_id": job_id})
         selected = [LogLine(line) for line in lines if self._matches(line)]
         if not selected:
-            raise outage
+            return False
         self._app.out.warn(f"{outage} Showing the log of the job's runner on this machine.")
         self._show(selected if tail is None else selected[-tail:] if tail else [])
-        return outage.exit_code
+        return True
 
     def _show_events(self, page: Sequence[StoredEvent]) -> None:
         """Show the lines of the selected events, and warn of missing ones."""

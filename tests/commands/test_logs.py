@@ -118,6 +118,34 @@ def test_the_runner_speaks_for_itself_while_the_registry_is_away(cli: Cli, remot
     assert "Showing the log of the job's runner on this machine." in ran.err
 
 
+def test_the_runner_speaks_for_itself_of_a_job_that_the_cache_knows(cli: Cli, remote: Remote, write: Writer) -> None:
+    """Without events in the cache, its lines are shown; with some, only its path: logs have one source at a time."""
+    add(remote.jobs, "job", "running", engine="local")
+    cli.ok("sync")
+    directory = JobDir.for_job("job", cli.env)
+    directory.path.mkdir(parents=True)
+    directory.log.write_text("first\nsecond\n")
+    hint = f"The log of its runner on this machine: tail -f {directory.log}"
+    remote.store.down = True
+    ran = cli("logs", "@latest", "--tail", "1")
+    assert (ran.code, ran.lines) == (5, ["second"])
+    assert "Showing the log of the job's runner on this machine." in ran.err
+    ran = cli.ok("logs", "job", "--grep", "nowhere")
+    assert ran.err.splitlines()[-2:] == [hint, "Job job has no log lines that match."]
+    remote.store.down = False
+    write("from an event")
+    cli.ok("sync")
+    remote.store.down = True
+    ran = cli.ok("logs", "job")
+    assert (ran.lines, ran.err.splitlines()[-1]) == (["from an event"], hint)
+    during_sleeps(
+        cli,
+        _2=lambda: setattr(remote.store, "down", False),
+        _3=lambda: remote.jobs.update_status("job", "succeeded"),
+    )
+    assert cli.ok("logs", "job", "-f").err.splitlines()[-1] == hint
+
+
 @pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 100), ("cancelled", 103), ("partial", 104)])
 def test_logs_follow_from_before_the_start_to_the_end(
     cli: Cli, anywhere: VersionedStore, status: str, code: int
