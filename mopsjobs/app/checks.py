@@ -141,7 +141,7 @@ def check_access(diagnosis: Diagnosis) -> CheckResult:
     source = getattr(app.store, "credential_source", None)
     signed = f", signed in by {source}" if source else ""
     if first is None:
-        return CheckResult("access", "warn", f"reachable, no jobs yet{signed}", command_line("register", "JOB"))
+        return CheckResult("access", "warn", f"reachable, no jobs yet{signed}", _first_job())
     return CheckResult("access", "ok", f"reachable in {seconds * 1000:.0f} ms{signed}")
 
 
@@ -263,6 +263,11 @@ def _known_problems(connection: sqlite3.Connection) -> list[Problem] | None:
     return [Problem(*found) for found in statistics.problems(connection)]
 
 
+def _first_job() -> str:
+    """Return the command that brings the first job."""
+    return command_line("submit STUDY --auto")
+
+
 def _missing_file(app: App, path: str) -> CheckResult:
     """Return the result for an embedded registry without a file: a failure only if it had one before."""
     if (lost := app.embedded.evidence()) is not None:
@@ -273,7 +278,7 @@ def _missing_file(app: App, path: str) -> CheckResult:
             f"mount its disk, or restore the file; to start a new one: {command_line('sync --full')}",
             EXIT_UNREACHABLE,
         )
-    fix = command_line("register", "JOB")
+    fix = _first_job()
     if app.settings.registry.origin != "default":
         fix = f"check the path; if it is right: {fix}"
     return CheckResult("access", "warn", f"there is no file {path} yet; the first job creates it", fix)

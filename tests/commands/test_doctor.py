@@ -43,7 +43,7 @@ def test_doctor_names_the_fix_for_a_first_run(cli: Cli) -> None:
     """Where nothing is there yet, it says what to type, and this is not a failure."""
     checks = _checks(cli)
     assert checks["access"]["state"] == "warn"
-    assert checks["access"]["fix"] == "check the path; if it is right: mops-jobs register JOB"
+    assert checks["access"]["fix"] == "check the path; if it is right: mops-jobs submit STUDY --auto"
     assert "registry.db yet; the first job creates it" in str(checks["access"]["detail"])
     assert "reachable" not in str(checks["access"]["detail"])
     assert (checks["cache"]["state"], checks["cache"]["fix"]) == ("ok", None)
