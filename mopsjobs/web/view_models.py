@@ -135,11 +135,12 @@ def _jobs_with(name: str, value: object) -> str:
 
 
 def family(family: Family) -> dict[str, Any]:
-    """Return the family of a job: its sum, the children of the job, and the newest members."""
+    """Return the family of a job: its sum and the colour of that, the children of the job, and some members."""
     done, total = family.tasks_completed, family.tasks_total
     return {
         "tasks": None if total is None or done is None else f"{done}/{total}",
         "share": None if total is None or done is None else round(min(1.0, done / total), 4),
+        "kind": next(status(member.status).kind for member in family.members if member.job_id == family.newest),
         "jobs": len(family.members),
         "children": [(child, job_path(child)) for child in family.children[:SHOWN_MEMBERS]],
         "members": [

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playw
 
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import json_time, utc_now
 from mopsjobs.web.sse import MAX_STREAMS
@@ -158,6 +159,29 @@ def test_filter_search_and_open_a_job(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("night-1")
     page.go_back()
     expect(page.get_by_label("Search")).to_have_value("night")
+
+
+COLOURS = """bars => bars.map(bar => {
+    const style = getComputedStyle(bar), status = bar.closest("tr, #state").querySelector("span.status");
+    return [status.innerText, style.accentColor.replace("currentcolor", style.color), getComputedStyle(status).color];
+})"""
+
+
+def test_a_bar_has_the_colour_of_its_status(page: Page, cli: Cli, server: Server) -> None:
+    """For each status; on a job's page too, whatever the statuses of its family are."""
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
+    for status in JobStatus:
+        add(jobs, f"bar-{status}", status, tasks_total=4)
+    add(jobs, "bar-failed.2", "running", tasks_total=4, parent_job_id="bar-failed")
+    page.goto(f"{server.url}/jobs?name=bar-*")
+    expect(page.locator("#jobs progress")).to_have_count(len(JobStatus) + 1)
+    found = page.locator("#jobs progress").evaluate_all(COLOURS)
+    assert {words.split()[-1] for words, _, _ in found} == set(JobStatus)
+    page.goto(f"{server.url}/jobs/bar-failed.2")
+    found += page.locator("#state > .big progress").evaluate_all(COLOURS)
+    assert "running" in found[-1][0]
+    assert [(words, bar) for words, bar, _ in found] == [(words, colour) for words, _, colour in found]
+    assert len({bar for _, bar, _ in found}) == len(JobStatus) - 1, "pending and submitting look alike"
 
 
 def test_progress_moves_while_a_job_runs(page: Page, cli: Cli) -> None:

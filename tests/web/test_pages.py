@@ -303,8 +303,9 @@ def test_a_job_shows_what_is_known_and_what_to_type(web: Web) -> None:
     """State, progress, history, and commands that can be typed as they are."""
     page = web.ok("/jobs/running-1")
     assert "1/4" in page
-    assert '<progress max="1" value="0.25"' in page
+    assert '<progress class="running" max="1" value="0.25"' in page
     assert "mops-jobs logs -f running-1" in page
+    assert re.search(r"running</span> since 20[0-9-]+T[0-9:]+Z \(<time [^>]+>[^<]+ago</time>\)</p>", page)
     assert page.count("<rect") == 2  # running, and before it what has no times: pending, submitting, scheduled
     assert "mops-jobs resume failed-1" in web.ok("/jobs/failed-1")
 
