@@ -12,7 +12,7 @@ from datetime import datetime
 
 from mopsjobs.app.app import App
 from mopsjobs.app.failed_launches import end_failed_launch, end_failed_launch_if_possible
-from mopsjobs.app.find_job import find_cached
+from mopsjobs.app.find_job import find_cached, find_state
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries import jobs as job_queries
@@ -217,7 +217,7 @@ class EventFeed:
         if self.job is None or self.job["status"] not in TERMINAL or not self._is_synced:
             return False
         job_id = str(self.job_id)
-        if self._app.cache.read_cached(lambda cache: has_events(cache, job_id)):
+        if self._has_events(job_id):
             return False
         if self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
             note = (
@@ -236,32 +236,38 @@ class EventFeed:
         return end_failed_launch(state.fields(), self._app) or state
 
     def _find(self, name: str) -> tuple[str, datetime | None]:
-        """Return the job's id and when it was created: by the full id from the registry, else from the cache."""
-        outage = None
+        """Find the job. Return its id and when it was created; no time if only its events are left."""
         if not name.startswith("@"):
             check_job_id(name)
-        if not self._offline and not name.startswith("@"):
+        try:
+            job = self._find_record(name)
+        except JobNotFoundError as error:
+            if not self._has_events(error.job_id):
+                raise
+            return error.job_id, None
+        self.job = job
+        return str(job["job_id"]), parse_time(str(job["created_at"]))
+
+    def _find_record(self, name: str) -> Mapping[str, object]:
+        """Return the record of the job: from the registry, and if that does not answer, from the cache."""
+        outage = None
+        if not self._offline:
             try:
-                state = self._app.registry.get_job(name)
+                state = find_state(name, self._app)
             except StoreUnavailableError as error:
                 outage = error
             else:
-                if state is not None:
-                    state = end_failed_launch_if_possible(state.fields(), self._app) or state
-                    self.job = state.to_dict()
-                    return state.job_id, parse_time(state.created_at)
+                return (end_failed_launch_if_possible(state.fields(), self._app) or state).to_dict()
         try:
-            job = find_cached(name, self._app, FreshnessPolicy(offline=self._offline))
-        except JobNotFoundError:
-            # The cache may have events of a job whose record is gone.
-            if self._app.cache.read_cached(lambda cache: has_events(cache, name)):
-                return name, None
-            if outage is not None:
-                raise outage from None
-            raise
-        ended = None if self._offline else end_failed_launch_if_possible(job, self._app)
-        self.job = job if ended is None else ended.to_dict()
-        return str(job["job_id"]), parse_time(str(job["created_at"]))
+            return find_cached(name, self._app, FreshnessPolicy(offline=True))
+        except (JobNotFoundError, StoreUnavailableError):
+            if outage is None or self._has_events(name):
+                raise
+            raise outage from None
+
+    def _has_events(self, job_id: str) -> bool:
+        """Return whether the cache has events of a job, whose record may be gone."""
+        return bool(self._app.cache.read_cached(lambda cache: has_events(cache, job_id)))
 
     def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
         """Raise `otherwise` if the cache has no events to show instead."""

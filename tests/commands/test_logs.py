@@ -118,6 +118,16 @@ def test_the_runner_speaks_for_itself_while_the_registry_is_away(cli: Cli, remot
     assert "Showing the log of the job's runner on this machine." in ran.err
 
 
+def test_latest_is_the_newest_job_of_the_registry(cli: Cli, remote: Remote, write: Writer) -> None:
+    """As `wait @latest` finds it: a job that the cache does not know yet is the one whose lines are shown."""
+    add(remote.jobs, "old", "running")
+    cli.ok("sync")
+    cli.clock.advance(minutes=1)
+    add(remote.jobs, "job", "running")
+    write("of the newest")
+    assert cli.ok("logs", "@latest").lines == ["of the newest"]
+
+
 def test_the_runner_speaks_for_itself_of_a_job_that_the_cache_knows(cli: Cli, remote: Remote, write: Writer) -> None:
     """Without events in the cache, its lines are shown; with some, only its path: logs have one source at a time."""
     add(remote.jobs, "job", "running", engine="local")
