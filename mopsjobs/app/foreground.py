@@ -9,7 +9,7 @@ from mopsjobs.app.app import App
 from mopsjobs.console.progress_line import ProgressLine
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import disk_errors, shard_lock
-from mopsjobs.errors import JobNotFoundError, NoManifestError, OptionError, full_id_hint
+from mopsjobs.errors import NoManifestError, OptionError, full_id_hint
 from mopsjobs.runner.run_shard import run_shard
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.utils.files import make_directory
@@ -54,8 +54,7 @@ def run_here(shard: Shard, app: App) -> ShardResult:
                 sleep=app.sleep,
             )
         except NoManifestError:
-            if app.registry.get_job(shard.job_id) is None:
-                raise JobNotFoundError(shard.job_id, hint=full_id_hint()) from None
+            app.registry.require_job(shard.job_id, full_id_hint())
             raise
 
 

@@ -11,7 +11,7 @@ from mopsjobs.app.job_arguments import DEFAULT_LIMIT, job_filter, parse_hours
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries.charts import window_start
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.text import invalid_choice, parse_whole_number
+from mopsjobs.utils.text import parse_whole_number
 
 MAX_LIMIT = 1000
 """Jobs or events in one response of the API, at most. Active jobs come on top of that."""
@@ -46,6 +46,11 @@ def _number(default: int, least: int, most: int) -> Parameter:
     return Parameter(default, lambda text: parse_whole_number(text, least, most), expected)
 
 
+def _days(default: int | None) -> Parameter:
+    expected = f"one of {', '.join(map(str, DAYS))}"
+    return Parameter(default, lambda text: int(text) if text in map(str, DAYS) else None, expected)
+
+
 FILTERS = {
     "hours": Parameter(read=parse_hours, expected="a number above 0, at most a century"),
     "since": Parameter(),
@@ -65,9 +70,9 @@ API_JOBS = FILTERS | SORT | {"limit": _number(DEFAULT_LIMIT, 1, MAX_LIMIT), "ski
 
 API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": _number(MAX_LIMIT, 1, MAX_LIMIT)}
 
-JOBS_PAGE = FILTERS | {"q": Parameter(), "days": Parameter()} | SORT | {"page": _number(1, 1, MAX_PAGE)}
+JOBS_PAGE = FILTERS | {"q": Parameter(), "days": _days(None)} | SORT | {"page": _number(1, 1, MAX_PAGE)}
 
-CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": Parameter("30")}
+CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": _days(30)}
 
 
 def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, Any]:
@@ -165,7 +170,7 @@ class JobsPageQuery:
         job_filter = _filter(values, now)
         job_filter.text = values["q"]
         if values["days"]:
-            job_filter.ended_since = window_start(_check_days(values["days"]), now.timestamp())
+            job_filter.ended_since = window_start(values["days"], now.timestamp())
         return job_filter
 
 
@@ -181,19 +186,13 @@ class ChartsQuery:
         values = parse_query(CHARTS, query)
         self.owner: str = values["owner"]
         self.labels: tuple[str, ...] = values["label"]
-        self.days = _check_days(values["days"])
+        self.days: int = values["days"]
         self.since = window_start(self.days, now.timestamp())
         self.filter = job_filter(now, owner=self.owner or None, label=self.labels)
         self.filter.ended_since = self.since
-        self.params = [("days", values["days"]), ("owner", self.owner), *(("label", label) for label in self.labels)]
+        self.params = [("days", str(self.days)), ("owner", self.owner), *(("label", label) for label in self.labels)]
         """The names and values of the query, defaults included."""
 
 
 def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
     return job_filter(now, **{name: values[name] for name in FILTERS})
-
-
-def _check_days(text: str) -> int:
-    if text not in map(str, DAYS):
-        raise UsageError(invalid_choice("days", text, DAYS))
-    return int(text)
