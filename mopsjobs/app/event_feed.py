@@ -29,6 +29,7 @@ from mopsjobs.cache.sync.events import SYNCED_AT
 from mopsjobs.command_line import command_line
 from mopsjobs.console.printer import status_style
 from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError
+from mopsjobs.events.format import DROPPED, LOG, RUNNER, STATE, TASK_FAILED
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL
@@ -289,16 +290,16 @@ def pause_after(listed: int) -> float:
 def event_text(event: Mapping[str, object]) -> list[str]:
     """Return the text of an event by its kind; of an unknown kind, its fields."""
     kind = str(event["kind"])
-    if kind == "state" and "status" in event:
+    if kind == STATE and "status" in event:
         total, done, failed = (event.get(f"tasks_{name}") for name in ("total", "completed", "failed"))
         counts = f" {done}/{total} tasks" if total else f" {done} tasks" if done else ""
         return [status_style(event["status"]), counts + (f", {failed} failed" if failed else "")]
-    if kind in ("log", "runner") and "text" in event:
+    if kind in (LOG, RUNNER) and "text" in event:
         return [_task(event), str(event["text"])]
-    if kind == "dropped" and "count" in event:
+    if kind == DROPPED and "count" in event:
         return [f"{event['count']} events are missing here"]
     error = event.get("error")
-    if kind == "task_failed" and isinstance(error, dict):
+    if kind == TASK_FAILED and isinstance(error, dict):
         return [_task(event), f"{error.get('type')}: {error.get('message')}"]
     return [" ".join(f"{name}={value}" for name, value in event.items() if name not in _COMMON_FIELDS)]
 
@@ -318,7 +319,7 @@ class _EndDetector:
     def look_for_end(self, events: Sequence[StoredEvent]) -> None:
         """Look for the event of the job's end."""
         self._has_end_event = self._has_end_event or any(
-            stored.event["kind"] == "state" and str(stored.event.get("status")) in TERMINAL for stored in events
+            stored.event["kind"] == STATE and str(stored.event.get("status")) in TERMINAL for stored in events
         )
 
     def is_complete(self, state: JobState, *, is_quiet: bool) -> bool:

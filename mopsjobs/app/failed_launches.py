@@ -16,7 +16,8 @@ from mopsjobs.engines.base import LAUNCH_FAILED
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine, failed_launch, launched_at
 from mopsjobs.errors import InvalidTransitionError, MopsJobsError
-from mopsjobs.events.writer import RUNNER, record_event
+from mopsjobs.events.format import RUNNER
+from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import BEFORE_RUNNING, JobStatus
 from mopsjobs.studies.validation import validate

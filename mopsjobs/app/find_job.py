@@ -11,7 +11,6 @@ from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.rows import job_json_from_state, read_remarks
 from mopsjobs.command_line import command_line
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError
@@ -210,6 +209,7 @@ def read_family_of(state: JobState, app: App) -> FoundJob:
         StoreError: if the registry cannot be read.
         RecordError: if a record of the family is unreadable.
     """
+    from mopsjobs.cache.rows import job_json_from_state, read_remarks  # here: a job of the cache needs no record
     from mopsjobs.studies.lineage import family_states
 
     name, now = state.job_id, app.now().timestamp()

@@ -20,6 +20,7 @@ from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
+from mopsjobs.events.format import DROPPED, LOG, RUNNER, TASK_FAILED
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.text import compile_pattern
 from mopsjobs.utils.times import parse_time
@@ -217,7 +218,7 @@ class _LogReader:
         self._has_lines = self._has_lines or bool(lines)
         self._show(lines)
         for stored in page:
-            if stored.event["kind"] == "dropped":
+            if stored.event["kind"] == DROPPED:
                 count = stored.event.get("count")
                 self._app.out.warn(f"{count} events are missing: the registry did not answer for too long.")
 
@@ -227,7 +228,7 @@ class _LogReader:
     def _selects(self, stored: StoredEvent) -> bool:
         """Return True if an event is a selected line, or an error with one."""
         event = stored.event
-        if event["kind"] != "log" and not _is_error(event):
+        if event["kind"] != LOG and not _is_error(event):
             return False
         if self._after is not None and parse_time(str(event["at"])).timestamp() < self._after:
             return False
@@ -236,7 +237,7 @@ class _LogReader:
 
 def _is_error(event: Mapping[str, object]) -> bool:
     """Return True if the event is the error of a task, or of a runner that could not load the model."""
-    return event["kind"] in ("task_failed", "runner") and event.get("error") is not None
+    return event["kind"] in (TASK_FAILED, RUNNER) and event.get("error") is not None
 
 
 def _lines(event: Mapping[str, object]) -> list[LogLine]:

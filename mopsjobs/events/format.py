@@ -23,6 +23,24 @@ PREFIX = "events/"
 
 BUCKET_FORMAT = "%Y%m%dT%H"
 
+STATE = "state"
+"""Kind: the record was written, but not for labels or a note after the end.
+
+Fields `status`, `tasks_total`, `tasks_completed`, `tasks_failed`, `revision`.
+"""
+
+TASK_FAILED = "task_failed"
+"""Kind: a task ended in an error."""
+
+LOG = "log"
+"""Kind: a line that a task wrote, in the field `text`. The first to be dropped if there are too many events."""
+
+RUNNER = "runner"
+"""Kind: a message of the runner, in the field `text`."""
+
+DROPPED = "dropped"
+"""Kind: events are missing here; the field `count` has their number."""
+
 MAX_EVENT_BYTES = 16 * 1024
 """Of one event, as it is written. Longer texts in it are cut, and the field `cut` is set."""
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from mopsjobs.errors import StoreError, UsageError
-from mopsjobs.events.format import MAX_CHUNK_BYTES, chunk_key, event_line, is_kind, is_source
+from mopsjobs.events.format import DROPPED, LOG, MAX_CHUNK_BYTES, STATE, chunk_key, event_line, is_kind, is_source
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.transitions import is_annotation
@@ -26,24 +26,6 @@ from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 from mopsjobs.utils.times import json_time, utc_now
 
 log = logging.getLogger(__name__)
-
-STATE = "state"
-"""Kind: the record was written, but not for labels or a note after the end.
-
-Fields `status`, `tasks_total`, `tasks_completed`, `tasks_failed`, `revision`.
-"""
-
-TASK_FAILED = "task_failed"
-"""Kind: a task ended in an error."""
-
-LOG = "log"
-"""Kind: a line that a task wrote, in the field `text`. The first to be dropped if there are too many events."""
-
-RUNNER = "runner"
-"""Kind: a message of the runner, in the field `text`."""
-
-DROPPED = "dropped"
-"""Kind: events are missing here; the field `count` has their number."""
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Of events that wait for the store, besides the limit of their number."""

@@ -24,6 +24,7 @@ from mopsjobs.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from mopsjobs.events.format import LOG, RUNNER, STATE, TASK_FAILED
 from mopsjobs.events.writer import EventLog, state_fields
 from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
@@ -151,7 +152,7 @@ class _Run:
         shard = self._shard
         with contextlib.closing(EventLog(self._store, shard.job_id, source=f"runner-{shard.number}")) as events:
             self._registry = self._registry.with_on_write(
-                lambda _key, value, _version: events.emit("state", **state_fields(JobState.from_json(value)))
+                lambda _key, value, _version: events.emit(STATE, **state_fields(JobState.from_json(value)))
             )
             reporter = Reporter(
                 self._registry, shard.job_id, shard.number, shard.shards, self._counts, register=self._register
@@ -184,7 +185,7 @@ class _Run:
 
         The status is `failed`. But if an earlier run has completed tasks, the outputs decide, as for any other job.
         """
-        events.emit("runner", text=str(error), **(error.event_fields if isinstance(error, ModelError) else {}))
+        events.emit(RUNNER, text=str(error), **(error.event_fields if isinstance(error, ModelError) else {}))
         if isinstance(error, StoreError):
             self._on_log(KEPT_TEXT)
         code = "STORE" if isinstance(error, StoreError) else "ENGINE" if isinstance(error, EngineError) else "MODEL"
@@ -266,7 +267,7 @@ class _Run:
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))
-            events.emit("runner", text=str(error))
+            events.emit(RUNNER, text=str(error))
             return False
         return True
 
@@ -274,7 +275,7 @@ class _Run:
         shard = self._shard
 
         def on_log(task: int | None, line: str) -> None:
-            events.emit("log", task=task, text=line)
+            events.emit(LOG, task=task, text=line)
             if shard.echo:
                 self._on_log(line if task is None else f"[{task}] {line}")
 
@@ -292,7 +293,7 @@ class _Run:
             self._directory.code,
             self._retry,
             on_log,
-            on_died=lambda text: events.emit("runner", text=text),
+            on_died=lambda text: events.emit(RUNNER, text=text),
         )
 
     def _store_result(self, result: TaskResult, sender: OutputSender, events: EventLog) -> None:
@@ -329,7 +330,7 @@ class _Run:
         if self.first_error is None:
             self.first_error = text
             self._on_log(text)
-        events.emit("task_failed", **fields, error=dict(error))
+        events.emit(TASK_FAILED, **fields, error=dict(error))
 
     def _finish(self, reporter: Reporter, sender: OutputSender, events: EventLog, *, is_done: bool) -> ShardResult:
         """Deliver the outbox and report. The last shard then compares the outputs with the manifest."""

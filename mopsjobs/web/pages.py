@@ -19,6 +19,7 @@ from mopsjobs.cache.queries import charts, families
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
+from mopsjobs.events.format import LOG
 from mopsjobs.registry.status import END_STATUSES, STATUSES
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import json_time
@@ -151,7 +152,7 @@ class _Views:
 
     def job(self, job_id: str) -> str | Response:
         """Return the page of a job."""
-        kind = "log" if request.args.get("show") == "log" else None
+        kind = LOG if request.args.get("show") == "log" else None
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()

@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import TypeVar
 
 from mopsjobs.errors import JobExistsError, StoreUnavailableError
-from mopsjobs.events.writer import LOG, STATE, EventLog, state_fields
+from mopsjobs.events.format import LOG, STATE
+from mopsjobs.events.writer import EventLog, state_fields
 from mopsjobs.registry.announcements import slot_of
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore

@@ -8,7 +8,7 @@ import sqlite3
 from typing import NamedTuple
 
 from mopsjobs.errors import UsageError
-from mopsjobs.events.format import Event
+from mopsjobs.events.format import STATE, TASK_FAILED, Event
 
 PAGE = 1000
 """Events per query."""
@@ -61,22 +61,22 @@ def progress_points(connection: sqlite3.Connection, job_id: str) -> list[tuple[f
     sql = (
         "WITH point AS (SELECT at_ts, json_extract(body, '$.tasks_completed') AS done,"
         " json_extract(body, '$.tasks_total') AS total, row_number() OVER (ORDER BY at_ts, seq) AS place,"
-        " count(*) OVER () AS count FROM event WHERE job_id = ?1 AND kind = 'state')"
+        " count(*) OVER () AS count FROM event WHERE job_id = ?1 AND kind = ?3)"
         " SELECT at_ts, done, total FROM point WHERE typeof(done) = 'integer' AND typeof(total) = 'integer'"
         " AND total > 0 AND done BETWEEN 0 AND total"
         " AND (place % (count / ?2 + 1) = 0 OR place IN (1, count)) ORDER BY place"
     )
-    return connection.execute(sql, (job_id, MAX_POINTS)).fetchall()
+    return connection.execute(sql, (job_id, MAX_POINTS, STATE)).fetchall()
 
 
 def task_errors(connection: sqlite3.Connection, job_id: str) -> dict[int, str]:
     """Return the last error of each task of a job, by the number of the task."""
     sql = (
         "SELECT json_extract(body, '$.task') AS task, json_extract(body, '$.error.type'),"
-        " json_extract(body, '$.error.message') FROM event WHERE job_id = ? AND kind = 'task_failed'"
+        " json_extract(body, '$.error.message') FROM event WHERE job_id = ? AND kind = ?"
         " AND typeof(task) = 'integer' ORDER BY at_ts, seq"
     )
-    return {task: f"{kind}: {message}" for task, kind, message in connection.execute(sql, (job_id,))}
+    return {task: f"{kind}: {message}" for task, kind, message in connection.execute(sql, (job_id, TASK_FAILED))}
 
 
 def has_events(connection: sqlite3.Connection, job_id: str) -> bool:
@@ -126,9 +126,9 @@ def foreign_cursor_error(text: str) -> UsageError:
 def has_later_states(connection: sqlite3.Connection) -> bool:
     """Return True if one of the last events shows a later state of a job than its row, or a job without one."""
     row = connection.execute(
-        "SELECT 1 FROM (SELECT job_id, body FROM event WHERE kind = 'state' ORDER BY seq DESC LIMIT ?) AS last"
+        "SELECT 1 FROM (SELECT job_id, body FROM event WHERE kind = ? ORDER BY seq DESC LIMIT ?) AS last"
         " LEFT JOIN job USING (job_id)"
         " WHERE json_extract(body, '$.revision') > coalesce(json_extract(record, '$.revision'), -1) LIMIT 1",
-        (LATEST_STATES,),
+        (STATE, LATEST_STATES),
     ).fetchone()
     return row is not None

@@ -11,6 +11,7 @@ from mopsjobs.cache.queries.events import StoredEvent, cache_id, public_event
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Body, JsonLines, Result, Text
 from mopsjobs.console.terminal import style_text
+from mopsjobs.events.format import DROPPED, LOG, TASK_FAILED
 from mopsjobs.utils.times import parse_time
 
 HELP = "print what happened to jobs, one event per line"
@@ -26,7 +27,7 @@ EXAMPLES = (
     'mops-jobs events --json --since "$(tail -n 1 events.ndjson | jq -r .cursor)" >> events.ndjson',
 )
 
-KIND_STYLES = {"task_failed": "red", "dropped": "yellow", "log": "dim"}
+KIND_STYLES = {TASK_FAILED: "red", DROPPED: "yellow", LOG: "dim"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

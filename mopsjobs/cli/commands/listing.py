@@ -123,6 +123,7 @@ def _result(
         return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
     if args.form == "ids":
         return Result(Tsv([(job["job_id"],) for job in jobs]), warnings=warnings, notes=cut)
+    from mopsjobs.cli.job_table import fields_table, job_table  # here: scripts need no table
 
     if fields is not None:
         table = fields_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
