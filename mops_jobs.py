@@ -13,9 +13,17 @@ from datetime import datetime
 from mopsjobs.cli.commands import COMMANDS, load
 from mopsjobs.cli.flags import with_flags
 from mopsjobs.cli.parser import build_parser
-from mopsjobs.command_line import command_line, repeat_registry
 from mopsjobs.console.printer import Printer, discard_output
-from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, INSTALL, MopsJobsError, OptionError, UsageError
+from mopsjobs.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    INSTALL,
+    MopsJobsError,
+    OptionError,
+    UsageError,
+    command_line,
+    repeat_registry,
+)
 
 TYPE_CHECKING = False  # typing itself costs 3 ms, on the one path that must be instant
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 A module imports only from lower floors, or within its package (docs/architecture.md; held by
 tests/project/test_layers.py). From the lowest floor up:
 
-    command_line
     errors
     utils
     console, engines, store

@@ -2,12 +2,10 @@
 
 One root, few classes. A class exists because its callers act on it. A shell script acts on the exit code, a retry loop
 on `StoreUnavailableError`, and ported ModelOps code on the four names of its registry. The message is one sentence for
-a person. The facts are attributes. `hint` says what to do next. This module imports only the command lines of hints.
+a person. The facts are attributes. `hint` says what to do next. This module imports nothing.
 
 Exit codes are a contract with scripts (docs/reference/exit-codes.md). They are defined here, and nowhere else.
 """
-
-from mopsjobs.command_line import command_line
 
 EXIT_DONE = 0
 EXIT_UNEXPECTED = 1
@@ -31,6 +29,47 @@ IF_PIP_REFUSES = "If pip refuses that, make a virtual environment, and start mop
 
 MAX_MESSAGE = 2000
 """Characters of a message. It may quote text of any length."""
+
+_registry_flags: dict[str, str] = {}
+"""The flags of this run that name its registry. One process has one run."""
+
+
+def repeat_registry(*, registry: str | None, env: str | None) -> None:
+    """Repeat `--registry` and `--env` in each suggested command: without them, it would ask another registry.
+
+    Hints of any layer need them, also those of errors, which know no run.
+
+    Args:
+        registry: the URL that the user gave by the flag; None without the flag.
+        env: the environment of ModelOps that the user gave by the flag; None without the flag.
+    """
+    _registry_flags.clear()
+    flags = {"--registry": registry, "-e": env}
+    _registry_flags.update({flag: value for flag, value in flags.items() if value is not None})
+
+
+def command_line(verb: str, job_id: object = None, options: str = "") -> str:
+    """Return the command line of a mops-jobs command.
+
+    Args:
+        verb: the command, with flags in front of the id.
+        job_id: the job; another program may have given it any id. None for a command without a job.
+        options: flags behind the id.
+    """
+    words = [f"mops-jobs {verb}", *(f"{flag} {_quote(value)}" for flag, value in _registry_flags.items())]
+    if job_id is None:
+        words += [options]
+    elif str(job_id).startswith("-"):
+        words += [options, "--", _quote(job_id)]
+    else:
+        words += [_quote(job_id), options]
+    return " ".join(word for word in words if word)
+
+
+def _quote(word: object) -> str:
+    import shlex  # here: a listing needs none
+
+    return shlex.quote(str(word))
 
 
 def full_id_hint() -> str:

@@ -27,9 +27,8 @@ from mopsjobs.cache.database import (
     translate_sqlite_errors,
 )
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.command_line import command_line
 from mopsjobs.console.printer import Printer
-from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError
+from mopsjobs.errors import CacheError, StoreError, StoreUnavailableError, command_line
 from mopsjobs.utils import user_dirs
 from mopsjobs.utils.times import parse_duration, parse_time
 

@@ -15,8 +15,15 @@ from mopsjobs.app.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.sync.identity import check_same_registry
-from mopsjobs.command_line import command_line
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, EXIT_UNREACHABLE, CacheError, MopsJobsError, UsageError
+from mopsjobs.errors import (
+    EXIT_DONE,
+    EXIT_PARTLY_DONE,
+    EXIT_UNREACHABLE,
+    CacheError,
+    MopsJobsError,
+    UsageError,
+    command_line,
+)
 from mopsjobs.events.retention import oldest_times
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 from mopsjobs.utils.text import pluralize

@@ -12,9 +12,8 @@ import os
 from mopsjobs.app.cache_location import CacheLocation
 from mopsjobs.app.config import Settings
 from mopsjobs.cache.database import is_emptied
-from mopsjobs.command_line import command_line
 from mopsjobs.console.printer import Printer
-from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.errors import StoreUnavailableError, command_line
 from mopsjobs.utils import user_dirs
 from mopsjobs.utils.sqlite_file import file_identity
 

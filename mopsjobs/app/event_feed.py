@@ -26,9 +26,8 @@ from mopsjobs.cache.queries.events import (
     read_events,
 )
 from mopsjobs.cache.sync.events import SYNCED_AT
-from mopsjobs.command_line import command_line
 from mopsjobs.console.printer import status_style
-from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError
+from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError, command_line
 from mopsjobs.events.format import DROPPED, LOG, RUNNER, STATE, TASK_FAILED
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState

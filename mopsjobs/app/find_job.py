@@ -11,9 +11,8 @@ from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.command_line import command_line
 from mopsjobs.engines import LOCAL_ENGINES
-from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError
+from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
 
 if TYPE_CHECKING:

@@ -9,10 +9,16 @@ from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.foreground import run_here, stopped_code
 from mopsjobs.app.wait import StopCondition, describe_ended, wait_for
 from mopsjobs.bundles.extraction import BundleError
-from mopsjobs.command_line import command_line
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import EXIT_JOB_FAILED, EXIT_NOT_FINISHED, EXIT_UNREACHABLE, EngineError, MopsJobsError
+from mopsjobs.errors import (
+    EXIT_JOB_FAILED,
+    EXIT_NOT_FINISHED,
+    EXIT_UNREACHABLE,
+    EngineError,
+    MopsJobsError,
+    command_line,
+)
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.text import pluralize
 

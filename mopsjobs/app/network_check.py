@@ -8,8 +8,7 @@ import statistics
 from mopsjobs.app.checks import CheckResult, Diagnosis
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.command_line import command_line
-from mopsjobs.errors import MopsJobsError
+from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import Versioned
 from mopsjobs.store.bulk_reads import bulk_reads, pacer_of

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mopsjobs.command_line import command_line
 from mopsjobs.engines import LOCAL_ENGINES
+from mopsjobs.errors import command_line
 
 Job = Mapping[str, object]
 

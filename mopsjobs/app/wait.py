@@ -19,9 +19,8 @@ from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state, state_from_row
-from mopsjobs.command_line import command_line
 from mopsjobs.engines.local import has_ended_here
-from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError
+from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, StoreUnavailableError, command_line
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.backoff import Backoff

@@ -18,9 +18,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mopsjobs.command_line import command_line
 from mopsjobs.engines.model_env import without_secrets
-from mopsjobs.errors import EngineError, EngineUnavailableError, MopsJobsError
+from mopsjobs.errors import EngineError, EngineUnavailableError, MopsJobsError, command_line
 
 MAX_LINE_BYTES = 2**30
 """Length of a message, at most."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mopsjobs.command_line import command_line
-from mopsjobs.errors import NoManifestError
+from mopsjobs.errors import NoManifestError, command_line
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import Manifest, load_manifest

@@ -12,9 +12,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mopsjobs.command_line import command_line
 from mopsjobs.engines.base import NOTE_PREFIXES
-from mopsjobs.errors import NoManifestError, RecordError, UsageError
+from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.study import Study, Task

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
 from mopsjobs.bundles.packing import PackedBundle
-from mopsjobs.command_line import command_line
 from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
@@ -23,6 +22,7 @@ from mopsjobs.errors import (
     TooManyRetriesError,
     UsageError,
     ValueTooLargeError,
+    command_line,
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.bundles.packing import MODELOPS_REGISTRY, PackedBundle
-from mopsjobs.command_line import command_line
-from mopsjobs.errors import RecordError, UsageError, shorten
+from mopsjobs.errors import RecordError, UsageError, command_line, shorten
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.session import Session
 

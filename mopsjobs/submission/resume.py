@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mopsjobs.command_line import command_line
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import recorded_launch
 from mopsjobs.engines.job_dir import JobDir
@@ -29,6 +28,7 @@ from mopsjobs.errors import (
     StoreError,
     StoreUnavailableError,
     UsageError,
+    command_line,
     full_id_hint,
     shorten,
 )

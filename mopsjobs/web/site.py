@@ -10,8 +10,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.cache_access import never_synced_error
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import sync_state
-from mopsjobs.command_line import command_line
-from mopsjobs.errors import MopsJobsError
+from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool

@@ -25,7 +25,6 @@ MAX_TEST_NAME = 69
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 FLOORS = (
-    ("command_line",),
     ("errors",),
     ("utils",),
     ("console", "engines", "store"),

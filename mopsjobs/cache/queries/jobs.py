@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, JobColumns, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
-from mopsjobs.command_line import command_line
-from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, RecordError, UsageError
+from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, RecordError, UsageError, command_line
 
 MAX_CANDIDATES = 5
 """Ids in the error for an ambiguous prefix: enough to see the pattern, few enough for one line."""

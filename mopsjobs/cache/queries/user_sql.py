@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mopsjobs.command_line import command_line
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.text import did_you_mean
 
 MAX_VALUE_BYTES = 10_000_000

@@ -20,8 +20,15 @@ from typing import NamedTuple
 from mopsjobs.cache import sync_state
 from mopsjobs.cache.database import OtherCacheError, is_emptied, open_to_read, translate_sqlite_errors
 from mopsjobs.cache.write_through import ROUNDING_SECONDS
-from mopsjobs.command_line import command_line
-from mopsjobs.errors import CacheError, RecordError, StoreError, StoreUnavailableError, UsageError, ValueTooLargeError
+from mopsjobs.errors import (
+    CacheError,
+    RecordError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+    ValueTooLargeError,
+    command_line,
+)
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.utils.text import pluralize

@@ -7,9 +7,9 @@ import argparse
 from mopsjobs.app.app import App
 from mopsjobs.app.checks import run_checks
 from mopsjobs.app.network_check import check_network
-from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
+from mopsjobs.errors import command_line
 
 HELP = "check configuration, registry and cache, with a fix for each problem"
 

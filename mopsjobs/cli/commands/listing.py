@@ -11,9 +11,8 @@ from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, add_order_flags, filter_of, freshness_policy
-from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.text import invalid_choice, pluralize
 
 TYPE_CHECKING = False

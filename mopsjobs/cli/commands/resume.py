@@ -17,9 +17,8 @@ from mopsjobs.cli.launch_flags import (
     launch_options,
 )
 from mopsjobs.cli.trust_flags import add_trust
-from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.errors import EXIT_INTERRUPTED
+from mopsjobs.errors import EXIT_INTERRUPTED, command_line
 from mopsjobs.submission.resume import ResumeRequest, ResumeResult, prepare_resume, resume_job
 from mopsjobs.utils.text import pluralize
 

@@ -17,11 +17,10 @@ from mopsjobs.cli.launch_flags import (
     code_to_pack,
     launch_options,
 )
-from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared

@@ -8,9 +8,8 @@ from mopsjobs.app.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.batch import SyncReport
 from mopsjobs.cache.sync.events import EventsReport
-from mopsjobs.command_line import command_line
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, command_line
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import json_time
 
