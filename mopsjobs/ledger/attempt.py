@@ -68,3 +68,17 @@ class Attempt(NamedTuple):
 
 MAX_MESSAGE_CHARACTERS = 500
 """Characters of an error's message that the ledger keeps. The event of the failure has more."""
+
+
+class Usage(NamedTuple):
+    """Measurements of an attempt, as `Attempt` has them. What could not be observed is None."""
+
+    seconds: float | None
+    user_seconds: float | None
+    system_seconds: float | None
+    max_rss_bytes: int | None
+    host: str | None
+    python: str | None
+
+
+NO_USAGE = Usage(None, None, None, None, None, None)

@@ -1,0 +1,357 @@
+"""Write the ledger of a shard: attempts into the journal at once, and chunks into the store, by a thread of its own.
+
+No job waits for the ledger, or fails because of it. See docs/decisions/0044-the-ledger.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mopsjobs.errors import InvalidKeyError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
+from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, chunk_key, encode_attempts
+from mopsjobs.ledger.journal import Entry, JournalFile, LeftChunk, Scalars, journal_path, read_left, settle_left
+from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.utils.backoff import HALF_JITTER, Backoff
+
+log = logging.getLogger(__name__)
+
+CHUNK_SECONDS = 5.0
+"""How long an attempt waits for others in its chunk, at least."""
+
+CHUNK_SHARE = 0.01
+"""The same as a share of the time of the run: a run of a day writes some hundred chunks, not 17,000."""
+
+FIRST_PAUSE = 2.0
+MAX_PAUSE = 30.0
+"""Seconds between two attempts to write a chunk; growing, with jitter."""
+
+CLOSE_SECONDS = 3.0
+
+EncodeScalars = Callable[[str, int, Sequence[Entry]], "bytes | None"]
+"""Encodes the scalars of a chunk, from job, shard and entries; None if there are none."""
+
+
+def _new_run() -> str:
+    return secrets.token_hex(8)
+
+
+class _Chunk:
+    """The attempts of one chunk."""
+
+    def __init__(self, run: str, number: int, file: JournalFile) -> None:
+        self.run = run
+        self.number = number
+        self.file = file
+        self.entries: dict[tuple[int, int], Entry] = {}
+        self.unsettled = 0
+        """Attempts whose outputs are on their way."""
+        self.first_at = 0.0
+        """When its first attempt ended, by the clock of the ledger."""
+
+
+class Ticket(NamedTuple):
+    """An attempt whose outputs are on their way."""
+
+    chunk: _Chunk
+    identity: tuple[int, int]
+
+
+class Begun(NamedTuple):
+    """An attempt that runs now."""
+
+    task: int
+    attempt: int
+    started_at: float
+    host: str | None
+
+
+def _begun_attempt(begun: Begun) -> Attempt:
+    task, attempt, started_at, host = begun
+    return Attempt(task, attempt, Outcome.LOST, started_at, None, None, None, None, host, None, None, None)
+
+
+class Ledger:
+    """The ledger of one run of a shard. Thread-safe, except for `close`."""
+
+    def __init__(
+        self,
+        store: VersionedStore,
+        outbox: VersionedStore,
+        job_id: str,
+        shard: int,
+        directory: Path,
+        *,
+        encode_scalars: EncodeScalars | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        new_run: Callable[[], str] = _new_run,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            store: where the chunks go.
+            outbox: where they are kept at the end of the run, if the store does not answer. They are delivered with
+                the outputs in it.
+            job_id: the job.
+            shard: the number of the shard.
+            directory: where the journal is, for this shard alone.
+            encode_scalars: makes a second chunk of the scalars; None: they are not written.
+            clock: a monotonic clock in seconds.
+            new_run: draws the id of this run.
+        """
+        self._store = store
+        self._outbox = outbox
+        self._job_id = check_job_id(job_id)
+        self._shard = shard
+        self._directory = directory
+        self._encode_scalars = encode_scalars
+        self._clock = clock
+        self._started = clock()
+        self._run_id = new_run()
+        self._changed = threading.Condition()
+        self._number = 0
+        self._chunk: _Chunk | None = None
+        """The chunk that takes attempts now."""
+        self._waiting: list[_Chunk] = []
+        """Chunks that take no more attempts."""
+        self._open: dict[tuple[int, int], tuple[Entry, float]] = {}
+        """Attempts that run now, and since when, by the clock."""
+        self._begun: list[Entry] = []
+        """Those of them that are not in the journal yet."""
+        self._left: Iterator[LeftChunk] = iter(())
+        self._sending: _Chunk | LeftChunk | None = None
+        self._is_refused = False
+        """Whether the last write failed for another reason than an outage."""
+        self._journal_fails = False
+        self._is_closing = False
+        self._give_up_at = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"ledger of {job_id}", daemon=True)
+        self._thread.start()
+
+    def send_left(self, is_complete: Callable[[int], bool]) -> None:
+        """Send the chunks that killed runs of the shard left. It is called before the first attempt begins.
+
+        Args:
+            is_complete: see `settle_left`.
+        """
+        with self._changed:
+            try:
+                settle_left(self._directory, is_complete)
+            except OSError as error:
+                self._note_failure(error)
+                return
+            self._left = read_left(self._directory)
+            self._changed.notify()
+
+    def begin(self, attempts: Iterable[Begun]) -> None:
+        """Note which attempts run now, so that a killed runner leaves a trace of them.
+
+        They are written with the next attempt that ends, or at the next call. Two writes per task would cost a tenth of
+        the time of a trivial one.
+        """
+        with self._changed:
+            if self._begun:
+                self._append(())
+            now = self._clock()
+            for one in attempts:
+                if (one.task, one.attempt) not in self._open:
+                    entry = Entry(_begun_attempt(one))
+                    self._open[entry.identity] = entry, now
+                    self._begun.append(entry)
+
+    def add(self, attempt: Attempt, scalars: Scalars | None = None, *, is_settled: bool) -> Ticket:
+        """Add an attempt that has ended.
+
+        Args:
+            attempt: the attempt.
+            scalars: those of its outputs.
+            is_settled: False if its outputs are still to be sent. `settle` or `refuse` then tells the end of that.
+        """
+        entry = Entry(attempt, scalars)
+        with self._changed:
+            chunk = self._append([entry])
+            self._open.pop(entry.identity, None)
+            if not chunk.entries:
+                chunk.first_at = self._clock()
+                self._changed.notify()
+            chunk.entries[entry.identity] = entry
+            chunk.unsettled += not is_settled
+            if len(chunk.entries) >= MAX_CHUNK_ATTEMPTS:
+                self._cut()
+        return Ticket(chunk, entry.identity)
+
+    def settle(self, ticket: Ticket) -> None:
+        """Note that the outputs of an attempt are in the store or in the outbox."""
+        with self._changed:
+            ticket.chunk.unsettled -= 1
+            if not ticket.chunk.unsettled and ticket.chunk is not self._chunk:
+                self._changed.notify()
+
+    def refuse(self, ticket: Ticket, error: AttemptError) -> None:
+        """Note that an output of an attempt can never be stored, so that the attempt has failed."""
+        with self._changed:
+            attempt = ticket.chunk.entries[ticket.identity].attempt
+            entry = Entry(attempt._replace(outcome=Outcome.FAILED, error=error, output_bytes=None))
+            ticket.chunk.entries[ticket.identity] = entry
+            self._write(ticket.chunk, [entry])
+        self.settle(ticket)
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Write what waits, for up to `seconds`, and put the rest into the outbox. Closing twice is harmless.
+
+        Attempts that still run are `cancelled`. Chunks of which outputs are still on their way stay in the journal, for
+        the next run.
+        """
+        now = self._clock()
+        for entry, begun_at in list(self._open.values()):
+            self.add(entry.attempt._replace(outcome=Outcome.CANCELLED, seconds=now - begun_at), is_settled=True)
+        with self._changed:
+            if self._is_closing:
+                return
+            self._cut()
+            self._is_closing = True
+            self._give_up_at = time.monotonic() + seconds
+            self._changed.notify()
+        self._thread.join(max(0.0, seconds))
+        self._keep_rest()
+
+    # --- with the lock held ----------------------------------------------------------------------------------
+
+    def _append(self, entries: Sequence[Entry]) -> _Chunk:
+        """Write what has begun, and these attempts, into the file of the current chunk."""
+        if self._chunk is None:
+            path = journal_path(self._directory, self._run_id, self._number)
+            self._chunk = _Chunk(self._run_id, self._number, JournalFile(path))
+            self._number += 1
+        begun, self._begun = self._begun, []
+        self._write(self._chunk, (*begun, *entries))
+        return self._chunk
+
+    def _write(self, chunk: _Chunk, entries: Sequence[Entry]) -> None:
+        if self._journal_fails:
+            return
+        try:
+            chunk.file.append(entries)
+        except OSError as error:
+            self._note_failure(error)
+
+    def _note_failure(self, error: OSError) -> None:
+        self._journal_fails = True
+        log.warning("The ledger is kept in memory only, since its journal cannot be written: %s", error)
+
+    def _cut(self) -> None:
+        """Let the current chunk take no more attempts. Those that run go into the next one."""
+        chunk, self._chunk = self._chunk, None
+        if chunk is None:
+            return
+        if self._open:
+            self._begun = []
+            self._append([entry for entry, _ in self._open.values()])
+        chunk.file.close()
+        self._waiting.append(chunk)
+        self._changed.notify()
+
+    # --- the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (chunk := self._next_chunk()) is not None:
+            if not self._send(chunk):
+                return
+            self._sending = None
+
+    def _next_chunk(self) -> _Chunk | LeftChunk | None:
+        """Return the next chunk that can be sent, when it is time; None after the last."""
+        with self._changed:
+            while True:
+                self._sending = next(self._left, None) or self._take_settled()
+                if self._sending is not None or self._is_closing:
+                    return self._sending
+                rest = None
+                if self._chunk is not None and self._chunk.entries:
+                    pause = max(CHUNK_SECONDS, CHUNK_SHARE * (self._clock() - self._started))
+                    rest = self._chunk.first_at + pause - self._clock()
+                    if rest <= 0:
+                        self._cut()
+                        continue
+                self._changed.wait(rest)
+
+    def _take_settled(self) -> _Chunk | None:
+        for chunk in self._waiting:
+            if not chunk.unsettled:
+                self._waiting.remove(chunk)
+                return chunk
+        return None
+
+    def _send(self, chunk: _Chunk | LeftChunk) -> bool:
+        """Write a chunk, with as many attempts as it takes. Return False when the time of `close` is over."""
+        values = self._encode(chunk)
+        backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
+        while True:
+            try:
+                for key, value in values:
+                    self._store.create_if_absent(key, value)
+            except (ValueTooLargeError, InvalidKeyError) as error:
+                log.warning("A chunk of the ledger is lost: %s", error)
+            except Exception as error:  # noqa: BLE001 - no error of the ledger may stop the job, or the thread
+                self._is_refused = not isinstance(error, StoreUnavailableError)
+                log.info("%s The ledger waits until the store answers.", error)
+                if not self._sleep(backoff.next_delay()):
+                    return False
+                continue
+            chunk.file.remove()
+            return True
+
+    def _sleep(self, seconds: float) -> bool:
+        """Wait between two attempts. Return False when the time of `close` is over. A call of `close` ends the wait."""
+        with self._changed:
+            if not self._is_closing:
+                self._changed.wait_for(lambda: self._is_closing, seconds)
+                return True
+            rest = self._give_up_at - time.monotonic()
+            if rest <= 0:
+                return False
+            self._changed.wait(min(seconds, rest, 1.0))
+            return True
+
+    def _encode(self, chunk: _Chunk | LeftChunk) -> list[tuple[str, bytes]]:
+        """Return keys and values of a chunk. The attempts are last, so that a reader who finds them finds all."""
+        entries = list(chunk.entries.values()) if isinstance(chunk, _Chunk) else chunk.entries
+        values: list[tuple[str, bytes]] = []
+        if not entries:
+            return values
+        key = (self._job_id, self._shard, chunk.run, chunk.number)
+        try:
+            scalars = self._encode_scalars and self._encode_scalars(self._job_id, self._shard, entries)
+            if scalars is not None:
+                values.append((chunk_key(*key, "scalars"), scalars))
+            attempts = [entry.attempt for entry in entries]
+            values.append((chunk_key(*key), encode_attempts(self._job_id, self._shard, attempts)))
+        except Exception as error:  # noqa: BLE001 - as in `_send`; a file of another program, for example
+            log.warning("A chunk of the ledger is lost: %s cannot be used: %s", chunk.file.path, error)
+        return values
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    def _keep_rest(self) -> None:
+        """Put what the store did not take into the outbox."""
+        with self._changed:
+            rest: list[_Chunk | LeftChunk] = [] if self._sending is None else [self._sending]
+            while (settled := self._take_settled()) is not None:
+                rest.append(settled)
+            left, self._left = self._left, iter(())
+            if self._is_refused:
+                log.warning("The store does not take the ledger. Its journal is kept in %s.", self._directory)
+                return
+            for chunk in (*rest, *left):
+                with contextlib.suppress(Exception):  # the files stay, for another run
+                    for key, value in self._encode(chunk):
+                        self._outbox.create_if_absent(key, value)
+                    chunk.file.remove()
