@@ -1,0 +1,52 @@
+"""Name a task in messages by what tells it apart from the others: `task 2 (mode=exit, seed 4194589890)`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mopsjobs.studies.study import Study, Task
+from mopsjobs.utils.text import strip_control_characters
+
+MAX_PARAMETERS = 3
+
+MAX_VALUE_CHARACTERS = 20
+
+
+class Varying(NamedTuple):
+    """Differences between the tasks of a study."""
+
+    parameters: tuple[str, ...]
+    """Names of the parameters that differ between parameter sets, in the order of the study."""
+    has_replicates: bool
+    """Whether several tasks share their parameters."""
+
+
+def find_varying(study: Study) -> Varying:
+    """Return what differs between the tasks of a study. It looks at each parameter set."""
+    first = study.parameter_sets[0].params if study.parameter_sets else {}
+    constant = dict(first)
+    names = list(first)
+    param_ids = set()
+    for parameter_set in study.parameter_sets:
+        param_ids.add(parameter_set.param_id)
+        params = parameter_set.params
+        for name in [name for name, value in constant.items() if name not in params or params[name] != value]:
+            del constant[name]
+        if len(params) != len(names) or any(name not in first for name in params):
+            names += [name for name in params if name not in first and name not in names]
+    parameters = tuple(name for name in names if name not in constant)
+    return Varying(parameters, len(param_ids) < study.tasks_total)
+
+
+def task_name(task: Task, varying: Varying) -> str:
+    """Return the name of a task: its number, up to three of the parameters that vary, its seed if tasks share those."""
+    shown = [name for name in varying.parameters if name in task.params][:MAX_PARAMETERS]
+    parts = [f"{_shorten(name)}={_shorten(task.params[name])}" for name in shown]
+    if varying.has_replicates:
+        parts.append(f"seed {task.seed}")
+    return f"task {task.number} ({', '.join(parts)})" if parts else f"task {task.number}"
+
+
+def _shorten(value: object) -> str:
+    text = strip_control_characters(str(value))
+    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "…"
