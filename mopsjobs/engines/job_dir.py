@@ -10,6 +10,7 @@ launched.json      what the record is to say of the launch, until the registry t
 submitted_at       when the job was submitted without the registry
 code/              unpacked bundles
 spool/N/           outputs of the tasks of shard N
+ledger/N/          attempts at the tasks of shard N that are not in the store yet; see ledger/journal.py
 """
 
 from __future__ import annotations
@@ -83,6 +84,10 @@ class JobDir:
     def spool(self, shard: int) -> Path:
         """Return the directory for outputs of a shard: shards may work here side by side."""
         return self.path / "spool" / str(shard)
+
+    def ledger(self, shard: int) -> Path:
+        """Return the directory for the journal of a shard's attempts."""
+        return self.path / "ledger" / str(shard)
 
     def lock_file(self, shard: int) -> Path:
         """Return the lock file of a shard's runner."""

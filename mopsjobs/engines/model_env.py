@@ -28,6 +28,9 @@ SECRET_VARIABLES = frozenset(
 PASSED_VARIABLE = "MOPS_JOBS_MODEL_ENV"
 """Names, separated by commas, the secret variables that a model gets all the same, to read its data with them."""
 
+JOB_VARIABLES = ("MOPS_JOBS_JOB_ID", "MOPS_JOBS_SHARD")
+"""Variables that tell a model its job and its shard. engines/worker.py sets those of the task."""
+
 
 def model_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a model: all but `SECRET_VARIABLES`, except those that `PASSED_VARIABLE` names."""

@@ -5,14 +5,16 @@ nothing of mops-jobs. It reads JSON lines from its standard input and answers wi
 standard output:
 
     <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: the model to load
-    -> {"ready": true}, or {"broken": {"type", "message", "traceback"}}; `at` besides, the FILE:LINE of the model's
-       code where it happened, if it happened there
-    <- {"task": N, "params": {...}, "seed": N}
-    -> {"task": N, "outputs": {NAME: BASE64 | {"file": PATH}}}
-       or {"task": N, "error": {"type", "message", "traceback"}}
+    -> {"ready": true, "usage": {...}, "host": NAME, "python": VERSION}
+       or {"broken": {"type", "message", "traceback"}}
+    <- {"task": N, "params": {...}, "param_id": ID, "seed": N}
+    -> {"task": N, "usage": {...}, "outputs": {NAME: BASE64 | {"file": PATH}}}
+       or {"task": N, "usage": {...}, "error": {"type", "message", "traceback"}}
 
 The first line may have `outputs`, the names that the study gives. With `check` in it, the first answer has `takes`, the
 names of the model's arguments. It has `entry_point` if an entry point of the interpreter names the wire function.
+An error also has `at`, the FILE:LINE of the model's own code where it happened, if it happened there. `usage` has
+`started_at`, `seconds`, `user_seconds`, `system_seconds` and `max_rss_bytes`.
 
 The model's own output goes to standard error, after a mark with the number of its task. Its standard input is empty.
 """
@@ -28,8 +30,10 @@ import importlib.util
 import inspect
 import json
 import os
+import resource
 import signal
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -49,6 +53,9 @@ INLINE_BYTES = 256 * 1024
 
 TRACEBACK_CHARACTERS = 8000
 
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in the unit of `ru_maxrss`."""
+
 WIRE_GROUP = "modelops.wire"
 """The group of entry points in which ModelOps looks for a wire function."""
 
@@ -62,33 +69,91 @@ def main() -> int:
     """Run tasks until the input ends, or the reader of the answers has gone."""
     tasks, answers = _take_over_streams()
     setup = json.loads(tasks.readline())
+    meter = _Meter()
     try:
         call, about = _load_model(setup["root"], setup["entrypoint"], setup.get("outputs"))
     except BaseException as error:  # noqa: BLE001 - a model may call sys.exit when it is imported
         _write_answer(answers, {"broken": dict(_error_fields(error), **_error_place(error, setup["root"]))})
         return 1
     try:
-        _write_answer(answers, {"ready": True, **about} if setup.get("check") else {"ready": True})
-        return _run_tasks(tasks, answers, call, setup["spool"])
+        python = ".".join(map(str, sys.version_info[:3]))
+        ready = {"ready": True, "usage": meter.read(), "host": os.uname().nodename, "python": python}
+        _write_answer(answers, {**ready, **about} if setup.get("check") else ready)
+        return _run_tasks(tasks, answers, call, setup, meter)
     except BrokenPipeError:
         return 1
     finally:
         _end_group()
 
 
-def _run_tasks(tasks: TextIO, answers: TextIO, call: Call, spool: str) -> int:
+def _run_tasks(tasks: TextIO, answers: TextIO, call: Call, setup: dict[str, Any], meter: _Meter) -> int:
     for line in tasks:
         task = json.loads(line)
         _mark(task["task"])
+        names = {"MOPS_JOBS_TASK": task["task"], "MOPS_JOBS_PARAM_ID": task["param_id"], "MOPS_JOBS_SEED": task["seed"]}
+        os.environ.update((name, str(value)) for name, value in names.items())
+        meter.start()
         try:
-            outputs = _encode_outputs(call(task["params"], task["seed"]), spool, task["task"])
+            field, result = "outputs", _encode_outputs(call(task["params"], task["seed"]), setup["spool"], task["task"])
         except KeyboardInterrupt:
             return 130
         except BaseException as error:  # noqa: BLE001 - an error of a task ends that task only
-            _write_answer(answers, {"task": task["task"], "error": _error_fields(error)})
-        else:
-            _write_answer(answers, {"task": task["task"], "outputs": outputs})
+            field, result = "error", dict(_error_fields(error), **_error_place(error, setup["root"]))
+        _write_answer(answers, {"task": task["task"], "usage": meter.read(), field: result})
     return 0
+
+
+class _Meter:
+    """Measures what tasks use: this process, and the processes that it waited for.
+
+    What is used between two tasks counts for the second. Linux can reset the peak of memory. Elsewhere, and of
+    processes that this one waited for, a task has a peak if it is higher than all before it.
+    """
+
+    def __init__(self) -> None:
+        self._clear = self._status = -1
+        with contextlib.suppress(OSError):  # not Linux, or a sandbox
+            self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY)
+            self._status = os.open("/proc/self/status", os.O_RDONLY)
+        self._user_seconds = self._system_seconds = 0.0
+        self._own_peak = self._child_peak = self._faults = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin a task."""
+        with contextlib.suppress(OSError):
+            os.write(self._clear, b"5")  # resets the peak; see proc(5)
+        self._started_at, self._started = time.time(), time.perf_counter()
+
+    def read(self) -> dict[str, Any]:
+        """Return what was used since the last reading."""
+        seconds = time.perf_counter() - self._started
+        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        user, self._user_seconds = self._user_seconds, own.ru_utime + children.ru_utime
+        system, self._system_seconds = self._system_seconds, own.ru_stime + children.ru_stime
+        return {
+            "started_at": self._started_at,
+            "seconds": round(seconds, 6),
+            "user_seconds": round(self._user_seconds - user, 6),
+            "system_seconds": round(self._system_seconds - system, 6),
+            "max_rss_bytes": self._peak(own, children.ru_maxrss * RSS_UNIT),
+        }
+
+    def _peak(self, own: Any, child: int) -> int | None:
+        highest, faults = own.ru_maxrss * RSS_UNIT, own.ru_minflt + own.ru_majflt
+        peak = highest if highest > self._own_peak else None
+        self._own_peak = max(highest, self._own_peak)
+        if self._status >= 0:
+            if faults != self._faults:  # otherwise it has got no memory since the last reading
+                text = os.pread(self._status, 4096, 0).split()
+                peak, self._rss = (int(text[text.index(name) + 1]) * 1024 for name in (b"VmHWM:", b"VmRSS:"))
+                self._faults = faults
+            else:
+                peak = self._rss
+        if child > self._child_peak:
+            self._child_peak = child
+            peak = max(peak or 0, child)
+        return peak
 
 
 def _end_group() -> None:
@@ -333,7 +398,7 @@ def _error_fields(error: BaseException) -> dict[str, str]:
 
 def _error_place(error: BaseException, root: str) -> dict[str, str]:
     """Return the innermost line of the model's own code that raised an error, as `at`; nothing if there is none."""
-    steps = [(step.filename, step.lineno) for step in traceback.extract_tb(error.__traceback__)]
+    steps: list[Any] = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         steps.append((error.filename or "", error.lineno))
     top = os.path.join(root, "")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.job_dir import JobDir
@@ -24,24 +22,27 @@ from mopsjobs.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from mopsjobs.events.format import LOG, RUNNER, STATE, TASK_FAILED
+from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
+from mopsjobs.ledger import format as ledger_format
+from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
-from mopsjobs.runner.pools.base import Pool, TaskResult
+from mopsjobs.runner.pools.base import Pool
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
 from mopsjobs.runner.reporter import Counts, Reporter
+from mopsjobs.runner.result_handler import ResultHandler, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.runner.wait_for_manifest import wait_for_manifest
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-from mopsjobs.studies.manifest import NAMES_NAME, Manifest
-from mopsjobs.studies.outputs import find_complete_tasks, output_key
-from mopsjobs.studies.study import Task, is_output_name
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.study import Task
 from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.utils.times import human_duration, utc_now
@@ -143,9 +144,7 @@ class _Run:
         self._on_log = on_log
         self._retry = retry
         self._duplicates = manifest.duplicate_tasks()
-        self._duplicates_of = Counter(self._duplicates.values())
         self._counts = Counts()
-        self.first_error: str | None = None
 
     def run(self, on_progress: Callable[[TaskProgress], None]) -> ShardResult:
         """Run tasks until the shard is done, the job has ended, or a signal stops the run."""
@@ -158,12 +157,15 @@ class _Run:
                 self._registry, shard.job_id, shard.number, shard.shards, self._counts, register=self._register
             )
             sender = OutputSender(self._store, self._outbox)
+            ledger = Ledger(self._store, self._outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
+            handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
             try:
-                try:
-                    is_done = self._run_tasks(sender, reporter, events, on_progress)
-                finally:
-                    sender.finish()  # also after an error: what was done is kept
-                return self._finish(reporter, sender, events, is_done=is_done)
+                with contextlib.closing(ledger):
+                    try:
+                        is_done = self._run_tasks(handler, ledger, reporter, events, on_progress)
+                    finally:
+                        sender.finish()  # also after an error: what was done is kept
+                return self._finish(reporter, sender, handler, is_done=is_done)
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
                     return ShardResult(None, *self._counts.snapshot(), is_done=False)
@@ -209,13 +211,15 @@ class _Run:
         with contextlib.suppress(MopsJobsError):
             self._retry.call(register_and_finalize)
 
-    def _tasks_to_run(self) -> Iterator[tuple[int, Task]]:
+    def _tasks_to_run(self, ledger: Ledger) -> Iterator[tuple[int, Task]]:
         """Count the tasks of the shard that are complete, and return the others.
 
         A duplicate is the same simulation as an earlier task, and belongs to the shard and the counts of that.
         """
         number, shards = self._shard.number, self._shard.shards
         complete = self._find_complete()
+        if not self._counts.is_lower_bound:  # otherwise the next run sends what is left
+            ledger.send_left(lambda task: any(complete[place] for place in self._manifest.positions([task])))
         self._counts.add(completed=self._count_tasks(complete))
         return (
             (position, task)
@@ -243,10 +247,15 @@ class _Run:
         return complete
 
     def _run_tasks(
-        self, sender: OutputSender, reporter: Reporter, events: EventLog, on_progress: Callable[[TaskProgress], None]
+        self,
+        handler: ResultHandler,
+        ledger: Ledger,
+        reporter: Reporter,
+        events: EventLog,
+        on_progress: Callable[[TaskProgress], None],
     ) -> bool:
         """Run tasks until none is left, a stop is requested or the job has ended. Return whether none is left."""
-        tasks = self._tasks_to_run()
+        tasks = self._tasks_to_run(ledger)
         first = next(tasks, None)
         pool = None if first is None else self._open_pool(events)
         self._counts.started_at = shard_started_at(
@@ -260,8 +269,10 @@ class _Run:
                 for result in results:
                     if self._retry.is_stopping or reporter.ended.is_set():
                         return False
-                    if result is not None:
-                        self._store_result(result, sender, events)
+                    if result is None:
+                        handler.note_begun(pool)
+                    else:
+                        handler.take(result)
                     done = sum(self._counts.snapshot())
                     on_progress(TaskProgress(done, total, pool.workers, has_begun=pool.is_ready))
         except EngineUnavailableError as error:
@@ -285,6 +296,7 @@ class _Run:
             task_timeout=shard.task_timeout,
             scheduler=shard.scheduler,
             spool=self._directory.spool(shard.number),
+            shard=shard.number,
         )
         return open_pool(
             options,
@@ -293,53 +305,18 @@ class _Run:
             self._directory.code,
             self._retry,
             on_log,
-            on_died=lambda text: events.emit(RUNNER, text=text),
         )
 
-    def _store_result(self, result: TaskResult, sender: OutputSender, events: EventLog) -> None:
-        count = 1 + self._duplicates_of[result.position]
-        task, error = result.task, result.error
-        if result.outputs is not None:
-            bad = [name for name in result.outputs if not is_output_name(name)]
-            lacking = set(self._manifest.study.outputs or ()) - result.outputs.keys()
-            if bad:
-                error = {"type": "BadOutput", "message": f"{bad[0]!r} cannot be the name of an output"}
-            elif lacking:
-                error = {"type": "MissingOutput", "message": f"it left no output {', '.join(sorted(lacking))}"}
-        if error is not None:
-            self._counts.add(failed=count)
-            self._report_failure(f"task {task.number}", error, events, task=task.number, seed=task.seed)
-            return
-        assert result.outputs is not None  # noqa: S101 - a task has outputs or an error
-        outputs = sorted(result.outputs.items())
-        if self._manifest.study.outputs is not None:
-            outputs = [(name, value) for name, value in outputs if name in self._manifest.study.outputs]
-        elif len(outputs) != 1:
-            # The names come first: a task whose run is killed in between does not look complete.
-            outputs.insert(0, (NAMES_NAME, json.dumps([name for name, _ in outputs]).encode()))
-        keyed = [(output_key(self._shard.job_id, task, name), value) for name, value in outputs]
-
-        def on_refused(reason: StoreError) -> None:
-            self._counts.add(failed=count)
-            self._report_failure(f"task {task.number}", _error_fields(reason), events, task=task.number, seed=task.seed)
-
-        sender.put(keyed, lambda: self._counts.add(completed=count), on_refused)
-
-    def _report_failure(self, name: str, error: Mapping[str, str], events: EventLog, **fields: int) -> None:
-        text = f"{name}: {error['type']}: {error['message']}"
-        if self.first_error is None:
-            self.first_error = text
-            self._on_log(text)
-        events.emit(TASK_FAILED, **fields, error=dict(error))
-
-    def _finish(self, reporter: Reporter, sender: OutputSender, events: EventLog, *, is_done: bool) -> ShardResult:
+    def _finish(
+        self, reporter: Reporter, sender: OutputSender, handler: ResultHandler, *, is_done: bool
+    ) -> ShardResult:
         """Deliver the outbox and report. The last shard then compares the outputs with the manifest."""
         shard = self._shard
         if not is_done:
             self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
         state = None
         try:
-            is_done = self._deliver_outbox(sender, events) and is_done
+            is_done = self._deliver_outbox(sender, handler) and is_done
         except TRANSIENT_ERRORS:
             is_done = False
             self._on_log(f"The registry does not answer. {KEPT_TEXT}")
@@ -351,30 +328,28 @@ class _Run:
                     raise
         if is_done and state is not None and not state.is_terminal and transitions.all_shards_done(state, shard.shards):
             end_job = functools.partial(
-                validate, self._store, self._registry, shard.job_id, first_error=self.first_error
+                validate, self._store, self._registry, shard.job_id, first_error=handler.first_error
             )
             state = self._retry.call(end_job).state
         completed, failed = self._counts.snapshot()
         return ShardResult(None if state is None else state.status, completed, failed, is_done)
 
-    def _deliver_outbox(self, sender: OutputSender, events: EventLog) -> bool:
+    def _deliver_outbox(self, sender: OutputSender, handler: ResultHandler) -> bool:
         """Move the outputs in the outbox into the store. Return whether none is left."""
         given_up: set[str] = set()
 
         def on_refused(key: str, reason: StoreError) -> None:
+            if key.startswith(ledger_format.PREFIX):
+                return
             # Its task was counted as completed when the outbox took the outputs. Correct that once per task.
             task = key.rpartition("/")[0]
             if task not in given_up:
                 given_up.add(task)
                 self._counts.add(completed=-1, failed=1)
-                self._report_failure(task, _error_fields(reason), events)
+                handler.report_failure(task, error_fields(reason))
 
         return self._retry.call(lambda: sender.deliver(on_refused, lambda: self._retry.is_over))
 
     def _register(self) -> None:
         """Register the job, if the registry did not answer when the job was submitted."""
         register_offline(self._directory, self._manifest, self._registry)
-
-
-def _error_fields(error: StoreError) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": str(error)}

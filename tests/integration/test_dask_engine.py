@@ -210,6 +210,20 @@ def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -
     ]
     assert finished[0].error is not None
     assert "model.py" in finished[0].error["traceback"]
+    assert finished[0].error["at"].startswith("model.py:")
+    assert [str(one.outcome) for one in finished] == [
+        "failed",
+        "succeeded",
+        "died",
+        "timeout",
+        "succeeded",
+        "succeeded",
+    ]
+    assert [one.attempt for one in finished] == [1, 2, 2, 1, 1, 1]
+    for one in finished:
+        assert one.started_at is not None
+        assert None not in (one.usage.seconds, one.usage.user_seconds, one.usage.host, one.usage.python)
+    assert finished[3].usage.max_rss_bytes is not None
     assert said == [(4, "one"), (4, "two")]
     assert [json.loads(finished[number].outputs["result.json"])["x"] for number in (1, 4, 5)] == [  # type: ignore[index]
         1,
@@ -414,10 +428,21 @@ MESSAGES = [
     ("nonsense", "unexpected response"),
     ("[" * 100_000, "unexpected response"),
     ("{}", "sent an invalid message about a task"),
-    ('{"finished": [7, {}, null]}', "sent an invalid message about a task"),
-    ('{"finished": [0, {"result.json": "?"}, null]}', "sent an invalid message about a task"),
-    ('{"finished": [0, [], null]}', "sent an invalid message about a task"),
-    ('{"finished": [0, null, null]}', "sent an invalid message about a task"),
+    ('{"finished": [0, {}, null]}', "sent an invalid message about a task"),
+    *(
+        (json.dumps({"finished": [*finished, True]}), "sent an invalid message about a task")
+        for finished in (
+            [7, {}, None, "succeeded", 1, None, [None] * 6],
+            [0, {"result.json": "?"}, None, "succeeded", 1, None, [None] * 6],
+            [0, [], None, "succeeded", 1, None, [None] * 6],
+            [0, None, None, "succeeded", 1, None, [None] * 6],
+            [0, {}, None, "unheard of", 1, None, [None] * 6],
+            [0, {}, None, "succeeded", "one", None, [None] * 6],
+            [0, {}, None, "succeeded", 1, "now", [None] * 6],
+            [0, {}, None, "succeeded", 1, None, [None] * 5],
+            [0, {}, None, "succeeded", 1, None, [-1.0, None, None, None, None, None]],
+        )
+    ),
     ('{"log": [7, "line"]}', "sent an invalid message about a task"),
     ('{"model": 7}', "sent an invalid message about a task"),
     ('{"failed": {"message": "no", "hint": 7}}', "^no$"),

@@ -59,6 +59,7 @@ OUTSIDE = {
     "yaml": "utils.yaml_strict engines.kubernetes.client",
     "lightkube": "engines.kubernetes",
     "distributed": "engines.dask_client runner.pools",
+    "dask": "runner.pools.dask_task",
     "httpx": "engines.kubernetes.client",
     "flask": "web",
     "werkzeug": "web",

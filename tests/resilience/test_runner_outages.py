@@ -171,7 +171,7 @@ def test_an_output_refused_for_what_it_is_fails_its_task_and_no_other(
     store = Refusing(line, lambda key: error if key == bad else None)
     ran, said = _working(store, tmp_path / "job")
     assert ran[:4] == ("partial", 5, 1, True)
-    assert said == [f"task 2: {type(error).__name__}: {error}"]
+    assert said == [f"task 2 (x=2): {type(error).__name__}: {error}"]
     assert counts(registry) == ("partial", 5, 1, 5)
     assert record(registry).missing_outputs == (bad,)
 

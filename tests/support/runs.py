@@ -26,7 +26,7 @@ from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import parse_study
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.registry.job_state import JobState
@@ -204,16 +204,21 @@ def pool_of(directory: Path, size: int = 2, *, entrypoint: str = "model:simulate
 
 def all_of(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> list[TaskResult]:
     """Run tasks of these parameters through a pool, and return what became of each, by position."""
-    finished = sorted(ends(pool, sets, seconds=seconds), key=lambda one: one.position)
+    finished = sorted(final(ends(pool, sets, seconds=seconds)), key=lambda one: one.position)
     assert [one.position for one in finished] == list(range(len(sets)))
     return finished
 
 
 def ends(pool: WorkerPool, sets: list[dict[str, Any]], *, seconds: float = PATIENCE) -> Iterator[TaskResult]:
-    """Run tasks through a pool, and yield each as it ends."""
+    """Run tasks through a pool, and yield each attempt as it ends."""
     end = time.monotonic() + seconds
     with contextlib.closing(pool.run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:
         for one in running:
             assert time.monotonic() < end, "the pool takes too long"
             if one is not None:
                 yield one
+
+
+def final(results: Iterable[TaskResult | None]) -> Iterator[TaskResult]:
+    """Yield the results after which their tasks are not tried again."""
+    return (one for one in results if one is not None and one.is_final)

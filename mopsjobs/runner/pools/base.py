@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
 from mopsjobs.studies.study import Task
 
 ATTEMPTS = 2
@@ -21,12 +22,32 @@ OnLog = Callable[["int | None", str], None]
 
 
 class TaskResult(NamedTuple):
-    """A task that has ended, with its outputs or with its error (`type`, `message`, `traceback`)."""
+    """An attempt at a task that has ended, with its outputs or with its error."""
 
     position: int
     task: Task
     outputs: dict[str, bytes] | None
     error: Mapping[str, str] | None
+    """`type` and `message`; of an error in the model also `traceback`, and `at` if the model's own code raised it."""
+    outcome: Outcome = Outcome.SUCCEEDED
+    attempt: int = 1
+    """Which attempt at the task it was, from 1."""
+    started_at: float | None = None
+    """Seconds since the epoch."""
+    usage: Usage = NO_USAGE
+    is_final: bool = True
+    """False if the worker died, and the task is tried once more."""
+
+
+class TaskAtWork(NamedTuple):
+    """An attempt at a task that runs now."""
+
+    position: int
+    task: Task
+    attempt: int
+    started_at: float | None
+    """Seconds since the epoch; None if the pool does not know whether it has begun."""
+    host: str | None
 
 
 class Pool(Protocol):
@@ -40,7 +61,7 @@ class Pool(Protocol):
     def run(
         self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
     ) -> Generator[TaskResult | None, None, None]:
-        """Run the tasks; yield each result, in any order, and None at least every `wake_seconds`.
+        """Run the tasks; yield a result per attempt, in any order, and None at least every `wake_seconds`.
 
         The caller may close the generator at any time. The workers are then stopped, and their tasks left undone.
 
@@ -53,3 +74,37 @@ class Pool(Protocol):
             EngineUnavailableError: if the cluster does not answer any more. What was not yielded is to be run again.
             EngineError: if the cluster cannot be used.
         """
+
+    def at_work(self) -> Sequence[TaskAtWork]:
+        """Return the attempts that run now."""
+
+
+def outcome_of(error: Mapping[str, str]) -> Outcome:
+    """Return the outcome of an attempt in which the model raised an error."""
+    return Outcome.OOM if error.get("type") == "MemoryError" else Outcome.FAILED
+
+
+def death_of(exit_text: str, attempt: int, *, is_final: bool, is_oom: bool) -> tuple[Outcome, dict[str, str]]:
+    """Return outcome and error of an attempt whose worker died.
+
+    Args:
+        exit_text: the exit code, in words.
+        attempt: which attempt it was.
+        is_final: whether the task is not tried again.
+        is_oom: whether the kernel killed the worker for its memory.
+    """
+    times = f" {attempt} times" if is_final else ""
+    if is_oom:
+        message = f"the kernel killed its worker{times} for its memory ({exit_text})"
+        return Outcome.OOM, {"type": "OutOfMemory", "message": message}
+    return Outcome.DIED, {"type": "WorkerDied", "message": f"its worker died{times} ({exit_text})"}
+
+
+def late_error(timeout: float | None) -> dict[str, str]:
+    """Return the error of an attempt that took longer than the timeout."""
+    return {"type": "Timeout", "message": f"it took longer than {timeout:g} s"}
+
+
+def task_message(task: Task) -> dict[str, object]:
+    """Return the line by which engines/worker.py runs a task."""
+    return {"task": task.number, "params": dict(task.params), "param_id": task.param_id, "seed": task.seed}

@@ -25,8 +25,21 @@ from mopsjobs.engines.dask_client import connect
 from mopsjobs.engines.model_errors import describe_exit, load_error, startup_error
 from mopsjobs.engines.worker_script import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
-from mopsjobs.runner.pools.base import ATTEMPTS, GRACE_SECONDS, MAX_LOG_CHARACTERS, OnLog, TaskResult
+from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
+from mopsjobs.runner.pools.base import (
+    ATTEMPTS,
+    GRACE_SECONDS,
+    MAX_LOG_CHARACTERS,
+    OnLog,
+    TaskAtWork,
+    TaskResult,
+    death_of,
+    late_error,
+    outcome_of,
+    task_message,
+)
 from mopsjobs.studies.study import Task
+from mopsjobs.utils import measurement
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -75,6 +88,7 @@ class DaskPool:
         outputs: Sequence[str] | None = None,
         python: str | None = None,
         task_timeout: float | None = None,
+        task_env: Mapping[str, str] | None = None,
         on_log: OnLog | None = None,
     ) -> None:
         """Prepare a pool; nothing is sent before `run`. `DaskProcess` says what the arguments are."""
@@ -85,6 +99,8 @@ class DaskPool:
             "name": "mops_jobs_dask_task_" + hashlib.sha256(source.encode()).hexdigest()[:16],
             "source": source,
             "worker": WORKER_SOURCE.decode(),
+            "measurement": Path(measurement.__file__).read_text("utf-8"),
+            "env": dict(task_env or {}),
             "bundle": bundle,
             "entrypoint": entrypoint,
             "outputs": outputs,
@@ -137,7 +153,7 @@ class DaskPool:
             self._send(client, code, *following)
 
     def _send(self, client: Client, code: Future[dict[str, Any]], position: int, task: Task) -> None:
-        line = {"task": task.number, "params": dict(task.params), "seed": task.seed}
+        line = task_message(task)
         key = f"mops-jobs-{self._id}-{task.number}"
         with self._translate_errors(client):
             future = client.submit(eval, RUN, {"code": code, "job_id": self._id, "task": line}, key=key, pure=False)
@@ -158,10 +174,13 @@ class DaskPool:
         for key, answer in zip(keys, answers, strict=True):
             sent = self._sent.pop(key)
             sent.future.release()
-            yield _failed_result(sent, answer) if isinstance(answer, Exception) else self._to_result(sent, answer)
+            if isinstance(answer, Exception):
+                yield _failed_result(sent, answer)
+            else:
+                yield from self._to_results(sent, answer)
 
-    def _to_result(self, sent: _SentTask, answer: Mapping[str, Any]) -> TaskResult:
-        """Return the result of a task from the answer of `dask_task.run`.
+    def _to_results(self, sent: _SentTask, answer: Mapping[str, Any]) -> Iterator[TaskResult]:
+        """Yield the results of a task, one per attempt, from the answer of `dask_task.run`.
 
         Raises:
             ModelError: if the model cannot be loaded.
@@ -172,15 +191,22 @@ class DaskPool:
             raise load_error(answer["broken"])
         if "unready" in answer:
             raise startup_error(answer["unready"])
-        error = answer.get("error")
+        deaths = answer.get("deaths", ())
+        for attempt, death in enumerate(deaths, 1):
+            is_final = "died" in answer and attempt == len(deaths)
+            outcome, death_error = death_of(
+                describe_exit(death["exit_code"]), attempt, is_final=is_final, is_oom=death["is_oom"]
+            )
+            yield TaskResult(*sent[:2], None, death_error, outcome, attempt, *_measured(death), is_final)
         if "died" in answer:
-            error = {
-                "type": "WorkerDied",
-                "message": f"its worker died {ATTEMPTS} times ({describe_exit(answer['died'])})",
-            }
-        elif "late" in answer:
-            error = {"type": "Timeout", "message": f"it took longer than {self._timeout:g} s"}
-        return TaskResult(sent.position, sent.task, answer.get("outputs"), error)
+            return
+        error = late_error(self._timeout) if "late" in answer else answer.get("error")
+        outcome = Outcome.TIMEOUT if "late" in answer else outcome_of(error) if error else Outcome.SUCCEEDED
+        yield TaskResult(*sent[:2], answer.get("outputs"), error, outcome, len(deaths) + 1, *_measured(answer))
+
+    def at_work(self) -> Sequence[TaskAtWork]:
+        """Return the attempts that were sent; see `Pool.at_work`. Only the cluster knows which have begun."""
+        return [TaskAtWork(sent.position, sent.task, 1, None, None) for sent in self._sent.values()]
 
     @contextlib.contextmanager
     def _translate_errors(self, client: Client) -> Iterator[None]:
@@ -250,16 +276,17 @@ def _result(future: Future[Any]) -> Any:
         return error
 
 
+def _measured(answer: Mapping[str, Any]) -> tuple[float | None, Usage]:
+    """Return start and usage of an attempt."""
+    return answer.get("started_at"), Usage(**answer["usage"]) if "usage" in answer else NO_USAGE
+
+
 def _failed_result(sent: _SentTask, error: Exception) -> TaskResult:
     """Return the result of a task that got no answer: its Dask workers have died, or could not run it."""
     from distributed import KilledWorker
 
     if isinstance(error, KilledWorker):
         # After `distributed.scheduler.allowed-failures` attempts.
-        fields = {
-            "type": "WorkerDied",
-            "message": "the Dask workers that had it died, as often as the scheduler allows",
-        }
-    else:
-        fields = {"type": type(error).__name__, "message": str(error)}
-    return TaskResult(sent.position, sent.task, None, fields)
+        message = "the Dask workers that had it died, as often as the scheduler allows"
+        return TaskResult(*sent[:2], None, {"type": "WorkerDied", "message": message}, Outcome.DIED)
+    return TaskResult(*sent[:2], None, {"type": type(error).__name__, "message": str(error)}, Outcome.FAILED)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 from collections.abc import Iterator
 
 from mopsjobs.engines.child_process import ParentStreams, run_as_child
+from mopsjobs.engines.model_env import JOB_VARIABLES
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import DaskPool
@@ -25,6 +27,7 @@ def main() -> None:
             outputs=setup["outputs"],
             python=setup["python"],
             task_timeout=setup["task_timeout"],
+            task_env={name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
             on_log=lambda task, line: parent.send({"log": [task, line]}),
         )
         try:
@@ -47,10 +50,10 @@ def _tasks(parent: ParentStreams) -> Iterator[tuple[int, Task]]:
         task = parent.receive()["task"]
         if task is None:
             return
-        yield task["position"], Task(task["number"], "", task["seed"], task["params"])
+        yield task["position"], Task(task["number"], task["param_id"], task["seed"], task["params"])
 
 
 def _to_message(result: TaskResult) -> list[object]:
     outputs = result.outputs
     texts = None if outputs is None else {name: base64.b64encode(value).decode() for name, value in outputs.items()}
-    return [result.position, texts, None if result.error is None else dict(result.error)]
+    return [result.position, texts, None if result.error is None else dict(result.error), *result[4:]]

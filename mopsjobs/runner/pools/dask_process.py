@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from mopsjobs.engines.child_process import Child
 from mopsjobs.engines.dask_client import check_installed
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EngineError
-from mopsjobs.runner.pools.base import OnLog, TaskResult
+from mopsjobs.ledger.attempt import Outcome, Usage
+from mopsjobs.runner.pools.base import OnLog, TaskAtWork, TaskResult
 from mopsjobs.studies.study import Task
 
 CHILD = "mopsjobs.runner.pools.dask_child"
@@ -40,7 +42,7 @@ class DaskProcess:
             scheduler: the address of the scheduler.
             bundle: the code, a tar.gz that the runner has checked by unpacking it.
             entrypoint: the model and scenario to run.
-            env: the environment of the runner.
+            env: the environment of the runner, and the variables of the job and the shard for the model.
             outputs: the outputs that the study names; None: it names none.
             python: the model's interpreter, a path on the workers; None: that of each worker.
             task_timeout: seconds that a task may take; None: no limit.
@@ -58,6 +60,7 @@ class DaskProcess:
             "python": python,
             "task_timeout": task_timeout,
         }
+        self._sent: dict[int, Task] = {}
 
     def run(
         self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
@@ -65,7 +68,7 @@ class DaskProcess:
         """Run the tasks; see `Pool.run`."""
         check_installed()
         child = Child(CHILD, {**self._setup, "wake_seconds": wake_seconds}, self._env)
-        sent: dict[int, Task] = {}
+        sent = self._sent = {}
         yielded_at = time.monotonic()
         try:
             while True:
@@ -112,16 +115,43 @@ class DaskProcess:
                 raise ValueError(number)
             self._on_log(number, str(line))
             return None
-        position, outputs, error = message["finished"]
+        position, outputs, error, outcome, attempt, started_at, usage, is_final = message["finished"]
         self.is_ready = True
-        task = sent.pop(position)
+        task = sent.pop(position) if is_final else sent[position]
         if outputs is not None:
             outputs = {str(name): _decode(text) for name, text in outputs.items()}
         if error is not None:
             error = {str(name): str(text) for name, text in error.items()}
         if (outputs is None) == (error is None):
             raise ValueError(position)
-        return TaskResult(position, task, outputs, error)
+        seconds, user, system, peak, host, python = usage
+        measured = Usage(_number(seconds), _number(user), _number(system), _number(peak), _text(host), _text(python))
+        return TaskResult(
+            position,
+            task,
+            outputs,
+            error,
+            Outcome(outcome),
+            int(attempt),
+            _number(started_at),
+            measured,
+            bool(is_final),
+        )
+
+    def at_work(self) -> Sequence[TaskAtWork]:
+        """Return the attempts that were sent; see `Pool.at_work`."""
+        return [TaskAtWork(position, task, 1, None, None) for position, task in self._sent.items()]
+
+
+def _number(value: object) -> Any:
+    """Return a number that is finite and not negative, or None.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if value is not None and not (type(value) in (int, float) and 0 <= value < math.inf):  # type: ignore[operator]
+        raise ValueError(str(value)[:20])
+    return value
 
 
 def _decode(text: str) -> bytes:
@@ -132,4 +162,14 @@ def _decode(text: str) -> bytes:
 
 
 def _task_message(position: int, task: Task) -> dict[str, object]:
-    return {"position": position, "number": task.number, "seed": task.seed, "params": dict(task.params)}
+    return {
+        "position": position,
+        "number": task.number,
+        "param_id": task.param_id,
+        "seed": task.seed,
+        "params": dict(task.params),
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -22,6 +22,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ POLL_SECONDS = 0.5
 MAX_STOPPED = 1000
 """Ids of stopped jobs that are remembered, at most."""
 
+_modules: dict[str, Any] = {}
+"""Modules of `_module`, by their text."""
+
 _jobs: dict[str, _Job] = {}
 
 _stopped: dict[str, None] = {}
@@ -58,6 +62,8 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
         code: the model and how to run it.
             - `bundle`: a tar.gz
             - `worker`: the text of engines/worker.py
+            - `measurement`: the text of utils/measurement.py
+            - `env`: variables of the model's process, besides those of this worker
             - `entrypoint`: the model and the scenario
             - `outputs`: the names that the study gives, or None
             - `python`: the interpreter, None for this worker's own
@@ -72,8 +78,10 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
         - `error`: `type`, `message` and `traceback`
         - `broken`: the same of a model that cannot be loaded
         - `unready`: the exit code of a process that ended before it was ready
-        - `died`: the exit code of the last process that ended during the task
+        - `died`: true, if its process ended at each attempt
         - `late` or `stopped`: true
+
+        Besides, `deaths` has the attempts at which the process ended. `started_at` and `usage` are of the last attempt.
     """
     with _lock:
         if job_id in _stopped:
@@ -177,6 +185,7 @@ class _Model:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env={**_thread_limits(), **os.environ, **code["env"]},
             bufsize=0,
         )
         setup = {
@@ -189,6 +198,9 @@ class _Model:
         self.answers = bytearray()
         self.logs = bytearray()
         self.is_ready = False
+        self.measurement = _module("measurement", code["measurement"])
+        self.usage = self.measurement.ProcessUsage()
+        self.oom_kills = self.measurement.OomKills()
         self.selector = selectors.DefaultSelector()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr]
@@ -198,7 +210,7 @@ class _Model:
     def run_task(self, task: dict[str, Any], timeout: float | None, lines: list[str]) -> dict[str, Any] | None:
         """Return the answer to a task; None if the process has ended instead. After the timeout, end the process."""
         self.outgoing += json.dumps(task).encode() + b"\n"
-        started_at = time.monotonic()
+        self._begin()
         while True:
             self._write()
             is_over = not self._read(lines)
@@ -206,18 +218,27 @@ class _Model:
                 line, _, rest = bytes(self.answers).partition(b"\n")
                 self.answers[:] = rest
                 answer: dict[str, Any] = json.loads(line)
+                usage = self.usage.note(answer)
                 if "ready" not in answer:
-                    return answer
+                    return {**answer, "usage": usage, "started_at": answer.get("usage", {}).get("started_at")}
                 self.is_ready = True
-                started_at = time.monotonic()
+                self._begin()
             if is_over or len(self.answers) > MAX_LINE_BYTES:
                 self.end()
                 self._read(lines)
                 return None
-            if timeout is not None and self.is_ready and time.monotonic() - started_at > timeout:
+            if timeout is not None and self.is_ready and time.monotonic() - self._began > timeout:
+                peak = self.measurement.peak_rss(self.process.pid)
                 self.end()
                 self._read(lines)
-                return {"late": True}
+                return {"late": True, **self.at_end(peak)}
+
+    def _begin(self) -> None:
+        self._began, self._started_at = time.monotonic(), time.time()
+
+    def at_end(self, peak: int | None = None) -> dict[str, Any]:
+        """Return start and usage of the task at which the process ended."""
+        return {"started_at": self._started_at, "usage": self.usage.at_end(time.monotonic() - self._began, peak)}
 
     def finish_logs(self, lines: list[str]) -> None:
         """Read the lines before the answer: they are in the pipe by then."""
@@ -227,7 +248,7 @@ class _Model:
     def end(self) -> None:
         """Kill the process, and wait for its end."""
         self.process.kill()
-        self.process.wait()
+        self.usage.has_ended(self.process, wait=True)
 
     def close(self) -> None:
         """Close the streams."""
@@ -249,7 +270,7 @@ class _Model:
 
     def _read(self, lines: list[str], wait: float = POLL_SECONDS) -> bool:
         """Read answers and lines. Return False if the process has ended."""
-        is_alive = self.process.poll() is None  # before reading, so that its last output is read too
+        is_alive = not self.usage.has_ended(self.process)  # before reading, so that its last output is read too
         for key, _ in self.selector.select(wait if is_alive else 0.0):
             if key.data is None:
                 continue
@@ -274,9 +295,31 @@ class _Model:
             lines[MAX_LOG_LINES:] = ["… more lines, which are left out"]
 
 
+def _module(name: str, source: str) -> Any:
+    """Return a module from its text, compiled once."""
+    with _lock:
+        if source not in _modules:
+            module = types.ModuleType(name)
+            exec(compile(source, f"{name}.py", "exec"), module.__dict__)  # noqa: S102 - sent by the runner, as this one
+            _modules[source] = module
+        return _modules[source]
+
+
+def _thread_limits() -> dict[str, str]:
+    """Return variables that limit the threads of a model to its share of this worker's cores."""
+    if "OMP_NUM_THREADS" in os.environ:  # a nanny sets it
+        return {}
+    from dask.system import CPU_COUNT
+    from distributed import get_worker
+
+    share = str(max(1, CPU_COUNT // max(1, get_worker().state.nthreads)))
+    return {f"{name}_NUM_THREADS": share for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")}
+
+
 def _run_attempts(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: list[str]) -> dict[str, Any]:
-    outcome = "died"
+    deaths: list[dict[str, Any]] = []
     exit_code = 0
+    is_ready = False
     for _ in range(code["attempts"]):
         if job.is_stopped:
             return {"stopped": True}
@@ -290,12 +333,16 @@ def _run_attempts(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: 
                 model.finish_logs(lines)
                 if "outputs" in answer:
                     answer["outputs"] = {name: _content(output) for name, output in answer["outputs"].items()}
-                return answer
+                return {**answer, "deaths": deaths}
         finally:
             job.give_back(model)
-        outcome = "died" if model.is_ready else "unready"
-        exit_code = model.process.returncode
-    return {"stopped": True} if job.is_stopped else {outcome: exit_code}
+        exit_code, is_ready = model.process.returncode, model.is_ready
+        if is_ready:
+            is_oom = model.oom_kills.explain(exit_code)
+            deaths.append({"exit_code": exit_code, "is_oom": is_oom, **model.at_end()})
+    if job.is_stopped:
+        return {"stopped": True}
+    return {"died": True, "deaths": deaths} if is_ready else {"unready": exit_code}
 
 
 def _content(content: str | dict[str, str]) -> bytes:

@@ -16,8 +16,8 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 from mopsjobs.engines.model_errors import (
     describe_exit,
@@ -26,8 +26,22 @@ from mopsjobs.engines.model_errors import (
     not_started_error,
     startup_error,
 )
-from mopsjobs.runner.pools.base import ATTEMPTS, GRACE_SECONDS, MAX_LOG_CHARACTERS, OnLog, TaskResult
+from mopsjobs.ledger.attempt import Outcome, Usage
+from mopsjobs.runner.pools.base import (
+    ATTEMPTS,
+    GRACE_SECONDS,
+    MAX_LOG_CHARACTERS,
+    OnLog,
+    TaskAtWork,
+    TaskResult,
+    death_of,
+    late_error,
+    outcome_of,
+    task_message,
+)
+from mopsjobs.runner.pools.worker_process import Assignment, WorkerProcess
 from mopsjobs.studies.study import Task
+from mopsjobs.utils.measurement import OomKills
 
 TASKS_PER_WORKER = 2
 """Tasks that a worker has at once."""
@@ -42,51 +56,6 @@ LIVENESS_SECONDS = 1.0
 """How often dead workers are looked for."""
 
 
-class _Assignment(NamedTuple):
-    position: int
-    task: Task
-    attempt: int
-
-
-class _Worker:
-    """One worker process, and its tasks.
-
-    It leads a session of its own, so that the processes which a model starts can be ended with it. So a terminal's
-    Ctrl-C does not reach it. If the runner is killed, the worker ends at the end of its input; see engines/worker.py.
-    """
-
-    def __init__(self, command: list[str], setup: bytes, env: Mapping[str, str]) -> None:
-        self.process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(env),
-            bufsize=0,
-            start_new_session=True,
-        )
-        assert self.process.stdin is not None  # noqa: S101 - a pipe, as the other two
-        assert self.process.stdout is not None  # noqa: S101
-        assert self.process.stderr is not None  # noqa: S101
-        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
-        for stream in (self.stdin, self.stdout, self.stderr):
-            os.set_blocking(stream.fileno(), False)
-        self.outgoing = bytearray(setup)
-        self.answers = bytearray()
-        self.logs = bytearray()
-        self.tasks: deque[_Assignment] = deque()
-        self.task_started_at = 0.0
-        """When the first of its tasks became the first."""
-        self.is_ready = False
-        self.log_task: int | None = None
-        """The task whose lines come from its standard error now; None before the first."""
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the process group, also if the worker itself is dead."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left; macOS: only zombies
-            os.killpg(self.process.pid, number)
-
-
 class WorkerPool:
     """Worker processes of one model on this machine."""
 
@@ -98,7 +67,6 @@ class WorkerPool:
         *,
         task_timeout: float | None = None,
         on_log: OnLog | None = None,
-        on_died: Callable[[str], None] | None = None,
         env: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -110,7 +78,6 @@ class WorkerPool:
             size: how many workers run at once.
             task_timeout: seconds that a task may take; None: no limit.
             on_log: called with the task's number, or None, and each line that the model prints.
-            on_died: called with a sentence when a worker has died, and its task is tried once more.
             env: the workers' environment; None: that of this process.
             clock: a monotonic clock in seconds.
         """
@@ -121,14 +88,14 @@ class WorkerPool:
         self.is_ready = False
         self._timeout = task_timeout
         self._on_log = on_log or (lambda _task, _line: None)
-        self._on_died = on_died or (lambda _text: None)
         self._env = os.environ if env is None else env
         self._clock = clock
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_Worker] = []
-        self._requeued: deque[_Assignment] = deque()
+        self._workers: list[WorkerProcess] = []
+        self._requeued: deque[Assignment] = deque()
         self._failed_starts = 0
         self._liveness_checked_at = clock()
+        self._oom_kills = OomKills()
 
     def run(
         self, tasks: Iterator[tuple[int, Task]], *, wake_seconds: float = 0.5
@@ -138,7 +105,7 @@ class WorkerPool:
         Raises:
             ModelError: if the model cannot be loaded.
         """
-        tasks_ahead = (_Assignment(position, task, 1) for position, task in tasks)
+        tasks_ahead = (Assignment(position, task, 1) for position, task in tasks)
         try:
             while True:
                 self._hand_out(tasks_ahead)
@@ -151,6 +118,14 @@ class WorkerPool:
                 yield from self._bury_dead_workers()
         finally:
             self.close()
+
+    def at_work(self) -> Sequence[TaskAtWork]:
+        """Return the attempts that run now; see `Pool.at_work`."""
+        return [
+            TaskAtWork(*worker.tasks[0], worker.task_started_ts, worker.usage.about["host"])
+            for worker in self._workers
+            if worker.is_ready and worker.tasks
+        ]
 
     def close(self) -> None:
         """Stop all workers and their child processes: by SIGTERM, then by SIGKILL. Closing twice is harmless."""
@@ -171,7 +146,7 @@ class WorkerPool:
 
     # --- tasks to workers ------------------------------------------------------------------------------------
 
-    def _hand_out(self, tasks_ahead: Iterator[_Assignment]) -> None:
+    def _hand_out(self, tasks_ahead: Iterator[Assignment]) -> None:
         # One task for each worker first, then the second: no worker idles while another has two.
         for depth in range(1, TASKS_PER_WORKER + 1):
             for worker in list(self._workers):
@@ -185,25 +160,25 @@ class WorkerPool:
                 worker = self._start()
                 self._assign(worker, tasks_ahead)
 
-    def _next(self, tasks_ahead: Iterator[_Assignment]) -> _Assignment | None:
+    def _next(self, tasks_ahead: Iterator[Assignment]) -> Assignment | None:
         return self._requeued.popleft() if self._requeued else next(tasks_ahead, None)
 
-    def _assign(self, worker: _Worker, tasks_ahead: Iterator[_Assignment]) -> bool:
+    def _assign(self, worker: WorkerProcess, tasks_ahead: Iterator[Assignment]) -> bool:
         assignment = self._next(tasks_ahead)
         if assignment is None:
             return False
         if not worker.tasks:
-            worker.task_started_at = self._clock()
+            worker.begin_task(self._clock())
         worker.tasks.append(assignment)
         task = assignment.task
-        line = json.dumps({"task": task.number, "params": dict(task.params), "seed": task.seed})
+        line = json.dumps(task_message(task))
         worker.outgoing += line.encode() + b"\n"
         self._write(worker)
         return True
 
-    def _start(self) -> _Worker:
+    def _start(self) -> WorkerProcess:
         try:
-            worker = _Worker(self._command, self._setup, self._env)
+            worker = WorkerProcess(self._command, self._setup, self._env)
         except OSError as error:
             raise not_started_error(self._command[0], error) from None
         self._workers.append(worker)
@@ -212,7 +187,7 @@ class WorkerPool:
         self._write(worker)
         return worker
 
-    def _write(self, worker: _Worker) -> None:
+    def _write(self, worker: WorkerProcess) -> None:
         """Send what the pipe takes, and ask to be woken for the rest: a blocking write could wait for a busy worker."""
         with contextlib.suppress(BlockingIOError, BrokenPipeError):  # after a broken pipe, its answers end too
             while worker.outgoing:
@@ -225,7 +200,7 @@ class WorkerPool:
 
     # --- answers from workers --------------------------------------------------------------------------------
 
-    def _handle_event(self, worker: _Worker, what: str, events: int) -> Iterator[TaskResult]:
+    def _handle_event(self, worker: WorkerProcess, what: str, events: int) -> Iterator[TaskResult]:
         if worker not in self._workers:
             return
         if what == "tasks":
@@ -246,7 +221,7 @@ class WorkerPool:
         if not data or len(buffer) > MAX_LINE_BYTES:
             yield from self._bury(worker)
 
-    def _handle_logs(self, worker: _Worker, *, final: bool) -> None:
+    def _handle_logs(self, worker: WorkerProcess, *, final: bool) -> None:
         lines = worker.logs.split(b"\n")
         worker.logs[:] = b"" if final else lines.pop()
         for line in lines:
@@ -258,7 +233,7 @@ class WorkerPool:
             if number:
                 worker.log_task = int(number)
 
-    def _handle_answers(self, worker: _Worker) -> Iterator[TaskResult]:
+    def _handle_answers(self, worker: WorkerProcess) -> Iterator[TaskResult]:
         lines = worker.answers.split(b"\n")
         worker.answers[:] = lines.pop()
         for line in lines:
@@ -266,17 +241,28 @@ class WorkerPool:
             if "broken" in answer:
                 raise load_error(answer["broken"])
             if "ready" in answer:
-                worker.is_ready = self.is_ready = True
+                worker.note_ready(answer)
+                self.is_ready = True
                 self._failed_starts = 0
-                worker.task_started_at = self._clock()
+                worker.begin_task(self._clock())
                 continue
             assignment = worker.tasks.popleft()
-            worker.task_started_at = self._clock()
-            outputs = answer.get("outputs")
+            started_at = answer.get("usage", {}).get("started_at", worker.task_started_ts)
+            worker.begin_task(self._clock())
+            outputs, error = answer.get("outputs"), answer.get("error")
             if outputs is not None:
                 outputs = {name: _content(content) for name, content in outputs.items()}
             self._read_logs(worker)
-            yield TaskResult(assignment.position, assignment.task, outputs, answer.get("error"))
+            yield TaskResult(
+                assignment.position,
+                assignment.task,
+                outputs,
+                error,
+                outcome=Outcome.SUCCEEDED if error is None else outcome_of(error),
+                attempt=assignment.attempt,
+                started_at=started_at,
+                usage=Usage(**worker.usage.note(answer)),
+            )
 
     def _read_answer(self, line: bytearray) -> dict[str, Any]:
         try:
@@ -287,20 +273,21 @@ class WorkerPool:
             raise not_python_error(self._command[0], line)
         return answer
 
-    def _read_logs(self, worker: _Worker) -> None:
+    def _read_logs(self, worker: WorkerProcess) -> None:
         """Read what a task printed before its answer. It is in the pipe by then, which holds no more than one read."""
         with contextlib.suppress(OSError):  # the pipe is empty or closed
             worker.logs += os.read(worker.stderr.fileno(), 2**20)
             self._handle_logs(worker, final=False)
 
-    def _bury(self, worker: _Worker) -> Iterator[TaskResult]:
+    def _bury(self, worker: WorkerProcess) -> Iterator[TaskResult]:
         """Clean up after a dead worker: kill its processes, requeue its tasks; the first counts as begun."""
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             if stream in self._selector.get_map():
                 self._selector.unregister(stream)
         self._workers.remove(worker)
         worker.signal(signal.SIGKILL)
-        code = worker.process.wait()
+        worker.has_ended(wait=True)
+        code = worker.process.returncode
         with contextlib.suppress(OSError):
             worker.logs += worker.stderr.read() or b""
         self._handle_logs(worker, final=True)
@@ -315,13 +302,19 @@ class WorkerPool:
             return
         first, *rest = worker.tasks
         self._requeued.extendleft(reversed(rest))
-        if first.attempt < ATTEMPTS or not worker.is_ready:
-            if worker.is_ready:
-                self._on_died(f"a worker died ({describe_exit(code)}); task {first.task.number} is tried once more")
-            self._requeued.appendleft(first._replace(attempt=first.attempt + worker.is_ready))
+        if not worker.is_ready:
+            self._requeued.appendleft(first)
             return
-        error = {"type": "WorkerDied", "message": f"its worker died {first.attempt} times ({describe_exit(code)})"}
-        yield TaskResult(first.position, first.task, None, error)
+        is_final = first.attempt >= ATTEMPTS
+        if not is_final:
+            self._requeued.appendleft(first._replace(attempt=first.attempt + 1))
+        outcome, error = death_of(
+            describe_exit(code), first.attempt, is_final=is_final, is_oom=self._oom_kills.explain(code)
+        )
+        usage = Usage(**worker.usage.at_end(self._clock() - worker.task_started_at))
+        yield TaskResult(
+            first.position, first.task, None, error, outcome, first.attempt, worker.task_started_ts, usage, is_final
+        )
 
     def _stop_late_workers(self) -> Iterator[TaskResult]:
         if self._timeout is None:
@@ -331,9 +324,20 @@ class WorkerPool:
                 late = worker.tasks.popleft()
                 self._requeued.extendleft(reversed(worker.tasks))
                 worker.tasks.clear()
+                peak = worker.peak_now()
                 yield from self._bury(worker)
-                error = {"type": "Timeout", "message": f"it took longer than {self._timeout:g} s"}
-                yield TaskResult(late.position, late.task, None, error)
+                usage = Usage(**worker.usage.at_end(self._clock() - worker.task_started_at, peak))
+                started_at = worker.task_started_ts
+                yield TaskResult(
+                    late.position,
+                    late.task,
+                    None,
+                    late_error(self._timeout),
+                    Outcome.TIMEOUT,
+                    late.attempt,
+                    started_at,
+                    usage,
+                )
 
     def _bury_dead_workers(self) -> Iterator[TaskResult]:
         """Bury dead workers whose pipes are still open, held by processes that they started."""
@@ -341,7 +345,7 @@ class WorkerPool:
             return
         self._liveness_checked_at = self._clock()
         for worker in list(self._workers):
-            if worker.process.poll() is not None:
+            if worker.has_ended():
                 yield from self._handle_event(worker, "answers", selectors.EVENT_READ)  # its last answers
                 if worker in self._workers:
                     yield from self._bury(worker)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import extract_bundle, load_bundle
-from mopsjobs.engines.model_env import active_python, model_environment
+from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment
 from mopsjobs.engines.worker_script import write_worker
 from mopsjobs.runner.pools.base import OnLog, Pool
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import Manifest
+from mopsjobs.utils.cores import thread_limits, usable_cores
 from mopsjobs.utils.files import make_directory
 
 
@@ -29,6 +29,7 @@ class PoolOptions(NamedTuple):
     scheduler: str | None
     spool: Path
     """A directory of the shard's own, for the worker's script and large outputs. It is emptied first."""
+    shard: int
 
 
 def open_pool(
@@ -38,8 +39,6 @@ def open_pool(
     code: Path,
     retry: OutageRetry,
     on_log: OnLog,
-    *,
-    on_died: Callable[[str], None],
 ) -> Pool:
     """Unpack the bundle of a job and return a pool for its tasks; the pool starts nothing yet.
 
@@ -50,7 +49,6 @@ def open_pool(
         code: where bundles are unpacked on this machine.
         retry: how long to wait for the store.
         on_log: see `WorkerPool`.
-        on_died: see `WorkerPool`; a Dask cluster replaces its workers itself.
 
     Raises:
         BundleError: if the bundle is missing or cannot be used.
@@ -59,6 +57,7 @@ def open_pool(
     """
     entrypoint, outputs = manifest.study.entrypoint, manifest.study.outputs
     root = retry.call(lambda: extract_bundle(store, manifest.bundle, code))
+    job_env = dict(zip(JOB_VARIABLES, (manifest.job_id, str(options.shard)), strict=True))
     if options.scheduler is not None:
         from mopsjobs.runner.pools.dask_process import DaskProcess
 
@@ -67,7 +66,7 @@ def open_pool(
             options.scheduler,
             bundle,
             entrypoint,
-            os.environ,
+            {**os.environ, **job_env},
             outputs=outputs,
             python=options.python,
             task_timeout=options.task_timeout,
@@ -75,12 +74,14 @@ def open_pool(
         )
     shutil.rmtree(options.spool, ignore_errors=True)
     make_directory(options.spool)
+    cores = usable_cores()
+    workers = options.workers or cores
+    env = model_environment(os.environ)
     return WorkerPool(
         [options.python or active_python(os.environ) or sys.executable, "-u", str(write_worker(options.spool))],
         {"root": str(root), "entrypoint": entrypoint, "spool": str(options.spool), "outputs": outputs},
-        options.workers or os.cpu_count() or 1,
+        workers,
         task_timeout=options.task_timeout,
         on_log=on_log,
-        on_died=on_died,
-        env=model_environment(os.environ),
+        env={**env, **thread_limits(env, cores // workers), **job_env},
     )

@@ -53,7 +53,8 @@ def run(tmp_path: Path) -> Run:
             (root / ".modelops").mkdir(exist_ok=True)
             (root / ".modelops" / "manifest.json").write_text(wire)
         setup = {"root": str(root), "entrypoint": entrypoint, "spool": str(spool), **more}
-        lines = [setup, *({"task": number, "params": {}, "seed": 0, **task} for number, task in enumerate(tasks))]
+        usual = {"params": {}, "param_id": "p", "seed": 0}
+        lines = [setup, *({"task": number, **usual, **task} for number, task in enumerate(tasks))]
         talk = subprocess.run(
             [python, "-u", str(WORKER)],
             input="".join(json.dumps(line) + "\n" for line in lines),
@@ -81,7 +82,7 @@ def _outputs(answer: Any) -> dict[str, bytes]:
 def test_a_plain_function_gives_json(run: Run) -> None:
     source = "def f(params, seed):\n    return {'sum': params['x'] + seed, 'a': [1.5, None]}\n"
     talk = run(source, {"params": {"x": 1}, "seed": 2}, {"params": {"x": 3}, "seed": 2**63})
-    assert talk.answers[0] == {"ready": True}
+    assert talk.answers[0]["ready"] is True
     assert [answer["task"] for answer in talk.answers[1:]] == [0, 1]
     assert _outputs(talk.answers[1]) == {"result.json": b'{"a": [1.5, null], "sum": 3}'}
     assert json.loads(_outputs(talk.answers[2])["result.json"])["sum"] == 2**63 + 3
@@ -106,7 +107,7 @@ def test_a_wire_function_is_told_the_entrypoint(run: Run) -> None:
         entrypoint="models.main:Sir/closed",
         wire=_wire("model.py:wire"),
     )
-    assert talk.answers[0] == {"ready": True}
+    assert talk.answers[0]["ready"] is True
     assert _outputs(talk.answers[1]) == {"told": b"models.main:Sir/closed {'x': 1} 7 1"}
 
 
@@ -186,7 +187,7 @@ def test_what_the_model_prints_goes_beside_the_answers(run: Run) -> None:
         "    return 1\n"
     )
     talk = run(source, {}, {})
-    assert [sorted(answer) for answer in talk.answers] == [["ready"], ["outputs", "task"], ["outputs", "task"]]
+    assert ["outputs" in answer for answer in talk.answers] == [False, True, True]
     for word in ("on import", "printed", "raw", "child"):
         assert word in talk.err
 
@@ -372,10 +373,10 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_takes_no_task(
 
 def test_a_worker_tells_the_arguments_of_its_model_if_asked(run: Run) -> None:
     source = "def f(rate, seed, *, n=1): return 1\ndef wire(entrypoint, params, seed): return {}\n"
-    assert run(source, check=True).answers == [{"ready": True, "takes": ["rate", "seed", "n"]}]
-    assert run("f = max\n", check=True).answers == [{"ready": True, "takes": []}]
+    assert run(source, check=True).answers[0]["takes"] == ["rate", "seed", "n"]
+    assert run("f = max\n", check=True).answers[0]["takes"] == []
     wired = run(source, check=True, wire=_wire("model.py:wire"))
-    assert wired.answers == [{"ready": True, "takes": ["entrypoint", "params", "seed"]}]
+    assert wired.answers[0]["takes"] == ["entrypoint", "params", "seed"]
 
 
 def test_no_python_since_3_8_finds_anything_new_in_the_script() -> None:

@@ -218,7 +218,7 @@ def test_tasks_that_fail_make_the_job_partial_and_are_told(
     ran, said = work(line, registry, tmp_path / "job")
     assert ran[:4] == ("partial", 4, 2, True)
     assert len(said) == 1
-    assert said[0] in {f"task {number}: ValueError: as asked" for number in (2, 4)}
+    assert said[0] in {f"task {number} (x={number}, fail=True): ValueError: as asked" for number in (2, 4)}
     state = record(registry)
     assert (state.error_code, state.tasks_failed, state.tasks_verified) == ("INCOMPLETE", 2, 4)
     assert state.error_message == f"2 of 6 tasks left no complete outputs; the first error: {said[0]}"
@@ -354,4 +354,4 @@ def test_a_worker_that_died_is_told_as_an_event(
     ran, _ = work(line, registry, tmp_path / "job")
     assert ran[:4] == ("succeeded", 1, 0, True)
     told = [event["text"] for event in _events(line) if event["kind"] == "runner"]
-    assert told == ["a worker died (SIGKILL); task 0 is tried once more"]
+    assert told == ["task 0: its worker died (SIGKILL); it is tried once more"]

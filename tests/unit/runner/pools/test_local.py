@@ -14,7 +14,7 @@ import pytest
 from mopsjobs.runner.pools import local as pool_module
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
-from support.runs import all_of, callers, calls, code, ends, is_alive, kill, pool_of, sets_of, study, until
+from support.runs import all_of, callers, calls, code, ends, final, is_alive, kill, pool_of, sets_of, study, until
 
 
 def _x(one: TaskResult) -> int:
@@ -128,7 +128,7 @@ def test_a_worker_killed_from_outside_is_replaced(model: Path, tmp_path: Path) -
         until(noted.exists, "the first call")
         kill(callers(noted)[0])
         gate.touch()
-        assert sorted(_x(one) for one in running if one is not None) == list(range(6))
+        assert sorted(map(_x, final(running))) == list(range(6))
     assert calls(noted) == {0: 2, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
 
 
@@ -171,7 +171,7 @@ def test_what_a_model_has_started_ends_with_its_worker_that_dies(model: Path, tm
     sets = [{"x": 0, "fork": str(child), "killed": str(tmp_path / "killed")}, {"x": 1, "gate": str(gate)}]
     with contextlib.closing(pool_of(model, 1).run(enumerate(study(sets).tasks()), wake_seconds=0.05)) as running:
         for one in running:
-            if one is not None and one.position == 0:
+            if one is not None and one.position == 0 and one.is_final:
                 break
         (first, *_) = child.read_text().split()  # that of the worker that died; its successor is at work
         until(lambda: not is_alive(int(first)), "the child to end")

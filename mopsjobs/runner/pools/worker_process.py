@@ -1,0 +1,95 @@
+"""A worker process of this machine, its streams, and what its tasks used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mopsjobs.studies.study import Task
+from mopsjobs.utils.measurement import ProcessUsage, peak_rss
+
+
+class Assignment(NamedTuple):
+    """A try at a task, as it is given to a worker."""
+
+    position: int
+    task: Task
+    attempt: int
+
+
+class WorkerProcess:
+    """One worker process, and its tasks.
+
+    It leads a session of its own, so that the processes which a model starts can be ended with it. So a terminal's
+    Ctrl-C does not reach it. If the runner is killed, the worker ends at the end of its input; see engines/worker.py.
+    """
+
+    def __init__(self, command: list[str], setup: bytes, env: Mapping[str, str]) -> None:
+        """Start the process.
+
+        Args:
+            command: how to start it.
+            setup: the first line of its input.
+            env: its environment.
+
+        Raises:
+            OSError: if the system does not start it.
+        """
+        self.process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env),
+            bufsize=0,
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None  # noqa: S101 - a pipe, as the other two
+        assert self.process.stdout is not None  # noqa: S101
+        assert self.process.stderr is not None  # noqa: S101
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
+        for stream in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(stream.fileno(), False)
+        self.outgoing = bytearray(setup)
+        self.answers = bytearray()
+        self.logs = bytearray()
+        self.tasks: deque[Assignment] = deque()
+        self.task_started_at = 0.0
+        """When the first of its tasks became the first, by the clock of the pool."""
+        self.task_started_ts = 0.0
+        """The same in seconds since the epoch."""
+        self.is_ready = False
+        self.log_task: int | None = None
+        """The task whose lines come from its standard error now; None before the first."""
+        self.usage = ProcessUsage()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process group, also if the worker itself is dead."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # no process is left; macOS: only zombies
+            os.killpg(self.process.pid, number)
+
+    def begin_task(self, now: float) -> None:
+        """Note that the first of its tasks begins.
+
+        Args:
+            now: by the clock of the pool.
+        """
+        self.task_started_at, self.task_started_ts = now, time.time()
+
+    def note_ready(self, answer: Mapping[str, Any]) -> None:
+        """Take its first answer, after it has loaded the model."""
+        self.is_ready = True
+        self.usage.note(answer)
+
+    def has_ended(self, *, wait: bool = False) -> bool:
+        """Return True if the process has ended; see `ProcessUsage.has_ended`."""
+        return self.usage.has_ended(self.process, wait=wait)
+
+    def peak_now(self) -> int | None:
+        """Return the peak of memory of the task that it runs, in bytes; None if unknown."""
+        return peak_rss(self.process.pid)
