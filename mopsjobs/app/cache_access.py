@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from mopsjobs.app.cache_location import CacheLocation
 from mopsjobs.app.config import Settings
 from mopsjobs.app.embedded_registry import EmbeddedRegistry
-from mopsjobs.app.freshness import Freshness, FreshnessPolicy
+from mopsjobs.app.freshness import Freshness, FreshnessPolicy, never_synced_error
 from mopsjobs.cache.database import (
     DamagedCacheError,
     cannot_write,
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from mopsjobs.cache.sync.batch import SyncReport
     from mopsjobs.cache.sync.events import EventsReport
     from mopsjobs.cache.sync.full import OnProgress
+    from mopsjobs.cache.sync.ledger import LedgerReport
     from mopsjobs.cache.sync.lock import Holder
     from mopsjobs.registry.job_reader import TakeRecord
     from mopsjobs.registry.job_registry import JobRegistry
-    from mopsjobs.store.base import Versioned
+    from mopsjobs.store.base import Versioned, VersionedStore
 
     T = TypeVar("T")
     OpenToRead = Callable[[], contextlib.AbstractContextManager[sqlite3.Connection | None]]
-
 
 MAX_LOCK_WAIT = 60.0
 """Seconds. How long a view that must be fresh waits for another sync."""
@@ -258,19 +258,29 @@ class CacheAccess:
     def sync_events(
         self, *, job_id: str | None = None, since: datetime | None = None, full: bool = False
     ) -> EventsReport:
-        """Mirror the events of the registry into the cache; see `mopsjobs.cache.sync.events.sync_events`.
-
-        Needs no lock, since concurrent calls are safe.
-        """
+        """Mirror the events of the registry into the cache; see `mopsjobs.cache.sync.events.sync_events`."""
         from mopsjobs.cache.sync.events import sync_events
 
+        return self._mirror_more(
+            lambda store, cache: sync_events(store, cache, job_id=job_id, since=since, full=full, now=self._now)
+        )
+
+    def sync_ledger(self, job_id: str, *, full: bool = False) -> LedgerReport:
+        """Mirror the attempts at the tasks of a job; see `mopsjobs.cache.sync.ledger.sync_ledger`."""
+        from mopsjobs.cache.sync.ledger import sync_ledger
+
+        return self._mirror_more(lambda store, cache: sync_ledger(store, cache, job_id, full=full, now=self._now))
+
+    def sync_ledgers(self, *, full: bool = False) -> LedgerReport:
+        """Mirror the attempts of all jobs that need it; see `mopsjobs.cache.sync.ledger.sync_ledgers`."""
+        from mopsjobs.cache.sync.ledger import sync_ledgers
+
+        return self._mirror_more(lambda store, cache: sync_ledgers(store, cache, full=full, now=self._now))
+
+    def _mirror_more(self, action: Callable[[VersionedStore, sqlite3.Connection], T]) -> T:
+        """Call `action` with the store and the cache. It needs no lock, since concurrent calls are safe."""
         self._embedded.note_missing()
-
-        def action(cache: sqlite3.Connection) -> EventsReport:
-            store = self._open_registry().store
-            return sync_events(store, cache, job_id=job_id, since=since, full=full, now=self._now)
-
-        return self.write(action)
+        return self.write(lambda cache: action(self._open_registry().store, cache))
 
     def sync_holder(self) -> Holder | None:
         """Return the sync that runs on this machine's cache now, if one does."""
@@ -388,8 +398,3 @@ class CacheAccess:
                 self.write(lambda cache: add_conflicts(cache, conflicts))
         except Exception as error:  # noqa: BLE001 - only a count is missing
             self._out.debug(f"The cache did not take the count of lost races: {error}")
-
-
-def never_synced_error(hint: str) -> StoreUnavailableError:
-    """Return the error of a view over a cache that was never filled."""
-    return StoreUnavailableError("The registry has never been synced to this machine.", hint=hint)

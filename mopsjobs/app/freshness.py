@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from mopsjobs.errors import EXIT_SIGN_IN, EXIT_UNREACHABLE, StoreAccessError
+from mopsjobs.errors import EXIT_SIGN_IN, EXIT_UNREACHABLE, StoreAccessError, StoreUnavailableError
 from mopsjobs.utils.times import human_age, parse_time
 
 
@@ -98,3 +98,8 @@ class FreshnessPolicy:
     def needs_scan(self) -> bool:
         """Return whether a delta sync is not enough for this view."""
         return self.refresh or self.max_age is not None
+
+
+def never_synced_error(hint: str) -> StoreUnavailableError:
+    """Return the error of a view over a cache that was never filled."""
+    return StoreUnavailableError("The registry has never been synced to this machine.", hint=hint)

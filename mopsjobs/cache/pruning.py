@@ -18,6 +18,10 @@ BATCH = 2000
 """Jobs per transaction: few enough that other writers of the cache need not wait long."""
 
 
+LEDGER_TABLES = ("ledger", "ledger_chunk", "attempt", "task", "parameter_set")
+"""The tables of what is known of the tasks of jobs."""
+
+
 class PrunePlan(NamedTuple):
     """The number of rows that pruning would remove."""
 
@@ -47,7 +51,7 @@ def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan
 
 
 def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
-    """Remove the jobs that ended before a time, with their labels and events, and give their space back to the disk.
+    """Remove the jobs that ended before a time, with all that belongs to them, and give their space back to the disk.
 
     The names of event chunks stay, so that no sync brings those events again; `forget_chunks` of sync/events.py removes
     them later. Counters stay.
@@ -66,12 +70,20 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
             )
             events += connection.executemany("DELETE FROM event WHERE job_id = ?", ids).rowcount if ids else 0
             connection.executemany("DELETE FROM job_label WHERE job_id = ?", ids)
+            delete_ledgers(connection, [job_id for _, _, job_id in rows])
             with totals.track_changes(connection, [key for key, _, _ in rows]):
                 connection.executemany("DELETE FROM job WHERE job_id = ?", ids)
         jobs += len(rows)
         if len(rows) < BATCH:
             break
     return PruneResult(jobs, events, _vacuum(connection) if jobs else None)
+
+
+def delete_ledgers(connection: sqlite3.Connection, job_ids: Iterable[str]) -> None:
+    """Remove all that ledgers and manifests tell of the tasks of these jobs. The caller holds the transaction."""
+    for job_id in job_ids:
+        for table in LEDGER_TABLES:
+            connection.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))  # noqa: S608 - constant names
 
 
 def _vacuum(connection: sqlite3.Connection) -> str | None:

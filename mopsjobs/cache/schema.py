@@ -190,6 +190,76 @@ def m007_families(db: Database) -> None:
     db.execute("CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL")
 
 
+@migrations()
+def m008_ledgers(db: Database) -> None:
+    """Add the mirror of ledgers: what is known of each, its chunks, attempts, tasks and parameter sets."""
+    db.execute(
+        "CREATE TABLE ledger (job_id TEXT PRIMARY KEY, looked_at REAL NOT NULL, synced_ts REAL, is_complete INTEGER"
+        " NOT NULL DEFAULT 0, basis TEXT, problem TEXT, tasks_total INTEGER NOT NULL, parameters TEXT NOT NULL,"
+        " varying TEXT NOT NULL, task_ranges TEXT) WITHOUT ROWID"
+    )
+    db.execute(
+        "CREATE TABLE ledger_chunk (name TEXT PRIMARY KEY, job_id TEXT NOT NULL, key TEXT NOT NULL, problem TEXT)"
+        " WITHOUT ROWID"
+    )
+    db.table("ledger_chunk").create_index(["job_id"])
+    # A seed has no type, so that one above 2^63 stays a text of digits; as an INTEGER it would be rounded.
+    db.execute(
+        "CREATE TABLE parameter_set (job_id TEXT NOT NULL, first_task INTEGER NOT NULL, tasks INTEGER NOT NULL,"
+        " param_id TEXT NOT NULL, seed, params TEXT NOT NULL, PRIMARY KEY (job_id, first_task)) WITHOUT ROWID"
+    )
+    values = ", ".join(f"{name} {kind}" for name, kind in _ATTEMPT_COLUMNS.items())
+    db.execute(
+        "CREATE TABLE attempt (job_id TEXT NOT NULL, task INTEGER NOT NULL, run TEXT NOT NULL, seq INTEGER NOT NULL,"
+        f" attempt INTEGER NOT NULL, {values}, PRIMARY KEY (job_id, task, run, seq, shard)) WITHOUT ROWID"
+    )
+    db.execute(
+        "CREATE TABLE task (job_id TEXT NOT NULL, task INTEGER NOT NULL, first_task INTEGER NOT NULL, seed,"
+        f" attempts INTEGER NOT NULL, {values}, PRIMARY KEY (job_id, task)) WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX idx_task_outcome ON task (job_id, outcome)")
+    db.execute("CREATE INDEX idx_task_seed ON task (job_id, seed)")
+    db.create_view(
+        "tasks",
+        "SELECT task.job_id, task.task, param_id, task.seed, params, shard, outcome, attempts AS attempt,"  # noqa: S608 - constant names
+        f" {_MEASURED}, iif(attempts, 'ledger', 'outputs') AS basis"
+        " FROM task JOIN parameter_set USING (job_id, first_task)",
+    )
+    db.create_view(
+        "attempts",
+        "SELECT job_id, task, attempt, run, seq, shard, outcome,"  # noqa: S608 - constant names
+        f" {_MEASURED}, user_seconds, system_seconds, python FROM attempt",
+    )
+    db.create_view(
+        "ledgers",
+        f"SELECT job_id, {_time_text('synced_ts')} AS synced_at,"  # noqa: S608 - constant names
+        " is_complete, basis, tasks_total, problem FROM ledger",
+    )
+    db.create_view(
+        "ledger_problems",
+        "SELECT job_id, key, problem AS reason FROM ledger_chunk WHERE problem IS NOT NULL",
+    )
+
+
+def _time_text(column: str) -> str:
+    """Return an expression for a time as JSON has it."""
+    return f"strftime('%Y-%m-%dT%H:%M:%fZ', {column}, 'unixepoch')"
+
+
+_ATTEMPT_COLUMNS = {
+    "shard": "INTEGER", "outcome": "TEXT NOT NULL", "started_ts": "REAL", "seconds": "REAL", "user_seconds": "REAL",
+    "system_seconds": "REAL", "max_rss_bytes": "INTEGER", "host": "TEXT", "python": "TEXT", "error_key": "TEXT",
+    "error_type": "TEXT", "error_where": "TEXT", "error_message": "TEXT", "output_bytes": "INTEGER",
+}  # fmt: skip
+"""What is known of an attempt, and of the last one of a task."""
+
+_MEASURED = (
+    f"{_time_text('started_ts')} AS started_at, seconds, user_seconds + system_seconds AS cpu_seconds, max_rss_bytes,"
+    " host, output_bytes, error_key, error_type, error_where, error_message"
+)
+"""The columns that both views of the ledger have."""
+
+
 def _create_tally(db: Database) -> None:
     """Create the sums of totals.py."""
     db.execute(

@@ -70,6 +70,19 @@ CREATE TABLE pruned (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE VIEW "counters" AS SELECT name, labels, value FROM counter;
 CREATE VIEW "pruned_jobs" AS SELECT key, version FROM pruned;
 CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL;
+CREATE TABLE ledger (job_id TEXT PRIMARY KEY, looked_at REAL NOT NULL, synced_ts REAL, is_complete INTEGER NOT NULL DEFAULT 0, basis TEXT, problem TEXT, tasks_total INTEGER NOT NULL, parameters TEXT NOT NULL, varying TEXT NOT NULL, task_ranges TEXT) WITHOUT ROWID;
+CREATE TABLE ledger_chunk (name TEXT PRIMARY KEY, job_id TEXT NOT NULL, key TEXT NOT NULL, problem TEXT) WITHOUT ROWID;
+CREATE INDEX "idx_ledger_chunk_job_id"
+    ON "ledger_chunk" ("job_id");
+CREATE TABLE parameter_set (job_id TEXT NOT NULL, first_task INTEGER NOT NULL, tasks INTEGER NOT NULL, param_id TEXT NOT NULL, seed, params TEXT NOT NULL, PRIMARY KEY (job_id, first_task)) WITHOUT ROWID;
+CREATE TABLE attempt (job_id TEXT NOT NULL, task INTEGER NOT NULL, run TEXT NOT NULL, seq INTEGER NOT NULL, attempt INTEGER NOT NULL, shard INTEGER, outcome TEXT NOT NULL, started_ts REAL, seconds REAL, user_seconds REAL, system_seconds REAL, max_rss_bytes INTEGER, host TEXT, python TEXT, error_key TEXT, error_type TEXT, error_where TEXT, error_message TEXT, output_bytes INTEGER, PRIMARY KEY (job_id, task, run, seq, shard)) WITHOUT ROWID;
+CREATE TABLE task (job_id TEXT NOT NULL, task INTEGER NOT NULL, first_task INTEGER NOT NULL, seed, attempts INTEGER NOT NULL, shard INTEGER, outcome TEXT NOT NULL, started_ts REAL, seconds REAL, user_seconds REAL, system_seconds REAL, max_rss_bytes INTEGER, host TEXT, python TEXT, error_key TEXT, error_type TEXT, error_where TEXT, error_message TEXT, output_bytes INTEGER, PRIMARY KEY (job_id, task)) WITHOUT ROWID;
+CREATE INDEX idx_task_outcome ON task (job_id, outcome);
+CREATE INDEX idx_task_seed ON task (job_id, seed);
+CREATE VIEW "tasks" AS SELECT task.job_id, task.task, param_id, task.seed, params, shard, outcome, attempts AS attempt, strftime('%Y-%m-%dT%H:%M:%fZ', started_ts, 'unixepoch') AS started_at, seconds, user_seconds + system_seconds AS cpu_seconds, max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, iif(attempts, 'ledger', 'outputs') AS basis FROM task JOIN parameter_set USING (job_id, first_task);
+CREATE VIEW "attempts" AS SELECT job_id, task, attempt, run, seq, shard, outcome, strftime('%Y-%m-%dT%H:%M:%fZ', started_ts, 'unixepoch') AS started_at, seconds, user_seconds + system_seconds AS cpu_seconds, max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, user_seconds, system_seconds, python FROM attempt;
+CREATE VIEW "ledgers" AS SELECT job_id, strftime('%Y-%m-%dT%H:%M:%fZ', synced_ts, 'unixepoch') AS synced_at, is_complete, basis, tasks_total, problem FROM ledger;
+CREATE VIEW "ledger_problems" AS SELECT job_id, key, problem AS reason FROM ledger_chunk WHERE problem IS NOT NULL;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
@@ -77,4 +90,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm005_forgotten_chunks', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm006_unreported_steps', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm007_families', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm008_ledgers', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

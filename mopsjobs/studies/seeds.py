@@ -1,7 +1,8 @@
-"""Find the tasks of a seed, for as many replicates as a study may have, in 8 bytes per task."""
+"""Draw seeds, and find the tasks of a seed, for as many replicates as a study may have, in 8 bytes per task."""
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
 from array import array
@@ -13,6 +14,12 @@ _CHUNK = 500_000
 
 _BITS = 32
 """Of a drawn seed, and of the number of a task: packed into one integer they sort by seed."""
+
+
+def drawn_seed(param_id: str, replicate: int) -> int:
+    """Return the seed that is drawn for a replicate: BLAKE2b-64 of `<param_id>:<replicate>`, modulo 2^32."""
+    digest = hashlib.blake2b(f"{param_id}:{replicate}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 2**32
 
 
 class SeedIndex:

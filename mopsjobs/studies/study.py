@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mopsjobs.studies.seeds import SeedIndex
+from mopsjobs.studies.seeds import SeedIndex, drawn_seed
 
 _OUTPUT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?", re.ASCII)
 
@@ -145,11 +145,8 @@ def param_id(params: Mapping[str, Any]) -> str:
 
 
 def seed_of(parameter_set: ParameterSet, replicate: int) -> int:
-    """Return the seed of a replicate: the named one, else BLAKE2b-64 of `<param_id>:<replicate>`, modulo 2^32."""
-    if parameter_set.seed is not None:
-        return parameter_set.seed
-    digest = hashlib.blake2b(f"{parameter_set.param_id}:{replicate}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 2**32
+    """Return the seed of a replicate: the named one, else the drawn one."""
+    return drawn_seed(parameter_set.param_id, replicate) if parameter_set.seed is None else parameter_set.seed
 
 
 def is_output_name(name: str) -> bool:

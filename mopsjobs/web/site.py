@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mopsjobs.app.app import App
-from mopsjobs.app.cache_access import never_synced_error
-from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.freshness import Freshness, never_synced_error
 from mopsjobs.cache import sync_state
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.times import parse_duration

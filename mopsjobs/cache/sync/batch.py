@@ -179,5 +179,6 @@ def delete_rows(connection: sqlite3.Connection, keys: Sequence[str], generation:
             if row is not None:
                 connection.execute("DELETE FROM job WHERE job_id = ?", row)
                 connection.execute("DELETE FROM job_label WHERE job_id = ?", row)
+                pruning.delete_ledgers(connection, row)
                 removed += 1
     return removed

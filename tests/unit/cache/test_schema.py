@@ -12,6 +12,7 @@ from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import schema
+from mopsjobs.cache.pruning import LEDGER_TABLES
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.times import rfc3339
 from support.cli import Cli, Remote, add, foreign, key
@@ -30,6 +31,18 @@ VIEWS = {
     "event_problems": ["key", "reason"],
     "counters": ["name", "labels", "value"],
     "pruned_jobs": ["key", "version"],
+    "tasks": [
+        "job_id", "task", "param_id", "seed", "params", "shard", "outcome", "attempt", "started_at", "seconds",
+        "cpu_seconds", "max_rss_bytes", "host", "output_bytes", "error_key", "error_type", "error_where",
+        "error_message", "basis",
+    ],
+    "attempts": [
+        "job_id", "task", "attempt", "run", "seq", "shard", "outcome", "started_at", "seconds", "cpu_seconds",
+        "max_rss_bytes", "host", "output_bytes", "error_key", "error_type", "error_where", "error_message",
+        "user_seconds", "system_seconds", "python",
+    ],
+    "ledgers": ["job_id", "synced_at", "is_complete", "basis", "tasks_total", "problem"],
+    "ledger_problems": ["job_id", "key", "reason"],
     "job_sums": ["status", "namespace", "owner", "jobs", "verified", "missing", "unchecked"],
 }  # fmt: skip
 """The views and their columns: a contract with other programs. Columns are only ever added."""
@@ -74,8 +87,8 @@ SUMMED = (
 def _downgrade(connection: sqlite3.Connection) -> None:
     """Make the cache one of schema 2."""
     for kind, names in {
-        "VIEW": ("counters", "pruned_jobs", "job_sums"),
-        "TABLE": ("tally", "counter", "pruned"),
+        "VIEW": ("counters", "pruned_jobs", "job_sums", "tasks", "attempts", "ledgers", "ledger_problems"),
+        "TABLE": ("tally", "counter", "pruned", *LEDGER_TABLES),
         "INDEX": (
             "idx_job_name",
             "idx_job_created_ts",

@@ -1,0 +1,121 @@
+"""The tasks of a job as the cache has them: parameter sets, from which numbers, parameters and seeds of tasks follow.
+
+It imports little, since `tasks` answers as a listing does.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from mopsjobs.studies.seeds import drawn_seed
+
+StoredSeed = int | str
+"""A seed in the cache: a whole number, or its digits from 2^63 on, which SQLite would round."""
+
+
+class StoredSet(NamedTuple):
+    """A parameter set of a job."""
+
+    first_task: int
+    tasks: int
+    """Tasks of the set in the study. A child job may have fewer of them."""
+    param_id: str
+    seed: StoredSeed | None
+    """None if the seeds are drawn."""
+    params: str
+    """JSON."""
+
+    def seed_of(self, number: int) -> int:
+        """Return the seed of the task with this number."""
+        return drawn_seed(self.param_id, number - self.first_task) if self.seed is None else int(self.seed)
+
+
+class StoredStudy:
+    """The study of a job, read set by set."""
+
+    def __init__(self, connection: sqlite3.Connection, job_id: str, tasks_total: int, task_ranges: str | None) -> None:
+        self.job_id = job_id
+        self.tasks_total = tasks_total
+        self._connection = connection
+        self._ranges: list[tuple[int, int]] | None = None
+        if task_ranges is not None:
+            self._ranges = [(first, end) for first, end in json.loads(task_ranges)]
+        self._last_set: StoredSet | None = None
+
+    @classmethod
+    def load(cls, connection: sqlite3.Connection, job_id: str) -> StoredStudy | None:
+        """Return the study of a job; None if its ledger was never looked at."""
+        row = connection.execute("SELECT tasks_total, task_ranges FROM ledger WHERE job_id = ?", (job_id,)).fetchone()
+        return None if row is None else cls(connection, job_id, *row)
+
+    def sets(self, *, descending: bool = False) -> Iterator[StoredSet]:
+        """Yield the parameter sets in the order of their tasks."""
+        order = "DESC" if descending else "ASC"
+        rows = self._connection.execute(
+            "SELECT first_task, tasks, param_id, seed, params FROM parameter_set WHERE job_id = ?"  # noqa: S608 - a constant word
+            f" ORDER BY first_task {order}",
+            (self.job_id,),
+        )
+        return (StoredSet(*row) for row in rows)
+
+    def numbers_of(self, one: StoredSet, *, descending: bool = False) -> Iterator[int]:
+        """Yield the numbers of the tasks of a set that are of the job."""
+        first, end = one.first_task, one.first_task + one.tasks
+        if self._ranges is None:
+            parts = [range(first, end)]
+        else:
+            place = max(0, bisect_right(self._ranges, (first,)) - 1)
+            parts = []
+            while place < len(self._ranges) and self._ranges[place][0] < end:
+                low, high = self._ranges[place]
+                parts.append(range(max(low, first), min(high, end)))
+                place += 1
+        for part in reversed(parts) if descending else parts:
+            yield from reversed(part) if descending else part
+
+    def place_of(self, number: int) -> tuple[int, StoredSeed] | None:
+        """Return the first task of the set of a task, and its seed as the cache has it; None if the job has no such."""
+        one = self._set_of(number)
+        if one is None or not self._has(number):
+            return None
+        return one.first_task, to_stored_seed(one.seed_of(number))
+
+    def _set_of(self, number: int) -> StoredSet | None:
+        last = self._last_set
+        if last is None or not last.first_task <= number < last.first_task + last.tasks:
+            row = self._connection.execute(
+                "SELECT first_task, tasks, param_id, seed, params FROM parameter_set"
+                " WHERE job_id = ? AND first_task <= ? ORDER BY first_task DESC LIMIT 1",
+                (self.job_id, number),
+            ).fetchone()
+            last = self._last_set = None if row is None else StoredSet(*row)
+        return last if last is not None and number < last.first_task + last.tasks else None
+
+    def _has(self, number: int) -> bool:
+        if self._ranges is None:
+            return True
+        place = bisect_right(self._ranges, (number, number)) - 1
+        # A range that begins with the number sorts behind (number, number).
+        return any(low <= number < high for low, high in self._ranges[max(0, place) : place + 2])
+
+
+def number_ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield ascending numbers as ranges: the first one, and the one after the last."""
+    first = end = None
+    for number in numbers:
+        if number != end:
+            if first is not None and end is not None:
+                yield first, end
+            first = number
+        end = number + 1
+    if first is not None and end is not None:
+        yield first, end
+
+
+def to_stored_seed(seed: int) -> StoredSeed:
+    """Return a seed as the cache has it."""
+    return seed if seed < 2**63 else str(seed)

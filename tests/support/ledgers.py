@@ -1,0 +1,92 @@
+"""Ledgers, as the runners of a job leave them in the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
+from mopsjobs.ledger.format import chunk_key, encode_attempts
+from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.outputs import output_key
+from mopsjobs.studies.study_parser import parse_study
+from support.cli import START
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.store.base import VersionedStore
+
+BUNDLE = "sha256:" + "0" * 64
+
+ERROR = AttemptError("1a2b3c4d5e6f", "ValueError", "model.py:21", "beta is 0.93")
+
+
+def attempt(task: int, outcome: str = "succeeded", **fields: Any) -> Attempt:
+    """Return an attempt that began `task` seconds after the start of the clock."""
+    error = ERROR if outcome == "failed" else None
+    usual = Attempt(
+        task=task,
+        attempt=1,
+        outcome=Outcome(outcome),
+        started_at=START.timestamp() + task,
+        seconds=2.5,
+        user_seconds=2.0,
+        system_seconds=0.25,
+        max_rss_bytes=50 * 2**20,
+        host="node-1",
+        python="3.12.4",
+        error=error,
+        output_bytes=100 if outcome == "succeeded" else None,
+    )
+    return usual._replace(**fields)
+
+
+def put_manifest(
+    store: VersionedStore, job_id: str, sets: list[Any], *, only: Iterable[int] | None = None, **study: Any
+) -> Manifest:
+    """Put the manifest of a job into the store."""
+    parent = job_id.rpartition(".")[0] or None
+    manifest = Manifest(
+        job_id=job_id,
+        study=parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **study}),
+        bundle=BUNDLE,
+        only=None if only is None else tuple(only),
+        parent_job_id=parent if only is not None else None,
+    )
+    store.create_if_absent(manifest_key(job_id), manifest.to_json())
+    return manifest
+
+
+def add_job(registry: JobRegistry, job_id: str, sets: list[Any], *, status: str = "running", **fields: Any) -> Manifest:
+    """Register a job as a submission does, with its manifest, and bring it to a status."""
+    manifest = put_manifest(registry.store, job_id, sets, **fields)
+    registry.register_job(job_id, **manifest.record_fields())
+    if status != "pending":
+        registry.update_status(job_id, status)
+    return manifest
+
+
+class Ledger:
+    """A runner that leaves chunks of attempts of one shard."""
+
+    def __init__(self, store: VersionedStore, job_id: str = "job", *, run: str = "ab", shard: int = 0) -> None:
+        self._store = store
+        self._job_id = job_id
+        self._run = run
+        self._shard = shard
+        self._number = 0
+
+    def __call__(self, *attempts: Attempt) -> str:
+        """Write a chunk, and return its key."""
+        key = chunk_key(self._job_id, self._shard, self._run, self._number)
+        self._number += 1
+        assert self._store.create_if_absent(key, encode_attempts(self._job_id, self._shard, attempts))
+        return key
+
+
+def leave_outputs(store: VersionedStore, manifest: Manifest, *numbers: int) -> None:
+    """Write the outputs of these tasks."""
+    for task in manifest.study.tasks():
+        if task.number in numbers:
+            store.create_if_absent(output_key(manifest.job_id, task, "result.json"), b"{}")
