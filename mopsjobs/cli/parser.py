@@ -44,6 +44,9 @@ MODELOPS_GROUP = "jobs"
 # Everything here is English. Without this, argparse would look for a translation of each of its own words.
 argparse._ = lambda text: text  # type: ignore[attr-defined]
 
+IDS_ONLY = ("list", "tasks")
+"""Commands in which -q has a meaning that is fixed: print only ids, or numbers of tasks."""
+
 
 class CommandLineParser(argparse.ArgumentParser):
     """Parse as argparse does, but raise errors, and suggest the nearest word for a mistyped one."""
@@ -173,8 +176,7 @@ def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
         dest="command", metavar="COMMAND", title="commands", prog="mops-jobs", parser_class=CommandLineParser
     )
     for name in names:
-        # In `list`, -q has a meaning that is fixed: print ids only.
-        _add_command(commands, name, [common if name == "list" else quiet])
+        _add_command(commands, name, [common if name in IDS_ONLY else quiet])
     return parser
 
 

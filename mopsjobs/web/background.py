@@ -141,6 +141,7 @@ class Syncer(threading.Thread):
             if holder is not None and holder.is_stalled(now):
                 return f"{holder.describe_as_other(now)}."
             self._app.cache.sync_events()
+            self._app.cache.sync_ledgers()
         except MopsJobsError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - the server goes on after any error, and shows it

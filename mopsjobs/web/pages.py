@@ -18,6 +18,7 @@ from mopsjobs.app.next_steps import next_command, next_commands
 from mopsjobs.cache.queries import charts, families
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
 from mopsjobs.events.format import LOG
 from mopsjobs.registry.status import END_STATUSES, STATUSES
@@ -182,6 +183,7 @@ class _Views:
                 "next": next_command(last or job, stale=freshness.stale),
                 "commands": next_commands(job, last),
                 "remarks": job_queries.remarks(connection, whole_id),
+                "failed": describe_failures(connection, whole_id),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
             }
 

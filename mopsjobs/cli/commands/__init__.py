@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "list": "listing",
     "status": "status",
+    "tasks": "tasks",
     "wait": "wait",
     "watch": "watch",
     "summary": "summary",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
+from mopsjobs.cache.queries.task_filters import STATUSES
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
@@ -102,7 +103,7 @@ def _describe(command: str, action: argparse.Action) -> None:
     if action.nargs == 0:
         return
     if "--status" in action.option_strings:
-        action.choices = [*map(str, JobStatus), *GROUPS]
+        action.choices = STATUSES if command == "tasks" else [*map(str, JobStatus), *GROUPS]
     kind = "owners" if "--owner" in action.option_strings else None
     if action.metavar == "JOB":
         takes_latest = (action.help or "").startswith(JOB_HELP)

@@ -8,6 +8,7 @@ from mopsjobs.app.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.batch import SyncReport
 from mopsjobs.cache.sync.events import EventsReport
+from mopsjobs.cache.sync.ledger import LedgerReport
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, command_line
 from mopsjobs.utils.text import pluralize
@@ -32,6 +33,8 @@ SHOWN_PROBLEMS = 10
 
 ALL_EVENT_PROBLEMS = "query 'SELECT * FROM event_problems'"
 
+ALL_LEDGER_PROBLEMS = "query 'SELECT * FROM ledger_problems'"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -49,15 +52,15 @@ def run(args: argparse.Namespace, app: App) -> Result:
         report = app.cache.sync(wait=0, full=args.full, on_progress=on_progress)
     if report is None:
         return _already_running(args, app)
-    events, warnings = _sync_events(app, full=args.full)
+    events, ledgers, warnings = _sync_more(app, full=args.full)
     exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
     if args.json:
-        return Result(Document(_document(report, events)), warnings=warnings, exit_code=exit_code)
+        return Result(Document(_document(report, events, ledgers)), warnings=warnings, exit_code=exit_code)
     problems = report.unreadable if app.out.quiet else report.news
     named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
         named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line('doctor --json')}")
-    text = None if app.out.quiet else Text([_summary(report, events)], indent=2)
+    text = None if app.out.quiet else Text([_summary(report, events, ledgers)], indent=2)
     return Result(text, warnings=[*named, *warnings], exit_code=exit_code)
 
 
@@ -81,17 +84,26 @@ def _already_running(args: argparse.Namespace, app: App) -> Result:
     return Result(Document(document) if args.json else None, notes=notes, warnings=warnings)
 
 
-def _sync_events(app: App, *, full: bool) -> tuple[EventsReport | None, list[str]]:
-    """Mirror the events, after the jobs, which matter more. Returns a report and warnings."""
+def _sync_more(app: App, *, full: bool) -> tuple[EventsReport | None, LedgerReport | None, list[str]]:
+    """Mirror events and ledgers, after the jobs, which matter more. Return their reports, and warnings."""
+    events = ledgers = None
     try:
         events = app.cache.sync_events(full=full)
+        ledgers = app.cache.sync_ledgers(full=full)
     except StoreError as error:
-        return None, [f"{error} All jobs are mirrored, but not all events."]
-    warnings = [f"{key}: {reason}" for key, reason in events.problems[:SHOWN_PROBLEMS]]
-    if len(events.problems) > SHOWN_PROBLEMS:
-        more = len(events.problems) - SHOWN_PROBLEMS
-        warnings.append(f"and {more} more; all of them: {command_line(ALL_EVENT_PROBLEMS)}")
-    return events, warnings
+        what = "events" if events is None else "ledgers"
+        return events, None, [f"{error} All jobs are mirrored, but not all {what}."]
+    return events, ledgers, [
+        *_problem_texts(events.problems, ALL_EVENT_PROBLEMS),
+        *_problem_texts(ledgers.problems, ALL_LEDGER_PROBLEMS),
+    ]  # fmt: skip
+
+
+def _problem_texts(problems: list[tuple[str, str]], all_of_them: str) -> list[str]:
+    texts = [f"{key}: {reason}" for key, reason in problems[:SHOWN_PROBLEMS]]
+    if len(problems) > SHOWN_PROBLEMS:
+        texts.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line(all_of_them)}")
+    return texts
 
 
 def _count_cached_jobs(app: App) -> int | None:
@@ -102,17 +114,18 @@ def _count_cached_jobs(app: App) -> int | None:
         return None
 
 
-def _summary(report: SyncReport, events: EventsReport | None) -> str:
+def _summary(report: SyncReport, events: EventsReport | None, ledgers: LedgerReport | None) -> str:
     counts = ", ".join(
         f"{getattr(report, name):,} {name}" for name in ("added", "changed", "removed") if getattr(report, name)
     )
     jobs = pluralize(report.seen, "job" if report.is_full else "announced job")
     unreadable = f"; {len(report.unreadable)} unreadable" if report.unreadable else ""
     new_events = f"; {pluralize(events.events, 'new event')}" if events and events.events else ""
-    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}"
+    new_attempts = f"; {pluralize(ledgers.attempts, 'new attempt')}" if ledgers and ledgers.attempts else ""
+    return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}{new_attempts}"
 
 
-def _document(report: SyncReport, events: EventsReport | None) -> dict[str, object]:
+def _document(report: SyncReport, events: EventsReport | None, ledgers: LedgerReport | None) -> dict[str, object]:
     names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -125,4 +138,5 @@ def _document(report: SyncReport, events: EventsReport | None) -> dict[str, obje
             {"key": problem.key, "kind": problem.kind, "reason": problem.reason} for problem in report.problems
         ],
         "events_added": None if events is None else events.events,
+        "attempts_added": None if ledgers is None else ledgers.attempts,
     }

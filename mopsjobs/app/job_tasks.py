@@ -1,0 +1,148 @@
+"""Find the tasks of a job: mirror its ledger if that is due, and read it from the cache."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from mopsjobs.app.app import App
+from mopsjobs.app.find_job import FoundJob, find_job
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.cache.queries.tasks import Ledger, TaskList, TaskQuery, read_ledger
+from mopsjobs.errors import CacheError, StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.utils.times import human_age
+
+T = TypeVar("T")
+
+
+class JobTasks:
+    """A job whose ledger is in the cache."""
+
+    def __init__(self, app: App, found: FoundJob, failure: StoreError | CacheError | None) -> None:
+        self._app = app
+        self._found = found
+        self._failure = failure
+        """Why the ledger could not be brought up to date; None if it was, or was not asked for."""
+
+    @property
+    def job(self) -> Mapping[str, object]:
+        """Return the job in its JSON form."""
+        return self._found.job
+
+    @property
+    def job_id(self) -> str:
+        """Return the job's full id."""
+        return str(self._found.job["job_id"])
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return why the data may be old."""
+        why = [] if self._failure is None else [f"{self._failure} Showing what the cache has."]
+        return [*self._found.warnings, *why]
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of a view of this data."""
+        return 0 if self._found.freshness is None else self._found.freshness.exit_code
+
+    def family_note(self) -> list[str]:
+        """Return the note for a job with a family, whose other members have other tasks; else nothing."""
+        family = self._found.family
+        if family is None:
+            return []
+        others = [member.job_id for member in family.members if member.job_id != self.job_id]
+        more = ", …" if len(others) > 3 else ""
+        return [f"These are the tasks of {self.job_id} alone. Its family: {', '.join(others[:3])}{more}"]
+
+    def read(self, query: TaskQuery, view: Callable[[TaskList], T]) -> T:
+        """Call `view` with the tasks that pass a filter. It may be called twice: see `CacheAccess`.
+
+        Raises:
+            UsageError: if a condition names a parameter that no task has.
+            StoreUnavailableError: if the ledger was removed from the cache meanwhile.
+        """
+        metadata = self.job["metadata"]
+        duplicates = metadata.get("n_duplicate_tasks") if isinstance(metadata, Mapping) else None
+
+        def view_list(connection: sqlite3.Connection) -> T:
+            ledger = read_ledger(connection, self.job_id)
+            if ledger is None:
+                raise never_mirrored_error(self.job_id)
+            return view(
+                TaskList(
+                    connection, self.job_id, ledger, query,
+                    is_active=bool(self.job["is_active"]), has_duplicates=bool(duplicates),
+                )
+            )  # fmt: skip
+
+        result = self._app.cache.read_cached(lambda connection: [view_list(connection)])
+        if result is None:
+            raise never_mirrored_error(self.job_id)
+        return result[0]
+
+    def describe_age(self, ledger: Ledger) -> str:
+        """Return the age of the data in words."""
+        if self._app.settings.is_local and self._failure is None:
+            return "live"
+        failed = "" if self._failure is None else ", the last sync failed"
+        return f"synced {human_age(self.age_seconds(ledger))}{failed}"
+
+    def age_seconds(self, ledger: Ledger) -> float:
+        """Return how old the data is, in seconds; that of a complete ledger no longer changes."""
+        return max(0.0, round(self._app.now().timestamp() - ledger.synced_ts, 3))
+
+    def is_stale(self) -> bool:
+        """Return whether the data is older than it should be."""
+        return self._failure is not None or (self._found.freshness is not None and self._found.freshness.stale)
+
+
+def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
+    """Find a job, and mirror its ledger: at the first look, while it is not complete, and if the policy says so.
+
+    Args:
+        name: the id of the job, a prefix that only its id has, or `@latest`.
+        app: the run.
+        policy: how fresh the tasks have to be.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
+        StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
+    """
+    found = find_job(name, app, policy)
+    if found.engine is not None:
+        raise StoreUnavailableError(found.warnings[0], hint="Try again when the registry answers.")
+    job_id = str(found.job["job_id"])
+    ledger = app.cache.read_cached(lambda connection: read_ledger(connection, job_id))
+    failure: StoreError | CacheError | None = None
+    if _is_due(ledger, app, policy):
+        try:
+            app.cache.sync_ledger(job_id, full=policy.refresh)
+        except (StoreUnavailableError, StoreAccessError, CacheError) as error:
+            if ledger is None:
+                raise
+            failure = error
+            if policy.needs_scan and found.freshness is not None:
+                found.freshness.note_failed_refresh(error)
+    elif ledger is None:
+        raise never_mirrored_error(job_id)
+    return JobTasks(app, found, failure)
+
+
+def never_mirrored_error(job_id: str) -> StoreUnavailableError:
+    """Return the error for a ledger that the cache lacks."""
+    return StoreUnavailableError(
+        f"The tasks of {job_id} have never been synced to this machine.", hint="Run the command without --offline."
+    )
+
+
+def _is_due(ledger: Ledger | None, app: App, policy: FreshnessPolicy) -> bool:
+    """Return whether the ledger has to be brought up to date."""
+    if policy.offline and not app.settings.is_local:
+        return False
+    if ledger is None or policy.refresh:
+        return True
+    age = app.now().timestamp() - ledger.synced_ts
+    return not ledger.is_complete and not (policy.max_age is not None and 0 <= age <= policy.max_age)

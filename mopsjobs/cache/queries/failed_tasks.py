@@ -1,0 +1,47 @@
+"""Say in one line which tasks of a job failed and why, by what the cache has of its ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+
+MAX_KINDS = 3
+"""Kinds of failures that the line names."""
+
+MAX_WORD = 60
+"""Characters of a type or a place."""
+
+_WORDS = {"oom": "out of memory", "timeout": "timed out", "died": "died", "lost": "lost"}
+"""Outcomes other than `failed`, which has the type of its error."""
+
+_SQL = """
+    SELECT outcome, iif(outcome = 'failed', error_type, NULL), iif(outcome = 'failed', error_where, NULL),
+        count(*) AS tasks
+    FROM task WHERE job_id = ? AND outcome IN ('failed', 'timeout', 'oom', 'died', 'lost')
+    GROUP BY 1, 2, 3 ORDER BY tasks DESC, 1, 2, 3
+"""
+
+
+def describe_failures(connection: sqlite3.Connection, job_id: str) -> str | None:
+    """Return how many tasks failed, and the most frequent reasons; None if none is known to have failed.
+
+    For example: `40: 38 ValueError in model.py:21, 2 out of memory`.
+    """
+    kinds = connection.execute(_SQL, (job_id,)).fetchall()
+    if not kinds:
+        return None
+    total = sum(count for *_, count in kinds)
+    words = [f"{count:,} {_kind(*kind)}" for *kind, count in kinds[:MAX_KINDS]]
+    if len(kinds) > MAX_KINDS:
+        words.append(f"{sum(count for *_, count in kinds[MAX_KINDS:]):,} for other reasons")
+    return f"{total:,}: {', '.join(words)}"
+
+
+def _kind(outcome: str, error_type: str | None, place: str | None) -> str:
+    if outcome != "failed":
+        return _WORDS[outcome]
+    name = _cut(error_type or "failed")
+    return name if place is None else f"{name} in {_cut(place)}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_WORD else text[: MAX_WORD - 1] + "…"

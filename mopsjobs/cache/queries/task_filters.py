@@ -1,0 +1,163 @@
+"""Conditions on tasks: on how they ended, and on their parameters."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from mopsjobs.errors import UsageError, shorten
+from mopsjobs.ledger.attempt import Outcome
+from mopsjobs.utils.text import did_you_mean, invalid_choice
+
+WAITING = "waiting"
+"""No attempt at the task has ended, and the job goes on. The task may be at work."""
+
+MISSING = "missing"
+"""No attempt at the task has ended, and the job has."""
+
+STATUSES = (*map(str, Outcome), WAITING, MISSING)
+"""What a task may be."""
+
+MAX_CONDITIONS = 100
+"""Conditions on parameters of one query."""
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+"""The longer ones first, as they are looked for."""
+
+SORTS = {
+    "task": "task.task",
+    "seconds": "seconds",
+    "cpu": "user_seconds + system_seconds",
+    "memory": "max_rss_bytes",
+    "attempt": "attempts",
+    "started": "started_ts",
+}
+"""The names for the order of tasks, with their columns."""
+
+
+class Condition(NamedTuple):
+    """A condition on one parameter."""
+
+    name: str
+    sign: str
+    value: str
+
+    def holds(self, params: Mapping[str, object]) -> bool:
+        """Return whether a parameter set meets it; False if the set lacks the parameter.
+
+        Two numbers are compared as numbers, everything else as texts.
+        """
+        if self.name not in params:
+            return False
+        found = params[self.name]
+        number = _number(self.value)
+        compare = _OPERATORS[self.sign]
+        if number is not None and isinstance(found, (int, float)) and not isinstance(found, bool):
+            return compare(found, number)
+        return compare(_text(found), self.value)
+
+
+class Order(NamedTuple):
+    """The order of tasks: a name of `SORTS`, and whether the largest comes first."""
+
+    name: str = "task"
+    is_descending: bool = False
+
+    @property
+    def column(self) -> str:
+        """Return the column, or the expression, of the order."""
+        return SORTS[self.name]
+
+    @property
+    def sql(self) -> str:
+        """Return the ORDER BY clause. Tasks without a value come last."""
+        direction = "DESC" if self.is_descending else "ASC"
+        if self.name == "task":
+            return f"task.task {direction}"
+        return f"{self.column} {direction} NULLS LAST, task.task"
+
+
+def parse_task_statuses(text: str) -> frozenset[str]:
+    """Read statuses of tasks, separated by commas.
+
+    Raises:
+        UsageError: if one is not a status of a task.
+    """
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in STATUSES:
+            raise UsageError(invalid_choice("status of a task", word, STATUSES))
+    return frozenset(words)
+
+
+def parse_condition(text: str) -> Condition:
+    """Read a condition such as `beta>0.9`.
+
+    Raises:
+        UsageError: if it has no operator, or no name in front of it.
+    """
+    places = [(place, -len(sign), sign) for sign in _OPERATORS if (place := text.find(sign)) >= 0]
+    place, _, sign = min(places, default=(0, 0, ""))
+    name = text[:place].strip()
+    if not name:
+        raise UsageError(
+            f"invalid condition '{shorten(text, 100)}': expected NAME, an operator and a value, such as 'beta>0.9'.",
+            hint=f"Operators are {' '.join(sign for sign in _OPERATORS if sign != '==')}.",
+        )
+    return Condition(name, sign, text[place + len(sign) :].strip())
+
+
+def parse_order(text: str) -> Order:
+    """Read an order such as `-seconds`; a leading `-` means descending.
+
+    Raises:
+        UsageError: if tasks cannot be sorted by it.
+    """
+    name = text.strip().removeprefix("-")
+    if name not in SORTS:
+        hint = "For descending order, put a - in front, as in -seconds."
+        raise UsageError(invalid_choice("sort column", name, SORTS), hint=hint)
+    return Order(name, text.strip().startswith("-"))
+
+
+def check_names(conditions: Iterable[Condition], parameters: Iterable[str]) -> None:
+    """Refuse conditions on parameters that no task has.
+
+    Raises:
+        UsageError: if there is such a condition.
+    """
+    names = list(parameters)
+    for condition in conditions:
+        if condition.name not in names:
+            known = f"expected one of {', '.join(names[:20])}" if names else "the study has no parameters"
+            more = ", …" if len(names) > 20 else ""
+            raise UsageError(
+                f"invalid parameter '{shorten(condition.name, 100)}': {shorten(known, 500)}{more}."
+                f"{did_you_mean(condition.name, names)}"
+            )
+
+
+def _number(text: str) -> float | int | None:
+    try:
+        return int(text) if len(text) <= 40 else float(text)
+    except ValueError:
+        try:
+            number = float(text)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

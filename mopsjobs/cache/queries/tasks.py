@@ -1,0 +1,281 @@
+"""List the tasks of a job from the cache: those that ended by their rows, the others by the study.
+
+A study may have ten million tasks. So tasks are merged from two ordered streams, one parameter set at a time, and
+nothing is held but what is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import NamedTuple
+
+from mopsjobs.cache.queries.task_filters import MISSING, WAITING, Condition, Order, check_names
+from mopsjobs.cache.stored_study import StoredSet, StoredStudy, to_stored_seed
+from mopsjobs.utils.times import from_timestamp, json_time
+
+MAX_COUNTED = 100_000
+"""Tasks of a job up to which all that pass a filter are counted. A count of ten million takes half a minute."""
+
+MAX_HELD = 10_000
+"""Tasks that are read before they are shown. More are shown as they are read."""
+
+_COLUMNS = (
+    "task.task, first_task, task.seed, shard, outcome, attempts, started_ts, seconds, user_seconds + system_seconds,"
+    " max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message"
+)
+
+
+class TaskRow(NamedTuple):
+    """A task: how its last attempt ended. If none did, only its number, its set and its seed are known."""
+
+    task: int
+    first_task: int
+    seed: int | str
+    shard: int | None
+    outcome: str
+    attempts: int
+    started_ts: float | None = None
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    max_rss_bytes: int | None = None
+    host: str | None = None
+    output_bytes: int | None = None
+    error_key: str | None = None
+    error_type: str | None = None
+    error_where: str | None = None
+    error_message: str | None = None
+
+
+class ListedTask(NamedTuple):
+    """A task with its parameter set."""
+
+    row: TaskRow
+    param_id: str
+    params: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the task as scripts get it."""
+        row = self.row
+        return {
+            "task": row.task,
+            "params": self.params,
+            "seed": int(row.seed),
+            "param_id": self.param_id,
+            "shard": row.shard,
+            "outcome": row.outcome,
+            "attempt": row.attempts,
+            "started_at": None if row.started_ts is None else json_time(from_timestamp(row.started_ts)),
+            "seconds": row.seconds,
+            "cpu_seconds": None if row.cpu_seconds is None else round(row.cpu_seconds, 3),
+            "max_rss_bytes": row.max_rss_bytes,
+            "host": row.host,
+            "output_bytes": row.output_bytes,
+            "error_key": row.error_key,
+            "error_message": row.error_message,
+            "error_type": row.error_type,
+            "error_where": row.error_where,
+        }
+
+
+class TaskQuery(NamedTuple):
+    """Which tasks, in which order."""
+
+    statuses: frozenset[str] | None = None
+    """None for all."""
+    conditions: tuple[Condition, ...] = ()
+    order: Order = Order()
+    measured_only: bool = False
+    """Only tasks whose order is known: those with a value in its column."""
+
+
+class Ledger(NamedTuple):
+    """What the cache knows of the ledger of a job."""
+
+    synced_ts: float
+    """When it was last listed, in seconds since 1970."""
+    is_complete: bool
+    """Whether the job has ended, and no more attempts are expected."""
+    basis: str
+    """`ledger` if attempts tell the outcomes, `outputs` if the job has no ledger."""
+    tasks_total: int
+    parameters: list[str]
+    varying: list[str]
+    """The parameters that do not have the same value in all sets."""
+    task_ranges: str | None
+    """The tasks of a child job: see `StoredStudy`."""
+    problems: int
+    """Chunks that cannot be read, or not whole."""
+
+
+class TaskList:
+    """The tasks of a job that pass a filter."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        job_id: str,
+        ledger: Ledger,
+        query: TaskQuery,
+        *,
+        is_active: bool,
+        has_duplicates: bool,
+    ) -> None:
+        """Prepare the query.
+
+        Args:
+            connection: the cache, in a transaction that lasts until the tasks are read.
+            job_id: the job.
+            ledger: the result of `read_ledger`.
+            query: which tasks.
+            is_active: whether the job has not ended.
+            has_duplicates: whether tasks may repeat earlier ones. They have the outcome of the earlier one.
+
+        Raises:
+            UsageError: if a condition names a parameter that no task has.
+        """
+        check_names(query.conditions, ledger.parameters)
+        self.ledger = ledger
+        self._connection = connection
+        self._study = StoredStudy(connection, job_id, ledger.tasks_total, ledger.task_ranges)
+        self._query = query
+        self._unseen = WAITING if is_active else MISSING
+        self._has_duplicates = has_duplicates
+
+    def count(self, *, exact: bool = False) -> int | None:
+        """Count the tasks; None if that takes long and need not be `exact`."""
+        statuses, conditions, _, measured_only = self._query
+        if not (conditions or measured_only or (self._has_duplicates and statuses)):
+            total = self.ledger.tasks_total
+            if statuses is None:
+                return total
+            counts = count_by_outcome(self._connection, self._study.job_id)
+            counts[self._unseen] = max(0, total - sum(counts.values()))
+            return sum(counts.get(status, 0) for status in statuses)
+        if not exact and self.ledger.tasks_total > MAX_COUNTED:
+            return None
+        return sum(1 for _ in self._rows())
+
+    def tasks(self, limit: int) -> Iterator[ListedTask]:
+        """Yield the first `limit` tasks, all for 0."""
+        rows = self._rows()
+        last: tuple[StoredSet, Mapping[str, object]] | None = None
+        for row, one in islice(rows, limit) if limit else rows:
+            if last is None or last[0] is not one:
+                last = (one, json.loads(one.params))
+            yield ListedTask(row, one.param_id, last[1])
+
+    def _rows(self) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield the tasks that pass the filter, in their order."""
+        statuses, _, order, measured_only = self._query
+        needs_unseen = not measured_only and (
+            statuses is None or self._unseen in statuses or (self._has_duplicates and bool(statuses))
+        )
+        if order.name == "task" and needs_unseen:
+            yield from self._merged(order, with_rows=True)
+            return
+        yield from self._ended()
+        if needs_unseen:
+            yield from self._merged(Order(), with_rows=False)
+
+    def _ended(self) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield the tasks with rows."""
+        statuses, _, order, measured_only = self._query
+        condition, values = "", [self._study.job_id]
+        if statuses is not None:
+            condition += f" AND outcome IN ({', '.join('?' * len(statuses))})"
+            values += sorted(statuses)
+        if measured_only:
+            condition += f" AND {order.column} IS NOT NULL"
+        passes = self._set_filter()
+        rows = self._connection.execute(
+            f"SELECT {_COLUMNS}, tasks, param_id, one.seed, params FROM task JOIN parameter_set AS one"  # noqa: S608 - constant names
+            f" USING (job_id, first_task) WHERE job_id = ?{condition} ORDER BY {order.sql}",
+            values,
+        )
+        for values_of_row in rows:
+            row = TaskRow(*values_of_row[:-4])
+            one = StoredSet(row.first_task, *values_of_row[-4:])
+            if passes(one):
+                yield row, one
+
+    def _merged(self, order: Order, *, with_rows: bool) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield tasks by their numbers, also those without rows; only those if `with_rows` is False."""
+        statuses, descending = self._query.statuses, order.is_descending
+        passes = self._set_filter()
+        rows = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM task WHERE job_id = ? ORDER BY {order.sql}",  # noqa: S608 - constant names
+            (self._study.job_id,),
+        )
+        row = next(rows, None)
+        for one in self._study.sets(descending=descending):
+            if passes(one):
+                for number in self._study.numbers_of(one, descending=descending):
+                    while row is not None and (row[0] > number if descending else row[0] < number):
+                        row = next(rows, None)
+                    is_ended = row is not None and row[0] == number
+                    if is_ended and not with_rows:
+                        continue
+                    found = TaskRow(*row) if row is not None and is_ended else self._without_row(one, number)
+                    if statuses is None or found.outcome in statuses:
+                        yield found, one
+
+    def _without_row(self, one: StoredSet, number: int) -> TaskRow:
+        """Return a task that has no row: of a duplicate, that of the earlier task, with the number of its own."""
+        seed = one.seed_of(number)
+        if self._has_duplicates:
+            found = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM task JOIN parameter_set AS one USING (job_id, first_task)"  # noqa: S608 - constant names
+                " WHERE job_id = ? AND task.seed = ? AND param_id = ? ORDER BY task.task LIMIT 1",
+                (self._study.job_id, to_stored_seed(seed), one.param_id),
+            ).fetchone()
+            if found is not None:
+                return TaskRow(*found)._replace(task=number, first_task=one.first_task)
+        return TaskRow(number, one.first_task, seed, None, self._unseen, 0)
+
+    def _set_filter(self) -> Callable[[StoredSet], bool]:
+        """Return a function that tells whether a parameter set meets the conditions; of the same set, without work."""
+        conditions = self._query.conditions
+        last: tuple[int, bool] | None = None
+
+        def passes(one: StoredSet) -> bool:
+            nonlocal last
+            if not conditions:
+                return True
+            if last is None or last[0] != one.first_task:
+                params = json.loads(one.params)
+                last = (one.first_task, all(condition.holds(params) for condition in conditions))
+            return last[1]
+
+        return passes
+
+
+def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
+    """Return what the cache knows of the ledger of a job; None if no look at it has ended.
+
+    The connection is left in a transaction, so that tasks that are read later are of the same moment.
+    """
+    if not connection.in_transaction:
+        connection.execute("BEGIN")
+    row = connection.execute(
+        "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges FROM ledger"
+        " WHERE job_id = ? AND synced_ts IS NOT NULL",
+        (job_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    (problems,) = connection.execute(
+        "SELECT count(*) FROM ledger_chunk WHERE job_id = ? AND problem IS NOT NULL", (job_id,)
+    ).fetchone()
+    synced_ts, is_complete, basis, tasks_total, parameters, varying, ranges = row
+    return Ledger(
+        synced_ts, bool(is_complete), basis, tasks_total, json.loads(parameters), json.loads(varying), ranges, problems
+    )
+
+
+def count_by_outcome(connection: sqlite3.Connection, job_id: str) -> dict[str, int]:
+    """Count the tasks of a job that ended, by outcome."""
+    sql = "SELECT outcome, count(*) FROM task WHERE job_id = ? GROUP BY outcome"
+    return dict(connection.execute(sql, (job_id,)).fetchall())

@@ -1,0 +1,209 @@
+"""`tasks`: list the tasks of a job, with their parameters, how they ended and what they used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+
+from mopsjobs.app.app import App
+from mopsjobs.app.job_arguments import DEFAULT_LIMIT
+from mopsjobs.app.job_tasks import JobTasks, find_tasks
+from mopsjobs.cache.queries.task_filters import (
+    MAX_CONDITIONS,
+    SORTS,
+    STATUSES,
+    Order,
+    parse_condition,
+    parse_order,
+    parse_task_statuses,
+)
+from mopsjobs.cache.queries.tasks import MAX_HELD, Ledger, ListedTask, TaskList, TaskQuery
+from mopsjobs.cli.flags import (
+    JOB_HELP,
+    add_freshness_flags,
+    argument_type,
+    freshness_policy,
+    positive_number,
+    row_limit,
+)
+from mopsjobs.cli.task_table import task_table, tsv_row
+from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import from_timestamp, json_time
+
+HELP = "list the tasks of a job: parameters, outcome, time, memory, error"
+
+DESCRIPTION = (
+    "List the tasks of a job with the parameters that vary, how they ended, and what they used. The first look fetches"
+    " the ledger of the job. Of a job without one, the outputs tell which tasks succeeded."
+)
+
+EXAMPLES = (
+    "mops-jobs tasks @latest --status failed,oom",
+    "mops-jobs tasks nightly-1 --param 'beta>0.9' --param mode=exit --slowest 10",
+    "mops-jobs tasks nightly-1 --jsonl --limit 0 | jq -r 'select(.outcome == \"failed\") | .task'",
+)
+
+SCHEMA_VERSION = 1
+
+ALL_PROBLEMS = "See: mops-jobs query 'SELECT * FROM ledger_problems'"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
+    which = parser.add_argument_group("filters")
+    which.add_argument(
+        "-s",
+        "--status",
+        metavar="STATUS[,STATUS]",
+        type=argument_type(parse_task_statuses),
+        help=f"select tasks with one of these statuses: {', '.join(STATUSES)}",
+    )
+    which.add_argument(
+        "--param",
+        metavar="CONDITION",
+        action="append",
+        default=[],
+        type=argument_type(parse_condition),
+        help="select tasks by a parameter, like 'beta>0.9'; with =, !=, <, <=, > or >=; repeat for more",
+    )
+    how = parser.add_argument_group("output")
+    how.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        type=argument_type(parse_order),
+        help=f"sort by {', '.join(SORTS)}; - in front for descending (default: task)",
+    )
+    how.add_argument(
+        "-n",
+        "--limit",
+        metavar="N",
+        type=row_limit,
+        help=f"show the first N tasks, 0 for all (default: {DEFAULT_LIMIT})",
+    )
+    how.add_argument(
+        "--slowest", metavar="N", type=positive_number, help="show the N tasks that took longest, the slowest first"
+    )
+    form = how.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_const", dest="form", const="json", help="print one JSON document")
+    form.add_argument(
+        "--jsonl", action="store_const", dest="form", const="jsonl", help="print one JSON object per line"
+    )
+    form.add_argument(
+        "--tsv", action="store_const", dest="form", const="tsv", help="print tab-separated values without a header"
+    )
+    form.add_argument("-q", "--ids", action="store_const", dest="form", const="ids", help="print only numbers of tasks")
+    add_freshness_flags(parser)
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """List tasks."""
+    if len(args.param) > MAX_CONDITIONS:
+        raise UsageError(f"too many conditions ({len(args.param):,}): expected at most {MAX_CONDITIONS}.")
+    query = TaskQuery(args.status, tuple(args.param), args.sort or Order())
+    limit = DEFAULT_LIMIT if args.limit is None else args.limit
+    if args.slowest is not None:
+        if args.sort is not None or args.limit is not None:
+            raise UsageError("--slowest N contradicts --sort and --limit: it sorts by time and shows N tasks.")
+        query = query._replace(order=Order("seconds", is_descending=True), measured_only=True)
+        limit = args.slowest
+    job = find_tasks(args.job, app, freshness_policy(args))
+
+    def view(tasks: TaskList) -> Result:
+        result = _result(args, job, tasks, limit, app)
+        result.warnings = [*job.warnings, *_warnings(tasks)]
+        result.exit_code = job.exit_code
+        return result
+
+    return job.read(query, view)
+
+
+def _warnings(tasks: TaskList) -> list[str]:
+    count = tasks.ledger.problems
+    if not count:
+        return []
+    chunks = "1 chunk of the ledger has" if count == 1 else f"{count:,} chunks of the ledger have"
+    return [f"{chunks} a problem. {ALL_PROBLEMS}"]
+
+
+def _result(args: argparse.Namespace, job: JobTasks, tasks: TaskList, limit: int, app: App) -> Result:
+    """Return the tasks in a form. Many are printed here, while they are read."""
+    is_many = limit == 0 or limit > MAX_HELD
+    total = tasks.count(exact=is_many)
+    listed = tasks.tasks(limit)
+    if is_many:
+        assert total is not None  # noqa: S101 - it was counted exactly
+        returned = total if limit == 0 else min(limit, total)
+    else:
+        held = list(listed)
+        returned, listed = len(held), iter(held)
+        total = returned if returned < limit else total
+    form, notes = args.form, _notes(job, tasks, _count_text(args, returned, total))
+    body: Body | None
+    if form is None:
+        body = task_table(listed, tasks.ledger) if returned else None
+    elif form == "json":
+        items = (json.dumps(one.to_json(), allow_nan=False) for one in listed)
+        body, notes = Document(_head(job, tasks, returned, total, app), items=("tasks", items)), []
+    else:
+        body = _rows(form, listed, tasks.ledger)
+        # These forms have no place for the total.
+        notes = notes if returned != total else notes[:-1]
+    if is_many and form is not None:
+        app.out.show(Result(body))  # here, while the tasks can be read
+        body = None
+    return Result(body, notes=notes)
+
+
+def _rows(form: str, listed: Iterator[ListedTask], ledger: Ledger) -> Body:
+    """Return what `--jsonl`, `--ids` or `--tsv` prints."""
+    if form == "jsonl":
+        return RawText(_line(one) for one in listed)
+    if form == "ids":
+        return Tsv((one.row.task,) for one in listed)
+    return Tsv(tsv_row(one, ledger.varying) for one in listed)
+
+
+def _line(one: ListedTask) -> str:
+    return json.dumps(one.to_json(), allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _notes(job: JobTasks, tasks: TaskList, counted: str) -> list[str]:
+    """Return the notes: on the family, on what is missing, and the count with the age of the data."""
+    notes = job.family_note()
+    if tasks.ledger.basis != "ledger":
+        notes.append(f"{job.job_id} has no ledger: its outputs tell which tasks succeeded. Nothing was measured.")
+    stale = ", stale" if job.is_stale() else ""
+    return [*notes, f"{counted}, {job.describe_age(tasks.ledger)}{stale}"]
+
+
+def _count_text(args: argparse.Namespace, returned: int, total: int | None) -> str:
+    how = "" if args.slowest is not None else " (--limit 0 shows all)"
+    if total is None:
+        return f"{pluralize(returned, 'task')} of more{how}"
+    return f"{returned:,} of {pluralize(total, 'task')}{how}" if returned < total else pluralize(returned, "task")
+
+
+def _head(job: JobTasks, tasks: TaskList, returned: int, total: int | None, app: App) -> dict[str, object]:
+    ledger = tasks.ledger
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generated_at": json_time(app.now()),
+        "synced_at": json_time(from_timestamp(ledger.synced_ts)),
+        "age_seconds": job.age_seconds(ledger),
+        "stale": job.is_stale(),
+        "registry": app.settings.registry_id,
+        "registry_from": app.settings.registry.origin,
+        "job_id": job.job_id,
+        "status": job.job["status"],
+        "basis": ledger.basis,
+        "complete": ledger.is_complete,
+        "problems": ledger.problems,
+        "varying": ledger.varying,
+        "tasks_total": ledger.tasks_total,
+        "total": total,
+        "returned": returned,
+    }
