@@ -1,0 +1,171 @@
+"""What separates failed parameter sets from those that succeeded: found if it is there, and not if it is not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from mopsjobs.studies import separating
+from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
+
+Params = Mapping[str, Any]
+
+LABELINGS = 100
+
+
+def draw_params(draw: random.Random) -> dict[str, Any]:
+    return {"beta": draw.random(), "mode": draw.choice("xyz"), "n": draw.randrange(10), "gamma": draw.gauss(0, 1)}
+
+
+def make_sets(count: int, is_failed: Callable[[Params], bool], seed: int = 1, tasks: int = 1) -> list[SetOutcomes]:
+    draw = random.Random(seed)
+    drawn = (draw_params(draw) for _ in range(count))
+    return [SetOutcomes(params, ["A" if is_failed(params) else None] * tasks) for params in drawn]
+
+
+def find(sets: list[SetOutcomes], key: str = "A") -> list[Finding]:
+    return Separation(sets, [key]).findings(key)
+
+
+def texts(findings: list[Finding]) -> list[str]:
+    return [str(one.condition) for one in findings]
+
+
+@pytest.mark.parametrize(
+    ("is_failed", "condition"),
+    [
+        (lambda params: params["beta"] > 0.9, "beta > 0.9"),
+        (lambda params: params["n"] <= 1, "n <= 1"),
+        (lambda params: params["n"] == 7, "n == 7"),
+        (lambda params: params["mode"] == "y", 'mode == "y"'),
+        (lambda params: params["beta"] > 0.9 and params["mode"] == "x", 'beta > 0.9 and mode == "x"'),
+        (lambda params: 0.4 < params["beta"] <= 0.6, "beta > 0.4 and beta <= 0.6"),
+        (lambda params: params["mode"] != "y" and params["n"] > 7, 'mode != "y" and n > 7'),
+    ],
+)
+def test_a_planted_condition_is_found_and_written_as_planted(
+    is_failed: Callable[[Params], bool], condition: str
+) -> None:
+    """All failed tasks are under it, and no other is."""
+    sets = make_sets(2000, is_failed)
+    [found] = find(sets)
+    assert str(found.condition) == condition
+    failed = sum(is_failed(one.params) for one in sets)
+    assert found[1:5] == (failed, 0, 0, 1.0)
+    assert found.lift == pytest.approx(len(sets) / failed)
+
+
+def test_few_failures_at_one_end_of_a_parameter_are_enough() -> None:
+    """5 of 40 sets that are those with the highest beta: likelier than 1 in 5,000 it is not."""
+    [found] = find(make_sets(40, lambda params: params["beta"] > 0.85))
+    assert (found.condition.parts[0].parameter, found.passed, found.support) == ("beta", 0, 1.0)
+
+
+def test_a_condition_with_exceptions_is_found() -> None:
+    """A tenth of the tasks under it succeeds, and some fail elsewhere."""
+    draw = random.Random(5)
+    sets = make_sets(2000, lambda params: draw.random() < (0.9 if params["beta"] > 0.8 else 0.02))
+    found = find(sets)[0]
+    assert str(found.condition).startswith("beta > 0.")
+    assert found.support > 0.85
+    assert 0 < found.passed < 60
+
+
+def test_two_causes_of_one_error_are_both_found() -> None:
+    """What the first condition leaves is searched again."""
+    found = find(make_sets(3000, lambda params: params["beta"] > 0.9 or params["mode"] == "z"))
+    assert sorted(texts(found)) == ["beta > 0.9", 'mode == "z"']
+
+
+def test_an_absent_parameter_is_a_condition() -> None:
+    """A set without it may fail for that reason."""
+    sets = make_sets(200, lambda params: params["n"] == 0)
+    sets = [one._replace(params=one.params | ({} if one.outcomes[0] else {"rate": 1})) for one in sets]
+    assert texts(find(sets))[0] in ("rate is not set", "n <= 0", "n == 0")
+    only = [SetOutcomes({"rate": 1} if number % 4 else {}, [None if number % 4 else "A"]) for number in range(100)]
+    assert texts(find(only)) == ["rate is not set"]
+
+
+def test_random_labelings_give_no_finding_more_often_than_stated() -> None:
+    """Over 100 labelings of each kind at most 1 % have a finding, with few and with many failures."""
+    for count, failures in ((20, 5), (100, 3), (100, 30)):
+        findings = 0
+        for seed in range(LABELINGS):
+            draw = random.Random(seed)
+            failed = set(draw.sample(range(count), failures))
+            sets = [SetOutcomes(draw_params(draw), ["A" if place in failed else None]) for place in range(count)]
+            findings += bool(find(sets))
+        assert findings <= LABELINGS * separating.RATE
+
+
+def test_replicates_of_one_set_are_not_counted_as_independent() -> None:
+    """4 sets of 100 replicates, of which one always fails, say nothing about parameters."""
+    sets = [SetOutcomes({"beta": number / 4}, ["A" if number == 3 else None] * 100) for number in range(4)]
+    assert find(sets) == []
+
+
+def test_sets_with_more_tasks_are_no_likelier_to_have_failed() -> None:
+    """One task in 20 fails. Sets of mode x have 10 tasks, others one: mode x is not the reason."""
+    draw = random.Random(2)
+    sets = []
+    for _ in range(400):
+        params = draw_params(draw)
+        tasks = 10 if params["mode"] == "x" else 1
+        sets.append(SetOutcomes(params, ["A" if draw.random() < 0.05 else None for _ in range(tasks)]))
+    assert find(sets) == []
+
+
+def test_an_error_that_another_one_prevents_has_no_condition_by_that() -> None:
+    """Above beta 0.5 everything fails with B. A happens by chance below it, and has no condition."""
+    draw = random.Random(3)
+    sets = make_sets(1000, lambda _: draw.random() < 0.1)
+    sets = [one._replace(outcomes=["B"]) if one.params["beta"] > 0.5 else one for one in sets]
+    assert find(sets, "A") == []
+    assert texts(find(sets, "B")) == ["beta > 0.5"]
+
+
+def test_a_finding_counts_tasks() -> None:
+    """Each set has 5 tasks; those with other errors are counted apart."""
+    sets = make_sets(400, lambda params: params["beta"] > 0.8, tasks=5)
+    sets = [one._replace(outcomes=["B", *one.outcomes[1:]]) for one in sets]
+    [found] = find(sets)
+    assert found.failed == 4 * found.others
+    assert (found.passed, found.support) == (0, 1.0)
+
+
+def test_what_is_drawn_from_many_sets_is_fitted_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search sees 500 of 20,000 sets, and the condition is exact nevertheless."""
+    monkeypatch.setattr(separating, "MAX_SETS", 500)
+    [found] = find(make_sets(20_000, lambda params: params["beta"] > 0.9123 and params["mode"] == "x"))
+    assert found.passed == 0
+    assert found.support == 1.0
+    assert str(found.condition).startswith("beta > 0.912")
+
+
+def test_mixed_types_are_compared_by_what_they_are() -> None:
+    """A cut holds for numbers only; texts, booleans and lists are values."""
+    values: list[Any] = [1, 2.5, "x", True, None, [1, 2], {"a": 1}, 10**400, -3]
+    sets = [SetOutcomes({"p": value, "q": place % 7}, ["A" if value is None else None])
+            for place, value in enumerate(values * 20)]  # fmt: skip
+    assert texts(find(sets)) == ["p == null"]
+
+
+def test_ten_thousand_parameters_are_searched_up_to_a_bound() -> None:
+    """The first parameters that vary are compared. How many are not is told."""
+    draw = random.Random(4)
+    sets = []
+    for number in range(40):
+        params = {f"p{place}": draw.random() for place in range(10_000)} | {"same": "y" * 100_000}
+        sets.append(SetOutcomes(params | {"p0": number}, ["A" if number > 29 else None]))
+    separation = Separation(sets, ["A"])
+    assert texts(separation.findings("A")) == ["p0 > 29"]
+    assert separation.left_out == 9_501
+
+
+@pytest.mark.parametrize("sets", [[], [SetOutcomes({}, [])], [SetOutcomes({"n": 1}, ["A"])]])
+def test_too_few_sets_give_nothing(sets: list[SetOutcomes]) -> None:
+    """No sets, no ended task, one failed set."""
+    assert find(sets) == []
