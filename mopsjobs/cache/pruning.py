@@ -18,7 +18,7 @@ BATCH = 2000
 """Jobs per transaction: few enough that other writers of the cache need not wait long."""
 
 
-LEDGER_TABLES = ("ledger", "ledger_chunk", "attempt", "task", "parameter_set")
+LEDGER_TABLES = ("ledger", "ledger_chunk", "attempt", "task", "parameter_set", "failure_summary")
 """The tables of what is known of the tasks of jobs."""
 
 

@@ -241,6 +241,15 @@ def m008_ledgers(db: Database) -> None:
     )
 
 
+@migrations()
+def m009_failures(db: Database) -> None:
+    """Add what `failures` found in the ledger of a job, with the state of the ledger that it was found in."""
+    db.execute(
+        "CREATE TABLE failure_summary (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL)"
+        " WITHOUT ROWID"
+    )
+
+
 def _time_text(column: str) -> str:
     """Return an expression for a time as JSON has it."""
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', {column}, 'unixepoch')"

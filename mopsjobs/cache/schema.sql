@@ -83,6 +83,7 @@ CREATE VIEW "tasks" AS SELECT task.job_id, task.task, param_id, task.seed, param
 CREATE VIEW "attempts" AS SELECT job_id, task, attempt, run, seq, shard, outcome, strftime('%Y-%m-%dT%H:%M:%fZ', started_ts, 'unixepoch') AS started_at, seconds, user_seconds + system_seconds AS cpu_seconds, max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, user_seconds, system_seconds, python FROM attempt;
 CREATE VIEW "ledgers" AS SELECT job_id, strftime('%Y-%m-%dT%H:%M:%fZ', synced_ts, 'unixepoch') AS synced_at, is_complete, basis, tasks_total, problem FROM ledger;
 CREATE VIEW "ledger_problems" AS SELECT job_id, key, problem AS reason FROM ledger_chunk WHERE problem IS NOT NULL;
+CREATE TABLE failure_summary (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
@@ -91,4 +92,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm006_unreported_steps', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm007_families', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm008_ledgers', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm009_failures', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

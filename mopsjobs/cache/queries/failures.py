@@ -1,0 +1,259 @@
+"""Group the failed tasks of a job by their errors, and find what separates them from those that succeeded.
+
+The result is kept in the cache, with the state of the ledger that it was made from. So a later view reads one row.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mopsjobs.cache.queries.filters import Filter, where_clauses
+
+VERSION = 1
+"""Of the kept form, and of the way in which it is made."""
+
+FAILED = ("failed", "timeout", "oom", "died", "lost")
+"""Outcomes of tasks that failed."""
+
+BY_EVENTS = "events"
+"""The job has no ledger: its events tell which tasks failed."""
+
+MAX_GROUPS = 200
+"""Groups of a job that are kept, the largest ones."""
+
+MAX_SEEN_GROUPS = 20_000
+"""Groups of a job that are told apart. An error beyond them is only counted."""
+
+MAX_SAMPLES = 5
+"""Tasks that a group names."""
+
+
+class FailureGroup(NamedTuple):
+    """The tasks of a job that failed with one error."""
+
+    key: str
+    size: int
+    type: str
+    where: str | None
+    message: str
+    """The message of all of them. If they differ, it has marks in place of numbers, names of files and ids."""
+    tasks: list[int]
+    """The first of them."""
+    first_ts: float | None
+    """When the first of them failed, in seconds since 1970; None if unknown."""
+    last_ts: float | None
+    separates: list[dict[str, Any]]
+    """Conditions on parameters that separate them from tasks that succeeded, with `condition`, `failed`, …"""
+
+
+class JobFailures(NamedTuple):
+    """The failed tasks of a job."""
+
+    groups: list[FailureGroup]
+    """The largest first."""
+    more_groups: int
+    """Groups that are left out."""
+    failed: int
+    """Tasks that failed."""
+    total: int
+    """Tasks of the job."""
+    basis: str
+    """`ledger`, or `events` if the job has no ledger."""
+    left_out: int | None
+    """Parameters that were not compared, since there are too many; None if there were too many tasks."""
+
+
+class _Failure(NamedTuple):
+    task: int
+    key: str
+    type: str
+    where: str | None
+    message: str
+    at: float | None
+
+
+def read_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailures, str | None] | None:
+    """Return the failed tasks of a job, and the state to keep them with; None if its ledger was never looked at.
+
+    The state is None if they were kept already.
+    """
+    if not connection.in_transaction:
+        connection.execute("BEGIN")
+    ledger = _read_ledger(connection, job_id)
+    if ledger is None:
+        return None
+    kept = _read_kept(connection, job_id, ledger.state)
+    if kept is not None:
+        return kept, None
+    failures = (_from_ledger if ledger.basis == "ledger" else _from_events)(connection, job_id)
+    return _summarise(connection, job_id, failures, ledger), ledger.state
+
+
+def kept_failures(connection: sqlite3.Connection, job_id: str) -> JobFailures | None:
+    """Return the failed tasks of a job if they were kept, and no more is known by now; else None."""
+    ledger = _read_ledger(connection, job_id)
+    return None if ledger is None else _read_kept(connection, job_id, ledger.state)
+
+
+def jobs_with_failures(connection: sqlite3.Connection, job_filter: Filter, limit: int) -> tuple[list[str], int]:
+    """Return the ids of jobs that pass a filter and have failed tasks, the last changed first, and how many there are.
+
+    Args:
+        connection: the cache.
+        job_filter: which jobs.
+        limit: how many ids, 0 for all.
+    """
+    rows = [
+        row
+        for condition, values in where_clauses(connection, job_filter)
+        for row in connection.execute(
+            "SELECT changed_ts, job_id FROM job WHERE status != 'succeeded' AND (status IN ('failed', 'partial')"  # noqa: S608 - constant names
+            f" OR json_extract(record, '$.tasks_failed') > 0) AND {condition}",
+            values,
+        )
+    ]
+    rows.sort(key=lambda row: (-row[0], row[1]))
+    return [job_id for _, job_id in rows[: limit or None]], len(rows)
+
+
+def keep_failures(connection: sqlite3.Connection, job_id: str, failures: JobFailures, state: str) -> None:
+    """Keep the result of `read_failures`, unless the job was removed from the cache meanwhile."""
+    connection.execute(
+        "INSERT OR REPLACE INTO failure_summary (job_id, state, document)"
+        " SELECT job_id, ?, ? FROM ledger WHERE job_id = ?",
+        (state, json.dumps(failures, separators=(",", ":")), job_id),
+    )
+
+
+class _Ledger(NamedTuple):
+    basis: str
+    total: int
+    state: str
+    """A text that changes with what is known of the failed tasks. Few rows tell it."""
+
+
+def _read_ledger(connection: sqlite3.Connection, job_id: str) -> _Ledger | None:
+    row = connection.execute(
+        "SELECT basis, tasks_total FROM ledger WHERE job_id = ? AND synced_ts IS NOT NULL", (job_id,)
+    ).fetchone()
+    if row is None:
+        return None
+    basis, total = row
+    return _Ledger(basis, total, _state(connection, job_id, basis))
+
+
+def _read_kept(connection: sqlite3.Connection, job_id: str, state: str) -> JobFailures | None:
+    sql = "SELECT document FROM failure_summary WHERE job_id = ? AND state = ?"
+    row = connection.execute(sql, (job_id, state)).fetchone()
+    if row is None:
+        return None
+    groups, *others = json.loads(row[0])
+    return JobFailures([FailureGroup(*group) for group in groups], *others)
+
+
+def _state(connection: sqlite3.Connection, job_id: str, basis: str) -> str:
+    chunks, unread = connection.execute(
+        "SELECT count(*), count(problem) FROM ledger_chunk WHERE job_id = ?", (job_id,)
+    ).fetchone()
+    # A task whose attempt was lost may turn out to have left its outputs, without a new chunk.
+    (lost,) = connection.execute(
+        "SELECT count(*) FROM task WHERE job_id = ? AND outcome = 'lost'", (job_id,)
+    ).fetchone()
+    more = ()
+    if basis != "ledger":
+        more = connection.execute(
+            "SELECT (SELECT count(*) FROM task WHERE job_id = ?1), (SELECT max(seq) FROM event WHERE job_id = ?1)",
+            (job_id,),
+        ).fetchone()
+    return ".".join(map(str, (VERSION, basis, chunks, unread, lost, *more)))
+
+
+def _from_ledger(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
+    """Yield the tasks whose last attempt failed, by their numbers."""
+    rows = connection.execute(
+        "SELECT task, coalesce(error_key, outcome), coalesce(error_type, outcome), error_where,"  # noqa: S608 - question marks
+        " coalesce(error_message, ''), started_ts + coalesce(seconds, 0) FROM task"
+        f" WHERE job_id = ? AND outcome IN ({', '.join('?' * len(FAILED))}) ORDER BY task",
+        (job_id, *FAILED),
+    )
+    return (_Failure(*row) for row in rows)
+
+
+def _from_events(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
+    """Yield the tasks whose last event is their failure and that have no outputs, by their numbers."""
+    from mopsjobs.ledger.signature import error_signature  # here: only old jobs need it
+
+    last: dict[int, tuple[float, Any]] = {}
+    rows = connection.execute(
+        "SELECT json_extract(body, '$.task') AS task, at_ts, json_extract(body, '$.error') FROM event"
+        " WHERE job_id = ?1 AND kind = 'task_failed' AND typeof(task) = 'integer'"
+        " AND task NOT IN (SELECT task FROM task WHERE job_id = ?1) ORDER BY at_ts, seq",
+        (job_id,),
+    )
+    for task, at, error in rows:
+        last[task] = (at, error)
+    for task, (at, text) in sorted(last.items()):
+        error = json.loads(text) if isinstance(text, str) and text.startswith("{") else {}
+        kind, message = str(error.get("type")), str(error.get("message"))
+        where = error.get("at") if isinstance(error.get("at"), str) else None
+        yield _Failure(task, error_signature(kind, where, message), kind, where, message, at)
+
+
+class _Group:
+    """A group while its failures are read."""
+
+    def __init__(self, first: _Failure) -> None:
+        self.first = first
+        self.size = 0
+        self.has_one_message = True
+        self.tasks: list[int] = []
+        self.times: list[float] = []
+
+    def add(self, one: _Failure) -> None:
+        self.size += 1
+        self.has_one_message = self.has_one_message and one.message == self.first.message
+        if len(self.tasks) < MAX_SAMPLES:
+            self.tasks.append(one.task)
+        if one.at is not None:
+            self.times = [min(one.at, *self.times), max(one.at, *self.times)] if self.times else [one.at, one.at]
+
+    def finished(self, separates: list[dict[str, Any]]) -> FailureGroup:
+        """Return the group with its conditions."""
+        message = self.first.message
+        if not self.has_one_message:
+            from mopsjobs.ledger.signature import normalise  # here: it is kept for the next view
+
+            message = normalise(message)
+        first, last = self.times or (None, None)
+        key, kind, where = self.first.key, self.first.type, self.first.where
+        return FailureGroup(key, self.size, kind, where, message, self.tasks, first, last, separates)
+
+
+def _summarise(
+    connection: sqlite3.Connection, job_id: str, failures: Iterator[_Failure], ledger: _Ledger
+) -> JobFailures:
+    """Group failures, and compare those of the largest groups with the tasks that succeeded."""
+    from mopsjobs.cache.queries.failure_conditions import find_conditions  # here: it is kept for the next view
+
+    groups: dict[str, _Group] = {}
+    failed: dict[int, str] = {}
+    count = 0
+    for one in failures:
+        count += 1
+        if one.key not in groups and len(groups) == MAX_SEEN_GROUPS:
+            continue
+        groups.setdefault(one.key, _Group(one)).add(one)
+        failed[one.task] = one.key
+    largest = sorted(groups.values(), key=lambda group: (-group.size, group.tasks))[:MAX_GROUPS]
+    found = find_conditions(connection, job_id, failed, [group.first.key for group in largest])
+    return JobFailures(
+        [group.finished(found.conditions.get(group.first.key, [])) for group in largest],
+        len(groups) - len(largest),
+        count,
+        ledger.total,
+        ledger.basis if ledger.basis == "ledger" else BY_EVENTS,
+        found.left_out,
+    )
