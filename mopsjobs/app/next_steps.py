@@ -49,13 +49,15 @@ def next_commands(job: Job, newest: Job | None = None) -> list[tuple[str, str]]:
         newest: the newest job of its family, which has the results of all and can be resumed; None if it has no family.
     """
     job_id = job["job_id"]
+    failures = [("See why tasks failed", command_line("failures", job_id))] if _has_failed_tasks(job) else []
     if job["is_active"]:
         return [
             ("Follow its log", command_line("logs -f", job_id)),
+            *failures,
             ("See it as the registry has it", command_line("status", job_id, "--refresh")),
             ("End it", command_line("cancel", job_id)),
         ]
-    found = [("Read its log", command_line("logs", job_id))]
+    found = [("Read its log", command_line("logs", job_id)), *failures]
     last = job if newest is None else newest
     if any(member["results_path"] is not None for member in (job, last)):
         found.append(("Fetch its results", command_line("results", last["job_id"], "--download DIR")))
@@ -66,10 +68,33 @@ def next_commands(job: Job, newest: Job | None = None) -> list[tuple[str, str]]:
     return found
 
 
+def failure_commands(job: Job, newest: Job) -> list[tuple[str, str]]:
+    """Return the commands to look into failed tasks, and to run them again: the purpose and the command of each.
+
+    Args:
+        job: the job in its JSON form.
+        newest: the newest job of its family, which can be resumed; the job itself if it has no family.
+    """
+    job_id = job["job_id"]
+    found = [
+        ("List the tasks", command_line("tasks", job_id, "--status failed,timeout,oom,died,lost")),
+        ("Read the log", command_line("logs", job_id)),
+    ]
+    if not newest["is_active"] and newest["status"] != "succeeded":
+        found.append(("Run what is missing", command_line("resume", newest["job_id"])))
+    return found
+
+
 def _is_submitted(job: Job) -> bool:
     """Return whether mops-jobs submitted the job, and can resume it. Other jobs were only reported."""
     metadata = job["metadata"]
     return isinstance(metadata, Mapping) and "bundle" in metadata
+
+
+def _has_failed_tasks(job: Job) -> bool:
+    """Return whether tasks of the job failed, and mops-jobs knows which."""
+    failed = job.get("tasks_failed")
+    return isinstance(failed, int) and failed > 0 and _is_submitted(job)
 
 
 def is_runner_dead(job: Job, env: Mapping[str, str]) -> bool:

@@ -140,6 +140,16 @@ def test_a_job_that_was_only_reported_is_not_to_be_resumed() -> None:
     assert next_command(job, stale=False) == "mops-jobs status a --json"
 
 
+@pytest.mark.parametrize("is_active", [True, False])
+def test_a_job_with_failed_tasks_leads_to_their_reasons(is_active: bool) -> None:
+    """While it runs and afterwards, if mops-jobs knows its tasks."""
+    job = {"job_id": "a", "is_active": is_active, "status": "failed", "results_path": None, "tasks_failed": 2}
+    command = ("See why tasks failed", "mops-jobs failures a")
+    assert command in next_commands({**job, **SUBMITTED})
+    assert command not in next_commands({**job, **SUBMITTED, "tasks_failed": 0})
+    assert command not in next_commands({**job, **REPORTED})
+
+
 def test_no_command_is_suggested_twice() -> None:
     """The page leaves out what it already advises: the two commands for the results of a job are the same text."""
     job = {"job_id": "a", "is_active": False, "status": "succeeded", "results_path": "results/a", **SUBMITTED}

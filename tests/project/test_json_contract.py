@@ -14,6 +14,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Remote, add, foreign, key
 from support.fields import JOB_FIELDS
+from support.ledgers import Ledger, add_job, attempt
 
 ONLY_FIELDS = ["engine_says", "engine_stop", "family"]
 """Fields of a job that one command alone prints, and that only when it has something to say in them."""
@@ -32,6 +33,10 @@ SUMMARY_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
     "registry_from", "total",
     "by_status", "by_owner", "by_day", "failure_rate", "queue_seconds", "run_seconds", "oldest_active",
+]  # fmt: skip
+FAILURES_FIELDS = [
+    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
+    "registry_from", "jobs", "failed", "more_groups", "groups",
 ]  # fmt: skip
 QUERY_FIELDS = [
     "schema_version", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "columns", "returned",
@@ -125,6 +130,21 @@ def test_summary_keeps_its_promise(cli: Cli, flags: tuple[str, ...]) -> None:
     document = cli.ok("summary", "--json", *flags).json
     _check(cli, "summary", document)
     assert list(document) == SUMMARY_FIELDS
+
+
+def test_failures_keeps_its_promise(cli: Cli, remote: Remote) -> None:
+    """`failures --json` fits its schema, with groups, with a condition, and without jobs."""
+    _check(cli, "failures", cli.ok("failures", "--json").json)
+    add_job(remote.jobs, "job", [{"params": {"n": number}} for number in range(40)])
+    attempts = [
+        attempt(number, "failed" if number > 30 else "oom" if number < 2 else "succeeded") for number in range(40)
+    ]
+    Ledger(remote.store.inner)(*attempts)
+    document = cli.ok("failures", "job", "--json").json
+    _check(cli, "failures", document)
+    assert list(document) == FAILURES_FIELDS
+    assert [group["count"] for group in document["groups"]] == [9, 2]
+    assert [one["condition"] for one in document["groups"][0]["separates"]] == ["n > 30"]
 
 
 @pytest.mark.usefixtures("everything")

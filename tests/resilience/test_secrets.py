@@ -73,6 +73,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "sync": ("sync",),
     "list": ("list", "--json", "--refresh"),
     "status": ("status", "job"),
+    "failures": ("failures", "job"),
     "watch": ("watch",),
     "summary": ("summary",),
     "query": ("query", "SELECT * FROM jobs"),

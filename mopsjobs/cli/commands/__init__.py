@@ -40,6 +40,7 @@ COMMANDS = {
     "list": "listing",
     "status": "status",
     "tasks": "tasks",
+    "failures": "failures",
     "wait": "wait",
     "watch": "watch",
     "summary": "summary",

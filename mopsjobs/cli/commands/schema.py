@@ -25,7 +25,7 @@ EXAMPLES = (
 
 DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "schemas")
 
-NAMES = ("job", "list", "sync", "doctor", "event", "summary", "query", "prune", "version")
+NAMES = ("job", "list", "sync", "doctor", "event", "summary", "failures", "query", "prune", "version")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

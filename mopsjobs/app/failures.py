@@ -1,0 +1,291 @@
+"""The failed tasks of jobs, grouped by their errors: mirror what is due, read it from the cache, and merge it."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness, FreshnessPolicy
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.failures import (
+    MAX_SAMPLES,
+    FailureGroup,
+    JobFailures,
+    jobs_with_failures,
+    keep_failures,
+    read_failures,
+)
+from mopsjobs.errors import (
+    CacheError,
+    NoManifestError,
+    RecordError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+)
+from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import from_timestamp, json_time, parse_time
+
+SCHEMA_VERSION = 1
+
+MAX_CONDITIONS = 10
+"""Conditions of a group over several jobs."""
+
+
+class MergedGroup(NamedTuple):
+    """The tasks that failed with one error, in one job or in several."""
+
+    first: FailureGroup
+    """The group of the job with the most of them."""
+    jobs: list[str]
+    """The job with the most of them first."""
+    size: int
+    message: str
+    first_ts: float | None
+    last_ts: float | None
+    separates: list[dict[str, Any]]
+    """Each with the job in which it was found."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the group as scripts get it."""
+        return {
+            "key": self.first.key,
+            "count": self.size,
+            "type": self.first.type,
+            "where": self.first.where,
+            "message": self.message,
+            "jobs": self.jobs,
+            "tasks": self.first.tasks[:MAX_SAMPLES],
+            "first_at": _time(self.first_ts),
+            "last_at": _time(self.last_ts),
+            "separates": self.separates,
+        }
+
+
+class Failures(NamedTuple):
+    """The failed tasks of some jobs."""
+
+    by_job: dict[str, JobFailures]
+    groups: list[MergedGroup]
+    """The largest first."""
+    freshness: Freshness
+    warnings: list[str]
+
+    def to_json(self, app: App) -> dict[str, Any]:
+        """Return the document of `failures --json`."""
+        return {
+            **app.document_head(SCHEMA_VERSION, self.freshness),
+            "jobs": list(self.by_job),
+            "failed": sum(one.failed for one in self.by_job.values()),
+            "more_groups": sum(one.more_groups for one in self.by_job.values()),
+            "groups": [group.to_json() for group in self.groups],
+        }
+
+
+def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) -> Failures:
+    """Return the failed tasks of these jobs.
+
+    Args:
+        names: the id of each job, a prefix that only its id has, or `@latest`.
+        app: the run.
+        policy: how fresh they have to be.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+        NoManifestError: if mops-jobs did not submit a job, so that its tasks are not known.
+        StoreError: if the registry cannot be read, and the cache has nothing of a ledger.
+    """
+    settled = _settled(names, app, policy)
+    looks = [_Look(name, []) if name in settled else _look(name, app, policy) for name in names]
+    warnings = [warning for look in looks for warning in look.warnings]
+    return _read(dict.fromkeys(look.job_id for look in looks), app, policy, warnings)
+
+
+def failures_of_filter(job_filter: filters.Filter, limit: int, app: App, policy: FreshnessPolicy) -> Failures:
+    """Return the failed tasks of the jobs that pass a filter.
+
+    A job whose tasks are not known is left out, and a warning counts those whose ledgers cannot be read.
+
+    Args:
+        job_filter: which jobs.
+        limit: how many jobs with failed tasks are looked at, 0 for all. The newest changes are first.
+        app: the run.
+        policy: how fresh they have to be.
+
+    Raises:
+        StoreError: if the registry cannot be read, and the cache was never filled.
+    """
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[list[str], int, Freshness]:
+        return *jobs_with_failures(connection, job_filter, limit), freshness
+
+    job_ids, total, freshness = app.cache.read(view, policy)
+    # The cache is up to date by now, and only ledgers are left to be read.
+    known = FreshnessPolicy(offline=policy.offline)
+    warnings = [] if freshness.problem is None else [f"{freshness.problem} Showing the cache, {freshness.describe()}."]
+    if freshness.problem is not None:
+        known = FreshnessPolicy(offline=True)
+    found, unread = [], 0
+    settled = _settled(job_ids, app, known)
+    for job_id in job_ids:
+        try:
+            look = _Look(job_id, []) if job_id in settled else _look(job_id, app, known)
+        except (NoManifestError, RecordError):
+            continue
+        except (StoreUnavailableError, StoreAccessError, CacheError):
+            unread += 1
+            known = FreshnessPolicy(offline=True)  # one attempt is enough
+            continue
+        found.append(job_id)
+        warnings += [warning for warning in look.warnings if warning not in warnings]
+    if unread:
+        warnings.append(f"{pluralize(unread, 'job')} left out, since the tasks were never synced to this machine.")
+    if len(job_ids) < total:
+        older = pluralize(total - len(job_ids), "older job")
+        warnings.append(f"{older} with failed tasks left out (--limit 0 reads all).")
+    failures = _read(dict.fromkeys(found), app, known, warnings)
+    failures.freshness.exit_code = freshness.exit_code
+    return failures
+
+
+class _Look(NamedTuple):
+    job_id: str
+    warnings: list[str]
+
+
+def describe_condition(one: Mapping[str, Any]) -> str:
+    """Return a condition of a group as a sentence: `all 40 have beta > 0.9; no other has`."""
+    of_group = round(one["failed"] / one["support"])
+    held = f"all {of_group:,}" if one["failed"] == of_group else f"{one['failed']:,} of {of_group:,}"
+    if one["passed"]:
+        rest = f"{one['passed']:,} that succeeded have it too"
+    else:
+        rest = "no other has" if not one["others"] else "none that succeeded has"
+    return f"{held} have {one['condition']}; {rest}"
+
+
+def _settled(names: Sequence[str], app: App, policy: FreshnessPolicy) -> set[str]:
+    """Return those of the names that are full ids of jobs whose ledgers are complete in the cache."""
+    if policy.needs_scan:
+        return set()
+    sql = "SELECT job_id FROM ledger WHERE is_complete AND basis = 'ledger'"
+    complete = app.cache.read_cached(lambda connection: {job_id for (job_id,) in connection.execute(sql)})
+    return (complete or set()).intersection(names)
+
+
+def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:
+    """Bring the ledger of a job up to date, or the events of a job without one."""
+    from mopsjobs.app.job_tasks import find_tasks  # here: a view of settled jobs answers as fast as a listing
+
+    tasks = find_tasks(name, app, policy)
+    warnings = tasks.warnings
+    basis = app.cache.read_cached(functools.partial(_basis, job_id=tasks.job_id))
+    if basis != "ledger" and not (policy.offline and not app.settings.is_local):
+        try:
+            app.cache.sync_events(job_id=tasks.job_id, since=parse_time(str(tasks.job["created_at"])))
+        except (StoreError, CacheError) as error:
+            warnings.append(f"{error} Showing the events that the cache has.")
+    return _Look(tasks.job_id, warnings)
+
+
+def _basis(connection: sqlite3.Connection, job_id: str) -> str | None:
+    row = connection.execute("SELECT basis FROM ledger WHERE job_id = ?", (job_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def _read(job_ids: Mapping[str, None], app: App, policy: FreshnessPolicy, warnings: list[str]) -> Failures:
+    """Read the failed tasks of jobs from the cache, and keep what was found."""
+    new: dict[str, tuple[JobFailures, str]] = {}
+
+    def view(connection: sqlite3.Connection, freshness: Freshness) -> Failures:
+        by_job = {}
+        for job_id in job_ids:
+            found = read_failures(connection, job_id)
+            if found is None:
+                from mopsjobs.app.job_tasks import never_mirrored_error
+
+                raise never_mirrored_error(job_id)
+            by_job[job_id], state = found
+            if state is not None:
+                new[job_id] = by_job[job_id], state
+        return Failures(by_job, _merged(by_job), freshness, warnings)
+
+    failures = app.cache.read(view, FreshnessPolicy(offline=policy.offline))
+    if new:
+        try:
+            app.cache.write(lambda cache: _keep(cache, new))
+        except CacheError as error:  # a cache that cannot be written can be read
+            app.out.debug(f"The cache did not take the failures: {error}")
+    return failures
+
+
+def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
+    """Return what to type next, for the job with the most tasks of the largest group: purposes and commands."""
+    if not failures.groups:
+        return []
+    from mopsjobs.app.next_steps import failure_commands  # here: JSON has none
+
+    job_id, now = failures.groups[0].jobs[0], app.now().timestamp()
+
+    def view(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+        job = newest = job_queries.find_job(connection, job_id, now=now)
+        is_relative = (
+            "SELECT 1 FROM job WHERE parent_job_id = ?1 OR (job_id = ?1 AND parent_job_id IS NOT NULL) LIMIT 1"
+        )
+        if connection.execute(is_relative, (job_id,)).fetchone() is not None:
+            from mopsjobs.app.find_job import with_family  # here: few jobs have a family
+
+            _, _, found = with_family(connection, job, now=now)
+            newest = found or job
+        return failure_commands(job, newest)
+
+    return app.cache.read_cached(view) or []
+
+
+def _keep(connection: sqlite3.Connection, new: Mapping[str, tuple[JobFailures, str]]) -> None:
+    from mopsjobs.cache.sync_state import transaction
+
+    with transaction(connection):
+        for job_id, (failures, state) in new.items():
+            keep_failures(connection, job_id, failures, state)
+
+
+def _merged(by_job: Mapping[str, JobFailures]) -> list[MergedGroup]:
+    """Return the groups of several jobs, those of one error as one."""
+    by_key: dict[str, list[tuple[str, FailureGroup]]] = {}
+    for job_id, failures in by_job.items():
+        for group in failures.groups:
+            by_key.setdefault(group.key, []).append((job_id, group))
+    merged = [_merge(sorted(groups, key=lambda one: -one[1].size)) for groups in by_key.values()]
+    return sorted(merged, key=lambda group: -group.size)
+
+
+def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
+    first = groups[0][1]
+    message = first.message
+    if any(group.message != message for _, group in groups):
+        from mopsjobs.ledger.signature import normalise
+
+        message = normalise(message)
+    separates = [{**one, "job_id": job_id} for job_id, group in groups for one in group.separates]
+    return MergedGroup(
+        first,
+        [job_id for job_id, _ in groups],
+        sum(group.size for _, group in groups),
+        message,
+        min(_known(group.first_ts for _, group in groups), default=None),
+        max(_known(group.last_ts for _, group in groups), default=None),
+        separates[:MAX_CONDITIONS],
+    )
+
+
+def _known(times: Iterator[float | None]) -> Iterator[float]:
+    return (one for one in times if one is not None)
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else json_time(from_timestamp(seconds))

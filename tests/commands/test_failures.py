@@ -1,0 +1,262 @@
+"""`failures` groups failed tasks by their errors, and names what separates them from those that succeeded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mopsjobs.ledger.attempt import Attempt, AttemptError
+from mopsjobs.ledger.signature import error_signature
+from mopsjobs.studies import separating
+from support.cli import Cli, Remote, add
+from support.events import Writer
+from support.ledgers import Ledger, add_job, attempt, leave_outputs
+
+Cause = Callable[[int, dict[str, Any]], tuple[str, str | None, str] | None]
+
+HEAD = [
+    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
+    "registry_from", "jobs", "failed", "more_groups", "groups",
+]  # fmt: skip
+
+GROUP = ["key", "count", "type", "where", "message", "jobs", "tasks", "first_at", "last_at", "separates"]
+
+
+def draw_sets(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    draw = random.Random(seed)
+    return [
+        {"params": {"beta": draw.random(), "mode": draw.choice("xyz"), "n": draw.randrange(10), "fast": place % 2 == 0}}
+        for place in range(count)
+    ]
+
+
+def failed(task: int, kind: str, where: str | None, message: str, **fields: Any) -> Attempt:
+    error = AttemptError(error_signature(kind, where, message), kind, where, message)
+    return attempt(task, "failed", error=error, **fields)
+
+
+def run_job(remote: Remote, job_id: str, sets: list[dict[str, Any]], cause: Cause, status: str = "partial") -> None:
+    """Register a job, and write a ledger in which tasks fail for a cause."""
+    add_job(remote.jobs, job_id, sets, status="running")
+    attempts = []
+    for task, one in enumerate(sets):
+        error = cause(task, one["params"])
+        attempts.append(attempt(task) if error is None else failed(task, *error))
+    write = Ledger(remote.store.inner, job_id)
+    for first in range(0, len(attempts), 5000):
+        write(*attempts[first : first + 5000])
+    if status != "running":
+        remote.jobs.update_status(job_id, status)
+
+
+def beta_is_high(task: int, params: dict[str, Any]) -> tuple[str, str, str] | None:
+    if params["beta"] > 0.9 and params["mode"] == "x":
+        return "ValueError", "model.py:21", f"task {task}: beta is {params['beta']}"
+    return None
+
+
+def test_five_causes_with_numbers_in_their_messages_are_five_groups(cli: Cli, remote: Remote) -> None:
+    """10,000 tasks name themselves in their errors. The planted condition is found and printed as planted."""
+    draw = random.Random(3)
+
+    def cause(task: int, params: dict[str, Any]) -> tuple[str, str | None, str] | None:
+        if params["n"] == 7 and params["fast"]:
+            return "KeyError", "model.py:40", f"no compartment {task} of {10 * task}"
+        if draw.random() < 0.004:
+            return "ConnectionError", "net.py:3", f"host {task} is away"
+        if draw.random() < 0.002:
+            return "ValueError", "model.py:90", f"{task} is odd"
+        if draw.random() < 0.002:
+            return "Timeout", None, f"task {task} took longer than {task + 3} s"
+        return beta_is_high(task, params)
+
+    run_job(remote, "job", draw_sets(10_000), cause)
+    document = cli.ok("failures", "job", "--json").json
+    assert list(document) == HEAD
+    assert all(list(group) == GROUP for group in document["groups"])
+    found = {
+        (one["type"], one["where"]): [each["condition"] for each in one["separates"]] for one in document["groups"]
+    }
+    assert found == {
+        ("KeyError", "model.py:40"): ["n == 7 and fast == true"],
+        ("ValueError", "model.py:21"): ['beta > 0.9 and mode == "x"'],
+        ("ConnectionError", "net.py:3"): [],
+        ("ValueError", "model.py:90"): [],
+        ("Timeout", None): [],
+    }
+    assert document["failed"] == sum(group["count"] for group in document["groups"])
+    text = cli.ok("failures", "job").out
+    assert 'beta > 0.9 and mode == "x"; no' in text
+
+
+def test_failures_are_told_in_blocks_with_what_to_type(cli: Cli, remote: Remote) -> None:
+    """Count, type and place, message, condition, first tasks; then commands that exist."""
+    sets = [{"params": {"beta": number / 100}} for number in range(100)]
+    run_job(
+        remote, "job", sets, lambda _, params: ("ValueError", "model.py:21", "no") if params["beta"] > 0.9 else None
+    )
+    cli.clock.advance(hours=2, minutes=5)
+    cli.ok("sync", "-q")
+    ran = cli.ok("failures", "job")
+    assert ran.lines == [
+        "9 of 100 tasks of job failed, for 1 reason.",
+        "",
+        "     9  ValueError in model.py:21",
+        "        no",
+        "        all 9 have beta > 0.9; no other has",
+        "        tasks 91, 92, 93, 94, 95, …; failed 2h ago",
+        "",
+        "List the tasks: mops-jobs tasks job --status failed,timeout,oom,died,lost",
+        "Read the log: mops-jobs logs job",
+        "Run what is missing: mops-jobs resume job",
+    ]
+    assert "Data: synced" in ran.err
+    for line in ran.lines[-3:]:
+        command = line.partition("mops-jobs ")[2].split()
+        assert cli(*command[:1], "--help").code == 0
+
+
+def test_a_job_without_failures_says_so(cli: Cli, remote: Remote) -> None:
+    """It ends with 0, in both forms, and without jobs too."""
+    run_job(remote, "job", draw_sets(3), lambda *_: None, status="succeeded")
+    assert cli.ok("failures", "job").lines == ["No task of job has failed."]
+    assert cli.ok("failures", "job", "--json").json["groups"] == []
+    assert cli.ok("failures", "--hours", "1").lines == ["No task has failed."]
+
+
+def test_a_running_job_shows_more_failures_at_the_next_look(cli: Cli, remote: Remote) -> None:
+    """What was kept from the first look is not shown again when the ledger has grown."""
+    add_job(remote.jobs, "job", draw_sets(10))
+    write = Ledger(remote.store.inner)
+    write(failed(0, "ValueError", "m.py:1", "bad 0"), attempt(1))
+    assert cli.ok("failures", "job", "--json").json["groups"][0]["message"] == "bad 0"
+    write(failed(2, "ValueError", "m.py:1", "bad 2"))
+    [group] = cli.ok("failures", "job", "--json").json["groups"]
+    assert (group["count"], group["tasks"]) == (2, [0, 2])
+    assert group["message"] not in ("bad 0", "bad 2"), "it has a mark in place of the number"
+    assert "resume" not in cli.ok("failures", "job").out
+
+
+def test_a_task_that_succeeds_at_a_later_attempt_has_not_failed(cli: Cli, remote: Remote) -> None:
+    """The last outcome of a task counts."""
+    add_job(remote.jobs, "job", draw_sets(2))
+    Ledger(remote.store.inner)(failed(0, "ValueError", "m.py:1", "bad", started_at=1.0), attempt(0, attempt=2))
+    assert cli.ok("failures", "job").lines == ["No task of job has failed."]
+
+
+def test_the_second_look_reads_what_the_first_one_found(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search is done once for a ledger that does not change."""
+    run_job(remote, "job", draw_sets(200), lambda _, params: ("E", "m.py:1", "bad") if params["n"] > 7 else None)
+    cli.clock.advance(hours=1)
+    first = cli.ok("failures", "job", "--json").json
+    assert first["groups"][0]["separates"][0]["condition"] == "n > 7"
+    monkeypatch.setattr(separating, "Separation", None)
+    assert cli.ok("failures", "job", "--json").json["groups"] == first["groups"]
+    assert cli.ok("failures", "job", "--offline", "--json").json["groups"] == first["groups"]
+
+
+def test_an_error_of_several_jobs_is_one_group(cli: Cli, remote: Remote) -> None:
+    """Its jobs are named, those with the most first; each condition says in which job it holds."""
+    sets = [{"params": {"beta": number / 100}} for number in range(100)]
+    for job_id, bound in (("small", 0.95), ("large", 0.8)):
+        run_job(
+            remote,
+            job_id,
+            sets,
+            lambda task, params, bound=bound: ("ValueError", "m.py:1", f"{task}!") if params["beta"] > bound else None,
+        )
+    cli.ok("sync", "-q")
+    for names in (("small", "large"), ("--hours", "48"), ()):
+        document = cli.ok("failures", *names, "--json").json
+        assert sorted(document["jobs"]) == ["large", "small"]
+        [group] = document["groups"]
+        assert (group["count"], group["jobs"], group["tasks"]) == (23, ["large", "small"], [81, 82, 83, 84, 85])
+        assert [(one["job_id"], one["condition"]) for one in group["separates"]] == [
+            ("large", "beta > 0.8"),
+            ("small", "beta > 0.95"),
+        ]
+    out = cli.ok("failures").out
+    assert "all 19 have beta > 0.8; no other has (in large)" in out
+    assert "of large; also in small" in out
+
+
+def test_a_job_that_mops_jobs_did_not_submit_is_left_out(cli: Cli, remote: Remote) -> None:
+    """Nothing says which tasks it has. Asked for by name, it is an error."""
+    add(remote.jobs, "theirs", "failed")
+    run_job(remote, "job", draw_sets(5), lambda *_: ("E", None, "bad"), status="failed")
+    cli.ok("sync", "-q")
+    assert cli.ok("failures", "--json").json["jobs"] == ["job"]
+    assert "no manifest" in cli("failures", "theirs").err
+
+
+def test_filters_select_the_jobs_and_contradict_a_job(cli: Cli, remote: Remote) -> None:
+    """The same filters as those of `list`; the limit counts jobs with failed tasks."""
+    for number in range(3):
+        run_job(remote, f"job-{number}", draw_sets(4), lambda *_: ("E", None, "bad"), status="failed")
+        cli.clock.advance(minutes=1)
+    run_job(remote, "good", draw_sets(4), lambda *_: None, status="succeeded")
+    cli.ok("sync", "-q")
+    assert cli.ok("failures", "--name", "*-1", "--json").json["jobs"] == ["job-1"]
+    ran = cli.ok("failures", "--limit", "2", "--json")
+    assert ran.json["jobs"] == ["job-2", "job-1"]
+    assert "1 older job with failed tasks left out" in ran.err
+    assert cli("failures", "job-1", "--hours", "1").code == 2
+
+
+def test_a_job_without_a_ledger_is_told_by_its_events(cli: Cli, remote: Remote, write: Writer) -> None:
+    """An older version ran it: its events have the errors, its outputs tell what succeeded, and a note says so."""
+    sets = [{"params": {"beta": number / 40}} for number in range(40)]
+    manifest = add_job(remote.jobs, "job", sets)
+    for number in range(36, 40):
+        error = {"type": "ValueError", "message": f"task {number} is bad"}
+        write("", kind="task_failed", task=number, seed=1, error=error)
+    write("", kind="task_failed", task=3, seed=1, error={"type": "Late", "message": "it was tried again"})
+    write("", kind="task_failed", task="x", error="odd")
+    leave_outputs(remote.store.inner, manifest, *range(36))
+    remote.jobs.update_status("job", "partial")
+    ran = cli.ok("failures", "job", "--json")
+    [group] = ran.json["groups"]
+    assert (group["type"], group["count"], group["where"]) == ("ValueError", 4, None)
+    assert [one["condition"] for one in group["separates"]] == ["beta > 0.89"]
+    assert "job has no ledger" in cli.ok("failures", "job").err
+
+
+def test_an_outage_shows_what_the_cache_has(cli: Cli, remote: Remote) -> None:
+    """The kept failures stay readable; a warning counts the jobs whose ledgers were never read."""
+    run_job(remote, "seen", draw_sets(5), lambda *_: ("E", None, "bad"), status="failed")
+    run_job(remote, "unseen", draw_sets(5), lambda *_: ("E", None, "bad"), status="failed")
+    cli.ok("sync", "-q")
+    cli.ok("failures", "seen")
+    remote.store.down = True
+    ran = cli.ok("failures", "--json")
+    assert ran.json["jobs"] == ["seen"]
+    assert "1 job left out, since the tasks were never synced" in ran.err
+
+
+def test_hostile_errors_stay_in_their_lines(cli: Cli, remote: Remote) -> None:
+    """Control characters of types, messages, names and values never reach the terminal."""
+    sets = [{"params": {"a\x1b[2J\n": f"v\u202e{number > 35}\x07", "n": number % 7}} for number in range(42)]
+    run_job(
+        remote,
+        "job",
+        sets,
+        lambda task, _: ("T\x1b]0;x\x07", "m\n.py:1", "line\r\n\x1b[31mred" * 100) if task > 35 else None,
+    )
+    ran = cli.ok("failures", "job")
+    assert not {"\x1b", "\x07", "\r", "\u202e"} & set(ran.out)
+    assert "all 6 have" in ran.out
+    assert max(map(len, ran.lines)) < 400
+
+
+def test_more_groups_than_are_shown_are_counted(cli: Cli, remote: Remote) -> None:
+    """30 errors: the first 20 are shown, and a note tells how many more there are."""
+    run_job(remote, "job", draw_sets(30), lambda task, _: (f"Error{chr(65 + task)}", None, "bad"), status="failed")
+    ran = cli.ok("failures", "job")
+    assert sum("Error" in line for line in ran.lines) == 20
+    assert "and 10 more groups; --json lists them" in ran.err
+    assert len(cli.ok("failures", "job", "--json").json["groups"]) == 30
