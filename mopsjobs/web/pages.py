@@ -19,6 +19,7 @@ from mopsjobs.cache.queries import charts, families
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failed_tasks import describe_failures
+from mopsjobs.cache.queries.failures import kept_failures
 from mopsjobs.errors import JobError, MopsJobsError, UsageError
 from mopsjobs.events.format import LOG
 from mopsjobs.registry.status import END_STATUSES, STATUSES
@@ -184,6 +185,7 @@ class _Views:
                 "commands": next_commands(job, last),
                 "remarks": job_queries.remarks(connection, whole_id),
                 "failed": describe_failures(connection, whole_id),
+                "failures": view_models.failures(kept_failures(connection, whole_id)),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
             }
 

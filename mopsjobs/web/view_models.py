@@ -10,10 +10,12 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
+from mopsjobs.app.failures import describe_condition
 from mopsjobs.app.job_texts import UNKNOWN, duration_text, kubernetes_text, note_text, queued_text, run_text, step_time
 from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.charts import Day, Group, Level
 from mopsjobs.cache.queries.events import StoredEvent
+from mopsjobs.cache.queries.failures import JobFailures
 from mopsjobs.cache.queries.families import Family
 from mopsjobs.registry.status import END_STATUSES
 from mopsjobs.utils.text import strip_control_characters
@@ -29,6 +31,9 @@ GLYPHS = {
 """A shape for each status, so that colour is not the only sign."""
 
 SHOWN_OUTPUTS = 20
+
+SHOWN_FAILURES = 20
+"""Errors of a job, those of most tasks first."""
 
 SHOWN_MEMBERS = 20
 """The newest jobs of a family."""
@@ -162,6 +167,20 @@ def outputs(job: Job) -> dict[str, Any] | None:
         return None
     names = [str(name) for name in job["missing_outputs"][:SHOWN_OUTPUTS]]
     return {"verified": counts[0], "missing": counts[1], "names": names, "more": max(0, counts[1] - len(names))}
+
+
+def failures(found: JobFailures | None) -> list[dict[str, Any]]:
+    """Return the failed tasks of a job by their errors, as far as `failures` has compared them."""
+    return [
+        {
+            "count": f"{group.size:,}",
+            "error": group.type if group.where is None else f"{group.type} in {group.where}",
+            "message": group.message,
+            "conditions": [describe_condition(one) for one in group.separates],
+            "tasks": ", ".join(map(str, group.tasks)) + (", …" if group.size > len(group.tasks) else ""),
+        }
+        for group in (found.groups[:SHOWN_FAILURES] if found is not None else [])
+    ]
 
 
 def timeline(job: Job, now: float) -> dict[str, Any]:

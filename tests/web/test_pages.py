@@ -22,11 +22,13 @@ from mopsjobs.cache.database import open_to_read
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.errors import CacheError
 from mopsjobs.events.writer import record_event
+from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web import cache_connections
 from mopsjobs.web.background import Syncer
 from support.cli import START, Cli, Clock, Remote, add, foreign, key
+from support.ledgers import Ledger, add_job, attempt
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
 
@@ -341,6 +343,25 @@ def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: C
     assert '<dt>Parent</dt><dd><a href="/jobs/night">night</a></dd>' in web.ok("/jobs/night.2")
     assert "nig is short for night.2, the newest of its family" in web.ok("/jobs/nig")
     assert web.ok("/api/v1/jobs/night") == cli.ok("status", "night", "--json").out
+
+
+def test_a_job_shows_its_failures_as_they_were_compared(web: Web, cli: Cli, remote: Remote) -> None:
+    """A load of the page never searches for conditions: it shows what `failures` has found, while that is current."""
+    add_job(remote.jobs, "night", [{"params": {"<b>": number}} for number in range(40)])
+    error = AttemptError("1a2b3c4d5e6f", "ValueError", "model.py:21", HOSTILE)
+    write = Ledger(remote.store.inner, "night")
+    write(*(attempt(number, "failed", error=error) if number > 30 else attempt(number) for number in range(39)))
+    cli.ok("sync", "-q")
+    assert "<h2>Failures</h2>" not in web.ok("/jobs/night")
+    cli.ok("failures", "night")
+    page = web.ok("/jobs/night")
+    assert "<b>ValueError in model.py:21</b>" in page
+    assert "all 8 have &#34;&lt;b&gt;&#34; &gt; 30; no other has" in page
+    assert "31, 32, 33, 34, 35, …" in page
+    assert HOSTILE not in page
+    write(attempt(39, "failed", error=error))
+    cli.ok("tasks", "night")
+    assert "<h2>Failures</h2>" not in web.ok("/jobs/night")
 
 
 def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:
