@@ -11,6 +11,7 @@ from bench import (
     abusing,
     azurite,
     growing,
+    ledgers,
     listing,
     machine,
     metrics,
@@ -26,6 +27,7 @@ from bench import (
 
 BENCHMARKS = {
     "list": listing.run,
+    "ledgers": ledgers.run,
     "sync": syncing.run,
     "grow": growing.run,
     "update": updating.run,

@@ -1,0 +1,118 @@
+"""Looks at the tasks and the failures of a job of 100,000 tasks, over a cache that has its ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.listing import FLOOR, REGISTRY, RUNS_FACTOR
+from bench.machine import Setup, interpreter
+from bench.measure import Case, in_turn, progress
+from bench.report import Line, at_most
+from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
+
+TASKS = 100_000
+
+JOB = "ledger-1"
+
+MAX_RATIO = 3.0
+"""Of `tasks` and `failures` to the floor of the interpreter."""
+
+CONDITION = 'beta > 0.95 and mode == "x"'
+
+CHUNK = 5_000
+
+
+def run(setup: Setup) -> list[Line]:
+    """Measure `tasks` and `failures`, and the first `failures`, which compares the parameters."""
+    cache = setup.directory / "ledgers.db"
+    progress(f"filling a cache with the ledger of {TASKS:,} tasks")
+    _fill(cache)
+    place = ("--registry", REGISTRY, "--cache", str(cache))
+    floor = Case([interpreter(), "-c", FLOOR], setup.env)
+    first = Case(
+        *setup.command("failures", JOB, "--json", *place), prepare=lambda: _forget(cache), check=_check, slow=True
+    )
+    kept = Case(*setup.command("failures", JOB, "--json", *place), check=_check)
+    text = Case(*setup.command("failures", JOB, *place))
+    tasks = Case(*setup.command("tasks", JOB, *place))
+    in_turn([first], 1, setup.directory)
+    in_turn([floor, kept, text, tasks], setup.runs * RUNS_FACTOR, setup.directory)
+    lines = [
+        Line(
+            f"failures --json, {TASKS:,} tasks, first look",
+            f"{first.seconds:.1f} s",
+            "the floor",
+            *first.ratios_to(floor),
+        )
+    ]
+    for name, case in (("failures --json", kept), ("failures", text), ("tasks", tasks)):
+        ratio, cpu_ratio = case.ratios_to(floor)
+        goal = at_most(MAX_RATIO, cpu_ratio, " x")
+        what = f"{name}, {TASKS:,} tasks cached"
+        lines.append(Line(what, f"{case.seconds * 1000:.0f} ms", "the floor", ratio, cpu_ratio, None, goal))
+    return lines
+
+
+def _check(output: str) -> None:
+    found = [one["condition"] for group in json.loads(output)["groups"] for one in group["separates"]]
+    if found != [CONDITION]:
+        raise RuntimeError(f"failures found {found} instead of {CONDITION}.")
+
+
+def _forget(cache: Path) -> None:
+    """Remove what an earlier look has kept."""
+    from mopsjobs.cache.database import open_to_write
+
+    with contextlib.closing(open_to_write(str(cache), REGISTRY)) as connection:
+        connection.execute("DELETE FROM failure_summary")
+
+
+def _fill(cache: Path) -> None:
+    """Make a cache that has the ledger of an ended job, without the registry."""
+    from mopsjobs.cache.database import open_to_write
+    from mopsjobs.cache.sync.ledger import sync_ledger
+    from mopsjobs.cache.sync.mirror import sync
+    from mopsjobs.ledger.format import chunk_key, encode_attempts
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.store.memory import InMemoryVersionedStore
+    from mopsjobs.studies.manifest import Manifest, manifest_key
+    from mopsjobs.studies.study_parser import parse_study
+
+    draw = random.Random(1)
+    sets = [
+        {"params": {"beta": draw.random(), "mode": draw.choice("xyz"), **{f"p{n}": draw.gauss(0, 1) for n in range(8)}}}
+        for _ in range(TASKS)
+    ]
+    store = InMemoryVersionedStore()
+    began = datetime.now(UTC) - timedelta(hours=3)
+    registry = JobRegistry(store, now=lambda: began)
+    study = parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]})
+    manifest = Manifest(job_id=JOB, study=study, bundle="sha256:" + "0" * 64)
+    store.create_if_absent(manifest_key(JOB), manifest.to_json())
+    registry.register_job(JOB, **manifest.record_fields())
+    attempts = list(_attempts(sets, draw, began.timestamp()))
+    for first in range(0, TASKS, CHUNK):
+        chunk = encode_attempts(JOB, 0, attempts[first : first + CHUNK])
+        store.create_if_absent(chunk_key(JOB, 0, "ab", first // CHUNK), chunk)
+    registry.update_status(JOB, "partial")
+    sync(registry, str(cache), REGISTRY)
+    with contextlib.closing(open_to_write(str(cache), REGISTRY)) as connection:
+        sync_ledger(store, connection, JOB)
+
+
+def _attempts(sets: list[dict[str, Any]], draw: random.Random, began: float) -> Iterator[Attempt]:
+    """Yield attempts of which some fail for a reason in the parameters, and some by chance."""
+    for task, one in enumerate(sets):
+        error = None
+        if one["params"]["beta"] > 0.95 and one["params"]["mode"] == "x":
+            error = AttemptError("1a2b3c4d5e6f", "ValueError", "model:21", f"task {task} is out of bounds")
+        elif draw.random() < 0.002:
+            error = AttemptError("2b3c4d5e6f1a", "ConnectionError", "net:3", f"host {task} is away")
+        outcome = Outcome.SUCCEEDED if error is None else Outcome.FAILED
+        yield Attempt(task, 1, outcome, began + task / 100, 2.5, 2.0, 0.1, 2**25, "node-1", "3.12.4", error, 100)
