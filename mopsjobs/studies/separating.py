@@ -39,7 +39,7 @@ MIN_FAILED = 3
 
 MAX_FINDINGS = 3
 
-MAX_SETS = 20_000
+MAX_SETS = 10_000
 """Parameter sets that are searched. Of more, some are drawn; what is found in them is then fitted to all."""
 
 EXPOSED = 0.9
@@ -90,10 +90,19 @@ class Separation:
             condition = _search(self._sets, self._columns, self._logs, key, found)
             if condition is None:
                 break
-            if len(self._sets) < len(self._all):
+            if len(self._sets) < len(self._all) and not self._is_exact(condition, key, found):
                 condition = self._fitted(condition, key, found)
             found.append(condition)
         return [self._counted(condition, key) for condition in found]
+
+    def _is_exact(self, condition: Condition, key: str, without: Sequence[Condition]) -> bool:
+        """Return whether a condition holds for all sets with the error, and for no other in which a task succeeded."""
+        return all(
+            condition.holds(one.params) is (key in one.outcomes)
+            for one in self._all
+            if (key in one.outcomes or None in one.outcomes)
+            and not any(earlier.holds(one.params) for earlier in without)
+        )
 
     def _fitted(self, condition: Condition, key: str, without: Sequence[Condition]) -> Condition:
         """Return the best condition on the parameters of this one, by all sets instead of those that were drawn."""
