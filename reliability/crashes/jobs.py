@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.base import Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine, runner_pid
+from mopsjobs.ledger.attempt import Outcome
+from mopsjobs.ledger.format import ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.studies.study_parser import parse_study
@@ -80,6 +83,8 @@ class Jobs:
         """What each job has to leave, by what follows its id in the key."""
         self.stored = 0
         """Outputs that were there after kills, each whole."""
+        self.attempts = 0
+        """Attempts in ledgers of jobs that were killed and resumed."""
 
     def close(self) -> None:
         """Hang up, when the runner of the last job has ended; one that is stuck is ended."""
@@ -147,6 +152,7 @@ class Jobs:
         hold(resumed.code == 0 or "still running" in resumed.out, f"resume {self.job}: {resumed.out}")
         self._wait()
         hold(self._found() == self._outputs, f"{self.job} has succeeded, and has not all outputs")
+        self._check_ledger()
         directory = JobDir.for_job(self.job, self._env).path
         end = time.monotonic() + PATIENCE
         while left := [
@@ -155,6 +161,27 @@ class Jobs:
             # The runner writes its last file after the record, by which we know that the job has ended.
             hold(time.monotonic() < end, f"{self.job} has left behind {left}")
             time.sleep(0.02)
+
+    def _check_ledger(self) -> None:
+        """Check that each task has one attempt that succeeded, and that no attempt is there twice.
+
+        Raises:
+            PromiseBroken: not so.
+        """
+        found: Counter[tuple[str, int, int]] = Counter()
+        succeeded: Counter[int] = Counter()
+        for entry in self._store.scan(ledger_prefix(self.job)):
+            key = parse_chunk_key(entry.key)
+            hold(key is not None, f"the ledger of {self.job} has {entry.key}")
+            if key is None:
+                continue
+            for one in parse_attempts(entry.value or b"", key).attempts:
+                found[key.name.rpartition("-")[0], one.task, one.attempt] += 1
+                succeeded[one.task] += one.outcome is Outcome.SUCCEEDED
+        twice = [attempt for attempt, count in found.items() if count > 1]
+        hold(not twice, f"the ledger of {self.job} has attempts twice: {twice}")
+        hold(succeeded == dict.fromkeys(range(TASKS), 1), f"attempts of {self.job} that succeeded: {succeeded}")
+        self.attempts += found.total()
 
     def look_at_submitted(self, forker: Forker, ended: Ended) -> None:
         """Check that a submission has left nothing, or a job that can be seen and resumed.

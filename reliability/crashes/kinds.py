@@ -71,6 +71,7 @@ def jobs(trial: Trial, forker: Forker, env: dict[str, str], wanted: int) -> Iter
         yield _killed("run, then resume", kill_runners(made, forker, chance, wanted))
         yield Figure("outputs there after the kill of a runner, each whole", made.stored)
         yield _killed("submit --auto, then resume", kill_submissions(made, forker, chance, wanted))
+        yield Figure("attempts in the ledgers of these jobs, none missing or doubled", made.attempts)
 
 
 def _killed(what: str, instants: Instants) -> Figure:
