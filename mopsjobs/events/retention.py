@@ -3,12 +3,12 @@
 Announcements (registry/announcements.py) have no use after an hour or two, and go after a day. The user chooses the age
 of chunks of events. A chunk goes if it was written before the limit and its job ended before the limit. So the chunks
 of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay. A job ended
-when its record was last written. Records, manifests, outputs and bundles are never touched. See
-docs/decisions/0010-retention.md.
+when its record was last written. Its ledger goes with its events, just before them. Records, manifests, outputs and
+bundles are never touched. See docs/decisions/0010-retention.md.
 
 Both lie in the order of time. So only old keys are listed, and the oldest go first, a batch at a time. An interrupted
 run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
-of the old keys each, one read per job, and one request per removed key.
+of the old keys each, one read and one listing per job, and one request per removed key.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ OnProgress = Callable[[int], None]
 
 
 class ExpiredKey(NamedTuple):
-    """A key that may be removed. `when` is its slot or hour; `job_id` is the job of a chunk."""
+    """A key that may be removed. `when` is its slot or hour, empty for a ledger; `job_id` is the job of a chunk."""
 
     key: str
     when: str
@@ -117,13 +117,14 @@ class KeyCounts:
     def __init__(self) -> None:
         self.announcements = KeySpan()
         self.chunks = KeySpan()
+        self.ledger_chunks = 0
         self._jobs: set[str] = set()
         self._has_more_jobs = False
 
     @property
     def keys(self) -> int:
         """Count all keys."""
-        return self.announcements.count + self.chunks.count
+        return self.announcements.count + self.chunks.count + self.ledger_chunks
 
     @property
     def jobs(self) -> int:
@@ -140,7 +141,10 @@ class KeyCounts:
         if expired.job_id is None:
             self.announcements.add(expired.when)
             return
-        self.chunks.add(expired.when)
+        if expired.when:
+            self.chunks.add(expired.when)
+        else:
+            self.ledger_chunks += 1
         if len(self._jobs) < MAX_JOBS:
             self._jobs.add(expired.job_id)
         else:
@@ -156,6 +160,7 @@ class Retention:
         events_age: timedelta,
         *,
         now: datetime,
+        ledger_prefix: Callable[[str], str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Set the limit. No request is made.
@@ -164,6 +169,7 @@ class Retention:
             registry: its records say which jobs have ended, and its store has the keys.
             events_age: how long ago a job must have ended.
             now: the time, in UTC.
+            ledger_prefix: returns the prefix of the ledger of a job; None: ledgers stay.
             sleep: waits for a number of seconds.
 
         Raises:
@@ -177,6 +183,7 @@ class Retention:
         self._registry = registry
         self._store = registry.store
         self._now = now
+        self._ledger_prefix = ledger_prefix
         self._sleep = sleep
         self.events_before = (now - events_age).replace(minute=0, second=0, microsecond=0)
         """The limit: only chunks written before it, of jobs that ended before it, are removed."""
@@ -243,18 +250,28 @@ class Retention:
                 on_progress(processed)
 
     def _expired_keys(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
-        """Yield the keys that may be removed: announcements, then chunks."""
+        """Yield the keys that may be removed: announcements, then chunks, those of a job's ledger before its events."""
         for key, slot in announcements.expired_announcements(self._store, self._now):
             yield ExpiredKey(key, slot, None)
-        chunks = self._old_chunks()
+        chunks, listed = self._old_chunks(), set[str | None]()
         while batch := list(islice(chunks, BATCH)):
             ended = self._find_ended({str(expired.job_id) for expired in batch}, threads)
             for expired in batch:
                 has_ended = ended[str(expired.job_id)]
                 if has_ended:
+                    if expired.job_id not in listed:
+                        if len(listed) > MAX_JOBS:
+                            listed.clear()
+                        listed.add(expired.job_id)
+                        yield from self._ledger_keys(str(expired.job_id))
                     yield expired
                 elif has_ended is None:
                     self.unknown.add(expired)
+
+    def _ledger_keys(self, job_id: str) -> Iterator[ExpiredKey]:
+        if self._ledger_prefix is not None:
+            for key in self._store.list_keys(self._ledger_prefix(job_id)):
+                yield ExpiredKey(key, "", job_id)
 
     def _old_chunks(self) -> Iterator[ExpiredKey]:
         limit = f"{event_format.PREFIX}{event_format.bucket_of(self.events_before)}/"

@@ -24,6 +24,8 @@ from mopsjobs.events import format as event_format
 from mopsjobs.events import retention
 from mopsjobs.events.retention import Retention
 from mopsjobs.events.writer import EventLog, record_event
+from mopsjobs.ledger import format as ledger
+from mopsjobs.ledger.format import ledger_prefix
 from mopsjobs.registry import announcements as registry_announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
@@ -73,7 +75,7 @@ def _of(keys: Iterable[str], job_id: str) -> int:
 
 
 def _round(jobs: JobRegistry, clock: Clock, age: timedelta = MONTH) -> Retention:
-    return Retention(jobs, age, now=clock.now(), sleep=RecordingSleep())
+    return Retention(jobs, age, now=clock.now(), ledger_prefix=ledger_prefix, sleep=RecordingSleep())
 
 
 # --- what goes -------------------------------------------------------------------------------------------------------
@@ -102,6 +104,24 @@ def test_what_nobody_needs_goes_and_all_else_stays(store: VersionedStore, clock:
     again = _round(jobs, clock)
     again.remove()
     assert (again.plan().keys, again.removed.keys) == (0, 0)
+
+
+def test_the_ledger_of_a_job_goes_with_its_events(store: VersionedStore, clock: Clock) -> None:
+    """Just before them. That of a job at work stays, and that of a young one."""
+    jobs = _aged(store, clock)
+    for job_id in ("old-1", "old-2", "young", "at-work"):
+        for number in range(3):
+            store.create_if_absent(ledger.chunk_key(job_id, 0, "ab", number), b"chunk")
+    one = _round(jobs, clock)
+    planned = one.plan()
+    one.remove()
+    for counts in (planned, one.removed):
+        assert (counts.ledger_chunks, counts.chunks.count, counts.jobs) == (6, 4, 2)
+        assert counts.keys == 6 + 4 + counts.announcements.count
+    left = _keys(store, ledger.PREFIX)
+    assert [_of(left, job_id) for job_id in ("old-1", "old-2", "young", "at-work")] == [0, 0, 3, 3]
+    Retention(jobs, MONTH, now=clock.now() + 2 * MONTH).remove()
+    assert _of(_keys(store, ledger.PREFIX), "young") == 3, "without a prefix, ledgers stay"
 
 
 def test_a_job_that_is_gone_or_cannot_be_read(clock: Clock) -> None:
@@ -551,6 +571,7 @@ def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
         "jobs": 2,
         "chunks": {"count": 4, "first": "2026-03-01T12:00:00Z", "last": "2026-03-01T12:00:00Z"},
         "announcements": {"count": 6, "first": "2026-03-01T12:00:00Z", "last": "2026-04-09T12:30:00Z"},
+        "ledger_chunks": 0,
         "refused": 0,
         "without_record": {"jobs": 0, "chunks": 0},
     }

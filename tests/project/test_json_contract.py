@@ -44,7 +44,8 @@ QUERY_FIELDS = [
 ]  # fmt: skip
 DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
 PRUNE_FIELDS = [
-    "schema_version", "dry_run", "ended_before", "jobs", "chunks", "announcements", "refused", "without_record",
+    "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "announcements", "refused",
+    "without_record",
 ]  # fmt: skip
 VERSION_FIELDS = [
     "schema_version", "version", "build", "file", "directory", "python_version", "python_implementation",

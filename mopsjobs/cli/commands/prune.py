@@ -83,9 +83,10 @@ def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
 
 def _prune_store(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.events.retention import Retention
+    from mopsjobs.ledger.format import ledger_prefix
 
     age = timedelta(seconds=parse_duration(args.older_than))
-    retention = Retention(app.registry, age, now=app.now(), sleep=app.sleep)
+    retention = Retention(app.registry, age, now=app.now(), ledger_prefix=ledger_prefix, sleep=app.sleep)
     found = retention.plan()
     if (missing := app.embedded.missing_path()) is not None:
         body = Document(_document(retention, retention.removed, args)) if args.json else None
@@ -144,11 +145,13 @@ def _removal_text(retention: Retention, counts: KeyCounts) -> str:
             f"{pluralize(counts.chunks.count, 'chunk')} of events ({span}) of {_job_count(counts)}"
             f" that ended before {limit}"
         )
+    if counts.ledger_chunks:
+        parts.append(f"{pluralize(counts.ledger_chunks, 'chunk')} of their ledgers")
     if counts.announcements.count:
         parts.append(
             f"{pluralize(counts.announcements.count, 'announcement')} of writes ({_span_text(counts.announcements)})"
         )
-    return " and ".join(parts)
+    return ", ".join([*parts[:-2], " and ".join(parts[-2:])])
 
 
 def _span_text(span: KeySpan) -> str:
@@ -172,6 +175,7 @@ def _document(retention: Retention, counts: KeyCounts, args: argparse.Namespace)
         "ended_before": json_time(retention.events_before),
         "jobs": counts.jobs,
         "chunks": span(counts.chunks),
+        "ledger_chunks": counts.ledger_chunks,
         "announcements": span(counts.announcements),
         "refused": retention.refused,
         "without_record": {"jobs": retention.unknown.jobs, "chunks": retention.unknown.keys},
