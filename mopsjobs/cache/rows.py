@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mopsjobs.cache import counters, pruning, totals
@@ -12,7 +12,7 @@ from mopsjobs.cache.job_json import JobColumns, job_json
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.foreign_values import NOT_FINITE, finite
-from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
+from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState, JsonObject
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
 from mopsjobs.registry.transitions import end_of, reported_steps
 from mopsjobs.store.base import VersionToken
@@ -154,16 +154,20 @@ def job_json_from_state(state: JobState, *, now: float) -> dict[str, object]:
     return job_json(_job_columns(state), now=now)
 
 
-def public_record(state: JobState) -> dict[str, Any]:
+def _public_record(state: JobState, history: Sequence[tuple[JsonObject, bool]]) -> dict[str, Any]:
     """Return the record as scripts see it: every field, null if missing, times in RFC 3339 with `Z`.
 
     A step that no program reported has no time. An end has one, as `ended_at`, though another program wrote it.
+
+    Args:
+        state: the job.
+        history: its steps, and whether each was reported: see `reported_steps`.
     """
     public: dict[str, Any] = state.fields() if state.is_finite else finite(state.fields())  # type: ignore[assignment]
     for name in _TIMES:
         if public[name] is not None:
             public[name] = rfc3339(public[name])
-    for step, (_, is_reported) in zip(public["transitions"], reported_steps(state.transitions), strict=True):
+    for step, (_, is_reported) in zip(public["transitions"], history, strict=True):
         step["at"] = rfc3339(step["at"]) if is_reported or step["status"] in TERMINAL else None
     return public
 
@@ -205,14 +209,15 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[JobRow]) -> Non
 def _job_columns(state: JobState) -> JobColumns:
     """Return the columns from which `job_json` makes a job."""
     ended = None
-    started, is_start_known = _start(state)
+    history = tuple(reported_steps(state.transitions))
+    started, is_start_known = _start(state, history)
     since = next((step["at"] for step in reversed(state.transitions) if step["status"] == state.status), None)
     suspect = state.metadata.get("suspect")
     reason = suspect.get("reason") if isinstance(suspect, Mapping) else None
     if state.is_terminal:
         ended = parse_time(end_of(state)).timestamp()
     return (
-        _ENCODER.encode(public_record(state)),
+        _ENCODER.encode(_public_record(state, history)),
         int(not state.is_terminal),
         parse_time(state.created_at).timestamp(),
         started,
@@ -225,9 +230,8 @@ def _job_columns(state: JobState) -> JobColumns:
     )
 
 
-def _start(state: JobState) -> tuple[float | None, bool]:
+def _start(state: JobState, history: Sequence[tuple[JsonObject, bool]]) -> tuple[float | None, bool]:
     """Return when the first task ran, and whether the record tells that or tells that none has run yet."""
-    history = list(reported_steps(state.transitions))
     for step, is_reported in history:
         if step["status"] == JobStatus.RUNNING:
             return (_time_of(step), True) if is_reported else (None, False)

@@ -78,28 +78,25 @@ class RecordBatch:
         self._records: list[rows.JobRow] = []
         self.problems: list[rows.Problem] = []
 
-    def add(
-        self, fetched: Iterable[FetchedRecord | rows.Problem], known: Mapping[str, str], report: SyncReport
-    ) -> None:
-        """Add records and problems, and count what is new. `known` has the versions that the cache has, by key."""
-        for found in fetched:
-            if isinstance(found, rows.Problem):
-                self.problems.append(found)
-                continue
-            job_id, key, value, version = found
-            record = rows.to_row(key, job_id, value, version, self._generation)
-            if isinstance(record, rows.Problem):
-                self.problems.append(record)
-                continue
-            self._records.append(record)
-            if record.problem is not None:
-                self.problems.append(record.problem)
-            if key not in known:
-                report.added += 1
-            elif known[key] == version.value:
-                report.unchanged += 1
-            else:
-                report.changed += 1
+    def add(self, found: FetchedRecord | rows.Problem, known: Mapping[str, str], report: SyncReport) -> None:
+        """Add a record or problem, and count what is new. `known` has the versions that the cache has, by key."""
+        if isinstance(found, rows.Problem):
+            self.problems.append(found)
+            return
+        job_id, key, value, version = found
+        record = rows.to_row(key, job_id, value, version, self._generation)
+        if isinstance(record, rows.Problem):
+            self.problems.append(record)
+            return
+        self._records.append(record)
+        if record.problem is not None:
+            self.problems.append(record.problem)
+        if key not in known:
+            report.added += 1
+        elif known[key] == version.value:
+            report.unchanged += 1
+        else:
+            report.changed += 1
 
     def write_as_read(
         self,
@@ -120,7 +117,7 @@ class RecordBatch:
         written_at = time.monotonic()
         try:
             for count, found in enumerate(fetched, 1):
-                self.add([found], known, report)
+                self.add(found, known, report)
                 if time.monotonic() - written_at > WRITE_SECONDS:
                     write(count)
                     written_at = time.monotonic()
