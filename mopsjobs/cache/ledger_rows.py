@@ -17,7 +17,7 @@ from mopsjobs.cache.sync_state import transaction
 from mopsjobs.ledger.attempt import Attempt
 from mopsjobs.ledger.format import ChunkKey
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.study import ParameterSet
+from mopsjobs.studies.task_names import find_varying
 
 BATCH = 10_000
 """Rows per transaction: some 50 ms of writing, which is how long other writers wait."""
@@ -90,32 +90,21 @@ def write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) 
                 now,
                 manifest.tasks_total,
                 json.dumps(list(dict.fromkeys(name for one in sets for name in one.params))),
-                json.dumps(varying_parameters(sets)),
+                json.dumps(find_varying(manifest.study).parameters),
                 ranges,
             ),
         )
 
 
-def varying_parameters(sets: Sequence[ParameterSet]) -> list[str]:
-    """Return the names of the parameters that do not have the same value in all sets, in the order of the study."""
-    first: dict[str, object] = {}
-    counts: dict[str, int] = {}
-    varying = set()
-    for one in sets:
-        for name, value in one.params.items():
-            counts[name] = counts.get(name, 0) + 1
-            # 1 and True are equal, but not the same value of a parameter.
-            if first.setdefault(name, value) != value or type(first[name]) is not type(value):
-                varying.add(name)
-    return [name for name in first if name in varying or counts[name] != len(sets)]
-
-
-def write_chunks(connection: sqlite3.Connection, study: StoredStudy, chunks: Iterable[ChunkRow]) -> Iterator[ChunkRow]:
+def write_chunks(
+    connection: sqlite3.Connection, study: StoredStudy, chunks: Iterable[ChunkRow]
+) -> Iterator[tuple[ChunkRow, int]]:
     """Write chunks with their attempts, and the rows of their tasks. The caller holds the transaction.
 
+    An attempt at a task that is not of the job is left out; the chunk then has that problem.
+
     Yields:
-        Each chunk that this call has written. An attempt at a task that is not of the job is left out; the chunk then
-        has that problem.
+        Each chunk that this call has written, and how many of its attempts are new.
     """
     job_id = study.job_id
     for chunk in chunks:
@@ -132,10 +121,10 @@ def write_chunks(connection: sqlite3.Connection, study: StoredStudy, chunks: Ite
         )
         if inserted.rowcount != 1:
             continue  # another sync was faster
-        connection.executemany(_INSERT_ATTEMPT, _attempt_rows(chunk, ended))
+        attempts = connection.executemany(_INSERT_ATTEMPT, list(_attempt_rows(chunk, ended))).rowcount if ended else 0
         for batch in _batches(ended):
             connection.execute(_REFRESH_TASKS, (job_id, batch))
-        yield chunk
+        yield chunk, attempts
 
 
 def write_complete_tasks(connection: sqlite3.Connection, study: StoredStudy, numbers: Iterable[int]) -> None:

@@ -79,12 +79,13 @@ class StoredStudy:
 
     def place_of(self, number: int) -> tuple[int, StoredSeed] | None:
         """Return the first task of the set of a task, and its seed as the cache has it; None if the job has no such."""
-        one = self._set_of(number)
+        one = self.set_of(number)
         if one is None or not self._has(number):
             return None
         return one.first_task, to_stored_seed(one.seed_of(number))
 
-    def _set_of(self, number: int) -> StoredSet | None:
+    def set_of(self, number: int) -> StoredSet | None:
+        """Return the parameter set of a task; None if there is none."""
         last = self._last_set
         if last is None or not last.first_task <= number < last.first_task + last.tasks:
             row = self._connection.execute(

@@ -24,7 +24,7 @@ _SQL = """
 def describe_failures(connection: sqlite3.Connection, job_id: str) -> str | None:
     """Return how many tasks failed, and the most frequent reasons; None if none is known to have failed.
 
-    For example: `40: 38 ValueError in model.py:21, 2 out of memory`.
+    For example: `40: 38 ValueError in FILE:21, 2 out of memory`.
     """
     kinds = connection.execute(_SQL, (job_id,)).fetchall()
     if not kinds:

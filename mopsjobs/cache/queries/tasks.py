@@ -81,7 +81,7 @@ class ListedTask(NamedTuple):
 
 
 class TaskQuery(NamedTuple):
-    """Which tasks, in which order."""
+    """Conditions on tasks, and their order."""
 
     statuses: frozenset[str] | None = None
     """None for all."""
@@ -92,7 +92,7 @@ class TaskQuery(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """What the cache knows of the ledger of a job."""
+    """The mirror of the ledger of a job."""
 
     synced_ts: float
     """When it was last listed, in seconds since 1970."""
@@ -151,55 +151,67 @@ class TaskList:
             total = self.ledger.tasks_total
             if statuses is None:
                 return total
-            counts = count_by_outcome(self._connection, self._study.job_id)
-            counts[self._unseen] = max(0, total - sum(counts.values()))
-            return sum(counts.get(status, 0) for status in statuses)
+            ended = self._count_ended()
+            return sum(ended.get(status, 0) for status in statuses) + (
+                self._count_unseen() if self._unseen in statuses else 0
+            )
+        if measured_only and not conditions:
+            condition, values = self._row_condition()
+            sql = f"SELECT count(*) FROM task WHERE {condition}"  # noqa: S608 - constant names, bound values
+            return int(self._connection.execute(sql, values).fetchone()[0])
         if not exact and self.ledger.tasks_total > MAX_COUNTED:
             return None
         return sum(1 for _ in self._rows())
 
     def tasks(self, limit: int) -> Iterator[ListedTask]:
         """Yield the first `limit` tasks, all for 0."""
-        rows = self._rows()
+        rows = self._rows(limit)
         last: tuple[StoredSet, Mapping[str, object]] | None = None
         for row, one in islice(rows, limit) if limit else rows:
             if last is None or last[0] is not one:
                 last = (one, json.loads(one.params))
             yield ListedTask(row, one.param_id, last[1])
 
-    def _rows(self) -> Iterator[tuple[TaskRow, StoredSet]]:
-        """Yield the tasks that pass the filter, in their order."""
+    def _rows(self, limit: int = 0) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield the tasks that pass the filter, in their order; at least the first `limit`, all for 0."""
         statuses, _, order, measured_only = self._query
         needs_unseen = not measured_only and (
-            statuses is None or self._unseen in statuses or (self._has_duplicates and bool(statuses))
+            statuses is None
+            or (self._unseen in statuses and self._count_unseen() > 0)
+            or (self._has_duplicates and self._has_ended(statuses))
         )
         if order.name == "task" and needs_unseen:
             yield from self._merged(order, with_rows=True)
             return
-        yield from self._ended()
+        yield from self._ended(limit)
         if needs_unseen:
             yield from self._merged(Order(), with_rows=False)
 
-    def _ended(self) -> Iterator[tuple[TaskRow, StoredSet]]:
-        """Yield the tasks with rows."""
+    def _ended(self, limit: int) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield the tasks with rows; at least the first `limit`, all for 0."""
+        condition, values = self._row_condition()
+        # Without a limit, SQLite sorts all rows whole.
+        end = f" LIMIT {limit:d}" if limit and not self._query.conditions else ""
+        passes = self._set_filter()
+        rows = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM task WHERE {condition} ORDER BY {self._query.order.sql}{end}",  # noqa: S608 - constant names
+            values,
+        )
+        for row in map(TaskRow._make, rows):
+            one = self._study.set_of(row.task)
+            if one is not None and passes(one):
+                yield row, one
+
+    def _row_condition(self) -> tuple[str, list[str]]:
+        """Return the WHERE clause of rows, without the conditions on parameters."""
         statuses, _, order, measured_only = self._query
-        condition, values = "", [self._study.job_id]
+        condition, values = "job_id = ?", [self._study.job_id]
         if statuses is not None:
             condition += f" AND outcome IN ({', '.join('?' * len(statuses))})"
             values += sorted(statuses)
         if measured_only:
             condition += f" AND {order.column} IS NOT NULL"
-        passes = self._set_filter()
-        rows = self._connection.execute(
-            f"SELECT {_COLUMNS}, tasks, param_id, one.seed, params FROM task JOIN parameter_set AS one"  # noqa: S608 - constant names
-            f" USING (job_id, first_task) WHERE job_id = ?{condition} ORDER BY {order.sql}",
-            values,
-        )
-        for values_of_row in rows:
-            row = TaskRow(*values_of_row[:-4])
-            one = StoredSet(row.first_task, *values_of_row[-4:])
-            if passes(one):
-                yield row, one
+        return condition, values
 
     def _merged(self, order: Order, *, with_rows: bool) -> Iterator[tuple[TaskRow, StoredSet]]:
         """Yield tasks by their numbers, also those without rows; only those if `with_rows` is False."""
@@ -227,13 +239,28 @@ class TaskList:
         seed = one.seed_of(number)
         if self._has_duplicates:
             found = self._connection.execute(
-                f"SELECT {_COLUMNS} FROM task JOIN parameter_set AS one USING (job_id, first_task)"  # noqa: S608 - constant names
-                " WHERE job_id = ? AND task.seed = ? AND param_id = ? ORDER BY task.task LIMIT 1",
+                # Named, since SQLite would take the primary key, and read all tasks of the job.
+                f"SELECT {_COLUMNS} FROM task INDEXED BY idx_task_seed JOIN parameter_set AS one"  # noqa: S608 - constant names
+                " USING (job_id, first_task) WHERE job_id = ? AND task.seed = ? AND param_id = ?"
+                " ORDER BY task.task LIMIT 1",
                 (self._study.job_id, to_stored_seed(seed), one.param_id),
             ).fetchone()
             if found is not None:
                 return TaskRow(*found)._replace(task=number, first_task=one.first_task)
         return TaskRow(number, one.first_task, seed, None, self._unseen, 0)
+
+    def _count_ended(self) -> dict[str, int]:
+        """Count the tasks with rows by outcome."""
+        sql = "SELECT outcome, count(*) FROM task WHERE job_id = ? GROUP BY outcome"
+        return dict(self._connection.execute(sql, (self._study.job_id,)).fetchall())
+
+    def _count_unseen(self) -> int:
+        """Count the tasks without rows."""
+        return max(0, self.ledger.tasks_total - sum(self._count_ended().values()))
+
+    def _has_ended(self, statuses: frozenset[str]) -> bool:
+        """Return whether a task with a row has one of these statuses, which a duplicate may share."""
+        return any(status in statuses for status in self._count_ended())
 
     def _set_filter(self) -> Callable[[StoredSet], bool]:
         """Return a function that tells whether a parameter set meets the conditions; of the same set, without work."""
@@ -273,9 +300,3 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
     return Ledger(
         synced_ts, bool(is_complete), basis, tasks_total, json.loads(parameters), json.loads(varying), ranges, problems
     )
-
-
-def count_by_outcome(connection: sqlite3.Connection, job_id: str) -> dict[str, int]:
-    """Count the tasks of a job that ended, by outcome."""
-    sql = "SELECT outcome, count(*) FROM task WHERE job_id = ? GROUP BY outcome"
-    return dict(connection.execute(sql, (job_id,)).fetchall())

@@ -184,9 +184,9 @@ def _write_chunks(
         with transaction(connection):
             if is_pruned(connection, study.job_id):
                 continue
-            for chunk in write_chunks(connection, study, batch):
+            for chunk, attempts in write_chunks(connection, study, batch):
                 report.chunks += 1
-                report.attempts += len(chunk.attempts)
+                report.attempts += attempts
                 if chunk.problem is not None:
                     report.problems.append((chunk.key, chunk.problem))
 
