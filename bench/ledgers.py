@@ -41,8 +41,10 @@ def run(setup: Setup) -> list[Line]:
     kept = Case(*setup.command("failures", JOB, "--json", *place), check=_check)
     text = Case(*setup.command("failures", JOB, *place))
     tasks = Case(*setup.command("tasks", JOB, *place))
+    failed = Case(*setup.command("tasks", JOB, "--json", "--status", "failed", *place))
+    slowest = Case(*setup.command("tasks", JOB, "--slowest", "10", *place))
     in_turn([first], 1, setup.directory)
-    in_turn([floor, kept, text, tasks], setup.runs * RUNS_FACTOR, setup.directory)
+    in_turn([floor, kept, text, tasks, failed, slowest], setup.runs * RUNS_FACTOR, setup.directory)
     lines = [
         Line(
             f"failures --json, {TASKS:,} tasks, first look",
@@ -51,7 +53,14 @@ def run(setup: Setup) -> list[Line]:
             *first.ratios_to(floor),
         )
     ]
-    for name, case in (("failures --json", kept), ("failures", text), ("tasks", tasks)):
+    ours = {
+        "failures --json": kept,
+        "failures": text,
+        "tasks": tasks,
+        "tasks --json --status failed": failed,
+        "tasks --slowest 10": slowest,
+    }
+    for name, case in ours.items():
         ratio, cpu_ratio = case.ratios_to(floor)
         goal = at_most(MAX_RATIO, cpu_ratio, " x")
         what = f"{name}, {TASKS:,} tasks cached"
