@@ -44,7 +44,7 @@ def test_a_second_look_brings_only_what_is_new(store: VersionedStore, cache: sql
 
 
 def test_a_chunk_that_is_not_one_is_told_by_key(store: VersionedStore, cache: sqlite3.Connection) -> None:
-    """The rest goes on. It is told once, read again only by a full sync, and other keys are no chunks."""
+    """The rest goes on. It is told once, and read again only by a full sync. Other keys are skipped."""
     put_manifest(store, "job", sets_of(2))
     key = f"{ledger_prefix('job')}0.ff-000000.attempts.gz"
     store.create_if_absent(key, b"not gzip")

@@ -10,11 +10,13 @@ import jsonschema
 import pytest
 
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Remote, add, foreign, key
 from support.fields import JOB_FIELDS
 from support.ledgers import Ledger, add_job, attempt
+from support.runs import sets_of
 
 ONLY_FIELDS = ["engine_says", "engine_stop", "family"]
 """Fields of a job that one command alone prints, and that only when it has something to say in them."""
@@ -25,10 +27,18 @@ LIST_FIELDS = [
 ]  # fmt: skip
 SYNC_FIELDS = [
     "schema_version", "already_running", "mode", "synced_at", "seconds", "seen", "added", "changed", "unchanged",
-    "removed", "fetched", "problems", "events_added",
+    "removed", "fetched", "problems", "events_added", "attempts_added",
 ]  # fmt: skip
 RUNNING_FIELDS = ["running_since", "running_pid", "progress_at", "stalled"]
 """What `sync` tells of another one, behind the first two fields, when that is at work."""
+TASKS_FIELDS = [
+    "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "registry", "registry_from", "job_id",
+    "status", "basis", "complete", "problems", "varying", "tasks_total", "total", "returned", "tasks",
+]  # fmt: skip
+TASK_FIELDS = [
+    "task", "params", "seed", "param_id", "shard", "outcome", "attempt", "started_at", "seconds", "cpu_seconds",
+    "max_rss_bytes", "host", "output_bytes", "error_key", "error_message", "error_type", "error_where",
+]  # fmt: skip
 SUMMARY_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
     "registry_from", "total",
@@ -80,6 +90,20 @@ def _check(cli: Cli, name: str, document: object) -> None:
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     assert "date-time" in checker.checkers
     jsonschema.Draft202012Validator(schema, format_checker=checker).validate(document)
+
+
+@pytest.mark.parametrize("flags", [(), ("--status", "failed"), ("--slowest", "1"), ("--param", "x>9"), ("--offline",)])
+def test_tasks_keeps_its_promise(cli: Cli, remote: Remote, flags: tuple[str, ...]) -> None:
+    """`tasks --json` fits its schema, with tasks of every outcome and with none; `--jsonl` has the same tasks."""
+    add_job(remote.jobs, "job", sets_of(10))
+    attempts = [attempt(number, str(outcome)) for number, outcome in enumerate(Outcome)]
+    Ledger(remote.store.inner)(*attempts, attempt(8, started_at=None, seconds=None, user_seconds=None, host=None))
+    cli.ok("tasks", "job")
+    document = cli.ok("tasks", "job", "--json", *flags).json
+    _check(cli, "tasks", document)
+    assert list(document) == TASKS_FIELDS
+    assert all(list(task) == TASK_FIELDS for task in document["tasks"])
+    assert [json.loads(line) for line in cli.ok("tasks", "job", "--jsonl", *flags).lines] == document["tasks"]
 
 
 def test_prune_keeps_its_promise(cli: Cli, remote: Remote) -> None:

@@ -73,6 +73,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "sync": ("sync",),
     "list": ("list", "--json", "--refresh"),
     "status": ("status", "job"),
+    "tasks": ("tasks", "job"),
     "failures": ("failures", "job"),
     "watch": ("watch",),
     "summary": ("summary",),
@@ -384,7 +385,20 @@ def test_the_least_permission_of_each_role_is_enough(marked_azurite: Azurite, de
         "register": 0, "progress": 0, "update": 0, "cancel": 6
     }  # fmt: skip
     one.cli.env["AZURE_STORAGE_SAS_TOKEN"] = signed("rl")
-    reading = ["sync", "list", "status", "summary", "query", "export", "events", "logs", "results", "metrics", "doctor"]
+    reading = [
+        "sync",
+        "list",
+        "status",
+        "tasks",
+        "summary",
+        "query",
+        "export",
+        "events",
+        "logs",
+        "results",
+        "metrics",
+        "doctor",
+    ]
     assert {name: code_ for name in reading if (code_ := one(*CASES[name]).code)} == {}
     assert one("register", "b").code == 4
 

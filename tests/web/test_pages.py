@@ -361,7 +361,9 @@ def test_a_job_shows_its_failures_as_they_were_compared(web: Web, cli: Cli, remo
     assert HOSTILE not in page
     write(attempt(39, "failed", error=error))
     cli.ok("tasks", "night")
-    assert "<h2>Failures</h2>" not in web.ok("/jobs/night")
+    page = web.ok("/jobs/night")
+    assert "<h2>Failures</h2>" not in page
+    assert "Failed 9: 9 ValueError in model.py:21<" in page, "the line of status needs no comparison"
 
 
 def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:

@@ -14,8 +14,8 @@ HELP = "print the JSON Schema of an output"
 
 DESCRIPTION = (
     "Print a JSON Schema. `job` describes one job: what status, register, update and progress print, and each line of"
-    " list --jsonl, wait, watch, export and cancel. `event` describes each line of events --json. The others describe"
-    " the document that the command prints with --json."
+    " list --jsonl, wait, watch, export and cancel. `event` describes each line of events --json, and `$defs/task` in"
+    " `tasks` each line of tasks --jsonl. The others describe the document that the command prints with --json."
 )
 
 EXAMPLES = (
@@ -25,7 +25,7 @@ EXAMPLES = (
 
 DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "schemas")
 
-NAMES = ("job", "list", "sync", "doctor", "event", "summary", "failures", "query", "prune", "version")
+NAMES = ("job", "list", "tasks", "sync", "doctor", "event", "summary", "failures", "query", "prune", "version")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,48 @@
+"""`status`: the line on failed tasks, from what the cache has of a ledger."""
+
+from __future__ import annotations
+
+from support.cli import Cli, Remote
+from support.ledgers import Ledger, add_job, attempt
+from support.runs import sets_of
+
+
+def _line(cli: Cli) -> str | None:
+    lines = [line for line in cli.ok("status", "job", "--offline").lines if line.startswith("Failed")]
+    return lines[0].removeprefix("Failed").strip() if lines else None
+
+
+def test_status_says_which_tasks_failed_and_why(cli: Cli, remote: Remote) -> None:
+    """It says nothing before the first look, and names the three most frequent reasons."""
+    add_job(remote.jobs, "job", sets_of(50))
+    runner = Ledger(remote.store.inner)
+    runner(*(attempt(number, "failed") for number in range(38)), attempt(38, "oom"), attempt(39, "oom"), attempt(40))
+    cli.ok("sync")
+    assert _line(cli) is None
+    cli.ok("tasks", "job")
+    assert _line(cli) == "40: 38 ValueError in model.py:21, 2 out of memory"
+    runner(attempt(41, "timeout"), attempt(42, "died"), attempt(43, "lost"), attempt(44, "cancelled"))
+    cli.ok("sync")
+    assert _line(cli) == "43: 38 ValueError in model.py:21, 2 out of memory, 1 died, 2 for other reasons"
+
+
+def test_a_job_none_of_whose_tasks_failed_has_no_such_line(cli: Cli, remote: Remote) -> None:
+    """A task that failed first and then succeeded has not failed."""
+    add_job(remote.jobs, "job", sets_of(2))
+    Ledger(remote.store.inner)(attempt(0, "failed"), attempt(0, attempt=2, started_at=attempt(1).started_at))
+    cli.ok("tasks", "job")
+    assert _line(cli) is None
+
+
+def test_a_long_place_and_type_are_cut_and_cleaned(cli: Cli, remote: Remote) -> None:
+    """They come from a model."""
+    add_job(remote.jobs, "job", sets_of(1))
+    error = attempt(0, "failed").error
+    assert error is not None
+    hostile = error._replace(type="T\x1b[31m" + "t" * 150, where="w\n" * 80)
+    Ledger(remote.store.inner)(attempt(0, "failed", error=hostile))
+    cli.ok("tasks", "job")
+    line = _line(cli)
+    assert line is not None
+    assert line.startswith("1: 1 T[31mttt")
+    assert len(line) < 150

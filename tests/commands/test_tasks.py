@@ -1,0 +1,228 @@
+"""`tasks`: which tasks are shown, how they ended, and what is fetched for that."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mopsjobs.studies.study_parser import parse_study
+from support.cli import Cli, Remote, add
+from support.ledgers import Ledger, add_job, attempt, leave_outputs, put_manifest
+from support.runs import sets_of
+
+GRID = [{"beta": beta / 10, "mode": mode, "same": 1} for beta in range(10) for mode in ("walk", "exit")]
+
+
+def _numbers(cli: Cli, *argv: str) -> list[int]:
+    return [int(line) for line in cli.ok("tasks", "job", "-q", *argv).lines]
+
+
+def _outcomes(cli: Cli, *argv: str) -> dict[int, str]:
+    lines = map(json.loads, cli.ok("tasks", "job", "--jsonl", "--limit", "0", *argv).lines)
+    return {task["task"]: task["outcome"] for task in lines}
+
+
+def test_a_table_has_the_parameters_that_vary(cli: Cli, remote: Remote) -> None:
+    """Each task is shown with its outcome, what it used, and its error on one line."""
+    add_job(remote.jobs, "job", GRID)
+    Ledger(remote.store.inner)(attempt(0), attempt(1, "failed"), attempt(1, "failed", attempt=2))
+    ran = cli.ok("tasks", "job", "--limit", "3")
+    assert [line.rstrip() for line in ran.lines] == [
+        "TASK  beta  mode  STATUS     TIME   MEMORY  ATTEMPT  ERROR",
+        "0     0.0   walk  succeeded  2.5 s  50 MiB  1",
+        "1     0.0   exit  failed     2.5 s  50 MiB  2        ValueError at model.py:21: beta is 0.93",
+        "2     0.1   walk  waiting",
+    ]
+    assert ran.err == "3 of 20 tasks (--limit 0 shows all), synced just now\n"
+
+
+def test_tasks_of_one_set_are_told_apart_by_their_seeds(cli: Cli, remote: Remote) -> None:
+    """A study with one parameter set has replicates, which differ in nothing else."""
+    add_job(remote.jobs, "job", [{"x": 1}], n_replicates=2)
+    assert cli.ok("tasks", "job").lines[0].split() == ["TASK", "SEED", "STATUS", "TIME", "MEMORY", "ATTEMPT", "ERROR"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "numbers"),
+    [
+        (("--status", "failed,oom"), [1, 2]),
+        (("--status", "waiting", "--limit", "2"), [4, 5]),
+        (("--status", "succeeded,waiting", "--param", "beta<0.3"), [0, 4, 5]),
+        (("--param", "beta>0.75", "--param", "mode=exit"), [17, 19]),
+        (("--param", "mode!=walk", "--status", "failed"), [1]),
+        (("--slowest", "2"), [3, 2]),
+        (("--slowest", "9", "--param", "mode=walk"), [2, 0]),
+        (("--sort", "-seconds", "--limit", "5"), [3, 2, 1, 0, 4]),
+        (("--sort", "memory", "--limit", "3"), [0, 1, 2]),
+        (("--sort", "-task", "--limit", "2"), [19, 18]),
+        (("--sort", "-task", "--status", "failed,waiting", "--param", "beta<=0.2"), [5, 4, 1]),
+        (("--status", "missing"), []),
+    ],
+)
+def test_filters_and_orders_choose_tasks(cli: Cli, remote: Remote, argv: tuple[str, ...], numbers: list[int]) -> None:
+    """By status, by parameters and by what was measured, in one pass over rows and study."""
+    add_job(remote.jobs, "job", GRID)
+    ends = ("succeeded", "failed", "oom", "timeout")
+    Ledger(remote.store.inner)(*(attempt(number, end, seconds=number + 0.5) for number, end in enumerate(ends)))
+    assert _numbers(cli, *argv) == numbers
+
+
+def test_after_the_end_a_task_without_an_attempt_is_missing(cli: Cli, remote: Remote) -> None:
+    """While the job is active, it is waiting."""
+    add_job(remote.jobs, "job", sets_of(2))
+    Ledger(remote.store.inner)(attempt(0))
+    assert _outcomes(cli) == {0: "succeeded", 1: "waiting"}
+    remote.jobs.update_status("job", "partial")
+    cli.ok("sync")
+    assert _outcomes(cli) == {0: "succeeded", 1: "missing"}
+    assert _numbers(cli, "--status", "missing") == [1]
+
+
+def test_a_job_without_a_ledger_is_told_by_its_outputs(cli: Cli, remote: Remote) -> None:
+    """A note says that nothing was measured."""
+    manifest = add_job(remote.jobs, "job", sets_of(3), status="partial")
+    leave_outputs(remote.store.inner, manifest, 1)
+    ran = cli.ok("tasks", "job", "-q", "--status", "succeeded")
+    assert ran.lines == ["1"]
+    assert "job has no ledger: its outputs tell which tasks succeeded" in ran.err
+    assert cli.ok("tasks", "job", "--json").json["basis"] == "outputs"
+
+
+def test_a_task_that_repeats_an_earlier_one_has_its_outcome(cli: Cli, remote: Remote) -> None:
+    """It never runs. With a set named twice, and with a drawn seed that is named too."""
+    sets: list[Any] = [{"x": 1}, {"x": 2}, {"x": 1}]
+    (seed, *_) = [task.seed for task in parse_study({"model": "m:f", "parameter_sets": sets}).tasks()]
+    add_job(remote.jobs, "job", [*sets, {"params": {"x": 1}, "seed": seed}])
+    Ledger(remote.store.inner)(attempt(0, "failed"), attempt(1))
+    assert _outcomes(cli) == {0: "failed", 1: "succeeded", 2: "failed", 3: "failed"}
+    assert _numbers(cli, "--status", "failed") == [0, 2, 3]
+    assert _numbers(cli, "--status", "waiting") == []
+    assert cli.ok("tasks", "job", "--json", "--status", "failed").json["total"] == 3
+
+
+def test_a_child_has_its_own_tasks_and_names_its_family(cli: Cli, remote: Remote) -> None:
+    """Its tasks have the numbers of the study, which its parent has too."""
+    add_job(remote.jobs, "job", sets_of(6), status="partial")
+    add_job(remote.jobs, "job.2", sets_of(6), only=[1, 4, 5])
+    Ledger(remote.store.inner, "job.2")(attempt(4, "died"))
+    ran = cli.ok("tasks", "job.2", "--tsv")
+    assert [line.split("\t")[:2] for line in ran.lines] == [["1", "waiting"], ["4", "died"], ["5", "waiting"]]
+    assert "These are the tasks of job.2 alone. Its family: job\n" in cli.ok("tasks", "job.2").err
+    assert cli.ok("tasks", "job.2", "-q", "--sort", "-task").lines == ["5", "4", "1"]
+
+
+def test_ten_million_tasks_are_shown_in_part_at_once(cli: Cli, remote: Remote) -> None:
+    """A manifest of a hundred bytes names them; what is not shown is neither made nor counted."""
+    put_manifest(remote.store.inner, "job", [{"x": 1}], n_replicates=10**7)
+    add(remote.jobs, "job", "running", tasks_total=10**7, metadata={"bundle": "b", "n_duplicate_tasks": 11_000})
+    Ledger(remote.store.inner)(attempt(3), attempt(9_999_999, "failed"))
+    assert _numbers(cli, "--limit", "4") == [0, 1, 2, 3]
+    assert _numbers(cli, "--sort", "-task", "--limit", "2") == [9_999_999, 9_999_998]
+    assert _numbers(cli, "--slowest", "2") == [3, 9_999_999]
+    document = cli.ok("tasks", "job", "--json", "--limit", "2", "--param", "x=1").json
+    assert (document["total"], document["returned"]) == (None, 2)
+    assert "2 tasks of more (--limit 0 shows all)" in cli.ok("tasks", "job", "--limit", "2", "--param", "x=1").err
+
+
+# --- what is fetched ------------------------------------------------------------------------------------------------
+
+
+def test_a_second_look_needs_no_network(cli: Cli, remote: Remote) -> None:
+    """Offline, the cache answers with what was looked at, and says how old it is."""
+    add_job(remote.jobs, "job", sets_of(2))
+    Ledger(remote.store.inner)(attempt(0))
+    cli.ok("sync")
+    ran = cli("tasks", "job", "--offline")
+    assert (ran.code, ran.out) == (5, "")
+    assert "never been synced to this machine" in ran.err
+    cli.ok("tasks", "job")
+    cli.clock.advance(hours=1)
+    remote.store.down = True
+    assert "2 tasks, synced 1h ago" in cli.ok("tasks", "job", "--offline").err
+    cut_off = cli.ok("tasks", "job", "-q")
+    assert cut_off.lines == ["0", "1"]
+    assert "connection refused. Showing what the cache has." in cut_off.err
+
+
+def test_a_complete_ledger_is_listed_no_more(cli: Cli, remote: Remote) -> None:
+    """A minute after the end of a job, only --refresh looks again."""
+    add_job(remote.jobs, "job", sets_of(1), status="succeeded")
+    cli.clock.advance(seconds=90)
+    Ledger(remote.store.inner)(attempt(0))
+    assert cli.ok("tasks", "job", "--json").json["complete"] is True
+    Ledger(remote.store.inner, run="cd")(attempt(0, attempt=2))
+    assert cli.ok("tasks", "job", "--json").json["tasks"][0]["attempt"] == 1
+    assert cli.ok("tasks", "job", "--json", "--refresh").json["tasks"][0]["attempt"] == 2
+
+
+def test_a_job_that_was_only_reported_has_no_tasks(cli: Cli, remote: Remote) -> None:
+    """Nothing says which tasks it has."""
+    add(remote.jobs, "job", "running")
+    ran = cli("tasks", "job")
+    assert ran.code != 0
+    assert "Job job has no manifest" in ran.err
+
+
+def test_a_chunk_that_cannot_be_read_is_told(cli: Cli, remote: Remote) -> None:
+    """The tasks of the other chunks are shown."""
+    add_job(remote.jobs, "job", sets_of(2))
+    Ledger(remote.store.inner)(attempt(1))
+    remote.put("ledger/job/0.ff-000001.attempts.gz", b"")
+    ran = cli.ok("tasks", "job", "-q", "--status", "succeeded")
+    assert ran.lines == ["1"]
+    assert "1 chunk of the ledger has a problem. See: mops-jobs query" in ran.err
+    assert "the gzip is incomplete" in cli.ok("query", "SELECT * FROM ledger_problems").out
+
+
+def test_an_embedded_registry_is_always_live(cli: Cli, jobs: Any) -> None:
+    """Its ledgers are read for each view, also with --offline."""
+    add_job(jobs, "job", sets_of(2))
+    assert _outcomes(cli, "--offline") == {0: "waiting", 1: "waiting"}
+    Ledger(jobs.store)(attempt(1))
+    assert _outcomes(cli, "--offline") == {0: "waiting", 1: "succeeded"}
+    assert cli.ok("tasks", "job").err == "2 tasks, live\n"
+
+
+# --- hostile and contradicting input --------------------------------------------------------------------------------
+
+
+def test_hostile_texts_are_bounded_and_clean(cli: Cli, remote: Remote) -> None:
+    """Names and values of parameters, and errors, come from elsewhere: no line is broken, and nothing is coloured."""
+    name, value = "a\x1b[31m\n" + "n" * 5000, "\u202e=cmd|'x'\t" + "v" * 100_000
+    add_job(remote.jobs, "job", [{name: value, "STATUS": 1}, {name: 1, "STATUS": 2}])
+    error = attempt(0, "failed").error
+    assert error is not None
+    hostile = error._replace(message="\x1b]0;x\x07\nline\u2028" + "m" * 400, type="T" * 300, where="\r" * 9)
+    Ledger(remote.store.inner)(attempt(0, "failed", error=hostile))
+    table = cli.ok("tasks", "job").out
+    assert all(len(line) < 400 for line in table.splitlines())
+    assert len(table.splitlines()) == 3
+    tsv = cli.ok("tasks", "job", "--tsv").out
+    assert tsv.count("\n") == 2
+    assert len({line.count("\t") for line in tsv.splitlines()}) == 1
+    for text in (table, tsv, cli.ok("tasks", "job", "--json").out):
+        assert not set("\x1b\x07\r\u202e\u2028") & set(text)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--status", "done"), "invalid status of a task 'done'"),
+        (("--param", "beta"), "expected NAME, an operator and a value"),
+        (("--param", "btea=1"), "Did you mean 'beta'?"),
+        (("--sort", "owner"), "invalid sort column 'owner'"),
+        (("--slowest", "2", "--limit", "3"), "--slowest N contradicts --sort and --limit"),
+        (("--slowest", "0"), "expected a whole number from 1"),
+        (tuple(["--param", "beta=1"] * 101), "too many conditions (101)"),
+    ],
+)
+def test_wrong_requests_are_refused_with_the_form(
+    cli: Cli, remote: Remote, argv: tuple[str, ...], message: str
+) -> None:
+    """Each is an error of usage, with what was expected."""
+    add_job(remote.jobs, "job", GRID)
+    ran = cli("tasks", "job", *argv)
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
