@@ -90,8 +90,8 @@ def _run_tasks(tasks: TextIO, answers: TextIO, call: Call, setup: dict[str, Any]
     for line in tasks:
         task = json.loads(line)
         _mark(task["task"])
-        names = {"MOPS_JOBS_TASK": task["task"], "MOPS_JOBS_PARAM_ID": task["param_id"], "MOPS_JOBS_SEED": task["seed"]}
-        os.environ.update((name, str(value)) for name, value in names.items())
+        os.environ["MOPS_JOBS_TASK"], os.environ["MOPS_JOBS_SEED"] = str(task["task"]), str(task["seed"])
+        os.environ["MOPS_JOBS_PARAM_ID"] = task["param_id"]
         meter.start()
         try:
             field, result = "outputs", _encode_outputs(call(task["params"], task["seed"]), setup["spool"], task["task"])

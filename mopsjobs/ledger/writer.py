@@ -52,10 +52,18 @@ class _Chunk:
         self.number = number
         self.file = file
         self.entries: dict[tuple[int, int], Entry] = {}
-        self.unsettled = 0
-        """Attempts whose outputs are on their way."""
+        self.sent = 0
+        """Attempts whose outputs were on their way when they were added."""
+        self.settled: list[tuple[int, int]] = []
+        """Those of them whose outputs have arrived. Threads append without a lock."""
+        self.is_cut = False
         self.first_at = 0.0
         """When its first attempt ended, by the clock of the ledger."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Return True if no output of its attempts is on its way."""
+        return len(self.settled) == self.sent
 
 
 class Ticket(NamedTuple):
@@ -124,8 +132,6 @@ class Ledger:
         """Chunks that take no more attempts."""
         self._open: dict[tuple[int, int], tuple[Entry, float]] = {}
         """Attempts that run now, and since when, by the clock."""
-        self._begun: list[Entry] = []
-        """Those of them that are not in the journal yet."""
         self._left: Iterator[LeftChunk] = iter(())
         self._sending: _Chunk | LeftChunk | None = None
         self._is_refused = False
@@ -154,18 +160,15 @@ class Ledger:
     def begin(self, attempts: Iterable[Begun]) -> None:
         """Note which attempts run now, so that a killed runner leaves a trace of them.
 
-        They are written with the next attempt that ends, or at the next call. Two writes per task would cost a tenth of
-        the time of a trivial one.
+        It writes a line per new attempt. The caller does that a few times per second, so that trivial tasks do not pay
+        for it.
         """
+        now = self._clock()
         with self._changed:
-            if self._begun:
-                self._append(())
-            now = self._clock()
-            for one in attempts:
-                if (one.task, one.attempt) not in self._open:
-                    entry = Entry(_begun_attempt(one))
-                    self._open[entry.identity] = entry, now
-                    self._begun.append(entry)
+            new = [Entry(_begun_attempt(one)) for one in attempts if (one.task, one.attempt) not in self._open]
+            if new:
+                self._open.update((entry.identity, (entry, now)) for entry in new)
+                self._append(new)
 
     def add(self, attempt: Attempt, scalars: Scalars | None = None, *, is_settled: bool) -> Ticket:
         """Add an attempt that has ended.
@@ -183,16 +186,18 @@ class Ledger:
                 chunk.first_at = self._clock()
                 self._changed.notify()
             chunk.entries[entry.identity] = entry
-            chunk.unsettled += not is_settled
+            chunk.sent += not is_settled
             if len(chunk.entries) >= MAX_CHUNK_ATTEMPTS:
                 self._cut()
         return Ticket(chunk, entry.identity)
 
     def settle(self, ticket: Ticket) -> None:
         """Note that the outputs of an attempt are in the store or in the outbox."""
-        with self._changed:
-            ticket.chunk.unsettled -= 1
-            if not ticket.chunk.unsettled and ticket.chunk is not self._chunk:
+        chunk = ticket.chunk
+        # Without the lock, for which a thread that sends outputs would often wait.
+        chunk.settled.append(ticket.identity)
+        if chunk.is_cut and chunk.is_settled:
+            with self._changed:
                 self._changed.notify()
 
     def refuse(self, ticket: Ticket, error: AttemptError) -> None:
@@ -226,13 +231,12 @@ class Ledger:
     # --- with the lock held ----------------------------------------------------------------------------------
 
     def _append(self, entries: Sequence[Entry]) -> _Chunk:
-        """Write what has begun, and these attempts, into the file of the current chunk."""
+        """Write these attempts into the file of the current chunk, and return the chunk."""
         if self._chunk is None:
             path = journal_path(self._directory, self._run_id, self._number)
             self._chunk = _Chunk(self._run_id, self._number, JournalFile(path))
             self._number += 1
-        begun, self._begun = self._begun, []
-        self._write(self._chunk, (*begun, *entries))
+        self._write(self._chunk, entries)
         return self._chunk
 
     def _write(self, chunk: _Chunk, entries: Sequence[Entry]) -> None:
@@ -253,9 +257,9 @@ class Ledger:
         if chunk is None:
             return
         if self._open:
-            self._begun = []
             self._append([entry for entry, _ in self._open.values()])
         chunk.file.close()
+        chunk.is_cut = True
         self._waiting.append(chunk)
         self._changed.notify()
 
@@ -285,7 +289,7 @@ class Ledger:
 
     def _take_settled(self) -> _Chunk | None:
         for chunk in self._waiting:
-            if not chunk.unsettled:
+            if chunk.is_settled:
                 self._waiting.remove(chunk)
                 return chunk
         return None

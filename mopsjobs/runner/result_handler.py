@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -21,6 +22,9 @@ from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.study import Task, is_output_name
 from mopsjobs.studies.task_names import Varying, find_varying, task_name
 
+NOTE_SECONDS = 0.2
+"""How often attempts that run are noted."""
+
 
 class ResultHandler:
     """Takes the results of one run over a shard."""
@@ -33,6 +37,8 @@ class ResultHandler:
         ledger: Ledger,
         events: EventLog,
         on_log: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare to take results.
 
@@ -43,6 +49,7 @@ class ResultHandler:
             ledger: takes the attempts.
             events: take the failures.
             on_log: called with the first failure.
+            clock: a monotonic clock in seconds.
         """
         self._manifest = manifest
         self._duplicates_of = Counter(manifest.duplicate_tasks().values())
@@ -51,10 +58,16 @@ class ResultHandler:
         self._ledger = ledger
         self._events = events
         self._on_log = on_log
+        self._clock = clock
+        self._noted_at = clock()
         self.first_error: str | None = None
 
-    def note_begun(self, pool: Pool) -> None:
-        """Note in the ledger which attempts run now."""
+    def note_begun(self, pool: Pool, *, is_last: bool = False) -> None:
+        """Note in the ledger which attempts run now, a few times per second at most, and for the last time."""
+        now = self._clock()
+        if now - self._noted_at < NOTE_SECONDS and not is_last:
+            return
+        self._noted_at = now
         self._ledger.begin(
             Begun(one.task.number, one.attempt, one.started_at, one.host)
             for one in pool.at_work()
@@ -117,7 +130,7 @@ class ResultHandler:
             # The names come first: a task whose run is killed in between does not look complete.
             outputs.insert(0, (NAMES_NAME, json.dumps([name for name, _ in outputs]).encode()))
         # Before the outputs: so each task that is complete is in the ledger.
-        attempt = _attempt(result, result.outcome, None)._replace(output_bytes=size)
+        attempt = _attempt(result, result.outcome, None, output_bytes=size)
         ticket = self._ledger.add(attempt, is_settled=False)
 
         def on_done() -> None:
@@ -151,5 +164,7 @@ def _reason(error: Mapping[str, str]) -> AttemptError:
     return attempt_error(error["type"], error.get("at"), error["message"])
 
 
-def _attempt(result: TaskResult, outcome: Outcome, error: AttemptError | None) -> Attempt:
-    return Attempt(result.task.number, result.attempt, outcome, result.started_at, *result.usage, error, None)
+def _attempt(
+    result: TaskResult, outcome: Outcome, error: AttemptError | None, *, output_bytes: int | None = None
+) -> Attempt:
+    return Attempt(result.task.number, result.attempt, outcome, result.started_at, *result.usage, error, output_bytes)

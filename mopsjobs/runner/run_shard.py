@@ -268,6 +268,7 @@ class _Run:
             with contextlib.closing(pool.run(itertools.chain([first], tasks))) as results:
                 for result in results:
                     if self._retry.is_stopping or reporter.ended.is_set():
+                        handler.note_begun(pool, is_last=True)
                         return False
                     if result is None:
                         handler.note_begun(pool)

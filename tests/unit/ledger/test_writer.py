@@ -244,7 +244,6 @@ def _leave(stores: Stores, ended: list[Attempt], begun: list[Begun] | None = Non
     """Leave the journal of a run that was killed."""
     ledger = stores.ledger(Refusing(StoreUnavailableError("away")))
     ledger.begin(begun or [])
-    ledger.begin([])
     for attempt in ended:
         ledger.add(attempt, is_settled=False)
         if cut:

@@ -136,7 +136,7 @@ def test_a_killed_runner_leaves_the_ledger_to_the_next(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(start, stdout=subprocess.PIPE, env=env) as process:
         until(lambda: len(calls(noted)) == 4 and find_complete_tasks(store, manifest).count == 2, "two at work")
-        until(lambda: b"[3,1," in b"".join(path.read_bytes() for path in (tmp_path / "job/ledger/0").iterdir()))
+        until(lambda: b"[3,1," in b"".join(path.read_bytes() for path in (tmp_path / "job/ledger/0").glob("*")))
         process.send_signal(signal.SIGKILL)
     gate.touch()
     assert subprocess.check_output(start, env=env) == b"succeeded\n"
