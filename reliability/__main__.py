@@ -16,6 +16,7 @@ KINDS = {
     "crashes": "crashes.kinds",
     "hostile": "hostile.inputs",
     "life": "life.day",
+    "forecast": "forecast.coverage",
 }
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 

@@ -1,0 +1,142 @@
+"""Forecasts on a virtual clock: the range holds the end, says nothing too early, and never seconds instead of minutes.
+
+A part of what `./build.sh reliability --only forecast` does with a thousand runs of each kind.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+
+from mopsjobs.utils.forecast import MOST_SECONDS, Forecast, Forecaster
+from reliability.forecast.coverage import LEAST_COVERAGE, MINUTES, Judged, coverage, judge, too_soon_seconds
+from reliability.forecast.runs import KINDS, Run, make_run
+
+
+def test_four_of_five_ranges_hold_the_end() -> None:
+    """Over runs of every kind, and moments throughout each. No range says seconds while minutes are left."""
+    runs = [make_run(kind, seed) for kind in KINDS for seed in range(10)]
+    judged = [judge(run) for run in runs]
+    assert coverage([one for moments in judged for one in moments]) >= LEAST_COVERAGE
+    assert max(too_soon_seconds(moments) for moments in judged) < MINUTES
+
+
+def test_ranges_are_narrow_where_they_can_be() -> None:
+    """Of constant tasks a tenth of the rest; of those that differ, no more than the rest itself."""
+    for kind, most in (("constant", 0.15), ("log-normal", 1.0), ("warming up", 0.6)):
+        judged = [one for seed in range(10) for one in judge(make_run(kind, seed))]
+        widths = [(one.forecast.latest - one.forecast.earliest) / one.left for one in judged if one.forecast]
+        assert statistics.median(widths) < most
+
+
+@pytest.mark.parametrize(("left", "workers", "enough"), [(100, 1, 4), (100, 8, 10), (3, 1, 3), (1, 1, 1)])
+def test_it_says_nothing_too_early(left: int, workers: int, enough: int) -> None:
+    """Before the first tasks of all workers, and some more, have finished; or half of all, if they are few."""
+    forecaster = Forecaster()
+    total = left + enough
+    said = []
+    for finished in range(enough + 1):
+        at_work = [1.0] * min(workers, total - finished)
+        said.append(forecaster.estimate(10.0 * finished, at_work, total - finished - len(at_work), workers))
+        forecaster.add(10.0)
+    assert said[:-1] == [None] * enough
+    assert said[-1] is not None
+
+
+def test_an_end_that_is_reached_has_no_range() -> None:
+    """Nothing is left."""
+    forecaster = Forecaster()
+    for _ in range(9):
+        forecaster.add(1.0)
+    assert forecaster.estimate(9.0, [], 0, 2) is None
+
+
+def test_a_task_that_is_overdue_moves_the_end() -> None:
+    """The last task takes longer than any other. The longer it takes, the later the range."""
+    forecaster = Forecaster()
+    for seconds in (9.0, 10.0, 11.0) * 10:
+        forecaster.add(seconds)
+    ranges = [forecaster.estimate(elapsed, [elapsed], 0, 4) for elapsed in (2.0, 60.0, 600.0)]
+    first, second, third = (found for found in ranges if found is not None)
+    assert 6.5 < first.earliest < first.latest < 11
+    assert second.latest > 60
+    assert third.latest > 600
+
+
+def test_workers_that_wait_between_tasks_count() -> None:
+    """A task takes 1 s, but each worker ends one every 4 s, since the runner stores outputs in between."""
+    forecaster = Forecaster()
+    for finished in range(50):
+        forecaster.estimate(4.0 * finished, [1.0], 100 - finished - 1, 1)
+        forecaster.add(1.0)
+    found = forecaster.estimate(200.0, [0.0], 49, 1)
+    assert found is not None
+    assert 170 < found.earliest < found.latest < 230
+
+
+def test_a_worker_holds_the_next_task() -> None:
+    """Of two workers, one is at a long task and holds the last one too. The other cannot take it."""
+    alone, held = Forecaster(), Forecaster(ahead=1)
+    for seconds in (1.0, 1.0, 1.0, 100.0) * 10:
+        alone.add(seconds)
+        held.add(seconds)
+    free, bound = (one.estimate(0.0, [50.0, 0.0], 1, 2) for one in (alone, held))
+    assert free is not None
+    assert bound is not None
+    assert bound.latest >= free.latest
+
+
+def test_its_memory_does_not_grow_with_the_tasks() -> None:
+    """Durations are counted in bins, also those that are absurd."""
+    chance = random.Random(1)
+    forecaster = Forecaster()
+    for seconds in (0.0, -1.0, 1e300, *(math.exp(chance.gauss(0, 3)) for _ in range(20_000))):
+        forecaster.add(seconds)
+    assert len(forecaster._bins) < 1_500
+    found = forecaster.estimate(0.0, [], 10**7, 1000)
+    assert found is not None
+    assert 0 < found.earliest < found.latest < 10**7 * MOST_SECONDS
+
+
+def test_stragglers_are_those_that_the_finished_do_not_explain() -> None:
+    """Three interquartile ranges above the third quartile, of logarithms; and twice the 99th percentile, and 10 s."""
+    forecaster = Forecaster()
+    for count in range(1, 41):
+        assert (forecaster.straggler_seconds() is None) == (count <= 20)
+        forecaster.add(8.0 if count % 2 else 12.0)
+    limit = forecaster.straggler_seconds()
+    assert limit is not None
+    assert limit == pytest.approx(12 * 1.5**3, rel=0.1)
+    assert forecaster.quantile(0.5) == pytest.approx(8.0, rel=0.02)
+    for _ in range(9):
+        forecaster.add(100.0)  # one of two kinds of task is long: now it is explained
+    assert (forecaster.straggler_seconds() or 0) >= 200
+
+
+def test_the_check_sees_a_range_that_is_wrong() -> None:
+    """A forecaster that says 5 s for ten minutes would be found."""
+    moments = [Judged(float(at), Forecast(1.0, 5.0), 600.0 - at) for at in range(0, 500, 20)]
+    assert too_soon_seconds(moments) == 480
+    assert coverage(moments) == 0
+
+
+def test_a_run_has_no_more_tasks_at_once_than_workers() -> None:
+    """The runs of the check are schedules: each task runs once, and no worker has two at a time."""
+    for kind in KINDS:
+        for seed in range(20):
+            run = make_run(kind, seed)
+            if len(run.workers) == 1:
+                assert _most_at_once(run) <= run.workers[0][1]
+    assert make_run("tail", 3) == make_run("tail", 3)
+
+
+def _most_at_once(run: Run) -> int:
+    changes = sorted([(begin, 1) for begin, _ in run.spans] + [(end, -1) for _, end in run.spans])
+    at_once = most = 0
+    for _, change in changes:
+        at_once += change
+        most = max(most, at_once)
+    return most
