@@ -28,7 +28,7 @@ from mopsjobs.cache.queries.events import (
 from mopsjobs.cache.sync.events import SYNCED_AT
 from mopsjobs.console.printer import status_style
 from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError, command_line
-from mopsjobs.events.format import DROPPED, LOG, RUNNER, STATE, TASK_FAILED
+from mopsjobs.events.format import DROPPED, LOG, RUNNER, STATE, STRAGGLER, TASK_FAILED
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL
@@ -293,7 +293,7 @@ def event_text(event: Mapping[str, object]) -> list[str]:
         total, done, failed = (event.get(f"tasks_{name}") for name in ("total", "completed", "failed"))
         counts = f" {done}/{total} tasks" if total else f" {done} tasks" if done else ""
         return [status_style(event["status"]), counts + (f", {failed} failed" if failed else "")]
-    if kind in (LOG, RUNNER) and "text" in event:
+    if kind in (LOG, RUNNER, STRAGGLER) and "text" in event:
         return [_task(event), str(event["text"])]
     if kind == DROPPED and "count" in event:
         return [f"{event['count']} events are missing here"]

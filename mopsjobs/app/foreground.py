@@ -62,12 +62,8 @@ def show_progress_on(line: ProgressLine) -> Callable[[TaskProgress], None]:
     """Return the function that shows the progress of a shard."""
 
     def on_progress(progress: TaskProgress) -> None:
-        if not progress.has_begun:
-            line.wait(progress.done, progress.total, "starting workers")
-            return
-        if not line.has_begun:
-            line.begin(progress.done, progress.total, workers=progress.workers)
-        line(progress.done)
+        note = "" if progress.has_begun else "starting workers"
+        line.show(progress.done, progress.total, note=note, left=progress.left)
 
     return on_progress
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from mopsjobs.registry.status import BEFORE_RUNNING
-from mopsjobs.utils.times import human_duration, parse_time
+from mopsjobs.utils.times import human_duration, human_range, parse_time
+
+SHORT_RANGE = 600.0
+"""Seconds. The ends of a shorter range are shown with seconds."""
 
 UNKNOWN = "n/a"
 """In place of a time that no program reported."""
@@ -28,6 +32,57 @@ def run_text(job: Mapping[str, object]) -> str | None:
     if job["run_seconds"] is None and (job["status"] in BEFORE_RUNNING or job["queued_seconds"] is not None):
         return None
     return duration_text(job["run_seconds"]) or UNKNOWN
+
+
+def end_text(job: Mapping[str, object], now: datetime) -> str | None:
+    """Return the range in which a job should end, and on what that rests; None if it is not known.
+
+    For example `in 12m to 40m, 14:10 to 14:38 UTC (320 of 1,000 tasks done, 8 at work)`.
+    """
+    if job["eta_latest"] is None:
+        return None
+    earliest, latest = (parse_time(str(job[name])) for name in ("eta_earliest", "eta_latest"))
+    basis: Mapping[str, int] = job["eta_basis"]  # type: ignore[assignment]
+    form = "%H:%M:%S" if (latest - earliest).total_seconds() < SHORT_RANGE else "%H:%M"
+    begin, end = (f"{at:{form}}" if at.date() == now.date() else f"{at:%Y-%m-%d {form}}" for at in (earliest, latest))
+    left = human_range(*((at - now).total_seconds() for at in (earliest, latest)))
+    done = f"{basis['tasks_done']:,} of {job['tasks_total']:,} tasks done, {basis['at_work']:,} at work"
+    return f"in {left}, {begin} to {end} UTC ({done})"
+
+
+def stragglers_text(job: Mapping[str, object], now: datetime) -> str | None:
+    """Return how long the tasks are at work that take longer than the others explain; None if there are none."""
+    late: Mapping[str, Any] | None = job["stragglers"]  # type: ignore[assignment]
+    if late is None:
+        return None
+    from mopsjobs.registry.usage import straggler_text  # here: few jobs have stragglers
+
+    seconds = (now - parse_time(late["since"])).total_seconds()
+    others = "" if late["tasks"] == 1 else f", of {late['tasks']:,} such tasks"
+    return f"task {late['oldest']}{others}: {straggler_text(seconds, late['usual_seconds'])}"
+
+
+def usage_text(usage: Mapping[str, Any]) -> str | None:
+    """Return what tasks used: processor time, of how much that was held, time and memory; None if it is not known.
+
+    Args:
+        usage: a job, or a sum over jobs, with the fields of usage.
+    """
+    cpu, held, share = usage["cpu_seconds"], usage["held_core_seconds"], usage["cpu_efficiency"]
+    texts = []
+    if cpu is not None:
+        of_held = "" if held is None or share is None else f" of {human_duration(held)} held ({share:.0%})"
+        texts.append(f"CPU {human_duration(cpu)}{of_held}")
+    if usage["task_seconds"] is not None:
+        texts.append(f"tasks {human_duration(usage['task_seconds'])}")
+    if usage["max_rss_bytes"] is not None:
+        texts.append(f"peak memory {memory_text(usage['max_rss_bytes'])}")
+    return ", ".join(texts) or None
+
+
+def memory_text(size: float) -> str:
+    """Return a size of memory for people, in MiB or GiB."""
+    return f"{size / 2**20:,.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:,.1f} GiB"
 
 
 def step_time(step: Mapping[str, object]) -> datetime | None:

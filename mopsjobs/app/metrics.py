@@ -173,7 +173,7 @@ def _active(connection: sqlite3.Connection, now: float) -> Iterator[Metric]:
 
 
 def _ends(counted: _Counted) -> Iterator[Metric]:
-    """Yield how long jobs ran and waited."""
+    """Yield how long jobs ran and waited, and what they used."""
     run = HistogramMetricFamily(
         "mops_job_run_duration_seconds", "From the first task of a job to its end.", labels=("status",)
     )
@@ -185,6 +185,15 @@ def _ends(counted: _Counted) -> Iterator[Metric]:
     )
     queue.add_metric((), *_histogram(counted, counters.QUEUE, ()))
     yield queue
+    for name, text in (
+        ("cpu_seconds", "Processor time that tasks used, of jobs that ended."),
+        ("task_seconds", "How long tasks took, of jobs that ended."),
+        ("held_core_seconds", "How long workers were held for tasks, of jobs that ended."),
+    ):
+        used = CounterMetricFamily(f"mops_job_{name}", text, labels=("status",))
+        for status in END_STATUSES:
+            used.add_metric((status,), counted.get(name, {}).get((status,), 0.0))
+        yield used
 
 
 def _histogram(counted: _Counted, name: str, labels: counters.Labels) -> tuple[list[tuple[str, float]], float]:

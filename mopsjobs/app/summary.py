@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 
 def summary_document(
-    cache: sqlite3.Connection, job_filter: filters.Filter, app: App, freshness: Freshness
+    cache: sqlite3.Connection, job_filter: filters.Filter, app: App, freshness: Freshness, *, by: str | None = None
 ) -> dict[str, Any]:
     """Return the document of `summary --json`.
 
@@ -25,6 +25,7 @@ def summary_document(
         job_filter: which jobs count.
         app: the run.
         freshness: the age of the cache.
+        by: by what usage is summed, too: `owner`, `day` or `label:KEY`.
     """
     now = app.now()
     counts = statistics.by_status(cache, job_filter)
@@ -42,7 +43,20 @@ def summary_document(
         "queue_seconds": statistics.spread(cache, job_filter, statistics.QUEUE)._asdict(),
         "run_seconds": statistics.spread(cache, job_filter, statistics.RUN)._asdict(),
         "oldest_active": next(oldest, None),
+        "usage": next((_usage_json(one) for one in statistics.usage(cache, job_filter)), None),
+        "usage_by": None if by is None else _usage_by(cache, job_filter, by),
     }
+
+
+def _usage_by(cache: sqlite3.Connection, job_filter: filters.Filter, by: str) -> dict[str, Any]:
+    groups = statistics.usage(cache, job_filter, by)
+    return {"by": by, "groups": [{"group": one.group, **_usage_json(one)} for one in groups]}
+
+
+def _usage_json(one: statistics.UsageSum) -> dict[str, Any]:
+    fields = one._asdict()
+    del fields["group"]
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in fields.items()}
 
 
 def _active_filter(job_filter: filters.Filter) -> filters.Filter:

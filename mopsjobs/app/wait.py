@@ -24,8 +24,9 @@ from mopsjobs.errors import EXIT_NOT_FINISHED, MopsJobsError, OptionError, Store
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.backoff import Backoff
+from mopsjobs.utils.forecast import Forecast
 from mopsjobs.utils.text import strip_control_characters
-from mopsjobs.utils.times import human_duration, parse_time
+from mopsjobs.utils.times import human_duration, human_range, parse_time
 
 if TYPE_CHECKING:
     from mopsjobs.console.progress_line import ProgressLine
@@ -144,7 +145,6 @@ class _WatchedJobs:
     def __init__(self, names: Sequence[str], app: App, line: ProgressLine | None) -> None:
         self._app = app
         self._line = line
-        self._total = 0
         self._registry = app.registry
         self._last: dict[str, JobState | None] = dict.fromkeys(names)
         self._warned: set[str] = set()
@@ -184,7 +184,9 @@ class _WatchedJobs:
                 continue
             if seen is None or self._is_news(seen, state):
                 source = "" if outage is None else ", as of the last sync: the registry does not answer"
-                self._app.out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{source}")
+                left = None if state.is_terminal or source else self._left([state])
+                ahead = "" if left is None else f", {human_range(*left)} left"
+                self._app.out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{ahead}{source}")
             self._last[name] = state
             self._warn(state, has_ended=has_ended)
         self._show_progress()
@@ -202,13 +204,19 @@ class _WatchedJobs:
         total = sum(state.tasks_total or 0 for state in states)
         done = sum(state.tasks_completed + state.tasks_failed for state in states)
         active = [state for state in states if not state.is_terminal]
+        note = ""
         if not any(state.status == JobStatus.RUNNING for state in active):
-            self._line.wait(done, total, " ".join(sorted({strip_control_characters(state.status) for state in active})))
-            return
-        if not self._line.has_begun or total != self._total:
-            self._line.begin(done, total)
-            self._total = total
-        self._line(done)
+            note = " ".join(sorted({strip_control_characters(state.status) for state in active}))
+        self._line.show(done, total, note=note, left=self._left(active))
+
+    def _left(self, states: Sequence[JobState]) -> Forecast | None:
+        """Return the range of the time until the last of these jobs ends; None if one of them cannot tell."""
+        now = self._app.now()
+        jobs = [job_json_from_state(state, now=now.timestamp()) for state in states]
+        if not jobs or any(job["eta_latest"] is None for job in jobs):
+            return None
+        ends = (max(parse_time(str(job[name])) for job in jobs) for name in ("eta_earliest", "eta_latest"))
+        return Forecast(*((end - now).total_seconds() for end in ends))
 
     def _read_registry(self, name: str, seen: JobState | None) -> JobState:
         """Return the job as the registry has it."""

@@ -22,6 +22,8 @@ RUN = "run_seconds"
 """Jobs by their run time, from the first task to the end; labels: status, upper bound of the bucket."""
 QUEUE = "queue_seconds"
 """Jobs by their waiting time, from the registration to the first task; label: upper bound of the bucket."""
+USED = ("cpu_seconds", "task_seconds", "held_core_seconds")
+"""What the tasks of jobs that ended have used; label: status."""
 SUM = "_sum"
 """Suffix for the sum of the seconds, without the label of the bucket."""
 SYNC_ERRORS = "sync_errors"
@@ -50,6 +52,8 @@ class CountedRecord(NamedTuple):
     started: float | None
     ended: float | None
     has_history: bool
+    usage: str | None
+    """The column of what its tasks used."""
 
 
 class _KnownRecord(NamedTuple):
@@ -111,6 +115,9 @@ def _count_record(increments: Increments, record: CountedRecord, known: _KnownRe
     if record.is_active or (known is not None and known.status == record.status):
         return
     increments[FINISHED, (record.status, record.namespace or "")] += 1
+    used = {} if record.usage is None else json.loads(record.usage)
+    for name in USED:
+        increments[name, (record.status,)] += used.get(name) or 0.0
     if record.started is not None and record.ended is not None:
         _observe(increments, RUN, (record.status,), record.ended - record.started)
 

@@ -20,17 +20,31 @@ SILENT_SECONDS = 60.0
 
 COMPUTED = (
     "progress", "is_active", "status_since", "started_at", "ended_at", "duration_seconds", "queued_seconds",
-    "run_seconds", "suspect",
+    "run_seconds", "suspect", "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes",
+    "eta_earliest", "eta_latest", "eta_basis", "stragglers",
 )  # fmt: skip
 """The fields that `job_json` adds to those of the record."""
 
 COLUMNS = (
-    "record, is_active, created_ts, started_ts, ended_ts, progress, status_since, has_history, heartbeat_ts, suspect"
+    "record, is_active, created_ts, started_ts, ended_ts, progress, status_since, has_history, heartbeat_ts, suspect,"
+    " usage, forecast"
 )
 """The columns of a row from which `job_json` makes a job."""
 
-JobColumns = tuple[str, int, float, float | None, float | None, float | None, str | None, int, float | None, str | None]
+JobColumns = tuple[
+    str, int, float, float | None, float | None, float | None, str | None, int, float | None, str | None,
+    str | None, str | None,
+]  # fmt: skip
 """The values of `COLUMNS`, in their order."""
+
+NO_USAGE = (
+    '{"cpu_seconds":null,"task_seconds":null,"held_core_seconds":null,"cpu_efficiency":null,"max_rss_bytes":null}'
+)
+"""In place of the column `usage`, which is JSON as it is shown. Like the record, a listing copies it."""
+
+NO_FORECAST = '{"eta_earliest":null,"eta_latest":null,"eta_basis":null,"stragglers":null}'
+
+_NOTHING_MEASURED: dict[str, None] = json.loads(NO_USAGE) | json.loads(NO_FORECAST)
 
 JSON_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
@@ -54,14 +68,26 @@ def job_json(columns: JobColumns, *, now: float) -> dict[str, object]:
     - `duration_seconds`: since it was created
     - `queued_seconds`: before its first task ran
     - `run_seconds`: since its first task ran
+    - `cpu_seconds`, `task_seconds`, `held_core_seconds`, `cpu_efficiency`, `max_rss_bytes`: what its tasks used
+    - `eta_earliest`, `eta_latest`: the range of its end, RFC 3339, and `eta_basis`, of which tasks it follows
+    - `stragglers`: the tasks at work that take longer than the finished ones explain
     """
     job: dict[str, object] = json.loads(columns[0])
-    return job | _computed_fields(columns, now)
+    job |= _computed_fields(columns, now)
+    job |= _NOTHING_MEASURED
+    *_, usage, forecast = columns
+    if usage is not None:
+        job |= json.loads(usage)
+    if forecast is not None:
+        job |= json.loads(_forecast_text(columns, now))
+    return job
 
 
 def job_text(columns: JobColumns, *, now: float) -> str:
     """Return `job_json` as JSON text. The record is copied as it is stored, since parsing costs more than a query."""
-    return f"{columns[0][:-1]},{JSON_ENCODER.encode(_computed_fields(columns, now))[1:]}"
+    computed = JSON_ENCODER.encode(_computed_fields(columns, now))
+    usage, forecast = columns[10] or NO_USAGE, NO_FORECAST if columns[11] is None else _forecast_text(columns, now)
+    return f"{columns[0][:-1]},{computed[1:-1]},{usage[1:-1]},{forecast[1:]}"
 
 
 def count_outputs(job: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -81,11 +107,11 @@ def count_outputs(job: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
-    _, is_active, created, started, ended, progress, since, has_history, heartbeat, suspect = columns
+    _, is_active, created, started, ended, progress, since, has_history, heartbeat, suspect, *_ = columns
     # A clock behind that of the writer must not give a negative duration.
     until = max(now if ended is None else ended, created)
     queued = (until if started is None else started) - created
-    if suspect is None and heartbeat is not None and now - heartbeat > SILENT_SECONDS:
+    if suspect is None and _is_silent(heartbeat, now):
         suspect = "no_update"
     return {
         "progress": progress,
@@ -98,6 +124,30 @@ def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
         "suspect": suspect if is_active else None,
     }
+
+
+def _is_silent(heartbeat: float | None, now: float) -> bool:
+    return heartbeat is not None and now - heartbeat > SILENT_SECONDS
+
+
+def _forecast_text(columns: JobColumns, now: float) -> str:
+    """Return the fields about the end of a job that runs, as JSON. They are null if its runner is silent.
+
+    A range that has passed says nothing: the runner has not written a new one yet.
+    """
+    if _is_silent(columns[8], now):
+        return NO_FORECAST
+    forecast = json.loads(columns[11] or "")
+    earliest, latest, stragglers = forecast["earliest"], forecast["latest"], forecast["stragglers"]
+    is_known = latest is not None and latest > now
+    return JSON_ENCODER.encode(
+        {
+            "eta_earliest": _time(max(earliest, now)) if is_known else None,
+            "eta_latest": _time(latest) if is_known else None,
+            "eta_basis": forecast["basis"] if is_known else None,
+            "stragglers": None if stragglers is None else stragglers | {"since": _time(stragglers["since"])},
+        }
+    )
 
 
 def _time(seconds: float | None) -> str | None:

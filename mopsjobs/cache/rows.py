@@ -15,6 +15,7 @@ from mopsjobs.registry.foreign_values import NOT_FINITE, finite
 from mopsjobs.registry.job_state import FIELDS, MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState, JsonObject
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
 from mopsjobs.registry.transitions import end_of, reported_steps
+from mopsjobs.registry.usage import job_forecast, usage_json
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import parse_time, rfc3339
 
@@ -29,8 +30,9 @@ NOT_A_RECORD = "not_a_record"
 
 _COLUMNS = (
     "key", "job_id", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "started_ts",
-    "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "name", "namespace", "owner",
-    "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified", "is_validated", "parent_job_id",
+    "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "usage", "forecast", "name",
+    "namespace", "owner", "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified",
+    "is_validated", "parent_job_id",
 )  # fmt: skip
 
 SHOWN_OUTPUTS = 5
@@ -92,6 +94,7 @@ class JobRow:
             started=row["started_ts"],
             ended=row["ended_ts"],
             has_history=bool(row["has_history"]),
+            usage=row["usage"],
         )
 
     @property
@@ -187,7 +190,7 @@ def state_from_row(record: str) -> JobState:
 
 def refilled_columns(record: str) -> tuple[str, float | None, int, float | None]:
     """Return what a row of an older cache has to be: the record, its start, whether that is known, its sign of life."""
-    text, _, _, started, _, _, _, is_start_known, heartbeat, _ = _job_columns(state_from_row(record))
+    text, _, _, started, _, _, _, is_start_known, heartbeat, *_ = _job_columns(state_from_row(record))
     return text, started, is_start_known, heartbeat
 
 
@@ -227,6 +230,21 @@ def _job_columns(state: JobState) -> JobColumns:
         int(is_start_known),
         _last_sign_of_life(state),
         reason if isinstance(reason, str) else None,
+        usage_json(state),
+        _forecast_column(state),
+    )
+
+
+def _forecast_column(state: JobState) -> str | None:
+    """Return what `job_json` needs to tell the end of a job that runs; None if the record has no forecast."""
+    forecast = None if state.is_terminal else job_forecast(state)
+    if forecast is None:
+        return None
+    late = forecast.stragglers
+    stragglers = None if late is None else late._asdict()
+    basis = {"tasks_done": state.tasks_completed + state.tasks_failed, "at_work": forecast.at_work}
+    return _ENCODER.encode(
+        {"earliest": forecast.earliest, "latest": forecast.latest, "basis": basis, "stragglers": stragglers}
     )
 
 

@@ -68,16 +68,7 @@ def m001_mirror(db: Database) -> None:
     db.table("problem").create({"key": str, "kind": str, "reason": str, "version": str}, pk="key")
     db.table("meta").create({"name": str, "value": str}, pk="name")
 
-    fields = (
-        "k8s_uid", "updated_at", "created_at", "tasks_total", "tasks_completed", "tasks_failed", "error_message",
-        "error_code", "results_path", "engine", "parent_job_id", "heartbeat_at", "metadata", "labels", "transitions",
-    )  # fmt: skip
-    extracted = ", ".join(f"json_extract(record, '$.{field}') AS {field}" for field in fields)
-    db.create_view(
-        "jobs",
-        f"SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, {extracted},"  # noqa: S608 - field names from above
-        " created_ts, started_ts, ended_ts, changed_ts FROM job",
-    )
+    _create_jobs_view(db)
     db.create_view("job_labels", "SELECT job_id, label, value FROM job_label")
     db.create_view("sync_problems", "SELECT key, kind, reason FROM problem")
     db.create_view("sync_state", "SELECT name, value FROM meta")
@@ -267,6 +258,34 @@ _MEASURED = (
     " host, output_bytes, error_key, error_type, error_where, error_message"
 )
 """The columns that both views of the ledger have."""
+
+
+@migrations()
+def m010_usage(db: Database) -> None:
+    """Add what the tasks of each job used, when active jobs expect to end, and an index for sums of it."""
+    for name, kind in (("usage", "TEXT"), ("forecast", "TEXT")):
+        db.execute(f"ALTER TABLE job ADD COLUMN {name} {kind}")
+    # Records have two more fields now, which are empty in those that an older version has mirrored.
+    db.execute("UPDATE job SET record = json_insert(record, '$.usage', json('{}'), '$.forecast', json('{}'))")
+    # For summaries, as idx_job_created_ts: without it they would read the records too.
+    db.execute("CREATE INDEX idx_job_usage ON job (created_ts, status, owner, usage) WHERE usage IS NOT NULL")
+    db.execute("DROP VIEW IF EXISTS jobs")
+    names = ("cpu_seconds", "task_seconds", "held_core_seconds", "max_rss_bytes")
+    _create_jobs_view(db, "".join(f", json_extract(usage, '$.{name}') AS {name}" for name in names))
+
+
+def _create_jobs_view(db: Database, more: str = "") -> None:
+    """Create the view of jobs, with more columns at its end."""
+    fields = (
+        "k8s_uid", "updated_at", "created_at", "tasks_total", "tasks_completed", "tasks_failed", "error_message",
+        "error_code", "results_path", "engine", "parent_job_id", "heartbeat_at", "metadata", "labels", "transitions",
+    )  # fmt: skip
+    extracted = ", ".join(f"json_extract(record, '$.{field}') AS {field}" for field in fields)
+    db.create_view(
+        "jobs",
+        f"SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, {extracted},"  # noqa: S608 - names from above
+        f" created_ts, started_ts, ended_ts, changed_ts{more} FROM job",
+    )
 
 
 def _create_tally(db: Database) -> None:

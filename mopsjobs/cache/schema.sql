@@ -23,7 +23,7 @@ CREATE TABLE "job" (
    "namespace" TEXT,
    "owner" TEXT,
    "record" TEXT NOT NULL
-, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0, parent_job_id TEXT);
+, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0, parent_job_id TEXT, usage TEXT, forecast TEXT);
 CREATE UNIQUE INDEX "idx_job_key"
     ON "job" ("key");
 CREATE INDEX "idx_job_changed_ts"
@@ -46,7 +46,6 @@ CREATE TABLE "meta" (
    "name" TEXT PRIMARY KEY,
    "value" TEXT
 );
-CREATE VIEW "jobs" AS SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, json_extract(record, '$.k8s_uid') AS k8s_uid, json_extract(record, '$.updated_at') AS updated_at, json_extract(record, '$.created_at') AS created_at, json_extract(record, '$.tasks_total') AS tasks_total, json_extract(record, '$.tasks_completed') AS tasks_completed, json_extract(record, '$.tasks_failed') AS tasks_failed, json_extract(record, '$.error_message') AS error_message, json_extract(record, '$.error_code') AS error_code, json_extract(record, '$.results_path') AS results_path, json_extract(record, '$.engine') AS engine, json_extract(record, '$.parent_job_id') AS parent_job_id, json_extract(record, '$.heartbeat_at') AS heartbeat_at, json_extract(record, '$.metadata') AS metadata, json_extract(record, '$.labels') AS labels, json_extract(record, '$.transitions') AS transitions, created_ts, started_ts, ended_ts, changed_ts FROM job;
 CREATE VIEW "job_labels" AS SELECT job_id, label, value FROM job_label;
 CREATE VIEW "sync_problems" AS SELECT key, kind, reason FROM problem;
 CREATE VIEW "sync_state" AS SELECT name, value FROM meta;
@@ -84,6 +83,8 @@ CREATE VIEW "attempts" AS SELECT job_id, task, attempt, run, seq, shard, outcome
 CREATE VIEW "ledgers" AS SELECT job_id, strftime('%Y-%m-%dT%H:%M:%fZ', synced_ts, 'unixepoch') AS synced_at, is_complete, basis, tasks_total, problem FROM ledger;
 CREATE VIEW "ledger_problems" AS SELECT job_id, key, problem AS reason FROM ledger_chunk WHERE problem IS NOT NULL;
 CREATE TABLE failure_summary (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX idx_job_usage ON job (created_ts, status, owner, usage) WHERE usage IS NOT NULL;
+CREATE VIEW "jobs" AS SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, json_extract(record, '$.k8s_uid') AS k8s_uid, json_extract(record, '$.updated_at') AS updated_at, json_extract(record, '$.created_at') AS created_at, json_extract(record, '$.tasks_total') AS tasks_total, json_extract(record, '$.tasks_completed') AS tasks_completed, json_extract(record, '$.tasks_failed') AS tasks_failed, json_extract(record, '$.error_message') AS error_message, json_extract(record, '$.error_code') AS error_code, json_extract(record, '$.results_path') AS results_path, json_extract(record, '$.engine') AS engine, json_extract(record, '$.parent_job_id') AS parent_job_id, json_extract(record, '$.heartbeat_at') AS heartbeat_at, json_extract(record, '$.metadata') AS metadata, json_extract(record, '$.labels') AS labels, json_extract(record, '$.transitions') AS transitions, created_ts, started_ts, ended_ts, changed_ts, json_extract(usage, '$.cpu_seconds') AS cpu_seconds, json_extract(usage, '$.task_seconds') AS task_seconds, json_extract(usage, '$.held_core_seconds') AS held_core_seconds, json_extract(usage, '$.max_rss_bytes') AS max_rss_bytes FROM job;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
@@ -93,4 +94,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm007_families', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm008_ledgers', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm009_failures', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm010_usage', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from mopsjobs.console import terminal
-from mopsjobs.console.time_left import TimeLeft
+from mopsjobs.utils.forecast import Forecast, Forecaster
 from mopsjobs.utils.text import strip_control_characters
-from mopsjobs.utils.times import human_duration
+from mopsjobs.utils.times import human_range
 
 if TYPE_CHECKING:
     from typing import Self, TextIO
@@ -58,9 +58,13 @@ class ProgressLine:
         self._unit = unit
         self._total = total
         self._clock = clock
-        self._time_left = TimeLeft()
-        self.has_begun = False
-        """Whether the estimate has begun."""
+        self._forecaster = Forecaster()
+        self._counted_after = 0.0
+        """Seconds between the last two counts."""
+        self._counted_at: float | None = None
+        """When the count last changed, by a call; None before the first one."""
+        self._end: Forecast | None = None
+        """The range of the end, by the clock, if the work itself knows it."""
         self._note = ""
         self._count = 0
         self._started_at = self._drawn_at = clock()
@@ -81,32 +85,32 @@ class ProgressLine:
             self._erase()
 
     def __call__(self, count: int) -> None:
-        """Take the count so far. The first call begins the estimate, unless `begin` did."""
+        """Take the count so far, of work that is done one by one. The estimate begins with the first call."""
         with self._lock:
-            if not self.has_begun:
-                self.begin(count, self._total)
+            now = self._clock()
+            if self._counted_at is None:
+                self._counted_at = now
+            elif count > self._count:
+                self._counted_after = now - self._counted_at
+                self._forecaster.add(self._counted_after / (count - self._count), count - self._count)
+                self._counted_at = now
             self._count = count
-            self._time_left.add(self._clock(), count)
             self._draw_if_due()
 
-    def wait(self, done: int, total: int | None, note: str) -> None:
-        """Show a note, and no time left, while the work has not begun.
+    def show(self, done: int, total: int | None, *, note: str = "", left: Forecast | None = None) -> None:
+        """Show the progress of work that knows itself how long it takes.
 
         Args:
-            done: the count of what was done before.
+            done: the count of what is done.
             total: the expected count, with that.
-            note: what the work waits for.
+            note: what the work waits for, while it has not begun.
+            left: the range of the time left; None while it is not known.
         """
         with self._lock:
+            now = self._clock()
             self._count, self._total, self._note = done, total, note
+            self._end = None if left is None else Forecast(now + left.earliest, now + left.latest)
             self._draw_if_due()
-
-    def begin(self, done: int, total: int | None, *, workers: int | None = None) -> None:
-        """Begin the estimate of the time left; see `TimeLeft.begin`."""
-        with self._lock:
-            self.has_begun, self._note = True, ""
-            self._count, self._total = done, total
-            self._time_left.begin(self._clock(), done, total, workers=workers)
 
     def draw(self) -> None:
         """Draw the line with the times of now."""
@@ -138,8 +142,8 @@ class ProgressLine:
         if not self._total:
             counted = f"{self._count:,} {self._unit}"
             return ", ".join(text for text in (self._note or counted, elapsed, detail) if text)
-        left = self._time_left.seconds(now)
-        ahead = self._note if left is None else f"about {human_duration(left)} left"
+        left = self._left(now)
+        ahead = self._note if left is None else f"{human_range(*left)} left"
         times = ", ".join(text for text in (elapsed, ahead, detail) if text)
         share = min(1.0, self._count / self._total)
         text = f"{self._count:,}/{self._total:,} {self._unit}, {int(100 * share)} %, {times}"
@@ -149,6 +153,18 @@ class ProgressLine:
             return text
         full = int(share * bar)
         return f"[{'#' * full}{'-' * (bar - full)}] {text}"
+
+    def _left(self, now: float) -> Forecast | None:
+        """Return the range of the time left; None if it is not known, or has passed."""
+        if self._end is not None:
+            earliest, latest = self._end.earliest - now, self._end.latest - now
+            return Forecast(max(0.0, earliest), latest) if latest > 0 else None
+        waiting = (self._total or 0) - self._count
+        if self._counted_at is None or waiting <= 0:
+            return None
+        # Counts come many at once. The one ahead is late only if more time has passed than between the last two.
+        late = max(0.0, now - self._counted_at - self._counted_after)
+        return self._forecaster.estimate(now, [late], waiting - 1, 1)
 
     def _draw_if_due(self) -> None:
         if self._clock() - self._drawn_at >= LEAST_SECONDS:

@@ -38,6 +38,9 @@ LOG = "log"
 RUNNER = "runner"
 """Kind: a message of the runner, in the field `text`."""
 
+STRAGGLER = "straggler"
+"""Kind: a task is at work for longer than the finished ones explain, in the field `text`. Once per task and run."""
+
 DROPPED = "dropped"
 """Kind: events are missing here; the field `count` has their number."""
 

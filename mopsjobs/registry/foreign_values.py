@@ -1,8 +1,8 @@
 """Values of other programs that have another form than the record's fields: how they are shown. Pure.
 
-Reading is lenient where a near value can be shown, and writing is strict. Only fields of ModelOps are read so. Its
-programs write an exit code as a number, an error as an object, or half a task. A wrong id, status or time still makes
-a record unreadable, since a guess there would be a wrong statement about a job.
+Reading is lenient where a near value can be shown, and writing is strict. Fields of ModelOps are read so: its programs
+write an exit code as a number, an error as an object, or half a task. Fields that only inform are read so, too. A wrong
+id, status or time still makes a record unreadable, since a guess there would be a wrong statement about a job.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mopsjobs.errors import shorten
@@ -17,6 +18,9 @@ from mopsjobs.errors import shorten
 TEXTS = frozenset({"error_message", "error_code", "last_validation_error"})
 
 COUNTS = frozenset({"tasks_total", "tasks_completed", "tasks_verified", "validation_attempts"})
+
+BY_SHARD = frozenset({"usage", "forecast"})
+"""Fields that only inform. If they have another form, the record is shown without them."""
 
 MAX_SHOWN = 1000
 """Characters of a value that is not text and shown as text."""
@@ -42,9 +46,12 @@ def read_foreign(name: str, value: object, reason: str) -> ForeignValue | None:
         near_value = shorten(json.dumps(value, ensure_ascii=False), MAX_SHOWN)
     elif name in COUNTS and isinstance(value, float) and math.isfinite(value) and 0 <= value < 2**53:
         near_value = int(value)
+    elif name in BY_SHARD:
+        near_value = MappingProxyType({})
     if near_value is None:
         return None
-    return ForeignValue(value, near_value, f"{reason}; shown as {shorten(str(near_value), 40)}")
+    shown = "empty" if name in BY_SHARD else shorten(str(near_value), 40)
+    return ForeignValue(value, near_value, f"{reason}; shown as {shown}")
 
 
 def finite(value: object) -> object:

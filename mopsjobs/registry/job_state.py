@@ -88,6 +88,10 @@ class JobState:
     labels: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
     engine: str | None = None
     parent_job_id: str | None = None
+    usage: JsonObject = dataclasses.field(default_factory=_empty_object)
+    """What the tasks of each shard used, by its number; see `registry/usage.py`."""
+    forecast: JsonObject = dataclasses.field(default_factory=_empty_object)
+    """When each active shard expects to end, by its number; see `registry/usage.py`."""
 
     extra: JsonObject = dataclasses.field(default_factory=_empty_object)
     """Fields of the record that this version does not know, written back unchanged."""
@@ -119,7 +123,11 @@ class JobState:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON types. It has all fields of ModelOps, and those of mops-jobs that are set."""
         known = {name: value for name, value in self.fields().items() if value or name not in _MOPS_JOBS_FIELDS}
-        foreign = {name: value for name, (value, near_value, _) in self.foreign.items() if known[name] == near_value}
+        foreign = {
+            name: value
+            for name, (value, near_value, _) in self.foreign.items()
+            if known.get(name, near_value) == near_value  # an empty one is left out
+        }
         return {**known, **foreign, **self.extra}
 
     def to_json(self) -> bytes:
@@ -271,6 +279,26 @@ def _shards(name: str, value: object) -> JsonObject:
     return shards
 
 
+def _usage(name: str, value: object) -> JsonObject:
+    return _numbers_by_shard(name, value, (4,))
+
+
+def _forecast(name: str, value: object) -> JsonObject:
+    return _numbers_by_shard(name, value, (3, 7))
+
+
+def _numbers_by_shard(name: str, value: object, lengths: tuple[int, ...]) -> JsonObject:
+    """Check lists of numbers from 0 to 2^53, or nulls. Each has one of the lengths."""
+    shards = _object(name, value)
+    for number, values in shards.items():
+        if len(_list(f"{name}.{number}", values)) not in lengths:
+            _raise_invalid(f"{name}.{number}", f"a list of {' or '.join(map(str, lengths))} numbers", values)
+        for one in values:  # type: ignore[attr-defined]
+            if one is not None and (type(one) not in (int, float) or not 0 <= one < 2**53):
+                raise RecordError(f"invalid field {name}.{number}: expected numbers from 0 to 2^53, or null")
+    return shards
+
+
 def _transitions(name: str, value: object) -> tuple[JsonObject, ...]:
     steps = []
     for number, step in enumerate(_list(name, value)):
@@ -316,6 +344,8 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "labels": _labels,
     "engine": _text,
     "parent_job_id": _text,
+    "usage": _usage,
+    "forecast": _forecast,
 }
 
 FIELDS = tuple(_CHECKS)
@@ -327,11 +357,11 @@ _REQUIRED = ("job_id", "status", "created_at", "updated_at")
 
 OUTPUT_LISTS = ("expected_outputs", "verified_outputs", "missing_outputs")
 
-_OBJECTS = ("metadata", "shards", "labels")
+_OBJECTS = ("metadata", "shards", "labels", "usage", "forecast")
 
 _MOPS_JOBS_FIELDS = frozenset(FIELDS[FIELDS.index("write_id") :])
 
-UPDATABLE = frozenset(FIELDS) - {*_REQUIRED, "write_id", "revision", "transitions", "shards"}
+UPDATABLE = frozenset(FIELDS) - {*_REQUIRED, "write_id", "revision", "transitions", "shards", "usage", "forecast"}
 """The fields that a caller may set. The registry sets the others."""
 
 

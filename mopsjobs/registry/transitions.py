@@ -15,6 +15,7 @@ from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateEr
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
 from mopsjobs.registry.status import TRANSITIONS, JobStatus, steps
+from mopsjobs.registry.usage import ShardForecast, Usage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
 
 NOTE = "note"
@@ -203,6 +204,10 @@ class ShardReport(NamedTuple):
     """Whether the shard has worked on all its tasks."""
     is_least: bool = False
     """Whether more tasks may be complete: the shard has not, or not yet, listed the outputs of earlier runs."""
+    usage: Usage | None = None
+    """What its tasks used, in all runs of the shard; None leaves the record as it is."""
+    forecast: ShardForecast | None = None
+    """When it expects to end; None if it does not say, or has no task at work."""
 
 
 def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at: str) -> JobState:
@@ -215,6 +220,10 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
     by_shard = {**others, str(shard): [report.completed, report.failed, int(report.is_done)]}
     reports: list[Any] = list(by_shard.values())
     completed = sum(completed for completed, _, _ in reports)
+    state = state.evolve(
+        usage=MappingProxyType(with_usage(state.usage, str(shard), report.usage)),
+        forecast=MappingProxyType(_forecasts(state, shard, report, is_complete=len(by_shard) >= shards)),
+    )
     if report.is_least and completed < state.tasks_completed:
         return state.evolve(heartbeat_at=at)
     return state.evolve(
@@ -223,6 +232,18 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
         tasks_failed=sum(failed for _, failed, _ in reports),
         heartbeat_at=at,
     )
+
+
+def _forecasts(state: JobState, shard: int, report: ShardReport, *, is_complete: bool) -> dict[str, object]:
+    """Return the forecasts of the shards that have work left, with that of a report.
+
+    While other shards have not begun, no shard knows when the job ends.
+    """
+    forecasts = {name: values for name, values in state.forecast.items() if name in state.shards and name != str(shard)}
+    if report.forecast is not None and not report.is_done:
+        known = report.forecast if is_complete else report.forecast._replace(earliest=None, latest=None)
+        forecasts[str(shard)] = encode_forecast(known)
+    return forecasts
 
 
 def all_shards_done(state: JobState, shards: int) -> bool:

@@ -18,6 +18,7 @@ from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.usage import NO_USAGE, ShardForecast, Usage, add_usage, shard_usage
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ class Counts:
             return self.completed, self.failed
 
 
+Measured = Callable[[], tuple[Usage, ShardForecast | None]]
+"""Returns what the tasks of this run have used, and when the shard will end, if that can be told."""
+
+
 class Reporter:
     """Reports one shard of one job."""
 
@@ -87,6 +92,10 @@ class Reporter:
         self._counts = counts
         self._register = register
         self._clock = clock
+        self.measured: Measured | None = None
+        """Set when tasks run: each report then has usage and forecast, too."""
+        self._used_before: Usage | None = None
+        """What earlier runs of the shard used; None until the record was read."""
         self._stop = threading.Event()
         self.ended = threading.Event()
         """Set when the record has ended, by `cancel` for example: the runner then stops."""
@@ -113,6 +122,8 @@ class Reporter:
             MopsJobsError: if the write failed. Another call tries again.
         """
         self.stop()
+        if self._used_before is None and self.measured is not None:
+            self._set_state(self._registry.get_job(self._job_id))
         return self.state if self.ended.is_set() else self._write(is_done=is_done)
 
     def _run(self) -> None:
@@ -140,7 +151,8 @@ class Reporter:
                 backoff.reset()
 
     def _write(self, *, is_done: bool) -> JobState | None:
-        report = ShardReport(*self._counts.snapshot(), is_done, self._counts.is_lower_bound and not is_done)
+        is_least = self._counts.is_lower_bound and not is_done
+        report = ShardReport(*self._counts.snapshot(), is_done, is_least, *self._measure())
         started_at = self._counts.started_at
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)
@@ -156,7 +168,17 @@ class Reporter:
         self._set_state(state)
         return state
 
+    def _measure(self) -> tuple[Usage | None, ShardForecast | None]:
+        """Return usage and forecast for a report. The first one has no usage, as it reads that of earlier runs."""
+        if self.measured is None:
+            return None, None
+        used, forecast = self.measured()
+        before = self._used_before
+        return None if before is None else add_usage((before, used)), None if self._stop.is_set() else forecast
+
     def _set_state(self, state: JobState | None) -> None:
         self.state = state
+        if self._used_before is None:
+            self._used_before = NO_USAGE if state is None else shard_usage(state, self._shard)
         if state is not None and state.is_terminal:
             self.ended.set()

@@ -37,6 +37,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.result_handler import ResultHandler, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.runner.wait_for_manifest import wait_for_manifest
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -145,6 +146,8 @@ class _Run:
         self._retry = retry
         self._duplicates = manifest.duplicate_tasks()
         self._counts = Counts()
+        self._todo = 0
+        """Tasks that this run has to run."""
 
     def run(self, on_progress: Callable[[TaskProgress], None]) -> ShardResult:
         """Run tasks until the shard is done, the job has ended, or a signal stops the run."""
@@ -221,6 +224,9 @@ class _Run:
         if not self._counts.is_lower_bound:  # otherwise the next run sends what is left
             ledger.send_left(lambda task: any(complete[place] for place in self._manifest.positions([task])))
         self._counts.add(completed=self._count_tasks(complete))
+        mine = complete[number::shards]
+        copies = sum(not complete[duplicate] for duplicate in self._duplicates if duplicate % shards == number)
+        self._todo = len(mine) - sum(mine) - copies
         return (
             (position, task)
             for position, task in self._manifest.tasks()
@@ -264,6 +270,8 @@ class _Run:
         if first is None or pool is None:
             return True
         total = self._count_tasks()
+        meter = TaskMeter(pool, self._todo, events)
+        reporter.measured = meter.measured
         try:
             with contextlib.closing(pool.run(itertools.chain([first], tasks))) as results:
                 for result in results:
@@ -273,9 +281,11 @@ class _Run:
                     if result is None:
                         handler.note_begun(pool)
                     else:
+                        meter.add(result)
                         handler.take(result)
+                    meter.update()
                     done = sum(self._counts.snapshot())
-                    on_progress(TaskProgress(done, total, pool.workers, has_begun=pool.is_ready))
+                    on_progress(TaskProgress(done, total, has_begun=pool.is_ready, left=meter.left))
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mopsjobs.utils.forecast import Forecast
+
 DEFAULT_OUTAGE_SECONDS = 3600.0
 """How long a runner waits for a registry that does not answer, before it leaves the rest to a restart."""
 
@@ -39,10 +41,10 @@ class TaskProgress(NamedTuple):
     """Tasks that have ended, also in earlier runs."""
     total: int
     """All tasks of the shard."""
-    workers: int | None
-    """How many tasks run at once; None if the runner does not know."""
     has_begun: bool
     """Whether a task was begun: before, workers start and load the model."""
+    left: Forecast | None = None
+    """The range of the time left; None while too few tasks have finished."""
 
 
 class ShardResult(NamedTuple):

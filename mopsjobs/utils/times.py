@@ -27,6 +27,9 @@ MAX_SECONDS = 100 * 365 * 86400
 
 _LAST_SECOND = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
 
+_RANGE_STEPS = ((60, 1), (600, 10), (3600, 60), (36000, 600))
+"""To how many seconds a range is rounded, by its end. It is not exact to the second."""
+
 
 def utc_now() -> datetime:
     """Return the current time, in UTC."""
@@ -130,6 +133,15 @@ def human_duration(seconds: float) -> str:
     else:
         major, minor, units = left // 86400, left % 86400 // 3600, "dh"
     return f"{major}{units[0]} {minor}{units[1]}" if minor and major < 100 else f"{major}{units[0]}"
+
+
+def human_range(earliest: float, latest: float) -> str:
+    """Return a range of durations for people: `12m to 20m`, `up to 20m`, or `about 5m`."""
+    step = next((step for limit, step in _RANGE_STEPS if latest < limit), 3600)
+    low, high = earliest // step * step, -(-latest // step) * step
+    if high - low <= step:
+        return f"about {human_duration(high)}"
+    return f"{human_duration(low)} to {human_duration(high)}" if low else f"up to {human_duration(high)}"
 
 
 def human_age(seconds: float) -> str:

@@ -11,7 +11,18 @@ from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
 from mopsjobs.app.failures import describe_condition
-from mopsjobs.app.job_texts import UNKNOWN, duration_text, kubernetes_text, note_text, queued_text, run_text, step_time
+from mopsjobs.app.job_texts import (
+    UNKNOWN,
+    duration_text,
+    end_text,
+    kubernetes_text,
+    note_text,
+    queued_text,
+    run_text,
+    step_time,
+    stragglers_text,
+    usage_text,
+)
 from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.charts import Day, Group, Level
 from mopsjobs.cache.queries.events import StoredEvent
@@ -121,9 +132,13 @@ def fields(job: Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]
         ("Owner", [] if job["owner"] is None else [(job["owner"], _jobs_with("owner", job["owner"]))]),
         ("Labels", [(label, _jobs_with("label", label)) for label in labels]),
     ]
+    at = from_timestamp(now)
     plain = [
+        ("Done", end_text(job, at)),
+        ("Stragglers", stragglers_text(job, at)),
         ("Queued", queued_text(job)),
         ("Running" if job["is_active"] else "Ran", run_text(job)),
+        ("Used", usage_text(job)),
         ("Heartbeat", moment(job["heartbeat_at"], now).ago if job["heartbeat_at"] and job["is_active"] else None),
         ("Note", note_text(job)),
         ("Engine", job["engine"]),

@@ -8,6 +8,8 @@ import pytest
 
 from mopsjobs.console.terminal import display_width
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.usage import ShardForecast
 from support.cli import Cli, Remote, add, command, environment
 from support.terminal import TerminalStream, terminal
 
@@ -107,7 +109,7 @@ def test_watch_fills_the_terminal_and_no_more(cli: Cli, jobs: JobRegistry, colum
 
 
 def test_wait_shows_progress_and_the_time_left(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The counts are in one line. A message tells of a change of status."""
+    """Counts and the range of the runner are in one line. A message tells of a change of status."""
     add(remote.jobs, "a", "scheduled", tasks_total=100)
     stream = TerminalStream()
     monkeypatch.setattr(sys, "stderr", stream)
@@ -116,7 +118,9 @@ def test_wait_shows_progress_and_the_time_left(cli: Cli, remote: Remote, monkeyp
         if count == 2:
             remote.jobs.update_status("a", "running")
         elif 2 < count < 12:
-            remote.jobs.update_progress("a", count - 2)
+            now = cli.clock.now().timestamp()
+            forecast = ShardForecast(now + 65, now + 118, 8)
+            remote.jobs.report_shard("a", 0, 1, ShardReport(count - 2, 0, forecast=forecast))
         elif count == 12:
             remote.jobs.update_status("a", "succeeded")
 
@@ -127,5 +131,4 @@ def test_wait_shows_progress_and_the_time_left(cli: Cli, remote: Remote, monkeyp
         "a: scheduled, 0/100 tasks", "a: running, 0/100 tasks", "a: succeeded, 9/100 tasks",
     ]  # fmt: skip
     assert "[------------------------] 0/100 tasks, 0 %, 0:10, scheduled" in drawn
-    assert "[#-----------------------] 5/100 tasks, 5 %, 1:10, about 15m 50s left" in drawn
-    assert "[##----------------------] 9/100 tasks, 9 %, 1:50, about 15m 10s left" in drawn
+    assert "[#-----------------------] 5/100 tasks, 5 %, 1:10, 1m to 2m left" in drawn

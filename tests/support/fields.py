@@ -5,7 +5,9 @@ JOB_FIELDS = [
     "tasks_completed", "error_message", "error_code", "results_path", "expected_outputs", "verified_outputs",
     "missing_outputs", "tasks_verified", "validation_started_at", "validation_completed_at", "validation_attempts",
     "last_validation_error", "metadata", "write_id", "revision", "transitions", "tasks_failed", "heartbeat_at",
-    "shards", "owner",
-    "labels", "engine", "parent_job_id", "progress", "is_active", "status_since", "started_at", "ended_at",
+    "shards", "owner", "labels", "engine", "parent_job_id", "usage", "forecast", "progress", "is_active",
+    "status_since", "started_at", "ended_at",
     "duration_seconds", "queued_seconds", "run_seconds", "suspect",
+    "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes", "eta_earliest", "eta_latest",
+    "eta_basis", "stragglers",
 ]  # fmt: skip

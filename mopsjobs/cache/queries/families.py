@@ -18,7 +18,7 @@ _MEMBERS = """
     WITH RECURSIVE member(job_id) AS (
         VALUES (?) UNION SELECT job.job_id FROM member CROSS JOIN job ON job.parent_job_id = member.job_id
     )
-    SELECT job.job_id, job.parent_job_id, job.status, job.tasks_total, job.tasks_completed, job.created_ts
+    SELECT job.job_id, job.parent_job_id, job.status, job.tasks_total, job.tasks_completed, job.created_ts, job.usage
     FROM member CROSS JOIN job USING (job_id) LIMIT ?
 """
 
@@ -33,6 +33,8 @@ class Member(NamedTuple):
     tasks_completed: int
     created: float
     """Seconds since 1970."""
+    usage: str | None = None
+    """What its tasks used, as the column of the cache has it."""
 
 
 class Family(NamedTuple):
@@ -48,12 +50,15 @@ class Family(NamedTuple):
     """Tasks of the whole study; None if unknown."""
     tasks_completed: int | None
     """Those of them that are done, by whichever job; None if unknown."""
+    usage: dict[str, float | None]
+    """What the tasks of all its jobs used: the fields of `job_json`."""
 
     def to_json(self) -> dict[str, object]:
         """Return the family as scripts get it."""
         return {
             "tasks_total": self.tasks_total,
             "tasks_completed": self.tasks_completed,
+            "usage": self.usage,
             "newest": self.newest,
             "children": list(self.children),
             "jobs": [
@@ -94,6 +99,8 @@ def make_family(job_id: str, members: Iterable[Member]) -> Family | None:
     by_id = {member.job_id: member for member in members}
     if len(by_id) < 2:
         return None
+    from mopsjobs.registry.usage import add_usage, usage_fields, usage_from_json  # here: few jobs have a family
+
     parents = {member.parent_job_id for member in by_id.values()}
     leaves = [member for member in by_id.values() if member.job_id not in parents]
     newest = max(leaves or by_id.values(), key=lambda member: (member.created, member.job_id))
@@ -105,11 +112,14 @@ def make_family(job_id: str, members: Iterable[Member]) -> Family | None:
         newest=newest.job_id,
         tasks_total=total or None,
         tasks_completed=max(0, total - newest.tasks_total + newest.tasks_completed) if is_known else None,
+        usage=usage_fields(add_usage(usage_from_json(member.usage) for member in by_id.values())),
     )
 
 
 def member_from_state(state: JobState) -> Member:
     """Return a record as a member of a family."""
+    from mopsjobs.registry.usage import usage_json
+
     return Member(
         state.job_id,
         state.parent_job_id,
@@ -117,6 +127,7 @@ def member_from_state(state: JobState) -> Member:
         state.tasks_total,
         state.tasks_completed,
         parse_time(state.created_at).timestamp(),
+        usage_json(state),
     )
 
 

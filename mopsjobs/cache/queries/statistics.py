@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries.filters import Filter, where_clauses
 from mopsjobs.registry.status import TERMINAL
+from mopsjobs.registry.usage import Usage
 
 
 class Tally(NamedTuple):
@@ -128,6 +129,27 @@ class DayCount(NamedTuple):
     cancelled: int
 
 
+class UsageSum(NamedTuple):
+    """What the tasks of some jobs used. What was not measured of any of them is None."""
+
+    group: str | None
+    """What the jobs have in common: an owner, the value of a label, or the day in UTC on which they were registered."""
+    jobs: int
+    """Those that tell what they used."""
+    cpu_seconds: float | None
+    task_seconds: float | None
+    held_core_seconds: float | None
+    cpu_efficiency: float | None
+    """Processor time per held time, 0 to 1, of the jobs that tell both."""
+    max_rss_bytes: int | None
+    """The largest peak of a task."""
+
+
+USAGE_GROUPS = {"owner": "nullif(owner, '')", "day": "date(created_ts, 'unixepoch')"}
+"""By what usage is summed, besides labels."""
+
+LABEL_GROUP = "label:"
+
 DAYS = 30
 """Days that are counted, up to today."""
 
@@ -195,6 +217,32 @@ def spread_of(seconds: Iterable[float]) -> Spread:
     if not durations:
         return Spread(0, None, None)
     return Spread(len(durations), *(durations[math.ceil(share * len(durations)) - 1] for share in (0.5, 0.9)))
+
+
+def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = None) -> list[UsageSum]:
+    """Return what the jobs that pass a filter used, most processor time first.
+
+    Args:
+        connection: the cache.
+        job_filter: which jobs.
+        by: `owner`, `day`, or `label:KEY`; None for one sum of all jobs, or for none if no job tells.
+    """
+    label = by.removeprefix(LABEL_GROUP) if by is not None and by.startswith(LABEL_GROUP) else None
+    group = "NULL" if by is None or label is not None else USAGE_GROUPS[by]
+    sql, values = _select(connection, job_filter, f"job_id, {group} AS grp, usage", "usage IS NOT NULL")
+    if label is not None:
+        labels = "(SELECT job_id, value FROM job_label WHERE label = ?)"
+        sql = f"SELECT value AS grp, usage FROM ({sql}) LEFT JOIN {labels} USING (job_id)"  # noqa: S608
+        values = [*values, label]
+    columns = ", ".join(f"json_extract(usage, '$.{name}') AS {name}" for name in Usage._fields)
+    rows = connection.execute(
+        "SELECT grp, count(*), sum(cpu_seconds), sum(task_seconds), sum(held_core_seconds),"  # noqa: S608
+        " min(1.0, sum(cpu_seconds) / nullif(sum(iif(cpu_seconds IS NULL, NULL, held_core_seconds)), 0)),"
+        f" max(max_rss_bytes) FROM (SELECT grp, {columns} FROM ({sql}))"
+        " GROUP BY grp ORDER BY sum(cpu_seconds) DESC, sum(held_core_seconds) DESC, grp",
+        values,
+    )
+    return [UsageSum(*row) for row in rows]
 
 
 def _select(

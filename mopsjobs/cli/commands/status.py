@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.find_job import FoundJob, Job, find_job
-from mopsjobs.app.job_texts import UNKNOWN, kubernetes_text, note_text, queued_text, run_text, step_time
+from mopsjobs.app.job_texts import (
+    UNKNOWN,
+    end_text,
+    kubernetes_text,
+    note_text,
+    queued_text,
+    run_text,
+    step_time,
+    stragglers_text,
+    usage_text,
+)
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache.job_json import count_outputs
 from mopsjobs.cache.queries.families import Family, Member, describe_short_name
@@ -123,10 +133,13 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
     )
     add("Progress", _progress(job))
     add("Failed", _failed_tasks(job, app))
+    add("Done", end_text(job, now))
+    add("Stragglers", stragglers_text(job, now))
     add("Created", _time_text(job["created_at"], app))
     add("Updated", _time_text(job["updated_at"], app))
     add("Queued", queued_text(job))
     add("Running" if job["is_active"] else "Ran", run_text(job))
+    add("Used", usage_text(job))
     if job["heartbeat_at"] is not None and job["is_active"]:
         add("Heartbeat", human_age((now - parse_time(str(job["heartbeat_at"]))).total_seconds()))
     add("Owner", job["owner"])
@@ -193,9 +206,11 @@ def _bar(done: int, total: int, duplicates: str = "") -> str:
 def _family(family: Family) -> str:
     """Return how many tasks of the whole study are done, and by how many jobs."""
     jobs = pluralize(len(family.members), "job")
+    used = usage_text(family.usage)
+    used = "" if used is None else f", {used}"
     if family.tasks_total is None or family.tasks_completed is None:
-        return jobs
-    return f"{_bar(family.tasks_completed, family.tasks_total)}, in {jobs}"
+        return jobs + used
+    return f"{_bar(family.tasks_completed, family.tasks_total)}, in {jobs}{used}"
 
 
 def _member(member: Member) -> Line:

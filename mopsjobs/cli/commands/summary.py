@@ -9,11 +9,14 @@ from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.job_texts import duration_text, memory_text, usage_text
+from mopsjobs.cache.queries import statistics
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
 from mopsjobs.console.terminal import style_text
-from mopsjobs.utils.text import pluralize
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.text import invalid_choice, pluralize
 from mopsjobs.utils.times import human_duration, parse_time
 
 HELP = "count jobs by status, owner and day"
@@ -25,10 +28,13 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs summary --hours 168",
+    "mops-jobs summary --hours 168 --by label:experiment",
     "mops-jobs summary --owner me --json | jq .failure_rate",
 )
 
 SHOWN_OWNERS = 10
+
+SHOWN_GROUPS = 30
 
 TITLE_WIDTH = 13
 
@@ -40,6 +46,11 @@ BARS = "▁▂▃▄▅▆▇█"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_filter_flags(parser)
+    parser.add_argument(
+        "--by",
+        metavar="GROUP",
+        help="also sum up processor time and memory: by owner, day (of the registration) or label:KEY",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_freshness_flags(parser)
 
@@ -47,13 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Summarise jobs."""
     job_filter = filter_of(args, app.now())
+    by = _parse_group(args.by)
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         age = freshness.describe()
         warnings = [] if freshness.problem is None else [f"{freshness.problem} Counting the cache, {age}."]
         from mopsjobs.app.summary import summary_document
 
-        summary = summary_document(cache, job_filter, app, freshness)
+        summary = summary_document(cache, job_filter, app, freshness, by=by)
         if args.json:
             return Result(Document(summary), warnings=warnings, exit_code=freshness.exit_code)
         _show(summary, app)
@@ -79,6 +91,9 @@ def _show(summary: dict[str, Any], app: App) -> None:
         _line("Queued", _spread(summary["queue_seconds"])),
         _line("Ran", _spread(summary["run_seconds"])),
     ]
+    if summary["usage"] is not None:
+        jobs = pluralize(summary["usage"]["jobs"], "job")
+        lines.append(_line("Used", f"{usage_text(summary['usage']) or 'n/a'} ({jobs})"))
     if oldest is not None:
         age = human_duration((app.now() - parse_time(oldest["created_at"])).total_seconds())
         lines.append([*_line("Oldest", f"{oldest['job_id']}, {age} old, "), status_style(oldest["status"])])
@@ -88,6 +103,9 @@ def _show(summary: dict[str, Any], app: App) -> None:
             per_day = [sum(day[way] for way in ways) for day in days]
             lines.append(_line(f"{title}/day", f"{_sparkline(per_day)} max {max(per_day):,}, {len(days)} days"))
     out.show(Result(Text(lines, indent=TITLE_WIDTH)))
+    if summary["usage_by"] is not None:
+        _show_usage(summary["usage_by"], app)
+        return
     owners = summary["by_owner"]
     if owners:
         rows = [[one["owner"] or "-", one["jobs"], one["active"], one["failed"]] for one in owners[:SHOWN_OWNERS]]
@@ -100,6 +118,38 @@ def _show(summary: dict[str, Any], app: App) -> None:
         if rows:
             out.show(Result(Text([""])))
             out.show(Result(Table([name.upper() for name in DAY_COLUMNS], rows)))
+
+
+def _show_usage(usage_by: dict[str, Any], app: App) -> None:
+    """Print a table of what the jobs of each group used."""
+    groups = usage_by["groups"]
+    rows = [
+        [
+            one["group"] or "-",
+            one["jobs"],
+            *(duration_text(one[name]) for name in ("cpu_seconds", "task_seconds", "held_core_seconds")),
+            None if one["cpu_efficiency"] is None else f"{one['cpu_efficiency']:.0%}",
+            None if one["max_rss_bytes"] is None else memory_text(one["max_rss_bytes"]),
+        ]
+        for one in groups[:SHOWN_GROUPS]
+    ]
+    title = usage_by["by"].removeprefix(statistics.LABEL_GROUP).upper()
+    app.out.show(Result(Text([""])))
+    app.out.show(Result(Table((title, "JOBS", "CPU", "TASKS", "HELD", "EFFICIENCY", "PEAK MEMORY"), rows)))
+    if len(groups) > SHOWN_GROUPS:
+        app.out.note(f"and {len(groups) - SHOWN_GROUPS:,} more; --json lists all")
+
+
+def _parse_group(text: str | None) -> str | None:
+    """Return the value of `--by`.
+
+    Raises:
+        UsageError: if it is neither `owner`, `day` nor `label:KEY`.
+    """
+    if text is None or text in statistics.USAGE_GROUPS or text[:6] == statistics.LABEL_GROUP != text:
+        return text
+    known = (*statistics.USAGE_GROUPS, f"{statistics.LABEL_GROUP}KEY")
+    raise UsageError(invalid_choice("--by", text, known))
 
 
 def _line(title: str, text: str) -> list[str]:

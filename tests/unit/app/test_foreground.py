@@ -9,6 +9,7 @@ from mopsjobs.app.foreground import run_here, show_progress_on
 from mopsjobs.console.progress_line import ProgressLine
 from mopsjobs.errors import JobNotFoundError, NoManifestError, OptionError
 from mopsjobs.runner.shard import Shard, TaskProgress
+from mopsjobs.utils.forecast import Forecast
 from support.cli import Clock
 from support.terminal import TerminalStream
 
@@ -28,13 +29,17 @@ def test_an_unknown_job_is_not_found(app: App) -> None:
         run_here(Shard("job"), app)
 
 
-def test_the_time_left_begins_with_the_first_task() -> None:
-    """While workers start the line says so, and no time is left to tell. Then the rate counts from there."""
+def test_the_line_shows_the_range_of_the_runner() -> None:
+    """While workers start the line says so, and no time is left to tell."""
     clock, stream = Clock(), TerminalStream()
     on_progress = show_progress_on(ProgressLine(stream, "tasks", None, clock=clock.monotonic))
-    for seconds, done, has_begun in ((30, 0, False), (30, 0, True), (10, 1, True), (10, 2, True)):
-        clock.advance(seconds=seconds)
-        on_progress(TaskProgress(done, 10, 1, has_begun=has_begun))
+    for progress in (
+        TaskProgress(0, 10, has_begun=False),
+        TaskProgress(0, 10, has_begun=True),
+        TaskProgress(4, 10, has_begun=True, left=Forecast(65.0, 118.0)),
+    ):
+        clock.advance(seconds=30)
+        on_progress(progress)
     assert [text.partition(" %, ")[2].rstrip() for text in stream.getvalue().split("\r")[1:]] == [
-        "0:30, starting workers", "1:00", "1:10", "1:20, about 1m 20s left",
+        "0:30, starting workers", "1:00", "1:30, 1m to 2m left",
     ]  # fmt: skip

@@ -22,7 +22,7 @@ VIEWS = {
         "job_id", "status", "is_active", "progress", "owner", "k8s_name", "k8s_namespace", "k8s_uid", "updated_at",
         "created_at", "tasks_total", "tasks_completed", "tasks_failed", "error_message", "error_code", "results_path",
         "engine", "parent_job_id", "heartbeat_at", "metadata", "labels", "transitions", "created_ts", "started_ts",
-        "ended_ts", "changed_ts",
+        "ended_ts", "changed_ts", "cpu_seconds", "task_seconds", "held_core_seconds", "max_rss_bytes",
     ],
     "job_labels": ["job_id", "label", "value"],
     "sync_problems": ["key", "kind", "reason"],
@@ -87,7 +87,7 @@ SUMMED = (
 def _downgrade(connection: sqlite3.Connection) -> None:
     """Make the cache one of schema 2."""
     for kind, names in {
-        "VIEW": ("counters", "pruned_jobs", "job_sums", "tasks", "attempts", "ledgers", "ledger_problems"),
+        "VIEW": ("counters", "pruned_jobs", "job_sums", "tasks", "attempts", "ledgers", "ledger_problems", "jobs"),
         "TABLE": ("tally", "counter", "pruned", *LEDGER_TABLES),
         "INDEX": (
             "idx_job_name",
@@ -96,14 +96,24 @@ def _downgrade(connection: sqlite3.Connection) -> None:
             "idx_job_ended",
             "idx_job_generation",
             "idx_job_parent",
+            "idx_job_usage",
         ),
     }.items():
         for name in names:
             connection.execute(f"DROP {kind} {name}")
     columns = ("status_since", "has_history", "heartbeat_ts", "suspect", "tasks_total", "tasks_completed")
-    for column in (*columns, "outputs_expected", "outputs_verified", "is_validated", "parent_job_id"):
+    for column in (
+        *columns,
+        "outputs_expected",
+        "outputs_verified",
+        "is_validated",
+        "parent_job_id",
+        "usage",
+        "forecast",
+    ):
         connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
     connection.execute("CREATE INDEX idx_job_created_ts ON job (created_ts)")
+    connection.execute("UPDATE job SET record = json_remove(record, '$.usage', '$.forecast')")
     connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm003'")
     connection.execute("PRAGMA user_version = 2")
     connection.commit()

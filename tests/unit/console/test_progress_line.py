@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from mopsjobs.console import progress_line, terminal
 from mopsjobs.console.printer import Printer
 from mopsjobs.console.progress_line import ProgressLine
+from mopsjobs.utils.forecast import Forecast
 from support.cli import Clock
 from support.terminal import TerminalStream
 
@@ -27,39 +30,48 @@ def _last(stream: TerminalStream) -> str:
 
 
 def test_times_go_on_while_nothing_is_done(stream: TerminalStream) -> None:
-    """Each second the elapsed time is one more, and the time left one less."""
+    """Each second the elapsed time is one more, and the time left one less. The range of the end stays."""
     clock = Clock()
     line = _line(stream, clock)
-    line.begin(0, 64, workers=2)
-    for count in range(1, 9):
-        clock.advance(seconds=10)
-        line(count)
+    line.show(8, 64, left=Forecast(9.5, 21.5))
     texts = []
-    for _ in range(3):
+    for seconds in (1, 1, 9):
+        clock.advance(seconds=seconds)
         line.draw()
         texts.append(_last(stream))
-        clock.advance(seconds=1)
     assert texts == [
-        "[###---------------------] 8/64 tasks, 12 %, 1:20, about 9m 20s left",
-        "[###---------------------] 8/64 tasks, 12 %, 1:21, about 9m 19s left",
-        "[###---------------------] 8/64 tasks, 12 %, 1:22, about 9m 18s left",
+        "[###---------------------] 8/64 tasks, 12 %, 0:01, 8s to 21s left",
+        "[###---------------------] 8/64 tasks, 12 %, 0:02, 7s to 20s left",
+        "[###---------------------] 8/64 tasks, 12 %, 0:11, up to 11s left",
     ]
+    clock.advance(seconds=11)
+    line.draw()
+    assert _last(stream).endswith("8/64 tasks, 12 %, 0:22")
 
 
-def test_the_start_up_is_not_in_the_estimate(stream: TerminalStream) -> None:
-    """Workers start for 100 s; then each task takes 10. What an earlier run did is not in the rate either."""
+def test_work_that_is_only_counted_has_an_estimate_too(stream: TerminalStream) -> None:
+    """Jobs that a sync reads, for example: 10 every second. The time before the first count is not in the rate."""
+    clock = Clock()
+    line = _line(stream, clock, 1000)
+    clock.advance(seconds=100)
+    for count in range(0, 210, 10):
+        line(count)
+        clock.advance(seconds=1)
+    line.draw()
+    found = re.search(r"200/1,000 tasks, 20 %, 2:01, (\d)m (\d+)s to (\d)m (\d+)s left", _last(stream))
+    assert found is not None
+    low, high = (60 * int(found[one]) + int(found[one + 1]) for one in (1, 3))
+    assert 50 <= low <= 80 <= high <= 110
+
+
+def test_the_line_says_what_the_work_waits_for(stream: TerminalStream) -> None:
+    """Workers start, and no time is left to tell."""
     clock = Clock()
     line = _line(stream, clock)
-    line.wait(50, 64, "starting workers")
+    line.show(50, 64, note="starting workers")
     clock.advance(seconds=100)
     line.draw()
     assert _last(stream).endswith("50/64 tasks, 78 %, 1:40, starting workers")
-    line.begin(50, 64, workers=1)
-    for count in (51, 52):
-        assert "left" not in _last(stream)
-        clock.advance(seconds=10)
-        line(count)
-    assert _last(stream).endswith("52/64 tasks, 81 %, 2:00, about 2m left")
 
 
 @pytest.mark.parametrize("columns", [10, 40, 60, 80, 120])
@@ -68,7 +80,7 @@ def test_the_line_fits_the_terminal(stream: TerminalStream, monkeypatch: pytest.
     monkeypatch.setattr(terminal, "columns", lambda _stream: columns)
     clock = Clock()
     line = _line(stream, clock)
-    line.wait(3, 64, "待機中 " * 10)
+    line.show(3, 64, note="待機中 " * 10)
     clock.advance(seconds=1)
     line.draw()
     assert 0 < terminal.display_width(_last(stream)) < columns
@@ -78,10 +90,10 @@ def test_a_shorter_line_covers_the_one_before(stream: TerminalStream) -> None:
     """What was longer is overwritten with blanks."""
     clock = Clock()
     line = _line(stream, clock)
-    line.wait(0, 64, "starting workers")
+    line.show(0, 64, note="starting workers")
     clock.advance(seconds=1)
     line.draw()
-    line.begin(0, 64)
+    line.show(0, 64)
     line.draw()
     before, after = stream.getvalue().split("\r")[1:]
     assert len(after) == len(before)

@@ -103,7 +103,7 @@ def test_modelops_fields_are_always_written_and_ours_if_set() -> None:
 def test_the_known_fields_are_those_of_the_contract() -> None:
     """Their names are a contract with programs outside of this project."""
     assert set(FIELDS) == {*MODELOPS, *OURS}
-    bookkeeping = {"write_id", "revision", "transitions", "shards"}
+    bookkeeping = {"write_id", "revision", "transitions", "shards", "usage", "forecast"}
     assert set(REQUIRED) | bookkeeping | set(UPDATABLE) == set(FIELDS)
 
 

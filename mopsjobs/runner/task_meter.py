@@ -1,0 +1,161 @@
+"""Measure the tasks of a shard: what they used, when the last one will end, and which ones are stragglers.
+
+The thread that runs the tasks feeds it. The thread of the reporter only reads the last usage and forecast.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from mopsjobs.events.format import STRAGGLER
+from mopsjobs.events.writer import EventLog
+from mopsjobs.registry.usage import ShardForecast, Stragglers, Usage, straggler_text
+from mopsjobs.runner.pools.base import Pool, TaskAtWork, TaskResult
+from mopsjobs.runner.pools.local import TASKS_PER_WORKER
+from mopsjobs.utils.forecast import Forecast, Forecaster
+
+FORECAST_SECONDS = 1.0
+"""A forecast is made at most this often."""
+
+FORECAST_COST = 50
+"""And the next one not before this many times as long as it took: so all of them take at most 2 % of the time."""
+
+MAX_ARRIVALS = 1024
+"""Last results that tell how many tasks run at once, on a cluster that does not."""
+
+MAX_STRAGGLERS = 1000
+"""Stragglers of one run that are told of. Each is an event."""
+
+
+class _AtWork(NamedTuple):
+    """The tasks at work: how many, for how long each, in seconds, and how many more could run at once."""
+
+    elapsed: list[float]
+    workers: int
+    known: list[tuple[TaskAtWork, float]]
+    """Those of which the pool knows when they began."""
+
+
+class TaskMeter:
+    """Measures one run over a shard."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        todo: int,
+        events: EventLog,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Begin with a pool that has not begun.
+
+        Args:
+            pool: runs the tasks.
+            todo: how many tasks it will run.
+            events: gets an event for each straggler.
+            clock: a monotonic clock in seconds.
+            wall_clock: seconds since the epoch.
+        """
+        self._pool = pool
+        self._todo = todo
+        self._events = events
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._forecaster = Forecaster(ahead=0 if pool.workers is None else TASKS_PER_WORKER - 1)
+        self._ended = 0
+        self._cpu_seconds: float | None = None
+        self._task_seconds: float | None = None
+        self._max_rss_bytes: int | None = None
+        self._held = 0.0
+        self._began_at = self._held_at = clock()
+        self._due_at = 0.0
+        self._workers = pool.workers or 0
+        self._arrivals: deque[tuple[float, float]] = deque(maxlen=MAX_ARRIVALS)
+        """When the last results came, and how long their tasks took."""
+        self._told: set[int] = set()
+        self._left: Forecast | None = None
+        self._left_at = 0.0
+        self._forecast: ShardForecast | None = None
+
+    def measured(self) -> tuple[Usage, ShardForecast | None]:
+        """Return what the attempts that have ended used and how long workers were held, and the last forecast."""
+        return Usage(self._cpu_seconds, self._task_seconds, self._held, self._max_rss_bytes), self._forecast
+
+    @property
+    def left(self) -> Forecast | None:
+        """Return the range of the time left; None while it is too early to say."""
+        if self._left is None:
+            return None
+        passed = self._clock() - self._left_at
+        return Forecast(max(0.0, self._left.earliest - passed), self._left.latest - passed)
+
+    def add(self, result: TaskResult) -> None:
+        """Take an attempt that has ended."""
+        used = result.usage
+        if used.seconds is not None:
+            self._task_seconds = (self._task_seconds or 0.0) + used.seconds
+        if used.user_seconds is not None or used.system_seconds is not None:
+            cpu = (used.user_seconds or 0.0) + (used.system_seconds or 0.0)
+            self._cpu_seconds = (self._cpu_seconds or 0.0) + cpu
+        if used.max_rss_bytes is not None:
+            self._max_rss_bytes = max(self._max_rss_bytes or 0, used.max_rss_bytes)
+        if result.is_final:
+            self._ended += 1
+            if used.seconds is not None:
+                self._forecaster.add(used.seconds)
+                self._arrivals.append((self._clock(), used.seconds))
+
+    def update(self) -> None:
+        """Note the time that has passed; and make a forecast, if one is due. Call it at least every half second."""
+        now = self._clock()
+        self._held += (now - self._held_at) * self._workers
+        self._held_at = now
+        if now >= self._due_at and self._pool.is_ready:
+            self._make_forecast(now)
+            self._due_at = now + max(FORECAST_SECONDS, FORECAST_COST * (self._clock() - now))
+
+    def _make_forecast(self, now: float) -> None:
+        wall = self._wall_clock()
+        at_work = self._at_work(self._pool.at_work(), now, wall)
+        self._workers = at_work.workers
+        waiting = max(0, self._todo - self._ended - len(at_work.elapsed))
+        self._left = self._forecaster.estimate(now, at_work.elapsed, waiting, at_work.workers)
+        self._left_at = now
+        earliest, latest = (None, None) if self._left is None else (wall + end for end in self._left)
+        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), self._stragglers(at_work.known))
+
+    def _at_work(self, tasks: Sequence[TaskAtWork], now: float, wall: float) -> _AtWork:
+        known = [(one, max(0.0, wall - one.started_at)) for one in tasks if one.started_at is not None]
+        if self._pool.workers is not None or known:
+            return _AtWork([taken for _, taken in known], self._pool.workers or len(known), known)
+        # A cluster has more tasks than it runs, and does not tell which. Each task began when another one had ended.
+        workers = self._workers_by_throughput()
+        began = [at for at, _ in self._arrivals][-workers:] if workers else []
+        began += [self._began_at] * (workers - len(began))
+        return _AtWork([now - at for at in began[: len(tasks)]], workers, [])
+
+    def _workers_by_throughput(self) -> int:
+        """Return how many tasks ran at once: those that ended per second, times how long they took (Little's law)."""
+        recent = list(self._arrivals)[len(self._arrivals) // 2 :]
+        span = recent[-1][0] - recent[0][0] if recent else 0.0
+        if span <= 0:
+            return 0
+        return max(1, round(sum(seconds for _, seconds in recent[1:]) / span))
+
+    def _stragglers(self, elapsed: Sequence[tuple[TaskAtWork, float]]) -> Stragglers | None:
+        limit = self._forecaster.straggler_seconds()
+        late = [] if limit is None else [(one, taken) for one, taken in elapsed if taken > limit]
+        if not late:
+            return None
+        usual = self._forecaster.quantile(0.99)
+        for one, taken in late:
+            if one.task.number not in self._told and len(self._told) < MAX_STRAGGLERS:
+                self._told.add(one.task.number)
+                text = straggler_text(taken, usual)
+                self._events.emit(STRAGGLER, task=one.task.number, seed=one.task.seed, text=text)
+        oldest, taken = max(late, key=lambda pair: pair[1])
+        return Stragglers(len(late), oldest.task.number, oldest.started_at or 0.0, usual)

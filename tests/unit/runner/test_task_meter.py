@@ -1,0 +1,154 @@
+"""What a runner says about its tasks: what they used, when the last one ends, and which ones take too long."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from mopsjobs.ledger.attempt import NO_USAGE
+from mopsjobs.registry.usage import Usage
+from mopsjobs.runner.pools.base import TaskAtWork, TaskResult
+from mopsjobs.runner.task_meter import TaskMeter
+from mopsjobs.studies.study import Task
+from support.cli import Clock
+
+
+class _Events:
+    """Keeps the events that it is given."""
+
+    def __init__(self) -> None:
+        self.emitted: list[dict[str, Any]] = []
+
+    def emit(self, kind: str, **fields: object) -> None:
+        self.emitted.append({"kind": kind, **fields})
+
+
+class _Pool:
+    """A pool whose tasks are set by the test."""
+
+    def __init__(self, workers: int | None) -> None:
+        self.workers = workers
+        self.is_ready = True
+        self.tasks: list[TaskAtWork] = []
+
+    def at_work(self) -> list[TaskAtWork]:
+        return self.tasks
+
+
+def _task(number: int) -> Task:
+    return Task(number, MappingProxyType({"x": number}), "p" * 64, 1)
+
+
+def _meter(pool: _Pool, todo: int, clock: Clock, events: _Events | None = None) -> TaskMeter:
+    return TaskMeter(
+        pool,  # type: ignore[arg-type]
+        todo,
+        events or _Events(),  # type: ignore[arg-type]
+        clock=clock.monotonic,
+        wall_clock=lambda: clock.now().timestamp(),
+    )
+
+
+def _result(number: int, seconds: float | None, *, is_final: bool = True, **used: Any) -> TaskResult:
+    usage = NO_USAGE._replace(seconds=seconds, **used)
+    return TaskResult(number, _task(number), {}, None, usage=usage, is_final=is_final)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return a clock that stands."""
+    return Clock()
+
+
+def test_usage_is_that_of_all_attempts(clock: Clock) -> None:
+    """Also of those that are tried once more. Workers are held as long as the run takes."""
+    meter = _meter(_Pool(4), 10, clock)
+    assert meter.measured() == (Usage(None, None, 0.0, None), None)
+    meter.add(_result(0, 2.0, user_seconds=1.0, system_seconds=0.5, max_rss_bytes=2**20))
+    meter.add(_result(1, 3.0, is_final=False, user_seconds=1.0, max_rss_bytes=2**30))
+    meter.add(_result(2, None))
+    clock.advance(seconds=5)
+    meter.update()
+    assert meter.measured()[0] == Usage(2.5, 5.0, 20.0, 2**30)
+
+
+def test_the_range_counts_down_and_is_of_the_wall_clock(clock: Clock) -> None:
+    """The record gets times of day, and the line on a terminal what is left."""
+    pool = _Pool(2)
+    meter = _meter(pool, 100, clock)
+    for number in range(20):
+        clock.advance(seconds=5)
+        meter.add(_result(number, 10.0))
+    start = clock.now().timestamp()
+    pool.tasks = [TaskAtWork(number, _task(number), 1, start - 5, None) for number in (20, 21)]
+    meter.update()
+    forecast, left = meter.measured()[1], meter.left
+    assert forecast is not None
+    assert left is not None
+    assert (forecast.earliest, forecast.latest) == (start + left.earliest, start + left.latest)
+    assert 300 < left.earliest <= 400 <= left.latest < 600
+    assert (forecast.at_work, forecast.stragglers) == (2, None)
+    clock.advance(seconds=0.5)
+    meter.update()
+    assert meter.left == (left.earliest - 0.5, left.latest - 0.5)
+
+
+def test_a_straggler_is_told_once(clock: Clock) -> None:
+    """By an event; the forecast has the oldest one and their number, until they end."""
+    pool, events = _Pool(3), _Events()
+    meter = _meter(pool, 60, clock, events)
+    for number in range(40):
+        meter.add(_result(number, 9.0 + number % 3))
+    begin = clock.now().timestamp()
+    pool.tasks = [TaskAtWork(number, _task(number), 1, begin - 40 * (number - 39), "node") for number in (40, 41)]
+    for _ in range(3):
+        clock.advance(seconds=2)
+        meter.update()
+    assert [(event["kind"], event["task"]) for event in events.emitted] == [("straggler", 40), ("straggler", 41)]
+    assert events.emitted[0]["text"] == "at work for 42s; 99 % of the finished tasks took at most 11s"
+    forecast = meter.measured()[1]
+    assert forecast is not None
+    assert forecast.stragglers is not None
+    assert forecast.stragglers[:3] == (2, 41, begin - 80)
+    pool.tasks = []
+    clock.advance(seconds=2)
+    meter.update()
+    assert meter.measured()[1] == (None, None, 0, None) or meter.measured()[1].stragglers is None  # type: ignore[union-attr]
+    assert len(events.emitted) == 2
+
+
+def test_a_cluster_that_does_not_tell_what_runs_is_estimated(clock: Clock) -> None:
+    """Three tasks per thread were sent, and none tells when it began. What ends per second tells how many run."""
+    pool = _Pool(None)
+    meter = _meter(pool, 200, clock)
+    for number in range(100):
+        clock.advance(seconds=2.5)
+        meter.add(_result(number, 10.0))
+        pool.tasks = [TaskAtWork(sent, _task(sent), 1, None, None) for sent in range(number + 1, number + 13)]
+        meter.update()
+    forecast, left = meter.measured()[1], meter.left
+    assert forecast is not None
+    assert forecast.at_work == 4
+    assert left is not None
+    assert left.earliest <= 250 <= left.latest
+    assert 700 < (meter.measured()[0].held_core_seconds or 0) < 1_100
+
+
+def test_forecasts_take_a_small_part_of_the_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One takes 1 s here. The next one is made 50 s later at the earliest."""
+    pool = _Pool(1)
+    meter = _meter(pool, 100, clock)
+    asked: list[float] = []
+
+    def slow(*_: object) -> None:
+        asked.append(clock.monotonic())
+        clock.advance(seconds=1)
+
+    monkeypatch.setattr(meter._forecaster, "estimate", slow)
+    for _ in range(1_000):
+        clock.advance(seconds=0.1)
+        meter.update()
+    assert len(asked) == 3
+    assert asked[1] - asked[0] > 49
