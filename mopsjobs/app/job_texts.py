@@ -71,7 +71,7 @@ def usage_text(usage: Mapping[str, Any]) -> str | None:
     cpu, held, share = usage["cpu_seconds"], usage["held_core_seconds"], usage["cpu_efficiency"]
     texts = []
     if cpu is not None:
-        of_held = "" if held is None or share is None else f" of {human_duration(held)} held ({share:.0%})"
+        of_held = "" if held is None or share is None else f" of {human_duration(held)} held ({100 * share:.0f} %)"
         texts.append(f"CPU {human_duration(cpu)}{of_held}")
     if usage["task_seconds"] is not None:
         texts.append(f"tasks {human_duration(usage['task_seconds'])}")

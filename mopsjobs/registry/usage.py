@@ -20,7 +20,7 @@ Number = float | None
 
 
 class Usage(NamedTuple):
-    """What a shard or a job has used so far. What was not measured is None."""
+    """The resources that a shard or a job has used so far. A number that was not measured is None."""
 
     cpu_seconds: Number
     """Processor time of the tasks, in user mode and in the kernel."""
@@ -59,7 +59,7 @@ def straggler_text(seconds: float, usual_seconds: float) -> str:
 
 
 class ShardForecast(NamedTuple):
-    """What a shard or a job expects. Times are seconds since 1970."""
+    """The expected end of a shard or a job. Times are seconds since 1970."""
 
     earliest: Number
     """The range of its end; None while it is too early to say."""

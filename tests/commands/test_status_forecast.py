@@ -37,7 +37,7 @@ def test_status_tells_when_a_job_should_end(cli: Cli) -> None:
     assert [line for line in lines if line.startswith(("Done", "Stragglers", "Used"))] == [
         "Done       in 20m to 50m, 12:20 to 12:50 UTC (320 of 1,000 tasks done, 8 at work)",
         "Stragglers task 17, of 2 such tasks: at work for 40m; 99 % of the finished tasks took at most 1m 50s",
-        "Used       CPU 1h 30m of 2h held (75%), tasks 1h 40m, peak memory 300 MiB",
+        "Used       CPU 1h 30m of 2h held (75 %), tasks 1h 40m, peak memory 300 MiB",
     ]
     cli.clock.advance(hours=0, seconds=30)
     later = cli.ok("status", "a", "--json").json
@@ -134,9 +134,9 @@ def test_summary_sums_up_by_owner_day_and_label(cli: Cli, job: Remote) -> None:
     table = cli.ok("summary", "--by", "label:team", "--owner", "ada").out
     assert table.splitlines()[-2:] == [
         "TEAM  JOBS  CPU     TASKS   HELD  EFFICIENCY  PEAK MEMORY",
-        "red   1     1h 30m  1h 40m  2h    75%         300 MiB",
+        "red   1     1h 30m  1h 40m  2h    75 %        300 MiB",
     ]
-    assert "Used         CPU 1h 30m of 2h held (75%)" in table
+    assert "Used         CPU 1h 30m of 2h held (75 %)" in table
 
 
 @pytest.mark.parametrize("by", ["", "label:", "labels:a", "status"])
@@ -176,7 +176,7 @@ def test_the_family_has_the_sum_of_its_jobs(cli: Cli, job: Remote) -> None:
     assert found["usage"]["cpu_seconds"] == 10800.0
     assert found["usage"]["max_rss_bytes"] == 300 * 2**20
     family = next(line for line in cli.ok("status", "b").out.splitlines() if line.startswith("Family"))
-    assert family.endswith("in 2 jobs, CPU 3h of 4h held (75%), tasks 3h 20m, peak memory 300 MiB")
+    assert family.endswith("in 2 jobs, CPU 3h of 4h held (75 %), tasks 3h 20m, peak memory 300 MiB")
 
 
 def test_a_record_with_odd_values_is_listed(cli: Cli, remote: Remote) -> None:

@@ -130,7 +130,7 @@ class DayCount(NamedTuple):
 
 
 class UsageSum(NamedTuple):
-    """What the tasks of some jobs used. What was not measured of any of them is None."""
+    """The usage of some jobs. A number is None if it was measured of none of them."""
 
     group: str | None
     """What the jobs have in common: an owner, the value of a label, or the day in UTC on which they were registered."""

@@ -72,7 +72,7 @@ def test_a_job_ends_with_its_last_shard() -> None:
 
 
 def test_no_shard_knows_the_end_before_all_have_begun() -> None:
-    """The tasks of a shard that waits for its turn are in nobody's forecast."""
+    """The tasks of a shard that waits for its turn are in no forecast."""
     state = with_shard(_state(), 0, 2, _report(forecast=ShardForecast(2_000.0, 3_000.0, 4)), AT)
     assert job_forecast(state) == ShardForecast(None, None, 4)
     # A shard that is at work and does not say when it ends leaves the end open, too.
