@@ -1,8 +1,7 @@
 """The worker process: runs a model's tasks, one after the other, in the model's own interpreter.
 
 It is started as a script, by a Python that may be as old as 3.8 and have the standard library alone. So it imports
-nothing of mops-jobs. It reads JSON lines from its standard input and answers with JSON lines on its
-standard output:
+nothing of mops-jobs. It reads JSON lines from its standard input, and answers with JSON lines on its standard output:
 
     <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: the model to load
     -> {"ready": true, "usage": {...}, "host": NAME, "python": VERSION}
@@ -89,7 +88,9 @@ def main() -> int:
 def _run_tasks(tasks: TextIO, answers: TextIO, call: Call, setup: dict[str, Any], meter: _Meter) -> int:
     for line in tasks:
         task = json.loads(line)
-        _mark(task["task"])
+        _flush()
+        with contextlib.suppress(OSError):
+            os.write(2, f"{MARK}{task['task']}\n".encode())
         os.environ["MOPS_JOBS_TASK"], os.environ["MOPS_JOBS_SEED"] = str(task["task"]), str(task["seed"])
         os.environ["MOPS_JOBS_PARAM_ID"] = task["param_id"]
         meter.start()
@@ -116,7 +117,7 @@ class _Meter:
             self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY)
             self._status = os.open("/proc/self/status", os.O_RDONLY)
         self._user_seconds = self._system_seconds = 0.0
-        self._own_peak = self._child_peak = self._faults = 0
+        self._own_peak = self._child_peak = self._faults = self._rss = 0
         self.start()
 
     def start(self) -> None:
@@ -127,13 +128,12 @@ class _Meter:
 
     def read(self) -> dict[str, Any]:
         """Return what was used since the last reading."""
-        seconds = time.perf_counter() - self._started
         own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         user, self._user_seconds = self._user_seconds, own.ru_utime + children.ru_utime
         system, self._system_seconds = self._system_seconds, own.ru_stime + children.ru_stime
         return {
             "started_at": self._started_at,
-            "seconds": round(seconds, 6),
+            "seconds": round(time.perf_counter() - self._started, 6),
             "user_seconds": round(self._user_seconds - user, 6),
             "system_seconds": round(self._system_seconds - system, 6),
             "max_rss_bytes": self._peak(own, children.ru_maxrss * RSS_UNIT),
@@ -141,19 +141,16 @@ class _Meter:
 
     def _peak(self, own: Any, child: int) -> int | None:
         highest, faults = own.ru_maxrss * RSS_UNIT, own.ru_minflt + own.ru_majflt
-        peak = highest if highest > self._own_peak else None
-        self._own_peak = max(highest, self._own_peak)
-        if self._status >= 0:
-            if faults != self._faults:  # otherwise it has got no memory since the last reading
-                text = os.pread(self._status, 4096, 0).split()
-                peak, self._rss = (int(text[text.index(name) + 1]) * 1024 for name in (b"VmHWM:", b"VmRSS:"))
-                self._faults = faults
-            else:
-                peak = self._rss
-        if child > self._child_peak:
-            self._child_peak = child
-            peak = max(peak or 0, child)
-        return peak
+        if self._status < 0:
+            peak = highest if highest > self._own_peak else 0
+        elif faults == self._faults:  # it has got no memory since the last reading
+            peak = self._rss
+        else:
+            text = os.pread(self._status, 4096, 0).split()
+            peak, self._rss = (int(text[text.index(name) + 1]) * 1024 for name in (b"VmHWM:", b"VmRSS:"))
+        peak = max(peak, child if child > self._child_peak else 0)
+        self._own_peak, self._child_peak, self._faults = highest, child, faults
+        return peak or None
 
 
 def _end_group() -> None:
@@ -188,9 +185,7 @@ def _load_model(root: str, entrypoint: str, expected: list[str] | None) -> tuple
         module = _import_file(os.path.join(root, path)) if is_file else importlib.import_module(path)
         if origin != CONVENTION or hasattr(module, name):
             wire, takes = _get_function(module, name, ("entrypoint", "params", "seed"))
-            about: dict[str, Any] = {"takes": takes}
-            if origin == ENTRY_POINT:
-                about["entry_point"] = where
+            about: dict[str, Any] = {"takes": takes, **({"entry_point": where} if origin == ENTRY_POINT else {})}
             return lambda params, seed: _check_outputs(wire(entrypoint, params, seed)), about
     model, _, name = entrypoint.rpartition("/")[0].partition(":")
     if not name:
@@ -242,8 +237,7 @@ def _wire_of_toml(path: str) -> object:
 
 def _get_function(module: ModuleType, name: str, arguments: tuple[str, ...]) -> tuple[Any, list[str]]:
     """Return a function of a module that can be called with these arguments, by position, and the names of its own."""
-    # The file says which module it is, where two have the same name.
-    place = getattr(module, "__file__", None) or module.__name__
+    place = getattr(module, "__file__", None) or module.__name__  # two modules may have the same name
     if not hasattr(module, name):
         close = difflib.get_close_matches(name, [word for word in dir(module) if not word.startswith("_")], 1)
         raise AttributeError(f"there is no {name!r} in {place}{f', did you mean {close[0]!r}?' if close else ''}")
@@ -274,9 +268,8 @@ def _import_file(path: str) -> ModuleType:
 
 def _check_outputs(outputs: object) -> dict[str, bytes]:
     if not isinstance(outputs, dict):
-        raise TypeError(
-            f"invalid result of the wire function: expected a dict of outputs, not {type(outputs).__name__}"
-        )
+        kind = type(outputs).__name__
+        raise TypeError(f"invalid result of the wire function: expected a dict of outputs, not {kind}")
     encoded = _encode_each(outputs)
     _raise_returned_error(encoded)
     return encoded
@@ -333,9 +326,8 @@ def _is_bytes(value: object) -> bool:
 def _is_table(value: object) -> bool:
     """Return True for a DataFrame or a Series of pandas. A model that has none may not have pandas."""
     pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(
-        value, tuple(getattr(pandas, name) for name in ("DataFrame", "Series") if hasattr(pandas, name))
-    )
+    kinds = tuple(getattr(pandas, name) for name in ("DataFrame", "Series") if hasattr(pandas, name))
+    return isinstance(value, kinds)
 
 
 def _to_json(value: object) -> bytes:
@@ -357,9 +349,7 @@ def _to_plain(value: Any) -> Any:
 
 def _with_plain_keys(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            _to_plain(name) if hasattr(name, "tolist") else name: _with_plain_keys(item) for name, item in value.items()
-        }
+        return {_to_plain(key) if hasattr(key, "tolist") else key: _with_plain_keys(value[key]) for key in value}
     return [_with_plain_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -375,13 +365,6 @@ def _encode_outputs(outputs: dict[str, bytes], spool: str, task: int) -> dict[st
                 file.write(content)
             encoded[name] = {"file": path}
     return encoded
-
-
-def _mark(task: int) -> None:
-    """Write on standard error which task the next lines are of."""
-    _flush()
-    with contextlib.suppress(OSError):
-        os.write(2, f"{MARK}{task}\n".encode())
 
 
 def _flush() -> None:

@@ -104,7 +104,7 @@ def test_an_attempt_at_which_the_worker_died_is_measured_by_its_end(user: Path) 
         (2, Outcome.DIED, 2, True),
     ]
     for one in deaths[:2]:
-        assert 0.95 <= _cpu(one) <= 1.25
+        assert 0.95 <= _cpu(one) <= 1.5  # with that of the task before, it would be 2
         assert (one.usage.seconds or 0) >= 1
         assert (one.usage.host, one.usage.python) == (platform.node(), platform.python_version())
     for one in deaths[2:]:
