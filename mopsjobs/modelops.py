@@ -66,7 +66,7 @@ class JobState(job_state.JobState):
     def __post_init__(self) -> None:
         for name in job_state.OUTPUT_LISTS:
             object.__setattr__(self, name, list(getattr(self, name)))
-        for name in ("metadata", "shards", "labels", "extra", "foreign"):
+        for name in ("metadata", "shards", "labels", "usage", "forecast", "extra", "foreign"):
             object.__setattr__(self, name, dict(getattr(self, name)))
         object.__setattr__(self, "transitions", tuple(dict(step) for step in self.transitions))
 
