@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
+from mopsjobs.ledger.scalars import Scalars
 from mopsjobs.utils.files import make_directory, private_opener
 
 log = logging.getLogger(__name__)
@@ -34,15 +35,13 @@ _NAME = re.compile(r"(?P<run>[0-9a-f]{1,32})-(?P<number>\d{6,12})\.jsonl", re.AS
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
-Scalars = Mapping[str, object]
-"""Numbers, texts and truth values in the outputs of a task, by their names."""
-
 
 class Entry(NamedTuple):
-    """An attempt in the journal, with the scalars that its outputs hold."""
+    """An attempt in the journal, with the scalars of its outputs."""
 
     attempt: Attempt
     scalars: Scalars | None = None
+    """None if its outputs were not searched for scalars, or have too many for a chunk."""
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -191,4 +190,4 @@ def _parse(fields: list[Any]) -> Entry:
         raise ValueError("invalid attempt")
     reason = None if error is None else AttemptError(*error)
     found = Attempt._make([task, attempt, Outcome(outcome), *measured, reason, output_bytes])
-    return Entry(found, scalars)
+    return Entry(found, scalars if isinstance(scalars, dict) else None)

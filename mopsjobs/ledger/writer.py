@@ -17,7 +17,8 @@ from typing import NamedTuple
 from mopsjobs.errors import InvalidKeyError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, chunk_key, encode_attempts
-from mopsjobs.ledger.journal import Entry, JournalFile, LeftChunk, Scalars, journal_path, read_left, settle_left
+from mopsjobs.ledger.journal import Entry, JournalFile, LeftChunk, journal_path, read_left, settle_left
+from mopsjobs.ledger.scalars import Scalars, encode_scalars
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
@@ -35,9 +36,6 @@ MAX_PAUSE = 30.0
 """Seconds between two attempts to write a chunk; growing, with jitter."""
 
 CLOSE_SECONDS = 3.0
-
-EncodeScalars = Callable[[str, int, Sequence[Entry]], "bytes | None"]
-"""Encodes the scalars of a chunk, from job, shard and entries; None if there are none."""
 
 
 def _new_run() -> str:
@@ -98,7 +96,6 @@ class Ledger:
         shard: int,
         directory: Path,
         *,
-        encode_scalars: EncodeScalars | None = None,
         clock: Callable[[], float] = time.monotonic,
         new_run: Callable[[], str] = _new_run,
     ) -> None:
@@ -111,7 +108,6 @@ class Ledger:
             job_id: the job.
             shard: the number of the shard.
             directory: where the journal is, for this shard alone.
-            encode_scalars: makes a second chunk of the scalars; None: they are not written.
             clock: a monotonic clock in seconds.
             new_run: draws the id of this run.
         """
@@ -120,7 +116,6 @@ class Ledger:
         self._job_id = check_job_id(job_id)
         self._shard = shard
         self._directory = directory
-        self._encode_scalars = encode_scalars
         self._clock = clock
         self._started = clock()
         self._run_id = new_run()
@@ -175,7 +170,7 @@ class Ledger:
 
         Args:
             attempt: the attempt.
-            scalars: those of its outputs.
+            scalars: those of its outputs; None if they go into no chunk.
             is_settled: False if its outputs are still to be sent. `settle` or `refuse` then tells the end of that.
         """
         entry = Entry(attempt, scalars)
@@ -333,7 +328,8 @@ class Ledger:
             return values
         key = (self._job_id, self._shard, chunk.run, chunk.number)
         try:
-            scalars = self._encode_scalars and self._encode_scalars(self._job_id, self._shard, entries)
+            found = ((entry.attempt.task, entry.scalars) for entry in entries if entry.scalars is not None)
+            scalars = encode_scalars(self._job_id, self._shard, found)
             if scalars is not None:
                 values.append((chunk_key(*key, "scalars"), scalars))
             attempts = [entry.attempt for entry in entries]

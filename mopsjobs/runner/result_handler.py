@@ -12,6 +12,7 @@ from mopsjobs.errors import StoreError
 from mopsjobs.events.format import RUNNER, TASK_FAILED
 from mopsjobs.events.writer import EventLog
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
+from mopsjobs.ledger.scalars import scalars_for_chunk
 from mopsjobs.ledger.signature import attempt_error
 from mopsjobs.ledger.writer import Begun, Ledger
 from mopsjobs.runner.output_sender import OutputSender
@@ -131,7 +132,7 @@ class ResultHandler:
             outputs.insert(0, (NAMES_NAME, json.dumps([name for name, _ in outputs]).encode()))
         # Before the outputs: so each task that is complete is in the ledger.
         attempt = _attempt(result, result.outcome, None, output_bytes=size)
-        ticket = self._ledger.add(attempt, is_settled=False)
+        ticket = self._ledger.add(attempt, scalars_for_chunk(dict(outputs)), is_settled=False)
 
         def on_done() -> None:
             self._counts.add(completed=count)

@@ -16,8 +16,9 @@ import pytest
 from mopsjobs.errors import StoreAccessError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.ledger import writer as ledger_writer
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
-from mopsjobs.ledger.format import encode_columns, parse_attempts, parse_chunk_key
+from mopsjobs.ledger.format import parse_attempts, parse_chunk_key
 from mopsjobs.ledger.journal import Entry
+from mopsjobs.ledger.scalars import parse_scalars
 from mopsjobs.ledger.writer import Begun, Ledger
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -153,13 +154,8 @@ def test_attempts_at_work_are_cancelled_at_the_end(stores: Stores) -> None:
 
 def test_scalars_go_into_a_chunk_of_the_same_number(stores: Stores) -> None:
     """It is written first: a reader of the attempts then finds it."""
-
-    def encode(job_id: str, shard: int, entries: Any) -> bytes | None:
-        rows = [entry.scalars for entry in entries if entry.scalars]
-        return encode_columns({"version": 1, "job_id": job_id, "shard": shard}, {"rows": rows}) if rows else None
-
-    ledger = stores.ledger(encode_scalars=encode)
-    ledger.add(_ended(0), {"peak": 1.5}, is_settled=True)
+    ledger = stores.ledger()
+    ledger.add(_ended(0), {"result.json/peak": 1.5}, is_settled=True)
     with ledger._changed:
         ledger._cut()
     until(lambda: _found(stores.store))
@@ -167,6 +163,11 @@ def test_scalars_go_into_a_chunk_of_the_same_number(stores: Stores) -> None:
     ledger.close()
     names = [key.removeprefix("ledger/job/0.a-") for key in stores.store.list_keys()]
     assert names == ["000000.attempts.gz", "000000.scalars.gz", "000001.attempts.gz"]
+    key = "ledger/job/0.a-000000.scalars.gz"
+    value, parts = stores.store.get(key), parse_chunk_key(key)
+    assert value is not None
+    assert parts is not None
+    assert parse_scalars(value.value, parts) == [(0, {"result.json/peak": 1.5})]
 
 
 # --- outages and refusals -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.attempt import Attempt
 from mopsjobs.ledger.format import parse_attempts, parse_chunk_key
+from mopsjobs.ledger.scalars import parse_scalars
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -35,7 +36,8 @@ def _attempts(store: VersionedStore) -> list[Attempt]:
     for entry in store.scan("ledger/"):
         key = parse_chunk_key(entry.key)
         assert key is not None
-        found += parse_attempts(entry.value or b"", key).attempts
+        if key.kind == "attempts":
+            found += parse_attempts(entry.value or b"", key).attempts
     return sorted(found, key=lambda one: (one.task, one.started_at or 0))
 
 
@@ -73,6 +75,11 @@ def test_every_attempt_of_a_job_is_in_its_ledger(
     error: Any = told["error"]
     assert error["at"] == "model.py:27"
     assert not list(JobDir(tmp_path / "job").ledger(0).iterdir())
+    (entry,) = [entry for entry in line.scan("ledger/") if entry.key.endswith(".scalars.gz")]
+    key = parse_chunk_key(entry.key)
+    assert key is not None
+    scalars = dict(parse_scalars(entry.value or b"", key))
+    assert (sorted(scalars), scalars[4]["result.json/x"]) == ([0, 2, 4], 4)
 
 
 def test_outputs_that_cannot_be_taken_make_a_failed_attempt(
