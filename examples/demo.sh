@@ -35,6 +35,8 @@ mops-jobs list
 mops-jobs status seir-1
 mops-jobs validate seir-1
 mops-jobs results seir-1 --download "$place/results"
+mops-jobs results seir-1 --table "$place/results.csv"
+mops-jobs results seir-1 --table - --mean --quantile 0.1,0.9 | head -n 3
 
 chapter "A script or a pod registers other jobs"
 mops-jobs register nightly-1 --owner ana --label exp=7 --total 10

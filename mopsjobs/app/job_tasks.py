@@ -62,24 +62,26 @@ class JobTasks:
             UsageError: if a condition names a parameter that no task has.
             StoreUnavailableError: if the ledger was removed from the cache meanwhile.
         """
-        metadata = self.job["metadata"]
-        duplicates = metadata.get("n_duplicate_tasks") if isinstance(metadata, Mapping) else None
-
-        def view_list(connection: sqlite3.Connection) -> T:
-            ledger = read_ledger(connection, self.job_id)
-            if ledger is None:
-                raise never_mirrored_error(self.job_id)
-            return view(
-                TaskList(
-                    connection, self.job_id, ledger, query,
-                    is_active=bool(self.job["is_active"]), has_duplicates=bool(duplicates),
-                )
-            )  # fmt: skip
-
-        result = self._app.cache.read_cached(lambda connection: [view_list(connection)])
+        result = self._app.cache.read_cached(lambda connection: [view(self.list_tasks(connection, query))])
         if result is None:
             raise never_mirrored_error(self.job_id)
         return result[0]
+
+    def list_tasks(self, connection: sqlite3.Connection, query: TaskQuery) -> TaskList:
+        """Return the tasks that pass a filter, to be read while the connection is open.
+
+        Raises:
+            UsageError, StoreUnavailableError: see `read`.
+        """
+        metadata = self.job["metadata"]
+        duplicates = metadata.get("n_duplicate_tasks") if isinstance(metadata, Mapping) else None
+        ledger = read_ledger(connection, self.job_id)
+        if ledger is None:
+            raise never_mirrored_error(self.job_id)
+        return TaskList(
+            connection, self.job_id, ledger, query,
+            is_active=bool(self.job["is_active"]), has_duplicates=bool(duplicates),
+        )  # fmt: skip
 
     def describe_age(self, ledger: Ledger) -> str:
         """Return the age of the data in words."""

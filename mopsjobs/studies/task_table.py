@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mopsjobs.errors import RecordError, UsageError
@@ -97,7 +97,7 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], e
     parameters = list(
         dict.fromkeys(name for parameter_set in eldest.study.parameter_sets for name in parameter_set.params)
     )
-    columns = [f"params.{name}" if name in FIRST_COLUMNS else name for name in parameters]
+    columns = parameter_columns(parameters, FIRST_COLUMNS).values()
 
     def row(task: Task) -> list[object]:
         member = family[member_of[task.number]]
@@ -119,6 +119,25 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], e
         file.write(csv_text([[*FIRST_COLUMNS, *columns]]))
         while batch := list(itertools.islice(rows, BATCH)):
             file.write(csv_text(batch))
+
+
+def parameter_columns(parameters: Sequence[str], others: Collection[str]) -> dict[str, str]:
+    """Map parameters to names of columns: their own, or `params.<name>` if another column has it.
+
+    Args:
+        parameters: their names, each once.
+        others: the names of columns that are not parameters.
+    """
+    columns = {name: name for name in parameters}
+    taken = {*others, *parameters}
+    for name in parameters:
+        if name in others:
+            column = f"params.{name}"
+            while column in taken:
+                column = f"params.{column}"
+            columns[name] = column
+            taken.add(column)
+    return columns
 
 
 def _find_members(store: VersionedStore, family: Sequence[Manifest]) -> tuple[bytearray, array[int]]:

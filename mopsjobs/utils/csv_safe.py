@@ -13,15 +13,30 @@ _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - full-width forms, w
 """Characters that begin a formula, by OWASP's page on CSV injection. Only texts are checked, since a number is safe."""
 
 
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
+def csv_text(rows: Iterable[Sequence[object]], *, quotes_nulls: bool = True) -> str:
     """Return the rows as lines of CSV. Null is empty, lists and objects are JSON. A text like a formula gets a `'`.
 
     Every text is quoted, so that the field separator of another country does not split it.
+
+    Args:
+        rows: rows of at least two cells.
+        quotes_nulls: whether a null has quotes, like an empty text. Without them, and with truth values without
+            quotes, readers that look at quotes find the types of columns.
     """
+    if not quotes_nulls:
+        return "".join(",".join(map(_typed_cell, row)) + "\n" for row in rows)
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerows([_cell(value) for value in row] for row in rows)
     return text.getvalue()
+
+
+def _typed_cell(value: object) -> str:
+    """Return a cell, with quotes if it is a text."""
+    content = _cell(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return str(content)
+    return '"' + str(content).replace('"', '""') + '"'
 
 
 def _cell(value: object) -> object:

@@ -481,7 +481,7 @@ def test_a_secret_in_the_address_of_a_scheduler_is_not_repeated(
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
-READABLE = ("fetched", "metrics.prom")
+READABLE = ("fetched", "table.csv", "metrics.prom")
 """The files that a user has asked for, with the mode of their umask: results, and metrics. Another user, node_exporter,
 reads the latter."""
 
@@ -519,6 +519,7 @@ def test_what_is_kept_is_its_owners_alone(cli: Cli, tmp_path: Path, umask: int) 
     try:
         until(lambda: not is_alive(pids[0]), "the runner to end")
         assert ran("results", "job", "--download", str(top / "fetched")).returncode == 0
+        assert ran("results", "job", "--table", str(top / "table.csv")).returncode == 0
         assert ran("metrics", "--textfile", str(top / "metrics.prom")).returncode == 0
         paths = [path for path in top.rglob("*") if not path.is_symlink() and "__pycache__" not in path.parts]
         modes = {path: stat.S_IMODE(path.stat().st_mode) for path in paths if path.exists()}
@@ -529,7 +530,7 @@ def test_what_is_kept_is_its_owners_alone(cli: Cli, tmp_path: Path, umask: int) 
     assert {path: oct(mode) for path, mode in ours.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
     names = {"registry.db", "runner.json", "runner.log", "shard-0.lock", "model.py"}
     assert names | ({"outbox.db", "launched.json"} if umask == 0 else set()) <= {path.name for path in ours}
-    assert modes[top / "metrics.prom"] == 0o666 & ~umask
+    assert modes[top / "metrics.prom"] == modes[top / "table.csv"] == 0o666 & ~umask
     assert {mode for path, mode in modes.items() if path.name == "result.json"} == {0o666 & ~umask}
 
 

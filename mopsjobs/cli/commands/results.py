@@ -5,41 +5,69 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
+from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_outputs import JobWithOutputs, find_job_with_outputs, read_task_errors
-from mopsjobs.cli.flags import JOB_HELP
-from mopsjobs.console.result import JsonLines, Result, Tsv
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError
+from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
+from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
+from mopsjobs.cache.sync.scalars import MAX_KEYS
+from mopsjobs.cli.flags import JOB_HELP, argument_type
+from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
 from mopsjobs.studies.task_table import TABLE
+from mopsjobs.utils.table_files import csv_pieces, form_of, write_table_file
 from mopsjobs.utils.text import describe_duplicates, pluralize
 
-HELP = "list the outputs of a job, or download them"
+HELP = "list the outputs of a job, download them, or make a table of results"
 
 DESCRIPTION = (
     "List the outputs of a job, or download them to DIRECTORY/<param_id>/<seed>/<name>, and a table of its tasks with"
     " their parameters to DIRECTORY/tasks.csv. A child job has the outputs of its ancestors too. An existing file with"
-    " other content is kept and named (exit code 7). A directory with the outputs of another family is refused."
+    " other content is kept and named (exit code 7). A directory with the outputs of another family is refused. --table"
+    " writes a table with a row per task, of the jobs and their ancestors: parameters, status, and the numbers, texts"
+    " and truth values of JSON outputs and of CSV outputs with one row."
 )
 
 EXAMPLES = (
     "mops-jobs results @latest",
     "mops-jobs results nightly-1 --download out",
+    "mops-jobs results nightly-1 nightly-2 --table out.csv",
+    "mops-jobs results @latest --table - --mean --quantile 0.1,0.9",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("job", metavar="JOB", help=JOB_HELP)
-    parser.add_argument("--download", metavar="DIRECTORY", help="download the outputs to this directory")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per output and line")
+    parser.add_argument("jobs", metavar="JOB", nargs="+", help=f"{JOB_HELP}; several with --table")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--download", metavar="DIRECTORY", help="download the outputs to this directory")
+    how.add_argument("--json", action="store_true", help="print one JSON object per output and line")
+    how.add_argument(
+        "--table",
+        metavar="FILE",
+        help="write a table of results to a file that ends in .csv, .jsonl or .parquet; - for CSV on stdout",
+    )
+    table = parser.add_argument_group("table")
+    table.add_argument("--mean", action="store_true", help="a row per parameter set, with the mean of each number")
+    table.add_argument(
+        "--quantile",
+        metavar="Q[,Q]",
+        type=argument_type(parse_quantiles),
+        help="a row per parameter set, with quantiles of each number, like 0.1,0.9",
+    )
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
-    """List or download outputs."""
-    job = find_job_with_outputs(args.job, app)
+    """List or download outputs, or make a table of results."""
+    if args.table is not None:
+        return _table(args, app)
+    if args.mean or args.quantile or len(args.jobs) > 1:
+        what = "Several jobs" if len(args.jobs) > 1 else "--mean and --quantile"
+        raise UsageError(f"{what} need --table FILE.")
+    job = find_job_with_outputs(args.jobs[0], app)
     job_id = job.job_id
     if args.download is not None:
         return _download(job, Path(args.download), app)
@@ -60,6 +88,60 @@ def run(args: argparse.Namespace, app: App) -> Result:
 def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
     """Return the line that says why there are fewer outputs than tasks; none if no tasks share their outputs."""
     return [pluralize(tasks, "task") + describe_duplicates(duplicates)] if duplicates else []
+
+
+def _table(args: argparse.Namespace, app: App) -> Result:
+    """Write the table of results."""
+    form_of(args.table)
+    families = find_results(args.jobs, app)
+
+    def view(results: ResultsTable) -> Result:
+        table: ResultsTable | ReplicateTable = results
+        if args.mean or args.quantile:
+            table = ReplicateTable(results, Statistics(args.mean, args.quantile or ()))
+        count = itertools.count()
+        rows = (row for row in table.rows() if next(count) >= 0)
+        if args.table == "-":
+            app.out.show(Result(RawText(csv_pieces(table.columns, rows))))  # here, while the tasks can be read
+        else:
+            try:
+                write_table_file(args.table, table.columns, rows)
+            except OSError as error:
+                raise MopsJobsError(f"Cannot write {args.table}: {error.strerror}.") from None
+        place = "" if args.table == "-" else f" in {args.table}"
+        notes = [pluralize(next(count), "row") + place]
+        if isinstance(table, ReplicateTable) and table.left_out_columns:
+            notes.insert(0, f"Not numbers, so without statistics: {_names(table.left_out_columns)}.")
+        return Result(notes=notes, **_problems(results))
+
+    with app.out.progress("tasks") as on_progress:
+        result = read_results_table(families, app, view, on_progress)
+    result.warnings = [
+        *(warning for family in families for job in family for warning in job.warnings),
+        *result.warnings,
+    ]
+    return result
+
+
+def _problems(table: ResultsTable) -> dict[str, Any]:
+    """Return warnings about what a table lacks, and the exit code."""
+    warnings = [
+        f"{key} cannot be read ({reason}). The outputs of its tasks were read instead."
+        for key, reason in table.chunk_problems
+    ]
+    warnings += [f"{key} cannot be read: {reason}." for key, reason in table.output_problems]
+    if table.left_out:
+        warnings.append(
+            f"{pluralize(table.left_out, 'value')} of outputs left out: too long, not finite, or in files that are not"
+            " valid or larger than 1 MiB."
+        )
+    if table.is_full:
+        warnings.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
+    return {"warnings": warnings, "exit_code": EXIT_PARTLY_DONE if table.output_problems else EXIT_DONE}
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _output_json(one: Output) -> dict[str, object]:

@@ -1,0 +1,277 @@
+"""The table of results of some jobs: a row per task, with its parameters, how it ended, and the scalars of its outputs.
+
+Jobs of one family are one table: each task has the row of the last of them that did it. Two passes keep memory small.
+The first learns the columns and collects the scalars, the second yields the rows.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+from mopsjobs.app.app import App
+from mopsjobs.app.find_outputs import find_job_with_outputs
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.job_tasks import JobTasks, find_tasks, never_mirrored_error
+from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
+from mopsjobs.cache.sync.scalars import SCHEMA, CollectedScalars, ScalarReader
+from mopsjobs.cache.temporary import temporary_database
+from mopsjobs.errors import JobNotFoundError, NoManifestError
+from mopsjobs.ledger.attempt import Outcome
+from mopsjobs.ledger.scalars import output_order, path_of
+from mopsjobs.studies.task_table import parameter_columns
+from mopsjobs.utils.table_files import Column, kind_of
+
+T = TypeVar("T")
+OnProgress = Callable[[int], None] | None
+
+FIRST_COLUMNS = (("job_id", "text"), ("task", "integer"), ("param_id", "text"))
+"""Columns before the parameters, with their kinds."""
+
+LAST_COLUMNS = (("seed", "unsigned"), ("status", "text"), ("seconds", "number"), ("error", "text"))
+"""Columns between parameters and scalars."""
+
+SUCCEEDED = str(Outcome.SUCCEEDED)
+
+LEFT_OUT = -1
+"""The number under which a task has the count of its scalars that are left out."""
+
+
+class Member(NamedTuple):
+    """A job of a family, and the number by which its scalars are found."""
+
+    number: int
+    job: JobTasks
+    tasks: TaskList
+
+
+class TableRow(NamedTuple):
+    """A task in the table."""
+
+    member: Member
+    task: ListedTask
+    family: int
+    """The number of its family."""
+
+
+class ScalarColumn(NamedTuple):
+    """A scalar as a column."""
+
+    key: int
+    """The number of its key in `CollectedScalars`."""
+    column: Column
+
+
+class ResultsTable:
+    """Tasks of some jobs, and the scalars of their outputs. It is read within `read_results_table`."""
+
+    def __init__(
+        self, app: App, families: Sequence[Sequence[Member]], collected: CollectedScalars, on_progress: OnProgress
+    ) -> None:
+        """Learn the columns, and collect the scalars."""
+        self._families = families
+        self._collected = collected
+        self._reader = ScalarReader(app.store, collected, on_progress)
+        self._parameter_kinds: dict[str, set[str]] = {}
+        self.left_out = 0
+        """Scalars that the rows lack, since they are too large; counted while the rows are read."""
+        self._learn_tasks()
+        for member in itertools.chain.from_iterable(families):
+            self._reader.read(member.number, member.job.job_id)
+        self._parameters = parameter_columns(
+            list(self._parameter_kinds), [name for name, _ in FIRST_COLUMNS + LAST_COLUMNS]
+        )
+        self.parameters = [
+            (name, Column(column, frozenset(self._parameter_kinds[name]))) for name, column in self._parameters.items()
+        ]
+        """The parameters of all tasks, and their columns."""
+        self.scalar_columns = self._name_scalars()
+
+    @property
+    def columns(self) -> list[Column]:
+        """Return the columns of `rows`."""
+        before, after = (
+            [Column(name, frozenset({kind})) for name, kind in some] for some in (FIRST_COLUMNS, LAST_COLUMNS)
+        )
+        return [
+            *before,
+            *(column for _, column in self.parameters),
+            *after,
+            *(one.column for one in self.scalar_columns),
+        ]
+
+    @property
+    def chunk_problems(self) -> list[tuple[str, str]]:
+        """Return key and reason of chunks of the ledger that cannot be read."""
+        return self._reader.chunk_problems
+
+    @property
+    def output_problems(self) -> list[tuple[str, str]]:
+        """Return key and reason of outputs that cannot be read, the first thousand."""
+        return self._reader.output_problems
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether scalars are left out, since there are too many columns."""
+        return self._collected.is_full
+
+    def rows(self) -> Iterator[list[object]]:
+        """Yield the tasks, by family and number, as rows of `columns`."""
+        for row in self.tasks():
+            task = row.task.row
+            yield [
+                row.member.job.job_id,
+                task.task,
+                row.task.param_id,
+                *self.parameters_of(row),
+                int(task.seed),
+                task.outcome,
+                task.seconds,
+                error_text(row.task),
+                *self.scalars_of(row),
+            ]
+
+    def tasks(self) -> Iterator[TableRow]:
+        """Yield the tasks, by family and number."""
+        for number, family in enumerate(self._families):
+            for member, task in _merge(family):
+                yield TableRow(member, task, number)
+
+    def family_id(self, family: int) -> str:
+        """Return the id of the newest job of a family."""
+        return self._families[family][0].job.job_id
+
+    def parameters_of(self, row: TableRow) -> list[object]:
+        """Return the parameters of a task, in the order of their columns; None for one that its set lacks."""
+        return [row.task.params.get(name) for name in self._parameters]
+
+    def scalars_of(self, row: TableRow) -> list[object]:
+        """Return the scalars of a task, in the order of their columns; None for one that it lacks."""
+        if row.task.row.outcome != SUCCEEDED:
+            return [None] * len(self.scalar_columns)
+        found = self._collected.get(row.member.number, row.task.row.task)
+        left_out = found.get(LEFT_OUT, 0)
+        self.left_out += left_out if isinstance(left_out, int) else 0
+        return [found.get(one.key) for one in self.scalar_columns]
+
+    def _learn_tasks(self) -> None:
+        """Learn the kinds of parameters, and which tasks succeeded."""
+        params: object = None
+        for row in self.tasks():
+            task = row.task
+            if task.params is not params:
+                params = task.params
+                for name, value in task.params.items():
+                    kinds = self._parameter_kinds.setdefault(name, set())
+                    if value is not None:
+                        kinds.add(kind_of(value))
+            if task.row.outcome == SUCCEEDED:
+                self._collected.want(row.member.number, task.row.task, task.param_id, task.row.seed)
+
+    def _name_scalars(self) -> list[ScalarColumn]:
+        """Name the columns of scalars: by their path with dots; if another column has that name, after their output."""
+        taken = {name for name, _ in FIRST_COLUMNS + LAST_COLUMNS} | set(self._parameters.values())
+        columns = []
+        keys = {key: path_of(key) for key in self._collected.keys}
+        for key in sorted(keys, key=lambda key: (output_order(keys[key][0]), key)):
+            output, path = keys[key]
+            stem = output.rpartition(".")[0]
+            name = ".".join(path) or stem
+            while name in taken:
+                name = f"{stem}.{name}"
+            taken.add(name)
+            number, kinds = self._collected.keys[key]
+            columns.append(ScalarColumn(number, Column(name, frozenset(kinds))))
+        return columns
+
+
+def find_results(names: Iterable[str], app: App) -> list[list[JobTasks]]:
+    """Find jobs and their ancestors, and mirror their ledgers. Return them by family, the newest job of each first.
+
+    Args:
+        names: ids, prefixes, or `@latest`.
+        app: the run.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+        AmbiguousJobError: if several ids begin with a name, and are not all of one family.
+        NoManifestError: if mops-jobs did not submit a job.
+        StoreError: if the registry cannot be read.
+    """
+    families: dict[str, dict[str, JobTasks]] = {}
+    for name in names:
+        lineage = _lineage(find_job_with_outputs(name, app).job_id, app)
+        families.setdefault(lineage[-1].job_id, {}).update({one.job_id: one for one in lineage})
+    return [
+        sorted(family.values(), key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
+        for family in families.values()
+    ]
+
+
+def _lineage(job_id: str, app: App) -> list[JobTasks]:
+    """Return a job, its parent, and so on, as far as they exist."""
+    lineage = [find_tasks(job_id, app, FreshnessPolicy())]
+    seen = {job_id}
+    while (parent := lineage[-1].job["parent_job_id"]) is not None and parent not in seen:
+        seen.add(str(parent))
+        try:
+            lineage.append(find_tasks(str(parent), app, FreshnessPolicy()))
+        except (JobNotFoundError, NoManifestError):
+            break
+    return lineage
+
+
+def read_results_table(
+    families: Sequence[Sequence[JobTasks]], app: App, view: Callable[[ResultsTable], T], on_progress: OnProgress = None
+) -> T:
+    """Call `view` with the table of some jobs. It may be called twice: see `CacheAccess`.
+
+    All rows are of one moment: the cache is read in one transaction.
+
+    Args:
+        families: the result of `find_results`.
+        app: the run.
+        view: reads the table.
+        on_progress: called with the number of tasks whose outputs were read one by one.
+
+    Raises:
+        StoreError: if the store cannot be read.
+    """
+
+    def view_cache(connection: sqlite3.Connection) -> T:
+        numbers = itertools.count()
+        members = [
+            [Member(next(numbers), job, job.list_tasks(connection, TaskQuery())) for job in family]
+            for family in families
+        ]
+        with temporary_database(SCHEMA) as database:
+            return view(ResultsTable(app, members, CollectedScalars(database), on_progress))
+
+    result = app.cache.read_cached(lambda connection: [view_cache(connection)])
+    if result is None:
+        raise never_mirrored_error(families[0][0].job_id)
+    return result[0]
+
+
+def error_text(task: ListedTask) -> str | None:
+    """Return the error of a task, as `type: message`; None without one."""
+    return ": ".join(word for word in (task.row.error_type, task.row.error_message) if word) or None
+
+
+def _merge(family: Sequence[Member]) -> Iterator[tuple[Member, ListedTask]]:
+    """Yield each task of a family with the last job that did it; if none did, the last that has it."""
+    streams = (_numbered(place, member) for place, member in enumerate(family))
+    merged = heapq.merge(*streams, key=lambda one: one[:2])
+    for _, candidates in groupby(merged, key=lambda one: one[0]):
+        found = list(candidates)
+        _, _, member, task = next((one for one in found if one[3].row.outcome == SUCCEEDED), found[0])
+        yield member, task
+
+
+def _numbered(place: int, member: Member) -> Iterator[tuple[int, int, Member, ListedTask]]:
+    """Yield the tasks of a job with what they are sorted by: the number of the task, and the place of the job."""
+    return ((task.row.task, place, member, task) for task in member.tasks.tasks(0))

@@ -1,0 +1,323 @@
+"""`results --table`: a row per task with parameters, status and the scalars of its outputs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs.cache.sync import scalars as scalars_module
+from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.ledger.format import chunk_key
+from mopsjobs.ledger.scalars import encode_scalars, extract_scalars
+from mopsjobs.studies.outputs import output_key
+from support.ledgers import Ledger, add_job, attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.studies.manifest import Manifest
+    from support.cli import Cli, Remote
+
+HEADER = ["job_id", "task", "param_id", "seed", "status", "seconds", "error"]
+
+
+def leave(jobs: JobRegistry, manifest: Manifest, number: int, *, name: str = "result.json", **scalars: Any) -> None:
+    """Write an output of a task."""
+    task = next(task for task in manifest.study.tasks() if task.number == number)
+    value = json.dumps(scalars).encode()
+    jobs.store.create_if_absent(output_key(manifest.job_id, task, name), value)
+
+
+def leave_chunk(jobs: JobRegistry, job_id: str, outputs: Mapping[int, object], *, number: int = 0) -> str:
+    """Write a chunk of scalars, as a runner does for tasks with such a `result.json`."""
+    tasks = ((task, extract_scalars({"result.json": json.dumps(value).encode()})) for task, value in outputs.items())
+    key = chunk_key(job_id, 0, "ab", number, "scalars")
+    value = encode_scalars(job_id, 0, tasks)
+    assert value is not None
+    assert jobs.store.create_if_absent(key, value)
+    return key
+
+
+def table(cli: Cli, *argv: str) -> list[dict[str, str]]:
+    """Return the table as a reader of CSV finds it."""
+    return list(csv.DictReader(io.StringIO(cli.ok("results", *argv, "--table", "-").out)))
+
+
+def without(rows: list[dict[str, str]], *names: str) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if name not in names} for row in rows]
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_task_has_a_row_with_parameters_status_and_scalars(cli: Cli, jobs: JobRegistry) -> None:
+    """Also of a running job, and of tasks that failed or wait."""
+    manifest = add_job(jobs, "job", [{"beta": 0.5}, {"beta": 1.5}, {"beta": 2.5}])
+    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
+    leave(jobs, manifest, 0, peak=0.25, fit={"error": 1, "ok": True}, series=[1, 2], note="x")
+    rows = table(cli, "job")
+    assert list(rows[0]) == [
+        "job_id", "task", "param_id", "beta", "seed", "status", "seconds", "error", "fit.error", "fit.ok", "note",
+        "peak",
+    ]  # fmt: skip
+    seeds = [str(task.seed) for task in manifest.study.tasks()]
+    assert without(rows, "param_id", "job_id") == [
+        {"task": "0", "beta": "0.5", "seed": seeds[0], "status": "succeeded", "seconds": "2.5", "error": "",
+         "fit.error": "1", "fit.ok": "true", "note": "x", "peak": "0.25"},
+        {"task": "1", "beta": "1.5", "seed": seeds[1], "status": "failed", "seconds": "2.5",
+         "error": "ValueError: beta is 0.93", "fit.error": "", "fit.ok": "", "note": "", "peak": ""},
+        {"task": "2", "beta": "2.5", "seed": seeds[2], "status": "waiting", "seconds": "", "error": "",
+         "fit.error": "", "fit.ok": "", "note": "", "peak": ""},
+    ]  # fmt: skip
+
+
+def test_a_table_goes_into_a_file(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
+    """It replaces an earlier one. JSON Lines keep types, and lists."""
+    manifest = add_job(jobs, "job", [{"beta": [1, {"a": None}], "gamma": None}])
+    Ledger(jobs.store)(attempt(0))
+    leave(jobs, manifest, 0, peak=7)
+    for name in ("out.csv", "out.csv", "out.jsonl"):
+        ran = cli.ok("results", "job", "--table", str(tmp_path / name))
+        assert (ran.out, ran.err) == ("", f"1 row in {tmp_path / name}\n")
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text()))
+    assert (row["beta"], row["gamma"], row["peak"]) == ('[1,{"a":null}]', "", "7")
+    found = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (found["beta"], found["gamma"], found["peak"], found["error"]) == ([1, {"a": None}], None, 7, None)
+
+
+def test_a_job_without_a_ledger_is_read_by_its_outputs(cli: Cli, jobs: JobRegistry) -> None:
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], status="partial")
+    leave(jobs, manifest, 1, peak=3)
+    assert [(row["status"], row["peak"]) for row in table(cli, "job")] == [("missing", ""), ("succeeded", "3")]
+
+
+def test_a_family_is_one_table(cli: Cli, jobs: JobRegistry) -> None:
+    """Each task has the row of the last job that did it."""
+    sets = [{"x": number} for number in range(4)]
+    parent = add_job(jobs, "job", sets, status="partial")
+    Ledger(jobs.store)(attempt(0), attempt(1, "failed"), attempt(2, "failed"), attempt(3, "failed"))
+    leave(jobs, parent, 0, peak=0)
+    cli.clock.advance(seconds=60)
+    child = add_job(jobs, "job.2", sets, only=(1, 2, 3))
+    Ledger(jobs.store, "job.2")(attempt(1), attempt(2, "oom"))
+    leave(jobs, child, 1, peak=1)
+    found = [(row["task"], row["job_id"], row["status"], row["peak"]) for row in table(cli, "job.2")]
+    assert found == [
+        ("0", "job", "succeeded", "0"),
+        ("1", "job.2", "succeeded", "1"),
+        ("2", "job.2", "oom", ""),
+        ("3", "job.2", "waiting", ""),
+    ]
+    both = [(row["task"], row["job_id"], row["status"], row["peak"]) for row in table(cli, "job", "job.2")]
+    assert both == found
+    assert [row["job_id"] for row in table(cli, "job")] == ["job"] * 4
+
+
+def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
+    """A parameter or a scalar that one of them lacks is empty there."""
+    for job_id, name in (("a", "x"), ("b", "y")):
+        manifest = add_job(jobs, job_id, [{name: 1}])
+        Ledger(jobs.store, job_id)(attempt(0))
+        leave(jobs, manifest, 0, **{f"{job_id}_out": 2})
+    assert without(table(cli, "b", "a"), "param_id", "seed", "seconds", "error", "task", "status") == [
+        {"job_id": "b", "x": "", "y": "1", "a_out": "", "b_out": "2"},
+        {"job_id": "a", "x": "1", "y": "", "a_out": "2", "b_out": ""},
+    ]
+
+
+def test_tasks_with_the_same_outputs_have_the_same_scalars(cli: Cli, jobs: JobRegistry) -> None:
+    manifest = add_job(jobs, "job", [{"params": {"x": 1}, "seed": 5}] * 2)
+    Ledger(jobs.store)(attempt(0))
+    leave(jobs, manifest, 0, peak=3)
+    assert [(row["status"], row["peak"]) for row in table(cli, "job")] == [("succeeded", "3")] * 2
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_names_that_clash_are_prefixed_never_overwritten(cli: Cli, jobs: JobRegistry) -> None:
+    params = {"status": "s", "seed": 7, "beta": 0.5, "params.seed": 8}
+    manifest = add_job(jobs, "job", [params], outputs=["result.json", "fit.json"])
+    Ledger(jobs.store)(attempt(0))
+    leave(jobs, manifest, 0, beta=1, error="e", peak=2, a={"b": 3}, **{"a.b": 4, "params.status": 5})
+    leave(jobs, manifest, 0, name="fit.json", peak=6, only=7)
+    (row,) = table(cli, "job")
+    expected = {
+        "params.status": "s", "params.params.seed": "7", "params.seed": "8", "beta": "0.5", "result.beta": "1",
+        "result.error": "e", "peak": "2", "fit.peak": "6", "only": "7", "result.params.status": "5",
+    }  # fmt: skip
+    assert {name: row[name] for name in expected} == expected
+    assert {row["a.b"], row["result.a.b"]} == {"3", "4"}
+    assert row["status"] == "succeeded"
+
+
+def test_a_text_like_a_formula_is_made_safe(cli: Cli, jobs: JobRegistry) -> None:
+    """As in all CSV of mops-jobs, also in the header."""
+    manifest = add_job(jobs, "job", [{"=x": "=1+1"}])
+    Ledger(jobs.store)(attempt(0))
+    leave(jobs, manifest, 0, **{"@y": "-2+3", "n": -2})
+    (row,) = table(cli, "job")
+    assert (row["'=x"], row["'@y"], row["n"]) == ("'=1+1", "'-2+3", "-2")
+
+
+# --- chunks ---------------------------------------------------------------------------------------------------------
+
+
+def test_chunks_spare_the_reads_of_outputs(cli: Cli, jobs: JobRegistry) -> None:
+    """No output is there to be read. A task that did not succeed has no scalars, whatever a chunk says."""
+    add_job(jobs, "job", [{"x": 1}, {"x": 2}])
+    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
+    leave_chunk(jobs, "job", {0: {"peak": 1}, 1: {"peak": "x", "other": 2}})
+    rows = table(cli, "job")
+    assert [row["peak"] for row in rows] == ["1", ""]
+    assert "other" not in rows[0]
+
+
+def test_two_chunks_that_differ_leave_it_to_the_outputs(cli: Cli, jobs: JobRegistry) -> None:
+    """Two runs of a shard did the task, and the outputs are of the one that came first."""
+    manifest = add_job(jobs, "job", [{"x": 1}])
+    Ledger(jobs.store)(attempt(0), attempt(0, attempt=2))
+    for number, peak in enumerate((1, 2, 1)):
+        leave_chunk(jobs, "job", {0: {"peak": peak}}, number=number)
+    leave(jobs, manifest, 0, peak=3)
+    assert [row["peak"] for row in table(cli, "job")] == ["3"]
+
+
+def test_a_chunk_that_cannot_be_read_is_named(cli: Cli, jobs: JobRegistry) -> None:
+    """The outputs tell the same."""
+    manifest = add_job(jobs, "job", [{"x": 1}])
+    Ledger(jobs.store)(attempt(0))
+    key = chunk_key("job", 0, "ab", 0, "scalars")
+    jobs.store.create_if_absent(key, b"theirs")
+    leave(jobs, manifest, 0, peak=3)
+    ran = cli.ok("results", "job", "--table", "-")
+    assert next(csv.DictReader(io.StringIO(ran.out)))["peak"] == "3"
+    assert f"warning: {key} cannot be read (not gzip). The outputs of its tasks were read instead." in " ".join(
+        ran.err.split()
+    )
+
+
+def test_what_is_left_out_is_told_once(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scalars_module, "MAX_KEYS", 2)
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}])
+    Ledger(jobs.store)(attempt(0), attempt(1))
+    leave(jobs, manifest, 0, long="x" * 2000, a=1, b=2, c=3)
+    leave_chunk(jobs, "job", {1: {"long": "x" * 2000, "a": 4}})
+    ran = cli.ok("results", "job", "--table", "-")
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [(row["a"], row["b"], "c" in row) for row in rows] == [("1", "2", False), ("4", "", False)]
+    assert "2 values of outputs left out: " in ran.err
+    assert "more than 2,000 different values" in ran.err
+
+
+# --- a registry across a network -------------------------------------------------------------------------------------
+
+
+def _submitted(remote: Remote, number: int = 3) -> Manifest:
+    manifest = add_job(remote.jobs, "job", [{"x": one} for one in range(number)])
+    Ledger(remote.store.inner)(*(attempt(one) for one in range(number)))
+    for one in range(number):
+        leave(remote.jobs, manifest, one, peak=one)
+    return manifest
+
+
+def test_an_output_that_the_store_does_not_send_is_named(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task has a row without results, and the exit code is 7."""
+    manifest = _submitted(remote)
+    key = output_key("job", next(iter(manifest.study.tasks())), "result.json")
+    get, scan = remote.store.get, remote.store.scan
+
+    def refuse(asked: str) -> Any:
+        if asked == key:
+            raise StoreUnavailableError("The reply was cut.")
+        return get(asked)
+
+    monkeypatch.setattr(remote.store, "get", refuse)
+    monkeypatch.setattr(remote.store, "scan", lambda prefix: (one._replace(value=None) for one in scan(prefix)))
+    ran = cli("results", "job", "--table", "-")
+    assert ran.code == 7
+    assert f"warning: {key} cannot be read: The reply was cut." in " ".join(ran.err.split())
+    assert [row["peak"] for row in csv.DictReader(io.StringIO(ran.out))] == ["", "1", "2"]
+
+
+def test_an_outage_makes_no_table(cli: Cli, remote: Remote, tmp_path: Path) -> None:
+    """A table without results would look like one of a job that left none."""
+    _submitted(remote)
+    cli.ok("tasks", "job")
+    remote.store.down = True
+    ran = cli("results", "job", "--table", str(tmp_path / "out.csv"))
+    assert (ran.code, list(tmp_path.glob("out*"))) == (5, [])
+
+
+# --- replicates -----------------------------------------------------------------------------------------------------
+
+
+def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> None:
+    """A row per parameter set; replicates without outputs count as tasks only. Sets of the same parameters are one."""
+    sets = [{"x": 1}, {"x": 2}, {"params": {"x": 1}, "seed": 9}]
+    manifest = add_job(jobs, "job", sets, n_replicates=3, status="partial")
+    Ledger(jobs.store)(*(attempt(number) for number in (0, 1, 6)), attempt(2, "failed"))
+    for number, peak in ((0, 1), (1, 2.0), (6, 6)):
+        leave(jobs, manifest, number, peak=peak, note="x")
+    rows = table(cli, "job", "--mean", "--quantile", "0.1,0.5")
+    assert without(rows, "param_id") == [
+        {"job_id": "job", "x": "1", "tasks": "4", "n": "3", "peak.mean": "3.0", "peak.q0.1": "1.2", "peak.q0.5": "2.0"},
+        {"job_id": "job", "x": "2", "tasks": "3", "n": "0", "peak.mean": "", "peak.q0.1": "", "peak.q0.5": ""},
+    ]
+    assert "Not numbers, so without statistics: note." in cli.ok("results", "job", "--table", "-", "--mean").err
+
+
+def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobRegistry) -> None:
+    """As are those that have the name of a column of a table of tasks."""
+    manifest = add_job(jobs, "job", [{"n": 1, "tasks": 2, "seed": 3}])
+    Ledger(jobs.store)(attempt(0))
+    leave(jobs, manifest, 0, n=4)
+    (row,) = table(cli, "job", "--mean")
+    assert list(row.items())[2:] == [
+        ("params.n", "1"), ("params.tasks", "2"), ("params.seed", "3"), ("tasks", "1"), ("n", "1"),
+        ("result.n.mean", "4.0"),
+    ]  # fmt: skip
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["job", "--table", "out.xlsx"], "invalid table 'out.xlsx': expected a name that ends in .csv, .jsonl or"),
+        (["job", "--mean"], "--mean and --quantile need --table FILE."),
+        (["job", "job"], "Several jobs need --table FILE."),
+        (["job", "--table", "-", "--quantile", "2"], "invalid quantiles '2': expected up to 20 numbers from 0 to 1"),
+        (["job", "--table", "-", "--quantile", "nan"], "invalid quantiles 'nan'"),
+        (["job", "--table", "-", "--quantile", "0.5,.5"], "invalid quantiles '0.5,.5': one comes twice"),
+        (["job", "--table", "-", "--json"], "not allowed with argument"),
+    ],
+)
+def test_what_makes_no_table_is_refused(cli: Cli, jobs: JobRegistry, argv: list[str], sentence: str) -> None:
+    add_job(jobs, "job", [{"x": 1}])
+    ran = cli("results", *argv)
+    assert (ran.code, ran.out) == (2, "")
+    assert sentence in " ".join(ran.err.split())
+
+
+def test_parquet_without_pyarrow_is_refused(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    add_job(jobs, "job", [{"x": 1}])
+    ran = cli("results", "job", "--table", "out.parquet")
+    assert ran.code == 2
+    assert "A table in Parquet needs the package pyarrow in " in " ".join(ran.err.split())
+
+
+def test_a_file_that_cannot_be_written_is_told(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
+    add_job(jobs, "job", [{"x": 1}])
+    ran = cli("results", "job", "--table", str(tmp_path / "none" / "out.csv"))
+    assert (ran.code, ran.err) == (1, f"error: Cannot write {tmp_path}/none/out.csv: No such file or directory.\n")

@@ -1,0 +1,84 @@
+"""Scalars of tasks, collected from chunks or from outputs: both give the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mopsjobs.cache.sync.scalars import SCHEMA, CollectedScalars, ScalarReader
+from mopsjobs.cache.temporary import temporary_database
+from mopsjobs.ledger.format import chunk_key
+from mopsjobs.ledger.scalars import MAX_OUTPUT_BYTES, encode_scalars, scalars_for_chunk
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.outputs import output_key
+from support.ledgers import put_manifest
+
+Outputs = dict[str, bytes]
+
+LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("x" * 1001) | st.just("y" * 900)
+TREE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner), max_leaves=12)
+OUTPUT = st.tuples(st.sampled_from(["result.json", "a.json", "b.json"]), TREE.map(lambda one: json.dumps(one).encode()))
+CSV = st.tuples(
+    st.sampled_from(["result.csv", "a.csv"]),
+    st.sampled_from(
+        [b"a,b\n1,2\n", b",x\n0,y\n", b"a\n1\n2\n", b"a,a\n1,2\n", b"\xff", b"a\n" + b"1" * MAX_OUTPUT_BYTES]
+    ),
+)
+OTHER = st.sampled_from([("result.bin", b"1"), ("broken.json", b"{"), ("big.json", b" " * (MAX_OUTPUT_BYTES + 1))])
+TASKS = st.lists(st.dictionaries(st.nothing(), st.nothing()) | st.lists(OUTPUT | CSV | OTHER).map(dict), max_size=6)
+
+
+def _collect(store: InMemoryVersionedStore, tasks: list[Outputs], names: list[str] | None) -> list[dict[str, Any]]:
+    """Return the scalars of each task by their keys, as a table gets them."""
+    manifest = put_manifest(store, "job", [{"x": number} for number in range(len(tasks))], outputs=names)
+    with temporary_database(SCHEMA) as database:
+        collected = CollectedScalars(database)
+        for task in manifest.study.tasks():
+            collected.want(4, task.number, task.param_id, task.seed)
+        ScalarReader(store, collected).read(4, "job")
+        keys = {-1: "left out", **{known.number: key for key, known in collected.keys.items()}}
+        return [{keys[place]: value for place, value in collected.get(4, n).items()} for n in range(len(tasks))]
+
+
+def _with_outputs(tasks: list[Outputs]) -> InMemoryVersionedStore:
+    store = InMemoryVersionedStore()
+    manifest = put_manifest(InMemoryVersionedStore(), "job", [{"x": number} for number in range(len(tasks))])
+    for task, outputs in zip(manifest.study.tasks(), tasks, strict=True):
+        for name, value in outputs.items():
+            store.create_if_absent(output_key("job", task, name), value)
+    return store
+
+
+@given(TASKS.filter(bool), st.data())
+def test_chunks_and_outputs_give_the_same_scalars(tasks: list[Outputs], data: st.DataObject) -> None:
+    """Whichever tasks the chunks have, as the runner leaves them."""
+    by_outputs = _collect(_with_outputs(tasks), tasks, None)
+    store = _with_outputs(tasks)
+    chosen = data.draw(st.sets(st.sampled_from(range(len(tasks)))))
+    scalars = ((number, scalars_for_chunk(dict(tasks[number]))) for number in chosen)
+    chunk = encode_scalars("job", 0, ((number, found) for number, found in scalars if found is not None))
+    if chunk is not None:
+        store.create_if_absent(chunk_key("job", 0, "ab", 0, "scalars"), chunk)
+    by_chunks = _collect(store, tasks, None)
+    assert json.dumps(by_chunks) == json.dumps(by_outputs)
+
+
+def test_only_outputs_that_the_study_names_are_read() -> None:
+    """The runner drops the others; another program may have written them."""
+    tasks = [{"result.json": b'{"a": 1}', "other.json": b'{"b": 2}'}]
+    assert _collect(_with_outputs(tasks), tasks, ["result.json"]) == [{"result.json/a": 1}]
+
+
+def test_a_large_output_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listing tells its size."""
+    tasks = [{"result.json": b" " * (MAX_OUTPUT_BYTES + 1)}]
+    store = _with_outputs(tasks)
+    read = []
+    get = store.get
+    monkeypatch.setattr(store, "get", lambda key: read.append(key) or get(key))
+    assert _collect(store, tasks, None) == [{"left out": 1}]
+    assert not [key for key in read if key.startswith("results/")]
