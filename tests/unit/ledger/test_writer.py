@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +54,31 @@ class Stores:
         self.store = FaultyStore(InMemoryVersionedStore())
         self.outbox = InMemoryVersionedStore()
         self.seconds = 0.0
+        self.ledgers: list[Ledger] = []
         self._runs = iter("abcdef")
 
     def ledger(self, store: VersionedStore | None = None, **more: Any) -> Ledger:
-        return Ledger(
+        ledger = Ledger(
             store or self.store, self.outbox, "job", 0, self.directory,
             clock=lambda: self.seconds, new_run=lambda: next(self._runs), **more,
         )  # fmt: skip
+        self.ledgers.append(ledger)
+        return ledger
 
     def files(self) -> list[str]:
         return sorted(path.name for path in self.directory.glob("*"))
 
 
 @pytest.fixture
-def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stores:
-    """Return stores whose ledgers retry soon."""
+def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
+    """Return stores whose ledgers retry soon. Their threads end with the test: they draw pauses at random."""
     monkeypatch.setattr(ledger_writer, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(ledger_writer, "MAX_PAUSE", 0.01)
-    return Stores(tmp_path / "ledger")
+    made = Stores(tmp_path / "ledger")
+    yield made
+    for ledger in made.ledgers:
+        ledger.close(0.0)
+        ledger._thread.join(30)
 
 
 # --- the usual way --------------------------------------------------------------------------------------------------
