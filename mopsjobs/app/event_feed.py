@@ -27,12 +27,20 @@ from mopsjobs.cache.queries.events import (
 )
 from mopsjobs.cache.sync.events import SYNCED_AT
 from mopsjobs.console.printer import status_style
-from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError, command_line
-from mopsjobs.events.format import DROPPED, LOG, RUNNER, STATE, STRAGGLER, TASK_FAILED
+from mopsjobs.errors import (
+    CacheError,
+    JobNotFoundError,
+    OptionError,
+    StoreUnavailableError,
+    UsageError,
+    command_line,
+)
+from mopsjobs.events.format import DROPPED, KINDS, LOG, RUNNER, STATE, STRAGGLER, TASK_FAILED, is_kind
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.utils.backoff import Backoff
+from mopsjobs.utils.text import did_you_mean, invalid_choice
 from mopsjobs.utils.times import parse_time
 
 POLL_SECONDS = 2.0
@@ -61,7 +69,9 @@ OnEvents = Callable[[Sequence[StoredEvent]], None]
 class EventFeed:
     """The events of all jobs, or of one."""
 
-    def __init__(self, app: App, name: str | None, *, offline: bool, follow: bool) -> None:
+    def __init__(
+        self, app: App, name: str | None, *, offline: bool, follow: bool, kinds: frozenset[str] | None = None
+    ) -> None:
         """Find the job.
 
         Args:
@@ -69,6 +79,7 @@ class EventFeed:
             name: a job's id, a prefix that only its id has, or @latest; None for all jobs.
             offline: use no network.
             follow: whether the caller will follow the events, which needs the network.
+            kinds: the kinds of the events; None for all.
 
         Raises:
             OptionError: if both `offline` and `follow` are set.
@@ -79,6 +90,7 @@ class EventFeed:
             raise OptionError("follow and offline contradict each other.", "follow", "offline")
         self._app = app
         self._follow = follow
+        self._kinds = kinds
         self._offline = offline and not app.settings.is_local
         self._since: datetime | None = None
         self._cache_id: str | None = None
@@ -145,14 +157,16 @@ class EventFeed:
             cache.sync(wait=0)
 
     def pages(self, after: int) -> Iterator[list[StoredEvent]]:
-        """Yield the events in the cache after the number `after`, page by page.
+        """Return the events in the cache after the number `after`, page by page.
 
         Raises:
             CacheError: if the cache was rebuilt since the first page, so that its events have other numbers.
         """
+        return self._pages(after, self._kinds)
 
+    def _pages(self, after: int, kinds: frozenset[str] | None) -> Iterator[list[StoredEvent]]:
         def view(cache: sqlite3.Connection) -> tuple[str, list[StoredEvent]]:
-            return cache_id(cache), read_events(cache, after, job_id=self.job_id)
+            return cache_id(cache), read_events(cache, after, job_id=self.job_id, kinds=kinds)
 
         while (seen := self._app.cache.read_cached(view)) is not None:
             identity, page = seen
@@ -186,6 +200,7 @@ class EventFeed:
         end_detector = _EndDetector(self._app)
         # Full jitter, so that the followers of a whole team do not come back all at once.
         backoff = Backoff(2 * POLL_SECONDS, MAX_OUTAGE_DELAY)
+        kinds = None if self._kinds is None else self._kinds | {STATE}  # states tell the end
         while True:
             state, outage = None, None
             try:
@@ -195,8 +210,8 @@ class EventFeed:
             except StoreUnavailableError as error:
                 outage = error
             is_quiet = True
-            for page in self.pages(after):
-                show(page)
+            for page in self._pages(after, kinds):
+                show([one for one in page if self._kinds is None or one.event["kind"] in self._kinds])
                 end_detector.look_for_end(page)
                 after, is_quiet = page[-1].seq, False
             if outage is None and state is not None and end_detector.is_complete(state, is_quiet=is_quiet):
@@ -279,6 +294,19 @@ class EventFeed:
 
         if not self._app.cache.read_cached(view):
             raise otherwise
+
+
+def parse_kinds(text: str) -> frozenset[str]:
+    """Read kinds of events, separated by commas. Kinds that only other writers know are accepted.
+
+    Raises:
+        UsageError: if a word cannot be a kind, or seems to be a known one with a typing error.
+    """
+    kinds = [word.strip() for word in text.split(",")]
+    for kind in kinds:
+        if kind not in KINDS and (not is_kind(kind) or did_you_mean(kind, KINDS)):
+            raise UsageError(invalid_choice("kind", kind, KINDS))
+    return frozenset(kinds)
 
 
 def pause_after(listed: int) -> float:

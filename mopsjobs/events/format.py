@@ -44,6 +44,9 @@ STRAGGLER = "straggler"
 DROPPED = "dropped"
 """Kind: events are missing here; the field `count` has their number."""
 
+KINDS = (STATE, TASK_FAILED, LOG, RUNNER, STRAGGLER, DROPPED)
+"""The kinds that mops-jobs writes. Other writers may have more."""
+
 MAX_EVENT_BYTES = 16 * 1024
 """Of one event, as it is written. Longer texts in it are cut, and the field `cut` is set."""
 

@@ -28,6 +28,7 @@ TABS = {
     "mops-jobs status @": "latest",
     "mops-jobs list --owner lov": "elace",
     "mops-jobs list --status succ": "eeded",
+    "mops-jobs events --kind task": "_failed",
 }
 """What is typed before the key, and what it adds."""
 

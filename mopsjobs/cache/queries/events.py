@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Collection
 from typing import NamedTuple
 
 from mopsjobs.errors import UsageError
@@ -30,15 +31,30 @@ class StoredEvent(NamedTuple):
 
 
 def read_events(
-    connection: sqlite3.Connection, after: int, *, job_id: str | None = None, limit: int = PAGE
+    connection: sqlite3.Connection,
+    after: int,
+    *,
+    job_id: str | None = None,
+    kinds: Collection[str] | None = None,
+    limit: int = PAGE,
 ) -> list[StoredEvent]:
-    """Return the next events after the number `after`, at most `limit`; of all jobs or of one."""
-    if job_id is None:
-        rows = connection.execute("SELECT seq, body FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
-    else:
-        rows = connection.execute(
-            "SELECT seq, body FROM event WHERE seq > ? AND job_id = ? ORDER BY seq LIMIT ?", (after, job_id, limit)
-        )
+    """Return the next events after the number `after`, at most `limit`.
+
+    Args:
+        connection: a connection to the cache.
+        after: the number of the last event that is known.
+        job_id: the job of the events; None for all jobs.
+        kinds: their kinds; None for all.
+        limit: how many events.
+    """
+    clauses: list[tuple[str, object]] = [("seq > ?", after)]
+    if job_id is not None:
+        clauses.append(("job_id = ?", job_id))
+    if kinds is not None:
+        clauses.append(("kind IN (SELECT value FROM json_each(?))", json.dumps(sorted(kinds))))
+    where = " AND ".join(clause for clause, _ in clauses)
+    values = (*(value for _, value in clauses), limit)
+    rows = connection.execute(f"SELECT seq, body FROM event WHERE {where} ORDER BY seq LIMIT ?", values)  # noqa: S608
     return [StoredEvent(seq, json.loads(body)) for seq, body in rows]
 
 

@@ -10,6 +10,7 @@ from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.cli.parser import build_parser
 from mopsjobs.console.result import RawText, Result, Tsv
 from mopsjobs.errors import MopsJobsError, UsageError
+from mopsjobs.events.format import KINDS
 from mopsjobs.registry.status import GROUPS, JobStatus
 from mopsjobs.utils.text import invalid_choice
 
@@ -104,6 +105,8 @@ def _describe(command: str, action: argparse.Action) -> None:
         return
     if "--status" in action.option_strings:
         action.choices = STATUSES if command == "tasks" else [*map(str, JobStatus), *GROUPS]
+    if "--kind" in action.option_strings:
+        action.choices = KINDS
     kind = "owners" if "--owner" in action.option_strings else None
     if action.metavar == "JOB":
         takes_latest = (action.help or "").startswith(JOB_HELP)

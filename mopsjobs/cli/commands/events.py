@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mopsjobs.app.app import App
-from mopsjobs.app.event_feed import EventFeed, event_text
+from mopsjobs.app.event_feed import EventFeed, event_text, parse_kinds
 from mopsjobs.cache.queries.events import StoredEvent, cache_id, public_event
-from mopsjobs.cli.flags import JOB_HELP
+from mopsjobs.cli.flags import JOB_HELP, argument_type
 from mopsjobs.console.result import Body, JsonLines, Result, Text
 from mopsjobs.console.terminal import style_text
-from mopsjobs.events.format import DROPPED, LOG, TASK_FAILED
+from mopsjobs.events.format import DROPPED, KINDS, LOG, TASK_FAILED
 from mopsjobs.utils.times import parse_time
 
 HELP = "print what happened to jobs, one event per line"
@@ -23,6 +23,7 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs events nightly-1 --follow",
+    "mops-jobs events --kind task_failed,runner",
     "mops-jobs events --json > events.ndjson",
     'mops-jobs events --json --since "$(tail -n 1 events.ndjson | jq -r .cursor)" >> events.ndjson',
 )
@@ -37,38 +38,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f", "--follow", action="store_true", help="print new events as they come; for one job, until it has ended"
     )
     parser.add_argument("--since", metavar="CURSOR", help="print only the events after the one with this cursor")
+    parser.add_argument(
+        "--kind",
+        metavar="KIND[,KIND]",
+        type=argument_type(parse_kinds),
+        action="append",
+        help=f"print only events of one of these kinds, like {', '.join(KINDS)}; repeat for more",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per event and line")
     parser.add_argument("--offline", action="store_true", help="never use the network; not with --follow")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print events."""
-    feed = EventFeed(app, args.job, offline=args.offline, follow=args.follow)
+    kinds = frozenset().union(*args.kind) if args.kind else None
+    feed = EventFeed(app, args.job, offline=args.offline, follow=args.follow, kinds=kinds)
     after = feed.start(args.since)
-    show = _printer(args, app)
+    printer = _Printer(args, app)
     if args.follow:
-        feed.follow(after, show)
-        feed.note_absence()
-        return Result()
-    feed.sync_if_possible()
-    for page in feed.pages(after):
-        show(page)
-    feed.note_absence()
+        feed.follow(after, printer.show)
+    else:
+        feed.sync_if_possible()
+        for page in feed.pages(after):
+            printer.show(page)
+    if not feed.note_absence() and kinds and not printer.has_shown and args.since is None:
+        app.out.note(f"There are no events of kind {' or '.join(sorted(kinds))}.")
     return Result()
 
 
-def _printer(args: argparse.Namespace, app: App) -> Callable[[Sequence[StoredEvent]], None]:
-    """Return the function that prints a page of events."""
+class _Printer:
+    """Prints pages of events."""
 
-    def show(page: Sequence[StoredEvent]) -> None:
-        if args.json:
-            cache = app.cache.read_cached(cache_id) or ""
+    def __init__(self, args: argparse.Namespace, app: App) -> None:
+        self._app = app
+        self._is_json = args.json
+        self.has_shown = False
+        """Whether it has printed an event."""
+
+    def show(self, page: Sequence[StoredEvent]) -> None:
+        """Print a page of events."""
+        self.has_shown = self.has_shown or bool(page)
+        if self._is_json:
+            cache = self._app.cache.read_cached(cache_id) or ""
             body: Body = JsonLines(public_event(cache, one) for one in page)
         else:
             body = Text((_line(one.event) for one in page), indent=4)
-        app.out.show(Result(body))
-
-    return show
+        self._app.out.show(Result(body))
 
 
 def _line(event: dict[str, object]) -> list[str]:
