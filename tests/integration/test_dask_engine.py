@@ -29,7 +29,22 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools import dask_process, dask_task
 from mopsjobs.runner.pools.dask_process import DaskProcess
 from support.cli import Cli, Spawn, sentences
-from support.runs import all_of, callers, calls, code, is_alive, kill, place, record, results, sets_of, study, until
+from support.runs import (
+    CHATTY_LINES,
+    CHATTY_MODEL,
+    all_of,
+    callers,
+    calls,
+    code,
+    is_alive,
+    kill,
+    place,
+    record,
+    results,
+    sets_of,
+    study,
+    until,
+)
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
@@ -230,6 +245,15 @@ def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -
         4,
         sets[5]["x"],
     ]
+
+
+def test_a_task_that_prints_much_keeps_its_first_and_last_lines(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """The same as on this machine, of each task."""
+    said: dict[int | None, list[str]] = {0: [], 1: []}
+    pool = _pool(dask_cluster, code(tmp_path / "code", CHATTY_MODEL), on_log=lambda task, line: said[task].append(line))
+    finished = all_of(pool, [{"x": 0, "fail": True}, {"x": 1}])
+    assert "as asked" in (finished[0].error or {})["traceback"]
+    assert said == {0: CHATTY_LINES, 1: CHATTY_LINES}
 
 
 def test_processes_stay_warm_and_both_workers_work(dask_cluster: Cluster, tmp_path: Path) -> None:

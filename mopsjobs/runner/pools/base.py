@@ -11,14 +11,11 @@ from mopsjobs.studies.study import Task
 ATTEMPTS = 2
 """How often a task is begun before the death of its worker counts as its failure."""
 
-MAX_LOG_CHARACTERS = 8000
-"""Longer lines of a model are cut."""
-
 GRACE_SECONDS = 5.0
 """How long all workers together may take to end."""
 
 OnLog = Callable[["int | None", str], None]
-"""Called with the task's number, or None, and each line that the model printed."""
+"""Called with the task's number, or None, and each line of the model that is kept."""
 
 
 class TaskResult(NamedTuple):

@@ -26,10 +26,10 @@ from mopsjobs.engines.model_errors import describe_exit, load_error, startup_err
 from mopsjobs.engines.worker_script import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
+from mopsjobs.runner.pools import log_lines
 from mopsjobs.runner.pools.base import (
     ATTEMPTS,
     GRACE_SECONDS,
-    MAX_LOG_CHARACTERS,
     OnLog,
     TaskAtWork,
     TaskResult,
@@ -100,6 +100,7 @@ class DaskPool:
             "source": source,
             "worker": WORKER_SOURCE.decode(),
             "measurement": Path(measurement.__file__).read_text("utf-8"),
+            "log_lines": Path(log_lines.__file__).read_text("utf-8"),
             "env": dict(task_env or {}),
             "bundle": bundle,
             "entrypoint": entrypoint,
@@ -186,7 +187,7 @@ class DaskPool:
             ModelError: if the model cannot be loaded.
         """
         for line in answer["lines"]:
-            self._on_log(sent.task.number, line[:MAX_LOG_CHARACTERS])
+            self._on_log(sent.task.number, line)
         if "broken" in answer:
             raise load_error(answer["broken"])
         if "unready" in answer:

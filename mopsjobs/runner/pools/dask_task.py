@@ -31,13 +31,7 @@ if TYPE_CHECKING:
 IDLE_SECONDS = 60.0
 """How long unused processes and code are kept for another task."""
 
-MARK = b"\x1e"
-"""As in engines/worker.py: before the number of the task whose lines follow."""
-
 MAX_LINE_BYTES = 256 * 2**20
-
-MAX_LOG_LINES = 10_000
-"""Lines of one task that are passed on, at most."""
 
 POLL_SECONDS = 0.5
 
@@ -63,6 +57,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
             - `bundle`: a tar.gz
             - `worker`: the text of engines/worker.py
             - `measurement`: the text of utils/measurement.py
+            - `log_lines`: the text of log_lines.py
             - `env`: variables of the model's process, besides those of this worker
             - `entrypoint`: the model and the scenario
             - `outputs`: the names that the study gives, or None
@@ -73,7 +68,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
         task: the line for engines/worker.py.
 
     Returns:
-        `lines`, which the model printed, and one of:
+        `lines`, those of the model that are kept, and one of:
         - `outputs`: names to bytes
         - `error`: `type`, `message` and `traceback`
         - `broken`: the same of a model that cannot be loaded
@@ -196,7 +191,8 @@ class _Model:
         }
         self.outgoing = bytearray(json.dumps(setup).encode() + b"\n")
         self.answers = bytearray()
-        self.logs = bytearray()
+        self.lines: list[str] = []
+        self.logs = _module("log_lines", code["log_lines"]).LogLines(lambda _task, line: self.lines.append(line))
         self.is_ready = False
         self.measurement = _module("measurement", code["measurement"])
         self.usage = self.measurement.ProcessUsage()
@@ -204,16 +200,17 @@ class _Model:
         self.selector = selectors.DefaultSelector()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr]
-        self.selector.register(self.process.stdout, selectors.EVENT_READ, self.answers)  # type: ignore[arg-type]
-        self.selector.register(self.process.stderr, selectors.EVENT_READ, self.logs)  # type: ignore[arg-type]
+        self.selector.register(self.process.stdout, selectors.EVENT_READ, self.answers.extend)  # type: ignore[arg-type]
+        self.selector.register(self.process.stderr, selectors.EVENT_READ, self.logs.feed)  # type: ignore[arg-type]
 
     def run_task(self, task: dict[str, Any], timeout: float | None, lines: list[str]) -> dict[str, Any] | None:
         """Return the answer to a task; None if the process has ended instead. After the timeout, end the process."""
+        self.lines = lines
         self.outgoing += json.dumps(task).encode() + b"\n"
         self._begin()
         while True:
             self._write()
-            is_over = not self._read(lines)
+            is_over = not self._read()
             while b"\n" in self.answers:
                 line, _, rest = bytes(self.answers).partition(b"\n")
                 self.answers[:] = rest
@@ -225,12 +222,12 @@ class _Model:
                 self._begin()
             if is_over or len(self.answers) > MAX_LINE_BYTES:
                 self.end()
-                self._read(lines)
+                self._read()
                 return None
             if timeout is not None and self.is_ready and time.monotonic() - self._began > timeout:
                 peak = self.measurement.peak_rss(self.process.pid)
                 self.end()
-                self._read(lines)
+                self._read()
                 return {"late": True, **self.at_end(peak)}
 
     def _begin(self) -> None:
@@ -240,10 +237,10 @@ class _Model:
         """Return start and usage of the task at which the process ended."""
         return {"started_at": self._started_at, "usage": self.usage.at_end(time.monotonic() - self._began, peak)}
 
-    def finish_logs(self, lines: list[str]) -> None:
+    def finish_logs(self) -> None:
         """Read the lines before the answer: they are in the pipe by then."""
-        self._read(lines, wait=0.0)
-        self._take_logs(lines, final=True)
+        self._read(wait=0.0)
+        self.logs.end()
 
     def end(self) -> None:
         """Kill the process, and wait for its end."""
@@ -268,7 +265,7 @@ class _Model:
         elif registered and not self.outgoing:
             self.selector.unregister(stdin)  # type: ignore[arg-type]
 
-    def _read(self, lines: list[str], wait: float = POLL_SECONDS) -> bool:
+    def _read(self, wait: float = POLL_SECONDS) -> bool:
         """Read answers and lines. Return False if the process has ended."""
         is_alive = not self.usage.has_ended(self.process)  # before reading, so that its last output is read too
         for key, _ in self.selector.select(wait if is_alive else 0.0):
@@ -276,23 +273,12 @@ class _Model:
                 continue
             with contextlib.suppress(BlockingIOError):
                 data = os.read(key.fd, 2**20)
-                key.data.extend(data)
+                key.data(data)
                 if not data:
                     self.selector.unregister(key.fileobj)
-        self._take_logs(lines, final=not is_alive)
+        if not is_alive:
+            self.logs.end()
         return is_alive
-
-    def _take_logs(self, lines: list[str], *, final: bool) -> None:
-        written = self.logs.split(b"\n")
-        self.logs[:] = b"" if final else written.pop()
-        for line in written:
-            text, mark, number = line.rpartition(MARK)
-            if not (mark and number.isdigit()):
-                text = line
-            if text:
-                lines.append(text.decode("utf-8", "replace").rstrip("\r"))
-        if len(lines) > MAX_LOG_LINES:
-            lines[MAX_LOG_LINES:] = ["… more lines, which are left out"]
 
 
 def _module(name: str, source: str) -> Any:
@@ -330,7 +316,7 @@ def _run_attempts(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: 
         try:
             answer = model.run_task(task, code["timeout"], lines)
             if answer is not None:
-                model.finish_logs(lines)
+                model.finish_logs()
                 if "outputs" in answer:
                     answer["outputs"] = {name: _content(output) for name, output in answer["outputs"].items()}
                 return {**answer, "deaths": deaths}

@@ -30,7 +30,6 @@ from mopsjobs.ledger.attempt import Outcome, Usage
 from mopsjobs.runner.pools.base import (
     ATTEMPTS,
     GRACE_SECONDS,
-    MAX_LOG_CHARACTERS,
     OnLog,
     TaskAtWork,
     TaskResult,
@@ -48,9 +47,6 @@ TASKS_PER_WORKER = 2
 
 MAX_LINE_BYTES = 256 * 2**20
 """Length of an answer, at most; a longer one ends the worker."""
-
-MARK = b"\x1e"
-"""On its standard error, a worker writes this before the number of a task that begins."""
 
 LIVENESS_SECONDS = 1.0
 """How often dead workers are looked for."""
@@ -77,7 +73,7 @@ class WorkerPool:
             setup: the first line of its input; see engines/worker.py.
             size: how many workers run at once.
             task_timeout: seconds that a task may take; None: no limit.
-            on_log: called with the task's number, or None, and each line that the model prints.
+            on_log: called with the task's number, or None, and each line of the model that is kept; see `LogLines`.
             env: the workers' environment; None: that of this process.
             clock: a monotonic clock in seconds.
         """
@@ -131,6 +127,7 @@ class WorkerPool:
         """Stop all workers and their child processes: by SIGTERM, then by SIGKILL. Closing twice is harmless."""
         workers, self._workers = self._workers, []
         for worker in workers:
+            worker.log_lines.end()
             with contextlib.suppress(OSError):
                 worker.stdin.close()
             worker.signal(signal.SIGTERM)
@@ -178,7 +175,7 @@ class WorkerPool:
 
     def _start(self) -> WorkerProcess:
         try:
-            worker = WorkerProcess(self._command, self._setup, self._env)
+            worker = WorkerProcess(self._command, self._setup, self._env, self._on_log)
         except OSError as error:
             raise not_started_error(self._command[0], error) from None
         self._workers.append(worker)
@@ -206,32 +203,21 @@ class WorkerPool:
         if what == "tasks":
             self._write(worker)
             return
-        stream, buffer = (worker.stdout, worker.answers) if what == "answers" else (worker.stderr, worker.logs)
+        stream = worker.stdout if what == "answers" else worker.stderr
         try:
             data = os.read(stream.fileno(), 2**20)
         except BlockingIOError:
             return
-        buffer += data
         if what == "logs":
-            self._handle_logs(worker, final=not data)
+            worker.log_lines.feed(data)
             if not data:
+                worker.log_lines.end()
                 self._selector.unregister(stream)
             return
+        worker.answers += data
         yield from self._handle_answers(worker)
-        if not data or len(buffer) > MAX_LINE_BYTES:
+        if not data or len(worker.answers) > MAX_LINE_BYTES:
             yield from self._bury(worker)
-
-    def _handle_logs(self, worker: WorkerProcess, *, final: bool) -> None:
-        lines = worker.logs.split(b"\n")
-        worker.logs[:] = b"" if final else lines.pop()
-        for line in lines:
-            text, mark, number = line.rpartition(MARK)
-            if not (mark and number.isdigit()):
-                text, number = line, bytearray()
-            if text:
-                self._on_log(worker.log_task, text.decode("utf-8", "replace").rstrip("\r")[:MAX_LOG_CHARACTERS])
-            if number:
-                worker.log_task = int(number)
 
     def _handle_answers(self, worker: WorkerProcess) -> Iterator[TaskResult]:
         lines = worker.answers.split(b"\n")
@@ -252,7 +238,7 @@ class WorkerPool:
             outputs, error = answer.get("outputs"), answer.get("error")
             if outputs is not None:
                 outputs = {name: _content(content) for name, content in outputs.items()}
-            self._read_logs(worker)
+            self._read_logs(worker, assignment.task)
             yield TaskResult(
                 assignment.position,
                 assignment.task,
@@ -273,11 +259,11 @@ class WorkerPool:
             raise not_python_error(self._command[0], line)
         return answer
 
-    def _read_logs(self, worker: WorkerProcess) -> None:
+    def _read_logs(self, worker: WorkerProcess, task: Task) -> None:
         """Read what a task printed before its answer. It is in the pipe by then, which holds no more than one read."""
         with contextlib.suppress(OSError):  # the pipe is empty or closed
-            worker.logs += os.read(worker.stderr.fileno(), 2**20)
-            self._handle_logs(worker, final=False)
+            worker.log_lines.feed(os.read(worker.stderr.fileno(), 2**20))
+        worker.log_lines.end_task(task.number)
 
     def _bury(self, worker: WorkerProcess) -> Iterator[TaskResult]:
         """Clean up after a dead worker: kill its processes, requeue its tasks; the first counts as begun."""
@@ -289,8 +275,8 @@ class WorkerPool:
         worker.has_ended(wait=True)
         code = worker.process.returncode
         with contextlib.suppress(OSError):
-            worker.logs += worker.stderr.read() or b""
-        self._handle_logs(worker, final=True)
+            worker.log_lines.feed(worker.stderr.read() or b"")
+        worker.log_lines.end()
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             with contextlib.suppress(OSError):
                 stream.close()

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mopsjobs.runner.pools.base import OnLog
+from mopsjobs.runner.pools.log_lines import LogLines
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.measurement import ProcessUsage, peak_rss
 
@@ -29,13 +31,14 @@ class WorkerProcess:
     Ctrl-C does not reach it. If the runner is killed, the worker ends at the end of its input; see engines/worker.py.
     """
 
-    def __init__(self, command: list[str], setup: bytes, env: Mapping[str, str]) -> None:
+    def __init__(self, command: list[str], setup: bytes, env: Mapping[str, str], on_log: OnLog) -> None:
         """Start the process.
 
         Args:
             command: how to start it.
             setup: the first line of its input.
             env: its environment.
+            on_log: called with its lines; see `LogLines`.
 
         Raises:
             OSError: if the system does not start it.
@@ -57,15 +60,13 @@ class WorkerProcess:
             os.set_blocking(stream.fileno(), False)
         self.outgoing = bytearray(setup)
         self.answers = bytearray()
-        self.logs = bytearray()
+        self.log_lines = LogLines(on_log)
         self.tasks: deque[Assignment] = deque()
         self.task_started_at = 0.0
         """When the first of its tasks became the first, by the clock of the pool."""
         self.task_started_ts = 0.0
         """The same in seconds since the epoch."""
         self.is_ready = False
-        self.log_task: int | None = None
-        """The task whose lines come from its standard error now; None before the first."""
         self.usage = ProcessUsage()
 
     def signal(self, number: int) -> None:
