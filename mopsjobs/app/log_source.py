@@ -7,12 +7,14 @@ answer, the runner's own log on this machine is the last resort.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.event_feed import EventFeed
 from mopsjobs.app.exit_codes import exit_code_of
+from mopsjobs.app.log_search import selected_tasks
+from mopsjobs.app.log_selection import KINDS, LogLine, LogSelection, warn_of_missing_lines
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.engines import open_engine
@@ -20,10 +22,7 @@ from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError
-from mopsjobs.events.format import DROPPED, LOG, RUNNER, TASK_FAILED
 from mopsjobs.registry.status import TERMINAL
-from mopsjobs.utils.text import compile_pattern
-from mopsjobs.utils.times import parse_time
 
 ENGINE = "kubernetes"
 """The engine that keeps log lines itself."""
@@ -49,13 +48,10 @@ class LogRequest(NamedTuple):
     """Whether the network must not be used. Not with `follow`."""
     trust: Sequence[str] = ()
     """Choices that the user names, as `KIND:VALUE`; see `engines.trust`."""
-
-
-class LogLine(NamedTuple):
-    """A line, and the task that wrote it; None if the line itself says so, or if no task wrote it."""
-
-    text: str
-    task: object = None
+    tasks: Collection[int] | None = None
+    """Only lines of these tasks."""
+    failed: bool = False
+    """Only lines of tasks that failed. Not with `follow`."""
 
 
 OnLines = Callable[[Iterable[LogLine]], None]
@@ -87,9 +83,14 @@ class _LogReader:
         self._request = request
         self._app = app
         self._show = show
-        self._after = None if request.since is None else app.now().timestamp() - request.since
-        self._pattern = compile_pattern(request.pattern or "")
+        after = None if request.since is None else app.now().timestamp() - request.since
+        self._selection = LogSelection(pattern=request.pattern, after=after, tasks=request.tasks)
+        self._is_of_tasks = request.tasks is not None or request.failed
         self._has_lines = False
+        if request.failed and request.follow:
+            raise OptionError(
+                "failed and follow contradict each other: whether a task fails is known at its end.", "failed", "follow"
+            )
         if request.tail is not None and request.tail < 0:
             raise OptionError(f"invalid tail '{request.tail}': expected 0 or more.", "tail")
 
@@ -97,7 +98,7 @@ class _LogReader:
         """Read the lines. Returns the exit code."""
         request, feed = self._request, None
         try:
-            feed = EventFeed(self._app, request.job, offline=request.offline, follow=request.follow)
+            feed = EventFeed(self._app, request.job, offline=request.offline, follow=request.follow, kinds=KINDS)
             seen = self._read_cluster(feed.job)
             if seen is None:
                 seen = self._read_present(feed)
@@ -123,7 +124,11 @@ class _LogReader:
         if self._has_lines or request.tail == 0 or feed.note_absence():
             return
         is_active = job is not None and job["status"] not in TERMINAL and not request.follow
-        end = " that match" if request.pattern or request.since is not None else " yet" if is_active else ""
+        if request.failed and not self._selection.tasks:
+            self._app.out.note(f"No task of job {feed.job_id} is known to have failed{' yet' if is_active else ''}.")
+            return
+        is_selected = request.pattern or request.since is not None or self._is_of_tasks
+        end = " that match" if is_selected else " yet" if is_active else ""
         self._app.out.note(f"Job {feed.job_id} has no log lines{end}.")
 
     def _read_cluster(self, job: Mapping[str, object] | None) -> int | None:
@@ -136,7 +141,7 @@ class _LogReader:
             The number of the event after which to continue; below 0 if nothing follows. None if the cluster has no
             lines: all lines then come from the events.
         """
-        if job is None or self._request.offline or job["status"] in TERMINAL or engine_of(job) != ENGINE:
+        if job is None or not self._asks_cluster(job):
             return None
         out, count = self._app.out, 0
         try:
@@ -151,14 +156,22 @@ class _LogReader:
         except EngineError as error:
             if count:
                 out.warn(f"{error} Continuing with the events; the last lines may be repeated.")
-                self._after = self._app.now().timestamp() - OVERLAP_SECONDS
+                self._selection.after = self._app.now().timestamp() - OVERLAP_SECONDS
                 return 0
             out.warn(f"{error} Showing the events instead.")
             return None
         if not count:
             return None
-        self._after = self._app.now().timestamp()
+        self._selection.after = self._app.now().timestamp()
         return 0 if self._request.follow else -1
+
+    def _asks_cluster(self, job: Mapping[str, object]) -> bool:
+        """Return whether the cluster of a job may have the selected lines. Print a note if it cannot select them."""
+        if self._request.offline or job["status"] in TERMINAL or engine_of(job) != ENGINE:
+            return False
+        if self._is_of_tasks:
+            self._app.out.note("The cluster cannot select lines by task. Showing the events instead.")
+        return not self._is_of_tasks
 
     def _cluster_lines(self, job: Mapping[str, object]) -> Iterator[str]:
         """Return the selected lines of the cluster, as they come.
@@ -171,7 +184,7 @@ class _LogReader:
         lines = open_engine(ENGINE, self._app.env, trust).logs(
             job, follow=follow, tail=tail if follow or not self._request.pattern else None, since=self._request.since
         )
-        selected = (line for line in lines if self._matches(line))
+        selected = (line for line in lines if self._selection.has_match(line))
         return selected if tail is None or follow else iter(deque(selected, maxlen=tail))
 
     def _read_present(self, feed: EventFeed) -> int:
@@ -180,6 +193,7 @@ class _LogReader:
         if self._request.follow and tail is None:
             return 0
         feed.sync_if_possible()
+        self._selection.tasks = selected_tasks(feed, self._app, self._request.tasks, failed=self._request.failed)
         last: deque[StoredEvent] = deque(maxlen=tail)
         seen = 0
         for page in feed.pages(0):
@@ -187,7 +201,7 @@ class _LogReader:
             if tail is None:
                 self._show_events(page)
             else:
-                last.extend(event for event in page if self._selects(event))
+                last.extend(stored for stored in page if self._selection.lines(stored.event))
         self._show_events(list(last))
         return seen
 
@@ -204,8 +218,10 @@ class _LogReader:
             False if this machine has no such log, or none of its lines is selected.
         """
         tail = self._request.tail
+        if self._is_of_tasks:
+            return False  # the runner's own messages are of no task
         lines = open_engine("local", self._app.env).logs({"job_id": job_id})
-        selected = [LogLine(line) for line in lines if self._matches(line)]
+        selected = [LogLine(line) for line in lines if self._selection.has_match(line)]
         if not selected:
             return False
         self._app.out.warn(f"{outage} Showing the log of the job's runner on this machine.")
@@ -214,40 +230,7 @@ class _LogReader:
 
     def _show_events(self, page: Sequence[StoredEvent]) -> None:
         """Show the lines of the selected events, and warn of missing ones."""
-        lines = [line for stored in page if self._selects(stored) for line in _lines(stored.event)]
+        lines = [line for stored in page for line in self._selection.lines(stored.event)]
         self._has_lines = self._has_lines or bool(lines)
         self._show(lines)
-        for stored in page:
-            if stored.event["kind"] == DROPPED:
-                count = stored.event.get("count")
-                self._app.out.warn(f"{count} events are missing: the registry did not answer for too long.")
-
-    def _matches(self, text: str) -> bool:
-        return self._pattern.search(text) is not None
-
-    def _selects(self, stored: StoredEvent) -> bool:
-        """Return True if an event is a selected line, or an error with one."""
-        event = stored.event
-        if event["kind"] != LOG and not _is_error(event):
-            return False
-        if self._after is not None and parse_time(str(event["at"])).timestamp() < self._after:
-            return False
-        return any(self._matches(line.text) for line in _lines(event))
-
-
-def _is_error(event: Mapping[str, object]) -> bool:
-    """Return True if the event is the error of a task, or of a runner that could not load the model."""
-    return event["kind"] in (TASK_FAILED, RUNNER) and event.get("error") is not None
-
-
-def _lines(event: Mapping[str, object]) -> list[LogLine]:
-    """Return the lines of an event: its text, or the traceback of its error; without one, type and message."""
-    task, error = event.get("task"), event.get("error")
-    if not _is_error(event):
-        return [LogLine(str(event.get("text", "")), task)]
-    if isinstance(error, Mapping):
-        message = f"{error.get('type')}: {error.get('message')}"
-        text = str(error.get("traceback") or message)
-    else:  # the event was shortened
-        text = str(error)
-    return [LogLine(line, task) for line in text.splitlines()]
+        warn_of_missing_lines(page, self._app)

@@ -87,13 +87,19 @@ positive_number = argument_type(job_arguments.parse_positive_number)
 row_limit = argument_type(job_arguments.parse_limit)
 
 
-def add_filter_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags that select jobs."""
+def add_filter_flags(parser: argparse.ArgumentParser, *, with_since: bool = True) -> None:
+    """Declare the flags that select jobs.
+
+    Args:
+        parser: the parser of the command.
+        with_since: whether --since is one of them. Otherwise, the command declares it.
+    """
     which = parser.add_argument_group("filters")
     which.add_argument("--hours", metavar="N", type=hours, help="select jobs created or changed in the last N hours")
-    which.add_argument(
-        "--since", metavar="TIME", help="select jobs created or changed since this time: 2h or 7d ago, or RFC 3339"
-    )
+    if with_since:
+        which.add_argument(
+            "--since", metavar="TIME", help="select jobs created or changed since this time: 2h or 7d ago, or RFC 3339"
+        )
     which.add_argument(
         "--until", metavar="TIME", help="select jobs created before this time: 2h or 7d ago, or RFC 3339"
     )

@@ -1,8 +1,10 @@
-"""Say in one line which tasks of a job failed and why, by what the cache has of its ledger."""
+"""Find the tasks of a job that failed, and say in one line why, by what the cache has of its ledger and its events."""
 
 from __future__ import annotations
 
 import sqlite3
+
+from mopsjobs.events.format import TASK_FAILED
 
 MAX_KINDS = 3
 """Kinds of failures that the line names."""
@@ -20,6 +22,13 @@ _SQL = """
     GROUP BY 1, 2, 3 ORDER BY tasks DESC, 1, 2, 3
 """
 
+_FAILED_SQL = """
+    SELECT task FROM task WHERE job_id = ?1 AND outcome IN ('failed', 'timeout', 'oom', 'died', 'lost')
+    UNION
+    SELECT json_extract(body, '$.task') AS number FROM event
+    WHERE job_id = ?1 AND kind = ?2 AND typeof(number) = 'integer'
+"""
+
 
 def describe_failures(connection: sqlite3.Connection, job_id: str) -> str | None:
     """Return how many tasks failed, and the most frequent reasons; None if none is known to have failed.
@@ -34,6 +43,15 @@ def describe_failures(connection: sqlite3.Connection, job_id: str) -> str | None
     if len(kinds) > MAX_KINDS:
         words.append(f"{sum(count for *_, count in kinds[MAX_KINDS:]):,} for other reasons")
     return f"{total:,}: {', '.join(words)}"
+
+
+def failed_tasks(connection: sqlite3.Connection, job_id: str) -> frozenset[int]:
+    """Return the numbers of the tasks that failed, by their events and by the ledger if it is mirrored.
+
+    A task of which a later attempt succeeded is among them.
+    """
+    rows = connection.execute(_FAILED_SQL, (job_id, TASK_FAILED))
+    return frozenset(task for (task,) in rows)
 
 
 def _kind(outcome: str, error_type: str | None, place: str | None) -> str:

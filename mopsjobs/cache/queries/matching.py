@@ -1,4 +1,4 @@
-"""Regular expressions over the cache that end: at once with Ctrl-C, else after a time limit.
+"""Regular expressions of the user that end: at once with Ctrl-C, else after a time limit.
 
 Python's `re` backtracks: `(a+)+$` on sixty times `a` never ends, and holds the interpreter. In the main thread, signal
 handlers run during a search, and can end it. In another thread nothing can, so `serve` accepts no regular expressions.
@@ -8,23 +8,35 @@ docs/decisions/0034-regular-expressions-end.md.
 
 from __future__ import annotations
 
-import re
 import signal
 import sqlite3
 
-from mopsjobs.errors import OptionError
+from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.utils.text import compile_pattern
 
 MAX_SECONDS = 5.0
 """Of searching, for all rows of one query. A simple expression needs one second for a million ids."""
 
 TICK_SECONDS = 0.25
 
+HINT = "an expression without a repetition inside another one."
+
 _search_errors: list[BaseException] = []
 
 
 def add_regexp(connection: sqlite3.Connection, pattern: str) -> None:
     """Add the function REGEXP for a pattern to a connection."""
-    connection.create_function("REGEXP", 2, _Matcher(pattern), deterministic=True)
+    text = f"match '{pattern}' takes longer than {MAX_SECONDS:g} seconds."
+    search = TimedSearch(pattern, OptionError(text, "match", hint=f"Use --name GLOB, or {HINT}"))
+
+    def regexp(_pattern: str, text: str | None) -> bool:
+        try:
+            return text is not None and search(text)
+        except BaseException as error:
+            _search_errors[:] = [error]
+            raise
+
+    connection.create_function("REGEXP", 2, regexp, deterministic=True)
 
 
 def raise_search_error() -> None:
@@ -33,33 +45,52 @@ def raise_search_error() -> None:
         raise _search_errors.pop()
 
 
-class _Matcher:
-    """The function REGEXP, with a timer that runs only during searches."""
+class TimedSearch:
+    """A search for a regular expression, with a timer that runs only during searches.
 
-    def __init__(self, pattern: str) -> None:
-        self._pattern = pattern
-        self._search = re.compile(pattern).search
+    Other threads than the main one have no timer.
+    """
+
+    def __init__(self, pattern: str, error: UsageError) -> None:
+        """Compile the expression.
+
+        Args:
+            pattern: the expression.
+            error: raised when all searches together take too long.
+
+        Raises:
+            UsageError: if the expression is not valid.
+        """
+        self._search = compile_pattern(pattern).search
+        self._error = error
         self._is_searching = False
         self._is_timed = not hasattr(signal, "setitimer")
         self._left = MAX_SECONDS
 
-    def __call__(self, _pattern: str, text: str | None) -> bool:
-        if text is None:
-            return False
+    def __call__(self, text: str) -> bool:
+        """Return True if the text contains a match.
+
+        Raises:
+            UsageError: if all searches together take too long.
+        """
         try:
             self._is_searching = True
             if not self._is_timed:
                 self._start()
             return self._search(text) is not None
-        except BaseException as error:
-            _search_errors[:] = [error]
-            raise
         finally:
             self._is_searching = False
 
+    def restart(self) -> None:
+        """Grant the searches from here on the whole time."""
+        self._left = MAX_SECONDS
+
     def _start(self) -> None:
         self._is_timed = True
-        signal.signal(signal.SIGALRM, self._tick)
+        try:
+            signal.signal(signal.SIGALRM, self._tick)
+        except ValueError:  # not in the main thread
+            return
         signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS)
 
     def _tick(self, _number: int, _frame: object) -> None:
@@ -69,9 +100,5 @@ class _Matcher:
             return
         self._left -= TICK_SECONDS
         if self._left <= 0:
-            raise OptionError(
-                f"match '{self._pattern}' takes longer than {MAX_SECONDS:g} seconds.",
-                "match",
-                hint="Use --name GLOB, or an expression without a repetition inside another one.",
-            )
+            raise self._error
         self._start()

@@ -22,8 +22,7 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs events nightly-1 --follow",
-    "mops-jobs events --kind task_failed,runner",
+    "mops-jobs events nightly-1 --follow --kind task_failed,runner",
     "mops-jobs events --json > events.ndjson",
     'mops-jobs events --json --since "$(tail -n 1 events.ndjson | jq -r .cursor)" >> events.ndjson',
 )

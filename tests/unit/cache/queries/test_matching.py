@@ -46,12 +46,12 @@ SEARCH = """
 import os
 import mops_jobs
 from mopsjobs.cache.queries import matching
-matching.MAX_SECONDS, tick = 1e9, matching._Matcher._tick
+matching.MAX_SECONDS, tick = 1e9, matching.TimedSearch._tick
 def tell(matcher, *arguments):
     if matcher._is_searching:
         os.write(1, b".")
     tick(matcher, *arguments)
-matching._Matcher._tick = tell
+matching.TimedSearch._tick = tell
 mops_jobs.entry()
 """
 """The command, which searches without a bound and prints a dot now and then while it does."""
