@@ -229,7 +229,8 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
         return []
     from mopsjobs.app.next_steps import failure_commands  # here: JSON has none
 
-    job_id, now = failures.groups[0].jobs[0], app.now().timestamp()
+    largest = failures.groups[0]
+    job_id, now = largest.jobs[0], app.now().timestamp()
 
     def view(connection: sqlite3.Connection) -> list[tuple[str, str]]:
         job = newest = job_queries.find_job(connection, job_id, now=now)
@@ -241,7 +242,7 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
 
             _, _, found = with_family(connection, job, now=now)
             newest = found or job
-        return failure_commands(job, newest)
+        return failure_commands(job, newest, largest.first.tasks[0])
 
     return app.cache.read_cached(view) or []
 

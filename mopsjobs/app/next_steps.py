@@ -28,10 +28,7 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
     if job["is_active"]:
         return command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
     if _is_submitted(job):
-        if job["status"] == "succeeded":
-            return command_line("results", job_id, "--download DIR")
-        is_model_error = job["status"] == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
-        return command_line("logs" if is_model_error else "resume", job_id)
+        return _command_after_end(job)
     if job["status"] == "failed" and job["k8s_name"] is not None:
         from mopsjobs.engines.kubernetes.manifest import is_job_place, kubectl  # here: few jobs need it
 
@@ -39,6 +36,17 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False) -> str:
         if is_job_place(namespace, name):
             return kubectl("describe", name, namespace)
     return command_line("status", job_id, "--json")
+
+
+def _command_after_end(job: Job) -> str:
+    """Return the most useful command for a job that mops-jobs submitted and that has ended."""
+    job_id, status = job["job_id"], job["status"]
+    if status == "succeeded":
+        return command_line("results", job_id, "--download DIR")
+    if status in ("failed", "partial") and _has_failed_tasks(job):
+        return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
+    is_model_error = status == "failed" and job["error_code"] in ("MODEL", "INCOMPLETE")
+    return command_line("logs" if is_model_error else "resume", job_id)
 
 
 def next_commands(job: Job, newest: Job | None = None) -> list[tuple[str, str]]:
@@ -68,17 +76,18 @@ def next_commands(job: Job, newest: Job | None = None) -> list[tuple[str, str]]:
     return found
 
 
-def failure_commands(job: Job, newest: Job) -> list[tuple[str, str]]:
+def failure_commands(job: Job, newest: Job, task: int) -> list[tuple[str, str]]:
     """Return the commands to look into failed tasks, and to run them again: the purpose and the command of each.
 
     Args:
         job: the job in its JSON form.
         newest: the newest job of its family, which can be resumed; the job itself if it has no family.
+        task: the number of a task that failed.
     """
     job_id = job["job_id"]
     found = [
         ("List the tasks", command_line("tasks", job_id, "--status failed,timeout,oom,died,lost")),
-        ("Read the log", command_line("logs", job_id)),
+        ("Read the log of one", command_line("logs", job_id, f"--task {task}")),
     ]
     if not newest["is_active"] and newest["status"] != "succeeded":
         found.append(("Run what is missing", command_line("resume", newest["job_id"])))

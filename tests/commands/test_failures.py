@@ -110,7 +110,7 @@ def test_failures_are_told_in_blocks_with_what_to_type(cli: Cli, remote: Remote)
         "        tasks 91, 92, 93, 94, 95, …; failed 2h ago",
         "",
         "List the tasks: mops-jobs tasks job --status failed,timeout,oom,died,lost",
-        "Read the log: mops-jobs logs job",
+        "Read the log of one: mops-jobs logs job --task 91",
         "Run what is missing: mops-jobs resume job",
     ]
     assert "Data: synced" in ran.err

@@ -94,7 +94,7 @@ def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
         "python": sys.executable,
     }
     assert ran.err.startswith(f"job: 3 tasks with {sys.executable}\n")
-    following = "results job --download DIR" if status == "succeeded" else "logs job"
+    following = "results job --download DIR" if status == "succeeded" else "failures job"
     assert ran.err.splitlines()[-2:] == [
         f"job: {status}, {done} tasks done, {3 - done} failed",
         f"Next: mops-jobs {following}",
