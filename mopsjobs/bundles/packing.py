@@ -10,11 +10,14 @@ import os
 import stat
 import tarfile
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple, Self
 
 from mopsjobs.bundles.extraction import MAX_FILES, MAX_UNPACKED_BYTES, leads_outside
+from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.ignore import rules_above
 from mopsjobs.errors import UsageError
 
@@ -62,10 +65,17 @@ class PackedBundle(NamedTuple):
     files: int
     bytes: int
     """The size of the archive."""
-    names: frozenset[str] = frozenset()
-    """Paths of the files, relative to the packed directory, with slashes."""
+    blobs: Mapping[str, str] = MappingProxyType({})
+    """Paths of the files, relative to the packed directory, with slashes; each with `MODE HASH`, as git has it."""
     withheld: tuple[str, ...] = ()
     """Paths that were left out as `SECRETS`, a directory with a slash at its end."""
+    git: GitState | None = None
+    """The commit of the directory, if the caller has looked for it."""
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        """Return the paths of the files."""
+        return self.blobs.keys()
 
     def __enter__(self) -> Self:
         return self
@@ -104,13 +114,12 @@ def pack(
         with contextlib.ExitStack() as cleanup:
             archive = cleanup.enter_context(tempfile.TemporaryFile())
             hashing = _HashingWriter(archive)
-            _write_archive(files, hashing, on_progress or (lambda count: None))
+            blobs = _write_archive(files, hashing, on_progress or (lambda count: None))
             cleanup.pop_all()
     except OSError as error:
         raise UsageError(f"The directory {directory} cannot be packed: {error}.") from None
     digest = f"sha256:{hashing.sha256.hexdigest()}"
-    names = frozenset(file.name for file in files)
-    return PackedBundle(archive, digest, len(files), hashing.count, names, tuple(sorted(withheld)))
+    return PackedBundle(archive, digest, len(files), hashing.count, blobs, tuple(sorted(withheld)))
 
 
 class _File(NamedTuple):
@@ -150,8 +159,10 @@ def _too_much(limit: str) -> UsageError:
     )
 
 
-def _write_archive(files: list[_File], out: _HashingWriter, on_progress: Callable[[int], None]) -> None:
+def _write_archive(files: list[_File], out: _HashingWriter, on_progress: Callable[[int], None]) -> dict[str, str]:
+    """Write the archive. Return `PackedBundle.blobs`."""
     packed_bytes = 0
+    blobs: dict[str, str] = {}
 
     def report(count: int) -> None:
         nonlocal packed_bytes
@@ -169,11 +180,21 @@ def _write_archive(files: list[_File], out: _HashingWriter, on_progress: Callabl
             if stat.S_ISLNK(file.mode):
                 member.type, member.linkname, member.mode = tarfile.SYMTYPE, os.readlink(file.path), 0o777
                 tar.addfile(member)
+                target = os.fsencode(member.linkname)
+                blobs[file.name] = f"120000 {_blob_hash(len(target), target).hexdigest()}"
                 continue
             with open(file.path, "rb", opener=_open_no_link) as content:
                 status = os.fstat(content.fileno())
                 member.size, member.mode = status.st_size, 0o755 if status.st_mode & stat.S_IXUSR else 0o644
-                tar.addfile(member, _ReportingReader(content, report))
+                blob = _blob_hash(member.size)
+                tar.addfile(member, _ReportingReader(content, report, blob.update))
+                blobs[file.name] = f"100{member.mode:o} {blob.hexdigest()}"
+    return blobs
+
+
+def _blob_hash(size: int, content: bytes = b"") -> hashlib._Hash:
+    """Return the hash of a file, as git computes it, over this part of its content."""
+    return hashlib.sha1(b"blob %d\0" % size + content, usedforsecurity=False)
 
 
 def _open_no_link(path: str, flags: int) -> int:
@@ -198,15 +219,17 @@ class _HashingWriter(io.RawIOBase):
 
 
 class _ReportingReader(io.RawIOBase):
-    """A file that reports how much of it has been read."""
+    """A file that reports how much of it has been read, and what."""
 
-    def __init__(self, file: BinaryIO, on_read: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO, on_read: Callable[[int], None], on_data: Callable[[bytes], None]) -> None:
         self._file = file
         self._on_read = on_read
+        self._on_data = on_data
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
         self._on_read(len(data))
+        self._on_data(data)
         return data
 
 

@@ -16,6 +16,7 @@ from mopsjobs.engines.base import NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.base import ReadableStore
+from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
@@ -49,6 +50,8 @@ class Manifest:
     engine: str | None = None
     owner: str | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    origin: Origin | None = None
+    """None if an earlier version submitted the job."""
 
     @property
     def tasks_total(self) -> int:
@@ -132,6 +135,7 @@ class Manifest:
             "engine": self.engine,
             "owner": self.owner,
             "labels": dict(self.labels),
+            **({} if self.origin is None else {"origin": self.origin.to_json()}),
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
@@ -164,6 +168,7 @@ class Manifest:
                 engine=engine,
                 owner=owner,
                 labels=labels,
+                origin=Origin.from_json(document.get("origin")),
             )
         except RecordError as error:
             raise RecordError(error.reason, key=key) from None

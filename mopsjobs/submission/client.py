@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
+import mopsjobs
 from mopsjobs.bundles.bundle import has_bundle, store_bundle
+from mopsjobs.bundles.git_state import GitState
 from mopsjobs.bundles.packing import PackedBundle
 from mopsjobs.engines.base import LAUNCH_FAILED, Engine, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
@@ -29,6 +31,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.offline import remove_times, save_launch, save_submission_time, try_record_launch
 from mopsjobs.utils.times import utc_now
@@ -57,6 +60,8 @@ class Submission:
     parent_job_id: str | None = None
     owner: str | None = None
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    git: GitState | None = None
+    """The commit that the code was packed from."""
 
     def manifest(self, engine: str) -> Manifest:
         """Return the manifest that the runner reads on this engine."""
@@ -69,6 +74,7 @@ class Submission:
             engine=engine,
             owner=self.owner,
             labels=self.labels,
+            origin=Origin(mopsjobs.__version__, self.git),
         )
 
 

@@ -254,7 +254,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     launch = make_launch(
         job_id, engine, request.options, session, recorded=recorded, namespace=state.k8s_namespace or None
     )
-    client = open_client(engine, session)
+    client, origin = open_client(engine, session), job.manifest.origin
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
         submission = Submission(
             job_id=job_id,
@@ -265,6 +265,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             parent_job_id=state.job_id,
             owner=state.owner,
             labels=state.labels,
+            git=packed.git if packed is not None else origin and origin.git,
         )
         if packed is not None and engine == "local":
             packed.archive.seek(0)

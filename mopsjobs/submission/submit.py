@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import has_bundle, load_bundle, parse_bundle_ref
+from mopsjobs.bundles.git_state import read_git_state
 from mopsjobs.bundles.packing import MAX_SHOWN, PackedBundle, pack
 from mopsjobs.engines import open_engine
 from mopsjobs.engines.base import Launch
@@ -129,6 +130,7 @@ def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
         packed=prepared.packed,
         owner=request.owner or user_name(session.env),
         labels=request.labels,
+        git=None if prepared.packed is None else prepared.packed.git,
     )
     return open_client(request.engine, session).submit(submission, prepared.launch)
 
@@ -149,7 +151,7 @@ def open_client(engine: str, session: Session) -> JobSubmissionClient:
 
 
 def pack_code(code: Code, session: Session) -> PackedBundle:
-    """Pack the code of a model, and warn about files that were left out because they may hold secrets.
+    """Pack the code of a model, note its git commit, and warn about files left out because they may hold secrets.
 
     Raises:
         UsageError: if the directory cannot be packed.
@@ -164,7 +166,7 @@ def pack_code(code: Code, session: Session) -> PackedBundle:
             " To confirm this, add it to .modelopsignore. To pack it, add it with ! in front: everyone with read access"
             " to the registry can then read it."
         )
-    return packed
+    return packed._replace(git=read_git_state(code.directory, packed.blobs, session.env))
 
 
 def _check_stored_model(study: Study, launch: Launch, bundle: str, session: Session) -> None:

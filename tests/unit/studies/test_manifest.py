@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.base import recorded_launch
 from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.origin import Origin
 from mopsjobs.studies.study_parser import parse_study
 
 OWN = {
@@ -44,3 +46,29 @@ def test_no_metadata_of_a_study_are_options_of_a_launch() -> None:
     for engine in ("local", "kubernetes", "dask"):
         names = [f"{prefix}{name}" for prefix in ("local_", "k8s_", "dask_") for name in ("python", "image", "workers")]
         assert recorded_launch(record_metadata(**dict.fromkeys(names, "x")), engine) == {}
+
+
+ORIGIN = Origin("0.2.0", GitState("ab" * 20, is_dirty=True))
+
+
+@pytest.mark.parametrize("origin", [None, ORIGIN, Origin("0.2.0", None), Origin(None, GitState("c" * 64, None))])
+def test_the_origin_of_a_job_is_in_its_manifest(origin: Origin | None) -> None:
+    """An earlier version reads such a manifest too, since it ignores the field."""
+    study = parse_study({"model": "model:run", "scenario": "base", "parameter_sets": [{"x": 1}]}, "here")
+    manifest = Manifest(job_id="a", study=study, bundle="sha256:00", origin=origin)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("text", None),
+        ([], None),
+        ({}, Origin(None, None)),
+        ({"mops_jobs": 1, "git_commit": "; rm", "git_dirty": "no"}, Origin(None, None)),
+        ({"git_commit": "ab" * 20, "git_dirty": 1}, Origin(None, GitState("ab" * 20, None))),
+        ({"mops_jobs": "9" * 1000, "later": {}}, Origin("9" * 100, None)),
+    ],
+)
+def test_an_invalid_origin_makes_no_manifest_unreadable(value: object, read: Origin | None) -> None:
+    assert Origin.from_json(value) == read
