@@ -24,12 +24,14 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
+from mopsjobs.ledger import environment
 from mopsjobs.ledger import format as ledger_format
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.output_sender import OutputSender, StoreWithOutbox
 from mopsjobs.runner.pools.base import Pool
 from mopsjobs.runner.pools.open_pool import PoolOptions, open_pool
@@ -161,11 +163,13 @@ class _Run:
             )
             sender = OutputSender(self._store, self._outbox)
             ledger = Ledger(self._store, self._outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
+            notes = EnvironmentNotes(shard.job_id, sender)
             handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
             try:
                 with contextlib.closing(ledger):
                     try:
-                        is_done = self._run_tasks(handler, ledger, reporter, events, on_progress)
+                        with contextlib.closing(notes):
+                            is_done = self._run_tasks(handler, ledger, reporter, events, notes, on_progress)
                     finally:
                         sender.finish()  # also after an error: what was done is kept
                 return self._finish(reporter, sender, handler, is_done=is_done)
@@ -258,12 +262,13 @@ class _Run:
         ledger: Ledger,
         reporter: Reporter,
         events: EventLog,
+        notes: EnvironmentNotes,
         on_progress: Callable[[TaskProgress], None],
     ) -> bool:
         """Run tasks until none is left, a stop is requested or the job has ended. Return whether none is left."""
         tasks = self._tasks_to_run(ledger)
         first = next(tasks, None)
-        pool = None if first is None else self._open_pool(events)
+        pool = None if first is None else self._open_pool(events, notes)
         self._counts.started_at = shard_started_at(
             self._directory, self._shard.number, None if first is None else utc_now()
         )
@@ -293,7 +298,7 @@ class _Run:
             return False
         return True
 
-    def _open_pool(self, events: EventLog) -> Pool:
+    def _open_pool(self, events: EventLog, notes: EnvironmentNotes) -> Pool:
         shard = self._shard
 
         def on_log(task: int | None, line: str) -> None:
@@ -316,6 +321,7 @@ class _Run:
             self._directory.code,
             self._retry,
             on_log,
+            notes=notes,
         )
 
     def _finish(
@@ -350,7 +356,7 @@ class _Run:
         given_up: set[str] = set()
 
         def on_refused(key: str, reason: StoreError) -> None:
-            if key.startswith(ledger_format.PREFIX):
+            if key.startswith((ledger_format.PREFIX, environment.PREFIX)):
                 return
             # Its task was counted as completed when the outbox took the outputs. Correct that once per task.
             task = key.rpartition("/")[0]

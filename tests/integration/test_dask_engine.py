@@ -25,6 +25,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import IF_PIP_REFUSES, EngineError, UsageError
+from mopsjobs.ledger.environment import Environment, environments_prefix, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools import dask_process, dask_task
 from mopsjobs.runner.pools.dask_process import DaskProcess
@@ -194,6 +195,14 @@ def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     state = record(local_registry, "there")
     assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", dask_cluster.url, 20)
     until(lambda: _is_empty(dask_cluster), "the cluster to be empty")
+    (note,), (noted_here,) = (_notes(local_store, job) for job in ("there", "here"))
+    assert note == noted_here
+    assert "distributed" in note.packages
+
+
+def _notes(store: VersionedStore, job_id: str) -> list[Environment]:
+    """Return what the runners of a job have noted of its environment."""
+    return [parse_environment(entry.value or b"") for entry in store.scan(environments_prefix(job_id))]
 
 
 def test_the_workers_have_no_mops_jobs(dask_cluster: Cluster) -> None:

@@ -93,8 +93,11 @@ def test_the_architecture_names_what_exists() -> None:
     assert {f"mopsjobs/{path.parent.name}/" for path in files} <= named
 
 
-NOT_VARIABLES = {"CONTENT_LENGTH", "HTTP_HOST", "PAY_PER_REQUEST", "PROVIDE_AUTOMATIC_OPTIONS", "TRANSFER_ENCODING"}
-"""Literals that look like the name of a variable: headers, a way of billing, a setting of Flask."""
+NOT_VARIABLES = {
+    "CONTENT_LENGTH", "CS_GNU_LIBC_VERSION", "GIT_ALLOW_PROTOCOL", "GIT_TERMINAL_PROMPT", "HTTP_HOST", "LC_ALL",
+    "PAY_PER_REQUEST", "PROVIDE_AUTOMATIC_OPTIONS", "TRANSFER_ENCODING",
+}  # fmt: skip
+"""Literals that look like the name of a variable: headers, a way of billing, settings of Flask, of git and of libc."""
 
 _SHORT_NAMES = {"COLUMNS", "HOME", "KUBECONFIG", "PATH", "TERM", "USER"}
 

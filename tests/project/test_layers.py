@@ -198,8 +198,8 @@ def test_nothing_else_comes_from_outside() -> None:
     assert imported <= known
 
 
-PROGRAMS = ("mops_jobs", "mopsjobs.engines.worker")
-"""The command, and the worker, which is a program of its own."""
+PROGRAMS = ("mops_jobs", "mopsjobs.engines.worker", "mopsjobs.engines.interpreter_script")
+"""The command, and the two scripts that run in the model's interpreter."""
 
 
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"mopsjobs.console.printer"}))
@@ -214,7 +214,7 @@ def test_one_module_prints(module: str) -> None:
 
 
 def test_one_module_ends_the_program() -> None:
-    """The process ends in mops_jobs.py alone, where errors are caught for good; and in the worker."""
+    """The process ends in mops_jobs.py alone, where errors are caught for good; and in the scripts."""
     for module in MODULES.keys() - set(PROGRAMS):
         for node in ast.walk(_tree(module)):
             raised = node.exc if isinstance(node, ast.Raise) else None

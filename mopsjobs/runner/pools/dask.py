@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mopsjobs.engines.child_process import resume_hint
 from mopsjobs.engines.dask_client import connect
+from mopsjobs.engines.describe_interpreter import SOURCE as INTERPRETER_SOURCE
 from mopsjobs.engines.model_errors import describe_exit, load_error, startup_error
 from mopsjobs.engines.worker_script import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
@@ -67,6 +68,7 @@ _LOADED = """(lambda sys, types: sys.modules.get(code["name"]) or [
 ][-1])(__import__("sys"), __import__("types"))"""
 
 RUN = f"{_LOADED}.run(code, job_id, task)"
+DESCRIBE = f"{_LOADED}.describe(code)"
 STOP = f"{_LOADED}.stop(job_id)"  # also on a worker that has no task yet: one on its way to it must not begin
 
 
@@ -95,12 +97,15 @@ class DaskPool:
         source = _SOURCE.read_text("utf-8")
         self._scheduler = scheduler
         self._on_log = on_log or (lambda _task, _line: None)
+        self.on_environment: Callable[[object], None] = lambda _answer: None
+        """Called with what the model's interpreter says on a worker; see engines/interpreter_script.py."""
         self._code = {
             "name": "mops_jobs_dask_task_" + hashlib.sha256(source.encode()).hexdigest()[:16],
             "source": source,
             "worker": WORKER_SOURCE.decode(),
             "measurement": Path(measurement.__file__).read_text("utf-8"),
             "log_lines": Path(log_lines.__file__).read_text("utf-8"),
+            "describe": INTERPRETER_SOURCE,
             "env": dict(task_env or {}),
             "bundle": bundle,
             "entrypoint": entrypoint,
@@ -127,15 +132,32 @@ class DaskPool:
             with self._translate_errors(client), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a large bundle: it is sent once
                 code: Future[dict[str, Any]] = client.submit(dict, self._code, key=key, pure=False)
+                description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
+            answer: concurrent.futures.Future[Any] | None = _call_in_thread(description.result)
             while True:
                 yield from self._read_threads(client, wake_seconds)
                 self._hand_out(client, code, tasks)
+                answer = self._pass_on_description(answer)
                 if not self._sent:
                     return
                 yield None
                 yield from self._take_results(client, wake_seconds)
         finally:
             self._close(client)
+
+    def _pass_on_description(
+        self, answer: concurrent.futures.Future[Any] | None
+    ) -> concurrent.futures.Future[Any] | None:
+        """Pass on the description of the interpreter, if it has come; return what is still awaited.
+
+        After the last task it is awaited for a moment.
+        """
+        seconds = 0.0 if self._sent else CLOSE_SECONDS
+        if answer is None or not concurrent.futures.wait([answer], seconds).done:
+            return answer
+        with contextlib.suppress(Exception, asyncio.CancelledError):  # the run goes on without it
+            self.on_environment(answer.result())
+        return None
 
     def _read_threads(self, client: Client, wake_seconds: float) -> Generator[None, None, None]:
         """Read now and then how many threads the cluster has: workers come and go."""

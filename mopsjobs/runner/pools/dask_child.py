@@ -30,6 +30,7 @@ def main() -> None:
             task_env={name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
             on_log=lambda task, line: parent.send({"log": [task, line]}),
         )
+        pool.on_environment = lambda answer: parent.send({"environment": answer})
         try:
             with contextlib.closing(pool.run(_tasks(parent), wake_seconds=setup["wake_seconds"])) as results:
                 for result in results:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from mopsjobs.engines.child_process import Child
@@ -52,6 +52,8 @@ class DaskProcess:
         self.is_ready = False
         self._env = env
         self._on_log = on_log or (lambda _task, _line: None)
+        self.on_environment: Callable[[object], None] = lambda _answer: None
+        """Called with what the model's interpreter says on a worker; see engines/interpreter_script.py."""
         self._setup = {
             "scheduler": scheduler,
             "bundle": base64.b64encode(bundle).decode(),
@@ -114,6 +116,9 @@ class DaskProcess:
             if number not in {task.number for task in sent.values()}:
                 raise ValueError(number)
             self._on_log(number, str(line))
+            return None
+        if "environment" in message:
+            self.on_environment(message["environment"])
             return None
         position, outputs, error, outcome, attempt, started_at, usage, is_final = message["finished"]
         self.is_ready = True

@@ -58,6 +58,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
             - `worker`: the text of engines/worker.py
             - `measurement`: the text of utils/measurement.py
             - `log_lines`: the text of log_lines.py
+            - `describe`: the text of engines/interpreter_script.py
             - `env`: variables of the model's process, besides those of this worker
             - `entrypoint`: the model and the scenario
             - `outputs`: the names that the study gives, or None
@@ -94,6 +95,15 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
             job.busy -= 1
             job.used_at = time.monotonic()
     return {**answer, "lines": lines}
+
+
+def describe(code: dict[str, Any]) -> Any:
+    """Return what the model's interpreter says about itself on this worker."""
+    command = [code["python"] or sys.executable, "-c", code["describe"]]
+    done = subprocess.run(  # noqa: S603 - as in `_Model`
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=IDLE_SECONDS, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def stop(job_id: str) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.bundle import extract_bundle, load_bundle
+from mopsjobs.engines.describe_interpreter import describe_interpreter
 from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment
 from mopsjobs.engines.worker_script import write_worker
+from mopsjobs.runner.environment_notes import EnvironmentNotes
 from mopsjobs.runner.pools.base import OnLog, Pool
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
@@ -39,8 +41,10 @@ def open_pool(
     code: Path,
     retry: OutageRetry,
     on_log: OnLog,
+    *,
+    notes: EnvironmentNotes,
 ) -> Pool:
-    """Unpack the bundle of a job and return a pool for its tasks; the pool starts nothing yet.
+    """Unpack the bundle of a job and return a pool for its tasks. The pool starts nothing yet.
 
     Args:
         options: how to run the tasks.
@@ -49,6 +53,7 @@ def open_pool(
         code: where bundles are unpacked on this machine.
         retry: how long to wait for the store.
         on_log: see `WorkerPool`.
+        notes: asks the model's interpreter what it is.
 
     Raises:
         BundleError: if the bundle is missing or cannot be used.
@@ -62,7 +67,7 @@ def open_pool(
         from mopsjobs.runner.pools.dask_process import DaskProcess
 
         bundle = retry.call(lambda: load_bundle(store, manifest.bundle))
-        return DaskProcess(
+        pool = DaskProcess(
             options.scheduler,
             bundle,
             entrypoint,
@@ -72,13 +77,17 @@ def open_pool(
             task_timeout=options.task_timeout,
             on_log=on_log,
         )
+        pool.on_environment = notes.note
+        return pool
     shutil.rmtree(options.spool, ignore_errors=True)
     make_directory(options.spool)
     cores = usable_cores()
     workers = options.workers or cores
     env = model_environment(os.environ)
+    python = options.python or active_python(os.environ) or sys.executable
+    notes.describe(lambda: describe_interpreter(python, env))
     return WorkerPool(
-        [options.python or active_python(os.environ) or sys.executable, "-u", str(write_worker(options.spool))],
+        [python, "-u", str(write_worker(options.spool))],
         {"root": str(root), "entrypoint": entrypoint, "spool": str(options.spool), "outputs": outputs},
         workers,
         task_timeout=options.task_timeout,

@@ -1,0 +1,123 @@
+"""The environment of a model, noted once per job: its interpreter, its packages, and the mops-jobs of its runner.
+
+A note lies at `environments/<job_id>/<digest>.json`. Its name has the digest of its content. So all shards with
+the same environment share one note, and a restart with other packages adds another. Notes are never
+changed, and stay like the manifest. No note has a variable, a path, a command or a host: only what `Environment` names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import mopsjobs
+from mopsjobs.errors import RecordError
+from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.utils.json_strict import read_json
+from mopsjobs.utils.text import strip_control_characters
+
+PREFIX = "environments/"
+
+VERSION = 1
+
+MAX_PACKAGES = 5_000
+
+MAX_CHARACTERS = 100
+"""Of a name or a version."""
+
+MAX_BYTES = 2**20
+"""Of a note that is read."""
+
+_KEY = re.compile(r"environments/[^/]+/[0-9a-f]{16}\.json", re.ASCII)
+
+
+class Environment(NamedTuple):
+    """The environment of a model. What is unknown is None."""
+
+    python: str | None
+    """The version of the interpreter, for example `3.12.4`."""
+    implementation: str | None
+    """The kind of the interpreter, for example `cpython`."""
+    platform: str | None
+    """System and processor, for example `linux-x86_64`."""
+    libc: str | None
+    """The C library, for example `glibc 2.36`."""
+    mops_jobs: str | None
+    """The version of the runner."""
+    packages: Mapping[str, str]
+    """Names of installed packages, as PyPI compares them, with their versions; empty if a version is unknown."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the environment in its JSON form."""
+        return {**self._asdict(), "packages": dict(self.packages)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Environment:
+        """Decode what a worker or a note says. What is not valid is None, or left out.
+
+        Raises:
+            RecordError: if it is not an object.
+        """
+        if not isinstance(value, Mapping):
+            raise RecordError("not an environment: expected an object")
+        python, implementation, platform, libc, mops_jobs = (_text(value.get(name)) for name in cls._fields[:-1])
+        found = value.get("packages")
+        items = sorted(found.items())[:MAX_PACKAGES] if isinstance(found, Mapping) else []
+        packages = {
+            normalise_name(text): _text(version) or ""
+            for name, version in items
+            if (text := _text(name)) and not text.startswith("~")  # pip renames so what it is removing
+        }
+        return cls(python, implementation, platform, libc, mops_jobs, packages)
+
+
+def environment_of_worker(answer: object) -> Environment:
+    """Return the environment that a worker describes, as run by this version of mops-jobs.
+
+    Raises:
+        RecordError: if the answer is not an object.
+    """
+    return Environment.from_json(answer)._replace(mops_jobs=mopsjobs.__version__)
+
+
+def encode_environment(job_id: str, environment: Environment) -> tuple[str, bytes]:
+    """Return key and bytes of a note."""
+    document = {"version": VERSION, **environment.to_json()}
+    value = json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return f"{environments_prefix(job_id)}{hashlib.sha256(value).hexdigest()[:16]}.json", value
+
+
+def environments_prefix(job_id: str) -> str:
+    """Return the prefix of the notes of a job."""
+    return f"{PREFIX}{check_job_id(job_id)}/"
+
+
+def is_environment_key(key: str) -> bool:
+    """Return True for the key of a note."""
+    return _KEY.fullmatch(key) is not None
+
+
+def parse_environment(value: bytes) -> Environment:
+    """Decode a note.
+
+    Raises:
+        RecordError: if it is not a note, or only a newer version can read it.
+    """
+    if len(value) > MAX_BYTES:
+        raise RecordError(f"too large: {len(value):,} bytes, expected at most {MAX_BYTES:,}")
+    document = read_json(value)
+    if not isinstance(document, Mapping) or document.get("version") != VERSION:
+        raise RecordError(f"not an environment of a model: expected an object of version {VERSION}")
+    return Environment.from_json(document)
+
+
+def normalise_name(name: str) -> str:
+    """Return the name of a package as PyPI compares it: `Foo_Bar` is `foo-bar`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _text(value: object) -> str | None:
+    return strip_control_characters(value[:MAX_CHARACTERS]) if isinstance(value, str) and value else None

@@ -1,0 +1,109 @@
+"""A run notes the environment of the model, once, and never waits or fails because of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.errors import StoreAccessError
+from mopsjobs.ledger.environment import Environment, is_environment_key, parse_environment
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.runner import environment_notes
+from mopsjobs.runner.environment_notes import EnvironmentNotes
+from mopsjobs.runner.output_sender import OutputSender
+from mopsjobs.store.base import VersionedStore, VersionToken
+from mopsjobs.store.memory import InMemoryVersionedStore
+from support.cli import LineStore
+from support.runs import Given, counts, sets_of, work
+
+pytestmark = pytest.mark.usefixtures("quick_runner")
+
+
+def notes_of(store: VersionedStore) -> list[Environment]:
+    values = [entry.value for entry in store.scan("environments/") if is_environment_key(entry.key)]
+    return [parse_environment(value) for value in values if value is not None]
+
+
+def test_all_shards_and_later_runs_share_one_note(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    given(sets_of(4))
+    for number in (0, 1):
+        work(line, registry, tmp_path / f"shard-{number}", number=number, shards=2)
+    work(line, registry, tmp_path / "again")
+    (note,) = notes_of(line)
+    assert note.python == ".".join(map(str, sys.version_info[:3]))
+    assert "pytest" in note.packages
+
+
+def test_a_note_is_there_also_if_the_model_cannot_be_loaded(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """Then the packages are the likely reason."""
+    given(sets_of(1), model="model:nothing")
+    with pytest.raises(Exception, match="nothing"):
+        work(line, registry, tmp_path / "job")
+    assert len(notes_of(line)) == 1
+
+
+def test_an_interpreter_without_a_description_changes_nothing(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mopsjobs.runner.pools.open_pool.describe_interpreter", lambda python, env: None)
+    given(sets_of(2))
+    work(line, registry, tmp_path / "job")
+    assert counts(registry)[:2] == ("succeeded", 2)
+    assert notes_of(line) == []
+
+
+def test_the_end_of_a_run_waits_for_a_description_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment_notes, "CLOSE_SECONDS", 0.01)
+    sender = OutputSender(InMemoryVersionedStore(), InMemoryVersionedStore())
+    notes, gate = EnvironmentNotes("job", sender), threading.Event()
+    notes.describe(gate.wait)
+    notes.close()
+    gate.set()
+    notes.close()
+    sender.finish()
+
+
+def test_a_note_that_the_store_lacks_waits_in_the_outbox() -> None:
+    store, outbox = LineStore(InMemoryVersionedStore()), InMemoryVersionedStore()
+    store.down = True
+    sender = OutputSender(store, outbox)
+    notes = EnvironmentNotes("job", sender)
+    for _ in range(3):
+        notes.note({"python": "3.12"})
+    sender.finish()
+    assert [note.python for note in notes_of(outbox)] == ["3.12"]
+    store.down = False
+    assert sender.deliver(lambda key, reason: None, lambda: False)
+    assert [note.python for note in notes_of(store)] == ["3.12"]
+
+
+@pytest.mark.parametrize("answer", [None, [], 7])
+def test_an_invalid_description_is_not_noted(answer: object) -> None:
+    """A Dask worker may send anything."""
+    store = InMemoryVersionedStore()
+    sender = OutputSender(store, InMemoryVersionedStore())
+    EnvironmentNotes("job", sender).note(answer)
+    sender.finish()
+    assert notes_of(store) == []
+
+
+def test_a_store_that_refuses_all_raises_nothing_here() -> None:
+    """The next output raises it, where the runner handles it."""
+
+    class Refusing(InMemoryVersionedStore):
+        def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+            raise StoreAccessError("no")
+
+    sender = OutputSender(Refusing(), InMemoryVersionedStore())
+    notes = EnvironmentNotes("job", sender)
+    notes.note({"python": "1"})
+    with pytest.raises(StoreAccessError):
+        sender.finish()
+    notes.note({"python": "2"})
