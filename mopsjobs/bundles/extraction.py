@@ -7,6 +7,7 @@ and links last, so that no file is written through a link.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -14,6 +15,8 @@ import shutil
 import stat
 import tarfile
 import zlib
+from collections.abc import Iterator
+from typing import IO
 
 from mopsjobs.errors import EXIT_REFUSED, MopsJobsError
 
@@ -53,8 +56,45 @@ def extract(value: bytes, root: str, *, sync: bool = True) -> None:
     Raises:
         BundleError: if it is not a tar.gz, has forbidden content, exceeds a limit, or if writing fails.
     """
-    try:
+    with _translate_errors():
         _Extraction(root, sync=sync).run(value)
+
+
+def read_members(value: bytes) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """Yield the members of an archive in its order, each with its content if it is a file; see `extract`.
+
+    The content can be read until the next member is asked for.
+
+    Raises:
+        BundleError: if `extract` would refuse the archive for anything but several links together.
+    """
+    total = 0
+    with _translate_errors(), gzip.GzipFile(fileobj=io.BytesIO(value)) as packed:
+        limited = _LimitedReader(packed)
+        limited.allow(0)
+        # One pass, without seeking: each member is read before the next one is searched for.
+        with tarfile.open(fileobj=limited, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
+            number = 0
+            while (member := tar.next()) is not None:
+                number += 1
+                if number > MAX_FILES:
+                    raise BundleError(f"more than {MAX_FILES:,} files")
+                total += max(0, member.size)
+                if total > MAX_UNPACKED_BYTES:
+                    raise BundleError(f"more than {MAX_UNPACKED_BYTES // 2**20} MiB")
+                _check_member(member)
+                limited.allow(member.size)
+                yield member, tar.extractfile(member) if member.isreg() else None
+                limited.allow(0)
+                # tarfile keeps every header, and headers may be large.
+                tar.members = []  # type: ignore[attr-defined]
+                tar.pax_headers = {}
+
+
+@contextlib.contextmanager
+def _translate_errors() -> Iterator[None]:
+    try:
+        yield
     except (tarfile.TarError, zlib.error, EOFError, ValueError, OSError, RecursionError) as error:
         raise BundleError(f"{type(error).__name__}: {error}") from None
 
@@ -87,42 +127,23 @@ class _Extraction:
         self._links: list[tuple[str, str]] = []
 
     def run(self, value: bytes) -> None:
-        total = 0
-        with gzip.GzipFile(fileobj=io.BytesIO(value)) as packed:
-            limited = _LimitedReader(packed)
-            limited.allow(0)
-            # One pass, without seeking: each member is read before the next one is searched for.
-            with tarfile.open(fileobj=limited, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
-                number = 0
-                while (member := tar.next()) is not None:
-                    number += 1
-                    if number > MAX_FILES or len(self._directories) > MAX_FILES:
-                        raise BundleError(f"more than {MAX_FILES:,} files")
-                    total += max(0, member.size)
-                    if total > MAX_UNPACKED_BYTES:
-                        raise BundleError(f"more than {MAX_UNPACKED_BYTES // 2**20} MiB")
-                    _check_member(member)
-                    limited.allow(member.size)
-                    self._unpack_member(tar, member)
-                    limited.allow(0)
-                    # tarfile keeps every header, and headers may be large.
-                    tar.members = []  # type: ignore[attr-defined]
-                    tar.pax_headers = {}
+        for member, content in read_members(value):
+            if len(self._directories) > MAX_FILES:
+                raise BundleError(f"more than {MAX_FILES:,} files")
+            self._unpack_member(member, content)
         self._make_links()
 
-    def _unpack_member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _unpack_member(self, member: tarfile.TarInfo, content: IO[bytes] | None) -> None:
         if member.issym():
             self._links.append((member.name, member.linkname))
-        elif member.isdir():
+        elif content is None:
             self._make_directory(member.name)
         else:
             self._make_directory(os.path.dirname(member.name))
-            source = tar.extractfile(member)
-            assert source is not None  # noqa: S101 - a regular file has content
             mode = 0o700 if member.mode & stat.S_IXUSR else 0o600
             path = os.path.join(self._root, member.name)
-            with source, open(path, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
-                shutil.copyfileobj(source, file, _CHUNK)
+            with content, open(path, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
+                shutil.copyfileobj(content, file, _CHUNK)
                 if self._sync:  # before the directory gets its name: a power cut must not leave incomplete code
                     file.flush()
                     os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,12 +12,13 @@ import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.ledger.attempt import Outcome
+from mopsjobs.ledger.environment import encode_environment, environment_of_worker
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from support.cli import Cli, Remote, add, foreign, key
 from support.fields import JOB_FIELDS
 from support.ledgers import Ledger, add_job, attempt
-from support.runs import sets_of
+from support.runs import code, place, sets_of, study
 
 ONLY_FIELDS = ["engine_says", "engine_stop", "family"]
 """Fields of a job that one command alone prints, and that only when it has something to say in them."""
@@ -305,3 +307,30 @@ def test_the_schema_describes_every_field(cli: Cli, name: str, fields: list[str]
     assert all(described.get("description") for described in schema["properties"].values())
     assert schema.get("additionalProperties", True) is True
     assert set(schema["required"]) <= set(fields)
+
+
+PROVENANCE_FIELDS = [
+    "schema_version", "job_id", "parent_job_id", "status", "owner", "engine", "created_at", "started_at", "ended_at",
+    "submitted_by", "study", "bundle", "git_commit", "git_dirty", "files", "environments", "image", "image_digest",
+    "hosts",
+]  # fmt: skip
+DIFF_FIELDS = ["schema_version", "first", "second", "code", "study", "environment", "image", "results"]
+
+
+def test_provenance_and_diff_keep_their_promises(remote: Remote, cli: Cli, tmp_path: Path) -> None:
+    """With a manifest and an environment, and of a job that was only reported."""
+    for job_id, source in (("a", "x = 1\n"), ("b", "x = 2\n"), ("reported", None)):
+        add(remote.jobs, job_id, "succeeded")
+        remote.put(f"results/{job_id}/p/1/out", job_id)
+        if source is not None:
+            place(remote.store, job_id, study(sets_of(2), scenario=f"of {job_id}"), code(tmp_path / job_id, source))
+            answer = {"python": "3.12.4", "packages": {"numpy": job_id}}
+            remote.put(*encode_environment(job_id, environment_of_worker(answer)))
+    for job_id in ("a", "reported"):
+        document = cli.ok("provenance", job_id, "--json").json
+        _check(cli, "provenance", document)
+        assert list(document) == PROVENANCE_FIELDS
+        for flags in ([], ["--code"], ["--without-results"]):
+            document = cli.ok("diff", job_id, "b", "--json", *flags).json
+            _check(cli, "diff", document)
+            assert list(document) == DIFF_FIELDS

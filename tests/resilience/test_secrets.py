@@ -85,6 +85,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "cancel": ("cancel", "job", "--yes"),
     "validate": ("validate", "job"),
     "results": ("results", "job", "--download", "fetched"),
+    "provenance": ("provenance", "job"),
+    "diff": ("diff", "job", "job"),
     "reconcile": ("reconcile",),
     "metrics": ("metrics",),
     "doctor": ("doctor",),
@@ -396,6 +398,8 @@ def test_the_least_permission_of_each_role_is_enough(marked_azurite: Azurite, de
         "events",
         "logs",
         "results",
+        "provenance",
+        "diff",
         "metrics",
         "doctor",
     ]

@@ -58,6 +58,8 @@ COMMANDS = {
     "resume": "resume",
     "validate": "validate",
     "results": "results",
+    "provenance": "provenance",
+    "diff": "diff",
     "reconcile": "reconcile",
     "run": "run",
     "serve": "serve",

@@ -25,7 +25,10 @@ EXAMPLES = (
 
 DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(mopsjobs.__file__)), "schemas")
 
-NAMES = ("job", "list", "tasks", "sync", "doctor", "event", "summary", "failures", "query", "prune", "version")
+NAMES = (
+    "job", "list", "tasks", "sync", "doctor", "event", "summary", "failures", "provenance", "diff", "query", "prune",
+    "version",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

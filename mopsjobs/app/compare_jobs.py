@@ -1,0 +1,264 @@
+"""Compare two jobs: their code, studies, environments and outputs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mopsjobs.app.app import App
+from mopsjobs.app.provenance import Provenance, printable, read_provenance
+from mopsjobs.bundles.contents import read_files
+from mopsjobs.ledger.environment import Environment
+from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
+from mopsjobs.studies.lineage import family_of
+from mopsjobs.studies.study import Study
+from mopsjobs.utils.text import parse_whole_number
+
+SCHEMA_VERSION = 1
+
+MAX_NAMED = 20
+"""Parameter sets that are named of each job. All are counted."""
+
+MAX_FILE_BYTES = 256 * 1024
+"""Of a file whose lines are compared."""
+
+MAX_FILE_LINES = 2_000
+"""Of a file whose lines are compared: the time grows with their square."""
+
+MAX_DIFF_LINES = 2_000
+"""Of all files together."""
+
+STUDY_FIELDS = ("model", "scenario", "sampling_method", "n_replicates", "outputs", "targets", "metadata")
+
+Pair = tuple[Any, Any]
+
+
+class CodeDifference(NamedTuple):
+    """The difference of two bundles, by the names of their files."""
+
+    added: list[str]
+    """Files of the second job only."""
+    removed: list[str]
+    """Files of the first job only."""
+    changed: list[str]
+    """Files of both with another content, target or executable bit."""
+    diffs: dict[str, list[str] | None]
+    """Lines of a unified diff for each file; None for one that is too large or not a text. Empty unless wanted."""
+
+
+class StudyDifference(NamedTuple):
+    """The difference of two studies."""
+
+    fields: dict[str, Pair]
+    """Fields that differ, with both values."""
+    only_first: int
+    """Parameter sets that only the first job has, a set as often as it is repeated."""
+    only_second: int
+    common: int
+    first_sets: list[Mapping[str, Any]]
+    """The parameters of the first few of `only_first`."""
+    second_sets: list[Mapping[str, Any]]
+
+
+class EnvironmentDifference(NamedTuple):
+    """The difference of the environments of two jobs. Several versions of one job are joined by commas."""
+
+    fields: dict[str, Pair]
+    """`python`, `implementation`, `platform`, `libc` or `mops_jobs`, with both values."""
+    packages: dict[str, Pair]
+    """Packages that differ, with both versions; None for a job without the package."""
+
+
+class JobDifference(NamedTuple):
+    """The difference of two jobs. A part is None if it was not noted of one of them, or cannot be read."""
+
+    first: Provenance
+    second: Provenance
+    code: CodeDifference | None
+    study: StudyDifference | None
+    environment: EnvironmentDifference | None
+    image: Pair | None
+    """The images of both, if they differ."""
+    results: ComparedResults | None
+    """None if they were not to be compared."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the difference as scripts get it; see docs/reference/json.md."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "first": self.first.job_id,
+            "second": self.second.job_id,
+            "code": None if self.code is None else self.code._asdict(),
+            "study": None if self.study is None else self.study._asdict(),
+            "environment": None if self.environment is None else self.environment._asdict(),
+            "image": self.image,
+            "results": None if self.results is None else _results_json(self.results),
+        }
+
+
+class CompareOptions(NamedTuple):
+    """Parts of a comparison besides studies and environments."""
+
+    with_lines: bool = False
+    """Whether to compare the lines of changed files."""
+    with_results: bool = True
+    """Whether to compare the outputs."""
+
+
+def compare_jobs(
+    first: str, second: str, options: CompareOptions, app: App, on_progress: Callable[[int], None] | None = None
+) -> JobDifference:
+    """Compare two jobs.
+
+    Args:
+        first: the id of a job, a prefix that only its id has, or `@latest`.
+        second: another one.
+        options: what is compared.
+        app: the run.
+        on_progress: called with the number of tasks whose outputs were compared so far.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+        AmbiguousJobError: if several ids begin with a name, and are not all of one family.
+        StoreError: if the registry cannot be read.
+        RecordError: if a manifest is invalid.
+    """
+    one, other = (read_provenance(name, app, with_hosts=False) for name in (first, second))
+    results = None
+    if options.with_results:
+        ours, theirs = (JobOutputs(job.job_id, family_of(app.store, job.job_id)) for job in (one, other))
+        results = compare_results(app.store, ours, theirs, on_progress)
+    images = (one.image, other.image)
+    return JobDifference(
+        one,
+        other,
+        _compare_code(one, other, with_lines=options.with_lines),
+        None
+        if one.manifest is None or other.manifest is None
+        else compare_studies(one.manifest.study, other.manifest.study),
+        compare_environments(one.environments, other.environments),
+        None if images[0] == images[1] else images,
+        results,
+    )
+
+
+def _compare_code(first: Provenance, second: Provenance, *, with_lines: bool) -> CodeDifference | None:
+    if first.files is None or second.files is None:
+        return None
+    ours, theirs = ({file.name: file for file in files} for files in (first.files, second.files))
+    added, removed = sorted(theirs.keys() - ours.keys()), sorted(ours.keys() - theirs.keys())
+    changed = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+    diffs = _compare_lines(first, second, [*changed, *added, *removed]) if with_lines else {}
+    return CodeDifference(_shown(added), _shown(removed), _shown(changed), diffs)
+
+
+def _shown(names: Iterable[str]) -> list[str]:
+    return [printable(name) for name in names]
+
+
+def _compare_lines(first: Provenance, second: Provenance, names: Iterable[str]) -> dict[str, list[str] | None]:
+    """Return the unified diff of each file, until there are `MAX_DIFF_LINES`."""
+    names = sorted(names)
+    sides = [(job, read_files(job.archive or b"", set(names), MAX_FILE_BYTES)) for job in (first, second)]
+    diffs: dict[str, list[str] | None] = {}
+    left = MAX_DIFF_LINES
+    for name in names:
+        texts = [_text_lines(job, contents, name) for job, contents in sides]
+        lines = _unified_diff(printable(name), texts) if left > 0 else None
+        diffs[printable(name)] = lines if lines is None else lines[:left]
+        left -= len(lines or ())
+    return diffs
+
+
+def _text_lines(job: Provenance, contents: Mapping[str, bytes], name: str) -> list[str] | None:
+    """Return the lines of a file, none if the job lacks it; None if it is too large or not a text."""
+    if name not in contents:
+        return None if any(file.name == name and file.target is None for file in job.files or ()) else []
+    try:
+        lines = contents[name].decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        return None
+    return None if len(lines) > MAX_FILE_LINES or any("\0" in line for line in lines) else lines
+
+
+def _unified_diff(name: str, texts: list[list[str] | None]) -> list[str] | None:
+    """Return the lines of a diff; None if a side has none."""
+    first, second = texts
+    if first is None or second is None:
+        return None
+    return list(difflib.unified_diff(first, second, f"a/{name}", f"b/{name}", lineterm=""))
+
+
+def compare_studies(first: Study, second: Study) -> StudyDifference:
+    """Compare two studies. Parameter sets are equal if their parameters and their named seeds are."""
+    fields: dict[str, Pair] = {}
+    for name in STUDY_FIELDS:
+        ours, theirs = (json.dumps(getattr(study, name), sort_keys=True) for study in (first, second))
+        if ours != theirs:
+            fields[name] = (json.loads(ours), json.loads(theirs))
+    counts: dict[tuple[str, int | None], int] = {}
+    for study, sign in ((first, 1), (second, -1)):
+        for one in study.parameter_sets:
+            counts[one.param_id, one.seed] = counts.get((one.param_id, one.seed), 0) + sign
+    only_first = sum(count for count in counts.values() if count > 0)
+    only_second = -sum(count for count in counts.values() if count < 0)
+    return StudyDifference(
+        fields,
+        only_first,
+        only_second,
+        len(first.parameter_sets) - only_first,
+        _named_sets(first, counts, 1),
+        _named_sets(second, counts, -1),
+    )
+
+
+def _named_sets(study: Study, counts: Mapping[tuple[str, int | None], int], sign: int) -> list[Mapping[str, Any]]:
+    """Return the parameters of the first few sets that the other study has less often, with their named seeds."""
+    named: dict[tuple[str, int | None], Mapping[str, Any]] = {}
+    for one in study.parameter_sets:
+        key = (one.param_id, one.seed)
+        if counts[key] * sign > 0 and len(named) < MAX_NAMED:
+            named.setdefault(key, {"params": dict(one.params), "seed": one.seed})
+    return list(named.values())
+
+
+def compare_environments(first: list[Environment], second: list[Environment]) -> EnvironmentDifference | None:
+    """Compare the environments of two jobs; return None if one of them was not noted."""
+    if not (first and second):
+        return None
+    names = Environment._fields[:-1]
+    packages = sorted({name for one in (*first, *second) for name in one.packages})
+    return EnvironmentDifference(
+        _differing(names, [one.to_json() for one in first], [one.to_json() for one in second]),
+        _differing(packages, [one.packages for one in first], [one.packages for one in second]),
+    )
+
+
+def _differing(
+    names: Iterable[str], first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> dict[str, Pair]:
+    """Return the names whose values differ, each with the values of both sides."""
+    found = {}
+    for name in names:
+        ours, theirs = ({str(one[name]) for one in side if one.get(name) is not None} for side in (first, second))
+        if ours != theirs:
+            found[name] = (", ".join(sorted(ours)) if ours else None, ", ".join(sorted(theirs)) if theirs else None)
+    return found
+
+
+def _results_json(results: ComparedResults) -> dict[str, object]:
+    return {
+        "equal": results.equal,
+        "different": results.different,
+        "unreadable": results.unreadable,
+        "only_first": results.only_first,
+        "only_second": results.only_second,
+        "tasks": {kind: [_task_json(task) for task in tasks] for kind, tasks in results.named.items()},
+    }
+
+
+def _task_json(task: ComparedTask) -> dict[str, object]:
+    param_id, _, seed = task.name.rpartition("/")
+    return {"param_id": param_id, "seed": parse_whole_number(seed, 0, 2**64 - 1), "outputs": list(task.outputs)}
