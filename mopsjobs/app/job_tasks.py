@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -10,7 +11,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.find_job import FoundJob, find_job
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.queries.tasks import Ledger, TaskList, TaskQuery, read_ledger
-from mopsjobs.errors import CacheError, StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.errors import CacheError, MopsJobsError, StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.utils.times import human_age
 
 T = TypeVar("T")
@@ -131,6 +132,20 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
     elif ledger is None:
         raise never_mirrored_error(job_id)
     return JobTasks(app, found, failure)
+
+
+def mirror_failures(job: Mapping[str, object], app: App) -> None:
+    """Mirror the ledger of a job in which tasks failed, so that the views that follow can say why.
+
+    Without a cache, nothing is done. A failure does not spoil the view that asks: the next look tries again.
+    """
+    if not job["tasks_failed"]:
+        return
+    job_id = str(job["job_id"])
+    with contextlib.suppress(MopsJobsError):
+        found = app.cache.read_cached(lambda connection: [read_ledger(connection, job_id)])
+        if found is not None and not (found[0] is not None and found[0].is_complete):
+            app.cache.sync_ledger(job_id)
 
 
 def never_mirrored_error(job_id: str) -> StoreUnavailableError:

@@ -15,6 +15,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.exit_codes import exit_code_of, worst_exit_code
 from mopsjobs.app.failed_launches import end_failed_launch
 from mopsjobs.app.find_job import FoundJob, find_state, read_family_of
+from mopsjobs.app.job_tasks import mirror_failures
 from mopsjobs.app.next_steps import is_runner_dead, next_command
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import jobs as job_queries
@@ -98,6 +99,7 @@ def describe_ended(states: Sequence[JobState], app: App) -> tuple[str, ...]:
         if not state.is_terminal:
             continue
         found = FoundJob(job_json_from_state(state, now=app.now().timestamp()))
+        mirror_failures(found.job, app)
         if state.status != JobStatus.SUCCEEDED:  # else there was nothing to resume
             with contextlib.suppress(MopsJobsError):  # the end is known all the same
                 found = read_family_of(state, app)

@@ -26,7 +26,7 @@ def _statuses(cli: Cli) -> dict[str, str]:
 
 
 def test_the_end_of_a_job_that_ran_here_is_shown(cli: Cli, azurite: Azurite, tmp_path: Path) -> None:
-    """After `submit --wait`, `status` and `list` show how the job ended, with its outputs, without a sync."""
+    """After `submit --wait`, `status` and `list` show its end, its outputs and its failures, without a sync."""
     cli.env["MOPS_JOBS_REGISTRY"] = azurite.url(azurite.new_container())
     cli.ok("sync")
     home = tmp_path / "model"
@@ -41,6 +41,7 @@ def test_the_end_of_a_job_that_ran_here_is_shown(cli: Cli, azurite: Azurite, tmp
     job = cli.ok("status", "job", "--offline", "--json").json
     assert (job["status"], job["tasks_completed"], job["tasks_failed"]) == ("partial", 1, 1)
     assert "1 verified, 1 missing" in cli.ok("status", "job").out
+    assert "Failed     1: 1 ValueError in model.py:" in cli.ok("status", "job", "--offline").out
     assert _statuses(cli) == {"job": "partial"}
 
 

@@ -183,6 +183,10 @@ def _progress(job: Job) -> str | None:
 def _failed_tasks(job: Job, app: App) -> str | None:
     """Return which tasks failed and why, as far as the cache has the ledger of the job."""
     job_id = str(job["job_id"])
+    if app.settings.is_local and job["tasks_failed"]:  # views of an embedded registry are live
+        from mopsjobs.app.job_tasks import mirror_failures
+
+        mirror_failures(job, app)
 
     def view(connection: sqlite3.Connection) -> str | None:
         if connection.execute("SELECT 1 FROM ledger WHERE job_id = ?", (job_id,)).fetchone() is None:
