@@ -38,6 +38,15 @@ mops-jobs results seir-1 --download "$place/results"
 mops-jobs results seir-1 --table "$place/results.csv"
 mops-jobs results seir-1 --table - --mean --quantile 0.1,0.9 | head -n 3
 
+chapter "Some simulations of a second study fail: which, why, what they have in common, and what came out"
+mops-jobs submit beds.json --auto --job-id beds-1 --owner ana --label exp=7 --wait || printf '(exit code %s: partial)\n' $?
+mops-jobs status beds-1
+mops-jobs failures beds-1
+mops-jobs tasks beds-1 --status failed --limit 5
+mops-jobs results beds-1 --table "$place/beds.csv"
+head -n 4 "$place/beds.csv"
+mops-jobs provenance beds-1
+
 chapter "A script or a pod registers other jobs"
 mops-jobs register nightly-1 --owner ana --label exp=7 --total 10
 mops-jobs register nightly-2 --owner ana --label exp=7 --total 4

@@ -15,11 +15,15 @@ def simulate(params: dict[str, float], seed: int) -> dict[str, object]:
     """One epidemic.
 
     Args:
-        params: `population`; `initial` infectious; `r0`; mean days `incubating` and `infectious`.
+        params: `population`; `initial` infectious; `r0`; mean days `incubating` and `infectious`; `beds`, if they
+            are limited.
         seed: of the random numbers. The same one gives the same epidemic.
 
     Returns:
         The number of infectious people a day, and what came of it.
+
+    Raises:
+        OverflowError: if more people are infectious than there are beds. The model does not know what happens then.
     """
     draw = random.Random(seed)
     population = int(params["population"])
@@ -27,7 +31,7 @@ def simulate(params: dict[str, float], seed: int) -> dict[str, object]:
     susceptible, exposed, removed = population - infectious, 0, 0
     beta = params["r0"] / params["infectious"]
     daily = []
-    for _ in range(DAYS):
+    for day in range(DAYS):
         infected = _binomial(draw, susceptible, 1 - math.exp(-beta * infectious / population))
         fallen_ill = _binomial(draw, exposed, 1 - math.exp(-1 / params["incubating"]))
         recovered = _binomial(draw, infectious, 1 - math.exp(-1 / params["infectious"]))
@@ -36,6 +40,8 @@ def simulate(params: dict[str, float], seed: int) -> dict[str, object]:
         infectious += fallen_ill - recovered
         removed += recovered
         daily.append(infectious)
+        if infectious > params.get("beds", population):
+            raise OverflowError(f"day {day}: {infectious} patients, but {params['beds']} beds")
     peak = max(range(DAYS), key=daily.__getitem__)
     return {"infectious": daily, "peak_day": peak, "peak": daily[peak], "attack_rate": 1 - susceptible / population}
 
