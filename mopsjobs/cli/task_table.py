@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from mopsjobs.cache.queries.tasks import Ledger, ListedTask
 from mopsjobs.console.result import Table
 from mopsjobs.console.terminal import StyledText, style_text
-from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.text import cut_to_length, strip_control_characters
 
 MAX_PARAMETERS = 12
 """Parameters that a table has as columns. JSON has all."""
@@ -66,7 +66,7 @@ def _headers(names: Sequence[str]) -> list[str]:
     """Return the headers of parameters. A name that is cut or cleaned to that of another one gets a number."""
     headers: list[str] = []
     for name in names:
-        header = _cut(strip_control_characters(name), MAX_NAME) or "?"
+        header = cut_to_length(strip_control_characters(name), MAX_NAME) or "?"
         headers.append(header if header not in headers else f"{header} ({len(headers) + 1})")
     return headers
 
@@ -78,7 +78,7 @@ def _value(one: ListedTask, name: str) -> object:
     value = one.params[name]
     if value is None:
         return "null"
-    return _cut(value, MAX_VALUE) if isinstance(value, str) else value
+    return cut_to_length(value, MAX_VALUE) if isinstance(value, str) else value
 
 
 def _status(outcome: str) -> StyledText:
@@ -98,8 +98,4 @@ def _error(one: ListedTask) -> str | None:
     row = one.row
     head = " at ".join(word for word in (row.error_type, row.error_where) if word)
     text = ": ".join(word for word in (head, row.error_message) if word)
-    return _cut(strip_control_characters(text), MAX_ERROR) or None
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return cut_to_length(strip_control_characters(text), MAX_ERROR) or None

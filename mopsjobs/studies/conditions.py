@@ -7,6 +7,8 @@ import re
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
+from mopsjobs.utils.text import cut_to_length
+
 Number = int | float
 
 MAX_NUMBER = 1e300
@@ -95,4 +97,4 @@ def _value_text(value: object) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
+    return cut_to_length(text, MAX_SHOWN_CHARACTERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mopsjobs.studies.study import Study, Task
-from mopsjobs.utils.text import strip_control_characters
+from mopsjobs.utils.text import cut_to_length, strip_control_characters
 
 MAX_PARAMETERS = 3
 
@@ -48,5 +48,4 @@ def task_name(task: Task, varying: Varying) -> str:
 
 
 def _shorten(value: object) -> str:
-    text = strip_control_characters(str(value))
-    return text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "…"
+    return cut_to_length(strip_control_characters(str(value)), MAX_VALUE_CHARACTERS)

@@ -30,6 +30,11 @@ def strip_control_characters(text: str) -> str:
     return "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
 
 
+def cut_to_length(text: str, limit: int) -> str:
+    """Return a text of at most `limit` characters: the text, or its beginning and an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def pluralize(count: int, noun: str) -> str:
     """Return a number with its noun: `1 job`, `1,200 jobs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from mopsjobs.events.format import TASK_FAILED
+from mopsjobs.utils.text import cut_to_length
 
 MAX_KINDS = 3
 """Kinds of failures that the line names."""
@@ -57,9 +58,5 @@ def failed_tasks(connection: sqlite3.Connection, job_id: str) -> frozenset[int]:
 def _kind(outcome: str, error_type: str | None, place: str | None) -> str:
     if outcome != "failed":
         return _WORDS[outcome]
-    name = _cut(error_type or "failed")
-    return name if place is None else f"{name} in {_cut(place)}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_WORD else text[: MAX_WORD - 1] + "…"
+    name = cut_to_length(error_type or "failed", MAX_WORD)
+    return name if place is None else f"{name} in {cut_to_length(place, MAX_WORD)}"

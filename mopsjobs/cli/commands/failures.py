@@ -28,7 +28,7 @@ from mopsjobs.cli.flags import (
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_age
 
 HELP = "group failed tasks by their errors, and say what they have in common"
@@ -131,9 +131,8 @@ def _block(group: MergedGroup, app: App, *, has_one_job: bool) -> Iterator[Seque
     place = "" if group.first.where is None else f" in {group.first.where}"
     yield [f"{group.size:>{INDENT - 2},}  ", style_text(group.first.type, "red"), place]
     blank = " " * INDENT
-    message = group.message if len(group.message) <= MAX_MESSAGE else group.message[: MAX_MESSAGE - 1] + "…"
-    if message:
-        yield [blank, message]
+    if group.message:
+        yield [blank, cut_to_length(group.message, MAX_MESSAGE)]
     for one in group.separates:
         job = "" if has_one_job else f" (in {one['job_id']})"
         yield [blank, style_text(describe_condition(one), "bold"), job]
