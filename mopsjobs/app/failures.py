@@ -19,6 +19,7 @@ from mopsjobs.cache.queries.failures import (
     keep_failures,
     read_failures,
 )
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, complete_ledgers, read_ledger
 from mopsjobs.errors import (
     CacheError,
     NoManifestError,
@@ -172,9 +173,7 @@ def _settled(names: Sequence[str], app: App, policy: FreshnessPolicy) -> set[str
     """Return those of the names that are full ids of jobs whose ledgers are complete in the cache."""
     if policy.needs_scan:
         return set()
-    sql = "SELECT job_id FROM ledger WHERE is_complete AND basis = 'ledger'"
-    complete = app.cache.read_cached(lambda connection: {job_id for (job_id,) in connection.execute(sql)})
-    return (complete or set()).intersection(names)
+    return (app.cache.read_cached(complete_ledgers) or set()).intersection(names)
 
 
 def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:
@@ -183,18 +182,13 @@ def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:
 
     tasks = find_tasks(name, app, policy)
     warnings = tasks.warnings
-    basis = app.cache.read_cached(functools.partial(_basis, job_id=tasks.job_id))
-    if basis != "ledger" and not (policy.offline and not app.settings.is_local):
+    ledger = app.cache.read_cached(functools.partial(read_ledger, job_id=tasks.job_id))
+    if (ledger is None or ledger.basis != BY_LEDGER) and not (policy.offline and not app.settings.is_local):
         try:
             app.cache.sync_events(job_id=tasks.job_id, since=parse_time(str(tasks.job["created_at"])))
         except (StoreError, CacheError) as error:
             warnings.append(f"{error} Showing the events that the cache has.")
     return _Look(tasks.job_id, warnings)
-
-
-def _basis(connection: sqlite3.Connection, job_id: str) -> str | None:
-    row = connection.execute("SELECT basis FROM ledger WHERE job_id = ?", (job_id,)).fetchone()
-    return None if row is None else row[0]
 
 
 def _read(job_ids: Mapping[str, None], app: App, policy: FreshnessPolicy, warnings: list[str]) -> Failures:

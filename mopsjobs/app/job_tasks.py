@@ -10,7 +10,8 @@ from typing import TypeVar
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import FoundJob, find_job
 from mopsjobs.app.freshness import FreshnessPolicy
-from mopsjobs.cache.queries.tasks import Ledger, TaskList, TaskQuery, read_ledger
+from mopsjobs.cache.queries.ledgers import Ledger, read_ledger
+from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
 from mopsjobs.errors import CacheError, MopsJobsError, StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.utils.times import human_age
 

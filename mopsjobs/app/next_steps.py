@@ -84,9 +84,11 @@ def failure_commands(job: Job, newest: Job, task: int) -> list[tuple[str, str]]:
         newest: the newest job of its family, which can be resumed; the job itself if it has no family.
         task: the number of a task that failed.
     """
+    from mopsjobs.ledger.attempt import FAILED_OUTCOMES  # here: few views need it
+
     job_id = job["job_id"]
     found = [
-        ("List the tasks", command_line("tasks", job_id, "--status failed,timeout,oom,died,lost")),
+        ("List the tasks", command_line("tasks", job_id, f"--status {','.join(FAILED_OUTCOMES)}")),
         ("Read the log of one", command_line("logs", job_id, f"--task {task}")),
     ]
     if not newest["is_active"] and newest["status"] != "succeeded":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mopsjobs.cache.queries.tasks import Ledger, ListedTask
+from mopsjobs.cache.queries.ledgers import Ledger
+from mopsjobs.cache.queries.tasks import ListedTask
 from mopsjobs.console.result import Table
 from mopsjobs.console.terminal import StyledText, style_text
 from mopsjobs.utils.text import cut_to_length, strip_control_characters

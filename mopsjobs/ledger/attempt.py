@@ -25,6 +25,10 @@ class Outcome(enum.StrEnum):
     """The runner was killed. The end of the attempt was not seen, or its outputs were lost with the runner."""
 
 
+FAILED_OUTCOMES = tuple(map(str, (Outcome.FAILED, Outcome.TIMEOUT, Outcome.OOM, Outcome.DIED, Outcome.LOST)))
+"""The outcomes of failed tasks. A cancelled task has not failed."""
+
+
 class AttemptError(NamedTuple):
     """The reason for a failed attempt."""
 

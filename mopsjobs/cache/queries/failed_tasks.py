@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from mopsjobs.events.format import TASK_FAILED
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.utils.text import cut_to_length
 
 MAX_KINDS = 3
@@ -16,19 +17,21 @@ MAX_WORD = 60
 _WORDS = {"oom": "out of memory", "timeout": "timed out", "died": "died", "lost": "lost"}
 """Outcomes other than `failed`, which has the type of its error."""
 
-_SQL = """
+_IS_FAILED = "outcome IN (" + ", ".join(f"'{outcome}'" for outcome in FAILED_OUTCOMES) + ")"
+
+_SQL = f"""
     SELECT outcome, iif(outcome = 'failed', error_type, NULL), iif(outcome = 'failed', error_where, NULL),
         count(*) AS tasks
-    FROM task WHERE job_id = ? AND outcome IN ('failed', 'timeout', 'oom', 'died', 'lost')
+    FROM task WHERE job_id = ? AND {_IS_FAILED}
     GROUP BY 1, 2, 3 ORDER BY tasks DESC, 1, 2, 3
-"""
+"""  # noqa: S608 - constant names
 
-_FAILED_SQL = """
-    SELECT task FROM task WHERE job_id = ?1 AND outcome IN ('failed', 'timeout', 'oom', 'died', 'lost')
+_FAILED_SQL = f"""
+    SELECT task FROM task WHERE job_id = ?1 AND {_IS_FAILED}
     UNION
     SELECT json_extract(body, '$.task') AS number FROM event
     WHERE job_id = ?1 AND kind = ?2 AND typeof(number) = 'integer'
-"""
+"""  # noqa: S608 - constant names
 
 
 def describe_failures(connection: sqlite3.Connection, job_id: str) -> str | None:

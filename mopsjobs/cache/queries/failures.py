@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.queries.filters import Filter, where_clauses
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, read_ledger
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 
 VERSION = 1
 """Of the kept form, and of the way in which it is made."""
 
-FAILED = ("failed", "timeout", "oom", "died", "lost")
-"""Outcomes of tasks that failed."""
-
 BY_EVENTS = "events"
-"""The job has no ledger: its events tell which tasks failed."""
+"""A basis: the job has no ledger, and its events tell which tasks failed."""
 
 MAX_GROUPS = 200
 """Groups of a job that are kept, the largest ones."""
@@ -61,7 +60,7 @@ class JobFailures(NamedTuple):
     total: int
     """Tasks of the job."""
     basis: str
-    """`ledger`, or `events` if the job has no ledger."""
+    """`BY_LEDGER`, or `BY_EVENTS` if the job has no ledger."""
     left_out: int | None
     """Parameters that were not compared, since there are too many; None if there were too many tasks."""
 
@@ -80,22 +79,21 @@ def read_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
 
     The state is None if they were kept already.
     """
-    if not connection.in_transaction:
-        connection.execute("BEGIN")
-    ledger = _read_ledger(connection, job_id)
+    ledger = read_ledger(connection, job_id)
     if ledger is None:
         return None
-    kept = _read_kept(connection, job_id, ledger.state)
+    state = _state(connection, job_id, ledger)
+    kept = _read_kept(connection, job_id, state)
     if kept is not None:
         return kept, None
-    failures = (_from_ledger if ledger.basis == "ledger" else _from_events)(connection, job_id)
-    return _summarise(connection, job_id, failures, ledger), ledger.state
+    failures = (_from_ledger if ledger.basis == BY_LEDGER else _from_events)(connection, job_id)
+    return _summarise(connection, job_id, failures, ledger), state
 
 
 def kept_failures(connection: sqlite3.Connection, job_id: str) -> JobFailures | None:
     """Return the failed tasks of a job if they were kept, and no more is known by now; else None."""
-    ledger = _read_ledger(connection, job_id)
-    return None if ledger is None else _read_kept(connection, job_id, ledger.state)
+    ledger = read_ledger(connection, job_id)
+    return None if ledger is None else _read_kept(connection, job_id, _state(connection, job_id, ledger))
 
 
 def jobs_with_failures(connection: sqlite3.Connection, job_filter: Filter, limit: int) -> tuple[list[str], int]:
@@ -128,23 +126,6 @@ def keep_failures(connection: sqlite3.Connection, job_id: str, failures: JobFail
     )
 
 
-class _Ledger(NamedTuple):
-    basis: str
-    total: int
-    state: str
-    """A text that changes with what is known of the failed tasks. Few rows tell it."""
-
-
-def _read_ledger(connection: sqlite3.Connection, job_id: str) -> _Ledger | None:
-    row = connection.execute(
-        "SELECT basis, tasks_total FROM ledger WHERE job_id = ? AND synced_ts IS NOT NULL", (job_id,)
-    ).fetchone()
-    if row is None:
-        return None
-    basis, total = row
-    return _Ledger(basis, total, _state(connection, job_id, basis))
-
-
 def _read_kept(connection: sqlite3.Connection, job_id: str, state: str) -> JobFailures | None:
     sql = "SELECT document FROM failure_summary WHERE job_id = ? AND state = ?"
     row = connection.execute(sql, (job_id, state)).fetchone()
@@ -154,21 +135,19 @@ def _read_kept(connection: sqlite3.Connection, job_id: str, state: str) -> JobFa
     return JobFailures([FailureGroup(*group) for group in groups], *others)
 
 
-def _state(connection: sqlite3.Connection, job_id: str, basis: str) -> str:
-    chunks, unread = connection.execute(
-        "SELECT count(*), count(problem) FROM ledger_chunk WHERE job_id = ?", (job_id,)
-    ).fetchone()
+def _state(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> str:
+    """Return a text that changes with what is known of the failed tasks. Few rows tell it."""
     # A task whose attempt was lost may turn out to have left its outputs, without a new chunk.
     (lost,) = connection.execute(
         "SELECT count(*) FROM task WHERE job_id = ? AND outcome = 'lost'", (job_id,)
     ).fetchone()
     more = ()
-    if basis != "ledger":
+    if ledger.basis != BY_LEDGER:
         more = connection.execute(
             "SELECT (SELECT count(*) FROM task WHERE job_id = ?1), (SELECT max(seq) FROM event WHERE job_id = ?1)",
             (job_id,),
         ).fetchone()
-    return ".".join(map(str, (VERSION, basis, chunks, unread, lost, *more)))
+    return ".".join(map(str, (VERSION, ledger.basis, ledger.chunks, ledger.problems, lost, *more)))
 
 
 def _from_ledger(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
@@ -176,8 +155,8 @@ def _from_ledger(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failu
     rows = connection.execute(
         "SELECT task, coalesce(error_key, outcome), coalesce(error_type, outcome), error_where,"  # noqa: S608 - question marks
         " coalesce(error_message, ''), started_ts + coalesce(seconds, 0) FROM task"
-        f" WHERE job_id = ? AND outcome IN ({', '.join('?' * len(FAILED))}) ORDER BY task",
-        (job_id, *FAILED),
+        f" WHERE job_id = ? AND outcome IN ({', '.join('?' * len(FAILED_OUTCOMES))}) ORDER BY task",
+        (job_id, *FAILED_OUTCOMES),
     )
     return (_Failure(*row) for row in rows)
 
@@ -233,7 +212,7 @@ class _Group:
 
 
 def _summarise(
-    connection: sqlite3.Connection, job_id: str, failures: Iterator[_Failure], ledger: _Ledger
+    connection: sqlite3.Connection, job_id: str, failures: Iterator[_Failure], ledger: Ledger
 ) -> JobFailures:
     """Group failures, and compare those of the largest groups with the tasks that succeeded."""
     from mopsjobs.cache.queries.failure_conditions import find_conditions  # here: it is kept for the next view
@@ -253,7 +232,7 @@ def _summarise(
         [group.finished(found.conditions.get(group.first.key, [])) for group in largest],
         len(groups) - len(largest),
         count,
-        ledger.total,
-        ledger.basis if ledger.basis == "ledger" else BY_EVENTS,
+        ledger.tasks_total,
+        BY_LEDGER if ledger.basis == BY_LEDGER else BY_EVENTS,
         found.left_out,
     )

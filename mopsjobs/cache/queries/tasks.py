@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
+from mopsjobs.cache.queries.ledgers import Ledger
 from mopsjobs.cache.queries.task_filters import MISSING, WAITING, Condition, Order, check_names
 from mopsjobs.cache.stored_study import StoredSet, StoredStudy, to_stored_seed
 from mopsjobs.utils.times import from_timestamp, json_time
@@ -89,25 +90,6 @@ class TaskQuery(NamedTuple):
     order: Order = Order()
     measured_only: bool = False
     """Only tasks whose order is known: those with a value in its column."""
-
-
-class Ledger(NamedTuple):
-    """The mirror of the ledger of a job."""
-
-    synced_ts: float
-    """When it was last listed, in seconds since 1970."""
-    is_complete: bool
-    """Whether the job has ended, and no more attempts are expected."""
-    basis: str
-    """`ledger` if attempts tell the outcomes, `outputs` if the job has no ledger."""
-    tasks_total: int
-    parameters: list[str]
-    varying: list[str]
-    """The parameters that do not have the same value in all sets."""
-    task_ranges: str | None
-    """The tasks of a child job: see `StoredStudy`."""
-    problems: int
-    """Chunks that cannot be read, or not whole."""
 
 
 class TaskList:
@@ -277,26 +259,3 @@ class TaskList:
             return last[1]
 
         return passes
-
-
-def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
-    """Return what the cache knows of the ledger of a job; None if no look at it has ended.
-
-    The connection is left in a transaction, so that tasks that are read later are of the same moment.
-    """
-    if not connection.in_transaction:
-        connection.execute("BEGIN")
-    row = connection.execute(
-        "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges FROM ledger"
-        " WHERE job_id = ? AND synced_ts IS NOT NULL",
-        (job_id,),
-    ).fetchone()
-    if row is None:
-        return None
-    (problems,) = connection.execute(
-        "SELECT count(*) FROM ledger_chunk WHERE job_id = ? AND problem IS NOT NULL", (job_id,)
-    ).fetchone()
-    synced_ts, is_complete, basis, tasks_total, parameters, varying, ranges = row
-    return Ledger(
-        synced_ts, bool(is_complete), basis, tasks_total, json.loads(parameters), json.loads(varying), ranges, problems
-    )

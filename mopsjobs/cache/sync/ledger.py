@@ -16,6 +16,7 @@ from itertools import islice
 
 from mopsjobs.cache.ledger_rows import ChunkRow, write_chunks, write_complete_tasks, write_study
 from mopsjobs.cache.pruning import is_pruned
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, BY_OUTPUTS
 from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.cache.sync_state import transaction
@@ -36,12 +37,6 @@ BATCH_ATTEMPTS = 10_000
 
 SETTLED_SECONDS = 60.0
 """A job that ended longer ago sends no more chunks, unless the store was away for longer."""
-
-BY_LEDGER = "ledger"
-"""The outcomes of a job are told by attempts."""
-
-BY_OUTPUTS = "outputs"
-"""The job has no ledger: its outputs tell which tasks succeeded."""
 
 
 class LedgerReport:

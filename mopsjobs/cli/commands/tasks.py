@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT
 from mopsjobs.app.job_tasks import JobTasks, find_tasks
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger
 from mopsjobs.cache.queries.task_filters import (
     MAX_CONDITIONS,
     SORTS,
@@ -18,7 +19,7 @@ from mopsjobs.cache.queries.task_filters import (
     parse_order,
     parse_task_statuses,
 )
-from mopsjobs.cache.queries.tasks import MAX_HELD, Ledger, ListedTask, TaskList, TaskQuery
+from mopsjobs.cache.queries.tasks import MAX_HELD, ListedTask, TaskList, TaskQuery
 from mopsjobs.cli.flags import (
     JOB_HELP,
     add_freshness_flags,
@@ -174,7 +175,7 @@ def _line(one: ListedTask) -> str:
 def _notes(job: JobTasks, tasks: TaskList, counted: str) -> list[str]:
     """Return the notes: on the family, on what is missing, and the count with the age of the data."""
     notes = job.family_note()
-    if tasks.ledger.basis != "ledger":
+    if tasks.ledger.basis != BY_LEDGER:
         notes.append(f"{job.job_id} has no ledger: its outputs tell which tasks succeeded. Nothing was measured.")
     stale = ", stale" if job.is_stale() else ""
     return [*notes, f"{counted}, {job.describe_age(tasks.ledger)}{stale}"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.cache.database import open_to_write
-from mopsjobs.cache.queries.tasks import read_ledger
+from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.sync import ledger
 from mopsjobs.cache.sync.ledger import sync_ledger
 from mopsjobs.errors import NoManifestError

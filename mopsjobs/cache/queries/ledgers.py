@@ -1,0 +1,71 @@
+"""What the cache knows of the ledger of a job."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import NamedTuple
+
+BY_LEDGER = "ledger"
+"""A basis: attempts tell the outcomes of a job's tasks."""
+
+BY_OUTPUTS = "outputs"
+"""A basis: the job has no ledger, and its outputs tell which tasks succeeded."""
+
+
+class Ledger(NamedTuple):
+    """The mirror of the ledger of a job."""
+
+    synced_ts: float
+    """When it was last listed, in seconds since 1970."""
+    is_complete: bool
+    """Whether the job has ended, and no more attempts are expected."""
+    basis: str
+    """`BY_LEDGER` or `BY_OUTPUTS`."""
+    tasks_total: int
+    parameters: list[str]
+    varying: list[str]
+    """The parameters that do not have the same value in all sets."""
+    task_ranges: str | None
+    """The tasks of a child job: see `StoredStudy`."""
+    chunks: int
+    """Chunks that were read, or that cannot be read."""
+    problems: int
+    """Chunks that cannot be read, or not whole."""
+
+
+def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
+    """Return what the cache knows of the ledger of a job; None if no look at it has ended.
+
+    The connection is left in a transaction, so that tasks that are read later are of the same moment.
+    """
+    if not connection.in_transaction:
+        connection.execute("BEGIN")
+    row = connection.execute(
+        "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges FROM ledger"
+        " WHERE job_id = ? AND synced_ts IS NOT NULL",
+        (job_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    chunks, problems = connection.execute(
+        "SELECT count(*), count(problem) FROM ledger_chunk WHERE job_id = ?", (job_id,)
+    ).fetchone()
+    synced_ts, is_complete, basis, tasks_total, parameters, varying, ranges = row
+    return Ledger(
+        synced_ts,
+        bool(is_complete),
+        basis,
+        tasks_total,
+        json.loads(parameters),
+        json.loads(varying),
+        ranges,
+        chunks,
+        problems,
+    )
+
+
+def complete_ledgers(connection: sqlite3.Connection) -> set[str]:
+    """Return the jobs of whose tasks all attempts are in the cache."""
+    sql = "SELECT job_id FROM ledger WHERE is_complete AND basis = ?"
+    return {job_id for (job_id,) in connection.execute(sql, (BY_LEDGER,))}
