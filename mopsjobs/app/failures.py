@@ -29,7 +29,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
 )
 from mopsjobs.utils.text import pluralize
-from mopsjobs.utils.times import from_timestamp, json_time, parse_time
+from mopsjobs.utils.times import json_timestamp, parse_time
 
 SCHEMA_VERSION = 1
 
@@ -61,8 +61,8 @@ class MergedGroup(NamedTuple):
             "message": self.message,
             "jobs": self.jobs,
             "tasks": self.first.tasks[:MAX_SAMPLES],
-            "first_at": _time(self.first_ts),
-            "last_at": _time(self.last_ts),
+            "first_at": json_timestamp(self.first_ts),
+            "last_at": json_timestamp(self.last_ts),
             "separates": self.separates,
         }
 
@@ -280,7 +280,3 @@ def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
 
 def _known(times: Iterator[float | None]) -> Iterator[float]:
     return (one for one in times if one is not None)
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else json_time(from_timestamp(seconds))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from mopsjobs.utils.times import from_timestamp, json_time
+from mopsjobs.utils.times import json_timestamp
 
 TYPE_CHECKING = False
 
@@ -116,9 +116,9 @@ def _computed_fields(columns: JobColumns, now: float) -> dict[str, object]:
     return {
         "progress": progress,
         "is_active": bool(is_active),
-        "status_since": _time(ended) if since is None else since,
-        "started_at": _time(started),
-        "ended_at": _time(ended),
+        "status_since": json_timestamp(ended) if since is None else since,
+        "started_at": json_timestamp(started),
+        "ended_at": json_timestamp(ended),
         "duration_seconds": round(until - created, 3),
         "queued_seconds": round(max(queued, 0.0), 3) if has_history else None,
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
@@ -142,13 +142,9 @@ def _forecast_text(columns: JobColumns, now: float) -> str:
     is_known = latest is not None and latest > now
     return JSON_ENCODER.encode(
         {
-            "eta_earliest": _time(max(earliest, now)) if is_known else None,
-            "eta_latest": _time(latest) if is_known else None,
+            "eta_earliest": json_timestamp(max(earliest, now)) if is_known else None,
+            "eta_latest": json_timestamp(latest) if is_known else None,
             "eta_basis": forecast["basis"] if is_known else None,
-            "stragglers": None if stragglers is None else stragglers | {"since": _time(stragglers["since"])},
+            "stragglers": None if stragglers is None else stragglers | {"since": json_timestamp(stragglers["since"])},
         }
     )
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else json_time(from_timestamp(seconds))

@@ -82,6 +82,11 @@ def from_timestamp(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC)
 
 
+def json_timestamp(seconds: float | None) -> str | None:
+    """Return the time `seconds` after 1970 as scripts get it; None if it is not known."""
+    return None if seconds is None else json_time(from_timestamp(seconds))
+
+
 def parse_duration(text: str) -> float:
     """Return the seconds of `90s`, `5m`, `2h`, `1.5d`, `2w`, or of several, `1h30m`.
 

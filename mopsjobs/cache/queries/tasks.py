@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mopsjobs.cache.queries.ledgers import Ledger
 from mopsjobs.cache.queries.task_filters import MISSING, WAITING, Condition, Order, check_names
 from mopsjobs.cache.stored_study import StoredSet, StoredStudy, to_stored_seed
-from mopsjobs.utils.times import from_timestamp, json_time
+from mopsjobs.utils.times import json_timestamp
 
 MAX_COUNTED = 100_000
 """Tasks of a job up to which all that pass a filter are counted. A count of ten million takes half a minute."""
@@ -68,7 +68,7 @@ class ListedTask(NamedTuple):
             "shard": row.shard,
             "outcome": row.outcome,
             "attempt": row.attempts,
-            "started_at": None if row.started_ts is None else json_time(from_timestamp(row.started_ts)),
+            "started_at": json_timestamp(row.started_ts),
             "seconds": row.seconds,
             "cpu_seconds": None if row.cpu_seconds is None else round(row.cpu_seconds, 3),
             "max_rss_bytes": row.max_rss_bytes,

@@ -32,7 +32,7 @@ from mopsjobs.cli.task_table import task_table, tsv_row
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import pluralize
-from mopsjobs.utils.times import from_timestamp, json_time
+from mopsjobs.utils.times import json_time, json_timestamp
 
 HELP = "list the tasks of a job: parameters, outcome, time, memory, error"
 
@@ -193,7 +193,7 @@ def _head(job: JobTasks, tasks: TaskList, returned: int, total: int | None, app:
     return {
         "schema_version": SCHEMA_VERSION,
         "generated_at": json_time(app.now()),
-        "synced_at": json_time(from_timestamp(ledger.synced_ts)),
+        "synced_at": json_timestamp(ledger.synced_ts),
         "age_seconds": job.age_seconds(ledger),
         "stale": job.is_stale(),
         "registry": app.settings.registry_id,
