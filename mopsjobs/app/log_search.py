@@ -10,12 +10,12 @@ from typing import NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.app.event_feed import EventFeed
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
-from mopsjobs.app.log_selection import KINDS, LogLine, LogSelection, warn_of_missing_lines
+from mopsjobs.app.log_selection import KINDS, LogLine, LogSelection, check_tail, warn_of_missing_lines
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.failed_tasks import failed_tasks
 from mopsjobs.cache.queries.filters import DEFAULT_SORT, Filter, parse_sort
-from mopsjobs.errors import EXIT_DONE, OptionError
+from mopsjobs.errors import EXIT_DONE
 from mopsjobs.utils.text import pluralize
 
 
@@ -60,8 +60,7 @@ def search_logs(request: SearchRequest, app: App, show: OnJobLines) -> int:
         JobNotFoundError: if there is no such job.
         StoreUnavailableError: if the registry does not answer, and the cache has no events.
     """
-    if request.tail is not None and request.tail < 0:
-        raise OptionError(f"invalid tail '{request.tail}': expected 0 or more.", "tail")
+    check_tail(request.tail)
     after = None if request.since is None else app.now().timestamp() - request.since
     selection = LogSelection(pattern=request.pattern, after=after)
     has_lines, count = False, 0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mopsjobs.app.app import App
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.matching import HINT, MAX_SECONDS, TimedSearch
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.events.format import DROPPED, LOG, RUNNER, TASK_FAILED
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_time
@@ -94,6 +94,16 @@ def parse_tasks(text: str) -> frozenset[int]:
     if None in numbers:
         raise UsageError(f"invalid task '{text}': expected the number of a task, or several as in 3,17.")
     return frozenset(number for number in numbers if number is not None)
+
+
+def check_tail(tail: int | None) -> None:
+    """Refuse a number of lines below 0.
+
+    Raises:
+        OptionError: if it is below 0.
+    """
+    if tail is not None and tail < 0:
+        raise OptionError(f"invalid tail '{tail}': expected 0 or more.", "tail")
 
 
 def warn_of_missing_lines(page: Sequence[StoredEvent], app: App, job_id: str | None = None) -> None:

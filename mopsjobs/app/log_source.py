@@ -14,7 +14,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.event_feed import EventFeed
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.app.log_search import selected_tasks
-from mopsjobs.app.log_selection import KINDS, LogLine, LogSelection, warn_of_missing_lines
+from mopsjobs.app.log_selection import KINDS, LogLine, LogSelection, check_tail, warn_of_missing_lines
 from mopsjobs.app.user_trust import trust_after_question, user_trust
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.engines import open_engine
@@ -91,8 +91,7 @@ class _LogReader:
             raise OptionError(
                 "failed and follow contradict each other: whether a task fails is known at its end.", "failed", "follow"
             )
-        if request.tail is not None and request.tail < 0:
-            raise OptionError(f"invalid tail '{request.tail}': expected 0 or more.", "tail")
+        check_tail(request.tail)
 
     def read(self) -> int:
         """Read the lines. Returns the exit code."""
