@@ -18,7 +18,7 @@ from mopsjobs.app.find_outputs import find_job_with_outputs
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import JobTasks, find_tasks, never_mirrored_error
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
-from mopsjobs.cache.sync.scalars import SCHEMA, CollectedScalars, ScalarReader
+from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, SCHEMA, CollectedScalars, ScalarReader
 from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import JobNotFoundError, NoManifestError
 from mopsjobs.ledger.attempt import Outcome
@@ -36,9 +36,6 @@ LAST_COLUMNS = (("seed", "unsigned"), ("status", "text"), ("seconds", "number"),
 """Columns between parameters and scalars."""
 
 SUCCEEDED = str(Outcome.SUCCEEDED)
-
-LEFT_OUT = -1
-"""The number under which a task has the count of its scalars that are left out."""
 
 
 class Member(NamedTuple):
@@ -154,7 +151,7 @@ class ResultsTable:
         if row.task.row.outcome != SUCCEEDED:
             return [None] * len(self.scalar_columns)
         found = self._collected.get(row.member.number, row.task.row.task)
-        left_out = found.get(LEFT_OUT, 0)
+        left_out = found.get(LEFT_OUT_NUMBER, 0)
         self.left_out += left_out if isinstance(left_out, int) else 0
         return [found.get(one.key) for one in self.scalar_columns]
 

@@ -92,7 +92,7 @@ def extract_scalars(outputs: Mapping[str, bytes | None]) -> dict[str, Scalar]:
             continue
         for path, scalar in pairs:
             key = f"{name}/{path}"
-            size += len(key) + (len(scalar) if isinstance(scalar, str) else 8)
+            size += _size(key, scalar)
             if len(found) >= MAX_SCALARS or size > MAX_BYTES or len(key) > MAX_KEY or not is_scalar(scalar):
                 left_out += 1
             else:
@@ -103,8 +103,13 @@ def extract_scalars(outputs: Mapping[str, bytes | None]) -> dict[str, Scalar]:
 def scalars_for_chunk(outputs: Mapping[str, bytes | None]) -> dict[str, Scalar] | None:
     """Return the scalars of a task; None if they are too large for a chunk."""
     scalars = extract_scalars(outputs)
-    size = sum(len(key) + (len(value) if isinstance(value, str) else 8) for key, value in scalars.items())
+    size = sum(_size(key, value) for key, value in scalars.items())
     return scalars if size <= MAX_CHUNK_TASK_BYTES else None
+
+
+def _size(key: str, value: object) -> int:
+    """Return about how many bytes a scalar takes with its key."""
+    return len(key) + (len(value) if isinstance(value, str) else 8)
 
 
 def output_order(name: str) -> tuple[bool, str]:

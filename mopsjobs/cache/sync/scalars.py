@@ -46,6 +46,9 @@ MAX_KEYS = 2_000
 MAX_PROBLEMS = 1_000
 """Problems that are named."""
 
+LEFT_OUT_NUMBER = -1
+"""In place of the number of a key: the value is the count of the scalars of a task that are left out."""
+
 SCHEMA = """
 CREATE TABLE wanted (
     member INTEGER, task INTEGER, param_id TEXT, seed TEXT, PRIMARY KEY (member, task)
@@ -118,7 +121,7 @@ class CollectedScalars:
         return [task for (task,) in self._database.execute(_LACKING_OF, (member, param_id, seed))]
 
     def get(self, member: int, task: int) -> dict[int, object]:
-        """Return the scalars of a task by the numbers of their keys; -1 has how many were left out."""
+        """Return the scalars of a task by the numbers of their keys; see `LEFT_OUT_NUMBER`."""
         row = self._database.execute(
             "SELECT scalars FROM found WHERE member = ? AND task = ?", (member, task)
         ).fetchone()
@@ -130,7 +133,7 @@ class CollectedScalars:
         flat: list[object] = []
         for key, value in scalars.items():
             if key == LEFT_OUT:
-                flat += (-1, value)
+                flat += (LEFT_OUT_NUMBER, value)
                 continue
             known = self.keys.get(key)
             if known is None:
