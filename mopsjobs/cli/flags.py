@@ -159,6 +159,23 @@ def add_order_flags(group: argparse._ArgumentGroup | argparse.ArgumentParser) ->
     )
 
 
+def add_form_flags(group: argparse._ArgumentGroup, *, ids: str = "ids") -> None:
+    """Declare the flags for the form of a list, as `args.form`. They exclude each other.
+
+    Args:
+        group: takes the flags.
+        ids: what `--ids` prints.
+    """
+    form = group.add_mutually_exclusive_group()
+    for flags, help_text in (
+        (("--json",), "print one JSON document"),
+        (("--jsonl",), "print one JSON object per line"),
+        (("--tsv",), "print tab-separated values without a header"),
+        (("-q", "--ids"), f"print only {ids}"),
+    ):
+        form.add_argument(*flags, action="store_const", dest="form", const=flags[-1][2:], help=help_text)
+
+
 def add_freshness_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags that say how fresh a view has to be. They exclude each other."""
     group = parser.add_argument_group("freshness").add_mutually_exclusive_group()

@@ -10,7 +10,14 @@ from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, add_order_flags, filter_of, freshness_policy
+from mopsjobs.cli.flags import (
+    add_filter_flags,
+    add_form_flags,
+    add_freshness_flags,
+    add_order_flags,
+    filter_of,
+    freshness_policy,
+)
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.text import invalid_choice, pluralize
@@ -54,15 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="",
         help="print only these fields; without a value, print the names of all fields",
     )
-    form = how.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_const", dest="form", const="json", help="print one JSON document")
-    form.add_argument(
-        "--jsonl", action="store_const", dest="form", const="jsonl", help="print one JSON object per line"
-    )
-    form.add_argument(
-        "--tsv", action="store_const", dest="form", const="tsv", help="print tab-separated values without a header"
-    )
-    form.add_argument("-q", "--ids", action="store_const", dest="form", const="ids", help="print only ids")
+    add_form_flags(how)
     add_freshness_flags(parser)
 
 

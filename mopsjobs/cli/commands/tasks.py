@@ -22,6 +22,7 @@ from mopsjobs.cache.queries.task_filters import (
 from mopsjobs.cache.queries.tasks import MAX_HELD, ListedTask, TaskList, TaskQuery
 from mopsjobs.cli.flags import (
     JOB_HELP,
+    add_form_flags,
     add_freshness_flags,
     argument_type,
     freshness_policy,
@@ -88,15 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--slowest", metavar="N", type=positive_number, help="show the N tasks that took longest, the slowest first"
     )
-    form = how.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_const", dest="form", const="json", help="print one JSON document")
-    form.add_argument(
-        "--jsonl", action="store_const", dest="form", const="jsonl", help="print one JSON object per line"
-    )
-    form.add_argument(
-        "--tsv", action="store_const", dest="form", const="tsv", help="print tab-separated values without a header"
-    )
-    form.add_argument("-q", "--ids", action="store_const", dest="form", const="ids", help="print only numbers of tasks")
+    add_form_flags(how, ids="numbers of tasks")
     add_freshness_flags(parser)
 
 
