@@ -299,12 +299,7 @@ def _write_results(
         done = download(app.store, found.job_id, directory, on_progress=on_progress, errors=read_task_errors(job, app))
     except NoOutputsError:
         return []
-    problems = [f"{key} is not downloaded: {reason}." for key, reason in done.reasons]
-    if (more := done.refused - len(done.reasons)) > 0:
-        problems.append(f"{more:,} more keys are not downloaded.")
-    if done.table_problem is not None:
-        problems.append(f"The table of tasks was not written: {done.table_problem}.")
-    return problems
+    return done.problems
 
 
 def _write_json(path: Path, content: object) -> None:

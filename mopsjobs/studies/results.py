@@ -48,6 +48,16 @@ class DownloadResult(NamedTuple):
     duplicate_tasks: int
     """See `count_tasks`."""
 
+    @property
+    def problems(self) -> list[str]:
+        """Return sentences about what was not downloaded or written, and why."""
+        problems = [f"{key} is not downloaded: {reason}." for key, reason in self.reasons]
+        if (more := self.refused - len(self.reasons)) > 0:
+            problems.append(f"{more:,} more keys are not downloaded.")
+        if self.table_problem is not None:
+            problems.append(f"The table of tasks was not written: {self.table_problem}.")
+        return problems
+
 
 def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
     """Yield the outputs of a job, then those of its ancestors for the tasks that the job did not do again.

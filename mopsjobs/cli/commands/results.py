@@ -165,17 +165,12 @@ def _download(job: JobWithOutputs, directory: Path, app: App) -> Result:
             done = download(app.store, job.job_id, directory, on_progress=on_progress, errors=errors)
         except NoOutputsError as error:
             raise NoOutputsError(job.describe_absence(), job_id=error.job_id) from None
-    warnings = [f"{key} is not downloaded: {reason}." for key, reason in done.reasons]
-    if (more := done.refused - len(done.reasons)) > 0:
-        warnings.append(f"{more:,} more keys are not downloaded.")
-    if done.table_problem is not None:
-        warnings.append(f"The table of tasks was not written: {done.table_problem}.")
     has_table = done.files and done.tasks and done.table_problem is None
     note = f"{pluralize(done.files, 'file')} in {directory}"
     if has_table:
         note += f"; {directory / TABLE} has the parameters of each task"
     return Result(
         notes=[note, *_duplicates_note(done.tasks, done.duplicate_tasks)],
-        warnings=warnings,
-        exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE,
+        warnings=done.problems,
+        exit_code=EXIT_PARTLY_DONE if done.problems else EXIT_DONE,
     )
