@@ -80,8 +80,10 @@ def usage_text(usage: Mapping[str, Any]) -> str | None:
     return ", ".join(texts) or None
 
 
-def memory_text(size: float) -> str:
-    """Return a size of memory for people, in MiB or GiB."""
+def memory_text(size: float | None) -> str | None:
+    """Return a size of memory for people, in MiB or GiB; None if it is not known."""
+    if size is None:
+        return None
     return f"{size / 2**20:,.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:,.1f} GiB"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mopsjobs.app.job_texts import memory_text
 from mopsjobs.cache.queries.ledgers import Ledger
 from mopsjobs.cache.queries.tasks import ListedTask
 from mopsjobs.console.result import Table
@@ -47,7 +48,7 @@ def task_table(tasks: Iterable[ListedTask], ledger: Ledger) -> Table:
             *((one.row.seed,) if has_seed else ()),
             _status(one.row.outcome),
             _seconds(one.row.seconds),
-            _memory(one.row.max_rss_bytes),
+            memory_text(one.row.max_rss_bytes),
             one.row.attempts or None,
             _error(one),
         ]
@@ -88,10 +89,6 @@ def _status(outcome: str) -> StyledText:
 
 def _seconds(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:,.1f} s" if seconds < 1000 else f"{seconds:,.0f} s"
-
-
-def _memory(size: int | None) -> str | None:
-    return None if size is None else f"{size / 2**20:,.0f} MiB"
 
 
 def _error(one: ListedTask) -> str | None:

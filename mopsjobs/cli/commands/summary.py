@@ -129,7 +129,7 @@ def _show_usage(usage_by: dict[str, Any], app: App) -> None:
             one["jobs"],
             *(duration_text(one[name]) for name in ("cpu_seconds", "task_seconds", "held_core_seconds")),
             None if one["cpu_efficiency"] is None else f"{100 * one['cpu_efficiency']:.0f} %",
-            None if one["max_rss_bytes"] is None else memory_text(one["max_rss_bytes"]),
+            memory_text(one["max_rss_bytes"]),
         ]
         for one in groups[:SHOWN_GROUPS]
     ]
