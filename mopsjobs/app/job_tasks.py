@@ -119,20 +119,39 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
     if found.engine is not None:
         raise StoreUnavailableError(found.warnings[0], hint="Try again when the registry answers.")
     job_id = str(found.job["job_id"])
-    ledger = app.cache.read_cached(lambda connection: read_ledger(connection, job_id))
-    failure: StoreError | CacheError | None = None
-    if _is_due(ledger, app, policy):
-        try:
-            app.cache.sync_ledger(job_id, full=policy.refresh)
-        except (StoreUnavailableError, StoreAccessError, CacheError) as error:
-            if ledger is None:
-                raise
-            failure = error
-            if policy.needs_scan and found.freshness is not None:
-                found.freshness.note_failed_refresh(error)
-    elif ledger is None:
-        raise never_mirrored_error(job_id)
+    failure = mirror_ledger(job_id, app, policy)
+    if failure is not None and policy.needs_scan and found.freshness is not None:
+        found.freshness.note_failed_refresh(failure)
     return JobTasks(app, found, failure)
+
+
+def mirror_ledger(job_id: str, app: App, policy: FreshnessPolicy) -> StoreError | CacheError | None:
+    """Mirror the ledger of a job: at the first look, while it is not complete, and if the policy says so.
+
+    Args:
+        job_id: the full id.
+        app: the run.
+        policy: how fresh it has to be.
+
+    Returns:
+        Why it could not be brought up to date, if the cache has an earlier state; else None.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
+        StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
+    """
+    ledger = app.cache.read_cached(lambda connection: read_ledger(connection, job_id))
+    if not _is_due(ledger, app, policy):
+        if ledger is None:
+            raise never_mirrored_error(job_id)
+        return None
+    try:
+        app.cache.sync_ledger(job_id, full=policy.refresh)
+    except (StoreUnavailableError, StoreAccessError, CacheError) as error:
+        if ledger is None:
+            raise
+        return error
+    return None
 
 
 def mirror_failures(job: Mapping[str, object], app: App) -> None:
@@ -142,11 +161,9 @@ def mirror_failures(job: Mapping[str, object], app: App) -> None:
     """
     if not job["tasks_failed"]:
         return
-    job_id = str(job["job_id"])
     with contextlib.suppress(MopsJobsError):
-        found = app.cache.read_cached(lambda connection: [read_ledger(connection, job_id)])
-        if found is not None and not (found[0] is not None and found[0].is_complete):
-            app.cache.sync_ledger(job_id)
+        if app.cache.read_cached(lambda _connection: True):
+            mirror_ledger(str(job["job_id"]), app, FreshnessPolicy())
 
 
 def never_mirrored_error(job_id: str) -> StoreUnavailableError:

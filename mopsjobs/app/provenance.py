@@ -16,14 +16,25 @@ from typing import Any, NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
-from mopsjobs.app.job_hosts import find_hosts
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.job_tasks import mirror_ledger
 from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.bundles.contents import BundleFile, list_files
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.bundles.git_state import GitState
+from mopsjobs.cache.queries.ledgers import hosts_of
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.engines.base import engine_of, recorded_launch
-from mopsjobs.errors import InvalidKeyError, NoManifestError, RecordError, UsageError, ValueTooLargeError
+from mopsjobs.errors import (
+    CacheError,
+    InvalidKeyError,
+    JobNotFoundError,
+    NoManifestError,
+    RecordError,
+    StoreError,
+    UsageError,
+    ValueTooLargeError,
+)
 from mopsjobs.ledger.environment import Environment, environments_prefix, is_environment_key, parse_environment
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest
@@ -134,9 +145,22 @@ def read_provenance(name: str, app: App, *, with_hosts: bool = True) -> Provenan
         None if files is None else archive,
         files,
         list(_read_environments(app.store, state.job_id, problems)),
-        find_hosts(state.job_id, app, problems) if with_hosts else None,
+        _find_hosts(state.job_id, app, problems) if with_hosts else None,
         problems,
     )
+
+
+def _find_hosts(job_id: str, app: App, problems: list[str]) -> list[str] | None:
+    """Return the machines that ran tasks, by the ledger; None if the job has none, or if it cannot be read."""
+    try:
+        problem: Exception | None = mirror_ledger(job_id, app, FreshnessPolicy())
+    except (NoManifestError, JobNotFoundError):
+        return None
+    except (StoreError, CacheError, RecordError) as error:
+        problem = error
+    if problem is not None:
+        problems.append(str(problem))
+    return app.cache.read_cached(lambda connection: hosts_of(connection, job_id)) or None
 
 
 def study_digest(study: Study) -> str:

@@ -12,6 +12,9 @@ BY_LEDGER = "ledger"
 BY_OUTPUTS = "outputs"
 """A basis: the job has no ledger, and its outputs tell which tasks succeeded."""
 
+MAX_HOSTS = 10_000
+"""A large job on a cluster has some hundred. Every writer of the registry can name more."""
+
 
 class Ledger(NamedTuple):
     """The mirror of the ledger of a job."""
@@ -63,6 +66,12 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
         chunks,
         problems,
     )
+
+
+def hosts_of(connection: sqlite3.Connection, job_id: str) -> list[str]:
+    """Return the names of the machines that ran attempts at the tasks of a job, sorted; none without a ledger."""
+    sql = "SELECT DISTINCT host FROM attempt WHERE job_id = ? AND host IS NOT NULL ORDER BY host LIMIT ?"
+    return [host for (host,) in connection.execute(sql, (job_id, MAX_HOSTS))]
 
 
 def complete_ledgers(connection: sqlite3.Connection) -> set[str]:
