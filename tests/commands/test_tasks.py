@@ -32,7 +32,7 @@ def test_a_table_has_the_parameters_that_vary(cli: Cli, remote: Remote) -> None:
     assert [line.rstrip() for line in ran.lines] == [
         "TASK  beta  mode  STATUS     TIME   MEMORY  ATTEMPT  ERROR",
         "0     0.0   walk  succeeded  2.5 s  50 MiB  1",
-        "1     0.0   exit  failed     2.5 s  50 MiB  2        ValueError at model.py:21: beta is 0.93",
+        "1     0.0   exit  failed     2.5 s  50 MiB  2        ValueError in model.py:21: beta is 0.93",
         "2     0.1   walk  waiting",
     ]
     assert ran.err == "3 of 20 tasks (--limit 0 shows all), synced just now\n"
