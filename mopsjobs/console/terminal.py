@@ -25,6 +25,10 @@ Paint = Callable[[str, str], str]
 """Gives a text one of the styles."""
 
 
+TITLE_WIDTH = 11
+"""Columns of the title of a line."""
+
+
 class StyledText(str):
     """Text written by mops-jobs, with a style. The words are clear without it, for where no colour is wanted."""
 
@@ -37,6 +41,11 @@ def style_text(text: str, style: str) -> StyledText:
     result = StyledText(text)
     result.style = style
     return result
+
+
+def title_text(title: str, width: int = TITLE_WIDTH) -> StyledText:
+    """Return the title of a line in a text about one thing, as wide as the titles of the other lines."""
+    return style_text(f"{title:<{width}}", "bold")
 
 
 def format_cell(value: object, paint: Paint) -> str:

@@ -11,7 +11,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.compare_jobs import CompareOptions, JobDifference, compare_jobs
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.console.terminal import style_text
+from mopsjobs.console.terminal import TITLE_WIDTH, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, shorten
 from mopsjobs.utils.text import pluralize
 
@@ -32,8 +32,6 @@ EXAMPLES = (
     "mops-jobs diff nightly-1 nightly-2 --code --without-results",
     "mops-jobs diff nightly-1 @latest --json | jq .environment.packages",
 )
-
-TITLE_WIDTH = 11
 
 SHOWN = 10
 """Names of each kind in the text. The JSON has more."""
@@ -71,17 +69,17 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return Result(Text(list(_lines(found)), indent=TITLE_WIDTH), warnings=warnings, exit_code=exit_code)
 
 
-def _title(title: str, text: str) -> Line:
-    return [style_text(f"{title:<{TITLE_WIDTH}}", "bold"), text]
+def _line(title: str, text: str) -> Line:
+    return [title_text(title), text]
 
 
 def _lines(found: JobDifference) -> Iterator[Line]:
-    yield _title("Jobs", f"{found.first.job_id} -> {found.second.job_id}")
+    yield _line("Jobs", f"{found.first.job_id} -> {found.second.job_id}")
     yield from _code_lines(found)
     yield from _study_lines(found)
     yield from _environment_lines(found)
     if found.image is not None:
-        yield _title("Image", _arrow(found.image))
+        yield _line("Image", _arrow(found.image))
     if found.results is not None:
         yield from _result_lines(found.results, found)
 
@@ -89,13 +87,13 @@ def _lines(found: JobDifference) -> Iterator[Line]:
 def _code_lines(found: JobDifference) -> Iterator[Line]:
     code = found.code
     if code is None:
-        yield _title("Code", NOT_RECORDED)
+        yield _line("Code", NOT_RECORDED)
         return
     commits = [_commit(job.git) for job in (found.first, found.second)]
     git = "" if commits[0] == commits[1] else f"; git {_arrow((commits[0], commits[1]))}"
     kinds = (("changed", code.changed, "~"), ("added", code.added, "+"), ("removed", code.removed, "-"))
     counts = ", ".join(f"{pluralize(len(names), 'file')} {kind}" for kind, names, _ in kinds if names)
-    yield _title("Code", (counts or SAME) + git)
+    yield _line("Code", (counts or SAME) + git)
     for _, names, mark in kinds:
         yield from _some(f"  {mark} {name}" for name in names)
     for name, lines in code.diffs.items():
@@ -111,7 +109,7 @@ def _commit(git: GitState | None) -> str | None:
 def _study_lines(found: JobDifference) -> Iterator[Line]:
     study = found.study
     if study is None:
-        yield _title("Study", NOT_RECORDED)
+        yield _line("Study", NOT_RECORDED)
         return
     counts = [
         f"{pluralize(count, 'parameter set')} only in {job.job_id}"
@@ -120,7 +118,7 @@ def _study_lines(found: JobDifference) -> Iterator[Line]:
     ]
     fields = [f"other {', '.join(study.fields)}"] if study.fields else []
     common = [f"{study.common:,} in both"] if counts else []
-    yield _title("Study", ", ".join([*fields, *counts, *common]) or SAME)
+    yield _line("Study", ", ".join([*fields, *counts, *common]) or SAME)
     for name, pair in study.fields.items():
         yield f"  {name}: {_arrow(pair, 'none')}"
     for mark, sets in (("-", study.first_sets), ("+", study.second_sets)):
@@ -135,12 +133,12 @@ def _set_text(one: Mapping[str, Any]) -> str:
 def _environment_lines(found: JobDifference) -> Iterator[Line]:
     environment = found.environment
     if environment is None:
-        yield _title("Packages", NOT_RECORDED)
+        yield _line("Packages", NOT_RECORDED)
         return
     if environment.fields:
-        yield _title("Python", "; ".join(f"{name} {_arrow(pair)}" for name, pair in environment.fields.items()))
+        yield _line("Python", "; ".join(f"{name} {_arrow(pair)}" for name, pair in environment.fields.items()))
     packages = environment.packages
-    yield _title("Packages", pluralize(len(packages), "difference") if packages else SAME)
+    yield _line("Packages", pluralize(len(packages), "difference") if packages else SAME)
     yield from _some(f"  {name}: {_arrow(pair, 'none')}" for name, pair in packages.items())
 
 
@@ -153,7 +151,7 @@ def _result_lines(results: ComparedResults, found: JobDifference) -> Iterator[Li
         (results.only_second, f"only in {found.second.job_id}"),
     )
     words = ", ".join(f"{pluralize(count, 'task')} {word}" for count, word in counts if count)
-    yield _title("Results", words or "none")
+    yield _line("Results", words or "none")
     for kind, mark in (("different", "~"), ("unreadable", "?"), ("only_first", "-"), ("only_second", "+")):
         yield from _some(
             f"  {mark} {task.name[:SHORT_ID]}…/{task.name.rpartition('/')[2]}: {', '.join(task.outputs[:SHOWN])}"

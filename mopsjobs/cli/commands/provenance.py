@@ -9,7 +9,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.provenance import Provenance, printable, read_provenance, study_json
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.console.terminal import style_text
+from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.utils.text import pluralize
@@ -31,8 +31,6 @@ EXAMPLES = (
 )
 
 NOT_RECORDED = "not recorded"
-
-TITLE_WIDTH = 11
 
 SHOWN_FILES = 20
 
@@ -84,7 +82,7 @@ def _lines(found: Provenance) -> list[Line]:
     lines: list[Line] = []
 
     def add(title: str, text: object) -> None:
-        lines.append([style_text(f"{title:<{TITLE_WIDTH}}", "bold"), str(text or NOT_RECORDED)])
+        lines.append([title_text(title), str(text or NOT_RECORDED)])
 
     add("Job", found.job_id)
     add("Status", job["status"])

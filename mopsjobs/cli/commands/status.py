@@ -28,7 +28,7 @@ from mopsjobs.cache.queries.families import Family, Member, describe_short_name
 from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.console.terminal import style_text
+from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_UNREACHABLE, CacheError
 from mopsjobs.utils.text import describe_duplicates, pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
@@ -49,8 +49,6 @@ EXAMPLES = (
     "mops-jobs status nightly-1 --refresh --json | jq .transitions",
     "mops-jobs status nightly-1 --exit-status && mops-jobs results nightly-1 --download out",
 )
-
-TITLE_WIDTH = 11
 
 BAR_WIDTH = 24
 
@@ -95,8 +93,8 @@ def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]
     phase, reason, detail = answer.state
     why = ": ".join(word for word in (reason, detail) if word)
     lines: list[Line] = [
-        [_title("Job"), str(job["job_id"])],
-        [_title("Engine"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
+        [title_text("Job"), str(job["job_id"])],
+        [title_text("Engine"), f"{answer.engine} says: {phase}{f' ({why})' if why else ''}"],
     ]
     return lines, [f"Next: {answer.show_command}"]
 
@@ -122,7 +120,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
     def add(title: str, *pieces: object) -> None:
         texts = [piece if isinstance(piece, str) else str(piece) for piece in pieces if piece is not None]
         if texts:
-            lines.append([_title(title), *texts])
+            lines.append([title_text(title), *texts])
 
     add("Job", job["job_id"])
     since = job["status_since"]
@@ -163,10 +161,6 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
     add("Remark", ". ".join(found.remarks) or None)
     lines += _timeline(job)
     return lines
-
-
-def _title(text: str) -> str:
-    return style_text(f"{text:<{TITLE_WIDTH}}", "bold")
 
 
 def _progress(job: Job) -> str | None:

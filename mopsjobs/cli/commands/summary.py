@@ -14,7 +14,7 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
-from mopsjobs.console.terminal import style_text
+from mopsjobs.console.terminal import title_text
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import invalid_choice, pluralize
 from mopsjobs.utils.times import human_duration, parse_time
@@ -153,7 +153,7 @@ def _parse_group(text: str | None) -> str | None:
 
 
 def _line(title: str, text: str) -> list[str]:
-    return [style_text(f"{title:<{TITLE_WIDTH}}", "bold"), text]
+    return [title_text(title, TITLE_WIDTH), text]
 
 
 def _spread(seconds: dict[str, Any]) -> str:
