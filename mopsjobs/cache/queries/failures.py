@@ -163,14 +163,15 @@ def _from_ledger(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failu
 
 def _from_events(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
     """Yield the tasks whose last event is their failure and that have no outputs, by their numbers."""
-    from mopsjobs.ledger.signature import error_signature  # here: only old jobs need it
+    from mopsjobs.events.format import TASK_FAILED  # here: only old jobs need both
+    from mopsjobs.ledger.signature import error_signature
 
     last: dict[int, tuple[float, Any]] = {}
     rows = connection.execute(
         "SELECT json_extract(body, '$.task') AS task, at_ts, json_extract(body, '$.error') FROM event"
-        " WHERE job_id = ?1 AND kind = 'task_failed' AND typeof(task) = 'integer'"
+        " WHERE job_id = ?1 AND kind = ?2 AND typeof(task) = 'integer'"
         " AND task NOT IN (SELECT task FROM task WHERE job_id = ?1) ORDER BY at_ts, seq",
-        (job_id,),
+        (job_id, TASK_FAILED),
     )
     for task, at, error in rows:
         last[task] = (at, error)
