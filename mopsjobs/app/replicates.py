@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mopsjobs.app.results_table import FIRST_COLUMNS, LAST_COLUMNS, SUCCEEDED, ResultsTable
 from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import UsageError
-from mopsjobs.studies.task_table import parameter_columns
+from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column, is_numeric
 
 MAX_QUANTILES = 20

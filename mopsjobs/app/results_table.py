@@ -23,7 +23,7 @@ from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import JobNotFoundError, NoManifestError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
-from mopsjobs.studies.task_table import parameter_columns
+from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column, kind_of
 
 T = TypeVar("T")

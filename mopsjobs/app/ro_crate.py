@@ -26,7 +26,7 @@ from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.results import download
-from mopsjobs.studies.task_table import TABLE
+from mopsjobs.studies.tasks_csv import TABLE
 from mopsjobs.utils.times import parse_time
 
 METADATA_FILE = "ro-crate-metadata.json"

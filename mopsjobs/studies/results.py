@@ -19,7 +19,7 @@ from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError,
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.seeds import SeedIndex
 from mopsjobs.studies.study import ParameterSet, Task, is_output_name
-from mopsjobs.studies.task_table import TABLE, TABLE_BEGINNING, check_same_family, write_table
+from mopsjobs.studies.tasks_csv import TABLE, TABLE_BEGINNING, check_same_family, write_table
 
 MAX_NAMED_KEYS = 1000
 """Refused keys that are named with the reason. A writer of the registry can create a million."""

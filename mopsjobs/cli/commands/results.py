@@ -17,7 +17,7 @@ from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
-from mopsjobs.studies.task_table import TABLE
+from mopsjobs.studies.tasks_csv import TABLE
 from mopsjobs.utils.table_files import csv_pieces, form_of, write_table_file
 from mopsjobs.utils.text import describe_duplicates, pluralize
 
