@@ -222,17 +222,17 @@ def _attempts(head: dict[str, Any], columns: dict[str, list[Any]]) -> Iterator[A
     )
     for task, attempt, outcome, started_ms, ms, user_ms, system_ms, rss_kib, size, host, python, error, message in rows:
         yield Attempt(
-            task=_at_least(task, 0),
-            attempt=_at_least(attempt, 1),
+            task=whole_number(task, 0),
+            attempt=whole_number(attempt, 1),
             outcome=_OUTCOMES[outcome],
             started_at=None if started_ms is None else started_ms / 1000,
             seconds=None if ms is None else ms / 1000,
             user_seconds=None if user_ms is None else user_ms / 1000,
             system_seconds=None if system_ms is None else system_ms / 1000,
             max_rss_bytes=None if rss_kib is None else rss_kib * 1024,
-            host=None if host is None else hosts[_at_least(host, 0)],
-            python=None if python is None else pythons[_at_least(python, 0)],
-            error=None if error is None else AttemptError(*errors[_at_least(error, 0)], _message(message)),
+            host=None if host is None else hosts[whole_number(host, 0)],
+            python=None if python is None else pythons[whole_number(python, 0)],
+            error=None if error is None else AttemptError(*errors[whole_number(error, 0)], _message(message)),
             output_bytes=size,
         )
 
@@ -275,7 +275,7 @@ def _differences(values: Iterable[int | None], first: int) -> list[int | None]:
 
 def _sums(differences: Iterable[object], first: object) -> Iterator[int | None]:
     """Return the values of `_differences`."""
-    total = _at_least(first, 0)
+    total = whole_number(first, 0)
     for difference in differences:
         number = _number(difference, least=-(2**53))
         if number is None:
@@ -288,10 +288,15 @@ def _sums(differences: Iterable[object], first: object) -> Iterator[int | None]:
 def _number(value: object, least: int = 0) -> int | None:
     if value is None:
         return None
-    return _at_least(value, least)
+    return whole_number(value, least)
 
 
-def _at_least(value: object, least: int) -> int:
+def whole_number(value: object, least: int = 0) -> int:
+    """Return a number of a chunk.
+
+    Raises:
+        ValueError: if it is not a whole number from `least` and below 2^53.
+    """
     if type(value) is not int or not least <= value < 2**53:
         raise ValueError(f"invalid number {str(value)[:40]!r}")
     return value

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mopsjobs.errors import RecordError
-from mopsjobs.ledger.format import VERSION, ChunkKey, encode_columns, parse_columns
+from mopsjobs.ledger.format import VERSION, ChunkKey, encode_columns, parse_columns, whole_number
 from mopsjobs.utils.json_strict import check_surrogates, read_json
 
 Scalar = int | float | str | bool
@@ -215,17 +215,11 @@ def parse_scalars(value: bytes, key: ChunkKey) -> list[tuple[int, dict[str, Scal
         shapes = [_shape(names) for names in head["shapes"]]
         rows = zip(columns["task"], columns["shape"], columns["scalars"], strict=True)
         return [
-            (_index(task), dict(zip(shapes[_index(shape)], map(_scalar, values), strict=True)))
+            (whole_number(task), dict(zip(shapes[whole_number(shape)], map(_scalar, values), strict=True)))
             for task, shape, values in rows
         ]
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise RecordError(f"not a chunk of scalars ({type(error).__name__}: {error})") from None
-
-
-def _index(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise ValueError(f"invalid number {str(value)[:40]!r}")
-    return value
 
 
 def _shape(names: object) -> list[str]:
