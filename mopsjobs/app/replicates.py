@@ -13,7 +13,7 @@ from mopsjobs.app.results_table import FIRST_COLUMNS, LAST_COLUMNS, SUCCEEDED, R
 from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.tasks_csv import parameter_columns
-from mopsjobs.utils.table_files import Column, is_numeric
+from mopsjobs.utils.table_files import Column, free_name, is_numeric
 
 MAX_QUANTILES = 20
 
@@ -108,10 +108,7 @@ class ReplicateTable:
         taken = {column.name for column in columns}
         for place in self._numeric:
             for suffix in self._statistics.suffixes:
-                name = f"{self._table.scalar_columns[place].column.name}.{suffix}"
-                while name in taken:
-                    name = f"result.{name}"
-                taken.add(name)
+                name = free_name(f"{self._table.scalar_columns[place].column.name}.{suffix}", "result", taken)
                 columns.append(Column(name, frozenset({"number"})))
         return columns
 

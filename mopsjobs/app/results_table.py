@@ -24,7 +24,7 @@ from mopsjobs.errors import JobNotFoundError, NoManifestError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
 from mopsjobs.studies.tasks_csv import parameter_columns
-from mopsjobs.utils.table_files import Column, kind_of
+from mopsjobs.utils.table_files import Column, free_name, kind_of
 
 T = TypeVar("T")
 OnProgress = Callable[[int], None] | None
@@ -177,10 +177,7 @@ class ResultsTable:
         for key in sorted(keys, key=lambda key: (output_order(keys[key][0]), key)):
             output, path = keys[key]
             stem = output.rpartition(".")[0]
-            name = ".".join(path) or stem
-            while name in taken:
-                name = f"{stem}.{name}"
-            taken.add(name)
+            name = free_name(".".join(path) or stem, stem, taken)
             number, kinds = self._collected.keys[key]
             columns.append(ScalarColumn(number, Column(name, frozenset(kinds))))
         return columns

@@ -17,6 +17,7 @@ from mopsjobs.studies.output_directory import OutputDirectory
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.csv_safe import csv_text
+from mopsjobs.utils.table_files import free_name
 
 BATCH = 500
 """Rows written at once."""
@@ -132,11 +133,7 @@ def parameter_columns(parameters: Sequence[str], others: Collection[str]) -> dic
     taken = {*others, *parameters}
     for name in parameters:
         if name in others:
-            column = f"params.{name}"
-            while column in taken:
-                column = f"params.{column}"
-            columns[name] = column
-            taken.add(column)
+            columns[name] = free_name(f"params.{name}", "params", taken)
     return columns
 
 

@@ -52,6 +52,14 @@ def kind_of(value: object) -> str:
     return "text" if isinstance(value, str) else "other"
 
 
+def free_name(name: str, prefix: str, taken: set[str]) -> str:
+    """Return a name for a column that no other has: with the prefix as often as it takes. Add it to the taken ones."""
+    while name in taken:
+        name = f"{prefix}.{name}"
+    taken.add(name)
+    return name
+
+
 def is_numeric(kinds: frozenset[str] | set[str]) -> bool:
     """Return whether a column has numbers and nothing else."""
     return bool(kinds) and kinds <= {"integer", "unsigned", "number"}
