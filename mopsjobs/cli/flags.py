@@ -127,9 +127,20 @@ def add_filter_flags(parser: argparse.ArgumentParser, *, with_since: bool = True
     )
 
 
-def has_filters(args: argparse.Namespace) -> bool:
-    """Return whether one of those flags is set."""
-    return any(getattr(args, name) not in (None, False, []) for name in FILTERS)
+def has_filters(args: argparse.Namespace, *, with_since: bool = True) -> bool:
+    """Return whether one of those flags is set; `with_since` as in `add_filter_flags`."""
+    names = FILTERS if with_since else [name for name in FILTERS if name != "since"]
+    return any(getattr(args, name) not in (None, False, []) for name in names)
+
+
+def check_jobs_or_filters(args: argparse.Namespace, *, with_since: bool = True) -> None:
+    """Refuse jobs together with flags that select jobs.
+
+    Raises:
+        UsageError: if there are both.
+    """
+    if args.job and (has_filters(args, with_since=with_since) or args.limit is not None):
+        raise UsageError("A JOB contradicts filters and --limit, which select jobs.")
 
 
 def filter_of(args: argparse.Namespace, now: datetime) -> filters.Filter:

@@ -12,6 +12,9 @@ BY_LEDGER = "ledger"
 BY_OUTPUTS = "outputs"
 """A basis: the job has no ledger, and its outputs tell which tasks succeeded."""
 
+ALL_PROBLEMS = "query 'SELECT * FROM ledger_problems'"
+"""The command that names all chunks of ledgers that cannot be read, or not whole."""
+
 MAX_HOSTS = 10_000
 """A large job on a cluster has some hundred. Every writer of the registry can name more."""
 

@@ -20,14 +20,13 @@ from mopsjobs.cli.flags import (
     JOB_HELP,
     add_filter_flags,
     add_freshness_flags,
+    check_jobs_or_filters,
     filter_of,
     freshness_policy,
-    has_filters,
     row_limit,
 )
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
-from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_age
 
@@ -73,9 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Group failed tasks."""
     policy = freshness_policy(args)
+    check_jobs_or_filters(args)
     if args.job:
-        if has_filters(args) or args.limit is not None:
-            raise UsageError("A JOB contradicts filters and --limit, which select jobs.")
         failures = failures_of_jobs(args.job, app, policy)
     else:
         limit = DEFAULT_LIMIT if args.limit is None else args.limit

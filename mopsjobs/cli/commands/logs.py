@@ -10,11 +10,11 @@ from mopsjobs.app.job_arguments import DEFAULT_LIMIT
 from mopsjobs.app.log_search import SearchRequest, search_logs
 from mopsjobs.app.log_selection import LogLine, parse_tasks
 from mopsjobs.app.log_source import LogRequest, read_logs
-from mopsjobs.cli.flags import FILTERS, JOB_HELP, add_filter_flags, argument_type, filter_of, row_limit
+from mopsjobs.cli.flags import JOB_HELP, add_filter_flags, argument_type, check_jobs_or_filters, filter_of, row_limit
 from mopsjobs.cli.trust_flags import add_trust
 from mopsjobs.console.result import Result, Text
 from mopsjobs.console.terminal import style_text
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.times import parse_duration
 
 HELP = "print what a job's tasks wrote, or search the lines of several jobs"
@@ -62,11 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Print log lines."""
-    has_filters = any(getattr(args, name) not in (None, False, []) for name in FILTERS if name != "since")
+    check_jobs_or_filters(args, with_since=False)
     since = None if args.since is None else parse_duration(args.since)
     tasks = frozenset().union(*args.task) if args.task else None
-    if args.job and (has_filters or args.limit is not None):
-        raise UsageError("A JOB contradicts filters and --limit, which select jobs.")
     if len(args.job) == 1:
         request = LogRequest(
             job=args.job[0],
@@ -81,9 +79,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
         )
         return Result(exit_code=read_logs(request, app, lambda lines: _print(lines, app)))
     if not (args.job or args.grep is not None or args.failed):
-        raise UsageError(
-            "logs needs a JOB; without one, --grep or --failed.", hint="For the last job, write: mops-jobs logs @latest"
-        )
+        hint = f"For the last job, write: {command_line('logs', '@latest')}"
+        raise UsageError("logs needs a JOB; without one, --grep or --failed.", hint=hint)
     if args.follow:
         raise UsageError("--follow needs one JOB.")
     search = SearchRequest(

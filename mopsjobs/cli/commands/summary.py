@@ -9,7 +9,7 @@ from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
-from mopsjobs.app.job_texts import duration_text, memory_text, usage_text
+from mopsjobs.app.job_texts import UNKNOWN, duration_text, memory_text, usage_text
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of, freshness_policy
 from mopsjobs.console.printer import status_style
@@ -93,7 +93,7 @@ def _show(summary: dict[str, Any], app: App) -> None:
     ]
     if summary["usage"] is not None:
         jobs = pluralize(summary["usage"]["jobs"], "job")
-        lines.append(_line("Used", f"{usage_text(summary['usage']) or 'n/a'} ({jobs})"))
+        lines.append(_line("Used", f"{usage_text(summary['usage']) or UNKNOWN} ({jobs})"))
     if oldest is not None:
         age = human_duration((app.now() - parse_time(oldest["created_at"])).total_seconds())
         lines.append([*_line("Oldest", f"{oldest['job_id']}, {age} old, "), status_style(oldest["status"])])

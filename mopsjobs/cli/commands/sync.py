@@ -6,6 +6,7 @@ import argparse
 
 from mopsjobs.app.app import App
 from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS as ALL_LEDGER_PROBLEMS
 from mopsjobs.cache.sync.batch import SyncReport
 from mopsjobs.cache.sync.events import EventsReport
 from mopsjobs.cache.sync.ledger import LedgerReport
@@ -32,8 +33,6 @@ SCHEMA_VERSION = 1
 SHOWN_PROBLEMS = 10
 
 ALL_EVENT_PROBLEMS = "query 'SELECT * FROM event_problems'"
-
-ALL_LEDGER_PROBLEMS = "query 'SELECT * FROM ledger_problems'"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

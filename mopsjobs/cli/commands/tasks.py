@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT
 from mopsjobs.app.job_tasks import JobTasks, find_tasks
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger
+from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger
 from mopsjobs.cache.queries.task_filters import (
     MAX_CONDITIONS,
     SORTS,
@@ -31,7 +31,7 @@ from mopsjobs.cli.flags import (
 )
 from mopsjobs.cli.task_table import task_table, tsv_row
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import json_time, json_timestamp
 
@@ -49,8 +49,6 @@ EXAMPLES = (
 )
 
 SCHEMA_VERSION = 1
-
-ALL_PROBLEMS = "See: mops-jobs query 'SELECT * FROM ledger_problems'"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +118,7 @@ def _warnings(tasks: TaskList) -> list[str]:
     if not count:
         return []
     chunks = "1 chunk of the ledger has" if count == 1 else f"{count:,} chunks of the ledger have"
-    return [f"{chunks} a problem. {ALL_PROBLEMS}"]
+    return [f"{chunks} a problem. See: {command_line(ALL_PROBLEMS)}"]
 
 
 def _result(args: argparse.Namespace, job: JobTasks, tasks: TaskList, limit: int, app: App) -> Result:
