@@ -146,7 +146,8 @@ def _parse_group(text: str | None) -> str | None:
     Raises:
         UsageError: if it is neither `owner`, `day` nor `label:KEY`.
     """
-    if text is None or text in statistics.USAGE_GROUPS or text[:6] == statistics.LABEL_GROUP != text:
+    is_label = text is not None and text.startswith(statistics.LABEL_GROUP) and text != statistics.LABEL_GROUP
+    if text is None or text in statistics.USAGE_GROUPS or is_label:
         return text
     known = (*statistics.USAGE_GROUPS, f"{statistics.LABEL_GROUP}KEY")
     raise UsageError(invalid_choice("--by", text, known))
