@@ -5,6 +5,7 @@ It imports little, since `tasks` answers as a listing does.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from bisect import bisect_right
@@ -77,6 +78,22 @@ class StoredStudy:
         for part in reversed(parts) if descending else parts:
             yield from reversed(part) if descending else part
 
+    def duplicates(self) -> Iterator[tuple[int, int]]:
+        """Yield each task that repeats an earlier one, with the first of them. Both are numbers."""
+        rows = self._connection.execute(
+            "SELECT first_task, tasks, param_id, seed, params FROM parameter_set WHERE job_id = ?1 AND param_id IN"
+            " (SELECT param_id FROM parameter_set WHERE job_id = ?1 GROUP BY param_id HAVING count(*) > 1)"
+            " ORDER BY param_id, first_task",
+            (self.job_id,),
+        )
+        for _, sets in itertools.groupby(map(StoredSet._make, rows), key=lambda one: one.param_id):
+            first_of: dict[int, int] = {}
+            for one in sets:
+                for number in self.numbers_of(one):
+                    first = first_of.setdefault(one.seed_of(number), number)
+                    if first != number:
+                        yield number, first
+
     def place_of(self, number: int) -> tuple[int, StoredSeed] | None:
         """Return the first task of the set of a task, and its seed as the cache has it; None if the job has no such."""
         one = self.set_of(number)
@@ -102,6 +119,18 @@ class StoredStudy:
         place = bisect_right(self._ranges, (number, number)) - 1
         # A range that begins with the number sorts behind (number, number).
         return any(low <= number < high for low, high in self._ranges[max(0, place) : place + 2])
+
+
+def find_duplicates(connection: sqlite3.Connection, job_id: str) -> dict[int, int]:
+    """Map each task of a job that repeats an earlier one, by parameters and seed, to the number of the first of them.
+
+    Only the first of them has a row: it is run, and the others share its outputs.
+    """
+    row = connection.execute(
+        "SELECT json_extract(record, '$.metadata.n_duplicate_tasks') FROM job WHERE job_id = ?", (job_id,)
+    ).fetchone()
+    study = StoredStudy.load(connection, job_id) if row is not None and row[0] else None
+    return {} if study is None else dict(study.duplicates())
 
 
 def number_ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:

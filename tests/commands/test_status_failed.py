@@ -26,6 +26,19 @@ def test_status_says_which_tasks_failed_and_why(cli: Cli, remote: Remote) -> Non
     assert _line(cli) == "43: 38 ValueError in model.py:21, 2 out of memory, 1 died, 2 for other reasons"
 
 
+def test_repeated_tasks_share_the_failure_and_are_counted(cli: Cli, remote: Remote) -> None:
+    """`status`, `tasks` and `failures` count alike: each of the tasks with the same parameters and seed is a task."""
+    one, other = {"params": {"beta": 1}, "seed": 7}, {"params": {"beta": 2}, "seed": 7}
+    manifest = add_job(remote.jobs, "job", [one, other, one, one, other])
+    assert manifest.record_fields()["metadata"]["n_duplicate_tasks"] == 3
+    Ledger(remote.store.inner)(attempt(0, "failed"), attempt(1, "oom"))
+    assert len(cli.ok("tasks", "job", "--status", "failed,oom", "-q").lines) == 5
+    assert _line(cli) == "5: 3 ValueError in model.py:21, 2 out of memory"
+    assert cli.ok("failures", "job").lines[0] == "5 of 5 tasks of job failed, for 2 reasons."
+    groups = cli.ok("failures", "job", "--json").json["groups"]
+    assert [(group["count"], group["tasks"]) for group in groups] == [(3, [0, 2, 3]), (2, [1, 4])]
+
+
 def test_a_job_none_of_whose_tasks_failed_has_no_such_line(cli: Cli, remote: Remote) -> None:
     """A task that failed first and then succeeded has not failed."""
     add_job(remote.jobs, "job", sets_of(2))

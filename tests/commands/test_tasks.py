@@ -69,6 +69,14 @@ def test_filters_and_orders_choose_tasks(cli: Cli, remote: Remote, argv: tuple[s
     assert _numbers(cli, *argv) == numbers
 
 
+def test_the_slowest_are_counted_among_measured_tasks(cli: Cli, remote: Remote) -> None:
+    """Others have no time, so their number would contradict that of the job."""
+    add_job(remote.jobs, "job", GRID)
+    Ledger(remote.store.inner)(*(attempt(number) for number in range(3)))
+    assert cli.ok("tasks", "job", "--slowest", "2").err.startswith("the slowest 2 of 3 measured tasks, ")
+    assert cli.ok("tasks", "job", "--slowest", "9").err.startswith("the slowest 3 of 3 measured tasks, ")
+
+
 def test_after_the_end_a_task_without_an_attempt_is_missing(cli: Cli, remote: Remote) -> None:
     """While the job is active, it is waiting."""
     add_job(remote.jobs, "job", sets_of(2))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 
+from mopsjobs.cache.stored_study import find_duplicates
 from mopsjobs.events.format import TASK_FAILED
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.utils.text import cut_to_length
@@ -17,14 +19,21 @@ MAX_WORD = 60
 _WORDS = {"oom": "out of memory", "timeout": "timed out", "died": "died", "lost": "lost"}
 """Outcomes other than `failed`, which has the type of its error."""
 
+_Kind = tuple[str, str | None, str | None, int]
+"""An outcome, the type and the place of the error if it is `failed`, and the number of tasks."""
+
 _IS_FAILED = "outcome IN (" + ", ".join(f"'{outcome}'" for outcome in FAILED_OUTCOMES) + ")"
 
-_SQL = f"""
-    SELECT outcome, iif(outcome = 'failed', error_type, NULL), iif(outcome = 'failed', error_where, NULL),
-        count(*) AS tasks
+_KINDS_SQL = f"""
+    SELECT task, outcome, iif(outcome = 'failed', error_type, NULL) AS type,
+        iif(outcome = 'failed', error_where, NULL) AS place
     FROM task WHERE job_id = ? AND {_IS_FAILED}
-    GROUP BY 1, 2, 3 ORDER BY tasks DESC, 1, 2, 3
 """  # noqa: S608 - constant names
+
+_SQL = f"""
+    SELECT outcome, type, place, count(*) AS tasks FROM ({_KINDS_SQL})
+    GROUP BY 1, 2, 3 ORDER BY tasks DESC, 1, 2, 3
+"""  # noqa: S608 - a constant
 
 _FAILED_SQL = f"""
     SELECT task FROM task WHERE job_id = ?1 AND {_IS_FAILED}
@@ -42,8 +51,9 @@ def describe_failures(connection: sqlite3.Connection, job_id: str) -> str | None
     kinds = connection.execute(_SQL, (job_id,)).fetchall()
     if not kinds:
         return None
+    kinds = _with_duplicates(connection, job_id, kinds)
     total = sum(count for *_, count in kinds)
-    words = [f"{count:,} {_kind(*kind)}" for *kind, count in kinds[:MAX_KINDS]]
+    words = [f"{count:,} {_kind(outcome, name, place)}" for outcome, name, place, count in kinds[:MAX_KINDS]]
     if len(kinds) > MAX_KINDS:
         words.append(f"{sum(count for *_, count in kinds[MAX_KINDS:]):,} for other reasons")
     return f"{total:,}: {', '.join(words)}"
@@ -56,6 +66,17 @@ def failed_tasks(connection: sqlite3.Connection, job_id: str) -> frozenset[int]:
     """
     rows = connection.execute(_FAILED_SQL, (job_id, TASK_FAILED))
     return frozenset(task for (task,) in rows)
+
+
+def _with_duplicates(connection: sqlite3.Connection, job_id: str, kinds: list[_Kind]) -> list[_Kind]:
+    """Return the kinds with the tasks that repeat a failed task, and share its failure."""
+    duplicates = find_duplicates(connection, job_id)
+    if not duplicates:
+        return kinds
+    counts = Counter({(outcome, name, place): count for outcome, name, place, count in kinds})
+    kind_of = {task: tuple(kind) for task, *kind in connection.execute(_KINDS_SQL, (job_id,))}
+    counts.update(kind_of[first] for first in duplicates.values() if first in kind_of)
+    return [(outcome, name, place, count) for (outcome, name, place), count in counts.most_common()]
 
 
 def _kind(outcome: str, error_type: str | None, place: str | None) -> str:

@@ -32,7 +32,11 @@ class FoundConditions(NamedTuple):
 
 
 def find_conditions(
-    connection: sqlite3.Connection, job_id: str, failed: Mapping[int, str], keys: Sequence[str]
+    connection: sqlite3.Connection,
+    job_id: str,
+    failed: Mapping[int, str],
+    keys: Sequence[str],
+    duplicates: Mapping[int, int],
 ) -> FoundConditions:
     """Find what separates failed tasks from those that succeeded.
 
@@ -41,11 +45,12 @@ def find_conditions(
         job_id: the job.
         failed: the key of the error of each failed task, by its number.
         keys: the errors, the most frequent first.
+        duplicates: the tasks that repeat an earlier one, and the first of them.
     """
     if not failed:
         return FoundConditions({}, 0)
     study = StoredStudy.load(connection, job_id)
-    sets = None if study is None else _sets(connection, study, failed)
+    sets = None if study is None else _sets(connection, study, failed, duplicates)
     if sets is None:
         return FoundConditions({}, None)
     searched = keys[:MAX_COMPARED_GROUPS]
@@ -54,7 +59,9 @@ def find_conditions(
     return FoundConditions(conditions, separation.left_out)
 
 
-def _sets(connection: sqlite3.Connection, study: StoredStudy, failed: Mapping[int, str]) -> list[SetOutcomes] | None:
+def _sets(
+    connection: sqlite3.Connection, study: StoredStudy, failed: Mapping[int, str], duplicates: Mapping[int, int]
+) -> list[SetOutcomes] | None:
     """Return the parameter sets with ended tasks; None if there are too many."""
     job_id = study.job_id
     sql = "SELECT count(*) FROM task WHERE job_id = ? AND outcome = 'succeeded'"
@@ -63,7 +70,11 @@ def _sets(connection: sqlite3.Connection, study: StoredStudy, failed: Mapping[in
     succeeded = connection.execute(
         "SELECT task FROM task WHERE job_id = ? AND outcome = 'succeeded' ORDER BY task", (job_id,)
     )
-    passed: Iterator[tuple[int, str | None]] = ((number, None) for (number,) in succeeded)
+    numbers: Iterator[int] = (number for (number,) in succeeded)
+    if duplicates:
+        ended_well = set(numbers)
+        numbers = iter(sorted(ended_well.union(task for task, first in duplicates.items() if first in ended_well)))
+    passed: Iterator[tuple[int, str | None]] = ((number, None) for number in numbers)
     ended = heapq.merge(passed, sorted(failed.items()), key=lambda one: one[0])
     by_id: dict[str, tuple[str, list[str | None]]] = {}
     held = 0

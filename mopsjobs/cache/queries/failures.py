@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.queries.filters import Filter, where_clauses
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, read_ledger
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 
-VERSION = 1
+VERSION = 2
 """Of the kept form, and of the way in which it is made."""
 
 BY_EVENTS = "events"
@@ -86,8 +86,13 @@ def read_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailu
     kept = _read_kept(connection, job_id, state)
     if kept is not None:
         return kept, None
+    from mopsjobs.cache.stored_study import find_duplicates  # here: what follows is kept for the next view
+
     failures = (_from_ledger if ledger.basis == BY_LEDGER else _from_events)(connection, job_id)
-    return _summarise(connection, job_id, failures, ledger), state
+    duplicates = find_duplicates(connection, job_id)
+    if duplicates:
+        failures = _with_duplicates(failures, duplicates)
+    return _summarise(connection, job_id, failures, duplicates, ledger), state
 
 
 def kept_failures(connection: sqlite3.Connection, job_id: str) -> JobFailures | None:
@@ -182,6 +187,14 @@ def _from_events(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failu
         yield _Failure(task, error_signature(kind, where, message), kind, where, message, at)
 
 
+def _with_duplicates(failures: Iterator[_Failure], duplicates: Mapping[int, int]) -> Iterator[_Failure]:
+    """Yield failures by their numbers, and those of tasks that repeat a failed task. They count as tasks too."""
+    by_task = {one.task: one for one in failures}
+    repeated = (by_task[first]._replace(task=task) for task, first in duplicates.items() if first in by_task)
+    by_task |= {one.task: one for one in list(repeated)}
+    return (by_task[task] for task in sorted(by_task))
+
+
 class _Group:
     """A group while its failures are read."""
 
@@ -213,7 +226,11 @@ class _Group:
 
 
 def _summarise(
-    connection: sqlite3.Connection, job_id: str, failures: Iterator[_Failure], ledger: Ledger
+    connection: sqlite3.Connection,
+    job_id: str,
+    failures: Iterator[_Failure],
+    duplicates: Mapping[int, int],
+    ledger: Ledger,
 ) -> JobFailures:
     """Group failures, and compare those of the largest groups with the tasks that succeeded."""
     from mopsjobs.cache.queries.failure_conditions import find_conditions  # here: it is kept for the next view
@@ -228,7 +245,7 @@ def _summarise(
         groups.setdefault(one.key, _Group(one)).add(one)
         failed[one.task] = one.key
     largest = sorted(groups.values(), key=lambda group: (-group.size, group.tasks))[:MAX_GROUPS]
-    found = find_conditions(connection, job_id, failed, [group.first.key for group in largest])
+    found = find_conditions(connection, job_id, failed, [group.first.key for group in largest], duplicates)
     return JobFailures(
         [group.finished(found.conditions.get(group.first.key, [])) for group in largest],
         len(groups) - len(largest),

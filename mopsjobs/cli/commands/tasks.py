@@ -173,7 +173,9 @@ def _notes(job: JobTasks, tasks: TaskList, counted: str) -> list[str]:
 
 
 def _count_text(args: argparse.Namespace, returned: int, total: int | None) -> str:
-    how = "" if args.slowest is not None else " (--limit 0 shows all)"
+    if args.slowest is not None:  # a task that waits, or that repeats an earlier one, has no time
+        return f"the slowest {returned:,} of {pluralize(total or returned, 'measured task')}"
+    how = " (--limit 0 shows all)"
     if total is None:
         return f"{pluralize(returned, 'task')} of more{how}"
     return f"{returned:,} of {pluralize(total, 'task')}{how}" if returned < total else pluralize(returned, "task")
