@@ -30,7 +30,7 @@ class Validation(NamedTuple):
 
 
 def validate(
-    store: VersionedStore, registry: JobRegistry, job_id: str, *, first_error: str | None = None
+    store: VersionedStore, registry: JobRegistry, job_id: str, *, first_error: str | None = None, may_end: bool = True
 ) -> Validation:
     """Compare a job's outputs with its manifest, and end the job accordingly.
 
@@ -39,8 +39,9 @@ def validate(
     Args:
         store: where manifest and outputs are.
         registry: where the record is.
-        job_id: a job whose tasks have all been tried.
+        job_id: a job; to end it, one whose tasks have all been tried.
         first_error: the error for the record, if outputs are missing.
+        may_end: whether to end the job; else it is only compared.
 
     Raises:
         JobNotFoundError: if there is no such job.
@@ -51,7 +52,7 @@ def validate(
     manifest = load_manifest(store, job_id)
     state = registry.require_job(job_id)
     started_at = record_time(utc_now())
-    if not state.is_terminal:
+    if may_end and not state.is_terminal:
         try:
             state = registry.update_status(
                 job_id,
@@ -63,7 +64,7 @@ def validate(
             state = registry.get_job(job_id) or state
     completeness = find_complete_tasks(store, manifest)
     verified, total = completeness.count, manifest.tasks_total
-    if not state.is_terminal:
+    if may_end and not state.is_terminal:
         missing = (
             f"{output_key(job_id, task, '')}{name}"
             for position, task in manifest.tasks()

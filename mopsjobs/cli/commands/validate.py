@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_job import find_state
+from mopsjobs.app.validate_job import validate_job
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import JOB_HELP
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.studies.validation import validate
 
-HELP = "check a job's outputs, and end the job accordingly"
+HELP = "check a job's outputs, and end the job accordingly unless its runner is at work"
 
 DESCRIPTION = (
     "Compare a job's outputs with its manifest. If all exist, the job is succeeded; if some do, partial; if none does,"
-    " failed. The status of a job that has ended does not change."
+    " failed. The status of a job does not change if it has ended, or if its runner has reported within a minute."
 )
 
 EXAMPLES = (
@@ -32,9 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Validate a job."""
-    job_id = find_state(args.job, app).job_id
-    found = validate(app.store, app.registry, job_id)
+    found, is_at_work = validate_job(args.job, app)
+    state = found.state
+    notes = [f"The runner of {state.job_id} is at work, and will end the job."] if is_at_work else []
     if args.json:
-        return Result(Document(job_json_from_state(found.state, now=app.now().timestamp())))
-    line = f"{job_id}: {found.tasks_verified:,} of {found.tasks_total:,} tasks verified; {found.state.status}"
-    return Result(Text([line], indent=2))
+        return Result(Document(job_json_from_state(state, now=app.now().timestamp())), notes=notes)
+    line = f"{state.job_id}: {found.tasks_verified:,} of {found.tasks_total:,} tasks verified; {state.status}"
+    return Result(Text([line], indent=2), notes=notes)

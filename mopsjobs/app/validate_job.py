@@ -1,0 +1,50 @@
+"""Validate a job by its name. A job whose runner is at work is only compared: ending it would stop its tasks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mopsjobs.app.app import App
+from mopsjobs.app.find_job import find_state
+from mopsjobs.app.next_steps import is_runner_dead
+from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.status import JobStatus
+from mopsjobs.studies.validation import Validation, validate
+from mopsjobs.utils.times import parse_time
+
+
+class ValidatedJob(NamedTuple):
+    """The result of a validation."""
+
+    validation: Validation
+    is_at_work: bool
+    """Whether the job was only compared, since its runner is at work."""
+
+
+def validate_job(name: str, app: App) -> ValidatedJob:
+    """Compare a job's outputs with its manifest, and end the job accordingly unless its runner is at work.
+
+    Args:
+        name: the id of the job, a prefix that only its id has, or `@latest`.
+        app: the run.
+
+    Raises:
+        JobNotFoundError: if there is no such job.
+        AmbiguousJobError: if several ids begin with the name, and are not all of one family.
+        NoManifestError: if the job has no manifest.
+        InvalidTransitionError: if the job cannot be validated in its present status.
+        StoreError: if the registry cannot be read, or the comparison failed.
+    """
+    state = find_state(name, app)
+    is_at_work = _is_at_work(state, app)
+    found = validate(app.store, app.registry, state.job_id, may_end=not is_at_work)
+    return ValidatedJob(found, is_at_work and not found.state.is_terminal)
+
+
+def _is_at_work(state: JobState, app: App) -> bool:
+    """Return whether the runner of a job has reported lately, and is not known to have ended on this machine."""
+    if state.status != JobStatus.RUNNING or state.heartbeat_at is None:
+        return False
+    silent = (app.now() - parse_time(state.heartbeat_at)).total_seconds()
+    return silent <= SILENT_SECONDS and not is_runner_dead(state.fields(), app.env)
