@@ -85,8 +85,19 @@ def validate(
                 missing_outputs=missing_outputs,
                 validation_completed_at=record_time(utc_now()),
                 results_path=f"results/{job_id}/",
+                **_counts(state, verified, total),
                 **({} if error is None else {"error_message": error, "error_code": "INCOMPLETE"}),
             )
         except TerminalStateError:  # another shard has ended the job, or it was cancelled
             state = registry.get_job(job_id) or state
     return Validation(state, total, verified)
+
+
+def _counts(state: JobState, verified: int, total: int) -> dict[str, int]:
+    """Return the counts of tasks for the record, if more are complete than its runner has reported before it was lost.
+
+    A task that failed in its last run may have the outputs of an earlier one.
+    """
+    if verified <= state.tasks_completed:
+        return {}
+    return {"tasks_completed": verified, "tasks_failed": min(state.tasks_failed, total - verified)}

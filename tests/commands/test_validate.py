@@ -7,20 +7,22 @@ import json
 import pytest
 
 from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.studies.manifest import Manifest
 from support.cli import Cli, Remote
 from support.ledgers import add_job, leave_outputs
 from support.runs import sets_of
 
 
 @pytest.fixture
-def reported(remote: Remote) -> None:
+def reported(remote: Remote) -> Manifest:
     """Leave a running job with one output of three, whose runner has just reported."""
     manifest = add_job(remote.jobs, "job", sets_of(3))
     leave_outputs(remote.store.inner, manifest, 0)
     remote.jobs.report_shard("job", 0, 1, ShardReport(1, 0))
+    return manifest
 
 
-def test_a_job_with_a_runner_at_work_is_only_compared(cli: Cli, remote: Remote, reported: None) -> None:
+def test_a_job_with_a_runner_at_work_is_only_compared(cli: Cli, remote: Remote, reported: Manifest) -> None:
     """To end it would stop its tasks, and lose the work of its runner."""
     before = remote.jobs.get_job("job")
     ran = cli.ok("validate", "job")
@@ -30,8 +32,21 @@ def test_a_job_with_a_runner_at_work_is_only_compared(cli: Cli, remote: Remote, 
     assert remote.jobs.get_job("job") == before
 
 
-def test_a_job_with_a_silent_runner_ends_as_its_outputs_decide(cli: Cli, remote: Remote, reported: None) -> None:
+def test_a_job_with_a_silent_runner_ends_as_its_outputs_decide(cli: Cli, remote: Remote, reported: Manifest) -> None:
     """A minute without a report is the limit after which a job is a suspect too."""
     cli.clock.advance(seconds=61)
     ran = cli.ok("validate", "job")
     assert (ran.out, ran.err) == ("job: 1 of 3 tasks verified; partial\n", "")
+
+
+def test_tasks_that_a_lost_runner_did_not_report_are_counted(cli: Cli, remote: Remote, reported: Manifest) -> None:
+    """The progress of an ended job contradicts neither its outputs nor the tasks that failed."""
+    remote.jobs.report_shard("job", 0, 1, ShardReport(1, 2))
+    leave_outputs(remote.store.inner, reported, 1)
+    cli.clock.advance(seconds=61)
+    assert cli.ok("validate", "job").out == "job: 2 of 3 tasks verified; partial\n"
+    state = remote.jobs.require_job("job")
+    assert (state.tasks_completed, state.tasks_failed, state.tasks_verified) == (2, 1, 2)
+    status = cli.ok("status", "job").out
+    assert "2/3 tasks, 66 %, 1 failed" in status
+    assert "2 verified, 1 missing" in status
