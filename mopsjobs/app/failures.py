@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,13 +29,16 @@ from mopsjobs.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import json_timestamp, parse_time
 
 SCHEMA_VERSION = 1
 
 MAX_CONDITIONS = 10
 """Conditions of a group over several jobs."""
+
+
+MAX_FAMILY_NOTES = 3
 
 
 class MergedGroup(NamedTuple):
@@ -46,6 +50,8 @@ class MergedGroup(NamedTuple):
     """The job with the most of them first."""
     size: int
     message: str
+    example: str | None
+    """The message of one task if not all have the same."""
     first_ts: float | None
     last_ts: float | None
     separates: list[dict[str, Any]]
@@ -75,6 +81,8 @@ class Failures(NamedTuple):
     """The largest first."""
     freshness: Freshness
     warnings: list[str]
+    family_notes: list[str]
+    """Which other jobs ran tasks of the same studies, and which tasks count twice."""
 
     def to_json(self, app: App) -> dict[str, Any]:
         """Return the document of `failures --json`."""
@@ -206,7 +214,7 @@ def _read(job_ids: Mapping[str, None], app: App, policy: FreshnessPolicy, warnin
             by_job[job_id], state = found
             if state is not None:
                 new[job_id] = by_job[job_id], state
-        return Failures(by_job, _merged(by_job), freshness, warnings)
+        return Failures(by_job, _merged(by_job), freshness, warnings, _family_notes(connection, list(by_job)))
 
     failures = app.cache.read(view, FreshnessPolicy(offline=policy.offline))
     if new:
@@ -249,6 +257,30 @@ def _keep(connection: sqlite3.Connection, new: Mapping[str, tuple[JobFailures, s
             keep_failures(connection, job_id, failures, state)
 
 
+def _family_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:
+    """Return notes on jobs with a family: a job that was resumed has tasks that another job ran again."""
+    relatives = (
+        "WITH shown AS (SELECT value FROM json_each(?)) SELECT 1 FROM job WHERE parent_job_id IN shown"
+        " UNION ALL SELECT 1 FROM job WHERE job_id IN shown AND parent_job_id IS NOT NULL LIMIT 1"
+    )
+    if connection.execute(relatives, (json.dumps(job_ids),)).fetchone() is None:
+        return []
+    from mopsjobs.cache.queries.families import read_members  # here: few jobs have a family
+
+    shown: dict[str, list[str]] = {}
+    for job_id in job_ids:
+        members = read_members(connection, job_id)
+        shown.setdefault(members[0].job_id, []).append(job_id)
+        if len(job_ids) == 1 and len(members) > 1:
+            others = [member.job_id for member in members if member.job_id != job_id]
+            return [f"These are the failures of {job_id} alone. Its family: {join_first(others)}"]
+    families = [family for family in shown.values() if len(family) > 1]
+    return [
+        f"{join_first(family)} are one family: a task that failed in several of them counts in each."
+        for family in families[:MAX_FAMILY_NOTES]
+    ]
+
+
 def _merged(by_job: Mapping[str, JobFailures]) -> list[MergedGroup]:
     """Return the groups of several jobs, those of one error as one."""
     by_key: dict[str, list[tuple[str, FailureGroup]]] = {}
@@ -261,17 +293,18 @@ def _merged(by_job: Mapping[str, JobFailures]) -> list[MergedGroup]:
 
 def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
     first = groups[0][1]
-    message = first.message
+    message, example = first.message, first.example
     if any(group.message != message for _, group in groups):
         from mopsjobs.ledger.signature import normalise
 
-        message = normalise(message)
+        message, example = normalise(message), example or message
     separates = [{**one, "job_id": job_id} for job_id, group in groups for one in group.separates]
     return MergedGroup(
         first,
         [job_id for job_id, _ in groups],
         sum(group.size for _, group in groups),
         message,
+        example,
         min(_known(group.first_ts for _, group in groups), default=None),
         max(_known(group.last_ts for _, group in groups), default=None),
         separates[:MAX_CONDITIONS],

@@ -13,6 +13,7 @@ from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.queries.ledgers import Ledger, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
 from mopsjobs.errors import CacheError, MopsJobsError, StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import human_age
 
 T = TypeVar("T")
@@ -54,8 +55,7 @@ class JobTasks:
         if family is None:
             return []
         others = [member.job_id for member in family.members if member.job_id != self.job_id]
-        more = ", …" if len(others) > 3 else ""
-        return [f"These are the tasks of {self.job_id} alone. Its family: {', '.join(others[:3])}{more}"]
+        return [f"These are the tasks of {self.job_id} alone. Its family: {join_first(others)}"]
 
     def read(self, query: TaskQuery, view: Callable[[TaskList], T]) -> T:
         """Call `view` with the tasks that pass a filter. It may be called twice: see `CacheAccess`.

@@ -9,7 +9,7 @@ from mopsjobs.errors import UsageError, shorten
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 MAX_DIGITS = 20
 
@@ -38,6 +38,11 @@ def cut_to_length(text: str, limit: int) -> str:
 def pluralize(count: int, noun: str) -> str:
     """Return a number with its noun: `1 job`, `1,200 jobs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def join_first(words: Sequence[str]) -> str:
+    """Return the first three words with commas, and `…` in place of more."""
+    return ", ".join([*words[:3], *(["…"] if len(words) > 3 else [])])
 
 
 def parse_whole_number(text: str, least: int, most: int) -> int | None:

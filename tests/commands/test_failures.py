@@ -260,3 +260,30 @@ def test_more_groups_than_are_shown_are_counted(cli: Cli, remote: Remote) -> Non
     assert sum("Error" in line for line in ran.lines) == 20
     assert "and 10 more groups; --json lists them" in ran.err
     assert len(cli.ok("failures", "job", "--json").json["groups"]) == 30
+
+
+def test_an_example_shows_what_the_marks_stand_for(cli: Cli, remote: Remote) -> None:
+    """A key in quotes becomes a mark, which alone says little. One message of all needs no example."""
+    causes = [("KeyError", "m.py:1", "'country-7'"), ("KeyError", "m.py:1", "'country-8'"), ("E", None, "bad")]
+    run_job(remote, "job", draw_sets(4), lambda task, _: causes[task] if task < 3 else None)
+    lines = [line.strip() for line in cli.ok("failures", "job").lines]
+    place = lines.index("'<id>'")
+    assert lines[place + 1] == "for example: 'country-7'"
+    assert sum("for example" in line for line in lines) == 1
+
+
+def test_failures_of_a_family_say_which_tasks_they_count(cli: Cli, remote: Remote) -> None:
+    """A job alone names the others. Of a job and its child, tasks that failed twice count twice, and a note says so."""
+    sets = draw_sets(4)
+    run_job(remote, "job", sets, lambda *_: ("E", None, "bad"), status="failed")
+    add_job(remote.jobs, "job.2", sets, only=[0, 1])
+    Ledger(remote.store.inner, "job.2")(failed(0, "E", None, "bad"), attempt(1))
+    remote.jobs.update_status("job.2", "partial")
+    cli.ok("sync", "-q")
+    assert "These are the failures of job alone. Its family: job.2\n" in cli.ok("failures", "job").err
+    assert "These are the failures of job.2 alone. Its family: job\n" in cli.ok("failures", "job.2").err
+    ran = cli.ok("failures", "job", "job.2")
+    assert ran.lines[0] == "5 of 6 tasks of 2 jobs failed, for 1 reason."
+    note = "job, job.2 are one family: a task that failed in several of them counts in each.\n"
+    assert note in ran.err
+    assert note in cli.ok("failures").err.replace("job.2, job", "job, job.2")

@@ -39,6 +39,8 @@ class FailureGroup(NamedTuple):
     where: str | None
     message: str
     """The message of all of them. If they differ, it has marks in place of numbers, names of files and ids."""
+    example: str | None
+    """The message of the first of them if they differ."""
     tasks: list[int]
     """The first of them."""
     first_ts: float | None
@@ -215,14 +217,14 @@ class _Group:
 
     def finished(self, separates: list[dict[str, Any]]) -> FailureGroup:
         """Return the group with its conditions."""
-        message = self.first.message
+        message, example = self.first.message, None
         if not self.has_one_message:
             from mopsjobs.ledger.signature import normalise  # here: it is kept for the next view
 
-            message = normalise(message)
+            message, example = normalise(message), message
         first, last = self.times or (None, None)
         key, kind, where = self.first.key, self.first.type, self.first.where
-        return FailureGroup(key, self.size, kind, where, message, self.tasks, first, last, separates)
+        return FailureGroup(key, self.size, kind, where, message, example, self.tasks, first, last, separates)
 
 
 def _summarise(

@@ -99,6 +99,7 @@ def _notes(failures: Failures) -> list[str]:
         for job_id, one in failures.by_job.items()
         if one.left_out != 0
     ][:SHOWN_JOBS]
+    notes += failures.family_notes
     hidden = len(failures.groups) - SHOWN_GROUPS
     if hidden > 0:
         notes.append(f"and {hidden:,} more groups; --json lists them")
@@ -131,6 +132,8 @@ def _block(group: MergedGroup, app: App, *, has_one_job: bool) -> Iterator[Seque
     blank = " " * INDENT
     if group.message:
         yield [blank, cut_to_length(group.message, MAX_MESSAGE)]
+    if group.example is not None and group.example != group.message:
+        yield [blank, style_text("for example: ", "dim"), cut_to_length(group.example, MAX_MESSAGE)]
     for one in group.separates:
         job = "" if has_one_job else f" (in {one['job_id']})"
         yield [blank, style_text(describe_condition(one), "bold"), job]
