@@ -14,7 +14,7 @@ from mopsjobs.cache.queries.filters import Filter, where_clauses
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger, read_ledger
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 
-VERSION = 2
+VERSION = 3
 """Of the kept form, and of the way in which it is made."""
 
 BY_EVENTS = "events"
