@@ -43,6 +43,13 @@ MAX_CHUNK_BYTES = 8 * 1024 * 1024
 MAX_TEXT_BYTES = 64 * 1024 * 1024
 """Of a chunk that is unpacked. A few kilobytes of gzip may hold gigabytes."""
 
+MAX_VALUES = 3_000_000
+"""Values in a chunk that is read. An empty list takes 3 bytes of text, but 64 bytes of memory. Commas and brackets are
+counted, also those in texts: 5,000 messages have up to 2.5 million."""
+
+MAX_LINES = 100
+"""Lines of a chunk that is read."""
+
 MAX_NAME_CHARACTERS = 200
 """Of a host, a version, a type or a place."""
 
@@ -168,7 +175,10 @@ def parse_columns(value: bytes, key: ChunkKey) -> tuple[dict[str, Any], dict[str
     Raises:
         RecordError: if it is not a chunk of that job and shard, or only a newer version can read it.
     """
-    head, *lines = [parse_json(line) for line in _unpack(value).splitlines()] or [None]
+    text = _unpack(value)
+    if sum(map(text.count, ",[{")) > MAX_VALUES or text.count("\n") > MAX_LINES:
+        raise RecordError(f"too large: more than {MAX_VALUES:,} values, or {MAX_LINES} lines")
+    head, *lines = [parse_json(line) for line in text.splitlines()] or [None]
     if not isinstance(head, dict) or type(head.get("version")) is not int:
         raise RecordError("not a chunk of a ledger: expected an object with a version in its first line")
     if head["version"] != VERSION:

@@ -98,6 +98,8 @@ def test_a_key_is_split_into_what_it_was_made_of() -> None:
         (pack(b"x" * 100)[:-9], "the gzip is incomplete"),
         (pack("é".encode()), "not ASCII text"),
         (pack(b"0" * (65 * 2**20)), "unpacks to more than"),
+        (pack(b"\n" * 10_000), "too large: more than"),
+        (pack(b'{"x":[' + b"[]," * 1_600_000 + b"[]]}"), "too large: more than"),
         (pack(b"[]\n"), "expected an object with a version"),
         (_chunk(version=2), "unknown version of a ledger 2"),
         (_chunk(job_id="job-2"), "a chunk of job 'job-2'"),
