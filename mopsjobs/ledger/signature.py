@@ -18,7 +18,8 @@ _PATTERNS = (
     (r"\b0[xX][0-9a-fA-F]+\b", "<address>"),
     # Directories: an absolute path, one from home or from here, or one with two separators. The name stays.
     (r"(?<![\w/])(?:[A-Za-z]:|~|\.{1,2})?[/\\](?:[^\s/\\'\"<>|:,;()]+[/\\])*(?=[^\s/\\'\"<>|:,;()])", "…/"),
-    (r"(?<![\w/…])[\w.-]+/(?:[\w.-]+/)+(?=[\w.-])", "…/"),
+    # It begins where its first name does: from each dot of a line of dots, the time would grow with its square.
+    (r"(?<![\w/….-])[\w.-]+/(?:[\w.-]+/)+(?=[\w.-])", "…/"),
     # A quoted text with digits names one thing among many.
     (r"'[^'\s]{0,200}\d[^'\s]{0,200}'", "'<id>'"),
     (r'"[^"\s]{0,200}\d[^"\s]{0,200}"', '"<id>"'),

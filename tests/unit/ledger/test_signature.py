@@ -21,6 +21,7 @@ NORMALISED = [
     ("since 2026-01-02T03:04:05Z, 12:33:11", "since <time>, <time>"),
     ("[1.0, 2.5  3.1] and [4 5]", "[#, …] and [#, …]"),
     ("5 km/h", "# km/h"),
+    ("in -.-a/b/c or ./a/b/c or --a-b/c.d/e", "in …/c or …/c or …/e"),
     ("550e8400-e29b-41d4-a716-446655440000 deadbeef12", "<id> <id>"),
     ("column_12 of int64", "column_# of int#"),
 ]
