@@ -216,7 +216,8 @@ def test_a_job_without_a_ledger_is_told_by_its_events(cli: Cli, remote: Remote, 
         error = {"type": "ValueError", "message": f"task {number} is bad"}
         write("", kind="task_failed", task=number, seed=1, error=error)
     write("", kind="task_failed", task=3, seed=1, error={"type": "Late", "message": "it was tried again"})
-    write("", kind="task_failed", task="x", error="odd")
+    for strange in ("x", -1, 40, 10**15, 2**70):
+        write("", kind="task_failed", task=strange, error={"type": "Odd", "message": "the job has no such task"})
     leave_outputs(remote.store.inner, manifest, *range(36))
     remote.jobs.update_status("job", "partial")
     ran = cli.ok("failures", "job", "--json")

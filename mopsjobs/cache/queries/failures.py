@@ -170,9 +170,11 @@ def _from_ledger(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failu
 
 def _from_events(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failure]:
     """Yield the tasks whose last event is their failure and that have no outputs, by their numbers."""
-    from mopsjobs.events.format import TASK_FAILED  # here: only old jobs need both
+    from mopsjobs.cache.stored_study import StoredStudy  # here: only old jobs need all three
+    from mopsjobs.events.format import TASK_FAILED
     from mopsjobs.ledger.signature import error_signature
 
+    study = StoredStudy.load(connection, job_id)
     last: dict[int, tuple[float, Any]] = {}
     rows = connection.execute(
         "SELECT json_extract(body, '$.task') AS task, at_ts, json_extract(body, '$.error') FROM event"
@@ -181,7 +183,9 @@ def _from_events(connection: sqlite3.Connection, job_id: str) -> Iterator[_Failu
         (job_id, TASK_FAILED),
     )
     for task, at, error in rows:
-        last[task] = (at, error)
+        # Events are of every writer of the registry: they may name tasks that the job does not have.
+        if task >= 0 and study is not None and study.place_of(task) is not None:
+            last[task] = (at, error)
     for task, (at, text) in sorted(last.items()):
         error = json.loads(text) if isinstance(text, str) and text.startswith("{") else {}
         kind, message = str(error.get("type")), str(error.get("message"))
