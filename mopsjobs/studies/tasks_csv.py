@@ -16,7 +16,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import OutputDirectory
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Task
-from mopsjobs.utils.csv_safe import csv_text
+from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.table_files import free_name
 
 BATCH = 500
@@ -117,7 +117,7 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], e
 
     rows = (row(task) for _, task in eldest.tasks())
     with path.open("w", newline="", encoding="utf-8") as file:
-        file.write(csv_text([[*FIRST_COLUMNS, *columns]]))
+        file.write(csv_header([*FIRST_COLUMNS, *columns]))
         while batch := list(itertools.islice(rows, BATCH)):
             file.write(csv_text(batch))
 

@@ -31,6 +31,22 @@ def csv_text(rows: Iterable[Sequence[object]], *, quotes_nulls: bool = True) -> 
     return text.getvalue()
 
 
+def csv_header(names: Iterable[str]) -> str:
+    """Return the header line of a table, with different names.
+
+    Names that differ only in characters that CSV loses get a number: `beta`, and `beta.2`.
+    """
+    taken: dict[str, None] = {}
+    for name in names:
+        plain = column = str(_cell(name))
+        number = 1
+        while column in taken:
+            number += 1
+            column = f"{plain}.{number}"
+        taken[column] = None
+    return csv_text([list(taken)])
+
+
 def _typed_cell(value: object) -> str:
     """Return a cell, with quotes if it is a text."""
     content = _cell(value)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.csv_safe import csv_text
+from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.files import atomic_file
 
 BATCH = 500
@@ -99,7 +99,7 @@ def csv_pieces(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:
 
     A column of several kinds has texts, in quotes.
     """
-    yield csv_text([[column.name for column in columns]])
+    yield csv_header(column.name for column in columns)
     mixed = {place: _text for place, one in enumerate(columns) if len(one.kinds) > 1 and not is_numeric(one.kinds)}
     rows = _convert(rows, mixed | _floats(columns))
     while batch := list(itertools.islice(rows, BATCH)):
