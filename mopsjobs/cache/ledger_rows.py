@@ -36,7 +36,8 @@ _INSERT_ATTEMPT = (
     f" VALUES ({', '.join('?' * 19)})"
 )
 
-# The last attempt by start, run and place in it. But if an attempt succeeded, one whose end was not seen says nothing.
+# An attempt that succeeded, since its outputs are there: clocks of hosts differ, and two runners may work on one shard.
+# Else the last attempt by start, run and place in it.
 _REFRESH_TASKS = f"""
     INSERT OR REPLACE INTO task (job_id, task, first_task, seed, attempts, {_LAST})
     SELECT last.job_id, last.task, json_extract(ended.value, '$[1]'), json_extract(ended.value, '$[2]'),
@@ -46,9 +47,7 @@ _REFRESH_TASKS = f"""
         AND (last.run, last.seq, last.shard) = (
             SELECT run, seq, shard FROM attempt AS one
             WHERE one.job_id = ?1 AND one.task = json_extract(ended.value, '$[0]')
-            ORDER BY one.outcome = 'lost' AND EXISTS (
-                SELECT 1 FROM attempt WHERE job_id = ?1 AND task = one.task AND outcome = 'succeeded'
-            ), started_ts DESC, run DESC, seq DESC, shard DESC LIMIT 1
+            ORDER BY outcome = 'succeeded' DESC, started_ts DESC, run DESC, seq DESC, shard DESC LIMIT 1
         )
 """  # noqa: S608 - constant names
 
