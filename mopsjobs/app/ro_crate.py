@@ -102,7 +102,7 @@ def write_crate(
         document = {"@context": [f"{CRATE}/context", TERMS], "@graph": [_compact(entity) for entity in entities]}
         _write_json(directory / METADATA_FILE, document)
     except OSError as error:
-        raise MopsJobsError(f"Cannot write {directory}: {error}.") from None
+        raise MopsJobsError(f"Cannot write {error.filename or directory}: {error.strerror}.") from None
     files = sum(1 for path in directory.rglob("*") if path.is_file())
     return CrateResult(files, problems)
 

@@ -154,6 +154,9 @@ def test_the_crate_can_do_without_outputs_and_takes_no_used_directory(ran: Desk,
     assert "result" not in entities(crate)["#run"]
     again = ran("provenance", "job", "--ro-crate", str(crate))
     assert (again.code, "expected a new or an empty one" in again.err) == (2, True)
+    file = str(crate / "study.json")
+    refused = ran("provenance", "job", "--ro-crate", file)
+    assert (refused.code, refused.err) == (1, f"error: Cannot write {file}: File exists.\n")
 
 
 # --- jobs of other programs and versions ----------------------------------------------------------------------------
