@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from mopsjobs.utils.csv_safe import csv_text
+from mopsjobs.utils.csv_safe import csv_header, csv_text
 
 
 def _cells(*row: object) -> list[str]:
@@ -36,3 +36,10 @@ def test_no_text_has_characters_that_a_terminal_obeys(text: str) -> None:
 def test_lines_stay_lines() -> None:
     """However they end."""
     assert _cells("a\r\nb\rc\u2028d") == ["a\nb\nc\nd"]
+
+
+def test_names_of_columns_stay_different() -> None:
+    """Names that differ only in what CSV loses get numbers, and no number makes a name that another column has."""
+    names = ["a", "a\x00", "a\x1b", "a.2", "=b", "'=b", "", "\x07"]
+    (cells,) = csv.reader(io.StringIO(csv_header(names)))
+    assert cells == ["a", "a.2", "a.3", "a.2.2", "'=b", "'=b.2", "", ".2"]
