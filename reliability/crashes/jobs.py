@@ -173,7 +173,7 @@ class Jobs:
         for entry in self._store.scan(ledger_prefix(self.job)):
             key = parse_chunk_key(entry.key)
             hold(key is not None, f"the ledger of {self.job} has {entry.key}")
-            if key is None:
+            if key is None or key.kind != "attempts":
                 continue
             for one in parse_attempts(entry.value or b"", key).attempts:
                 found[key.name.rpartition("-")[0], one.task, one.attempt] += 1

@@ -147,6 +147,7 @@ def test_labels_and_a_note_after_the_end_leave_no_event(cli: Cli, remote: Remote
     """`events` shows the end once, since the status stays. A sync elsewhere learns of it all the same."""
     cli.ok("register", "a")
     cli.ok("sync", "--cache", "other.db", "-q")
+    cli.clock.advance(seconds=1)
     cli.ok("update", "a", "succeeded", "--label", "one=1")
     cli.ok("update", "a", "--label", "paper=fig2", "--note", "in the draft")
     events = [json.loads(line) for line in cli.ok("events", "a", "--json").lines]
