@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from mopsjobs.cache.queries import matching
 from support.cli import Cli, Remote, add, sentences
 from support.events import Writer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HARD = "(a+)+b$"
 """An expression for which `re` takes longer than a lifetime, on sixty times `a`."""
@@ -128,3 +133,9 @@ def test_an_expression_without_end_is_refused(
     assert f"The expression '{HARD}' takes longer than" in ran.err
     assert "hint: Use an expression without a repetition inside another one." in ran.err
     assert cli.ok("logs", "job", "--grep", "^a+$").lines == ["a" * 60]
+
+
+def test_the_suggested_command_asks_the_same_registry(cli: Cli, tmp_path: Path) -> None:
+    """Without --registry, it would ask the default one."""
+    url = f"sqlite://{tmp_path / 'other.db'}"
+    assert f"logs --registry {url} @latest" in cli("logs", "--registry", url).err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mopsjobs.errors import UsageError
-from mopsjobs.utils.table_files import Column, csv_pieces, form_of, kind_of, write_table_file
+from mopsjobs.utils.table_files import Column, csv_pieces, form_of, free_name, kind_of, write_table_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,3 +64,10 @@ def test_a_name_has_to_tell_the_form(path: str) -> None:
     with pytest.raises(UsageError, match=r"expected a name that ends in \.csv"):
         form_of(path)
     assert form_of("-") == form_of("a.b/X.CSV") == "csv"
+
+
+def test_no_two_columns_get_one_name() -> None:
+    """The prefix stands in front as often as it takes."""
+    taken = {"peak", "params.peak"}
+    assert [free_name("peak", "params", taken) for _ in range(2)] == ["params.params.peak", "params.params.params.peak"]
+    assert free_name("day", "params", taken) == "day"
