@@ -102,7 +102,7 @@ def parse_task_statuses(text: str) -> frozenset[str]:
 
 
 def parse_condition(text: str) -> Condition:
-    """Read a condition such as `beta>0.9`.
+    """Read a condition such as `beta>0.9`. Name and value may have the quotes that `failures` writes: `mode == "x"`.
 
     Raises:
         UsageError: if it has no operator, or no name in front of it.
@@ -115,7 +115,7 @@ def parse_condition(text: str) -> Condition:
             f"invalid condition '{shorten(text, 100)}': expected NAME, an operator and a value, such as 'beta>0.9'.",
             hint=f"Operators are {' '.join(sign for sign in _OPERATORS if sign != '==')}.",
         )
-    return Condition(name, sign, text[place + len(sign) :].strip())
+    return Condition(_without_quotes(name), sign, _without_quotes(text[place + len(sign) :].strip()))
 
 
 def parse_order(text: str) -> Order:
@@ -146,6 +146,16 @@ def check_names(conditions: Iterable[Condition], parameters: Iterable[str]) -> N
                 f"invalid parameter '{shorten(condition.name, 100)}': {shorten(known, 500)}{more}."
                 f"{did_you_mean(condition.name, names)}"
             )
+
+
+def _without_quotes(text: str) -> str:
+    """Return the text that a text in JSON's quotes stands for; others unchanged."""
+    if len(text) < 2 or not text[0] == text[-1] == '"':
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
 
 
 def _number(text: str) -> float | int | None:

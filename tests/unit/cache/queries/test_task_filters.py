@@ -24,10 +24,13 @@ from mopsjobs.errors import UsageError
         ("mode!=a=b<c", Condition("mode", "!=", "a=b<c")),
         ("mode=", Condition("mode", "=", "")),
         ("x<-1", Condition("x", "<", "-1")),
+        ('mode == "a b"', Condition("mode", "==", "a b")),
+        ('"my mode" != "\\u00e4"', Condition("my mode", "!=", "ä")),
+        ('mode = "a"b"', Condition("mode", "=", '"a"b"')),
     ],
 )
 def test_the_first_operator_splits_a_condition(text: str, condition: Condition) -> None:
-    """Blanks around name and value do not count. A value may have operators of its own."""
+    """Blanks and quotes around name and value do not count. A value may have operators of its own."""
     assert parse_condition(text) == condition
 
 
