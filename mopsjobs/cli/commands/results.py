@@ -19,7 +19,7 @@ from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
 from mopsjobs.studies.tasks_csv import TABLE
 from mopsjobs.utils.table_files import csv_pieces, form_of, write_table_file
-from mopsjobs.utils.text import describe_duplicates, pluralize
+from mopsjobs.utils.text import describe_duplicates, join_first, pluralize
 
 HELP = "list the outputs of a job, download them, or make a table of results"
 
@@ -110,7 +110,7 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         place = "" if args.table == "-" else f" in {args.table}"
         notes = [pluralize(next(count), "row") + place]
         if isinstance(table, ReplicateTable) and table.left_out_columns:
-            notes.insert(0, f"Not numbers, so without statistics: {_names(table.left_out_columns)}.")
+            notes.insert(0, f"Not numbers, so without statistics: {join_first(table.left_out_columns)}.")
         return Result(notes=notes, **_problems(results))
 
     with app.out.progress("tasks") as on_progress:
@@ -137,10 +137,6 @@ def _problems(table: ResultsTable) -> dict[str, Any]:
     if table.is_full:
         warnings.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
     return {"warnings": warnings, "exit_code": EXIT_PARTLY_DONE if table.output_problems else EXIT_DONE}
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _output_json(one: Output) -> dict[str, object]:
