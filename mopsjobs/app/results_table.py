@@ -17,6 +17,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.find_outputs import find_job_with_outputs
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import JobTasks, find_tasks, never_mirrored_error
+from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
 from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, SCHEMA, CollectedScalars, ScalarReader
 from mopsjobs.cache.temporary import temporary_database
@@ -257,12 +258,16 @@ def error_text(task: ListedTask) -> str | None:
 
 
 def _merge(family: Sequence[Member]) -> Iterator[tuple[Member, ListedTask]]:
-    """Yield each task of a family with the last job that did it; if none did, the last that has it."""
+    """Yield each task of a family with the last job that did it; if none did, the last that has it.
+
+    A child that ended before it tried a task does not hide why that failed in its parent.
+    """
     streams = (_numbered(place, member) for place, member in enumerate(family))
     merged = heapq.merge(*streams, key=lambda one: one[:2])
     for _, candidates in groupby(merged, key=lambda one: one[0]):
         found = list(candidates)
-        _, _, member, task = next((one for one in found if one[3].row.outcome == SUCCEEDED), found[0])
+        tried = [one for one in found if one[3].row.outcome != MISSING] or found
+        _, _, member, task = next((one for one in tried if one[3].row.outcome == SUCCEEDED), tried[0])
         yield member, task
 
 

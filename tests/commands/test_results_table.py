@@ -98,7 +98,7 @@ def test_a_job_without_a_ledger_is_read_by_its_outputs(cli: Cli, jobs: JobRegist
 
 
 def test_a_family_is_one_table(cli: Cli, jobs: JobRegistry) -> None:
-    """Each task has the row of the last job that did it."""
+    """Each task has the row of the last job that did it. One that a cancelled child did not try keeps its failure."""
     sets = [{"x": number} for number in range(4)]
     parent = add_job(jobs, "job", sets, status="partial")
     Ledger(jobs.store)(attempt(0), attempt(1, "failed"), attempt(2, "failed"), attempt(3, "failed"))
@@ -117,6 +117,11 @@ def test_a_family_is_one_table(cli: Cli, jobs: JobRegistry) -> None:
     both = [(row["task"], row["job_id"], row["status"], row["peak"]) for row in table(cli, "job", "job.2")]
     assert both == found
     assert [row["job_id"] for row in table(cli, "job")] == ["job"] * 4
+    jobs.update_status("job.2", "cancelled")
+    assert [(row["job_id"], row["status"], row["error"]) for row in table(cli, "job.2")[2:]] == [
+        ("job.2", "oom", ""),
+        ("job", "failed", "ValueError: beta is 0.93"),
+    ]
 
 
 def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
