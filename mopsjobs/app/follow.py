@@ -19,6 +19,7 @@ from mopsjobs.errors import (
     MopsJobsError,
     command_line,
 )
+from mopsjobs.registry.status import TERMINAL
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.text import pluralize
 
@@ -66,7 +67,8 @@ def _run(launch: Launch, app: App) -> FollowResult:
     done = pluralize(result.completed, "task")
     note = f"{launch.job_id}: {result.status or 'state unknown'}, {done} done, {result.failed} failed"
     code = EXIT_UNREACHABLE if result.status is None else exit_code_of({"status": result.status})
-    if code == EXIT_NOT_FINISHED or result.signal is not None:
+    # `cancel` ends the record, and then this process. The record says how the job ended.
+    if code == EXIT_NOT_FINISHED or (result.signal is not None and result.status not in TERMINAL):
         note = f"{note}. To continue: {command_line('resume', launch.job_id)}"
         return FollowResult(result.status, stopped_code(result), (note,))
     return FollowResult(result.status, code, (note, *_describe_end(launch.job_id, app)))

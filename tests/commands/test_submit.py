@@ -170,6 +170,19 @@ def test_a_job_in_the_foreground_stops_on_a_signal_and_goes_on_by_resume(
     assert desk.ended() == "succeeded"
 
 
+def test_a_job_in_the_foreground_that_is_cancelled_ends_with_103(desk: Desk, tmp_path: Path) -> None:
+    """`cancel` in another terminal stops its process by a signal; a script learns how the job ended, as from `wait`."""
+    seen = tmp_path / "calls"
+    path = desk.write(sets_of(2, calls=str(seen), gate=str(tmp_path / "gate")))
+    words = command("submit", path, "--auto", "--job-id", "job", "--workers", "1", "--wait")
+    with subprocess.Popen(words, env=desk.env, cwd=desk.home, stderr=subprocess.PIPE, text=True) as running:
+        until(lambda: calls(seen), "the first task to begin")
+        desk.ok("cancel", "job")
+        err = running.communicate(timeout=30)[1]
+    assert (running.returncode, record(desk.jobs).status) == (103, "cancelled"), err
+    assert "job: cancelled, 0 tasks done, 0 failed\n" in err
+
+
 def test_json_is_the_id_and_little_else(desk: Desk) -> None:
     ran = desk.ok("submit", desk.write(sets_of(1)), "--auto", "--json")
     told = ran.json
