@@ -89,8 +89,12 @@ class JobTasks:
         """Return the age of the data in words."""
         if self._app.settings.is_local and self._failure is None:
             return "live"
-        failed = "" if self._failure is None else ", the last sync failed"
-        return f"synced {human_age(self.age_seconds(ledger))}{failed}"
+        synced = f"synced {human_age(self.age_seconds(ledger))}"
+        if self._failure is not None:
+            return f"{synced}, the last sync failed"
+        freshness = self._found.freshness
+        # The record tells whether a task without an attempt still waits.
+        return f"{synced}; the job itself {freshness.describe()}" if freshness and freshness.stale else synced
 
     def age_seconds(self, ledger: Ledger) -> float:
         """Return how old the data is, in seconds; that of a complete ledger no longer changes."""

@@ -138,7 +138,7 @@ def test_ten_million_tasks_are_shown_in_part_at_once(cli: Cli, remote: Remote) -
 
 
 def test_a_second_look_needs_no_network(cli: Cli, remote: Remote) -> None:
-    """Offline, the cache answers with what was looked at, and says how old it is."""
+    """Offline, the cache answers with what was looked at, and says how old it is: the tasks, or else the job."""
     add_job(remote.jobs, "job", sets_of(2))
     Ledger(remote.store.inner)(attempt(0))
     cli.ok("sync")
@@ -146,6 +146,8 @@ def test_a_second_look_needs_no_network(cli: Cli, remote: Remote) -> None:
     assert (ran.code, ran.out) == (5, "")
     assert "never been synced to this machine" in ran.err
     cli.ok("tasks", "job")
+    cli.clock.advance(hours=1)
+    assert cli.ok("tasks", "job").err == "2 tasks, synced just now; the job itself synced 1h ago, stale\n"
     cli.clock.advance(hours=1)
     remote.store.down = True
     assert "2 tasks, synced 1h ago" in cli.ok("tasks", "job", "--offline").err
