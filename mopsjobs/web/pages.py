@@ -184,7 +184,7 @@ class _Views:
                 "next": next_command(last or job, stale=freshness.stale),
                 "commands": next_commands(job, last),
                 "remarks": job_queries.remarks(connection, whole_id),
-                "failed": describe_failures(connection, whole_id),
+                "failed": describe_failures(connection, whole_id, job["tasks_failed"]),
                 "failures": view_models.failures(kept_failures(connection, whole_id)),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
             }

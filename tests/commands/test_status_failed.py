@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mopsjobs.registry.transitions import ShardReport
 from support.cli import Cli, Remote
 from support.ledgers import Ledger, add_job, attempt
 from support.runs import sets_of
@@ -24,6 +25,17 @@ def test_status_says_which_tasks_failed_and_why(cli: Cli, remote: Remote) -> Non
     runner(attempt(41, "timeout"), attempt(42, "died"), attempt(43, "lost"), attempt(44, "cancelled"))
     cli.ok("sync")
     assert _line(cli) == "43: 38 ValueError in model.py:21, 2 out of memory, 1 died, 2 for other reasons"
+
+
+def test_failed_tasks_that_the_record_counts_and_the_ledger_lacks_are_told(cli: Cli, remote: Remote) -> None:
+    """The record is newer than what was read of the ledger. Two lines of one view name the same number."""
+    add_job(remote.jobs, "job", sets_of(50))
+    Ledger(remote.store.inner)(attempt(0, "failed"), attempt(1, "oom"))
+    cli.ok("tasks", "job")
+    remote.jobs.report_shard("job", 0, 1, ShardReport(30, 5))
+    cli.ok("sync")
+    assert "30/50 tasks, 60 %, 5 failed" in cli.ok("status", "job", "--offline").out
+    assert _line(cli) == "5: 1 ValueError in model.py:21, 1 out of memory, 3 not read"
 
 
 def test_repeated_tasks_share_the_failure_and_are_counted(cli: Cli, remote: Remote) -> None:

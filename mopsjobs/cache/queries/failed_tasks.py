@@ -43,10 +43,15 @@ _FAILED_SQL = f"""
 """  # noqa: S608 - constant names
 
 
-def describe_failures(connection: sqlite3.Connection, job_id: str) -> str | None:
+def describe_failures(connection: sqlite3.Connection, job_id: str, reported: object) -> str | None:
     """Return how many tasks failed, and the most frequent reasons; None if none is known to have failed.
 
     For example: `40: 38 ValueError in FILE:21, 2 out of memory`.
+
+    Args:
+        connection: the cache.
+        job_id: the job.
+        reported: how many tasks failed by the record, which is often newer than the ledger; None if it does not say.
     """
     kinds = connection.execute(_SQL, (job_id,)).fetchall()
     if not kinds:
@@ -56,7 +61,10 @@ def describe_failures(connection: sqlite3.Connection, job_id: str) -> str | None
     words = [f"{count:,} {_kind(outcome, name, place)}" for outcome, name, place, count in kinds[:MAX_KINDS]]
     if len(kinds) > MAX_KINDS:
         words.append(f"{sum(count for *_, count in kinds[MAX_KINDS:]):,} for other reasons")
-    return f"{total:,}: {', '.join(words)}"
+    unread = reported - total if isinstance(reported, int) else 0
+    if unread > 0:
+        words.append(f"{unread:,} not read")
+    return f"{total + max(unread, 0):,}: {', '.join(words)}"
 
 
 def failed_tasks(connection: sqlite3.Connection, job_id: str) -> frozenset[int]:

@@ -187,7 +187,7 @@ def _failed_tasks(job: Job, app: App) -> str | None:
             return None
         from mopsjobs.cache.queries.failed_tasks import describe_failures  # here: few jobs are looked at
 
-        return describe_failures(connection, job_id)
+        return describe_failures(connection, job_id, job["tasks_failed"])
 
     with contextlib.suppress(CacheError):  # the record may come from the registry
         return app.cache.read_cached(view)
