@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_job import FoundJob, find_job
+from mopsjobs.app.find_job import FoundJob, find_job, read_family_of
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.cache.queries.ledgers import Ledger, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
@@ -89,20 +89,21 @@ class JobTasks:
         """Return the age of the data in words."""
         if self._app.settings.is_local and self._failure is None:
             return "live"
-        synced = f"synced {human_age(self.age_seconds(ledger))}"
-        if self._failure is not None:
-            return f"{synced}, the last sync failed"
-        freshness = self._found.freshness
-        # The record tells whether a task without an attempt still waits.
-        return f"{synced}; the job itself {freshness.describe()}" if freshness and freshness.stale else synced
+        failed = "" if self._failure is None else ", the last sync failed"
+        return f"synced {human_age(self.age_seconds(ledger))}{failed}"
 
     def age_seconds(self, ledger: Ledger) -> float:
         """Return how old the data is, in seconds; that of a complete ledger no longer changes."""
         return max(0.0, round(self._app.now().timestamp() - ledger.synced_ts, 3))
 
-    def is_stale(self) -> bool:
+    def is_stale(self, ledger: Ledger) -> bool:
         """Return whether the data is older than it should be."""
-        return self._failure is not None or (self._found.freshness is not None and self._found.freshness.stale)
+        freshness = self._found.freshness
+        if self._failure is not None or freshness is None or not freshness.stale:
+            return self._failure is not None
+        # The record of a job that has ended stays as it is, and its ledger may have been read later than the others.
+        is_newer = ledger.is_complete or self.age_seconds(ledger) < freshness.age_seconds
+        return bool(self.job["is_active"]) or not is_newer
 
 
 def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
@@ -122,6 +123,7 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
     found = find_job(name, app, policy)
     if found.engine is not None:
         raise StoreUnavailableError(found.warnings[0], hint="Try again when the registry answers.")
+    found = _with_record(found, app, policy)
     job_id = str(found.job["job_id"])
     failure = mirror_ledger(job_id, app, policy)
     if failure is not None and policy.needs_scan and found.freshness is not None:
@@ -175,6 +177,21 @@ def never_mirrored_error(job_id: str) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"The tasks of {job_id} have never been synced to this machine.", hint="Run the command without --offline."
     )
+
+
+def _with_record(found: FoundJob, app: App, policy: FreshnessPolicy) -> FoundJob:
+    """Return an active job of the cache as the registry has it: if it has ended, its other tasks no longer wait.
+
+    The next view of the job then shows what its tasks showed. Without an answer, the job stays as the cache has it.
+    """
+    is_old = found.freshness is not None and bool(found.job["is_active"])
+    if not is_old or policy.offline or policy.needs_scan or app.settings.is_local:
+        return found
+    with contextlib.suppress(MopsJobsError):  # the ledger is read next, which meets the same outage
+        state = app.registry.get_job(str(found.job["job_id"]))
+        if state is not None:
+            return read_family_of(state, app)._replace(warnings=found.warnings)
+    return found
 
 
 def _is_due(ledger: Ledger | None, app: App, policy: FreshnessPolicy) -> bool:

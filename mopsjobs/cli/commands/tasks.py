@@ -168,7 +168,7 @@ def _notes(job: JobTasks, tasks: TaskList, counted: str) -> list[str]:
     notes = job.family_note()
     if tasks.ledger.basis != BY_LEDGER:
         notes.append(f"{job.job_id} has no ledger: its outputs tell which tasks succeeded. Nothing was measured.")
-    stale = ", stale" if job.is_stale() else ""
+    stale = ", stale" if job.is_stale(tasks.ledger) else ""
     return [*notes, f"{counted}, {job.describe_age(tasks.ledger)}{stale}"]
 
 
@@ -188,7 +188,7 @@ def _head(job: JobTasks, tasks: TaskList, returned: int, total: int | None, app:
         "generated_at": json_time(app.now()),
         "synced_at": json_timestamp(ledger.synced_ts),
         "age_seconds": job.age_seconds(ledger),
-        "stale": job.is_stale(),
+        "stale": job.is_stale(ledger),
         "registry": app.settings.registry_id,
         "registry_from": app.settings.registry.origin,
         "job_id": job.job_id,
