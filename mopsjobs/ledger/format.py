@@ -185,12 +185,14 @@ def parse_columns(value: bytes, key: ChunkKey) -> tuple[dict[str, Any], dict[str
         raise RecordError(f"unknown version of a ledger {head['version']}: expected {VERSION}")
     if (head.get("job_id"), head.get("shard")) != (key.job_id, key.shard):
         raise RecordError(f"it is a chunk of job {str(head.get('job_id'))[:80]!r}, shard {str(head.get('shard'))[:9]}")
+    if type(head.get("count")) is not int or not 0 <= head["count"] <= MAX_CHUNK_ATTEMPTS:
+        raise RecordError(f"invalid count {str(head.get('count'))[:20]}: expected up to {MAX_CHUNK_ATTEMPTS:,}")
     columns: dict[str, list[Any]] = {}
     for line in lines:
         if not (isinstance(line, dict) and isinstance(line.get("column"), str)):
             raise RecordError("not a column: expected an object with a column and its values")
         values = line.get("values")
-        if not isinstance(values, list) or len(values) != head.get("count"):
+        if not isinstance(values, list) or len(values) != head["count"]:
             raise RecordError(f"column {line['column'][:80]!r} has another number of values than the first line says")
         columns[line["column"]] = values
     return head, columns

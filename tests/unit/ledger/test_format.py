@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gzip
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from mopsjobs.errors import RecordError
 from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome
 from mopsjobs.ledger.format import (
+    MAX_CHUNK_ATTEMPTS,
     ChunkKey,
     chunk_key,
     encode_attempts,
@@ -106,12 +108,47 @@ def test_a_key_is_split_into_what_it_was_made_of() -> None:
         (_chunk(shard=1), "shard 1"),
         (_chunk(), "KeyError"),
         (_chunk() + pack(b"{}"), "KeyError"),
+        (_chunk(count=-1), "invalid count -1"),
+        (_chunk(count=True), "invalid count True"),
+        (_chunk(count=MAX_CHUNK_ATTEMPTS + 1), "invalid count 5001: expected up to 5,000"),
     ],
 )
 def test_bytes_that_are_not_a_chunk_are_refused(value: bytes, reason: str) -> None:
     """Whatever lies under the key of a chunk gives a RecordError with the reason, within bounded memory."""
     with pytest.raises(RecordError, match=reason):
         parse_attempts(value, KEY)
+
+
+@pytest.mark.parametrize(
+    ("count", "rest", "reason"),
+    [
+        (10**7, '{"column": "task", "values": [0' + ",0" * (10**7 - 1) + "]}", "too large: more than 3,000,000 values"),
+        (1, '{"column": "task", "values": [[]' + ",[]" * 10**7 + "]}", "too large: more than 3,000,000 values"),
+        (1, "\n" * 10**7, "or 100 lines"),
+    ],
+    ids=["values", "lists", "lines"],
+)
+def test_a_chunk_of_millions_of_values_is_refused_unread(count: int, rest: str, reason: str) -> None:
+    """A few kilobytes may unpack to as many values as fill the memory."""
+    head = json.dumps({"version": 1, "job_id": "job-1", "shard": 0, "count": count})
+    value = pack(f"{head}\n{rest}".encode(), 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecordError, match=reason):
+            parse_attempts(value, KEY)
+        assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_full_chunk_of_long_messages_is_read() -> None:
+    """Whatever characters the messages have."""
+    error = AttemptError("0123456789ab", "ValueError", "model.py:3", '["' * (MAX_MESSAGE_CHARACTERS // 2))
+    attempts = [
+        Attempt(task, 1, Outcome.FAILED, None, None, None, None, None, None, None, error, None)
+        for task in range(MAX_CHUNK_ATTEMPTS)
+    ]
+    assert parse_attempts(encode_attempts("job-1", 0, attempts), KEY).attempts == attempts
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: pack(text.encode("utf-8", "replace"))))
