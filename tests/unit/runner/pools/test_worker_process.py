@@ -20,6 +20,9 @@ from support.runs import all_of, code, ends, pool_of, sets_of, study, until
 MIB = 1024 * 1024
 
 USER = """
+START = 0.3  # of the model, which is no part of a task
+import time
+while time.process_time() < START: pass
 import json, os, signal, subprocess, sys, time
 
 BURN = "import time\\nwhile time.process_time() < {0}: pass"
@@ -72,7 +75,7 @@ def test_what_a_task_uses_is_measured_within_a_tenth(user: Path) -> None:
     sets = [{"x": 0, "burn": 1}, {"x": 1, "sleep": 1}, {"x": 2, "bytes": 200 * MIB}, {"x": 3}]
     before = time.time()
     burnt, slept, touched, nothing = all_of(pool_of(user, 1), sets)
-    assert 0.95 <= _cpu(burnt) <= 1.1
+    assert 1 <= _cpu(burnt) <= 1.1
     assert (burnt.usage.seconds or 0) >= 1
     assert _cpu(slept) < 0.1
     assert (slept.usage.seconds or 0) >= 1
@@ -87,14 +90,18 @@ def test_what_a_task_uses_is_measured_within_a_tenth(user: Path) -> None:
 
 @pytest.mark.parametrize("how", ["child", "fork"])
 def test_processes_that_a_task_waits_for_count_for_it(user: Path, how: str) -> None:
-    first, second, nothing = all_of(pool_of(user, 1), [{"x": 0, how: 1}, {"x": 1, "burn": 0.5, how: 0.5}, {"x": 2}])
-    assert 0.95 <= _cpu(first) <= 1.25
-    assert 0.95 <= _cpu(second) <= 1.25
+    """Also for their start, which takes some hundredths of a second."""
+    first, second, nothing = all_of(pool_of(user, 1), [{"x": 0, how: 1.5}, {"x": 1, "burn": 0.5, how: 1}, {"x": 2}])
+    assert 1.5 <= _cpu(first) <= 1.65
+    assert 1.5 <= _cpu(second) <= 1.65
     assert _cpu(nothing) < 0.1
 
 
 def test_an_attempt_at_which_the_worker_died_is_measured_by_its_end(user: Path) -> None:
-    """Without what the tasks before it used. The peak is that of the process, if no task before it had it."""
+    """Without what the start and the tasks before it used.
+
+    The peak is that of the process, if no task before it had it.
+    """
     sets = [{"x": 0, "burn": 1}, {"x": 1, "burn": 1, "die": True}, {"x": 2, "bytes": 200 * MIB, "die": True}]
     _, *deaths = ends(pool_of(user, 1), sets)
     assert [(one.position, one.outcome, one.attempt, one.is_final) for one in deaths] == [
@@ -104,7 +111,7 @@ def test_an_attempt_at_which_the_worker_died_is_measured_by_its_end(user: Path) 
         (2, Outcome.DIED, 2, True),
     ]
     for one in deaths[:2]:
-        assert 0.95 <= _cpu(one) <= 1.5  # with that of the task before, it would be 2
+        assert 1 <= _cpu(one) <= 1.1  # with that of the task before, it would be 2
         assert (one.usage.seconds or 0) >= 1
         assert (one.usage.host, one.usage.python) == (platform.node(), platform.python_version())
     for one in deaths[2:]:
@@ -119,10 +126,10 @@ def test_an_attempt_that_took_too_long_is_measured(user: Path, tmp_path: Path) -
         passed[0] += gate.exists()
         return passed[0]
 
-    sets = [{"x": 0, "burn": 1, "bytes": 100 * MIB, "gate": str(gate)}]
+    sets = [{"x": 0, "burn": 2, "bytes": 100 * MIB, "gate": str(gate)}]
     (late,) = all_of(pool_of(user, 1, task_timeout=5, clock=clock), sets)
     assert late.outcome == Outcome.TIMEOUT
-    assert 0.95 <= _cpu(late) <= 1.3
+    assert 2 <= _cpu(late) <= 2.2
     assert 100 * MIB <= (late.usage.max_rss_bytes or 0) <= 200 * MIB
 
 
