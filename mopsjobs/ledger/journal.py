@@ -1,8 +1,9 @@
 """The journal of attempts: files of a shard on this machine, from which chunks of the ledger are made.
 
-A file has the attempts of one chunk, `<run>-<number>.jsonl`, a JSON list per line, in the order of the fields of
-`Attempt`. A line about an attempt replaces an earlier one. An attempt that begins is written as `lost`: so it is if no
-other line follows. A task's end is written before its outputs are sent.
+A file has the attempts of one chunk, `<run>-<number>.jsonl`. A line is a JSON list of attempts that were written
+together, each a list in the order of the fields of `Attempt`. A later attempt replaces an equal one before it. An
+attempt that begins is written as `lost`: so it is if its end does not follow. A task's end is written before its
+outputs are sent.
 
 A killed runner leaves its files. The next run of the shard reads them and sends their chunks under their own keys. The
 system keeps lines that were written, unless it crashes itself: nothing is synced to disk, since that takes as long as
@@ -58,7 +59,7 @@ class JournalFile:
         self._file: int | None = None
 
     def append(self, entries: Iterable[Entry], *, begins_line: bool = False) -> None:
-        """Write these attempts at once.
+        """Write these attempts at once, as one line.
 
         Args:
             entries: the attempts.
@@ -67,11 +68,12 @@ class JournalFile:
         Raises:
             OSError: if the disk is full, or the directory cannot be written. The last line may then be incomplete.
         """
-        lines = b"\n" * begins_line + "".join(map(_line, entries)).encode("ascii")
+        text = _encode([[*attempt, scalars] for attempt, scalars in entries])
+        line = b"\n" * begins_line + text.encode("ascii") + b"\n"
         if self._file is None:
             make_directory(self.path.parent)
             self._file = private_opener(str(self.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        if os.write(self._file, lines) < len(lines):
+        if os.write(self._file, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
@@ -101,19 +103,20 @@ def journal_path(directory: Path, run: str, number: int) -> Path:
     return directory / f"{run}-{number:06d}.jsonl"
 
 
-def settle_left(directory: Path, is_complete: Callable[[int], bool]) -> None:
+def settle_left(directory: Path, is_complete: Callable[[int], bool], own_run: str) -> None:
     """Note in the files that killed runs left which outputs did not get into the store: those attempts are `lost`.
 
-    It is called before other attempts at the tasks begin. Afterwards, outputs in the store may be of those.
+    Once other attempts at the tasks have begun, outputs in the store may be of those.
 
     Args:
         directory: where the files are.
         is_complete: returns whether the outputs of a task, by its number, are in the store or in the outbox.
+        own_run: the run that calls; its files are left out.
 
     Raises:
         OSError: if a file cannot be written.
     """
-    for files in _find_files(directory).values():
+    for files in _find_files(directory, own_run).values():
         for _, path in files:
             lost = [
                 Entry(entry.attempt._replace(outcome=Outcome.LOST, output_bytes=None))
@@ -126,23 +129,24 @@ def settle_left(directory: Path, is_complete: Callable[[int], bool]) -> None:
                 file.close()
 
 
-def read_left(directory: Path) -> Iterator[LeftChunk]:
+def read_left(directory: Path, own_run: str) -> Iterator[LeftChunk]:
     """Yield the chunks that killed runs left. Lines that cannot be read are left out.
 
     An attempt whose end was not seen is `lost`.
 
     Args:
         directory: where the files are. Those that come later are not read.
+        own_run: the run that calls; its files are left out.
     """
-    return _read_runs(_find_files(directory))
+    return _read_runs(_find_files(directory, own_run))
 
 
-def _find_files(directory: Path) -> Mapping[str, list[tuple[int, Path]]]:
+def _find_files(directory: Path, own_run: str) -> Mapping[str, list[tuple[int, Path]]]:
     """Return number and path of the files of each run."""
     files: defaultdict[str, list[tuple[int, Path]]] = defaultdict(list)
     with contextlib.suppress(OSError):
         for path in directory.iterdir():
-            if (match := _NAME.fullmatch(path.name)) is not None:
+            if (match := _NAME.fullmatch(path.name)) is not None and match["run"] != own_run:
                 files[match["run"]].append((int(match["number"]), path))
     return files
 
@@ -168,21 +172,18 @@ def _read_file(path: Path) -> dict[tuple[int, int], Entry]:
         return {}
     for line in lines:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            entry = _parse(json.loads(line))
-            entries.pop(entry.identity, None)  # so that the order is that of the ends
-            entries[entry.identity] = entry
+            for fields in json.loads(line):
+                entry = _parse(fields)
+                entries.pop(entry.identity, None)  # so that the order is that of the ends
+                entries[entry.identity] = entry
     return entries
 
 
-def _line(entry: Entry) -> str:
-    return _encode([*entry.attempt, entry.scalars]) + "\n"
-
-
 def _parse(fields: list[Any]) -> Entry:
-    """Return the entry of a line.
+    """Return the entry of a list.
 
     Raises:
-        ValueError, TypeError: if it is not one, for example since the runner was killed while it wrote it.
+        ValueError, TypeError: if it is not one.
     """
     *values, error, output_bytes, scalars = fields
     task, attempt, outcome, *measured = values

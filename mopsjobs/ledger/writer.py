@@ -50,6 +50,8 @@ class _Chunk:
         self.number = number
         self.file = file
         self.entries: dict[tuple[int, int], Entry] = {}
+        self.unwritten: list[Entry] = []
+        """Those that are not in the file yet."""
         self.sent = 0
         """Attempts whose outputs were on their way when they were added."""
         self.settled: list[tuple[int, int]] = []
@@ -138,18 +140,20 @@ class Ledger:
         self._thread.start()
 
     def send_left(self, is_complete: Callable[[int], bool]) -> None:
-        """Send the chunks that killed runs of the shard left. It is called before the first attempt begins.
+        """Send the chunks that killed runs of the shard left.
+
+        It is called before the first attempt begins. If the store does not answer then, it is called before `close`.
 
         Args:
             is_complete: see `settle_left`.
         """
         with self._changed:
             try:
-                settle_left(self._directory, is_complete)
+                settle_left(self._directory, is_complete, self._run_id)
             except OSError as error:
                 self._note_failure(error)
                 return
-            self._left = read_left(self._directory)
+            self._left = read_left(self._directory, self._run_id)
             self._changed.notify()
 
     def begin(self, attempts: Iterable[Begun]) -> None:
@@ -163,7 +167,7 @@ class Ledger:
             new = [Entry(_begun_attempt(one)) for one in attempts if (one.task, one.attempt) not in self._open]
             if new:
                 self._open.update((entry.identity, (entry, now)) for entry in new)
-                self._append(new)
+                self._write(self._current(), new)
 
     def add(self, attempt: Attempt, scalars: Scalars | None = None, *, is_settled: bool) -> Ticket:
         """Add an attempt that has ended.
@@ -171,20 +175,34 @@ class Ledger:
         Args:
             attempt: the attempt.
             scalars: those of its outputs; None if they go into no chunk.
-            is_settled: False if its outputs are still to be sent. `settle` or `refuse` then tells the end of that.
+            is_settled: False if its outputs are still to be sent. `write` then comes before that, and `settle` or
+                `refuse` tells the end of it.
         """
-        entry = Entry(attempt, scalars)
+        entry, identity = Entry(attempt, scalars), (attempt.task, attempt.attempt)
         with self._changed:
-            chunk = self._append([entry])
-            self._open.pop(entry.identity, None)
+            chunk = self._current()
+            chunk.unwritten.append(entry)
+            if is_settled:
+                self._write(chunk)
+            if self._open:
+                self._open.pop(identity, None)
             if not chunk.entries:
                 chunk.first_at = self._clock()
                 self._changed.notify()
-            chunk.entries[entry.identity] = entry
+            chunk.entries[identity] = entry
             chunk.sent += not is_settled
             if len(chunk.entries) >= MAX_CHUNK_ATTEMPTS:
                 self._cut()
-        return Ticket(chunk, entry.identity)
+        return Ticket(chunk, identity)
+
+    def write(self, ticket: Ticket) -> None:
+        """Write an attempt into the journal, with all that wait for that.
+
+        Threads call it that send outputs. While they are busy, attempts gather, and one write is enough for them.
+        """
+        if ticket.chunk.unwritten:  # it stays so until all are written
+            with self._changed:
+                self._write(ticket.chunk)
 
     def settle(self, ticket: Ticket) -> None:
         """Note that the outputs of an attempt are in the store or in the outbox."""
@@ -225,22 +243,23 @@ class Ledger:
 
     # --- with the lock held ----------------------------------------------------------------------------------
 
-    def _append(self, entries: Sequence[Entry]) -> _Chunk:
-        """Write these attempts into the file of the current chunk, and return the chunk."""
+    def _current(self) -> _Chunk:
+        """Return the chunk that takes attempts now."""
         if self._chunk is None:
             path = journal_path(self._directory, self._run_id, self._number)
             self._chunk = _Chunk(self._run_id, self._number, JournalFile(path))
             self._number += 1
-        self._write(self._chunk, entries)
         return self._chunk
 
-    def _write(self, chunk: _Chunk, entries: Sequence[Entry]) -> None:
-        if self._journal_fails:
-            return
-        try:
-            chunk.file.append(entries)
-        except OSError as error:
-            self._note_failure(error)
+    def _write(self, chunk: _Chunk, entries: Sequence[Entry] = ()) -> None:
+        """Write what waits, and then these attempts, into the file of a chunk."""
+        lines = [*chunk.unwritten, *entries]
+        if lines and not self._journal_fails:
+            try:
+                chunk.file.append(lines)
+            except OSError as error:
+                self._note_failure(error)
+        chunk.unwritten = []
 
     def _note_failure(self, error: OSError) -> None:
         self._journal_fails = True
@@ -252,7 +271,8 @@ class Ledger:
         if chunk is None:
             return
         if self._open:
-            self._append([entry for entry, _ in self._open.values()])
+            self._write(self._current(), [entry for entry, _ in self._open.values()])
+        self._write(chunk)
         chunk.file.close()
         chunk.is_cut = True
         self._waiting.append(chunk)

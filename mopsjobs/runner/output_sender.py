@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING_TASKS = 64
 """Finished tasks held in memory; with more, the runner waits for the threads. An outage does not fill the queue."""
 
+THREADS = 4
+"""Tasks that are sent at once to a store in a network."""
+
 FIRST_PAUSE = 1.0
 MAX_PAUSE = 30.0
 """Seconds between two attempts while the store does not answer; growing, with jitter."""
@@ -31,6 +34,7 @@ MAX_PAUSE = 30.0
 
 class _Request(NamedTuple):
     outputs: list[tuple[str, bytes]]
+    before: Callable[[], None]
     on_done: Callable[[], None]
     on_refused: Callable[[StoreError], None]
 
@@ -43,7 +47,7 @@ class OutputSender:
         store: VersionedStore,
         outbox: VersionedStore,
         *,
-        threads: int = 4,
+        threads: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the threads.
@@ -51,7 +55,7 @@ class OutputSender:
         Args:
             store: where outputs belong.
             outbox: where they are kept during an outage.
-            threads: how many tasks are sent at once.
+            threads: how many tasks are sent at once; None: one to a local store, which has one writer at a time anyway.
             clock: a monotonic clock in seconds.
         """
         self._store = store
@@ -63,17 +67,24 @@ class OutputSender:
         self._not_before = 0.0
         self._failure: Exception | None = None
         """Why nothing more can be stored: the first error that was neither an outage nor about one output."""
+        if threads is None:
+            threads = 1 if getattr(store, "is_local", False) else THREADS
         self._threads = [threading.Thread(target=self._send_all, daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def put(
-        self, outputs: list[tuple[str, bytes]], on_done: Callable[[], None], on_refused: Callable[[StoreError], None]
+        self,
+        outputs: list[tuple[str, bytes]],
+        before: Callable[[], None],
+        on_done: Callable[[], None],
+        on_refused: Callable[[StoreError], None],
     ) -> None:
-        """Queue the outputs of a task, which are written in their order. A thread then calls one of the two callbacks.
+        """Queue the outputs of a task, which are written in their order. A thread calls the callbacks.
 
         Args:
             outputs: keys and contents.
+            before: called before the first output is written.
             on_done: called when the last output is on disk.
             on_refused: called with the reason if an output can never be stored, for example because of its size.
 
@@ -82,7 +93,7 @@ class OutputSender:
             Exception: if a thread failed for another reason.
         """
         self._raise_failure()
-        self._requests.put(_Request(outputs, on_done, on_refused))
+        self._requests.put(_Request(outputs, before, on_done, on_refused))
 
     def finish(self) -> None:
         """Wait until all queued outputs are in the store or in the outbox. Finishing twice is harmless.
@@ -119,6 +130,7 @@ class OutputSender:
 
     def _send_outputs(self, request: _Request) -> None:
         try:
+            request.before()
             for key, value in request.outputs:
                 self._send(key, value)
         except VALUE_ERRORS as error:

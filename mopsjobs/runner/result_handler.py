@@ -145,7 +145,10 @@ class ResultHandler:
             self.report_failure(self._name(task), error, task=task.number, seed=task.seed)
 
         self._sender.put(
-            [(output_key(self._manifest.job_id, task, name), value) for name, value in outputs], on_done, on_refused
+            [(output_key(self._manifest.job_id, task, name), value) for name, value in outputs],
+            functools.partial(self._ledger.write, ticket),
+            on_done,
+            on_refused,
         )
 
     def _name(self, task: Task) -> str:

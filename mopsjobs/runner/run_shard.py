@@ -172,6 +172,7 @@ class _Run:
                             is_done = self._run_tasks(handler, ledger, reporter, events, notes, on_progress)
                     finally:
                         sender.finish()  # also after an error: what was done is kept
+                    self._send_left_late(ledger)
                 return self._finish(reporter, sender, handler, is_done=is_done)
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
@@ -225,8 +226,8 @@ class _Run:
         """
         number, shards = self._shard.number, self._shard.shards
         complete = self._find_complete()
-        if not self._counts.is_lower_bound:  # otherwise the next run sends what is left
-            ledger.send_left(lambda task: any(complete[place] for place in self._manifest.positions([task])))
+        if not self._counts.is_lower_bound:
+            self._send_left(ledger, complete)
         self._counts.add(completed=self._count_tasks(complete))
         mine = complete[number::shards]
         copies = sum(not complete[duplicate] for duplicate in self._duplicates if duplicate % shards == number)
@@ -236,6 +237,19 @@ class _Run:
             for position, task in self._manifest.tasks()
             if position % shards == number and not complete[position] and position not in self._duplicates
         )
+
+    def _send_left(self, ledger: Ledger, complete: bytearray) -> None:
+        ledger.send_left(lambda task: any(complete[place] for place in self._manifest.positions([task])))
+
+    def _send_left_late(self, ledger: Ledger) -> None:
+        """Send what earlier runs left of the ledger, if the store did not answer at the start.
+
+        It cannot be told whose outputs are in the store: those of an earlier run, most likely. So they count as that.
+        If the store is still away, the next run does it.
+        """
+        if self._counts.is_lower_bound and not self._retry.is_stopping:
+            with contextlib.suppress(StoreError):
+                self._send_left(ledger, find_complete_tasks(self._store_with_outbox, self._manifest).complete)
 
     def _count_tasks(self, complete: bytes | bytearray | None = None) -> int:
         """Return how many tasks of the shard are complete; without `complete`, how many it has."""
@@ -283,14 +297,16 @@ class _Run:
                     if self._retry.is_stopping or reporter.ended.is_set():
                         handler.note_begun(pool, is_last=True)
                         return False
-                    if result is None:
-                        handler.note_begun(pool)
-                    else:
+                    if result is not None:
                         meter.add(result)
                         handler.take(result)
+                        continue
+                    handler.note_begun(pool)
                     meter.update()
                     done = sum(self._counts.snapshot())
                     on_progress(TaskProgress(done, total, has_begun=pool.is_ready, left=meter.left))
+            meter.update()
+            on_progress(TaskProgress(sum(self._counts.snapshot()), total, has_begun=pool.is_ready, left=meter.left))
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))

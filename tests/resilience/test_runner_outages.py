@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.ledger.attempt import NO_USAGE, Attempt, Outcome
+from mopsjobs.ledger.format import chunk_key, parse_attempts, parse_chunk_key
+from mopsjobs.ledger.journal import Entry, JournalFile, journal_path
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.runner.retry import OutageRetry
@@ -75,6 +79,29 @@ def test_an_outage_beyond_the_patience_leaves_the_rest_to_a_rerun(
     assert ran[:4] == ("succeeded", 4, 0, True)
     assert calls(noted) == dict.fromkeys(range(4), 1)
     assert counts(registry) == ("succeeded", 4, 0, 4)
+
+
+def test_a_ledger_that_was_left_is_sent_after_an_outage_at_the_start(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """Its own attempts would otherwise wait for a next run, which may never come."""
+    given(sets_of(3))
+    directory = JobDir(tmp_path / "job").ledger(0)
+    left = [Attempt(task, 1, Outcome.SUCCEEDED, 1000.0, *NO_USAGE, None, 1) for task in range(2)]
+    file = JournalFile(journal_path(directory, "ab", 0))
+    file.append([Entry(one) for one in (*left, left[0]._replace(task=2, outcome=Outcome.LOST, output_bytes=None))])
+    file.close()
+    line.fail_next(1, "scan")
+    ran, _ = work(line, registry, tmp_path / "job")
+    assert ran[:4] == ("succeeded", 3, 0, True)
+    key = chunk_key("job", 0, "ab", 0)
+    found, parts = line.get(key), parse_chunk_key(key)
+    assert found is not None
+    assert parts is not None
+    attempts = parse_attempts(found.value, parts).attempts
+    assert [str(one.outcome) for one in attempts] == ["succeeded", "succeeded", "lost"]
+    assert len(list(line.list_keys("ledger/"))) == 2
+    assert list(directory.iterdir()) == []
 
 
 def test_a_store_that_comes_only_after_the_start_is_waited_for(

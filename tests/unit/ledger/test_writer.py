@@ -17,7 +17,7 @@ from mopsjobs.errors import StoreAccessError, StoreUnavailableError, ValueTooLar
 from mopsjobs.ledger import writer as ledger_writer
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 from mopsjobs.ledger.format import parse_attempts, parse_chunk_key
-from mopsjobs.ledger.journal import Entry
+from mopsjobs.ledger.journal import Entry, JournalFile
 from mopsjobs.ledger.scalars import parse_scalars
 from mopsjobs.ledger.writer import Begun, Ledger
 from mopsjobs.store.base import VersionedStore
@@ -112,6 +112,30 @@ def test_a_chunk_waits_for_the_outputs_of_all_its_attempts(stores: Stores) -> No
     until(lambda: len(_found(stores.store)) == 3)
     ledger.close()
     assert _found(stores.store) == [(0, 1, "succeeded"), (1, 1, "succeeded"), (2, 1, "succeeded")]
+
+
+def test_attempts_that_gather_are_written_at_once(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the outputs of any of them are sent; one that has none is written as it ends."""
+    written: list[list[int]] = []
+    append = JournalFile.append
+
+    def note(file: JournalFile, entries: list[Entry], **more: bool) -> None:
+        written.append([entry.attempt.task for entry in entries])
+        append(file, entries, **more)
+
+    monkeypatch.setattr(JournalFile, "append", note)
+    ledger = stores.ledger()
+    tickets = [ledger.add(_ended(number), is_settled=False) for number in range(3)]
+    assert written == []
+    for ticket in reversed(tickets):
+        ledger.write(ticket)
+    assert written == [[0, 1, 2]]
+    ledger.add(_ended(3, Outcome.FAILED), is_settled=True)
+    assert written == [[0, 1, 2], [3]]
+    for ticket in tickets:
+        ledger.settle(ticket)
+    ledger.close()
+    assert [task for task, *_ in _found(stores.store)] == [0, 1, 2, 3]
 
 
 def test_a_refused_output_makes_its_attempt_failed(stores: Stores) -> None:
@@ -253,7 +277,7 @@ def _leave(stores: Stores, ended: list[Attempt], begun: list[Begun] | None = Non
     ledger = stores.ledger(Refusing(StoreUnavailableError("away")))
     ledger.begin(begun or [])
     for attempt in ended:
-        ledger.add(attempt, is_settled=False)
+        ledger.write(ledger.add(attempt, is_settled=False))
         if cut:
             with ledger._changed:
                 ledger._cut()
@@ -272,6 +296,18 @@ def test_what_a_killed_run_left_is_sent_under_its_own_keys(stores: Stores) -> No
     assert list(stores.store.list_keys()) == ["ledger/job/0.a-000000.attempts.gz"]
     assert sorted(_found(stores.store)) == [(0, 1, "succeeded"), (1, 1, "lost"), (2, 1, "failed"), (3, 1, "lost")]
     assert stores.files() == []
+
+
+def test_what_was_left_is_also_sent_at_the_end_of_a_run(stores: Stores) -> None:
+    """Its own attempts are not taken for some that were left."""
+    _leave(stores, [_ended(0), _ended(1)])
+    ledger = stores.ledger()
+    ledger.write(ledger.add(_ended(1, attempt=2), is_settled=False))
+    ledger.settle(ledger.add(_ended(0), is_settled=False))
+    ledger.send_left(lambda task: task == 0)
+    ledger.close(0.05)
+    assert sorted(_found(stores.store)) == [(0, 1, "succeeded"), (1, 1, "lost")]
+    assert stores.files() == ["b-000000.jsonl"]
 
 
 def test_an_attempt_that_ended_in_the_next_file_is_in_that_alone(stores: Stores) -> None:
@@ -302,7 +338,7 @@ def test_a_chunk_that_was_sent_before_the_kill_is_not_doubled(stores: Stores) ->
 
 
 @pytest.mark.parametrize(
-    "line", [b'[7,1,"succ', b"{}\n", b"[]\n", b'[-1,1,"failed"]\n', b"\xff\n", b"[" * 100_000 + b"\n", b"\n"]
+    "line", [b'[[7,1,"succ', b"{}\n", b"[7]\n", b'[[-1,1,"failed"]]\n', b"\xff\n", b"[" * 100_000 + b"\n", b"\n"]
 )
 def test_a_line_that_cannot_be_read_is_left_out(stores: Stores, line: bytes) -> None:
     """For example the last one, which the kill cut."""
@@ -338,6 +374,7 @@ for task in range(10**6):
     ledger.begin([Begun(task, 1, 1000.0, None)])
     usage = (0.5, 0.25, 0.0, 4096, None, None)
     ticket = ledger.add(Attempt(task, 1, Outcome.SUCCEEDED, 1000.0, *usage, None, 1), is_settled=False)
+    ledger.write(ticket)
     store.create_if_absent(f"done/{task}", b"1")
     ledger.settle(ticket)
     if task % 7 == 0:
