@@ -4,16 +4,17 @@ It is started as a script, by a Python that may be as old as 3.8 and have the st
 nothing of mops-jobs. It reads JSON lines from its standard input, and answers with JSON lines on its standard output:
 
     <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: the model to load
-    -> {"ready": true, "usage": {...}, "host": NAME, "python": VERSION}
+    -> {"ready": true, "usage": [...], "host": NAME, "python": VERSION}
        or {"broken": {"type", "message", "traceback"}}
     <- {"task": N, "params": {...}, "param_id": ID, "seed": N}
-    -> {"task": N, "usage": {...}, "outputs": {NAME: BASE64 | {"file": PATH}}}
-       or {"task": N, "usage": {...}, "error": {"type", "message", "traceback"}}
+    -> {"task": N, "usage": [...], "outputs": {NAME: BASE64 | {"file": PATH}}}
+       or {"task": N, "usage": [...], "error": {"type", "message", "traceback"}}
 
 The first line may have `outputs`, the names that the study gives. With `check` in it, the first answer has `takes`, the
 names of the model's arguments. It has `entry_point` if an entry point of the interpreter names the wire function.
-An error also has `at`, the FILE:LINE of the model's own code where it happened, if it happened there. `usage` has
-`started_at`, `seconds`, `user_seconds`, `system_seconds` and `max_rss_bytes`.
+An error also has `at`, the FILE:LINE of the model's own code where it happened, if it happened there. `usage` is
+a list: when the task began, how long it took, its processor time in user mode and in the kernel, all in microseconds,
+and its peak of memory in bytes, or null.
 
 The model's own output goes to standard error, after a mark with the number of its task. Its standard input is empty.
 """
@@ -39,7 +40,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
-    from typing import Any, TextIO
+    from typing import Any, BinaryIO, TextIO
 
     Call = Callable[[dict[str, Any], int], dict[str, bytes]]
 
@@ -85,14 +86,14 @@ def main() -> int:
         _end_group()
 
 
-def _run_tasks(tasks: TextIO, answers: TextIO, call: Call, setup: dict[str, Any], meter: _Meter) -> int:
+def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, Any], meter: _Meter) -> int:
     for line in tasks:
         task = json.loads(line)
-        _flush()
         with contextlib.suppress(OSError):
             os.write(2, f"{MARK}{task['task']}\n".encode())
         os.environ["MOPS_JOBS_TASK"], os.environ["MOPS_JOBS_SEED"] = str(task["task"]), str(task["seed"])
-        os.environ["MOPS_JOBS_PARAM_ID"] = task["param_id"]
+        if task["param_id"] != os.environ.get("MOPS_JOBS_PARAM_ID"):
+            os.environ["MOPS_JOBS_PARAM_ID"] = task["param_id"]
         meter.start()
         try:
             field, result = "outputs", _encode_outputs(call(task["params"], task["seed"]), setup["spool"], task["task"])
@@ -116,28 +117,22 @@ class _Meter:
         with contextlib.suppress(OSError):  # not Linux, or a sandbox
             self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY)
             self._status = os.open("/proc/self/status", os.O_RDONLY)
-        self._user_seconds = self._system_seconds = 0.0
+        self._user = self._system = 0
         self._own_peak = self._child_peak = self._faults = self._rss = 0
         self.start()
 
     def start(self) -> None:
         """Begin a task."""
-        with contextlib.suppress(OSError):
-            os.write(self._clear, b"5")  # resets the peak; see proc(5)
         self._started_at, self._started = time.time(), time.perf_counter()
 
-    def read(self) -> dict[str, Any]:
-        """Return what was used since the last reading."""
+    def read(self) -> list[int | None]:
+        """Return what was used since the last reading, as answers have it."""
+        taken = int((time.perf_counter() - self._started) * 1e6)
         own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-        user, self._user_seconds = self._user_seconds, own.ru_utime + children.ru_utime
-        system, self._system_seconds = self._system_seconds, own.ru_stime + children.ru_stime
-        return {
-            "started_at": self._started_at,
-            "seconds": round(time.perf_counter() - self._started, 6),
-            "user_seconds": round(self._user_seconds - user, 6),
-            "system_seconds": round(self._system_seconds - system, 6),
-            "max_rss_bytes": self._peak(own, children.ru_maxrss * RSS_UNIT),
-        }
+        user, self._user = self._user, int((own.ru_utime + children.ru_utime) * 1e6)
+        system, self._system = self._system, int((own.ru_stime + children.ru_stime) * 1e6)
+        peak = self._peak(own, children.ru_maxrss * RSS_UNIT)
+        return [int(self._started_at * 1e6), taken, self._user - user, self._system - system, peak]
 
     def _peak(self, own: Any, child: int) -> int | None:
         highest, faults = own.ru_maxrss * RSS_UNIT, own.ru_minflt + own.ru_majflt
@@ -146,8 +141,9 @@ class _Meter:
         elif faults == self._faults:  # it has got no memory since the last reading
             peak = self._rss
         else:
-            text = os.pread(self._status, 4096, 0).split()
-            peak, self._rss = (int(text[text.index(name) + 1]) * 1024 for name in (b"VmHWM:", b"VmRSS:"))
+            text = os.pread(self._status, 4096, 0)
+            peak, self._rss = (int(text.split(name, 1)[1].split(None, 1)[0]) * 1024 for name in (b"VmHWM:", b"VmRSS:"))
+            os.write(self._clear, b"5")  # resets the peak to what it has now; see proc(5)
         peak = max(peak, child if child > self._child_peak else 0)
         self._own_peak, self._child_peak, self._faults = highest, child, faults
         return peak or None
@@ -160,10 +156,10 @@ def _end_group() -> None:
         os.killpg(0, signal.SIGTERM)
 
 
-def _take_over_streams() -> tuple[TextIO, TextIO]:
+def _take_over_streams() -> tuple[TextIO, BinaryIO]:
     """Return streams for tasks and answers that the model's prints and reads do not reach."""
     tasks = os.fdopen(os.dup(0), "r", encoding="utf-8")
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -369,9 +365,13 @@ def _encode_outputs(outputs: dict[str, bytes], spool: str, task: int) -> dict[st
 
 def _flush() -> None:
     """Flush what the model has printed."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # the model may have closed or replaced it
-            stream.flush()
+    try:  # for a task of a moment, contextlib.suppress would take as long as the rest
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):  # the model may have closed or replaced one
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
 
 
 def _error_fields(error: BaseException) -> dict[str, str]:
@@ -389,9 +389,9 @@ def _error_place(error: BaseException, root: str) -> dict[str, str]:
     return {"at": inside[-1]} if inside else {}
 
 
-def _write_answer(answers: TextIO, content: dict[str, Any]) -> None:
+def _write_answer(answers: BinaryIO, content: dict[str, Any]) -> None:
     _flush()  # a task's lines come before its answer
-    answers.write(json.dumps(content) + "\n")
+    answers.write(json.dumps(content).encode() + b"\n")
     answers.flush()
 
 

@@ -34,9 +34,9 @@ MAX_PAUSE = 30.0
 
 class _Request(NamedTuple):
     outputs: list[tuple[str, bytes]]
-    before: Callable[[], None]
     on_done: Callable[[], None]
     on_refused: Callable[[StoreError], None]
+    before: Callable[[], None]
 
 
 class OutputSender:
@@ -76,24 +76,24 @@ class OutputSender:
     def put(
         self,
         outputs: list[tuple[str, bytes]],
-        before: Callable[[], None],
         on_done: Callable[[], None],
         on_refused: Callable[[StoreError], None],
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """Queue the outputs of a task, which are written in their order. A thread calls the callbacks.
 
         Args:
             outputs: keys and contents.
-            before: called before the first output is written.
             on_done: called when the last output is on disk.
             on_refused: called with the reason if an output can never be stored, for example because of its size.
+            before: called before the first output is written.
 
         Raises:
             StoreError: if the store refuses all outputs. Those that were queued are kept in the outbox.
             Exception: if a thread failed for another reason.
         """
         self._raise_failure()
-        self._requests.put(_Request(outputs, before, on_done, on_refused))
+        self._requests.put(_Request(outputs, on_done, on_refused, before))
 
     def finish(self) -> None:
         """Wait until all queued outputs are in the store or in the outbox. Finishing twice is harmless.

@@ -146,9 +146,9 @@ class ResultHandler:
 
         self._sender.put(
             [(output_key(self._manifest.job_id, task, name), value) for name, value in outputs],
-            functools.partial(self._ledger.write, ticket),
             on_done,
             on_refused,
+            before=functools.partial(self._ledger.write, ticket),
         )
 
     def _name(self, task: Task) -> str:

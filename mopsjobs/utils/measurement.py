@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    UsageTuple = tuple[float, float | None, float | None, int | None, str | None, str | None]
+
 PROC = "/proc"
 GROUPS = "/sys/fs/cgroup"
 
@@ -27,27 +29,33 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 class ProcessUsage:
     """Measurements of the tasks of a worker process: by its answers, and of the last task by its end.
 
-    A usage is a dict with the fields of `ledger.attempt.Usage`.
+    A usage is a tuple with the fields of `ledger.attempt.Usage`.
     """
 
     def __init__(self) -> None:
         """Expect a new process."""
-        self.about: dict[str, Any] = {"host": None, "python": None}
+        self.host: str | None = None
+        self.python: str | None = None
         """What its first answer said."""
         self._user_seconds = self._system_seconds = 0.0
         self._peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT  # it begins with that of its parent
         self._total: Any = None
 
-    def note(self, answer: Mapping[str, Any]) -> dict[str, Any]:
-        """Take an answer of engines/worker.py, and return the usage of its task."""
-        if "ready" in answer:
-            self.about = {"host": answer.get("host"), "python": answer.get("python")}
-        used = answer.get("usage", {})
-        user, system, peak = used.get("user_seconds"), used.get("system_seconds"), used.get("max_rss_bytes")
-        self._user_seconds += user or 0.0
-        self._system_seconds += system or 0.0
-        self._peak = max(self._peak, peak or 0)
-        return self._usage(used.get("seconds"), user, system, peak)
+    def note_ready(self, answer: Mapping[str, Any]) -> None:
+        """Take the first answer of engines/worker.py: what its start has used is not the task's at which it ends."""
+        self.host, self.python = answer.get("host"), answer.get("python")
+        if "usage" in answer:
+            self.note(answer["usage"])
+
+    def note(self, used: list[Any]) -> tuple[float, UsageTuple]:
+        """Take the usage in an answer of engines/worker.py, and return the start and the usage of its task."""
+        started, taken, user, system, peak = used
+        user_seconds, system_seconds = user / 1e6, system / 1e6
+        self._user_seconds += user_seconds
+        self._system_seconds += system_seconds
+        if peak is not None and peak > self._peak:
+            self._peak = peak
+        return started / 1e6, (taken / 1e6, user_seconds, system_seconds, peak, self.host, self.python)
 
     def has_ended(self, process: subprocess.Popen[bytes], *, wait: bool = False) -> bool:
         """Return True if the process has ended. Its exit code is then in `process.returncode`.
@@ -67,7 +75,7 @@ class ProcessUsage:
                     process.returncode = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         return process.returncode is not None
 
-    def at_end(self, seconds: float, peak: int | None = None) -> dict[str, Any]:
+    def at_end(self, seconds: float, peak: int | None = None) -> UsageTuple:
         """Return the usage of the task at which the process ended: all that it used, without that of its answers.
 
         Args:
@@ -75,25 +83,16 @@ class ProcessUsage:
             peak: of memory, if it is known. Otherwise it is the peak of the process, if no task before reached it.
         """
         if self._total is None:
-            return self._usage(seconds, None, None, peak)
+            return seconds, None, None, peak, self.host, self.python
         whole = self._total.ru_maxrss * RSS_UNIT
-        return self._usage(
+        return (
             seconds,
             max(0.0, self._total.ru_utime - self._user_seconds),
             max(0.0, self._total.ru_stime - self._system_seconds),
             peak if peak is not None else whole if whole > self._peak else None,
+            self.host,
+            self.python,
         )
-
-    def _usage(
-        self, seconds: float | None, user: float | None, system: float | None, peak: int | None
-    ) -> dict[str, Any]:
-        return {
-            "seconds": seconds,
-            "user_seconds": user,
-            "system_seconds": system,
-            "max_rss_bytes": peak,
-            **self.about,
-        }
 
 
 class OomKills:

@@ -194,6 +194,10 @@ def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     assert there == results(local_store, "here")
     state = record(local_registry, "there")
     assert (state.engine, state.metadata["dask_scheduler"], state.tasks_verified) == ("dask", dask_cluster.url, 20)
+    tasks = [json.loads(line) for line in cli.ok("tasks", "there", "--jsonl").lines]
+    assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
+    assert all(task["cpu_seconds"] >= 0 and task["max_rss_bytes"] > 0 and task["host"] for task in tasks)
+    assert state.usage["0"][0] > 0  # type: ignore[index]
     until(lambda: _is_empty(dask_cluster), "the cluster to be empty")
     (note,), (noted_here,) = (_notes(local_store, job) for job in ("there", "here"))
     assert note == noted_here
@@ -227,7 +231,7 @@ def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -
     assert errors == [
         ("ValueError", "as asked"),
         None,
-        ("WorkerDied", "its worker died 2 times (SIGKILL)"),
+        ("WorkerDied", "its worker died (SIGKILL)"),
         ("Timeout", "it took longer than 1 s"),
         None,
         None,

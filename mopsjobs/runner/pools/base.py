@@ -81,20 +81,17 @@ def outcome_of(error: Mapping[str, str]) -> Outcome:
     return Outcome.OOM if error.get("type") == "MemoryError" else Outcome.FAILED
 
 
-def death_of(exit_text: str, attempt: int, *, is_final: bool, is_oom: bool) -> tuple[Outcome, dict[str, str]]:
-    """Return outcome and error of an attempt whose worker died.
+def death_of(exit_text: str, *, is_oom: bool) -> tuple[Outcome, dict[str, str]]:
+    """Return outcome and error of an attempt whose worker died: equal for each attempt, as its signature is.
 
     Args:
         exit_text: the exit code, in words.
-        attempt: which attempt it was.
-        is_final: whether the task is not tried again.
         is_oom: whether the kernel killed the worker for its memory.
     """
-    times = f" {attempt} times" if is_final else ""
     if is_oom:
-        message = f"the kernel killed its worker{times} for its memory ({exit_text})"
+        message = f"the kernel killed its worker for its memory ({exit_text})"
         return Outcome.OOM, {"type": "OutOfMemory", "message": message}
-    return Outcome.DIED, {"type": "WorkerDied", "message": f"its worker died{times} ({exit_text})"}
+    return Outcome.DIED, {"type": "WorkerDied", "message": f"its worker died ({exit_text})"}
 
 
 def late_error(timeout: float | None) -> dict[str, str]:

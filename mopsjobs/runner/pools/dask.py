@@ -217,9 +217,7 @@ class DaskPool:
         deaths = answer.get("deaths", ())
         for attempt, death in enumerate(deaths, 1):
             is_final = "died" in answer and attempt == len(deaths)
-            outcome, death_error = death_of(
-                describe_exit(death["exit_code"]), attempt, is_final=is_final, is_oom=death["is_oom"]
-            )
+            outcome, death_error = death_of(describe_exit(death["exit_code"]), is_oom=death["is_oom"])
             yield TaskResult(*sent[:2], None, death_error, outcome, attempt, *_measured(death), is_final)
         if "died" in answer:
             return
@@ -301,7 +299,7 @@ def _result(future: Future[Any]) -> Any:
 
 def _measured(answer: Mapping[str, Any]) -> tuple[float | None, Usage]:
     """Return start and usage of an attempt."""
-    return answer.get("started_at"), Usage(**answer["usage"]) if "usage" in answer else NO_USAGE
+    return answer.get("started_at"), Usage(*answer["usage"]) if "usage" in answer else NO_USAGE
 
 
 def _failed_result(sent: _SentTask, error: Exception) -> TaskResult:

@@ -225,9 +225,12 @@ class _Model:
                 line, _, rest = bytes(self.answers).partition(b"\n")
                 self.answers[:] = rest
                 answer: dict[str, Any] = json.loads(line)
-                usage = self.usage.note(answer)
+                if "broken" in answer:
+                    return answer
                 if "ready" not in answer:
-                    return {**answer, "usage": usage, "started_at": answer.get("usage", {}).get("started_at")}
+                    started_at, usage = self.usage.note(answer["usage"])
+                    return {**answer, "usage": usage, "started_at": started_at}
+                self.usage.note_ready(answer)
                 self.is_ready = True
                 self._begin()
             if is_over or len(self.answers) > MAX_LINE_BYTES:

@@ -118,7 +118,7 @@ class WorkerPool:
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that run now; see `Pool.at_work`."""
         return [
-            TaskAtWork(*worker.tasks[0], worker.task_started_ts, worker.usage.about["host"])
+            TaskAtWork(*worker.tasks[0], worker.task_started_ts, worker.usage.host)
             for worker in self._workers
             if worker.is_ready and worker.tasks
         ]
@@ -189,10 +189,12 @@ class WorkerPool:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):  # after a broken pipe, its answers end too
             while worker.outgoing:
                 del worker.outgoing[: os.write(worker.stdin.fileno(), worker.outgoing)]
-        registered = worker.stdin in self._selector.get_map()
-        if worker.outgoing and not registered:
+        if bool(worker.outgoing) == worker.is_blocked:
+            return
+        worker.is_blocked = not worker.is_blocked
+        if worker.is_blocked:
             self._selector.register(worker.stdin, selectors.EVENT_WRITE, (worker, "tasks"))
-        elif registered and not worker.outgoing:
+        else:
             self._selector.unregister(worker.stdin)
 
     # --- answers from workers --------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ class WorkerPool:
                 worker.begin_task(self._clock())
                 continue
             assignment = worker.tasks.popleft()
-            started_at = answer.get("usage", {}).get("started_at", worker.task_started_ts)
+            started_at, usage = worker.usage.note(answer["usage"])
             worker.begin_task(self._clock())
             outputs, error = answer.get("outputs"), answer.get("error")
             if outputs is not None:
@@ -247,7 +249,7 @@ class WorkerPool:
                 outcome=Outcome.SUCCEEDED if error is None else outcome_of(error),
                 attempt=assignment.attempt,
                 started_at=started_at,
-                usage=Usage(**worker.usage.note(answer)),
+                usage=Usage(*usage),
             )
 
     def _read_answer(self, line: bytearray) -> dict[str, Any]:
@@ -294,10 +296,8 @@ class WorkerPool:
         is_final = first.attempt >= ATTEMPTS
         if not is_final:
             self._requeued.appendleft(first._replace(attempt=first.attempt + 1))
-        outcome, error = death_of(
-            describe_exit(code), first.attempt, is_final=is_final, is_oom=self._oom_kills.explain(code)
-        )
-        usage = Usage(**worker.usage.at_end(self._clock() - worker.task_started_at))
+        outcome, error = death_of(describe_exit(code), is_oom=self._oom_kills.explain(code))
+        usage = Usage(*worker.usage.at_end(self._clock() - worker.task_started_at))
         yield TaskResult(
             first.position, first.task, None, error, outcome, first.attempt, worker.task_started_ts, usage, is_final
         )
@@ -312,7 +312,7 @@ class WorkerPool:
                 worker.tasks.clear()
                 peak = worker.peak_now()
                 yield from self._bury(worker)
-                usage = Usage(**worker.usage.at_end(self._clock() - worker.task_started_at, peak))
+                usage = Usage(*worker.usage.at_end(self._clock() - worker.task_started_at, peak))
                 started_at = worker.task_started_ts
                 yield TaskResult(
                     late.position,

@@ -67,6 +67,8 @@ class WorkerProcess:
         self.task_started_ts = 0.0
         """The same in seconds since the epoch."""
         self.is_ready = False
+        self.is_blocked = False
+        """Whether the pipe to it is full, and more is to be written."""
         self.usage = ProcessUsage()
 
     def signal(self, number: int) -> None:
@@ -85,7 +87,7 @@ class WorkerProcess:
     def note_ready(self, answer: Mapping[str, Any]) -> None:
         """Take its first answer, after it has loaded the model."""
         self.is_ready = True
-        self.usage.note(answer)
+        self.usage.note_ready(answer)
 
     def has_ended(self, *, wait: bool = False) -> bool:
         """Return True if the process has ended; see `ProcessUsage.has_ended`."""
