@@ -17,6 +17,7 @@ from bench import (
     metrics,
     network,
     racing,
+    recording,
     report,
     result_tables,
     serving,
@@ -29,6 +30,7 @@ from bench import (
 BENCHMARKS = {
     "list": listing.run,
     "ledgers": ledgers.run,
+    "record": recording.run,
     "sync": syncing.run,
     "grow": growing.run,
     "update": updating.run,
