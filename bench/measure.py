@@ -126,6 +126,20 @@ def run(case: Case, directory: Path) -> Sample:
     return Sample(seconds, cpu_seconds, peak_mib)
 
 
+def must_print(wanted: str) -> Callable[[str], None]:
+    """Return a check that a process has printed this text.
+
+    Raises:
+        RuntimeError: if it has printed another one. The check raises it.
+    """
+
+    def check(output: str) -> None:
+        if output.strip() != wanted:
+            raise RuntimeError(f"printed {output!r} instead of {wanted}")
+
+    return check
+
+
 def progress(text: str) -> None:
     """Say on stderr what is being done."""
     print(f"bench: {text}", file=sys.stderr, flush=True)

@@ -3,6 +3,9 @@
 Servers refuse requests, take one at a time, or never send one record. Lines break, stall or are thin. An Azurite was
 filled just before. The limit is the time that any client needs: bytes / bandwidth, requests x time, and at least the
 time of the same sync without faults. If the limit would be above `Setup.max_seconds`, there are fewer records.
+
+An Azurite is slower right after many writes than later. There the limit is the time of the fastest plain HTTP reader.
+Each reads a new server that was filled in the same way.
 """
 
 from __future__ import annotations
@@ -16,10 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import azurite, proxy, registry_data
+from bench import azurite, measure, peers, proxy, registry_data
 from bench.conditions import POISONS, Conditions, Traffic, imposed
 from bench.machine import Setup
-from bench.measure import progress
 from bench.report import Goal, Line
 
 MAX_RUNS = 5
@@ -145,35 +147,44 @@ def run(setup: Setup) -> list[Line]:
             directory = setup.directory / f"{package}-{'own' if ours else 'foreign'}"
             directory.mkdir()
             with azurite.running(directory, package) as server:
-                lines += list(_Table(setup, server, directory, ours=ours).lines(package))
+                lines += list(_Table(setup, server, package, directory, ours=ours).lines())
     return lines
 
 
 class _Table:
     """The conditions of one server and one kind of records."""
 
-    def __init__(self, setup: Setup, server: azurite.Azurite, directory: Path, *, ours: bool) -> None:
+    def __init__(self, setup: Setup, server: azurite.Azurite, package: str, directory: Path, *, ours: bool) -> None:
         self._setup = setup
         self._server = server
+        self._package = package
         self._directory = directory
         self._ours = ours
         self._records = "own records" if ours else "foreign records"
         self._containers: dict[int, str] = {}
         self._numbers = itertools.count()
 
-    def lines(self, package: str) -> Iterator[Line]:
+    def lines(self) -> Iterator[Line]:
         count = self._setup.jobs
-        name = f"Azurite {azurite.version(package)}"
-        wanted = [f"{name} {when}" for when in ("right after the writes", "later")]
-        named = [case.name for case in cases("", 0)] if package == azurite.NEWEST else []
-        if any(map(self._is_wanted, [*wanted, *named])):
-            container = self._filled(count)
-            hot = self._sync(self._server, container, self._new_cache())
-            traffic, baseline = self._measure_baseline(container)
+        version = f"Azurite {azurite.version(self._package)}"
+        hot_name, cold_name = f"{version} right after the writes", f"{version} later"
+        named = [case.name for case in cases("", 0)] if self._package == azurite.NEWEST else []
+        if not any(map(self._is_wanted, [hot_name, cold_name, *named])):
+            return
+        is_hot_wanted = self._is_wanted(hot_name)
+        first, *others = peers.PLAIN_LISTERS if self._ours else peers.PLAIN_READERS
+        plain = [self._read_plainly(first)] if is_hot_wanted else []
+        container = self._filled(count)
+        hot = self._sync(self._server, container, self._new_cache())
+        if is_hot_wanted:
+            plain += map(self._read_plainly, others)
+            yield self._line(hot_name, [hot], count, min(plain), is_poisoned=False)
+        if not any(map(self._is_wanted, [cold_name, *named])):
+            return
+        traffic, baseline = self._measure_baseline(container)
+        if self._is_wanted(cold_name):
             cold = self._sync(self._server, container, self._new_cache())
-            for what, one in zip(wanted, (hot, cold), strict=True):
-                if self._is_wanted(what):
-                    yield self._line(what, [one], count, baseline, is_poisoned=False)
+            yield self._line(cold_name, [cold], count, baseline, is_poisoned=False)
         if not any(map(self._is_wanted, named)):
             return
         for case in cases(some_key(self._server, container), traffic.requests // 2 + 1):
@@ -208,12 +219,28 @@ class _Table:
             outcome = self._sync(azurite.Azurite(server.port), container, cache)
             return server.change(Conditions()), outcome.seconds
 
+    def _read_plainly(self, reader: str) -> float:
+        """Return the seconds of a plain reader, right after as many writes to a new server as to this one."""
+        directory = self._directory / reader
+        directory.mkdir()
+        with azurite.running(directory, self._package) as server:
+            container = self._new_container(server, self._setup.jobs)
+            command, env = self._setup.module("bench.peers", reader, server.sas_url(container))
+            process = measure.Case(command, env, check=measure.must_print(str(self._setup.jobs)))
+            seconds = measure.run(process, directory).seconds
+        measure.progress(f"{reader}: {seconds:.1f} s")
+        return seconds
+
     def _filled(self, records: int) -> str:
         if records not in self._containers:
-            progress(f"writing {records:,} records")
-            self._containers[records] = azurite.new_container()
-            registry_data.fill(self._server, self._containers[records], records, ours=self._ours)
+            self._containers[records] = self._new_container(self._server, records)
         return self._containers[records]
+
+    def _new_container(self, server: azurite.Azurite, records: int) -> str:
+        measure.progress(f"writing {records:,} records")
+        container = azurite.new_container()
+        registry_data.fill(server, container, records, ours=self._ours)
+        return container
 
     def _new_cache(self) -> Path:
         return self._directory / f"cache-{next(self._numbers)}.db"
@@ -242,7 +269,7 @@ class _Table:
         allowed = round(GOAL_RATIO * limit + GOAL_SECONDS, 1)
         keeps_rows = all(before.rows <= after.rows for before, after in itertools.pairwise(outcomes))
         goal = Goal(f"all, no row lost, at most {allowed:g} s", is_complete and keeps_rows and seconds <= allowed)
-        progress(f"{what}: {seconds:.1f} s, {against}")
+        measure.progress(f"{what}: {seconds:.1f} s, {against}")
         return Line(what, f"{seconds:.1f} s", against, seconds / limit, goal=goal)
 
 

@@ -7,13 +7,12 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import tools
 from bench.azurite import Azurite
 from bench.machine import Setup
-from bench.measure import Case
+from bench.measure import Case, must_print
 from mopsjobs.cache.sync.mirror import sync
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
@@ -103,19 +102,10 @@ class Registry:
     def peer(self, what: str, *, prints: int | None = None, slow: bool = False) -> Case:
         """Return a peer of bench.peers. It must print how many records there are, or the number given."""
         argv, env = self.setup.module("bench.peers", what, self.container, packages=tools.packages())
-        return Case(
-            argv, {**env, **self.server.env}, check=_must_print(self.jobs if prints is None else prints), slow=slow
-        )
+        count = self.jobs if prints is None else prints
+        return Case(argv, {**env, **self.server.env}, check=must_print(str(count)), slow=slow)
 
     def _sync(self, cache: str, *words: str) -> tuple[list[str], dict[str, str]]:
         url = self.server.url(self.container)
         command, env = self.setup.command("sync", *words, "--registry", url, "--cache", cache)
         return command, {**env, **self.server.env}
-
-
-def _must_print(count: int) -> Callable[[str], None]:
-    def check(output: str) -> None:
-        if int(output) != count:
-            raise RuntimeError(f"A peer has printed {output.strip()} instead of {count}.")
-
-    return check

@@ -6,12 +6,11 @@ import json
 import random
 import shutil
 import textwrap
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from bench.machine import Setup, interpreter
-from bench.measure import Case, in_turn, progress
+from bench.measure import Case, in_turn, must_print, progress
 from bench.report import Line, at_most
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.ledger.attempt import Attempt, Outcome
@@ -63,7 +62,7 @@ def run(setup: Setup) -> list[Line]:
     pool = setup.directory / "pool.py"
     pool.write_text(textwrap.dedent(POOL))
     env = {**setup.env, "PYTHONPATH": str(code)}
-    theirs = Case([interpreter(), str(pool), str(TASKS)], env, check=_must_print(str(TASKS)))
+    theirs = Case([interpreter(), str(pool), str(TASKS)], env, check=must_print(str(TASKS)))
     ours = _submission(setup, code, TASKS)
     many = _submission(setup, code, MANY_TASKS, slow=True)
     progress(f"{TASKS:,} and {MANY_TASKS:,} trivial tasks, {setup.runs} rounds")
@@ -160,11 +159,3 @@ def _ledger_bytes(tasks: int) -> float:
             attempts.append(Attempt(number, 1, outcome, started_at, *measured))
         size += len(encode_attempts("job", 0, attempts))
     return size / tasks
-
-
-def _must_print(wanted: str) -> Callable[[str], None]:
-    def check(output: str) -> None:
-        if output.strip() != wanted:
-            raise RuntimeError(f"printed {output!r} instead of {wanted}")
-
-    return check
