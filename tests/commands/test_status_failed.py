@@ -27,7 +27,7 @@ def test_status_says_which_tasks_failed_and_why(cli: Cli, remote: Remote) -> Non
     assert _line(cli) == "43: 38 ValueError in model.py:21, 2 out of memory, 1 died, 2 for other reasons"
 
 
-def test_failed_tasks_that_the_record_counts_and_the_ledger_lacks_are_told(cli: Cli, remote: Remote) -> None:
+def test_failed_tasks_that_only_the_record_counts_are_told(cli: Cli, remote: Remote) -> None:
     """The record is newer than what was read of the ledger. Two lines of one view name the same number."""
     add_job(remote.jobs, "job", sets_of(50))
     Ledger(remote.store.inner)(attempt(0, "failed"), attempt(1, "oom"))
