@@ -13,8 +13,8 @@ nothing of mops-jobs. It reads JSON lines from its standard input, and answers w
 The first line may have `outputs`, the names that the study gives. With `check` in it, the first answer has `takes`, the
 names of the model's arguments. It has `entry_point` if an entry point of the interpreter names the wire function.
 An error also has `at`, the FILE:LINE of the model's own code where it happened, if it happened there. `usage` is
-a list: when the task began, how long it took, its processor time in user mode and in the kernel, all in microseconds,
-and its peak of memory in bytes, or null.
+a list. In microseconds, it has start, length, and processor time in user mode and in the kernel. Last is the peak of
+memory in bytes, or null.
 
 The model's own output goes to standard error, after a mark with the number of its task. Its standard input is empty.
 """

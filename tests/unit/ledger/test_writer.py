@@ -129,13 +129,8 @@ def test_attempts_that_gather_are_written_at_once(stores: Stores, monkeypatch: p
     assert written == []
     for ticket in reversed(tickets):
         ledger.write(ticket)
-    assert written == [[0, 1, 2]]
     ledger.add(_ended(3, Outcome.FAILED), is_settled=True)
     assert written == [[0, 1, 2], [3]]
-    for ticket in tickets:
-        ledger.settle(ticket)
-    ledger.close()
-    assert [task for task, *_ in _found(stores.store)] == [0, 1, 2, 3]
 
 
 def test_a_refused_output_makes_its_attempt_failed(stores: Stores) -> None:
@@ -299,7 +294,6 @@ def test_what_a_killed_run_left_is_sent_under_its_own_keys(stores: Stores) -> No
 
 
 def test_what_was_left_is_also_sent_at_the_end_of_a_run(stores: Stores) -> None:
-    """Its own attempts are not taken for some that were left."""
     _leave(stores, [_ended(0), _ended(1)])
     ledger = stores.ledger()
     ledger.write(ledger.add(_ended(1, attempt=2), is_settled=False))
@@ -403,7 +397,3 @@ def test_a_writer_killed_at_any_point_loses_and_doubles_nothing(tmp_path: Path) 
     assert sorted(found) == sorted(done)
     assert len(done) >= 20
     assert list((tmp_path / "ledger").iterdir()) == []
-
-
-def test_entries_are_named_by_task_and_try() -> None:
-    assert Entry(_ended(4, attempt=2)).identity == (4, 2)
