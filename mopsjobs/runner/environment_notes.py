@@ -9,7 +9,6 @@ import logging
 import threading
 from collections.abc import Callable
 
-from mopsjobs.errors import MopsJobsError
 from mopsjobs.ledger.environment import encode_environment, environment_of_worker
 from mopsjobs.runner.output_sender import OutputSender
 
@@ -52,7 +51,7 @@ class EnvironmentNotes:
             if key not in self._keys:
                 self._keys.add(key)
                 self._sender.put([(key, value)], lambda: None, lambda reason: log.info("%s", reason))
-        except MopsJobsError as error:
+        except Exception as error:  # noqa: BLE001 - the runner's own thread meets an error of the sender too
             log.info("The environment of the model is not noted: %s", error)
 
     def close(self) -> None:
