@@ -21,7 +21,7 @@ from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
 from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, SCHEMA, CollectedScalars, ScalarReader
 from mopsjobs.cache.temporary import temporary_database
-from mopsjobs.errors import JobNotFoundError, NoManifestError
+from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, NoManifestError, UsageError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
 from mopsjobs.studies.tasks_csv import parameter_columns
@@ -214,9 +214,12 @@ def _lineage(job_id: str, app: App) -> list[JobTasks]:
     while (parent := lineage[-1].job["parent_job_id"]) is not None and parent not in seen:
         seen.add(str(parent))
         try:
-            lineage.append(find_tasks(str(parent), app, FreshnessPolicy()))
-        except (JobNotFoundError, NoManifestError):
+            found = find_tasks(str(parent), app, FreshnessPolicy())
+        except (JobNotFoundError, AmbiguousJobError, NoManifestError, UsageError):
             break
+        if found.job_id != parent:
+            break  # a record may name a prefix, or @latest: that is for users
+        lineage.append(found)
     return lineage
 
 

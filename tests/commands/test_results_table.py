@@ -14,7 +14,8 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
 from mopsjobs.ledger.scalars import encode_scalars, extract_scalars
 from mopsjobs.studies.outputs import output_key
-from support.ledgers import Ledger, add_job, attempt
+from support.cli import foreign, key
+from support.ledgers import Ledger, add_job, attempt, put_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,6 +123,17 @@ def test_a_family_is_one_table(cli: Cli, jobs: JobRegistry) -> None:
         ("job.2", "oom", ""),
         ("job", "failed", "ValueError: beta is 0.93"),
     ]
+
+
+@pytest.mark.parametrize("parent", ["\x1b[41mred", "@latest", "@x", "job", "other", "", "job-3", "../job"])
+def test_a_record_names_its_parent_by_its_whole_id_alone(cli: Cli, jobs: JobRegistry, parent: str) -> None:
+    """Neither `@latest` nor a prefix of ids brings another job into the table, as it does in a command."""
+    for job_id in ("job-1", "job-2", "other-1"):
+        add_job(jobs, job_id, [{"x": 1}, {"x": 2}])
+    put_manifest(jobs.store, "child", [{"x": 1}])
+    record = json.loads(foreign("child", created_at="2026-01-01T10:00:00", parent_job_id=parent))
+    jobs.store.create_if_absent(key("child"), json.dumps(record).encode())
+    assert [row["job_id"] for row in table(cli, "child")] == ["child"]
 
 
 def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
