@@ -84,7 +84,11 @@ def read_members(value: bytes) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | No
                     raise BundleError(f"more than {MAX_UNPACKED_BYTES // 2**20} MiB")
                 _check_member(member)
                 limited.allow(member.size)
-                yield member, tar.extractfile(member) if member.isreg() else None
+                content = tar.extractfile(member) if member.isreg() else None
+                yield member, content
+                # What the caller left unread would count as a part of the next header.
+                while content is not None and not content.closed and content.read(_CHUNK):
+                    pass
                 limited.allow(0)
                 # tarfile keeps every header, and headers may be large.
                 tar.members = []  # type: ignore[attr-defined]

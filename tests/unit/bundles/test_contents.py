@@ -39,7 +39,8 @@ def test_files_are_listed_with_size_hash_mode_and_target(tmp_path: Path) -> None
 
 
 def test_chosen_files_are_read_if_they_are_small_enough(tmp_path: Path) -> None:
-    root = tree(tmp_path / "code", {"a": "12", "b": "123", "c": "1234", "d": "1"})
+    large = dict.fromkeys(("aa", "z"), "x" * 3_000_000)  # more than a header may have
+    root = tree(tmp_path / "code", {"a": "12", "b": "123", "c": "1234", "d": "1", **large})
     (root / "e").symlink_to("a")
     assert read_files(archive_of(root), {"a", "b", "c", "e", "none"}, 3) == {"a": b"12", "b": b"123"}
 
