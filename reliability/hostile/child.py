@@ -36,7 +36,7 @@ def main() -> int:
         return fuzz(*words)
     if what == "many":
         return many(int(words[0]))
-    from reliability.hostile.readers import BY_NAME
+    from reliability.hostile.ledger import BY_NAME
 
     if what == "large":
         reader = BY_NAME[words[0]]
@@ -129,7 +129,7 @@ def fuzz(name: str, runs: str, seed: str, directory: str) -> int:
     import atheris
 
     with atheris.instrument_imports(include=["mopsjobs", "tarfile", "yaml", "tomllib", "json.decoder"]):
-        from reliability.hostile.readers import BY_NAME
+        from reliability.hostile.ledger import BY_NAME
 
     reader = BY_NAME[name]
     corpus = Path(directory, "corpus")

@@ -1,6 +1,6 @@
 """Hostile records: what others wrote neither crashes a reader, nor keeps it busy, nor fills memory, nor gets out raw.
 
-Three engines run over what is in readers.py. Each input is made from the trial's seed.
+Three engines run over what is in readers.py and ledger.py. Each input is made from the trial's seed.
 
 - Hypothesis makes documents that are nearly sound.
 - atheris looks for inputs that reach new code. `./build.sh reliability` installs it where there is one.
@@ -24,7 +24,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from mopsjobs.studies.study_parser import MAX_TASKS
 from reliability.hostile import cluster, project, registry, results
 from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY, can_fuzz
-from reliability.hostile.readers import READERS, Reader
+from reliability.hostile.ledger import ALL_READERS
+from reliability.hostile.readers import Reader
 from reliability.trial import Figure, PromiseBroken, Trial
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 def run(trial: Trial) -> Iterator[Figure]:
     """Yield all of it."""
-    for reader in READERS:
+    for reader in ALL_READERS:
         yield generated(reader, trial)
         if next(reader.large(), None) is not None:
             yield large(reader, trial)

@@ -358,6 +358,4 @@ READERS = (
     Reader("packed value", _packed, st.composite(_packings)(), (base64.b64encode(zlib.compress(b"x" * 100)),)),
     Reader("announcements", _announcements, _ANNOUNCED, (b"a\nb/c\n",), hostile.large_names),
 )
-"""All of them. The seeds are what an honest writer writes."""
-
-BY_NAME = {reader.name: reader for reader in READERS}
+"""The seeds are what an honest writer writes. `ledger.py` has the readers of ledgers."""

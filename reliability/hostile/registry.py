@@ -32,6 +32,7 @@ import mops_jobs
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from reliability.hostile import ledger
 from reliability.hostile.readers import EVENT, MANIFEST, RECORD, must
 from reliability.hostile.values import HALVES, NUMBERS, TEXTS, TIMES
 from reliability.trial import Figure, Trial
@@ -124,6 +125,7 @@ class Registry(Command):
             self._job(f"status-{number}", {"status": text}, is_good=0 < len(text) <= 64)
             self._job(text, {}, is_good=_is_id(text))
             self._events(job_id, text)
+            self._ledger(job_id, text)
         for name in RECORD.keys() - {"unknown"}:
             for number, value in enumerate(_WRONG):
                 fields = ",".join(f'"{one}":{json.dumps(old)}' for one, old in RECORD.items() if one != name)
@@ -153,6 +155,13 @@ class Registry(Command):
         )
         self._objects[f"events/20260301T10/{job_id}/s-000001.ndjson"] = lines.encode()
 
+    def _ledger(self, job_id: str, text: str) -> None:
+        sets = [{"params": {text: text if number < 4 else "-", "status": text, "x": number}} for number in range(6)]
+        study = {"model": "m", "parameter_sets": sets, "outputs": ["result.json"]}
+        manifest = {**MANIFEST, "job_id": job_id, "study": study, "only": None, "parent_job_id": None}
+        self._objects[f"jobs/{job_id}/manifest.json"] = json.dumps(manifest).encode()
+        self._objects.update(ledger.planted(job_id, text))
+
     def _spoilt(self) -> None:
         for name, spoil in _SPOILT.items():
             # Sound but for one thing, so that this alone can be what it is refused for.
@@ -169,6 +178,8 @@ class Registry(Command):
         study = {"model": "m", "parameter_sets": [{"params": {text: text}, "seed": n} for n, text in enumerate(TEXTS)]}
         manifest = {**MANIFEST, "job_id": SOUND, "study": study, "only": None, "parent_job_id": None}
         self._objects[f"jobs/{SOUND}/manifest.json"] = json.dumps(manifest).encode()
+        self._objects.update(dict.fromkeys(ledger.names_of_chunks(SOUND), b"beside"))
+        self._objects.update(ledger.spoilt(SOUND) | ledger.odd(SOUND))
         for text in TEXTS:
             self._objects[f"results/{SOUND}/{text}/1/out"] = b"x"
             self._objects[f"results/{SOUND}/p/1/{text}"] = b"x"
@@ -245,6 +256,11 @@ def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "json", ("doctor", "--json")
     yield "tsv", ("results", SOUND)
     yield "jsonl", ("results", SOUND, "--json")
+    for one in (job_id, SOUND):
+        yield from ledger.commands(one)
+    yield "text", ("failures",)
+    yield "json", ("diff", job_id, SOUND, "--json")
+    yield "text", ("diff", job_id, SOUND)
     yield "text", ("validate", SOUND)
     yield "text", ("wait", job_id, SOUND)
     yield "text", ("reconcile",)
@@ -313,6 +329,18 @@ def check_sync(registry: Registry, ran: Ran) -> int:
     return len(unreadable)
 
 
+def check_chunks(registry: Registry) -> int:
+    """Check that each bad chunk of a ledger is reported by its key and a reason, and that the others count."""
+    registry.run("tasks", SOUND)
+    ran = registry.run("query", "--json", "--limit", "0", f"SELECT * FROM ledger_problems WHERE job_id = '{SOUND}'")
+    problems = {one["key"]: one["reason"] for one in json.loads(ran.out)["rows"]}
+    bad = ledger.spoilt(SOUND).keys()
+    must(problems.keys() == bad and all(problems.values()), f"not reported: {sorted(bad ^ problems.keys())[:5]}")
+    lines = registry.run("tasks", SOUND, "--jsonl", "--status", "failed").out.splitlines()
+    must([json.loads(line)["task"] for line in lines] == [0, 1, 2, 3, 5], f"failed are {len(lines)} tasks")
+    return len(bad)
+
+
 def run(trial: Trial) -> list[Figure]:
     """Fill it, sync it, look at it in every way."""
     directory = trial.directory / "hostile-registry"
@@ -326,10 +354,12 @@ def run(trial: Trial) -> list[Figure]:
                 # For a person JSON is indented: it is one document all the same.
                 check(form, registry.run(*argv, terminal=terminal), " ".join(argv))
                 count += 1
+    chunks = check_chunks(registry)
     pages = served(registry)
     return [
         Figure("hostile registry: keys", registry.size),
         Figure("hostile registry: unreadable records reported by key and reason", bad),
+        Figure("hostile registry: unreadable chunks of a ledger reported by key and reason", chunks),
         Figure("hostile registry: commands run over it", count),
         Figure("hostile registry: pages fetched", pages),
     ]
