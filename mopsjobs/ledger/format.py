@@ -35,7 +35,10 @@ PREFIX = "ledger/"
 VERSION = 1
 
 MAX_CHUNK_ATTEMPTS = 5_000
-"""Attempts in one chunk, at most: some 50 KB."""
+"""Ended attempts in one chunk, at most: some 50 KB."""
+
+MAX_READ_ATTEMPTS = 4 * MAX_CHUNK_ATTEMPTS
+"""Of a chunk that is read. The chunk of a killed runner also has the attempts that ran: one per worker."""
 
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 """Of a chunk as it is stored."""
@@ -185,8 +188,8 @@ def parse_columns(value: bytes, key: ChunkKey) -> tuple[dict[str, Any], dict[str
         raise RecordError(f"unknown version of a ledger {head['version']}: expected {VERSION}")
     if (head.get("job_id"), head.get("shard")) != (key.job_id, key.shard):
         raise RecordError(f"it is a chunk of job {str(head.get('job_id'))[:80]!r}, shard {str(head.get('shard'))[:9]}")
-    if type(head.get("count")) is not int or not 0 <= head["count"] <= MAX_CHUNK_ATTEMPTS:
-        raise RecordError(f"invalid count {str(head.get('count'))[:20]}: expected up to {MAX_CHUNK_ATTEMPTS:,}")
+    if type(head.get("count")) is not int or not 0 <= head["count"] <= MAX_READ_ATTEMPTS:
+        raise RecordError(f"invalid count {str(head.get('count'))[:20]}: expected up to {MAX_READ_ATTEMPTS:,}")
     columns: dict[str, list[Any]] = {}
     for line in lines:
         if not (isinstance(line, dict) and isinstance(line.get("column"), str)):

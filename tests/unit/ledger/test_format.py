@@ -16,6 +16,7 @@ from mopsjobs.errors import RecordError
 from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome
 from mopsjobs.ledger.format import (
     MAX_CHUNK_ATTEMPTS,
+    MAX_READ_ATTEMPTS,
     ChunkKey,
     chunk_key,
     encode_attempts,
@@ -110,7 +111,7 @@ def test_a_key_is_split_into_what_it_was_made_of() -> None:
         (_chunk() + pack(b"{}"), "KeyError"),
         (_chunk(count=-1), "invalid count -1"),
         (_chunk(count=True), "invalid count True"),
-        (_chunk(count=MAX_CHUNK_ATTEMPTS + 1), "invalid count 5001: expected up to 5,000"),
+        (_chunk(count=MAX_READ_ATTEMPTS + 1), "invalid count 20001: expected up to 20,000"),
     ],
 )
 def test_bytes_that_are_not_a_chunk_are_refused(value: bytes, reason: str) -> None:
@@ -149,6 +150,13 @@ def test_a_full_chunk_of_long_messages_is_read() -> None:
         for task in range(MAX_CHUNK_ATTEMPTS)
     ]
     assert parse_attempts(encode_attempts("job-1", 0, attempts), KEY).attempts == attempts
+
+
+def test_the_chunk_of_a_killed_runner_may_have_more_attempts() -> None:
+    """Beside as many ended attempts as a chunk takes, it has those that ran at the kill."""
+    count = MAX_CHUNK_ATTEMPTS + 100
+    attempts = [Attempt(task, 1, Outcome.LOST, 1.0, *[None] * 8) for task in range(count)]
+    assert len(parse_attempts(encode_attempts("job-1", 0, attempts), KEY).attempts) == count
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: pack(text.encode("utf-8", "replace"))))
