@@ -111,22 +111,11 @@ def _run(argv: list[str], env: Mapping[str, str], out: Printer, clocks: Mapping[
     out.verbose = getattr(args, "verbose", 0)
     out.quiet = getattr(args, "quiet", False)
 
-    from mopsjobs.app import config
-    from mopsjobs.app.app import App
+    from mopsjobs.app.app import open_app
 
     flags = {name: getattr(args, name, None) for name in ("registry", "cache", "color", "env")}
-    if flags["env"] is not None:
-        from mopsjobs.app.modelops_environment import with_environment
-
-        env = with_environment(flags["env"], env)
-    settings = config.load(flags, env, _working_directory())
+    app = open_app(flags, env, out, **clocks)  # type: ignore[arg-type]
     repeat_registry(registry=flags["registry"], env=flags["env"])
-    out.color = settings.color.value
-    for sentence in settings.ignored:
-        out.warn(sentence)
-    if settings.redirected_by is not None:
-        out.note(f"The registry is {settings.registry.value}, named by {settings.redirected_by}")
-    app = App(settings, out, env, **clocks)  # type: ignore[arg-type]
     try:
         result = load(args.command).run(args, app)
     finally:
@@ -150,14 +139,6 @@ def _done_but_not_printed(error: OSError, result: Result) -> MopsJobsError:
         f"Cannot write: {error.strerror}. The command was completed{': ' + line if line else ''}.",
         hint=f"See its result: {command_line('list')}",
     )
-
-
-def _working_directory() -> str | None:
-    """Return the working directory; None if it was removed, like the scratch directory of a job that has ended."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return None
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

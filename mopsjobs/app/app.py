@@ -9,7 +9,7 @@ from datetime import datetime
 
 from mopsjobs.app.cache_access import CacheAccess
 from mopsjobs.app.cache_location import CacheLocation
-from mopsjobs.app.config import Settings
+from mopsjobs.app.config import Settings, load
 from mopsjobs.app.embedded_registry import EmbeddedRegistry
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
@@ -121,3 +121,46 @@ class App:
 
         if not record_state(self.store, value, now=self.now):
             self.out.debug("The registry took the write, but not its event.")
+
+
+def open_app(
+    flags: Mapping[str, str | None],
+    env: Mapping[str, str],
+    out: Printer,
+    *,
+    given_by: str = "flag --",
+    new_app: Callable[..., App] = App,
+    **clocks: object,
+) -> App:
+    """Find the settings, report what is odd about them, and return the run. Nothing is opened yet.
+
+    Args:
+        flags: see `mopsjobs.app.config.load`, as for `given_by`.
+        env: the environment.
+        out: takes warnings and notes.
+        given_by: the text in front of the name of a flag.
+        new_app: makes the run of settings, printer, environment and clocks.
+        clocks: the clocks of `App`, by name.
+
+    Raises:
+        ConfigError: if a setting or a configuration file is invalid.
+    """
+    if (environment := flags.get("env")) is not None:
+        from mopsjobs.app.modelops_environment import with_environment
+
+        env = with_environment(environment, env)
+    settings = load(flags, env, _working_directory(), given_by=given_by)
+    out.color = settings.color.value
+    for sentence in settings.ignored:
+        out.warn(sentence)
+    if settings.redirected_by is not None:
+        out.note(f"The registry is {settings.registry.value}, named by {settings.redirected_by}")
+    return new_app(settings, out, env, **clocks)
+
+
+def _working_directory() -> str | None:
+    """Return the working directory; None if it was removed, like the scratch directory of a job that has ended."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None

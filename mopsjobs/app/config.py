@@ -98,13 +98,16 @@ _ENV = {
 }
 
 
-def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | None) -> Settings:
+def load(
+    flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | None, *, given_by: str = "flag --"
+) -> Settings:
     """Find the value of each setting.
 
     Args:
         flags: the flags `registry`, `cache`, `color` and `env`; None for a flag that is not given.
         env: the environment.
         cwd: where the search for a project file begins; None to read none.
+        given_by: the text in front of the name of a flag, in the origin of its value.
 
     Raises:
         ConfigError: if a file cannot be read, has a wrong key or a wrong type, or if a value is invalid. The message
@@ -113,9 +116,9 @@ def load(flags: Mapping[str, str | None], env: Mapping[str, str], cwd: str | Non
     found: dict[str, Setting] = {}
     for name, value in flags.items():
         if value is not None and name != "env":
-            found[name] = Setting(value, f"flag --{name}")
+            found[name] = Setting(value, f"{given_by}{name}")
     if (environment := flags.get("env")) is not None:
-        found.setdefault("registry", Setting(f"azure://{DEFAULT_CONTAINER}", f"flag --env {environment}"))
+        found.setdefault("registry", Setting(f"azure://{DEFAULT_CONTAINER}", f"{given_by}env {environment}"))
     for name, variable in _ENV.items():
         if env.get(variable):
             found.setdefault(name, Setting(env[variable], f"environment {variable}"))

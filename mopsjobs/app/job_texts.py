@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mopsjobs.errors import CacheError
 from mopsjobs.registry.status import BEFORE_RUNNING
 from mopsjobs.utils.times import human_duration, human_range, parse_time
+
+if TYPE_CHECKING:
+    from mopsjobs.app.app import App
 
 SHORT_RANGE = 600.0
 """Seconds. The ends of a shorter range are shown with seconds."""
@@ -85,6 +91,26 @@ def memory_text(size: float | None) -> str | None:
     if size is None:
         return None
     return f"{size / 2**20:,.0f} MiB" if size < 10 * 2**30 else f"{size / 2**30:,.1f} GiB"
+
+
+def failed_tasks_text(job: Mapping[str, object], app: App) -> str | None:
+    """Return which tasks failed and why, as far as the cache has the ledger of the job."""
+    job_id = str(job["job_id"])
+    if app.settings.is_local and job["tasks_failed"]:  # views of an embedded registry are live
+        from mopsjobs.app.job_tasks import mirror_failures
+
+        mirror_failures(job, app)
+
+    def view(connection: sqlite3.Connection) -> str | None:
+        if connection.execute("SELECT 1 FROM ledger WHERE job_id = ?", (job_id,)).fetchone() is None:
+            return None
+        from mopsjobs.cache.queries.failed_tasks import describe_failures  # here: few jobs are looked at
+
+        return describe_failures(connection, job_id, job["tasks_failed"])
+
+    with contextlib.suppress(CacheError):  # the record may come from the registry
+        return app.cache.read_cached(view)
+    return None
 
 
 def step_time(step: Mapping[str, object]) -> datetime | None:

@@ -57,13 +57,33 @@ def parse_quantiles(text: str) -> tuple[float, ...]:
         quantiles = tuple(float(part) for part in text.split(","))
     except ValueError:
         quantiles = ()
-    if not (0 < len(quantiles) <= MAX_QUANTILES and all(0 <= one <= 1 for one in quantiles)):
-        raise UsageError(
-            f"invalid quantiles {text!r}: expected up to {MAX_QUANTILES} numbers from 0 to 1, separated by commas"
-        )
+    if not quantiles:
+        raise _not_quantiles_error(text)
+    return check_quantiles(quantiles, text)
+
+
+def check_quantiles(quantiles: tuple[float, ...], text: object = None) -> tuple[float, ...]:
+    """Return quantiles, of which there may be none.
+
+    Args:
+        quantiles: the numbers.
+        text: the words of the user, for the error; None for the numbers.
+
+    Raises:
+        UsageError: if they are not from 0 to 1, or one comes twice, or there are more than `MAX_QUANTILES`.
+    """
+    text = quantiles if text is None else text
+    if not (len(quantiles) <= MAX_QUANTILES and all(0 <= one <= 1 for one in quantiles)):
+        raise _not_quantiles_error(text)
     if len({f"{one:g}" for one in quantiles}) < len(quantiles):
         raise UsageError(f"invalid quantiles {text!r}: one comes twice")
     return quantiles
+
+
+def _not_quantiles_error(text: object) -> UsageError:
+    return UsageError(
+        f"invalid quantiles {text!r}: expected up to {MAX_QUANTILES} numbers from 0 to 1, separated by commas"
+    )
 
 
 def mean(values: Sequence[float]) -> float:

@@ -19,13 +19,14 @@ from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import JobTasks, find_tasks, never_mirrored_error
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
-from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, SCHEMA, CollectedScalars, ScalarReader
+from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, MAX_KEYS, SCHEMA, CollectedScalars, ScalarReader
 from mopsjobs.cache.temporary import temporary_database
 from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, NoManifestError, UsageError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
 from mopsjobs.studies.tasks_csv import parameter_columns
 from mopsjobs.utils.table_files import Column, free_name, kind_of
+from mopsjobs.utils.text import pluralize
 
 T = TypeVar("T")
 OnProgress = Callable[[int], None] | None
@@ -116,6 +117,22 @@ class ResultsTable:
     def is_full(self) -> bool:
         """Return whether scalars are left out, since there are too many columns."""
         return self._collected.is_full
+
+    def problems(self) -> list[str]:
+        """Return what the table lacks, as sentences. Complete after the rows were read."""
+        sentences = [
+            f"{key} cannot be read ({reason}). The outputs of its tasks were read instead."
+            for key, reason in self.chunk_problems
+        ]
+        sentences += [f"{key} cannot be read: {reason}." for key, reason in self.output_problems]
+        if self.left_out:
+            sentences.append(
+                f"{pluralize(self.left_out, 'value')} of outputs left out: too long, not finite, or in files that are"
+                " not valid or larger than 1 MiB."
+            )
+        if self.is_full:
+            sentences.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
+        return sentences
 
     def rows(self) -> Iterator[list[object]]:
         """Yield the tasks, by family and number, as rows of `columns`."""

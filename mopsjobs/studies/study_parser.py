@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mopsjobs.errors import RecordError, UsageError, shorten
@@ -69,6 +70,20 @@ def load_study(text: bytes, source: str) -> Study:
         subject = "it " if error.reason.startswith("has ") else ""
         raise StudyError(source, [subject + error.reason]) from None
     return parse_study(document, source)
+
+
+def read_study(path: str) -> Study:
+    """Read a study file.
+
+    Raises:
+        UsageError: if the file cannot be read.
+        StudyError: if it is invalid; see `load_study`.
+    """
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
+    return load_study(text, path)
 
 
 def parse_study(document: object, source: str = "") -> Study:

@@ -136,44 +136,87 @@ def _write_jsonl(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> N
 
 def _write_parquet(path: str, columns: Sequence[Column], rows: Iterable[Row]) -> None:
     pyarrow, parquet = _import_pyarrow()
-    types = [_parquet_type(pyarrow, column.kinds) for column in columns]
-    schema = pyarrow.schema([(column.name, kind) for column, (kind, _) in zip(columns, types, strict=True)])
+    schema = _arrow_schema(pyarrow, columns)
     rows = iter(rows)
     with contextlib.closing(parquet.ParquetWriter(path, schema)) as writer:
         while batch := list(itertools.islice(rows, GROUP)):
-            arrays = [
-                pyarrow.array([None if value is None else convert(value) for value in values], type=kind)
-                for values, (kind, convert) in zip(zip(*batch, strict=True), types, strict=True)
-            ]
-            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+            writer.write_table(_arrow_table(pyarrow, schema, columns, batch))
 
 
-def _parquet_type(pyarrow: Any, kinds: frozenset[str]) -> tuple[Any, Convert]:
-    """Return the type of a column, and what makes its values. A column of several kinds has texts."""
-    if kinds == {"boolean"}:
-        return pyarrow.bool_(), bool
-    if kinds == {"integer"}:
-        return pyarrow.int64(), int
-    if kinds == {"unsigned"}:
-        return pyarrow.uint64(), int
-    if is_numeric(kinds) and "number" in kinds:
-        return pyarrow.float64(), float
-    return pyarrow.string(), _text
+def arrow_table(columns: Sequence[Column], rows: Iterable[Row]) -> Any:
+    """Return a table of Arrow, with the types that a Parquet file would have.
+
+    Raises:
+        UsageError: if this Python has no pyarrow.
+    """
+    pyarrow = import_package("pyarrow", "A table of Arrow")
+    return _arrow_table(pyarrow, _arrow_schema(pyarrow, columns), columns, list(rows))
+
+
+def typed_columns(columns: Sequence[Column], rows: Iterable[Row]) -> dict[str, list[Any]]:
+    """Return the values of each column, as its type in a Parquet file has them. Nulls stay."""
+    converters = [_CONVERTERS[type_of(column.kinds)] for column in columns]
+    values: list[list[Any]] = [[] for _ in columns]
+    for row in rows:
+        for column, convert, value in zip(values, converters, row, strict=True):
+            column.append(None if value is None else convert(value))
+    return {column.name: found for column, found in zip(columns, values, strict=True)}
+
+
+def _arrow_schema(pyarrow: Any, columns: Sequence[Column]) -> Any:
+    types = {
+        "boolean": pyarrow.bool_(),
+        "integer": pyarrow.int64(),
+        "unsigned": pyarrow.uint64(),
+        "number": pyarrow.float64(),
+        "text": pyarrow.string(),
+    }
+    return pyarrow.schema([(column.name, types[type_of(column.kinds)]) for column in columns])
+
+
+def _arrow_table(pyarrow: Any, schema: Any, columns: Sequence[Column], rows: Iterable[Row]) -> Any:
+    values = typed_columns(columns, rows).values()
+    arrays = [pyarrow.array(one, type=field.type) for one, field in zip(values, schema, strict=True)]
+    return pyarrow.Table.from_arrays(arrays, schema=schema)
+
+
+def type_of(kinds: frozenset[str]) -> str:
+    """Return the type of a column: `boolean`, `integer`, `unsigned`, `number` or `text`. Several kinds become texts."""
+    if len(kinds) == 1 and kinds <= {"boolean", "integer", "unsigned"}:
+        return next(iter(kinds))
+    return "number" if is_numeric(kinds) and "number" in kinds else "text"
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def _import_pyarrow() -> tuple[Any, Any]:
+_CONVERTERS: dict[str, Convert] = {"boolean": bool, "integer": int, "unsigned": int, "number": float, "text": _text}
+
+
+def import_package(name: str, purpose: str, hint: str | None = None) -> Any:
+    """Import a package that is not installed with mops-jobs.
+
+    Args:
+        name: the package.
+        purpose: what needs it, for the error.
+        hint: what to do without it.
+
+    Raises:
+        UsageError: if it is not installed.
+    """
     try:
-        # By name: it is not installed with mops-jobs, and larger than all of it.
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        return importlib.import_module(name)  # by name: mops-jobs does not depend on it
     except ImportError:
         raise UsageError(
-            f"A table in Parquet needs the package pyarrow in {sys.executable}, which runs mops-jobs.",
-            hint="Install it there, or write .csv or .jsonl.",
+            f"{purpose} needs the package {name.partition('.')[0]} in {sys.executable}, which runs mops-jobs.",
+            hint=hint or "Install it there.",
         ) from None
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    need = "A table in Parquet", "Install it there, or write .csv or .jsonl."
+    return import_package("pyarrow", *need), import_package("pyarrow.parquet", *need)
 
 
 _WRITERS: dict[str, Callable[[str, Sequence[Column], Iterable[Row]], None]] = {

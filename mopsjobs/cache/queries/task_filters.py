@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import UsageError, shorten
@@ -116,6 +116,16 @@ def parse_condition(text: str) -> Condition:
             hint=f"Operators are {' '.join(sign for sign in _OPERATORS if sign != '==')}.",
         )
     return Condition(_without_quotes(name), sign, _without_quotes(text[place + len(sign) :].strip()))
+
+
+def check_count(conditions: Sequence[Condition]) -> None:
+    """Refuse more than `MAX_CONDITIONS`.
+
+    Raises:
+        UsageError: if there are more.
+    """
+    if len(conditions) > MAX_CONDITIONS:
+        raise UsageError(f"too many conditions ({len(conditions):,}): expected at most {MAX_CONDITIONS}.")
 
 
 def parse_order(text: str) -> Order:

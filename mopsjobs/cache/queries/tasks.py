@@ -81,6 +81,13 @@ class ListedTask(NamedTuple):
         }
 
 
+TASK_FIELDS = (
+    "task", "params", "seed", "param_id", "shard", "outcome", "attempt", "started_at", "seconds", "cpu_seconds",
+    "max_rss_bytes", "host", "output_bytes", "error_key", "error_message", "error_type", "error_where",
+)  # fmt: skip
+"""The members of `ListedTask.to_json`, in their order."""
+
+
 class TaskQuery(NamedTuple):
     """Conditions on tasks, and their order."""
 

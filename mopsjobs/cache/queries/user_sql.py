@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from mopsjobs.errors import UsageError, command_line
@@ -89,6 +89,17 @@ def run_user_query(
     if cursor.description is None:
         raise UsageError("invalid query: it returns no rows.", hint=_hint(view_columns))
     return QueryResult(tuple(column[0] for column in cursor.description), rows(cursor))
+
+
+def check_distinct(columns: Sequence[str]) -> None:
+    """Refuse columns of one name: a row could not name them.
+
+    Raises:
+        UsageError: if there are two.
+    """
+    for name in columns:
+        if columns.count(name) > 1:
+            raise UsageError(f"Two columns have the name '{name}'.", hint="Rename one with AS.")
 
 
 def _authorize(

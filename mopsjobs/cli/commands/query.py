@@ -12,7 +12,6 @@ from mopsjobs.cache.queries import user_sql
 from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, row_limit
 from mopsjobs.cli.job_table import fields_table
 from mopsjobs.console.result import Csv, Document, Result, Table, Tsv
-from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_duration
 
@@ -106,9 +105,7 @@ def _truncation_notes(args: argparse.Namespace, answer: user_sql.QueryResult) ->
 def _document(
     columns: tuple[str, ...], rows: list[tuple[object, ...]], freshness: Freshness, *, is_cut: bool
 ) -> dict[str, object]:
-    for name in columns:
-        if columns.count(name) > 1:
-            raise UsageError(f"Two columns have the name '{name}'.", hint="Rename one with AS.")
+    user_sql.check_distinct(columns)
     return {
         "schema_version": SCHEMA_VERSION,
         "synced_at": freshness.synced_at,

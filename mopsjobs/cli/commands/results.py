@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
-from typing import Any
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_outputs import JobWithOutputs, find_job_with_outputs, read_task_errors
 from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
 from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
-from mopsjobs.cache.sync.scalars import MAX_KEYS
 from mopsjobs.cli.flags import JOB_HELP, argument_type
 from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError, NoOutputsError, UsageError
@@ -111,7 +109,8 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         notes = [pluralize(next(count), "row") + place]
         if isinstance(table, ReplicateTable) and table.left_out_columns:
             notes.insert(0, f"Not numbers, so without statistics: {join_first(table.left_out_columns)}.")
-        return Result(notes=notes, **_problems(results))
+        exit_code = EXIT_PARTLY_DONE if results.output_problems else EXIT_DONE
+        return Result(notes=notes, warnings=results.problems(), exit_code=exit_code)
 
     with app.out.progress("tasks") as on_progress:
         result = read_results_table(families, app, view, on_progress)
@@ -120,23 +119,6 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         *result.warnings,
     ]
     return result
-
-
-def _problems(table: ResultsTable) -> dict[str, Any]:
-    """Return warnings about what a table lacks, and the exit code."""
-    warnings = [
-        f"{key} cannot be read ({reason}). The outputs of its tasks were read instead."
-        for key, reason in table.chunk_problems
-    ]
-    warnings += [f"{key} cannot be read: {reason}." for key, reason in table.output_problems]
-    if table.left_out:
-        warnings.append(
-            f"{pluralize(table.left_out, 'value')} of outputs left out: too long, not finite, or in files that are not"
-            " valid or larger than 1 MiB."
-        )
-    if table.is_full:
-        warnings.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
-    return {"warnings": warnings, "exit_code": EXIT_PARTLY_DONE if table.output_problems else EXIT_DONE}
 
 
 def _output_json(one: Output) -> dict[str, object]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
-import sqlite3
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
@@ -14,6 +12,7 @@ from mopsjobs.app.find_job import FoundJob, Job, find_job
 from mopsjobs.app.job_texts import (
     UNKNOWN,
     end_text,
+    failed_tasks_text,
     kubernetes_text,
     note_text,
     queued_text,
@@ -29,7 +28,7 @@ from mopsjobs.cli.flags import JOB_HELP, add_freshness_flags, freshness_policy
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
-from mopsjobs.errors import EXIT_UNREACHABLE, CacheError
+from mopsjobs.errors import EXIT_UNREACHABLE
 from mopsjobs.utils.text import describe_duplicates, pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
 
@@ -130,7 +129,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         None if since is None else f", since {_time_text(since, app)}",
     )
     add("Progress", _progress(job))
-    add("Failed", _failed_tasks(job, app))
+    add("Failed", failed_tasks_text(job, app))
     add("Done", end_text(job, now))
     add("Stragglers", stragglers_text(job, now))
     add("Created", _time_text(job["created_at"], app))
@@ -172,26 +171,6 @@ def _progress(job: Job) -> str | None:
         return f"{pluralize(done, 'task')} done{failures}" if done or failed else None
     metadata: Mapping[str, object] = job["metadata"]  # type: ignore[assignment]
     return _bar(done, total, describe_duplicates(metadata.get("n_duplicate_tasks"))) + failures
-
-
-def _failed_tasks(job: Job, app: App) -> str | None:
-    """Return which tasks failed and why, as far as the cache has the ledger of the job."""
-    job_id = str(job["job_id"])
-    if app.settings.is_local and job["tasks_failed"]:  # views of an embedded registry are live
-        from mopsjobs.app.job_tasks import mirror_failures
-
-        mirror_failures(job, app)
-
-    def view(connection: sqlite3.Connection) -> str | None:
-        if connection.execute("SELECT 1 FROM ledger WHERE job_id = ?", (job_id,)).fetchone() is None:
-            return None
-        from mopsjobs.cache.queries.failed_tasks import describe_failures  # here: few jobs are looked at
-
-        return describe_failures(connection, job_id, job["tasks_failed"])
-
-    with contextlib.suppress(CacheError):  # the record may come from the registry
-        return app.cache.read_cached(view)
-    return None
 
 
 def _bar(done: int, total: int, duplicates: str = "") -> str:

@@ -20,9 +20,9 @@ from mopsjobs.cli.launch_flags import (
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
-from mopsjobs.errors import UsageError, command_line
+from mopsjobs.errors import command_line
 from mopsjobs.studies.study import Study
-from mopsjobs.studies.study_parser import load_study
+from mopsjobs.studies.study_parser import load_study, read_study
 from mopsjobs.submission.submit import PreparedJob, SubmitRequest, prepare, submit_prepared
 from mopsjobs.utils.text import describe_duplicates, pluralize
 
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Submit a study."""
-    study = load_study(_read(args.study), args.study)
+    study = load_study(sys.stdin.buffer.read(), "-") if args.study == "-" else read_study(args.study)
     request = SubmitRequest(
         study=study,
         code=code_to_pack(args, app),
@@ -142,13 +142,6 @@ def _tasks_text(launch: Launch, request: SubmitRequest) -> str:
 def _python(launch: Launch, request: SubmitRequest) -> str | None:
     """Return the interpreter of the model; None where the engine has its own."""
     return launch.python or (sys.executable if request.engine == "local" else None)
-
-
-def _read(path: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
 
 
 def _size(count: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.app import App
+from mopsjobs.app.sync_more import SCHEMA_VERSION, SHOWN_PROBLEMS, mirror_events_and_ledgers, sync_json
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS as ALL_LEDGER_PROBLEMS
 from mopsjobs.cache.sync.batch import SyncReport
 from mopsjobs.cache.sync.events import EventsReport
 from mopsjobs.cache.sync.ledger import LedgerReport
@@ -28,12 +28,6 @@ EXAMPLES = (
     "mops-jobs sync --full --json",
 )
 
-SCHEMA_VERSION = 1
-
-SHOWN_PROBLEMS = 10
-
-ALL_EVENT_PROBLEMS = "query 'SELECT * FROM event_problems'"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -51,10 +45,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
         report = app.cache.sync(wait=0, full=args.full, on_progress=on_progress)
     if report is None:
         return _already_running(args, app)
-    events, ledgers, warnings = _sync_more(app, full=args.full)
+    events, ledgers, warnings = mirror_events_and_ledgers(app, full=args.full)
     exit_code = EXIT_PARTLY_DONE if report.unreadable or warnings else EXIT_DONE
     if args.json:
-        return Result(Document(_document(report, events, ledgers)), warnings=warnings, exit_code=exit_code)
+        return Result(Document(sync_json(report, events, ledgers)), warnings=warnings, exit_code=exit_code)
     problems = report.unreadable if app.out.quiet else report.news
     named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
@@ -83,28 +77,6 @@ def _already_running(args: argparse.Namespace, app: App) -> Result:
     return Result(Document(document) if args.json else None, notes=notes, warnings=warnings)
 
 
-def _sync_more(app: App, *, full: bool) -> tuple[EventsReport | None, LedgerReport | None, list[str]]:
-    """Mirror events and ledgers, after the jobs, which matter more. Return their reports, and warnings."""
-    events = ledgers = None
-    try:
-        events = app.cache.sync_events(full=full)
-        ledgers = app.cache.sync_ledgers(full=full)
-    except StoreError as error:
-        what = "events" if events is None else "ledgers"
-        return events, None, [f"{error} All jobs are mirrored, but not all {what}."]
-    return events, ledgers, [
-        *_problem_texts(events.problems, ALL_EVENT_PROBLEMS),
-        *_problem_texts(ledgers.problems, ALL_LEDGER_PROBLEMS),
-    ]  # fmt: skip
-
-
-def _problem_texts(problems: list[tuple[str, str]], all_of_them: str) -> list[str]:
-    texts = [f"{key}: {reason}" for key, reason in problems[:SHOWN_PROBLEMS]]
-    if len(problems) > SHOWN_PROBLEMS:
-        texts.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line(all_of_them)}")
-    return texts
-
-
 def _count_cached_jobs(app: App) -> int | None:
     """Return the number of jobs in the cache, for the progress bar. Repairs a damaged cache."""
     try:
@@ -122,20 +94,3 @@ def _summary(report: SyncReport, events: EventsReport | None, ledgers: LedgerRep
     new_events = f"; {pluralize(events.events, 'new event')}" if events and events.events else ""
     new_attempts = f"; {pluralize(ledgers.attempts, 'new attempt')}" if ledgers and ledgers.attempts else ""
     return f"Synced {jobs} in {report.seconds:.1f} s: {counts or 'nothing new'}{unreadable}{new_events}{new_attempts}"
-
-
-def _document(report: SyncReport, events: EventsReport | None, ledgers: LedgerReport | None) -> dict[str, object]:
-    names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "already_running": False,
-        "mode": "full" if report.is_full else "delta",
-        "synced_at": report.synced_at,
-        "seconds": round(report.seconds, 3),
-        **{name: getattr(report, name) for name in names},
-        "problems": [
-            {"key": problem.key, "kind": problem.kind, "reason": problem.reason} for problem in report.problems
-        ],
-        "events_added": None if events is None else events.events,
-        "attempts_added": None if ledgers is None else ledgers.attempts,
-    }

@@ -11,10 +11,10 @@ from mopsjobs.app.job_arguments import DEFAULT_LIMIT
 from mopsjobs.app.job_tasks import JobTasks, find_tasks
 from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger
 from mopsjobs.cache.queries.task_filters import (
-    MAX_CONDITIONS,
     SORTS,
     STATUSES,
     Order,
+    check_count,
     parse_condition,
     parse_order,
     parse_task_statuses,
@@ -93,8 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """List tasks."""
-    if len(args.param) > MAX_CONDITIONS:
-        raise UsageError(f"too many conditions ({len(args.param):,}): expected at most {MAX_CONDITIONS}.")
+    check_count(args.param)
     query = TaskQuery(args.status, tuple(args.param), args.sort or Order())
     limit = DEFAULT_LIMIT if args.limit is None else args.limit
     if args.slowest is not None:
