@@ -11,7 +11,7 @@ tests/project/test_layers.py). From the lowest floor up:
     cache, modelops, submission
     runner
     app
-    web
+    api, web
     cli
 """
 
@@ -20,12 +20,68 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from mopsjobs.api.job import Job, JobInfo
+    from mopsjobs.api.registry import Registry, connect
+    from mopsjobs.api.study import Study, grid
+    from mopsjobs.api.table import Table
+    from mopsjobs.engines.trust import NotTrustedError
+    from mopsjobs.errors import (
+        JobBusyError,
+        JobCancelledError,
+        JobEndError,
+        JobExistsError,
+        JobFailedError,
+        JobNotFinishedError,
+        JobNotFoundError,
+        JobPartialError,
+        MopsJobsError,
+        StoreAccessError,
+        StoreError,
+        StoreUnavailableError,
+        UsageError,
+    )
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store import open_store
 
-__all__ = ["JobRegistry", "__version__", "open_store"]
+__all__ = [
+    "Job",
+    "JobBusyError",
+    "JobCancelledError",
+    "JobEndError",
+    "JobExistsError",
+    "JobFailedError",
+    "JobInfo",
+    "JobNotFinishedError",
+    "JobNotFoundError",
+    "JobPartialError",
+    "JobRegistry",
+    "MopsJobsError",
+    "NotTrustedError",
+    "Registry",
+    "StoreAccessError",
+    "StoreError",
+    "StoreUnavailableError",
+    "Study",
+    "Table",
+    "UsageError",
+    "__version__",
+    "connect",
+    "grid",
+    "open_store",
+]
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "mopsjobs.api.job": ("Job", "JobInfo"),
+    "mopsjobs.api.registry": ("Registry", "connect"),
+    "mopsjobs.api.study": ("Study", "grid"),
+    "mopsjobs.api.table": ("Table",),
+    "mopsjobs.engines.trust": ("NotTrustedError",),
+    "mopsjobs.registry.job_registry": ("JobRegistry",),
+    "mopsjobs.store": ("open_store",),
+}
+"""The modules that have the public names. `mopsjobs.errors` has all others."""
 
 
 def __getattr__(name: str) -> object:
@@ -34,12 +90,14 @@ def __getattr__(name: str) -> object:
     Raises:
         AttributeError: if there is no such name.
     """
-    if name == "JobRegistry":
-        from mopsjobs.registry.job_registry import JobRegistry
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return JobRegistry
-    if name == "open_store":
-        from mopsjobs.store import open_store
+    module = next((module for module, names in _MODULES.items() if name in names), "mopsjobs.errors")
+    return getattr(import_module(module), name)
 
-        return open_store
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """Return the public names, for completion."""
+    return [*globals(), *__all__]

@@ -275,6 +275,38 @@ class JobBusyError(JobError):
     exit_code = EXIT_REFUSED
 
 
+class JobEndError(JobError):
+    """The job has not succeeded, or not ended. A caller asked for an error in this case. `status` is its status."""
+
+    def __init__(self, message: str, *, job_id: str, status: str, hint: str | None = None) -> None:
+        super().__init__(message, job_id=job_id, hint=hint)
+        self.status = status
+
+
+class JobFailedError(JobEndError):
+    """The job has failed."""
+
+    exit_code = EXIT_JOB_FAILED
+
+
+class JobCancelledError(JobEndError):
+    """The job was cancelled."""
+
+    exit_code = EXIT_JOB_CANCELLED
+
+
+class JobPartialError(JobEndError):
+    """The job has ended, and some of its tasks have no complete outputs."""
+
+    exit_code = EXIT_JOB_PARTIAL
+
+
+class JobNotFinishedError(JobEndError):
+    """The job has not ended."""
+
+    exit_code = EXIT_NOT_FINISHED
+
+
 class NoOutputsError(JobError):
     """The job has no outputs so far."""
 

@@ -33,7 +33,7 @@ FLOORS = (
     ("cache", "modelops", "submission"),
     ("runner",),
     ("app",),
-    ("web",),
+    ("api", "web"),
     ("cli",),
     ("mops_jobs",),
 )

@@ -1,0 +1,124 @@
+"""The arguments of a Python program as the requests that commands make of their flags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypedDict
+
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.errors import UsageError
+from mopsjobs.utils.text import invalid_choice
+from mopsjobs.utils.times import parse_duration
+
+if TYPE_CHECKING:
+    from mopsjobs.submission.launching import LaunchOptions
+
+Duration = str | float
+"""A text like `2h`, or seconds."""
+
+Labels = Mapping[str, object] | Iterable[str] | str
+"""Labels to filter by: `{"exp": 7}`, or texts like `exp=7`, or `exp` for any value."""
+
+
+class Freshness(TypedDict, total=False):
+    """The required freshness of a view. One of them is enough."""
+
+    refresh: bool
+    """Read the registry first."""
+    max_age: Duration
+    """Read the whole registry first if it was last read longer ago than this."""
+    offline: bool
+    """Never use the network."""
+
+
+class RunnerOptions(TypedDict, total=False):
+    """The options of a runner: the flags of `submit` and `resume`, with their defaults."""
+
+    workers: int
+    """Worker processes per shard."""
+    python: str
+    """The model's interpreter."""
+    task_timeout: Duration
+    """The time limit of one task."""
+    scheduler: str
+    """The address of a Dask scheduler. For dask only."""
+    shards: int
+    """Parts of the job, each a pod. For kubernetes only, as all that follow."""
+    image: str
+    namespace: str
+    cpu: str
+    memory: str
+    secret: str
+    service_account: str
+    parallelism: int
+    context: str
+
+
+def seconds_of(duration: Duration | None) -> float | None:
+    """Return the seconds of a duration; None stays.
+
+    Raises:
+        UsageError: if it is malformed or negative.
+    """
+    if isinstance(duration, str):
+        return parse_duration(duration)
+    if duration is not None and not duration >= 0:
+        raise UsageError(f"invalid duration {duration!r}: expected seconds, or a text like 2h.")
+    return duration
+
+
+def policy_of(freshness: Freshness) -> FreshnessPolicy:
+    """Return the policy for these arguments.
+
+    Raises:
+        UsageError: if a name is unknown, or if two contradict each other.
+    """
+    check_names(freshness, Freshness)
+    if sum(value not in (None, False) for value in freshness.values()) > 1:
+        raise UsageError("refresh, max_age and offline contradict each other: use one of them.")
+    return FreshnessPolicy(
+        refresh=freshness.get("refresh", False),
+        max_age=seconds_of(freshness.get("max_age")),
+        offline=freshness.get("offline", False),
+    )
+
+
+def launch_options(options: RunnerOptions) -> LaunchOptions:
+    """Return the options of a launch.
+
+    Raises:
+        UsageError: if a name is unknown, or if the time limit is malformed.
+    """
+    from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions  # here: it imports the registry
+
+    check_names(options, RunnerOptions)
+    given = {name: value for name, value in options.items() if value is not None}
+    return LaunchOptions(
+        workers=options.get("workers"),
+        python=options.get("python"),
+        task_timeout=seconds_of(options.get("task_timeout")),
+        shards=options.get("shards"),
+        scheduler=options.get("scheduler"),
+        cluster={name: str(given[name]) for name in CLUSTER_OPTIONS if name in given},
+    )
+
+
+def label_texts(labels: Labels | None) -> list[str]:
+    """Return labels to filter by, as texts."""
+    if labels is None:
+        return []
+    if isinstance(labels, str):
+        return [labels]
+    return [f"{key}={value}" for key, value in labels.items()] if isinstance(labels, Mapping) else list(labels)
+
+
+def check_names(given: Mapping[str, object], known: type) -> None:
+    """Refuse names of arguments that are unknown, which a type checker would find.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    names = list(known.__annotations__)
+    for name in given:
+        if name not in names:
+            raise UsageError(invalid_choice("argument", name, names))

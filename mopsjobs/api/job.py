@@ -1,0 +1,394 @@
+"""A job as a Python program holds it: an id and a registry. Dropping the handle changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from mopsjobs.api.arguments import Duration, Freshness, RunnerOptions, launch_options, policy_of, seconds_of
+from mopsjobs.api.table import Table, table_of_dicts
+from mopsjobs.app.exit_codes import exit_code_of
+from mopsjobs.errors import (
+    EXIT_DONE,
+    JobCancelledError,
+    JobEndError,
+    JobFailedError,
+    JobNotFinishedError,
+    JobPartialError,
+)
+
+if TYPE_CHECKING:
+    from mopsjobs.api.registry import Registry
+    from mopsjobs.app.app import App
+    from mopsjobs.cache.queries.tasks import TaskList
+    from mopsjobs.utils.table_files import Column, Row
+
+T = TypeVar("T")
+
+_END_ERRORS: dict[int, type[JobEndError]] = {
+    kind.exit_code: kind for kind in (JobFailedError, JobCancelledError, JobPartialError, JobNotFinishedError)
+}
+
+
+class JobInfo(Mapping[str, Any]):
+    """A job at one moment, with the fields of `status --json`, as members and as attributes."""
+
+    __slots__ = ("_fields", "age")
+
+    def __init__(self, fields: Mapping[str, Any], age: str) -> None:
+        """Keep the fields.
+
+        Args:
+            fields: the job in its JSON form.
+            age: how old the data is, in words.
+        """
+        self._fields = dict(fields)
+        self.age = age
+        """How old the data is, in words."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_fields" and name in self._fields:
+            return self._fields[name]
+        raise AttributeError(f"a job has no field {name!r}")
+
+    def __repr__(self) -> str:
+        total = self["tasks_total"]
+        counts = f", {self['tasks_completed']}/{total} tasks" if total else ""
+        return f"<{self['job_id']}: {self['status']}{counts}; {self.age}>"
+
+
+class Job:
+    """A handle on a job: its id, and the registry that has it. It keeps nothing else, and cancels nothing."""
+
+    __slots__ = ("_registry", "id")
+
+    def __init__(self, registry: Registry, job_id: str) -> None:
+        """Make a handle; nothing is read. `Registry.job` also checks that the job exists."""
+        self._registry = registry
+        self.id = job_id
+        """The full id of the job."""
+
+    @property
+    def _app(self) -> App:
+        return self._registry.app
+
+    # --- read ------------------------------------------------------------------------------------------------
+
+    def status(self, **freshness: Unpack[Freshness]) -> JobInfo:
+        """Return the job as `status` shows it: from the cache; a registry on this machine is read first.
+
+        Raises:
+            JobNotFoundError: if there is no such job.
+            StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
+        """
+        from mopsjobs.app.find_job import find_job
+
+        found = find_job(self.id, self._app, policy_of(freshness))
+        self._warn(found.warnings)
+        return JobInfo(found.job, "live" if found.freshness is None else found.freshness.describe())
+
+    def wait(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> JobInfo:
+        """Wait until the job ends, however it ends, or until the time is up. See `raise_for_status`.
+
+        An interrupt ends only the wait.
+
+        Args:
+            timeout: a text like `2h`, or seconds; None for no limit.
+            interval: the time between two reads; None for that of `wait`.
+
+        Raises:
+            JobNotFoundError: if there is no such job.
+            StoreUnavailableError: if the time was up while the registry did not answer.
+        """
+        from mopsjobs.app.wait import StopCondition, wait_for
+        from mopsjobs.cache.rows import job_json_from_state
+
+        app = self._app
+        try:
+            waited = wait_for([self.id], app, StopCondition(timeout=seconds_of(timeout)), interval=seconds_of(interval))
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"Job {self.id} goes on; only the wait was interrupted.")
+            raise
+        return JobInfo(job_json_from_state(waited.states[0], now=app.now().timestamp()), "live")
+
+    def raise_for_status(self) -> None:
+        """Raise an error unless the job has succeeded. Its `exit_code` is that of `status --exit-status`.
+
+        Raises:
+            JobFailedError: if it has failed.
+            JobCancelledError: if it was cancelled.
+            JobPartialError: if some of its tasks have no complete outputs.
+            JobNotFinishedError: if it has not ended.
+        """
+        job = self.status()
+        if exit_code_of(job) == JobNotFinishedError.exit_code:
+            job = self.status(refresh=True)  # an end is final; all else may be old
+        code = exit_code_of(job)
+        if code == EXIT_DONE:
+            return
+        why = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job.get(name))
+        raise _END_ERRORS[code](
+            f"Job {self.id} is {job['status']}{f': {why}' if why else ''}.", job_id=self.id, status=str(job["status"])
+        )
+
+    def tasks(
+        self,
+        status: str | None = None,
+        param: str | Iterable[str] = (),
+        *,
+        sort: str | None = None,
+        limit: int = 0,
+        **freshness: Unpack[Freshness],
+    ) -> Table:
+        """Return the tasks of the job, with the fields of `tasks --json`.
+
+        Args:
+            status: statuses of tasks, separated by commas.
+            param: conditions on parameters, like `beta>0.9`.
+            sort: the order; see `tasks --sort`.
+            limit: the first tasks, this many; 0 for all.
+            freshness: see `Freshness`.
+
+        Raises:
+            UsageError: if an argument is malformed.
+            NoManifestError: if mops-jobs did not submit the job.
+            StoreError: if the registry cannot be read, and the cache does not have the tasks.
+        """
+        from mopsjobs.app.job_tasks import find_tasks
+        from mopsjobs.cache.queries.task_filters import (
+            Order,
+            check_count,
+            parse_condition,
+            parse_order,
+            parse_task_statuses,
+        )
+        from mopsjobs.cache.queries.tasks import TASK_FIELDS, TaskQuery
+
+        conditions = tuple(parse_condition(text) for text in ([param] if isinstance(param, str) else param))
+        check_count(conditions)
+        order = Order() if sort is None else parse_order(sort)
+        query = TaskQuery(None if status is None else parse_task_statuses(status), conditions, order)
+        job = find_tasks(self.id, self._app, policy_of(freshness))
+        self._warn(job.warnings)
+
+        def view(tasks: TaskList) -> Table:
+            items = (task.to_json() for task in tasks.tasks(limit))
+            return table_of_dicts(f"tasks of {self.id}", TASK_FIELDS, items, age=job.describe_age(tasks.ledger))
+
+        return job.read(query, view)
+
+    def failures(self, **freshness: Unpack[Freshness]) -> dict[str, Any]:
+        """Return the failed tasks by their errors, and what separates them: the document of `failures --json`.
+
+        Raises:
+            NoManifestError: if mops-jobs did not submit the job.
+            StoreError: if the registry cannot be read, and the cache does not have the tasks.
+        """
+        from mopsjobs.app.failures import failures_of_jobs
+
+        app = self._app
+        failures = failures_of_jobs([self.id], app, policy_of(freshness))
+        self._warn(failures.warnings)
+        return failures.to_json(app)
+
+    def logs(
+        self,
+        task: int | Iterable[int] | None = None,
+        *,
+        failed: bool = False,
+        grep: str | None = None,
+        since: Duration | None = None,
+        tail: int | None = None,
+        offline: bool = False,
+        trust: Sequence[str] = (),
+    ) -> list[str]:
+        """Return the log lines so far, with the traceback of each failed task.
+
+        Args:
+            task: only lines of this task, or of these.
+            failed: only lines of tasks that failed.
+            grep: only lines that contain a match of this regular expression.
+            since: only lines newer than this.
+            tail: only the last lines, this many.
+            offline: never use the network.
+            trust: choices of the record that are accepted, as `KIND:VALUE`.
+
+        Raises:
+            UsageError: if an argument is malformed.
+            StoreUnavailableError: if the registry does not answer, and neither cache nor machine has lines.
+        """
+        from mopsjobs.app.log_source import LogRequest, read_logs
+
+        lines: list[str] = []
+        request = LogRequest(
+            job=self.id,
+            since=seconds_of(since),
+            tail=tail,
+            pattern=grep,
+            offline=offline,
+            trust=trust,
+            tasks=None if task is None else frozenset([task] if isinstance(task, int) else task),
+            failed=failed,
+        )
+        read_logs(request, self._app, lambda some: lines.extend(line.text for line in some))
+        return lines
+
+    def events(self, kind: str | None = None, *, offline: bool = False) -> list[dict[str, object]]:
+        """Return the events of the job so far, as `events --json` prints them.
+
+        Args:
+            kind: kinds of events, separated by commas; None for all.
+            offline: never use the network.
+
+        Raises:
+            UsageError: if a kind is malformed.
+            StoreUnavailableError: if the registry does not answer, and the cache has no events.
+        """
+        from mopsjobs.app.event_feed import EventFeed, parse_kinds
+        from mopsjobs.cache.queries.events import cache_id, public_event
+
+        app = self._app
+        kinds = None if kind is None else parse_kinds(kind)
+        feed = EventFeed(app, self.id, offline=offline, follow=False, kinds=kinds)
+        feed.sync_if_possible()
+        cache = app.cache.read_cached(cache_id) or ""
+        return [public_event(cache, one) for page in feed.pages(0) for one in page]
+
+    def results(self, *, mean: bool = False, quantiles: Sequence[float] = ()) -> Table:
+        """Return the table of results: a row per task of the job and its ancestors, as `results --table` writes it.
+
+        Args:
+            mean: a row per parameter set, with the mean of each number.
+            quantiles: a row per parameter set, with these quantiles of each number.
+
+        Raises:
+            UsageError: if the quantiles are invalid.
+            NoManifestError: if mops-jobs did not submit the job.
+            StoreError: if the registry cannot be read. Also when the rows are read.
+        """
+        from mopsjobs.app.replicates import ReplicateTable, Statistics, check_quantiles
+        from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
+
+        statistics = Statistics(mean, check_quantiles(tuple(quantiles))) if mean or quantiles else None
+        families = find_results([self.id], self._app)
+        self._warn(warning for family in families for job in family for warning in job.warnings)
+
+        def read(view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
+            def view_results(results: ResultsTable) -> tuple[T, list[str]]:
+                table = results if statistics is None else ReplicateTable(results, statistics)
+                return view(table.columns, table.rows()), results.problems()
+
+            found, problems = read_results_table(families, self._app, view_results)
+            self._warn(problems)
+            return found
+
+        return Table(f"results of {self.id}", read)
+
+    def provenance(self) -> dict[str, object]:
+        """Return code, study, packages and machines of the job: the document of `provenance --json`.
+
+        Raises:
+            JobNotFoundError: if there is no such job.
+            StoreError: if the registry cannot be read.
+        """
+        from mopsjobs.app.provenance import read_provenance
+
+        found = read_provenance(self.id, self._app)
+        self._warn(found.problems)
+        return found.to_json()
+
+    # --- change ----------------------------------------------------------------------------------------------
+
+    def cancel(self, reason: str | None = None, *, trust: Sequence[str] = ()) -> JobInfo:
+        """Cancel the job, and stop what runs it. A cancelled job that still runs is stopped again.
+
+        Args:
+            reason: kept in the record.
+            trust: choices of the record that are accepted, as `KIND:VALUE`.
+
+        Raises:
+            TerminalStateError: if the job has ended otherwise.
+            NotTrustedError: if only the record names the cluster of the job. Nothing was cancelled.
+            StoreError: if the registry cannot be written.
+        """
+        from mopsjobs.app.submission_session import submission_session
+        from mopsjobs.app.user_trust import agreed_trust, unknown_contexts, user_trust
+        from mopsjobs.cache.rows import job_json_from_state
+        from mopsjobs.submission.cancel import CancelRequest, cancel, records_to_stop
+
+        app = self._app
+        named, session = user_trust(trust, app), submission_session(app)
+        unknown = unknown_contexts(records_to_stop([self.id], session), app, named)
+        agreed = agreed_trust(named, unknown, app, "nothing was cancelled") or named
+        done = cancel(CancelRequest(job_ids=[self.id], reason=reason), session, agreed)
+        for error in done.refused:
+            raise error
+        (job,) = done.jobs
+        self._warn([] if job.problem is None else [job.problem])
+        return JobInfo(job_json_from_state(job.state, now=app.now().timestamp()), "live")
+
+    def resume(
+        self,
+        *,
+        code: str | os.PathLike[str] | None = None,
+        trust: Sequence[str] = (),
+        **options: Unpack[RunnerOptions],
+    ) -> Job | None:
+        """Run the missing tasks of the job, and return at once.
+
+        Args:
+            code: a directory to pack as the code of the child; None for the job's own code.
+            trust: choices of the record that are accepted, as `KIND:VALUE`.
+            options: see `RunnerOptions`; by default as before.
+
+        Returns:
+            The job that runs: a child, or this job if only its runner was lost. None if nothing is missing.
+
+        Raises:
+            JobBusyError: if its runner is at work, or if the job was resumed before.
+            NotTrustedError: if only the record names where or as what it runs. Nothing was launched.
+            StoreError: if the registry cannot be read.
+        """
+        from mopsjobs.app.submission_session import submission_session
+        from mopsjobs.app.user_trust import user_trust
+        from mopsjobs.submission.resume import ResumeRequest, resume
+
+        app = self._app
+        request = ResumeRequest(
+            job_id=self.id,
+            options=launch_options(options),
+            code=None if code is None else self._registry.code_in(code),
+        )
+        resumed = resume(request, submission_session(app), user_trust(trust, app))
+        self._warn(resumed.warnings)
+        return None if resumed.job_id is None else Job(self._registry, resumed.job_id)
+
+    # --- show ------------------------------------------------------------------------------------------------
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            self._app.out.warn(warning)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and (self.id, self._registry) == (other.id, other._registry)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} in {self._registry.url}>"
+
+    def _repr_html_(self) -> str:
+        from mopsjobs.api.job_html import job_html
+
+        return job_html(self.id, self._app)

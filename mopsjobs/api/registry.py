@@ -1,0 +1,310 @@
+"""A registry as a Python program opens it, with the settings of the command."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from mopsjobs.api.arguments import (
+    Duration,
+    Freshness,
+    Labels,
+    RunnerOptions,
+    label_texts,
+    launch_options,
+    policy_of,
+    seconds_of,
+)
+from mopsjobs.api.job import Job
+from mopsjobs.api.log_printer import LogPrinter
+from mopsjobs.api.study import Study
+from mopsjobs.api.table import Table, table_of_dicts
+from mopsjobs.app import freshness as freshness_module
+from mopsjobs.app.app import App, open_app
+from mopsjobs.errors import UsageError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.store.base import VersionedStore
+    from mopsjobs.submission.submit import Code
+
+
+def connect(
+    registry: str | None = None,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    environment: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Registry:
+    """Open a registry with the settings that the command would use here. Nothing is sent yet.
+
+    The first of these that names a setting wins: the arguments, the environment, the project file, the user's
+    configuration file, the default.
+
+    Args:
+        registry: the URL of the registry, like `sqlite:///path/registry.db` or `azure://CONTAINER`.
+        cache: the path of the cache.
+        environment: an environment of ModelOps, as `-e` names it.
+        env: the environment variables; None for those of this process.
+
+    Raises:
+        ConfigError: if a setting or a configuration file is invalid.
+    """
+    env = os.environ if env is None else env
+    flags = {"registry": registry, "cache": None if cache is None else os.fspath(cache), "env": environment}
+    return Registry(open_app(flags, env, LogPrinter(env), given_by="argument ", new_app=_SharedApp))
+
+
+class _SharedApp(App):
+    """A run that several threads use."""
+
+    def __init__(self, *args: Any, **clocks: Any) -> None:
+        super().__init__(*args, **clocks)
+        self._opening = threading.RLock()
+
+    @property
+    def store(self) -> VersionedStore:
+        """Return the store, which only one thread opens."""
+        with self._opening:
+            return super().store
+
+    @property
+    def registry(self) -> JobRegistry:
+        """Return the registry, which only one thread opens."""
+        with self._opening:
+            return super().registry
+
+
+class Registry:
+    """An open registry with its cache. Several threads may use it; after a fork, both processes may."""
+
+    def __init__(self, app: App) -> None:
+        """Use a run; see `connect`."""
+        self._open_app: App | None = app
+        self.url = app.settings.registry.value
+        """The URL of the registry. It holds no secret."""
+
+    @property
+    def app(self) -> App:
+        """Return the run that the commands would use.
+
+        Raises:
+            UsageError: if the registry is closed.
+        """
+        if self._open_app is None:
+            raise UsageError("The registry is closed.", hint="Open it again with connect().")
+        return self._open_app
+
+    def close(self) -> None:
+        """Close the connections. Jobs go on."""
+        app, self._open_app = self._open_app, None
+        if app is not None:
+            app.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Registry {self.url}{'' if self._open_app is not None else ', closed'}>"
+
+    # --- read ------------------------------------------------------------------------------------------------
+
+    def job(self, name: str, **freshness: Unpack[Freshness]) -> Job:
+        """Find a job, and return a handle on it.
+
+        Args:
+            name: the id, a prefix that fits one job or one family, or `@latest`.
+            freshness: see `Freshness`.
+
+        Raises:
+            JobNotFoundError: if there is no such job.
+            AmbiguousJobError: if several jobs begin with the name.
+            StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
+        """
+        from mopsjobs.app.find_job import find_job
+
+        found = find_job(name, self.app, policy_of(freshness))
+        for warning in found.warnings:
+            self.app.out.warn(warning)
+        return Job(self, str(found.job["job_id"]))
+
+    def jobs(  # noqa: PLR0913 - one argument a filter, all by name
+        self,
+        *,
+        status: str | None = None,
+        label: Labels | None = None,
+        hours: float | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        name: str | None = None,
+        match: str | None = None,
+        namespace: str | None = None,
+        owner: str | None = None,
+        stuck: bool = False,
+        sort: str | None = None,
+        limit: int = 0,
+        **freshness: Unpack[Freshness],
+    ) -> Table:
+        """Return the jobs that meet all conditions, with the fields of `list --json`, the newest change first.
+
+        Args:
+            status: statuses, or the groups `active` and `done`, separated by commas.
+            label: labels, like `{"exp": 7}`.
+            hours: created or changed in the last hours, this many, or still active.
+            since: created or changed since this time, or still active: `2h` ago, or RFC 3339.
+            until: created before this time.
+            name: a glob that the id matches.
+            match: a regular expression that the id matches.
+            namespace: namespaces of Kubernetes, separated by commas.
+            owner: owners, separated by commas.
+            stuck: active, and silent for a minute or marked as suspect.
+            sort: the order; see `list --sort`.
+            limit: the first jobs, this many, and all active ones; 0 for all.
+            freshness: see `Freshness`.
+
+        Raises:
+            UsageError: if a value is malformed.
+            StoreError: if the cache was never filled, and the registry cannot be read either.
+        """
+        from mopsjobs.app.job_arguments import job_filter
+        from mopsjobs.cache import job_json
+        from mopsjobs.cache.queries import filters
+        from mopsjobs.cache.queries import jobs as job_queries
+
+        app = self.app
+        now = app.now()
+        chosen = job_filter(
+            now, status=status, label=label_texts(label), hours=hours, since=since, until=until, name=name,
+            match=match, namespace=namespace, owner=owner, stuck=stuck,
+        )  # fmt: skip
+        order = filters.parse_sort(sort or filters.DEFAULT_SORT)
+
+        def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
+            page = job_queries.list_jobs(connection, chosen, order=order, limit=limit, now=now.timestamp())
+            return table_of_dicts("jobs", job_json.job_fields(), page.jobs(None), age=self._age(age))
+
+        return app.cache.read(view, policy_of(freshness))
+
+    def query(self, sql: str, *, timeout: Duration = 30.0, **freshness: Unpack[Freshness]) -> Table:
+        """Run one SELECT over the views of the cache, in SQLite's dialect, and return all rows.
+
+        Args:
+            sql: the query; `mops-jobs query` lists the views.
+            timeout: the longest time that it may take.
+            freshness: see `Freshness`.
+
+        Raises:
+            UsageError: if it is not a query over the views, takes too long, or has two columns of one name.
+            StoreError: if the cache was never filled, and the registry cannot be read either.
+        """
+        from mopsjobs.cache.queries import user_sql
+
+        app, seconds = self.app, seconds_of(timeout)
+
+        def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
+            found = user_sql.run_user_query(connection, sql, seconds=seconds or 0.0, monotonic=app.monotonic)
+            user_sql.check_distinct(found.columns)
+            return Table.of("a query", found.columns, found.rows, age=self._age(age))
+
+        return app.cache.read(view, policy_of(freshness))
+
+    def sync(self, *, full: bool = False) -> dict[str, object] | None:
+        """Mirror the registry into the cache, and return the document of `sync --json`.
+
+        Args:
+            full: read every record, and also accept a registry that is now empty or was replaced.
+
+        Returns:
+            None if another sync is running.
+
+        Raises:
+            StoreError: if the registry cannot be read.
+            CacheError: if the cache cannot be written.
+        """
+        from mopsjobs.app.sync_more import mirror_events_and_ledgers, sync_json
+
+        app = self.app
+        report = app.cache.sync(wait=0, full=full)
+        if report is None:
+            app.out.warn("Another sync is running; the cache is not updated.")
+            return None
+        events, ledgers, warnings = mirror_events_and_ledgers(app, full=full)
+        for warning in (*(f"{problem.key}: {problem.reason}" for problem in report.news), *warnings):
+            app.out.warn(warning)
+        return sync_json(report, events, ledgers)
+
+    # --- submit ----------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        study: Study,
+        code: str | os.PathLike[str] = ".",
+        *,
+        bundle: str | None = None,
+        engine: str = "local",
+        job_id: str | None = None,
+        owner: str | None = None,
+        labels: Mapping[str, object] | None = None,
+        without_targets: bool = False,
+        **options: Unpack[RunnerOptions],
+    ) -> Job:
+        """Pack the code, register a job and launch it. Return at once; the job outlives this process.
+
+        Args:
+            study: what to run.
+            code: the directory with the model's code.
+            bundle: the digest of a bundle in the registry, in place of `code`.
+            engine: `local`, `kubernetes` or `dask`.
+            job_id: the id of the job; None: from model and time.
+            owner: the owner; None: the current user.
+            labels: labels of the job.
+            without_targets: run the simulations of a study with targets, which are not evaluated.
+            options: see `RunnerOptions`.
+
+        Raises:
+            UsageError: if an argument is invalid, if the code cannot be packed, or if it does not have the model.
+            JobExistsError: if the id is taken.
+            StoreAccessError: if the registry refuses the credentials.
+            EngineError: if the engine refuses the job.
+        """
+        from mopsjobs.app.submission_session import submission_session
+        from mopsjobs.submission.submit import SubmitRequest, submit
+
+        request = SubmitRequest(
+            study=study.definition,
+            code=self.code_in(code) if bundle is None else None,
+            bundle=bundle,
+            engine=engine,
+            options=launch_options(options),
+            job_id=job_id,
+            owner=owner,
+            labels={key: str(value) for key, value in (labels or {}).items()},
+            without_targets=without_targets,
+        )
+        submitted = submit(request, submission_session(self.app))
+        for warning in submitted.warnings:
+            self.app.out.warn(warning)
+        return Job(self, submitted.job_id)
+
+    def code_in(self, directory: str | os.PathLike[str]) -> Code:
+        """Return a directory as code to pack, without the files of registry and cache."""
+        from mopsjobs.submission.submit import Code
+
+        return Code(directory=Path(directory).resolve(), leave_out=self.app.own_files())
+
+    def _age(self, age: freshness_module.Freshness) -> str:
+        """Return the age of a view in words, and warn if its sync failed."""
+        if age.problem is not None:
+            self.app.out.warn(f"{age.problem} Showing the cache, {age.describe()}.")
+        return age.describe()

@@ -1,0 +1,115 @@
+"""Studies of a Python program: parameter sets as a grid or a list, with the ids and seeds of a study file."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mopsjobs.errors import UsageError
+from mopsjobs.studies import study as studies
+from mopsjobs.studies import study_parser
+
+
+def grid(**values: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return all combinations of some values as parameter sets. The last parameter varies fastest.
+
+    Args:
+        values: the values of each parameter: a list, a range, an array of numpy.
+
+    Raises:
+        UsageError: if a parameter has a text, which is one value, or no value.
+    """
+    columns = {}
+    for name, some in values.items():
+        column = [] if isinstance(some, str) else list(some)
+        if not column:
+            raise UsageError(f"invalid values of {name}: expected a list with at least one value.")
+        columns[name] = column
+    return [dict(zip(columns, _plain(row), strict=True)) for row in itertools.product(*columns.values())]
+
+
+class Study:
+    """A model, and the parameter sets to run it with, each with some replicates."""
+
+    def __init__(
+        self,
+        model: str,
+        sets: Iterable[Mapping[str, Any]],
+        *,
+        replicates: int = 1,
+        outputs: Sequence[str] | None = None,
+        scenario: str = "baseline",
+        targets: Sequence[str] | None = None,
+        sampling_method: str = "manual",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check the fields. The same fields in a study file give the same ids and seeds.
+
+        Args:
+            model: the function, as `module:function`, or the name of a model for a wire function.
+            sets: parameter sets. One of the form `{"params": {…}, "seed": 7}` names its seed, and has one task.
+            replicates: the tasks of each other set. They differ in their seeds.
+            outputs: the files that each task must leave; None for no check.
+            scenario: the scenario, for a wire function.
+            targets: the targets of the study; see `Registry.submit`.
+            sampling_method: how the sets were drawn; kept with the study.
+            metadata: other facts, kept with the study.
+
+        Raises:
+            StudyError: if a field is invalid. The message names each. It is a `UsageError`.
+        """
+        self.definition: studies.Study = study_parser.parse_study(
+            {
+                "model": model,
+                "scenario": scenario,
+                "parameter_sets": [_plain(dict(one)) for one in sets],
+                "sampling_method": sampling_method,
+                "n_replicates": _plain(replicates),
+                "outputs": None if outputs is None else list(outputs),
+                "targets": None if targets is None else list(targets),
+                "metadata": None if metadata is None else _plain(dict(metadata)),
+            }
+        )
+        """The study as the commands use it."""
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Study:
+        """Read a study file, JSON or YAML.
+
+        Raises:
+            StudyError: if it is invalid. The message names each wrong field.
+            UsageError: if the file cannot be read.
+        """
+        study = cls.__new__(cls)
+        study.definition = study_parser.read_study(os.fspath(path))
+        return study
+
+    @property
+    def tasks_total(self) -> int:
+        """Count the tasks."""
+        return self.definition.tasks_total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the study as its file would have it."""
+        return self.definition.to_dict()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Study) and self.definition == other.definition
+
+    def __hash__(self) -> int:
+        return hash((self.definition.model, self.definition.scenario, self.tasks_total))
+
+    def __repr__(self) -> str:
+        return f"<Study of {self.definition.entrypoint}: {self.tasks_total:,} tasks>"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with the types of JSON in place of those of numpy. Other values stay, for the error."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    to_list = getattr(value, "tolist", None)  # of numbers and arrays of numpy
+    return value if to_list is None else to_list()

@@ -1,0 +1,196 @@
+"""A table: rows as dicts, or as a frame of pandas, polars or Arrow, or as a file."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from mopsjobs.errors import MopsJobsError, UsageError
+from mopsjobs.utils.table_files import (
+    Column,
+    Row,
+    arrow_table,
+    form_of,
+    import_package,
+    kind_of,
+    type_of,
+    typed_columns,
+    write_table_file,
+)
+
+T = TypeVar("T")
+
+SHOWN_ROWS = 10
+"""Rows that a notebook shows."""
+
+_INSTALL = "Install it there, or use to_csv()."
+
+_WITH_NULLS = {"boolean": "boolean", "integer": "Int64", "unsigned": "UInt64"}
+"""The types of pandas for columns with nulls, which would become floats and lose digits."""
+
+_OF_PANDAS = {"boolean": "bool", "integer": "int64", "unsigned": "uint64", "number": "float64", "text": None}
+"""None: as pandas reads texts, which depends on its version."""
+
+_OF_POLARS = {"boolean": "Boolean", "integer": "Int64", "unsigned": "UInt64", "number": "Float64", "text": "String"}
+
+
+class ReadRows(Protocol):
+    """Calls a view with the columns and the rows of a table, and returns its result. It may call it twice."""
+
+    def __call__(self, view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
+        """Read the table."""
+
+
+class Table:
+    """A table with typed columns.
+
+    Rows are read when they are first needed, and then kept. `to_csv` and `to_parquet` hold a few thousand rows only,
+    unless the rows are kept already. Numbers, texts and truth values are as `results --table` writes them.
+    """
+
+    def __init__(self, title: str, read: ReadRows, *, age: str = "live") -> None:
+        """Prepare the table; nothing is read yet."""
+        self._title = title
+        self.age = age
+        """How old the data is, in words."""
+        self._read = read
+        self._held: tuple[list[Column], list[list[object]]] | None = None
+
+    @classmethod
+    def of(cls, title: str, names: Sequence[str], rows: Iterable[Row], *, age: str = "live") -> Table:
+        """Return a table of rows at hand. The values tell the types of its columns."""
+        held = [list(row) for row in rows]
+        kinds: list[set[str]] = [set() for _ in names]
+        for row in held:
+            for found, value in zip(kinds, row, strict=True):
+                if value is not None:
+                    found.add(kind_of(value))
+        columns = [Column(name, frozenset(found)) for name, found in zip(names, kinds, strict=True)]
+
+        def read(view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
+            return view(columns, held)
+
+        return cls(title, read, age=age)
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns."""
+        return [column.name for column in self._load()[0]]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all rows, each by the names of its columns."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        names, (_, rows) = self.columns, self._load()
+        return (dict(zip(names, row, strict=True)) for row in rows)
+
+    def __len__(self) -> int:
+        return len(self._load()[1])
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return dict(zip(self.columns, self._load()[1][place], strict=True))
+
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame`. Whole numbers and truth values with nulls have nullable types.
+
+        Raises:
+            UsageError: if pandas is not installed.
+        """
+        pandas = import_package("pandas", "to_pandas()", _INSTALL)
+        columns, rows = self._load()
+        values = typed_columns(columns, rows)
+        return pandas.DataFrame(
+            {
+                column.name: pandas.Series(values[column.name], dtype=_pandas_type(column, values[column.name]))
+                for column in columns
+            }
+        )
+
+    def to_polars(self) -> Any:
+        """Return a `polars.DataFrame`.
+
+        Raises:
+            UsageError: if polars is not installed.
+        """
+        polars = import_package("polars", "to_polars()", _INSTALL)
+        columns, rows = self._load()
+        schema = {column.name: getattr(polars, _OF_POLARS[type_of(column.kinds)]) for column in columns}
+        return polars.DataFrame(typed_columns(columns, rows), schema=schema)
+
+    def to_arrow(self) -> Any:
+        """Return a `pyarrow.Table`.
+
+        Raises:
+            UsageError: if pyarrow is not installed.
+        """
+        return arrow_table(*self._load())
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that ends in `.csv`, whole or not at all. An existing one is replaced.
+
+        Raises:
+            UsageError: if the name ends otherwise.
+            MopsJobsError: if the file cannot be written.
+        """
+        self._write(path, "csv")
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that ends in `.parquet`, whole or not at all. An existing one is replaced.
+
+        Raises:
+            UsageError: if the name ends otherwise, or if pyarrow is not installed.
+            MopsJobsError: if the file cannot be written.
+        """
+        self._write(path, "parquet")
+
+    def _write(self, path: str | os.PathLike[str], form: str) -> None:
+        name = os.fspath(path)
+        if name == "-" or form_of(name) != form:
+            raise UsageError(f"invalid table {name!r}: expected a name that ends in .{form}")
+
+        def view(columns: Sequence[Column], rows: Iterable[Row]) -> None:
+            write_table_file(name, columns, rows)
+
+        try:
+            if self._held is None:
+                self._read(view)
+            else:
+                view(*self._held)
+        except OSError as error:
+            raise MopsJobsError(f"Cannot write {name}: {error.strerror}.") from None
+
+    def _load(self) -> tuple[list[Column], list[list[object]]]:
+        if self._held is None:
+            self._held = self._read(lambda columns, rows: (list(columns), [list(row) for row in rows]))
+        return self._held
+
+    def __repr__(self) -> str:
+        return f"<Table of {self._title}>" if self._held is None else f"<Table of {self._title}: {len(self):,} rows>"
+
+    def _repr_html_(self) -> str:
+        columns, rows = self._load()
+        head = "".join(f"<th>{html.escape(column.name)}</th>" for column in columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows[:SHOWN_ROWS]
+        )
+        count = f"{len(rows):,} rows" + (f", the first {SHOWN_ROWS} shown" if len(rows) > SHOWN_ROWS else "")
+        count = f"{count}; data: {html.escape(self.age)}"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{count}</p>"
+
+
+def table_of_dicts(title: str, names: Sequence[str], items: Iterable[Mapping[str, Any]], *, age: str) -> Table:
+    """Return a table of JSON objects that have these members."""
+    return Table.of(title, names, ([item[name] for name in names] for item in items), age=age)
+
+
+def _pandas_type(column: Column, values: Sequence[object]) -> str | None:
+    kind = type_of(column.kinds)
+    return _WITH_NULLS.get(kind, _OF_PANDAS[kind]) if None in values else _OF_PANDAS[kind]
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else html.escape(str(value))

@@ -1,0 +1,118 @@
+"""A study from Python: submitted, waited for, read, found again by another process, and read from a copied cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mopsjobs as mj
+from mopsjobs.engines.local import runner_pid
+from support.cli import command
+from support.docs import ROOT
+from support.runs import code, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.servers import Azurite
+
+# A runner outlives the program that launched it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+STUDY = mj.Study(
+    "model:simulate",
+    [{"x": 1}, {"x": 2, "fail": True}, *mj.grid(x=[3, 4], say=["hello"])],
+    replicates=2,
+    outputs=["result.json"],
+)
+
+REATTACH = """
+import json, sys
+import mopsjobs as mj
+reg = mj.connect()
+job = reg.job("py-1")
+json.dump([dict(job.status()), job.results().rows, job.tasks().rows], sys.stdout)
+"""
+
+
+@pytest.fixture(params=["embedded", "azurite"])
+def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Return an environment whose registry is embedded, or in an Azurite."""
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MOPS_JOBS_CACHE": f"{tmp_path}/cache.db"}
+    if request.param == "embedded":
+        return {**env, "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
+    azurite: Azurite = request.getfixturevalue("azurite")
+    there = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
+    return {**env, **there, "MOPS_JOBS_REGISTRY": f"azure://{azurite.new_container()}"}
+
+
+def _run(env: dict[str, str], *words: str) -> str:
+    ran = subprocess.run(
+        words, env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_a_study_runs_and_other_processes_find_it(
+    env: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Tables equal those of the commands; a second process and a copied cache give the same. Nothing is printed."""
+    with mj.connect(env=env) as reg:
+        job = reg.submit(
+            STUDY, code(tmp_path / "code"), job_id="py-1", labels={"exp": 7}, workers=1, python=sys.executable
+        )
+        assert job.wait("2m").status == "partial"
+        until(lambda: runner_pid(job.id, env) is None, "its runner to end")
+        with pytest.raises(mj.JobPartialError, match="2 of 8 tasks"):
+            job.raise_for_status()
+        results, tasks, failures = job.results(), job.tasks().rows, job.failures()
+        job.results().to_csv(tmp_path / "python.csv")
+        assert job.logs(task=4) == ["hello"]
+        provenance = job.provenance()
+        assert capfd.readouterr() == ("", "")
+        _run(env, *command("results", "py-1", "--table", str(tmp_path / "command.csv")))
+        assert (tmp_path / "python.csv").read_text() == (tmp_path / "command.csv").read_text()
+        assert [row["x"] for row in results if row["status"] == "failed"] == [2, 2]
+        assert tasks == json.loads(_run(env, *command("tasks", "py-1", "--json", "--limit", "0")))["tasks"]
+        assert failures["groups"] == json.loads(_run(env, *command("failures", "py-1", "--json")))["groups"]
+        assert provenance == json.loads(_run(env, *command("provenance", "py-1", "--json")))
+
+    again = json.loads(_run(env, sys.executable, "-c", REATTACH))
+    assert (again[0]["status"], again[1:]) == ("partial", [results.rows, tasks])
+
+    shutil.copy(tmp_path / "cache.db", tmp_path / "copy.db")
+    with mj.connect(env=env, cache=tmp_path / "copy.db") as reg:
+        there = mj.Job(reg, "py-1")
+        assert there.status(offline=True).status == "partial"
+        assert there.tasks(offline=True).rows == tasks
+        assert there.failures(offline=True)["groups"] == failures["groups"]
+        assert reg.query("SELECT job_id FROM jobs", offline=True).rows == [{"job_id": "py-1"}]
+        assert reg.app.settings.is_local or reg.app._store is None, "offline, nothing is opened"
+
+
+def test_missing_tasks_are_resumed(tmp_path: Path) -> None:
+    """A child has them; a job without missing tasks gives none."""
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
+    needed = tmp_path / "needed"
+    study = mj.Study("model:simulate", mj.grid(x=[1], needs=[str(needed)]), outputs=["result.json"])
+    with mj.connect(env=env) as reg:
+        job = reg.submit(study, code(tmp_path / "code"), job_id="py-2", workers=1, python=sys.executable)
+        assert job.wait("2m").status == "failed"
+        until(lambda: runner_pid(job.id, env) is None, "its runner to end")
+        needed.touch()
+        child = job.resume(workers=1)
+        assert child is not None
+        assert (child.id, child.wait("2m").status) == ("py-2.2", "succeeded")
+        until(lambda: runner_pid(child.id, env) is None, "its runner to end")
+        assert child.resume() is None
+        assert [row["job_id"] for row in child.results()] == ["py-2.2"]

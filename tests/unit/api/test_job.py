@@ -1,0 +1,148 @@
+"""A job as a Python program reads and changes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mopsjobs as mj
+from support.cli import add, during_sleeps
+from support.ledgers import Ledger, add_job, attempt
+from support.runs import sets_of
+
+if TYPE_CHECKING:
+    from support.cli import Cli, Remote
+
+
+@pytest.fixture
+def job(reg: mj.Registry) -> mj.Job:
+    """Return a job of four tasks, of which the last has failed."""
+    add_job(reg.app.registry, "job", sets_of(4))
+    Ledger(reg.app.store)(attempt(0), attempt(1), attempt(2), attempt(3, "failed"))
+    reg.app.registry.update_progress("job", 3, 4, tasks_failed=1)
+    reg.app.registry.finalize_job("job", "partial", error_info={"code": "X", "message": "1 < 2"})
+    return reg.job("job")
+
+
+def test_the_status_is_that_of_the_command(cli: Cli, job: mj.Job) -> None:
+    """Fields are members and attributes."""
+    info = job.status()
+    assert dict(info) == cli.ok("status", "job", "--json").json
+    assert (info.status, info["status"], info.age) == ("partial", "partial", "live")
+    assert repr(info) == "<job: partial, 3/4 tasks; live>"
+    with pytest.raises(AttributeError, match="a job has no field 'stats'"):
+        _ = info.stats
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        ("failed", mj.JobFailedError, 100),
+        ("cancelled", mj.JobCancelledError, 103),
+        ("partial", mj.JobPartialError, 104),
+        ("running", mj.JobNotFinishedError, 8),
+    ],
+)
+def test_errors_mirror_the_exit_codes(reg: mj.Registry, status: str, error: type[mj.JobEndError], code: int) -> None:
+    """Each error has the exit code of `status --exit-status`, the id and the status."""
+    add(reg.app.registry, "a", status)
+    with pytest.raises(error, match=f"Job a is {status}") as raised:
+        reg.job("a").raise_for_status()
+    assert (raised.value.exit_code, raised.value.job_id, raised.value.status) == (code, "a", status)
+
+
+def test_a_job_that_succeeded_raises_nothing(reg: mj.Registry) -> None:
+    """Neither does waiting for one that failed."""
+    add(reg.app.registry, "a", "succeeded")
+    add(reg.app.registry, "b", "failed")
+    reg.job("a").raise_for_status()
+    assert reg.job("b").wait().status == "failed"
+
+
+def test_the_registry_decides_whether_a_job_has_ended(cli: Cli, remote: Remote) -> None:
+    """A cache that lags does not make an error of a job that has succeeded meanwhile."""
+    add(remote.jobs, "a", "running")
+    with mj.connect(env=cli.env) as reg:
+        job = reg.job("a")
+        remote.jobs.finalize_job("a", "succeeded")
+        assert job.status().status == "running"
+        job.raise_for_status()
+
+
+def test_a_wait_ends_with_the_job_or_the_time(cli: Cli, reg: mj.Registry) -> None:
+    """The time may be a text. What a wait tells is logged."""
+    add(reg.app.registry, "a", "running")
+    job = reg.job("a")
+    assert job.wait("1m").status == "running"
+    during_sleeps(cli, **{f"_{len(cli.clock.slept) + 1}": lambda: reg.app.registry.finalize_job("a", "failed")})
+    assert job.wait().status == "failed"
+    with pytest.raises(mj.UsageError, match="invalid duration"):
+        job.wait(-1)
+
+
+def test_an_interrupt_leaves_the_job(cli: Cli, reg: mj.Registry) -> None:
+    """The traceback says that the job goes on."""
+    add(reg.app.registry, "a", "running")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    during_sleeps(cli, _1=interrupt)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        reg.job("a").wait()
+    assert stopped.value.__notes__ == ["Job a goes on; only the wait was interrupted."]
+    assert reg.job("a").status().status == "running"
+
+
+def test_tasks_and_failures_are_those_of_the_commands(cli: Cli, job: mj.Job) -> None:
+    """Filters are the same; a condition may stand alone."""
+    tasks = cli.ok("tasks", "job", "--json").json["tasks"]
+    assert job.tasks().rows == tasks
+    assert job.tasks("failed").rows == job.tasks(param="x>2").rows == tasks[3:]
+    assert [row["task"] for row in job.tasks(param=["x>0", "x<3"], sort="-task", limit=1)] == [2]
+    assert job.failures()["groups"] == cli.ok("failures", "job", "--json").json["groups"]
+    with pytest.raises(mj.UsageError, match="status of a task"):
+        job.tasks(status="bad")
+
+
+def test_events_are_those_of_the_command(cli: Cli, job: mj.Job) -> None:
+    """They can be selected by kind."""
+    lines = cli.ok("events", "job", "--json").lines
+    assert len(job.events()) == len(lines)
+    assert {event["kind"] for event in job.events("state")} == {"state"}
+    assert job.logs(task=3) == []
+
+
+def test_a_job_is_cancelled(reg: mj.Registry) -> None:
+    """A job that has ended otherwise is refused."""
+    add(reg.app.registry, "a", "running")
+    job = reg.job("a")
+    assert job.cancel("wrong seed").error_message == "Cancelled: wrong seed"
+    add(reg.app.registry, "b", "failed")
+    with pytest.raises(mj.MopsJobsError, match="has ended"):
+        reg.job("b").cancel()
+
+
+def test_html_is_escaped_and_has_no_script(job: mj.Job) -> None:
+    """A notebook shows status, bar, counts, failures, error and the age of the data."""
+    shown = job._repr_html_()
+    assert '<b>job</b> partial<br><progress value="3" max="4"></progress> 3/4 tasks, 1 failed' in shown
+    assert "Failed: 1: 1 ValueError in model.py:21" in shown
+    assert "X: 1 &lt; 2" in shown
+    assert "Data: live" in shown
+    assert "<script" not in shown
+
+
+def test_html_uses_no_network(cli: Cli, remote: Remote) -> None:
+    """A job that was never synced is named with the reason."""
+    with mj.connect(env=cli.env) as reg:
+        remote.store.down = True
+        shown = mj.Job(reg, "<a>")._repr_html_()
+    assert shown == "<div><b>&lt;a&gt;</b> The registry has never been synced to this machine.</div>"
+
+
+def test_a_handle_names_its_registry(reg: mj.Registry) -> None:
+    """Nothing is read for it."""
+    assert repr(mj.Job(reg, "a")) == f"<Job a in {reg.url}>"
+    assert len({mj.Job(reg, "a"), mj.Job(reg, "a")}) == 1

@@ -1,0 +1,121 @@
+"""A registry as a Python program reads it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mopsjobs as mj
+from support.cli import add
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.cli import Cli, Remote
+
+
+def test_settings_are_those_of_the_command(cli: Cli, tmp_path: Path) -> None:
+    """Arguments win over the environment, and errors name them."""
+    with mj.connect(env=cli.env) as reg:
+        assert (reg.url, reg.app.cache.path) == (cli.env["MOPS_JOBS_REGISTRY"], str(cli.cache))
+    with mj.connect(f"sqlite://{tmp_path}/x.db", cache=tmp_path / "c.db", env=cli.env) as reg:
+        assert (reg.url, reg.app.cache.path) == (f"sqlite://{tmp_path}/x.db", f"{tmp_path}/c.db")
+        assert reg.app.settings.registry.origin == "argument registry"
+    with pytest.raises(mj.UsageError, match="from argument registry"):
+        mj.connect("ftp://x", env=cli.env)
+
+
+def test_a_closed_registry_says_so(cli: Cli) -> None:
+    """Handles on its jobs say so too."""
+    with mj.connect(env=cli.env) as reg:
+        job = mj.Job(reg, "a")
+    assert repr(reg).endswith(", closed>")
+    with pytest.raises(mj.UsageError, match="The registry is closed"):
+        job.status()
+
+
+def test_jobs_are_those_of_the_listing(cli: Cli, reg: mj.Registry) -> None:
+    """The same filters give the same documents."""
+    for job_id, status, labels in (("a", "running", {"exp": "7"}), ("b", "failed", {"exp": "7"}), ("c", "pending", {})):
+        add(reg.app.registry, job_id, status, labels=labels)
+    assert reg.jobs().rows == cli.ok("list", "--json").json["jobs"]
+    assert [row["job_id"] for row in reg.jobs(status="active", label={"exp": 7}, hours=2)] == ["a"]
+    assert [row["job_id"] for row in reg.jobs(label="exp", sort="name", limit=1)] == ["a"]
+    with pytest.raises(mj.UsageError, match="hours and since contradict"):
+        reg.jobs(hours=2, since="2h")
+
+
+def test_a_handle_is_found_by_a_prefix(reg: mj.Registry) -> None:
+    """A handle equals another one on the same job."""
+    add(reg.app.registry, "nightly-1")
+    assert reg.job("night").id == "nightly-1"
+    assert reg.job("@latest") == mj.Job(reg, "nightly-1")
+    with pytest.raises(mj.JobNotFoundError):
+        reg.job("none")
+
+
+def test_a_query_returns_all_rows(cli: Cli, reg: mj.Registry) -> None:
+    """Rows are those of `query --json`, and two columns of one name are refused."""
+    add(reg.app.registry, "a")
+    sql = "SELECT job_id, status FROM jobs"
+    assert reg.query(sql).rows == cli.ok("query", "--json", sql).json["rows"]
+    with pytest.raises(mj.UsageError, match="Two columns have the name 'a'"):
+        reg.query("SELECT 1 AS a, 2 AS a")
+
+
+def test_a_sync_returns_what_it_did(cli: Cli, reg: mj.Registry) -> None:
+    """The document is that of `sync --json`."""
+    add(reg.app.registry, "a")
+    done = reg.sync()
+    assert done is not None
+    assert done.keys() == cli.ok("sync", "--json").json.keys()
+    assert done["seen"] == 1
+
+
+def test_an_outage_is_logged_and_the_cache_read(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A view with `refresh` warns by the logger `mopsjobs`, and prints nothing. Offline, it asks for nothing."""
+    add(remote.jobs, "a", "running")
+    with mj.connect(env=cli.env) as reg:
+        assert len(reg.jobs()) == 1
+        remote.store.down = True
+        caplog.set_level(logging.INFO, "mopsjobs")
+        assert reg.jobs(offline=True).age.startswith("synced")
+        assert not caplog.records
+        assert [row["job_id"] for row in reg.jobs(refresh=True)] == ["a"]
+        assert "Cannot reach the registry" in caplog.records[0].getMessage()
+        with pytest.raises(mj.StoreUnavailableError):
+            reg.sync()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("freshness", [{"refresh": True, "offline": True}, {"offlin": True}, {"max_age": -1}])
+def test_unknown_and_contradicting_arguments_are_refused(reg: mj.Registry, freshness: dict[str, bool]) -> None:
+    """A type checker finds unknown names; others are told when they run."""
+    with pytest.raises(mj.UsageError):
+        reg.jobs(**freshness)  # type: ignore[arg-type]
+
+
+def test_the_names_are_there_when_they_are_asked_for() -> None:
+    """Each name of `__all__` exists, and completion knows it."""
+    assert all(getattr(mj, name) is not None for name in mj.__all__)
+    assert set(mj.__all__) <= set(dir(mj))
+    with pytest.raises(AttributeError, match="no attribute 'conect'"):
+        mj.conect  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_threads_share_one_connection(cli: Cli) -> None:
+    """Threads that ask at the same moment get the same registry: a second one would never be closed."""
+    start = threading.Barrier(8)
+
+    def ask(reg: mj.Registry) -> tuple[int, int]:
+        start.wait()
+        return id(reg.app.registry), len(reg.jobs())
+
+    with mj.connect(env=cli.env) as reg, ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(ask, [reg] * 8))) == 1

@@ -1,0 +1,77 @@
+"""Studies of a Python program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.api.study import Study, grid
+from mopsjobs.errors import UsageError
+from mopsjobs.studies.study_parser import parse_study
+
+
+class Number:
+    """A number as numpy has it: JSON cannot hold it, and it knows the number of Python."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def tolist(self) -> float:
+        return self.value
+
+
+def test_a_grid_has_every_combination() -> None:
+    """The last parameter varies fastest. Values may come from any iterable."""
+    assert grid(beta=[0.1, 0.2], days=range(1, 3)) == [
+        {"beta": 0.1, "days": 1},
+        {"beta": 0.1, "days": 2},
+        {"beta": 0.2, "days": 1},
+        {"beta": 0.2, "days": 2},
+    ]
+    assert grid() == [{}]
+
+
+@pytest.mark.parametrize("values", ["exit", []])
+def test_a_parameter_without_a_list_is_refused(values: Any) -> None:
+    """A text would become its characters, and a parameter without values an empty study."""
+    with pytest.raises(UsageError, match="invalid values of mode: expected a list with at least one value"):
+        grid(mode=values)
+
+
+def test_a_study_has_the_ids_and_seeds_of_its_file(tmp_path: Path) -> None:
+    """The constructor, the file and the parser give equal tasks."""
+    sets: list[dict[str, Any]] = [{"x": 1}, {"params": {"x": 2}, "seed": 7}]
+    study = Study("model:simulate", sets, replicates=2, outputs=["result.json"], metadata={"by": "ada"})
+    document = {
+        "model": "model:simulate",
+        "parameter_sets": sets,
+        "n_replicates": 2,
+        "outputs": ["result.json"],
+        "metadata": {"by": "ada"},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(document))
+    assert study == Study.from_file(tmp_path / "study.json")
+    assert list(study.definition.tasks()) == list(parse_study(document).tasks())
+    assert study.tasks_total == 3
+    assert parse_study(study.to_dict()) == study.definition
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """They have the ids of the numbers of Python, also in lists."""
+    there = Study("model:simulate", grid(beta=[Number(0.5)], ages=[[Number(1), 2]]))
+    assert there == Study("model:simulate", grid(beta=[0.5], ages=[[1, 2]]))
+
+
+def test_an_invalid_study_names_its_fields() -> None:
+    """The error is that of a study file."""
+    with pytest.raises(UsageError, match=r"n_replicates: expected a whole number.*outputs: expected names"):
+        Study("model:simulate", [{"x": 1}], replicates=0, outputs=["../x"])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """So is what the system says."""
+    with pytest.raises(UsageError, match=r"Cannot read the study .*none\.json: No such file"):
+        Study.from_file(tmp_path / "none.json")
