@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mopsjobs.api.job import Job, JobInfo
     from mopsjobs.api.registry import Registry, connect
+    from mopsjobs.api.report import Report, report
     from mopsjobs.api.study import Study, grid
     from mopsjobs.api.table import Table
     from mopsjobs.engines.trust import NotTrustedError
@@ -58,6 +59,7 @@ __all__ = [
     "MopsJobsError",
     "NotTrustedError",
     "Registry",
+    "Report",
     "StoreAccessError",
     "StoreError",
     "StoreUnavailableError",
@@ -68,6 +70,7 @@ __all__ = [
     "connect",
     "grid",
     "open_store",
+    "report",
 ]
 
 __version__ = "0.1.0"
@@ -75,6 +78,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "mopsjobs.api.job": ("Job", "JobInfo"),
     "mopsjobs.api.registry": ("Registry", "connect"),
+    "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.study": ("Study", "grid"),
     "mopsjobs.api.table": ("Table",),
     "mopsjobs.engines.trust": ("NotTrustedError",),

@@ -33,7 +33,9 @@ def main() -> list[dict[str, Any]]:
             print(code, info.status)
         table: mj.Table = reg.jobs(status="active", label={"exp": 7}, hours=2, offline=True)
         table.to_csv("jobs.csv")
-        return job.tasks(status="failed", refresh=True).rows
+        with mj.report("nightly-1", total=10, registry=reg) as r:
+            days: list[int] = [day + 1 for day in r.track(range(10))]
+        return job.tasks(status="failed", refresh=True, limit=len(days)).rows
 '''
 
 WRONG = (
