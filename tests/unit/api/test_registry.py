@@ -105,8 +105,8 @@ def test_the_names_are_there_when_they_are_asked_for() -> None:
     """Each name of `__all__` exists, and completion knows it."""
     assert all(getattr(mj, name) is not None for name in mj.__all__)
     assert set(mj.__all__) <= set(dir(mj))
-    with pytest.raises(AttributeError, match="no attribute 'conect'"):
-        mj.conect  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'connect_all'"):
+        mj.connect_all  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_threads_share_one_connection(cli: Cli) -> None:
