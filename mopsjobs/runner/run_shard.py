@@ -163,7 +163,7 @@ class _Run:
             )
             sender = OutputSender(self._store, self._outbox)
             ledger = Ledger(self._store, self._outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
-            notes = EnvironmentNotes(shard.job_id, sender)
+            notes = EnvironmentNotes(shard.job_id, self._store, self._outbox)
             handler = ResultHandler(self._manifest, self._counts, sender, ledger, events, self._on_log)
             try:
                 with contextlib.closing(ledger):

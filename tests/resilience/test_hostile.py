@@ -13,13 +13,14 @@ from reliability.hostile import project as hostile_project
 from reliability.hostile import registry as hostile_registry
 from reliability.hostile import results as hostile_results
 from reliability.hostile.child import can_fuzz
-from reliability.hostile.readers import BY_NAME, READERS, Reader
+from reliability.hostile.ledger import ALL_READERS, BY_NAME
+from reliability.hostile.readers import Reader
 from reliability.hostile.values import archive, member
 from reliability.trial import PromiseBroken, Trial
 
 SCALE = 0.008
 
-readers = pytest.mark.parametrize("reader", READERS, ids=[reader.name for reader in READERS])
+readers = pytest.mark.parametrize("reader", ALL_READERS, ids=[reader.name for reader in ALL_READERS])
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_manifest_of_half_a_million_tasks_takes_69_mib(trial: Trial) -> None:
 @pytest.mark.skipif(not can_fuzz(), reason="atheris is installed by: ./build.sh reliability")
 def test_the_coverage_guided_fuzzer_runs(trial: Trial) -> None:
     """It executes what it is told to, and sees code covered."""
-    figure = hostile.fuzzed(READERS[0], trial)
+    figure = hostile.fuzzed(ALL_READERS[0], trial)
     assert "edges covered" in str(figure.count)
 
 

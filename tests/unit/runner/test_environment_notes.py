@@ -13,9 +13,9 @@ from mopsjobs.ledger.environment import Environment, is_environment_key, parse_e
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner import environment_notes
 from mopsjobs.runner.environment_notes import EnvironmentNotes
-from mopsjobs.runner.output_sender import OutputSender
 from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.submission.offline import deliver
 from support.cli import LineStore
 from support.runs import Given, counts, sets_of, work
 
@@ -61,26 +61,23 @@ def test_an_interpreter_without_a_description_changes_nothing(
 
 def test_the_end_of_a_run_waits_for_a_description_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment_notes, "CLOSE_SECONDS", 0.01)
-    sender = OutputSender(InMemoryVersionedStore(), InMemoryVersionedStore())
-    notes, gate = EnvironmentNotes("job", sender), threading.Event()
+    notes, gate = EnvironmentNotes("job", InMemoryVersionedStore(), InMemoryVersionedStore()), threading.Event()
     notes.describe(gate.wait)
     notes.close()
     gate.set()
     notes.close()
-    sender.finish()
 
 
 def test_a_note_that_the_store_lacks_waits_in_the_outbox() -> None:
     store, outbox = LineStore(InMemoryVersionedStore()), InMemoryVersionedStore()
     store.down = True
-    sender = OutputSender(store, outbox)
-    notes = EnvironmentNotes("job", sender)
+    notes = EnvironmentNotes("job", store, outbox)
     for _ in range(3):
         notes.note({"python": "3.12"})
-    sender.finish()
+    notes.close()
     assert [note.python for note in notes_of(outbox)] == ["3.12"]
     store.down = False
-    assert sender.deliver(lambda key, reason: None, lambda: False)
+    assert deliver(outbox, store, lambda key, reason: None, lambda: False)
     assert [note.python for note in notes_of(store)] == ["3.12"]
 
 
@@ -88,22 +85,24 @@ def test_a_note_that_the_store_lacks_waits_in_the_outbox() -> None:
 def test_an_invalid_description_is_not_noted(answer: object) -> None:
     """A Dask worker may send anything."""
     store = InMemoryVersionedStore()
-    sender = OutputSender(store, InMemoryVersionedStore())
-    EnvironmentNotes("job", sender).note(answer)
-    sender.finish()
+    notes = EnvironmentNotes("job", store, InMemoryVersionedStore())
+    notes.note(answer)
+    notes.close()
     assert notes_of(store) == []
 
 
-def test_a_store_that_refuses_all_raises_nothing_here() -> None:
-    """The next output raises it, where the runner handles it."""
+def test_a_note_that_is_refused_stops_no_output(
+    given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
+) -> None:
+    """Credentials may be limited to some keys. Outputs and notes do not share them."""
 
-    class Refusing(InMemoryVersionedStore):
+    class WithoutNotes(LineStore):
         def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
-            raise StoreAccessError("no")
+            if key.startswith("environments/"):
+                raise StoreAccessError("Not allowed to write environments.")
+            return super().create_if_absent(key, value)
 
-    sender = OutputSender(Refusing(), InMemoryVersionedStore())
-    notes = EnvironmentNotes("job", sender)
-    notes.note({"python": "1"})
-    with pytest.raises(StoreAccessError):
-        sender.finish()
-    notes.note({"python": "2"})
+    given(sets_of(4))
+    work(WithoutNotes(line), registry, tmp_path / "job")
+    assert counts(registry)[:2] == ("succeeded", 4)
+    assert notes_of(line) == []
