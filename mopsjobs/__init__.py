@@ -92,7 +92,7 @@ def __getattr__(name: str) -> object:
     """Look a public name up when it is first used (PEP 562): `import mopsjobs` imports nothing else.
 
     Raises:
-        AttributeError: if there is no such name.
+        AttributeError: if the name does not exist.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

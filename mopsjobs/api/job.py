@@ -88,7 +88,7 @@ class Job:
         """Return the job as `status` shows it: from the cache; a registry on this machine is read first.
 
         Raises:
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
         """
         from mopsjobs.app.find_job import find_job
@@ -107,7 +107,7 @@ class Job:
             interval: the time between two reads; None for that of `wait`.
 
         Raises:
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             StoreUnavailableError: if the time was up while the registry did not answer.
         """
         from mopsjobs.app.wait import StopCondition, wait_for
@@ -298,7 +298,7 @@ class Job:
         """Return code, study, packages and machines of the job: the document of `provenance --json`.
 
         Raises:
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             StoreError: if the registry cannot be read.
         """
         from mopsjobs.app.provenance import read_provenance

@@ -128,7 +128,7 @@ class Registry:
             freshness: see `Freshness`.
 
         Raises:
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             AmbiguousJobError: if several jobs begin with the name.
             StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
         """

@@ -120,7 +120,7 @@ def compare_jobs(
         on_progress: called with the number of tasks whose outputs were compared so far.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with a name, and are not all of one family.
         StoreError: if the registry cannot be read.
         RecordError: if a manifest is invalid.

@@ -83,7 +83,7 @@ class EventFeed:
 
         Raises:
             OptionError: if both `offline` and `follow` are set.
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             StoreUnavailableError: if the registry does not answer, and the cache does not know the job.
         """
         if offline and follow:

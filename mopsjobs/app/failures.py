@@ -104,7 +104,7 @@ def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) ->
         policy: how fresh they have to be.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         NoManifestError: if mops-jobs did not submit a job, so that its tasks are not known.
         StoreError: if the registry cannot be read, and the cache has nothing of a ledger.
     """

@@ -62,7 +62,7 @@ def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
 
     Raises:
         UsageError: if the name cannot be one of a job.
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the registry cannot be read, and neither the cache nor an engine knows the job.
     """
@@ -85,7 +85,7 @@ def find_state(name: str, app: App) -> JobState:
 
     Raises:
         UsageError: if the name cannot be one of a job.
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """
@@ -117,7 +117,7 @@ def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:
     """Return a job from the cache. If several jobs of one family begin with the name, a note names the newest.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the cache was never filled, and the registry cannot be read.
     """

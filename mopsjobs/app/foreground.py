@@ -30,7 +30,7 @@ def run_here(shard: Shard, app: App) -> ShardResult:
         OptionError: if the shard has workers and a scheduler.
         JobBusyError: if another process of this machine runs the shard.
         EngineError: if this machine's disk cannot be written.
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         NoManifestError: if the job was reported, not submitted.
         ModelError, StoreError: if `run_shard` raises them.
     """

@@ -115,7 +115,7 @@ def find_tasks(name: str, app: App, policy: FreshnessPolicy) -> JobTasks:
         policy: how fresh the tasks have to be.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
         StoreError: if the registry cannot be read, and the cache has nothing of the ledger.

@@ -57,7 +57,7 @@ def search_logs(request: SearchRequest, app: App, show: OnJobLines) -> int:
 
     Raises:
         UsageError: if the request is not valid, or if searching takes too long.
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         StoreUnavailableError: if the registry does not answer, and the cache has no events.
     """
     check_tail(request.tail)

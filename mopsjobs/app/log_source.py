@@ -70,7 +70,7 @@ def read_logs(request: LogRequest, app: App, show: OnLines) -> int:
 
     Raises:
         UsageError: if the request is not valid.
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         StoreUnavailableError: if the registry does not answer, and neither cache nor machine has lines of the job.
     """
     return _LogReader(request, app, show).read()

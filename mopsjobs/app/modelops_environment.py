@@ -28,7 +28,7 @@ def with_environment(name: str, env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables with the storage of an environment of ModelOps in place of their own.
 
     Raises:
-        ConfigError: if there is no such environment, or its file cannot be used.
+        ConfigError: if the environment does not exist, or its file cannot be used.
     """
     directory = os.path.join(home(env) or "/", ".modelops", "bundle-env")
     path = os.path.join(directory, f"{name}.yaml")

@@ -126,7 +126,7 @@ def read_provenance(name: str, app: App, *, with_hosts: bool = True) -> Provenan
         with_hosts: whether to look for the machines, for which the ledger is mirrored.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """

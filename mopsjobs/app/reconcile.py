@@ -201,7 +201,7 @@ def reconcile_jobs(job_ids: Iterable[str], app: App, trusted: Iterable[str] = ()
 
     Raises:
         UsageError: if a choice is not valid.
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         EngineUnavailableError: if the cluster cannot be reached.
         StoreUnavailableError: if the registry cannot be reached.
     """

@@ -209,7 +209,7 @@ def find_results(names: Iterable[str], app: App) -> list[list[JobTasks]]:
         app: the run.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with a name, and are not all of one family.
         NoManifestError: if mops-jobs did not submit a job.
         StoreError: if the registry cannot be read.

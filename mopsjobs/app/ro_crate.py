@@ -79,7 +79,7 @@ def write_crate(
     Raises:
         UsageError: if the directory has content.
         MopsJobsError: if a file cannot be written.
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         StoreError: if the registry cannot be read.
     """

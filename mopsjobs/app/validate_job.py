@@ -30,7 +30,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
         app: the run.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with the name, and are not all of one family.
         NoManifestError: if the job has no manifest.
         InvalidTransitionError: if the job cannot be validated in its present status.

@@ -27,7 +27,7 @@ def open_engine(name: str, env: Mapping[str, str], trust: Trust | None = None) -
         trust: the choices of records that the user trusts; None: none.
 
     Raises:
-        UsageError: if there is no such engine.
+        UsageError: if the engine does not exist.
         EngineError: if something that it needs is not installed or not configured; the hint says how to get it.
     """
     if name == "local":

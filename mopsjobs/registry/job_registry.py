@@ -159,7 +159,7 @@ class JobRegistry(JobReader):
         also for a job that has ended. Members of `metadata` and `labels` are added; other fields are replaced.
 
         Raises:
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             InvalidTransitionError: if no transitions lead from the job's status to the new one.
             TerminalStateError: if the job has ended.
             UsageError: if the status or a field is unknown, or a field has the wrong type.
@@ -207,7 +207,7 @@ class JobRegistry(JobReader):
             on_before: called with the previous record, before each attempt to write.
 
         Raises:
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             TerminalStateError: if the job has ended. Late progress never changes the record.
             UsageError: if a count is negative, or the counts exceed the total.
         """
@@ -236,7 +236,7 @@ class JobRegistry(JobReader):
             report: the progress of the shard.
 
         Raises:
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             TerminalStateError: if the job has ended.
             UsageError: if the job has no such shard.
         """
@@ -286,7 +286,7 @@ class JobRegistry(JobReader):
         """Mark a job as cancelled. For a cancelled job, this changes nothing, with any reason.
 
         Raises:
-            JobNotFoundError: if there is no such job.
+            JobNotFoundError: if the job does not exist.
             InvalidTransitionError: if the job cannot be cancelled in its status.
             TerminalStateError: if the job has ended with another status.
         """

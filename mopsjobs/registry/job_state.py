@@ -369,7 +369,7 @@ def check_field(name: str, value: object) -> object:
     """Return the value of a field as `JobState` holds it. None unsets the field.
 
     Raises:
-        UsageError: if there is no such field, if callers cannot set it, or if the value has the wrong type.
+        UsageError: if the field does not exist, if callers cannot set it, or if the value has the wrong type.
     """
     if name not in UPDATABLE:
         raise UsageError(f"invalid field '{name}': expected one of {', '.join(sorted(UPDATABLE))}.")

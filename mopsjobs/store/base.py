@@ -70,7 +70,7 @@ class VersionedStore(Protocol):
     """
 
     def get(self, key: str) -> Versioned | None:
-        """Return the value and its version, or None if there is no such key."""
+        """Return the value and its version, or None if the key does not exist."""
 
     def put(self, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
         """Replace the value if `version` is still the current one.

@@ -158,7 +158,7 @@ def update(
         random: returns a number from 0 to 1.
 
     Raises:
-        KeyNotFoundError: if there is no such key.
+        KeyNotFoundError: if the key does not exist.
         TooManyRetriesError: if every attempt lost the race. Nothing was written.
         StoreUnavailableError: if the store is out of reach. The hint says if the write may have landed all the same.
     """
@@ -258,7 +258,7 @@ def _get(store: VersionedStore, key: str, replies: LostReplyTracker) -> Versione
     """Return the current value.
 
     Raises:
-        KeyNotFoundError: if there is no such key.
+        KeyNotFoundError: if the key does not exist.
         StoreError: if the value cannot be read. The hint says if an earlier write may have landed.
     """
     try:

@@ -29,7 +29,7 @@ def update_with_retry(
     says that the write may have landed.
 
     Raises:
-        KeyError: if there is no such key.
+        KeyError: if the key does not exist.
         RecordError: if the value is not a JSON object.
         TooManyRetriesError: if every attempt lost the race.
     """

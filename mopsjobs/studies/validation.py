@@ -44,7 +44,7 @@ def validate(
         may_end: whether to end the job; else it is only compared.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         NoManifestError: if the job has no manifest.
         InvalidTransitionError: if the job cannot be validated in its present status.
         StoreError: if the comparison failed. The job stays `validating`, and can be validated again.

@@ -195,7 +195,7 @@ def find_interpreter(name: str | None, env: Mapping[str, str]) -> str | None:
     an interpreter without its packages.
 
     Raises:
-        OptionError: if there is no such program, or if it does not run Python.
+        OptionError: if the program does not exist, or if it does not run Python.
     """
     if name is None:
         return None

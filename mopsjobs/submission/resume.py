@@ -106,7 +106,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     A job without missing tasks is settled here. So is a job that this machine can launch without the registry.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         NoManifestError: if the job was reported, not submitted.
         StoreUnavailableError: if the registry does not answer, and this machine keeps no submission of the job.
         JobBusyError: if its runner is at work.
@@ -219,7 +219,7 @@ def _register(job_id: str, session: Session) -> JobState:
     """Register a job whose submission, or whose runner, stored a manifest and died before it wrote a record.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
     """
     try:
         manifest = load_manifest(session.store, job_id)

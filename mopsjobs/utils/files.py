@@ -116,7 +116,7 @@ def directory_lock(directory: str) -> Iterator[None]:
     lasts until the child has ended, too.
 
     Raises:
-        OSError: if there is no such directory.
+        OSError: if the directory does not exist.
     """
     file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     with _release_after(file):
