@@ -192,7 +192,7 @@ def study_json(manifest: Manifest) -> dict[str, Any]:
         "digest": study_digest(study),
         "model": study.model,
         "scenario": study.scenario,
-        "parameters": len({name for parameter_set in study.parameter_sets for name in parameter_set.params}),
+        "parameters": len(study.parameters),
         "parameter_sets": len(study.parameter_sets),
         "replicates": study.n_replicates,
         "tasks": manifest.tasks_total,

@@ -78,7 +78,6 @@ def write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) 
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 batch,
             )
-    sets = manifest.study.parameter_sets
     ranges = None if manifest.only is None else json.dumps(list(number_ranges(manifest.only)), separators=(",", ":"))
     with transaction(connection):
         connection.execute(
@@ -88,7 +87,7 @@ def write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) 
                 job_id,
                 now,
                 manifest.tasks_total,
-                json.dumps(list(dict.fromkeys(name for one in sets for name in one.params))),
+                json.dumps(manifest.study.parameters),
                 json.dumps(find_varying(manifest.study).parameters),
                 ranges,
             ),

@@ -62,6 +62,11 @@ class Study:
         """Count the simulations of the study."""
         return sum(self.replicates(parameter_set) for parameter_set in self.parameter_sets)
 
+    @property
+    def parameters(self) -> list[str]:
+        """Return the names of the parameters of all sets, each once, in the order in which the study has them."""
+        return list(dict.fromkeys(name for parameter_set in self.parameter_sets for name in parameter_set.params))
+
     def replicates(self, parameter_set: ParameterSet) -> int:
         """Count the tasks of a parameter set: one if it names a seed, else one per replicate."""
         return self.n_replicates if parameter_set.seed is None else 1

@@ -23,18 +23,14 @@ class Varying(NamedTuple):
 
 def find_varying(study: Study) -> Varying:
     """Return what differs between the tasks of a study. It looks at each parameter set."""
-    first = study.parameter_sets[0].params if study.parameter_sets else {}
-    constant = dict(first)
-    names = list(first)
+    constant = dict(study.parameter_sets[0].params) if study.parameter_sets else {}
     param_ids = set()
     for parameter_set in study.parameter_sets:
         param_ids.add(parameter_set.param_id)
         params = parameter_set.params
         for name in [name for name, value in constant.items() if name not in params or params[name] != value]:
             del constant[name]
-        if len(params) != len(names) or any(name not in first for name in params):
-            names += [name for name in params if name not in first and name not in names]
-    parameters = tuple(name for name in names if name not in constant)
+    parameters = tuple(name for name in study.parameters if name not in constant)
     return Varying(parameters, len(param_ids) < study.tasks_total)
 
 

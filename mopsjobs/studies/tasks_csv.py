@@ -95,9 +95,7 @@ def write_table(path: Path, store: VersionedStore, family: Sequence[Manifest], e
     """
     eldest = family[-1]
     complete, member_of = _find_members(store, family)
-    parameters = list(
-        dict.fromkeys(name for parameter_set in eldest.study.parameter_sets for name in parameter_set.params)
-    )
+    parameters = eldest.study.parameters
     columns = parameter_columns(parameters, FIRST_COLUMNS).values()
 
     def row(task: Task) -> list[object]:
