@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mopsjobs.engines.base import NOTE_PREFIXES
@@ -57,6 +57,11 @@ class Manifest:
     def tasks_total(self) -> int:
         """Count the tasks of the job."""
         return self.study.tasks_total if self.only is None else len(self.only)
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Return the numbers that the tasks of the job have in the study, ascending."""
+        return range(self.study.tasks_total) if self.only is None else self.only
 
     def tasks(self) -> Iterator[tuple[int, Task]]:
         """Yield the tasks of the job with their position in the job, counted from 0."""

@@ -67,8 +67,7 @@ def find_complete_tasks(store: ReadableStore, manifest: Manifest) -> Completenes
 
 def missing_tasks(manifest: Manifest, complete: bytearray) -> tuple[int, ...]:
     """Return the tasks of a job that are not complete, by their numbers in the study."""
-    numbers = range(len(complete)) if manifest.only is None else manifest.only
-    return tuple(number for number, flag in zip(numbers, complete, strict=True) if not flag)
+    return tuple(number for number, flag in zip(manifest.numbers, complete, strict=True) if not flag)
 
 
 def _is_complete(store: ReadableStore, study: Study, prefix: str, outputs: dict[str, bytes | None]) -> bool:

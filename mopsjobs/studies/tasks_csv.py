@@ -141,8 +141,7 @@ def _find_members(store: VersionedStore, family: Sequence[Manifest]) -> tuple[by
     complete, member_of = bytearray(total), array("L", [len(family) - 1]) * total
     for index, member in reversed(list(enumerate(family))):
         flags = find_complete_tasks(store, member).complete
-        numbers = range(len(flags)) if member.only is None else member.only
-        for number, flag in zip(numbers, flags, strict=True):
+        for number, flag in zip(member.numbers, flags, strict=True):
             # The study of a descendant may have been replaced. A task that an ancestor did stays the ancestor's.
             if number < total and (flag or not complete[number]):
                 member_of[number] = index

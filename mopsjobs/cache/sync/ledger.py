@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import compress, islice
 
 from mopsjobs.cache.ledger_rows import ChunkRow, write_chunks, write_complete_tasks, write_study
 from mopsjobs.cache.pruning import is_pruned
@@ -26,7 +26,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks
+from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.utils.times import utc_now
 
 BATCH = 64
@@ -211,5 +211,4 @@ def _has_unexplained(connection: sqlite3.Connection, study: StoredStudy) -> bool
 
 def _complete_tasks(store: VersionedStore, manifest: Manifest) -> Iterator[int]:
     """Yield the numbers of the tasks whose outputs exist."""
-    complete = find_complete_tasks(store, manifest).complete
-    return iter(missing_tasks(manifest, bytearray(1 - flag for flag in complete)))
+    return compress(manifest.numbers, find_complete_tasks(store, manifest).complete)
