@@ -6,10 +6,11 @@ task.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 
 from mopsjobs.errors import RecordError
-from mopsjobs.store.base import ReadableStore
+from mopsjobs.store.base import Entry, ReadableStore
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.study import Study, Task, is_output_name
 from mopsjobs.utils.json_strict import read_json
@@ -39,6 +40,18 @@ def output_key(job_id: str, task: Task, name: str) -> str:
     return f"{results_prefix(job_id)}{task.param_id}/{task.seed}/{name}"
 
 
+def scan_outputs(store: ReadableStore, job_id: str) -> Iterator[tuple[tuple[str, str, str], Entry]]:
+    """List the outputs of a job, each with the parts of its key: parameter id, seed and name, empty if it lacks one.
+
+    Raises:
+        StoreError: if the listing failed.
+    """
+    prefix = results_prefix(job_id)
+    for entry in store.scan(prefix):
+        param_id, seed, name, *_ = (*entry.key[len(prefix) :].split("/", 2), "", "")
+        yield (param_id, seed, name), entry
+
+
 def find_complete_tasks(store: ReadableStore, manifest: Manifest) -> Completeness:
     """Find the complete tasks of a job by one listing.
 
@@ -50,8 +63,7 @@ def find_complete_tasks(store: ReadableStore, manifest: Manifest) -> Completenes
     result = Completeness(manifest.tasks_total)
     sets = manifest.study.sets_by_id()
     prefix = results_prefix(manifest.job_id)
-    entries = (((*entry.key[len(prefix) :].split("/", 2), "", "")[:3], entry) for entry in store.scan(prefix))
-    for param, of_param in groupby(entries, key=lambda pair: pair[0][0]):
+    for param, of_param in groupby(scan_outputs(store, manifest.job_id), key=lambda pair: pair[0][0]):
         # With many replicates, two may draw one seed: that is one simulation, with one set of outputs.
         seeds = manifest.study.seed_index(sets.get(param, ()))
         for seed, of_task in groupby(of_param, key=lambda pair: pair[0][1]):

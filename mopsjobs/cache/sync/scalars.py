@@ -27,7 +27,7 @@ from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.outputs import scan_outputs
 from mopsjobs.studies.study import is_output_name
 from mopsjobs.utils.table_files import kind_of
 
@@ -233,9 +233,8 @@ class ScalarReader:
         self, member: int, job_id: str, names: tuple[str, ...] | None
     ) -> Iterator[tuple[list[int], Mapping[str, Entry]]]:
         """Yield numbers and outputs of the tasks that no chunk has; those with the same outputs together."""
-        prefix = results_prefix(job_id)
-        entries = (((*entry.key[len(prefix) :].split("/", 2), "", "")[:3], entry) for entry in self._store.scan(prefix))
-        for (param_id, seed), of_task in groupby(entries, key=lambda pair: pair[0][:2]):
+        outputs_of_job = scan_outputs(self._store, job_id)
+        for (param_id, seed), of_task in groupby(outputs_of_job, key=lambda pair: pair[0][:2]):
             outputs = {
                 name: entry
                 for (_, _, name), entry in of_task
