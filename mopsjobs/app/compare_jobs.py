@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.app.app import App
@@ -13,7 +14,7 @@ from mopsjobs.bundles.contents import read_files
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.study import Study
+from mopsjobs.studies.study import ParameterSet, Study
 from mopsjobs.utils.text import parse_whole_number
 
 SCHEMA_VERSION = 1
@@ -198,30 +199,29 @@ def compare_studies(first: Study, second: Study) -> StudyDifference:
         ours, theirs = (json.dumps(getattr(study, name), sort_keys=True) for study in (first, second))
         if ours != theirs:
             fields[name] = (json.loads(ours), json.loads(theirs))
-    counts: dict[tuple[str, int | None], int] = {}
-    for study, sign in ((first, 1), (second, -1)):
-        for one in study.parameter_sets:
-            counts[one.param_id, one.seed] = counts.get((one.param_id, one.seed), 0) + sign
-    only_first = sum(count for count in counts.values() if count > 0)
-    only_second = -sum(count for count in counts.values() if count < 0)
+    of_first, of_second = (Counter(map(_identity, study.parameter_sets)) for study in (first, second))
+    only_first, only_second = of_first - of_second, of_second - of_first
     return StudyDifference(
         fields,
-        only_first,
-        only_second,
-        len(first.parameter_sets) - only_first,
-        _named_sets(first, counts, 1),
-        _named_sets(second, counts, -1),
+        only_first.total(),
+        only_second.total(),
+        (of_first & of_second).total(),
+        _named_sets(first, only_first),
+        _named_sets(second, only_second),
     )
 
 
-def _named_sets(study: Study, counts: Mapping[tuple[str, int | None], int], sign: int) -> list[Mapping[str, Any]]:
-    """Return the parameters of the first few sets that the other study has less often, with their named seeds."""
-    named: dict[tuple[str, int | None], Mapping[str, Any]] = {}
+def _identity(one: ParameterSet) -> tuple[str, int | None]:
+    return one.param_id, one.seed
+
+
+def _named_sets(study: Study, wanted: Container[tuple[str, int | None]]) -> list[Mapping[str, Any]]:
+    """Return the parameters of the first few of the wanted sets, with their named seeds."""
+    first_of: dict[tuple[str, int | None], ParameterSet] = {}
     for one in study.parameter_sets:
-        key = (one.param_id, one.seed)
-        if counts[key] * sign > 0 and len(named) < MAX_NAMED:
-            named.setdefault(key, {"params": dict(one.params), "seed": one.seed})
-    return list(named.values())
+        if len(first_of) < MAX_NAMED and _identity(one) in wanted:
+            first_of.setdefault(_identity(one), one)
+    return [{"params": dict(one.params), "seed": one.seed} for one in first_of.values()]
 
 
 def compare_environments(first: list[Environment], second: list[Environment]) -> EnvironmentDifference | None:
