@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_outputs import find_job_with_outputs
+from mopsjobs.app.find_job import find_state
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import JobTasks, find_tasks, never_mirrored_error
 from mopsjobs.cache.queries.task_filters import MISSING
@@ -216,7 +216,7 @@ def find_results(names: Iterable[str], app: App) -> list[list[JobTasks]]:
     """
     families: dict[str, dict[str, JobTasks]] = {}
     for name in names:
-        lineage = _lineage(find_job_with_outputs(name, app).job_id, app)
+        lineage = _lineage(find_state(name, app).job_id, app)
         families.setdefault(lineage[-1].job_id, {}).update({one.job_id: one for one in lineage})
     return [
         sorted(family.values(), key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
