@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
 from support.cli import Cli, add
 from support.desk import Desk
-from support.runs import sets_of, study, tree
+from support.runs import make_venv, sets_of, study, tree
 
 MODEL = "def simulate(params, seed):\n    return {'x': params['x'] * FACTOR, 'seed': seed}\nFACTOR = 1\n"
 
@@ -32,19 +30,11 @@ def submit(jobs: JobRegistry, job_id: str, directory: Path, count: int = 2, **fi
     add(jobs, job_id, "succeeded")
 
 
-def venv(directory: Path, **packages: str) -> str:
-    """Make a virtual environment with packages, and return its interpreter."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(directory)], check=True)
-    (site,) = directory.glob("lib/python3*/site-packages")
-    tree(site, {f"{name}-{version}.dist-info/METADATA": "" for name, version in packages.items()})
-    return str(directory / "bin" / "python")
-
-
 def test_two_runs_differ_in_code_parameters_packages_and_results(desk: Desk, tmp_path: Path) -> None:
     """The outputs of tasks that both have are compared by their bytes."""
     (desk.home / "model.py").write_text(MODEL)
-    one = venv(tmp_path / "one", numpy="1.26", scipy="1.0")
-    other = venv(tmp_path / "other", numpy="2.1", scipy="1.0")
+    one = str(make_venv(tmp_path / "one", numpy="1.26", scipy="1.0"))
+    other = str(make_venv(tmp_path / "other", numpy="2.1", scipy="1.0"))
     desk.submit(sets_of(3), "--python", one, job_id="one")
     assert desk.ended("one") == "succeeded"
     (desk.home / "model.py").write_text(MODEL.replace("FACTOR = 1", "FACTOR = 2"))

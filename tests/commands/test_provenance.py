@@ -8,7 +8,6 @@ import os
 import platform
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from support.cli import Cli, add
 from support.desk import Desk
-from support.runs import sets_of, study, tree
+from support.runs import make_venv, sets_of, study, tree
 
 SECRET = "hunter2"
 
@@ -36,11 +35,8 @@ def ran(desk: Desk, tmp_path: Path) -> Desk:
         subprocess.run([*words, *arguments], cwd=desk.home, env=env, check=True)
     tree(desk.home, {"lib/data.csv": "a,b\n", "na me.txt": ""})
     (desk.home / "link").symlink_to("model.py")
-    venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    (site,) = venv.glob("lib/python3*/site-packages")
-    tree(site, {"numpy-2.1.dist-info/METADATA": "", "Other_One-0.1.dist-info/METADATA": ""})
-    desk.submit(sets_of(2), "--python", str(venv / "bin" / "python"), "--owner", "ada")
+    python = make_venv(tmp_path / "venv", numpy="2.1", Other_One="0.1")
+    desk.submit(sets_of(2), "--python", str(python), "--owner", "ada")
     assert desk.ended() == "succeeded"
     return desk
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -123,6 +124,14 @@ def tree(root: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
+
+
+def make_venv(directory: Path, **packages: str) -> Path:
+    """Make a virtual environment with these versions of packages, and return its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(directory)], check=True)
+    (site,) = directory.glob("lib/python3*/site-packages")
+    tree(site, {f"{name}-{version}.dist-info/METADATA": "" for name, version in packages.items()})
+    return directory / "bin" / "python"
 
 
 def study(sets: list[dict[str, Any]], **fields: Any) -> Study:

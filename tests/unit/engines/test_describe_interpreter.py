@@ -15,7 +15,7 @@ import pytest
 
 from mopsjobs.engines.describe_interpreter import SOURCE, describe_interpreter
 from mopsjobs.ledger.environment import environment_of_worker, normalise_name
-from support.runs import tree
+from support.runs import make_venv, tree
 
 ENV = {"PATH": os.environ["PATH"]}
 
@@ -23,8 +23,7 @@ ENV = {"PATH": os.environ["PATH"]}
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """Return the interpreter of a virtual environment without packages."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
-    return tmp_path / "venv" / "bin" / "python"
+    return make_venv(tmp_path / "venv")
 
 
 def site_of(python: Path) -> Path:

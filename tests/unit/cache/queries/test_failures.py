@@ -12,11 +12,8 @@ from mopsjobs.cache.pruning import delete_ledgers
 from mopsjobs.cache.queries import failure_conditions, failures
 from mopsjobs.cache.queries.failures import JobFailures, keep_failures, kept_failures, read_failures
 from mopsjobs.cache.sync.ledger import sync_ledger
-from mopsjobs.ledger.attempt import AttemptError
 from support.cli import Cli, Remote
-from support.ledgers import Ledger, add_job, attempt
-
-ERROR = AttemptError("1a2b3c4d5e6f", "ValueError", "model.py:21", "beta is 0.93")
+from support.ledgers import ERROR, Ledger, add_job, attempt
 
 
 @pytest.fixture
