@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -236,10 +235,7 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
 
     def view(connection: sqlite3.Connection) -> list[tuple[str, str]]:
         job = newest = job_queries.find_job(connection, job_id, now=now)
-        is_relative = (
-            "SELECT 1 FROM job WHERE parent_job_id = ?1 OR (job_id = ?1 AND parent_job_id IS NOT NULL) LIMIT 1"
-        )
-        if connection.execute(is_relative, (job_id,)).fetchone() is not None:
+        if job_queries.have_relatives(connection, [job_id]):
             from mopsjobs.app.find_job import with_family  # here: few jobs have a family
 
             _, _, found = with_family(connection, job, now=now)
@@ -259,11 +255,7 @@ def _keep(connection: sqlite3.Connection, new: Mapping[str, tuple[JobFailures, s
 
 def _family_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:
     """Return notes on jobs with a family: a job that was resumed has tasks that another job ran again."""
-    relatives = (
-        "WITH shown AS (SELECT value FROM json_each(?)) SELECT 1 FROM job WHERE parent_job_id IN shown"
-        " UNION ALL SELECT 1 FROM job WHERE job_id IN shown AND parent_job_id IS NOT NULL LIMIT 1"
-    )
-    if connection.execute(relatives, (json.dumps(job_ids),)).fetchone() is None:
+    if not job_queries.have_relatives(connection, job_ids):
         return []
     from mopsjobs.cache.queries.families import read_members  # here: few jobs have a family
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, JobColumns, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
@@ -194,6 +194,15 @@ def _find_by_prefix(connection: sqlite3.Connection, prefix: str) -> JobColumns |
 def count_jobs(connection: sqlite3.Connection) -> int:
     """Count the jobs of the cache."""
     return int(connection.execute("SELECT count(*) FROM job").fetchone()[0])
+
+
+def have_relatives(connection: sqlite3.Connection, job_ids: Sequence[str]) -> bool:
+    """Return whether one of these jobs has a parent or a child: few have. Then `families.py` tells which."""
+    sql = (
+        "WITH shown AS (SELECT value FROM json_each(?)) SELECT 1 FROM job WHERE parent_job_id IN shown"
+        " UNION ALL SELECT 1 FROM job WHERE job_id IN shown AND parent_job_id IS NOT NULL LIMIT 1"
+    )
+    return connection.execute(sql, (json.dumps(job_ids),)).fetchone() is not None
 
 
 def unreadable_records(connection: sqlite3.Connection, job_id: str | None = None) -> list[tuple[str, str]]:
