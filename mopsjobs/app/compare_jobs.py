@@ -129,7 +129,7 @@ def compare_jobs(
     one, other = (read_provenance(name, app, with_hosts=False) for name in (first, second))
     results = None
     if options.with_results:
-        ours, theirs = (JobOutputs(job.job_id, family_of(app.store, job.job_id)) for job in (one, other))
+        ours, theirs = (JobOutputs(job.job_id, family_of(app.store, job.job_id, job.manifest)) for job in (one, other))
         results = compare_results(app.store, ours, theirs, on_progress)
     images = (one.image, other.image)
     return JobDifference(

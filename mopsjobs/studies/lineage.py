@@ -71,15 +71,20 @@ def ancestry(store: VersionedStore, manifest: Manifest) -> Iterator[Manifest]:
         manifest = Manifest.from_json(found.value, key=key)
 
 
-def family_of(store: VersionedStore, job_id: str) -> list[Manifest]:
+def family_of(store: VersionedStore, job_id: str, manifest: Manifest | None = None) -> list[Manifest]:
     """Return a job's manifest, that of its parent, and so on; nothing for a job that was reported, not submitted.
+
+    Args:
+        store: the store of the registry.
+        job_id: the job.
+        manifest: its manifest, if the caller has read it. That of a large study takes a second.
 
     Raises:
         RecordError: if a manifest is invalid, or the job descends from itself.
         StoreError: if a manifest cannot be read.
     """
     try:
-        return list(ancestry(store, load_manifest(store, job_id)))
+        return list(ancestry(store, manifest or load_manifest(store, job_id)))
     except NoManifestError:
         return []
 
