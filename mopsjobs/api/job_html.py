@@ -36,6 +36,5 @@ def _lines(found: FoundJob, app: App) -> list[str]:
     error = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None)
     texts = {"Done": end_text(job, app.now()), "Failed": failed_tasks_text(job, app), "Error": error or None}
     lines += [f"{title}: {escape(text)}" for title, text in texts.items() if text is not None]
-    age = "live" if found.freshness is None else found.freshness.describe()
-    stale = ", stale" if found.freshness is not None and found.freshness.stale else ""
-    return [*lines, f"<small>Data: {escape(age)}{stale}</small>"]
+    age = "live" if found.freshness is None else found.freshness.describe_with_staleness()
+    return [*lines, f"<small>Data: {escape(age)}</small>"]

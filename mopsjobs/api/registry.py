@@ -305,6 +305,6 @@ class Registry:
 
     def _age(self, age: freshness_module.Freshness) -> str:
         """Return the age of a view in words, and warn if its sync failed."""
-        if age.problem is not None:
-            self.app.out.warn(f"{age.problem} Showing the cache, {age.describe()}.")
+        for warning in age.warnings():
+            self.app.out.warn(warning)
         return age.describe()

@@ -134,7 +134,7 @@ def failures_of_filter(job_filter: filters.Filter, limit: int, app: App, policy:
     job_ids, total, freshness = app.cache.read(view, policy)
     # The cache is up to date by now, and only ledgers are left to be read.
     known = FreshnessPolicy(offline=policy.offline)
-    warnings = [] if freshness.problem is None else [f"{freshness.problem} Showing the cache, {freshness.describe()}."]
+    warnings = freshness.warnings()
     if freshness.problem is not None:
         known = FreshnessPolicy(offline=True)
     found, unread = [], 0

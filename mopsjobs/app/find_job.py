@@ -188,8 +188,7 @@ def _read_cache(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
             f"{key} cannot be read any more ({reason}); this is its last good state."
             for key, reason in job_queries.unreadable_records(connection, str(job["job_id"]))
         ]
-        if freshness.problem is not None:
-            warnings.append(f"{freshness.problem} Showing the cache, {freshness.describe()}.")
+        warnings += freshness.warnings()
         remarks = tuple(job_queries.remarks(connection, str(job["job_id"])))
         return FoundJob(job, freshness, tuple(warnings), family=family, newest=newest, remarks=remarks)
 

@@ -66,6 +66,18 @@ class Freshness:
         """Return the age in words."""
         return "live" if self.is_local else self.describe_sync()
 
+    def describe_with_staleness(self) -> str:
+        """Return the age in words, and whether the data is stale."""
+        return f"{self.describe()}{', stale' if self.stale else ''}"
+
+    def warnings(self, doing: str = "Showing") -> list[str]:
+        """Return the warning of a view whose sync failed; none if it did not.
+
+        Args:
+            doing: what the view does with the cache, like `Counting`.
+        """
+        return [] if self.problem is None else [f"{self.problem} {doing} the cache, {self.describe()}."]
+
     def describe_sync(self) -> str:
         """Return the age of the last sync in words, also for a registry on this machine."""
         failed = ", the last sync failed" if self.sync_failed else ""

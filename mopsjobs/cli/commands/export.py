@@ -68,10 +68,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
                     lines = (f"{job_json.job_text(facts, now=now.timestamp())}\n" for facts in batch)
                     app.out.show(Result(RawText(lines)))
                 count += len(batch)
-        age = freshness.describe()
-        warnings = [] if freshness.problem is None else [f"{freshness.problem} Exported the cache, {age}."]
         notes = [f"{pluralize(count, 'job')}, {freshness.describe()}"]
-        return Result(warnings=warnings, notes=notes, exit_code=freshness.exit_code)
+        return Result(warnings=freshness.warnings("Exported"), notes=notes, exit_code=freshness.exit_code)
 
     return app.cache.read(view, freshness_policy(args))
 

@@ -103,8 +103,7 @@ def _notes(failures: Failures) -> list[str]:
     hidden = len(failures.groups) - SHOWN_GROUPS
     if hidden > 0:
         notes.append(f"and {hidden:,} more groups; --json lists them")
-    stale = ", stale" if failures.freshness.stale else ""
-    return [*notes, f"Data: {failures.freshness.describe()}{stale}"]
+    return [*notes, f"Data: {failures.freshness.describe_with_staleness()}"]
 
 
 def _lines(failures: Failures, app: App) -> Iterator[Sequence[str]]:

@@ -107,9 +107,7 @@ def _result(
     freshness: Freshness,
     fields: tuple[str, ...] | None,
 ) -> Result:
-    warnings = []
-    if freshness.problem is not None:
-        warnings.append(f"{freshness.problem} Showing the cache, {freshness.describe()}.")
+    warnings = freshness.warnings()
     # Most forms have no place for the total, so a note says what was cut.
     cut = [_footer(args, page, freshness)] if len(page) < page.total else []
     if args.form in ("json", "jsonl"):
@@ -166,8 +164,7 @@ def _footer(args: argparse.Namespace, page: job_queries.JobList, freshness: Fres
     if len(page) < page.total:
         counted = f"{len(page):,} of {counted} (--limit 0 shows all; active ones are never cut)"
     window = f", last {args.hours:g} h" if args.hours is not None else ""
-    stale = ", stale" if freshness.stale else ""
-    return f"{counted}{window}, {freshness.describe()}{stale}"
+    return f"{counted}{window}, {freshness.describe_with_staleness()}"
 
 
 def _parse_fields(text: str | None) -> tuple[str, ...] | None:

@@ -67,8 +67,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             return Result(Table(("VIEW", "COLUMN"), rows))
         answer = user_sql.run_user_query(cache, args.sql, seconds=seconds, monotonic=app.monotonic)
         result = _show_rows(args, app, answer, freshness)
-        if freshness.problem is not None:
-            result.warnings = [*result.warnings, f"{freshness.problem} Querying the cache, {freshness.describe()}."]
+        result.warnings = [*result.warnings, *freshness.warnings("Querying")]
         result.exit_code = freshness.exit_code
         return result
 

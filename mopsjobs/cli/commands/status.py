@@ -101,11 +101,11 @@ def _engine_text(job: Job, answer: EngineAnswer) -> tuple[list[Line], list[str]]
 def _text(name: str, found: FoundJob, app: App) -> tuple[list[Line], list[str]]:
     """Return lines and notes for a job."""
     job, freshness = found.job, found.freshness
-    age = "live, from the registry" if freshness is None else freshness.describe()
+    age = "live, from the registry" if freshness is None else freshness.describe_with_staleness()
     is_stale = freshness is not None and freshness.stale
     last = job if found.newest is None else found.newest
     following = next_command(last, stale=is_stale, is_dead=is_runner_dead(last, app.env))
-    notes = [f"Data: {age}{', stale' if is_stale else ''}", f"Next: {following}"]
+    notes = [f"Data: {age}", f"Next: {following}"]
     short = describe_short_name(name, str(job["job_id"]), found.family)
     if short is not None:
         notes.insert(0, short)

@@ -61,16 +61,14 @@ def run(args: argparse.Namespace, app: App) -> Result:
     by = _parse_group(args.by)
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
-        age = freshness.describe()
-        warnings = [] if freshness.problem is None else [f"{freshness.problem} Counting the cache, {age}."]
+        warnings = freshness.warnings("Counting")
         from mopsjobs.app.summary import summary_document
 
         summary = summary_document(cache, job_filter, app, freshness, by=by)
         if args.json:
             return Result(Document(summary), warnings=warnings, exit_code=freshness.exit_code)
         _show(summary, app)
-        stale = ", stale" if freshness.stale else ""
-        notes = [f"Data: {freshness.describe()}{stale}"]
+        notes = [f"Data: {freshness.describe_with_staleness()}"]
         return Result(warnings=warnings, notes=notes, exit_code=freshness.exit_code)
 
     return app.cache.read(view, freshness_policy(args))

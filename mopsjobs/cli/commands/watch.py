@@ -82,8 +82,8 @@ class _RefreshedTable:
     ) -> tuple[Text, Table]:
         """Return what the terminal shows: a head and a table."""
         by = self._app.settings.redirected_by
-        stale = ", stale" if freshness.stale else ""
-        head = f"{len(jobs)} of {total:,} jobs, {freshness.describe()}{stale}, {whole_seconds(json_time(now))}"
+        age = freshness.describe_with_staleness()
+        head = f"{len(jobs)} of {total:,} jobs, {age}, {whole_seconds(json_time(now))}"
         lines = [head, f"registry named by {by}", ""] if by is not None else [head, ""]
         return Text(lines, indent=2), job_table(jobs, self._app)
 
