@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from mopsjobs.errors import MopsJobsError, UsageError
+from mopsjobs.errors import UsageError
 from mopsjobs.utils.table_files import (
     Column,
     Row,
@@ -155,13 +155,10 @@ class Table:
         def view(columns: Sequence[Column], rows: Iterable[Row]) -> None:
             write_table_file(name, columns, rows)
 
-        try:
-            if self._held is None:
-                self._read(view)
-            else:
-                view(*self._held)
-        except OSError as error:
-            raise MopsJobsError(f"Cannot write {name}: {error.strerror}.") from None
+        if self._held is None:
+            self._read(view)
+        else:
+            view(*self._held)
 
     def _load(self) -> tuple[list[Column], list[list[object]]]:
         if self._held is None:

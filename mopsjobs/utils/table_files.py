@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.files import atomic_file
 
@@ -86,12 +86,15 @@ def write_table_file(path: str, columns: Sequence[Column], rows: Iterable[Row]) 
 
     Raises:
         UsageError: if the name does not tell the form, or if this Python cannot write Parquet.
-        OSError: if the file cannot be written.
+        MopsJobsError: if the file cannot be written.
     """
     write = _WRITERS[form_of(path)]
-    with atomic_file(path, 0o666) as part:
-        write(part, columns, rows)
-        os.replace(part, path)
+    try:
+        with atomic_file(path, 0o666) as part:
+            write(part, columns, rows)
+            os.replace(part, path)
+    except OSError as error:
+        raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
 
 
 def csv_pieces(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
 from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
 from mopsjobs.cli.flags import JOB_HELP, argument_type
 from mopsjobs.console.result import JsonLines, RawText, Result, Tsv
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, MopsJobsError, NoOutputsError, UsageError
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError, UsageError
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.results import Output, count_tasks, download, outputs_of
 from mopsjobs.studies.tasks_csv import TABLE
@@ -101,10 +101,7 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         if args.table == "-":
             app.out.show(Result(RawText(csv_pieces(table.columns, rows))))  # here, while the tasks can be read
         else:
-            try:
-                write_table_file(args.table, table.columns, rows)
-            except OSError as error:
-                raise MopsJobsError(f"Cannot write {args.table}: {error.strerror}.") from None
+            write_table_file(args.table, table.columns, rows)
         place = "" if args.table == "-" else f" in {args.table}"
         notes = [pluralize(next(count), "row") + place]
         if isinstance(table, ReplicateTable) and table.left_out_columns:
