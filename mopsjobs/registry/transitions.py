@@ -15,7 +15,7 @@ from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateEr
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
 from mopsjobs.registry.status import TRANSITIONS, JobStatus, steps
-from mopsjobs.registry.usage import ShardForecast, Usage, encode_forecast, with_usage
+from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
 
 NOTE = "note"
@@ -204,7 +204,7 @@ class ShardReport(NamedTuple):
     """Whether the shard has worked on all its tasks."""
     is_least: bool = False
     """Whether more tasks may be complete: the shard has not, or not yet, listed the outputs of earlier runs."""
-    usage: Usage | None = None
+    usage: ShardUsage | None = None
     """What its tasks used, in all runs of the shard; None leaves the record as it is."""
     forecast: ShardForecast | None = None
     """When it expects to end; None if it does not say, or has no task at work."""

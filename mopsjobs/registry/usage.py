@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Number = float | None
 
 
-class Usage(NamedTuple):
+class ShardUsage(NamedTuple):
     """The resources that a shard or a job has used so far. A number that was not measured is None."""
 
     cpu_seconds: Number
@@ -69,15 +69,15 @@ class ShardForecast(NamedTuple):
     stragglers: Stragglers | None = None
 
 
-NO_USAGE = Usage(None, None, None, None)
+NO_SHARD_USAGE = ShardUsage(None, None, None, None)
 
 
-def encode_usage(usage: Usage) -> list[Number]:
+def encode_usage(usage: ShardUsage) -> list[Number]:
     """Return the numbers of a shard as the record has them."""
     return [None if value is None else round(value, 2) for value in usage]
 
 
-def usage_fields(usage: Usage) -> dict[str, Number]:
+def usage_fields(usage: ShardUsage) -> dict[str, Number]:
     """Return the fields of a job's JSON that tell what it used."""
     efficiency = usage.cpu_efficiency
     fields = {name: None if value is None else round(value, 2) for name, value in usage._asdict().items()}
@@ -90,10 +90,10 @@ def usage_json(state: JobState) -> str | None:
     return json.dumps(usage_fields(total_usage(state)), separators=(",", ":")) if state.usage else None
 
 
-def usage_from_json(text: str | None) -> Usage:
+def usage_from_json(text: str | None) -> ShardUsage:
     """Return what `usage_json` was made of."""
     values = {} if text is None else json.loads(text)
-    return Usage(*(values.get(name) for name in Usage._fields))
+    return ShardUsage(*(values.get(name) for name in ShardUsage._fields))
 
 
 def encode_forecast(forecast: ShardForecast) -> list[Number]:
@@ -103,22 +103,22 @@ def encode_forecast(forecast: ShardForecast) -> list[Number]:
     return [*(None if value is None else round(value, 1) for value in (earliest, latest)), at_work, *late]
 
 
-def shard_usage(state: JobState, shard: int) -> Usage:
+def shard_usage(state: JobState, shard: int) -> ShardUsage:
     """Return what the record says about one shard."""
     values = state.usage.get(str(shard))
-    return NO_USAGE if values is None else Usage(*values)  # type: ignore[misc]
+    return NO_SHARD_USAGE if values is None else ShardUsage(*values)  # type: ignore[misc]
 
 
-def total_usage(state: JobState) -> Usage:
+def total_usage(state: JobState) -> ShardUsage:
     """Return what all shards of a job have used."""
-    return add_usage(Usage(*values) for values in state.usage.values())  # type: ignore[misc]
+    return add_usage(ShardUsage(*values) for values in state.usage.values())  # type: ignore[misc]
 
 
-def add_usage(parts: Iterable[Usage]) -> Usage:
+def add_usage(parts: Iterable[ShardUsage]) -> ShardUsage:
     """Return the sums and the largest peak. What no part knows is None."""
-    columns: list[Sequence[Number]] = list(zip(*parts, strict=True)) or [()] * len(Usage._fields)
+    columns: list[Sequence[Number]] = list(zip(*parts, strict=True)) or [()] * len(ShardUsage._fields)
     cpu, task, held, peaks = ([value for value in column if value is not None] for column in columns)
-    return Usage(_sum(cpu), _sum(task), _sum(held), max(peaks, default=None))
+    return ShardUsage(_sum(cpu), _sum(task), _sum(held), max(peaks, default=None))
 
 
 def _sum(values: Sequence[float]) -> float | None:
@@ -156,6 +156,6 @@ def _decode_forecast(values: Sequence[Number]) -> ShardForecast:
     return ShardForecast(earliest, latest, int(at_work or 0), stragglers)
 
 
-def with_usage(usage: Mapping[str, object], shard: str, report: Usage | None) -> dict[str, object]:
+def with_usage(usage: Mapping[str, object], shard: str, report: ShardUsage | None) -> dict[str, object]:
     """Return the field `usage` with the numbers of a shard; None leaves them as they are."""
     return dict(usage) if report is None else {**usage, shard: encode_usage(report)}

@@ -18,7 +18,7 @@ from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.transitions import ShardReport
-from mopsjobs.registry.usage import NO_USAGE, ShardForecast, Usage, add_usage, shard_usage
+from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Counts:
             return self.completed, self.failed
 
 
-Measured = Callable[[], tuple[Usage, ShardForecast | None]]
+Measured = Callable[[], tuple[ShardUsage, ShardForecast | None]]
 """Returns what the tasks of this run have used, and when the shard will end, if that can be told."""
 
 
@@ -94,7 +94,7 @@ class Reporter:
         self._clock = clock
         self.measured: Measured | None = None
         """Set when tasks run: each report then has usage and forecast, too."""
-        self._used_before: Usage | None = None
+        self._used_before: ShardUsage | None = None
         """What earlier runs of the shard used; None until the record was read."""
         self._stop = threading.Event()
         self.ended = threading.Event()
@@ -168,7 +168,7 @@ class Reporter:
         self._set_state(state)
         return state
 
-    def _measure(self) -> tuple[Usage | None, ShardForecast | None]:
+    def _measure(self) -> tuple[ShardUsage | None, ShardForecast | None]:
         """Return usage and forecast for a report. The first one has no usage, as it reads that of earlier runs."""
         if self.measured is None:
             return None, None
@@ -179,6 +179,6 @@ class Reporter:
     def _set_state(self, state: JobState | None) -> None:
         self.state = state
         if self._used_before is None:
-            self._used_before = NO_USAGE if state is None else shard_usage(state, self._shard)
+            self._used_before = NO_SHARD_USAGE if state is None else shard_usage(state, self._shard)
         if state is not None and state.is_terminal:
             self.ended.set()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mopsjobs.events.format import STRAGGLER
 from mopsjobs.events.writer import EventLog
-from mopsjobs.registry.usage import ShardForecast, Stragglers, Usage, straggler_text
+from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers, straggler_text
 from mopsjobs.runner.pools.base import Pool, TaskAtWork, TaskResult
 from mopsjobs.runner.pools.local import TASKS_PER_WORKER
 from mopsjobs.utils.forecast import Forecast, Forecaster
@@ -81,9 +81,9 @@ class TaskMeter:
         self._left_at = 0.0
         self._forecast: ShardForecast | None = None
 
-    def measured(self) -> tuple[Usage, ShardForecast | None]:
+    def measured(self) -> tuple[ShardUsage, ShardForecast | None]:
         """Return what the attempts that have ended used and how long workers were held, and the last forecast."""
-        return Usage(self._cpu_seconds, self._task_seconds, self._held, self._max_rss_bytes), self._forecast
+        return ShardUsage(self._cpu_seconds, self._task_seconds, self._held, self._max_rss_bytes), self._forecast
 
     @property
     def left(self) -> Forecast | None:

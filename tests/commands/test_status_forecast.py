@@ -7,13 +7,15 @@ import json
 import pytest
 
 from mopsjobs.registry.transitions import ShardReport
-from mopsjobs.registry.usage import ShardForecast, Stragglers, Usage
+from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers
 from support.cli import Cli, Remote, add
 
-USED = Usage(5400.0, 6000.0, 7200.0, 300 * 2**20)
+USED = ShardUsage(5400.0, 6000.0, 7200.0, 300 * 2**20)
 
 
-def _report(cli: Cli, remote: Remote, job_id: str, *, late: bool = False, usage: Usage = USED, **more: bool) -> None:
+def _report(
+    cli: Cli, remote: Remote, job_id: str, *, late: bool = False, usage: ShardUsage = USED, **more: bool
+) -> None:
     """Report one shard, which should end in 20 to 50 minutes."""
     now = cli.clock.now().timestamp()
     stragglers = Stragglers(2, 17, now - 2400, 110.0) if late else None
@@ -115,9 +117,9 @@ def test_summary_sums_up_by_owner_day_and_label(cli: Cli, job: Remote) -> None:
     add(job.jobs, "b", "running", owner="bob", labels={"team": "blue"}, tasks_total=1000)
     add(job.jobs, "c", "running", owner="bob", tasks_total=1000)
     add(job.jobs, "d", "running", owner="bob", labels={"team": "red"})
-    _report(cli, job, "b", usage=Usage(None, 60.0, 60.0, None))
+    _report(cli, job, "b", usage=ShardUsage(None, 60.0, 60.0, None))
     cli.clock.advance(hours=24)
-    _report(cli, job, "c", usage=Usage(600.0, 600.0, 600.0, 2**30))
+    _report(cli, job, "c", usage=ShardUsage(600.0, 600.0, 600.0, 2**30))
     cli.ok("sync", "-q")
     both = {"cpu_seconds": 6000.0, "task_seconds": 6660.0, "held_core_seconds": 7860.0, "max_rss_bytes": 2**30}
     found = cli.ok("summary", "--json").json

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries.filters import Filter, where_clauses
 from mopsjobs.registry.status import TERMINAL
-from mopsjobs.registry.usage import Usage
+from mopsjobs.registry.usage import ShardUsage
 
 
 class Tally(NamedTuple):
@@ -234,7 +234,7 @@ def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = N
         labels = "(SELECT job_id, value FROM job_label WHERE label = ?)"
         sql = f"SELECT value AS grp, usage FROM ({sql}) LEFT JOIN {labels} USING (job_id)"  # noqa: S608
         values = [*values, label]
-    columns = ", ".join(f"json_extract(usage, '$.{name}') AS {name}" for name in Usage._fields)
+    columns = ", ".join(f"json_extract(usage, '$.{name}') AS {name}" for name in ShardUsage._fields)
     rows = connection.execute(
         "SELECT grp, count(*), sum(cpu_seconds), sum(task_seconds), sum(held_core_seconds),"  # noqa: S608
         " min(1.0, sum(cpu_seconds) / nullif(sum(iif(cpu_seconds IS NULL, NULL, held_core_seconds)), 0)),"

@@ -10,10 +10,10 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import ShardReport, with_shard
 from mopsjobs.registry.usage import (
-    NO_USAGE,
+    NO_SHARD_USAGE,
     ShardForecast,
+    ShardUsage,
     Stragglers,
-    Usage,
     add_usage,
     job_forecast,
     shard_usage,
@@ -21,8 +21,8 @@ from mopsjobs.registry.usage import (
 )
 from support.records import AT
 
-FIRST = Usage(10.0, 12.0, 16.0, 2**20)
-SECOND = Usage(5.0, 6.0, 16.0, 2**30)
+FIRST = ShardUsage(10.0, 12.0, 16.0, 2**20)
+SECOND = ShardUsage(5.0, 6.0, 16.0, 2**30)
 LATE = Stragglers(1, 17, 1_000.0, 9.5)
 
 
@@ -35,7 +35,7 @@ def _read(**fields: object) -> JobState:
     return JobState.from_json(json.dumps({**json.loads(_state().to_json()), **fields}).encode())
 
 
-def _report(usage: Usage | None = None, forecast: ShardForecast | None = None, **more: bool) -> ShardReport:
+def _report(usage: ShardUsage | None = None, forecast: ShardForecast | None = None, **more: bool) -> ShardReport:
     return ShardReport(1, 0, usage=usage, forecast=forecast, **more)
 
 
@@ -45,17 +45,17 @@ def test_each_shard_writes_its_own_usage() -> None:
     state = with_shard(state, 1, 2, _report(SECOND), AT)
     state = with_shard(state, 1, 2, _report(None), AT)
     again = JobState.from_json(state.to_json())
-    assert (shard_usage(again, 0), shard_usage(again, 1), shard_usage(again, 7)) == (FIRST, SECOND, NO_USAGE)
-    assert total_usage(again) == Usage(15.0, 18.0, 32.0, 2**30)
+    assert (shard_usage(again, 0), shard_usage(again, 1), shard_usage(again, 7)) == (FIRST, SECOND, NO_SHARD_USAGE)
+    assert total_usage(again) == ShardUsage(15.0, 18.0, 32.0, 2**30)
     assert total_usage(again).cpu_efficiency == 15 / 32
 
 
 def test_what_was_not_measured_stays_unknown() -> None:
     """None is not zero. More threads than workers give no efficiency above 1."""
-    assert add_usage([]) == NO_USAGE
-    assert add_usage([NO_USAGE, FIRST]) == FIRST
-    assert NO_USAGE.cpu_efficiency is None
-    assert Usage(9.0, None, 3.0, None).cpu_efficiency == 1
+    assert add_usage([]) == NO_SHARD_USAGE
+    assert add_usage([NO_SHARD_USAGE, FIRST]) == FIRST
+    assert NO_SHARD_USAGE.cpu_efficiency is None
+    assert ShardUsage(9.0, None, 3.0, None).cpu_efficiency == 1
 
 
 def test_a_job_ends_with_its_last_shard() -> None:

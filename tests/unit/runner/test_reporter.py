@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.usage import ShardForecast, Usage
+from mopsjobs.registry.usage import ShardForecast, ShardUsage
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.store.memory import InMemoryVersionedStore
 
 
-def _run(registry: JobRegistry, shard: int, used: Usage, *, is_done: bool = False) -> None:
+def _run(registry: JobRegistry, shard: int, used: ShardUsage, *, is_done: bool = False) -> None:
     """Report one run over a shard that is too short for the thread."""
     reporter = Reporter(registry, "job", shard, 2, Counts(), register=lambda: None)
     reporter.measured = lambda: (used, ShardForecast(1.0, 2.0, 3))
@@ -19,9 +19,9 @@ def test_a_restart_goes_on_with_the_usage_of_the_record() -> None:
     """Of its own shard. A run that ends leaves no forecast."""
     registry = JobRegistry(InMemoryVersionedStore())
     registry.register_job("job", tasks_total=10)
-    _run(registry, 0, Usage(1.0, 2.0, 3.0, 50))
-    _run(registry, 1, Usage(10.0, 20.0, 30.0, None))
-    _run(registry, 0, Usage(100.0, 200.0, 300.0, 20), is_done=True)
+    _run(registry, 0, ShardUsage(1.0, 2.0, 3.0, 50))
+    _run(registry, 1, ShardUsage(10.0, 20.0, 30.0, None))
+    _run(registry, 0, ShardUsage(100.0, 200.0, 300.0, 20), is_done=True)
     state = registry.require_job("job")
     assert state.usage == {"0": [101.0, 202.0, 303.0, 50], "1": [10.0, 20.0, 30.0, None]}
     assert state.forecast == {}
@@ -33,7 +33,7 @@ def test_a_second_attempt_at_the_last_report_counts_nothing_twice() -> None:
     registry = JobRegistry(InMemoryVersionedStore())
     registry.register_job("job", tasks_total=10)
     reporter = Reporter(registry, "job", 0, 1, Counts(), register=lambda: None)
-    reporter.measured = lambda: (Usage(1.0, 2.0, 3.0, 50), None)
+    reporter.measured = lambda: (ShardUsage(1.0, 2.0, 3.0, 50), None)
     for _ in range(3):
         reporter.finish(is_done=False)
     assert registry.require_job("job").usage == {"0": [1.0, 2.0, 3.0, 50]}
@@ -43,7 +43,7 @@ def test_a_run_that_measures_nothing_writes_no_usage() -> None:
     """A shard whose tasks were all complete before: what the record has stays."""
     registry = JobRegistry(InMemoryVersionedStore())
     registry.register_job("job", tasks_total=10)
-    _run(registry, 0, Usage(1.0, 2.0, 3.0, 50))
+    _run(registry, 0, ShardUsage(1.0, 2.0, 3.0, 50))
     reporter = Reporter(registry, "job", 0, 2, Counts(), register=lambda: None)
     reporter.finish(is_done=True)
     assert registry.require_job("job").usage == {"0": [1.0, 2.0, 3.0, 50]}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.ledger.attempt import NO_USAGE
-from mopsjobs.registry.usage import Usage
+from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.runner.pools.base import TaskAtWork, TaskResult
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.studies.study import Task
@@ -65,13 +65,13 @@ def clock() -> Clock:
 def test_usage_is_that_of_all_attempts(clock: Clock) -> None:
     """Also of those that are tried once more. Workers are held as long as the run takes."""
     meter = _meter(_Pool(4), 10, clock)
-    assert meter.measured() == (Usage(None, None, 0.0, None), None)
+    assert meter.measured() == (ShardUsage(None, None, 0.0, None), None)
     meter.add(_result(0, 2.0, user_seconds=1.0, system_seconds=0.5, max_rss_bytes=2**20))
     meter.add(_result(1, 3.0, is_final=False, user_seconds=1.0, max_rss_bytes=2**30))
     meter.add(_result(2, None))
     clock.advance(seconds=5)
     meter.update()
-    assert meter.measured()[0] == Usage(2.5, 5.0, 20.0, 2**30)
+    assert meter.measured()[0] == ShardUsage(2.5, 5.0, 20.0, 2**30)
 
 
 def test_the_range_counts_down_and_is_of_the_wall_clock(clock: Clock) -> None:
