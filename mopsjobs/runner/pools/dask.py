@@ -27,7 +27,7 @@ from mopsjobs.engines.model_errors import describe_exit, load_error, startup_err
 from mopsjobs.engines.worker_script import WORKER_SOURCE
 from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
-from mopsjobs.runner.pools import log_lines
+from mopsjobs.runner.pools import log_lines, process_usage
 from mopsjobs.runner.pools.base import (
     ATTEMPTS,
     GRACE_SECONDS,
@@ -104,6 +104,7 @@ class DaskPool:
             "source": source,
             "worker": WORKER_SOURCE.decode(),
             "measurement": Path(measurement.__file__).read_text("utf-8"),
+            "process_usage": Path(process_usage.__file__).read_text("utf-8"),
             "log_lines": Path(log_lines.__file__).read_text("utf-8"),
             "describe": INTERPRETER_SOURCE,
             "env": dict(task_env or {}),

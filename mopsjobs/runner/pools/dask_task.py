@@ -57,6 +57,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any]) -> dict[str, An
             - `bundle`: a tar.gz
             - `worker`: the text of engines/worker.py
             - `measurement`: the text of utils/measurement.py
+            - `process_usage`: the text of process_usage.py
             - `log_lines`: the text of log_lines.py
             - `describe`: the text of engines/interpreter_script.py
             - `env`: variables of the model's process, besides those of this worker
@@ -205,7 +206,7 @@ class _Model:
         self.logs = _module("log_lines", code["log_lines"]).LogLines(lambda _task, line: self.lines.append(line))
         self.is_ready = False
         self.measurement = _module("measurement", code["measurement"])
-        self.usage = self.measurement.ProcessUsage()
+        self.usage = _module("process_usage", code["process_usage"]).ProcessUsage()
         self.oom_kills = self.measurement.OomKills()
         self.selector = selectors.DefaultSelector()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from mopsjobs.runner.pools.base import OnLog
 from mopsjobs.runner.pools.log_lines import LogLines
+from mopsjobs.runner.pools.process_usage import ProcessUsage
 from mopsjobs.studies.study import Task
-from mopsjobs.utils.measurement import ProcessUsage, peak_rss
+from mopsjobs.utils.measurement import peak_rss
 
 
 class Assignment(NamedTuple):

@@ -15,6 +15,7 @@ import pytest
 
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.runner.pools.process_usage import RSS_UNIT
 from mopsjobs.utils import measurement
 from support.runs import all_of, code, ends, pool_of, sets_of, study, until
 
@@ -104,7 +105,7 @@ def test_an_attempt_at_which_the_worker_died_is_measured_by_its_end(user: Path) 
     The peak is that of the process, if no task before it had it. A process begins with the peak of the one that
     starts it, here that of these tests.
     """
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * measurement.RSS_UNIT + 200 * MIB
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT + 200 * MIB
     sets = [{"x": 0, "burn": 1}, {"x": 1, "burn": 1, "die": True}, {"x": 2, "bytes": size, "die": True}]
     _, *deaths = ends(pool_of(user, 1), sets)
     assert [(one.position, one.outcome, one.attempt, one.is_final) for one in deaths] == [
