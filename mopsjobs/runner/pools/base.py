@@ -76,8 +76,10 @@ class Pool(Protocol):
         """Return the attempts that run now."""
 
 
-def outcome_of(error: Mapping[str, str]) -> Outcome:
-    """Return the outcome of an attempt in which the model raised an error."""
+def outcome_of(error: Mapping[str, str] | None) -> Outcome:
+    """Return the outcome of an attempt that the model itself ended, with this error or without one."""
+    if error is None:
+        return Outcome.SUCCEEDED
     return Outcome.OOM if error.get("type") == "MemoryError" else Outcome.FAILED
 
 
@@ -94,9 +96,9 @@ def death_of(exit_text: str, *, is_oom: bool) -> tuple[Outcome, dict[str, str]]:
     return Outcome.DIED, {"type": "WorkerDied", "message": f"its worker died ({exit_text})"}
 
 
-def late_error(timeout: float | None) -> dict[str, str]:
-    """Return the error of an attempt that took longer than the timeout."""
-    return {"type": "Timeout", "message": f"it took longer than {timeout:g} s"}
+def lateness_of(timeout: float | None) -> tuple[Outcome, dict[str, str]]:
+    """Return outcome and error of an attempt that took longer than the timeout."""
+    return Outcome.TIMEOUT, {"type": "Timeout", "message": f"it took longer than {timeout:g} s"}
 
 
 def task_message(task: Task) -> dict[str, object]:

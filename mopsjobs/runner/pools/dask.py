@@ -35,7 +35,7 @@ from mopsjobs.runner.pools.base import (
     TaskAtWork,
     TaskResult,
     death_of,
-    late_error,
+    lateness_of,
     outcome_of,
     task_message,
 )
@@ -222,8 +222,10 @@ class DaskPool:
             yield TaskResult(*sent[:2], None, death_error, outcome, attempt, *_measured(death), is_final)
         if "died" in answer:
             return
-        error = late_error(self._timeout) if "late" in answer else answer.get("error")
-        outcome = Outcome.TIMEOUT if "late" in answer else outcome_of(error) if error else Outcome.SUCCEEDED
+        error = answer.get("error")
+        outcome = outcome_of(error)
+        if "late" in answer:
+            outcome, error = lateness_of(self._timeout)
         yield TaskResult(*sent[:2], answer.get("outputs"), error, outcome, len(deaths) + 1, *_measured(answer))
 
     def at_work(self) -> Sequence[TaskAtWork]:

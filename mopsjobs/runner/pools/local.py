@@ -34,7 +34,7 @@ from mopsjobs.runner.pools.base import (
     TaskAtWork,
     TaskResult,
     death_of,
-    late_error,
+    lateness_of,
     outcome_of,
     task_message,
 )
@@ -246,7 +246,7 @@ class WorkerPool:
                 assignment.task,
                 outputs,
                 error,
-                outcome=Outcome.SUCCEEDED if error is None else outcome_of(error),
+                outcome=outcome_of(error),
                 attempt=assignment.attempt,
                 started_at=started_at,
                 usage=Usage(*usage),
@@ -296,11 +296,8 @@ class WorkerPool:
         is_final = first.attempt >= ATTEMPTS
         if not is_final:
             self._requeued.appendleft(first._replace(attempt=first.attempt + 1))
-        outcome, error = death_of(describe_exit(code), is_oom=self._oom_kills.explain(code))
-        usage = Usage(*worker.usage.at_end(self._clock() - worker.task_started_at))
-        yield TaskResult(
-            first.position, first.task, None, error, outcome, first.attempt, worker.task_started_ts, usage, is_final
-        )
+        end = death_of(describe_exit(code), is_oom=self._oom_kills.explain(code))
+        yield self._result_at_end(worker, first, end, is_final=is_final)
 
     def _stop_late_workers(self) -> Iterator[TaskResult]:
         if self._timeout is None:
@@ -312,18 +309,22 @@ class WorkerPool:
                 worker.tasks.clear()
                 peak = worker.peak_now()
                 yield from self._bury(worker)
-                usage = Usage(*worker.usage.at_end(self._clock() - worker.task_started_at, peak))
-                started_at = worker.task_started_ts
-                yield TaskResult(
-                    late.position,
-                    late.task,
-                    None,
-                    late_error(self._timeout),
-                    Outcome.TIMEOUT,
-                    late.attempt,
-                    started_at,
-                    usage,
-                )
+                yield self._result_at_end(worker, late, lateness_of(self._timeout), peak=peak)
+
+    def _result_at_end(
+        self,
+        worker: WorkerProcess,
+        assignment: Assignment,
+        end: tuple[Outcome, Mapping[str, str]],
+        *,
+        peak: int | None = None,
+        is_final: bool = True,
+    ) -> TaskResult:
+        """Return the result of the attempt at which a worker ended. For `peak`, see `ProcessUsage.at_end`."""
+        position, task, attempt = assignment
+        outcome, error = end
+        usage = Usage(*worker.usage.at_end(self._clock() - worker.task_started_at, peak))
+        return TaskResult(position, task, None, error, outcome, attempt, worker.task_started_ts, usage, is_final)
 
     def _bury_dead_workers(self) -> Iterator[TaskResult]:
         """Bury dead workers whose pipes are still open, held by processes that they started."""
