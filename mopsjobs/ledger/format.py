@@ -76,14 +76,6 @@ class ChunkKey(NamedTuple):
     kind: str
 
 
-class AttemptChunk(NamedTuple):
-    """The content of a chunk."""
-
-    job_id: str
-    shard: int
-    attempts: list[Attempt]
-
-
 def ledger_prefix(job_id: str) -> str:
     """Return the prefix of all chunks of a job's ledger."""
     return f"{PREFIX}{check_job_id(job_id)}/"
@@ -155,7 +147,7 @@ def encode_columns(head: dict[str, object], columns: dict[str, list[Any]]) -> by
     return gzip.compress(text.encode("ascii"), mtime=0)
 
 
-def parse_attempts(value: bytes, key: ChunkKey) -> AttemptChunk:
+def parse_attempts(value: bytes, key: ChunkKey) -> list[Attempt]:
     """Return the attempts of a chunk, in the order of their ends.
 
     Args:
@@ -167,7 +159,7 @@ def parse_attempts(value: bytes, key: ChunkKey) -> AttemptChunk:
     """
     head, columns = parse_columns(value, key)
     try:
-        return AttemptChunk(key.job_id, key.shard, list(_attempts(head, columns)))
+        return list(_attempts(head, columns))
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise RecordError(f"not a chunk of attempts ({type(error).__name__}: {error})") from None
 

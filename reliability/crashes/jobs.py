@@ -175,7 +175,7 @@ class Jobs:
             hold(key is not None, f"the ledger of {self.job} has {entry.key}")
             if key is None or key.kind != "attempts":
                 continue
-            for one in parse_attempts(entry.value or b"", key).attempts:
+            for one in parse_attempts(entry.value or b"", key):
                 found[key.name.rpartition("-")[0], one.task, one.attempt] += 1
                 succeeded[one.task] += one.outcome is Outcome.SUCCEEDED
         twice = [attempt for attempt, count in found.items() if count > 1]

@@ -54,7 +54,7 @@ def _packed(text: bytes) -> bytes:
 
 
 def _attempts_chunk(value: bytes) -> None:
-    for one in parse_attempts(_packed(value), _ATTEMPTS_KEY).attempts:
+    for one in parse_attempts(_packed(value), _ATTEMPTS_KEY):
         whole(one)
         must(0 <= one.task < 2**53 and one.attempt >= 1, f"an attempt {one.attempt} at task {one.task}")
         if one.error is not None:

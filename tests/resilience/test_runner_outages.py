@@ -98,7 +98,7 @@ def test_a_ledger_that_was_left_is_sent_after_an_outage_at_the_start(
     found, parts = line.get(key), parse_chunk_key(key)
     assert found is not None
     assert parts is not None
-    attempts = parse_attempts(found.value, parts).attempts
+    attempts = parse_attempts(found.value, parts)
     assert [str(one.outcome) for one in attempts] == ["succeeded", "succeeded", "lost"]
     assert len([key for key in line.list_keys("ledger/") if key.endswith(".attempts.gz")]) == 2
     assert list(directory.iterdir()) == []

@@ -166,7 +166,7 @@ def _fetch_chunks(fetcher: ParallelFetcher, batch: Sequence[tuple[str, ChunkKey]
             yield ChunkRow(key, parts, (), found.reason)
             continue
         try:
-            yield ChunkRow(key, parts, parse_attempts(found.value, parts).attempts, None)
+            yield ChunkRow(key, parts, parse_attempts(found.value, parts), None)
         except RecordError as error:
             yield ChunkRow(key, parts, (), str(error))
 

@@ -42,7 +42,7 @@ def _found(store: VersionedStore) -> list[tuple[int, int, str]]:
         assert value is not None
         assert parts is not None
         if parts.kind == "attempts":
-            found += [(one.task, one.attempt, str(one.outcome)) for one in parse_attempts(value.value, parts).attempts]
+            found += [(one.task, one.attempt, str(one.outcome)) for one in parse_attempts(value.value, parts)]
     return found
 
 

@@ -37,7 +37,7 @@ def _attempts(store: VersionedStore) -> list[Attempt]:
         key = parse_chunk_key(entry.key)
         assert key is not None
         if key.kind == "attempts":
-            found += parse_attempts(entry.value or b"", key).attempts
+            found += parse_attempts(entry.value or b"", key)
     return sorted(found, key=lambda one: (one.task, one.started_at or 0))
 
 
