@@ -291,6 +291,12 @@ class _Run:
         total = self._count_tasks()
         meter = TaskMeter(pool, self._todo, events)
         reporter.measured = meter.measured
+
+        def show_progress() -> None:
+            meter.update()
+            done = sum(self._counts.snapshot())
+            on_progress(TaskProgress(done, total, has_begun=pool.is_ready, left=meter.left))
+
         try:
             with contextlib.closing(pool.run(itertools.chain([first], tasks))) as results:
                 for result in results:
@@ -302,11 +308,8 @@ class _Run:
                         handler.take(result)
                         continue
                     handler.note_begun(pool)
-                    meter.update()
-                    done = sum(self._counts.snapshot())
-                    on_progress(TaskProgress(done, total, has_begun=pool.is_ready, left=meter.left))
-            meter.update()
-            on_progress(TaskProgress(sum(self._counts.snapshot()), total, has_begun=pool.is_ready, left=meter.left))
+                    show_progress()
+            show_progress()
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))
