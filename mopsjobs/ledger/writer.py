@@ -222,12 +222,16 @@ class Ledger:
             self._write(ticket.chunk, [entry])
         self.settle(ticket)
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Write what waits, for up to `seconds`, and put the rest into the outbox. Closing twice is harmless.
+    def close(self, seconds: float | None = None) -> None:
+        """Write what waits for a time, and put the rest into the outbox. Closing twice is harmless.
 
         Attempts that still run are `cancelled`. Chunks of which outputs are still on their way stay in the journal, for
         the next run.
+
+        Args:
+            seconds: how long to write, at most; None: `CLOSE_SECONDS`.
         """
+        seconds = CLOSE_SECONDS if seconds is None else seconds
         now = self._clock()
         for entry, begun_at in list(self._open.values()):
             self.add(entry.attempt._replace(outcome=Outcome.CANCELLED, seconds=now - begun_at), is_settled=True)
