@@ -108,16 +108,16 @@ class Forecaster:
         self._weight_squares += weight * weight
         self._seconds += count * seconds
 
-    def estimate(self, now: float, at_work: Sequence[float], waiting: int, workers: int | None) -> Forecast | None:
+    def estimate(self, now: float, at_work: Sequence[float], waiting: int, workers: int) -> Forecast | None:
         """Return the range of the end; None while too few tasks have finished, and if none is left.
 
         Args:
             now: seconds of a monotonic clock.
             at_work: how long each task at work has taken so far, in seconds.
             waiting: how many tasks are not begun.
-            workers: how many tasks run at once now; None if only `at_work` tells.
+            workers: how many tasks may run at once now; 0 if only `at_work` tells.
         """
-        lanes = max(len(at_work), min(workers or 0, len(at_work) + waiting), 1 if waiting else 0)
+        lanes = max(len(at_work), min(workers, len(at_work) + waiting), 1 if waiting else 0)
         self._crew.note(now, lanes, self._seconds + sum(at_work), has_work=waiting > 0)
         left = waiting + len(at_work)
         enough = min(max(LEAST_FINISHED, math.ceil(1.25 * lanes)), math.ceil((left + self.finished) / 2))
@@ -289,7 +289,7 @@ class _Rest(NamedTuple):
         ends = [durations.draw_rest(chance, elapsed) for elapsed in self.at_work]
         ends += [0.0] * (lanes - len(ends))
         shift = 0.0
-        early = max(0, self.waiting // lanes - ROUNDS) * lanes if lanes else 0
+        early = max(0, self.waiting // lanes - ROUNDS) * lanes
         if early:
             work = chance.gauss(early * (scale * durations.mean + gap), scale * durations.deviation * math.sqrt(early))
             shift = max(0.0, work) / self.crew.ahead(chance, work / lanes)
