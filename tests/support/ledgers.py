@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
-from mopsjobs.ledger.format import chunk_key, encode_attempts
+from mopsjobs.ledger.format import chunk_key, encode_attempts, parse_attempts, parse_chunk_key
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.study_parser import parse_study
@@ -40,6 +40,18 @@ def attempt(task: int, outcome: str = "succeeded", **fields: Any) -> Attempt:
         output_bytes=100 if outcome == "succeeded" else None,
     )
     return usual._replace(**fields)
+
+
+def attempts_in(store: VersionedStore) -> list[Attempt]:
+    """Return the attempts of all chunks in a store, in the order of the keys."""
+    found: list[Attempt] = []
+    for key in store.list_keys("ledger/"):
+        value, parts = store.get(key), parse_chunk_key(key)
+        assert value is not None
+        assert parts is not None
+        if parts.kind == "attempts":
+            found += parse_attempts(value.value, parts)
+    return found
 
 
 def put_manifest(

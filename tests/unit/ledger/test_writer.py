@@ -16,7 +16,7 @@ import pytest
 from mopsjobs.errors import StoreAccessError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.ledger import writer as ledger_writer
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
-from mopsjobs.ledger.format import parse_attempts, parse_chunk_key
+from mopsjobs.ledger.format import parse_chunk_key
 from mopsjobs.ledger.journal import Entry, JournalFile
 from mopsjobs.ledger.scalars import parse_scalars
 from mopsjobs.ledger.writer import Begun, Ledger
@@ -24,6 +24,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.doubles import FaultyStore
+from support.ledgers import attempts_in
 from support.runs import until
 
 REASON = AttemptError("0123456789ab", "ValueError", "model.py:3", "bad")
@@ -36,14 +37,7 @@ def _ended(task: int, outcome: Outcome = Outcome.SUCCEEDED, attempt: int = 1) ->
 
 def _found(store: VersionedStore) -> list[tuple[int, int, str]]:
     """Return task, attempt and outcome of all attempts in a store, in the order of the keys."""
-    found = []
-    for key in store.list_keys("ledger/"):
-        value, parts = store.get(key), parse_chunk_key(key)
-        assert value is not None
-        assert parts is not None
-        if parts.kind == "attempts":
-            found += [(one.task, one.attempt, str(one.outcome)) for one in parse_attempts(value.value, parts)]
-    return found
+    return [(one.task, one.attempt, str(one.outcome)) for one in attempts_in(store)]
 
 
 class Stores:

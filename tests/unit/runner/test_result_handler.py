@@ -17,7 +17,7 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.attempt import Attempt
-from mopsjobs.ledger.format import parse_attempts, parse_chunk_key
+from mopsjobs.ledger.format import parse_chunk_key
 from mopsjobs.ledger.scalars import parse_scalars
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
@@ -25,6 +25,7 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.outputs import find_complete_tasks
 from support.cli import LineStore
 from support.doubles import FaultyStore
+from support.ledgers import attempts_in
 from support.runs import Given, calls, code, place, sets_of, study, until, work
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
@@ -32,13 +33,7 @@ pytestmark = pytest.mark.usefixtures("quick_runner")
 
 def _attempts(store: VersionedStore) -> list[Attempt]:
     """Return all attempts in the ledger, by task and start."""
-    found: list[Attempt] = []
-    for entry in store.scan("ledger/"):
-        key = parse_chunk_key(entry.key)
-        assert key is not None
-        if key.kind == "attempts":
-            found += parse_attempts(entry.value or b"", key)
-    return sorted(found, key=lambda one: (one.task, one.started_at or 0))
+    return sorted(attempts_in(store), key=lambda one: (one.task, one.started_at or 0))
 
 
 def _ends(store: VersionedStore) -> list[tuple[int, int, str]]:
