@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mopsjobs.errors import UsageError
@@ -19,12 +19,12 @@ def grid(**values: Iterable[Any]) -> list[dict[str, Any]]:
         values: the values of each parameter: a list, a range, an array of numpy.
 
     Raises:
-        UsageError: if a parameter has a text, which is one value, or no value.
+        UsageError: if a parameter has a text or a number, which is one value, or no value.
     """
     columns = {}
     for name, some in values.items():
-        column = [] if isinstance(some, str) else list(some)
-        if not column:
+        column = _as_list(some)
+        if not column or not isinstance(column, list):
             raise UsageError(f"invalid values of {name}: expected a list with at least one value.")
         columns[name] = column
     return [dict(zip(columns, _plain(row), strict=True)) for row in itertools.product(*columns.values())]
@@ -64,12 +64,12 @@ class Study:
             {
                 "model": model,
                 "scenario": scenario,
-                "parameter_sets": [_plain(dict(one)) for one in sets],
+                "parameter_sets": _as_list(sets, _as_dict),
                 "sampling_method": sampling_method,
                 "n_replicates": _plain(replicates),
-                "outputs": None if outputs is None else list(outputs),
-                "targets": None if targets is None else list(targets),
-                "metadata": None if metadata is None else _plain(dict(metadata)),
+                "outputs": _as_list(outputs),
+                "targets": _as_list(targets),
+                "metadata": _as_dict(metadata),
             }
         )
         """The study as the commands use it."""
@@ -103,6 +103,21 @@ class Study:
 
     def __repr__(self) -> str:
         return f"<Study of {self.definition.entrypoint}: {self.tasks_total:,} tasks>"
+
+
+def _as_list(value: Any, convert: Callable[[Any], Any] = lambda one: one) -> Any:
+    """Return a list of the items. A value that has none, a text or a mapping stays, for the error."""
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
+        return value
+    return [convert(one) for one in value]
+
+
+def _as_dict(value: Any) -> Any:
+    """Return a dict with the types of JSON. A value that is none stays, for the error."""
+    try:
+        return _plain(dict(value))
+    except (TypeError, ValueError):
+        return value
 
 
 def _plain(value: Any) -> Any:

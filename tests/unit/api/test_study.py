@@ -34,9 +34,9 @@ def test_a_grid_has_every_combination() -> None:
     assert grid() == [{}]
 
 
-@pytest.mark.parametrize("values", ["exit", []])
+@pytest.mark.parametrize("values", ["exit", [], 3, None])
 def test_a_parameter_without_a_list_is_refused(values: Any) -> None:
-    """A text would become its characters, and a parameter without values an empty study."""
+    """A text would become its characters, a parameter without values an empty study; a number has no items."""
     with pytest.raises(UsageError, match="invalid values of mode: expected a list with at least one value"):
         grid(mode=values)
 
@@ -75,3 +75,26 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """So is what the system says."""
     with pytest.raises(UsageError, match=r"Cannot read the study .*none\.json: No such file"):
         Study.from_file(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"sets": 5}, "parameter_sets: expected a list .* not 5"),
+        ({"sets": {"x": 1}}, "parameter_sets: expected a list .* not an object"),
+        ({"sets": [{"x": 1}, 5]}, r"parameter_sets\[1\]: expected an object of parameters, not 5"),
+        ({"outputs": "result.json"}, "outputs: expected a list of texts"),
+        ({"targets": 3}, "targets: expected a list of texts"),
+        ({"metadata": 3}, "metadata: expected an object, not 3"),
+    ],
+)
+def test_a_field_of_another_type_is_named(fields: dict[str, Any], problem: str) -> None:
+    """No error of Python comes out of the constructor, and no text is taken for its characters."""
+    with pytest.raises(UsageError, match=problem):
+        Study("model:simulate", **({"sets": [{"x": 1}]} | fields))
+
+
+def test_parameter_sets_may_be_pairs_or_come_one_by_one() -> None:
+    """Whatever `dict` takes is a set, and any iterable gives sets, as a generator does."""
+    expected = Study("model:simulate", [{"x": 1}, {"x": 2}], outputs=["a.json"])
+    assert Study("model:simulate", ([("x", x)] for x in (1, 2)), outputs=(name for name in ["a.json"])) == expected
