@@ -119,6 +119,8 @@ class Job:
         except KeyboardInterrupt as stop:
             stop.add_note(f"Job {self.id} goes on; only the wait was interrupted.")
             raise
+        if waited.is_cached:
+            return self.status(offline=True)  # with the age of the cache
         return JobInfo(job_json_from_state(waited.states[0], now=app.now().timestamp()), "live")
 
     def raise_for_status(self) -> None:

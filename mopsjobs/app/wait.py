@@ -60,6 +60,8 @@ class WaitResult:
     states: tuple[JobState, ...]
     exit_code: int
     notes: tuple[str, ...] = ()
+    is_cached: bool = False
+    """The registry did not answer at the end, so the cache told it."""
 
 
 def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: float | None = None) -> WaitResult:
@@ -122,7 +124,7 @@ def _wait(jobs: _WatchedJobs, app: App, until: StopCondition, *, interval: float
             result = jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
             # Not while the registry does not answer: the wait would grow by one more outage.
             notes = () if outage is not None else describe_ended(result.states, app)
-            return dataclasses.replace(result, notes=notes)
+            return dataclasses.replace(result, notes=notes, is_cached=outage is not None)
         if outage is None:
             backoff.reset()
             pause = interval

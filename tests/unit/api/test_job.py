@@ -81,6 +81,15 @@ def test_a_wait_ends_with_the_job_or_the_time(cli: Cli, reg: mj.Registry) -> Non
         job.wait(-1)
 
 
+def test_an_end_that_the_cache_tells_has_its_age(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
+    """While the registry does not answer, the end of a wait is as old as the cache, and not live."""
+    add(remote.jobs, "a", "failed")
+    cli.ok("sync")
+    remote.store.down = True
+    ended = reg.job("a").wait()
+    assert (ended.status, ended.age) == ("failed", "synced just now")
+
+
 def test_an_interrupt_leaves_the_job(cli: Cli, reg: mj.Registry) -> None:
     """The traceback says that the job goes on."""
     add(reg.app.registry, "a", "running")
