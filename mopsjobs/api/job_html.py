@@ -8,7 +8,7 @@ from mopsjobs.app.app import App
 from mopsjobs.app.find_job import FoundJob, find_job
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_texts import end_text, failed_tasks_text
-from mopsjobs.errors import MopsJobsError
+from mopsjobs.errors import JobNotFoundError, MopsJobsError
 
 
 def job_html(job_id: str, app: App) -> str:
@@ -20,6 +20,8 @@ def job_html(job_id: str, app: App) -> str:
         # A cell must not hang because a registry does not answer.
         found = find_job(job_id, app, FreshnessPolicy(offline=not app.settings.is_local))
         lines = _lines(found, app)
+    except JobNotFoundError as error:
+        lines = [escape(str(error) if app.settings.is_local else f"Job {job_id} is not in the cache.")]
     except MopsJobsError as error:
         lines = [escape(str(error))]
     return f"<div><b>{escape(job_id)}</b> " + "<br>".join(lines) + "</div>"

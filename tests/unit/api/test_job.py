@@ -151,6 +151,18 @@ def test_html_uses_no_network(cli: Cli, remote: Remote) -> None:
     assert shown == "<div><b>&lt;a&gt;</b> The registry has never been synced to this machine.</div>"
 
 
+def test_html_never_takes_the_cache_for_the_registry(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
+    """The registry was not asked, so only the cache lacks the job, as after a submission during an outage."""
+    add(remote.jobs, "a")
+    cli.ok("sync")
+    assert mj.Job(reg, "<b>")._repr_html_() == "<div><b>&lt;b&gt;</b> Job &lt;b&gt; is not in the cache.</div>"
+
+
+def test_html_knows_that_a_local_registry_has_no_such_job(reg: mj.Registry) -> None:
+    """It was mirrored whole just before."""
+    assert mj.Job(reg, "b")._repr_html_() == "<div><b>b</b> Job b not found.</div>"
+
+
 def test_a_handle_names_its_registry(reg: mj.Registry) -> None:
     """Nothing is read for it."""
     assert repr(mj.Job(reg, "a")) == f"<Job a in {reg.url}>"
