@@ -5,8 +5,10 @@ It is for a user whose jobs are elsewhere: an empty list alone would look like a
 
 from __future__ import annotations
 
+import sqlite3
+
 from mopsjobs.app.app import App
-from mopsjobs.cache.sync_state import add_meta
+from mopsjobs.cache.sync_state import add_meta, known_jobs
 from mopsjobs.errors import CacheError
 from mopsjobs.utils.times import json_time
 
@@ -17,12 +19,19 @@ INTRODUCTION = (
 
 
 def introduce_default(app: App) -> list[str]:
-    """Return, once per cache, how to name another registry than the default one; nothing if one was named."""
+    """Return, once per cache, how to name another registry than the default one.
+
+    Return nothing if one was named, or if the default one still has the jobs that were pruned from the cache.
+    """
+
+    def is_first_look(connection: sqlite3.Connection) -> bool:
+        return known_jobs(connection) == 0 and add_meta(connection, "introduced", json_time(app.now()))
+
     settings = app.settings
     if settings.registry.origin != "default" or not settings.is_local or app.out.quiet:
         return []
     try:
-        is_first = app.cache.write(lambda connection: add_meta(connection, "introduced", json_time(app.now())))
+        is_first = app.cache.write(is_first_look)
     except CacheError:  # a cache that cannot be written is read nevertheless
         is_first = True
     return [INTRODUCTION] if is_first else []

@@ -138,6 +138,17 @@ def test_status_finds_a_job_pruned_from_a_local_mirror(cli: Cli, jobs: JobRegist
     assert cli("status", "none").code == 3
 
 
+def test_a_registry_whose_jobs_were_all_pruned_is_not_empty(cli: Cli) -> None:
+    """The listing is empty then, and does not call the default registry one with 0 jobs: it keeps them."""
+    del cli.env["MOPS_JOBS_REGISTRY"]
+    cli.ok("register", "old")
+    cli.ok("cancel", "old")
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=100)
+    cli.ok("prune", "--older-than", "90d", "--yes")
+    assert cli.ok("list").err == "0 jobs, live\n"
+
+
 def test_events_of_pruned_jobs_go_and_stay_away(cli: Cli, remote: Remote) -> None:
     """With a job go its events; the next syncs do not bring them again, and other events stay."""
     for name in ("old", "new"):
