@@ -280,6 +280,21 @@ def test_processes_stay_warm_and_both_workers_work(dask_cluster: Cluster, tmp_pa
     assert len(set(callers(noted))) == 2
 
 
+@pytest.mark.parametrize("tasks", [2, 4])
+def test_few_tasks_come_to_all_workers_without_stealing(
+    private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path, tasks: int
+) -> None:
+    """A scheduler that was left by a dead client may take a worker with two tasks for idle. None steals from it."""
+    cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")
+    with _client(cluster) as client:
+        client.wait_for_workers(2, timeout=30)
+    noted = tmp_path / "calls"
+    running = start(cluster, sets_of(tasks, calls=str(noted), gate=str(tmp_path / "gate")))
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    (tmp_path / "gate").touch()
+    assert _ended(running)[0] == 0
+
+
 def test_a_model_that_cannot_be_loaded_fails_the_job(dask_cluster: Cluster, tmp_path: Path) -> None:
     pool = _pool(dask_cluster, code(tmp_path / "code"), "nothing:here/baseline")
     with pytest.raises(ModelError, match="cannot be loaded: ModuleNotFoundError"):

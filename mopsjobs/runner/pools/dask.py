@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import hashlib
+import itertools
 import queue
 import secrets
 import threading
@@ -50,6 +51,9 @@ T = TypeVar("T")
 
 FUTURES_PER_THREAD = 3
 """Futures per thread of the cluster: one runs, and with the others Dask sees a group that it may spread freely."""
+
+SPREAD_PER_THREAD = 2
+"""Dask spreads a group of tasks freely if it has more of them per thread; see `Scheduler.is_rootish` of distributed."""
 
 THREADS_SECONDS = 1.0
 """How often the number of threads of the cluster is read."""
@@ -120,7 +124,7 @@ class DaskPool:
         self._timeout = task_timeout
         self._sent: dict[str, _SentTask] = {}
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._threads = 0
+        self._threads: Mapping[str, int] = {}
         self._threads_read_at = -THREADS_SECONDS
 
     def run(
@@ -135,6 +139,8 @@ class DaskPool:
                 code: Future[dict[str, Any]] = client.submit(dict, self._code, key=key, pure=False)
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
             answer: concurrent.futures.Future[Any] | None = _call_in_thread(description.result)
+            yield from self._read_threads(client, wake_seconds)
+            tasks = self._send_few(client, code, tasks)
             while True:
                 yield from self._read_threads(client, wake_seconds)
                 self._hand_out(client, code, tasks)
@@ -166,21 +172,42 @@ class DaskPool:
         if now - self._threads_read_at >= THREADS_SECONDS:
             with self._translate_errors(client):
                 threads = yield from _wait_for(_call_in_thread(client.nthreads), wake_seconds)
-            self._threads = sum(threads.values())
+            self._threads = threads
             self._threads_read_at = time.monotonic()
 
+    def _send_few(
+        self, client: Client, code: Future[dict[str, Any]], tasks: Iterator[tuple[int, Task]]
+    ) -> Iterator[tuple[int, Task]]:
+        """If there are too few tasks for Dask to spread them, name a worker for each; return the tasks not sent.
+
+        Dask would give all of them to the worker that has the code. The others may steal there, but not while the
+        scheduler takes that worker for idle, which it may do for as long as the first task runs.
+        """
+        few = SPREAD_PER_THREAD * sum(self._threads.values())
+        first = list(itertools.islice(tasks, few + 1))
+        if len(first) > few:
+            return itertools.chain(first, tasks)
+        rounds = range(max(self._threads.values(), default=0))
+        slots = [worker for number in rounds for worker, threads in self._threads.items() if number < threads]
+        for (position, task), worker in zip(first, itertools.cycle(slots), strict=False):
+            self._send(client, code, position, task, workers=[worker], allow_other_workers=True)
+        return iter(())
+
     def _hand_out(self, client: Client, code: Future[dict[str, Any]], tasks: Iterator[tuple[int, Task]]) -> None:
-        while len(self._sent) < max(1, FUTURES_PER_THREAD * self._threads):
+        while len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
             following = next(tasks, None)
             if following is None:
                 return
             self._send(client, code, *following)
 
-    def _send(self, client: Client, code: Future[dict[str, Any]], position: int, task: Task) -> None:
+    def _send(
+        self, client: Client, code: Future[dict[str, Any]], position: int, task: Task, **placement: object
+    ) -> None:
         line = task_message(task)
         key = f"mops-jobs-{self._id}-{task.number}"
         with self._translate_errors(client):
-            future = client.submit(eval, RUN, {"code": code, "job_id": self._id, "task": line}, key=key, pure=False)
+            names = {"code": code, "job_id": self._id, "task": line}
+            future = client.submit(eval, RUN, names, key=key, pure=False, **placement)
         self._sent[key] = _SentTask(position, task, future)
         future.add_done_callback(lambda done: self._ended.put(done.key))
 
