@@ -178,10 +178,10 @@ class DaskPool:
     def _send_few(
         self, client: Client, code: Future[dict[str, Any]], tasks: Iterator[tuple[int, Task]]
     ) -> Iterator[tuple[int, Task]]:
-        """If there are too few tasks for Dask to spread them, name a worker for each; return the tasks not sent.
+        """Send the tasks, each to a worker that is named, if Dask would not spread so few; return those not sent.
 
-        Dask would give all of them to the worker that has the code. The others may steal there, but not while the
-        scheduler takes that worker for idle, which it may do for as long as the first task runs.
+        It would give all of them to the worker that has the code. The others may steal there, but not while the
+        scheduler takes that worker for idle. It may do so for as long as the first task runs.
         """
         few = SPREAD_PER_THREAD * sum(self._threads.values())
         first = list(itertools.islice(tasks, few + 1))
