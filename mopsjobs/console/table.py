@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 from mopsjobs.console.result import Table
 from mopsjobs.console.terminal import (
@@ -102,26 +102,27 @@ def _cut(cell: str, width: int, paint: Paint) -> str:
 
 
 def import_tabulate() -> Any:
-    """Import tabulate without importlib.metadata, which it needs for its own version only and takes as long as a list.
+    """Import tabulate without two modules that it imports: each takes as long as a list.
 
-    A stand-in answers during the import. If another version of tabulate needs more of the module, it gets the real one.
+    It needs importlib.metadata for its own version only, and wcwidth where that happens to be installed. Stand-ins
+    answer during the import. If another version of tabulate needs more of a module, it gets the real one.
     """
-    name = "importlib.metadata"
-    if name not in sys.modules:
-        stand_in: Any = ModuleType(name)
-        stand_in.version = lambda _package: "unknown"
-        stand_in.PackageNotFoundError = ImportError
-        sys.modules[name] = stand_in
-        try:
-            import tabulate
-        except ImportError:
-            pass
-        finally:
+    # Aligned by the widths by which cells are cut.
+    widths: Any = SimpleNamespace(wcswidth=display_width)
+    metadata = SimpleNamespace(version=lambda _package: "unknown", PackageNotFoundError=ImportError)
+    stand_ins = {"importlib.metadata": metadata, "wcwidth": widths}
+    missing = {name: module for name, module in stand_ins.items() if name not in sys.modules}
+    sys.modules.update(missing)
+    try:
+        import tabulate
+    except ImportError:
+        pass
+    finally:
+        for name in missing:
             del sys.modules[name]
     import tabulate
 
     tabulate.MIN_PADDING = 0  # else a column is two blanks wider than its header
-    # In place of wcwidth, which tabulate uses if it is there: aligned by the widths by which cells are cut.
-    tabulate.wcwidth = SimpleNamespace(wcswidth=display_width)  # type: ignore[attr-defined]
+    tabulate.wcwidth = widths  # type: ignore[attr-defined]
     tabulate.WIDE_CHARS_MODE = True
     return tabulate
