@@ -1,4 +1,4 @@
-"""`results --table`, read by pandas, polars and duckdb. They are not among the packages of the tests."""
+"""`results --table`, read by pandas, polars and duckdb."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+import pandas as pd
+import polars as pl
 import pytest
 
 from mopsjobs.studies.outputs import output_key
@@ -17,11 +20,6 @@ if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
     from support.cli import Cli
 
-pandas: Any = pytest.importorskip("pandas")
-polars: Any = pytest.importorskip("polars")
-duckdb: Any = pytest.importorskip("duckdb")
-pytest.importorskip("pyarrow")
-
 RESULTS = [
     {"peak": 1, "ok": True, "note": 'a "quoted", text\nof two lines', "mixed": 1, "count": 2**53, "only": None},
     {"peak": 2.5, "ok": False, "note": "", "mixed": "x", "count": -3},
@@ -31,7 +29,7 @@ RESULTS = [
 
 def _plain(value: Any) -> Any:
     """Return a value without the readers' own forms of nothing. In CSV, an empty text is one too."""
-    if value is None or value == "" or value is getattr(pandas, "NA", None):
+    if value is None or value == "" or value is pd.NA:
         return None
     if isinstance(value, float) and math.isnan(value):
         return None
@@ -47,11 +45,11 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a table as each reader finds them."""
     form = path.suffix.removeprefix(".")
     if form == "csv":
-        frames = pandas.read_csv(path), polars.read_csv(path)
+        frames = pd.read_csv(path), pl.read_csv(path)
     elif form == "jsonl":
-        frames = pandas.read_json(path, lines=True, dtype=False, precise_float=True), polars.read_ndjson(path)
+        frames = pd.read_json(path, lines=True, dtype=False, precise_float=True), pl.read_ndjson(path)
     else:
-        frames = pandas.read_parquet(path), polars.read_parquet(path)
+        frames = pd.read_parquet(path), pl.read_parquet(path)
     found = duckdb.sql(f"SELECT * FROM '{path}'")
     names = found.columns
     return {
