@@ -11,11 +11,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
+from mopsjobs.store.bulk_writes import TransactionalStore, create_all_if_absent
 from mopsjobs.submission.offline import VALUE_ERRORS, deliver
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
 
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING_TASKS = 64
 """Finished tasks held in memory; with more, the runner waits for the threads. An outage does not fill the queue."""
+
+MAX_TRANSACTION_BYTES = 2**20
+"""Outputs of several tasks share a transaction of an embedded store up to this size; it keeps other writers waiting."""
 
 THREADS = 4
 """Tasks that are sent at once to a store in a network."""
@@ -61,6 +65,7 @@ class OutputSender:
         self._store = store
         self._outbox = outbox
         self._clock = clock
+        self._has_transactions = isinstance(store, TransactionalStore)
         self._requests: queue.Queue[_Request | None] = queue.Queue(MAX_WAITING_TASKS)
         self._lock = threading.Lock()
         self._backoff = Backoff(FIRST_PAUSE, MAX_PAUSE, jitter=HALF_JITTER)
@@ -122,26 +127,50 @@ class OutputSender:
 
     def _send_all(self) -> None:
         # A failed thread goes on: a full queue would block the runner for ever.
-        while (request := self._requests.get()) is not None:
+        is_over = False
+        while not is_over:
+            requests, is_over = self._next_requests()
             try:
-                self._send_outputs(request)
+                if requests:
+                    self._send(requests)
             except Exception as error:  # noqa: BLE001 - `put` and `finish` raise it in the runner's own thread
                 self._fail(error)
 
-    def _send_outputs(self, request: _Request) -> None:
-        try:
-            request.before()
-            for key, value in request.outputs:
-                self._send(key, value)
-        except VALUE_ERRORS as error:
-            request.on_refused(error)
-        else:
-            request.on_done()
+    def _next_requests(self) -> tuple[list[_Request], bool]:
+        """Wait for a request. Return it with those behind it that share its transaction; and True after the last."""
+        requests: list[_Request] = []
+        size = 0
+        request = self._requests.get()
+        while request is not None:
+            requests.append(request)
+            size += sum(len(value) for _, value in request.outputs)
+            if not self._has_transactions or size >= MAX_TRANSACTION_BYTES:
+                return requests, False
+            try:
+                request = self._requests.get_nowait()
+            except queue.Empty:
+                return requests, False
+        return requests, True
 
-    def _send(self, key: str, value: bytes) -> None:
+    def _send(self, requests: Sequence[_Request]) -> None:
+        for request in requests:
+            request.before()
+        try:
+            self._write([output for request in requests for output in request.outputs])
+        except VALUE_ERRORS as error:
+            if len(requests) == 1:
+                requests[0].on_refused(error)
+                return
+            for request in requests:  # to learn whose output it was
+                self._send([request])
+        else:
+            for request in requests:
+                request.on_done()
+
+    def _write(self, outputs: Sequence[tuple[str, bytes]]) -> None:
         if self._failure is None and self._clock() >= self._not_before:
             try:
-                self._store.create_if_absent(key, value)
+                create_all_if_absent(self._store, outputs)
             except StoreUnavailableError as error:
                 with self._lock:
                     self._not_before = self._clock() + self._backoff.next_delay()
@@ -153,7 +182,7 @@ class OutputSender:
             else:
                 self._backoff.reset()
                 return
-        self._outbox.create_if_absent(key, value)
+        create_all_if_absent(self._outbox, outputs)
 
 
 class StoreWithOutbox:

@@ -21,6 +21,7 @@ from mopsjobs.errors import InvalidKeyError, StoreError, ValueTooLargeError
 from mopsjobs.store import cas
 from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.base import MAX_KEY_LENGTH, VersionedStore, VersionToken, check_key
+from mopsjobs.store.bulk_writes import TransactionalStore, create_all_if_absent
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, DynamoDBVersionedStore
 from mopsjobs.store.sqlite import store as sqlite
 from mopsjobs.store.sqlite import thread_connections
@@ -337,6 +338,25 @@ def test_a_key_that_is_created_again_never_gets_an_old_version_back(store: Versi
     assert last not in versions
     assert len(versions) == 5
     assert all(store.put("a", b"", stale) is None for stale in versions)
+
+
+def test_creating_many_keys_leaves_those_that_exist(store: VersionedStore) -> None:
+    """Each of the others has a version of its own, as if it had been created alone."""
+    version = store.create_if_absent("b", b"first")
+    create_all_if_absent(store, [(key, key.encode()) for key in "abcd"])
+    create_all_if_absent(store, [("d", b"late"), ("e", b"e"), ("e", b"twice")])
+    entries = [store.get(key) for key in "abcde"]
+    assert [entry and entry.value for entry in entries] == [b"a", b"first", b"c", b"d", b"e"]
+    assert entries[1] is not None
+    assert entries[1].version == version
+    later = store.create_if_absent("f", b"f")
+    assert len({later, *(entry.version for entry in entries if entry)}) == 6
+
+
+def test_creating_many_keys_refuses_a_bad_one_and_keeps_their_order(store: VersionedStore) -> None:
+    with pytest.raises(InvalidKeyError):
+        create_all_if_absent(store, [("a", b"1"), ("/b", b"2"), ("c", b"3")])
+    assert list(store.list_keys()) == ([] if isinstance(store, TransactionalStore) else ["a"])
 
 
 # --- delete ---------------------------------------------------------------------------------------------------------
@@ -739,7 +759,10 @@ def test_a_value_that_sqlite_does_not_take_is_refused_as_too_large(tmp_path: Pat
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
         with pytest.raises(ValueTooLargeError, match="too large"):
             store.create_if_absent("a", bytes(2000))
+        with pytest.raises(ValueTooLargeError, match="too large"):
+            store.create_all_if_absent([("b", b"small"), ("c", bytes(2000))])
         assert store.create_if_absent("a", b"small")
+        assert list(store.list_keys()) == ["a"]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="This system does not list open files as Linux does.")

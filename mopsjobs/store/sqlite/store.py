@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
@@ -97,6 +97,16 @@ class SQLiteVersionedStore:
                 "INSERT INTO objects SELECT ?, ?, writes + 1 FROM store WHERE true ON CONFLICT DO NOTHING", (key, value)
             ).rowcount
             return self._new_version(connection) if written else None
+
+    def create_all_if_absent(self, values: Sequence[tuple[str, bytes]]) -> None:
+        """See `TransactionalStore.create_all_if_absent`."""
+        for key, _ in values:
+            check_key(key)
+        with self._write_transaction() as connection:
+            (writes,) = connection.execute("SELECT writes FROM store").fetchone()
+            rows = ((key, value, number) for number, (key, value) in enumerate(values, writes + 1))
+            connection.executemany("INSERT INTO objects VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
+            connection.execute("UPDATE store SET writes = writes + ?", (len(values),))
 
     def delete(self, key: str) -> bool:
         """See `VersionedStore.delete`."""
