@@ -20,7 +20,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from mopsjobs.api.job import Job, JobInfo
+    from mopsjobs.api.job import Job
+    from mopsjobs.api.job_info import JobInfo
     from mopsjobs.api.registry import Registry, connect
     from mopsjobs.api.report import Report, report
     from mopsjobs.api.study import Study, grid
@@ -76,7 +77,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
-    "mopsjobs.api.job": ("Job", "JobInfo"),
+    "mopsjobs.api.job": ("Job",),
+    "mopsjobs.api.job_info": ("JobInfo",),
     "mopsjobs.api.registry": ("Registry", "connect"),
     "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.study": ("Study", "grid"),
