@@ -375,8 +375,9 @@ def _flush() -> None:
 
 
 def _error_fields(error: BaseException) -> dict[str, str]:
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return {"type": type(error).__name__, "message": str(error), "traceback": trace[-TRACEBACK_CHARACTERS:]}
+    described = traceback.TracebackException.from_exception(error)  # has a text also for an error whose `str` raises
+    trace = "".join(described.format())
+    return {"type": type(error).__name__, "message": str(described), "traceback": trace[-TRACEBACK_CHARACTERS:]}
 
 
 def _error_place(error: BaseException, root: str) -> dict[str, str]:

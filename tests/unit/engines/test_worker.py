@@ -226,6 +226,7 @@ def test_a_model_that_closes_its_streams_does_not_end_the_conversation(run: Run)
         ("return {'a': b'', 1: b''}", "TypeError", "invalid name of an output 1: expected a text"),
         ("return {(1, 2): 3}", "TypeError", "keys must be str, int, float, bool or None, not tuple"),
         ("raise type('Own', (BaseException,), {})('mine')", "Own", "mine"),
+        ("raise type('Own', (Exception,), {'__str__': lambda self: 1 / 0})", "Own", "<exception str() failed>"),
     ],
 )
 def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Run, statement: str, kind: str, message: str) -> None:
