@@ -104,7 +104,7 @@ def test_all_jobs_come_to_the_same_from_sums_and_from_rows(cli: Cli) -> None:
 def test_in_a_pipe_it_tells_days_as_a_table(cli: Cli) -> None:
     """Text for people without a terminal: numbers, owners, days."""
     ran = cli.ok("summary")
-    assert "Failure rate 20.0% of the jobs that ended" in ran.out
+    assert "Failure rate 20.0 % of the jobs that ended" in ran.out
     assert "median 50m, 90 % within 1h 30m (10 jobs)" in ran.out
     assert re.search(r"^ada +11 +0 +2$", ran.out, re.MULTILINE)
     assert re.search(r"^2026-03-01 +13 +8 +0 +2 +1$", ran.out, re.MULTILINE)

@@ -84,7 +84,9 @@ def _show(summary: dict[str, Any], app: App) -> None:
         _line("Jobs", f"{summary['total']:,}{': ' if counts else ''}{', '.join(counts)}"),
         _line(
             "Failure rate",
-            "n/a (no job has ended)" if rate is None else f"{rate:.1%} of the jobs that ended, without cancelled ones",
+            "n/a (no job has ended)"
+            if rate is None
+            else f"{100 * rate:.1f} % of the jobs that ended, without cancelled ones",
         ),
         _line("Queued", _spread(summary["queue_seconds"])),
         _line("Ran", _spread(summary["run_seconds"])),
