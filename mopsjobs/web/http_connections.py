@@ -85,7 +85,7 @@ class ClientChannel(HTTPChannel):
         is_accepted = bool(super().received(data))
         if self.requests:
             self._is_new = self._is_served = False
-        elif begins and self.request is not None:
+        elif begins and self.request is not None and not self._is_new:
             self.since = time.monotonic()
         return is_accepted
 

@@ -172,6 +172,17 @@ def test_the_oldest_half_open_connections_go(line: Line) -> None:
     assert line.get("/jobs").endswith(b"/jobs")
 
 
+def test_the_first_byte_makes_a_connection_no_younger(line: Line) -> None:
+    """Else one that came later, and has not been heard yet, would be closed for it as the oldest."""
+    client = line.open()
+    until(lambda: line.server.active_channels, "the connection")
+    (channel,) = line.server.active_channels.values()
+    accepted = channel.since
+    client.sendall(b"GET / HTT")
+    until(lambda: channel.request is not None, "the first byte")
+    assert channel.since == accepted
+
+
 def test_a_request_that_never_ends_is_ended(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then does not keep a connection open: what counts is when the request began."""
     silent, slow = line.open(), line.open(b"GET / HT")
