@@ -15,11 +15,7 @@ import pytest
 
 from mopsjobs.engines.worker import INLINE_BYTES
 from mopsjobs.engines.worker_script import WORKER
-from support.docs import ROOT
 from support.runs import tree
-
-MODEL_PYTHON = ROOT / "build" / "model" / "bin" / "python"
-"""An interpreter with numpy and pandas, which ours has not."""
 
 
 class Talk(NamedTuple):
@@ -44,7 +40,6 @@ def run(tmp_path: Path) -> Run:
         *tasks: dict[str, Any],
         entrypoint: str = "model:f/baseline",
         wire: str | None = None,
-        python: str | Path = sys.executable,
         **more: Any,
     ) -> Talk:
         root.mkdir(exist_ok=True)
@@ -56,7 +51,7 @@ def run(tmp_path: Path) -> Run:
         usual = {"params": {}, "param_id": "p", "seed": 0}
         lines = [setup, *({"task": number, **usual, **task} for number, task in enumerate(tasks))]
         talk = subprocess.run(
-            [python, "-u", str(WORKER)],
+            [sys.executable, "-u", str(WORKER)],
             input="".join(json.dumps(line) + "\n" for line in lines),
             capture_output=True,
             text=True,
@@ -306,9 +301,9 @@ def test_numbers_of_numpy_and_tables_of_pandas_become_outputs(
         f"def f(params, seed): return {returned}\n"
         f"def wire(entrypoint, params, seed): return {{'result.csv': frame, 'n': np.int64(3), 't': 'text'}}\n"
     )
-    talk = run(source, {}, python=MODEL_PYTHON)
+    talk = run(source, {})
     assert _outputs(talk.answers[1]) == outputs
-    wired = _outputs(run(source, {}, python=MODEL_PYTHON, wire=_wire("model.py:wire")).answers[1])
+    wired = _outputs(run(source, {}, wire=_wire("model.py:wire")).answers[1])
     assert wired == {"result.csv": b",day,cases\n0,1,0.5\n1,2,1.5\n", "n": b"3", "t": b"text"}
 
 
@@ -323,7 +318,7 @@ def test_numbers_of_numpy_and_tables_of_pandas_become_outputs(
 def test_what_json_cannot_hold_fails_its_task(run: Run, returned: str, message: str) -> None:
     """A table within a list would lose its index and its columns."""
     source = f"import numpy as np, pandas as pd\ndef f(params, seed): return {returned}\n"
-    assert run(source, {}, python=MODEL_PYTHON).answers[1]["error"]["message"].startswith(message)
+    assert run(source, {}).answers[1]["error"]["message"].startswith(message)
 
 
 # --- large outputs --------------------------------------------------------------------------------------------------
