@@ -11,7 +11,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from mopsjobs.app.cache_location import CacheLocation
 from mopsjobs.app.config import Settings
@@ -93,8 +93,8 @@ class CacheAccess:
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T], policy: FreshnessPolicy) -> T:
         """Call `view` with the cache and its age, after a sync if one is due.
 
-        A sync is due if `policy` says so, if the cache was never filled, or if the registry is on this machine. If
-        the sync fails, the view gets the old rows and their age, which has the exit code.
+        A sync is due if `policy` says so, or if the cache was never filled. It is also due if the registry is a file on
+        this machine that has changed. If it fails, the view gets the old rows and their age, which has the exit code.
         `view` may be called twice: see the module's docstring.
 
         Raises:
@@ -188,9 +188,11 @@ class CacheAccess:
     @contextlib.contextmanager
     def _open_fresh(self, policy: FreshnessPolicy) -> Iterator[tuple[sqlite3.Connection, Freshness]]:
         """Sync if a sync is due, open the cache to read, and yield it with its age."""
-        if not (policy.refresh or policy.sync or self._settings.is_local):
+        if not (policy.refresh or policy.sync):
             with self._open_to_read() as connection:
                 meta = {} if connection is None else job_queries.all_meta(connection)
+                if self._settings.is_local:
+                    meta = self._embedded.notes_if_unchanged(meta, self._now())
                 if connection is not None and self._is_fresh_enough(meta, policy):
                     yield connection, self._freshness(meta, None)
                     return
@@ -340,15 +342,13 @@ class CacheAccess:
     def _mirror(self, registry: JobRegistry, on_progress: OnProgress | None, *, full: bool, scan: bool) -> SyncReport:
         from mopsjobs.cache.sync import mirror
 
-        # Views of an embedded registry say that they are live, and a scan of it costs little.
-        foreign_scan_age = timedelta() if self._settings.is_local else mirror.FOREIGN_SCAN_AGE
         return mirror.sync(
             registry,
             self.path,
             self._settings.registry_id,
             full=full,
             scan=scan,
-            foreign_scan_age=foreign_scan_age,
+            registry_file=self._embedded.file_state(self._now()) if self._settings.is_local else None,
             on_progress=on_progress,
             now=self._now,
         )

@@ -16,6 +16,17 @@ from mopsjobs.console.printer import Printer
 from mopsjobs.errors import StoreUnavailableError, command_line
 from mopsjobs.utils import user_dirs
 from mopsjobs.utils.sqlite_file import file_identity
+from mopsjobs.utils.times import json_time
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+
+FILE_CLOCK_SECONDS = 2.0
+"""The coarsest time of change that a file system notes, that of FAT."""
 
 
 class EmbeddedRegistry:
@@ -44,6 +55,40 @@ class EmbeddedRegistry:
         with contextlib.suppress(OSError):  # the error appears when the file is opened
             return path if path is not None and file_identity(path) is None else None
         return None
+
+    def file_state(self, now: datetime) -> str:
+        """Return what differs after each write to its file; empty if that cannot be told.
+
+        Every write of SQLite goes to the file or to the WAL beside it, and changes the size or the time of one of them.
+        The clock of a file system is coarse, so a write just now may be followed by one with the same time.
+
+        Args:
+            now: the time, in UTC.
+        """
+        if (path := self.path) is None:
+            return ""
+        path = os.path.realpath(path)
+        states = []
+        with contextlib.suppress(OSError):  # the error appears when the file is opened
+            states.append(os.stat(path))
+            with contextlib.suppress(FileNotFoundError):
+                if (wal := os.stat(path + "-wal")).st_size:  # an empty one is left by a reader
+                    states.append(wal)
+            if max(one.st_mtime for one in states) <= now.timestamp() - FILE_CLOCK_SECONDS:
+                return " ".join(f"{one.st_dev}:{one.st_ino}:{one.st_size}:{one.st_mtime_ns}" for one in states)
+        return ""
+
+    def notes_if_unchanged(self, notes: Mapping[str, str], now: datetime) -> dict[str, str]:
+        """Return the notes of a cache as of now, if its file has not changed since the last sync; else none.
+
+        Args:
+            notes: what the cache notes about itself.
+            now: the time, in UTC.
+        """
+        state = notes.get("registry_file")
+        if not state or notes.get("last_error") or self.file_state(now) != state:
+            return {}
+        return {**notes, "synced_at": json_time(now), "full_synced_at": json_time(now)}
 
     def evidence(self) -> str | None:
         """Return what the cache says of a missing registry: that it had jobs; None if nothing says so."""

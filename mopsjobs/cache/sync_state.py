@@ -29,6 +29,9 @@ FULL_GENERATION = "full_generation"
 LAST_SYNC = "last_sync"
 """The counts of the last complete sync, and its `seconds`, as a JSON object."""
 
+REGISTRY_FILE = "registry_file"
+"""The state of the file of an embedded registry before the last complete sync; empty if it could not tell."""
+
 WITNESSES = "witnesses"
 """A few records that the last complete sync saw; see sync/identity.py."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import sysconfig
@@ -95,6 +96,18 @@ def test_a_listing_of_the_embedded_registry_imports_no_network(cli: Cli) -> None
     imported = _imported(cli, ("list", "--json"), packages=True)
     assert "mopsjobs.cache.sync.mirror" in imported
     assert imported & (NETWORK | {"urllib.request"}) == set()
+
+
+def test_a_listing_of_an_unchanged_embedded_registry_imports_no_registry(cli: Cli) -> None:
+    """Its file tells that the cache is right."""
+    cli.ok("register", "a")
+    registry = cli.cache.with_name("registry.db")
+    then = registry.stat().st_mtime - 60
+    os.utime(registry, (then, then))
+    assert "mopsjobs.cache.sync.mirror" in _imported(cli, ("list", "--json"), packages=True)
+    imported = _imported(cli, ("list", "--json"))
+    assert not {name for name in imported if name.partition(".")[0] in HEAVY}
+    assert _ours(imported) - {"cache.queries.matching"} == OF_A_LISTING | {"cli.commands.listing"}
 
 
 def test_a_table_adds_tabulate_alone(cli: Cli, remote: Remote) -> None:

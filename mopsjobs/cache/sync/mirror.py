@@ -49,7 +49,7 @@ def sync(
     *,
     full: bool = False,
     scan: bool = False,
-    foreign_scan_age: timedelta = FOREIGN_SCAN_AGE,
+    registry_file: str | None = None,
     on_progress: OnProgress | None = None,
     now: Callable[[], datetime] = utc_now,
 ) -> SyncReport:
@@ -61,7 +61,7 @@ def sync(
         registry_id: the identity of the registry, which the cache notes.
         full: read every record again, also those with a known version.
         scan: list every record, also if a delta sync is possible.
-        foreign_scan_age: age at which a scan is due again in a registry to which other programs write.
+        registry_file: the state of the file of an embedded registry, which the cache notes; None for a remote one.
         on_progress: called with the number of jobs seen so far.
         now: the time, in UTC.
 
@@ -73,8 +73,8 @@ def sync(
     connection = open_to_write(path, registry_id)
     try:
         with translate_sqlite_errors(path), bulk_reads(registry.store):
-            current = _Sync(registry, connection, now)
-            scan = scan or current.is_scan_due(foreign_scan_age)
+            current = _Sync(registry, connection, registry_file, now)
+            scan = scan or current.is_scan_due()
             try:
                 current.run(on_progress, full=full, scan=scan)
             except sync_state.SupersededError:
@@ -96,11 +96,18 @@ def sync(
 class _Sync:
     """One sync, of either kind."""
 
-    def __init__(self, registry: JobRegistry, connection: sqlite3.Connection, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        registry: JobRegistry,
+        connection: sqlite3.Connection,
+        registry_file: str | None,
+        now: Callable[[], datetime],
+    ) -> None:
         self.report = SyncReport()
         self._started_at = time.monotonic()
         self._registry = registry
         self._connection = connection
+        self._registry_file = registry_file
         self._now = now
         with sync_state.transaction(connection):
             self.started = now()  # in the transaction, so that the sync with the higher generation began later
@@ -112,11 +119,13 @@ class _Sync:
             self._all_announced = sync_state.get_meta(connection, sync_state.FOREIGN_WRITES) == "no"
             self._has_foreign = sync_state.get_meta(connection, sync_state.FOREIGN_RECORDS)
 
-    def is_scan_due(self, foreign_scan_age: timedelta) -> bool:
-        """Return whether other programs write to the registry, and the last scan is older than that."""
-        return self._has_foreign == "yes" and (
-            self._last_full is None or self.started - self._last_full >= foreign_scan_age
-        )
+    def is_scan_due(self) -> bool:
+        """Return whether other programs write to the registry, and the last scan is too old.
+
+        Views of an embedded registry say that they are live, and a scan of it costs little.
+        """
+        age = FOREIGN_SCAN_AGE if self._registry_file is None else timedelta()
+        return self._has_foreign == "yes" and (self._last_full is None or self.started - self._last_full >= age)
 
     def run(self, on_progress: OnProgress | None, *, full: bool, scan: bool) -> None:
         """Choose the kind of sync, and run it."""
@@ -176,6 +185,7 @@ class _Sync:
         values = {
             sync_state.SYNCED_AT: json_time(self.started),
             sync_state.SYNCED_GENERATION: str(self._generation),
+            sync_state.REGISTRY_FILE: self._registry_file or "",
             sync_state.LAST_SYNC: json.dumps(counts | {name: getattr(self.report, name) for name in names}),
             "last_error": "",
         }

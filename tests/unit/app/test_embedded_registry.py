@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mopsjobs.app import config
 from mopsjobs.app.app import App
+from mopsjobs.app.freshness import Freshness, FreshnessPolicy
+from mopsjobs.cache import sync_state
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 
 
 @pytest.fixture
@@ -33,3 +43,93 @@ def test_a_registry_that_is_lost_during_a_run_is_not_created_again(app: App, tmp
     (tmp_path / "away").rename(disk)
     app.registry.register_job("b")
     assert {state.job_id for state in app.registry.list_jobs()} == {"a", "b"}
+
+
+# --- whether it has changed -----------------------------------------------------------------------------------------
+
+
+def _view(app: App, **policy: bool) -> tuple[list[str], int, Freshness]:
+    """Return the jobs and the age that a view shows, and how many syncs there were."""
+
+    def view(cache: sqlite3.Connection, freshness: Freshness) -> tuple[list[str], int, Freshness]:
+        jobs = [job_id for (job_id,) in cache.execute("SELECT job_id FROM job ORDER BY job_id")]
+        return jobs, sync_state.last_generation(cache), freshness
+
+    return app.cache.read(view, FreshnessPolicy(**policy))
+
+
+def _age_file(app: App) -> None:
+    """Let the last write be a minute ago."""
+    assert app.embedded.path is not None
+    then = time.time() - 60
+    for path in (app.embedded.path, app.embedded.path + "-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path, (then, then))
+
+
+def _syncs(app: App, **policy: bool) -> int:
+    """Return how many syncs a view makes."""
+    with contextlib.closing(sqlite3.connect(app.cache.path)) as cache:
+        before = sync_state.last_generation(cache)
+    return (_view(app, **policy)[1] - before) // 2
+
+
+def test_an_unchanged_file_is_not_synced_again(app: App) -> None:
+    """What the cache has is what the registry has now, and its age says so."""
+    _age_file(app)
+    assert [_syncs(app) for _ in range(3)] == [1, 0, 0]
+    jobs, _, freshness = _view(app)
+    assert (jobs, freshness.describe(), freshness.age_seconds) == (["a"], "live", 0)
+    assert _syncs(app, refresh=True) == _syncs(app, sync=True) == 1
+
+
+@pytest.mark.parametrize(
+    ("write", "jobs"),
+    [
+        (lambda theirs: theirs.register_job("c"), ["a", "b", "c"]),
+        (lambda theirs: theirs.update_fields("a", labels={"x": "1"}), ["a", "b"]),
+        (lambda theirs: theirs.store.delete(theirs.key_of("a")), ["b"]),
+    ],
+    ids=["create", "put", "delete"],
+)
+def test_each_write_of_another_program_is_shown(
+    app: App, write: Callable[[JobRegistry], object], jobs: list[str]
+) -> None:
+    """Also by the view that comes next, at once; and by those after it."""
+    app.registry.register_job("b")
+    _age_file(app)
+    assert [_syncs(app), _syncs(app)] == [1, 0]
+    assert app.embedded.path is not None
+    with contextlib.closing(SQLiteVersionedStore(app.embedded.path)) as store:
+        write(JobRegistry(store))
+        assert _view(app)[0] == jobs
+    assert _view(app)[0] == jobs
+
+
+def test_after_a_write_just_now_each_view_syncs(app: App) -> None:
+    """The clock of the file system is coarse: another write may leave the same time behind."""
+    assert [_syncs(app) for _ in range(3)] == [1, 1, 1]
+
+
+def test_another_file_of_the_same_size_and_time_is_another(app: App, tmp_path: Path) -> None:
+    assert app.embedded.path is not None
+    _age_file(app)
+    assert [_syncs(app), _syncs(app)] == [1, 0]
+    app.close()  # with the last connection, the WAL goes
+    shutil.copy2(app.embedded.path, tmp_path / "copy")
+    os.replace(tmp_path / "copy", app.embedded.path)
+    assert _syncs(app) == 1
+
+
+def test_a_failed_sync_is_made_again(app: App) -> None:
+    _age_file(app)
+    assert [_syncs(app), _syncs(app)] == [1, 0]
+    app.cache.write(lambda cache: sync_state.set_meta(cache, {"last_error": "no"}))
+    assert _syncs(app) == 1
+
+
+def test_a_registry_that_is_lost_after_the_last_view_is_missed(app: App, tmp_path: Path) -> None:
+    _age_file(app)
+    assert [_syncs(app), _syncs(app)] == [1, 0]
+    (tmp_path / "disk").rename(tmp_path / "away")
+    assert "is gone: it had 1 job" in str(_view(app)[2].problem)
