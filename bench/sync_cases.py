@@ -78,6 +78,23 @@ class Registry:
 
         return Case(command, env, prepare, check)
 
+    def scan(self) -> Case:
+        """Return a view that scans the whole registry, of which the cache has everything."""
+        cache = self.setup.directory / f"{self.name}-scanned.db"
+        url = self.server.url(self.container)
+        registry = JobRegistry(open_store(url, self.server.env))
+        argv, env = self.setup.command("list", "--refresh", "--json", "--limit", "1", "--registry", url)
+
+        def prepare() -> None:
+            while sync(registry, str(cache), identity(url, self.server.env)).is_full:
+                pass
+
+        def check(output: str) -> None:
+            if (total := json.loads(output)["total"]) != self.jobs:
+                raise RuntimeError(f"the view has {total} jobs instead of {self.jobs}")
+
+        return Case([*argv, "--cache", str(cache)], {**env, **self.server.env}, prepare, check)
+
     def rclone(self, *, unchanged: bool = False) -> Case:
         """Return `rclone sync` of the records into a new directory, or into one that has them all.
 

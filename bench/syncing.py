@@ -19,6 +19,9 @@ GOAL_JOBS = 10_000
 FULL_RATIO, FOREIGN_RATIO, UNCHANGED_RATIO = 0.2, 0.9, 0.4
 """Goals, as multiples of rclone's time for the same."""
 
+SCAN_RATIO, SCAN_TO_RCLONE = 0.35, 0.7
+"""Goals of a scan without news, as multiples of the first full sync, and of rclone's time for the same."""
+
 QUIET_RATIO = 1.3
 """Processor time of `sync -q` with nothing to do, as a multiple of importing the SDK and one request."""
 
@@ -49,6 +52,7 @@ def _measure(setup: Setup, server: azurite.Azurite, names: dict[str, str], note:
         "rclone, unchanged": at["ours"].rclone(unchanged=True),
         "foreign": at["foreign"].full_sync(),
         "rclone, foreign": at["foreign"].rclone(),
+        "scan": at["ours"].scan(),
         "quiet": at["ours"].delta_sync(quiet=True),
         "one request": at["ours"].peer("one-request", prints=0),
     }
@@ -81,6 +85,11 @@ def _lines(setup: Setup, cases: dict[str, Case], note: str) -> list[Line]:
         against_rclone(f"full sync, {count} of our records", "full", "rclone", FULL_RATIO),
         against_rclone(f"full sync, {count} foreign records", "foreign", "rclone, foreign", FOREIGN_RATIO),
         against_rclone(f"sync, nothing changed among {count}", "unchanged", "rclone, unchanged", UNCHANGED_RATIO),
+        against_rclone(f"scan, nothing changed among {count}", "scan", "rclone, unchanged", SCAN_TO_RCLONE),
+        _line(
+            f"scan, nothing changed among {count}{note}", cases["scan"], "its full sync", cases["full"],
+            SCAN_RATIO if are_goals else None,
+        ),
         Line(
             f"sync -q, nothing changed{note}: processor time", _processor(quiet),
             f"import of the SDK, one request, {_processor(cases['one request'])}",

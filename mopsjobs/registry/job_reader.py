@@ -11,7 +11,7 @@ from mopsjobs.errors import JobNotFoundError, RecordError, UsageError
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.store.base import Entry, Versioned, VersionedStore
+from mopsjobs.store.base import Entry, Versioned, VersionedStore, WantsValues, always
 from mopsjobs.utils.times import parse_time
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,13 @@ class JobReader:
             take(found)
         return found
 
-    def scan(self) -> Iterator[Entry]:
-        """Yield all entries under the prefix, in the order of the keys: records, manifests, and other keys."""
-        return self.store.scan(self.prefix + "/")
+    def scan(self, wants_values: WantsValues = always) -> Iterator[Entry]:
+        """Yield all entries under the prefix, in the order of the keys: records, manifests, and other keys.
+
+        Args:
+            wants_values: see `VersionedStore.scan`.
+        """
+        return self.store.scan(self.prefix + "/", wants_values)
 
     def list_jobs(
         self,

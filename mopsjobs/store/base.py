@@ -9,13 +9,22 @@ write gets a new version, also a write of equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from mopsjobs.errors import InvalidKeyError
 
 MAX_KEY_LENGTH = 900
 """Characters. Azure allows 1,024, less what percent-encoding may add."""
+
+
+WantsValues = Callable[[], bool]
+"""Whether the next request of a listing is to carry values."""
+
+
+def always() -> bool:
+    """Return True: each request of a listing is to carry values."""
+    return True
 
 
 class VersionToken(NamedTuple):
@@ -88,8 +97,11 @@ class VersionedStore(Protocol):
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that start with `prefix`, in ascending order of code points."""
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
-        """Yield the same keys with their versions, and with their values if the listing carries them for free."""
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+        """Yield the same keys with their versions, and with their values if the listing carries them.
+
+        `wants_values` is asked before each request. A listing whose values cost nothing carries them in any case.
+        """
 
     def close(self) -> None:
         """Release the connections. A second call does nothing; any use after it is an error."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 from mopsjobs.errors import StoreError
-from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 
 
 class InMemoryVersionedStore:
@@ -50,7 +50,7 @@ class InMemoryVersionedStore:
         """See `VersionedStore.list_keys`."""
         return (entry.key for entry in self.scan(prefix))
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
         """See `VersionedStore.scan`. Every entry carries its value."""
         with self._open():
             keys = sorted(key for key in self._objects if key.startswith(prefix))

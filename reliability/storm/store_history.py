@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import StoreUnavailableError
-from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
+from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues, always
 from reliability.storm.linearizable import Operation, State
 
 Line = dict[str, Any]
@@ -74,9 +74,9 @@ class RecordingStore:
     def delete(self, key: str) -> bool:
         return bool(self._write("delete", key, None, lambda: self._store.delete(key)))
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
         start = time.monotonic()
-        for entry in self._store.scan(prefix):
+        for entry in self._store.scan(prefix, wants_values):
             if entry.key.startswith(self._prefixes) and entry.value is not None:
                 self._saw(entry.key, start, entry.version, entry.value)
             yield entry

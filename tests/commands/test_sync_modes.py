@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mopsjobs.cache.sync import mirror
+from mopsjobs.cache.sync import full, mirror
 from mopsjobs.registry import announcements
 from mopsjobs.utils.times import json_time
 from support.cli import Cli, Remote, foreign, key
@@ -143,11 +143,11 @@ def test_a_clock_that_was_set_back_proves_nothing(cli: Cli, filled: Remote) -> N
 
 def test_many_announced_jobs_are_listed_rather_than_read(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
     """A tenth of all jobs announced, and a listing of everything is cheaper. One read finds that it is the registry."""
-    for number in range(COUNT // mirror.GET_COST):
+    for number in range(COUNT // full.GET_COST):
         filled.jobs.update_fields(_name(number), owner="ada")
     calls.clear()
     report = _sync(cli)
-    assert (report["mode"], report["changed"]) == ("full", COUNT // mirror.GET_COST)
+    assert (report["mode"], report["changed"]) == ("full", COUNT // full.GET_COST)
     assert calls["get"] == 1
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from collections import Counter
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -109,3 +113,44 @@ def test_a_sync_costs_what_changed(line: Line, clock: Clock, tmp_path: Path, mon
     line.registry.update_fields("job-00", owner="ada")
     line.registry.update_fields("job-01", owner="ada")
     assert sorted(synced(minutes=1).lstrip("L")) == ["R", "R", "R"]
+
+
+@pytest.mark.azurite
+def test_a_scan_lists_records_only_if_many_are_news(
+    azurite: Azurite, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names and versions tell what changed, in a fraction of the bytes. A few changed records are read one by one."""
+    monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
+    seen: list[str] = []
+
+    def hook(request: Any) -> None:
+        query = parse_qs(urlsplit(request.http_request.url).query)
+        if query.get("prefix") == ["jobs/"]:
+            seen.append("records" if query.get("include") == ["metadata"] else "names")
+        elif "comp" not in query:
+            seen.append("read")
+
+    place = find_container(f"{azurite.endpoint}/{azurite.new_container()}", {})
+    with contextlib.closing(AzureVersionedStore(place, client_options={"raw_request_hook": hook})) as store:
+        registry = JobRegistry(store, now=clock.now)
+
+        def scanned() -> Counter[str]:
+            clock.advance(minutes=1)
+            seen.clear()
+            mirror.sync(registry, str(tmp_path / "cache.db"), "registry", scan=True, now=clock.now)
+            return Counter(seen)
+
+        for number in range(60):
+            registry.register_job(f"job-{number:02}")
+        assert set(scanned()) == {"records"}
+        witnesses = scanned()["read"]  # each shows that the registry is still the same
+        assert scanned() == {"names": 1, "read": witnesses}
+        for job_id in ("job-00", "job-17", "job-59"):
+            registry.update_fields(job_id, owner="ada")
+        assert scanned() == {"names": 1, "read": witnesses + 3}
+        for number in range(60, 90):
+            registry.register_job(f"job-{number}")
+        assert scanned() == {"records": 1, "read": witnesses}
+        assert scanned() == {"names": 1, "read": witnesses}
+        with contextlib.closing(sqlite3.connect(tmp_path / "cache.db")) as cache:
+            assert cache.execute("SELECT count(*), count(owner) FROM job").fetchone() == (90, 3)

@@ -461,6 +461,17 @@ def test_scan_carries_the_value_of_a_small_record(store: VersionedStore) -> None
     assert [entry.value for entry in store.scan()] == [b"2" * 500]
 
 
+def test_a_scan_without_values_has_the_same_keys_and_versions(store: VersionedStore) -> None:
+    """A value that comes nevertheless is the right one."""
+    for key in ("a", "b/c", "d"):
+        store.create_if_absent(key, key.encode())
+    asked: list[bool] = []
+    entries = list(store.scan("", lambda: bool(asked.append(True))))
+    assert [entry._replace(value=None) for entry in entries] == [one._replace(value=None) for one in store.scan("")]
+    assert all(entry.value in (None, entry.key.encode()) for entry in entries)
+    assert bool(asked) == isinstance(store, AzureVersionedStore)
+
+
 def test_a_version_from_a_scan_can_be_put(store: VersionedStore) -> None:
     store.create_if_absent("a", b"1")
     (entry,) = store.scan()

@@ -29,6 +29,7 @@ from mopsjobs.events.retention import Retention
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
+from mopsjobs.store.base import always
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import parse_time
 from support.cli import REMOTE_URL, START, foreign, key
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.cache.sync.batch import SyncReport
     from mopsjobs.registry.job_reader import TakeRecord
-    from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
+    from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
     from support.servers import Azurite, Dynalite
 
 EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "40"))
@@ -103,8 +104,8 @@ class World:
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         return self.inner.list_keys(prefix)
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
-        entries = list(self.inner.scan(prefix))
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+        entries = list(self.inner.scan(prefix, wants_values))
         if self.fails:
             yield from entries[:1]
             raise StoreUnavailableError("The listing broke off.")

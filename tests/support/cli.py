@@ -16,6 +16,7 @@ from mopsjobs.app.app import App
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store.base import always
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from mopsjobs.store.base import Entry, VersionedStore
+    from mopsjobs.store.base import Entry, VersionedStore, WantsValues
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REMOTE_URL = "https://example.blob.core.windows.net/jobs"
@@ -133,8 +134,8 @@ class LineStore(FaultyStore):
         self.after_listing: Callable[[], None] = lambda: None
         """Called when a listing has been taken, before any of it is handed out: what happens meanwhile."""
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
-        entries = list(super().scan(prefix))
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
+        entries = list(super().scan(prefix, wants_values))
         self.after_listing()
         for number, entry in enumerate(entries):
             if number == self.break_scan_at:

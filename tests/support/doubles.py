@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry import announcements
+from mopsjobs.store.base import always
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
+    from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues
 
 
 class FaultyStore:
@@ -74,9 +75,9 @@ class FaultyStore:
         self._enter("list_keys")
         return self.inner.list_keys(prefix)
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
         self._enter("scan")
-        return self.inner.scan(prefix)
+        return self.inner.scan(prefix, wants_values)
 
     def close(self) -> None:
         self.inner.close()

@@ -5,15 +5,17 @@ Rows with the listed version stay. Rows whose keys the listing lacks are removed
 An incomplete listing does not show what is gone.
 
 The merge also notes jobs that changed without an announcement, which means that other programs write. It costs one
-listing, and one read per changed record that the listing does not carry.
+listing, and one read per changed record that the listing does not carry. To carry records makes a listing several times
+as long. So it does that only while many are news.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import sqlite3
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from mopsjobs.cache import rows, sync_state
 from mopsjobs.cache.sync import batch as record_batch
@@ -22,7 +24,7 @@ from mopsjobs.errors import StoreError
 from mopsjobs.registry.announcements import MAX_NAMES
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import MAX_RECORD_BYTES
-from mopsjobs.store.base import Entry, Versioned
+from mopsjobs.store.base import Entry, Versioned, WantsValues
 
 OnProgress = Callable[[int], None]
 """Called with the number of jobs seen so far."""
@@ -30,6 +32,12 @@ OnProgress = Callable[[int], None]
 BATCHES_AHEAD = 4
 """Batches whose records are fetched at once, unless they are large. A record that is sent at the sixth try holds up one
 batch for seconds."""
+
+GET_COST = 10
+"""Records that a listing carries in the time of one read; 6 against Azurite."""
+
+RECENT = 1000
+"""Entries from which the share of news is estimated."""
 
 _TABLES = ("job", "problem", "pruned")
 """Tables with keys and versions."""
@@ -71,7 +79,7 @@ class FullSync:
         connection: sqlite3.Connection,
         report: record_batch.SyncReport,
         generation: int,
-        announced: Container[str] | None,
+        announced: Collection[str] | None,
         *,
         reread: bool,
     ) -> None:
@@ -95,6 +103,8 @@ class FullSync:
         """Jobs that changed without an announcement; the first ones if they are very many."""
         self._after = ""
         """The last merged key."""
+        self._recent, self._recent_news = 0, 0
+        """Entries that the share of news is estimated from, and how many of them were news."""
         self._vanished: list[str] = []
 
     def run(self, on_progress: OnProgress | None) -> None:
@@ -102,7 +112,7 @@ class FullSync:
         with ParallelFetcher.for_store(self._registry.store) as fetcher:
             planned: list[_PlannedBatch] = []
             try:
-                for batch in _batches(self._registry.scan()):
+                for batch in _batches(self._registry.scan(self._wants_values())):
                     # While one batch is written, the records of the next ones are fetched.
                     planned.append(self._plan(batch, fetcher))
                     is_large = sum(each.size for each in planned) > record_batch.BATCH_BYTES
@@ -115,6 +125,22 @@ class FullSync:
             for each in planned:
                 self._write(each, on_progress)
         self._note_vanished({key: "" for table in _TABLES for key in self._known_versions(table, None)})
+
+    def _wants_values(self) -> WantsValues:
+        """Return whether the next entries are to carry their records."""
+        expects_many = self._expects_many()
+        return lambda: expects_many or self._recent_news * GET_COST > self._recent
+
+    def _expects_many(self) -> bool:
+        """Return True if a large share of the jobs is new, as far as announced, or that is not known."""
+        if self._reread or self._announced is None:
+            return True
+        ((known, new),) = self._connection.execute(
+            "SELECT (SELECT count(*) FROM job),"
+            " (SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT job_id FROM job))",
+            (json.dumps(list(self._announced)),),
+        )
+        return bool(new * GET_COST > known)
 
     def finish(self) -> None:
         """Remove the rows that the listing lacked. The caller holds the transaction."""
@@ -156,6 +182,10 @@ class FullSync:
                 )
             else:
                 planned.missing.append((job_id, entry.key))
+        if self._recent > RECENT:
+            self._recent, self._recent_news = self._recent // 2, self._recent_news // 2
+        self._recent += planned.seen
+        self._recent_news += len(planned.listed) + len(planned.missing)
         planned.fetched = fetcher.fetch([key for _, key in planned.missing])
         self._note_vanished((jobs.keys() | problems.keys() | pruned.keys()) - {entry.key for entry in batch})
         self._after = last

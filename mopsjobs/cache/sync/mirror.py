@@ -22,7 +22,7 @@ from mopsjobs.cache.database import open_to_write, translate_sqlite_errors
 from mopsjobs.cache.sync import identity as registry_identity
 from mopsjobs.cache.sync.batch import SyncReport
 from mopsjobs.cache.sync.delta import DeltaSync
-from mopsjobs.cache.sync.full import FullSync, OnProgress
+from mopsjobs.cache.sync.full import GET_COST, FullSync, OnProgress
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
@@ -37,9 +37,6 @@ FOREIGN_SCAN_AGE = timedelta(minutes=10)
 
 SMALL_REGISTRY = 1000
 """Up to this number of jobs, a listing is one request, and cheaper than listing the announcements."""
-
-GET_COST = 10
-"""Jobs that a listing brings in the time of one read; 6 against Azurite."""
 
 
 def sync(

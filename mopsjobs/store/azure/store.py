@@ -38,7 +38,7 @@ from mopsjobs.store.azure import inline_values, listing
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.errors import error_code, explain, is_timeout, retry_after
 from mopsjobs.store.azure.transport import BoundedTransport, ReadingTransport, Reply, timeouts
-from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.network import BUDGET_SECONDS
 from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
@@ -179,12 +179,12 @@ class AzureVersionedStore:
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list_keys`."""
         return (
-            entry.key for entry in in_code_point_order(self._entries(prefix, values=False), listing.unordered_prefix)
+            entry.key for entry in in_code_point_order(self._entries(prefix, lambda: False), listing.unordered_prefix)
         )
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
         """See `VersionedStore.scan`. An entry has its value if mops-jobs wrote the blob and it is small."""
-        return in_code_point_order(self._entries(prefix, values=True), listing.unordered_prefix)
+        return in_code_point_order(self._entries(prefix, wants_values), listing.unordered_prefix)
 
     def close(self) -> None:
         """See `VersionedStore.close`."""
@@ -265,7 +265,7 @@ class AzureVersionedStore:
 
     # --- listings ---------------------------------------------------------------------------------------------------
 
-    def _entries(self, prefix: str, *, values: bool) -> Iterator[Entry]:
+    def _entries(self, prefix: str, wants_values: WantsValues) -> Iterator[Entry]:
         is_probe = self.pacer.is_bulk and not self.pacer.has_answered
         size = self._page_size or (listing.PROBE_KEYS if is_probe else listing.FIRST_PAGE_KEYS)
         is_awaited = True
@@ -282,7 +282,7 @@ class AzureVersionedStore:
         def fetch_page(marker: str) -> listing.Page:
             nonlocal size
             fetch_started_at = self._clock()
-            page = self._filled_page(functools.partial(attempt, marker), values=values)
+            page = self._filled_page(functools.partial(attempt, marker), values=wants_values())
             if self._page_size is None:
                 seconds = self._clock() - fetch_started_at
                 size = listing.next_size(size, seconds, is_awaited=is_awaited, page_bytes=page.bytes)

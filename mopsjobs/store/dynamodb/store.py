@@ -34,7 +34,7 @@ from botocore.config import Config
 from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 
 from mopsjobs.errors import MopsJobsError, StoreError, ValueTooLargeError
-from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.dynamodb.errors import CONDITION_FAILED, NO_TABLE, TABLE_EXISTS, check_whole, error_code, explain
 from mopsjobs.store.network import BUDGET_SECONDS, POOL_CONNECTIONS, name_server_answers
 from mopsjobs.store.ordering import in_code_point_order
@@ -158,7 +158,7 @@ class DynamoDBVersionedStore:
         """See `VersionedStore.list_keys`. Costs as much as `scan`: DynamoDB bills what it reads, not what it sends."""
         return (entry.key for entry in self._entries(prefix, (KEY, WHOLE_KEY, VERSION)))
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
         """See `VersionedStore.scan`. Each entry has its value."""
         return self._entries(prefix, (KEY, WHOLE_KEY, VERSION, VALUE))
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.store.base import Entry, Versioned, VersionToken, check_key
+from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.sqlite.thread_connections import ThreadConnection, check_not_inherited, register_creation
 from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.sqlite_file import FileIdentity, connect, create, file_identity
@@ -120,7 +120,7 @@ class SQLiteVersionedStore:
         """See `VersionedStore.list_keys`."""
         return (key for (key,) in self._pages("key", prefix))
 
-    def scan(self, prefix: str = "") -> Iterator[Entry]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always) -> Iterator[Entry]:
         """See `VersionedStore.scan`. Every entry carries its value."""
         columns = "key, store.id || '-' || version, value"
         return (
