@@ -20,6 +20,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from mopsjobs.api.current import CurrentTask, current, log
     from mopsjobs.api.job import Job
     from mopsjobs.api.job_info import JobInfo
     from mopsjobs.api.registry import Registry, connect
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from mopsjobs.store import open_store
 
 __all__ = [
+    "CurrentTask",
     "Job",
     "JobBusyError",
     "JobCancelledError",
@@ -69,7 +71,9 @@ __all__ = [
     "UsageError",
     "__version__",
     "connect",
+    "current",
     "grid",
+    "log",
     "open_store",
     "report",
 ]
@@ -77,6 +81,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "mopsjobs.api.current": ("CurrentTask", "current", "log"),
     "mopsjobs.api.job": ("Job",),
     "mopsjobs.api.job_info": ("JobInfo",),
     "mopsjobs.api.registry": ("Registry", "connect"),

@@ -6,7 +6,7 @@ nothing of mops-jobs. It reads JSON lines from its standard input, and answers w
     <- {"root": DIR, "entrypoint": "MODEL/SCENARIO", "spool": DIR}      once: the model to load
     -> {"ready": true, "usage": [...], "host": NAME, "python": VERSION}
        or {"broken": {"type", "message", "traceback"}}
-    <- {"task": N, "params": {...}, "param_id": ID, "seed": N}
+    <- {"task": N, "params": {...}, "param_id": ID, "seed": N, "attempt": N}
     -> {"task": N, "usage": [...], "outputs": {NAME: BASE64 | {"file": PATH}}}
        or {"task": N, "usage": [...], "error": {"type", "message", "traceback"}}
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
     Call = Callable[[dict[str, Any], int], dict[str, bytes]]
 
-
 MARK = "\x1e"
 """The ASCII record separator: begins a line on standard error with the number of the task that begins."""
 
@@ -53,6 +52,8 @@ INLINE_BYTES = 256 * 1024
 
 TRACEBACK_CHARACTERS = 8000
 
+BYTES = (bytes, bytearray, memoryview)
+
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in the unit of `ru_maxrss`."""
 
@@ -60,20 +61,22 @@ WIRE_GROUP = "modelops.wire"
 """The group of entry points in which ModelOps looks for a wire function."""
 
 ENTRY_POINT = "entry point"
+CONVENTION = "wire.py"  # the origin of a wire function that nothing names
 
-CONVENTION = "wire.py"
-"""Origin of a wire function that nothing names."""
+at_work: dict[str, Any] = {}
+"""The `task` that runs, and its process, as `pid`. `mopsjobs.log` adds `logged` to the task. See api/current.py."""
 
 
 def main() -> int:
     """Run tasks until the input ends, or the reader of the answers has gone."""
+    sys.modules["mops_jobs_worker"], at_work["pid"] = sys.modules[__name__], os.getpid()
     tasks, answers = _take_over_streams()
     setup = json.loads(tasks.readline())
     meter = _Meter()
     try:
         call, about = _load_model(setup["root"], setup["entrypoint"], setup.get("outputs"))
     except BaseException as error:  # noqa: BLE001 - a model may call sys.exit when it is imported
-        _write_answer(answers, {"broken": dict(_error_fields(error), **_error_place(error, setup["root"]))})
+        _write_answer(answers, {"broken": _error_fields(error, setup["root"])})
         return 1
     try:
         python = ".".join(map(str, sys.version_info[:3]))
@@ -94,13 +97,14 @@ def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, An
         os.environ["MOPS_JOBS_TASK"], os.environ["MOPS_JOBS_SEED"] = str(task["task"]), str(task["seed"])
         if task["param_id"] != os.environ.get("MOPS_JOBS_PARAM_ID"):
             os.environ["MOPS_JOBS_PARAM_ID"] = task["param_id"]
+        at_work["task"] = task
         meter.start()
         try:
-            field, result = "outputs", _encode_outputs(call(task["params"], task["seed"]), setup["spool"], task["task"])
+            field, result = "outputs", _encode_outputs(call(task["params"], task["seed"]), setup["spool"], task)
         except KeyboardInterrupt:
             return 130
         except BaseException as error:  # noqa: BLE001 - an error of a task ends that task only
-            field, result = "error", dict(_error_fields(error), **_error_place(error, setup["root"]))
+            field, result = "error", _error_fields(error, setup["root"])
         _write_answer(answers, {"task": task["task"], "usage": meter.read(), field: result})
     return 0
 
@@ -293,9 +297,9 @@ def _to_outputs(result: object, expected: list[str] | None) -> dict[str, bytes]:
     """
     if isinstance(result, dict) and result:
         is_named = bool(expected) and result.keys() >= set(expected or ())
-        if is_named or any(_is_bytes(value) or _is_table(value) for value in result.values()):
+        if is_named or any(isinstance(value, BYTES) or _is_table(value) for value in result.values()):
             return _encode_each(result)
-    suffix = "csv" if _is_table(result) else "bin" if _is_bytes(result) else "json"
+    suffix = "csv" if _is_table(result) else "bin" if isinstance(result, BYTES) else "json"
     return {f"result.{suffix}": _to_json(result) if suffix == "json" else _to_bytes(result)}
 
 
@@ -308,15 +312,11 @@ def _encode_each(outputs: dict[Any, object]) -> dict[str, bytes]:
 
 def _to_bytes(value: Any) -> bytes:
     """Return the content of an output: bytes as they are, text as UTF-8, a table as CSV, anything else as JSON."""
-    if _is_bytes(value):
+    if isinstance(value, BYTES):
         return bytes(value)
     if isinstance(value, str):
         return value.encode("utf-8")
     return str(value.to_csv()).encode("utf-8") if _is_table(value) else _to_json(value)
-
-
-def _is_bytes(value: object) -> bool:
-    return isinstance(value, (bytes, bytearray, memoryview))
 
 
 def _is_table(value: object) -> bool:
@@ -349,13 +349,17 @@ def _with_plain_keys(value: Any) -> Any:
     return [_with_plain_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _encode_outputs(outputs: dict[str, bytes], spool: str, task: int) -> dict[str, Any]:
+def _encode_outputs(outputs: dict[str, bytes], spool: str, task: dict[str, Any]) -> dict[str, Any]:
+    if "logged" in task:
+        if "logged.json" in outputs:
+            raise ValueError("invalid output logged.json: expected another name, since the task logs scalars there")
+        outputs["logged.json"] = _to_json(task["logged"])
     encoded: dict[str, Any] = {}
     for number, (name, content) in enumerate(outputs.items()):
         if len(content) <= INLINE_BYTES:
             encoded[name] = base64.b64encode(content).decode("ascii")
         else:
-            path = os.path.join(spool, f"task-{task}-{number}-{os.getpid()}")
+            path = os.path.join(spool, f"task-{task['task']}-{number}-{os.getpid()}")
             # For its owner alone, also if the model has set another umask.
             with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
                 file.write(content)
@@ -374,20 +378,16 @@ def _flush() -> None:
                 stream.flush()
 
 
-def _error_fields(error: BaseException) -> dict[str, str]:
+def _error_fields(error: BaseException, root: str) -> dict[str, str]:
     described = traceback.TracebackException.from_exception(error)  # has a text also for an error whose `str` raises
     trace = "".join(described.format())
-    return {"type": type(error).__name__, "message": str(described), "traceback": trace[-TRACEBACK_CHARACTERS:]}
-
-
-def _error_place(error: BaseException, root: str) -> dict[str, str]:
-    """Return the innermost line of the model's own code that raised an error, as `at`; nothing if there is none."""
+    fields = {"type": type(error).__name__, "message": str(described), "traceback": trace[-TRACEBACK_CHARACTERS:]}
     steps: list[Any] = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         steps.append((error.filename or "", error.lineno))
     top = os.path.join(root, "")
     inside = [f"{path[len(top) :]}:{line}" for path, line in steps if path.startswith(top)]
-    return {"at": inside[-1]} if inside else {}
+    return {**fields, "at": inside[-1]} if inside else fields
 
 
 def _write_answer(answers: BinaryIO, content: dict[str, Any]) -> None:

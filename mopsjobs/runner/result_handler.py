@@ -20,7 +20,7 @@ from mopsjobs.runner.pools.base import Pool, TaskResult
 from mopsjobs.runner.reporter import Counts
 from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.studies.study import Task, is_output_name
+from mopsjobs.studies.study import LOGGED_NAME, Task, is_output_name
 from mopsjobs.studies.task_names import Varying, find_varying, task_name
 
 NOTE_SECONDS = 0.2
@@ -123,11 +123,13 @@ class ResultHandler:
 
     def _send(self, result: TaskResult) -> None:
         count, task = 1 + self._duplicates_of[result.position], result.task
-        outputs = sorted((result.outputs or {}).items())
-        if self._manifest.study.outputs is not None:
-            outputs = [(name, value) for name, value in outputs if name in self._manifest.study.outputs]
+        study = self._manifest.study
+        # What was logged comes first: without it, a task whose run is killed in between may look complete.
+        outputs = sorted((result.outputs or {}).items(), key=lambda output: (output[0] != LOGGED_NAME, output[0]))
+        if study.outputs is not None:
+            outputs = [(name, value) for name, value in outputs if study.keeps_output(name)]
         size = sum(len(value) for _, value in outputs)
-        if self._manifest.study.outputs is None and len(outputs) != 1:
+        if study.outputs is None and len(outputs) != 1:
             # The names come first: a task whose run is killed in between does not look complete.
             outputs.insert(0, (NAMES_NAME, json.dumps([name for name, _ in outputs]).encode()))
         # Before the outputs: so each task that is complete is in the ledger.

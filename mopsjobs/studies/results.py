@@ -18,7 +18,7 @@ from mopsjobs.studies.manifest import NAMES_NAME, Manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.seeds import SeedIndex
-from mopsjobs.studies.study import ParameterSet, Task, is_output_name
+from mopsjobs.studies.study import ParameterSet, Task
 from mopsjobs.studies.tasks_csv import TABLE, TABLE_BEGINNING, check_same_family, write_table
 
 MAX_NAMED_KEYS = 1000
@@ -221,9 +221,9 @@ def why_not_an_output(output: Output, family: Sequence[Manifest]) -> str:
         return "invalid name: expected <param_id>/<seed>/<name>, printable, no part beginning with a dot"
     if family and output.task is None:
         return f"the manifest has no task {param_id}/{rest[0]}"
-    names = family[0].study.outputs if family else None
-    if family and not (is_output_name(rest[1]) if names is None else rest[1] in names):
-        return "the study does not name this output" if names else f"invalid name of an output {rest[1]!r}"
+    if family and not family[0].study.keeps_output(rest[1]):
+        is_named = family[0].study.outputs is not None
+        return "the study does not name this output" if is_named else f"invalid name of an output {rest[1]!r}"
     return ""
 
 

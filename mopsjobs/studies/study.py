@@ -36,6 +36,10 @@ class ParameterSet(NamedTuple):
     seed: int | None
 
 
+LOGGED_NAME = "logged.json"
+"""The output with the scalars that a task has logged. engines/worker.py writes it."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """A study, as its file has it."""
@@ -66,6 +70,10 @@ class Study:
     def parameters(self) -> list[str]:
         """Return the names of the parameters of all sets, each once, in the order in which the study has them."""
         return list(dict.fromkeys(name for parameter_set in self.parameter_sets for name in parameter_set.params))
+
+    def keeps_output(self, name: str) -> bool:
+        """Return whether an output of this name is kept: one that the study names, or any if it names none."""
+        return is_output_name(name) if self.outputs is None else name in self.outputs or name == LOGGED_NAME
 
     def replicates(self, parameter_set: ParameterSet) -> int:
         """Count the tasks of a parameter set: one if it names a seed, else one per replicate."""

@@ -30,6 +30,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools import dask_process, dask_task
 from mopsjobs.runner.pools.dask_process import DaskProcess
 from support.cli import Cli, Spawn, sentences
+from support.docs import ROOT
 from support.runs import (
     CHATTY_LINES,
     CHATTY_MODEL,
@@ -258,6 +259,27 @@ def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -
         4,
         sets[5]["x"],
     ]
+
+
+LOGGING_MODEL = f"""
+import os, sys
+sys.path.append({str(ROOT)!r})  # what installing mops-jobs there would do
+import mopsjobs as mj
+
+def simulate(params, seed):
+    task = mj.current()
+    if task.attempt == 1:
+        os.kill(os.getpid(), 9)
+    mj.log(attempt=task.attempt)
+    return {{"task": task.task, "params": task.params}}
+"""
+
+
+def test_a_task_learns_which_it_is_and_logs(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """As on the local engine, if the model's Python has mops-jobs."""
+    first, second = all_of(_pool(dask_cluster, code(tmp_path / "code", LOGGING_MODEL)), sets_of(2))
+    assert first.outputs == {"result.json": b'{"params": {"x": 0}, "task": 0}', "logged.json": b'{"attempt": 2}'}
+    assert second.outputs == {"result.json": b'{"params": {"x": 1}, "task": 1}', "logged.json": b'{"attempt": 2}'}
 
 
 def test_a_task_that_prints_much_keeps_its_first_and_last_lines(dask_cluster: Cluster, tmp_path: Path) -> None:

@@ -82,17 +82,22 @@ PRINTED = {"update_status": "failed 5 ['pending', 'submitting', 'scheduled', 'ru
 
 @pytest.mark.slow
 def test_examples_of_the_python_api_run(tmp_path: Path) -> None:
-    """The Python examples run in order, in one home and one directory with the files that the page shows."""
+    """The Python examples run in order, as scripts, in one home. Their directory has the files that the page shows."""
+    script = tmp_path / "scripts" / "example.py"
+    script.parent.mkdir()
+    work = tmp_path / "work"
+    work.mkdir()
     files = files_shown(PYTHON_API)
     for name, text in files.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
+        (work / name).write_text(text, encoding="utf-8")
     programs = re.findall(r"^```python\n(.*?)^```$", read(PYTHON_API), re.DOTALL | re.MULTILINE)
     programs = [program for program in programs if program not in files.values()]
     assert len(programs) >= 3
     for program in programs:
+        script.write_text(program, encoding="utf-8")
         ran = subprocess.run(
-            [sys.executable, "-W", "ignore::ResourceWarning", "-c", program],
-            cwd=tmp_path,
+            [sys.executable, "-W", "ignore::ResourceWarning", str(script)],
+            cwd=work,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
             capture_output=True,
             text=True,

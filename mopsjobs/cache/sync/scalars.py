@@ -28,7 +28,7 @@ from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import scan_outputs
-from mopsjobs.studies.study import is_output_name
+from mopsjobs.studies.study import Study
 from mopsjobs.utils.table_files import kind_of
 
 CHUNKS = 8
@@ -185,7 +185,7 @@ class ScalarReader:
             self._read_chunks(fetcher, member, job_id)
             if self._collected.count_lacking(member):
                 self._collected.index_wanted()
-                self._read_outputs(fetcher, member, job_id, load_manifest(self._store, job_id).study.outputs)
+                self._read_outputs(fetcher, member, job_id, load_manifest(self._store, job_id).study)
 
     def _read_chunks(self, fetcher: ParallelFetcher, member: int, job_id: str) -> None:
         keys = ((key, parse_chunk_key(key)) for key in self._store.list_keys(ledger_prefix(job_id)))
@@ -206,9 +206,9 @@ class ScalarReader:
         for task, scalars in tasks:
             self._collected.add(member, task, scalars)
 
-    def _read_outputs(self, fetcher: ParallelFetcher, member: int, job_id: str, names: tuple[str, ...] | None) -> None:
+    def _read_outputs(self, fetcher: ParallelFetcher, member: int, job_id: str, study: Study) -> None:
         """Read the outputs of the tasks that no chunk has. One listing finds them."""
-        tasks = self._lacking_tasks(member, job_id, names)
+        tasks = self._lacking_tasks(member, job_id, study)
         while batch := list(_take(tasks)):
             entries = [entry for _, outputs in batch for entry in outputs.values() if _is_unread(entry)]
             values = dict(
@@ -229,16 +229,12 @@ class ScalarReader:
             if self._on_progress is not None:
                 self._on_progress(self._tasks_read)
 
-    def _lacking_tasks(
-        self, member: int, job_id: str, names: tuple[str, ...] | None
-    ) -> Iterator[tuple[list[int], Mapping[str, Entry]]]:
+    def _lacking_tasks(self, member: int, job_id: str, study: Study) -> Iterator[tuple[list[int], Mapping[str, Entry]]]:
         """Yield numbers and outputs of the tasks that no chunk has; those with the same outputs together."""
         outputs_of_job = scan_outputs(self._store, job_id)
         for (param_id, seed), of_task in groupby(outputs_of_job, key=lambda pair: pair[0][:2]):
             outputs = {
-                name: entry
-                for (_, _, name), entry in of_task
-                if may_have_scalars(name) and (is_output_name(name) if names is None else name in names)
+                name: entry for (_, _, name), entry in of_task if may_have_scalars(name) and study.keeps_output(name)
             }
             if outputs and (numbers := self._collected.lacking(member, param_id, seed)):
                 yield numbers, outputs

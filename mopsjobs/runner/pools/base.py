@@ -101,6 +101,12 @@ def lateness_of(timeout: float | None) -> tuple[Outcome, dict[str, str]]:
     return Outcome.TIMEOUT, {"type": "Timeout", "message": f"it took longer than {timeout:g} s"}
 
 
-def task_message(task: Task) -> dict[str, object]:
+def task_message(task: Task, attempt: int = 1) -> dict[str, object]:
     """Return the line by which engines/worker.py runs a task."""
-    return {"task": task.number, "params": dict(task.params), "param_id": task.param_id, "seed": task.seed}
+    return {
+        "task": task.number,
+        "params": dict(task.params),
+        "param_id": task.param_id,
+        "seed": task.seed,
+        "attempt": attempt,
+    }

@@ -320,7 +320,7 @@ def _run_attempts(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: 
     deaths: list[dict[str, Any]] = []
     exit_code = 0
     is_ready = False
-    for _ in range(code["attempts"]):
+    for attempt in range(1, code["attempts"] + 1):
         if job.is_stopped:
             return {"stopped": True}
         try:
@@ -328,7 +328,7 @@ def _run_attempts(job: _Job, code: dict[str, Any], task: dict[str, Any], lines: 
         except OSError as error:
             return {"broken": {"type": type(error).__name__, "message": str(error), "traceback": ""}}
         try:
-            answer = model.run_task(task, code["timeout"], lines)
+            answer = model.run_task({**task, "attempt": attempt}, code["timeout"], lines)
             if answer is not None:
                 model.finish_logs()
                 if "outputs" in answer:

@@ -167,8 +167,7 @@ class WorkerPool:
         if not worker.tasks:
             worker.begin_task(self._clock())
         worker.tasks.append(assignment)
-        task = assignment.task
-        line = json.dumps(task_message(task))
+        line = json.dumps(task_message(assignment.task, assignment.attempt))
         worker.outgoing += line.encode() + b"\n"
         self._write(worker)
         return True

@@ -88,6 +88,30 @@ def test_outputs_that_cannot_be_taken_make_a_failed_attempt(
     assert (str(one.outcome), one.error.type, one.error.where) == ("failed", "MissingOutput", None)
 
 
+def test_what_a_task_has_logged_is_kept_and_stored_first(
+    given: Given, line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path
+) -> None:
+    """A task is complete with the outputs that its study names: a killed runner must not leave those alone."""
+    text = "import sys\ndef simulate(params, seed):\n"
+    text += "    sys.modules['mops_jobs_worker'].at_work['task']['logged'] = {'peak': 2.5}\n"
+    code(model, text + "    return {'a.json': {'x': 1}, 'other': b''}\n")
+    given(sets_of(1), outputs=["a.json"])
+    stored: list[str] = []
+    create = line.create_if_absent
+
+    def note(key: str, value: bytes) -> str | None:
+        stored.append(key.rpartition("/")[2])
+        return create(key, value)
+
+    line.create_if_absent = note  # type: ignore[method-assign]
+    work(line, registry, tmp_path / "job")
+    assert [name for name in stored if name in ("a.json", "logged.json", "other")] == ["logged.json", "a.json"]
+    (entry,) = [entry for entry in line.scan("ledger/") if entry.key.endswith(".scalars.gz")]
+    key = parse_chunk_key(entry.key)
+    assert key is not None
+    assert parse_scalars(entry.value or b"", key) == [(0, {"a.json/x": 1, "logged.json/peak": 2.5})]
+
+
 def test_attempts_at_work_of_a_cancelled_job_are_cancelled(
     given: Given, line: LineStore, registry: JobRegistry, tmp_path: Path
 ) -> None:

@@ -28,6 +28,15 @@ def test_a_parameter_id_is_blake2b_of_the_canonical_json(params: dict[str, objec
     assert param_id(params) == expected
 
 
+@pytest.mark.parametrize(
+    ("outputs", "kept"), [(None, ["a.json", "b", "logged.json"]), (["a.json"], ["a.json", "logged.json"])]
+)
+def test_a_study_keeps_the_outputs_that_it_names_and_what_is_logged(outputs: list[str] | None, kept: list[str]) -> None:
+    """If it names none, every valid name is kept."""
+    study = parse_study(GOOD | {"outputs": outputs})
+    assert [name for name in ("_a", "a.json", "b", "logged.json", "") if study.keeps_output(name)] == kept
+
+
 def test_the_seeds_of_replicates_are_the_documented_ones() -> None:
     """By coreutils: the last 8 digits of `printf %s "$id:$replicate" | b2sum -l 64`."""
     tasks = list(parse_study(GOOD | {"n_replicates": 3}).tasks())

@@ -73,6 +73,12 @@ def test_only_outputs_that_the_study_names_are_read() -> None:
     assert _collect(_with_outputs(tasks), tasks, ["result.json"]) == [{"result.json/a": 1}]
 
 
+def test_what_a_task_has_logged_is_read_too() -> None:
+    """A study need not name that output."""
+    tasks = [{"result.json": b'{"a": 1}', "logged.json": b'{"b": 2}'}]
+    assert _collect(_with_outputs(tasks), tasks, ["result.json"]) == [{"result.json/a": 1, "logged.json/b": 2}]
+
+
 def test_a_large_output_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """The listing tells its size."""
     tasks = [{"result.json": b" " * (MAX_OUTPUT_BYTES + 1)}]
