@@ -20,6 +20,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from mopsjobs.api.cell import Cell, cell
     from mopsjobs.api.current import CurrentTask, current, log
     from mopsjobs.api.job import Job
     from mopsjobs.api.job_info import JobInfo
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from mopsjobs.store import open_store
 
 __all__ = [
+    "Cell",
     "CurrentTask",
     "Job",
     "JobBusyError",
@@ -70,6 +72,7 @@ __all__ = [
     "Table",
     "UsageError",
     "__version__",
+    "cell",
     "connect",
     "current",
     "grid",
@@ -81,6 +84,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "mopsjobs.api.cell": ("Cell", "cell"),
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),
     "mopsjobs.api.job": ("Job",),
     "mopsjobs.api.job_info": ("JobInfo",),

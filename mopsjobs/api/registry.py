@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.base import VersionedStore
     from mopsjobs.submission.submit import Code
+
+CELL_HINT = "Install the module in the Python that runs the tasks. If it lies in a directory, pack that with code='.'."
 
 
 def connect(
@@ -249,7 +253,7 @@ class Registry:
     def submit(
         self,
         study: Study,
-        code: str | os.PathLike[str] = ".",
+        code: str | os.PathLike[str] | None = None,
         *,
         bundle: str | None = None,
         engine: str = "local",
@@ -263,14 +267,14 @@ class Registry:
 
         Args:
             study: what to run.
-            code: the directory with the model's code.
+            code: the directory with the model's code; None for the current one, or for the file of a `cell` alone.
             bundle: the digest of a bundle in the registry, in place of `code`.
             engine: `local`, `kubernetes` or `dask`.
             job_id: the id of the job; None: from model and time.
             owner: the owner; None: the current user.
             labels: labels of the job.
             without_targets: run the simulations of a study with targets, which are not evaluated.
-            options: see `RunnerOptions`.
+            options: see `RunnerOptions`. A `cell` runs in the Python of this program, unless `python` names another.
 
         Raises:
             UsageError: if an argument is invalid, if the code cannot be packed, or if it does not have the model.
@@ -281,9 +285,11 @@ class Registry:
         from mopsjobs.app.submission_session import submission_session
         from mopsjobs.submission.submit import SubmitRequest, submit
 
+        if study.cell is not None and engine == "local":
+            options = {"python": sys.executable, **options}
         request = SubmitRequest(
             study=study.definition,
-            code=self.code_in(code) if bundle is None else None,
+            code=self._code_of(study, code) if bundle is None else None,
             bundle=bundle,
             engine=engine,
             options=launch_options(options),
@@ -296,6 +302,16 @@ class Registry:
         for warning in submitted.warnings:
             self.app.out.warn(warning)
         return Job(self, submitted.job_id)
+
+    def _code_of(self, study: Study, directory: str | os.PathLike[str] | None) -> Code:
+        from mopsjobs.submission.submit import Code
+
+        cell = study.cell
+        if cell is None:
+            return self.code_in("." if directory is None else directory)
+        given = Code(directory=None) if directory is None else self.code_in(directory)
+        added = {cell.file: cell.source.encode()}
+        return replace(given, added=added, hint_if_not_found=None if directory is not None else CELL_HINT)
 
     def code_in(self, directory: str | os.PathLike[str]) -> Code:
         """Return a directory as code to pack, without the files of registry and cache."""

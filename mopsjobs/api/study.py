@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from mopsjobs.api.cell import Cell
 from mopsjobs.errors import UsageError
 from mopsjobs.studies import study as studies
 from mopsjobs.studies import study_parser
@@ -35,7 +36,7 @@ class Study:
 
     def __init__(
         self,
-        model: str,
+        model: str | Cell,
         sets: Iterable[Mapping[str, Any]],
         *,
         replicates: int = 1,
@@ -48,7 +49,8 @@ class Study:
         """Check the fields. The same fields in a study file give the same ids and seeds.
 
         Args:
-            model: the function, as `module:function`, or the name of a model for a wire function.
+            model: the function, as `module:function`, or a function of the notebook as `cell(function)`, or the name
+                of a model for a wire function.
             sets: parameter sets. One of the form `{"params": {…}, "seed": 7}` names its seed, and has one task.
             replicates: the tasks of each other set. They differ in their seeds.
             outputs: the files that each task must leave; None for no check.
@@ -59,10 +61,20 @@ class Study:
 
         Raises:
             StudyError: if a field is invalid. The message names each. It is a `UsageError`.
+            UsageError: if the model is a function.
         """
+        given: object = model
+        if callable(given):
+            name = getattr(given, "__name__", "f")
+            raise UsageError(
+                f"invalid model {name}: expected a text like 'module:function'.",
+                hint=f"Use cell({name}) for a function of a notebook or a script.",
+            )
+        self.cell = model if isinstance(model, Cell) else None
+        """The function of the notebook, whose file is packed with the code; None if the code has the model."""
         self.definition: studies.Study = study_parser.parse_study(
             {
-                "model": model,
+                "model": model.model if isinstance(model, Cell) else model,
                 "scenario": scenario,
                 "parameter_sets": _as_list(sets, _as_dict),
                 "sampling_method": sampling_method,
@@ -83,6 +95,7 @@ class Study:
             UsageError: if the file cannot be read.
         """
         study = cls.__new__(cls)
+        study.cell = None
         study.definition = study_parser.read_study(os.fspath(path))
         return study
 
@@ -96,7 +109,7 @@ class Study:
         return self.definition.to_dict()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Study) and self.definition == other.definition
+        return isinstance(other, Study) and (self.definition, self.cell) == (other.definition, other.cell)
 
     def __hash__(self) -> int:
         return hash((self.definition.model, self.definition.scenario, self.tasks_total))

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import stat
 import tarfile
@@ -89,7 +90,11 @@ class PackedBundle(NamedTuple):
 
 
 def pack(
-    directory: Path, *, leave_out: Collection[str] = (), on_progress: Callable[[int], None] | None = None
+    directory: Path | None,
+    *,
+    added: Mapping[str, bytes] = MappingProxyType({}),
+    leave_out: Collection[str] = (),
+    on_progress: Callable[[int], None] | None = None,
 ) -> PackedBundle:
     """Pack a directory. Memory does not grow with the size of its files.
 
@@ -97,20 +102,22 @@ def pack(
     all. The limits are `MAX_FILES`, `MAX_UNPACKED_BYTES` and `MAX_PACKED_BYTES`.
 
     Args:
-        directory: the directory.
+        directory: the directory; None for `added` alone.
+        added: more files, by their paths in the bundle. They are not executable.
         leave_out: paths of files that stay out whatever the rules say: those that mops-jobs itself writes.
         on_progress: called from time to time with the bytes of files packed so far.
 
     Raises:
         UsageError: if it has forbidden content, nothing to pack, or too much, or if something in it cannot be read.
+            Also if a file has the name of an added one.
     """
     withheld: list[str] = []
     try:
+        found = () if directory is None else _find_files(os.path.abspath(directory), leave_out, withheld.append)
         files = sorted(
-            _find_files(os.path.abspath(directory), leave_out, withheld.append),
-            key=lambda file: os.fsencode(file.name),
+            [*found, *itertools.starmap(_added_file, added.items())], key=lambda file: os.fsencode(file.name)
         )
-        _check_files(directory, files)
+        _check_files(directory, files, added)
         with contextlib.ExitStack() as cleanup:
             archive = cleanup.enter_context(tempfile.TemporaryFile())
             hashing = _HashingWriter(archive)
@@ -129,9 +136,21 @@ class _File(NamedTuple):
     mode: int
     size: int
     leads_out: bool
+    content: bytes | None = None
+    """The content of a file that is not on the disk."""
+
+    def open(self) -> BinaryIO:
+        """Open the file for reading. A link is not followed."""
+        return open(self.path, "rb", opener=_open_no_link) if self.content is None else io.BytesIO(self.content)
 
 
-def _check_files(directory: Path, files: list[_File]) -> None:
+def _added_file(name: str, content: bytes) -> _File:
+    return _File(name, name, stat.S_IFREG, len(content), leads_out=False, content=content)
+
+
+def _check_files(directory: Path | None, files: list[_File], added: Collection[str]) -> None:
+    if taken := set(added) & {file.name for file in files if file.content is None}:
+        raise UsageError(f"The directory {directory} has a file {min(taken)!r}, which is generated.", hint="Rename it.")
     for problem, names in (
         ("links that lead out of it", [file.name for file in files if file.leads_out]),
         (
@@ -183,9 +202,12 @@ def _write_archive(files: list[_File], out: _HashingWriter, on_progress: Callabl
                 target = os.fsencode(member.linkname)
                 blobs[file.name] = f"120000 {_blob_hash(len(target), target).hexdigest()}"
                 continue
-            with open(file.path, "rb", opener=_open_no_link) as content:
-                status = os.fstat(content.fileno())
-                member.size, member.mode = status.st_size, 0o755 if status.st_mode & stat.S_IXUSR else 0o644
+            with file.open() as content:
+                member.size, mode = file.size, file.mode
+                if file.content is None:  # it may have changed since it was listed
+                    status = os.fstat(content.fileno())
+                    member.size, mode = status.st_size, status.st_mode
+                member.mode = 0o755 if mode & stat.S_IXUSR else 0o644
                 blob = _blob_hash(member.size)
                 tar.addfile(member, _ReportingReader(content, report, blob.update))
                 blobs[file.name] = f"100{member.mode:o} {blob.hexdigest()}"

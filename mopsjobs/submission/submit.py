@@ -30,9 +30,13 @@ WIRE_FILES = (".modelops/manifest.json", ".modelops/modelops.toml", "wire.py")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Code:
-    """A directory with the code of a model, to be packed."""
+    """The code of a model, to be packed: a directory, generated files, or both."""
 
-    directory: Path
+    directory: Path | None
+    added: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    """Generated files, by their paths in the bundle."""
+    hint_if_not_found: str | None = None
+    """What to do if the model imports a module that is not found."""
     leave_out: Collection[str] = ()
     """Paths of files that are not packed, whatever the rules say: the registry and the cache of the caller."""
 
@@ -105,11 +109,15 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
         yield PreparedJob(request, launch, bundle, None)
         return
     with pack_code(request.code, session) as packed:
-        warn_about_registry(request.study, request.code.directory, packed, session)
-        missing = _check_names(request, packed, request.code.directory)
+        missing = None
+        if request.code.directory is not None:
+            warn_about_registry(request.study, request.code.directory, packed, session)
+            missing = _check_names(request, packed, request.code.directory)
         if request.engine == "local":
             packed.archive.seek(0)
-            hint = None if missing is None else f"{missing} Submit in the directory of the model, or install it."
+            hint = request.code.hint_if_not_found
+            if missing is not None:
+                hint = f"{missing} Submit in the directory of the model, or install it."
             check_model(request.study, launch, packed.archive.read(), session, hint_if_not_found=hint)
         elif missing is not None:
             session.warn(f"{missing} The job fails unless it is installed.")
@@ -157,7 +165,7 @@ def pack_code(code: Code, session: Session) -> PackedBundle:
         UsageError: if the directory cannot be packed.
     """
     with session.progress() as on_progress:
-        packed = pack(code.directory, leave_out=code.leave_out, on_progress=on_progress)
+        packed = pack(code.directory, added=code.added, leave_out=code.leave_out, on_progress=on_progress)
     if packed.withheld:
         names = ", ".join(packed.withheld[:MAX_SHOWN])
         more = len(packed.withheld) - MAX_SHOWN
@@ -166,6 +174,8 @@ def pack_code(code: Code, session: Session) -> PackedBundle:
             " To confirm this, add it to .modelopsignore. To pack it, add it with ! in front: everyone with read access"
             " to the registry can then read it."
         )
+    if code.directory is None:
+        return packed
     return packed._replace(git=read_git_state(code.directory, packed.blobs, session.env))
 
 
@@ -186,6 +196,8 @@ def _check_names(request: SubmitRequest, packed: PackedBundle, directory: Path) 
         UsageError: if the model names a file instead of a module.
     """
     if not packed.names.isdisjoint(WIRE_FILES):
+        if request.code is not None and request.code.added:
+            raise UsageError(f"{directory} has a wire function, which would be called in place of the given one.")
         return None
     model = request.study.model
     module, _, function = model.partition(":")

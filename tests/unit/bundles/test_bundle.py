@@ -167,6 +167,19 @@ def test_nothing_to_pack_no_directory_and_an_unreadable_one_are_refused(tmp_path
         pack(tree(tmp_path, {"file": ""}) / "file")
 
 
+def test_generated_files_are_packed_with_a_directory_or_alone(tmp_path: Path) -> None:
+    """The archive is that of a directory which has them. A file of the same name is not replaced."""
+    with (
+        pack(tree(tmp_path / "whole", {"b/data": "1", "cell.py": "x = 1"})) as whole,
+        pack(tree(tmp_path / "part", {"b/data": "1", ".gitignore": "*.py"}), added={"cell.py": b"x = 1"}) as part,
+        pack(None, added={"cell.py": b"x = 1"}) as alone,
+    ):
+        assert part.blobs == {**whole.blobs, ".gitignore": part.blobs[".gitignore"]}
+        assert alone.blobs == {"cell.py": whole.blobs["cell.py"]}
+    with pytest.raises(UsageError, match=r"whole has a file 'cell\.py', which is generated"):
+        pack(tmp_path / "whole", added={"cell.py": b"x = 2"})
+
+
 # --- in the store ----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,352 @@
+"""Functions of a notebook as generated files."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mopsjobs.api.cell import Cell, cell
+from mopsjobs.api.study import Study
+from mopsjobs.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Notebook = dict[str, Any]
+Run = Callable[..., Notebook] if TYPE_CHECKING else Any
+
+
+SAME = """
+def make(k):
+    def f(params, seed):
+        return params["x"] * k
+    return f
+f = make(3)
+# ---
+def g(params, seed):
+    return params["x"] * 3
+f = g
+# ---
+f = lambda params, seed: params["x"] * 3
+# ---
+def fact(n):
+    return 6 if n < 0 else again(n - 1)
+again = fact
+def f(params, seed):
+    return fact(2)
+# ---
+def even(n):
+    return n == 0 or odd(n - 1)
+def odd(n):
+    return n != 0 and even(n - 1)
+def f(params, seed):
+    return 6 * even(4)
+# ---
+import functools
+@functools.lru_cache
+def g(x):
+    return 3 * x
+def f(params, seed):
+    return g(params["x"])
+# ---
+import functools
+def twice(function):
+    @functools.wraps(function)
+    def inner(params, seed):
+        return 2 * function(params, seed)
+    return inner
+@twice
+def f(params, seed):
+    return 3
+# ---
+count = 5
+def f(params, seed):
+    global count, fresh
+    count += 1
+    fresh = count
+    return fresh
+# ---
+if True:
+    def f(params, seed):
+        text = '''
+  a'''
+        return len(text) + 2
+# ---
+from dataclasses import dataclass
+@dataclass
+class P:
+    x: int = 1
+def f(params, seed):
+    return P(**params).x * 3
+# ---
+from typing import TypeVar
+T = TypeVar("T")
+Row = dict[str, T]
+def f(params: Row, seed: int) -> Row:
+    x: Row = params["x"]
+    return x * 3
+# ---
+def f(params, seed):
+    return [six for _ in range(1) for six in [params["x"] * 3]][0]
+# ---
+def make(k, g):
+    def h():
+        return g() * k if g else k
+    return h
+a = make(1000, None)
+b = a
+def f(params, seed):
+    return (a() + b()) * 3 // 1000
+"""
+"""Functions that give 6 for `x=2`: closures, other names, lambdas, recursion, decorators, global variables, a block."""
+
+REFUSED = """
+f = 3
+# invalid cell of type int: expected a function
+# ---
+from json import dumps as f
+# dumps is defined in the module json, not in a notebook or a script
+# ---
+import functools
+f = functools.partial(print)
+# invalid cell of type partial
+# ---
+f = [lambda params, seed: 1][0]
+# a function without a statement of its own
+# ---
+exec("def f(params, seed): return 1")
+# its source is not known here
+# ---
+def deco(f):
+    def h(params, seed):
+        return f(params, seed)
+    return h
+@deco
+def f(params, seed):
+    return 1
+# h cannot be packed: it uses f .a decorator or a call has replaced what its source defines
+# ---
+import mopsjobs as mj
+@mj.cell
+def f(params, seed):
+    return 1
+# f cannot be packed: its definition has not ended: call cell where you submit, not as a decorator
+# ---
+from functools import wraps
+def g(params, seed):
+    return 1
+f = wraps(g)(lambda params, seed: 2)
+# g cannot be packed: a decorator or a call has replaced what its source defines
+# ---
+import mopsjobs as mj
+def f(params, seed):
+    return 1
+g = f
+def f(params, seed):
+    return g(params, seed)
+# it uses f .two different values have this name
+# ---
+def make(k):
+    def h():
+        return k
+    return h
+a, b = make(1), make(2)
+def f(params, seed):
+    return a() + b()
+# it uses h .two different values have this name
+# ---
+def make():
+    n = 0
+    def f(params, seed):
+        nonlocal n
+        n += 1
+    return f
+f = make()
+# its source cannot stand alone
+"""
+"""Functions without a source that could stand for them, each with the error."""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Run cells as IPython does, and return their names: each statement is compiled alone, sources lie in linecache."""
+    main = types.ModuleType("__main__")
+    main.In = [""]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    names = []
+
+    def ran(*cells: str) -> Notebook:
+        for text in cells:
+            main.In.append(text)
+            names.append(f"<cell {len(names)}>")
+            linecache.cache[names[-1]] = (len(text), None, text.splitlines(keepends=True), names[-1])
+            for node in ast.parse(text).body:
+                exec(compile(ast.Module([node], []), names[-1], "exec", dont_inherit=True), vars(main))
+        return vars(main)
+
+    yield ran
+    for name in names:
+        linecache.cache.pop(name, None)
+
+
+def _in_a_file(made: Cell) -> Any:
+    """Return the function of a file as its own module has it."""
+    module = sys.modules["cell_f"] = types.ModuleType("cell_f")
+    exec(compile(made.source, made.file, "exec", dont_inherit=True), vars(module))
+    del sys.modules["cell_f"]
+    return getattr(module, made.function)
+
+
+def test_the_file_has_what_the_function_uses(run: Run) -> None:
+    """Imports, values as they are now, other functions and classes; nothing else of the notebook."""
+    notebook = run(
+        "import math as m\nimport xml.dom\nfrom collections import OrderedDict, Counter as Count\nunused = object()",
+        "BETA = 0.5\nAGES = {'a': (1, 2.5), 'b': [float('inf'), None, {True}]}\nDAYS = range(3)",
+        "def helper(x):\n    return m.sqrt(x) * BETA\ndouble = lambda x: 2 * x",
+        "class Base:\n    def __init__(self, x):\n        self.x = x\n\n\nclass State(Base):\n    y = BETA",
+        "def f(params, seed, days=DAYS):\n"
+        '    """Say what it does.\n\n  With its own indent."""\n'
+        "    node = xml.dom.Node.ELEMENT_NODE\n"
+        "    state = State(double(helper(params['x'])))\n"
+        "    return OrderedDict(y=[state.x, state.y, node], n=Count('aa'), ages=repr(AGES), days=list(days))",
+        "BETA = 0.25",
+    )
+    made = cell(notebook["f"])
+    names = ("AGES", "BETA", "Base", "Count", "DAYS", "OrderedDict", "State", "double", "helper", "m", "xml")
+    assert made.names == names
+    assert made.source == (
+        "# Generated by mops-jobs from the function f of a notebook or a script.\n\n"
+        "from __future__ import annotations\n\n"
+        "import math as m\nimport xml\nimport xml.dom\n"
+        "from collections import Counter as Count\nfrom collections import OrderedDict\n\n"
+        "AGES = {'a': (1, 2.5), 'b': [float('inf'), None, set([True])]}\nBETA = 0.25\nDAYS = range(0, 3)\n\n\n"
+        "class Base:\n    def __init__(self, x):\n        self.x = x\n\n\n"
+        "class State(Base):\n    y = BETA\n\n\n"
+        "double = lambda x: 2 * x\n\n\n"
+        "def helper(x):\n    return m.sqrt(x) * BETA\n\n\n"
+        "def f(params, seed, days=DAYS):\n"
+        '    """Say what it does.\n\n  With its own indent."""\n'
+        "    node = xml.dom.Node.ELEMENT_NODE\n"
+        "    state = State(double(helper(params['x'])))\n"
+        "    return OrderedDict(y=[state.x, state.y, node], n=Count('aa'), ages=repr(AGES), days=list(days))\n"
+    )
+    result = _in_a_file(made)({"x": 4}, 0)
+    assert result["y"] == [1.0, 0.25, 1]
+    assert (result["n"], result["days"]) == ({"a": 2}, [0, 1, 2])
+    assert repr(made) == f"<Cell f with {', '.join(names)}>"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from functools import reduce",
+        "from math import sqrt",
+        "from random import gauss",
+        "from random import random",
+        "from time import sleep as wait",
+        "from os.path import join",
+        "from collections.abc import Sequence",
+        "from mopsjobs import log",
+        "import xml.etree.ElementTree as tree",
+        "from datetime import datetime",
+        "from typing import Any",
+        "from numpy import exp",
+        "from numpy.random import default_rng",
+        "from scipy.optimize import brentq",
+    ],
+)
+def test_an_import_is_as_public_as_it_can_be(run: Run, line: str) -> None:
+    """Whatever the module in which the value was made. The file also runs."""
+    name = line.rsplit(maxsplit=1)[-1]
+    made = cell(run(line, f"def f(params, seed):\n    return {name}")["f"])
+    expected = line.replace("os.path", "posixpath")  # which it is
+    assert [one for one in made.source.splitlines() if "import" in one][1:] == [expected]
+    assert _in_a_file(made)({}, 0) is not None
+
+
+def test_a_study_takes_a_cell(run: Run) -> None:
+    """It names the function in the file. Two studies are equal if their files are."""
+    notebook = run("def f(params, seed):\n    return 1")
+    study = Study(cell(notebook["f"]), [{"x": 1}])
+    assert study.definition.model == "cell_f:f"
+    assert study == Study(cell(notebook["f"]), [{"x": 1}])
+    assert study != Study(cell(run("def f(params, seed):\n    return 2")["f"]), [{"x": 1}])
+    assert study != Study("cell_f:f", [{"x": 1}])
+
+
+def test_a_study_takes_no_bare_function() -> None:
+    """What goes into the bundle is to be asked for."""
+    with pytest.raises(UsageError, match=r"invalid model cell: expected a text like 'module:function'") as error:
+        Study(cell, [{"x": 1}])  # type: ignore[arg-type]
+    assert error.value.hint == "Use cell(cell) for a function of a notebook or a script."
+
+
+def test_one_error_names_all_that_cannot_be_packed(run: Run) -> None:
+    """With the type or the reason of each, also of what a helper uses."""
+    notebook = run(
+        "import io, sys\nfile = io.StringIO()\nlarge = 'x' * 200_000\nhere = sys.modules['__main__']",
+        "def helper():\n    return [file, missing]",
+        "def f(params, seed):\n    return [large, helper(), here, len(params), __name__]",
+    )
+    with pytest.raises(UsageError) as error:
+        cell(notebook["f"])
+    assert str(error.value) == (
+        "f cannot be packed: it uses file (of type StringIO), here (the notebook itself),"
+        " large (200,002 characters: too large for code), missing (not defined)."
+    )
+    assert "pass it as a parameter" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("text", SAME.split("# ---\n"))
+def test_a_function_gives_the_same_in_its_file(run: Run, text: str) -> None:
+    """Closures, other names, lambdas, recursion, decorators, global variables, blocks and annotations work."""
+    f = run(text)["f"]
+    made = cell(f)
+    assert _in_a_file(made)({"x": 2}, 0) == 6
+
+
+@pytest.mark.parametrize("text", REFUSED.split("# ---\n"))
+def test_what_has_no_source_of_its_own_is_refused(run: Run, text: str) -> None:
+    """The error says why. Nothing is packed that would do something else."""
+    text, _, problem = text.rpartition("# ")
+    with pytest.raises(UsageError, match=problem.strip()):
+        cell(run(text)["f"])
+
+
+def test_the_version_that_the_notebook_holds_is_packed(run: Run) -> None:
+    """A cell that ran again has another source; a function keeps its own, a class that of the last cell."""
+    notebook = run("class P:\n    x = 1", "def f(params, seed):\n    return P.x")
+    first = notebook["f"]
+    run("class P:\n    x = 2", "def f(params, seed):\n    return -P.x")
+    assert _in_a_file(cell(notebook["f"]))({}, 0) == -2
+    assert _in_a_file(cell(first))({}, 0) == 2
+    run("class P:\n    x = 1")
+    assert _in_a_file(cell(first))({}, 0) == 1
+
+
+def test_a_script_that_was_changed_is_refused(run: Run) -> None:
+    """The source that is found now is not that of the function."""
+    f = run("def f(params, seed):\n    return 1 + 2")["f"]
+    name = f.__code__.co_filename
+    text = "def f(params, seed):\n    return 1 + 3"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    with pytest.raises(UsageError, match="f cannot be packed: its source has changed since it was defined"):
+        cell(f)
+
+
+def test_builtins_of_ipython_are_not_those_of_python(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A magic in a function is a use of its shell."""
+
+    class Shell:
+        def get_ipython(self) -> None:
+            """Return the shell."""
+
+    Shell.get_ipython.__module__ = "IPython.core"
+    monkeypatch.setattr("builtins.get_ipython", Shell().get_ipython, raising=False)
+    with pytest.raises(UsageError, match=r"it uses get_ipython \(of type method\)"):
+        cell(run("def f(params, seed):\n    get_ipython().run_line_magic('time', '')")["f"])
