@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mopsjobs.api.report import Report, report
     from mopsjobs.api.study import Study, grid
     from mopsjobs.api.table import Table
+    from mopsjobs.api.task_info import TaskInfo
     from mopsjobs.engines.trust import NotTrustedError
     from mopsjobs.errors import (
         JobBusyError,
@@ -70,6 +71,7 @@ __all__ = [
     "StoreUnavailableError",
     "Study",
     "Table",
+    "TaskInfo",
     "UsageError",
     "__version__",
     "cell",
@@ -92,6 +94,7 @@ _MODULES = {
     "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.study": ("Study", "grid"),
     "mopsjobs.api.table": ("Table",),
+    "mopsjobs.api.task_info": ("TaskInfo",),
     "mopsjobs.engines.trust": ("NotTrustedError",),
     "mopsjobs.registry.job_registry": ("JobRegistry",),
     "mopsjobs.store": ("open_store",),

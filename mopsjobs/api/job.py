@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from mopsjobs.api.arguments import Duration, Freshness, RunnerOptions, launch_options, policy_of, seconds_of
+from mopsjobs.api.as_completed import ended_task_batches, noting_what_goes_on
 from mopsjobs.api.job_info import JobInfo
 from mopsjobs.api.table import Table, table_of_dicts
+from mopsjobs.api.task_info import TaskInfo
 from mopsjobs.app.exit_codes import exit_code_of
 from mopsjobs.errors import (
     EXIT_DONE,
@@ -79,14 +82,19 @@ class Job:
         from mopsjobs.cache.rows import job_json_from_state
 
         app = self._app
-        try:
+        with noting_what_goes_on([self.id]):
             waited = wait_for([self.id], app, StopCondition(timeout=seconds_of(timeout)), interval=seconds_of(interval))
-        except KeyboardInterrupt as stop:
-            stop.add_note(f"Job {self.id} goes on; only the wait was interrupted.")
-            raise
         if waited.is_cached:
             return self.status(offline=True)  # with the age of the cache
         return JobInfo(job_json_from_state(waited.states[0], now=app.now().timestamp()), "live")
+
+    def as_completed(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> Iterator[TaskInfo]:
+        """Yield each task of the job once, as it ends, until the job has ended or the time is up.
+
+        A failed task raises nothing. One that is tried again is yielded at its end. Arguments and errors are those of
+        `wait`; without a manifest, `NoManifestError` is raised too.
+        """
+        return itertools.chain.from_iterable(ended_task_batches(self.id, self._app, timeout, interval))
 
     def raise_for_status(self) -> None:
         """Raise an error unless the job has succeeded. Its `exit_code` is that of `status --exit-status`.

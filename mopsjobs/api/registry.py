@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from mopsjobs.api.arguments import (
     policy_of,
     seconds_of,
 )
+from mopsjobs.api.as_completed import ended_job_batches
 from mopsjobs.api.job import Job
 from mopsjobs.api.log_printer import LogPrinter
 from mopsjobs.api.study import Study
@@ -247,6 +249,15 @@ class Registry:
         for warning in (*(f"{problem.key}: {problem.reason}" for problem in report.news), *warnings):
             app.out.warn(warning)
         return sync_json(report, events, ledgers)
+
+    def as_completed(
+        self, jobs: Iterable[Job], timeout: Duration | None = None, *, interval: Duration | None = None
+    ) -> Iterator[Job]:
+        """Yield each job once, as it ends, until all have ended or the time is up.
+
+        A failed job raises nothing. An interrupt ends only the wait. For arguments and errors, see `Job.wait`.
+        """
+        return itertools.chain.from_iterable(ended_job_batches(list(jobs), self.app, timeout, interval))
 
     # --- submit ----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ class JobTasks:
     def __init__(self, app: App, found: FoundJob, failure: StoreError | CacheError | None) -> None:
         self._app = app
         self._found = found
-        self._failure = failure
+        self.failure = failure
         """Why the ledger could not be brought up to date; None if it was, or was not asked for."""
 
     @property
@@ -41,7 +41,7 @@ class JobTasks:
     @property
     def warnings(self) -> list[str]:
         """Return why the data may be old."""
-        why = [] if self._failure is None else [f"{self._failure} Showing what the cache has."]
+        why = [] if self.failure is None else [f"{self.failure} Showing what the cache has."]
         return [*self._found.warnings, *why]
 
     @property
@@ -87,9 +87,9 @@ class JobTasks:
 
     def describe_age(self, ledger: Ledger) -> str:
         """Return the age of the data in words."""
-        if self._app.settings.is_local and self._failure is None:
+        if self._app.settings.is_local and self.failure is None:
             return "live"
-        failed = "" if self._failure is None else ", the last sync failed"
+        failed = "" if self.failure is None else ", the last sync failed"
         return f"synced {human_age(self.age_seconds(ledger))}{failed}"
 
     def age_seconds(self, ledger: Ledger) -> float:
@@ -99,8 +99,8 @@ class JobTasks:
     def is_stale(self, ledger: Ledger) -> bool:
         """Return whether the data is older than it should be."""
         freshness = self._found.freshness
-        if self._failure is not None or freshness is None or not freshness.stale:
-            return self._failure is not None
+        if self.failure is not None or freshness is None or not freshness.stale:
+            return self.failure is not None
         # The record of a job that has ended stays as it is, and its ledger may have been read later than the others.
         is_newer = ledger.is_complete or self.age_seconds(ledger) < freshness.age_seconds
         return bool(self.job["is_active"]) or not is_newer

@@ -81,9 +81,7 @@ class ResultsTable:
         self._learn_tasks()
         for member in itertools.chain.from_iterable(families):
             self._reader.read(member.number, member.job.job_id)
-        self._parameters = parameter_columns(
-            list(self._parameter_kinds), [name for name, _ in FIRST_COLUMNS + LAST_COLUMNS]
-        )
+        self._parameters = name_parameters(list(self._parameter_kinds))
         self.parameters = [
             (name, Column(column, frozenset(self._parameter_kinds[name]))) for name, column in self._parameters.items()
         ]
@@ -189,16 +187,33 @@ class ResultsTable:
 
     def _name_scalars(self) -> list[ScalarColumn]:
         """Name the columns of scalars: by their path with dots; if another column has that name, after their output."""
-        taken = {name for name, _ in FIRST_COLUMNS + LAST_COLUMNS} | set(self._parameters.values())
         columns = []
-        keys = {key: path_of(key) for key in self._collected.keys}
-        for key in sorted(keys, key=lambda key: (output_order(keys[key][0]), key)):
-            output, path = keys[key]
-            stem = output.rpartition(".")[0]
-            name = free_name(".".join(path) or stem, stem, taken)
+        for key, name in scalar_names(self._collected.keys, self._parameters.values()).items():
             number, kinds = self._collected.keys[key]
             columns.append(ScalarColumn(number, Column(name, frozenset(kinds))))
         return columns
+
+
+def name_parameters(parameters: Sequence[str]) -> dict[str, str]:
+    """Map parameters to the names of their columns."""
+    return parameter_columns(parameters, [name for name, _ in FIRST_COLUMNS + LAST_COLUMNS])
+
+
+def scalar_names(keys: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Map keys of scalars to names of columns, in their order: see `ResultsTable`.
+
+    Args:
+        keys: the keys of the scalars.
+        others: the columns of parameters.
+    """
+    taken = {name for name, _ in FIRST_COLUMNS + LAST_COLUMNS}.union(others)
+    paths = {key: path_of(key) for key in keys}
+    names = {}
+    for key in sorted(paths, key=lambda key: (output_order(paths[key][0]), key)):
+        output, path = paths[key]
+        stem = output.rpartition(".")[0]
+        names[key] = free_name(".".join(path) or stem, stem, taken)
+    return names
 
 
 def find_results(names: Iterable[str], app: App) -> list[list[JobTasks]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
@@ -80,12 +80,44 @@ def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: 
         JobNotFoundError: if there is no job of a name.
         StoreUnavailableError: if the time was up while the registry did not answer.
     """
-    if interval is not None and interval <= 0:
-        raise OptionError(f"invalid interval '{interval:g}': expected more than zero.", "interval")
-    if interval is None:
-        interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
+    pauses = Pauses(app, until.timeout, interval)
     with app.out.progress("tasks", clock=app.monotonic) as line:
-        return _wait(_WatchedJobs(names, app, line), app, until, interval=interval)
+        jobs = WatchedJobs(names, app, line)
+        while True:
+            outage = jobs.read()
+            deciding = _deciding_states(jobs.states, until)
+            if deciding is not None:
+                result = jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
+                # Not while the registry does not answer: the wait would grow by one more outage.
+                notes = () if outage is not None else describe_ended(result.states, app)
+                return dataclasses.replace(result, notes=notes, is_cached=outage is not None)
+            if not pauses.sleep(outage):
+                return jobs.result(EXIT_NOT_FINISHED)
+
+
+def ended_jobs(
+    names: Sequence[str], app: App, *, timeout: float | None = None, interval: float | None = None
+) -> Iterator[list[str]]:
+    """Yield the names of jobs as the jobs end, each once, until all have ended or the time is up.
+
+    Args:
+        names: see `wait_for`.
+        app: the run, whose registry has the jobs.
+        timeout: stop after this many seconds; None for no limit.
+        interval: seconds between two reads; None for the default of the registry.
+
+    Raises:
+        OptionError, JobNotFoundError, StoreUnavailableError: see `wait_for`.
+    """
+    jobs, pauses = WatchedJobs(names, app), Pauses(app, timeout, interval)
+    going_on = list(dict.fromkeys(names))
+    while True:
+        outage = jobs.read()
+        ended = jobs.ended_names()
+        yield [name for name in going_on if name in ended]
+        going_on = [name for name in going_on if name not in ended]
+        if not going_on or not pauses.sleep(outage):
+            return
 
 
 def describe_ended(states: Sequence[JobState], app: App) -> tuple[str, ...]:
@@ -112,41 +144,60 @@ def describe_ended(states: Sequence[JobState], app: App) -> tuple[str, ...]:
     return (*notes, f"Next: {following}") if following and len(states) == 1 else tuple(notes)
 
 
-def _wait(jobs: _WatchedJobs, app: App, until: StopCondition, *, interval: float) -> WaitResult:
-    """Read the jobs until their ends decide the exit code, or the time is up."""
-    deadline = None if until.timeout is None else app.monotonic() + until.timeout
-    # Full jitter, so that the waiters of a whole team do not come back all at once.
-    backoff = Backoff(2 * interval, MAX_OUTAGE_DELAY)
-    while True:
-        outage = jobs.read()
-        deciding = _deciding_states(jobs.states, until)
-        if deciding is not None:
-            result = jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
-            # Not while the registry does not answer: the wait would grow by one more outage.
-            notes = () if outage is not None else describe_ended(result.states, app)
-            return dataclasses.replace(result, notes=notes, is_cached=outage is not None)
+class Pauses:
+    """The pauses between two reads of the registry, until the time is up."""
+
+    def __init__(self, app: App, timeout: float | None, interval: float | None) -> None:
+        """Begin the time.
+
+        Args:
+            app: the run.
+            timeout: it is up after this many seconds; None for no limit.
+            interval: seconds between two reads; None for the default of the registry.
+
+        Raises:
+            OptionError: if the interval is not above zero.
+        """
+        if interval is not None and interval <= 0:
+            raise OptionError(f"invalid interval '{interval:g}': expected more than zero.", "interval")
+        if interval is None:
+            interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
+        self._app = app
+        self._interval = interval
+        self._timeout = timeout
+        self._deadline = None if timeout is None else app.monotonic() + timeout
+        # Full jitter, so that the waiters of a whole team do not come back all at once.
+        self._backoff = Backoff(2 * interval, MAX_OUTAGE_DELAY)
+
+    def sleep(self, outage: StoreUnavailableError | None) -> bool:
+        """Sleep until the next read, longer after an outage. Return False if the time is up.
+
+        Raises:
+            StoreUnavailableError: if the time is up while the registry does not answer.
+        """
         if outage is None:
-            backoff.reset()
-            pause = interval
+            self._backoff.reset()
+            pause = self._interval
         else:
-            pause = backoff.next_delay()
-            if backoff.failures == 1:
-                app.out.warn(f"{outage} Trying again until it answers.")
-        if deadline is not None:
-            left = deadline - app.monotonic()
+            pause = self._backoff.next_delay()
+            if self._backoff.failures == 1:
+                self._app.out.warn(f"{outage} Trying again until it answers.")
+        if self._deadline is not None:
+            left = self._deadline - self._app.monotonic()
             if left <= 0:
                 if outage is not None:
                     raise outage
-                app.out.note(f"Not finished after {human_duration(until.timeout or 0)}.")
-                return jobs.result(EXIT_NOT_FINISHED)
+                self._app.out.note(f"Not finished after {human_duration(self._timeout or 0)}.")
+                return False
             pause = min(pause, left)
-        app.sleep(pause)
+        self._app.sleep(pause)
+        return True
 
 
-class _WatchedJobs:
+class WatchedJobs:
     """The jobs to wait for, and the last known state of each."""
 
-    def __init__(self, names: Sequence[str], app: App, line: ProgressLine | None) -> None:
+    def __init__(self, names: Sequence[str], app: App, line: ProgressLine | None = None) -> None:
         self._app = app
         self._line = line
         self._registry = app.registry
@@ -157,6 +208,10 @@ class _WatchedJobs:
     def states(self) -> list[JobState | None]:
         """Return the last known states, in the order of the names; None for a job that was not read yet."""
         return list(self._last.values())
+
+    def ended_names(self) -> set[str]:
+        """Return the names of the jobs that have ended."""
+        return {name for name, state in self._last.items() if state is not None and state.is_terminal}
 
     def result(self, exit_code: int) -> WaitResult:
         """Return the states with this exit code."""

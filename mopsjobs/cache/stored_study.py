@@ -53,19 +53,21 @@ class StoredStudy:
         row = connection.execute("SELECT tasks_total, task_ranges FROM ledger WHERE job_id = ?", (job_id,)).fetchone()
         return None if row is None else cls(connection, job_id, *row)
 
-    def sets(self, *, descending: bool = False) -> Iterator[StoredSet]:
-        """Yield the parameter sets in the order of their tasks."""
+    def sets(self, *, descending: bool = False, first: int = 0) -> Iterator[StoredSet]:
+        """Yield the parameter sets in the order of their tasks, from that of task `first` on."""
         order = "DESC" if descending else "ASC"
         rows = self._connection.execute(
-            "SELECT first_task, tasks, param_id, seed, params FROM parameter_set WHERE job_id = ?"  # noqa: S608 - a constant word
+            "SELECT first_task, tasks, param_id, seed, params FROM parameter_set WHERE job_id = ?1"  # noqa: S608 - a constant word
+            " AND first_task >= coalesce("
+            "(SELECT max(first_task) FROM parameter_set WHERE job_id = ?1 AND first_task <= ?2), 0)"
             f" ORDER BY first_task {order}",
-            (self.job_id,),
+            (self.job_id, first),
         )
         return (StoredSet(*row) for row in rows)
 
-    def numbers_of(self, one: StoredSet, *, descending: bool = False) -> Iterator[int]:
-        """Yield the numbers of the tasks of a set that are of the job."""
-        first, end = one.first_task, one.first_task + one.tasks
+    def numbers_of(self, one: StoredSet, *, descending: bool = False, first: int = 0) -> Iterator[int]:
+        """Yield the numbers of the tasks of a set that are of the job, from `first` on."""
+        first, end = max(one.first_task, first), one.first_task + one.tasks
         if self._ranges is None:
             parts = [range(first, end)]
         else:

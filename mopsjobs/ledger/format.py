@@ -75,6 +75,11 @@ class ChunkKey(NamedTuple):
     shard: int
     kind: str
 
+    @property
+    def key(self) -> str:
+        """Return the whole key."""
+        return f"{PREFIX}{self.name}.{self.kind}.gz"
+
 
 def ledger_prefix(job_id: str) -> str:
     """Return the prefix of all chunks of a job's ledger."""

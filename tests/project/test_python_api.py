@@ -31,6 +31,11 @@ def main() -> list[dict[str, Any]]:
         except mj.JobPartialError as error:
             code: int = error.exit_code
             print(code, info.status)
+        for task in job.as_completed(timeout="2h"):
+            why: str | None = task.error
+            print(task.number, why, task.scalars["peak"])
+        ended: list[mj.Job] = list(reg.as_completed([job]))
+        print(ended)
         table: mj.Table = reg.jobs(status="active", label={"exp": 7}, hours=2, offline=True)
         table.to_csv("jobs.csv")
         with mj.report("nightly-1", total=10, registry=reg) as r:
@@ -39,7 +44,9 @@ def main() -> list[dict[str, Any]]:
 '''
 
 WRONG = (
-    PROGRAM.replace("workers=4", 'workers="4"').replace("offline=True", "offlin=True").replace("job.wait", "job.wat")
+    PROGRAM.replace("workers=4", 'workers="4"')
+    .replace("offline=True", "offlin=True")
+    .replace('= job.wait("2h")', '= job.wat("2h")')
 )
 
 LOOK = """

@@ -71,6 +71,12 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
     )
 
 
+def readable_chunks(connection: sqlite3.Connection, job_id: str) -> list[str]:
+    """Return the keys of the chunks whose attempts are in the cache."""
+    sql = "SELECT key FROM ledger_chunk WHERE job_id = ? AND problem IS NULL"
+    return [key for (key,) in connection.execute(sql, (job_id,))]
+
+
 def hosts_of(connection: sqlite3.Connection, job_id: str) -> list[str]:
     """Return the names of the machines that ran attempts at the tasks of a job, sorted; none without a ledger."""
     sql = "SELECT DISTINCT host FROM attempt WHERE job_id = ? AND host IS NOT NULL ORDER BY host LIMIT ?"

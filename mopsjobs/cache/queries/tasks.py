@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -155,11 +155,21 @@ class TaskList:
     def tasks(self, limit: int) -> Iterator[ListedTask]:
         """Yield the first `limit` tasks, all for 0."""
         rows = self._rows(limit)
-        last: tuple[StoredSet, Mapping[str, object]] | None = None
-        for row, one in islice(rows, limit) if limit else rows:
-            if last is None or last[0] is not one:
-                last = (one, json.loads(one.params))
-            yield ListedTask(row, one.param_id, last[1])
+        return _with_parameters(islice(rows, limit) if limit else rows)
+
+    def page(self, first: int, limit: int) -> list[ListedTask]:
+        """Return up to `limit` tasks by their numbers, from `first` on. It costs what it returns."""
+        return list(_with_parameters(islice(self._merged(Order(), with_rows=True, first=first), limit)))
+
+    def ended(self, numbers: Iterable[int]) -> list[ListedTask]:
+        """Return those of these tasks that have a row."""
+        rows = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM json_each(?) AS one CROSS JOIN task"  # noqa: S608 - constant names
+            " ON job_id = ? AND task.task = one.value",
+            (json.dumps(sorted(numbers)), self._study.job_id),
+        )
+        found = ((row, self._study.set_of(row.task)) for row in map(TaskRow._make, rows))
+        return list(_with_parameters((row, one) for row, one in found if one is not None))
 
     def _rows(self, limit: int = 0) -> Iterator[tuple[TaskRow, StoredSet]]:
         """Yield the tasks that pass the filter, in their order; at least the first `limit`, all for 0."""
@@ -202,18 +212,18 @@ class TaskList:
             condition += f" AND {order.column} IS NOT NULL"
         return condition, values
 
-    def _merged(self, order: Order, *, with_rows: bool) -> Iterator[tuple[TaskRow, StoredSet]]:
-        """Yield tasks by their numbers, also those without rows; only those if `with_rows` is False."""
+    def _merged(self, order: Order, *, with_rows: bool, first: int = 0) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield tasks by their numbers from `first` on, also those without rows; only those if `with_rows` is False."""
         statuses, descending = self._query.statuses, order.is_descending
         passes = self._set_filter()
         rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM task WHERE job_id = ? ORDER BY {order.sql}",  # noqa: S608 - constant names
-            (self._study.job_id,),
+            f"SELECT {_COLUMNS} FROM task WHERE job_id = ? AND task >= ? ORDER BY {order.sql}",  # noqa: S608 - constant names
+            (self._study.job_id, first),
         )
         row = next(rows, None)
-        for one in self._study.sets(descending=descending):
+        for one in self._study.sets(descending=descending, first=first):
             if passes(one):
-                for number in self._study.numbers_of(one, descending=descending):
+                for number in self._study.numbers_of(one, descending=descending, first=first):
                     while row is not None and (row[0] > number if descending else row[0] < number):
                         row = next(rows, None)
                     is_ended = row is not None and row[0] == number
@@ -266,3 +276,12 @@ class TaskList:
             return last[1]
 
         return passes
+
+
+def _with_parameters(rows: Iterable[tuple[TaskRow, StoredSet]]) -> Iterator[ListedTask]:
+    """Yield rows with their parameter sets. Tasks of one set that follow each other share its parameters."""
+    last: tuple[StoredSet, Mapping[str, object]] | None = None
+    for row, one in rows:
+        if last is None or last[0] is not one:
+            last = (one, json.loads(one.params))
+        yield ListedTask(row, one.param_id, last[1])

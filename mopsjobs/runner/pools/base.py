@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
+from mopsjobs.ledger.attempt import NO_USAGE, Attempt, Outcome, Usage
 from mopsjobs.studies.study import Task
 
 ATTEMPTS = 2
 """How often a task is begun before the death of its worker counts as its failure."""
+
+OUT_OF_MEMORY = "OutOfMemory"
+"""The type of the error if the kernel killed a worker for its memory. A `MemoryError` is an error of the model."""
 
 GRACE_SECONDS = 5.0
 """How long all workers together may take to end."""
@@ -92,8 +95,19 @@ def death_of(exit_text: str, *, is_oom: bool) -> tuple[Outcome, dict[str, str]]:
     """
     if is_oom:
         message = f"the kernel killed its worker for its memory ({exit_text})"
-        return Outcome.OOM, {"type": "OutOfMemory", "message": message}
+        return Outcome.OOM, {"type": OUT_OF_MEMORY, "message": message}
     return Outcome.DIED, {"type": "WorkerDied", "message": f"its worker died ({exit_text})"}
+
+
+def is_final(attempt: Attempt) -> bool:
+    """Return whether a runner that goes on does not try the task again after this attempt.
+
+    An attempt that was stopped or lost leaves its task to the next run.
+    """
+    outcome, error = attempt.outcome, attempt.error
+    if outcome == Outcome.DIED or (outcome == Outcome.OOM and error is not None and error.type == OUT_OF_MEMORY):
+        return attempt.attempt >= ATTEMPTS
+    return outcome not in (Outcome.CANCELLED, Outcome.LOST)
 
 
 def lateness_of(timeout: float | None) -> tuple[Outcome, dict[str, str]]:

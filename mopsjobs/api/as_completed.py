@@ -1,0 +1,70 @@
+"""Iterate over tasks and jobs as they end, in batches. An interrupt ends only the wait, and says so."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from mopsjobs.api.arguments import Duration, seconds_of
+from mopsjobs.api.task_info import TaskInfo
+
+if TYPE_CHECKING:
+    from mopsjobs.api.job import Job
+    from mopsjobs.app.app import App
+
+T = TypeVar("T")
+
+
+def ended_task_batches(
+    job_id: str, app: App, timeout: Duration | None, interval: Duration | None
+) -> Iterator[list[TaskInfo]]:
+    """Return an iterator over the tasks of a job as they end; see `Job.as_completed`.
+
+    Raises:
+        UsageError: if a time is invalid.
+    """
+    from mopsjobs.app.ended_tasks import ended_tasks
+
+    batches = ended_tasks(job_id, app, timeout=seconds_of(timeout), interval=seconds_of(interval))
+    tasks = ([TaskInfo(one.task.to_json(), one.scalars) for one in batch] for batch in batches)
+    return _until_interrupted(tasks, [job_id])
+
+
+def ended_job_batches(
+    jobs: Sequence[Job], app: App, timeout: Duration | None, interval: Duration | None
+) -> Iterator[list[Job]]:
+    """Return an iterator over jobs as they end; see `Registry.as_completed`.
+
+    Raises:
+        UsageError: if a time is invalid.
+    """
+    from mopsjobs.app.wait import ended_jobs
+
+    by_id = {job.id: job for job in jobs}
+    batches = ended_jobs(list(by_id), app, timeout=seconds_of(timeout), interval=seconds_of(interval))
+    return _until_interrupted(([by_id[job_id] for job_id in batch] for batch in batches), list(by_id))
+
+
+@contextlib.contextmanager
+def noting_what_goes_on(
+    job_ids: Sequence[str], stop: type[BaseException] = KeyboardInterrupt, end: str = "interrupted"
+) -> Iterator[None]:
+    """Add to an exception that jobs go on, as its traceback then says.
+
+    Args:
+        job_ids: the jobs that the block waits for.
+        stop: the exception that ends the wait.
+        end: how it ends the wait.
+    """
+    try:
+        yield
+    except stop as error:
+        subject = f"Job {job_ids[0]} goes on" if len(job_ids) == 1 else f"{len(job_ids)} jobs go on"
+        error.add_note(f"{subject}; only the wait was {end}.")
+        raise
+
+
+def _until_interrupted(batches: Iterator[T], job_ids: Sequence[str]) -> Iterator[T]:
+    with noting_what_goes_on(job_ids):
+        yield from batches
