@@ -20,6 +20,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from mopsjobs.api.awaitable import AsyncJob, AsyncRegistry, aconnect
     from mopsjobs.api.cell import Cell, cell
     from mopsjobs.api.current import CurrentTask, current, log
     from mopsjobs.api.job import Job
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from mopsjobs.store import open_store
 
 __all__ = [
+    "AsyncJob",
+    "AsyncRegistry",
     "Cell",
     "CurrentTask",
     "Job",
@@ -74,6 +77,7 @@ __all__ = [
     "TaskInfo",
     "UsageError",
     "__version__",
+    "aconnect",
     "cell",
     "connect",
     "current",
@@ -86,6 +90,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "mopsjobs.api.awaitable": ("AsyncJob", "AsyncRegistry", "aconnect"),
     "mopsjobs.api.cell": ("Cell", "cell"),
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),
     "mopsjobs.api.job": ("Job",),

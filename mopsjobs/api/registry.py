@@ -25,6 +25,7 @@ from mopsjobs.api.arguments import (
 from mopsjobs.api.as_completed import ended_job_batches
 from mopsjobs.api.job import Job
 from mopsjobs.api.log_printer import LogPrinter
+from mopsjobs.api.pauses import sleep
 from mopsjobs.api.study import Study
 from mopsjobs.api.table import Table, table_of_dicts
 from mopsjobs.app import freshness as freshness_module
@@ -64,7 +65,7 @@ def connect(
     """
     env = os.environ if env is None else env
     flags = {"registry": registry, "cache": None if cache is None else os.fspath(cache), "env": environment}
-    return Registry(open_app(flags, env, LogPrinter(env), given_by="argument ", new_app=_SharedApp))
+    return Registry(open_app(flags, env, LogPrinter(env), given_by="argument ", new_app=_SharedApp, sleep=sleep))
 
 
 class _SharedApp(App):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -120,6 +121,26 @@ def test_tasks_come_while_the_job_runs(env: dict[str, str], tmp_path: Path) -> N
         assert [task.scalars.get("result.x") for task in found] == [1, None, 3, 4]
         assert all(task.seconds is not None for task in found)
         assert list(reg.as_completed([job])) == [job]
+
+
+def test_coroutines_run_jobs_side_by_side(env: dict[str, str], tmp_path: Path) -> None:
+    """Two jobs are submitted and awaited in one loop."""
+
+    async def run(reg: mj.AsyncRegistry, x: int) -> list[object]:
+        study = mj.Study("model:simulate", mj.grid(x=[x, x + 1]), outputs=["result.json"])
+        job = await reg.submit(study, code(tmp_path / "code"), job_id=f"py-{x}", workers=1, python=sys.executable)
+        async for task in job.as_completed("2m", interval=0.2):
+            assert task.status == "succeeded"
+        assert (await job.wait()).status == "succeeded"
+        return [row["result.x"] for row in await job.results()]
+
+    async def main() -> None:
+        async with mj.aconnect(env=env) as reg:
+            assert await asyncio.gather(run(reg, 10), run(reg, 20)) == [[10, 11], [20, 21]]
+
+    asyncio.run(main())
+    for x in (10, 20):
+        until(lambda x=x: runner_pid(f"py-{x}", env) is None, "the runners to end")
 
 
 def test_missing_tasks_are_resumed(tmp_path: Path) -> None:

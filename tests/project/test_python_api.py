@@ -16,9 +16,20 @@ if TYPE_CHECKING:
 
 PROGRAM = '''
 """A program of a user."""
+import asyncio
 from typing import Any
 
 import mopsjobs as mj
+
+
+async def seconds(study: mj.Study) -> float:
+    async with mj.aconnect("sqlite:///tmp/registry.db") as reg:
+        job: mj.AsyncJob = await reg.submit(study, code=".", workers=4)
+        infos: tuple[mj.JobInfo, mj.JobInfo] = await asyncio.gather(job.wait("2h"), job.wait())
+        table: mj.Table = await job.tasks(status="failed", refresh=True)
+        lines: list[str] = await job.logs(task=3)
+        print(len(infos), table.rows, lines)
+        return sum([task.seconds or 0.0 async for task in job.as_completed()])
 
 
 def main() -> list[dict[str, Any]]:
@@ -47,6 +58,8 @@ WRONG = (
     PROGRAM.replace("workers=4", 'workers="4"')
     .replace("offline=True", "offlin=True")
     .replace('= job.wait("2h")', '= job.wat("2h")')
+    .replace("task=3", 'task="3"')
+    .replace("await job.tasks(", "job.tasks(")
 )
 
 LOOK = """
@@ -62,7 +75,7 @@ print(*sorted(name for name in set(sys.modules) - before if "." not in name))
 
 @pytest.mark.slow
 def test_a_program_of_a_user_is_typed(tmp_path: Path) -> None:
-    """Mypy --strict accepts a program, and finds a wrong type, an unknown argument and an unknown method."""
+    """Mypy --strict accepts a program, and finds wrong types, an unknown argument and an unknown method."""
     for name, program in (("right", PROGRAM), ("wrong", WRONG)):
         (tmp_path / f"{name}.py").write_text(program)
     ran = subprocess.run(
@@ -77,7 +90,7 @@ def test_a_program_of_a_user_is_typed(tmp_path: Path) -> None:
     )  # fmt: skip
     found = [line for line in ran.stdout.splitlines() if ": error: " in line]
     assert all(line.startswith("wrong.py") for line in found), ran.stdout
-    assert len(found) == 3, ran.stdout
+    assert len(found) == 6, ran.stdout
 
 
 def test_the_import_is_light() -> None:
