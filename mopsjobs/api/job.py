@@ -239,23 +239,28 @@ class Job:
         cache = app.cache.read_cached(cache_id) or ""
         return [public_event(cache, one) for page in feed.pages(0) for one in page]
 
-    def results(self, *, mean: bool = False, quantiles: Sequence[float] = ()) -> Table:
+    def results(self, *, mean: bool = False, quantiles: Sequence[float] = (), offline: bool = False) -> Table:
         """Return the table of results: a row per task of the job and its ancestors, as `results --table` writes it.
 
         Args:
             mean: a row per parameter set, with the mean of each number.
             quantiles: a row per parameter set, with these quantiles of each number.
+            offline: never use the network. The cache has the results that were read before.
 
         Raises:
             UsageError: if the quantiles are invalid.
             NoManifestError: if mops-jobs did not submit the job.
-            StoreError: if the registry cannot be read. Also when the rows are read.
+            StoreError: if the registry cannot be read; offline, if the cache has no results of the job. Also when the
+                rows are read.
         """
+        from mopsjobs.app.freshness import FreshnessPolicy
         from mopsjobs.app.replicates import ReplicateTable, Statistics, check_quantiles
         from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
+        from mopsjobs.cache.queries.tasks import TaskQuery
 
         statistics = Statistics(mean, check_quantiles(tuple(quantiles))) if mean or quantiles else None
-        families = find_results([self.id], self._app)
+        policy = FreshnessPolicy(offline=offline)
+        families = find_results([self.id], self._app, policy)
         self._warn(warning for family in families for job in family for warning in job.warnings)
 
         def read(view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
@@ -263,11 +268,13 @@ class Job:
                 table = results if statistics is None else ReplicateTable(results, statistics)
                 return view(table.columns, table.rows()), results.problems()
 
-            found, problems = read_results_table(families, self._app, view_results)
+            found, problems = read_results_table(families, self._app, view_results, policy)
             self._warn(problems)
             return found
 
-        return Table(f"results of {self.id}", read)
+        newest = families[0][0]
+        age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger)) if offline else "live"
+        return Table(f"results of {self.id}", read, age=age)
 
     def provenance(self) -> dict[str, object]:
         """Return code, study, packages and machines of the job: the document of `provenance --json`.

@@ -263,7 +263,7 @@ class CacheAccess:
         """Mirror the events of the registry into the cache; see `mopsjobs.cache.sync.events.sync_events`."""
         from mopsjobs.cache.sync.events import sync_events
 
-        return self._mirror_more(
+        return self.mirror_more(
             lambda store, cache: sync_events(store, cache, job_id=job_id, since=since, full=full, now=self._now)
         )
 
@@ -271,15 +271,15 @@ class CacheAccess:
         """Mirror the attempts at the tasks of a job; see `mopsjobs.cache.sync.ledger.sync_ledger`."""
         from mopsjobs.cache.sync.ledger import sync_ledger
 
-        return self._mirror_more(lambda store, cache: sync_ledger(store, cache, job_id, full=full, now=self._now))
+        return self.mirror_more(lambda store, cache: sync_ledger(store, cache, job_id, full=full, now=self._now))
 
     def sync_ledgers(self, *, full: bool = False) -> LedgerReport:
         """Mirror the attempts of all jobs that need it; see `mopsjobs.cache.sync.ledger.sync_ledgers`."""
         from mopsjobs.cache.sync.ledger import sync_ledgers
 
-        return self._mirror_more(lambda store, cache: sync_ledgers(store, cache, full=full, now=self._now))
+        return self.mirror_more(lambda store, cache: sync_ledgers(store, cache, full=full, now=self._now))
 
-    def _mirror_more(self, action: Callable[[VersionedStore, sqlite3.Connection], T]) -> T:
+    def mirror_more(self, action: Callable[[VersionedStore, sqlite3.Connection], T]) -> T:
         """Call `action` with the store and the cache. It needs no lock, since concurrent calls are safe."""
         self._embedded.note_missing()
         return self.write(lambda cache: action(self._open_registry().store, cache))

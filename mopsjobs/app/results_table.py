@@ -6,6 +6,7 @@ The first learns the columns and collects the scalars, the second yields the row
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import sqlite3
@@ -17,11 +18,27 @@ from mopsjobs.app.app import App
 from mopsjobs.app.find_job import find_state
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_tasks import JobTasks, find_tasks, never_mirrored_error
+from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
-from mopsjobs.cache.sync.scalars import LEFT_OUT_NUMBER, MAX_KEYS, SCHEMA, CollectedScalars, ScalarReader
+from mopsjobs.cache.sync.scalars import (
+    LEFT_OUT_NUMBER,
+    MAX_KEYS,
+    SCHEMA,
+    CollectedScalars,
+    ScalarReader,
+    mirror_scalars,
+    missing_chunks,
+)
 from mopsjobs.cache.temporary import temporary_database
-from mopsjobs.errors import AmbiguousJobError, JobNotFoundError, NoManifestError, UsageError
+from mopsjobs.errors import (
+    AmbiguousJobError,
+    CacheError,
+    JobNotFoundError,
+    NoManifestError,
+    StoreUnavailableError,
+    UsageError,
+)
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order, path_of
 from mopsjobs.studies.tasks_csv import parameter_columns
@@ -68,19 +85,22 @@ class ScalarColumn(NamedTuple):
 class ResultsTable:
     """Tasks of some jobs, and the scalars of their outputs. It is read within `read_results_table`."""
 
-    def __init__(
-        self, app: App, families: Sequence[Sequence[Member]], collected: CollectedScalars, on_progress: OnProgress
-    ) -> None:
+    def __init__(self, families: Sequence[Sequence[Member]], reader: ScalarReader, collected: CollectedScalars) -> None:
         """Learn the columns, and collect the scalars."""
         self._families = families
         self._collected = collected
-        self._reader = ScalarReader(app.store, collected, on_progress)
+        self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
         self.left_out = 0
         """Scalars that the rows lack, since they are too large; counted while the rows are read."""
         self._learn_tasks()
         for member in itertools.chain.from_iterable(families):
             self._reader.read(member.number, member.job.job_id)
+        if self.tasks_lacking and not collected.has_any():
+            raise StoreUnavailableError(
+                f"The results of {families[0][0].job.job_id} have never been read to this machine.",
+                hint="Read them once with the registry. Only those that its runner summed up are kept.",
+            )
         self._parameters = name_parameters(list(self._parameter_kinds))
         self.parameters = [
             (name, Column(column, frozenset(self._parameter_kinds[name]))) for name, column in self._parameters.items()
@@ -112,9 +132,19 @@ class ResultsTable:
         return self._reader.output_problems
 
     @property
+    def tasks_lacking(self) -> int:
+        """Count the tasks that succeeded and whose scalars the cache lacks, if nothing else could be read."""
+        return self._reader.tasks_lacking
+
+    @property
     def is_full(self) -> bool:
         """Return whether scalars are left out, since there are too many columns."""
         return self._collected.is_full
+
+    def describe_age(self) -> str:
+        """Return the age of the tasks of the newest job in words."""
+        newest = self._families[0][0]
+        return newest.job.describe_age(newest.tasks.ledger)
 
     def problems(self) -> list[str]:
         """Return what the table lacks, as sentences. Complete after the rows were read."""
@@ -123,6 +153,8 @@ class ResultsTable:
             for key, reason in self.chunk_problems
         ]
         sentences += [f"{key} cannot be read: {reason}." for key, reason in self.output_problems]
+        if self.tasks_lacking:
+            sentences.append(f"The cache lacks the results of {pluralize(self.tasks_lacking, 'task')}.")
         if self.left_out:
             sentences.append(
                 f"{pluralize(self.left_out, 'value')} of outputs left out: too long, not finite, or in files that are"
@@ -216,22 +248,23 @@ def scalar_names(keys: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def find_results(names: Iterable[str], app: App) -> list[list[JobTasks]]:
+def find_results(names: Iterable[str], app: App, policy: FreshnessPolicy) -> list[list[JobTasks]]:
     """Find jobs and their ancestors, and mirror their ledgers. Return them by family, the newest job of each first.
 
     Args:
         names: ids, prefixes, or `@latest`.
         app: the run.
+        policy: whether the network may be used. Else the cache tells all.
 
     Raises:
         JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with a name, and are not all of one family.
         NoManifestError: if mops-jobs did not submit a job.
-        StoreError: if the registry cannot be read.
+        StoreError: if the registry cannot be read; offline, if the cache lacks the tasks of a job.
     """
     families: dict[str, dict[str, JobTasks]] = {}
     for name in names:
-        lineage = _lineage(find_state(name, app).job_id, app)
+        lineage = _lineage(name if policy.offline else find_state(name, app).job_id, app, policy)
         families.setdefault(lineage[-1].job_id, {}).update({one.job_id: one for one in lineage})
     return [
         sorted(family.values(), key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)
@@ -239,24 +272,30 @@ def find_results(names: Iterable[str], app: App) -> list[list[JobTasks]]:
     ]
 
 
-def _lineage(job_id: str, app: App) -> list[JobTasks]:
+def _lineage(name: str, app: App, policy: FreshnessPolicy) -> list[JobTasks]:
     """Return a job, its parent, and so on, as far as they exist."""
-    lineage = [find_tasks(job_id, app, FreshnessPolicy())]
-    seen = {job_id}
+    lineage = [find_tasks(name, app, policy)]
+    seen = {lineage[0].job_id}
     while (parent := lineage[-1].job["parent_job_id"]) is not None and parent not in seen:
         seen.add(str(parent))
-        try:
-            found = find_tasks(str(parent), app, FreshnessPolicy())
-        except (JobNotFoundError, AmbiguousJobError, NoManifestError, UsageError):
+        found = None
+        with contextlib.suppress(JobNotFoundError, AmbiguousJobError, NoManifestError, UsageError):
+            found = find_tasks(str(parent), app, policy)
+        # A record may name a prefix, or @latest: that is for users.
+        if found is None or found.job_id != parent:
+            if policy.offline and app.cache.read_cached(lambda cache: is_pruned(cache, str(parent))):
+                raise never_mirrored_error(str(parent))  # the table would lack its tasks
             break
-        if found.job_id != parent:
-            break  # a record may name a prefix, or @latest: that is for users
         lineage.append(found)
     return lineage
 
 
 def read_results_table(
-    families: Sequence[Sequence[JobTasks]], app: App, view: Callable[[ResultsTable], T], on_progress: OnProgress = None
+    families: Sequence[Sequence[JobTasks]],
+    app: App,
+    view: Callable[[ResultsTable], T],
+    policy: FreshnessPolicy,
+    on_progress: OnProgress = None,
 ) -> T:
     """Call `view` with the table of some jobs. It may be called twice: see `CacheAccess`.
 
@@ -266,11 +305,18 @@ def read_results_table(
         families: the result of `find_results`.
         app: the run.
         view: reads the table.
+        policy: that of `find_results`.
         on_progress: called with the number of tasks whose outputs were read one by one.
 
     Raises:
-        StoreError: if the store cannot be read.
+        StoreError: if the store cannot be read; offline, if no results of the jobs are in the cache.
     """
+    # An embedded registry needs no network, but may be gone.
+    is_readable = not policy.offline or (app.settings.is_local and app.embedded.missing_path() is None)
+    problems: list[tuple[str, str]] = []
+    if is_readable:
+        for job in itertools.chain.from_iterable(families):
+            problems += _mirror_scalars(job.job_id, app)
 
     def view_cache(connection: sqlite3.Connection) -> T:
         numbers = itertools.count()
@@ -279,12 +325,26 @@ def read_results_table(
             for family in families
         ]
         with temporary_database(SCHEMA) as database:
-            return view(ResultsTable(app, members, CollectedScalars(database), on_progress))
+            collected = CollectedScalars(database)
+            reader = ScalarReader(connection, (lambda: app.store) if is_readable else None, collected, on_progress)
+            reader.chunk_problems += problems
+            return view(ResultsTable(members, reader, collected))
 
     result = app.cache.read_cached(lambda connection: [view_cache(connection)])
     if result is None:
         raise never_mirrored_error(families[0][0].job_id)
     return result[0]
+
+
+def _mirror_scalars(job_id: str, app: App) -> list[tuple[str, str]]:
+    """Bring the chunks of scalars that the cache lacks into it. Return key and reason of those that cannot be read."""
+    if not app.cache.read_cached(lambda cache: missing_chunks(cache, job_id)):
+        return []
+    try:
+        return app.cache.mirror_more(lambda store, cache: mirror_scalars(store, cache, job_id))
+    except CacheError as error:
+        app.out.warn(f"{error} The outputs of {job_id} are read instead.")
+        return []
 
 
 def error_text(task: ListedTask) -> str | None:

@@ -274,6 +274,12 @@ def m010_usage(db: Database) -> None:
     _create_jobs_view(db, "".join(f", json_extract(usage, '$.{name}') AS {name}" for name in names))
 
 
+@migrations()
+def m011_scalars(db: Database) -> None:
+    """Add the chunk of scalars beside each chunk of attempts, as the store has it, once a table has read it."""
+    db.execute("ALTER TABLE ledger_chunk ADD COLUMN scalars BLOB")
+
+
 def _create_jobs_view(db: Database, more: str = "") -> None:
     """Create the view of jobs, with more columns at its end."""
     fields = (

@@ -70,7 +70,7 @@ CREATE VIEW "counters" AS SELECT name, labels, value FROM counter;
 CREATE VIEW "pruned_jobs" AS SELECT key, version FROM pruned;
 CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL;
 CREATE TABLE ledger (job_id TEXT PRIMARY KEY, looked_at REAL NOT NULL, synced_ts REAL, is_complete INTEGER NOT NULL DEFAULT 0, basis TEXT, problem TEXT, tasks_total INTEGER NOT NULL, parameters TEXT NOT NULL, varying TEXT NOT NULL, task_ranges TEXT) WITHOUT ROWID;
-CREATE TABLE ledger_chunk (name TEXT PRIMARY KEY, job_id TEXT NOT NULL, key TEXT NOT NULL, problem TEXT) WITHOUT ROWID;
+CREATE TABLE ledger_chunk (name TEXT PRIMARY KEY, job_id TEXT NOT NULL, key TEXT NOT NULL, problem TEXT, scalars BLOB) WITHOUT ROWID;
 CREATE INDEX "idx_ledger_chunk_job_id"
     ON "ledger_chunk" ("job_id");
 CREATE TABLE parameter_set (job_id TEXT NOT NULL, first_task INTEGER NOT NULL, tasks INTEGER NOT NULL, param_id TEXT NOT NULL, seed, params TEXT NOT NULL, PRIMARY KEY (job_id, first_task)) WITHOUT ROWID;
@@ -95,4 +95,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm008_ledgers', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm009_failures', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm010_usage', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm011_scalars', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

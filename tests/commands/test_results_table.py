@@ -12,13 +12,11 @@ import pytest
 from mopsjobs.cache.sync import scalars as scalars_module
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
-from mopsjobs.ledger.scalars import encode_scalars, extract_scalars
 from mopsjobs.studies.outputs import output_key
 from support.cli import foreign, key
-from support.ledgers import Ledger, add_job, attempt, put_manifest
+from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars, put_manifest, results_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from mopsjobs.registry.job_registry import JobRegistry
@@ -26,28 +24,6 @@ if TYPE_CHECKING:
     from support.cli import Cli, Remote
 
 HEADER = ["job_id", "task", "param_id", "seed", "status", "seconds", "error"]
-
-
-def leave(jobs: JobRegistry, manifest: Manifest, number: int, *, name: str = "result.json", **scalars: Any) -> None:
-    """Write an output of a task."""
-    task = next(task for task in manifest.study.tasks() if task.number == number)
-    value = json.dumps(scalars).encode()
-    jobs.store.create_if_absent(output_key(manifest.job_id, task, name), value)
-
-
-def leave_chunk(jobs: JobRegistry, job_id: str, outputs: Mapping[int, object], *, number: int = 0) -> str:
-    """Write a chunk of scalars, as a runner does for tasks with such a `result.json`."""
-    tasks = ((task, extract_scalars({"result.json": json.dumps(value).encode()})) for task, value in outputs.items())
-    key = chunk_key(job_id, 0, "ab", number, "scalars")
-    value = encode_scalars(job_id, 0, tasks)
-    assert value is not None
-    assert jobs.store.create_if_absent(key, value)
-    return key
-
-
-def table(cli: Cli, *argv: str) -> list[dict[str, str]]:
-    """Return the table as a reader of CSV finds it."""
-    return list(csv.DictReader(io.StringIO(cli.ok("results", *argv, "--table", "-").out)))
 
 
 def without(rows: list[dict[str, str]], *names: str) -> list[dict[str, str]]:
@@ -61,8 +37,8 @@ def test_each_task_has_a_row_with_parameters_status_and_scalars(cli: Cli, jobs: 
     """Also of a running job, and of tasks that failed or wait."""
     manifest = add_job(jobs, "job", [{"beta": 0.5}, {"beta": 1.5}, {"beta": 2.5}])
     Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
-    leave(jobs, manifest, 0, peak=0.25, fit={"error": 1, "ok": True}, series=[1, 2], note="x")
-    rows = table(cli, "job")
+    leave_output(jobs, manifest, 0, peak=0.25, fit={"error": 1, "ok": True}, series=[1, 2], note="x")
+    rows = results_table(cli, "job")
     assert list(rows[0]) == [
         "job_id", "task", "param_id", "beta", "seed", "status", "seconds", "error", "fit.error", "fit.ok", "note",
         "peak",
@@ -82,7 +58,7 @@ def test_a_table_goes_into_a_file(cli: Cli, jobs: JobRegistry, tmp_path: Path) -
     """It replaces an earlier one. JSON Lines keep types, and lists."""
     manifest = add_job(jobs, "job", [{"beta": [1, {"a": None}], "gamma": None}])
     Ledger(jobs.store)(attempt(0))
-    leave(jobs, manifest, 0, peak=7)
+    leave_output(jobs, manifest, 0, peak=7)
     for name in ("out.csv", "out.csv", "out.jsonl"):
         ran = cli.ok("results", "job", "--table", str(tmp_path / name))
         assert (ran.out, ran.err) == ("", f"1 row in {tmp_path / name}\n")
@@ -94,8 +70,8 @@ def test_a_table_goes_into_a_file(cli: Cli, jobs: JobRegistry, tmp_path: Path) -
 
 def test_a_job_without_a_ledger_is_read_by_its_outputs(cli: Cli, jobs: JobRegistry) -> None:
     manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], status="partial")
-    leave(jobs, manifest, 1, peak=3)
-    assert [(row["status"], row["peak"]) for row in table(cli, "job")] == [("missing", ""), ("succeeded", "3")]
+    leave_output(jobs, manifest, 1, peak=3)
+    assert [(row["status"], row["peak"]) for row in results_table(cli, "job")] == [("missing", ""), ("succeeded", "3")]
 
 
 def test_a_family_is_one_table(cli: Cli, jobs: JobRegistry) -> None:
@@ -103,23 +79,23 @@ def test_a_family_is_one_table(cli: Cli, jobs: JobRegistry) -> None:
     sets = [{"x": number} for number in range(4)]
     parent = add_job(jobs, "job", sets, status="partial")
     Ledger(jobs.store)(attempt(0), attempt(1, "failed"), attempt(2, "failed"), attempt(3, "failed"))
-    leave(jobs, parent, 0, peak=0)
+    leave_output(jobs, parent, 0, peak=0)
     cli.clock.advance(seconds=60)
     child = add_job(jobs, "job.2", sets, only=(1, 2, 3))
     Ledger(jobs.store, "job.2")(attempt(1), attempt(2, "oom"))
-    leave(jobs, child, 1, peak=1)
-    found = [(row["task"], row["job_id"], row["status"], row["peak"]) for row in table(cli, "job.2")]
+    leave_output(jobs, child, 1, peak=1)
+    found = [(row["task"], row["job_id"], row["status"], row["peak"]) for row in results_table(cli, "job.2")]
     assert found == [
         ("0", "job", "succeeded", "0"),
         ("1", "job.2", "succeeded", "1"),
         ("2", "job.2", "oom", ""),
         ("3", "job.2", "waiting", ""),
     ]
-    both = [(row["task"], row["job_id"], row["status"], row["peak"]) for row in table(cli, "job", "job.2")]
+    both = [(row["task"], row["job_id"], row["status"], row["peak"]) for row in results_table(cli, "job", "job.2")]
     assert both == found
-    assert [row["job_id"] for row in table(cli, "job")] == ["job"] * 4
+    assert [row["job_id"] for row in results_table(cli, "job")] == ["job"] * 4
     jobs.update_status("job.2", "cancelled")
-    assert [(row["job_id"], row["status"], row["error"]) for row in table(cli, "job.2")[2:]] == [
+    assert [(row["job_id"], row["status"], row["error"]) for row in results_table(cli, "job.2")[2:]] == [
         ("job.2", "oom", ""),
         ("job", "failed", "ValueError: beta is 0.93"),
     ]
@@ -133,7 +109,7 @@ def test_a_record_names_its_parent_by_its_whole_id_alone(cli: Cli, jobs: JobRegi
     put_manifest(jobs.store, "child", [{"x": 1}])
     record = json.loads(foreign("child", created_at="2026-01-01T10:00:00", parent_job_id=parent))
     jobs.store.create_if_absent(key("child"), json.dumps(record).encode())
-    assert [row["job_id"] for row in table(cli, "child")] == ["child"]
+    assert [row["job_id"] for row in results_table(cli, "child")] == ["child"]
 
 
 def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
@@ -141,8 +117,8 @@ def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
     for job_id, name in (("a", "x"), ("b", "y")):
         manifest = add_job(jobs, job_id, [{name: 1}])
         Ledger(jobs.store, job_id)(attempt(0))
-        leave(jobs, manifest, 0, **{f"{job_id}_out": 2})
-    assert without(table(cli, "b", "a"), "param_id", "seed", "seconds", "error", "task", "status") == [
+        leave_output(jobs, manifest, 0, **{f"{job_id}_out": 2})
+    assert without(results_table(cli, "b", "a"), "param_id", "seed", "seconds", "error", "task", "status") == [
         {"job_id": "b", "x": "", "y": "1", "a_out": "", "b_out": "2"},
         {"job_id": "a", "x": "1", "y": "", "a_out": "2", "b_out": ""},
     ]
@@ -151,8 +127,8 @@ def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
 def test_tasks_with_the_same_outputs_have_the_same_scalars(cli: Cli, jobs: JobRegistry) -> None:
     manifest = add_job(jobs, "job", [{"params": {"x": 1}, "seed": 5}] * 2)
     Ledger(jobs.store)(attempt(0))
-    leave(jobs, manifest, 0, peak=3)
-    assert [(row["status"], row["peak"]) for row in table(cli, "job")] == [("succeeded", "3")] * 2
+    leave_output(jobs, manifest, 0, peak=3)
+    assert [(row["status"], row["peak"]) for row in results_table(cli, "job")] == [("succeeded", "3")] * 2
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -162,9 +138,9 @@ def test_names_that_clash_are_prefixed_never_overwritten(cli: Cli, jobs: JobRegi
     params = {"status": "s", "seed": 7, "beta": 0.5, "params.seed": 8}
     manifest = add_job(jobs, "job", [params], outputs=["result.json", "fit.json"])
     Ledger(jobs.store)(attempt(0))
-    leave(jobs, manifest, 0, beta=1, error="e", peak=2, a={"b": 3}, **{"a.b": 4, "params.status": 5})
-    leave(jobs, manifest, 0, name="fit.json", peak=6, only=7)
-    (row,) = table(cli, "job")
+    leave_output(jobs, manifest, 0, beta=1, error="e", peak=2, a={"b": 3}, **{"a.b": 4, "params.status": 5})
+    leave_output(jobs, manifest, 0, name="fit.json", peak=6, only=7)
+    (row,) = results_table(cli, "job")
     expected = {
         "params.status": "s", "params.params.seed": "7", "params.seed": "8", "beta": "0.5", "result.beta": "1",
         "result.error": "e", "peak": "2", "fit.peak": "6", "only": "7", "result.params.status": "5",
@@ -178,8 +154,8 @@ def test_a_text_like_a_formula_is_made_safe(cli: Cli, jobs: JobRegistry) -> None
     """As in all CSV of mops-jobs, also in the header."""
     manifest = add_job(jobs, "job", [{"=x": "=1+1"}])
     Ledger(jobs.store)(attempt(0))
-    leave(jobs, manifest, 0, **{"@y": "-2+3", "n": -2})
-    (row,) = table(cli, "job")
+    leave_output(jobs, manifest, 0, **{"@y": "-2+3", "n": -2})
+    (row,) = results_table(cli, "job")
     assert (row["'=x"], row["'@y"], row["n"]) == ("'=1+1", "'-2+3", "-2")
 
 
@@ -190,8 +166,8 @@ def test_chunks_spare_the_reads_of_outputs(cli: Cli, jobs: JobRegistry) -> None:
     """No output is there to be read. A task that did not succeed has no scalars, whatever a chunk says."""
     add_job(jobs, "job", [{"x": 1}, {"x": 2}])
     Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
-    leave_chunk(jobs, "job", {0: {"peak": 1}, 1: {"peak": "x", "other": 2}})
-    rows = table(cli, "job")
+    leave_scalars(jobs, "job", {0: {"peak": 1}, 1: {"peak": "x", "other": 2}})
+    rows = results_table(cli, "job")
     assert [row["peak"] for row in rows] == ["1", ""]
     assert "other" not in rows[0]
 
@@ -199,11 +175,12 @@ def test_chunks_spare_the_reads_of_outputs(cli: Cli, jobs: JobRegistry) -> None:
 def test_two_chunks_that_differ_leave_it_to_the_outputs(cli: Cli, jobs: JobRegistry) -> None:
     """Two runs of a shard did the task, and the outputs are of the one that came first."""
     manifest = add_job(jobs, "job", [{"x": 1}])
-    Ledger(jobs.store)(attempt(0), attempt(0, attempt=2))
+    leave_attempts = Ledger(jobs.store)
     for number, peak in enumerate((1, 2, 1)):
-        leave_chunk(jobs, "job", {0: {"peak": peak}}, number=number)
-    leave(jobs, manifest, 0, peak=3)
-    assert [row["peak"] for row in table(cli, "job")] == ["3"]
+        leave_scalars(jobs, "job", {0: {"peak": peak}}, number=number)
+        leave_attempts(attempt(0, attempt=number + 1))
+    leave_output(jobs, manifest, 0, peak=3)
+    assert [row["peak"] for row in results_table(cli, "job")] == ["3"]
 
 
 def test_a_chunk_that_cannot_be_read_is_named(cli: Cli, jobs: JobRegistry) -> None:
@@ -212,7 +189,7 @@ def test_a_chunk_that_cannot_be_read_is_named(cli: Cli, jobs: JobRegistry) -> No
     Ledger(jobs.store)(attempt(0))
     key = chunk_key("job", 0, "ab", 0, "scalars")
     jobs.store.create_if_absent(key, b"theirs")
-    leave(jobs, manifest, 0, peak=3)
+    leave_output(jobs, manifest, 0, peak=3)
     ran = cli.ok("results", "job", "--table", "-")
     assert next(csv.DictReader(io.StringIO(ran.out)))["peak"] == "3"
     assert f"warning: {key} cannot be read (not gzip). The outputs of its tasks were read instead." in " ".join(
@@ -224,8 +201,8 @@ def test_what_is_left_out_is_told_once(cli: Cli, jobs: JobRegistry, monkeypatch:
     monkeypatch.setattr(scalars_module, "MAX_KEYS", 2)
     manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}])
     Ledger(jobs.store)(attempt(0), attempt(1))
-    leave(jobs, manifest, 0, long="x" * 2000, a=1, b=2, c=3)
-    leave_chunk(jobs, "job", {1: {"long": "x" * 2000, "a": 4}})
+    leave_output(jobs, manifest, 0, long="x" * 2000, a=1, b=2, c=3)
+    leave_scalars(jobs, "job", {1: {"long": "x" * 2000, "a": 4}})
     ran = cli.ok("results", "job", "--table", "-")
     rows = list(csv.DictReader(io.StringIO(ran.out)))
     assert [(row["a"], row["b"], "c" in row) for row in rows] == [("1", "2", False), ("4", "", False)]
@@ -240,7 +217,7 @@ def _submitted(remote: Remote, number: int = 3) -> Manifest:
     manifest = add_job(remote.jobs, "job", [{"x": one} for one in range(number)])
     Ledger(remote.store.inner)(*(attempt(one) for one in range(number)))
     for one in range(number):
-        leave(remote.jobs, manifest, one, peak=one)
+        leave_output(remote.jobs, manifest, one, peak=one)
     return manifest
 
 
@@ -258,7 +235,7 @@ def test_an_output_that_the_store_does_not_send_is_named(
         return get(asked)
 
     monkeypatch.setattr(remote.store, "get", refuse)
-    monkeypatch.setattr(remote.store, "scan", lambda prefix: (one._replace(value=None) for one in scan(prefix)))
+    monkeypatch.setattr(remote.store, "scan", lambda *of: (one._replace(value=None) for one in scan(*of)))
     ran = cli("results", "job", "--table", "-")
     assert ran.code == 7
     assert f"warning: {key} cannot be read: The reply was cut." in " ".join(ran.err.split())
@@ -283,8 +260,8 @@ def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> Non
     manifest = add_job(jobs, "job", sets, n_replicates=3, status="partial")
     Ledger(jobs.store)(*(attempt(number) for number in (0, 1, 6)), attempt(2, "failed"))
     for number, peak in ((0, 1), (1, 2.0), (6, 6)):
-        leave(jobs, manifest, number, peak=peak, note="x")
-    rows = table(cli, "job", "--mean", "--quantile", "0.1,0.5")
+        leave_output(jobs, manifest, number, peak=peak, note="x")
+    rows = results_table(cli, "job", "--mean", "--quantile", "0.1,0.5")
     assert without(rows, "param_id") == [
         {"job_id": "job", "x": "1", "tasks": "4", "n": "3", "peak.mean": "3.0", "peak.q0.1": "1.2", "peak.q0.5": "2.0"},
         {"job_id": "job", "x": "2", "tasks": "3", "n": "0", "peak.mean": "", "peak.q0.1": "", "peak.q0.5": ""},
@@ -296,8 +273,8 @@ def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobReg
     """As are those that have the name of a column of a table of tasks."""
     manifest = add_job(jobs, "job", [{"n": 1, "tasks": 2, "seed": 3}])
     Ledger(jobs.store)(attempt(0))
-    leave(jobs, manifest, 0, n=4)
-    (row,) = table(cli, "job", "--mean")
+    leave_output(jobs, manifest, 0, n=4)
+    (row,) = results_table(cli, "job", "--mean")
     assert list(row.items())[2:] == [
         ("params.n", "1"), ("params.tasks", "2"), ("params.seed", "3"), ("tasks", "1"), ("n", "1"),
         ("result.n.mean", "4.0"),
@@ -313,6 +290,7 @@ def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobReg
         (["job", "--table", "out.xlsx"], "invalid table 'out.xlsx': expected a name that ends in .csv, .jsonl or"),
         (["job", "--mean"], "--mean and --quantile need --table FILE."),
         (["job", "job"], "Several jobs need --table FILE."),
+        (["job", "--offline"], "--offline needs --table FILE: the cache has no outputs."),
         (["job", "--table", "-", "--quantile", "2"], "invalid quantiles '2': expected up to 20 numbers from 0 to 1"),
         (["job", "--table", "-", "--quantile", "nan"], "invalid quantiles 'nan'"),
         (["job", "--table", "-", "--quantile", "0.5,.5"], "invalid quantiles '0.5,.5': one comes twice"),

@@ -97,6 +97,7 @@ def test_a_study_runs_and_other_processes_find_it(
         assert there.status(offline=True).status == "partial"
         assert there.tasks(offline=True).rows == tasks
         assert there.failures(offline=True)["groups"] == failures["groups"]
+        assert there.results(offline=True).rows == results.rows
         assert reg.query("SELECT job_id FROM jobs", offline=True).rows == [{"job_id": "py-1"}]
         assert reg.app.settings.is_local or reg.app._store is None, "offline, nothing is opened"
 

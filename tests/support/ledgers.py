@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 from mopsjobs.ledger.format import chunk_key, encode_attempts, parse_attempts, parse_chunk_key
+from mopsjobs.ledger.scalars import encode_scalars, extract_scalars
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.study_parser import parse_study
 from support.cli import START
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.base import VersionedStore
+    from support.cli import Cli
 
 BUNDLE = "sha256:" + "0" * 64
 
@@ -102,3 +107,27 @@ def leave_outputs(store: VersionedStore, manifest: Manifest, *numbers: int) -> N
     for task in manifest.study.tasks():
         if task.number in numbers:
             store.create_if_absent(output_key(manifest.job_id, task, "result.json"), b"{}")
+
+
+def leave_output(
+    jobs: JobRegistry, manifest: Manifest, number: int, *, name: str = "result.json", **scalars: Any
+) -> None:
+    """Write an output of a task."""
+    task = next(task for task in manifest.study.tasks() if task.number == number)
+    value = json.dumps(scalars).encode()
+    jobs.store.create_if_absent(output_key(manifest.job_id, task, name), value)
+
+
+def leave_scalars(jobs: JobRegistry, job_id: str, outputs: Mapping[int, object], *, number: int = 0) -> str:
+    """Write a chunk of scalars, as a runner does for tasks with such a `result.json`."""
+    tasks = ((task, extract_scalars({"result.json": json.dumps(value).encode()})) for task, value in outputs.items())
+    key = chunk_key(job_id, 0, "ab", number, "scalars")
+    value = encode_scalars(job_id, 0, tasks)
+    assert value is not None
+    assert jobs.store.create_if_absent(key, value)
+    return key
+
+
+def results_table(cli: Cli, *argv: str) -> list[dict[str, str]]:
+    """Return the table of `results --table` as a reader of CSV finds it."""
+    return list(csv.DictReader(io.StringIO(cli.ok("results", *argv, "--table", "-").out)))

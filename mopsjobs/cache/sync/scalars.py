@@ -1,20 +1,24 @@
 """Collect the scalars of tasks: from the chunks that runners wrote, else from the outputs of the tasks.
 
-They lie in a temporary SQLite database while a table is made: those of 100,000 tasks would fill the memory. Chunks have
-them in the order in which tasks ended, a table by their numbers. SQLite removes the database.
+A chunk never changes, so the cache keeps each that a table has read, as it is. A later table needs no request for it.
+What is read from outputs is not kept.
+
+While a table is made, its scalars lie in a temporary SQLite database: those of 100,000 tasks would fill the memory.
+Chunks have them in the order in which tasks ended, a table by their numbers. SQLite removes the database.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import NamedTuple
 
 from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
+from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import RecordError
-from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_chunk_key
+from mopsjobs.ledger.format import MAX_CHUNK_BYTES, ChunkKey, parse_chunk_key
 from mopsjobs.ledger.scalars import (
     LEFT_OUT,
     MAX_OUTPUT_BYTES,
@@ -28,7 +32,6 @@ from mopsjobs.store.bulk_reads import bulk_reads
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import scan_outputs
-from mopsjobs.studies.study import Study
 from mopsjobs.utils.table_files import kind_of
 
 CHUNKS = 8
@@ -49,6 +52,9 @@ MAX_PROBLEMS = 1_000
 LEFT_OUT_NUMBER = -1
 """In place of the number of a key: the value is the count of the scalars of a task that are left out."""
 
+NO_CHUNK = b""
+"""In the cache, in place of a chunk that the store does not have: no task beside it has scalars."""
+
 SCHEMA = """
 CREATE TABLE wanted (
     member INTEGER, task INTEGER, param_id TEXT, seed TEXT, PRIMARY KEY (member, task)
@@ -63,10 +69,22 @@ INSERT INTO found VALUES (?, ?, ?)
 ON CONFLICT DO UPDATE SET scalars = CASE WHEN scalars = excluded.scalars THEN scalars END
 """
 
+_NOT_MIRRORED = "SELECT key FROM ledger_chunk WHERE job_id = ? AND scalars IS NULL ORDER BY name"
+
+_MIRRORED = "SELECT key, scalars FROM ledger_chunk WHERE job_id = ? AND scalars != ? ORDER BY name"
+
 _IS_WANTED = "SELECT 1 FROM wanted WHERE member = ? AND task = ?"
 
 _LACKING = """
 SELECT count(*) FROM wanted LEFT JOIN found USING (member, task) WHERE member = ? AND scalars IS NULL
+"""
+
+_SHARE = """
+INSERT OR IGNORE INTO found
+SELECT other.member, other.task, found.scalars
+FROM found JOIN wanted AS one USING (member, task)
+JOIN wanted AS other USING (member, param_id, seed)
+WHERE one.member = ? AND other.task != one.task AND found.scalars IS NOT NULL
 """
 
 _LACKING_OF = """
@@ -108,9 +126,17 @@ class CollectedScalars:
             "INSERT OR REPLACE INTO found VALUES (?, ?, ?)", [(member, task, text) for task in tasks]
         )
 
-    def index_wanted(self) -> None:
-        """Prepare to look for tasks by parameters and seed."""
+    def share_with_duplicates(self, member: int) -> None:
+        """Give the tasks that no chunk has the scalars of a task with the same parameters and seed: it has the outputs.
+
+        From here on, tasks can be looked for by parameters and seed.
+        """
         self._database.execute("CREATE INDEX IF NOT EXISTS by_seed ON wanted (member, param_id, seed)")
+        self._database.execute(_SHARE, (member,))
+
+    def has_any(self) -> bool:
+        """Return whether the scalars of some task were found."""
+        return self._database.execute("SELECT 1 FROM found LIMIT 1").fetchone() is not None
 
     def count_lacking(self, member: int) -> int:
         """Count the tasks whose scalars no chunk has."""
@@ -146,23 +172,73 @@ class CollectedScalars:
         return json.dumps(flat, separators=(",", ":"))
 
 
+def missing_chunks(connection: sqlite3.Connection, job_id: str) -> list[ChunkKey]:
+    """Return the keys of the chunks of scalars that the cache lacks: those that `mirror_scalars` would read."""
+    return [_key_beside(key) for (key,) in connection.execute(_NOT_MIRRORED, (job_id,))]
+
+
+def mirror_scalars(store: VersionedStore, connection: sqlite3.Connection, job_id: str) -> list[tuple[str, str]]:
+    """Bring the chunks of scalars of a job into the cache that lie beside its mirrored chunks of attempts.
+
+    A runner writes the scalars first, so none comes later; through an outbox, one may come a moment later. So the cache
+    notes that there is none only after the ledger is complete.
+
+    Args:
+        store: the store of the registry.
+        connection: the cache, open to write.
+        job_id: the job.
+
+    Returns:
+        Key and reason of each chunk that cannot be read. A later call tries again.
+
+    Raises:
+        StoreError: if the store cannot be read. What was written before stays.
+    """
+    problems = []
+    missing = missing_chunks(connection, job_id)
+    (is_complete,) = connection.execute("SELECT total(is_complete) FROM ledger WHERE job_id = ?", (job_id,)).fetchone()
+    with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
+        for batch in (missing[place : place + CHUNKS] for place in range(0, len(missing), CHUNKS)):
+            rows = []
+            for one, found in zip(batch, fetcher.fetch([one.key for one in batch]), strict=True):
+                if isinstance(found, FailedRead):
+                    problems.append((one.key, found.reason.removeprefix(NOT_READ)))
+                elif found is None:
+                    rows += [(NO_CHUNK, one.name)] if is_complete else []
+                elif len(found.value) > MAX_CHUNK_BYTES:
+                    problems.append((one.key, f"larger than {MAX_CHUNK_BYTES:,} bytes"))
+                else:
+                    rows.append((found.value, one.name))
+            with transaction(connection):
+                connection.executemany("UPDATE ledger_chunk SET scalars = ? WHERE name = ?", rows)
+    return problems
+
+
 class ScalarReader:
-    """Reads the scalars of jobs from a store."""
+    """Reads the scalars of jobs: from chunks in the cache, and what these lack from outputs in the store."""
 
     def __init__(
-        self, store: VersionedStore, collected: CollectedScalars, on_progress: Callable[[int], None] | None = None
+        self,
+        connection: sqlite3.Connection,
+        open_store: Callable[[], VersionedStore] | None,
+        collected: CollectedScalars,
+        on_progress: Callable[[int], None] | None = None,
     ) -> None:
         """Prepare to read.
 
         Args:
-            store: the store of the registry.
+            connection: the cache, with the chunks that `mirror_scalars` brought.
+            open_store: opens the store of the registry; None: outputs are not read.
             collected: takes the scalars.
             on_progress: called with the number of tasks whose outputs were read.
         """
-        self._store = store
+        self._connection = connection
+        self._open_store = open_store
         self._collected = collected
         self._on_progress = on_progress
         self._tasks_read = 0
+        self.tasks_lacking = 0
+        """Tasks that succeeded and whose scalars are in no chunk of the cache, if outputs are not read."""
         self.chunk_problems: list[tuple[str, str]] = []
         """Key and reason of chunks that cannot be read. The outputs of their tasks are read."""
         self.output_problems: list[tuple[str, str]] = []
@@ -181,57 +257,59 @@ class ScalarReader:
         """
         if not self._collected.count_lacking(member):
             return
-        with bulk_reads(self._store), ParallelFetcher.for_store(self._store) as fetcher:
-            self._read_chunks(fetcher, member, job_id)
-            if self._collected.count_lacking(member):
-                self._collected.index_wanted()
-                self._read_outputs(fetcher, member, job_id, load_manifest(self._store, job_id).study)
+        for key, value in self._connection.execute(_MIRRORED, (job_id, NO_CHUNK)):
+            self._add_chunk(member, _key_beside(key), value)
+        if not self._collected.count_lacking(member):
+            return
+        self._collected.share_with_duplicates(member)
+        lacking = self._collected.count_lacking(member)
+        if self._open_store is None:
+            self.tasks_lacking += lacking
+        elif lacking:
+            self._read_outputs(self._open_store(), member, job_id)
 
-    def _read_chunks(self, fetcher: ParallelFetcher, member: int, job_id: str) -> None:
-        keys = ((key, parse_chunk_key(key)) for key in self._store.list_keys(ledger_prefix(job_id)))
-        chunks = ((key, parts) for key, parts in keys if parts is not None and parts.kind == "scalars")
-        while batch := list(islice(chunks, CHUNKS)):
-            for (key, parts), found in zip(batch, fetcher.fetch([key for key, _ in batch]), strict=True):
-                if isinstance(found, FailedRead):
-                    self._note(self.chunk_problems, key, found.reason)
-                elif found is not None:
-                    self._add_chunk(member, key, parts, found.value)
-
-    def _add_chunk(self, member: int, key: str, parts: ChunkKey, value: bytes) -> None:
+    def _add_chunk(self, member: int, key: ChunkKey, value: bytes) -> None:
         try:
-            tasks = parse_scalars(value, parts)
+            tasks = parse_scalars(value, key)
         except RecordError as error:
-            self._note(self.chunk_problems, key, error.reason)
+            self._note(self.chunk_problems, key.key, error.reason)
             return
         for task, scalars in tasks:
             self._collected.add(member, task, scalars)
 
-    def _read_outputs(self, fetcher: ParallelFetcher, member: int, job_id: str, study: Study) -> None:
+    def _read_outputs(self, store: VersionedStore, member: int, job_id: str) -> None:
         """Read the outputs of the tasks that no chunk has. One listing finds them."""
-        tasks = self._lacking_tasks(member, job_id, study)
-        while batch := list(_take(tasks)):
-            entries = [entry for _, outputs in batch for entry in outputs.values() if _is_unread(entry)]
-            values = dict(
-                zip((entry.key for entry in entries), fetcher.fetch([one.key for one in entries]), strict=True)
-            )
-            for numbers, outputs in batch:
-                found: dict[str, bytes | None] = {}
-                for name, entry in outputs.items():
-                    value = values.get(entry.key)
-                    if isinstance(value, FailedRead):
-                        self._note(self.output_problems, entry.key, value.reason)
-                    elif value is not None:
-                        found[name] = value.value
-                    elif not _is_unread(entry):
-                        found[name] = entry.value
-                self._collected.replace(member, numbers, extract_scalars(found))
-            self._tasks_read += len(batch)
-            if self._on_progress is not None:
-                self._on_progress(self._tasks_read)
+        with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
+            tasks = self._lacking_tasks(store, member, job_id)
+            while batch := list(_take(tasks)):
+                self._read_batch(fetcher, member, batch)
 
-    def _lacking_tasks(self, member: int, job_id: str, study: Study) -> Iterator[tuple[list[int], Mapping[str, Entry]]]:
+    def _read_batch(
+        self, fetcher: ParallelFetcher, member: int, batch: Sequence[tuple[list[int], Mapping[str, Entry]]]
+    ) -> None:
+        entries = [entry for _, outputs in batch for entry in outputs.values() if _is_unread(entry)]
+        values = dict(zip((entry.key for entry in entries), fetcher.fetch([one.key for one in entries]), strict=True))
+        for numbers, outputs in batch:
+            found: dict[str, bytes | None] = {}
+            for name, entry in outputs.items():
+                value = values.get(entry.key)
+                if isinstance(value, FailedRead):
+                    self._note(self.output_problems, entry.key, value.reason)
+                elif value is not None:
+                    found[name] = value.value
+                elif not _is_unread(entry):
+                    found[name] = entry.value
+            self._collected.replace(member, numbers, extract_scalars(found))
+        self._tasks_read += len(batch)
+        if self._on_progress is not None:
+            self._on_progress(self._tasks_read)
+
+    def _lacking_tasks(
+        self, store: VersionedStore, member: int, job_id: str
+    ) -> Iterator[tuple[list[int], Mapping[str, Entry]]]:
         """Yield numbers and outputs of the tasks that no chunk has; those with the same outputs together."""
-        outputs_of_job = scan_outputs(self._store, job_id)
+        study = load_manifest(store, job_id).study
+        outputs_of_job = scan_outputs(store, job_id)
         for (param_id, seed), of_task in groupby(outputs_of_job, key=lambda pair: pair[0][:2]):
             outputs = {
                 name: entry for (_, _, name), entry in of_task if may_have_scalars(name) and study.keeps_output(name)
@@ -242,6 +320,13 @@ class ScalarReader:
     def _note(self, problems: list[tuple[str, str]], key: str, reason: str) -> None:
         if len(problems) < MAX_PROBLEMS:
             problems.append((key, reason.removeprefix(NOT_READ)))
+
+
+def _key_beside(key: str) -> ChunkKey:
+    """Return the key of the scalars that lie beside a chunk of attempts."""
+    parts = parse_chunk_key(key)
+    assert parts is not None  # noqa: S101 - the cache has parsed it before
+    return parts._replace(kind="scalars")
 
 
 def _is_unread(entry: Entry) -> bool:

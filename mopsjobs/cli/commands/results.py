@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mopsjobs.app.app import App
 from mopsjobs.app.find_outputs import JobWithOutputs, find_job_with_outputs, read_task_errors
+from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.replicates import ReplicateTable, Statistics, parse_quantiles
 from mopsjobs.app.results_table import ResultsTable, find_results, read_results_table
 from mopsjobs.cli.flags import JOB_HELP, argument_type
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=argument_type(parse_quantiles),
         help="a row per parameter set, with quantiles of each number, like 0.1,0.9",
     )
+    table.add_argument("--offline", action="store_true", help="never use the network: write what the cache has")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
@@ -64,6 +66,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.mean or args.quantile or len(args.jobs) > 1:
         what = "Several jobs" if len(args.jobs) > 1 else "--mean and --quantile"
         raise UsageError(f"{what} need --table FILE.")
+    if args.offline:
+        raise UsageError("--offline needs --table FILE: the cache has no outputs.")
     job = find_job_with_outputs(args.jobs[0], app)
     job_id = job.job_id
     if args.download is not None:
@@ -90,7 +94,8 @@ def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
 def _table(args: argparse.Namespace, app: App) -> Result:
     """Write the table of results."""
     form_of(args.table)
-    families = find_results(args.jobs, app)
+    policy = FreshnessPolicy(offline=args.offline)
+    families = find_results(args.jobs, app, policy)
 
     def view(results: ResultsTable) -> Result:
         table: ResultsTable | ReplicateTable = results
@@ -103,14 +108,15 @@ def _table(args: argparse.Namespace, app: App) -> Result:
         else:
             write_table_file(args.table, table.columns, rows)
         place = "" if args.table == "-" else f" in {args.table}"
-        notes = [pluralize(next(count), "row") + place]
+        age = f"; data: {results.describe_age()}" if args.offline else ""
+        notes = [pluralize(next(count), "row") + place + age]
         if isinstance(table, ReplicateTable) and table.left_out_columns:
             notes.insert(0, f"Not numbers, so without statistics: {join_first(table.left_out_columns)}.")
-        exit_code = EXIT_PARTLY_DONE if results.output_problems else EXIT_DONE
+        exit_code = EXIT_PARTLY_DONE if results.output_problems or results.tasks_lacking else EXIT_DONE
         return Result(notes=notes, warnings=results.problems(), exit_code=exit_code)
 
     with app.out.progress("tasks") as on_progress:
-        result = read_results_table(families, app, view, on_progress)
+        result = read_results_table(families, app, view, policy, on_progress)
     result.warnings = [
         *(warning for family in families for job in family for warning in job.warnings),
         *result.warnings,

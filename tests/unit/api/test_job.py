@@ -8,7 +8,7 @@ import pytest
 
 import mopsjobs as mj
 from support.cli import add, during_sleeps
-from support.ledgers import Ledger, add_job, attempt
+from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import sets_of
 
 if TYPE_CHECKING:
@@ -113,6 +113,25 @@ def test_tasks_and_failures_are_those_of_the_commands(cli: Cli, job: mj.Job) -> 
     assert job.failures()["groups"] == cli.ok("failures", "job", "--json").json["groups"]
     with pytest.raises(mj.UsageError, match="status of a task"):
         job.tasks(status="bad")
+
+
+def test_results_that_were_read_are_there_offline(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
+    """The table has the same rows, and its age. Without a read before, there is none."""
+    add_job(remote.jobs, "job", sets_of(2))
+    Ledger(remote.store.inner)(attempt(0), attempt(1))
+    leave_scalars(remote.jobs, "job", {0: {"peak": 1}, 1: {"peak": 2}})
+    job = reg.job("job")
+    job.tasks()
+    with pytest.raises(mj.StoreUnavailableError, match="have never been read"):
+        _ = job.results(offline=True).rows
+    expected = job.results()
+    assert [row["peak"] for row in expected] == [1, 2]
+    remote.store.down = True
+    cli.clock.advance(minutes=5)
+    found = job.results(offline=True)
+    assert (found.rows, found.age, expected.age) == (expected.rows, "synced 5m ago", "live")
+    with pytest.raises(mj.StoreUnavailableError):
+        job.results()
 
 
 def test_events_are_those_of_the_command(cli: Cli, job: mj.Job) -> None:
