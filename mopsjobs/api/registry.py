@@ -73,19 +73,25 @@ class _SharedApp(App):
 
     def __init__(self, *args: Any, **clocks: Any) -> None:
         super().__init__(*args, **clocks)
-        self._opening = threading.RLock()
+        self._lock, self._pid = threading.RLock(), os.getpid()
 
     @property
     def store(self) -> VersionedStore:
         """Return the store, which only one thread opens."""
-        with self._opening:
+        with self._opening():
             return super().store
 
     @property
     def registry(self) -> JobRegistry:
         """Return the registry, which only one thread opens."""
-        with self._opening:
+        with self._opening():
             return super().registry
+
+    def _opening(self) -> threading.RLock:
+        """Return the lock of this process: in a forked child, no thread would ever release that of its parent."""
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.RLock(), os.getpid()
+        return self._lock
 
 
 class Registry:
