@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import registry_data
-from bench.machine import FILE, Setup, interpreter
+from bench.machine import FILE, ROOT, Setup, interpreter
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
 
@@ -24,6 +24,13 @@ REGISTRY = "https://bench.blob.core.windows.net/job-registry"
 """Nothing is ever sent there: the cache is made without it."""
 
 FLOOR = "import sqlite3, json, argparse"
+
+API = "import mopsjobs as mj\nfor name in mj.__all__: getattr(mj, name)"
+"""A program that uses every name of the Python API."""
+
+API_GOAL = 100.0
+"""Milliseconds of processor time for it, above an interpreter that does nothing."""
+
 RUNS_FACTOR = 5
 """These runs take milliseconds, so there are more of them."""
 
@@ -51,16 +58,21 @@ def run(setup: Setup) -> list[Line]:
         job_id = connection.execute("SELECT max(job_id) FROM jobs").fetchone()[0]
         recent = len(connection.execute(SQL).fetchall())
     floor = Case([interpreter(), "-c", FLOOR], setup.env)
+    api = Case([interpreter(), "-c", API], {**setup.env, "PYTHONPATH": str(ROOT)})
     others = {"python -c pass": Case([interpreter(), "-c", "pass"], setup.env), **_others(setup, small)}
     ours = _commands(setup, small, job_id, recent)
     same = _commands(setup, large, job_id, recent)
     ours["--version"] = Case(*setup.command("--version"))
     runs = setup.runs * RUNS_FACTOR
-    progress(f"reading commands, {runs} rounds of {1 + len(others) + len(ours) + len(same)} processes")
-    in_turn([floor, *others.values(), *ours.values(), *same.values()], runs, setup.directory)
+    progress(f"reading commands, {runs} rounds of {2 + len(others) + len(ours) + len(same)} processes")
+    in_turn([floor, api, *others.values(), *ours.values(), *same.values()], runs, setup.directory)
 
     lines = [Line(f'python -c "{FLOOR}"', _ms(floor), "the floor", 1.0, 1.0)]
     lines += [Line(what, _ms(case), "the floor", *case.ratios_to(floor)) for what, case in others.items()]
+    own_ms = 1000 * (api.cpu_seconds - others["python -c pass"].cpu_seconds)
+    goal = at_most(API_GOAL, own_ms, " ms")
+    name = "import mopsjobs, and all its names: processor time without the interpreter's"
+    lines.append(Line(name, f"{own_ms:.1f} ms", "", None, None, goal))
     for what, case in ours.items():
         ratio, cpu_ratio = case.ratios_to(floor)
         goals = [at_most(limit, ratio, " x") for limit in GOALS.get(what, ())]
