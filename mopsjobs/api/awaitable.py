@@ -141,6 +141,16 @@ class AsyncJob:
         with noting_what_goes_on([self.id], asyncio.CancelledError, "cancelled"):
             return await self.calls.wait(lambda: self.blocking.wait(timeout, interval=interval))
 
+    async def watch(
+        self,
+        timeout: Duration | None = None,  # noqa: ASYNC109 - as for `wait`
+        *,
+        interval: Duration | None = None,
+    ) -> JobInfo:
+        """Show the job until it ends, or until the time is up. See `Job.watch`."""
+        with noting_what_goes_on([self.id], asyncio.CancelledError, "cancelled"):
+            return await self.calls.wait(lambda: self.blocking.watch(timeout, interval=interval))
+
     def as_completed(
         self, timeout: Duration | None = None, *, interval: Duration | None = None
     ) -> AsyncIterator[TaskInfo]:
@@ -148,11 +158,11 @@ class AsyncJob:
         batches = ended_task_batches(self.id, self.registry.blocking.app, timeout, interval)
         return _items(batches, [self.id], self.calls)
 
-    async def results(self, *, mean: bool = False, quantiles: Sequence[float] = ()) -> Table:
+    async def results(self, *, mean: bool = False, quantiles: Sequence[float] = (), offline: bool = False) -> Table:
         """Return the table of results, with its rows. See `Job.results`."""
 
         def read() -> Table:
-            table = self.blocking.results(mean=mean, quantiles=quantiles)
+            table = self.blocking.results(mean=mean, quantiles=quantiles, offline=offline)
             len(table)  # else the loop would wait for the rows
             return table
 

@@ -25,6 +25,7 @@ from mopsjobs.errors import (
 if TYPE_CHECKING:
     from mopsjobs.api.registry import Registry
     from mopsjobs.app.app import App
+    from mopsjobs.app.wait import WaitResult
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.utils.table_files import Column, Row
 
@@ -78,12 +79,35 @@ class Job:
             JobNotFoundError: if the job does not exist.
             StoreUnavailableError: if the time was up while the registry did not answer.
         """
-        from mopsjobs.app.wait import StopCondition, wait_for
+        from mopsjobs.app.wait import wait_for
+
+        return self._wait(wait_for, timeout, interval)
+
+    def watch(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> JobInfo:
+        """Show the job until it ends, or until the time is up, and wait for that as `wait` does.
+
+        A notebook shows what the handle shows, redrawn in place. A terminal has the line of `mops-jobs wait` on stderr.
+
+        Args:
+            timeout: see `wait`.
+            interval: see `wait`.
+
+        Raises:
+            JobNotFoundError: if the job does not exist.
+            StoreUnavailableError: if the time was up while the registry did not answer.
+        """
+        from mopsjobs.api.live_view import wait_with_view
+
+        return self._wait(wait_with_view, timeout, interval)
+
+    def _wait(self, wait: Callable[..., WaitResult], timeout: Duration | None, interval: Duration | None) -> JobInfo:
+        """Return the job at the end of a wait."""
+        from mopsjobs.app.wait import StopCondition
         from mopsjobs.cache.rows import job_json_from_state
 
-        app = self._app
+        app, until = self._app, StopCondition(timeout=seconds_of(timeout))
         with noting_what_goes_on([self.id]):
-            waited = wait_for([self.id], app, StopCondition(timeout=seconds_of(timeout)), interval=seconds_of(interval))
+            waited = wait([self.id], app, until, interval=seconds_of(interval))
         if waited.is_cached:
             return self.status(offline=True)  # with the age of the cache
         return JobInfo(job_json_from_state(waited.states[0], now=app.now().timestamp()), "live")

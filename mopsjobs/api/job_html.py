@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 from mopsjobs.app.app import App
-from mopsjobs.app.find_job import FoundJob, find_job
+from mopsjobs.app.find_job import find_job
 from mopsjobs.app.freshness import FreshnessPolicy
 from mopsjobs.app.job_texts import end_text, failed_tasks_text
 from mopsjobs.errors import JobNotFoundError, MopsJobsError
+
+ASK = "Its status() asks the registry."
 
 
 def job_html(job_id: str, app: App) -> str:
@@ -19,18 +22,25 @@ def job_html(job_id: str, app: App) -> str:
     try:
         # A cell must not hang because a registry does not answer.
         found = find_job(job_id, app, FreshnessPolicy(offline=not app.settings.is_local))
-        lines = _lines(found, app)
-    except JobNotFoundError as error:
-        lines = [escape(str(error) if app.settings.is_local else f"Job {job_id} is not in the cache.")]
     except MopsJobsError as error:
-        lines = [escape(str(error))]
-    return f"<div><b>{escape(job_id)}</b> " + "<br>".join(lines) + "</div>"
+        is_missing = isinstance(error, JobNotFoundError) and not app.settings.is_local
+        why = f"Job {job_id} is not in the cache." if is_missing else str(error)
+        why = why if app.settings.is_local else f"{why} {ASK}"
+        return f"<div><b>{escape(job_id)}</b> {escape(why)}</div>"
+    age = "live" if found.freshness is None else found.freshness.describe_with_staleness()
+    return html_of(found.job, app, age)
 
 
-def _lines(found: FoundJob, app: App) -> list[str]:
-    job = found.job
+def html_of(job: Mapping[str, object], app: App, age: str) -> str:
+    """Return a job as HTML.
+
+    Args:
+        job: the job in its JSON form.
+        app: the run, whose cache tells why tasks failed.
+        age: how old the data is, in words. The time is added, since a notebook is saved with what it shows.
+    """
     suspect = "" if job["suspect"] is None else f" ({job['suspect']})"
-    lines = [escape(f"{job['status']}{suspect}")]
+    lines = [f"<b>{escape(str(job['job_id']))}</b> {escape(str(job['status']) + suspect)}"]
     total, done, failed = (int(str(job[f"tasks_{name}"] or 0)) for name in ("total", "completed", "failed"))
     if total:
         counts = f"{done:,}/{total:,} tasks" + (f", {failed:,} failed" if failed else "")
@@ -38,5 +48,5 @@ def _lines(found: FoundJob, app: App) -> list[str]:
     error = ": ".join(str(job[name]) for name in ("error_code", "error_message") if job[name] is not None)
     texts = {"Done": end_text(job, app.now()), "Failed": failed_tasks_text(job, app), "Error": error or None}
     lines += [f"{title}: {escape(text)}" for title, text in texts.items() if text is not None]
-    age = "live" if found.freshness is None else found.freshness.describe_with_staleness()
-    return [*lines, f"<small>Data: {escape(age)}</small>"]
+    lines.append(f"<small>Data: {escape(age)}; shown at {app.now():%Y-%m-%d %H:%M:%S} UTC</small>")
+    return f"<div>{'<br>'.join(lines)}</div>"

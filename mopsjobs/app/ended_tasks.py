@@ -63,7 +63,8 @@ def ended_tasks(
         StoreAccessError: if the registry refuses the credentials.
         StoreUnavailableError: if the time was up while the registry did not answer.
     """
-    jobs, pauses, reader = WatchedJobs([job_id], app), Pauses(app, timeout, interval), _TaskReader(job_id, app)
+    jobs, pauses = WatchedJobs([job_id], app, app.out), Pauses(app, timeout, interval, app.out)
+    reader = _TaskReader(job_id, app)
     while True:
         outage = jobs.read()
         (state,) = jobs.states

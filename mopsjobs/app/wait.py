@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mopsjobs.app.app import App
@@ -30,7 +30,10 @@ from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import human_duration, human_range, parse_time
 
 if TYPE_CHECKING:
+    from mopsjobs.console.printer import Printer
     from mopsjobs.console.progress_line import ProgressLine
+
+OnRead = Callable[[Sequence[JobState | None], StoreUnavailableError | None], None]
 
 INTERVAL_SECONDS = 5.0
 
@@ -64,7 +67,15 @@ class WaitResult:
     """The registry did not answer at the end, so the cache told it."""
 
 
-def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: float | None = None) -> WaitResult:
+def wait_for(
+    names: Sequence[str],
+    app: App,
+    until: StopCondition,
+    *,
+    interval: float | None = None,
+    out: Printer | None = None,
+    on_read: OnRead | None = None,
+) -> WaitResult:
     """Wait for jobs, and print what changes meanwhile.
 
     While the registry does not answer, the wait goes on until the time is up.
@@ -74,17 +85,22 @@ def wait_for(names: Sequence[str], app: App, until: StopCondition, *, interval: 
         app: the run, whose registry has the jobs.
         until: when to stop.
         interval: seconds between two reads; None for the default of the registry.
+        out: prints what changes; None for the printer of the run.
+        on_read: called after each read with the states so far, and with the outage if the registry did not answer.
 
     Raises:
         OptionError: if the interval is not above zero.
         JobNotFoundError: if there is no job of a name.
         StoreUnavailableError: if the time was up while the registry did not answer.
     """
-    pauses = Pauses(app, until.timeout, interval)
-    with app.out.progress("tasks", clock=app.monotonic) as line:
-        jobs = WatchedJobs(names, app, line)
+    out = out or app.out
+    pauses = Pauses(app, until.timeout, interval, out)
+    with out.progress("tasks", clock=app.monotonic) as line:
+        jobs = WatchedJobs(names, app, out, line)
         while True:
             outage = jobs.read()
+            if on_read is not None:
+                on_read(jobs.states, outage)
             deciding = _deciding_states(jobs.states, until)
             if deciding is not None:
                 result = jobs.result(worst_exit_code(exit_code_of({"status": state.status}) for state in deciding))
@@ -109,7 +125,7 @@ def ended_jobs(
     Raises:
         OptionError, JobNotFoundError, StoreUnavailableError: see `wait_for`.
     """
-    jobs, pauses = WatchedJobs(names, app), Pauses(app, timeout, interval)
+    jobs, pauses = WatchedJobs(names, app, app.out), Pauses(app, timeout, interval, app.out)
     going_on = list(dict.fromkeys(names))
     while True:
         outage = jobs.read()
@@ -147,13 +163,14 @@ def describe_ended(states: Sequence[JobState], app: App) -> tuple[str, ...]:
 class Pauses:
     """The pauses between two reads of the registry, until the time is up."""
 
-    def __init__(self, app: App, timeout: float | None, interval: float | None) -> None:
+    def __init__(self, app: App, timeout: float | None, interval: float | None, out: Printer) -> None:
         """Begin the time.
 
         Args:
             app: the run.
             timeout: it is up after this many seconds; None for no limit.
             interval: seconds between two reads; None for the default of the registry.
+            out: prints an outage, and that the time is up.
 
         Raises:
             OptionError: if the interval is not above zero.
@@ -163,6 +180,7 @@ class Pauses:
         if interval is None:
             interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
         self._app = app
+        self._out = out
         self._interval = interval
         self._timeout = timeout
         self._deadline = None if timeout is None else app.monotonic() + timeout
@@ -181,13 +199,13 @@ class Pauses:
         else:
             pause = self._backoff.next_delay()
             if self._backoff.failures == 1:
-                self._app.out.warn(f"{outage} Trying again until it answers.")
+                self._out.warn(f"{outage} Trying again until it answers.")
         if self._deadline is not None:
             left = self._deadline - self._app.monotonic()
             if left <= 0:
                 if outage is not None:
                     raise outage
-                self._app.out.note(f"Not finished after {human_duration(self._timeout or 0)}.")
+                self._out.note(f"Not finished after {human_duration(self._timeout or 0)}.")
                 return False
             pause = min(pause, left)
         self._app.sleep(pause)
@@ -197,8 +215,9 @@ class Pauses:
 class WatchedJobs:
     """The jobs to wait for, and the last known state of each."""
 
-    def __init__(self, names: Sequence[str], app: App, line: ProgressLine | None = None) -> None:
+    def __init__(self, names: Sequence[str], app: App, out: Printer, line: ProgressLine | None = None) -> None:
         self._app = app
+        self._out = out
         self._line = line
         self._registry = app.registry
         self._last: dict[str, JobState | None] = dict.fromkeys(names)
@@ -245,7 +264,7 @@ class WatchedJobs:
                 source = "" if outage is None else ", as of the last sync: the registry does not answer"
                 left = None if state.is_terminal or source else self._left([state])
                 ahead = "" if left is None else f", {human_range(*left)} left"
-                self._app.out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{ahead}{source}")
+                self._out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{ahead}{source}")
             self._last[name] = state
             self._warn(state, has_ended=has_ended)
         self._show_progress()
@@ -302,7 +321,7 @@ class WatchedJobs:
         self._warned.add(state.job_id)
         why = "its runner on this machine has ended" if has_ended else f"no heartbeat for {human_duration(silent)}"
         resume = command_line("resume", state.job_id)
-        self._app.out.warn(strip_control_characters(f"{state.job_id}: {why}. If its runner is gone: {resume}"))
+        self._out.warn(strip_control_characters(f"{state.job_id}: {why}. If its runner is gone: {resume}"))
 
 
 def _deciding_states(states: list[JobState | None], until: StopCondition) -> list[JobState] | None:

@@ -294,6 +294,11 @@ class Printer:
         return self._env.get("TERM") != "dumb" and stream.isatty()
 
 
+def message_printer(env: Mapping[str, str]) -> Printer:
+    """Return a printer of messages on the stderr of this process, which prints no results."""
+    return Printer(None, sys.stderr, env)
+
+
 def status_style(status: object, suspect: object = None) -> terminal.StyledText:
     """Return a status as a cell in its colour, with the reason why the job is suspect, if it is."""
     text = strip_control_characters(str(status))

@@ -66,6 +66,7 @@ OUTSIDE = {
     "waitress": "web.http_connections",
     "markupsafe": "web.view_models",
     "argparse": "cli",
+    "IPython": "api.live_view",
 }
 """Which of our modules, or packages, may import each of these; they are costly, replaceable, or mark a layer."""
 

@@ -47,6 +47,8 @@ def main() -> list[dict[str, Any]]:
             print(task.number, why, task.scalars["peak"])
         ended: list[mj.Job] = list(reg.as_completed([job]))
         print(ended)
+        seen: mj.JobInfo = job.watch(60, interval=5)
+        job.results(mean=True, offline=True).to_csv(f"{seen.status}.csv")
         table: mj.Table = reg.jobs(status="active", label={"exp": 7}, hours=2, offline=True)
         table.to_csv("jobs.csv")
         with mj.report("nightly-1", total=10, registry=reg) as r:
@@ -56,7 +58,7 @@ def main() -> list[dict[str, Any]]:
 
 WRONG = (
     PROGRAM.replace("workers=4", 'workers="4"')
-    .replace("offline=True", "offlin=True")
+    .replace("hours=2, offline=True", "hours=2, offlin=True")
     .replace('= job.wait("2h")', '= job.wat("2h")')
     .replace("task=3", 'task="3"')
     .replace("await job.tasks(", "job.tasks(")

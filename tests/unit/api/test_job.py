@@ -158,7 +158,7 @@ def test_html_is_escaped_and_has_no_script(job: mj.Job) -> None:
     assert '<b>job</b> partial<br><progress value="3" max="4"></progress> 3/4 tasks, 1 failed' in shown
     assert "Failed: 1: 1 ValueError in model.py:21" in shown
     assert "X: 1 &lt; 2" in shown
-    assert "Data: live" in shown
+    assert "<small>Data: live; shown at 2026-03-01 12:00:00 UTC</small></div>" in shown
     assert "<script" not in shown
 
 
@@ -167,14 +167,16 @@ def test_html_uses_no_network(cli: Cli, remote: Remote) -> None:
     with mj.connect(env=cli.env) as reg:
         remote.store.down = True
         shown = mj.Job(reg, "<a>")._repr_html_()
-    assert shown == "<div><b>&lt;a&gt;</b> The registry has never been synced to this machine.</div>"
+    why = "The registry has never been synced to this machine. Its status() asks the registry."
+    assert shown == f"<div><b>&lt;a&gt;</b> {why}</div>"
 
 
 def test_html_never_takes_the_cache_for_the_registry(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
     """The registry was not asked, so only the cache lacks the job, as after a submission during an outage."""
     add(remote.jobs, "a")
     cli.ok("sync")
-    assert mj.Job(reg, "<b>")._repr_html_() == "<div><b>&lt;b&gt;</b> Job &lt;b&gt; is not in the cache.</div>"
+    expected = "<div><b>&lt;b&gt;</b> Job &lt;b&gt; is not in the cache. Its status() asks the registry.</div>"
+    assert mj.Job(reg, "<b>")._repr_html_() == expected
 
 
 def test_html_knows_that_a_local_registry_has_no_such_job(reg: mj.Registry) -> None:
