@@ -2,7 +2,7 @@
 
 Each run compiles it, so it is short. If this build is unpacked for this Python, and was checked within a week, it runs
 the command. Everything else is in unpack.py. Old Pythons must be able to parse this file, since it tells them that they
-are too old.
+are too old. package.py executes it as well, for `import mopsjobs`.
 """
 
 import sys
@@ -12,7 +12,26 @@ WEEK = 7 * 24 * 3600
 
 
 def main():
-    """Find the unpacked files, or unpack them, and run the command."""
+    """Run the command from the unpacked files."""
+    sys.path[0] = find_site_packages()  # in place of the archive: nothing else is imported from it
+
+    import gc
+
+    # Imported modules are never garbage: do not collect during the import, nor look at them later.
+    gc.disable()
+    from mops_jobs import entry
+
+    gc.freeze()
+    gc.enable()
+    entry()
+
+
+def find_site_packages():
+    """Return the directory of the unpacked files. Unpack them if that was not done yet.
+
+    Raises:
+        SystemExit: if this Python is too old, the archive is damaged, or no directory can be written.
+    """
     if sys.version_info < (3, 11):
         sys.exit(
             "mops-jobs needs Python 3.11 or newer, and this is Python %d.%d (%s)."
@@ -31,20 +50,11 @@ def main():
     except OSError:
         is_checked = False
     if not is_checked or not root or why_unsafe(site_packages):
-        from unpack import unpack
-
-        site_packages = unpack(os.path.dirname(__file__), root, build, mark, why_unsafe)
-    sys.path[0] = site_packages  # in place of the archive: nothing else is imported from it
-
-    import gc
-
-    # Imported modules are never garbage: do not collect during the import, nor look at them later.
-    gc.disable()
-    from mops_jobs import entry
-
-    gc.freeze()
-    gc.enable()
-    entry()
+        names = {"__name__": "unpack"}
+        # Not an import, since a program may have another module of this name.
+        exec(compile(__loader__.get_source("unpack"), "unpack.py", "exec"), names)  # noqa: S102
+        site_packages = names["unpack"](__loader__.archive, root, build, mark, why_unsafe)
+    return site_packages
 
 
 def find_root(env):

@@ -54,6 +54,7 @@ PRUNED = re.compile(
 MAIN = 'exec(compile(__loader__.get_source("bootstrap"), "bootstrap.py", "exec"))\n'
 """The main module of the envelope. zipimport compiles a module twice at each start: once only to find its file name. So
 the main module is one line, and bootstrap.py is compiled once."""
+AZURE = b'__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
 LICENCES = "THIRD_PARTY_LICENSES"
 OURS = ("mops_jobs.py", "mopsjobs")
 OUR_SUFFIXES = {
@@ -121,6 +122,7 @@ def put_in_envelope(app: Path, build_id: str, licences: str, finished: Path) -> 
                 ("__main__.py", MAIN.encode(), zipfile.ZIP_STORED),
                 ("bootstrap.py", bootstrap.encode(), zipfile.ZIP_STORED),
                 ("unpack.py", (here / "unpack.py").read_bytes(), zipfile.ZIP_STORED),
+                ("mopsjobs.py", (here / "package.py").read_bytes(), zipfile.ZIP_STORED),
                 ("app.pyz", app.read_bytes(), zipfile.ZIP_STORED),
                 ("LICENSE", (TREE / "LICENSE").read_bytes(), zipfile.ZIP_DEFLATED),
                 (LICENCES, licences.encode(), zipfile.ZIP_DEFLATED),
@@ -144,8 +146,9 @@ def from_wheels(wheels: list[Path]) -> Iterator[tuple[str, bytes]]:
                 content = archive.read(info)
                 if seen.setdefault(name, content) != content:
                     raise SystemExit(f"{wheel.name}: {name} is also in another wheel, with other content")
-    # Without this, an `azure` package in the user's own site-packages would replace the one in the file.
-    seen.setdefault("azure/__init__.py", b"")
+    # Without this, an `azure` package in the user's own site-packages would replace the one in the file. It keeps
+    # the user's other packages of that name, such as azure.ml, for programs that import mopsjobs from the file.
+    seen.setdefault("azure/__init__.py", AZURE)
     yield from seen.items()
 
 

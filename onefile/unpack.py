@@ -4,7 +4,7 @@ Each file is written under another name and then renamed, and the mark for "comp
 clean-up is needed. Two first runs at the same time write the same bytes twice. The next run completes a killed one, and
 restores files that a cache cleaner removed.
 
-bootstrap.py imports this only if there is something to do.
+bootstrap.py executes this only if there is something to do.
 """
 
 import contextlib
@@ -45,8 +45,6 @@ def unpack(archive: str, root: str, build: str, mark: str, why_unsafe: "Callable
             f"mops-jobs: found no directory to unpack into ({error.strerror or error}). "
             "Set MOPS_JOBS_UNPACK to one that only you can write."
         )
-    except KeyboardInterrupt:
-        sys.exit(130)
     finally:
         os.umask(umask)
 

@@ -221,7 +221,7 @@ def test_version_tells_of_the_file(pyz, home, unpacked):
 
 @pytest.mark.parametrize("python", _pythons())
 def test_every_python_on_this_machine_runs_the_file(python, pyz, home, tmp_path):
-    """From an empty home, and with Azure's client library, whose compiled parts are per Python."""
+    """From an empty home, with Azure's client library, whose compiled parts are per Python. Programs import from it."""
     home["MOPS_JOBS_UNPACK"] = str(tmp_path / "app")
     run = _start(pyz, home, python=python)
     assert (run.returncode, run.stderr) == (0, "")
@@ -236,6 +236,10 @@ def test_every_python_on_this_machine_runs_the_file(python, pyz, home, tmp_path)
         "print(azure.storage.blob.__file__, _openssl.ffi)"
     )
     imported = _run([python, "-c", probe], home)
+    assert imported.returncode == 0, imported.stderr
+    assert imported.stdout.startswith(str(site_packages))
+    probe = "import sys; from mopsjobs.registry import JobRegistry; import mopsjobs; print(mopsjobs.__file__)"
+    imported = _run([python, "-P", "-c", probe], {**home, "PYTHONPATH": str(pyz)})
     assert imported.returncode == 0, imported.stderr
     assert imported.stdout.startswith(str(site_packages))
 
@@ -436,6 +440,58 @@ def test_no_place_to_unpack_is_one_sentence(pyz, home, tmp_path):
     assert "MOPS_JOBS_UNPACK" in run.stderr
 
 
+# --- `import mopsjobs` from the file ----------------------------------------------------------------------------------
+
+MODEL = "def simulate(params, seed):\n    return {'double': 2 * params['x']}\n"
+NOTEBOOK = """
+import sys
+sys.path.insert(0, "mops-jobs.pyz")
+import mopsjobs as mj
+import azure.ml, azure.storage.blob, unpack
+with mj.connect() as reg:
+    job = reg.submit(mj.Study("model:simulate", mj.grid(x=[1, 2]), outputs=["result.json"]), "code", workers=1)
+    job.wait("2m")
+    job.raise_for_status()
+    print([row["double"] for row in job.results()])
+print(mj.__file__, azure.storage.blob.__file__, azure.ml.__file__, unpack.__file__)
+assert not [place for place in sys.path if place.endswith(".pyz")]
+"""
+
+
+def test_a_program_imports_the_package_from_the_file(pyz, home, unpacked, tmp_path):
+    """Jobs run. The modules of the program, and its other packages of Azure, can still be imported."""
+    (tmp_path / "mops-jobs.pyz").symlink_to(pyz)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "model.py").write_text(MODEL)
+    (tmp_path / "environment" / "azure" / "ml").mkdir(parents=True)
+    for name in ("azure/ml/__init__.py", "unpack.py"):
+        (tmp_path / "environment" / name).touch()
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore::ResourceWarning", "-c", NOTEBOOK],
+        cwd=tmp_path,
+        env={**home, "MOPS_JOBS_UNPACK": str(unpacked), "PYTHONPATH": str(tmp_path / "environment")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    results, places = run.stdout.splitlines()
+    assert results == "[2, 4]"
+    inside = [place.startswith(str(_unpacked(unpacked))) for place in places.split()]
+    assert inside == [True, True, False, False]
+
+
+def test_an_import_that_fails_is_an_import_error(home, pyz, tmp_path):
+    """A notebook goes on, and shows the sentence that the command would print."""
+    damaged = tmp_path / "damaged.pyz"
+    damaged.write_bytes(_damaged(pyz))
+    probe = "try:\n    import mopsjobs\nexcept ImportError as error:\n    print(error)"
+    run = _run([sys.executable, "-P", "-c", probe], {**home, "PYTHONPATH": str(damaged)})
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "damaged" in run.stdout
+
+
 # --- first runs ------------------------------------------------------------------------------------------------------
 
 
@@ -483,13 +539,17 @@ def _harm(place):
 
 def test_a_damaged_file_is_refused_in_one_sentence(pyz, home, tmp_path):
     damaged = tmp_path / "damaged.pyz"
-    content = bytearray(pyz.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    damaged.write_bytes(content)
+    damaged.write_bytes(_damaged(pyz))
     run = _start(damaged, home)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.count("\n") == 1
     assert "damaged" in run.stderr
+
+
+def _damaged(pyz):
+    content = bytearray(pyz.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    return content
 
 
 def test_an_old_python_is_told_so_in_one_sentence(pyz, monkeypatch):
