@@ -29,14 +29,6 @@ def _build(output: Path, **kwargs: Any) -> None:
     subprocess.run(command, check=True, capture_output=True, **kwargs)
 
 
-@pytest.fixture(name="packages", scope="module")
-def _packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the wheel and the sdist of this tree, built without the network."""
-    directory = tmp_path_factory.mktemp("packages")
-    _build(directory)
-    return directory
-
-
 @pytest.fixture(name="wheel", scope="module")
 def _wheel(packages: Path) -> dict[str, bytes]:
     """Return the files of the wheel."""

@@ -17,24 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from support.packages import pythons
+
 TREE = Path(__file__).resolve().parents[2]
 PARTS = ("onefile", "mopsjobs", "mops_jobs.py", "requirements.lock", "pyproject.toml", "LICENSE")
-
-
-def _pythons():
-    """Find every CPython from 3.11 in PATH that starts; a version manager's shim may not."""
-    found = {}
-    names = ["python3", *(f"python3.{minor}" for minor in range(11, 20))]
-    for path in [sys.executable, *(shutil.which(n, path=d) for d in os.get_exec_path() for n in names)]:
-        if path is None:
-            continue
-        probe = "import sys; print(sys.implementation.name, '%d.%d.%d' % sys.version_info[:3], sys.executable)"
-        run = subprocess.run([path, "-c", probe], capture_output=True, text=True, check=False)
-        name, _, rest = run.stdout.strip().partition(" ")
-        version, _, executable = rest.partition(" ")
-        if name == "cpython" and tuple(map(int, version.split("."))) >= (3, 11):
-            found.setdefault((version, os.path.realpath(executable)), executable)
-    return [pytest.param(executable, id=version) for (version, _), executable in sorted(found.items())]
 
 
 @pytest.fixture(name="pyz", scope="session")
@@ -219,7 +205,7 @@ def test_version_tells_of_the_file(pyz, home, unpacked):
 # --- where it runs ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("python", _pythons())
+@pytest.mark.parametrize("python", pythons())
 def test_every_python_on_this_machine_runs_the_file(python, pyz, home, tmp_path):
     """From an empty home, with Azure's client library, whose compiled parts are per Python. Programs import from it."""
     home["MOPS_JOBS_UNPACK"] = str(tmp_path / "app")
