@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from mopsjobs.api.task_info import TaskInfo
     from mopsjobs.engines.trust import NotTrustedError
     from mopsjobs.errors import (
+        AmbiguousJobError,
+        CacheError,
+        ConfigError,
+        EngineError,
+        InvalidTransitionError,
         JobBusyError,
         JobCancelledError,
         JobEndError,
@@ -41,19 +46,29 @@ if TYPE_CHECKING:
         JobNotFoundError,
         JobPartialError,
         MopsJobsError,
+        NoManifestError,
+        RecordError,
         StoreAccessError,
         StoreError,
         StoreUnavailableError,
+        TerminalStateError,
+        TooManyRetriesError,
         UsageError,
     )
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store import open_store
+    from mopsjobs.studies.study_parser import StudyError
 
 __all__ = [
+    "AmbiguousJobError",
     "AsyncJob",
     "AsyncRegistry",
+    "CacheError",
     "Cell",
+    "ConfigError",
     "CurrentTask",
+    "EngineError",
+    "InvalidTransitionError",
     "Job",
     "JobBusyError",
     "JobCancelledError",
@@ -66,15 +81,20 @@ __all__ = [
     "JobPartialError",
     "JobRegistry",
     "MopsJobsError",
+    "NoManifestError",
     "NotTrustedError",
+    "RecordError",
     "Registry",
     "Report",
     "StoreAccessError",
     "StoreError",
     "StoreUnavailableError",
     "Study",
+    "StudyError",
     "Table",
     "TaskInfo",
+    "TerminalStateError",
+    "TooManyRetriesError",
     "UsageError",
     "__version__",
     "aconnect",
@@ -103,22 +123,25 @@ _MODULES = {
     "mopsjobs.engines.trust": ("NotTrustedError",),
     "mopsjobs.registry.job_registry": ("JobRegistry",),
     "mopsjobs.store": ("open_store",),
+    "mopsjobs.studies.study_parser": ("StudyError",),
 }
 """The modules that have the public names. `mopsjobs.errors` has all others."""
 
 
-def __getattr__(name: str) -> object:
-    """Look a public name up when it is first used (PEP 562): `import mopsjobs` imports nothing else.
+if not TYPE_CHECKING:  # a type checker would take any name for one that exists
 
-    Raises:
-        AttributeError: if the name does not exist.
-    """
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> object:
+        """Look a public name up when it is first used (PEP 562): `import mopsjobs` imports nothing else.
 
-    module = next((module for module, names in _MODULES.items() if name in names), "mopsjobs.errors")
-    return getattr(import_module(module), name)
+        Raises:
+            AttributeError: if the name does not exist.
+        """
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        module = next((module for module, names in _MODULES.items() if name in names), "mopsjobs.errors")
+        return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

@@ -44,7 +44,7 @@ class Job:
     def __init__(self, registry: Registry, job_id: str) -> None:
         """Make a handle; nothing is read. `Registry.job` also checks that the job exists."""
         self._registry = registry
-        self.id = job_id
+        self.id: str = job_id
         """The full id of the job."""
 
     @property
@@ -242,7 +242,7 @@ class Job:
         read_logs(request, self._app, lambda some: lines.extend(line.text for line in some))
         return lines
 
-    def events(self, kind: str | None = None, *, offline: bool = False) -> list[dict[str, object]]:
+    def events(self, kind: str | None = None, *, offline: bool = False) -> list[dict[str, Any]]:
         """Return the events of the job so far, as `events --json` prints them.
 
         Args:
@@ -300,7 +300,7 @@ class Job:
         age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger)) if offline else "live"
         return Table(f"results of {self.id}", read, age=age)
 
-    def provenance(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, Any]:
         """Return code, study, packages and machines of the job: the document of `provenance --json`.
 
         Raises:

@@ -3,13 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class JobInfo(Mapping[str, Any]):
     """A job at one moment, with the fields of `status --json`, as members and as attributes."""
 
     __slots__ = ("_fields", "age")
+
+    # The fields, for editors and type checkers; a test compares them with the schema.
+    job_id: str
+    status: str | None
+    created_at: str | None
+    updated_at: str | None
+    k8s_name: str | None
+    k8s_namespace: str | None
+    k8s_uid: str | None
+    tasks_total: int | None
+    tasks_completed: int | None
+    error_message: str | None
+    error_code: str | None
+    results_path: str | None
+    expected_outputs: list[Any] | None
+    verified_outputs: list[Any] | None
+    missing_outputs: list[Any] | None
+    tasks_verified: int | None
+    validation_started_at: str | None
+    validation_completed_at: str | None
+    validation_attempts: int | None
+    last_validation_error: str | None
+    metadata: dict[str, Any] | None
+    write_id: str | None
+    revision: int | None
+    transitions: list[dict[str, Any]] | None
+    tasks_failed: int | None
+    heartbeat_at: str | None
+    shards: dict[str, list[int]] | None
+    owner: str | None
+    labels: dict[str, str] | None
+    engine: str | None
+    parent_job_id: str | None
+    usage: dict[str, Any] | None
+    forecast: dict[str, Any] | None
+    progress: float | None
+    is_active: bool | None
+    status_since: str | None
+    started_at: str | None
+    ended_at: str | None
+    duration_seconds: float | None
+    queued_seconds: float | None
+    run_seconds: float | None
+    suspect: str | None
+    cpu_seconds: float | None
+    task_seconds: float | None
+    held_core_seconds: float | None
+    cpu_efficiency: float | None
+    max_rss_bytes: float | None
+    eta_earliest: str | None
+    eta_latest: str | None
+    eta_basis: dict[str, Any] | None
+    stragglers: dict[str, Any] | None
+    engine_says: dict[str, Any]
+    engine_stop: str | None
+    family: dict[str, Any]
 
     def __init__(self, fields: Mapping[str, Any], age: str) -> None:
         """Keep the fields.
@@ -19,7 +75,7 @@ class JobInfo(Mapping[str, Any]):
             age: how old the data is, in words.
         """
         self._fields = dict(fields)
-        self.age = age
+        self.age: str = age
         """How old the data is, in words."""
 
     def __getitem__(self, name: str) -> Any:
@@ -31,10 +87,15 @@ class JobInfo(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._fields)
 
-    def __getattr__(self, name: str) -> Any:
-        if name != "_fields" and name in self._fields:
-            return self._fields[name]
-        raise AttributeError(f"a job has no field {name!r}")
+    if not TYPE_CHECKING:  # a type checker would take any name for a field
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "_fields" and name in self._fields:
+                return self._fields[name]
+            raise AttributeError(f"a job has no field {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._fields]
 
     def __repr__(self) -> str:
         total = self["tasks_total"]

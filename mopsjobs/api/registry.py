@@ -100,7 +100,7 @@ class Registry:
     def __init__(self, app: App) -> None:
         """Use a run; see `connect`."""
         self._open_app: App | None = app
-        self.url = app.settings.registry.value
+        self.url: str = app.settings.registry.value
         """The URL of the registry. It holds no secret."""
 
     @property
@@ -232,7 +232,7 @@ class Registry:
 
         return app.cache.read(view, policy_of(freshness))
 
-    def sync(self, *, full: bool = False) -> dict[str, object] | None:
+    def sync(self, *, full: bool = False) -> dict[str, Any] | None:
         """Mirror the registry into the cache, and return the document of `sync --json`.
 
         Args:

@@ -58,11 +58,11 @@ class Report:
             labels: labels of the job.
             registry: an open registry; None to open one with the settings of the command, for the time of the block.
         """
-        self.id = job_id
+        self.id: str = job_id
         """The id of the job."""
-        self.done = 0
+        self.done: int = 0
         """Steps done so far."""
-        self.total = total
+        self.total: int | None = total
         """Number of steps; None if it is not known."""
         self._fields: dict[str, object] = {"labels": {key: str(value) for key, value in (labels or {}).items()}}
         if owner is not None:

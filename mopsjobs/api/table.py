@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.table_files import (
@@ -19,6 +19,11 @@ from mopsjobs.utils.table_files import (
     typed_columns,
     write_table_file,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+    import polars as pl
+    import pyarrow as pa  # type: ignore[import-untyped]
 
 T = TypeVar("T")
 
@@ -53,7 +58,7 @@ class Table:
     def __init__(self, title: str, read: ReadRows, *, age: str = "live") -> None:
         """Prepare the table; nothing is read yet."""
         self._title = title
-        self.age = age
+        self.age: str = age
         """How old the data is, in words."""
         self._read = read
         self._held: tuple[list[Column], list[list[object]]] | None = None
@@ -94,7 +99,7 @@ class Table:
     def __getitem__(self, place: int) -> dict[str, Any]:
         return dict(zip(self.columns, self._load()[1][place], strict=True))
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> pd.DataFrame:
         """Return a `pandas.DataFrame`. Whole numbers and truth values with nulls have nullable types.
 
         Raises:
@@ -110,7 +115,7 @@ class Table:
             }
         )
 
-    def to_polars(self) -> Any:
+    def to_polars(self) -> pl.DataFrame:
         """Return a `polars.DataFrame`.
 
         Raises:
@@ -119,9 +124,10 @@ class Table:
         polars = import_package("polars", "to_polars()", _INSTALL)
         columns, rows = self._load()
         schema = {column.name: getattr(polars, _OF_POLARS[type_of(column.kinds)]) for column in columns}
-        return polars.DataFrame(typed_columns(columns, rows), schema=schema)
+        frame: pl.DataFrame = polars.DataFrame(typed_columns(columns, rows), schema=schema)
+        return frame
 
-    def to_arrow(self) -> Any:
+    def to_arrow(self) -> pa.Table:
         """Return a `pyarrow.Table`.
 
         Raises:

@@ -2,67 +2,35 @@
 
 from __future__ import annotations
 
+import builtins
+import inspect
+import json
 import os
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+import mopsjobs
 from support.docs import ROOT
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-PROGRAM = '''
-"""A program of a user."""
-import asyncio
-from typing import Any
-
-import mopsjobs as mj
-
-
-async def seconds(study: mj.Study) -> float:
-    async with mj.aconnect("sqlite:///tmp/registry.db") as reg:
-        job: mj.AsyncJob = await reg.submit(study, code=".", workers=4)
-        infos: tuple[mj.JobInfo, mj.JobInfo] = await asyncio.gather(job.wait("2h"), job.wait())
-        table: mj.Table = await job.tasks(status="failed", refresh=True)
-        lines: list[str] = await job.logs(task=3)
-        print(len(infos), table.rows, lines)
-        return sum([task.seconds or 0.0 async for task in job.as_completed()])
-
-
-def main() -> list[dict[str, Any]]:
-    study = mj.Study("model:simulate", mj.grid(beta=[0.1, 0.2]), replicates=10, outputs=["result.json"])
-    with mj.connect("sqlite:///tmp/registry.db", cache="cache.db") as reg:
-        job: mj.Job = reg.submit(study, code=".", workers=4, task_timeout="5m", labels={"exp": 7})
-        info: mj.JobInfo = job.wait("2h")
-        try:
-            job.raise_for_status()
-        except mj.JobPartialError as error:
-            code: int = error.exit_code
-            print(code, info.status)
-        for task in job.as_completed(timeout="2h"):
-            why: str | None = task.error
-            print(task.number, why, task.scalars["peak"])
-        ended: list[mj.Job] = list(reg.as_completed([job]))
-        print(ended)
-        seen: mj.JobInfo = job.watch(60, interval=5)
-        job.results(mean=True, offline=True).to_csv(f"{seen.status}.csv")
-        table: mj.Table = reg.jobs(status="active", label={"exp": 7}, hours=2, offline=True)
-        table.to_csv("jobs.csv")
-        with mj.report("nightly-1", total=10, registry=reg) as r:
-            days: list[int] = [day + 1 for day in r.track(range(10))]
-        return job.tasks(status="failed", refresh=True, limit=len(days)).rows
-'''
-
-WRONG = (
-    PROGRAM.replace("workers=4", 'workers="4"')
-    .replace("hours=2, offline=True", "hours=2, offlin=True")
-    .replace('= job.wait("2h")', '= job.wat("2h")')
-    .replace("task=3", 'task="3"')
-    .replace("await job.tasks(", "job.tasks(")
-)
+PROGRAM = (ROOT / "tests" / "project" / "typed_program.py").read_text(encoding="utf-8")
+MISTAKES = {
+    "an unknown name": ("mj.grid(", "mj.gird("),
+    "an unknown method": ("job.wait(", "job.wat("),
+    "an unknown field": ("info.progress", "info.progres"),
+    "an unknown argument": ("offline=True", "offlin=True"),
+    "a wrong type": ("workers=4", 'workers="4"'),
+    "a wrong type of an option": ('memory="8G"', "memory=8"),
+    "a text that may be missing": ("-> str | None:", "-> str:"),
+    "an unknown attribute of an error": ("error.candidates", "error.candidate"),
+    "a path that is none": ('to_csv("tasks.csv")', "to_csv(7)"),
+}
+"""What a type checker should find, and how to put it into the program."""
 
 LOOK = """
 import sys
@@ -75,24 +43,87 @@ print(*sorted(name for name in set(sys.modules) - before if "." not in name))
 """
 
 
+def test_the_typed_program_has_each_public_name() -> None:
+    """A new name is a promise about types too."""
+    assert {name for name in mopsjobs.__all__ if f"mj.{name}" not in PROGRAM} == set()
+
+
+@pytest.fixture(name="programs", scope="module")
+def _programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with the program, and with one file per mistake."""
+    directory = tmp_path_factory.mktemp("programs")
+    (directory / "right.py").write_text(PROGRAM)
+    for number, (right, wrong) in enumerate(MISTAKES.values()):
+        assert PROGRAM.count(right) >= 1, right
+        (directory / f"wrong_{number}.py").write_text(PROGRAM.replace(right, wrong))
+    return directory
+
+
+def _found_by_mypy(programs: Path, interpreter: Path) -> set[str]:
+    """Return the names of the files in which mypy finds something."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull]
+    command += ["--python-executable", str(interpreter), "--cache-dir", str(programs / "cache"), "."]
+    ran = subprocess.run(command, cwd=programs, capture_output=True, text=True, check=False, timeout=600)
+    assert ran.returncode in {0, 1}, ran.stderr
+    return {line.partition(":")[0] for line in ran.stdout.splitlines() if ": error: " in line}
+
+
+def _found_by_pyright(programs: Path, interpreter: Path) -> set[str]:
+    """Return the names of the files in which pyright finds something in its strict mode."""
+    (programs / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict"}))
+    command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", str(interpreter)]
+    ran = subprocess.run(command, cwd=programs, capture_output=True, text=True, check=False, timeout=600)
+    return {os.path.basename(found["file"]) for found in json.loads(ran.stdout)["generalDiagnostics"]}
+
+
 @pytest.mark.slow
-def test_a_program_of_a_user_is_typed(tmp_path: Path) -> None:
-    """Mypy --strict accepts a program, and finds wrong types, an unknown argument and an unknown method."""
-    for name, program in (("right", PROGRAM), ("wrong", WRONG)):
-        (tmp_path / f"{name}.py").write_text(program)
-    ran = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--follow-imports", "silent",
-         "--cache-dir", str(tmp_path / "cache"), "right.py", "wrong.py"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "MYPYPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )  # fmt: skip
-    found = [line for line in ran.stdout.splitlines() if ": error: " in line]
-    assert all(line.startswith("wrong.py") for line in found), ran.stdout
-    assert len(found) == 6, ran.stdout
+@pytest.mark.parametrize("find", [_found_by_mypy, _found_by_pyright], ids=["mypy", "pyright"])
+def test_a_program_of_a_user_is_typed(
+    find: Callable[[Path, Path], set[str]], programs: Path, interpreter: Path
+) -> None:
+    """Strict checkers accept a program that uses the installed package, and find each mistake in it."""
+    found = find(programs, interpreter)
+    mistakes = {f"wrong_{number}.py": mistake for number, mistake in enumerate(MISTAKES)}
+    assert {mistake for name, mistake in mistakes.items() if name not in found} == set()
+    assert found <= set(mistakes)
+
+
+def test_the_fields_of_a_job_have_the_types_of_its_schema() -> None:
+    """The attributes of `JobInfo` that editors know are the fields of `status --json`."""
+    schema = json.loads((ROOT / "mopsjobs" / "schemas" / "job.json").read_text(encoding="utf-8"))
+    assert mopsjobs.JobInfo.__annotations__ == {name: _type(field) for name, field in schema["properties"].items()}
+
+
+def _type(field: dict[str, Any]) -> str:
+    """Return the type of Python for a field of a schema."""
+    if "enum" in field:
+        return "str | None"
+    kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
+    return " | ".join(_NAMES[kind](field) for kind in kinds)
+
+
+_NAMES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "string": lambda _: "str",
+    "integer": lambda _: "int",
+    "number": lambda _: "float",
+    "boolean": lambda _: "bool",
+    "null": lambda _: "None",
+    "array": lambda field: f"list[{_type(field['items']) if 'items' in field else 'Any'}]",
+    "object": lambda field: (
+        f"dict[str, {_type(field['additionalProperties']) if 'additionalProperties' in field else 'Any'}]"
+    ),
+}
+
+
+def test_errors_that_methods_raise_are_public() -> None:
+    """Each error that the docstring of a public name tells is one import away."""
+    named = set()
+    for name in mopsjobs.__all__:
+        public = getattr(mopsjobs, name)
+        for one in [public, *(vars(public).values() if isinstance(public, type) else ())]:
+            told = inspect.getdoc(one.fget if isinstance(one, property) else one) or ""
+            named |= set(re.findall(r"\b[A-Z]\w+Error\b", told.partition("Raises:")[2]))
+    assert named - set(mopsjobs.__all__) - set(dir(builtins)) == set()
 
 
 def test_the_import_is_light() -> None:
