@@ -70,11 +70,6 @@ class JobState(job_state.JobState):
             object.__setattr__(self, name, dict(getattr(self, name)))
         object.__setattr__(self, "transitions", tuple(dict(step) for step in self.transitions))
 
-    @property
-    def progress_percent(self) -> float | None:
-        """Return the completed tasks in percent; None while the number of tasks is unknown."""
-        return self.tasks_completed / self.tasks_total * 100 if self.tasks_total else None
-
     def copy_with(self, **changes: object) -> Self:
         """Return a copy with other values for some fields, which are checked.
 
@@ -95,7 +90,7 @@ class JobState(job_state.JobState):
 class InMemoryVersionedStore(memory.InMemoryVersionedStore):
     """The store in memory, with keys in a list instead of an iterator, and with `clear`."""
 
-    def list_keys(self, prefix: str = "") -> list[str]:  # type: ignore[override]
+    def list_keys(self, prefix: str = "") -> Any:  # a list; for type checkers also the iterator of the contract
         """Return the keys that start with `prefix`, in ascending order of code points."""
         return list(super().list_keys(prefix))
 

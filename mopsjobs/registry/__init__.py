@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["JobRegistry"]
 
 
-def __getattr__(name: str) -> object:
-    if name == "JobRegistry":
-        from mopsjobs.registry.job_registry import JobRegistry
+if not TYPE_CHECKING:  # a type checker would take any name for one that exists
 
-        return JobRegistry
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name == "JobRegistry":
+            from mopsjobs.registry.job_registry import JobRegistry
+
+            return JobRegistry
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -106,6 +106,11 @@ class JobState:
         """Return True if the job has ended. An unknown status counts as active."""
         return self.status in TERMINAL
 
+    @property
+    def progress_percent(self) -> float | None:
+        """Return the completed tasks in percent; None while the number of tasks is unknown."""
+        return self.tasks_completed / self.tasks_total * 100 if self.tasks_total else None
+
     def evolve(self, **changes: object) -> JobState:
         """Return a copy with other values for some fields."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.cli import command
-from support.docs import DOCUMENTS, ROOT, Example, examples, files_shown, read
+from support.docs import DOCUMENTS, ROOT, Example, examples, files_shown, python_examples, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,8 +90,7 @@ def test_examples_of_the_python_api_run(tmp_path: Path) -> None:
     files = files_shown(PYTHON_API)
     for name, text in files.items():
         (work / name).write_text(text, encoding="utf-8")
-    programs = re.findall(r"^```python\n(.*?)^```$", read(PYTHON_API), re.DOTALL | re.MULTILINE)
-    programs = [program for program in programs if program not in files.values()]
+    programs = python_examples(PYTHON_API)
     assert len(programs) >= 3
     for program in programs:
         script.write_text(program, encoding="utf-8")

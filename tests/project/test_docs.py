@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs import errors
+from mopsjobs import errors, modelops
 from mopsjobs.cli.commands import COMMANDS
 from mopsjobs.registry.job_state import FIELDS
 from support.cli import Cli, command, environment
@@ -123,6 +123,12 @@ def test_the_record_page_has_each_field() -> None:
     table = read("docs/reference/record.md").partition("## Fields")[2].partition("## ")[0]
     cells = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
     assert sorted(name for cell in cells for name in re.findall("`([a-z0-9_]+)`", cell)) == sorted(FIELDS)
+
+
+def test_the_page_of_modelops_has_each_name() -> None:
+    """docs/reference/modelops.md names all that a program of ModelOps finds in `mopsjobs.modelops`."""
+    table = read("docs/reference/modelops.md").partition("| import of ModelOps |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)[`(]", table)) >= set(modelops.__all__)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 import mopsjobs
-from support.docs import ROOT
+from support.docs import ROOT, python_examples
 
 PROGRAM = (ROOT / "tests" / "project" / "typed_program.py").read_text(encoding="utf-8")
+PAGES = ("python-api", "modelops")
 MISTAKES = {
     "an unknown name": ("mj.grid(", "mj.gird("),
     "an unknown method": ("job.wait(", "job.wat("),
@@ -50,8 +51,12 @@ def test_the_typed_program_has_each_public_name() -> None:
 
 @pytest.fixture(name="programs", scope="module")
 def _programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the program, and with one file per mistake."""
+    """Return a directory with the program, with one file per mistake, and with the examples of the documents."""
     directory = tmp_path_factory.mktemp("programs")
+    for page in PAGES:
+        for number, example in enumerate(python_examples(f"docs/reference/{page}.md")):
+            if "def " not in example:  # functions of an example have no types
+                (directory / f"{page.replace('-', '_')}_{number}.py").write_text(example)
     (directory / "right.py").write_text(PROGRAM)
     for number, (right, wrong) in enumerate(MISTAKES.values()):
         assert PROGRAM.count(right) >= 1, right
@@ -70,7 +75,9 @@ def _found_by_mypy(programs: Path, interpreter: Path) -> set[str]:
 
 def _found_by_pyright(programs: Path, interpreter: Path) -> set[str]:
     """Return the names of the files in which pyright finds something in its strict mode."""
-    (programs / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict"}))
+    (programs / "pyrightconfig.json").write_text(
+        json.dumps({"typeCheckingMode": "strict", "reportUnusedImport": False})
+    )
     command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", str(interpreter)]
     ran = subprocess.run(command, cwd=programs, capture_output=True, text=True, check=False, timeout=600)
     return {os.path.basename(found["file"]) for found in json.loads(ran.stdout)["generalDiagnostics"]}
@@ -81,7 +88,7 @@ def _found_by_pyright(programs: Path, interpreter: Path) -> set[str]:
 def test_a_program_of_a_user_is_typed(
     find: Callable[[Path, Path], set[str]], programs: Path, interpreter: Path
 ) -> None:
-    """Strict checkers accept a program that uses the installed package, and find each mistake in it."""
+    """Strict checkers accept it, with the installed package, and the examples. They find each mistake in it."""
     found = find(programs, interpreter)
     mistakes = {f"wrong_{number}.py": mistake for number, mistake in enumerate(MISTAKES)}
     assert {mistake for name, mistake in mistakes.items() if name not in found} == set()

@@ -106,6 +106,13 @@ def files_shown(document: str) -> dict[str, str]:
     return dict(re.findall(r"^`([a-z.]+)`:\n\n```[a-z]+\n(.*?)^```", read(document), re.DOTALL | re.MULTILINE))
 
 
+def python_examples(document: str) -> list[str]:
+    """Return the Python programs of a document that are no files."""
+    programs = re.findall(r"^```python\n(.*?)^```$", read(document), re.DOTALL | re.MULTILINE)
+    files = files_shown(document).values()
+    return [program for program in programs if program not in files]
+
+
 class Example(NamedTuple):
     """One command of a console block, and the output that the document shows below it."""
 

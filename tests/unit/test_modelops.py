@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import mopsjobs
 from mopsjobs import modelops
 from mopsjobs.errors import ConfigError, RecordError, StoreUnavailableError, UsageError
 from mopsjobs.modelops import (
@@ -20,6 +22,7 @@ from mopsjobs.modelops import (
     OutputSpec,
     TerminalStateError,
     ValidationResult,
+    create_with_retry,
     generate_output_manifest,
     get_json,
     reconstruct_task_from_spec,
@@ -80,6 +83,50 @@ def leave(store: InMemoryVersionedStore, manifest: Manifest, count: int) -> None
         store.create_if_absent(output_key("a", task, "out"), b"1")
 
 
+# --- names -----------------------------------------------------------------------------------------------------------
+
+METHODS = {
+    "register_job": ("job_id", "k8s_name", "namespace"),
+    "update_status": ("job_id", "new_status"),
+    "update_progress": ("job_id", "tasks_completed", "tasks_total"),
+    "get_job": ("job_id",),
+    "list_jobs": ("limit", "status_filter", "since"),
+    "finalize_job": ("job_id", "final_status", "results_path", "error_info"),
+    "cancel_job": ("job_id", "reason"),
+    "count_jobs_by_status": (),
+    "get_active_jobs": (),
+    "get_recent_jobs": ("hours",),
+}
+"""The methods of ModelOps' registry, and their arguments in its order."""
+
+
+@pytest.mark.parametrize("kind", [modelops.JobRegistry, mopsjobs.JobRegistry], ids=["modelops", "mopsjobs"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_registry_has_the_methods_of_modelops(kind: type, method: str) -> None:
+    """By these names and in this order, so that a call of ModelOps' programs means the same."""
+    names = tuple(inspect.signature(getattr(kind, method)).parameters)[1:]
+    assert names[: len(METHODS[method])] == METHODS[method]
+    assert {"metadata", "fields"} <= set(inspect.signature(kind.register_job).parameters)  # type: ignore[attr-defined]
+    assert tuple(inspect.signature(kind).parameters)[:2] == ("store", "prefix")
+
+
+def test_the_errors_of_modelops_are_the_same_everywhere() -> None:
+    """`except` means the same by either import. A job that does not exist is a KeyError."""
+    for name in ("JobExistsError", "InvalidTransitionError", "TerminalStateError", "TooManyRetriesError"):
+        assert getattr(modelops, name) is getattr(mopsjobs, name)
+    assert issubclass(mopsjobs.JobNotFoundError, KeyError)
+    with pytest.raises(KeyError):
+        JobRegistry(InMemoryVersionedStore()).update_progress("nothing", tasks_completed=1)
+
+
+def test_records_are_created_and_updated_as_plain_objects(store: InMemoryVersionedStore) -> None:
+    """With the store, the key, and the object or a function of it, in ModelOps' order."""
+    assert create_with_retry(store, "x/1", {"count": 1})
+    assert not create_with_retry(store, "x/1", {"count": 5})
+    assert update_with_retry(store, "x/1", lambda found: found | {"count": 2}) == {"count": 2}
+    assert get_json(store, "x/1") == {"count": 2}
+
+
 # --- states ----------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +143,7 @@ def test_every_method_returns_states_of_this_class(registry: JobRegistry) -> Non
     states = [registry.register_job("a"), registry.update_status("a", "running"), registry.update_progress("a", 1, 4)]
     states += [registry.get_job("a"), *registry.list_jobs(), *registry.get_active_jobs()]  # type: ignore[list-item]
     assert {type(state) for state in states} == {JobState}
-    assert states[-1].progress_percent == 25.0  # type: ignore[attr-defined]
+    assert states[-1].progress_percent == 25.0
 
 
 def test_progress_in_percent_is_none_while_the_total_is_unknown() -> None:
