@@ -45,13 +45,21 @@ class RunnerOptions(TypedDict, total=False):
     shards: int
     """Parts of the job, each a pod. For kubernetes only, as all that follow."""
     image: str
+    """The image of the pods."""
     namespace: str
+    """The namespace of the Job."""
     cpu: str
+    """The processors of each pod, like `4`."""
     memory: str
+    """The memory of each pod, like `8Gi`."""
     secret: str
+    """The Secret with the credentials of the registry."""
     service_account: str
+    """The service account of the pods."""
     parallelism: int
+    """Pods that run at the same time."""
     context: str
+    """The context of the kubeconfig."""
 
 
 def seconds_of(duration: Duration | None) -> float | None:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 
 class JobInfo(Mapping[str, Any]):
-    """A job at one moment, with the fields of `status --json`, as members and as attributes."""
+    """A job at one moment, with the fields of `status --json`, as members and as attributes.
+
+    `info["status"]` and `info.status` are the same. A field that is not known is None.
+    """
 
     __slots__ = ("_fields", "age")
 

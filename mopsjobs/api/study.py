@@ -101,7 +101,7 @@ class Study:
 
     @property
     def tasks_total(self) -> int:
-        """Count the tasks."""
+        """Return the number of tasks."""
         return self.definition.tasks_total
 
     def to_dict(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class ReadRows(Protocol):
 
 
 class Table:
-    """A table with typed columns.
+    """A table with typed columns. It yields its rows as dicts, and takes `len(table)` and `table[0]`, as a list does.
 
     Rows are read when they are first needed, and then kept. `to_csv` and `to_parquet` hold a few thousand rows only,
     unless the rows are kept already. Numbers, texts and truth values are as `results --table` writes them.

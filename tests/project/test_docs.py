@@ -23,9 +23,16 @@ from support.docs import DOCUMENTS, anchors, files_shown, links, read
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("generator", "page"), [("generate_cli", "reference/cli.md"), ("generate_man", "mops-jobs.1")])
-def test_pages_are_what_the_parser_says(generator: str, page: str) -> None:
-    """The command line reference and the man page are what their generators make of the parser."""
+@pytest.mark.parametrize(
+    ("generator", "page"),
+    [
+        ("generate_cli", "reference/cli.md"),
+        ("generate_man", "mops-jobs.1"),
+        ("generate_python", "reference/python-api.md"),
+    ],
+)
+def test_pages_are_what_their_generators_write(generator: str, page: str) -> None:
+    """The command line reference and the man page follow the parser; the reference of Python, the docstrings."""
     spec = importlib.util.spec_from_file_location(generator, ROOT / "docs" / "tools" / f"{generator}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -107,7 +107,7 @@ def files_shown(document: str) -> dict[str, str]:
 
 
 def python_examples(document: str) -> list[str]:
-    """Return the Python programs of a document that are no files."""
+    """Return the Python programs of a document, without the files that it shows."""
     programs = re.findall(r"^```python\n(.*?)^```$", read(document), re.DOTALL | re.MULTILINE)
     files = files_shown(document).values()
     return [program for program in programs if program not in files]
