@@ -23,7 +23,6 @@ from mopsjobs.utils.table_files import (
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
     import polars as pl
-    import pyarrow as pa  # type: ignore[import-untyped]
 
 T = TypeVar("T")
 
@@ -127,7 +126,7 @@ class Table:
         frame: pl.DataFrame = polars.DataFrame(typed_columns(columns, rows), schema=schema)
         return frame
 
-    def to_arrow(self) -> pa.Table:
+    def to_arrow(self) -> Any:  # pyarrow tells no types
         """Return a `pyarrow.Table`.
 
         Raises:

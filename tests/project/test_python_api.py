@@ -21,9 +21,9 @@ from support.docs import ROOT, python_examples
 PROGRAM = (ROOT / "tests" / "project" / "typed_program.py").read_text(encoding="utf-8")
 PAGES = ("python-api", "modelops")
 MISTAKES = {
-    "an unknown name": ("mj.grid(", "mj.gird("),
+    "an unknown name": ("mj.grid(", "mj.grids("),
     "an unknown method": ("job.wait(", "job.wat("),
-    "an unknown field": ("info.progress", "info.progres"),
+    "an unknown field": ("info.progress", "info.progressed"),
     "an unknown argument": ("offline=True", "offlin=True"),
     "a wrong type": ("workers=4", 'workers="4"'),
     "a wrong type of an option": ('memory="8G"', "memory=8"),
