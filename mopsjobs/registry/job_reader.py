@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
 
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError
@@ -99,7 +99,7 @@ class JobReader:
     def list_jobs(
         self,
         limit: int | None = None,
-        status_filter: list[JobStatus] | None = None,
+        status_filter: Collection[str] | None = None,
         since: datetime | None = None,
     ) -> list[JobState]:
         """List jobs from the store, newest first. Costs one listing, and a read per record that the listing lacks.

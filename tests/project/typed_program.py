@@ -113,6 +113,7 @@ def record(url: str) -> int:
     except mj.TooManyRetriesError as error:
         log.warning("%s was lost %d times", error.key, error.attempts)
     found = records.get_job("nightly-2")
+    log.info("%s", [job.job_id for job in records.list_jobs(status_filter=["running", "validating"])])
     return sum(records.count_jobs_by_status().values()) if found == state else 0
 
 
