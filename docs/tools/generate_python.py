@@ -1,4 +1,4 @@
-"""Write the reference in docs/reference/python-api.md from signatures and docstrings; a test compares the two.
+"""Write the reference in docs/reference/python.md from signatures and docstrings; a test compares the two.
 
 The page stays plain Markdown, so that it reads the same on a forge, in an editor and on the site.
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(DOCS.parent))
 import mopsjobs  # noqa: E402 - found by the line above
 from mopsjobs.api import arguments  # noqa: E402
 
-PAGE = DOCS / "reference" / "python-api.md"
+PAGE = DOCS / "reference" / "python.md"
 HEADING = "\n## Reference\n"
 HEAD = """
 Written by `python docs/tools/generate_python.py` from the docstrings. Do not edit. `import mopsjobs` has all

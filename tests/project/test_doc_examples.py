@@ -75,7 +75,7 @@ def test_examples_for_azure_run(azurite: Azurite, tmp_path: Path) -> None:
     _run("docs/guides/azure.md", commands, tmp_path, MOPS_JOBS_REGISTRY=f"azure://{azurite.new_container()}")
 
 
-PYTHON_API = "docs/reference/python-api.md"
+PYTHON_API = "docs/reference/python.md"
 PRINTED = {"update_status": "failed 5 ['pending', 'submitting', 'scheduled', 'running', 'failed']\n"}
 """What an example prints, by a word in it."""
 

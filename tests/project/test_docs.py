@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("generate_cli", "reference/cli.md"),
         ("generate_man", "mops-jobs.1"),
-        ("generate_python", "reference/python-api.md"),
+        ("generate_python", "reference/python.md"),
     ],
 )
 def test_pages_are_what_their_generators_write(generator: str, page: str) -> None:

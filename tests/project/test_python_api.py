@@ -19,7 +19,7 @@ import mopsjobs
 from support.docs import ROOT, python_examples
 
 PROGRAM = (ROOT / "tests" / "project" / "typed_program.py").read_text(encoding="utf-8")
-PAGES = ("python-api", "modelops")
+PAGES = ("python", "modelops")
 MISTAKES = {
     "an unknown name": ("mj.grid(", "mj.grids("),
     "an unknown method": ("job.wait(", "job.wat("),
@@ -56,7 +56,7 @@ def _programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for page in PAGES:
         for number, example in enumerate(python_examples(f"docs/reference/{page}.md")):
             if "def " not in example:  # functions of an example have no types
-                (directory / f"{page.replace('-', '_')}_{number}.py").write_text(example)
+                (directory / f"{page}_{number}.py").write_text(example)
     (directory / "right.py").write_text(PROGRAM)
     for number, (right, wrong) in enumerate(MISTAKES.values()):
         assert PROGRAM.count(right) >= 1, right
