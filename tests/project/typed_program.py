@@ -1,5 +1,6 @@
 """A program of a user with every public name. Type checkers read it, and nothing runs it: see test_python_api.py."""
 
+import asyncio
 import logging
 import sys
 from typing import Any
@@ -30,7 +31,45 @@ def submit(reg: mj.Registry, study: mj.Study) -> mj.Job:
         sys.exit(error.exit_code)
 
 
+def simulate(params: dict[str, Any], seed: int) -> dict[str, float]:
+    task: mj.CurrentTask | None = mj.current()
+    mj.log(seed=seed, attempt=1 if task is None else task.attempt or 1)
+    return {"peak": params["beta"] / params["gamma"]}
+
+
+def submit_cell(reg: mj.Registry) -> mj.Job:
+    cell: mj.Cell = mj.cell(simulate)
+    log.info("%s", cell.source)
+    return reg.submit(mj.Study(cell, mj.grid(beta=[0.1], gamma=[0.3])))
+
+
+def peaks(reg: mj.Registry, jobs: list[mj.Job]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for job in reg.as_completed(jobs, timeout="2h"):
+        for task in job.as_completed(60, interval=5):
+            why: str | None = task.error
+            if why is None:
+                found[task.param_id] = task.scalars["peak"]
+    return found
+
+
+async def seconds_of(study: mj.Study) -> float:
+    async with mj.aconnect("sqlite:///tmp/registry.db") as reg:
+        opened: mj.AsyncRegistry = reg
+        job: mj.AsyncJob = await opened.submit(study, code=".", workers=4)
+        infos: tuple[mj.JobInfo, mj.JobInfo] = await asyncio.gather(job.wait("2h"), job.wait())
+        table: mj.Table = await job.tasks(status="failed", refresh=True)
+        lines: list[str] = await job.logs(task=3)
+        log.info("%d %s %s", len(infos), table.rows, lines)
+        return sum([task.seconds or 0.0 async for task in job.as_completed()])
+
+
+def slowest(job: mj.Job) -> mj.TaskInfo:
+    return max(job.as_completed(), key=lambda task: task.seconds or 0.0)
+
+
 def finish(job: mj.Job) -> list[dict[str, Any]]:
+    log.info("%s", job.watch(60).status)
     info: mj.JobInfo = job.wait("2h", interval=5)
     share: float = info.progress or 0.0
     log.info("%s %s %.0f %% %s", info.job_id, info["status"], 100 * share, info.age)
@@ -126,9 +165,11 @@ def main() -> None:
     with reg:
         job = submit(reg, study_of([0.1, 0.2]))
         print(*finish(job), sep="\n")
+        print(peaks(reg, [job, submit_cell(reg)]), slowest(job).number)
         look(job)
         survey(reg)
         stop(reg, "@latest")
+    asyncio.run(seconds_of(study_of([0.3])))
     nightly(range(10))
     record("memory:")
 
