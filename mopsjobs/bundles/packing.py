@@ -35,6 +35,7 @@ LEFT_OUT = (
     ".mypy_cache/",
     ".pytest_cache/",
     ".ruff_cache/",
+    ".snakemake/",
     ".DS_Store",
 )
 """Files that tools create again: no model needs them, and they would change the digest."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,12 +32,14 @@ _SEPARATOR = "@@ line {} @@"
 def _run(document: str, commands: list[Example], folder: Path, **env: str) -> None:
     """Run commands in one shell, in order, in a home and a directory of their own; compare the output that is shown.
 
-    Three dots stand for any text, a run of blanks for any other.
+    Three dots stand for any text, a run of blanks for any other. `python3` is the Python of the tests, with mopsjobs.
     """
-    (folder / "bin").mkdir()
-    program = folder / "bin" / "mops-jobs"
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n', encoding="utf-8")
-    program.chmod(0o755)
+    programs = folder / "bin"
+    programs.mkdir()
+    python = ["env", f"PYTHONPATH={ROOT}", sys.executable]
+    for name, words in (("mops-jobs", command()), ("python3", python)):
+        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+        (programs / name).chmod(0o755)
     work = folder / "work"
     shutil.copytree(ROOT / "examples", work / "examples")
     for name, text in files_shown(document).items():
@@ -44,7 +50,7 @@ def _run(document: str, commands: list[Example], folder: Path, **env: str) -> No
     ran = subprocess.run(
         ["bash", "-c", script],
         cwd=work,
-        env={"HOME": str(folder), "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", **env},
+        env={"HOME": str(folder), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -73,6 +79,35 @@ def test_examples_for_azure_run(azurite: Azurite, tmp_path: Path) -> None:
     there = azurite.connection_string
     commands = [one._replace(command=one.command.replace("UseDevelopmentStorage=true", there)) for one in block]
     _run("docs/guides/azure.md", commands, tmp_path, MOPS_JOBS_REGISTRY=f"azure://{azurite.new_container()}")
+
+
+ECOSYSTEM = "docs/guides/ecosystem.md"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands use jq")
+def test_the_rule_of_snakemake_finds_its_job_again(tmp_path: Path) -> None:
+    """The shell commands of the rule, as Snakemake runs them: a second run waits for the job of the first."""
+    (shell,) = re.findall(r'shell:\n +"""\n(.*?)"""', files_shown(ECOSYSTEM)["study.smk"], re.DOTALL)
+    rule = Example(0, shell.format(params=SimpleNamespace(job="seir-2"), output="seir.csv"), "")
+    rows, jobs = Example(0, "wc -l < seir.csv", "201"), Example(0, "mops-jobs list --json | jq .total", "1")
+    _run(ECOSYSTEM, [rule, rows, Example(0, "rm seir.csv", ""), rule, rows, jobs], tmp_path)
+
+
+def test_the_metadata_of_datasette_fits_its_tables(tmp_path: Path) -> None:
+    """Each table, column and query of the metadata exists in the copy of an empty cache."""
+    files = files_shown(ECOSYSTEM)
+    with closing(sqlite3.connect(tmp_path / "cache.db")) as cache:
+        cache.executescript((ROOT / "mopsjobs" / "cache" / "schema.sql").read_text(encoding="utf-8"))
+    words = [sys.executable, "-c", files["snapshot.py"], "cache.db", "jobs.db"]
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=60)
+    metadata = json.loads(files["metadata.json"])["databases"]["jobs"]
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as copy:
+        for table, shown in metadata["tables"].items():
+            columns = [*shown["facets"], *([shown["sort_desc"]] if "sort_desc" in shown else [])]
+            copy.execute(f"SELECT {', '.join(f'{table}.{column}' for column in columns)} FROM {table}")
+        for query in metadata["queries"].values():
+            copy.execute(query["sql"], {"job": "seir-1"})
 
 
 PYTHON_API = "docs/reference/python.md"

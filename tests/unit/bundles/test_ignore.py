@@ -75,7 +75,14 @@ def test_the_rules_of_the_directories_above_hold_too_within_a_repository(tmp_pat
 
 
 def test_git_and_virtual_environments_and_leftovers_stay_out(tmp_path: Path) -> None:
-    leftovers = ["__pycache__/m.pyc", "old.pyc", ".DS_Store", ".mypy_cache/f", "sub/.ipynb_checkpoints/f"]
+    leftovers = [
+        "__pycache__/m.pyc",
+        "old.pyc",
+        ".DS_Store",
+        ".mypy_cache/f",
+        ".snakemake/f",
+        "sub/.ipynb_checkpoints/f",
+    ]
     never = [".git/config", "sub/.git", "env/pyvenv.cfg", "env/lib/f", *leftovers]
     root = tree(tmp_path / "tree", dict.fromkeys(["model.py", *never], "x"))
     (root / "empty").mkdir()
