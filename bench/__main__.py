@@ -16,6 +16,7 @@ from bench import (
     machine,
     metrics,
     network,
+    python_api,
     racing,
     recording,
     report,
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "serve": serving.run,
     "abuse": abusing.run,
     "metrics": metrics.run,
+    "python": python_api.run,
     "network": network.run,
 }
 ON_REQUEST = frozenset({"network"})

@@ -47,7 +47,7 @@ class Setup:
         """
         if FILE.is_file():
             return [interpreter(), str(FILE), *words], self.env
-        return [interpreter(), str(ROOT / "mops_jobs.py"), *words], {**self.env, "PYTHONPATH": _packages()}
+        return [interpreter(), str(ROOT / "mops_jobs.py"), *words], {**self.env, "PYTHONPATH": environment_packages()}
 
     def module(self, name: str, *words: str, packages: str | None = None) -> tuple[list[str], dict[str, str]]:
         """Return the command line that runs a module of this checkout, and its environment.
@@ -57,11 +57,12 @@ class Setup:
             words: its arguments.
             packages: the folder with what it imports; None: the one of this environment.
         """
-        path = os.pathsep.join([str(ROOT), packages or _packages()])
+        path = os.pathsep.join([str(ROOT), packages or environment_packages()])
         return [interpreter(), "-m", name, *words], {**self.env, "PYTHONPATH": path}
 
 
-def _packages() -> str:
+def environment_packages() -> str:
+    """Return the folders with the packages of this environment, for PYTHONPATH."""
     return os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
 
 
