@@ -86,10 +86,20 @@ class App:
         return "" if pacer is None else pacer.describe()
 
     def own_files(self) -> list[str]:
-        """Return the files of registry and cache on this machine, whether they exist or not."""
+        """Return the files of registry and cache, and the directory of jobs, whether they exist or not.
+
+        That directory has the unpacked code of each job. If packed, it would double with each job.
+
+        Raises:
+            CacheError: if there is no home directory, and the temporary one is not private.
+        """
+        from mopsjobs.utils.user_dirs import state_directory
+
         paths = [path for path in (self.cache.path, self.embedded.path) if path is not None]
         every = [*paths, *map(os.path.realpath, paths)]
-        return [name for path in every for name in (*file_names(path), path + ".lock")]
+        names = [name for path in every for name in (*file_names(path), path + ".lock")]
+        state = state_directory(self.env)
+        return [*names, state, os.path.realpath(state)]
 
     def document_head(self, schema_version: int, freshness: Freshness) -> dict[str, object]:
         """Return the first fields of a JSON document of what the cache holds: version, age and registry."""

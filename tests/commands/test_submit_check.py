@@ -142,3 +142,18 @@ def test_a_model_outside_the_bundle_is_refused_with_its_place(cli: Cli, tmp_path
     Path(".modelops/manifest.json").write_text('{"wire": "wire.py:call"}')
     Path("wire.py").write_text("def call(entrypoint, params, seed): return {}\n")
     assert "warning" not in cli.ok("submit", "../study.json", "--auto", "--dry-run").err
+
+
+def test_the_code_of_earlier_jobs_is_not_packed(cli: Cli, tmp_path: Path) -> None:
+    """In a directory with the files of mops-jobs, such as a home, a second job has the bundle of the first."""
+    os.chdir(code(tmp_path / "project"))
+    Path("study.json").write_text(json.dumps({"model": "model:simulate", "parameter_sets": [{"x": 1}]}))
+    env = {"XDG_STATE_HOME": str(tmp_path / "project" / "state")}
+
+    def bundle() -> str:
+        return str(cli.ok("submit", "study.json", "--auto", "--dry-run", "--json", **env).json["bundle"])
+
+    first = bundle()
+    cli.ok("submit", "study.json", "--auto", "--wait", **env)
+    assert list(Path("state").rglob("model.py")), "the runner has unpacked the code there"
+    assert bundle() == first
