@@ -1,0 +1,48 @@
+"""Render templates with the values that every page has, and make the links between pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Flask
+
+from mopsjobs import __version__
+from mopsjobs.web import view_models
+from mopsjobs.web.site import Site
+
+
+class Renderer:
+    """The templates of an application, and the shared state that pages read."""
+
+    def __init__(self, app: Flask, site: Site) -> None:
+        self._app = app
+        self.site = site
+
+    def render(self, name: str, number: int, **values: Any) -> str:
+        """Return a page.
+
+        Args:
+            name: the template.
+            number: the number of the last change that the page shows.
+            values: what the template needs besides the head of the page.
+        """
+        site = self.site
+        template = self._app.jinja_env.get_template(name)
+        return template.render(
+            number=number,
+            now=site.app.now().timestamp(),
+            registry=site.app.settings.registry_id,
+            redirected_by=site.app.settings.redirected_by,
+            version=__version__,
+            status_of=view_models.status,
+            job_path=view_models.job_path,
+            **values,
+        )
+
+
+def link(params: list[tuple[str, str]], changes: Mapping[str, str]) -> str:
+    """Return the query string with changed values, without empty ones, and for the first page."""
+    others = [(name, value) for name, value in params if name not in changes and name != "page" and value]
+    return "?" + urlencode([*others, *((name, value) for name, value in changes.items() if value)])
