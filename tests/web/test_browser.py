@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
@@ -23,6 +22,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import json_time, utc_now
 from mopsjobs.web.sse import MAX_STREAMS
+from support.browser import Watched, open_chromium
 from support.cli import Cli, Clock, add, foreign, key, put
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, hostile_record, serving
@@ -35,15 +35,9 @@ expect.set_options(timeout=20_000)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Yield Debian's Chromium, which resolves no name and has no other way out either."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.fail("There is no chromium: run ./build.sh test, which installs it.")
-    with sync_playwright() as playwright:
-        flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+    """Yield Debian's Chromium."""
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -61,34 +55,6 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             jobs.update_status(f"study-{number}", status)
     with serving(cli, "--sync-every", "1s") as server:
         yield server.filled()
-
-
-class Watched:
-    """The forbidden things that a page has done."""
-
-    def __init__(self, page: Page) -> None:
-        self.foreign: list[str] = []
-        self.dialogs: list[str] = []
-        self.errors: list[str] = []
-        page.route("**/*", self._route)
-        page.on("dialog", self._dialog)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-
-    def _route(self, route: Route) -> None:
-        if route.request.url.startswith("http://127.0.0.1:"):
-            route.continue_()
-            return
-        self.foreign.append(route.request.url)
-        route.abort()
-
-    def _dialog(self, dialog: Dialog) -> None:
-        self.dialogs.append(dialog.message)
-        dialog.dismiss()
-
-    def check(self, expected_errors: str = "nothing") -> None:
-        errors = [error for error in self.errors if expected_errors not in error]
-        assert (self.foreign, self.dialogs, errors) == ([], [], [])
 
 
 @pytest.fixture
