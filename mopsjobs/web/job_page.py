@@ -78,7 +78,7 @@ class JobPage:
                 "short": describe_short_name(job_id, whole_id, family),
                 "outputs": _outputs(job),
                 "timeline": _timeline(job, now),
-                "progress": _progress_chart(event_queries.progress_points(connection, whole_id), job["ended_at"]),
+                "progress": progress_chart(event_queries.progress_points(connection, whole_id), job["ended_at"]),
                 "events": [view_models.event(event) for event in sorted(events, key=view_models.event_time)],
                 "cursor": event_queries.make_cursor(cache, newest[-1].seq if newest else 0),
                 "show": kind or "",
@@ -211,7 +211,7 @@ def _timeline_part(names: Sequence[view_models.Status], seconds: float) -> tuple
     return names[0].kind if len(names) == 1 else "unknown", took, strip_control_characters(text)
 
 
-def _progress_chart(points: Sequence[tuple[float, int, int]], ended_at: object) -> dict[str, Any] | None:
+def progress_chart(points: Sequence[tuple[float, int, int]], ended_at: object) -> dict[str, Any] | None:
     """Return progress over time, up to the end of the job; None with less than two points."""
     # A label after the end writes an event too.
     end = math.inf if ended_at is None else parse_time(str(ended_at)).timestamp()
