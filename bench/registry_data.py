@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mopsjobs.registry.job_state import FIELDS, JobState
-from mopsjobs.store.base import Entry, VersionToken
+from mopsjobs.store.base import Entry, VersionToken, WantsValues, always
 from mopsjobs.utils.times import record_time
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class MadeUpStore:
     def get(self, key: str) -> None:
         """Do nothing: each value came with the scan."""
 
-    def scan(self, prefix: str) -> Iterator[Entry]:
+    def scan(self, prefix: str, wants_values: WantsValues = always) -> Iterator[Entry]:
         """Yield all jobs, with their values."""
         for number, state in enumerate(self._states):
             yield Entry(f"{prefix}{state.job_id}/state.json", VersionToken(f"0x{number:X}"), state.to_json())
