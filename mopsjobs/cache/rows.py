@@ -17,6 +17,7 @@ from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
 from mopsjobs.registry.transitions import end_of, reported_steps
 from mopsjobs.registry.usage import job_forecast, usage_json
 from mopsjobs.store.base import VersionToken
+from mopsjobs.utils.text import cut_to_length
 from mopsjobs.utils.times import parse_time, rfc3339
 
 UNREADABLE = "unreadable"
@@ -32,8 +33,11 @@ _COLUMNS = (
     "key", "job_id", "version", "generation", "status", "is_active", "created_ts", "changed_ts", "started_ts",
     "ended_ts", "progress", "status_since", "has_history", "heartbeat_ts", "suspect", "usage", "forecast", "name",
     "namespace", "owner", "record", "tasks_total", "tasks_completed", "outputs_expected", "outputs_verified",
-    "is_validated", "parent_job_id",
+    "is_validated", "parent_job_id", "study", "error",
 )  # fmt: skip
+
+MAX_TEXT = 200
+"""Characters of a study or an error in a row: what a line of a table shows, and what is searched."""
 
 SHOWN_OUTPUTS = 5
 """Outputs that each list of a large record shows: views hold one record at a time in memory."""
@@ -129,11 +133,24 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
     row = (
         key, job_id, version.value, generation, str(state.status), is_active, created, changed, *columns,
         state.k8s_name, state.k8s_namespace, state.owner, record, *_sum_columns(state), state.parent_job_id,
+        study_of(state.metadata), error_of(state.error_code, state.error_message),
     )  # fmt: skip
     labels = tuple((label, text, job_id) for label, text in state.labels.items())
     kind = FOREIGN_VALUE if state.status in TRANSITIONS else UNKNOWN_STATUS
     reason = shorten(". ".join(remarks), MAX_REASON)
     return JobRow(row, labels, Problem(key, kind, reason, version.value) if remarks else None)
+
+
+def study_of(metadata: Mapping[str, object]) -> str | None:
+    """Return what a job computes, `model/scenario`; None if its metadata names neither."""
+    parts = [text for name in ("model", "scenario") if isinstance(text := metadata.get(name), str) and text]
+    return cut_to_length("/".join(parts), MAX_TEXT) or None
+
+
+def error_of(code: str | None, message: str | None) -> str | None:
+    """Return the code of an error and the first line of its message, `OOM: exit code 137`; None if there is neither."""
+    lines = (message or "").strip().splitlines()
+    return cut_to_length(": ".join(filter(None, (code, *lines[:1]))), MAX_TEXT) or None
 
 
 def read_remarks(state: JobState) -> list[str]:

@@ -19,7 +19,7 @@ import sqlite3
 from sqlite_utils import Database, Migrations
 
 from mopsjobs.cache import totals
-from mopsjobs.cache.rows import refilled_columns
+from mopsjobs.cache.rows import error_of, refilled_columns, study_of
 from mopsjobs.errors import RecordError
 from mopsjobs.registry.transitions import reported_steps
 
@@ -278,6 +278,27 @@ def m010_usage(db: Database) -> None:
 def m011_scalars(db: Database) -> None:
     """Add the chunk of scalars beside each chunk of attempts, as the store has it, once a table has read it."""
     db.execute("ALTER TABLE ledger_chunk ADD COLUMN scalars BLOB")
+
+
+@migrations()
+def m012_pages(db: Database) -> None:
+    """Add the study and the error of each job, and indexes with all that panels, groups and counts of a page read."""
+    for name in ("study", "error"):
+        db.execute(f"ALTER TABLE job ADD COLUMN {name} TEXT")
+    changes = []
+    for job_id, text in db.execute("SELECT job_id, record FROM job"):
+        record = json.loads(text)
+        changes.append((study_of(record["metadata"]), error_of(record["error_code"], record["error_message"]), job_id))
+    db.conn.executemany("UPDATE job SET study = ?, error = ? WHERE job_id = ?", changes)
+    db.execute("CREATE INDEX idx_job_study ON job (study, changed_ts, status, is_active)")
+    db.execute("CREATE INDEX idx_job_error ON job (error) WHERE error IS NOT NULL")
+    db.execute("DROP INDEX idx_job_owner_changed_ts")
+    db.execute("CREATE INDEX idx_job_owner_changed_ts ON job (owner, changed_ts, status, is_active)")
+    db.execute("DROP INDEX idx_job_active_tallies")
+    db.execute(
+        "CREATE INDEX idx_job_active_tallies ON job (status, changed_ts, suspect, heartbeat_ts, tasks_total,"
+        " tasks_completed, created_ts, owner, study, forecast) WHERE is_active = 1"
+    )
 
 
 def _create_jobs_view(db: Database, more: str = "") -> None:

@@ -23,15 +23,13 @@ CREATE TABLE "job" (
    "namespace" TEXT,
    "owner" TEXT,
    "record" TEXT NOT NULL
-, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0, parent_job_id TEXT, usage TEXT, forecast TEXT);
+, status_since TEXT, has_history INTEGER NOT NULL DEFAULT 0, heartbeat_ts REAL, suspect TEXT, tasks_total INTEGER NOT NULL DEFAULT 0, tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0, outputs_verified INTEGER NOT NULL DEFAULT 0, is_validated INTEGER NOT NULL DEFAULT 0, parent_job_id TEXT, usage TEXT, forecast TEXT, study TEXT, error TEXT);
 CREATE UNIQUE INDEX "idx_job_key"
     ON "job" ("key");
 CREATE INDEX "idx_job_changed_ts"
     ON "job" ("changed_ts");
 CREATE INDEX "idx_job_status_changed_ts"
     ON "job" ("status", "changed_ts");
-CREATE INDEX "idx_job_owner_changed_ts"
-    ON "job" ("owner", "changed_ts");
 CREATE INDEX idx_job_active ON job (changed_ts) WHERE is_active = 1;
 CREATE TABLE job_label (label TEXT NOT NULL, value TEXT NOT NULL, job_id TEXT NOT NULL, PRIMARY KEY (label, value, job_id)) WITHOUT ROWID;
 CREATE INDEX "idx_job_label_job_id"
@@ -60,7 +58,6 @@ CREATE INDEX "idx_job_name"
 CREATE TABLE tally (status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL, jobs INTEGER NOT NULL, verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL, PRIMARY KEY (status, namespace, owner)) WITHOUT ROWID;
 CREATE VIEW "job_sums" AS SELECT status, namespace, owner, jobs, verified, missing, unchecked FROM tally WHERE jobs > 0;
 CREATE INDEX idx_job_created_ts ON job (created_ts, started_ts, ended_ts, has_history, status, owner, is_active);
-CREATE INDEX idx_job_active_tallies ON job (status, changed_ts, suspect, heartbeat_ts, tasks_total, tasks_completed) WHERE is_active = 1;
 CREATE INDEX "idx_job_generation"
     ON "job" ("generation");
 CREATE INDEX idx_job_ended ON job (ended_ts) WHERE is_active = 0;
@@ -85,6 +82,10 @@ CREATE VIEW "ledger_problems" AS SELECT job_id, key, problem AS reason FROM ledg
 CREATE TABLE failure_summary (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX idx_job_usage ON job (created_ts, status, owner, usage) WHERE usage IS NOT NULL;
 CREATE VIEW "jobs" AS SELECT job_id, status, is_active, progress, owner, name AS k8s_name, namespace AS k8s_namespace, json_extract(record, '$.k8s_uid') AS k8s_uid, json_extract(record, '$.updated_at') AS updated_at, json_extract(record, '$.created_at') AS created_at, json_extract(record, '$.tasks_total') AS tasks_total, json_extract(record, '$.tasks_completed') AS tasks_completed, json_extract(record, '$.tasks_failed') AS tasks_failed, json_extract(record, '$.error_message') AS error_message, json_extract(record, '$.error_code') AS error_code, json_extract(record, '$.results_path') AS results_path, json_extract(record, '$.engine') AS engine, json_extract(record, '$.parent_job_id') AS parent_job_id, json_extract(record, '$.heartbeat_at') AS heartbeat_at, json_extract(record, '$.metadata') AS metadata, json_extract(record, '$.labels') AS labels, json_extract(record, '$.transitions') AS transitions, created_ts, started_ts, ended_ts, changed_ts, json_extract(usage, '$.cpu_seconds') AS cpu_seconds, json_extract(usage, '$.task_seconds') AS task_seconds, json_extract(usage, '$.held_core_seconds') AS held_core_seconds, json_extract(usage, '$.max_rss_bytes') AS max_rss_bytes FROM job;
+CREATE INDEX idx_job_study ON job (study, changed_ts, status, is_active);
+CREATE INDEX idx_job_error ON job (error) WHERE error IS NOT NULL;
+CREATE INDEX idx_job_owner_changed_ts ON job (owner, changed_ts, status, is_active);
+CREATE INDEX idx_job_active_tallies ON job (status, changed_ts, suspect, heartbeat_ts, tasks_total, tasks_completed, created_ts, owner, study, forecast) WHERE is_active = 1;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
@@ -96,4 +97,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm009_failures', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm010_usage', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm011_scalars', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm012_pages', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

@@ -73,7 +73,7 @@ FILTERS = {
     "--sort owner,-name": "old-running night-3 night-1 old-failed night-2",
     "--sort created": "old-failed old-running night-1 night-2 night-3",
     "--sort -updated,name": "night-3 night-1 night-2 old-failed old-running",
-    "--sort status,name": "night-3 old-failed night-1 old-running night-2",
+    "--sort status,name": "old-failed night-1 old-running night-3 night-2",
     "--sort -progress,name": "night-1 night-2 night-3 old-failed old-running",
 }
 

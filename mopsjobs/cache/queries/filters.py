@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
+from collections.abc import Iterator
 
 from mopsjobs.errors import UsageError
-from mopsjobs.registry.status import ACTIVE
+from mopsjobs.registry.status import ACTIVE, BEFORE_RUNNING
 from mopsjobs.utils.text import compile_pattern, invalid_choice
+
+URGENCY = ("failed", "partial", "running", "validating", "scheduled", "submitting", "pending", "cancelled", "succeeded")
+"""The statuses in the order in which they need attention. One that this version does not know comes before all."""
 
 SORTS = {
     "updated": "changed_ts",
     "created": "created_ts",
     "name": "job_id",
-    "status": "status",
+    "status": f"instr('{' '.join(URGENCY)}', status)",
     "owner": "owner",
     "progress": "progress",
     "duration": "coalesce(ended_ts, 1e12) - created_ts",
@@ -22,22 +27,48 @@ SORTS = {
 
 DEFAULT_SORT = "-updated"
 
+MANY = 1000
+"""Rows that match a search, from which on they are looked up instead of read one by one."""
+
 Condition = tuple[str, list[object]]
 
-# Each SELECT reads an index; an OR over the rows would read every record. Owners come from the sums.
-_TEXT_MATCHES = (
-    r"SELECT rowid FROM job WHERE job_id LIKE ? ESCAPE '\' UNION SELECT rowid FROM job WHERE name LIKE ? ESCAPE '\'"
-    r" UNION SELECT rowid FROM job WHERE owner IN (SELECT owner FROM tally WHERE owner LIKE ? ESCAPE '\')"
-    r" UNION SELECT job.rowid FROM job_label CROSS JOIN job USING (job_id) WHERE job_label.value LIKE ? ESCAPE '\'"
+IS_WAITING = "status IN (" + ", ".join(f"'{status}'" for status in sorted(BEFORE_RUNNING)) + ")"
+
+PHASES = {
+    "running": f"is_active = 1 AND NOT {IS_WAITING}",
+    "waiting": f"is_active = 1 AND {IS_WAITING}",
+    "ended": "NOT is_active",
+}
+"""What a job is doing, as conditions. A status that this version does not know counts as running.
+
+The last one is written so that no partial index fits it: the index of another condition is better.
+"""
+
+IS_OPEN = (
+    "status IN ('failed', 'partial') AND NOT EXISTS (SELECT 1 FROM job AS child"
+    " WHERE child.parent_job_id = job.job_id AND child.status != 'cancelled')"
 )
+"""The condition for a failure that no resume has taken up. Of a family, its newest job alone may be one."""
+
+# Each SELECT reads an index; an OR over the rows would read every record. Owners come from the sums.
+_ERROR_MATCHES = r"SELECT rowid FROM job INDEXED BY idx_job_error WHERE error IS NOT NULL AND error LIKE ? ESCAPE '\'"
+
+_TEXT_MATCHES = rf"""
+    SELECT rowid FROM job WHERE job_id LIKE ? ESCAPE '\'
+    UNION SELECT rowid FROM job WHERE name LIKE ? ESCAPE '\'
+    UNION SELECT rowid FROM job WHERE owner IN (SELECT owner FROM tally WHERE owner LIKE ? ESCAPE '\')
+    UNION SELECT job.rowid FROM job_label CROSS JOIN job USING (job_id) WHERE job_label.value LIKE ? ESCAPE '\'
+    UNION SELECT rowid FROM job WHERE study LIKE ? ESCAPE '\'
+    UNION {_ERROR_MATCHES}
+"""  # noqa: S608 - constants
 
 
 class Filter:
     """Conditions on jobs. Every condition that is set must hold; within a condition, any of its values will do."""
 
     __slots__ = (
-        "ended_since", "keeps_active", "labels", "match", "name", "namespace", "owner", "silent_since", "since",
-        "statuses", "text", "until",
+        "ended_since", "error", "found", "is_open", "keeps_active", "labels", "match", "name", "namespace", "owner",
+        "params", "phase", "silent_since", "since", "statuses", "study", "text", "until",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - one argument a condition, all by name
@@ -68,7 +99,8 @@ class Filter:
             owner: belongs to this owner, or to one of these, separated by commas.
             silent_since: active and suspect: marked so, or without a heartbeat since this time.
             ended_since: ended at or after this time, or still active, as in the charts.
-            text: the id, the Kubernetes name, the owner or the value of a label contains it, in any ASCII case.
+            text: the id, the Kubernetes name, the owner, the study, the error or the value of a label contains it,
+                in any ASCII case.
 
         Raises:
             UsageError: if `match` is not a regular expression.
@@ -84,6 +116,18 @@ class Filter:
         self.silent_since = silent_since
         self.ended_since = ended_since
         self.text = text
+        self.study: str | None = None
+        """Of this study, or of one of these, separated by commas."""
+        self.error: str | None = None
+        """The error contains this text, in any ASCII case."""
+        self.params: tuple[tuple[str, str | None, float | str | None], ...] = ()
+        """A parameter set meets each of these: a parameter, and if it is not None, an operator and a value."""
+        self.is_open = False
+        """Failed or partial, and not resumed; see `IS_OPEN`."""
+        self.phase: str | None = None
+        """A name of `PHASES`."""
+        self.found: int | None = None
+        """The number of rows that `text` and `error` match, within `searching`."""
         self.keeps_active = True
         """Whether active jobs pass a window whenever they changed, as in a listing."""
         if match is not None:
@@ -110,6 +154,11 @@ class Filter:
             inside,
             (f"changed_ts < ? AND is_active = 1 AND {condition}", [self.since, *values]),
         ]
+
+    def searches(self) -> list[Condition]:
+        """Return queries, with their parameters, for rows that contain what is searched: all must find a row."""
+        searched = ((self.text, _TEXT_MATCHES), (self.error, _ERROR_MATCHES))
+        return [(sql, [_containing(text)] * sql.count("?")) for text, sql in searched if text is not None]
 
     def _condition(self) -> Condition:
         conditions: list[str] = []
@@ -145,10 +194,45 @@ class Filter:
             add("is_active = 1 AND (suspect IS NOT NULL OR heartbeat_ts < ?)", self.silent_since)
         if self.ended_since is not None:
             add("(is_active = 1 OR ended_ts >= ?)", self.ended_since)
-        if self.text is not None:
-            pattern = "%" + re.sub(r"([\\%_])", r"\\\1", self.text) + "%"
-            add(f"rowid IN ({_TEXT_MATCHES})", *[pattern] * _TEXT_MATCHES.count("?"))
+        for condition, parameters in self._page_conditions():
+            add(condition, *parameters)
         return " AND ".join(conditions) or "true", values
+
+    def _page_conditions(self) -> Iterator[Condition]:
+        """Yield the conditions that only the page of jobs has."""
+        if self.study is not None:
+            condition, *values = _is_one_of("study", self.study)
+            yield condition, list(values)
+        for name, sign, value in self.params:
+            yield _has_parameter(name, sign, value)
+        if self.is_open:
+            yield IS_OPEN, []
+        if self.phase is not None:
+            yield PHASES[self.phase], []
+        if self.found is not None:
+            # `+`: if many rows match, the index of another condition, or of the order, is better.
+            yield "+" * (self.found > MANY) + "rowid IN (SELECT id FROM temp.found)", []
+        else:
+            yield from ((f"rowid IN ({matches})", values) for matches, values in self.searches())
+
+
+def _containing(text: str) -> str:
+    """Return the pattern of LIKE for texts that contain a text."""
+    return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
+
+
+def _has_parameter(name: str, sign: str | None, value: float | str | None) -> Condition:
+    """Return the condition that a parameter set of a job meets a condition. Only jobs with a mirrored study do."""
+    has = "EXISTS (SELECT 1 FROM json_each(ledger.parameters) AS name WHERE name.value = ?)"
+    values: list[object] = [name]
+    if sign is not None:
+        # The first condition keeps it from reading parameter sets that lack the parameter.
+        has += (
+            " AND EXISTS (SELECT 1 FROM parameter_set CROSS JOIN json_each(params) AS one"  # noqa: S608 - operators
+            f" WHERE parameter_set.job_id = ledger.job_id AND one.key = ? AND one.value {sign} ?)"
+        )
+        values += [name, value]
+    return f"job_id IN (SELECT job_id FROM ledger WHERE {has})", values  # noqa: S608
 
 
 def _is_one_of(column: str, text: str) -> tuple[str, *tuple[str, ...]]:
@@ -172,6 +256,29 @@ def parse_sort(text: str) -> str:
         # A repeated name has no effect, and SQLite has a limit of 2,000 terms.
         terms.setdefault(name, f"{SORTS[name]} {'DESC' if word.strip().startswith('-') else 'ASC'}")
     return ", ".join([*terms.values(), "job_id ASC"])
+
+
+@contextlib.contextmanager
+def searching(connection: sqlite3.Connection, *job_filters: Filter) -> Iterator[None]:
+    """Search once for all queries of the block: a search reads whole indexes.
+
+    The rows go into a temporary table of this connection. The filters must search for the same.
+    """
+    searches = job_filters[0].searches()
+    if not searches:
+        yield
+        return
+    sql = " INTERSECT ".join(f"SELECT * FROM ({matches})" for matches, _ in searches)  # noqa: S608 - constants
+    values = [value for _, parameters in searches for value in parameters]
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("CREATE TEMP TABLE found (id INTEGER PRIMARY KEY)")
+    try:
+        count = connection.execute(f"INSERT INTO found {sql}", values).rowcount
+        for job_filter in job_filters:
+            job_filter.found = count
+        yield
+    finally:
+        connection.execute("DROP TABLE temp.found")
 
 
 def where_clauses(connection: sqlite3.Connection, job_filter: Filter) -> list[Condition]:

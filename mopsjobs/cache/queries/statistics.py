@@ -164,7 +164,8 @@ def by_status(connection: sqlite3.Connection, job_filter: Filter) -> dict[str, i
     """Count the jobs that pass a filter per status."""
     if job_filter.is_everything:
         return dict(connection.execute("SELECT status, sum(jobs) FROM tally WHERE jobs > 0 GROUP BY status").fetchall())
-    sql, values = _select(connection, job_filter, "status")
+    # `+`: the index of the condition is better than the index by status.
+    sql, values = _select(connection, job_filter, "+status AS status")
     rows = connection.execute(f"SELECT status, count(*) FROM ({sql}) GROUP BY status", values)  # noqa: S608 - constant names
     return dict(rows.fetchall())
 

@@ -61,7 +61,7 @@ class Condition(NamedTuple):
         if self.name not in params:
             return False
         found = params[self.name]
-        number = _number(self.value)
+        number = as_number(self.value)
         compare = _OPERATORS[self.sign]
         if number is not None and isinstance(found, (int, float)) and not isinstance(found, bool):
             return compare(found, number)
@@ -118,7 +118,7 @@ def parse_condition(text: str) -> Condition:
     return Condition(_without_quotes(name), sign, _without_quotes(text[place + len(sign) :].strip()))
 
 
-def check_count(conditions: Sequence[Condition]) -> None:
+def check_count(conditions: Sequence[object]) -> None:
     """Refuse more than `MAX_CONDITIONS`.
 
     Raises:
@@ -168,7 +168,8 @@ def _without_quotes(text: str) -> str:
         return text
 
 
-def _number(text: str) -> float | int | None:
+def as_number(text: str) -> float | int | None:
+    """Return the finite number that a text stands for; None if it stands for none."""
     try:
         return int(text) if len(text) <= 40 else float(text)
     except ValueError:

@@ -97,6 +97,9 @@ def _downgrade(connection: sqlite3.Connection) -> None:
             "idx_job_generation",
             "idx_job_parent",
             "idx_job_usage",
+            "idx_job_study",
+            "idx_job_error",
+            "idx_job_owner_changed_ts",
         ),
     }.items():
         for name in names:
@@ -110,9 +113,12 @@ def _downgrade(connection: sqlite3.Connection) -> None:
         "parent_job_id",
         "usage",
         "forecast",
+        "study",
+        "error",
     ):
         connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
     connection.execute("CREATE INDEX idx_job_created_ts ON job (created_ts)")
+    connection.execute("CREATE INDEX idx_job_owner_changed_ts ON job (owner, changed_ts)")
     connection.execute("UPDATE job SET record = json_remove(record, '$.usage', '$.forecast')")
     connection.execute("DELETE FROM _sqlite_migrations WHERE name >= 'm003'")
     connection.execute("PRAGMA user_version = 2")

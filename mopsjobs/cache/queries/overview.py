@@ -1,0 +1,175 @@
+"""What a person asks first of many jobs: what failed, what runs and until when, what waits and for how long.
+
+All of it comes from indexes with the columns that it needs, so that no record is read.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.cache.queries.filters import IS_WAITING, Filter, where_clauses
+
+SHOWN_ERRORS = 4
+"""Kinds of errors that are counted one by one."""
+
+GROUPS = ("study", "owner")
+"""By what jobs can be grouped, besides labels."""
+
+LABEL_GROUP = "label:"
+
+
+class ActiveJobs(NamedTuple):
+    """The jobs that run, or those that wait."""
+
+    jobs: int = 0
+    suspect: int = 0
+    """Those that may be stuck; see `job_json`."""
+    oldest: float | None = None
+    """When the first of them was created, in seconds since 1970; None if there is none."""
+    next_end: float | None = None
+    """When the first of them should have ended at the latest; None if none tells."""
+    last_end: float | None = None
+    """The same for the last of them."""
+    dated: int = 0
+    """Those that tell when they should end."""
+
+
+class OpenFailures(NamedTuple):
+    """The failures that no resume has taken up."""
+
+    jobs: int
+    errors: list[tuple[str, int]]
+    """The most frequent codes of errors, with the number of jobs."""
+
+
+class JobGroup(NamedTuple):
+    """The jobs of one study, of one owner, or with one value of a label."""
+
+    name: str | None
+    """None for the jobs without."""
+    jobs: int
+    running: int
+    waiting: int
+    succeeded: int
+    failed: int
+    """Failed and partial ones."""
+    changed: float
+    """The last change of one of them, in seconds since 1970."""
+
+
+def active_jobs(connection: sqlite3.Connection, job_filter: Filter, now: float) -> tuple[ActiveJobs, ActiveJobs]:
+    """Return what runs and what waits, of the jobs that pass a filter whatever their phase."""
+    chosen = copy.copy(job_filter)
+    chosen.since = None  # a window keeps all active jobs
+    [(condition, values)] = where_clauses(connection, chosen)
+    found = {}
+    is_late = f"heartbeat_ts < {now - SILENT_SECONDS!r}"
+    sql = (
+        "SELECT is_waiting, count(*), sum(is_suspect), min(created_ts), min(latest), max(latest), count(latest) FROM ("  # noqa: S608 - constant names
+        f"SELECT {IS_WAITING} AS is_waiting, created_ts, suspect IS NOT NULL OR coalesce({is_late}, 0) AS is_suspect,"
+        f" {_latest(now)} AS latest FROM job INDEXED BY idx_job_active_tallies WHERE is_active = 1 AND {condition}"
+        ") GROUP BY is_waiting"
+    )
+    for is_waiting, *counts in connection.execute(sql, values):
+        found[bool(is_waiting)] = ActiveJobs(*counts)
+    return found.get(False, ActiveJobs()), found.get(True, ActiveJobs())
+
+
+def open_failures(connection: sqlite3.Connection, job_filter: Filter) -> OpenFailures:
+    """Count the open failures that pass a filter, by the code of their error: what stands before the colon."""
+    chosen = in_phase(job_filter, "ended")
+    chosen.is_open = True
+    counts: dict[str, int] = {}
+    for condition, values in where_clauses(connection, chosen):
+        code = "substr(error, 1, instr(error || ':', ':') - 1)"
+        sql = f"SELECT coalesce({code}, ''), count(*) FROM job WHERE {condition} GROUP BY 1"  # noqa: S608 - constant names
+        for name, count in connection.execute(sql, values):
+            counts[name] = counts.get(name, 0) + count
+    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return OpenFailures(sum(counts.values()), [one for one in ordered if one[0]][:SHOWN_ERRORS])
+
+
+def order_of_phase(phase: str, now: float) -> str:
+    """Return the ORDER BY clause in which jobs of a phase are most useful.
+
+    Running: suspect ones first, then by when they should end. Waiting: the longest first. Ended: the last change first.
+    """
+    if phase == "waiting":
+        return "created_ts ASC, job_id ASC"
+    if phase == "ended":
+        return "changed_ts DESC, job_id ASC"
+    is_suspect = f"(suspect IS NOT NULL OR coalesce(heartbeat_ts < {now - SILENT_SECONDS!r}, 0))"
+    return f"{is_suspect} DESC, {_latest(now)} ASC NULLS LAST, job_id ASC"
+
+
+def resumed_as(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return id and status of the newest job that continues each of these jobs, if there is one."""
+    rows = connection.execute(
+        "SELECT parent_job_id, job_id, status FROM job WHERE parent_job_id IN (SELECT value FROM json_each(?))"
+        " ORDER BY created_ts",
+        (json.dumps(job_ids),),
+    )
+    return {parent: (job_id, status) for parent, job_id, status in rows}
+
+
+def groups(connection: sqlite3.Connection, job_filter: Filter, by: str, limit: int) -> list[JobGroup]:
+    """Return groups of the jobs that pass a filter, the last changed first.
+
+    Args:
+        connection: the cache.
+        job_filter: which jobs.
+        by: a name of `GROUPS`, or `label:KEY`.
+        limit: how many groups, at most.
+    """
+    label = by.removeprefix(LABEL_GROUP) if by.startswith(LABEL_GROUP) else None
+    name = by if label is None else "job_label.value"
+    source = "job" if label is None else "job_label CROSS JOIN job USING (job_id)"
+    selects: list[str] = []
+    parameters: list[object] = []
+    for condition, values in where_clauses(connection, job_filter):
+        mine = "true" if label is None else "job_label.label = ?"
+        selects.append(
+            f"SELECT {name} AS name, status, is_active, changed_ts FROM {source}"  # noqa: S608 - constant names
+            f" WHERE {mine} AND {condition}"
+        )
+        parameters += [*([] if label is None else [label]), *values]
+    rows = connection.execute(
+        f"SELECT name, count(*), sum(is_active AND NOT {IS_WAITING}), sum(is_active AND {IS_WAITING}),"  # noqa: S608
+        " sum(status = 'succeeded'), sum(status IN ('failed', 'partial')), max(changed_ts) AS changed"
+        f" FROM ({' UNION ALL '.join(selects)}) GROUP BY name ORDER BY changed DESC LIMIT ?",
+        (*parameters, limit),
+    )
+    return [JobGroup(*row) for row in rows]
+
+
+def label_keys(connection: sqlite3.Connection, limit: int) -> list[str]:
+    """Return the keys of labels in their order, each by one step in an index."""
+    rows = connection.execute(
+        "WITH RECURSIVE step(label) AS (SELECT min(label) FROM job_label UNION ALL"
+        " SELECT (SELECT min(label) FROM job_label WHERE label > step.label) FROM step WHERE step.label IS NOT NULL)"
+        " SELECT label FROM step WHERE label IS NOT NULL LIMIT ?",
+        (limit,),
+    )
+    return [label for (label,) in rows]
+
+
+def in_phase(job_filter: Filter, phase: str) -> Filter:
+    """Return a filter for those of the jobs that are in a phase."""
+    chosen = copy.copy(job_filter)
+    chosen.phase = phase
+    if phase != "ended":
+        chosen.since = None  # a window keeps all active jobs
+    chosen.keeps_active = phase != "ended"
+    return chosen
+
+
+def _latest(now: float) -> str:
+    """Return an expression for when a job should have ended; NULL if it is silent, or if that time has passed."""
+    latest = "json_extract(forecast, '$.latest')"
+    is_heard = f"coalesce(heartbeat_ts >= {now - SILENT_SECONDS!r}, 1)"
+    return f"iif(forecast IS NOT NULL AND {is_heard} AND {latest} > {now!r}, {latest}, NULL)"
