@@ -124,17 +124,27 @@ def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
 
 def _statements(cache: str) -> list[str]:
     """Return the SQL of the first page, as SQLite gets it."""
-    from mopsjobs.cache.queries import filters
+    from mopsjobs.cache.queries import filters, overview
     from mopsjobs.cache.queries import jobs as job_queries
+    from mopsjobs.cache.queries import statistics as sums
+    from mopsjobs.web.jobs_page import RECENT_HOURS, SHOWN_ROWS
     from mopsjobs.web.query_params import PAGE_SIZE
 
     seen: list[str] = []
+    now = time.time()
     with contextlib.closing(sqlite3.connect(cache)) as connection:
         connection.set_trace_callback(seen.append)
         everything = filters.Filter()
-        job_queries.count_by_status(connection, everything)
-        order = filters.parse_sort(filters.DEFAULT_SORT)
-        list(job_queries.page_of_jobs(connection, everything, order=order, limit=PAGE_SIZE, offset=0, now=time.time()))
+        sums.by_status(connection, everything)
+        overview.open_failures(connection, filters.Filter(since=now - RECENT_HOURS * 3600))
+        overview.active_jobs(connection, everything, now)
+        ids: list[str] = []
+        for phase in filters.PHASES:
+            order, limit = overview.order_of_phase(phase, now), SHOWN_ROWS.get(phase, PAGE_SIZE)
+            chosen = overview.in_phase(everything, phase)
+            page = job_queries.page_of_jobs(connection, chosen, order=order, limit=limit, offset=0, now=now)
+            ids += [str(job["job_id"]) for job in page]
+        overview.resumed_as(connection, ids)
     return seen
 
 

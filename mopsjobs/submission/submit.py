@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from mopsjobs.submission.launching import LaunchOptions, make_launch
 from mopsjobs.submission.model_check import check_model
 from mopsjobs.submission.modelops_registry import check_targets, warn_about_registry
 from mopsjobs.submission.session import Session
+from mopsjobs.utils.user_dirs import user_name
 
 WIRE_FILES = (".modelops/manifest.json", ".modelops/modelops.toml", "wire.py")
 """Files of a bundle that name its wire function, or have it."""
@@ -215,14 +215,3 @@ def _check_names(request: SubmitRequest, packed: PackedBundle, directory: Path) 
     beside = request.study_directory
     where = f"; the study is in {beside}" if beside not in (None, directory.resolve()) else ""
     return f"The model's module {package} is not in {directory}, which was packed{where}."
-
-
-def user_name(env: Mapping[str, str]) -> str | None:
-    """Return the user of this process, by USER or else by the system; None if neither has a name."""
-    if env.get("USER"):
-        return env["USER"]
-    with contextlib.suppress(ImportError, KeyError):
-        import pwd
-
-        return pwd.getpwuid(os.getuid()).pw_name
-    return None

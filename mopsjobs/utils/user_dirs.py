@@ -40,6 +40,17 @@ def home(env: Mapping[str, str]) -> str | None:
     return None
 
 
+def user_name(env: Mapping[str, str]) -> str | None:
+    """Return the user of this process, by USER or else by the system; None if neither has a name."""
+    if env.get("USER"):
+        return env["USER"]
+    with contextlib.suppress(ImportError, KeyError):
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    return None
+
+
 def config_directory(env: Mapping[str, str]) -> str | None:
     """Return the directory of the user's configuration; None where the home directory is not known, either."""
     return _xdg_directory(env, "XDG_CONFIG_HOME", ".config")

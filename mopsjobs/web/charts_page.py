@@ -10,8 +10,7 @@ from flask import request
 
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_texts import duration_text
-from mopsjobs.cache.queries import charts
-from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries import charts, statistics
 from mopsjobs.registry.status import END_STATUSES, STATUSES
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web import query_params, svg, view_models
@@ -40,7 +39,7 @@ class ChartsPage:
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             until = now.timestamp()
-            counts = job_queries.count_by_status(connection, query.filter)
+            counts = statistics.by_status(connection, query.filter)
             with charts.charted_jobs(connection, query.filter):
                 days = charts.days(connection, since=query.since, until=until)
                 levels = charts.levels(connection, since=query.since, until=until, count=LEVEL_PARTS)

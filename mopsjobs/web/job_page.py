@@ -69,7 +69,7 @@ class JobPage:
             cache = event_queries.cache_id(connection)
             return {
                 "header": self._renderer.site.header_of(connection, freshness),
-                "row": view_models.row(job, now),
+                "row": view_models.row(job, now, ("created", "updated", "duration")),
                 "job": job,
                 "since": None if job["status_since"] is None else view_models.moment(job["status_since"], now),
                 "fields": _fields(job, now),

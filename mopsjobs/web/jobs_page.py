@@ -1,41 +1,60 @@
-"""The page of jobs: how many have each status, the filters, and a table."""
+"""The page of jobs: what failed, what runs and what waits, the search, and a table or groups of jobs."""
 
 from __future__ import annotations
 
+import copy
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
-from flask import request
+from flask import Response, redirect, request
 
 from mopsjobs.app.freshness import Freshness
+from mopsjobs.cache.queries import completions, filters, overview, statistics
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.registry.status import STATUSES
+from mopsjobs.cache.queries.failed_tasks import describe_failures
+from mopsjobs.errors import UsageError, command_line
+from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES, TERMINAL
+from mopsjobs.utils.times import from_timestamp, human_duration, json_time
+from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web import query_params, view_models
 from mopsjobs.web.rendering import Renderer, link
+from mopsjobs.web.search_box import FLAGS, Params, describe_filters, expand_search, token
 
-COLUMNS = (
-    ("name", "Job"),
-    ("status", "Status"),
-    ("progress", "Progress"),
-    ("owner", "Owner"),
-    ("created", "Created"),
-    ("updated", "Updated"),
-    ("duration", "Duration"),
-)
-"""Columns of the table of jobs: their names in `sort`, and their titles."""
+SHOWN_ROWS = {"running": 8, "waiting": 3}
+"""Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
 
-HOURS = (("", "any time"), ("1", "hour"), ("24", "day"), ("48", "2 days"), ("168", "week"), ("720", "30 days"))
+SHOWN_GROUPS = 100
+
+RECENT_HOURS = 24
+"""Open failures are counted over this time, unless the query has a window of its own."""
+
+COOKIE = "mops_jobs_owner"
+"""Has the owner whose jobs are `mine` in this browser, if it is not the user of the server."""
+
+COOKIE_SECONDS = 365 * 86400
+
+MAX_REMEMBERED = 500
+"""Characters of an owner in the cookie: browsers keep 4,096 bytes."""
+
+HOURS = (("", "any time"), ("1", "an hour"), ("24", "a day"), ("48", "2 days"), ("168", "a week"), ("720", "30 days"))
 """The windows to choose from: their values in `hours`, and their texts."""
 
-OTHER_FILTERS = {
-    "name": "name {}",
-    "namespace": "namespace {}",
-    "since": "changed since {}, or active",
-    "until": "created before {}",
-    "days": "ended in the last {} days, or active",
-}
-"""Filters that the form has no field for, with the texts that show them."""
+FIRST_COMMANDS = (
+    ("Run a study of your model", "submit study.json --auto"),
+    ("Report a job of your own", "register nightly-1"),
+    ("Check that this is the registry that you mean", "doctor"),
+)
+"""What to type in an empty registry."""
+
+SORTED = ("status", "name", "owner", "progress", "created", "updated", "duration")
+"""Columns that can be sorted by, under the same names."""
+
+MAX_SUGGESTIONS = 60
+
+MAX_CHIPS = 50
+"""Parameters of which the filters have chips. Each chip has a link with all others."""
 
 
 class JobsPage:
@@ -43,118 +62,310 @@ class JobsPage:
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
+        self._user = user_name(renderer.site.app.env)
 
-    def answer(self) -> str:
-        """Return the table of jobs."""
+    def answer(self) -> str | Response | tuple[str, int]:
+        """Return the page, or lead to its address: filters in the search box and `mine` stand for other parameters."""
         params = list(request.args.items(multi=True))
-        query = query_params.JobsPageQuery(params, self._renderer.site.app.now())
+        now = self._renderer.site.app.now()
+        try:
+            target = self._find_mine(params) or _find_address(params)
+            if target is not None:
+                return target
+            query = query_params.JobsPageQuery(params, now)
+        except UsageError as error:
+            return self._refuse(params, error), 400
+        site = self._renderer.site
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
-            now = self._renderer.site.app.now().timestamp()
-            counts = job_queries.count_by_status(connection, query.filter_any_status)
-            total = (
-                sum(counts.values())
-                if not query.statuses
-                else sum(job_queries.count_by_status(connection, query.filter).values())
-            )
-            jobs = job_queries.page_of_jobs(
-                connection,
-                query.filter,
-                order=query.order,
-                limit=query_params.PAGE_SIZE,
-                offset=(query.page - 1) * query_params.PAGE_SIZE,
-                now=now,
-            )
-            broken = len(job_queries.unreadable_records(connection))
-            return {
-                "header": self._renderer.site.header_of(connection, freshness),
-                "counts": counts,
-                "total": total,
-                "rows": [view_models.row(job, now) for job in jobs],
-                "broken": broken,
-            }
+            with filters.searching(connection, query.filter, query.filter_any_status):
+                return self._view(connection, freshness, query, params)
 
         def render(number: int) -> str:
-            data = self._renderer.site.read(view)
-            return self._renderer.render(
-                "jobs.html",
-                number,
-                query=query,
-                pills=_pills(query, params, data["counts"]),
-                hours=_hours(query),
-                other_filters=_other_filters(query, params),
-                columns=_columns(query, params),
-                paging=_paging(query, params, data["total"]),
-                **data,
-            )
+            data = site.read(view)
+            return self._renderer.render("jobs.html", number, **data)
 
-        return self._renderer.site.pages.get(request.full_path, render)
+        return site.pages.get(request.full_path, render)
 
+    def _find_mine(self, params: Params) -> Response | None:
+        """Lead from `mine=true` to the owner of this browser, or the user of the server; from `mine=NAME` to that one.
 
-def _pills(
-    query: query_params.JobsPageQuery, params: list[tuple[str, str]], counts: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    """Return a link for each status: to its jobs only, and from there back to all."""
-    pills = [
-        {
-            "name": "all",
-            "count": sum(counts.values()),
-            "on": query.filter.statuses is None,
-            "to": link(params, {"status": ""}),
-        }
-    ]
-    for name in STATUSES:
-        on = name in query.statuses
-        to = link(params, {"status": "" if query.statuses == {name} else name})
-        pills.append(
-            {"name": name, "status": view_models.status(name), "count": counts.get(name, 0), "on": on, "to": to}
+        A name is remembered in a cookie, and in nothing else.
+        """
+        named = next((value for name, value in reversed(params) if name == "mine" and value), None)
+        if named is None:
+            return None
+        owner = (request.cookies.get(COOKIE) or self._user or "") if named == "true" else named
+        response = _lead_to([one for one in params if one[0] != "mine"], {"owner": owner})
+        if named != "true" and len(named) <= MAX_REMEMBERED:
+            response.set_cookie(COOKIE, owner, max_age=COOKIE_SECONDS, httponly=True, samesite="Strict", path="/jobs")
+        return response
+
+    def _refuse(self, params: Params, error: UsageError) -> str:
+        """Return the page for invalid filters: the form as it was sent, and what is wrong, without jobs."""
+        values = dict(params)
+        return self._renderer.render(
+            "jobs.html",
+            0,
+            header=self._renderer.site.header(),
+            problem=str(error),
+            hint=error.hint,
+            **_form(params, values, ()),
         )
-    others = sum(count for name, count in counts.items() if name not in STATUSES)
-    if others:
-        pills.append({"name": "unknown", "status": view_models.status("unknown"), "count": others, "to": None})
-    return pills
+
+    def _view(
+        self,
+        connection: sqlite3.Connection,
+        freshness: Freshness,
+        query: query_params.JobsPageQuery,
+        params: Params,
+    ) -> dict[str, Any]:
+        now = self._renderer.site.app.now().timestamp()
+        counts = statistics.by_status(connection, query.filter)
+        failures = overview.open_failures(connection, _recent(query.filter_any_status, now))
+        active = overview.active_jobs(connection, query.filter_any_status, now)
+        found: dict[str, Any] = {"sections": [], "groups": None}
+        if query.group is None:
+            found["sections"] = _sections(connection, query, params, counts, now)
+        else:
+            groups = overview.groups(connection, query.filter, query.group, SHOWN_GROUPS + 1)
+            found["groups"] = [_group_row(group, query.group, params, now) for group in groups]
+        rows = [row for section in found["sections"] for row in section["rows"]]
+        return {
+            "header": self._renderer.site.header_of(connection, freshness),
+            "panels": _panels(failures, *active, query, params, now),
+            "total": sum(counts.values()),
+            "columns": _columns(query, params),
+            "query_columns": query.columns,
+            "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
+            "paging": _paging(query, params, found["sections"]),
+            "broken": statistics.count_unreadable_records(connection),
+            "shown_groups": SHOWN_GROUPS,
+            **found,
+            **_form(params, query.values, _suggestions(connection, rows)),
+        }
 
 
-def _hours(query: query_params.JobsPageQuery) -> list[tuple[str, str]]:
-    """Return value and text of each window to choose from. A window of the query that is not offered is added."""
-    hours = query.hours
-    return [*HOURS, *([(hours, f"{hours} hours")] if hours not in dict(HOURS) else [])]
+def _find_address(params: Params) -> Response | None:
+    """Lead to the address of a search with filters, and from the default columns to none."""
+    expanded = expand_search(params)
+    found = list(params) if expanded is None else expanded
+    columns = [value for name, value in found if name == "columns"]
+    if sorted(columns) == sorted(query_params.DEFAULT_COLUMNS):
+        return _lead_to([one for one in found if one[0] != "columns"], {})
+    return None if expanded is None else _lead_to(found, {})
 
 
-def _other_filters(query: query_params.JobsPageQuery, params: list[tuple[str, str]]) -> list[dict[str, str]]:
-    """Return the filters of the query that the form has no field for: each with a text, and a link that removes it."""
-    return [
-        {"name": name, "value": value, "text": text.format(value), "to": link(params, {name: ""})}
-        for name, text in OTHER_FILTERS.items()
-        if (value := query.values[name]) is not None
-    ]
+def _lead_to(params: Params, changes: Mapping[str, str]) -> Response:
+    return redirect("/jobs" + link(list(params), changes), 302)  # type: ignore[return-value]
 
 
-def _columns(query: query_params.JobsPageQuery, params: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Return the heads of the table: each links to the order by its column, or to the reverse of that."""
-    first = query.sort.partition(",")[0].strip()
+def _recent(job_filter: filters.Filter, now: float) -> filters.Filter:
+    """Return a filter for recent jobs, if it has no window of its own."""
+    chosen = copy.copy(job_filter)
+    if chosen.since is None and chosen.ended_since is None:
+        chosen.since = now - RECENT_HOURS * 3600
+    return chosen
+
+
+def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str]) -> dict[str, Any]:
+    """Return what the search and the chips need, also for values that could not be read."""
+    own = ("q", "hours", "group", "columns", "page")
+    hours = str(values.get("hours") or "").removesuffix(".0")
+    chosen = [value for name, value in params if name == "columns" and value]
+    owners = [value for name, value in params if name == "owner" and value and "," not in value]
+    return {
+        "search": {
+            "text": values.get("q") or "",
+            "hours": [*HOURS, *([(hours, f"{hours} hours")] if hours not in dict(HOURS) else [])],
+            "chosen_hours": hours,
+            "has_window": bool(values.get("since")),
+            "group": values.get("group") or "",
+            "columns": [
+                (name, title, name in (chosen or query_params.DEFAULT_COLUMNS))
+                for name, title in query_params.COLUMNS.items()
+            ],
+            "hidden": [(name, value) for name, value in params if name not in own and value],
+            "suggestions": suggestions,
+            "mine": link(list(params), {"owner": "", "mine": "true"}),
+            "remember": link(list(params), {"mine": owners[-1]}) if owners else None,
+            "owner": owners[-1] if owners else None,
+        },
+        "chips": [(text, "?" + urlencode(others)) for text, others in describe_filters(params[:MAX_CHIPS])],
+    }
+
+
+def _panels(
+    failures: overview.OpenFailures,
+    running: overview.ActiveJobs,
+    waiting: overview.ActiveJobs,
+    query: query_params.JobsPageQuery,
+    params: Params,
+    now: float,
+) -> dict[str, Any]:
+    """Return the answers to the three first questions, each with a link to its jobs."""
+    plain = [(name, value) for name, value in params if name not in ("status", "open", "stuck", "sort", "group")]
+    window = {} if query.filter.since is not None or query.filter.ended_since is not None else {"hours": RECENT_HOURS}
+    to_failures = {"open": "true", **{name: str(value) for name, value in window.items()}}
+    return {
+        "failed": failures.jobs,
+        "failed_to": link(plain, to_failures),
+        "errors": [(code, count, link(plain, {**to_failures, "error": code})) for code, count in failures.errors],
+        "hours": RECENT_HOURS if window else None,
+        "running": running.jobs,
+        "running_to": link(plain, {"status": "running,validating"}),
+        "suspect": running.suspect + waiting.suspect,
+        "suspect_to": link(plain, {"stuck": "true"}),
+        "next": _moment_ahead(running.next_end, now),
+        "last": _moment_ahead(running.last_end, now),
+        "undated": running.jobs - running.dated,
+        "waiting": waiting.jobs,
+        "waiting_to": link(plain, {"status": ",".join(name for name in STATUSES if name in BEFORE_RUNNING)}),
+        "longest": None if waiting.oldest is None else human_duration(now - waiting.oldest),
+    }
+
+
+def _moment_ahead(at: float | None, now: float) -> dict[str, str] | None:
+    """Return a time ahead: how far, by the clock, and in full."""
+    if at is None:
+        return None
+    moment = from_timestamp(at)
+    form = "%H:%M" if at - now < 86400 else "%Y-%m-%d %H:%M"
+    return {"left": human_duration(at - now).split()[0], "clock": f"{moment:{form}} UTC", "at": json_time(moment)}
+
+
+def _sections(
+    connection: sqlite3.Connection,
+    query: query_params.JobsPageQuery,
+    params: Params,
+    counts: Mapping[str, int],
+    now: float,
+) -> list[dict[str, Any]]:
+    """Return the rows of the page: what runs, what waits and what has ended; in one section if they are sorted."""
+    offset = (query.page - 1) * query_params.PAGE_SIZE
+    if query.order is not None:
+        parts = [("", counts, query.filter, query.order)]
+    else:
+        parts = [
+            (phase, names, overview.in_phase(query.filter, phase), overview.order_of_phase(phase, now))
+            for phase, names in _by_phase(counts).items()
+            if names
+        ]
+    sections = []
+    for phase, names, chosen, order in parts:
+        is_paged = phase == parts[-1][0]
+        if query.page > 1 and not is_paged:
+            continue
+        limit = query_params.PAGE_SIZE if is_paged else SHOWN_ROWS[phase]
+        jobs = job_queries.page_of_jobs(
+            connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0, now=now
+        )
+        rows = [view_models.row(job, now, query.columns) for job in jobs]
+        total = sum(names.values())
+        others = link(list(params), {"status": ",".join(names)})
+        sections.append(
+            {
+                "phase": phase,
+                "total": total,
+                "statuses": [
+                    (view_models.status(name), names[name], link(list(params), {"status": name}))
+                    for name in filters.URGENCY
+                    if name in names
+                ],
+                "unknown": sum(count for name, count in names.items() if name not in filters.URGENCY),
+                "rows": _with_details(connection, rows),
+                "more": None if is_paged or total <= limit else (total - limit, others),
+                "is_paged": is_paged,
+            }
+        )
+    return sections
+
+
+def _by_phase(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return the counts per status, by what the jobs are doing."""
+    phases: dict[str, dict[str, int]] = {phase: {} for phase in filters.PHASES}
+    for name, count in counts.items():
+        phase = "waiting" if name in BEFORE_RUNNING else "ended" if name in TERMINAL else "running"
+        phases[phase][name] = count
+    return phases
+
+
+def _with_details(connection: sqlite3.Connection, rows: Sequence[view_models.Row]) -> list[view_models.Row]:
+    """Return rows with the job that continues each, and with the errors of its tasks if the cache has them."""
+    resumed = overview.resumed_as(connection, [row.id for row in rows])
+    detailed = []
+    for row in rows:
+        changes: dict[str, Any] = {}
+        if row.id in resumed:
+            child, status = resumed[row.id]
+            changes["resumed"] = (child, view_models.job_path(child), view_models.status(status))
+        if row.failed and (known := describe_failures(connection, row.id, row.failed)):
+            changes["error"] = known
+        elif row.failed and row.error is None:
+            changes["error"] = f"{row.failed:,} task{'' if row.failed == 1 else 's'} failed"
+        detailed.append(row._replace(**changes) if changes else row)
+    return detailed
+
+
+def _group_row(group: overview.JobGroup, by: str, params: Params, now: float) -> dict[str, Any]:
+    """Return a row for a group, with a link to its jobs."""
+    label = by.removeprefix(overview.LABEL_GROUP)
+    name, value = (by, group.name) if label == by else ("label", f"{label}={group.name}")
+    others = [one for one in params if one[0] != "group"]
+    if name == "label":
+        to = link([*others, ("label", value or "")], {"group": ""})
+    else:
+        to = link(others, {name: value or ""})
+    changed = json_time(from_timestamp(group.changed))
+    return {
+        **group._asdict(),
+        "to": to if group.name else None,
+        "changed": view_models.moment(changed, now),
+    }
+
+
+def _suggestions(connection: sqlite3.Connection, rows: Sequence[view_models.Row]) -> list[str]:
+    """Return what the search box can complete: owners, keys of labels, and what the rows have."""
+    words = [f"is:{name}" for name in FLAGS]
+    words += [f"status:{name}" for name in filters.URGENCY]
+    words += [token("owner", owner) for owner in completions.owner_words(connection, "")]
+    words += [f"label:{key}=" for key in overview.label_keys(connection, MAX_SUGGESTIONS)]
+    words += [token("study", row.study) for row in rows if row.study]
+    words += [token("label", label) for row in rows for label in row.labels.split(", ") if label]
+    words += [token("error", row.error.partition(":")[0]) for row in rows if row.error]
+    return list(dict.fromkeys(words))[:MAX_SUGGESTIONS]
+
+
+def _columns(query: query_params.JobsPageQuery, params: Params) -> list[dict[str, Any]]:
+    """Return the heads of the table. Some link to the order by their column, or to the reverse of that."""
+    first = (query.sort or "").partition(",")[0].strip()
     columns = []
-    for name, title in COLUMNS:
-        order = {name: "ascending", f"+{name}": "ascending", f"-{name}": "descending"}.get(first)
-        reverse = f"-{name}" if order == "ascending" else name
+    titles = {"status": "Status", "name": "Job", **{name: query_params.COLUMNS[name] for name in query.columns}}
+    for name, title in titles.items():
+        column = name if name in SORTED else None
+        order = None if column is None else {column: "ascending", f"-{column}": "descending"}.get(first.lstrip("+"))
+        reverse = f"-{column}" if order == "ascending" else column
         is_newest_first = order is None and name in ("created", "updated", "duration", "progress")
-        to = link(params, {"sort": f"-{name}" if is_newest_first else reverse})
+        chosen = f"-{column}" if is_newest_first else f"{reverse},-updated" if name == "status" else str(reverse)
+        to = None if column is None else link(list(params), {"sort": chosen})
         columns.append({"name": name, "title": title, "order": order, "to": to})
     return columns
 
 
-def _paging(query: query_params.JobsPageQuery, params: list[tuple[str, str]], total: int) -> dict[str, Any]:
+def _paging(query: query_params.JobsPageQuery, params: Params, sections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    total = sections[-1]["total"] if sections else 0
     last = max(1, -(-total // query_params.PAGE_SIZE))
     begin = (query.page - 1) * query_params.PAGE_SIZE
 
     def to(page: int) -> str | None:
-        return link(params, {}) + f"&page={page}" if 1 <= page <= last and page != query.page else None
+        return link(list(params), {}) + f"&page={page}" if 1 <= page <= last and page != query.page else None
 
     return {
         "page": query.page,
         "pages": last,
         "begin": begin + 1,
         "end": min(begin + query_params.PAGE_SIZE, total),
+        "total": total,
         "before": to(min(query.page - 1, last)),
         "after": to(query.page + 1),
     }

@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT, job_filter, parse_hours
-from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import filters, overview
 from mopsjobs.cache.queries.charts import window_start
+from mopsjobs.cache.queries.task_filters import as_number, check_count, parse_condition
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
 
@@ -22,6 +23,23 @@ MAX_PAGE = 100_000
 
 PAGE_SIZE = 25
 """Jobs per page: a screen full."""
+
+COLUMNS = {
+    "study": "Study and labels",
+    "owner": "Owner",
+    "progress": "Tasks",
+    "error": "Error",
+    "done": "Done",
+    "created": "Created",
+    "updated": "Updated",
+    "duration": "Duration",
+    "cpu": "CPU time",
+    "memory": "Peak memory",
+    "engine": "Engine",
+}
+"""Columns of the table of jobs besides status and job, in their order: their names in `columns`, and their titles."""
+
+DEFAULT_COLUMNS = ("study", "owner", "progress", "error", "done")
 
 DAYS = (7, 30, 90)
 """The periods of the charts, up to today."""
@@ -51,6 +69,15 @@ def _days(default: int | None) -> Parameter:
     return Parameter(default, lambda text: int(text) if text in map(str, DAYS) else None, expected)
 
 
+def _group(text: str) -> str | None:
+    key = text.removeprefix(overview.LABEL_GROUP)
+    return text if text in overview.GROUPS or (key and key != text) else None
+
+
+def _column(text: str) -> str | None:
+    return text if text in COLUMNS else None
+
+
 FILTERS = {
     "hours": Parameter(read=parse_hours, expected="a number above 0, at most a century"),
     "since": Parameter(),
@@ -70,7 +97,26 @@ API_JOBS = FILTERS | SORT | {"limit": _number(DEFAULT_LIMIT, 1, MAX_LIMIT), "ski
 
 API_EVENTS = {"job": Parameter(), "since": Parameter(), "limit": _number(MAX_LIMIT, 1, MAX_LIMIT)}
 
-JOBS_PAGE = FILTERS | {"q": Parameter(), "days": _days(None)} | SORT | {"page": _number(1, 1, MAX_PAGE)}
+PAGE_FILTERS = {
+    "q": Parameter(),
+    "days": _days(None),
+    "study": Parameter(),
+    "error": Parameter(),
+    "param": Parameter(()),
+    "open": Parameter(default=False),
+}
+"""Filters that only the page of jobs has."""
+
+JOBS_PAGE = (
+    FILTERS
+    | PAGE_FILTERS
+    | {
+        "sort": Parameter(),
+        "group": Parameter(read=_group, expected="study, owner or label:KEY"),
+        "columns": Parameter((), read=_column, expected=f"one of {', '.join(COLUMNS)}"),
+        "page": _number(1, 1, MAX_PAGE),
+    }
+)
 
 CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": _days(30)}
 
@@ -154,21 +200,24 @@ class JobsPageQuery:
         values = parse_query(JOBS_PAGE, query)
         self.values: dict[str, Any] = values
         """The value of each parameter."""
-        self.sort: str = values["sort"]
-        self.order = filters.parse_sort(self.sort)
+        self.sort: str | None = values["sort"]
+        self.order = None if self.sort is None else filters.parse_sort(self.sort)
+        """The ORDER BY clause; None for the order that is most useful in each phase."""
         self.page: int = values["page"]
-        self.labels: tuple[str, ...] = values["label"]
-        self.hours = "" if values["hours"] is None else repr(values["hours"]).removesuffix(".0")
+        self.group: str | None = values["group"]
+        chosen = values["columns"] or DEFAULT_COLUMNS
+        self.columns = tuple(name for name in COLUMNS if name in chosen)
         self.filter = self._filter(values, now)
-        self.statuses = self.filter.statuses or frozenset()
-        """The statuses in the query; those of a group if it names one."""
-        self.filter_any_status = self._filter(values | {"status": None}, now)
-        """The filter without the status, for the counts per status."""
+        self.filter_any_status = self._filter(values | {"status": None, "open": False}, now)
+        """The filter whatever the status, for panels."""
 
     @staticmethod
     def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:
         job_filter = _filter(values, now)
-        job_filter.text = values["q"]
+        job_filter.text, job_filter.error, job_filter.study = values["q"], values["error"], values["study"]
+        check_count(values["param"])
+        job_filter.params = tuple(_parameter(text) for text in values["param"])
+        job_filter.is_open = values["open"]
         if values["days"]:
             job_filter.ended_since = window_start(values["days"], now.timestamp())
         return job_filter
@@ -192,6 +241,15 @@ class ChartsQuery:
         self.filter.ended_since = self.since
         self.params = [("days", str(self.days)), ("owner", self.owner), *(("label", label) for label in self.labels)]
         """The names and values of the query, defaults included."""
+
+
+def _parameter(text: str) -> tuple[str, str | None, float | str | None]:
+    """Read a condition such as `beta>0.9`, or the name of a parameter alone."""
+    if not any(sign in text for sign in "=<>"):
+        return text, None, None
+    condition = parse_condition(text)
+    number = as_number(condition.value)
+    return condition.name, condition.sign, condition.value if number is None else float(number)
 
 
 def _filter(values: Mapping[str, Any], now: datetime) -> filters.Filter:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from markupsafe import Markup
 
 from mopsjobs.app.event_feed import event_text
+from mopsjobs.app.job_texts import duration_text, end_text, memory_text, stragglers_text
 from mopsjobs.cache.queries.events import StoredEvent
+from mopsjobs.cache.rows import error_of, study_of
+from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import strip_control_characters
-from mopsjobs.utils.times import human_age, human_duration, parse_time, whole_seconds
+from mopsjobs.utils.times import from_timestamp, human_age, human_duration, human_range, parse_time, whole_seconds
 
 Job = Mapping[str, Any]
 
-GLYPHS = {
-    "pending": "○", "submitting": "◌", "scheduled": "◔", "running": "▶", "validating": "◕", "succeeded": "✓",
-    "partial": "◑", "failed": "✗", "cancelled": "⊘",
-}  # fmt: skip
-"""A shape for each status, so that colour is not the only sign."""
+KINDS = frozenset(STATUSES)
+"""The statuses that have a colour and an icon of their own; all others look alike."""
 
 
 def job_path(job_id: object) -> str:
@@ -28,10 +28,9 @@ def job_path(job_id: object) -> str:
 
 
 class Status(NamedTuple):
-    """A status: its name, its shape, and the class that gives it a colour."""
+    """A status: its name, and the class that gives it a colour and an icon."""
 
     name: str
-    glyph: str
     kind: str
 
 
@@ -42,6 +41,14 @@ class Moment(NamedTuple):
     ago: str
 
 
+class Bar(NamedTuple):
+    """The tasks of a job: percentages of those that are done and of those that failed, and all of it in words."""
+
+    done: float
+    failed: float
+    words: str
+
+
 class Row(NamedTuple):
     """A job in the table."""
 
@@ -49,21 +56,38 @@ class Row(NamedTuple):
     path: str
     status: Status
     suspect: str | None
-    share: float | None
-    """The share of tasks that are done; None if their number is unknown."""
-    percent: int | None
+    """What is wrong with an active job, for people."""
+    study: str | None
+    labels: str
+    owner: str | None
+    bar: Bar | None
     tasks: str
     failed: int
-    owner: str | None
-    created: Moment
-    updated: Moment
-    duration: str
+    error: str | None
+    """The error, or what is known of failed tasks, in one line."""
+    late: str | None
+    """The tasks that take longer than the others explain."""
+    done: str
+    """When it ended or should end, or how long it waits."""
+    done_title: str | None
+    """The same in full."""
+    ended: str | None
+    """When it ended, RFC 3339."""
+    created: Moment | None
+    """None, as the four after it, if the column is not shown: most pages show few of them."""
+    updated: Moment | None
+    duration: str | None
+    cpu: str | None
+    memory: str | None
+    engine: str | None
+    resumed: tuple[str, str, Status] | None = None
+    """Id, path and status of the job that continues it."""
 
 
 def status(name: object) -> Status:
     """Return a status for a template."""
     text = str(name)
-    return Status(text, GLYPHS.get(text, "?"), text if text in GLYPHS else "unknown")
+    return Status(text, text if text in KINDS else "unknown")
 
 
 def moment(text: object, now: float) -> Moment:
@@ -71,23 +95,63 @@ def moment(text: object, now: float) -> Moment:
     return Moment(whole_seconds(str(text)), human_age(now - parse_time(str(text)).timestamp()))
 
 
-def row(job: Job, now: float) -> Row:
-    """Return a row of the table of jobs."""
-    total, done, share = job["tasks_total"], job["tasks_completed"], job["progress"]
+def row(job: Job, now: float, columns: Container[str]) -> Row:
+    """Return a row of the table of jobs, with the values of these columns."""
+    total, done, failed = job["tasks_total"], job["tasks_completed"], job["tasks_failed"] or 0
+    text, title = _done(job, now)
     return Row(
         id=job["job_id"],
         path=job_path(job["job_id"]),
         status=status(job["status"]),
-        suspect=job["suspect"],
-        share=None if share is None else round(share, 4),
-        percent=None if share is None else int(share * 100),
-        tasks=f"{done}/{total}" if total else str(done) if done else "",
-        failed=job["tasks_failed"] or 0,
+        suspect=suspect_text(job, now),
+        study=study_of(job["metadata"]),
+        labels=", ".join(f"{label}={value}" for label, value in sorted(job["labels"].items())),
         owner=job["owner"],
-        created=moment(job["created_at"], now),
-        updated=moment(job["updated_at"], now),
-        duration=human_duration(job["duration_seconds"]),
+        bar=_bar(done, failed, total),
+        tasks=f"{done}/{total}" if total else str(done) if done else "",
+        failed=failed,
+        error=error_of(job["error_code"], job["error_message"]),
+        late=None if job["stragglers"] is None else stragglers_text(job, from_timestamp(now)),
+        done=text,
+        done_title=title,
+        ended=None if job["is_active"] else whole_seconds(job["ended_at"]),
+        created=moment(job["created_at"], now) if "created" in columns else None,
+        updated=moment(job["updated_at"], now) if "updated" in columns else None,
+        duration=human_duration(job["duration_seconds"]) if "duration" in columns else None,
+        cpu=duration_text(job["cpu_seconds"]) if "cpu" in columns else None,
+        memory=memory_text(job["max_rss_bytes"]) if "memory" in columns else None,
+        engine=job["engine"],
     )
+
+
+def suspect_text(job: Job, now: float) -> str | None:
+    """Return what is wrong with an active job, as `no sign of life for 5m`; None if nothing is."""
+    reason = job["suspect"]
+    if reason != "no_update":
+        return None if reason is None else str(reason)
+    silent = "" if job["heartbeat_at"] is None else human_age(now - parse_time(job["heartbeat_at"]).timestamp())
+    return f"no sign of life for {silent.removesuffix(' ago')}" if silent.endswith(" ago") else "no sign of life"
+
+
+def _bar(done: int, failed: int, total: int) -> Bar | None:
+    if not total:
+        return None
+    words = f"{done:,} of {total:,} tasks done" + (f", {failed:,} failed" if failed else "")
+    share = min(100.0, 100 * done / total)
+    # A failed task among thousands is seen too.
+    return Bar(round(share, 1), round(min(100 - share, max(100 * failed / total, 2 if failed else 0)), 1), words)
+
+
+def _done(job: Job, now: float) -> tuple[str, str | None]:
+    """Return when a job ended or should end, short and in full."""
+    if not job["is_active"]:
+        return moment(job["ended_at"], now).ago, whole_seconds(job["ended_at"])
+    if job["status"] in BEFORE_RUNNING:
+        return f"waits {human_duration(job['duration_seconds'])}", None
+    if job["eta_latest"] is None:
+        return "", None
+    earliest, latest = (parse_time(job[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))
+    return f"in {human_range(earliest, latest)}", end_text(job, from_timestamp(now))
 
 
 def lines(text: object) -> Markup:

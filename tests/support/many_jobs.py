@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mopsjobs.cache.sync.mirror import sync
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.store.base import Entry, VersionToken
+from mopsjobs.store.base import Entry, VersionToken, WantsValues, always
 from mopsjobs.utils.times import record_time
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ManyJobs:
     def get(self, key: str) -> None:
         """Do nothing: each value comes with the scan."""
 
-    def scan(self, prefix: str) -> Iterator[Entry]:
+    def scan(self, prefix: str, wants_values: WantsValues = always) -> Iterator[Entry]:
         """Yield all records."""
         for state in sorted(self.states(), key=lambda state: f"{state.job_id}/"):
             yield Entry(f"{prefix}{state.job_id}/state.json", VersionToken("0x1"), state.to_json())
@@ -102,7 +102,7 @@ class ManyJobs:
         return self._job(f"{job.job_id}.2", way, age / 2, **own)
 
     def _job(self, job_id: str, way: tuple[str, ...], age: float, *, number: int = 1, **own: Any) -> JobState:
-        """Return a job that got the last of these statuses so many seconds ago."""
+        """Return a job that got the last of these statuses `age` seconds ago."""
         draw, status = self._draw, way[-1]
         model, scenario = next((one for one in STUDIES if job_id.startswith(one[0].partition(".")[0])), STUDIES[0])
         at = self._now - timedelta(seconds=age)

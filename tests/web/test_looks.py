@@ -1,6 +1,7 @@
 """How the page of jobs looks with 3,000 jobs: in six windows, light and dark, by what a person sees first.
 
-With MOPS_TEST_SCREENSHOTS set to a directory, a picture of each is made there.
+With MOPS_TEST_LOOKS set to a directory, a picture of each is made there; with MOPS_TEST_SCREENSHOTS, that of the
+documentation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from mopsjobs.utils.times import utc_now
 from support.browser import Watched, open_chromium, read_axe
 from support.cli import Cli, Clock
-from support.many_jobs import fill_cache
+from support.many_jobs import LONG_ID, RTL_LABEL, fill_cache
 from support.web import Server, serving
 
 if TYPE_CHECKING:
@@ -59,14 +60,22 @@ def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
 
 
 def _shoot(page: Page, name: str) -> None:
-    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
-        size = page.viewport_size
-        assert size is not None
-        scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
-        page.screenshot(path=str(Path(directory, f"{name}-{size['width']}-{scheme}.png")))
+    size = page.viewport_size
+    assert size is not None
+    scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
+    full = f"{name}-{size['width']}-{scheme}"
+    if directory := os.environ.get("MOPS_TEST_LOOKS"):
+        page.screenshot(path=str(Path(directory, f"{full}.png")))
+    if (directory := os.environ.get("MOPS_TEST_SCREENSHOTS")) and full == "jobs-1440-light":
+        page.screenshot(path=str(Path(directory, "jobs.png")))
 
 
-VIEWS = {"jobs": "/jobs", "jobs-failed": "/jobs?status=failed", "charts": "/charts"}
+VIEWS = {
+    "jobs": "/jobs",
+    "jobs-failed": "/jobs?status=failed&owner=ada,grace&columns=error&columns=cpu&columns=created",
+    "jobs-groups": "/jobs?group=study",
+    "charts": "/charts",
+}
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -76,3 +85,94 @@ def test_pages_meet_the_rules_of_accessibility(window: Page, server: Server, nam
     _shoot(window, name)
     assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert read_axe(window) == []
+
+
+ROWS = "#jobs tbody tr:has(th[scope=row])"
+
+WHOLE = """rows => rows.filter(row => {
+    const box = row.getBoundingClientRect();
+    return box.top >= 0 && box.bottom <= innerHeight;
+}).length"""
+
+
+def test_the_first_screen_has_many_jobs(window: Page, server: Server) -> None:
+    """Twenty rows on a large screen, eight on a phone, below the three panels."""
+    window.goto(f"{server.url}/jobs")
+    least = {1440: 20, 1024: 12, 390: 8}[window.viewport_size["width"]]  # type: ignore[index]
+    assert window.locator(ROWS).evaluate_all(WHOLE) >= least
+    for name in ("Open failures", "Running", "Waiting"):
+        expect(window.get_by_role("region", name=name)).to_be_in_viewport()
+
+
+def test_filters_that_cannot_be_read_keep_the_form(window: Page, server: Server) -> None:
+    """The page has what was typed, what is wrong with it, and every filter to remove; axe-core finds nothing."""
+    window.route("**/jobs?*", lambda route: route.fulfill(response=(got := route.fetch()), body=got.text(), status=200))
+    window.goto(f"{server.url}/jobs?owner=ada&q=ownr:grace")
+    _shoot(window, "jobs-refused")
+    expect(window.get_by_role("alert")).to_contain_text("unknown filter 'ownr'")
+    expect(window.get_by_role("alert")).to_contain_text("Did you mean 'owner'?")
+    expect(window.get_by_label("Search")).to_have_value("ownr:grace")
+    expect(window.get_by_role("link", name="Remove the filter owner:ada")).to_be_visible()
+    assert read_axe(window) == []
+
+
+def test_the_choice_of_a_view_opens_in_the_window(window: Page, server: Server) -> None:
+    """It lies above the table and is not wider than the window; axe-core finds nothing."""
+    window.goto(f"{server.url}/jobs")
+    window.get_by_text("View").click()
+    _shoot(window, "jobs-view")
+    box = window.locator(".choices").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= window.viewport_size["width"]  # type: ignore[index]
+    assert read_axe(window) == []
+
+
+def test_a_page_at_four_hundred_percent_is_not_wider_than_its_window(browser: Browser, server: Server) -> None:
+    """A window of 1280 pixels has 320 then. With forced colours, bars and icons are drawn in them."""
+    context = browser.new_context(viewport={"width": 320, "height": 256}, forced_colors="active")
+    page = context.new_page()
+    for path in VIEWS.values():
+        page.goto(server.url + path)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+    page.goto(f"{server.url}/jobs")
+    fills = page.locator("#jobs .bar rect").evaluate_all("all => all.map(one => getComputedStyle(one).fill)")
+    assert set(fills) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgb(255, 255, 0)"}, "system colours only"
+    context.close()
+
+
+def test_a_page_works_without_a_script(browser: Browser, server: Server) -> None:
+    """Search, a filter, a chip, groups and columns are plain forms and links."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{server.url}/jobs")
+    page.get_by_label("Search").fill("owner:ada error:oom")
+    page.get_by_label("Search").press("Enter")
+    expect(page.get_by_role("link", name="Remove the filter owner:ada")).to_be_visible()
+    for text in page.locator(ROWS).locator("td.error").all_inner_texts():
+        assert "OOM" in text
+    page.get_by_role("link", name="Remove the filter error:oom").click()
+    page.get_by_text("View").click()
+    page.get_by_label("Group by").fill("label:site")
+    page.get_by_role("button", name="Show").click()
+    page.locator("#groups").get_by_role("link", name="basel").click()
+    expect(page.get_by_role("link", name="Remove the filter label:site=basel")).to_be_visible()
+    expect(page.get_by_role("button", name="Keys")).to_be_hidden()
+    context.close()
+
+
+def test_long_and_foreign_texts_do_not_break_the_layout(browser: Browser, server: Server) -> None:
+    """An id of 200 characters and a label that is written from right to left stay in their cells."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    for width in (*SIZES, 960, 720):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.goto(f"{server.url}/jobs?q={RTL_LABEL}")
+        row = page.locator(ROWS)
+        expect(row).to_have_count(1)
+        expect(row.locator("th")).to_contain_text(LONG_ID)
+        expect(row.locator("th")).to_have_attribute("dir", "auto")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), width
+        height = row.bounding_box()["height"]  # type: ignore[index]
+        assert height < 70
+    context.close()

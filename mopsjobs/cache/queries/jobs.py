@@ -119,18 +119,6 @@ def page_of_jobs(
     return (job_json(row, now=now) for row in rows)
 
 
-def count_by_status(connection: sqlite3.Connection, job_filter: Filter) -> dict[str, int]:
-    """Count the jobs that pass a filter per status, without statuses that no job has."""
-    counts: dict[str, int] = {}
-    for condition, values in where_clauses(connection, job_filter):
-        # `+`: the index of the condition is better than the index by status.
-        group = "status" if condition == "true" else "+status"
-        sql = f"SELECT status, count(*) FROM job WHERE {condition} GROUP BY {group}"  # noqa: S608 - constant names
-        for status, count in connection.execute(sql, values):
-            counts[status] = counts.get(status, 0) + count
-    return counts
-
-
 def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[str, object]:
     """Find the job with an id, the only job whose id begins with it, or the newest for `@latest`.
 

@@ -13,6 +13,7 @@
   const body = document.body;
   const follow = body.dataset.follow;
   const events = document.getElementById("events");
+  const isAbroad = new Date().getTimezoneOffset() !== 0; // from UTC, in which the server writes times
 
   let source = null;
   let age = null; // of the data: in words and seconds, whether and when it is stale, and when that was received
@@ -51,6 +52,7 @@
       if (isError !== (follow === "reload")) return location.reload();
       loss = "";
       currentAt = moment();
+      document.title = fresh.title;
       for (const part of document.querySelectorAll("[data-live]")) {
         const other = fresh.getElementById(part.id);
         if (!other) continue;
@@ -135,11 +137,18 @@
     rendered = { now: Number(page.getElementById("fresh").dataset.now), at: moment() };
   }
 
-  // Times with a title are shown as how long ago they were.
+  // Times with a title are shown as how long ago they were. The title, and times ahead, have the local time too.
   function showTimes() {
     const now = rendered.now * 1000 + millisecondsSince(rendered.at);
     for (const time of document.querySelectorAll("time[title]")) {
       const text = formatAge((now - Date.parse(time.dateTime)) / 1000);
+      if (time.textContent !== text) time.textContent = text;
+      if (time.title === time.dateTime && isAbroad) time.title += ", here " + new Date(time.dateTime).toLocaleString();
+    }
+    for (const time of document.querySelectorAll("time[data-clock]")) {
+      const form = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+      const here = new Date(time.dateTime).toLocaleTimeString([], form);
+      const text = isAbroad ? `(${here} here, ${time.dataset.clock})` : `(${time.dataset.clock})`;
       if (time.textContent !== text) time.textContent = text;
     }
   }
@@ -264,6 +273,39 @@
     const contact = formatAge(millisecondsSince(currentAt) / 1000);
     if (loss) notice.textContent = `${loss}. Last contact ${contact}; this page shows the state of then.`;
   }
+
+  // --- keys --------------------------------------------------------------------------------------------------------
+
+  function onKey(event) {
+    const isTyping = event.target.closest("input, select, textarea, dialog");
+    if (isTyping || event.ctrlKey || event.metaKey || event.altKey || !switched.checked) return;
+    const search = document.getElementById("q");
+    if (event.key === "/" && search) search.focus();
+    else if (event.key === "j") moveFocus(1);
+    else if (event.key === "k") moveFocus(-1);
+    else if (event.key === "?") document.getElementById("keys").showModal();
+    else return;
+    event.preventDefault();
+  }
+
+  // Focus the link of the next or the previous job; without one in focus, the first or the last one.
+  function moveFocus(step) {
+    const links = [...document.querySelectorAll("#jobs th[scope=row] a, #groups th[scope=row] a")];
+    const row = document.activeElement.closest("tr");
+    const place = links.findIndex((link) => link.closest("tr") === row);
+    const next = place < 0 ? (step > 0 ? 0 : links.length - 1) : place + step;
+    if (links[next]) links[next].focus();
+  }
+
+  const switched = document.getElementById("keys-on");
+  try {
+    switched.checked = localStorage.getItem("keys") !== "off";
+    switched.addEventListener("change", () => localStorage.setItem("keys", switched.checked ? "on" : "off"));
+  } catch {
+    // A browser that keeps nothing for this site forgets the choice with the page.
+  }
+  document.getElementById("show-keys").addEventListener("click", () => document.getElementById("keys").showModal());
+  document.addEventListener("keydown", onKey);
 
   readAge();
   readClock(document);

@@ -17,7 +17,7 @@ def test_empty_values_count_as_defaults() -> None:
     for query in (JobsQuery(empty, START), JobsQuery([], START)):
         assert (query.limit, query.skip, query.filter.is_everything) == (50, 0, True)
     page = JobsPageQuery([("q", ""), ("page", ""), ("owner", "")], START)
-    assert (page.page, page.hours, page.statuses, page.filter.is_everything) == (1, "", frozenset(), True)
+    assert (page.page, page.order, page.group, page.filter.is_everything) == (1, None, None, True)
     charts = ChartsQuery([("owner", ""), ("label", ""), ("days", "")], START)
     assert (charts.owner, charts.labels, charts.days) == ("", (), 30)
 

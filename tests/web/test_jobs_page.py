@@ -1,0 +1,236 @@
+"""The page of jobs: its panels and sections, the search box, and what it says of invalid filters."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import pytest
+
+from support.cli import Cli, Remote, add, foreign, key
+from support.web import Web
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MODEL = {"model": "seir.model:run", "scenario": "baseline", "bundle": "sha256:0"}
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
+    """Return jobs that run, wait and have ended, of which one was resumed."""
+    jobs = remote.jobs
+    forecast = {"0": [cli.clock.now().timestamp() + 600, cli.clock.now().timestamp() + 1200, 2]}
+    for name, fields in {
+        "soon": {"forecast": forecast},
+        "open-end": {},
+        "stuck": {"metadata": {"suspect": {"reason": "pod is gone"}}},
+    }.items():
+        put(remote, name, "running", owner="ada", tasks_total=10, tasks_completed=4, tasks_failed=1, **fields)
+    put(remote, "waits", "pending", owner="grace", labels={"exp": "7"})
+    put(remote, "broke", "failed", owner="ada", error_code="OOM", error_message="exit code 137\nmore", metadata=MODEL)
+    put(remote, "broke.2", "succeeded", owner="ada", parent_job_id="broke", metadata=MODEL)
+    put(remote, "lost", "failed", owner="grace", error_code="LOST", metadata=MODEL, labels={"exp": "8"})
+    add(jobs, "half", "partial", owner="grace", tasks_total=10)
+    cli.ok("sync", "-q")
+    return Web(cli, capsys)
+
+
+def put(remote: Remote, job_id: str, status: str, **fields: Any) -> None:
+    """Write a record with any fields."""
+    remote.put(key(job_id), foreign(job_id, status, **fields))
+
+
+def shown(web: Web, query: str) -> list[str]:
+    """Return the ids on the page, in their order."""
+    return [one for one in web.ids(f"/jobs{query}") if "/" not in one]
+
+
+def address(web: Web, query: str) -> Mapping[str, str]:
+    """Return the parameters that a search leads to."""
+    answer = web.get(f"/jobs?{query}")
+    assert answer.status_code == 302, answer.text
+    path, _, rest = answer.headers["Location"].partition("?")
+    assert path == "/jobs"
+    return dict(parse_qsl(rest))
+
+
+def test_running_comes_first_then_waiting_then_ended(web: Web) -> None:
+    """Of the running ones, suspects are first, and then those that end first; those that cannot tell are last."""
+    found = shown(web, "")
+    assert found[:4] == ["stuck", "soon", "open-end", "waits"]
+    assert set(found[4:]) == {"broke", "broke.2", "lost", "half"}
+    assert shown(web, "?sort=name") == sorted(found)
+
+
+def test_a_failure_that_was_resumed_is_not_open(web: Web) -> None:
+    """It is left out of the panel and of `is:open`, and its row leads to the job that continues it."""
+    page = web.ok("/jobs")
+    assert re.search(r"<b>2</b> open failures", page)
+    assert "<title>(2 failed) Jobs" in page
+    assert sorted(shown(web, "?open=true")) == ["half", "lost"]
+    assert re.search(r'resumed: <a href="/jobs/broke.2" title="broke.2">succeeded</a>', page)
+
+
+def test_a_cancelled_resume_repairs_nothing(web: Web, cli: Cli, remote: Remote) -> None:
+    """The failure is open again."""
+    put(remote, "lost.2", "cancelled", parent_job_id="lost")
+    cli.ok("sync", "-q")
+    assert sorted(shown(web, "?open=true")) == ["half", "lost"]
+
+
+def test_the_running_panel_tells_when_all_is_done(web: Web) -> None:
+    """The next end, the last one, how many cannot tell, and how many give no sign of life."""
+    page = web.ok("/jobs")
+    panel = re.search(r'aria-label="Running">.*?</section>', page, re.DOTALL)
+    assert panel is not None
+    text = " ".join(re.sub(r"<[^>]+>", "", panel[0]).split())
+    assert "3 running" in text
+    assert "1 without a sign of life" in text
+    assert "Next done in 20m" in text
+    assert "2 cannot tell" in text
+
+
+def test_a_row_says_why_a_job_failed(web: Web) -> None:
+    """The code and the first line of the message, or how many tasks failed."""
+    page = web.ok("/jobs")
+    assert ">OOM: exit code 137<" in page
+    assert "more" not in re.findall(r'<td class="error".*?</td>', page)[0]
+    assert ">1 task failed<" in page
+    assert "pod is gone" in page
+    assert "seir.model:run/baseline" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("owner:ada", {"owner": "ada"}),
+        ("owner:ada owner:grace", {"owner": "ada,grace"}),
+        ("status:failed night", {"status": "failed", "q": "night"}),
+        ('error:"exit code 137" is:open', {"error": "exit code 137", "open": "true"}),
+        ("label:exp=7 is:stuck", {"label": "exp=7", "stuck": "true"}),
+        ("param:beta>0.9", {"param": "beta>0.9"}),
+        ("study:seir.model:run/baseline", {"study": "seir.model:run/baseline"}),
+    ],
+)
+def test_filters_in_the_search_become_parameters(web: Web, words: str, expected: dict[str, str]) -> None:
+    """A page has one address, however it was asked for."""
+    assert address(web, f"q={words.replace('%', '%25').replace(' ', '+')}") == expected
+
+
+def test_a_search_adds_to_the_filters(web: Web) -> None:
+    """Of the same kind and of others; a value in quotes is a word."""
+    assert address(web, "owner=ada&label=a&q=owner:bob+label:b&page=3")["owner"] == "ada,bob"
+    assert web.get('/jobs?q="owner:ada"').status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("?error=oom", ["broke"]),
+        ("?error=LOST&owner=grace", ["lost"]),
+        ("?study=seir.model:run/baseline", ["broke", "broke.2", "lost"]),
+        ("?q=137", ["broke"]),
+        ("?q=BASELINE&status=failed", ["broke", "lost"]),
+        ("?q=baseline&error=lost", ["lost"]),
+        ("?open=true&owner=grace", ["half", "lost"]),
+        ("?stuck=true", ["stuck"]),
+        ("?param=beta", []),
+        ("?param=beta%3E0.9", []),
+    ],
+)
+def test_the_page_finds_by_study_error_and_words(web: Web, query: str, ids: list[str]) -> None:
+    assert sorted(shown(web, query)) == ids
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("q=ownr:ada", "unknown filter 'ownr': expected one of owner,"),
+        ("q=ownr:ada", "Did you mean 'owner'?"),
+        ("q=is:stukc", "Did you mean 'stuck'?"),
+        ("q=status:faild", "Did you mean 'failed'?"),
+        ("status=nope&owner=ada", "invalid status 'nope'"),
+        ("columns=size", "invalid columns 'size': expected one of study,"),
+        ("group=colour", "invalid group 'colour': expected study, owner or label:KEY"),
+        ("param=%3D5", "invalid condition '=5'"),
+    ],
+)
+def test_bad_filters_keep_the_form(web: Web, query: str, sentence: str) -> None:
+    """The page is refused with what is wrong, what was typed, and each filter to remove. It shows no jobs."""
+    answer = web.get(f"/jobs?{query}")
+    if answer.status_code == 302:
+        answer = web.get(answer.headers["Location"])
+    page = unescape(answer.text)
+    assert answer.status_code == 400
+    assert sentence in page
+    assert 'role="search"' in page
+    assert "<tr" not in page
+    for name, value in parse_qsl(query):
+        if name == "owner":
+            assert f'aria-label="Remove the filter owner:{value}"' in page
+        elif name == "q":
+            assert value.partition(":")[2] in page
+
+
+def test_mine_is_the_user_of_the_server_or_of_the_browser(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mine=NAME` is remembered in a cookie for this page, and nothing else is."""
+    assert address(web, "mine=true&status=failed") == {"status": "failed", "owner": web.app.env.get("USER", "root")}
+    answer = web.get("/jobs?mine=grace")
+    assert answer.headers["Location"] == "/jobs?owner=grace"
+    assert "HttpOnly" in answer.headers["Set-Cookie"]
+    assert "SameSite=Strict" in answer.headers["Set-Cookie"]
+    assert address(web, "mine=true") == {"owner": "grace"}
+    assert "Set-Cookie" not in web.get(f"/jobs?mine={'x' * 501}").headers
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [("owner", ["ada", "grace"]), ("study", ["seir.model:run/baseline", ""]), ("label:exp", ["7", "8"])],
+)
+def test_groups_lead_to_their_jobs(web: Web, group: str, names: list[str]) -> None:
+    """Each has as many jobs as its link shows."""
+    page = web.ok(f"/jobs?group={group}&hours=24")
+    rows = re.findall(r'<tr data-key="([^"]*)">.*?(?:href="([^"]+)">[^<]*</a>|\(none\))</th><td>(\d+)</td>', page)
+    assert sorted(name for name, _, _ in rows if name) == sorted(filter(None, names))
+    for _, link, count in rows:
+        if link:
+            assert len(shown(web, link.replace("&amp;", "&"))) == int(count)
+
+
+def test_columns_are_in_the_address(web: Web) -> None:
+    """In their order; the default ones are left out of it."""
+    page = web.ok("/jobs?columns=cpu&columns=owner")
+    assert re.findall(r'<th scope="col" class="(\w+)"', page) == ["status", "name", "owner", "cpu"]
+    default = "&".join(f"columns={name}" for name in ("study", "owner", "progress", "error", "done"))
+    assert address(web, f"owner=ada&{default}") == {"owner": "ada"}
+
+
+def test_sections_before_the_last_one_are_short(web: Web, cli: Cli, remote: Remote) -> None:
+    """A link leads to all of them; alone they have pages."""
+    for number in range(40):
+        put(remote, f"run-{number:02}", "running")
+    cli.ok("sync", "-q")
+    page = web.ok("/jobs")
+    assert len([one for one in shown(web, "") if one.startswith("run-")]) + 3 <= 11
+    [link] = re.findall(r'href="([^"]+)">35 more running</a>', page)
+    assert len(shown(web, link.replace("&amp;", "&"))) == 25
+    assert "Page 1 of 2" in web.ok("/jobs" + link.replace("&amp;", "&"))
+
+
+def test_an_empty_registry_says_what_to_type(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three commands; with a filter, that nothing matches."""
+    remote.put("jobs/.keep", b"")
+    cli("sync", "-q")
+    page = Web(cli, capsys).ok("/jobs")
+    assert page.count("<dd><code>mops-jobs ") == 3
+    assert "No job matches" in Web(cli, capsys).ok("/jobs?owner=ada")
+
+
+def test_completions_are_filters_as_they_are_typed(web: Web) -> None:
+    """Owners, keys of labels, and what the jobs on the page have."""
+    options = re.findall(r'<option value="([^"]+)"></option>', web.ok("/jobs"))
+    assert {"owner:ada", "label:exp=", "label:exp=7", "is:stuck", "status:failed", "error:OOM"} <= set(options)
+    assert "study:seir.model:run/baseline" in options
