@@ -348,7 +348,7 @@ class CacheAccess:
             self._settings.registry_id,
             full=full,
             scan=scan,
-            registry_file=self._embedded.file_state(self._now()) if self._settings.is_local else None,
+            registry_file=self._embedded.state_to_note(registry.store, self._now()),
             on_progress=on_progress,
             now=self._now,
         )

@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from mopsjobs.store.base import VersionedStore
+
 
 FILE_CLOCK_SECONDS = 2.0
 """The coarsest time of change that a file system notes, that of FAT."""
+
+WAL_SEPARATOR = " "
+"""Between the states of the file and of its WAL."""
 
 
 class EmbeddedRegistry:
@@ -60,7 +65,8 @@ class EmbeddedRegistry:
         """Return what differs after each write to its file; empty if that cannot be told.
 
         Every write of SQLite goes to the file or to the WAL beside it, and changes the size or the time of one of them.
-        The clock of a file system is coarse, so a write just now may be followed by one with the same time.
+        The clock of a file system is coarse, so a write just now may be followed by one with the same time. A copy that
+        is restored may have size and time of the original, but not the time at which the file system changed its entry.
 
         Args:
             now: the time, in UTC.
@@ -75,8 +81,30 @@ class EmbeddedRegistry:
                 if (wal := os.stat(path + "-wal")).st_size:  # an empty one is left by a reader
                     states.append(wal)
             if max(one.st_mtime for one in states) <= now.timestamp() - FILE_CLOCK_SECONDS:
-                return " ".join(f"{one.st_dev}:{one.st_ino}:{one.st_size}:{one.st_mtime_ns}" for one in states)
+                return WAL_SEPARATOR.join(
+                    f"{one.st_dev}:{one.st_ino}:{one.st_size}:{one.st_mtime_ns}:{one.st_ctime_ns}" for one in states
+                )
         return ""
+
+    def state_to_note(self, store: VersionedStore, now: datetime) -> str | None:
+        """Return the state of its file for a sync that begins now; None if the registry is elsewhere.
+
+        It is empty if it cannot be told, or if readers may not see all that the file has.
+        A write is in the WAL before the disk confirms it, and readers see it after that. In between, a sync would miss
+        it, and the files would not change again.
+
+        Args:
+            store: the store of the registry.
+            now: the time, in UTC.
+        """
+        if self.path is None:
+            return None
+        from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+
+        state = self.file_state(now)
+        if WAL_SEPARATOR in state and isinstance(store, SQLiteVersionedStore) and store.has_writer():
+            return ""
+        return state
 
     def notes_if_unchanged(self, notes: Mapping[str, str], now: datetime) -> dict[str, str]:
         """Return the notes of a cache as of now, if its file has not changed since the last sync; else none.

@@ -30,7 +30,7 @@ LAST_SYNC = "last_sync"
 """The counts of the last complete sync, and its `seconds`, as a JSON object."""
 
 REGISTRY_FILE = "registry_file"
-"""The state of the file of an embedded registry before the last complete sync; empty if it could not tell."""
+"""The state of the file of an embedded registry whose records the cache has, all of them; empty if not known."""
 
 WITNESSES = "witnesses"
 """A few records that the last complete sync saw; see sync/identity.py."""

@@ -60,6 +60,7 @@ def write_through(path: str, registry_id: str, job_id: str, key: str, record: Ve
         cached = _version(connection, key)
         if cached == record.version.value or (cached != before and _is_cached_newer(connection, row, record.value)):
             return
+        sync_state.set_meta(connection, {sync_state.REGISTRY_FILE: ""})  # the row may be older than the last sync
         rows.write_rows(connection, [row])
         rows.replace_problems(connection, [key], [] if row.problem is None else [row.problem])
 

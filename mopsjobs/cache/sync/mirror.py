@@ -182,7 +182,7 @@ class _Sync:
         values = {
             sync_state.SYNCED_AT: json_time(self.started),
             sync_state.SYNCED_GENERATION: str(self._generation),
-            sync_state.REGISTRY_FILE: self._registry_file or "",
+            sync_state.REGISTRY_FILE: self._file_to_note(),
             sync_state.LAST_SYNC: json.dumps(counts | {name: getattr(self.report, name) for name in names}),
             "last_error": "",
         }
@@ -190,6 +190,17 @@ class _Sync:
         registry_identity.remember_witnesses(self._connection, self._generation)
         if self._connection.execute("SELECT 1 FROM problem WHERE kind = ? LIMIT 1", (rows.UNREADABLE,)).fetchone():
             counters.add(self._connection, {(counters.SYNC_ERRORS, ("parse",)): 1})
+
+    def _file_to_note(self) -> str:
+        """Return the state of the file if the cache has all that the file had then; else empty: the next view syncs.
+
+        A delta sync misses changes without announcements. A row that a command has written during this sync may be
+        older than what this sync has read.
+        """
+        if not self._registry_file or not self.report.is_full:
+            return ""
+        sql = "SELECT 1 FROM job WHERE generation > ? LIMIT 1"
+        return "" if self._connection.execute(sql, (self._generation,)).fetchone() else self._registry_file
 
     def _note_foreign_records(self, *, is_known: bool = False, all_rows: bool = False) -> None:
         """Store whether other programs write records, as far as known. The caller holds the transaction.

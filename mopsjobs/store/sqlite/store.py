@@ -128,6 +128,25 @@ class SQLiteVersionedStore:
             for key, version, value in self._pages(columns, prefix)
         )
 
+    def has_writer(self) -> bool:
+        """Return whether a write may be under way, without waiting for it; True also if that cannot be told.
+
+        A writer holds SQLite's lock until readers see what it has written.
+        """
+        with contextlib.suppress(StoreError):
+            if self._file_identity() is None:
+                return True
+            with self._borrow_connection(create=True) as handle:
+                assert handle is not None  # noqa: S101 - create=True always gives one
+                handle.connection.execute("PRAGMA busy_timeout = 0")
+                try:
+                    handle.connection.execute("BEGIN IMMEDIATE")
+                    handle.connection.rollback()
+                finally:
+                    handle.connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+            return False
+        return True
+
     def close(self) -> None:
         """See `VersionedStore.close`."""
         self._closed = True

@@ -16,6 +16,7 @@ from mopsjobs.app import config
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness, FreshnessPolicy
 from mopsjobs.cache import sync_state
+from mopsjobs.cache.sync import mirror
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -48,12 +49,15 @@ def test_a_registry_that_is_lost_during_a_run_is_not_created_again(app: App, tmp
 # --- whether it has changed -----------------------------------------------------------------------------------------
 
 
+def _job_ids(cache: sqlite3.Connection) -> list[str]:
+    return [job_id for (job_id,) in cache.execute("SELECT job_id FROM job ORDER BY job_id")]
+
+
 def _view(app: App, **policy: bool) -> tuple[list[str], int, Freshness]:
     """Return the jobs and the age that a view shows, and how many syncs there were."""
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> tuple[list[str], int, Freshness]:
-        jobs = [job_id for (job_id,) in cache.execute("SELECT job_id FROM job ORDER BY job_id")]
-        return jobs, sync_state.last_generation(cache), freshness
+        return _job_ids(cache), sync_state.last_generation(cache), freshness
 
     return app.cache.read(view, FreshnessPolicy(**policy))
 
@@ -119,6 +123,69 @@ def test_another_file_of_the_same_size_and_time_is_another(app: App, tmp_path: P
     shutil.copy2(app.embedded.path, tmp_path / "copy")
     os.replace(tmp_path / "copy", app.embedded.path)
     assert _syncs(app) == 1
+
+
+def test_a_file_whose_time_was_set_back_has_changed(app: App) -> None:
+    """Tools that restore a copy in place give it the time of the original."""
+    _age_file(app)
+    assert [_syncs(app), _syncs(app)] == [1, 0]
+    assert app.embedded.path is not None
+    found = os.stat(app.embedded.path)
+    os.utime(app.embedded.path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert _syncs(app) == 1
+
+
+def test_a_write_that_the_disk_has_not_confirmed_keeps_views_syncing(app: App) -> None:
+    """It is in the WAL already. Readers see it seconds later, and then the files do not change again."""
+    _age_file(app)
+    assert app.embedded.path is not None
+    with contextlib.closing(sqlite3.connect(app.embedded.path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert [_syncs(app) for _ in range(2)] == [1, 1]
+        writer.rollback()
+        assert [_syncs(app) for _ in range(2)] == [1, 0]
+
+
+def test_a_delta_sync_does_not_end_the_search_for_foreign_writes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a scan finds what other programs have written without an announcement; `--max-age` asks for one."""
+    monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
+    monkeypatch.setattr(mirror, "GET_COST", 0)  # a delta, however few jobs there are
+    app.cache.sync(wait=None, scan=True)
+    record = app.store.get(app.registry.key_of("a"))
+    assert record is not None
+    app.store.create_if_absent(app.registry.key_of("foreign"), record.value.replace(b'"a"', b'"foreign"'))
+    _age_file(app)
+    assert "foreign" not in _view(app)[0]  # a delta
+    assert [_syncs(app), _syncs(app)] == [1, 1]
+    assert "foreign" in app.cache.read(lambda cache, _: _job_ids(cache), FreshnessPolicy(max_age=0.0))
+
+
+def _unread_write(app: App) -> Callable[[], None]:
+    """Return a call by which a slow command shows a job that it has read, and that was removed since."""
+    key = app.registry.key_of("b")
+    take = app.cache.observe(key)
+    with contextlib.closing(SQLiteVersionedStore(str(app.embedded.path))) as store:
+        JobRegistry(store).register_job("b")
+        record = store.get(key)
+        store.delete(key)
+    assert record is not None
+    _age_file(app)
+    return lambda: take(record)
+
+
+def test_a_view_syncs_after_a_command_that_read_before_the_last_sync(app: App) -> None:
+    take = _unread_write(app)
+    assert [_syncs(app), _syncs(app)] == [1, 0]
+    take()
+    assert _view(app)[0] == ["a"]
+
+
+def test_a_view_syncs_after_a_command_that_wrote_during_the_last_sync(app: App) -> None:
+    """The sync leaves the row of that command, which may be the older one."""
+    take = _unread_write(app)
+    app.cache.sync(wait=None, on_progress=lambda _: take())
+    assert _view(app)[0] == ["a"]
+    assert _syncs(app) == 0
 
 
 def test_a_failed_sync_is_made_again(app: App) -> None:
