@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from types import TracebackType
@@ -11,6 +12,7 @@ from mopsjobs.api.job import Job
 from mopsjobs.api.registry import Registry, connect
 from mopsjobs.errors import JobExistsError, MopsJobsError, StoreError, TooManyRetriesError, UsageError, shorten
 from mopsjobs.utils.backoff import Backoff
+from mopsjobs.utils.json_strict import check_surrogates
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,6 +29,9 @@ END_SECONDS = 30.0
 """How long the end of a block tries to report it while the registry does not answer."""
 
 MAX_ERROR_CHARACTERS = 1000
+
+MAX_SHOWN = 60
+"""Characters of a value in an error."""
 
 TOKEN = "report"  # noqa: S105 - the name of a field
 """The field of the metadata by which a report knows its own job, if the reply to the registration was lost."""
@@ -62,7 +67,7 @@ class Report:
         """The id of the job."""
         self.done: int = 0
         """Steps done so far."""
-        self.total: int | None = total
+        self.total: int | None = None if total is None else _whole(total)
         """Number of steps; None if it is not known."""
         self._fields: dict[str, object] = {"labels": {key: str(value) for key, value in (labels or {}).items()}}
         if owner is not None:
@@ -114,8 +119,7 @@ class Report:
             if error is None:
                 self._end("succeeded", {})
             else:
-                message = shorten(str(error) or type(error).__name__, MAX_ERROR_CHARACTERS)
-                self._end("failed", {"error_code": type(error).__name__, "error_message": message})
+                self._end("failed", {"error_code": type(error).__name__, "error_message": _message_of(error)})
         finally:
             self._close()
 
@@ -139,9 +143,9 @@ class Report:
         """Set how many steps are done, and report it unless a report was sent within a second.
 
         Raises:
-            UsageError: if a count is negative, or if more steps are done than there are.
+            UsageError: if a count is negative or not whole, or if more steps are done than there are.
         """
-        total = self.total if total is None else total
+        done, total = _whole(done), self.total if total is None else _whole(total)
         if done < 0 or (total is not None and done > total):
             raise UsageError(f"invalid progress {done}/{total}: expected steps from 0 to the total.")
         self.done, self.total = done, total
@@ -215,6 +219,28 @@ class Report:
 
     def __repr__(self) -> str:
         return f"<Report of {self.id}: {self.done}{'' if self.total is None else f'/{self.total}'}>"
+
+
+def _whole(count: Any) -> int:
+    """Return a count as an `int`, also one of numpy.
+
+    Raises:
+        UsageError: if it is not whole.
+    """
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        whole = int(count)
+        if whole == count:
+            return whole
+    raise UsageError(f"invalid steps {shorten(repr(count), MAX_SHOWN)}: expected a whole number.")
+
+
+def _message_of(error: BaseException) -> str:
+    """Return the message of an exception as text that a record can have: it may quote a path that is not UTF-8."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - the exception of the block must be reported and raised, not that of its text
+        message = ""
+    return str(check_surrogates(shorten(message or type(error).__name__, MAX_ERROR_CHARACTERS), "replace"))
 
 
 report = Report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import mopsjobs as mj
@@ -139,6 +140,34 @@ def test_invalid_progress_is_refused(reg: mj.Registry) -> None:
         assert repr(r) == "<Report of a: 2/2>"
     with pytest.raises(mj.UsageError, match="has not begun"):
         mj.report("b").advance()
+
+
+def test_steps_are_whole_numbers_also_those_of_numpy(reg: mj.Registry) -> None:
+    """A count that the record refused would end the reports, and the job would never end."""
+    with mj.report("a", total=np.int64(3), registry=reg) as r:  # type: ignore[arg-type]
+        r.advance(np.int64(2))  # type: ignore[arg-type]
+        with pytest.raises(mj.UsageError, match=r"invalid steps 2\.5: expected a whole number"):
+            r.advance(0.5)  # type: ignore[arg-type]
+    state = reg.job("a").status()
+    assert (state.status, state["tasks_completed"], state["tasks_total"]) == ("succeeded", 2, 3)
+
+
+class _MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(FileNotFoundError("no caf\udce9.csv"), "no caf?.csv"), (_MuteError(), "_MuteError")],
+    ids=["not UTF-8", "without a text"],
+)
+def test_each_exception_ends_the_job(reg: mj.Registry, error: Exception, message: str) -> None:
+    """Also one whose text no record can have: a path that is not UTF-8, or one that raises itself."""
+    with pytest.raises(type(error)), mj.report("a", registry=reg):
+        raise error
+    job = reg.job("a").status()
+    assert (job.status, job["error_message"]) == ("failed", message)
 
 
 def test_a_report_opens_the_registry_of_the_command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
