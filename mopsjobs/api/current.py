@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import UsageError, shorten
+from mopsjobs.utils.json_strict import check_surrogates
 
 WORKER = "mops_jobs_worker"
 """The name in `sys.modules` under which the script of the worker is found."""
@@ -84,7 +85,9 @@ def _line() -> dict[str, Any] | None:
 def _plain(name: str, value: Any) -> object:
     to_list = getattr(value, "tolist", None)  # of numbers of numpy
     plain = value if to_list is None else to_list()
-    if isinstance(plain, (bool, int, str)) or (isinstance(plain, float) and math.isfinite(plain)):
+    if isinstance(plain, str):  # one that quotes a path that is not UTF-8 would spoil all scalars of the task
+        return check_surrogates(plain, "replace")
+    if isinstance(plain, (bool, int)) or (isinstance(plain, float) and math.isfinite(plain)):
         return plain
     shown = shorten(repr(value), MAX_SHOWN)
     raise UsageError(f"invalid {name} {shown}: expected a finite number, a text or a truth value.")
