@@ -105,7 +105,8 @@ class _Parts:
             return definition.name
         self.bound[definition.name] = value
         needed = _used_names(ast.unparse(_without_annotations(definition.tree)))
-        for name in sorted(_used_names(definition.text)):
+        in_classes = {name for name in _read_in_classes(definition.text) if name in namespace}
+        for name in sorted(_used_names(definition.text) | in_classes):
             if name == definition.name and name not in namespace:
                 continue
             if name in needed:
@@ -125,7 +126,7 @@ class _Parts:
         return True
 
     def _try_name(self, name: str, namespace: Mapping[str, Any], tree: ast.Module) -> None:
-        """Add a name that only annotations use, which are not evaluated, if that works."""
+        """Add a name that may be needless, if that works: of an annotation, or of the body of a class."""
         before = dict(self.bound), dict(self.problems), set(self._imports), dict(self._values), list(self._definitions)
         self._add_name(name, namespace, tree)
         if len(self.problems) > len(before[1]):
@@ -200,6 +201,17 @@ def _used_names(text: str) -> set[str]:
         for table in _tables(text)
         for symbol in table.get_symbols()
         if symbol.is_referenced() and symbol.is_global()
+    }
+
+
+def _read_in_classes(text: str) -> set[str]:
+    """Return the names that the body of a class both reads and defines: in `beta = beta`, the module has the first."""
+    return {
+        symbol.get_name()
+        for table in _tables(text)
+        if table.get_type() == "class"
+        for symbol in table.get_symbols()
+        if symbol.is_referenced() and symbol.is_local()
     }
 
 

@@ -47,6 +47,12 @@ def odd(n):
 def f(params, seed):
     return 6 * even(4)
 # ---
+k = 3
+class P:
+    k = k
+def f(params, seed):
+    return P.k * params["x"]
+# ---
 import functools
 @functools.lru_cache
 def g(x):
