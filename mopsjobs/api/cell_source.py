@@ -141,7 +141,7 @@ class _Parts:
                 self.problems[name] = "not defined"
             return
         value = namespace[name] if name in namespace else getattr(builtins, name)
-        if name not in namespace and _is_of_python(value):
+        if _is_of_python(value) if name not in namespace else _is_builtin_by_ipython(name, value):
             return
         if isinstance(value, types.ModuleType):  # each use may name other modules within it
             self._imports.update(_imports_within(name, value, tree))
@@ -236,6 +236,12 @@ def _is_of_python(value: Any) -> bool:
     """Return whether a builtin is one of every Python. IPython adds some."""
     home = getattr(value, "__module__", None) or "builtins"
     return home.partition(".")[0] in sys.stdlib_module_names
+
+
+def _is_builtin_by_ipython(name: str, value: Any) -> bool:
+    """Return whether a variable of a notebook is a wrapper of IPython around a builtin, as it has one of `open`."""
+    module = getattr(value, "__globals__", {}).get("__name__", "")
+    return module.startswith("IPython.") and inspect.unwrap(value) is getattr(builtins, name, None)
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ _FUTURE_FLAGS = sum(getattr(__future__, name).compiler_flag for name in __future
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
+_NOT_KNOWN = "its source is not known here, as after %%time, exec or an interactive prompt"
+
 _NO_STATEMENT = "a function without a statement of its own"
 
 
@@ -61,7 +63,7 @@ def _read_function(function: types.FunctionType) -> Definition:
     try:
         text, lines = inspect.getsource(function), inspect.findsource(function)[0]
     except (OSError, TypeError):
-        raise NoSourceError("its source is not known here") from None
+        raise NoSourceError(_NOT_KNOWN) from None
     definition = _parse(text)
     node = definition.tree.body[0]
     if not isinstance(node.value if isinstance(node, ast.Assign) else node, _FUNCTIONS):
@@ -93,7 +95,7 @@ def _read_class(kind: type) -> Definition:
         try:
             return _parse(inspect.getsource(kind))
         except (OSError, TypeError):
-            raise NoSourceError("its source is not known here") from None
+            raise NoSourceError(_NOT_KNOWN) from None
     for text in reversed(cells):
         try:
             tree = ast.parse(text)
@@ -104,7 +106,7 @@ def _read_class(kind: type) -> Definition:
                 first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                 lines = text.splitlines(keepends=True)[first - 1 : node.end_lineno]
                 return _parse("".join(lines))
-    raise NoSourceError("its source is not known here")
+    raise NoSourceError(_NOT_KNOWN)
 
 
 def _parse(text: str) -> Definition:

@@ -59,6 +59,8 @@ class Model:
         return -x
 # ---
 def simulate(params, seed):
+    with open(__file__) as file:
+        assert "def simulate" in file.read()
     return {"y": float(np.sqrt(Model().run(params["x"])))}
 # ---
 class Model:

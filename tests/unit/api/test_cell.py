@@ -345,6 +345,16 @@ def test_a_script_that_was_changed_is_refused(run: Run) -> None:
         cell(f)
 
 
+def test_the_open_of_a_notebook_is_that_of_python(run: Run) -> None:
+    """IPython gives a notebook a wrapper of it, which only guards the streams of the kernel."""
+    from IPython.core import interactiveshell
+
+    names = run("def f(params, seed):\n    return open(params['path']).read()\n")
+    names["open"] = vars(interactiveshell)["_modified_open"]
+    assert names["open"] is not open
+    assert cell(names["f"]).names == ()
+
+
 def test_builtins_of_ipython_are_not_those_of_python(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A magic in a function is a use of its shell."""
 
