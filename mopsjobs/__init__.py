@@ -137,7 +137,11 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that exists
             AttributeError: if the name does not exist.
         """
         if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            import sys
+
+            # The module and the name let Python suggest the nearest name.
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message, name=name, obj=sys.modules[__name__])
         from importlib import import_module
 
         module = next((module for module, names in _MODULES.items() if name in names), "mopsjobs.errors")

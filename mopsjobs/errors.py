@@ -83,15 +83,29 @@ def shorten(text: str, limit: int) -> str:
 
 
 class MopsJobsError(Exception):
-    """The root. `str(error)` is one sentence. `hint` is the next thing to try, or None."""
+    """The root. `str(error)` is one sentence. `hint` is the next thing to try, or None; a traceback ends with it."""
 
     exit_code = EXIT_UNEXPECTED
+
+    _hint: str | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         message = shorten(message, MAX_MESSAGE)
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def hint(self) -> str | None:
+        """Return the next thing to try, or None."""
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str | None) -> None:
+        # A note (PEP 678): a program that does not catch the error shows nothing else than its traceback.
+        notes = [note for note in getattr(self, "__notes__", ()) if note != _note_of(self._hint)]
+        self.__notes__ = notes if hint is None else [_note_of(hint), *notes]
+        self._hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross processes. The arguments of most are keyword-only, which the default cannot pickle.
@@ -100,6 +114,10 @@ class MopsJobsError(Exception):
     def __str__(self) -> str:
         # KeyError, which JobNotFoundError also is, would print the repr of its argument.
         return self.message
+
+
+def _note_of(hint: str | None) -> str:
+    return f"hint: {hint}"
 
 
 def _rebuilt(kind: type[MopsJobsError], args: tuple[object, ...], facts: dict[str, object]) -> MopsJobsError:

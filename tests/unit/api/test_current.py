@@ -43,7 +43,7 @@ def simulate(params, seed):
     found = {"task": task._asdict(), "at_import": AT_IMPORT}
     if params.get("children"):
         child = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True)
-        found["spawned"] = [json.loads(child.stdout), child.stderr.splitlines()[-1]]
+        found["spawned"] = [json.loads(child.stdout), child.stderr]
         with multiprocessing.get_context("fork").Pool(1) as pool:
             found["forked"] = pool.map(forked, [0])[0]
     if not params.get("silent"):

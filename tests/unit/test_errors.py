@@ -1,0 +1,26 @@
+"""The errors of mops-jobs."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+
+from mopsjobs.errors import JobNotFoundError
+
+
+def test_a_traceback_ends_with_the_hint() -> None:
+    """A program that does not catch the error shows nothing else. A new hint replaces the old one; notes stay."""
+    error = JobNotFoundError("a", hint="Look at the list.")
+    error.add_note("Seen on Monday.")
+    error.hint = "Give the full id."
+    lines = traceback.format_exception(error)
+    assert [line.rstrip() for line in lines[-2:]] == ["hint: Give the full id.", "Seen on Monday."]
+    assert lines[-3].endswith("JobNotFoundError: Job a not found.\n")
+    error.hint = None
+    assert error.__notes__ == ["Seen on Monday."]
+
+
+def test_a_hint_crosses_processes() -> None:
+    """Its note comes along, once."""
+    error = pickle.loads(pickle.dumps(JobNotFoundError("a", hint="Give the full id.")))
+    assert (error.hint, error.__notes__) == ("Give the full id.", ["hint: Give the full id."])
