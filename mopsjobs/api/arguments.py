@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import index
 from typing import TYPE_CHECKING, TypedDict
 
 from mopsjobs.app.freshness import FreshnessPolicy
@@ -75,13 +76,13 @@ def seconds_of(duration: Duration | None) -> float | None:
     return duration
 
 
-def policy_of(freshness: Freshness) -> FreshnessPolicy:
-    """Return the policy for these arguments.
+def policy_of(freshness: Freshness, method: Callable[..., object]) -> FreshnessPolicy:
+    """Return the policy for these arguments of a method.
 
     Raises:
         UsageError: if a name is unknown, or if two contradict each other.
     """
-    check_names(freshness, Freshness)
+    check_names(freshness, Freshness, method)
     if sum(value not in (None, False) for value in freshness.values()) > 1:
         raise UsageError("refresh, max_age and offline contradict each other: use one of them.")
     return FreshnessPolicy(
@@ -91,15 +92,15 @@ def policy_of(freshness: Freshness) -> FreshnessPolicy:
     )
 
 
-def launch_options(options: RunnerOptions) -> LaunchOptions:
-    """Return the options of a launch.
+def launch_options(options: RunnerOptions, method: Callable[..., object]) -> LaunchOptions:
+    """Return the options of a launch, which are arguments of a method.
 
     Raises:
         UsageError: if a name is unknown, or if the time limit is malformed.
     """
     from mopsjobs.submission.launching import CLUSTER_OPTIONS, LaunchOptions  # here: it imports the registry
 
-    check_names(options, RunnerOptions)
+    check_names(options, RunnerOptions, method)
     given = {name: value for name, value in options.items() if value is not None}
     return LaunchOptions(
         workers=options.get("workers"),
@@ -120,13 +121,35 @@ def label_texts(labels: Labels | None) -> list[str]:
     return [f"{key}={value}" for key, value in labels.items()] if isinstance(labels, Mapping) else list(labels)
 
 
-def check_names(given: Mapping[str, object], known: type) -> None:
+def task_set(task: int | Iterable[int] | None) -> frozenset[int] | None:
+    """Return the numbers of one task or of several; None stays.
+
+    Raises:
+        UsageError: if one is not a whole number. The digits of a text are not numbers of tasks.
+    """
+    if task is None:
+        return None
+    numbers = frozenset(task) if isinstance(task, Iterable) else frozenset([task])
+    try:
+        return frozenset(map(index, numbers))
+    except TypeError:
+        raise UsageError(f"invalid task {task!r}: expected the number of a task, or several.") from None
+
+
+def check_names(given: Mapping[str, object], known: type, method: Callable[..., object]) -> None:
     """Refuse names of arguments that are unknown, which a type checker would find.
+
+    Args:
+        given: the arguments that no parameter of the method has taken.
+        known: the type with the names that it also takes.
+        method: the method. The error names its parameters too, among which the nearest name may be.
 
     Raises:
         UsageError: if there is one.
     """
-    names = list(known.__annotations__)
     for name in given:
-        if name not in names:
-            raise UsageError(invalid_choice("argument", name, names))
+        if name not in known.__annotations__:
+            from inspect import signature  # here: it takes milliseconds to import
+
+            own = [one.name for one in signature(method).parameters.values() if one.kind != one.VAR_KEYWORD]
+            raise UsageError(invalid_choice("argument", name, [*own[1:], *known.__annotations__]))

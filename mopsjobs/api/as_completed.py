@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mopsjobs.api.arguments import Duration, seconds_of
 from mopsjobs.api.task_info import TaskInfo
+from mopsjobs.errors import UsageError
 
 if TYPE_CHECKING:
     from mopsjobs.api.job import Job
+    from mopsjobs.api.registry import Registry
     from mopsjobs.app.app import App
 
 T = TypeVar("T")
@@ -32,17 +34,23 @@ def ended_task_batches(
 
 
 def ended_job_batches(
-    jobs: Sequence[Job], app: App, timeout: Duration | None, interval: Duration | None
+    jobs: Sequence[Job], registry: Registry, timeout: Duration | None, interval: Duration | None
 ) -> Iterator[list[Job]]:
     """Return an iterator over jobs as they end; see `Registry.as_completed`.
 
     Raises:
-        UsageError: if a time is invalid.
+        UsageError: if a time is invalid, or if an item is not a job of this registry.
     """
     from mopsjobs.app.wait import ended_jobs
 
+    for job in jobs:
+        place: Registry | None = getattr(job, "registry", None)
+        if place is None:
+            raise UsageError(f"invalid job {job!r}: expected a handle.", hint="Use the registry's job() to find one.")
+        if place.identity != registry.identity:
+            raise UsageError(f"Job {job.id} is in another registry: {place.url}, not {registry.url}.")
     by_id = {job.id: job for job in jobs}
-    batches = ended_jobs(list(by_id), app, timeout=seconds_of(timeout), interval=seconds_of(interval))
+    batches = ended_jobs(list(by_id), registry.app, timeout=seconds_of(timeout), interval=seconds_of(interval))
     return _until_interrupted(([by_id[job_id] for job_id in batch] for batch in batches), list(by_id))
 
 

@@ -85,7 +85,7 @@ class AsyncRegistry:
     ) -> AsyncIterator[AsyncJob]:
         """Yield each job once, as it ends. See `Registry.as_completed`."""
         handles = [job.blocking for job in jobs]
-        batches = ended_job_batches(handles, self.blocking.app, timeout, interval)
+        batches = ended_job_batches(handles, self.blocking, timeout, interval)
         found = ([AsyncJob(self, job) for job in batch] for batch in batches)
         return _items(found, [job.id for job in handles], self.calls)
 
@@ -188,7 +188,7 @@ class AsyncJob:
     def __repr__(self) -> str:
         return f"<Async{repr(self.blocking)[1:]}"
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         return self.blocking._repr_html_()
 
 

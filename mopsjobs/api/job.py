@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from mopsjobs.api.arguments import Duration, Freshness, RunnerOptions, launch_options, policy_of, seconds_of
+from mopsjobs.api.arguments import Duration, Freshness, RunnerOptions, launch_options, policy_of, seconds_of, task_set
 from mopsjobs.api.as_completed import ended_task_batches, noting_what_goes_on
 from mopsjobs.api.job_info import JobInfo
 from mopsjobs.api.table import Table, table_of_dicts
@@ -39,17 +39,17 @@ _END_ERRORS: dict[int, type[JobEndError]] = {
 class Job:
     """A handle on a job: its id, and the registry that has it. It keeps nothing else, and cancels nothing."""
 
-    __slots__ = ("_registry", "id")
+    __slots__ = ("id", "registry")
 
     def __init__(self, registry: Registry, job_id: str) -> None:
         """Make a handle; nothing is read. `Registry.job` also checks that the job exists."""
-        self._registry = registry
+        self.registry = registry
         self.id: str = job_id
         """The full id of the job."""
 
     @property
     def _app(self) -> App:
-        return self._registry.app
+        return self.registry.app
 
     # --- read ------------------------------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ class Job:
         """
         from mopsjobs.app.find_job import find_job
 
-        found = find_job(self.id, self._app, policy_of(freshness))
+        found = find_job(self.id, self._app, policy_of(freshness, Job.status))
         self._warn(found.warnings)
         return JobInfo(found.job, "live" if found.freshness is None else found.freshness.describe())
 
@@ -177,7 +177,7 @@ class Job:
         check_count(conditions)
         order = Order() if sort is None else parse_order(sort)
         query = TaskQuery(None if status is None else parse_task_statuses(status), conditions, order)
-        job = find_tasks(self.id, self._app, policy_of(freshness))
+        job = find_tasks(self.id, self._app, policy_of(freshness, Job.tasks))
         self._warn(job.warnings)
 
         def view(tasks: TaskList) -> Table:
@@ -196,7 +196,7 @@ class Job:
         from mopsjobs.app.failures import failures_of_jobs
 
         app = self._app
-        failures = failures_of_jobs([self.id], app, policy_of(freshness))
+        failures = failures_of_jobs([self.id], app, policy_of(freshness, Job.failures))
         self._warn(failures.warnings)
         return failures.to_json(app)
 
@@ -236,7 +236,7 @@ class Job:
             pattern=grep,
             offline=offline,
             trust=trust,
-            tasks=None if task is None else frozenset([task] if isinstance(task, int) else task),
+            tasks=task_set(task),
             failed=failed,
         )
         read_logs(request, self._app, lambda some: lines.extend(line.text for line in some))
@@ -372,12 +372,12 @@ class Job:
         app = self._app
         request = ResumeRequest(
             job_id=self.id,
-            options=launch_options(options),
-            code=None if code is None else self._registry.code_in(code),
+            options=launch_options(options, Job.resume),
+            code=None if code is None else self.registry.code_in(code),
         )
         resumed = resume(request, submission_session(app), user_trust(trust, app))
         self._warn(resumed.warnings)
-        return None if resumed.job_id is None else Job(self._registry, resumed.job_id)
+        return None if resumed.job_id is None else Job(self.registry, resumed.job_id)
 
     # --- show ------------------------------------------------------------------------------------------------
 
@@ -386,15 +386,15 @@ class Job:
             self._app.out.warn(warning)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Job) and (self.id, self._registry) == (other.id, other._registry)
+        return isinstance(other, Job) and (self.id, self.registry.identity) == (other.id, other.registry.identity)
 
     def __hash__(self) -> int:
         return hash(self.id)
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} in {self._registry.url}>"
+        return f"<Job {self.id} in {self.registry.url}>"
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         from mopsjobs.api.job_html import job_html
 
-        return job_html(self.id, self._app)
+        return None if self.registry.is_closed else job_html(self.id, self._app)

@@ -26,7 +26,7 @@ from mopsjobs.api.as_completed import ended_job_batches
 from mopsjobs.api.job import Job
 from mopsjobs.api.log_printer import LogPrinter
 from mopsjobs.api.pauses import sleep
-from mopsjobs.api.study import Study
+from mopsjobs.api.study import Study, check_is_study
 from mopsjobs.api.table import Table, table_of_dicts
 from mopsjobs.app import freshness as freshness_module
 from mopsjobs.app.app import App, open_app
@@ -102,6 +102,7 @@ class Registry:
         self._open_app: App | None = app
         self.url: str = app.settings.registry.value
         """The URL of the registry. It holds no secret."""
+        self.identity: str = app.settings.registry_id  # the same for each URL of the registry
 
     @property
     def app(self) -> App:
@@ -113,6 +114,11 @@ class Registry:
         if self._open_app is None:
             raise UsageError("The registry is closed.", hint="Open it again with connect().")
         return self._open_app
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether the registry is closed."""
+        return self._open_app is None
 
     def close(self) -> None:
         """Close the connections. Jobs go on."""
@@ -129,7 +135,7 @@ class Registry:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Registry {self.url}{'' if self._open_app is not None else ', closed'}>"
+        return f"<Registry {self.url}{', closed' if self.is_closed else ''}>"
 
     # --- read ------------------------------------------------------------------------------------------------
 
@@ -147,7 +153,7 @@ class Registry:
         """
         from mopsjobs.app.find_job import find_job
 
-        found = find_job(name, self.app, policy_of(freshness))
+        found = find_job(name, self.app, policy_of(freshness, Registry.job))
         for warning in found.warnings:
             self.app.out.warn(warning)
         return Job(self, str(found.job["job_id"]))
@@ -207,7 +213,7 @@ class Registry:
             page = job_queries.list_jobs(connection, chosen, order=order, limit=limit, now=now.timestamp())
             return table_of_dicts("jobs", job_json.job_fields(), page.jobs(None), age=self._age(age))
 
-        return app.cache.read(view, policy_of(freshness))
+        return app.cache.read(view, policy_of(freshness, Registry.jobs))
 
     def query(self, sql: str, *, timeout: Duration = 30.0, **freshness: Unpack[Freshness]) -> Table:
         """Run one SELECT over the views of the cache, in SQLite's dialect, and return all rows.
@@ -230,7 +236,7 @@ class Registry:
             user_sql.check_distinct(found.columns)
             return Table.of("a query", found.columns, found.rows, age=self._age(age))
 
-        return app.cache.read(view, policy_of(freshness))
+        return app.cache.read(view, policy_of(freshness, Registry.query))
 
     def sync(self, *, full: bool = False) -> dict[str, Any] | None:
         """Mirror the registry into the cache, and return the document of `sync --json`.
@@ -263,8 +269,11 @@ class Registry:
         """Yield each job once, as it ends, until all have ended or the time is up.
 
         A failed job raises nothing. An interrupt ends only the wait. For arguments and errors, see `Job.wait`.
+
+        Raises:
+            UsageError: if an item is not a job of this registry.
         """
-        return itertools.chain.from_iterable(ended_job_batches(list(jobs), self.app, timeout, interval))
+        return itertools.chain.from_iterable(ended_job_batches(list(jobs), self, timeout, interval))
 
     # --- submit ----------------------------------------------------------------------------------------------
 
@@ -303,6 +312,7 @@ class Registry:
         from mopsjobs.app.submission_session import submission_session
         from mopsjobs.submission.submit import SubmitRequest, submit
 
+        check_is_study(study)
         if study.cell is not None and engine == "local":
             options = {"python": sys.executable, **options}
         request = SubmitRequest(
@@ -310,7 +320,7 @@ class Registry:
             code=self._code_of(study, code) if bundle is None else None,
             bundle=bundle,
             engine=engine,
-            options=launch_options(options),
+            options=launch_options(options, Registry.submit),
             job_id=job_id,
             owner=owner,
             labels={key: str(value) for key, value in (labels or {}).items()},

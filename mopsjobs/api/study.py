@@ -118,6 +118,17 @@ class Study:
         return f"<Study of {self.definition.entrypoint}: {self.tasks_total:,} tasks>"
 
 
+def check_is_study(study: object) -> None:
+    """Refuse another value than a study, such as the path of one.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    if not isinstance(study, Study):
+        hint = "Use Study(…), or Study.from_file(path) for a file."
+        raise UsageError(f"invalid study of type {type(study).__name__}: expected a Study.", hint=hint)
+
+
 def _as_list(value: Any, convert: Callable[[Any], Any] = lambda one: one) -> Any:
     """Return a list of the items. A value that has none, a text or a mapping stays, for the error."""
     if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.table_files import (
@@ -48,7 +48,7 @@ class ReadRows(Protocol):
 
 
 class Table:
-    """A table with typed columns. It yields its rows as dicts, and takes `len(table)` and `table[0]`, as a list does.
+    """A table with typed columns. As a list of dicts, it yields its rows, and takes `len(table)` and `table[:5]`.
 
     Rows are read when they are first needed, and then kept. `to_csv` and `to_parquet` hold a few thousand rows only,
     unless the rows are kept already. Numbers, texts and truth values are as `results --table` writes them.
@@ -95,8 +95,17 @@ class Table:
     def __len__(self) -> int:
         return len(self._load()[1])
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        return dict(zip(self.columns, self._load()[1][place], strict=True))
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        names, (_, rows) = self.columns, self._load()
+        if isinstance(place, slice):
+            return [dict(zip(names, row, strict=True)) for row in rows[place]]
+        return dict(zip(names, rows[place], strict=True))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a `pandas.DataFrame`. Whole numbers and truth values with nulls have nullable types.
@@ -154,8 +163,9 @@ class Table:
 
     def _write(self, path: str | os.PathLike[str], form: str) -> None:
         name = os.fspath(path)
-        if name == "-" or form_of(name) != form:
-            raise UsageError(f"invalid table {name!r}: expected a name that ends in .{form}")
+        if not name.lower().endswith(f".{form}"):
+            raise UsageError(f"invalid table {name!r}: expected a name that ends in .{form}.")
+        form_of(name)  # before the rows are read: this Python may not be able to write Parquet
 
         def view(columns: Sequence[Column], rows: Iterable[Row]) -> None:
             write_table_file(name, columns, rows)

@@ -155,7 +155,7 @@ def test_methods_have_the_arguments_of_those_that_block(cli: Cli) -> None:
     assert job == mj.AsyncJob(reg, mj.Job(reg.blocking, "a"))
     public = {name for name in vars(mj.Job) if not name.startswith("_")}
     assert public <= set(dir(mj.AsyncJob)), "no method is forgotten"
-    public = {name for name in vars(mj.Registry) if not name.startswith("_")} - {"app", "code_in"}
+    public = {name for name in vars(mj.Registry) if not name.startswith("_")} - {"app", "code_in", "is_closed"}
     assert public <= set(dir(mj.AsyncRegistry))
     for blocking, awaited in ((mj.Job.logs, job.logs), (mj.Registry.submit, reg.submit)):
         assert inspect.getdoc(awaited) == inspect.getdoc(blocking)

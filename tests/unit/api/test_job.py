@@ -139,7 +139,9 @@ def test_events_are_those_of_the_command(cli: Cli, job: mj.Job) -> None:
     lines = cli.ok("events", "job", "--json").lines
     assert len(job.events()) == len(lines)
     assert {event["kind"] for event in job.events("state")} == {"state"}
-    assert job.logs(task=3) == []
+    assert job.logs(task=3) == job.logs(task=range(4)) == []
+    with pytest.raises(mj.UsageError, match="invalid task '17': expected the number of a task"):
+        job.logs(task="17")  # type: ignore[arg-type]
 
 
 def test_a_job_is_cancelled(reg: mj.Registry) -> None:

@@ -36,6 +36,7 @@ def test_a_closed_registry_says_so(cli: Cli) -> None:
     assert repr(reg).endswith(", closed>")
     with pytest.raises(mj.UsageError, match="The registry is closed"):
         job.status()
+    assert job._repr_html_() is None, "a notebook then shows the text, and no traceback"
 
 
 def test_jobs_are_those_of_the_listing(cli: Cli, reg: mj.Registry) -> None:
@@ -101,12 +102,45 @@ def test_unknown_and_contradicting_arguments_are_refused(reg: mj.Registry, fresh
         reg.jobs(**freshness)  # type: ignore[arg-type]
 
 
+def test_an_unknown_argument_is_told_the_nearest(reg: mj.Registry) -> None:
+    """Among all arguments of the method, and not only those that several methods have."""
+    add(reg.app.registry, "a")
+    study = mj.Study("model:simulate", [{}])
+    calls = {"label": (reg.jobs, "lable"), "labels": (reg.submit, "lables"), "status": (reg.job("a").tasks, "stauts")}
+    for right, (method, wrong) in calls.items():
+        with pytest.raises(mj.UsageError, match=f"invalid argument '{wrong}'.* Did you mean '{right}'"):
+            method(*[study] * (method == reg.submit), **{wrong: "x"})  # type: ignore[operator]
+
+
+def test_a_value_that_is_no_study_or_job_is_named(reg: mj.Registry) -> None:
+    """Such as the path of a study, and the id of a job. The hint says how to make the right one."""
+    with pytest.raises(mj.UsageError, match="invalid study of type str") as refused:
+        reg.submit("study.json")  # type: ignore[arg-type]
+    assert "Study.from_file(path)" in str(refused.value.hint)
+    with pytest.raises(mj.UsageError, match="invalid job 'a': expected a handle"):
+        reg.as_completed(["a"])  # type: ignore[list-item]
+
+
+def test_a_job_of_another_registry_is_refused(cli: Cli, reg: mj.Registry, tmp_path: Path) -> None:
+    """This registry may have another job of that id, whose end would be taken for that of the job."""
+    add(reg.app.registry, "a", "succeeded")
+    with mj.connect(f"sqlite://{tmp_path}/other.db", cache=tmp_path / "other-cache.db", env=cli.env) as other:
+        add(other.app.registry, "a", "running")
+        with pytest.raises(mj.UsageError, match="Job a is in another registry"):
+            reg.as_completed([other.job("a")])
+        assert reg.job("a") != other.job("a")
+    with mj.connect(reg.url.replace("sqlite:///", "sqlite:////"), env=cli.env) as again:
+        job = again.job("a")
+    assert list(reg.as_completed([job])) == [job] == [reg.job("a")], "by another URL, and closed since"
+
+
 def test_the_names_are_there_when_they_are_asked_for() -> None:
     """Each name of `__all__` exists, and completion knows it."""
     assert all(getattr(mj, name) is not None for name in mj.__all__)
     assert set(mj.__all__) <= set(dir(mj))
-    with pytest.raises(AttributeError, match="no attribute 'connect_all'"):
-        mj.connect_all  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'conect'") as raised:
+        mj.conect  # type: ignore[attr-defined]  # noqa: B018
+    assert (raised.value.name, raised.value.obj) == ("conect", mj), "by them, Python suggests the nearest name"
 
 
 def test_threads_share_one_connection(cli: Cli) -> None:

@@ -33,6 +33,7 @@ def test_rows_are_dicts(table: Table) -> None:
     assert table.rows == [dict(zip(NAMES, row, strict=True)) for row in ROWS]
     assert len(table) == 3
     assert table[-1]["seed"] == 2**63
+    assert table[1:] == table.rows[1:]
 
 
 def test_rows_are_read_when_they_are_needed() -> None:
@@ -72,7 +73,7 @@ def test_a_csv_file_is_written(table: Table, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["out.parquet", "out", "-"])
 def test_the_name_tells_the_form(table: Table, name: str) -> None:
     """A file of another name than its form would mislead every reader."""
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=rf"invalid table '{name}': expected a name that ends in \.csv\."):
         table.to_csv(name)
 
 
