@@ -178,9 +178,9 @@ class Job:
         order = Order() if sort is None else parse_order(sort)
         query = TaskQuery(None if status is None else parse_task_statuses(status), conditions, order)
         job = find_tasks(self.id, self._app, policy_of(freshness, Job.tasks))
-        self._warn(job.warnings)
 
         def view(tasks: TaskList) -> Table:
+            self._warn(job.warnings_with(tasks.ledger))
             items = (task.to_json() for task in tasks.tasks(limit))
             return table_of_dicts(f"tasks of {self.id}", TASK_FIELDS, items, age=job.describe_age(tasks.ledger))
 

@@ -210,6 +210,8 @@ class Registry:
         order = filters.parse_sort(sort or filters.DEFAULT_SORT)
 
         def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
+            for warning in job_queries.unreadable_warning(connection):
+                app.out.warn(warning)
             page = job_queries.list_jobs(connection, chosen, order=order, limit=limit, now=now.timestamp())
             return table_of_dicts("jobs", job_json.job_fields(), page.jobs(None), age=self._age(age))
 

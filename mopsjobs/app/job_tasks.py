@@ -10,9 +10,16 @@ from typing import TypeVar
 from mopsjobs.app.app import App
 from mopsjobs.app.find_job import FoundJob, find_job, read_family_of
 from mopsjobs.app.freshness import FreshnessPolicy
-from mopsjobs.cache.queries.ledgers import Ledger, read_ledger
+from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, Ledger, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
-from mopsjobs.errors import CacheError, MopsJobsError, StoreAccessError, StoreError, StoreUnavailableError
+from mopsjobs.errors import (
+    CacheError,
+    MopsJobsError,
+    StoreAccessError,
+    StoreError,
+    StoreUnavailableError,
+    command_line,
+)
 from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import human_age
 
@@ -43,6 +50,14 @@ class JobTasks:
         """Return why the data may be old."""
         why = [] if self.failure is None else [f"{self.failure} Showing what the cache has."]
         return [*self._found.warnings, *why]
+
+    def warnings_with(self, ledger: Ledger) -> list[str]:
+        """Return why the data may be old, and that chunks of the ledger could not be read, if that is so."""
+        count = ledger.problems
+        if not count:
+            return self.warnings
+        chunks = "1 chunk of the ledger has" if count == 1 else f"{count:,} chunks of the ledger have"
+        return [*self.warnings, f"{chunks} a problem. See: {command_line(ALL_PROBLEMS)}"]
 
     @property
     def exit_code(self) -> int:

@@ -198,6 +198,15 @@ def unreadable_records(connection: sqlite3.Connection, job_id: str | None = None
     return _problems(connection, "kind = 'unreadable'", job_id)
 
 
+def unreadable_warning(connection: sqlite3.Connection) -> list[str]:
+    """Return the warning that some records cannot be read, if that is so."""
+    broken = len(unreadable_records(connection))
+    if not broken:
+        return []
+    records = "1 record" if broken == 1 else f"{broken} records"
+    return [f"{records} cannot be read; the last good state is shown. See: {command_line('doctor')}"]
+
+
 def remarks(connection: sqlite3.Connection, job_id: str) -> list[str]:
     """Return how the record of a job is shown where it has values that this version reads as something near to them."""
     return [reason for _key, reason in _problems(connection, "kind IN ('foreign_value', 'unknown_status')", job_id)]

@@ -19,7 +19,7 @@ from mopsjobs.cli.flags import (
     freshness_policy,
 )
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
-from mopsjobs.errors import UsageError, command_line
+from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import invalid_choice, pluralize
 
 TYPE_CHECKING = False
@@ -83,12 +83,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         page = job_queries.list_jobs(connection, job_filter, order=order, limit=args.limit, now=now.timestamp())
         is_empty = page.total == 0 and job_queries.count_jobs(connection) == 0
         result = _result(args, app, page, freshness, fields)
-        if broken := len(job_queries.unreadable_records(connection)):
-            records = "1 record" if broken == 1 else f"{broken} records"
-            result.warnings = [
-                *result.warnings,
-                f"{records} cannot be read; the last good state is shown. See: {command_line('doctor')}",
-            ]
+        result.warnings = [*result.warnings, *job_queries.unreadable_warning(connection)]
         result.exit_code = freshness.exit_code
         return result
 

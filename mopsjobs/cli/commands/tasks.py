@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from mopsjobs.app.app import App
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT
 from mopsjobs.app.job_tasks import JobTasks, find_tasks
-from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger
+from mopsjobs.cache.queries.ledgers import BY_LEDGER, Ledger
 from mopsjobs.cache.queries.task_filters import (
     SORTS,
     STATUSES,
@@ -31,7 +31,7 @@ from mopsjobs.cli.flags import (
 )
 from mopsjobs.cli.task_table import task_table, tsv_row
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
-from mopsjobs.errors import UsageError, command_line
+from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import json_time, json_timestamp
 
@@ -105,19 +105,11 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     def view(tasks: TaskList) -> Result:
         result = _result(args, job, tasks, limit, app)
-        result.warnings = [*job.warnings, *_warnings(tasks)]
+        result.warnings = job.warnings_with(tasks.ledger)
         result.exit_code = job.exit_code
         return result
 
     return job.read(query, view)
-
-
-def _warnings(tasks: TaskList) -> list[str]:
-    count = tasks.ledger.problems
-    if not count:
-        return []
-    chunks = "1 chunk of the ledger has" if count == 1 else f"{count:,} chunks of the ledger have"
-    return [f"{chunks} a problem. See: {command_line(ALL_PROBLEMS)}"]
 
 
 def _result(args: argparse.Namespace, job: JobTasks, tasks: TaskList, limit: int, app: App) -> Result:

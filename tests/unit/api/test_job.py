@@ -115,6 +115,18 @@ def test_tasks_and_failures_are_those_of_the_commands(cli: Cli, job: mj.Job) -> 
         job.tasks(status="bad")
 
 
+def test_a_chunk_that_cannot_be_read_is_told(
+    remote: Remote, reg: mj.Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by the command: a table that lacks tasks must not look complete."""
+    add_job(remote.jobs, "job", sets_of(2))
+    Ledger(remote.store.inner)(attempt(1))
+    remote.put("ledger/job/0.ff-000001.attempts.gz", b"")
+    assert [row["task"] for row in reg.job("job").tasks("succeeded")] == [1]
+    (told,) = caplog.messages
+    assert told.startswith("1 chunk of the ledger has a problem. See: mops-jobs query")
+
+
 def test_results_that_were_read_are_there_offline(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
     """The table has the same rows, and its age. Without a read before, there is none."""
     add_job(remote.jobs, "job", sets_of(2))

@@ -50,6 +50,19 @@ def test_jobs_are_those_of_the_listing(cli: Cli, reg: mj.Registry) -> None:
         reg.jobs(hours=2, since="2h")
 
 
+def test_a_record_that_cannot_be_read_is_told(
+    remote: Remote, reg: mj.Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by `list`: the last good state is shown."""
+    add(remote.jobs, "a", "running")
+    reg.sync()
+    remote.put("jobs/a/state.json", b"{")
+    reg.sync()
+    caplog.clear()
+    assert [row["status"] for row in reg.jobs()] == ["running"]
+    assert caplog.messages == ["1 record cannot be read; the last good state is shown. See: mops-jobs doctor"]
+
+
 def test_a_handle_is_found_by_a_prefix(reg: mj.Registry) -> None:
     """A handle equals another one on the same job."""
     add(reg.app.registry, "nightly-1")
