@@ -55,6 +55,7 @@ class CallsInThreads:
 
     def _start(self, work: Callable[[], T], stop: threading.Event | None) -> asyncio.Future[T]:
         future: futures.Future[T] = futures.Future()
+        future.set_running_or_notify_cancel()  # here: a cancellation before the thread runs would drop the work
         context = contextvars.copy_context()
         context.run(stop_requested.set, stop)
         # A daemon: a loop that was left in the middle of a wait does not keep the program.
@@ -77,8 +78,6 @@ class CallsInThreads:
 
 
 def _run(future: futures.Future[T], work: Callable[[], T]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
     try:
         result = work()
     except BaseException as error:  # noqa: BLE001 - raised where the call is awaited

@@ -92,6 +92,30 @@ def test_a_cancellation_ends_only_the_wait(cli: Cli, jobs: JobRegistry, method: 
     assert threading.active_count() == before
 
 
+def test_another_call_goes_on_if_it_is_cancelled(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if that comes before its thread has begun: what changes a registry is done, and not left out."""
+    add(jobs, "a", "running")
+    begin, run = threading.Event(), threading.Thread.run
+
+    def run_later(thread: threading.Thread) -> None:
+        begin.wait()
+        run(thread)
+
+    async def main() -> None:
+        async with mj.aconnect(env=cli.env) as reg:
+            job = await reg.job("a")
+            monkeypatch.setattr(threading.Thread, "run", run_later)
+            cancelling = asyncio.create_task(job.cancel("enough"))
+            await asyncio.sleep(0)
+            cancelling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelling
+            begin.set()
+
+    asyncio.run(main())
+    assert jobs.require_job("a").status == "cancelled"
+
+
 def test_an_interrupt_leaves_the_job(cli: Cli, jobs: JobRegistry) -> None:
     """The traceback of Ctrl-C in a loop says that the job goes on."""
     add(jobs, "a", "running")
