@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.app.app import App
@@ -38,6 +38,9 @@ MAX_CONDITIONS = 10
 
 
 MAX_FAMILY_NOTES = 3
+
+NewFailures = dict[str, tuple[JobFailures, str]]
+"""The failed tasks of jobs that were compared just now, with the state to keep them with."""
 
 
 class MergedGroup(NamedTuple):
@@ -85,12 +88,15 @@ class Failures(NamedTuple):
 
     def to_json(self, app: App) -> dict[str, Any]:
         """Return the document of `failures --json`."""
+        return {**self.document_head(app), "groups": [group.to_json() for group in self.groups]}
+
+    def document_head(self, app: App) -> dict[str, Any]:
+        """Return the document of `failures --json` without its groups, which come last in it."""
         return {
             **app.document_head(SCHEMA_VERSION, self.freshness),
             "jobs": list(self.by_job),
             "failed": sum(one.failed for one in self.by_job.values()),
             "more_groups": sum(one.more_groups for one in self.by_job.values()),
-            "groups": [group.to_json() for group in self.groups],
         }
 
 
@@ -200,28 +206,51 @@ def _look(name: str, app: App, policy: FreshnessPolicy) -> _Look:
 
 def _read(job_ids: Mapping[str, None], app: App, policy: FreshnessPolicy, warnings: list[str]) -> Failures:
     """Read the failed tasks of jobs from the cache, and keep what was found."""
-    new: dict[str, tuple[JobFailures, str]] = {}
+    new: NewFailures = {}
 
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Failures:
-        by_job = {}
-        for job_id in job_ids:
-            found = read_failures(connection, job_id)
-            if found is None:
-                from mopsjobs.app.job_tasks import never_mirrored_error
-
-                raise never_mirrored_error(job_id)
-            by_job[job_id], state = found
-            if state is not None:
-                new[job_id] = by_job[job_id], state
-        return Failures(by_job, _merged(by_job), freshness, warnings, _family_notes(connection, list(by_job)))
+        return failures_of_cache(connection, job_ids, freshness, new)
 
     failures = app.cache.read(view, FreshnessPolicy(offline=policy.offline))
-    if new:
-        try:
-            app.cache.write(lambda cache: _keep(cache, new))
-        except CacheError as error:  # a cache that cannot be written can be read
-            app.out.debug(f"The cache did not take the failures: {error}")
-    return failures
+    keep_new_failures(new, app)
+    return failures._replace(warnings=warnings)
+
+
+def failures_of_cache(
+    connection: sqlite3.Connection, job_ids: Iterable[str], freshness: Freshness, new: NewFailures
+) -> Failures:
+    """Return the failed tasks of jobs whose ledgers are in the cache.
+
+    Args:
+        connection: the cache.
+        job_ids: the full ids of the jobs.
+        freshness: the age of the cache.
+        new: takes what was compared now, for `keep_new_failures`.
+
+    Raises:
+        StoreUnavailableError: if the cache lacks the ledger of a job.
+    """
+    by_job = {}
+    for job_id in job_ids:
+        found = read_failures(connection, job_id)
+        if found is None:
+            from mopsjobs.app.job_tasks import never_mirrored_error
+
+            raise never_mirrored_error(job_id)
+        by_job[job_id], state = found
+        if state is not None:
+            new[job_id] = by_job[job_id], state
+    return Failures(by_job, _merged(by_job), freshness, [], _family_notes(connection, list(by_job)))
+
+
+def keep_new_failures(new: NewFailures, app: App) -> None:
+    """Keep what was compared in the cache, so that the next view need not compare it again."""
+    if not new:
+        return
+    try:
+        app.cache.write(lambda cache: _keep(cache, new))
+    except CacheError as error:  # a cache that cannot be written can be read
+        app.out.debug(f"The cache did not take the failures: {error}")
 
 
 def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
@@ -245,7 +274,7 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
     return app.cache.read_cached(view) or []
 
 
-def _keep(connection: sqlite3.Connection, new: Mapping[str, tuple[JobFailures, str]]) -> None:
+def _keep(connection: sqlite3.Connection, new: NewFailures) -> None:
     from mopsjobs.cache.sync_state import transaction
 
     with transaction(connection):

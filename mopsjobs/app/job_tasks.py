@@ -21,15 +21,18 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.utils.text import join_first
-from mopsjobs.utils.times import human_age
+from mopsjobs.utils.times import human_age, json_time, json_timestamp
 
 T = TypeVar("T")
+
+TASKS_VERSION = 1
+"""The `schema_version` of `tasks --json`."""
 
 
 class JobTasks:
     """A job whose ledger is in the cache."""
 
-    def __init__(self, app: App, found: FoundJob, failure: StoreError | CacheError | None) -> None:
+    def __init__(self, app: App, found: FoundJob, failure: StoreError | CacheError | None = None) -> None:
         self._app = app
         self._found = found
         self.failure = failure
@@ -99,6 +102,28 @@ class JobTasks:
             connection, self.job_id, ledger, query,
             is_active=bool(self.job["is_active"]), has_duplicates=bool(duplicates),
         )  # fmt: skip
+
+    def document_head(self, tasks: TaskList, returned: int, total: int | None) -> dict[str, object]:
+        """Return the document of `tasks --json` without its tasks, which come last in it."""
+        ledger = tasks.ledger
+        return {
+            "schema_version": TASKS_VERSION,
+            "generated_at": json_time(self._app.now()),
+            "synced_at": json_timestamp(ledger.synced_ts),
+            "age_seconds": self.age_seconds(ledger),
+            "stale": self.is_stale(ledger),
+            "registry": self._app.settings.registry_id,
+            "registry_from": self._app.settings.registry.origin,
+            "job_id": self.job_id,
+            "status": self.job["status"],
+            "basis": ledger.basis,
+            "complete": ledger.is_complete,
+            "problems": ledger.problems,
+            "varying": ledger.varying,
+            "tasks_total": ledger.tasks_total,
+            "total": total,
+            "returned": returned,
+        }
 
     def describe_age(self, ledger: Ledger) -> str:
         """Return the age of the data in words."""
@@ -187,11 +212,9 @@ def mirror_failures(job: Mapping[str, object], app: App) -> None:
             mirror_ledger(str(job["job_id"]), app, FreshnessPolicy())
 
 
-def never_mirrored_error(job_id: str) -> StoreUnavailableError:
+def never_mirrored_error(job_id: str, hint: str = "Run the command without --offline.") -> StoreUnavailableError:
     """Return the error for a ledger that the cache lacks."""
-    return StoreUnavailableError(
-        f"The tasks of {job_id} have never been synced to this machine.", hint="Run the command without --offline."
-    )
+    return StoreUnavailableError(f"The tasks of {job_id} have never been synced to this machine.", hint=hint)
 
 
 def _with_record(found: FoundJob, app: App, policy: FreshnessPolicy) -> FoundJob:

@@ -53,21 +53,27 @@ class StoredStudy:
         row = connection.execute("SELECT tasks_total, task_ranges FROM ledger WHERE job_id = ?", (job_id,)).fetchone()
         return None if row is None else cls(connection, job_id, *row)
 
-    def sets(self, *, descending: bool = False, first: int = 0) -> Iterator[StoredSet]:
-        """Yield the parameter sets in the order of their tasks, from that of task `first` on."""
-        order = "DESC" if descending else "ASC"
+    def sets(self, *, descending: bool = False, after: int | None = None) -> Iterator[StoredSet]:
+        """Yield the parameter sets in the order of their tasks; from that of the task `after` on, if it is given."""
+        order, condition = ("DESC", "first_task <= ?2") if descending else ("ASC", "first_task >= ?2")
+        begin = after
+        if after is not None and not descending:
+            one = self.set_of(after)
+            begin = after if one is None else one.first_task
         rows = self._connection.execute(
-            "SELECT first_task, tasks, param_id, seed, params FROM parameter_set WHERE job_id = ?1"  # noqa: S608 - a constant word
-            " AND first_task >= coalesce("
-            "(SELECT max(first_task) FROM parameter_set WHERE job_id = ?1 AND first_task <= ?2), 0)"
-            f" ORDER BY first_task {order}",
-            (self.job_id, first),
+            "SELECT first_task, tasks, param_id, seed, params FROM parameter_set WHERE job_id = ?1"  # noqa: S608 - constant words
+            f" AND {'true' if begin is None else condition} ORDER BY first_task {order}",
+            (self.job_id,) if begin is None else (self.job_id, begin),
         )
         return (StoredSet(*row) for row in rows)
 
-    def numbers_of(self, one: StoredSet, *, descending: bool = False, first: int = 0) -> Iterator[int]:
-        """Yield the numbers of the tasks of a set that are of the job, from `first` on."""
-        first, end = max(one.first_task, first), one.first_task + one.tasks
+    def numbers_of(self, one: StoredSet, *, descending: bool = False, after: int | None = None) -> Iterator[int]:
+        """Yield the numbers of the tasks of a set that are of the job; only those after `after`, if it is given."""
+        first, end = one.first_task, one.first_task + one.tasks
+        if after is not None and descending:
+            end = min(end, after)
+        elif after is not None:
+            first = max(first, after + 1)
         if self._ranges is None:
             parts = [range(first, end)]
         else:

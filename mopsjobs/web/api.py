@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from itertools import islice
 from urllib.parse import urlencode
 
 from flask import Flask, Response, jsonify, request
 
 from mopsjobs.app import metrics
-from mopsjobs.app.find_job import with_family
+from mopsjobs.app.failures import NewFailures, failures_of_cache, keep_new_failures
+from mopsjobs.app.find_job import FoundJob, with_family
 from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.job_tasks import JobTasks, never_mirrored_error
+from mopsjobs.app.query_document import query_document
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
+from mopsjobs.cache.queries.failures import jobs_with_failures
+from mopsjobs.cache.queries.ledgers import read_attempts, read_ledger
+from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
 from mopsjobs.console.result import Document
+from mopsjobs.errors import command_line
+from mopsjobs.web.api_params import AttemptsQuery, FailuresQuery, TasksQuery
 from mopsjobs.web.openapi import document
 from mopsjobs.web.query_params import EventsQuery, JobsQuery
 from mopsjobs.web.site import Site
@@ -23,7 +32,7 @@ METRICS = "/metrics"
 HEALTH = "/healthz"
 
 MAX_ANSWER_BYTES = 4_000_000
-"""Bytes of jobs in one response, at most. A Link header leads to the rest (RFC 8288)."""
+"""Bytes of jobs, tasks, attempts or groups in one response, at most. A Link header leads to the rest (RFC 8288)."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -36,6 +45,9 @@ def add_routes(app: Flask, site: Site) -> None:
     handlers = _Handlers(site)
     app.add_url_rule("/api/v1/jobs", "api_jobs", handlers.jobs)
     app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
+    app.add_url_rule("/api/v1/tasks", "api_tasks", handlers.tasks)
+    app.add_url_rule("/api/v1/attempts", "api_attempts", handlers.attempts)
+    app.add_url_rule("/api/v1/failures", "api_failures", handlers.failures)
     app.add_url_rule("/api/v1/events", "api_events", handlers.events)
     app.add_url_rule("/api/v1/openapi.json", "api_openapi", lambda: jsonify(document()))
     app.add_url_rule(METRICS, "metrics", handlers.metrics)
@@ -65,6 +77,31 @@ def _take_bytes(texts: Iterator[str], limit: int) -> list[str]:
     return first_texts
 
 
+def _page(text: str, name: str, after: object) -> Response:
+    """Return a document with a link to the next page.
+
+    Args:
+        text: the document.
+        name: the parameter that says where the next page begins.
+        after: its value; None on the last page.
+    """
+    response = Response(text + "\n", mimetype=JSON)
+    if after is not None:
+        others = [(key, value) for key, value in request.args.items(multi=True) if key != name]
+        response.headers["Link"] = f'<{request.path}?{urlencode([*others, (name, str(after))])}>; rel="next"'
+    return response
+
+
+def _check_mirrored(connection: sqlite3.Connection, job_id: str) -> None:
+    """Refuse a job whose ledger the cache lacks: no request mirrors it.
+
+    Raises:
+        StoreUnavailableError: if it lacks it.
+    """
+    if read_ledger(connection, job_id) is None:
+        raise never_mirrored_error(job_id, hint=f"Run: {command_line('tasks', job_id)}")
+
+
 class _Handlers:
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -85,11 +122,7 @@ class _Handlers:
             return document, after if texts and after < len(page) else None
 
         text, after = self._site.read(view)
-        response = Response(text + "\n", mimetype=JSON)
-        if after is not None:
-            others = [(name, value) for name, value in request.args.items(multi=True) if name != "skip"]
-            response.headers["Link"] = f'<{request.path}?{urlencode([*others, ("skip", after)])}>; rel="next"'
-        return response
+        return _page(text, "skip", after)
 
     def job(self, job_id: str) -> Response:
         """Return the document of `status JOB --json`."""
@@ -99,6 +132,70 @@ class _Handlers:
             return with_family(connection, job_queries.find_job(connection, job_id, now=now), now=now)[0]
 
         return Response("".join(Document(self._site.read(view)).pieces(None)) + "\n", mimetype=JSON)
+
+    def tasks(self) -> Response:
+        """Return the document of `tasks --json`."""
+        query = TasksQuery(request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, Place | None]:
+            job = job_queries.find_job(connection, query.job, now=self._site.app.now().timestamp())
+            _check_mirrored(connection, str(job["job_id"]))
+            found = JobTasks(self._site.app, FoundJob(job, freshness))
+            tasks = found.list_tasks(connection, query.tasks)
+            total = tasks.count()
+            listed = list(tasks.tasks(query.limit + 1))  # one more, to know whether there are more
+            texts = (json.dumps(one.to_json(), allow_nan=False) for one in islice(listed, query.limit))
+            taken = _take_bytes(texts, MAX_ANSWER_BYTES)
+            is_cut = len(taken) < len(listed)
+            head = found.document_head(tasks, len(taken), total)
+            document = "".join(Document(head, items=("tasks", taken)).pieces(None))
+            return document, tasks.place_of(listed[len(taken) - 1].row) if is_cut else tasks.seen_up_to
+
+        text, after = self._site.read(view)
+        return _page(text, "after", after)
+
+    def attempts(self) -> Response:
+        """Return the attempts at the tasks of a job: the document of `query --json` over the view `attempts`."""
+        query = AttemptsQuery(request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
+            job_id = str(job_queries.find_job(connection, query.job, now=0.0)["job_id"])
+            _check_mirrored(connection, job_id)
+            columns, rows = read_attempts(connection, job_id, after=query.after, limit=query.limit + 1)
+            is_cut = len(rows) > query.limit
+            document = query_document(columns, rows[: query.limit], freshness, is_cut=is_cut)
+            last = dict(zip(columns, rows[query.limit - 1], strict=True)) if is_cut else {}
+            after = ".".join(str(last[name]) for name in ("task", "run", "seq", "shard")) if is_cut else None
+            return "".join(Document(document).pieces(None)), after
+
+        text, after = self._site.read(view)
+        return _page(text, "after", after)
+
+    def failures(self) -> Response:
+        """Return the document of `failures --json`. Jobs whose ledgers are not in the cache are left out."""
+        site = self._site
+        query = FailuresQuery(request.args.items(multi=True), site.app.now())
+        new: NewFailures = {}
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
+            names = [str(job_queries.find_job(connection, name, now=0.0)["job_id"]) for name in query.jobs]
+            for name in names:
+                _check_mirrored(connection, name)
+            if not names:
+                found, _ = jobs_with_failures(connection, query.filter, query.limit)
+                names = [name for name in found if read_ledger(connection, name) is not None]
+            failures = failures_of_cache(connection, dict.fromkeys(names), freshness, new)
+            keys = [group.first.key for group in failures.groups]
+            if query.after is not None and query.after not in keys:
+                raise invalid_cursor(query.after)
+            groups = failures.groups[0 if query.after is None else keys.index(query.after) + 1 :]
+            taken = _take_bytes((json.dumps(group.to_json(), allow_nan=False) for group in groups), MAX_ANSWER_BYTES)
+            document = "".join(Document(failures.document_head(site.app), items=("groups", taken)).pieces(None))
+            return document, groups[len(taken) - 1].first.key if len(taken) < len(groups) else None
+
+        text, after = site.read(view)
+        keep_new_failures(new, site.app)
+        return _page(text, "after", after)
 
     def events(self) -> Response:
         """Return the lines of `events --json`, one event per line."""

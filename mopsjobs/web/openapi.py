@@ -1,4 +1,4 @@
-"""The OpenAPI document of the API. Jobs, listings and events use the JSON Schemas of `--json`."""
+"""The OpenAPI document of the API. Its answers use the JSON Schemas of `--json`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 from mopsjobs import __version__
 from mopsjobs.app.job_arguments import DEFAULT_LIMIT
+from mopsjobs.cache.queries import task_filters
 from mopsjobs.cache.queries.filters import DEFAULT_SORT, SORTS
 from mopsjobs.registry.status import GROUPS, JobStatus
+from mopsjobs.web.api_params import MAX_FAILURE_JOBS
 from mopsjobs.web.query_params import MAX_LIMIT
 
 _WORDS = "|".join([*JobStatus, *GROUPS])
@@ -30,6 +32,7 @@ _HEALTH: dict[str, Any] = {
         "problem": {"description": "Why the last sync failed; null if it did not.", "type": ["string", "null"]},
     },
 }
+_LINK = {"description": "Leads to the next page, if there is one (RFC 8288).", "schema": {"type": "string"}}
 _WHEN = r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"
 
 
@@ -44,28 +47,15 @@ def document() -> dict[str, Any]:
             "description": "Batch jobs, read from a local cache of their registry. The API is read-only. "
             "Requests never contact the registry.",
         },
-        "paths": {
-            "/api/v1/jobs": _get("Jobs, as `list --json` prints them", "list", *_job_parameters()),
-            "/api/v1/jobs/{job_id}": _get(
-                "One job, as `status JOB --json` prints it",
-                "job",
-                {
-                    "name": "job_id",
-                    "in": "path",
-                    "required": True,
-                    "description": "The id of a job, a unique prefix of it, or @latest.",
-                    "schema": {"type": "string", "minLength": 1},
-                },
-                missing=True,
-            ),
-            "/api/v1/events": _events(),
-            "/metrics": _metrics(),
-            "/healthz": _health(),
-        },
+        "paths": _paths(),
         "components": {
             "schemas": {
                 "job": _schema("job"),
-                "list": _with_jobs(_schema("list")),
+                "list": _with_items(_schema("list"), "jobs", "job"),
+                "task": _schema("tasks")["$defs"]["task"],
+                "tasks": _with_items(_schema("tasks"), "tasks", "task"),
+                "query": _schema("query"),
+                "failures": _schema("failures"),
                 "event": _schema("event"),
                 "health": _HEALTH,
                 "problem": {
@@ -84,11 +74,49 @@ def document() -> dict[str, Any]:
     }
 
 
+def _paths() -> dict[str, Any]:
+    return {
+        "/api/v1/jobs": _get("Jobs, as `list --json` prints them", "list", *_job_parameters()),
+        "/api/v1/jobs/{job_id}": _get(
+            "One job, as `status JOB --json` prints it",
+            "job",
+            {
+                "name": "job_id",
+                "in": "path",
+                "required": True,
+                "description": "The id of a job, a unique prefix of it, or @latest.",
+                "schema": {"type": "string", "minLength": 1},
+            },
+            missing=True,
+        ),
+        "/api/v1/tasks": _get(
+            "The tasks of a job, as `tasks --json` prints them", "tasks", *_task_parameters(), missing=True
+        ),
+        "/api/v1/attempts": _get(
+            "Attempts at the tasks of a job, as `query --json` prints the view `attempts`",
+            "query",
+            _job_parameter(),
+            *_page_parameters("attempts", MAX_LIMIT),
+            missing=True,
+        ),
+        "/api/v1/failures": _get(
+            "Failed tasks by their errors, as `failures --json` prints them",
+            "failures",
+            *_failure_parameters(),
+            missing=True,
+        ),
+        "/api/v1/events": _events(),
+        "/metrics": _metrics(),
+        "/healthz": _health(),
+    }
+
+
 def _get(summary: str, schema: str, *parameters: dict[str, Any], missing: bool = False) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    return {
-        "get": {"summary": summary, "parameters": list(parameters), "responses": _responses(content, missing=missing)}
-    }
+    responses = _responses(content, missing=missing)
+    if any(parameter["name"] in ("skip", "after") for parameter in parameters):
+        responses["200"]["headers"] = {"Link": _LINK}
+    return {"get": {"summary": summary, "parameters": list(parameters), "responses": responses}}
 
 
 def _events() -> dict[str, Any]:
@@ -123,7 +151,57 @@ def _health() -> dict[str, Any]:
     return {"get": {"summary": "Whether the server is healthy, for a supervisor", "responses": responses}}
 
 
-def _job_parameters() -> list[dict[str, Any]]:
+def _job_parameter() -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1}
+    return _parameter("job", text, "The id of a job, a unique prefix of it, or @latest.") | {"required": True}
+
+
+def _page_parameters(what: str, default: int) -> list[dict[str, Any]]:
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": default}
+    return [_parameter("limit", limit, f"The number of {what}, at most."), _after_parameter()]
+
+
+def _after_parameter() -> dict[str, Any]:
+    description = "Begin after this cursor. The Link header with rel=next of an answer leads to the next page."
+    return _parameter("after", {"type": "string"}, description)
+
+
+def _task_parameters() -> list[dict[str, Any]]:
+    words, sorts = "|".join(task_filters.STATUSES), "|".join(task_filters.SORTS)
+    condition = {"type": "string", "pattern": r"^[^=!<>\s][^=!<>]*(=|==|!=|<|<=|>|>=)"}
+    return [
+        _job_parameter(),
+        _parameter(
+            "status",
+            {"type": "string", "pattern": f"^({words})(,({words}))*$"},
+            "Only tasks with one of these statuses.",
+        ),
+        _parameter(
+            "param",
+            {"type": "array", "items": condition, "maxItems": task_filters.MAX_CONDITIONS},
+            "Only tasks whose parameters meet this condition, like `beta>0.9`. Repeat for more.",
+        ),
+        _parameter(
+            "sort",
+            {"type": "string", "pattern": f"^-?({sorts})$", "default": "task"},
+            "The order of the tasks; - for descending.",
+        ),
+        *_page_parameters("tasks", DEFAULT_LIMIT),
+    ]
+
+
+def _failure_parameters() -> list[dict[str, Any]]:
+    jobs = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_FAILURE_JOBS}
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_FAILURE_JOBS, "default": DEFAULT_LIMIT}
+    return [
+        _parameter("job", jobs, "The failed tasks of this job. Repeat for more. Not with filters."),
+        *_filter_parameters(),
+        _parameter("limit", limit, "Without `job`: the number of jobs, at most; those that changed last."),
+        _after_parameter(),
+    ]
+
+
+def _filter_parameters() -> list[dict[str, Any]]:
     text: dict[str, Any] = {"type": "string"}
     when = {"type": "string", "pattern": _WHEN}
     return [
@@ -148,6 +226,12 @@ def _job_parameters() -> list[dict[str, Any]]:
         _parameter("namespace", text, "Only jobs in this Kubernetes namespace."),
         _parameter("owner", text, "Only jobs of this owner."),
         _parameter("stuck", {"type": "boolean"}, "Only active jobs without a sign of life, or marked as suspect."),
+    ]
+
+
+def _job_parameters() -> list[dict[str, Any]]:
+    return [
+        *_filter_parameters(),
         _parameter(
             "sort",
             {"type": "string", "pattern": f"^-?({_SORT})(,-?({_SORT}))*$", "default": DEFAULT_SORT},
@@ -170,9 +254,9 @@ def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str,
     return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
 
 
-def _responses(content: dict[str, Any], *, missing: bool) -> dict[str, Any]:
+def _responses(content: dict[str, Any], *, missing: bool) -> dict[str, dict[str, Any]]:
     error = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/problem"}}}
-    responses = {
+    responses: dict[str, dict[str, Any]] = {
         "200": {"description": "The requested data.", "content": content},
         "400": {"description": "A parameter is unknown or invalid.", "content": error},
         "503": {"description": "The cache has never been filled, or cannot be used.", "content": error},
@@ -189,7 +273,8 @@ def _schema(name: str) -> dict[str, Any]:
     return schema
 
 
-def _with_jobs(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a listing, with a reference to the schema of a job."""
-    schema["properties"]["jobs"]["items"] = {"$ref": "#/components/schemas/job"}
+def _with_items(schema: dict[str, Any], name: str, item: str) -> dict[str, Any]:
+    """Return the schema of a document with a list, whose items refer to another schema."""
+    schema.pop("$defs", None)
+    schema["properties"][name]["items"] = {"$ref": f"#/components/schemas/{item}"}
     return schema

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-import jsonschema
 import pytest
 
 from mopsjobs.cache.database import open_to_read
@@ -489,68 +488,6 @@ def test_the_first_day_is_seen_in_the_charts(web: Web) -> None:
     assert all(len(line) > 1 and line[0] != line[-1] for line in lines)
 
 
-# --- the API ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_api_tells_what_the_commands_print(web: Web, cli: Cli) -> None:
-    """The same documents, from the same moment."""
-    for query, flags in (("", ()), ("?status=failed", ("--status", "failed")), ("?limit=1", ("--limit", "1"))):
-        assert web.get(f"/api/v1/jobs{query}").get_json() == cli.ok("list", "--json", *flags).json
-    assert web.get("/api/v1/jobs/running").get_json() == cli.ok("status", "running-1", "--json").json
-
-
-def test_events_of_the_api_are_those_of_the_command(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:
-    """Line by line, and from a cursor on."""
-    cli.ok("register", "a", "-q")
-    cli.ok("progress", "a", "1/2", "-q")
-    cli.ok("sync", "-q")
-    printed = cli.ok("events", "--json").lines
-    web = Web(cli, capsys)
-    lines = web.ok("/api/v1/events").splitlines()
-    assert [json.loads(line) for line in lines] == [json.loads(line) for line in printed]
-    cursor = json.loads(lines[0])["cursor"]
-    assert web.ok(f"/api/v1/events?since={cursor}&job=a").splitlines() == lines[1:]
-    assert web.get("/api/v1/events").mimetype == "application/x-ndjson"
-
-
-def test_a_scrape_gets_what_the_command_prints(web: Web, cli: Cli) -> None:
-    """The same text, under the type that Prometheus knows it by."""
-    answer = web.get("/metrics")
-    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    assert answer.text == cli.ok("metrics").out
-
-
-def test_schemathesis_finds_nothing(web: Web, cli: Cli) -> None:
-    """Whatever the OpenAPI document allows is answered as it says; and so is what it does not allow."""
-    import hypothesis
-    import schemathesis
-    from schemathesis import checks
-
-    document = web.get("/api/v1/openapi.json").get_json()
-    schema = schemathesis.openapi.from_dict(document)
-    found: list[str] = []
-    for result in schema.get_all_operations():
-        operation = result.ok()
-
-        @hypothesis.given(case=operation.as_strategy())
-        @hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
-        def ask(case: Any) -> None:
-            response = case.call(app=web.client.application, base_url="http://localhost")
-            case.validate_response(
-                response,
-                checks=[
-                    checks.not_a_server_error,
-                    checks.CHECKS.get_one("status_code_conformance"),
-                    checks.CHECKS.get_one("content_type_conformance"),
-                    checks.CHECKS.get_one("response_schema_conformance"),
-                ],
-            )
-            found.append(case.path)
-
-        ask()
-    assert set(found) == {"/api/v1/jobs", "/api/v1/jobs/{job_id}", "/api/v1/events", "/metrics", "/healthz"}
-
-
 # --- whom it answers, and with what ----------------------------------------------------------------------------------
 
 
@@ -848,16 +785,6 @@ def test_it_writes_nothing_to_the_registry(server: Server, cli: Cli) -> None:
     for page in ("/jobs", "/jobs/first", "/charts", "/api/v1/jobs", "/api/v1/events", "/healthz"):
         assert server.ask(page).status == 200
     assert versions() == before
-
-
-def test_the_openapi_document_is_valid(web: Web) -> None:
-    """Its schemas are JSON Schemas, and each path in it is answered."""
-    document = web.get("/api/v1/openapi.json").get_json()
-    for schema in document["components"]["schemas"].values():
-        jsonschema.Draft202012Validator.check_schema(schema)
-    assert document["openapi"] == "3.1.0"
-    for path in document["paths"]:
-        assert web.get(path.replace("{job_id}", "running-1")).status_code == 200
 
 
 def test_every_page_says_how_old_its_data_is(clock: Clock, web: Web) -> None:

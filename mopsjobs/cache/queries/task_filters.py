@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,14 +37,17 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 """The longer ones first, as they are looked for."""
 
 SORTS = {
-    "task": "task.task",
-    "seconds": "seconds",
-    "cpu": "user_seconds + system_seconds",
-    "memory": "max_rss_bytes",
-    "attempt": "attempts",
-    "started": "started_ts",
+    "task": ("task", "task.task"),
+    "seconds": ("seconds", "seconds"),
+    "cpu": ("cpu_seconds", "user_seconds + system_seconds"),
+    "memory": ("max_rss_bytes", "max_rss_bytes"),
+    "attempt": ("attempts", "attempts"),
+    "started": ("started_ts", "started_ts"),
 }
-"""The names for the order of tasks, with their columns."""
+"""The names for the order of tasks, with their fields of `TaskRow` and their columns."""
+
+
+_PLACE = re.compile(r"(\d{1,18})(?:(:)(-?\d{1,18}(?:\.\d{1,20})?(?:e[-+]\d{1,2})?)?)?", re.ASCII)
 
 
 class Condition(NamedTuple):
@@ -68,6 +72,22 @@ class Condition(NamedTuple):
         return compare(_text(found), self.value)
 
 
+class Place(NamedTuple):
+    """The place of a task in an order: a page of tasks begins after it."""
+
+    task: int
+    has_row: bool = False
+    """Whether an attempt at the task has ended. Only then it has a place by its value."""
+    value: float | None = None
+    """What the order compares; None if the task lacks it."""
+
+    def __str__(self) -> str:
+        """Return the place as a cursor."""
+        if not self.has_row:
+            return str(self.task)
+        return f"{self.task}:{'' if self.value is None else json.dumps(self.value)}"
+
+
 class Order(NamedTuple):
     """The order of tasks: a name of `SORTS`, and whether the largest comes first."""
 
@@ -77,7 +97,12 @@ class Order(NamedTuple):
     @property
     def column(self) -> str:
         """Return the column, or the expression, of the order."""
-        return SORTS[self.name]
+        return SORTS[self.name][1]
+
+    @property
+    def field(self) -> str:
+        """Return the field of `TaskRow` that has the value of the column."""
+        return SORTS[self.name][0]
 
     @property
     def sql(self) -> str:
@@ -86,6 +111,16 @@ class Order(NamedTuple):
         if self.name == "task":
             return f"task.task {direction}"
         return f"{self.column} {direction} NULLS LAST, task.task"
+
+    def rows_after(self, place: Place) -> tuple[str, list[float]]:
+        """Return the condition of rows that come after a place, and its values."""
+        sign = "<" if self.is_descending else ">"
+        if self.name == "task":
+            return f"task.task {sign} ?", [place.task]
+        if place.value is None:
+            return f"{self.column} IS NULL AND task.task > ?", [place.task]
+        condition = f"({self.column} {sign} ? OR {self.column} = ? AND task.task > ? OR {self.column} IS NULL)"
+        return condition, [place.value, place.value, place.task]
 
 
 def parse_task_statuses(text: str) -> frozenset[str]:
@@ -139,6 +174,24 @@ def parse_order(text: str) -> Order:
         hint = "For descending order, put a - in front, as in -seconds."
         raise UsageError(invalid_choice("sort column", name, SORTS), hint=hint)
     return Order(name, text.strip().startswith("-"))
+
+
+def parse_place(text: str) -> Place:
+    """Read the cursor of a page of tasks.
+
+    Raises:
+        UsageError: if it is not one.
+    """
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise invalid_cursor(text)
+    task, has_row, value = match.groups()
+    return Place(int(task), has_row is not None, json.loads(value) if value else None)
+
+
+def invalid_cursor(text: str) -> UsageError:
+    """Return the error for a cursor that no answer had."""
+    return UsageError(f"invalid cursor '{shorten(text, 100)}': expected the one of an earlier answer.")
 
 
 def check_names(conditions: Iterable[Condition], parameters: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from mopsjobs.cache.queries.ledgers import Ledger
-from mopsjobs.cache.queries.task_filters import MISSING, WAITING, Condition, Order, check_names
+from mopsjobs.cache.queries.task_filters import MISSING, WAITING, Condition, Order, Place, check_names
 from mopsjobs.cache.stored_study import StoredSet, StoredStudy, to_stored_seed
 from mopsjobs.utils.times import json_timestamp
 
@@ -25,7 +25,7 @@ MAX_HELD = 10_000
 
 _COLUMNS = (
     "task.task, first_task, task.seed, shard, outcome, attempts, started_ts, seconds, user_seconds + system_seconds,"
-    " max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message"
+    " max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, true"
 )
 
 
@@ -48,6 +48,7 @@ class TaskRow(NamedTuple):
     error_type: str | None = None
     error_where: str | None = None
     error_message: str | None = None
+    has_row: bool = False
 
 
 class ListedTask(NamedTuple):
@@ -97,6 +98,10 @@ class TaskQuery(NamedTuple):
     order: Order = Order()
     measured_only: bool = False
     """Only tasks whose order is known: those with a value in its column."""
+    after: Place | None = None
+    """The last task of the page before; None for the first page."""
+    max_seen: int | None = None
+    """How many tasks are compared with the conditions, at most; None for all. See `TaskList.seen_up_to`."""
 
 
 class TaskList:
@@ -132,10 +137,13 @@ class TaskList:
         self._query = query
         self._unseen = WAITING if is_active else MISSING
         self._has_duplicates = has_duplicates
+        self._left: int | None = None
+        self.seen_up_to: Place | None = None
+        """Where the search ended, since it had compared `max_seen` tasks; None if it went on to its end."""
 
     def count(self, *, exact: bool = False) -> int | None:
-        """Count the tasks; None if that takes long and need not be `exact`."""
-        statuses, conditions, _, measured_only = self._query
+        """Count the tasks of all pages; None if that takes long and need not be `exact`."""
+        statuses, conditions, _, measured_only, *_ = self._query
         if not (conditions or measured_only or (self._has_duplicates and statuses)):
             total = self.ledger.tasks_total
             if statuses is None:
@@ -150,16 +158,25 @@ class TaskList:
             return int(self._connection.execute(sql, values).fetchone()[0])
         if not exact and self.ledger.tasks_total > MAX_COUNTED:
             return None
-        return sum(1 for _ in self._rows())
+        return sum(1 for _ in self._rows(0, None, None))
+
+    def place_of(self, row: TaskRow) -> Place:
+        """Return the place of a task in the order of the list."""
+        order = self._query.order
+        if order.name == "task" or not row.has_row:
+            return Place(row.task)
+        value: float | None = getattr(row, order.field)
+        return Place(row.task, has_row=True, value=value)
 
     def tasks(self, limit: int) -> Iterator[ListedTask]:
-        """Yield the first `limit` tasks, all for 0."""
-        rows = self._rows(limit)
+        """Yield the first `limit` tasks of the page, all for 0."""
+        rows = self._rows(limit, self._query.after, self._query.max_seen)
         return _with_parameters(islice(rows, limit) if limit else rows)
 
     def page(self, first: int, limit: int) -> list[ListedTask]:
         """Return up to `limit` tasks by their numbers, from `first` on. It costs what it returns."""
-        return list(_with_parameters(islice(self._merged(Order(), with_rows=True, first=first), limit)))
+        after = Place(first - 1) if first else None
+        return list(_with_parameters(islice(self._merged(Order(), after, with_rows=True), limit)))
 
     def ended(self, numbers: Iterable[int]) -> list[ListedTask]:
         """Return those of these tasks that have a row."""
@@ -171,26 +188,33 @@ class TaskList:
         found = ((row, self._study.set_of(row.task)) for row in map(TaskRow._make, rows))
         return list(_with_parameters((row, one) for row, one in found if one is not None))
 
-    def _rows(self, limit: int = 0) -> Iterator[tuple[TaskRow, StoredSet]]:
-        """Yield the tasks that pass the filter, in their order; at least the first `limit`, all for 0."""
-        statuses, _, order, measured_only = self._query
+    def _rows(self, limit: int, after: Place | None, max_seen: int | None) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield the tasks after a place that pass the filter, in order; at least the first `limit`, all for 0."""
+        statuses, _, order, measured_only, *_ = self._query
+        self._left = max_seen
         needs_unseen = not measured_only and (
             statuses is None
             or (self._unseen in statuses and self._count_unseen() > 0)
             or (self._has_duplicates and self._has_ended(statuses))
         )
         if order.name == "task" and needs_unseen:
-            yield from self._merged(order, with_rows=True)
+            yield from self._merged(order, after, with_rows=True)
             return
-        yield from self._ended(limit)
-        if needs_unseen:
-            yield from self._merged(Order(), with_rows=False)
+        if after is None or after.has_row or order.name == "task":
+            yield from self._ended(limit, after)
+            after = None
+        if needs_unseen and self.seen_up_to is None:
+            yield from self._merged(Order(), after, with_rows=False)
 
-    def _ended(self, limit: int) -> Iterator[tuple[TaskRow, StoredSet]]:
+    def _ended(self, limit: int, after: Place | None) -> Iterator[tuple[TaskRow, StoredSet]]:
         """Yield the tasks with rows; at least the first `limit`, all for 0."""
         condition, values = self._row_condition()
+        if after is not None:
+            behind, more = self._query.order.rows_after(after)
+            condition, values = f"{condition} AND {behind}", [*values, *more]
         # Without a limit, SQLite sorts all rows whole.
-        end = f" LIMIT {limit:d}" if limit and not self._query.conditions else ""
+        most = self._left if self._query.conditions else limit
+        end = f" LIMIT {most:d}" if most else ""
         passes = self._set_filter()
         rows = self._connection.execute(
             f"SELECT {_COLUMNS} FROM task WHERE {condition} ORDER BY {self._query.order.sql}{end}",  # noqa: S608 - constant names
@@ -200,11 +224,14 @@ class TaskList:
             one = self._study.set_of(row.task)
             if one is not None and passes(one):
                 yield row, one
+            if self._stops_at(self.place_of(row)):
+                return
 
-    def _row_condition(self) -> tuple[str, list[str]]:
+    def _row_condition(self) -> tuple[str, list[str | float]]:
         """Return the WHERE clause of rows, without the conditions on parameters."""
-        statuses, _, order, measured_only = self._query
-        condition, values = "job_id = ?", [self._study.job_id]
+        statuses, _, order, measured_only, *_ = self._query
+        condition = "job_id = ?"
+        values: list[str | float] = [self._study.job_id]
         if statuses is not None:
             condition += f" AND outcome IN ({', '.join('?' * len(statuses))})"
             values += sorted(statuses)
@@ -212,26 +239,43 @@ class TaskList:
             condition += f" AND {order.column} IS NOT NULL"
         return condition, values
 
-    def _merged(self, order: Order, *, with_rows: bool, first: int = 0) -> Iterator[tuple[TaskRow, StoredSet]]:
-        """Yield tasks by their numbers from `first` on, also those without rows; only those if `with_rows` is False."""
+    def _merged(self, order: Order, after: Place | None, *, with_rows: bool) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield tasks by their numbers, also those without rows; only those if `with_rows` is False."""
         statuses, descending = self._query.statuses, order.is_descending
         passes = self._set_filter()
+        begin = None if after is None else after.task
+        behind, more = ("true", []) if after is None else order.rows_after(after)
         rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM task WHERE job_id = ? AND task >= ? ORDER BY {order.sql}",  # noqa: S608 - constant names
-            (self._study.job_id, first),
+            f"SELECT {_COLUMNS} FROM task WHERE job_id = ? AND {behind} ORDER BY {order.sql}",  # noqa: S608 - constant names
+            (self._study.job_id, *more),
         )
         row = next(rows, None)
-        for one in self._study.sets(descending=descending, first=first):
+        for one in self._study.sets(descending=descending, after=begin):
+            if not passes(one) and self._stops_at(
+                Place(one.first_task if descending else one.first_task + one.tasks - 1)
+            ):
+                return
             if passes(one):
-                for number in self._study.numbers_of(one, descending=descending, first=first):
+                for number in self._study.numbers_of(one, descending=descending, after=begin):
                     while row is not None and (row[0] > number if descending else row[0] < number):
                         row = next(rows, None)
                     is_ended = row is not None and row[0] == number
-                    if is_ended and not with_rows:
-                        continue
-                    found = TaskRow(*row) if row is not None and is_ended else self._without_row(one, number)
-                    if statuses is None or found.outcome in statuses:
-                        yield found, one
+                    if with_rows or not is_ended:
+                        found = TaskRow(*row) if row is not None and is_ended else self._without_row(one, number)
+                        if statuses is None or found.outcome in statuses:
+                            yield found, one
+                    if self._stops_at(Place(number)):
+                        return
+
+    def _stops_at(self, place: Place) -> bool:
+        """Count a task that was compared; return True if it is the last of a search that ends after some."""
+        if self._left is None:
+            return False
+        self._left -= 1
+        if self._left > 0:
+            return False
+        self.seen_up_to = place
+        return True
 
     def _without_row(self, one: StoredSet, number: int) -> TaskRow:
         """Return a task that has no row: of a duplicate, that of the earlier task, with the number of its own."""
@@ -245,7 +289,7 @@ class TaskList:
                 (self._study.job_id, to_stored_seed(seed), one.param_id),
             ).fetchone()
             if found is not None:
-                return TaskRow(*found)._replace(task=number, first_task=one.first_task)
+                return TaskRow(*found)._replace(task=number, first_task=one.first_task, has_row=False)
         return TaskRow(number, one.first_task, seed, None, self._unseen, 0)
 
     def _count_ended(self) -> dict[str, int]:

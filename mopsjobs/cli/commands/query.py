@@ -8,6 +8,7 @@ import sqlite3
 
 from mopsjobs.app.app import App
 from mopsjobs.app.freshness import Freshness
+from mopsjobs.app.query_document import query_document
 from mopsjobs.cache.queries import user_sql
 from mopsjobs.cli.flags import add_freshness_flags, freshness_policy, row_limit
 from mopsjobs.cli.job_table import fields_table
@@ -27,8 +28,6 @@ EXAMPLES = (
     'mops-jobs query "SELECT owner, count(*) AS jobs FROM jobs WHERE is_active GROUP BY owner"',
     'mops-jobs query --csv --limit 0 "SELECT job_id, key, value FROM jobs, json_each(jobs.metadata)" > metadata.csv',
 )
-
-SCHEMA_VERSION = 1
 
 DEFAULT_LIMIT = 1000
 
@@ -89,7 +88,9 @@ def _show_rows(args: argparse.Namespace, app: App, answer: user_sql.QueryResult,
     found = list(rows)
     truncation = _truncation_notes(args, answer)
     if args.form == "json":
-        return Result(Document(_document(answer.columns, found, freshness, is_cut=bool(truncation))), notes=truncation)
+        user_sql.check_distinct(answer.columns)
+        document = query_document(answer.columns, found, freshness, is_cut=bool(truncation))
+        return Result(Document(document), notes=truncation)
     count_and_age = f"{pluralize(len(found), 'row')}, {freshness.describe()}"
     return Result(fields_table(answer.columns, found) if found else None, notes=[*truncation, count_and_age])
 
@@ -99,20 +100,3 @@ def _truncation_notes(args: argparse.Namespace, answer: user_sql.QueryResult) ->
     if args.limit == 0 or next(answer.rows, None) is None:
         return []
     return [f"Only the first {args.limit:,} rows (--limit 0 shows all)."]
-
-
-def _document(
-    columns: tuple[str, ...], rows: list[tuple[object, ...]], freshness: Freshness, *, is_cut: bool
-) -> dict[str, object]:
-    user_sql.check_distinct(columns)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "synced_at": freshness.synced_at,
-        "age_seconds": freshness.age_seconds,
-        "stale": freshness.stale,
-        "foreign_writes_known_to": freshness.foreign_writes_known_to,
-        "columns": columns,
-        "returned": len(rows),
-        "truncated": is_cut,
-        "rows": [dict(zip(columns, row, strict=True)) for row in rows],
-    }

@@ -33,7 +33,6 @@ from mopsjobs.cli.task_table import task_table, tsv_row
 from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import pluralize
-from mopsjobs.utils.times import json_time, json_timestamp
 
 HELP = "list the tasks of a job: parameters, outcome, time, memory, error"
 
@@ -47,8 +46,6 @@ EXAMPLES = (
     "mops-jobs tasks nightly-1 --param 'beta>0.9' --param mode=exit --slowest 10",
     "mops-jobs tasks nightly-1 --jsonl --limit 0 | jq -r 'select(.outcome == \"failed\") | .task'",
 )
-
-SCHEMA_VERSION = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +127,7 @@ def _result(args: argparse.Namespace, job: JobTasks, tasks: TaskList, limit: int
         body = task_table(listed, tasks.ledger) if returned else None
     elif form == "json":
         items = (json.dumps(one.to_json(), allow_nan=False) for one in listed)
-        body, notes = Document(_head(job, tasks, returned, total, app), items=("tasks", items)), []
+        body, notes = Document(job.document_head(tasks, returned, total), items=("tasks", items)), []
     else:
         body = _rows(form, listed, tasks.ledger)
         # These forms have no place for the total.
@@ -170,25 +167,3 @@ def _count_text(args: argparse.Namespace, returned: int, total: int | None) -> s
     if total is None:
         return f"{pluralize(returned, 'task')} of more{how}"
     return f"{returned:,} of {pluralize(total, 'task')}{how}" if returned < total else pluralize(returned, "task")
-
-
-def _head(job: JobTasks, tasks: TaskList, returned: int, total: int | None, app: App) -> dict[str, object]:
-    ledger = tasks.ledger
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "generated_at": json_time(app.now()),
-        "synced_at": json_timestamp(ledger.synced_ts),
-        "age_seconds": job.age_seconds(ledger),
-        "stale": job.is_stale(ledger),
-        "registry": app.settings.registry_id,
-        "registry_from": app.settings.registry.origin,
-        "job_id": job.job_id,
-        "status": job.job["status"],
-        "basis": ledger.basis,
-        "complete": ledger.is_complete,
-        "problems": ledger.problems,
-        "varying": ledger.varying,
-        "tasks_total": ledger.tasks_total,
-        "total": total,
-        "returned": returned,
-    }
