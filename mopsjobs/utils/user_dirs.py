@@ -1,4 +1,4 @@
-"""Finding the directories in which mops-jobs keeps its files: below the home directory, or a private temporary one."""
+"""Find the user, and the directories of mops-jobs: below the home directory, or a private temporary one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def can_be_created(directory: str) -> bool:
     while not os.path.exists(directory) and directory != os.path.dirname(directory):
         directory = os.path.dirname(directory)
     return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
+
+
+def user_name(env: Mapping[str, str]) -> str | None:
+    """Return the user of this process, by USER or else by the system; None if neither has a name."""
+    if env.get("USER"):
+        return env["USER"]
+    with contextlib.suppress(ImportError, KeyError):
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    return None
 
 
 def home(env: Mapping[str, str]) -> str | None:

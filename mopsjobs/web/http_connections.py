@@ -117,7 +117,14 @@ class PageServer(TcpWSGIServer):
     active_channels: dict[int, ClientChannel]  # type: ignore[assignment]
 
     def __init__(
-        self, app: Any, listening: socket.socket, lanes: dict[str, int], lane_of: Callable[[str], str], **settings: Any
+        self,
+        app: Any,
+        listening: socket.socket,
+        lanes: dict[str, int],
+        lane_of: Callable[[str], str],
+        *,
+        behind_proxy: bool = False,
+        **settings: Any,
     ) -> None:
         """Start the threads.
 
@@ -126,10 +133,12 @@ class PageServer(TcpWSGIServer):
             listening: the socket.
             lanes: the number of threads per lane; requests of one lane never wait for those of another.
             lane_of: returns the lane of a request, by its path.
+            behind_proxy: whether all clients come through one address, which then may have all connections.
             settings: the settings of waitress.
         """
         self._lanes = {name: ThreadedTaskDispatcher() for name in lanes}
         self._lane_of = lane_of
+        self._behind_proxy = behind_proxy
         self._next_check = 0.0
         self._has_new = False
         for name, threads in lanes.items():
@@ -186,7 +195,7 @@ class PageServer(TcpWSGIServer):
         for channel in self.active_channels.values():
             if not channel.is_busy:
                 by_peer[channel.addr[0]].append(channel)
-        for channels in by_peer.values():
+        for channels in () if self._behind_proxy else by_peer.values():
             channels.sort(key=lambda channel: channel.since)
             _close(channels[:-MAX_PER_PEER])
         if (excess := len(self.active_channels) - MAX_CONNECTIONS) > 0:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 
 from mopsjobs.app.app import App
 from mopsjobs.errors import UsageError
+from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.malloc import limit_malloc_arenas
+from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.api import HEALTH
 from mopsjobs.web.background import ChangeSignal, Syncer, Watcher
 from mopsjobs.web.http_connections import PageServer
@@ -20,6 +22,7 @@ from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
 from mopsjobs.web.site import Site
 from mopsjobs.web.sse import MAX_STREAMS
+from mopsjobs.web.viewer import Viewers
 
 LANES = {"pages": 8, "api": 4, "streams": MAX_STREAMS + 2, "health": 2}
 """Threads per lane: one for each stream and two that refuse more; few for the API, whose responses are large."""
@@ -40,6 +43,8 @@ def serve(
     allowed: list[str],
     sync_every: float | None,
     on_start: Callable[[str], None],
+    behind_proxy: bool = False,
+    trust_header: str | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM.
 
@@ -50,18 +55,22 @@ def serve(
         allowed: further names to answer to.
         sync_every: seconds between two syncs; None for no syncs.
         on_start: called with the URL when the server listens.
+        behind_proxy: whether all clients come through a proxy.
+        trust_header: the header in which that proxy sends the name of a user; None if it sends none.
 
     Returns:
         The number of the signal that ended it.
 
     Raises:
-        UsageError: if the server cannot listen there.
+        UsageError: if the server cannot listen there, or no header can have that name.
     """
+    is_own = is_loopback(host) and not behind_proxy
+    viewers = Viewers(trust_header, user=user_name(app.env) if is_own else None)
     limit_malloc_arenas()
     listening = _listen(host, port)
     changes = ChangeSignal()
     syncer = None if sync_every is None else Syncer(app, changes, sync_every)
-    wsgi_app = make_app(Site(app, changes, syncer), own_names(host, allowed))
+    wsgi_app = make_app(Site(app, changes, syncer, viewers), own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
     with _stop_signals() as (wait, wake):
         server = PageServer(
@@ -69,6 +78,7 @@ def serve(
             listening,
             LANES,
             lane_of,
+            behind_proxy=behind_proxy,
             channel_request_lookahead=1,  # to notice that a browser has left an open stream
             asyncore_use_poll=True,
             max_request_body_size=MAX_BODY_BYTES,

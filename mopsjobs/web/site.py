@@ -13,6 +13,7 @@ from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
+from mopsjobs.web.viewer import Viewers
 
 T = TypeVar("T")
 
@@ -20,8 +21,9 @@ T = TypeVar("T")
 class Site:
     """The state of a server."""
 
-    def __init__(self, app: App, changes: ChangeSignal, syncer: Syncer | None) -> None:
+    def __init__(self, app: App, changes: ChangeSignal, syncer: Syncer | None, viewers: Viewers | None = None) -> None:
         self.app = app
+        self.viewers = viewers or Viewers()
         self.changes = changes
         self.syncer = syncer
         """None if the server does not sync."""

@@ -95,12 +95,15 @@ def test_a_job_larger_than_an_answer_is_answered(web: Web, monkeypatch: pytest.M
 class Line:
     """A server in this process, over an application that the test makes, and what it answers on raw connections."""
 
-    def __init__(self, stack: contextlib.ExitStack, app: Callable[..., Any]) -> None:
+    def __init__(self, stack: contextlib.ExitStack, app: Callable[..., Any], *, behind_proxy: bool = False) -> None:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.port: int = listening.getsockname()[1]
         self._stack = stack
         lanes = {"pages": 2, "api": 1, "streams": 2, "health": 1}
-        self.server = PageServer(app, listening, lanes, lane_of, channel_request_lookahead=1, asyncore_use_poll=True)
+        self.server = PageServer(
+            app, listening, lanes, lane_of,
+            behind_proxy=behind_proxy, channel_request_lookahead=1, asyncore_use_poll=True,
+        )  # fmt: skip
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
 
@@ -181,6 +184,21 @@ def test_the_first_byte_makes_a_connection_no_younger(line: Line) -> None:
     client.sendall(b"GET / HTT")
     until(lambda: channel.request is not None, "the first byte")
     assert channel.since == accepted
+
+
+def test_a_proxy_may_have_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address is that of all clients: only the limit of all connections holds."""
+    monkeypatch.setattr(http_connections, "MAX_PER_PEER", 5)
+    monkeypatch.setattr(http_connections, "MAX_CONNECTIONS", 30)
+    with contextlib.ExitStack() as stack:
+        found = Line(stack, lambda _environ, start: (start("200 OK", []), [b"answered"])[1], behind_proxy=True)
+        half_open = [found.open(b"GET / HTTP/1.1\r\nHost:") for _ in range(20)]
+        assert found.get("/jobs").endswith(b"answered")
+        assert not any(map(has_ended, half_open))
+        half_open += [found.open(b"GET / HTTP/1.1\r\nHost:") for _ in range(40)]
+        assert found.get("/jobs").endswith(b"answered")
+        until(lambda: sum(not has_ended(one) for one in half_open) <= 30, "the end of the oldest")
+        found.server.end()
 
 
 def test_a_request_that_never_ends_is_ended(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

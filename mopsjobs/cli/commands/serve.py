@@ -7,7 +7,7 @@ import signal
 
 from mopsjobs.app.app import App
 from mopsjobs.console.result import Result, Text
-from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError
+from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import parse_duration
@@ -23,6 +23,7 @@ EXAMPLES = (
     "mops-jobs serve",
     "mops-jobs serve --port 0 --sync-every 30s",
     "mops-jobs serve --offline --host 0.0.0.0 --allow-host jobs.example.org",
+    "mops-jobs serve --allow-host jobs.example.org --behind-proxy --trust-header X-Forwarded-User",
 )
 
 DEFAULT_PORT = 8765
@@ -54,6 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="also answer requests for this host name; repeat for more",
     )
+    parser.add_argument(
+        "--behind-proxy",
+        action="store_true",
+        help="all clients come through a proxy: do not limit the connections of its address",
+    )
+    parser.add_argument(
+        "--trust-header",
+        metavar="NAME",
+        help="with --behind-proxy: take the name of the user from this header; it sets 'mine', and nothing else",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--sync-every",
@@ -65,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Serve."""
+    if args.trust_header is not None and not args.behind_proxy:
+        raise UsageError("--trust-header needs --behind-proxy: only a proxy that signs users in sends such a header.")
     default = SYNC_EVERY_LOCAL if app.settings.is_local else SYNC_EVERY
     every = None if args.offline else parse_duration(args.sync_every or default)
 
@@ -75,7 +88,16 @@ def run(args: argparse.Namespace, app: App) -> Result:
             app.out.warn("Every client that reaches this address can read all jobs: there is no sign-in and no TLS.")
         app.out.show(Result(Text([url]), notes=["Stop with Ctrl-C."]))
 
-    number = serve(app, host=args.host, port=args.port, allowed=args.allow_host, sync_every=every, on_start=on_start)
+    number = serve(
+        app,
+        host=args.host,
+        port=args.port,
+        allowed=args.allow_host,
+        sync_every=every,
+        on_start=on_start,
+        behind_proxy=args.behind_proxy,
+        trust_header=args.trust_header,
+    )
     if number == 0:
         raise MopsJobsError("The server has stopped unexpectedly.")
     return Result(exit_code=EXIT_INTERRUPTED if number == signal.SIGINT else 0)
