@@ -27,7 +27,7 @@ MAX_SHARE = 0.1
 MAX_PAGES = 64
 """Rendered pages that are kept."""
 
-MAX_PAGE_AGE = 5.0
+MAX_PAGE_AGE = 2.0
 """Seconds until a page is rendered again without a change, since it shows durations."""
 
 
@@ -158,7 +158,7 @@ class PageCache:
         self._lock = threading.Lock()
         self._pages: OrderedDict[str, _Page] = OrderedDict()
 
-    def get(self, key: str, render: Callable[[int], str], *, max_age: float = MAX_PAGE_AGE) -> str:
+    def get(self, key: str, render: Callable[[int], str], *, max_age: float | None = None) -> str:
         """Return the page under `key`; render it again if the cache has changed or the page is too old.
 
         Other requests for the page wait for it meanwhile.
@@ -166,7 +166,7 @@ class PageCache:
         Args:
             key: names the page.
             render: renders the page for the number of the last change.
-            max_age: seconds.
+            max_age: seconds, by default `MAX_PAGE_AGE`.
         """
         with self._lock:
             page = self._pages.setdefault(key, _Page())
@@ -174,8 +174,9 @@ class PageCache:
             while len(self._pages) > MAX_PAGES:
                 self._pages.popitem(last=False)
         with page.lock:
+            limit = MAX_PAGE_AGE if max_age is None else max_age
             number = self._changes.number  # read first, so that a change meanwhile makes the page old at once
-            if page.text is None or page.number != number or self._monotonic() - page.rendered_at > max_age:
+            if page.text is None or page.number != number or self._monotonic() - page.rendered_at > limit:
                 page.text = render(number)
                 page.number, page.rendered_at = number, self._monotonic()
             return page.text

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flask import request
+from flask import Response, request
 
 from mopsjobs.app.freshness import Freshness
 from mopsjobs.app.job_texts import duration_text
@@ -32,7 +32,7 @@ class ChartsPage:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
-    def answer(self) -> str:
+    def answer(self) -> Response:
         """Return the charts."""
         now = self._renderer.site.app.now()
         query = query_params.ChartsQuery(request.args.items(multi=True), now)
@@ -72,7 +72,7 @@ class ChartsPage:
                 **self._renderer.site.read(view),
             )
 
-        return self._renderer.site.charts.get(request.full_path, render, max_age=MAX_CHARTS_AGE)
+        return self._renderer.site.live_charts.answer(request.full_path, render, max_age=MAX_CHARTS_AGE)
 
 
 def _chart_pills(counts: Mapping[str, int], query: query_params.ChartsQuery) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ class JobPage:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
-    def answer(self, job_id: str) -> str | Response:
+    def answer(self, job_id: str) -> Response:
         """Return the page of a job."""
         kind = LOG if request.args.get("show") == "log" else None
 
@@ -93,7 +93,7 @@ class JobPage:
         def render(number: int) -> str:
             return self._renderer.render("job.html", number, **self._renderer.site.read(view))
 
-        return self._renderer.site.pages.get(request.full_path, render)
+        return self._renderer.site.live_pages.answer(request.full_path, render)
 
 
 def _fields(job: view_models.Job, now: float) -> list[tuple[str, list[tuple[str, str | None]]]]:

@@ -64,7 +64,7 @@ class JobsPage:
         self._renderer = renderer
         self._user = user_name(renderer.site.app.env)
 
-    def answer(self) -> str | Response | tuple[str, int]:
+    def answer(self) -> Response | tuple[str, int]:
         """Return the page, or lead to its address: filters in the search box and `mine` stand for other parameters."""
         params = list(request.args.items(multi=True))
         now = self._renderer.site.app.now()
@@ -85,7 +85,7 @@ class JobsPage:
             data = site.read(view)
             return self._renderer.render("jobs.html", number, **data)
 
-        return site.pages.get(request.full_path, render)
+        return site.live_pages.answer(request.full_path, render)
 
     def _find_mine(self, params: Params) -> Response | None:
         """Lead from `mine=true` to the owner of this browser, or the user of the server; from `mine=NAME` to that one.

@@ -11,6 +11,7 @@ from mopsjobs.errors import JobError, MopsJobsError, UsageError
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.web import api, sse, view_models
 from mopsjobs.web.charts_page import ChartsPage
+from mopsjobs.web.compression import compress_responses
 from mopsjobs.web.job_page import JobPage
 from mopsjobs.web.jobs_page import JobsPage
 from mopsjobs.web.preload import preload
@@ -37,6 +38,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
         strip_control_characters(value) if type(value) is str else "" if value is None else value
     )
     protect(app, names)
+    compress_responses(app)
     stream_slots = threading.BoundedSemaphore(sse.MAX_STREAMS)
     renderer = Renderer(app, site)
     errors = _Errors(renderer)

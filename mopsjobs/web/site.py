@@ -13,6 +13,7 @@ from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
+from mopsjobs.web.live_pages import LivePages
 from mopsjobs.web.viewer import Viewers
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ class Site:
         self.pages = PageCache(changes, app.monotonic)
         self.charts = PageCache(ChangeSignal(), app.monotonic)
         """Charts read every job, so a change does not render them again, only their age."""
+        self.live_pages = LivePages(self.pages, app.now)
+        self.live_charts = LivePages(self.charts, app.now)
 
     def read_cached(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
         """Return what `view` returns for the cache, read-only; None if there is no cache.

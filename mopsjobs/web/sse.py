@@ -24,6 +24,9 @@ BEAT_SECONDS = 15.0
 
 RETRY_MILLISECONDS = 2000
 
+HEADER_FIELDS = ("synced", "ages", "stale_in", "stale", "notice")
+"""What the script of a page shows of the age of the data."""
+
 
 def open_stream(site: Site, slots: threading.BoundedSemaphore) -> Response:
     """Return a stream, or 503 if there are too many.
@@ -45,7 +48,7 @@ def open_stream(site: Site, slots: threading.BoundedSemaphore) -> Response:
 
 def _stream(site: Site, job_id: str | None, after: str | None, is_gone: Callable[[], bool]) -> Iterator[str]:
     yield f"retry: {RETRY_MILLISECONDS}\n\n"
-    seen, sent_at = -1, site.app.monotonic()
+    seen, sent_at, last = -1, site.app.monotonic(), None
     while not (site.changes.is_over or is_gone()):
         number = site.changes.number
         parts: list[str] = []
@@ -55,14 +58,22 @@ def _stream(site: Site, job_id: str | None, after: str | None, is_gone: Callable
                 parts, after = _events(site, job_id, after)
                 if len(parts) == PAGE:
                     seen = -1  # there may be more
-            parts.append(_message("change", {**site.header_or_problem(), "number": number}))
+            header = site.header_or_problem()
+            # The script counts the time. In a busy registry, most messages have a number only.
+            state = (header["synced_at"], header["stale"], header["notice"])
+            parts.append(_message("change", ({} if state == last else _shown(header)) | {"number": number}))
+            last = state
         elif site.app.monotonic() - sent_at >= BEAT_SECONDS:
-            parts.append(_message("age", site.header_or_problem()))
+            parts.append(_message("age", _shown(site.header_or_problem())))
         text = "".join(parts)
         if text:
             sent_at = site.app.monotonic()
             yield text
         site.changes.wait(seen, WAIT_SECONDS)
+
+
+def _shown(header: dict[str, object]) -> dict[str, object]:
+    return {name: header[name] for name in HEADER_FIELDS}
 
 
 def _events(site: Site, job_id: str, after: str | None) -> tuple[list[str], str | None]:

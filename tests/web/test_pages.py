@@ -559,7 +559,7 @@ def test_markup_of_a_record_stays_text(web: Web, cli: Cli, remote: Remote) -> No
     for page in (web.ok("/jobs"), web.ok(path), web.ok("/charts"), web.get("/jobs?q=" + HOSTILE).text):
         structure = _Structure(page)
         assert "img" not in structure.elements
-        assert structure.elements.count("script") == 1
+        assert structure.elements.count("script") == page.count('<script src="/static/') > 0
         assert not [name for name, _ in structure.attributes if name.startswith("on") or name == "style"]
         assert not set(page) & set("\u202e\x1b\x07")
         assert "49" not in re.findall(r"<h1.*?>(.*?)</h1>", page)[0]
@@ -628,7 +628,7 @@ def test_a_stream_goes_on_while_the_cache_cannot_be_used(web: Web, monkeypatch: 
         assert '"notice": null' in next(messages)
         monkeypatch.setattr(web.site, "read_cached", fail)
         web.changes.add()
-        assert '"stale": true, "problem": "The cache is locked.", "notice": "The cache is locked."' in next(messages)
+        assert '"stale": true, "notice": "The cache is locked."' in next(messages)
 
 
 def test_a_sync_in_the_future_is_stale(web: Web, cli: Cli) -> None:
@@ -692,7 +692,7 @@ def test_a_stream_tells_of_changes_and_events(server: Server, cli: Cli) -> None:
         cli.ok("progress", "first", "1/2", "-q")
         seen = [next(one for one in messages if one[0] == "event")]
         assert seen[0][1]["text"] == "running 1/2 tasks"
-        assert next(one for one in messages if one[0] == "change")[1]["age_seconds"] >= 0
+        assert next(one for one in messages if one[0] == "change")[1]["number"] > 0
     with server.stream("/live?job=first", **{"Last-Event-ID": cursor}) as messages:
         assert next(messages) == seen[0]
 

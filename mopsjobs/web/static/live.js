@@ -3,7 +3,7 @@
 "use strict";
 
 (() => {
-  const MIN_PAUSE = 2000; // milliseconds between two refreshes
+  const MIN_PAUSE = 4000; // milliseconds between two refreshes
   const SLOW_PAUSE = 60000; // the same for the charts, which read every job
   const RETRY = 30000; // milliseconds until a refused stream is requested again, and the page is refreshed without it
   const SILENCE = 40000; // milliseconds without a message until the connection is lost; one comes every 15 seconds
@@ -24,6 +24,9 @@
   let refreshedAt = performance.now();
   let timer = null;
   let cursor = body.dataset.cursor || "";
+  let version = body.dataset.version; // names what this page shows
+  let shown = Number(document.getElementById("fresh").dataset.number); // the last change that this page shows
+  let latest = shown; // the last change that the stream told of
 
   function moment() {
     return { ticks: performance.now(), clock: Date.now() };
@@ -40,40 +43,60 @@
   function refresh() {
     timer = null;
     refreshedAt = performance.now();
+    const asked = latest;
     const request = new XMLHttpRequest();
     request.open("GET", location.pathname + location.search);
+    // With a stream, which brings the age of the data, the server may answer with the parts that have changed.
+    if (source !== null && version) request.setRequestHeader("If-None-Match", `"${version}"`);
     request.responseType = "document";
     request.timeout = 20000;
     request.onerror = request.ontimeout = () => lose("Connection lost");
     request.onload = () => {
+      if (request.status === 304) return confirmCurrent(asked);
       const fresh = request.response;
       if (!fresh || !fresh.getElementById("fresh")) return lose("The server answers with an error, " + request.status);
       const isError = request.status !== 200;
       if (isError !== (follow === "reload")) return location.reload();
-      loss = "";
-      currentAt = moment();
-      document.title = fresh.title;
+      const isPartial = "base" in fresh.body.dataset;
+      if (isPartial && fresh.body.dataset.base !== version) return refreshWhole();
+      version = ""; // until all is done
       for (const part of document.querySelectorAll("[data-live]")) {
         const other = fresh.getElementById(part.id);
-        if (!other) continue;
-        if (part.id === "fresh" && source !== null) part.dataset.number = other.dataset.number; // messages bring the rest
-        else morph(part, other);
+        if (!other || (part.id === "fresh" && (isPartial || source !== null))) continue; // messages bring the age
+        if (!morph(part, other)) return refreshWhole();
       }
+      version = fresh.body.dataset.version;
+      if (document.title !== fresh.title) document.title = fresh.title;
       for (const other of fresh.querySelectorAll("[data-live]")) {
         if (!document.getElementById(other.id)) location.reload(); // a new part
       }
-      if (source === null && events && isAtEnd()) {
+      if (source === null && !isPartial && events && isAtEnd()) {
         // No stream brings the new events.
         morph(events, fresh.getElementById("events"));
         cursor = fresh.body.dataset.cursor;
         scrollToEnd();
       }
-      if (source === null) readAge();
+      if (source === null && !isPartial) readAge();
       readClock(fresh);
-      announce();
-      tick();
+      confirmCurrent(asked);
     };
     request.send();
+  }
+
+  // Note that this page shows the change `number`, and look again if the stream has told of a later one meanwhile.
+  function confirmCurrent(number) {
+    loss = "";
+    currentAt = moment();
+    shown = number;
+    if (latest !== shown) scheduleRefresh();
+    announce();
+    tick();
+  }
+
+  // The page has not what the server compared with: get all of it.
+  function refreshWhole() {
+    version = "";
+    scheduleRefresh();
   }
 
   function scheduleRefresh() {
@@ -85,16 +108,30 @@
   }
 
   // Make `old` equal to `fresh`, and keep every node that can stay, with its focus, selection and scroll position.
+  // A mark in `fresh` stands for nodes that stay as they are. Return false if `old` lacks one of them.
   function morph(old, fresh) {
-    if (old.isEqualNode(fresh)) return;
+    if (old.isEqualNode(fresh)) return true;
     for (const name of old.getAttributeNames()) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
     for (const name of fresh.getAttributeNames()) {
       if (old.getAttribute(name) !== fresh.getAttribute(name)) old.setAttribute(name, fresh.getAttribute(name));
     }
     const keyed = new Map();
     for (const child of old.children) if (child.dataset && "key" in child.dataset) keyed.set(child.dataset.key, child);
+    const order = [...keyed.values()];
     let place = old.firstChild;
     for (const child of [...fresh.childNodes]) {
+      if (child.dataset && "same" in child.dataset) {
+        const first = order.indexOf(keyed.get(child.dataset.same));
+        const same = order.slice(first, first + Number(child.dataset.count));
+        if (first < 0 || same.length !== Number(child.dataset.count)) return false;
+        for (const node of same) {
+          keyed.delete(node.dataset.key);
+          while (place && place !== node && place.nodeType === Node.TEXT_NODE) place = place.nextSibling;
+          if (node === place) place = place.nextSibling;
+          else old.insertBefore(node, place);
+        }
+        continue;
+      }
       const key = child.dataset && "key" in child.dataset ? child.dataset.key : null;
       let match = key === null ? place : keyed.get(key);
       if (match && (match.nodeType !== child.nodeType || match.nodeName !== child.nodeName)) match = null;
@@ -106,14 +143,16 @@
       keyed.delete(key);
       if (match === place) place = place.nextSibling;
       else old.insertBefore(match, place);
-      if (child.nodeType === Node.ELEMENT_NODE) morph(match, child);
-      else if (match.nodeValue !== child.nodeValue) match.nodeValue = child.nodeValue;
+      if (child.nodeType === Node.ELEMENT_NODE) {
+        if (!morph(match, child)) return false;
+      } else if (match.nodeValue !== child.nodeValue) match.nodeValue = child.nodeValue;
     }
     while (place) {
       const next = place.nextSibling;
       place.remove();
       place = next;
     }
+    return true;
   }
 
   // Announce the new total or status to screen readers, if it has changed.
@@ -133,11 +172,25 @@
     return seconds < 0 ? "in " + text : text + " ago";
   }
 
-  function readClock(page) {
-    rendered = { now: Number(page.getElementById("fresh").dataset.now), at: moment() };
+  // As `human_duration` of mopsjobs/utils/times.py.
+  function formatDuration(seconds) {
+    const left = Math.max(0, Math.floor(seconds));
+    if (left < 60) return left + "s";
+    const [major, minor, units] =
+      left < 3600 ? [left / 60, left % 60, "ms"]
+      : left < 86400 ? [left / 3600, (left % 3600) / 60, "hm"]
+      : [left / 86400, (left % 86400) / 3600, "dh"];
+    const [whole, rest] = [Math.floor(major), Math.floor(minor)];
+    return rest && whole < 100 ? `${whole}${units[0]} ${rest}${units[1]}` : `${whole}${units[0]}`;
   }
 
-  // Times with a title are shown as how long ago they were. The title, and times ahead, have the local time too.
+  function readClock(page) {
+    const { now, sent } = page.getElementById("fresh").dataset;
+    rendered = { now: Number(sent || now), at: moment() };
+  }
+
+  // Times with a title are shown as how long ago they were; those with `data-since`, as how long that has lasted.
+  // The title, and times ahead, have the local time too.
   function showTimes() {
     const now = rendered.now * 1000 + millisecondsSince(rendered.at);
     for (const time of document.querySelectorAll("time[title]")) {
@@ -151,13 +204,25 @@
       const text = isAbroad ? `(${here} here, ${time.dataset.clock})` : `(${time.dataset.clock})`;
       if (time.textContent !== text) time.textContent = text;
     }
+    for (const time of document.querySelectorAll("time[data-since]")) {
+      const text = formatDuration((now - Date.parse(time.dataset.since)) / 1000);
+      if (time.textContent !== text) time.textContent = text;
+    }
   }
 
   // Read the age that the server has put into the page.
   function readAge() {
     const { synced, ages, staleIn } = document.getElementById("age").dataset;
-    const stale = document.getElementById("fresh").classList.contains("stale");
-    age = { synced, ages: JSON.parse(ages), staleIn: JSON.parse(staleIn), stale, at: moment() };
+    const head = document.getElementById("fresh");
+    const late = head.dataset.sent ? head.dataset.sent - head.dataset.now : 0; // it may have been rendered before
+    const left = JSON.parse(staleIn);
+    age = {
+      synced,
+      ages: JSON.parse(ages).map((each) => each + late),
+      staleIn: left === null ? null : left - late,
+      stale: head.classList.contains("stale"),
+      at: moment(),
+    };
   }
 
   // The server's words, with each age in them counted on.
@@ -170,8 +235,18 @@
     document.getElementById("age").textContent = synced + (stale ? ", stale" : "");
   }
 
-  function onHeader(message) {
-    const header = JSON.parse(message.data);
+  // A message has a header if that differs from the one before by more than the time.
+  function onMessage(message) {
+    const data = JSON.parse(message.data);
+    if ("number" in data) latest = data.number;
+    if ("synced" in data) onHeader(data);
+    heardAt = moment();
+    if (loss) scheduleRefresh();
+    else currentAt = moment();
+    tick();
+  }
+
+  function onHeader(header) {
     age = { synced: header.synced, ages: header.ages, staleIn: header.stale_in, stale: header.stale, at: moment() };
     const head = document.getElementById("fresh");
     let notice = head.querySelector(".problem");
@@ -182,10 +257,6 @@
     }
     if (notice && header.notice) notice.textContent = header.notice;
     if (notice && !header.notice) notice.remove();
-    heardAt = moment();
-    if (loss) scheduleRefresh();
-    else currentAt = moment();
-    tick();
   }
 
   // --- the events of a job -----------------------------------------------------------------------------------------
@@ -219,7 +290,7 @@
   // --- the stream ----------------------------------------------------------------------------------------------------
 
   function open() {
-    if (source !== null || document.hidden) return;
+    if (source !== null || (document.hidden && !("watched" in body.dataset))) return;
     const query = new URLSearchParams();
     if (body.dataset.job) {
       query.set("job", body.dataset.job);
@@ -228,11 +299,11 @@
     heardAt = moment();
     source = new EventSource("/live?" + query);
     source.addEventListener("change", (message) => {
-      onHeader(message);
-      if (JSON.parse(message.data).number !== Number(document.getElementById("fresh").dataset.number)) scheduleRefresh();
+      onMessage(message);
+      if (latest !== shown) scheduleRefresh();
     });
     source.addEventListener("age", (message) => {
-      onHeader(message);
+      onMessage(message);
       scheduleRefresh(); // the page shows how long ago things were
     });
     source.addEventListener("event", onEvent);
@@ -312,9 +383,15 @@
   setInterval(tick, 1000);
   if (!follow) return;
   // A browser has six connections for all tabs of a site, so a hidden tab closes its own.
-  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  // Not if its user waits for a notification.
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) open();
+    else if (!("watched" in body.dataset)) close();
+  });
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
+  addEventListener("offline", refresh); // tells whether the server is out of reach too
+  addEventListener("online", refresh);
   if (events) {
     const newest = document.getElementById("newest");
     newest.addEventListener("click", scrollToEnd);

@@ -1,0 +1,254 @@
+"""What an open page gets: only what has changed, the true age of it, and a notification where it was asked for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Browser, Page, Response, expect
+
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.utils.times import utc_now
+from support.browser import Watched, open_chromium
+from support.cli import Cli, Clock, Remote, add, foreign, key, put
+from support.runs import until
+from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+expect.set_options(timeout=20_000)
+
+NOTIFICATIONS = """
+window.asked = 0;
+window.sent = [];
+window.Notification = class {
+    static requestPermission() { window.asked += 1; return Promise.resolve(window.answer || "granted"); }
+    constructor(title, options) { window.sent.push([title, options.tag]); }
+};
+"""
+
+CONTENT = """() => {
+    const copy = document.querySelector("main").cloneNode(true);
+    for (const time of copy.querySelectorAll("time")) time.textContent = "";
+    for (const one of copy.querySelectorAll("#events, #newest, .notify")) one.remove();
+    const text = copy.innerHTML.replace(/\\s+/g, " ").replace(/> </g, "><");
+    return text.replace(/\\b\\d+[smhd]( \\d+[smhd])?\\b/g, "").replace(/ (x|width)="[^"]*"/g, "");
+}"""
+"""The content of a page, without what its script shows in its own way, and without durations, which go on."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Yield Debian's Chromium."""
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Yield a server over an embedded registry with forty jobs. `cli` and the server have one clock."""
+    monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
+    for number in range(40):
+        add(jobs, f"night-{number:02}", "running" if number % 3 else "pending", owner="ada", tasks_total=20)
+    with serving(cli, "--sync-every", "1s") as server:
+        yield server.filled()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """Yield a tab that has opened nothing yet."""
+    context = browser.new_context(viewport={"width": 1200, "height": 800}, service_workers="block")
+    page = context.new_page()
+    page.add_init_script(NOTIFICATIONS)
+    watched = Watched(page)
+    yield page
+    watched.check(expected_errors="Failed to load resource")
+    context.close()
+
+
+def refreshes(page: Page) -> list[Response]:
+    """Return the list to which the answers to the script of this page are added."""
+    found: list[Response] = []
+    page.on("response", lambda one: found.append(one) if one.request.resource_type == "xhr" else None)
+    return found
+
+
+def test_a_change_brings_only_what_has_changed(page: Page, server: Server, cli: Cli) -> None:
+    """A row of many, and nothing if all is as it was; compressed, so that a tab costs little."""
+    page.goto(f"{server.url}/jobs?sort=name")
+    answers = refreshes(page)
+    cli.ok("progress", "night-02", "7/20", "-q")
+    expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
+    [partial] = [one for one in answers if one.status == 200]
+    assert "data-base=" in partial.text()
+    assert "night-02</a>" in partial.text()
+    assert "night-05</a>" not in partial.text()
+    assert partial.headers["content-encoding"] == "gzip"
+    with page.expect_response(lambda one: one.status == 304):  # each sync is a change of the cache
+        pass
+    expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs?sort=name", "/jobs/night-04"])
+def test_a_page_that_follows_is_as_one_that_is_opened(page: Page, server: Server, cli: Cli, path: str) -> None:
+    """After jobs came, went on, ended, moved and went away, in the same order and with the same text."""
+    page.goto(server.url + path)
+    page.evaluate("window.same = true")
+    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
+    for step, done in enumerate((3, 9, 14)):
+        put(store, key(HOSTILE_ID), hostile_record(HOSTILE_ID))
+        put(store, key(f"another-{step}"), foreign(f"another-{step}", "failed", error_message=HOSTILE))
+        store.delete(key(f"night-{30 + step}"))
+        for name in ("night-01", "night-04", f"night-{20 + step}"):
+            cli.ok("progress", name, f"{done}/20", "-q")
+        cli.ok("update", f"night-{10 + step}", "failed", "--error", "no room", "-q")
+        where = page.locator("tr[data-key=night-04]" if path.startswith("/jobs?") else "main")
+        expect(where).to_contain_text(f"{done}/20")
+    cli.ok("sync", "-q")
+    for _ in range(2):  # the second was asked for after all changes
+        with page.expect_response(lambda one: one.request.resource_type == "xhr"):
+            pass
+    page.wait_for_load_state()
+    followed = page.evaluate(CONTENT)
+    assert page.evaluate("window.same") is True
+    assert page.evaluate("window.broken") is None
+    assert page.locator("main img, main script").count() == 0
+    page.reload()
+    assert page.evaluate(CONTENT) == followed
+
+
+def test_a_page_that_lost_a_row_gets_all_of_it(page: Page, server: Server, cli: Cli) -> None:
+    """Such as one that an extension of the browser has changed: the marks of an answer name rows that it lacks."""
+    page.goto(f"{server.url}/jobs?sort=name")
+    row = page.locator("tr[data-key=night-05]")
+    row.evaluate("one => one.remove()")
+    cli.ok("progress", "night-02", "7/20", "-q")
+    expect(row).to_be_visible()
+    expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
+
+
+def test_a_page_tells_that_the_network_is_gone(page: Page, server: Server) -> None:
+    """The browser knows at once; when the network is back, so is the page."""
+    page.goto(f"{server.url}/jobs")
+    lost = page.locator("#connection")
+    page.context.set_offline(True)
+    expect(lost).to_contain_text("Connection lost")
+    page.context.set_offline(False)
+    expect(lost).to_be_hidden()
+
+
+def test_the_end_of_a_watched_job_is_notified(page: Page, server: Server, cli: Cli) -> None:
+    """The browser asks for permission on the click, and not before; a hidden tab hears of the end too."""
+    page.goto(f"{server.url}/jobs/night-04")
+    button = page.get_by_role("button", name="Notify me when this job ends")
+    expect(button).to_be_visible()
+    assert page.evaluate("window.asked") == 0
+    button.click()
+    expect(page.get_by_role("button", name="You will be notified")).to_have_attribute("aria-pressed", "true")
+    assert page.evaluate("window.asked") == 1
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true})")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    cli.ok("update", "night-04", "failed", "--error", HOSTILE, "-q")
+    until(lambda: page.evaluate("window.sent.length") == 1, "the notification")
+    [[title, tag]] = page.evaluate("window.sent")
+    assert re.fullmatch(r"night-04: \W*failed", title)
+    assert tag == "mops-jobs night-04"
+    expect(page.locator("button.notify")).to_have_count(0)
+
+
+def test_a_refused_notification_is_told(page: Page, server: Server, cli: Cli) -> None:
+    """The button says so, and the end of the job goes unnotified; so it does after a second click."""
+    page.goto(f"{server.url}/jobs/night-04")
+    page.evaluate("window.answer = 'denied'")
+    page.locator("button.notify").click()
+    expect(page.locator("button.notify")).to_have_text("This browser does not allow notifications for this page")
+    page.goto(f"{server.url}/jobs/night-07")
+    page.locator("button.notify").click()
+    page.get_by_role("button", name="You will be notified").click()
+    expect(page.get_by_role("button", name="Notify me")).to_have_attribute("aria-pressed", "false")
+    cli.ok("update", "night-07", "cancelled", "-q")
+    expect(page.locator("#state .status").first).to_contain_text("cancelled")
+    assert page.evaluate("window.sent") == []
+
+
+# --- the server's part ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
+    for number in range(5):
+        add(remote.jobs, f"night-{number}", "running", tasks_total=20)
+    cli.ok("sync", "-q")
+    return Web(cli, capsys)
+
+
+def _read(text: str, name: str) -> str:
+    match = re.search(f' data-{name}="([^"]*)"', text)
+    assert match is not None
+    return match[1]
+
+
+def test_a_page_that_was_kept_tells_its_true_age(web: Web, clock: Clock) -> None:
+    """It has the time of the answer too, to which its ages are counted."""
+    first = web.client.get("/jobs").text
+    clock.advance(seconds=1.5)
+    second = web.client.get("/jobs").text
+    assert _read(first, "now") == _read(first, "sent") == _read(second, "now")
+    assert float(_read(second, "sent")) == float(_read(second, "now")) + 1.5
+
+
+def test_a_version_that_is_not_kept_gets_the_whole_page(web: Web) -> None:
+    """Of another server, of long ago, or of another page; and none at all."""
+    whole = web.ok("/jobs")
+    for token in ("0123456789abcdef", "", '"', "*", _read(web.ok("/charts"), "version")):
+        answer = web.get("/jobs", **{"If-None-Match": f'"{token}"'})
+        assert answer.status_code == 200
+        assert "data-base" not in answer.text
+        assert answer.text.count("<tr data-key") == whole.count("<tr data-key") == 5
+
+
+def test_the_version_of_a_page_is_told_if_it_is_current(web: Web, remote: Remote, cli: Cli) -> None:
+    """304 without a body, also when only time has passed; then the rows that differ."""
+    token = _read(web.ok("/jobs?sort=name"), "version")
+    headers = {"If-None-Match": f'"{token}"'}
+    cli.clock.advance(seconds=30)
+    answer = web.get("/jobs?sort=name", **headers)
+    assert (answer.status_code, answer.data) == (304, b"")
+    remote.jobs.update_progress("night-3", 5)
+    cli.ok("sync", "-q")
+    answer = web.get("/jobs?sort=name", **headers)
+    assert _read(answer.text, "base") == token
+    assert re.findall(r'<tr data-key="([^"]+)', answer.text) == ["night-3"]
+    assert re.findall(r'data-same="([^"]+)" data-count="(\d)"', answer.text) == [("night-0", "3"), ("night-4", "1")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_packed"), [("gzip", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False), ("", False)]
+)
+@pytest.mark.parametrize("path", ["/jobs", "/api/v1/jobs", "/metrics", "/static/live.js"])
+def test_text_is_compressed_for_who_takes_it(web: Web, path: str, sent: str, is_packed: bool) -> None:
+    """And says so; a stream is not."""
+    with web.client.get(path, headers={"Accept-Encoding": sent}) as answer:
+        assert answer.headers.get("Content-Encoding") == ("gzip" if is_packed else None)
+        assert "Accept-Encoding" in answer.headers["Vary"]
+        assert int(answer.headers["Content-Length"]) == len(answer.data)
+    with web.client.get("/live", headers={"Accept-Encoding": sent}) as answer:
+        assert "Content-Encoding" not in answer.headers
+
+
+def test_messages_of_a_stream_repeat_no_header(web: Web, cli: Cli) -> None:
+    """After a change without a sync, a message has a number only; after a sync, it has the age again."""
+    with web.client.get("/live") as answer:
+        messages = (text.decode() for text in answer.iter_encoded())
+        assert next(messages).startswith("retry: ")
+        assert '"synced"' in next(messages)
+        web.changes.add()
+        assert re.fullmatch(r'event: change\ndata: \{"number": \d+\}\n\n', next(messages))
+        cli.clock.advance(seconds=1)
+        cli.ok("sync", "-q")
+        web.changes.add()
+        assert '"ages": [0.0' in next(messages)
