@@ -24,17 +24,6 @@ def can_be_created(directory: str) -> bool:
     return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
 
 
-def user_name(env: Mapping[str, str]) -> str | None:
-    """Return the user of this process, by USER or else by the system; None if neither has a name."""
-    if env.get("USER"):
-        return env["USER"]
-    with contextlib.suppress(ImportError, KeyError):
-        import pwd
-
-        return pwd.getpwuid(os.getuid()).pw_name
-    return None
-
-
 def home(env: Mapping[str, str]) -> str | None:
     """Return the home directory: HOME, else that of the password database; None where neither names one.
 

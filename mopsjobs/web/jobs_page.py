@@ -221,6 +221,7 @@ def _panels(
         "undated": running.jobs - running.dated,
         "waiting": waiting.jobs,
         "waiting_to": link(plain, {"status": ",".join(name for name in STATUSES if name in BEFORE_RUNNING)}),
+        "oldest": None if waiting.oldest is None else json_time(from_timestamp(waiting.oldest)),
         "longest": None if waiting.oldest is None else human_duration(now - waiting.oldest),
     }
 

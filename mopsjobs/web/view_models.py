@@ -73,6 +73,10 @@ class Row(NamedTuple):
     """The same in full."""
     ended: str | None
     """When it ended, RFC 3339."""
+    since: str | None
+    """When it was registered, if it is active: its script counts how long that is ago."""
+    waits: bool
+    """Whether no task of it has started."""
     created: Moment | None
     """None, as the four after it, if the column is not shown: most pages show few of them."""
     updated: Moment | None
@@ -115,6 +119,8 @@ def row(job: Job, now: float, columns: Container[str]) -> Row:
         done=text,
         done_title=title,
         ended=None if job["is_active"] else whole_seconds(job["ended_at"]),
+        since=whole_seconds(job["created_at"]) if job["is_active"] else None,
+        waits=job["status"] in BEFORE_RUNNING,
         created=moment(job["created_at"], now) if "created" in columns else None,
         updated=moment(job["updated_at"], now) if "updated" in columns else None,
         duration=human_duration(job["duration_seconds"]) if "duration" in columns else None,
@@ -147,7 +153,7 @@ def _done(job: Job, now: float) -> tuple[str, str | None]:
     if not job["is_active"]:
         return moment(job["ended_at"], now).ago, whole_seconds(job["ended_at"])
     if job["status"] in BEFORE_RUNNING:
-        return f"waits {human_duration(job['duration_seconds'])}", None
+        return human_duration(job["duration_seconds"]), None
     if job["eta_latest"] is None:
         return "", None
     earliest, latest = (parse_time(job[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))

@@ -33,11 +33,12 @@ window.Notification = class {
 CONTENT = """() => {
     const copy = document.querySelector("main").cloneNode(true);
     for (const time of copy.querySelectorAll("time")) time.textContent = "";
-    for (const one of copy.querySelectorAll("#events, #newest, .notify")) one.remove();
-    const text = copy.innerHTML.replace(/\\s+/g, " ").replace(/> </g, "><");
+    for (const time of copy.querySelectorAll("time[title]")) time.title = "";
+    const parts = [...copy.querySelectorAll("[data-live]")].map((part) => part.outerHTML).join("");
+    const text = parts.replace(/\\s+/g, " ").replace(/> </g, "><");
     return text.replace(/\\b\\d+[smhd]( \\d+[smhd])?\\b/g, "").replace(/ (x|width)="[^"]*"/g, "");
 }"""
-"""The content of a page, without what its script shows in its own way, and without durations, which go on."""
+"""The parts of a page that it refreshes, without what its script shows in its own way, and without durations, which go on."""
 
 
 @pytest.fixture(scope="module")
