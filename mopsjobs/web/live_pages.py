@@ -31,9 +31,9 @@ class LivePages:
     def answer(self, key: str, render: Callable[[int], str], *, max_age: float | None = None) -> Response:
         """Return a page, see `PageCache.get`; to a script that has one of the last versions, only what has changed."""
         text = self._pages.get(key, render, max_age=max_age)
-        version, old = self._compare(key, text, request.headers.get("If-None-Match", "").strip('W/"'))
+        version, old = self._find(key, text, request.headers.get("If-None-Match", "").strip('W/"'))
         tag = f'W/"{version.token}"'
-        if old is not None and old.token == version.token:
+        if old is version or (old is not None and old.digest == version.digest):
             return Response(status=304, headers={"ETag": tag})
         answer = version.text if old is None else version.changes(old)
         # What a record holds has no quotes, so this finds the attributes of the page itself.
@@ -41,7 +41,7 @@ class LivePages:
         answer = answer.replace(' data-sent=""', f' data-sent="{self._now().timestamp()}"', 1)
         return Response(answer, mimetype="text/html", headers={"ETag": tag} if old is None else None)
 
-    def _compare(self, key: str, text: str, have: str) -> tuple[PageVersion, PageVersion | None]:
+    def _find(self, key: str, text: str, have: str) -> tuple[PageVersion, PageVersion | None]:
         """Return the version of a page, and that which a script has, if it is kept."""
         with self._lock:
             versions = self._versions.setdefault(key, deque(maxlen=MAX_VERSIONS))
@@ -49,8 +49,5 @@ class LivePages:
             while len(self._versions) > MAX_PAGES:
                 self._versions.popitem(last=False)
             if not versions or versions[-1].text is not text:
-                version = PageVersion(text)
-                if versions and versions[-1].token == version.token:
-                    versions.pop()  # it differs in ages only
-                versions.append(version)
+                versions.append(PageVersion(text))
             return versions[-1], next((one for one in reversed(versions) if have and one.token == have), None)

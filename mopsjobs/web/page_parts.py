@@ -7,6 +7,7 @@ docs/decisions/0057-changed-rows-only.md.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 
@@ -122,21 +123,30 @@ def _mark(run: list[Element], gap: str) -> Iterator[str]:
 
 
 class PageVersion:
-    """A page as it was rendered, and its parts."""
+    """A page as it was rendered, and its parts. It is split when it is compared: most pages never are."""
 
     def __init__(self, text: str) -> None:
-        """Split a page."""
         self.text = text
-        self.parts = {part.key: part for part in _split(text)}
-        self._title = _first(_TITLE, text)
-        self._body = _first(_BODY, text)
-        others = [part.digest for key, part in self.parts.items() if key != HEAD]
-        self.token = f"{hash((self._title, *others)) & (1 << 64) - 1:x}"
-        """Names the content of its parts. Another process gives the same content another name."""
+        self.token = f"{hash(text) & (1 << 64) - 1:x}"
+        """Names the text. Another process gives the same text another name."""
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Element]:
+        """Return its parts by their ids."""
+        return {part.key: part for part in _split(self.text)}
+
+    @functools.cached_property
+    def _title(self) -> str:
+        return _first(_TITLE, self.text)
+
+    @functools.cached_property
+    def digest(self) -> int:
+        """Return a number that is equal for pages whose parts are equal but for the time."""
+        return hash((self._title, *(part.digest for key, part in self.parts.items() if key != HEAD)))
 
     def changes(self, old: PageVersion) -> str:
         """Return a page with the parts that differ from those of `old`, whose token its body has in `data-base`."""
-        pieces = ["<!doctype html>", self._title, f'{self._body[:-1]} data-base="{old.token}">']
+        pieces = ["<!doctype html>", self._title, f'{_first(_BODY, self.text)[:-1]} data-base="{old.token}">']
         for key, part in self.parts.items():
             before = old.parts.get(key)
             if key == HEAD:

@@ -38,7 +38,7 @@ CONTENT = """() => {
     const text = parts.replace(/\\s+/g, " ").replace(/> </g, "><");
     return text.replace(/\\b\\d+[smhd]( \\d+[smhd])?\\b/g, "").replace(/ (x|width)="[^"]*"/g, "");
 }"""
-"""The parts of a page that it refreshes, without what its script shows in its own way, and without durations, which go on."""
+"""The parts of a page that it refreshes, without what its script shows in its own way, and without durations."""
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +223,11 @@ def test_the_version_of_a_page_is_told_if_it_is_current(web: Web, remote: Remote
     cli.ok("sync", "-q")
     answer = web.get("/jobs?sort=name", **headers)
     assert _read(answer.text, "base") == token
-    assert re.findall(r'<tr data-key="([^"]+)', answer.text) == ["night-3"]
-    assert re.findall(r'data-same="([^"]+)" data-count="(\d)"', answer.text) == [("night-0", "3"), ("night-4", "1")]
+    assert re.findall(r'<tr data-key="(night[^"]+)', answer.text) == ["night-3"]
+    assert re.findall(r'data-same="(night[^"]+)" data-count="(\d)"', answer.text) == [
+        ("night-0", "3"),
+        ("night-4", "1"),
+    ]
 
 
 @pytest.mark.parametrize(

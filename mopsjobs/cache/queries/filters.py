@@ -67,8 +67,8 @@ class Filter:
     """Conditions on jobs. Every condition that is set must hold; within a condition, any of its values will do."""
 
     __slots__ = (
-        "ended_since", "error", "found", "is_open", "keeps_active", "labels", "match", "name", "namespace", "owner",
-        "params", "phase", "silent_since", "since", "statuses", "study", "text", "until",
+        "ended_since", "error", "finds_all", "found", "is_open", "keeps_active", "labels", "match", "name", "namespace",
+        "owner", "params", "phase", "silent_since", "since", "statuses", "study", "text", "until",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - one argument a condition, all by name
@@ -128,6 +128,8 @@ class Filter:
         """A name of `PHASES`."""
         self.found: int | None = None
         """The number of rows that `text` and `error` match, within `searching`."""
+        self.finds_all = False
+        """Whether these are all rows, so that a query needs no condition for them."""
         self.keeps_active = True
         """Whether active jobs pass a window whenever they changed, as in a listing."""
         if match is not None:
@@ -211,7 +213,8 @@ class Filter:
             yield PHASES[self.phase], []
         if self.found is not None:
             # `+`: if many rows match, the index of another condition, or of the order, is better.
-            yield "+" * (self.found > MANY) + "rowid IN (SELECT id FROM temp.found)", []
+            if not self.finds_all:
+                yield "+" * (self.found > MANY) + "rowid IN (SELECT id FROM temp.found)", []
         else:
             yield from ((f"rowid IN ({matches})", values) for matches, values in self.searches())
 
@@ -274,8 +277,9 @@ def searching(connection: sqlite3.Connection, *job_filters: Filter) -> Iterator[
     connection.execute("CREATE TEMP TABLE found (id INTEGER PRIMARY KEY)")
     try:
         count = connection.execute(f"INSERT INTO found {sql}", values).rowcount
+        (total,) = connection.execute("SELECT sum(jobs) FROM tally").fetchone()
         for job_filter in job_filters:
-            job_filter.found = count
+            job_filter.found, job_filter.finds_all = count, count == total
         yield
     finally:
         connection.execute("DROP TABLE temp.found")

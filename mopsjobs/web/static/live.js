@@ -52,7 +52,10 @@
     request.timeout = 20000;
     request.onerror = request.ontimeout = () => lose("Connection lost");
     request.onload = () => {
-      if (request.status === 304) return confirmCurrent(asked);
+      if (request.status === 304) {
+        version = (request.getResponseHeader("ETag") || "").replace(/^W\/|"/g, ""); // only the time has changed
+        return confirmCurrent(asked);
+      }
       const fresh = request.response;
       if (!fresh || !fresh.getElementById("fresh")) return lose("The server answers with an error, " + request.status);
       const isError = request.status !== 200;
