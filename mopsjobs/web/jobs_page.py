@@ -17,7 +17,6 @@ from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES, TERMINAL
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
-from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web import query_params, view_models
 from mopsjobs.web.rendering import Renderer, link
 from mopsjobs.web.search_box import FLAGS, Params, describe_filters, expand_search, token
@@ -62,7 +61,6 @@ class JobsPage:
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
-        self._user = user_name(renderer.site.app.env)
 
     def answer(self) -> Response | tuple[str, int]:
         """Return the page, or lead to its address: filters in the search box and `mine` stand for other parameters."""
@@ -88,14 +86,22 @@ class JobsPage:
         return site.live_pages.answer(request.full_path, render)
 
     def _find_mine(self, params: Params) -> Response | None:
-        """Lead from `mine=true` to the owner of this browser, or the user of the server; from `mine=NAME` to that one.
+        """Lead from `mine=true` to the owner who sent the request, see `Viewers`; from `mine=NAME` to that one.
 
         A name is remembered in a cookie, and in nothing else.
+
+        Raises:
+            UsageError: if the request has no name.
         """
         named = next((value for name, value in reversed(params) if name == "mine" and value), None)
         if named is None:
             return None
-        owner = (request.cookies.get(COOKIE) or self._user or "") if named == "true" else named
+        owner: str | None = named
+        if named == "true":
+            owner = self._renderer.site.viewers.name(request.headers, request.cookies.get(COOKIE))
+        if owner is None:
+            hint = "Filter by owner, as with owner:ada. Or let a proxy sign users in: see serve --trust-header."
+            raise UsageError("Nothing says which jobs are yours.", hint=hint)
         response = _lead_to([one for one in params if one[0] != "mine"], {"owner": owner})
         if named != "true" and len(named) <= MAX_REMEMBERED:
             response.set_cookie(COOKIE, owner, max_age=COOKIE_SECONDS, httponly=True, samesite="Strict", path="/jobs")

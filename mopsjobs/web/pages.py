@@ -43,7 +43,6 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     renderer = Renderer(app, site)
     errors = _Errors(renderer)
     app.add_url_rule("/", "index", lambda: redirect("/jobs", 302))
-    app.add_url_rule("/mine", "mine", site.viewers.answer)
     app.add_url_rule("/jobs", "jobs", JobsPage(renderer).answer)
     app.add_url_rule("/jobs/<path:job_id>", "job", JobPage(renderer).answer)
     app.add_url_rule("/charts", "charts", ChartsPage(renderer).answer)

@@ -36,7 +36,6 @@ class Renderer:
             registry=site.app.settings.registry_id,
             redirected_by=site.app.settings.redirected_by,
             version=__version__,
-            has_mine=site.viewers.are_known,
             status_of=view_models.status,
             job_path=view_models.job_path,
             **values,

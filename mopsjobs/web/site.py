@@ -11,6 +11,7 @@ from mopsjobs.app.freshness import Freshness, never_synced_error
 from mopsjobs.cache import sync_state
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.times import parse_duration
+from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
 from mopsjobs.web.live_pages import LivePages
@@ -24,7 +25,7 @@ class Site:
 
     def __init__(self, app: App, changes: ChangeSignal, syncer: Syncer | None, viewers: Viewers | None = None) -> None:
         self.app = app
-        self.viewers = viewers or Viewers()
+        self.viewers = viewers or Viewers(user=user_name(app.env))
         self.changes = changes
         self.syncer = syncer
         """None if the server does not sync."""

@@ -1,4 +1,4 @@
-"""Who looks at a page: that leads `/mine` to the jobs of an owner, and does nothing else.
+"""Who looks at a page: that leads `mine` to the jobs of an owner, and does nothing else.
 
 Behind a proxy that signs users in, a header of the proxy has the name. Any client that reaches the server past the
 proxy may send that header too, so it must never decide what someone may see or do. See
@@ -8,9 +8,7 @@ docs/decisions/0056-a-name-from-a-proxy.md.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlencode
 
-from flask import Response, redirect, request
 from werkzeug.datastructures import Headers
 
 from mopsjobs.errors import UsageError
@@ -39,15 +37,15 @@ class Viewers:
         self._header = header
         self._user = user
 
-    @property
-    def are_known(self) -> bool:
-        """Return whether a request may have a name."""
-        return self._header is not None or self._user is not None
+    def name(self, headers: Headers, remembered: str | None = None) -> str | None:
+        """Return the name of the user who sent a request; None if it has none that can be used.
 
-    def name(self, headers: Headers) -> str | None:
-        """Return the name of the user who sent a request with these headers; None if it has none that can be used."""
+        Args:
+            headers: those of the request.
+            remembered: the name that the browser remembers. The header of a proxy goes before it.
+        """
         if self._header is None:
-            return self._user
+            return remembered or self._user
         try:
             # WSGI has the bytes of a header as Latin-1; proxies send UTF-8.
             name = headers.get(self._header, "").encode("latin-1").decode("utf-8").strip()
@@ -55,18 +53,3 @@ class Viewers:
             return None
         # A comma would make several owners of it: a client can add a header of its own to that of the proxy.
         return name if 0 < len(name) <= MAX_NAME and name.isprintable() and "," not in name else None
-
-    def answer(self) -> Response:
-        """Return a redirect to the jobs of the user who sent the request. Other filters of the query stay.
-
-        Raises:
-            UsageError: if the request has no name.
-        """
-        name = self.name(request.headers)
-        if name is None:
-            raise UsageError(
-                "Nothing says which jobs are yours.",
-                hint="Filter by owner. Or let a proxy sign users in: see serve --trust-header.",
-            )
-        others = [(key, value) for key, value in request.args.items(multi=True) if key != "owner"]
-        return redirect("/jobs?" + urlencode([("owner", name), *others]), 302)  # type: ignore[return-value]
