@@ -224,10 +224,8 @@ def test_the_version_of_a_page_is_told_if_it_is_current(web: Web, remote: Remote
     answer = web.get("/jobs?sort=name", **headers)
     assert _read(answer.text, "base") == token
     assert re.findall(r'<tr data-key="(night[^"]+)', answer.text) == ["night-3"]
-    assert re.findall(r'data-same="(night[^"]+)" data-count="(\d)"', answer.text) == [
-        ("night-0", "3"),
-        ("night-4", "1"),
-    ]
+    assert not [name for name in ("night-0", "night-2", "night-4") if f">{name}</a>" in answer.text]
+    assert "data-same=" in answer.text
 
 
 @pytest.mark.parametrize(
