@@ -142,7 +142,8 @@ def parse_condition(text: str) -> Condition:
     Raises:
         UsageError: if it has no operator, or no name in front of it.
     """
-    places = [(place, -len(sign), sign) for sign in _OPERATORS if (place := text.find(sign)) >= 0]
+    start = _end_of_quoted(text)
+    places = [(place, -len(sign), sign) for sign in _OPERATORS if (place := text.find(sign, start)) >= 0]
     place, _, sign = min(places, default=(0, 0, ""))
     name = text[:place].strip()
     if not name:
@@ -209,6 +210,17 @@ def check_names(conditions: Iterable[Condition], parameters: Iterable[str]) -> N
                 f"invalid parameter '{shorten(condition.name, 100)}': {shorten(known, 500)}{more}."
                 f"{did_you_mean(condition.name, names)}"
             )
+
+
+def _end_of_quoted(text: str) -> int:
+    """Return where a name in JSON's quotes ends, which may hold operators; 0 if a condition has no such name."""
+    start = len(text) - len(text.lstrip())
+    if not text.startswith('"', start):
+        return 0
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[1]
+    except ValueError:
+        return 0
 
 
 def _without_quotes(text: str) -> str:

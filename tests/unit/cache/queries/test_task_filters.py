@@ -26,6 +26,8 @@ from mopsjobs.errors import UsageError
         ("x<-1", Condition("x", "<", "-1")),
         ('mode == "a b"', Condition("mode", "==", "a b")),
         ('"my mode" != "\\u00e4"', Condition("my mode", "!=", "ä")),
+        ('"a<b>=c" >= 3', Condition("a<b>=c", ">=", "3")),
+        ('"a<b>', Condition('"a', "<", "b>")),
         ('mode = "a"b"', Condition("mode", "=", '"a"b"')),
     ],
 )
