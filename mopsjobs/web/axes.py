@@ -1,0 +1,148 @@
+"""Divide the values of a parameter into the places of an axis: single values, bins of numbers, or categories. Pure."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from mopsjobs.studies.conditions import category, is_number
+from mopsjobs.utils.text import cut_to_length
+
+MAX_PLACES = 100
+"""Places of an axis. More numbers than that become bins, and more categories one last place."""
+
+BINS = 50
+
+MAX_CONDITION_VALUE = 1000
+"""Characters of a value up to which a link can select it."""
+
+MAX_LABEL = 60
+
+Params = Mapping[str, Any]
+
+_NOT_SET = object()
+
+
+class Axis:
+    """The places of a parameter's values, from the first to the last."""
+
+    def __init__(self, name: str, sets: Iterable[Params]) -> None:
+        """Find the places.
+
+        Args:
+            name: the parameter.
+            sets: parameter sets that have at least one value of it.
+        """
+        self.name = name
+        values = _distinct(name, sets)
+        self.is_ordered = all(is_number(value) for value in values.values())
+        """Whether the places are numbers, so that neighbours belong together."""
+        self._ends = (0.0, 0.0)
+        self._edges: list[float] = []
+        self._places: dict[Hashable, int] = {}
+        self._values: list[Any] = []
+        if self.is_ordered and len(values) > MAX_PLACES:
+            numbers = [float(value) for value in values.values()]
+            self._ends = (min(numbers), max(numbers))
+            self._edges = _edges(*self._ends)
+            self.size = len(self._edges) + 1
+            return
+        found = sorted(values.values()) if self.is_ordered else list(values.values())[: MAX_PLACES - 1]
+        self._values = found
+        self._places = {_key(value): place for place, value in enumerate(found)}
+        self.size = len(found) + (len(values) > len(found))
+
+    @property
+    def is_exact(self) -> bool:
+        """Return whether each place is one value."""
+        return self.size == len(self._values)
+
+    def place(self, params: Params) -> int:
+        """Return the place of a parameter set, from 0."""
+        value = params.get(self.name, _NOT_SET)
+        if self._edges:
+            return bisect_right(self._edges, value)
+        return self._places.get(_key(value), len(self._values))
+
+    def position(self, params: Params) -> float:
+        """Return where a parameter set is on a drawing of the axis: its number, or the place of its category."""
+        return float(params[self.name]) if self.is_ordered else float(self.place(params))
+
+    def label(self, first: int, last: int | None = None) -> str:
+        """Return the text of a place, or of several next to each other."""
+        last = first if last is None else last
+        if self._edges:
+            low = None if first == 0 else self._edges[first - 1]
+            high = None if last == self.size - 1 else self._edges[last]
+            if low is None or high is None:
+                return "all" if low is high else f"below {high:g}" if low is None else f"from {low:g}"
+            return f"{low:g} to {high:g}"
+        begin, end = (self._text(place) for place in (first, last))
+        return begin if first == last else f"{begin} to {end}"
+
+    def ends(self) -> list[str]:
+        """Return the texts of the first value, of one in the middle, and of the last."""
+        if self._edges:
+            low, high = self._ends
+            return [f"{low:.4g}", f"{low / 2 + high / 2:.4g}", f"{high:.4g}"]
+        return [self._text(place) for place in (0, (self.size - 1) // 2, self.size - 1)]
+
+    def conditions(self, first: int, last: int) -> list[str]:
+        """Return what a parameter set has to meet to be at one of these places, as `tasks --param` reads it.
+
+        The last place of many categories has no condition: it is none of the others.
+        """
+        name = _name_text(self.name)
+        if self._edges:
+            low = [] if first == 0 else [f"{name}>={self._edges[first - 1]!r}"]
+            return low if last == self.size - 1 else [*low, f"{name}<{self._edges[last]!r}"]
+        if max(first, last) >= len(self._values):
+            return []
+        begin, end = self._values[first], self._values[last]
+        if first != last:
+            return [f"{name}>={begin!r}", f"{name}<={end!r}"]
+        text = json.dumps(begin, separators=(",", ":")) if begin is not _NOT_SET else ""
+        return [f"{name}={text}"] if 0 < len(text) <= MAX_CONDITION_VALUE else []
+
+    def _text(self, place: int) -> str:
+        if place >= len(self._values):
+            return "others"
+        value = self._values[place]
+        if value is _NOT_SET:
+            return "(not set)"
+        if self.is_ordered:
+            return f"{value:g}" if len(f"{value:g}") < len(str(value)) else str(value)
+        return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_LABEL)
+
+
+def count_values(name: str, sets: Iterable[Params]) -> int:
+    """Count the different values of a parameter."""
+    return len(_distinct(name, sets))
+
+
+def _distinct(name: str, sets: Iterable[Params]) -> dict[Hashable, Any]:
+    """Return the different values of a parameter, in the order in which they come."""
+    values: dict[Hashable, Any] = {}
+    for params in sets:
+        value = params.get(name, _NOT_SET)
+        values.setdefault(_key(value), value)
+    return values
+
+
+def _key(value: object) -> Hashable:
+    return _NOT_SET if value is _NOT_SET else category(value)
+
+
+def _edges(low: float, high: float) -> list[float]:
+    """Return the ascending edges between bins of equal width, rounded if that keeps them apart."""
+    exact = [low + (high - low) * place / BINS for place in range(1, BINS)]
+    rounded = [float(f"{edge:.4g}") for edge in exact]
+    edges = rounded if len(set(rounded)) == len(rounded) else exact
+    return sorted({edge for edge in edges if low < edge <= high}) or [high]
+
+
+def _name_text(name: str) -> str:
+    """Return a name as a condition has it: in quotes, since it may hold an operator."""
+    return json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,84 @@
+"""How the values of a parameter become places."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mopsjobs.cache.queries.task_filters import parse_condition
+from mopsjobs.web.axes import BINS, MAX_PLACES, Axis
+
+VALUES = st.one_of(
+    st.integers(-(10**20), 10**20),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=8),
+    st.lists(st.integers(0, 3), max_size=2),
+)
+
+
+def test_few_numbers_are_places_in_their_order() -> None:
+    """Each value has a place, and its label is the number."""
+    axis = Axis("beta", [{"beta": value} for value in (0.5, 0.1, 2, 0.1)])
+    assert (axis.size, axis.is_ordered, axis.is_exact) == (3, True, True)
+    assert [axis.label(place) for place in range(3)] == ["0.1", "0.5", "2"]
+    assert axis.place({"beta": 0.5}) == 1
+
+
+def test_many_numbers_become_bins() -> None:
+    """Of equal width, with round edges; the first and the last one are open."""
+    axis = Axis("beta", [{"beta": number / 999} for number in range(1000)])
+    assert (axis.size, axis.is_exact) == (BINS, False)
+    assert axis.label(0) == "below 0.02"
+    assert axis.label(10) == "0.2 to 0.22"
+    assert axis.label(BINS - 1) == "from 0.98"
+    assert axis.ends() == ["0", "0.5", "1"]
+    assert [axis.place({"beta": value}) for value in (0, 0.2, 0.2199, 1)] == [0, 10, 10, 49]
+
+
+def test_bins_of_numbers_that_hardly_differ_stay_apart() -> None:
+    """Where rounded edges would be equal, they are not rounded."""
+    numbers = [1e9 + number / 1000 for number in range(500)]
+    axis = Axis("t", [{"t": number} for number in numbers])
+    assert len({axis.place({"t": number}) for number in numbers}) == BINS
+
+
+def test_texts_are_places_as_they_come() -> None:
+    """So are mixed values, and a parameter that a set lacks. The rest of too many categories is one place."""
+    axis = Axis("mode", [{"mode": "b"}, {"mode": "a"}, {}, {"mode": True}, {"mode": 1}])
+    assert (axis.size, axis.is_ordered) == (5, False)
+    assert [axis.label(place) for place in range(5)] == ["b", "a", "(not set)", "true", "1"]
+    many = Axis("mode", [{"mode": f"m{number}"} for number in range(1000)])
+    assert many.size == MAX_PLACES
+    assert many.label(MAX_PLACES - 1) == "others"
+    assert many.place({"mode": "m999"}) == MAX_PLACES - 1
+    assert many.conditions(MAX_PLACES - 1, MAX_PLACES - 1) == []
+
+
+@given(st.lists(VALUES, min_size=1, max_size=30), st.sampled_from(["beta", 'a<b>="c" ', "=", "שלום"]))
+def test_the_conditions_of_a_place_select_its_sets(values: list[object], name: str) -> None:
+    """A link to the tasks of a place finds those that are drawn there, whatever name and values are."""
+    sets = [{name: value} for value in values]
+    axis = Axis(name, sets)
+    for place in range(axis.size):
+        conditions = [parse_condition(text) for text in axis.conditions(place, place)]
+        if conditions:
+            there = [one for one in sets if axis.place(one) == place]
+            selected = [one for one in sets if all(condition.holds(one) for condition in conditions)]
+            # A text of digits and the number are told apart on the map, and not by a condition.
+            assert selected == there if axis.is_ordered else all(one in selected for one in there)
+
+
+def test_the_conditions_of_bins_select_their_sets() -> None:
+    """Each number is in the range that its place has as conditions."""
+    chance = random.Random(1)
+    sets = [{"x": chance.uniform(-3, 7)} for _ in range(500)]
+    axis = Axis("x", sets)
+    for first in range(0, axis.size, 7):
+        last = min(first + 9, axis.size - 1)
+        conditions = [parse_condition(text) for text in axis.conditions(first, last)]
+        selected = [one for one in sets if all(condition.holds(one) for condition in conditions)]
+        assert selected == [one for one in sets if first <= axis.place(one) <= last]
