@@ -42,6 +42,9 @@ MAX_FAMILY_NOTES = 3
 NewFailures = dict[str, tuple[JobFailures, str]]
 """The failed tasks of jobs that were compared just now, with the state to keep them with."""
 
+MAX_LEDGER_AGE = 60.0
+"""Seconds up to which a page takes the ledger of a running job from the cache. Each sync brings what is new."""
+
 
 class MergedGroup(NamedTuple):
     """The tasks that failed with one error, in one job or in several."""
@@ -164,6 +167,26 @@ def failures_of_filter(job_filter: filters.Filter, limit: int, app: App, policy:
     failures = _read(dict.fromkeys(found), app, known, warnings)
     failures.freshness.exit_code = freshness.exit_code
     return failures
+
+
+def keep_job_failures(job_id: str, app: App) -> None:
+    """Mirror the ledger of a job, and keep its failed tasks compared, so that a reader of the cache finds both.
+
+    Nothing is written but the cache.
+
+    Args:
+        job_id: the full id of a job that the cache has.
+        app: the run.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
+        StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
+        CacheError: if the cache cannot be used.
+    """
+    from mopsjobs.app.job_tasks import mirror_ledger  # here: a view of settled jobs answers as fast as a listing
+
+    mirror_ledger(job_id, app, FreshnessPolicy(max_age=MAX_LEDGER_AGE))
+    _read({job_id: None}, app, FreshnessPolicy(offline=True), [])
 
 
 class _Look(NamedTuple):

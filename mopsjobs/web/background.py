@@ -21,6 +21,9 @@ from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
 POLL_SECONDS = 0.5
 """Seconds between two checks of the cache. A check is a pragma of some microseconds."""
 
+MAX_WAIT_SECONDS = 1.0
+"""How often a thread that waits for work checks that the server goes on."""
+
 MAX_SHARE = 0.1
 """The share of time for syncs, at most: a large embedded registry is then synced less often."""
 
@@ -110,8 +113,19 @@ class Watcher(threading.Thread):
 class Syncer(threading.Thread):
     """Syncs the cache regularly. Pages show the error of a failed sync, until the next one succeeds."""
 
-    def __init__(self, app: App, changes: ChangeSignal, every: float) -> None:
+    def __init__(
+        self, app: App, changes: ChangeSignal, every: float, between: Callable[[float], object] | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            app: the run.
+            changes: counts a change of the problem, and tells when the server ends.
+            every: seconds between two syncs.
+            between: what to do meanwhile: called with the seconds that it may wait for work.
+        """
         super().__init__(name="syncer", daemon=True)
+        self._between = between or (lambda seconds: changes.wait(1 << 62, seconds))
         self._app = app
         self._changes = changes
         self._every = every
@@ -131,7 +145,7 @@ class Syncer(threading.Thread):
             spent = self._app.monotonic() - started_at
             next_at = self._app.monotonic() + max(self._every, spent * (1 / MAX_SHARE - 1))
             while (left := next_at - self._app.monotonic()) > 0 and not self._changes.is_over:
-                self._changes.wait(1 << 62, left)
+                self._between(min(left, MAX_WAIT_SECONDS))
 
     def _sync(self) -> str | None:
         try:

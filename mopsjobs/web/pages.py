@@ -12,7 +12,7 @@ from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.web import api, sse, view_models
 from mopsjobs.web.charts_page import ChartsPage
 from mopsjobs.web.compression import compress_responses
-from mopsjobs.web.job_page import JobPage
+from mopsjobs.web.job_routes import add_job_routes
 from mopsjobs.web.jobs_page import JobsPage
 from mopsjobs.web.preload import preload
 from mopsjobs.web.rendering import Renderer
@@ -34,6 +34,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     # Values come from records: control characters, as those for the direction of text, are removed before escaping.
     app.jinja_env.filters["lines"] = view_models.lines
+    app.jinja_env.filters["isolated"] = view_models.isolated
     app.jinja_env.finalize = lambda value: (
         strip_control_characters(value) if type(value) is str else "" if value is None else value
     )
@@ -44,7 +45,7 @@ def make_app(site: Site, names: frozenset[str]) -> Flask:
     errors = _Errors(renderer)
     app.add_url_rule("/", "index", lambda: redirect("/jobs", 302))
     app.add_url_rule("/jobs", "jobs", JobsPage(renderer).answer)
-    app.add_url_rule("/jobs/<path:job_id>", "job", JobPage(renderer).answer)
+    add_job_routes(app, renderer)
     app.add_url_rule("/charts", "charts", ChartsPage(renderer).answer)
     app.add_url_rule("/live", "live", lambda: sse.open_stream(site, stream_slots))
     api.add_routes(app, site)

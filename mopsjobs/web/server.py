@@ -69,8 +69,11 @@ def serve(
     limit_malloc_arenas()
     listening = _listen(host, port)
     changes = ChangeSignal()
-    syncer = None if sync_every is None else Syncer(app, changes, sync_every)
-    wsgi_app = make_app(Site(app, changes, syncer, viewers), own_names(host, allowed))
+    site = Site(app, changes, viewers=viewers)
+    if sync_every is not None:
+        site.reads = reads = site.make_reads()
+        site.syncer = Syncer(app, changes, sync_every, reads.run_next)
+    wsgi_app = make_app(site, own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
     with _stop_signals() as (wait, wake):
         server = PageServer(
@@ -94,7 +97,7 @@ def serve(
                 wake()
 
         threads = [Watcher(app, changes), threading.Thread(target=answer, name="server", daemon=True)]
-        for thread in threads if syncer is None else [*threads, syncer]:
+        for thread in threads if site.syncer is None else [*threads, site.syncer]:
             thread.start()
         on_start(_url(host, listening.getsockname()[1]))
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mopsjobs.app.app import App
+from mopsjobs.app.failures import keep_job_failures
 from mopsjobs.app.freshness import Freshness, never_synced_error
 from mopsjobs.cache import sync_state
 from mopsjobs.errors import MopsJobsError, command_line
@@ -14,6 +15,7 @@ from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
+from mopsjobs.web.job_reads import FAILURES, JobReads
 from mopsjobs.web.live_pages import LivePages
 from mopsjobs.web.viewer import Viewers
 
@@ -23,18 +25,27 @@ T = TypeVar("T")
 class Site:
     """The state of a server."""
 
-    def __init__(self, app: App, changes: ChangeSignal, syncer: Syncer | None, viewers: Viewers | None = None) -> None:
+    def __init__(
+        self, app: App, changes: ChangeSignal, syncer: Syncer | None = None, viewers: Viewers | None = None
+    ) -> None:
         self.app = app
         self.viewers = viewers or Viewers(user=user_name(app.env))
         self.changes = changes
         self.syncer = syncer
         """None if the server does not sync."""
+        self.reads: JobReads | None = None
+        """None if the server never uses the network."""
         self.readers = ConnectionPool(app)
         self.pages = PageCache(changes, app.monotonic)
         self.charts = PageCache(ChangeSignal(), app.monotonic)
         """Charts read every job, so a change does not render them again, only their age."""
         self.live_pages = LivePages(self.pages, app.now)
         self.live_charts = LivePages(self.charts, app.now)
+
+    def make_reads(self) -> JobReads:
+        """Return what reads the jobs that pages ask for."""
+        actions = {FAILURES: lambda job_id: keep_job_failures(job_id, self.app)}
+        return JobReads(self.app, self.changes, actions)
 
     def read_cached(self, view: Callable[[sqlite3.Connection], T]) -> T | None:
         """Return what `view` returns for the cache, read-only; None if there is no cache.

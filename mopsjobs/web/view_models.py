@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -17,6 +18,9 @@ from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import from_timestamp, human_age, human_duration, human_range, parse_time, whole_seconds
 
 Job = Mapping[str, Any]
+
+_QUOTED = re.compile(r'("(?:[^"\\]|\\.)*")')
+"""A text as JSON has it."""
 
 KINDS = frozenset(STATUSES)
 """The statuses that have a colour and an icon of their own; all others look alike."""
@@ -164,6 +168,14 @@ def lines(text: object) -> Markup:
     """Return text of several lines, each without control characters. A template filter."""
     return Markup("\n").join(
         strip_control_characters(line) for line in ("" if text is None else str(text)).splitlines()
+    )
+
+
+def isolated(text: object) -> Markup:
+    """Return text in which names and values in quotes do not turn the writing direction of the rest. A filter."""
+    parts = _QUOTED.split(strip_control_characters(str(text)))
+    return Markup("").join(
+        Markup("<bdi>{}</bdi>").format(part) if place % 2 else part for place, part in enumerate(parts)
     )
 
 

@@ -22,13 +22,11 @@ from mopsjobs.cache.database import open_to_read
 from mopsjobs.cache.queries import statistics
 from mopsjobs.errors import CacheError
 from mopsjobs.events.writer import record_event
-from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web import cache_connections
 from mopsjobs.web.background import Syncer
 from support.cli import START, Cli, Clock, Remote, add, foreign, key
-from support.ledgers import Ledger, add_job, attempt
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, hostile_record, serving
 
@@ -341,34 +339,21 @@ def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: C
     cli.ok("sync", "-q")
     for name in ("night", "night.2"):
         page = web.ok(f"/jobs/{name}")
-        assert "9/14 tasks, in 2 jobs" in page
+        assert re.search(r"together <b>9 of 14</b> tasks, in 2 jobs", page)
+        strip = re.findall(
+            r'<li class="(\w+)"( aria-current="true")?><a [^>]+>([^<]+)</a>.*?<b>(\d+)</b> of (\d+)', page
+        )
+        assert [one[:1] + one[2:] for one in strip] == [
+            ("partial", "night", "9", "14"),
+            ("failed", "night.2", "0", "5"),
+        ]
+        assert [one[2] for one in strip if one[1]] == [name]
         assert "mops-jobs resume night.2" in page
         assert "mops-jobs resume night<" not in page
     assert '<dt>Children</dt><dd><a href="/jobs/night.2">night.2</a></dd>' in web.ok("/jobs/night")
     assert '<dt>Parent</dt><dd><a href="/jobs/night">night</a></dd>' in web.ok("/jobs/night.2")
     assert "nig is short for night.2, the newest of its family" in web.ok("/jobs/nig")
     assert web.ok("/api/v1/jobs/night") == cli.ok("status", "night", "--json").out
-
-
-def test_a_job_shows_its_failures_as_they_were_compared(web: Web, cli: Cli, remote: Remote) -> None:
-    """A load of the page never searches for conditions: it shows what `failures` has found, while that is current."""
-    add_job(remote.jobs, "night", [{"params": {"<b>": number}} for number in range(40)])
-    error = AttemptError("1a2b3c4d5e6f", "ValueError", "model.py:21", HOSTILE)
-    write = Ledger(remote.store.inner, "night")
-    write(*(attempt(number, "failed", error=error) if number > 30 else attempt(number) for number in range(39)))
-    cli.ok("sync", "-q")
-    assert "<h2>Failures</h2>" not in web.ok("/jobs/night")
-    cli.ok("failures", "night")
-    page = web.ok("/jobs/night")
-    assert "<b>ValueError in model.py:21</b>" in page
-    assert "all 8 have &#34;&lt;b&gt;&#34; &gt; 30; no other has" in page
-    assert "31, 32, 33, 34, 35, …" in page
-    assert HOSTILE not in page
-    write(attempt(39, "failed", error=error))
-    cli.ok("tasks", "night")
-    page = web.ok("/jobs/night")
-    assert "<h2>Failures</h2>" not in page
-    assert "Failed 9: 9 ValueError in model.py:21<" in page, "the line of status needs no comparison"
 
 
 def test_progress_over_time_and_events_come_from_the_events(cli: Cli, jobs: JobRegistry, capsys: Any) -> None:
@@ -397,8 +382,8 @@ def test_errors_keep_their_lines(cli: Cli, remote: Remote, capsys: Any) -> None:
     cli.ok("sync", "-q")
     page = Web(cli, capsys).ok("/jobs/a")
     lines = TRACE.replace('"', "&#34;")
-    assert f"<pre>{lines}[31m &lt;b&gt;</pre>" in page
-    assert f"<span>task 3: MemoryError: no room\n{lines}</span>" in page
+    assert f'<pre dir="auto">{lines}[31m &lt;b&gt;</pre>' in page
+    assert f'<span dir="auto">task 3: MemoryError: no room\n{lines}</span>' in page
 
 
 def test_a_value_read_differently_is_named(cli: Cli, remote: Remote, capsys: Any) -> None:

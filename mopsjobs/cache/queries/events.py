@@ -69,6 +69,26 @@ def last_events(
     return [StoredEvent(seq, json.loads(body)) for seq, body in reversed(rows)]
 
 
+def events_before(
+    connection: sqlite3.Connection, before: int, *, job_id: str, kinds: Collection[str], limit: int = PAGE
+) -> list[StoredEvent]:
+    """Return the last events of a job before the number `before`, the newest first.
+
+    Args:
+        connection: the cache.
+        before: the number of an event.
+        job_id: the job.
+        kinds: their kinds.
+        limit: how many events.
+    """
+    rows = connection.execute(
+        "SELECT seq, body FROM event WHERE job_id = ? AND seq < ? AND kind IN (SELECT value FROM json_each(?))"
+        " ORDER BY seq DESC LIMIT ?",
+        (job_id, before, json.dumps(sorted(kinds)), limit),
+    )
+    return [StoredEvent(seq, json.loads(body)) for seq, body in rows]
+
+
 def progress_points(connection: sqlite3.Connection, job_id: str) -> list[tuple[float, int, int]]:
     """Return the progress of a job by its state events: seconds since 1970, tasks completed, tasks in all.
 

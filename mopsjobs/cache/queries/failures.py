@@ -103,6 +103,18 @@ def kept_failures(connection: sqlite3.Connection, job_id: str) -> JobFailures | 
     return None if ledger is None else _read_kept(connection, job_id, _state(connection, job_id, ledger))
 
 
+def last_failures(connection: sqlite3.Connection, job_id: str) -> tuple[JobFailures, bool] | None:
+    """Return the failed tasks of a job as they were kept last, and whether no more is known by now; else None."""
+    ledger = read_ledger(connection, job_id)
+    if ledger is None:
+        return None
+    row = connection.execute("SELECT state FROM failure_summary WHERE job_id = ?", (job_id,)).fetchone()
+    if row is None or row[0].partition(".")[0] != str(VERSION):
+        return None
+    kept = _read_kept(connection, job_id, row[0])
+    return None if kept is None else (kept, row[0] == _state(connection, job_id, ledger))
+
+
 def jobs_with_failures(connection: sqlite3.Connection, job_filter: Filter, limit: int) -> tuple[list[str], int]:
     """Return the ids of jobs that pass a filter and have failed tasks, the last changed first, and how many there are.
 

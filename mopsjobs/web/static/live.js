@@ -114,7 +114,10 @@
   // A mark in `fresh` stands for nodes that stay as they are. Return false if `old` lacks one of them.
   function morph(old, fresh) {
     if (old.isEqualNode(fresh)) return true;
-    for (const name of old.getAttributeNames()) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    for (const name of old.getAttributeNames()) {
+      const isOpened = name === "open" && old.nodeName === "DETAILS"; // by the reader
+      if (!fresh.hasAttribute(name) && !isOpened) old.removeAttribute(name);
+    }
     for (const name of fresh.getAttributeNames()) {
       if (old.getAttribute(name) !== fresh.getAttribute(name)) old.setAttribute(name, fresh.getAttribute(name));
     }

@@ -1,0 +1,124 @@
+"""Read from the registry what the page of a job needs and the cache lacks, in the thread of the syncer.
+
+A request for a page never waits for the registry. It asks for the job to be read, and shows what there is. Each job is
+read once, one after the other, and again only when more is known of it. See
+docs/decisions/0054-what-a-page-asks-for.md.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from mopsjobs.app.app import App
+from mopsjobs.errors import MopsJobsError
+from mopsjobs.web.background import ChangeSignal
+
+FAILURES = "failures"
+"""What to read: the ledger of a job, with its failed tasks compared."""
+
+MAX_WAITING = 32
+"""Jobs that wait to be read. A request beyond them is asked again by the next page load."""
+
+MAX_REMEMBERED = 1000
+
+PAUSE_SECONDS = 10.0
+"""Time until a job is read again, at least."""
+
+MAX_SHARE = 0.05
+"""The share of time for one job, at most: what takes a second is read again after 20."""
+
+PAUSE_AFTER_PROBLEM_SECONDS = 60.0
+
+Key = tuple[str, str]
+"""What to read, and of which job."""
+
+
+class ReadState(NamedTuple):
+    """The state of a request to read."""
+
+    is_waiting: bool
+    """Whether it waits, or is at work."""
+    problem: str | None
+    """Why the last read failed; None if it did not."""
+
+
+class _Ended(NamedTuple):
+    at: float
+    seconds: float
+    """How long the read took."""
+    problem: str | None
+
+
+class JobReads:
+    """The requests of pages to read jobs, and how they ended."""
+
+    def __init__(self, app: App, changes: ChangeSignal, actions: Mapping[str, Callable[[str], None]]) -> None:
+        """Prepare.
+
+        Args:
+            app: the run.
+            changes: counts a change after each read.
+            actions: what to do for each kind of request, with the id of a job.
+        """
+        self._app = app
+        self._changes = changes
+        self._actions = actions
+        self._condition = threading.Condition()
+        self._waiting: OrderedDict[Key, None] = OrderedDict()
+        self._at_work: Key | None = None
+        self._ended: OrderedDict[Key, _Ended] = OrderedDict()
+
+    def ask(self, kind: str, job_id: str) -> ReadState:
+        """Ask for a job to be read, unless that was done a moment ago.
+
+        Args:
+            kind: what to read: `FAILURES`.
+            job_id: the full id of a job that the cache has.
+        """
+        key = (kind, job_id)
+        with self._condition:
+            last = self._ended.get(key)
+            is_known = key in self._waiting or key == self._at_work
+            if not is_known and len(self._waiting) < MAX_WAITING and self._is_due(last):
+                self._waiting[key] = None
+                self._condition.notify_all()
+                is_known = True
+            return ReadState(is_known, None if last is None else last.problem)
+
+    def run_next(self, seconds: float) -> bool:
+        """Read the job that waits longest; wait up to `seconds` for a request. Return whether there was one."""
+        with self._condition:
+            self._condition.wait_for(lambda: bool(self._waiting), seconds)
+            if not self._waiting:
+                return False
+            key, _ = self._waiting.popitem(last=False)
+            self._at_work = key
+        started_at = self._app.monotonic()
+        problem = self._read(*key)
+        with self._condition:
+            self._at_work = None
+            ended_at = self._app.monotonic()
+            self._ended[key] = _Ended(ended_at, ended_at - started_at, problem)
+            self._ended.move_to_end(key)
+            if len(self._ended) > MAX_REMEMBERED:
+                self._ended.popitem(last=False)
+        self._changes.add()
+        return True
+
+    def _is_due(self, last: _Ended | None) -> bool:
+        if last is None:
+            return True
+        least = PAUSE_SECONDS if last.problem is None else PAUSE_AFTER_PROBLEM_SECONDS
+        return self._app.monotonic() - last.at >= max(least, last.seconds / MAX_SHARE)
+
+    def _read(self, kind: str, job_id: str) -> str | None:
+        try:
+            self._actions[kind](job_id)
+        except MopsJobsError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - the server goes on after any error, and shows it
+            return f"Unexpected: {type(error).__name__}: {error}"
+        return None

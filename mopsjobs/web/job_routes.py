@@ -1,0 +1,19 @@
+"""The pages of a job, and the files that they offer. An id has no slash, so no id looks like one of these paths."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from mopsjobs.web.job_page import JobPage
+from mopsjobs.web.logs_page import LogsPage
+from mopsjobs.web.rendering import Renderer
+from mopsjobs.web.tasks_page import TasksPage
+
+
+def add_job_routes(app: Flask, renderer: Renderer) -> None:
+    """Add the routes below `/jobs/JOB`."""
+    logs = LogsPage(renderer)
+    app.add_url_rule("/jobs/<path:job_id>", "job", JobPage(renderer).answer)
+    app.add_url_rule("/jobs/<job_id>/tasks", "job_tasks", TasksPage(renderer).answer)
+    app.add_url_rule("/jobs/<job_id>/logs", "job_logs", logs.answer)
+    app.add_url_rule("/jobs/<job_id>/logs.txt", "job_logs_file", logs.file)

@@ -1,0 +1,123 @@
+"""Jobs of studies with ledgers, scalars and log lines, as runners leave them in a store."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from mopsjobs.events.writer import record_event
+from mopsjobs.ledger.attempt import AttemptError
+from mopsjobs.ledger.format import chunk_key
+from mopsjobs.ledger.scalars import encode_scalars
+from support.ledgers import Ledger, add_job, attempt
+from support.web import BIDI, HOSTILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from datetime import datetime
+
+    from mopsjobs.registry.job_registry import JobRegistry
+    from mopsjobs.studies.study import Task
+
+LONG = "n" * 500
+
+RTL = "שלום עולם"
+
+OPERATORS = 'a<b>="c"'
+"""A name with all that a condition has as signs."""
+
+HOSTILE_NAMES = (HOSTILE + BIDI, RTL, LONG, OPERATORS)
+
+TOO_LARGE = AttemptError("1a2b3c4d5e6f", "ValueError", "model.py:21", "beta is too large")
+NO_ROOM = AttemptError("2a2b3c4d5e6f", "MemoryError", "model.py:77", "no room")
+
+
+def run_study(
+    jobs: JobRegistry,
+    job_id: str,
+    sets: list[dict[str, Any]],
+    outcome: Callable[[Task], str | None],
+    scalars: Callable[[Task], Mapping[str, object]] | None = None,
+    *,
+    status: str = "partial",
+    error: AttemptError = TOO_LARGE,
+    only: Collection[int] | None = None,
+    **study: Any,
+) -> None:
+    """Run a study: each task ends as `outcome` says, or stays open for None.
+
+    Args:
+        jobs: the registry.
+        job_id: the job; that of a child with `only`.
+        sets: its parameter sets.
+        outcome: how a task ends.
+        scalars: the scalars of a task that succeeded.
+        status: how the job ends; `running` if it does not.
+        error: the error of the tasks that failed.
+        only: the tasks that the job has; None for all.
+        study: more fields of the study.
+    """
+    manifest = add_job(jobs, job_id, [{"params": one} for one in sets], only=only, **study)
+    chance = random.Random(job_id)
+    tasks = [task for task in manifest.study.tasks() if only is None or task.number in only]
+    ended = [(task, end) for task in tasks if (end := outcome(task)) is not None]
+    write = Ledger(jobs.store, job_id)
+    errors = {"failed": error, "oom": NO_ROOM}
+    attempts = [attempt(task.number, end, error=errors.get(end), seconds=1 + chance.random()) for task, end in ended]
+    for begin in range(0, len(attempts), 5000):
+        write(*attempts[begin : begin + 5000])
+    succeeded = [task for task, end in ended if end == "succeeded"]
+    if scalars is not None:
+        chunk = encode_scalars(job_id, 0, ((task.number, scalars(task)) for task in succeeded))
+        assert chunk is not None
+        jobs.store.create_if_absent(chunk_key(job_id, 0, "ab", 0, "scalars"), chunk)
+    jobs.update_progress(job_id, len(succeeded), tasks_failed=len(ended) - len(succeeded))
+    if status != "running":
+        jobs.update_status(job_id, status)
+
+
+def run_grid(jobs: JobRegistry, job_id: str = "grid", side: int = 10, replicates: int = 2, **study: Any) -> None:
+    """Run a study over two parameters, of which the tasks with a large `beta` and a large `gamma` fail."""
+    chance = random.Random(job_id)
+
+    def scalars(task: Task) -> dict[str, object]:
+        return {"result.json/attack_rate": task.params["beta"] + chance.gauss(0, 0.05), "result.json/kind": "x"}
+
+    run_study(
+        jobs,
+        job_id,
+        [{"beta": across / side, "gamma": up / side} for across in range(side) for up in range(side)],
+        lambda task: "failed" if min(task.params["beta"], task.params["gamma"]) > 0.65 else "succeeded",
+        scalars,
+        n_replicates=replicates,
+        scenario="base",
+        metadata={"title": "Where the model breaks"},
+        **study,
+    )
+
+
+def run_hostile(jobs: JobRegistry, job_id: str, now: Callable[[], datetime]) -> None:
+    """Run a study whose every name and text holds markup, script, other writing directions and 500 characters.
+
+    The names of scalars have 150, since those of more than 200 are left out.
+    """
+    markup, rtl, long, operators = HOSTILE_NAMES
+    run_study(
+        jobs,
+        job_id,
+        [
+            {markup: across / 9, rtl: up, long: LONG if last else HOSTILE, operators: up * across}
+            for across in range(10)
+            for up in range(10)
+            for last in (False, True)
+        ],
+        lambda task: "failed" if task.params[rtl] > 6 else "succeeded",
+        lambda task: {
+            f"result.json/{name[:150].replace('~', '~0').replace('/', '~1')}": task.params[rtl] + place
+            for place, name in enumerate(HOSTILE_NAMES)
+        },
+        error=AttemptError("3a2b3c4d5e6f", HOSTILE, HOSTILE, HOSTILE + BIDI + "n" * 300),
+        scenario=LONG,
+        metadata={"title": HOSTILE + BIDI + LONG},
+    )
+    record_event(jobs.store, job_id, "log", now=now, text=HOSTILE + BIDI + LONG, task=3)

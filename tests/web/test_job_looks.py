@@ -1,0 +1,186 @@
+"""The pages of a job in Chromium: how they look in six windows, and how a scientist finds the way through them.
+
+With MOPS_TEST_SCREENSHOTS set to a directory, a picture of each page is made there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from mopsjobs.events.writer import record_event
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.utils.times import utc_now
+from support.browser import Watched, open_chromium, read_axe
+from support.cli import Cli, Clock
+from support.study_jobs import run_grid, run_hostile, run_study
+from support.web import Server, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+expect.set_options(timeout=20_000)
+
+SIZES = {1440: 900, 1024: 768, 390: 844}
+SCHEMES = ("light", "dark")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Yield Debian's Chromium."""
+    with open_chromium() as browser:
+        yield browser
+
+
+def _fill(jobs: JobRegistry) -> None:
+    """Run a study of 10,000 tasks, one that was resumed, one that still runs, and one of hostile names."""
+    run_grid(jobs, "grid", side=50, replicates=4)
+    for number in range(60):
+        record_event(jobs.store, "grid", "log", now=utc_now, text=f"Step {number} of the model", task=number % 9)
+    sets = [{"dose": round(dose / 10, 1), "arm": arm} for dose in range(20) for arm in ("control", "treated")]
+    for job_id, only in (("trial", None), ("trial.2", range(161, 200))):
+        run_study(
+            jobs, job_id, sets, lambda task, last=only: "failed" if last is None and task.number > 160 else "succeeded",
+            lambda task: {"result.json/response": task.params["dose"] ** 0.5 * (1 + task.seed % 9 / 30)},
+            only=only, status="partial" if only is None else "succeeded", n_replicates=5,
+        )  # fmt: skip
+    run_study(
+        jobs, "live", [{"r0": 1 + number / 10} for number in range(30)],
+        lambda task: None if task.number > 250 else "failed" if task.number % 12 > 9 else "succeeded",
+        lambda task: {"result.json/peak": task.params["r0"] * 100 + task.seed % 40}, status="running", n_replicates=12,
+    )  # fmt: skip
+    run_hostile(jobs, "hostile", utc_now)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Yield a server that syncs an embedded registry with the jobs."""
+    cli = Cli(tmp_path_factory.mktemp("home"), Clock(), None)  # type: ignore[arg-type]
+    _fill(JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})))
+    with serving(cli, "--sync-every", "1s") as server:
+        yield server.filled()
+
+
+@pytest.fixture(params=[(width, scheme) for width in SIZES for scheme in SCHEMES], ids=lambda one: f"{one[0]}-{one[1]}")
+def window(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
+    """Yield a tab of one size in one colour scheme. In the end, it did nothing forbidden."""
+    width, scheme = request.param
+    size = {"width": width, "height": SIZES[width]}
+    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce", service_workers="block")
+    page = context.new_page()
+    watched = Watched(page)
+    yield page
+    watched.check()
+    context.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """Yield a tab at the start page. In the end, it did nothing forbidden."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, service_workers="block")
+    page = context.new_page()
+    watched = Watched(page)
+    page.goto(server.url)
+    yield page
+    watched.check()
+    context.close()
+
+
+def _shoot(page: Page, name: str) -> None:
+    if directory := os.environ.get("MOPS_TEST_SCREENSHOTS"):
+        size = page.viewport_size
+        assert size is not None
+        scheme = "dark" if page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") else "light"
+        page.screenshot(path=str(Path(directory, f"{name}-{size['width']}-{scheme}.png")), full_page=True)
+
+
+VIEWS = {
+    "job": ("/jobs/grid", "#map svg"),
+    "job-family": ("/jobs/trial", "#map svg"),
+    "job-live": ("/jobs/live", "#map svg"),
+    "job-hostile": ("/jobs/hostile", "#map svg"),
+    "tasks": ("/jobs/grid/tasks?status=failed", "tbody tr"),
+    "tasks-hostile": ("/jobs/hostile/tasks", "tbody tr"),
+    "log": ("/jobs/grid/logs", ".log time"),
+    "log-hostile": ("/jobs/hostile/logs", ".log time"),
+}
+"""Pages, and what is there when all was read."""
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_pages_of_a_job_meet_the_rules_of_accessibility(window: Page, server: Server, name: str) -> None:
+    """axe-core finds no violation, also in what is folded; no page is wider than its window."""
+    path, last = VIEWS[name]
+    window.goto(server.url + path)
+    expect(window.locator(last).first).to_be_visible()
+    expect(window.locator("main")).not_to_contain_text("Being read")
+    assert window.locator("main img, main script, main iframe, main [onerror], main [style]").count() == 0
+    _shoot(window, name)
+    assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert read_axe(window) == []
+    window.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    assert window.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert read_axe(window) == []
+    assert window.evaluate("window.broken") is None
+
+
+def test_three_clicks_lead_to_the_parameters_that_fail(page: Page) -> None:
+    """One, in fact: the page of the job names them. Two more lead to the tasks of a region, and to the log of one."""
+    page.get_by_role("link", name="grid", exact=True).click()
+    expect(page.locator("#failures strong")).to_have_text("all 1,156 have beta > 0.65 and gamma > 0.65; no other has")
+    region = "1,156 of 1,156 tasks failed: beta 0.66 to 0.98, gamma 0.66 to 0.98"
+    page.locator("#map svg").get_by_role("link", name=region).click()
+    expect(page.locator("caption")).to_have_text("Tasks 1 to 50 of 1,156")
+    page.get_by_role("link", name="6732").click()
+    expect(page.get_by_role("textbox", name="Task")).to_have_value("6732")
+
+
+def test_the_walk_needs_no_script(browser: Browser, server: Server) -> None:
+    """A page that waits for the registry loads itself again; forms and links do the rest."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{server.url}/jobs/grid/logs")
+    page.get_by_role("searchbox", name="Search").fill("step 7 of")
+    page.get_by_role("textbox", name="Task").fill("7")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator(".log li")).to_have_count(1)
+    page.goto(f"{server.url}/jobs/grid")
+    expect(page.locator("#map svg")).to_be_visible()
+    page.get_by_label("Across").select_option("gamma")
+    page.get_by_label("Up").select_option("beta")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_role("group", name="Tasks by gamma and beta")).to_be_visible()
+    context.close()
+
+
+def test_regions_are_reached_by_the_keyboard(page: Page, server: Server) -> None:
+    """Each is a link with words, and is outlined when it has the focus."""
+    page.goto(f"{server.url}/jobs/grid")
+    region = page.locator("#map svg a")
+    expect(region).to_have_count(1)
+    page.get_by_role("button", name="Draw").focus()
+    page.keyboard.press("Tab")
+    expect(region).to_be_focused()
+    assert region.locator("rect").evaluate("one => getComputedStyle(one).stroke") != "rgba(0, 0, 0, 0)"
+    page.keyboard.press("Enter")
+    expect(page.locator("caption")).to_have_text("Tasks 1 to 50 of 1,156")
+
+
+def test_what_was_unfolded_stays_unfolded(page: Page, server: Server) -> None:
+    """A refresh of the page does not fold a table that its reader has opened."""
+    page.goto(f"{server.url}/jobs/grid")
+    page.get_by_text("Counts as a table").click()
+    table = page.get_by_role("region", name="Failed tasks of all, by beta")
+    expect(table).to_be_visible()
+    with page.expect_response(lambda one: one.url.endswith("/jobs/grid")):
+        page.evaluate("document.getElementById('map').dataset.old = 'yes'")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        record = page.locator("#fresh").get_attribute("data-number")
+        assert record is not None
+    expect(page.locator("#map[data-old]")).to_have_count(0)
+    expect(table).to_be_visible()

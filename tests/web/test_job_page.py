@@ -1,0 +1,405 @@
+"""The pages of one job: what it is, what failed and where, its tasks and its log."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import re
+
+import pytest
+from markupsafe import escape
+
+from mopsjobs.events.writer import record_event
+from mopsjobs.web import job_page, logs_page
+from support.cli import Cli, Remote, add, foreign, key
+from support.ledgers import Ledger, attempt
+from support.study_jobs import HOSTILE_NAMES, TOO_LARGE, run_grid, run_hostile, run_study
+from support.web import HOSTILE, Web
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
+    """Return an application that reads what its pages ask for when `_read` says so."""
+    add(remote.jobs, "first")
+    cli.ok("sync", "-q")
+    web = Web(cli, capsys)
+    web.site.reads = web.site.make_reads()
+    return web
+
+
+def _read(web: Web) -> int:
+    """Read what pages have asked for, as the syncer does. Return how many jobs that were."""
+    assert web.site.reads is not None
+    count = 0
+    while web.site.reads.run_next(0):
+        count += 1
+    return count
+
+
+def _links(page: str, end: str) -> list[str]:
+    """Return the addresses on a page whose path ends so."""
+    return [
+        link for link in map(html.unescape, re.findall(r'href="([^"]+)"', page)) if link.partition("?")[0].endswith(end)
+    ]
+
+
+def _tasks(web: Web, link: str) -> list[int]:
+    """Return the numbers of all tasks on the pages from this one on."""
+    found: list[int] = []
+    while link:
+        page = web.ok(link)
+        found += map(int, re.findall(r'<tr data-key="(\d+)"', page))
+        following = re.findall(r'<a href="([^"]+)" rel="next">', page)
+        link = link.partition("?")[0] + html.unescape(following[0]) if following else ""
+    return found
+
+
+# --- what is read, and when ------------------------------------------------------------------------------------------
+
+
+def test_a_look_at_a_job_has_its_failures_read(web: Web, cli: Cli, remote: Remote) -> None:
+    """The page itself asks the registry nothing. What the syncer reads is what `failures` would show."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    before = dict(remote.store.calls)
+    page = web.ok("/jobs/grid")
+    assert "Being read from the registry." in page
+    assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in page
+    assert remote.store.calls == before
+    assert _read(web) == 1
+    page = web.ok("/jobs/grid")
+    assert "Being read" not in page
+    assert "http-equiv" not in page
+    assert "18 of 200 tasks</a> failed, for 1 reason." in page
+    assert "all 18 have beta &gt; 0.6 and gamma &gt; 0.6; no other has" in page
+    assert "all 18 have beta > 0.6 and gamma > 0.6; no other has" in cli.ok("failures", "grid", "--offline").out
+    assert _read(web) == 0
+
+
+def test_a_read_writes_nothing_to_the_registry(web: Web, cli: Cli, remote: Remote) -> None:
+    """Only to the cache."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    before = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
+    for path in ("", "/tasks"):
+        web.ok(f"/jobs/grid{path}")
+    assert _read(web) == 1
+    after = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
+    assert after == before
+
+
+def test_an_outage_is_shown_where_the_tasks_would_be(web: Web, cli: Cli, remote: Remote) -> None:
+    """The page has all that the cache knows, and why the rest is missing."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/grid")
+    remote.store.down = True
+    assert _read(web) == 1
+    page = web.ok("/jobs/grid")
+    assert "The tasks of this job: Cannot reach the registry" in page
+    assert "182/200, 18 failed" in page
+    assert _read(web) == 0, "the next attempt comes after a pause"
+
+
+def test_a_job_of_another_program_has_nothing_to_read(web: Web, cli: Cli, remote: Remote) -> None:
+    """mops-jobs does not know its tasks, and says so where they would be."""
+    remote.put(key("theirs"), foreign("theirs", "running"))
+    cli.ok("sync", "-q")
+    assert "The tasks of this job" not in web.ok("/jobs/theirs")
+    assert "did not submit this job" in web.ok("/jobs/theirs/tasks")
+    assert _read(web) == 0
+
+
+def test_an_offline_server_names_the_command(web: Web, cli: Cli, remote: Remote) -> None:
+    """It reads nothing itself."""
+    web.site.reads = None
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    assert "Not on this machine yet. Run: mops-jobs failures grid" in web.ok("/jobs/grid")
+    assert "Run: mops-jobs tasks grid" in web.ok("/jobs/grid/tasks")
+    cli.ok("failures", "grid")
+    assert "all 18 have beta" in web.ok("/jobs/grid")
+
+
+def test_the_tasks_of_a_huge_job_are_left_to_the_command(
+    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A visitor cannot fill the cache of a server."""
+    monkeypatch.setattr(job_page, "MAX_READ_TASKS", 199)
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    assert "does not read more than 199 tasks. Run: mops-jobs failures grid" in web.ok("/jobs/grid")
+    assert _read(web) == 0
+
+
+def test_failures_stay_while_newer_ones_are_read(web: Web, cli: Cli, remote: Remote) -> None:
+    """A page of a running job never loses its groups."""
+    run_study(
+        remote.jobs, "night", [{"x": number} for number in range(40)],
+        lambda task: None if task.number == 39 else "failed" if task.number > 30 else "succeeded", status="running",
+    )  # fmt: skip
+    cli.ok("sync", "-q")
+    web.ok("/jobs/night")
+    _read(web)
+    assert "8 of 40 tasks</a> failed" in web.ok("/jobs/night")
+    Ledger(remote.store.inner, "night", run="cd")(attempt(39, "failed", error=TOO_LARGE))
+    cli.clock.advance(minutes=2)
+    cli.ok("tasks", "night")
+    assert "8 of 40 tasks</a> failed" in web.ok("/jobs/night")
+    assert _read(web) == 1
+    assert "9 of 40 tasks</a> failed" in web.ok("/jobs/night")
+
+
+# --- what it is, and how it stands -----------------------------------------------------------------------------------
+
+
+def test_a_job_says_what_it_is_and_how_it_stands(web: Web, cli: Cli, remote: Remote) -> None:
+    """Title, model, scenario and code, and the rate at which its tasks end."""
+    run_study(
+        remote.jobs, "night", [{"x": number} for number in range(40)], lambda _task: "succeeded", status="running",
+        scenario="base", metadata={"title": "Where the model breaks"}, n_replicates=3,
+    )  # fmt: skip
+    cli.clock.advance(minutes=10)
+    cli.ok("sync", "-q")
+    page = web.ok("/jobs/night")
+    for text in (
+        '<p class="title" dir="auto">Where the model breaks</p>',
+        "<dt>Rate</dt><dd>12 tasks per minute</dd>",
+        '<dt>Model</dt><dd dir="auto">model:simulate</dd>',
+        '<dt>Scenario</dt><dd dir="auto">base</dd>',
+        '<dt>Study</dt><dd dir="auto">40 parameter sets x 3 replicates, manual</dd>',
+        '<dt>Code</dt><dd dir="auto" class="code">sha256:000',
+    ):
+        assert text in page
+
+
+def test_a_group_leads_to_its_tasks_and_their_logs(web: Web, cli: Cli, remote: Remote) -> None:
+    """The tasks with that error, and no others."""
+    run_study(
+        remote.jobs, "night", [{"x": number} for number in range(40)],
+        lambda task: "failed" if task.number > 30 else "oom" if task.number in (3, 4) else "succeeded",
+    )  # fmt: skip
+    cli.ok("sync", "-q")
+    web.ok("/jobs/night")
+    _read(web)
+    page = web.ok("/jobs/night")
+    by_error = [link for link in _links(page, "/tasks") if "error=" in link]
+    assert [_tasks(web, link) for link in by_error] == [[*range(31, 40)], [3, 4]]
+    logs = [link.partition("task=")[2] for link in _links(page, "/logs") if "task=" in link]
+    assert logs == ["31", "32", "33", "34", "35", "3", "4"]
+
+
+# --- the map ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(web: Web, cli: Cli, remote: Remote) -> str:
+    """Return the page of a job of 10,000 tasks."""
+    run_grid(remote.jobs, side=50, replicates=4)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/grid")
+    _read(web)
+    return web.ok("/jobs/grid")
+
+
+def _map(page: str) -> str:
+    found = re.search(r'<div id="map" data-live>.*?\n</div>\n<section', page, re.DOTALL)
+    assert found is not None
+    return found[0]
+
+
+def test_a_map_of_ten_thousand_tasks_takes_15_kb(shown: str) -> None:
+    """With its links, its legend and its tables, as it is sent compressed."""
+    section = _map(shown)
+    assert "failed <b>1,156</b>" in section
+    assert "succeeded <b>8,844</b>" in section
+    assert len(gzip.compress(section.encode())) < 15_000
+    assert len(re.findall(r'<path class="run succeeded', section)) == 1
+
+
+def test_a_failed_region_leads_to_its_tasks(web: Web, shown: str) -> None:
+    """Those that are drawn in it, and each of them has a log. The list below the map has the same links."""
+    section = _map(shown)
+    [drawn] = re.findall(r'<a href="([^"]+)" aria-label="([^"]+)">', section)
+    assert drawn[1] == "1,156 of 1,156 tasks failed: beta 0.66 to 0.98, gamma 0.66 to 0.98"
+    link = html.unescape(drawn[0])
+    assert section.count(drawn[0]) == 2
+    expected = [number for number in range(10_000) if min(number // 4 // 50 / 50, number // 4 % 50 / 50) > 0.65]
+    assert _tasks(web, link) == expected
+
+
+def test_the_table_of_a_map_has_its_counts(web: Web, cli: Cli, remote: Remote) -> None:
+    """For those who do not see it: a row and a column per value, and each count of failed tasks is a link."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/grid")
+    _read(web)
+    table = re.search(r"<details>.*?</details>", web.ok("/jobs/grid"), re.DOTALL)
+    assert table is not None
+    cells = re.findall(r"<td>(?:<a href=\"([^\"]+)\">)?(\d+) of (\d+)", table[0])
+    assert len(cells) == 100
+    assert sum(int(failed) for _, failed, _ in cells) == 18
+    assert {(link != "", failed != "0") for link, failed, _ in cells} == {(True, True), (False, False)}
+    link = next(html.unescape(link) for link, _, _ in cells if link)
+    assert len(_tasks(web, link)) == 2
+
+
+def test_axes_are_chosen_in_the_address(web: Web, cli: Cli, remote: Remote) -> None:
+    """Among the parameters that vary; another one is a bad request."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/grid")
+    _read(web)
+    assert 'aria-label="Tasks by gamma and beta;' in web.ok("/jobs/grid?x=gamma&y=beta")
+    assert 'aria-label="Tasks by gamma and replicates;' in web.ok("/jobs/grid?x=gamma&y=gamma")
+    answer = web.get("/jobs/grid?x=delta")
+    assert answer.status_code == 400
+    assert "invalid parameter &#39;delta&#39;" in answer.text
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_those_of_the_command(web: Web, cli: Cli, remote: Remote) -> None:
+    """By status and parameters, in each order, over all pages."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/grid/tasks")
+    _read(web)
+    for query, flags in (
+        ("", ()),
+        ("?status=failed", ("--status", "failed")),
+        (
+            "?param=beta>0.6&param=gamma=0.9&sort=-seconds",
+            ("--param", "beta>0.6", "--param", "gamma=0.9", "--sort", "-seconds"),
+        ),
+    ):
+        expected = cli.ok("tasks", "grid", "--ids", "--limit", "0", *flags).lines
+        assert _tasks(web, f"/jobs/grid/tasks{query}") == [int(line) for line in expected]
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/tasks?status=nope", "invalid status of a task"),
+        ("/tasks?param=beta", "invalid condition"),
+        ("/tasks?param=delta>1", "invalid parameter"),
+        ("/tasks?sort=size", "invalid sort column"),
+        ("/tasks?page=0", "invalid page"),
+        ("/logs?task=x", "invalid task"),
+        ("/logs?before=x", "invalid before"),
+        (f"/logs?q={'x' * 300}", "invalid q"),
+    ],
+)
+def test_what_makes_no_sense_is_a_bad_request(web: Web, cli: Cli, remote: Remote, path: str, sentence: str) -> None:
+    """A sentence says what was expected."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/grid")
+    _read(web)
+    answer = web.get(f"/jobs/grid{path}")
+    assert answer.status_code == 400
+    assert sentence in answer.text
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+def _lines(page: str) -> list[str]:
+    return [
+        html.unescape(re.sub(r"<[^>]+>", "", line)).strip()
+        for line in re.findall(r"<li(?: [^>]*)?>(.*?)</li>", page, re.DOTALL)
+    ]
+
+
+@pytest.fixture
+def logged(web: Web, cli: Cli, remote: Remote) -> Web:
+    """Return an application with a job of 450 lines, of which task 7 failed."""
+    run_grid(remote.jobs)
+    for number in range(450):
+        cli.clock.advance(seconds=1)
+        text = f"Step {number} of the model"
+        record_event(remote.store.inner, "grid", "log", now=cli.clock.now, text=text, task=number % 40)
+    error = {"type": "ValueError", "message": "no", "traceback": "Traceback\n  model.py\nValueError: no"}
+    record_event(remote.store.inner, "grid", "task_failed", now=cli.clock.now, task=7, error=error)
+    cli.ok("sync", "-q")
+    return web
+
+
+def test_the_log_is_read_page_by_page(logged: Web) -> None:
+    """Each line is on one page; the lines of a page are in the order of their times."""
+    link, seen = "/jobs/grid/logs", list[str]()
+    while link:
+        page = logged.ok(link)
+        lines = _lines(page)
+        assert lines == sorted(lines, key=lambda line: line.split()[0])
+        seen += lines
+        older = re.findall(r'<a href="([^"]+)" rel="prev">', page)
+        link = "/jobs/grid/logs" + html.unescape(older[0]) if older else ""
+    steps = [line.partition("Step ")[2].split()[0] for line in seen if "Step" in line]
+    assert sorted(map(int, steps)) == list(range(450))
+    assert "The log begins here." in page
+
+
+def test_lines_are_found_by_task_and_words(logged: Web) -> None:
+    """In any case of letters. Signs of regular expressions are plain text, and failed tasks have all their lines."""
+    assert len(_lines(logged.ok("/jobs/grid/logs?task=7,8"))) == 12 + 12 + 1
+    assert len(_lines(logged.ok("/jobs/grid/logs?q=sTEP+44"))) == 11
+    assert _lines(logged.ok("/jobs/grid/logs?q=step+.%2A")) == ["No line matches."]
+    assert len(_lines(logged.ok("/jobs/grid/logs?failed=true"))) == 12 + 1
+    page = logged.ok("/jobs/grid/logs?failed=true&q=valueerror")
+    assert page.count("task 7</a>") == 1
+    assert "Traceback\n  model.py\nValueError: no</span>" in page
+
+
+def test_the_log_is_a_file_too(logged: Web) -> None:
+    """All the lines that match, with their tasks, under the name of the job."""
+    answer = logged.get("/jobs/grid/logs.txt?task=7")
+    assert answer.mimetype == "text/plain"
+    assert (
+        answer.headers["Content-Disposition"] == "attachment; filename=\"grid.log.txt\"; filename*=UTF-8''grid.log.txt"
+    )
+    lines = answer.text.splitlines()
+    assert len(lines) == 12 + 3
+    assert any(re.fullmatch(r"\S+Z \[7\] Step 47 of the model", line) for line in lines)
+    assert len(logged.get("/jobs/grid/logs.txt").text.splitlines()) == 450 + 3
+
+
+def test_a_long_search_goes_on_by_a_link(logged: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page searches a bounded number of lines, and says so."""
+    monkeypatch.setattr(logs_page, "MAX_SEARCHED", 100)
+    monkeypatch.setattr(logs_page, "SEARCHED_AT_ONCE", 100)
+    link, found = "/jobs/grid/logs?q=Step+3+of", list[str]()
+    pages = 0
+    while link:
+        page = logged.ok(link)
+        assert "100 lines were searched." in page or pages == 4
+        found += [line for line in _lines(page) if "Step 3 of" in line]
+        older = re.findall(r'<a href="([^"]+)" rel="prev">', page)
+        link = "/jobs/grid/logs" + html.unescape(older[0]) if older else ""
+        pages += 1
+    assert (pages, len(found)) == (5, 1)
+
+
+# --- hostile names ---------------------------------------------------------------------------------------------------
+
+
+def test_names_of_parameters_and_outputs_stay_text(web: Web, cli: Cli, remote: Remote) -> None:
+    """Markup in each name and text of a study adds no element, and each can be chosen and filtered by."""
+    run_hostile(remote.jobs, "hostile", cli.clock.now)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/hostile")
+    _read(web)
+    job = web.ok("/jobs/hostile")
+    for path in ("", "/tasks", "/logs"):
+        page = web.ok(f"/jobs/hostile{path}")
+        assert HOSTILE not in page
+        assert str(escape(HOSTILE)) in page, path
+        assert not set(page) & set("\u202e\x1b\x07")
+        assert "<img" not in page
+    for link in [link for link in _links(job, "/tasks") if "param=" in link][:12]:
+        assert _tasks(web, link)
+    for name in HOSTILE_NAMES:
+        shown = name.replace("\u202e", "").replace("\x07", "").replace("\x1b", "")
+        for query in ({"x": shown}, {"y": shown}):
+            assert web.client.get("/jobs/hostile", query_string=query).status_code == 200
