@@ -19,6 +19,9 @@ from mopsjobs.web.background import ChangeSignal
 FAILURES = "failures"
 """What to read: the ledger of a job, with its failed tasks compared."""
 
+RESULTS = "results"
+"""What to read: the scalars of a job's outputs."""
+
 MAX_WAITING = 32
 """Jobs that wait to be read. A request beyond them is asked again by the next page load."""
 
@@ -75,7 +78,7 @@ class JobReads:
         """Ask for a job to be read, unless that was done a moment ago.
 
         Args:
-            kind: what to read: `FAILURES`.
+            kind: `FAILURES` or `RESULTS`.
             job_id: the full id of a job that the cache has.
         """
         key = (kind, job_id)

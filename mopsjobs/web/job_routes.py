@@ -7,13 +7,16 @@ from flask import Flask
 from mopsjobs.web.job_page import JobPage
 from mopsjobs.web.logs_page import LogsPage
 from mopsjobs.web.rendering import Renderer
+from mopsjobs.web.results_page import ResultsPage
 from mopsjobs.web.tasks_page import TasksPage
 
 
 def add_job_routes(app: Flask, renderer: Renderer) -> None:
     """Add the routes below `/jobs/JOB`."""
-    logs = LogsPage(renderer)
+    logs, results = LogsPage(renderer), ResultsPage(renderer)
     app.add_url_rule("/jobs/<path:job_id>", "job", JobPage(renderer).answer)
     app.add_url_rule("/jobs/<job_id>/tasks", "job_tasks", TasksPage(renderer).answer)
     app.add_url_rule("/jobs/<job_id>/logs", "job_logs", logs.answer)
     app.add_url_rule("/jobs/<job_id>/logs.txt", "job_logs_file", logs.file)
+    app.add_url_rule("/jobs/<job_id>/results", "job_results", results.answer)
+    app.add_url_rule("/jobs/<job_id>/results.csv", "job_results_file", results.file)

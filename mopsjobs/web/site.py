@@ -15,7 +15,8 @@ from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
-from mopsjobs.web.job_reads import FAILURES, JobReads
+from mopsjobs.web.job_reads import FAILURES, RESULTS, JobReads
+from mopsjobs.web.job_results import JobResults
 from mopsjobs.web.live_pages import LivePages
 from mopsjobs.web.viewer import Viewers
 
@@ -35,6 +36,7 @@ class Site:
         """None if the server does not sync."""
         self.reads: JobReads | None = None
         """None if the server never uses the network."""
+        self.results = JobResults(app)
         self.readers = ConnectionPool(app)
         self.pages = PageCache(changes, app.monotonic)
         self.charts = PageCache(ChangeSignal(), app.monotonic)
@@ -44,7 +46,7 @@ class Site:
 
     def make_reads(self) -> JobReads:
         """Return what reads the jobs that pages ask for."""
-        actions = {FAILURES: lambda job_id: keep_job_failures(job_id, self.app)}
+        actions = {FAILURES: lambda job_id: keep_job_failures(job_id, self.app), RESULTS: self.results.read}
         return JobReads(self.app, self.changes, actions)
 
     def read_cached(self, view: Callable[[sqlite3.Connection], T]) -> T | None:

@@ -108,6 +108,9 @@ VIEWS = {
     "tasks-hostile": ("/jobs/hostile/tasks", "tbody tr"),
     "log": ("/jobs/grid/logs", ".log time"),
     "log-hostile": ("/jobs/hostile/logs", ".log time"),
+    "results": ("/jobs/grid/results", ".plot svg"),
+    "results-family": ("/jobs/trial.2/results?x=arm", ".plot svg"),
+    "results-hostile": ("/jobs/hostile/results", ".plot svg"),
 }
 """Pages, and what is there when all was read."""
 
@@ -140,17 +143,31 @@ def test_three_clicks_lead_to_the_parameters_that_fail(page: Page) -> None:
     expect(page.get_by_role("textbox", name="Task")).to_have_value("6732")
 
 
+def test_two_clicks_lead_to_a_plot(page: Page) -> None:
+    """To the job, and to its results: the first scalar over the first parameter, without a choice to make."""
+    page.get_by_role("link", name="grid", exact=True).click()
+    page.get_by_role("link", name="Results").click()
+    expect(page.get_by_role("img", name="attack_rate over beta: 8844 tasks")).to_be_visible()
+
+
 def test_the_walk_needs_no_script(browser: Browser, server: Server) -> None:
     """A page that waits for the registry loads itself again; forms and links do the rest."""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
+    page.goto(f"{server.url}/jobs/trial/results")
+    expect(page.get_by_role("img", name="response over dose")).to_be_visible()
+    page.get_by_role("combobox", name="over").select_option("arm")
+    page.get_by_role("button", name="Plot").click()
+    expect(page.get_by_role("img", name="response over arm")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download as a table").click()
+    assert download.value.suggested_filename == "trial.csv"
     page.goto(f"{server.url}/jobs/grid/logs")
     page.get_by_role("searchbox", name="Search").fill("step 7 of")
     page.get_by_role("textbox", name="Task").fill("7")
     page.get_by_role("button", name="Search").click()
     expect(page.locator(".log li")).to_have_count(1)
     page.goto(f"{server.url}/jobs/grid")
-    expect(page.locator("#map svg")).to_be_visible()
     page.get_by_label("Across").select_option("gamma")
     page.get_by_label("Up").select_option("beta")
     page.get_by_role("button", name="Draw").click()

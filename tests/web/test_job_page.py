@@ -1,4 +1,4 @@
-"""The pages of one job: what it is, what failed and where, its tasks and its log."""
+"""The pages of one job: what it is, what failed and where, its tasks, its log and its results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from markupsafe import escape
 
 from mopsjobs.events.writer import record_event
-from mopsjobs.web import job_page, logs_page
+from mopsjobs.web import job_page, job_results, logs_page
 from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import Ledger, attempt
-from support.study_jobs import HOSTILE_NAMES, TOO_LARGE, run_grid, run_hostile, run_study
+from support.study_jobs import HOSTILE_NAMES, LONG, TOO_LARGE, run_grid, run_hostile, run_study
 from support.web import HOSTILE, Web
 
 
@@ -77,13 +77,13 @@ def test_a_look_at_a_job_has_its_failures_read(web: Web, cli: Cli, remote: Remot
 
 
 def test_a_read_writes_nothing_to_the_registry(web: Web, cli: Cli, remote: Remote) -> None:
-    """Only to the cache."""
+    """Neither that of failures nor that of results, also of a job that still runs."""
     run_grid(remote.jobs)
     cli.ok("sync", "-q")
     before = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
-    for path in ("", "/tasks"):
+    for path in ("", "/tasks", "/results"):
         web.ok(f"/jobs/grid{path}")
-    assert _read(web) == 1
+    assert _read(web) == 2
     after = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
     assert after == before
 
@@ -107,6 +107,7 @@ def test_a_job_of_another_program_has_nothing_to_read(web: Web, cli: Cli, remote
     cli.ok("sync", "-q")
     assert "The tasks of this job" not in web.ok("/jobs/theirs")
     assert "did not submit this job" in web.ok("/jobs/theirs/tasks")
+    assert "did not submit this job" in web.ok("/jobs/theirs/results")
     assert _read(web) == 0
 
 
@@ -117,6 +118,7 @@ def test_an_offline_server_names_the_command(web: Web, cli: Cli, remote: Remote)
     cli.ok("sync", "-q")
     assert "Not on this machine yet. Run: mops-jobs failures grid" in web.ok("/jobs/grid")
     assert "Run: mops-jobs tasks grid" in web.ok("/jobs/grid/tasks")
+    assert "Run: mops-jobs results grid --table FILE.csv" in web.ok("/jobs/grid/results")
     cli.ok("failures", "grid")
     assert "all 18 have beta" in web.ok("/jobs/grid")
 
@@ -289,13 +291,16 @@ def test_tasks_are_those_of_the_command(web: Web, cli: Cli, remote: Remote) -> N
         ("/logs?task=x", "invalid task"),
         ("/logs?before=x", "invalid before"),
         (f"/logs?q={'x' * 300}", "invalid q"),
+        ("/results?y=nope", "invalid value"),
+        ("/results.csv?y=1", "unknown parameter"),
     ],
 )
 def test_what_makes_no_sense_is_a_bad_request(web: Web, cli: Cli, remote: Remote, path: str, sentence: str) -> None:
     """A sentence says what was expected."""
     run_grid(remote.jobs)
     cli.ok("sync", "-q")
-    web.ok("/jobs/grid")
+    for page in ("/tasks", "/results"):
+        web.ok(f"/jobs/grid{page}")
     _read(web)
     answer = web.get(f"/jobs/grid{path}")
     assert answer.status_code == 400
@@ -381,6 +386,73 @@ def test_a_long_search_goes_on_by_a_link(logged: Web, monkeypatch: pytest.Monkey
     assert (pages, len(found)) == (5, 1)
 
 
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_scalar_is_plotted_and_the_table_is_a_file(web: Web, cli: Cli, remote: Remote) -> None:
+    """The file is what `results --table` writes; the statistics are those of the tasks at each value."""
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    waiting = web.get("/jobs/grid/results.csv")
+    assert (waiting.status_code, waiting.headers["Retry-After"]) == (503, "5")
+    assert "Being read" in web.ok("/jobs/grid/results")
+    assert _read(web) == 1
+    page = web.ok("/jobs/grid/results")
+    assert "<h2><bdi>attack_rate</bdi> over <bdi>beta</bdi></h2>" in page
+    rows = re.findall(r'<th scope="row"><bdi>([^<]+)</bdi></th><td>(\d+)</td><td>([^<]+)</td>', page)
+    assert [(name, count) for name, count, _ in rows[:7]] == [("0", "20"), *((f"0.{one}", "20") for one in range(1, 7))]
+    assert all(abs(float(mean) - float(name)) < 0.1 for name, _, mean in rows)
+    assert "over <bdi>gamma</bdi>" in web.ok("/jobs/grid/results?y=attack_rate&x=gamma")
+    answer = web.get("/jobs/grid/results.csv")
+    assert answer.mimetype == "text/csv"
+    assert answer.text == cli.ok("results", "grid", "--table", "-").out
+    assert _read(web) == 0
+
+
+def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -> None:
+    """Those of the child, and of its parent where that did the task."""
+    sets = [{"x": number} for number in range(20)]
+    for job_id, only in (("night", None), ("night.2", [*range(15, 20)])):
+        run_study(
+            remote.jobs, job_id, sets,
+            lambda task, last=only: "failed" if last is None and task.number > 14 else "succeeded",
+            lambda task: {"result.json/y": task.number * 2}, only=only,
+        )  # fmt: skip
+    cli.ok("sync", "-q")
+    web.ok("/jobs/night.2/results")
+    assert _read(web) == 1
+    assert "20 tasks" in web.ok("/jobs/night.2/results")
+    assert '<a href="/jobs/night.2/results">night.2</a>' in web.ok("/jobs/night/results")
+    assert web.get("/jobs/night.2/results.csv").text == cli.ok("results", "night.2", "--table", "-").out
+
+
+def test_results_too_large_for_a_page_name_the_command(
+    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of them is kept."""
+    monkeypatch.setattr(job_results, "MAX_TASKS", 50)
+    run_grid(remote.jobs)
+    cli.ok("sync", "-q")
+    web.ok("/jobs/grid/results")
+    _read(web)
+    page = web.ok("/jobs/grid/results")
+    assert "a table of more than 50 tasks. Use: mops-jobs results grid --table FILE.csv" in page
+    assert web.get("/jobs/grid/results.csv").status_code == 503
+
+
+def test_results_of_a_few_jobs_are_kept(web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last ones that were asked for: memory and disk stay bounded."""
+    monkeypatch.setattr(job_results, "MAX_JOBS", 1)
+    for name in ("one", "two"):
+        run_grid(remote.jobs, name)
+    cli.ok("sync", "-q")
+    for name in ("one", "two"):
+        web.ok(f"/jobs/{name}/results")
+        _read(web)
+    assert web.site.results.get("one") is None
+    assert web.site.results.get("two") is not None
+
+
 # --- hostile names ---------------------------------------------------------------------------------------------------
 
 
@@ -388,10 +460,11 @@ def test_names_of_parameters_and_outputs_stay_text(web: Web, cli: Cli, remote: R
     """Markup in each name and text of a study adds no element, and each can be chosen and filtered by."""
     run_hostile(remote.jobs, "hostile", cli.clock.now)
     cli.ok("sync", "-q")
-    web.ok("/jobs/hostile")
+    for path in ("", "/results"):
+        web.ok(f"/jobs/hostile{path}")
     _read(web)
     job = web.ok("/jobs/hostile")
-    for path in ("", "/tasks", "/logs"):
+    for path in ("", "/tasks", "/logs", "/results"):
         page = web.ok(f"/jobs/hostile{path}")
         assert HOSTILE not in page
         assert str(escape(HOSTILE)) in page, path
@@ -403,3 +476,4 @@ def test_names_of_parameters_and_outputs_stay_text(web: Web, cli: Cli, remote: R
         shown = name.replace("\u202e", "").replace("\x07", "").replace("\x1b", "")
         for query in ({"x": shown}, {"y": shown}):
             assert web.client.get("/jobs/hostile", query_string=query).status_code == 200
+    assert LONG[:150] in web.ok("/jobs/hostile/results")

@@ -1,0 +1,74 @@
+"""Read the results of a job that the cache has, without a change of the registry."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+
+from mopsjobs.app.app import App
+from mopsjobs.app.find_job import FoundJob, Job
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.job_tasks import JobTasks, mirror_ledger
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.families import MAX_MEMBERS
+from mopsjobs.cache.queries.ledgers import read_ledger
+from mopsjobs.errors import JobNotFoundError, NoManifestError
+
+ResultsState = tuple[tuple[object, ...], ...]
+"""Changes with what is known of the results of a job and its ancestors."""
+
+
+def cached_lineage(connection: sqlite3.Connection, job_id: str, *, now: float) -> list[Job]:
+    """Return a job, its parent, and so on, as far as the cache has them.
+
+    Args:
+        connection: the cache.
+        job_id: the full id of a job that the cache has.
+        now: seconds since 1970.
+    """
+    lineage = [job_queries.find_job(connection, job_id, now=now)]
+    seen = {job_id}
+    while (parent := lineage[-1]["parent_job_id"]) is not None and parent not in seen and len(seen) < MAX_MEMBERS:
+        seen.add(str(parent))
+        try:
+            found = job_queries.find_job(connection, str(parent), now=now)
+        except JobNotFoundError:
+            break
+        if found["job_id"] != parent:
+            break  # a record may name a prefix, or @latest: that is for users
+        lineage.append(found)
+    return lineage
+
+
+def results_state(connection: sqlite3.Connection, job_id: str, *, now: float) -> ResultsState:
+    """Return what changes with the results of a job and its ancestors, as far as the cache knows."""
+    state = []
+    for job in cached_lineage(connection, job_id, now=now):
+        ledger = read_ledger(connection, str(job["job_id"]))
+        known = () if ledger is None else (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
+        state.append((job["job_id"], job["tasks_completed"], *known))
+    return tuple(state)
+
+
+def find_cached_results(job_id: str, app: App) -> list[JobTasks]:
+    """Mirror the ledgers of a job and its ancestors. Return them, the newest job first, for `read_results_table`.
+
+    Args:
+        job_id: the full id of a job that the cache has.
+        app: the run.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job, so that its tasks are not known.
+        StoreError: if the registry cannot be read, and the cache has nothing of the ledger.
+        CacheError: if the cache cannot be used.
+    """
+    now = app.now().timestamp()
+    lineage = app.cache.read_cached(lambda cache: cached_lineage(cache, job_id, now=now))
+    if lineage is None:
+        raise JobNotFoundError(job_id)
+    found: list[JobTasks] = []
+    for job in lineage:
+        with contextlib.suppress(*([NoManifestError] if found else [])):
+            failure = mirror_ledger(str(job["job_id"]), app, FreshnessPolicy())
+            found.append(JobTasks(app, FoundJob(job), failure))
+    return sorted(found, key=lambda one: (str(one.job["created_at"]), one.job_id), reverse=True)

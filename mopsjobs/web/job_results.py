@@ -1,0 +1,191 @@
+"""Keep the results of the jobs that pages have shown last: the table as text, and the numbers to plot.
+
+The syncer reads them (`job_reads`), as one table for both. A page reads what is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import zlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mopsjobs.app.app import App
+from mopsjobs.app.cached_results import ResultsState, find_cached_results, results_state
+from mopsjobs.app.freshness import FreshnessPolicy
+from mopsjobs.app.results_table import FIRST_COLUMNS, LAST_COLUMNS, ResultsTable, read_results_table
+from mopsjobs.errors import MopsJobsError, command_line
+from mopsjobs.studies.conditions import is_number
+from mopsjobs.utils.table_files import csv_pieces, is_numeric
+
+MAX_JOBS = 4
+"""Jobs whose results are kept."""
+
+MAX_TASKS = 200_000
+"""Tasks of a table. `results --table` has no such limit."""
+
+MAX_OUTPUTS = 5_000
+"""Tasks whose outputs are read one by one, since no chunk has their scalars: each costs a request."""
+
+MAX_NUMBERS = 3_000_000
+"""Numbers of a job that are kept, eight bytes each. Of more scalars, the last ones are not plotted."""
+
+MAX_SCALARS = 200
+
+MAX_HELD_BYTES = 32 * 1024 * 1024
+"""Of a table that is kept, compressed."""
+
+COMPRESSION = 1
+"""The level of zlib: numbers compress to a quarter with any."""
+
+
+class Results(NamedTuple):
+    """The results of a job and its ancestors, of one moment."""
+
+    made_at: float
+    """Seconds since 1970."""
+    state: ResultsState
+    table: TableText
+    rows: int
+    sets: list[Mapping[str, Any]]
+    """The parameters of each set."""
+    set_of: array[int]
+    """For each task, the place of its set."""
+    scalars: dict[str, array[float]]
+    """The values of each number in the outputs, one per task; not a number where a task has none."""
+    left_out: int
+    """Scalars that are numbers, and are not among these."""
+    problems: list[str]
+
+
+class TableText:
+    """A table as CSV, in compressed pieces. It never changes once it is complete, so several readers may read it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.size = 0
+        """Bytes of the text."""
+        self.held = 0
+        """Bytes of memory."""
+
+    def add(self, text: str) -> None:
+        """Add text."""
+        raw = text.encode()
+        piece = zlib.compress(raw, COMPRESSION)
+        self._pieces.append(piece)
+        self.size += len(raw)
+        self.held += len(piece)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the text."""
+        return map(zlib.decompress, self._pieces)
+
+
+class JobResults:
+    """The results that are kept."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Results] = OrderedDict()
+
+    def get(self, job_id: str) -> Results | None:
+        """Return the results of a job, if they are kept."""
+        with self._lock:
+            if job_id in self._kept:
+                self._kept.move_to_end(job_id)
+            return self._kept.get(job_id)
+
+    def read(self, job_id: str) -> None:
+        """Read the results of a job, and keep them.
+
+        Args:
+            job_id: the full id of a job that the cache has.
+
+        Raises:
+            MopsJobsError: if they cannot be read, or are too large for a page.
+        """
+        now = self._app.now().timestamp()
+        family = find_cached_results(job_id, self._app)
+        state = self._app.cache.read_cached(lambda cache: results_state(cache, job_id, now=now)) or ()
+
+        def check(tasks_read: int) -> None:
+            if tasks_read > MAX_OUTPUTS:
+                raise _too_large_error(job_id, f"the outputs of more than {MAX_OUTPUTS:,} tasks, one by one")
+
+        def view(table: ResultsTable) -> Results:
+            return _Collected(table, job_id).results(now, state)
+
+        results = read_results_table([family], self._app, view, FreshnessPolicy(), check)
+        with self._lock:
+            self._kept[job_id] = results
+            self._kept.move_to_end(job_id)
+            while len(self._kept) > MAX_JOBS:
+                self._kept.popitem(last=False)
+
+
+class _Collected:
+    """The table of a job while its rows are read: once, for the text and for the numbers."""
+
+    def __init__(self, table: ResultsTable, job_id: str) -> None:
+        self._table = table
+        self._job_id = job_id
+        self._names = [name for name, _ in table.parameters]
+        self._first = len(FIRST_COLUMNS) + len(self._names) + len(LAST_COLUMNS)
+        columns = table.scalar_columns
+        numeric = [place for place, one in enumerate(columns) if is_numeric(one.column.kinds)]
+        self._numeric = numeric[:MAX_SCALARS]
+        self._left_out = len(numeric) - len(self._numeric)
+        self._sets: dict[object, int] = {}
+        self._params: list[Mapping[str, Any]] = []
+        self._set_of = array("L")
+        self._values = [array("d") for _ in self._numeric]
+
+    def results(self, now: float, state: ResultsState) -> Results:
+        """Read the rows, and return the results."""
+        text = TableText()
+        for piece in csv_pieces(self._table.columns, self._rows()):
+            text.add(piece)
+            if text.held > MAX_HELD_BYTES:
+                raise _too_large_error(self._job_id, "a table of this size")
+        names = [self._table.scalar_columns[place].column.name for place in self._numeric]
+        kept = max(1, MAX_NUMBERS // max(1, len(self._set_of)))
+        return Results(
+            made_at=now,
+            state=state,
+            table=text,
+            rows=len(self._set_of),
+            sets=self._params,
+            set_of=self._set_of,
+            scalars=dict(list(zip(names, self._values, strict=True))[:kept]),
+            left_out=self._left_out + max(0, len(names) - kept),
+            problems=self._table.problems(),
+        )
+
+    def _rows(self) -> Iterator[Sequence[object]]:
+        for row in self._table.rows():
+            if len(self._set_of) == MAX_TASKS:
+                raise _too_large_error(self._job_id, f"a table of more than {MAX_TASKS:,} tasks")
+            param_id = row[len(FIRST_COLUMNS) - 1]
+            place = self._sets.setdefault(param_id, len(self._sets))
+            if place == len(self._params):
+                begin = len(FIRST_COLUMNS)
+                values = row[begin : begin + len(self._names)]
+                self._params.append(dict(zip(self._names, values, strict=True)))
+            self._set_of.append(place)
+            for values_of_one, scalar in zip(self._values, self._numeric, strict=True):
+                value = row[self._first + scalar]
+                values_of_one.append(_number(value))
+            yield row
+
+
+def _number(value: object) -> float:
+    """Return a scalar as a number to plot: not a number for null, and for a huge one."""
+    return float(value) if is_number(value) else math.nan  # type: ignore[arg-type]
+
+
+def _too_large_error(job_id: str, what: str) -> MopsJobsError:
+    return MopsJobsError(f"The page does not read {what}. Use: {command_line('results', job_id, '--table FILE.csv')}")

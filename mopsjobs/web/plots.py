@@ -1,0 +1,140 @@
+"""Draw a scalar over a parameter: a dot per task, and mean and quantiles of the tasks at each value. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mopsjobs.app.replicates import mean, quantile
+from mopsjobs.web.axes import Axis
+
+WIDTH = 720
+HEIGHT = 320
+"""The size of a drawing, in its own units."""
+
+MARGIN = 8
+"""Units between the data and the edges."""
+
+MAX_DOTS = 3_000
+"""Dots that are drawn. Dots on top of each other are one."""
+
+QUANTILES = (0.1, 0.9)
+
+
+class Group(NamedTuple):
+    """The tasks at one value, or in one bin of values."""
+
+    label: str
+    tasks: int
+    mean: float
+    low: float
+    high: float
+
+
+class Plot(NamedTuple):
+    """The drawing: data of paths, the texts of the axes, and the statistics as they are drawn."""
+
+    dots: str
+    mean: str
+    band: str
+    is_line: bool
+    """Whether values in between make sense: means and bands are then joined."""
+    x_ticks: list[str]
+    y_ticks: list[str]
+    """From the top."""
+    groups: list[Group]
+    drawn: int
+    tasks: int
+    """Tasks that have the scalar."""
+
+
+def draw(axis: Axis, sets: Sequence[Mapping[str, Any]], set_of: Sequence[int], values: Sequence[float]) -> Plot | None:
+    """Return the plot of a scalar; None if no task has it.
+
+    Args:
+        axis: the parameter, over the sets.
+        sets: the parameters of each set.
+        set_of: for each task, the place of its set.
+        values: for each task, the scalar; not a number if it has none.
+    """
+    positions, places = [axis.position(one) for one in sets], [axis.place(one) for one in sets]
+    points = [(place, value) for place, value in zip(set_of, values, strict=True) if not math.isnan(value)]
+    if not points:
+        return None
+    ends = [positions[place] for place, _ in points] if axis.is_ordered else [-0.5, axis.size - 0.5]
+    x = _Scale(ends, MARGIN, WIDTH - MARGIN)
+    y = _Scale([value for _, value in points], HEIGHT - MARGIN, MARGIN)
+    spots = dict.fromkeys((round(x.at(positions[place])), round(y.at(value))) for place, value in points)
+    shown = list(spots)[:: max(1, math.ceil(len(spots) / MAX_DOTS))]
+    by_place: dict[int, list[tuple[float, float]]] = {}
+    for place, value in points:
+        by_place.setdefault(places[place], []).append((positions[place], value))
+    groups, centres = [], []
+    for place, members in sorted(by_place.items()):
+        ordered = sorted(value for _, value in members)
+        low, high = (quantile(ordered, share) for share in QUANTILES)
+        groups.append(Group(axis.label(place), len(ordered), mean(ordered), low, high))
+        centres.append(mean([position for position, _ in members]))
+    across = [x.at(centre) for centre in centres]
+    band = _band if axis.is_ordered and len(groups) > 1 else _bars
+    return Plot(
+        dots="".join(f"M{left} {top}h0" for left, top in shown),
+        mean=_means(across, [y.at(one.mean) for one in groups], is_line=band is _band),
+        band=band(across, [y.at(one.low) for one in groups], [y.at(one.high) for one in groups]),
+        is_line=band is _band,
+        x_ticks=x.ticks() if axis.is_ordered else [axis.label(place) for place in range(axis.size)],
+        y_ticks=y.ticks()[::-1],
+        groups=groups,
+        drawn=len(shown),
+        tasks=len(points),
+    )
+
+
+class _Scale:
+    """Maps numbers to units."""
+
+    def __init__(self, values: Sequence[float], begin: float, end: float) -> None:
+        self.low, self.high = min(values), max(values)
+        self._begin, self._end = begin, end
+
+    def ticks(self) -> list[str]:
+        """Return the texts of both ends and of the middle; one text if they are equal."""
+        values = (self.low, self.low / 2 + self.high / 2, self.high)
+        return [f"{value:.4g}" for value in values] if self.low < self.high else [f"{self.low:.4g}"]
+
+    def at(self, value: float) -> float:
+        """Return the place of a value; the middle if all are equal."""
+        if self.low == self.high:
+            return (self._begin + self._end) / 2
+        return self._begin + (value - self.low) / (self.high - self.low) * (self._end - self._begin)
+
+
+def _means(across: Sequence[float], down: Sequence[float], *, is_line: bool) -> str:
+    places = list(zip(across, down, strict=True))
+    if is_line:
+        return "M" + "L".join(f"{left:.1f} {top:.1f}" for left, top in places)
+    return "".join(f"M{left - 12:.1f} {top:.1f}h24" for left, top in places)
+
+
+def _band(across: Sequence[float], low: Sequence[float], high: Sequence[float]) -> str:
+    """Return the area between two lines."""
+    there = [f"{left:.1f} {top:.1f}" for left, top in zip(across, high, strict=True)]
+    back = [f"{left:.1f} {top:.1f}" for left, top in reversed(list(zip(across, low, strict=True)))]
+    return "M" + "L".join([*there, *back]) + "Z"
+
+
+def _bars(across: Sequence[float], low: Sequence[float], high: Sequence[float]) -> str:
+    """Return a rectangle for each value, since there is nothing in between."""
+    return "".join(
+        f"M{left - 8:.1f} {top:.1f}h16V{max(bottom, top + 1):.1f}h-16Z"
+        for left, bottom, top in zip(across, low, high, strict=True)
+    )
+
+
+def plotted(names: Sequence[str], sets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the parameters that vary between sets; those with numbers only come first."""
+    axes = [Axis(name, sets) for name in names]
+    varying = [axis for axis in axes if axis.size > 1]
+    yield from (axis.name for axis in varying if axis.is_ordered)
+    yield from (axis.name for axis in varying if not axis.is_ordered)

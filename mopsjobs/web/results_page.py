@@ -1,0 +1,154 @@
+"""The page of a job's results: a scalar of its outputs over a parameter, and the table of results as a file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from mopsjobs.app.cached_results import results_state
+from mopsjobs.app.find_job import Job
+from mopsjobs.app.freshness import Freshness
+from mopsjobs.cache.queries import jobs as job_queries
+from mopsjobs.cache.queries.families import read_family
+from mopsjobs.errors import UsageError, shorten
+from mopsjobs.utils.text import did_you_mean, strip_control_characters
+from mopsjobs.utils.times import json_timestamp
+from mopsjobs.web import plots
+from mopsjobs.web.axes import Axis
+from mopsjobs.web.job_page import Reading, ask
+from mopsjobs.web.job_reads import RESULTS
+from mopsjobs.web.job_results import Results
+from mopsjobs.web.logs_page import attachment
+from mopsjobs.web.query_params import Parameter, parse_query
+from mopsjobs.web.rendering import Renderer
+from mopsjobs.web.view_models import job_path, moment
+
+MAX_PARAMETERS = 100
+"""Parameters to choose from."""
+
+SHOWN_SCALARS = 30
+"""Scalars with a link of their own. The form has all."""
+
+RETRY_SECONDS = 5
+
+PARAMETERS = {"y": Parameter(), "x": Parameter()}
+
+NOT_SUBMITTED = Reading("mops-jobs did not submit this job: its results are not known.")
+
+
+class ResultsPage:
+    """The handlers of `/jobs/JOB/results` and `/jobs/JOB/results.csv`."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._site = renderer.site
+
+    def answer(self, job_id: str) -> str | Response:
+        """Return the page of a job's results."""
+        query = parse_query(PARAMETERS, request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
+            now = self._site.app.now().timestamp()
+            job = job_queries.find_job(connection, job_id, now=now)
+            results, reading = self._results(connection, job, now)
+            return {
+                "header": self._site.header_of(connection, freshness),
+                "job_id": job["job_id"],
+                "reading": reading,
+                "newest": _newest(connection, str(job["job_id"])),
+                "results": results,
+                "made": None if results is None else moment(json_timestamp(results.made_at), now),
+                **_plot(results, str(job["job_id"]), query["x"], query["y"]),
+            }
+
+        return self._site.pages.get(
+            request.full_path,
+            lambda number: self._renderer.render("job_results.html", number, **self._site.read(view)),
+        )
+
+    def file(self, job_id: str) -> Response:
+        """Return the table of results as CSV; 503 while it is being read."""
+        parse_query({}, request.args.items(multi=True))
+
+        def view(connection: sqlite3.Connection, _freshness: Freshness) -> tuple[Job, Results | None, Reading | None]:
+            now = self._site.app.now().timestamp()
+            job = job_queries.find_job(connection, job_id, now=now)
+            return job, *self._results(connection, job, now)
+
+        job, results, reading = self._site.read(view)
+        if results is None:
+            waiting = Response(f"{(reading or NOT_SUBMITTED).text}\n", 503, mimetype="text/plain")
+            waiting.headers["Retry-After"] = str(RETRY_SECONDS)
+            return waiting
+        response = Response(results.table.pieces(), mimetype="text/csv")
+        response.headers["Content-Disposition"] = attachment(f"{job['job_id']}.csv")
+        response.headers["Content-Length"] = str(results.table.size)
+        return response
+
+    def _results(self, connection: sqlite3.Connection, job: Job, now: float) -> tuple[Results | None, Reading | None]:
+        """Return the results that are kept, and what to say if they lack what is known by now."""
+        job_id = str(job["job_id"])
+        results = self._site.results.get(job_id)
+        if results is not None and results.state == results_state(connection, job_id, now=now):
+            return results, None
+        reading = ask(self._site, RESULTS, job, "results", "--table FILE.csv")
+        return results, reading or (None if results is not None else NOT_SUBMITTED)
+
+
+def _newest(connection: sqlite3.Connection, job_id: str) -> str | None:
+    """Return the newest job of a family, which has the results of all; None if that is the job itself."""
+    family = read_family(connection, job_id)
+    return None if family is None or family.newest == job_id else family.newest
+
+
+def _plot(results: Results | None, job_id: str, x: str | None, y: str | None) -> dict[str, Any]:
+    """Return the plot that a query asks for, and what else could be plotted.
+
+    Raises:
+        UsageError: if it names a scalar or a parameter that the results lack.
+    """
+    empty: dict[str, Any] = {
+        "plot": None,
+        "x": x,
+        "y": y,
+        "parameters": [],
+        "scalars": [],
+        "links": [],
+        "is_mixed": False,
+    }
+    if results is None or not results.sets:
+        return empty
+    scalars = list(results.scalars)
+    parameters = list(plots.plotted(list(results.sets[0])[:MAX_PARAMETERS], results.sets))
+    x, y = _chosen("parameter", x, parameters), _chosen("value", y, scalars)
+    if x is None or y is None:
+        return empty | {"parameters": parameters, "scalars": scalars}
+    plot = plots.draw(Axis(x, results.sets), results.sets, results.set_of, results.scalars[y])
+    links = [(name, f"{job_path(job_id)}/results?{urlencode({'y': name, 'x': x})}") for name in scalars[:SHOWN_SCALARS]]
+    return {
+        "plot": plot,
+        "x": x,
+        "y": y,
+        "parameters": parameters,
+        "scalars": scalars,
+        "links": links if len(links) > 1 else [],
+        "is_mixed": len(parameters) > 1,
+    }
+
+
+def _chosen(kind: str, name: str | None, names: Sequence[str]) -> str | None:
+    """Return the name of a query, or the first one."""
+    if name is None:
+        return next(iter(names), None)
+    by_shown = {strip_control_characters(one): one for one in reversed(names)}  # a form sends what it shows
+    if name not in names and name in by_shown:
+        return by_shown[name]
+    if name not in names:
+        raise UsageError(
+            f"invalid {kind} '{shorten(name, 100)}': expected one of the results.{did_you_mean(name, names)}"
+        )
+    return name
