@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
@@ -14,6 +15,12 @@ MAX_PLACES = 100
 """Places of an axis. More numbers than that become bins, and more categories one last place."""
 
 BINS = 50
+
+TICKS = 5
+"""Texts beside an axis of more places than have room."""
+
+MAX_COUNTED = 1_000
+"""Values up to which parameters are compared. More make no difference to a reader."""
 
 MAX_CONDITION_VALUE = 1000
 """Characters of a value up to which a link can select it."""
@@ -82,12 +89,11 @@ class Axis:
         begin, end = (self._text(place) for place in (first, last))
         return begin if first == last else f"{begin} to {end}"
 
-    def ends(self) -> list[str]:
-        """Return the texts of the first value, of one in the middle, and of the last."""
+    def ticks(self) -> list[str]:
+        """Return the texts of `TICKS` places at equal distances, from the first to the last."""
         if self._edges:
-            low, high = self._ends
-            return [f"{low:.4g}", f"{low / 2 + high / 2:.4g}", f"{high:.4g}"]
-        return [self._text(place) for place in (0, (self.size - 1) // 2, self.size - 1)]
+            return tick_texts(*self._ends)
+        return [self._text(round(one * (self.size - 1) / (TICKS - 1))) for one in range(TICKS)]
 
     def conditions(self, first: int, last: int) -> list[str]:
         """Return what a parameter set has to meet to be at one of these places, as `tasks --param` reads it.
@@ -117,9 +123,22 @@ class Axis:
         return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_LABEL)
 
 
+def tick_texts(low: float, high: float) -> list[str]:
+    """Return the texts of `TICKS` numbers at equal distances."""
+    unit = 10.0 ** (math.floor(math.log10(high - low)) - 3) if 0 < high - low < math.inf else 0.0
+    shares = [one / (TICKS - 1) for one in range(TICKS)]
+    numbers = [low * (1 - share) + high * share for share in shares]
+    return [f"{round(number / unit) * unit if unit else number:.13g}" for number in numbers]
+
+
 def count_values(name: str, sets: Iterable[Params]) -> int:
-    """Count the different values of a parameter."""
-    return len(_distinct(name, sets))
+    """Count the different values of a parameter, up to `MAX_COUNTED`."""
+    values: set[Hashable] = set()
+    for params in sets:
+        values.add(_key(params.get(name, _NOT_SET)))
+        if len(values) == MAX_COUNTED:
+            break
+    return len(values)
 
 
 def _distinct(name: str, sets: Iterable[Params]) -> dict[Hashable, Any]:
@@ -136,11 +155,13 @@ def _key(value: object) -> Hashable:
 
 
 def _edges(low: float, high: float) -> list[float]:
-    """Return the ascending edges between bins of equal width, rounded if that keeps them apart."""
-    exact = [low + (high - low) * place / BINS for place in range(1, BINS)]
-    rounded = [float(f"{edge:.4g}") for edge in exact]
-    edges = rounded if len(set(rounded)) == len(rounded) else exact
-    return sorted({edge for edge in edges if low < edge <= high}) or [high]
+    """Return the ascending edges between at most `BINS` bins of equal width, at round numbers."""
+    exact = (high - low) / BINS
+    power = 10.0 ** math.floor(math.log10(exact))
+    step = next(one * power for one in (1, 2, 5, 10) if one * power >= exact)
+    first = math.floor(low / step) + 1
+    edges = [float(f"{one * step:.12g}") for one in range(first, first + BINS)]
+    return sorted({edge for edge in edges if low < edge < high}) or [high]
 
 
 def _name_text(name: str) -> str:

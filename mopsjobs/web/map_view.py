@@ -132,11 +132,11 @@ def _values(drawn: DrawnMap, job_id: str) -> dict[str, Any]:
 
 
 def _axis(name: str | None, axis: Axis | None, *, is_up: bool) -> dict[str, Any] | None:
-    """Return the name and the texts of an axis: of each place, or of its ends and its middle."""
+    """Return the name and the texts of an axis: of each place, or of some at equal distances."""
     if axis is None:
         return None
     each = axis.size <= SHOWN_TICKS
-    ticks = [axis.label(place) for place in range(axis.size)] if each else axis.ends()
+    ticks = [axis.label(place) for place in range(axis.size)] if each else axis.ticks()
     return {"name": name, "each": each, "ticks": ticks[::-1] if is_up and axis.is_ordered else ticks}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.app.replicates import mean, quantile
-from mopsjobs.web.axes import Axis
+from mopsjobs.web.axes import Axis, tick_texts
 
 WIDTH = 720
 HEIGHT = 320
@@ -99,9 +99,8 @@ class _Scale:
         self._begin, self._end = begin, end
 
     def ticks(self) -> list[str]:
-        """Return the texts of both ends and of the middle; one text if they are equal."""
-        values = (self.low, self.low / 2 + self.high / 2, self.high)
-        return [f"{value:.4g}" for value in values] if self.low < self.high else [f"{self.low:.4g}"]
+        """Return the texts of numbers at equal distances; one text if all are equal."""
+        return tick_texts(self.low, self.high) if self.low < self.high else [f"{self.low:.4g}"]
 
     def at(self, value: float) -> float:
         """Return the place of a value; the middle if all are equal."""

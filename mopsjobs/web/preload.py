@@ -13,10 +13,15 @@ from mopsjobs.web.openapi import document
 
 MODULES = (
     "cache.counters",
+    "cache.queries.failure_conditions",
+    "cache.sync.ledger",
     "cache.sync.mirror",
     "cache.sync.identity",
     "events.writer",
+    "ledger.signature",
     "registry.job_registry",
+    "registry.usage",
+    "studies.condition_search",
     "utils.files",
 )
 """Modules of mops-jobs that other code imports only when it needs them."""

@@ -18,6 +18,7 @@ from mopsjobs.web.http_connections import PageServer
 from mopsjobs.web.server import LANES, lane_of
 from support.cli import Cli, Clock, Remote, add, copied_program
 from support.runs import until
+from support.study_jobs import run_grid
 from support.web import Web
 
 if TYPE_CHECKING:
@@ -287,6 +288,7 @@ def test_a_server_outlives_its_files(
     monkeypatch.setattr(support_web, "command", lambda *argv: [*words, *argv])
     monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
     cli.ok("register", "first", "-q")
+    run_grid(jobs)
     with support_web.serving(cli, "--sync-every", "1s") as server:
         server.filled()
         shutil.rmtree(program)
@@ -296,7 +298,9 @@ def test_a_server_outlives_its_files(
         until(lambda: "second" in server.ask("/jobs").text, "the new cache")
         for path in ("/jobs/first", "/charts", "/api/v1/jobs", "/api/v1/openapi.json", "/metrics", "/healthz"):
             assert server.ask(path).status == 200
-        for name in ("style.css", "live.js", "icon.svg"):
+        until(lambda: "all 18 have beta" in server.ask("/jobs/grid").text, "the failures of a job")
+        until(lambda: "attack_rate over beta" in server.ask("/jobs/grid/results").text, "its results")
+        for name in ("style.css", "job.css", "live.js", "icon.svg"):
             assert server.ask(f"/static/{name}").status == 200
         assert "Job nope not found" in server.ask("/jobs/nope").text
         with server.stream("/live?job=first") as messages:

@@ -35,7 +35,7 @@ def test_many_numbers_become_bins() -> None:
     assert axis.label(0) == "below 0.02"
     assert axis.label(10) == "0.2 to 0.22"
     assert axis.label(BINS - 1) == "from 0.98"
-    assert axis.ends() == ["0", "0.5", "1"]
+    assert axis.ticks() == ["0", "0.25", "0.5", "0.75", "1"]
     assert [axis.place({"beta": value}) for value in (0, 0.2, 0.2199, 1)] == [0, 10, 10, 49]
 
 

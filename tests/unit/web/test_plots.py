@@ -26,7 +26,7 @@ def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
     assert plot.dots == "M8 312h0M8 236h0M8 160h0M712 8h0"
     assert plot.mean == "M8.0 236.0L712.0 8.0"
     assert plot.band.startswith("M8.0 ")
-    assert (plot.x_ticks, plot.y_ticks) == (["0", "5", "10"], ["5", "3", "1"])
+    assert (plot.x_ticks, plot.y_ticks) == (["0", "2.5", "5", "7.5", "10"], ["5", "4", "3", "2", "1"])
 
 
 def test_categories_are_not_joined() -> None:
