@@ -11,7 +11,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import hashlib
-import itertools
 import queue
 import secrets
 import threading
@@ -140,7 +139,7 @@ class DaskPool:
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
             answer: concurrent.futures.Future[Any] | None = _call_in_thread(description.result)
             yield from self._read_threads(client, wake_seconds)
-            tasks = self._send_few(client, code, tasks)
+            self._send_first(client, code, tasks)
             while True:
                 yield from self._read_threads(client, wake_seconds)
                 self._hand_out(client, code, tasks)
@@ -175,23 +174,16 @@ class DaskPool:
             self._threads = threads
             self._threads_read_at = time.monotonic()
 
-    def _send_few(
-        self, client: Client, code: Future[dict[str, Any]], tasks: Iterator[tuple[int, Task]]
-    ) -> Iterator[tuple[int, Task]]:
-        """Send the tasks, each to a worker that is named, if Dask would not spread so few; return those not sent.
+    def _send_first(self, client: Client, code: Future[dict[str, Any]], tasks: Iterator[tuple[int, Task]]) -> None:
+        """Send the first tasks, each to a worker that is named: they are too few for Dask to spread them.
 
         It would give all of them to the worker that has the code. The others may steal there, but not while the
         scheduler takes that worker for idle. It may do so for as long as the first task runs.
         """
-        few = SPREAD_PER_THREAD * sum(self._threads.values())
-        first = list(itertools.islice(tasks, few + 1))
-        if len(first) > few:
-            return itertools.chain(first, tasks)
         rounds = range(max(self._threads.values(), default=0))
         slots = [worker for number in rounds for worker, threads in self._threads.items() if number < threads]
-        for (position, task), worker in zip(first, itertools.cycle(slots), strict=False):
+        for worker, (position, task) in zip(SPREAD_PER_THREAD * slots, tasks, strict=False):
             self._send(client, code, position, task, workers=[worker], allow_other_workers=True)
-        return iter(())
 
     def _hand_out(self, client: Client, code: Future[dict[str, Any]], tasks: Iterator[tuple[int, Task]]) -> None:
         while len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
