@@ -104,7 +104,7 @@ def test_a_listing_out_of_order_is_refused(cli: Cli, remote: Remote, monkeypatch
     _fill(remote.store.inner, _names(9))
     cli.ok("sync")
     ordered = list(remote.store.inner.scan("jobs/"))
-    monkeypatch.setattr(remote.store.inner, "scan", lambda prefix="": iter(reversed(ordered[:4])))
+    monkeypatch.setattr(remote.store.inner, "scan", lambda *_: iter(reversed(ordered[:4])))
     with pytest.raises(StoreError, match="out of order"):
         _mirror(cli, remote)
     assert _held(cli) == _names(9).split()
