@@ -73,7 +73,25 @@ def _read_function(function: types.FunctionType) -> Definition:
     found = (one for source in (definition.text, "".join(lines)) for one in _codes(source, code))
     if function.__closure__ is None and not any(_is_same_code(one, code) for one in found):
         raise NoSourceError("its source has changed since it was defined")
+    if changed := _changed_defaults(node.value if isinstance(node, ast.Assign) else node, function):
+        raise NoSourceError(f"{changed[0]}, a default of an argument, has changed since it was defined")
     return definition
+
+
+def _changed_defaults(node: ast.AST, function: types.FunctionType) -> list[str]:
+    """Return the names in defaults of a function that have another value now: the file would evaluate them again."""
+    assert isinstance(node, _FUNCTIONS)  # noqa: S101 - the caller has checked it
+    arguments, namespace = node.args, namespace_of(function)
+    by_name = function.__kwdefaults__ or {}
+    pairs = [
+        *zip(arguments.defaults, function.__defaults__ or (), strict=False),
+        *(
+            (default, by_name.get(one.arg))
+            for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        ),
+    ]
+    names = ((default.id, value) for default, value in pairs if isinstance(default, ast.Name))
+    return [name for name, value in names if repr(namespace.get(name, value)) != repr(value)]
 
 
 def _codes(source: str, like: types.CodeType) -> Iterator[types.CodeType]:

@@ -345,6 +345,16 @@ def test_a_script_that_was_changed_is_refused(run: Run) -> None:
         cell(f)
 
 
+@pytest.mark.parametrize("arguments", ["params, seed, rate=RATE", "params, seed, *, rate=RATE"])
+def test_a_default_that_was_changed_is_refused(run: Run, arguments: str) -> None:
+    """The file would give the function another value than it has in the notebook."""
+    f = run(f"RATE = 0.5\ndef f({arguments}):\n    return rate")["f"]
+    assert _in_a_file(cell(f))({}, 0) == 0.5
+    f.__globals__["RATE"] = 0.7
+    with pytest.raises(UsageError, match="f cannot be packed: RATE, a default of an argument, has changed since"):
+        cell(f)
+
+
 def test_the_open_of_a_notebook_is_that_of_python(run: Run) -> None:
     """IPython gives a notebook a wrapper of it, which only guards the streams of the kernel."""
     from IPython.core import interactiveshell
