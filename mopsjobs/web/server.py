@@ -16,7 +16,7 @@ from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.api import HEALTH
-from mopsjobs.web.background import ChangeSignal, Syncer, Watcher
+from mopsjobs.web.background import ChangeSignal, Watcher
 from mopsjobs.web.http_connections import PageServer
 from mopsjobs.web.pages import make_app
 from mopsjobs.web.security import own_names
@@ -68,11 +68,9 @@ def serve(
     viewers = Viewers(trust_header, user=user_name(app.env) if is_own else None)
     limit_malloc_arenas()
     listening = _listen(host, port)
-    changes = ChangeSignal()
-    site = Site(app, changes, viewers=viewers)
+    site = Site(app, ChangeSignal(), viewers=viewers)
     if sync_every is not None:
-        site.reads = reads = site.make_reads()
-        site.syncer = Syncer(app, changes, sync_every, reads.run_next)
+        site.prepare_syncs(sync_every)
     wsgi_app = make_app(site, own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
     with _stop_signals() as (wait, wake):
@@ -96,14 +94,14 @@ def serve(
             finally:
                 wake()
 
-        threads = [Watcher(app, changes), threading.Thread(target=answer, name="server", daemon=True)]
+        threads = [Watcher(app, site.changes), threading.Thread(target=answer, name="server", daemon=True)]
         for thread in threads if site.syncer is None else [*threads, site.syncer]:
             thread.start()
         on_start(_url(host, listening.getsockname()[1]))
         try:
             return wait()
         finally:
-            changes.end()
+            site.changes.end()
             server.end()
 
 

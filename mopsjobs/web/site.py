@@ -44,6 +44,15 @@ class Site:
         self.live_pages = LivePages(self.pages, app.now)
         self.live_charts = LivePages(self.charts, app.now)
 
+    def prepare_syncs(self, every: float) -> None:
+        """Make the thread that syncs regularly, and reads between syncs what pages ask for.
+
+        Args:
+            every: seconds between two syncs.
+        """
+        self.reads = self.make_reads()
+        self.syncer = Syncer(self.app, self.changes, every, self.reads.run_next)
+
     def make_reads(self) -> JobReads:
         """Return what reads the jobs that pages ask for."""
         actions = {FAILURES: lambda job_id: keep_job_failures(job_id, self.app), RESULTS: self.results.read}
