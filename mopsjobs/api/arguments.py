@@ -12,10 +12,14 @@ from mopsjobs.utils.text import invalid_choice
 from mopsjobs.utils.times import parse_duration
 
 if TYPE_CHECKING:
+    from mopsjobs.cache.queries.tasks import TaskQuery
     from mopsjobs.submission.launching import LaunchOptions
 
 Duration = str | float
 """A text like `2h`, or seconds."""
+
+Choices = str | Iterable[str]
+"""A text of one value, or of several separated by commas; or several texts."""
 
 Labels = Mapping[str, object] | Iterable[str] | str
 """Labels to filter by: `{"exp": 7}`, or texts like `exp=7`, or `exp` for any value."""
@@ -119,6 +123,33 @@ def label_texts(labels: Labels | None) -> list[str]:
     if isinstance(labels, str):
         return [labels]
     return [f"{key}={value}" for key, value in labels.items()] if isinstance(labels, Mapping) else list(labels)
+
+
+def choices_text(choices: Choices | None) -> str | None:
+    """Return choices as the text that a flag takes; None stays."""
+    return choices if choices is None or isinstance(choices, str) else ",".join(choices)
+
+
+def task_query(status: Choices | None, param: Choices, sort: str | None) -> TaskQuery:
+    """Return the query for these arguments of `Job.tasks`.
+
+    Raises:
+        UsageError: if one is malformed.
+    """
+    from mopsjobs.cache.queries.task_filters import (
+        Order,
+        check_count,
+        parse_condition,
+        parse_order,
+        parse_task_statuses,
+    )
+    from mopsjobs.cache.queries.tasks import TaskQuery
+
+    conditions = tuple(parse_condition(text) for text in ([param] if isinstance(param, str) else param))
+    check_count(conditions)
+    order = Order() if sort is None else parse_order(sort)
+    statuses = choices_text(status)
+    return TaskQuery(None if statuses is None else parse_task_statuses(statuses), conditions, order)
 
 
 def task_set(task: int | Iterable[int] | None) -> frozenset[int] | None:

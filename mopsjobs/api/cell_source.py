@@ -257,6 +257,8 @@ def _literal(value: object) -> str | None:
 
 def _expression(value: Any) -> str:
     kind = type(value)
+    if kind.__module__ == "numpy" and hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return _expression(value.item())  # as parameters do
     if kind is float and not math.isfinite(value):
         return f"float({str(value)!r})"
     if value is None or kind in (bool, int, float, str, bytes, range):

@@ -7,7 +7,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from mopsjobs.api.arguments import Duration, Freshness, RunnerOptions, launch_options, policy_of, seconds_of, task_set
+from mopsjobs.api.arguments import (
+    Choices,
+    Duration,
+    Freshness,
+    RunnerOptions,
+    launch_options,
+    policy_of,
+    seconds_of,
+    task_query,
+    task_set,
+)
 from mopsjobs.api.as_completed import ended_task_batches, noting_what_goes_on
 from mopsjobs.api.job_info import JobInfo
 from mopsjobs.api.table import Table, table_of_dicts
@@ -142,7 +152,7 @@ class Job:
 
     def tasks(
         self,
-        status: str | None = None,
+        status: Choices | None = None,
         param: str | Iterable[str] = (),
         *,
         sort: str | None = None,
@@ -152,7 +162,7 @@ class Job:
         """Return the tasks of the job, with the fields of `tasks --json`.
 
         Args:
-            status: statuses of tasks, separated by commas.
+            status: statuses of tasks; several as a list, or separated by commas.
             param: conditions on parameters, like `beta>0.9`.
             sort: the order; see `tasks --sort`.
             limit: the first tasks, this many; 0 for all.
@@ -164,19 +174,9 @@ class Job:
             StoreError: if the registry cannot be read, and the cache does not have the tasks.
         """
         from mopsjobs.app.job_tasks import find_tasks
-        from mopsjobs.cache.queries.task_filters import (
-            Order,
-            check_count,
-            parse_condition,
-            parse_order,
-            parse_task_statuses,
-        )
-        from mopsjobs.cache.queries.tasks import TASK_FIELDS, TaskQuery
+        from mopsjobs.cache.queries.tasks import TASK_FIELDS
 
-        conditions = tuple(parse_condition(text) for text in ([param] if isinstance(param, str) else param))
-        check_count(conditions)
-        order = Order() if sort is None else parse_order(sort)
-        query = TaskQuery(None if status is None else parse_task_statuses(status), conditions, order)
+        query = task_query(status, param, sort)
         job = find_tasks(self.id, self._app, policy_of(freshness, Job.tasks))
 
         def view(tasks: TaskList) -> Table:

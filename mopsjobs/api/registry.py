@@ -13,10 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from mopsjobs.api.arguments import (
+    Choices,
     Duration,
     Freshness,
     Labels,
     RunnerOptions,
+    choices_text,
     label_texts,
     launch_options,
     policy_of,
@@ -161,15 +163,15 @@ class Registry:
     def jobs(  # noqa: PLR0913 - one argument a filter, all by name
         self,
         *,
-        status: str | None = None,
+        status: Choices | None = None,
         label: Labels | None = None,
         hours: float | None = None,
         since: str | None = None,
         until: str | None = None,
         name: str | None = None,
         match: str | None = None,
-        namespace: str | None = None,
-        owner: str | None = None,
+        namespace: Choices | None = None,
+        owner: Choices | None = None,
         stuck: bool = False,
         sort: str | None = None,
         limit: int = 0,
@@ -178,15 +180,15 @@ class Registry:
         """Return the jobs that meet all conditions, with the fields of `list --json`, the newest change first.
 
         Args:
-            status: statuses, or the groups `active` and `done`, separated by commas.
+            status: statuses, or the groups `active` and `done`; several as a list, or separated by commas.
             label: labels, like `{"exp": 7}`.
             hours: created or changed in the last hours, this many, or still active.
             since: created or changed since this time, or still active: `2h` ago, or RFC 3339.
             until: created before this time.
             name: a glob that the id matches.
             match: a regular expression that the id matches.
-            namespace: namespaces of Kubernetes, separated by commas.
-            owner: owners, separated by commas.
+            namespace: namespaces of Kubernetes; several as for `status`.
+            owner: owners; several as for `status`.
             stuck: active, and silent for a minute or marked as suspect.
             sort: the order; see `list --sort`.
             limit: the first jobs, this many, and all active ones; 0 for all.
@@ -204,8 +206,8 @@ class Registry:
         app = self.app
         now = app.now()
         chosen = job_filter(
-            now, status=status, label=label_texts(label), hours=hours, since=since, until=until, name=name,
-            match=match, namespace=namespace, owner=owner, stuck=stuck,
+            now, status=choices_text(status), label=label_texts(label), hours=hours, since=since, until=until,
+            name=name, match=match, namespace=choices_text(namespace), owner=choices_text(owner), stuck=stuck,
         )  # fmt: skip
         order = filters.parse_sort(sort or filters.DEFAULT_SORT)
 

@@ -345,6 +345,13 @@ def test_a_script_that_was_changed_is_refused(run: Run) -> None:
         cell(f)
 
 
+def test_a_number_of_numpy_is_a_number(run: Run) -> None:
+    """As among parameters."""
+    f = run("import numpy\nRATE = numpy.float64(0.5)\ndef f(params, seed):\n    return RATE")["f"]
+    assert "RATE = 0.5" in cell(f).source
+    assert _in_a_file(cell(f))({}, 0) == 0.5
+
+
 @pytest.mark.parametrize("arguments", ["params, seed, rate=RATE", "params, seed, *, rate=RATE"])
 def test_a_default_that_was_changed_is_refused(run: Run, arguments: str) -> None:
     """The file would give the function another value than it has in the notebook."""

@@ -115,6 +115,17 @@ def test_unknown_and_contradicting_arguments_are_refused(reg: mj.Registry, fresh
         reg.jobs(**freshness)  # type: ignore[arg-type]
 
 
+def test_several_choices_are_a_list_or_a_text(reg: mj.Registry) -> None:
+    """As of labels and tasks: a program has lists."""
+    for job_id, owner in (("a", "ada"), ("b", "grace"), ("c", "emmy")):
+        reg.app.registry.register_job(job_id, owner=owner)
+    found = [reg.jobs(owner=owner, sort="name") for owner in (["ada", "emmy"], ("ada", "emmy"), "ada,emmy")]
+    assert [[row["job_id"] for row in table] for table in found] == [["a", "c"]] * 3
+    assert len(reg.jobs(status=["pending", "active"])) == 3
+    with pytest.raises(mj.UsageError, match="invalid status"):
+        reg.jobs(status=["pending", "paused"])
+
+
 def test_an_unknown_argument_is_told_the_nearest(reg: mj.Registry) -> None:
     """Among all arguments of the method, and not only those that several methods have."""
     add(reg.app.registry, "a")
