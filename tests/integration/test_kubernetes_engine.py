@@ -428,8 +428,9 @@ def test_every_refusal_is_one_of_our_errors(
     """One sentence with what the cluster said, and the exit code that tells the kinds apart."""
     api.refuse(code, "because\nof this.")
     kind, exit_code = REFUSALS[code]
-    with pytest.raises(EngineError, match=r": because of this\.$") as raised:
+    with pytest.raises(EngineError) as raised:
         call(engine)
+    assert str(raised.value).endswith(": because of this.")
     assert type(raised.value) is kind
     assert raised.value.exit_code == exit_code
     assert "\n" not in str(raised.value)

@@ -21,7 +21,6 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs serve",
-    "mops-jobs serve --port 0 --sync-every 30s",
     "mops-jobs serve --offline --host 0.0.0.0 --allow-host jobs.example.org",
     "mops-jobs serve --allow-host jobs.example.org --behind-proxy --trust-header X-Forwarded-User",
 )
