@@ -54,7 +54,7 @@ def test_an_archive_that_would_not_be_unpacked_is_not_listed(name: str) -> None:
         list_files(gzip.compress(out.getvalue()))
 
 
-@pytest.mark.parametrize("value", [b"", b"x", gzip.compress(b"x" * 2000)])
+@pytest.mark.parametrize("value", [b"", b"x", gzip.compress(b"x" * 2000)], ids=["empty", "short", "a file"])
 def test_what_is_not_an_archive_is_refused(value: bytes) -> None:
     with pytest.raises(BundleError):
         list_files(value)
