@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +13,11 @@ import pytest
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from support.cli import Cli
+from support.servers import Place
 
 if TYPE_CHECKING:
     from mopsjobs.store.base import VersionedStore
+    from support.servers import Azurite
 
 
 @pytest.fixture
@@ -27,3 +31,23 @@ def local_store(cli: Cli) -> Iterator[VersionedStore]:
 def local_registry(local_store: VersionedStore) -> JobRegistry:
     """Return the embedded registry of `cli`, by the real clock, as its runners use it."""
     return JobRegistry(local_store)
+
+
+@pytest.fixture(params=["embedded", pytest.param("azurite", marks=pytest.mark.azurite)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Return an environment for programs whose registry is embedded, or in an Azurite."""
+    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MOPS_JOBS_CACHE": f"{tmp_path}/cache.db"}
+    if request.param == "embedded":
+        file = tmp_path / "registry.db"
+        return Place({**env, "MOPS_JOBS_REGISTRY": f"sqlite://{file}"}, lambda: file.rename(file.with_name("moved.db")))
+    azurite: Azurite = request.getfixturevalue("azurite")
+    container = azurite.new_container()
+    there = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
+    client = azurite.client(container)
+    return Place({**env, **there, "MOPS_JOBS_REGISTRY": f"azure://{container}"}, client.delete_container)
+
+
+@pytest.fixture
+def env(place: Place) -> dict[str, str]:
+    """Return the environment of `place`."""
+    return place.env

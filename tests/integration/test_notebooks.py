@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
@@ -19,10 +18,9 @@ from support.docs import ROOT
 from support.runs import code, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from support.servers import Azurite
+    from support.servers import Place
 
 SUBMIT = """
 import mopsjobs as mj
@@ -70,27 +68,6 @@ async with mj.aconnect() as there:
 """
 
 WATCH = "logging.disable(); job.watch('2m')"
-
-
-class Place(NamedTuple):
-    """An environment, and what removes its registry."""
-
-    env: dict[str, str]
-    remove_registry: Callable[[], object]
-
-
-@pytest.fixture(params=["embedded", "azurite"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Return an environment whose registry is embedded, or in an Azurite."""
-    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MOPS_JOBS_CACHE": f"{tmp_path}/cache.db"}
-    if request.param == "embedded":
-        file = tmp_path / "registry.db"
-        return Place({**env, "MOPS_JOBS_REGISTRY": f"sqlite://{file}"}, lambda: file.rename(file.with_name("moved.db")))
-    azurite: Azurite = request.getfixturevalue("azurite")
-    container = azurite.new_container()
-    there = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
-    client = azurite.client(container)
-    return Place({**env, **there, "MOPS_JOBS_REGISTRY": f"azure://{container}"}, client.delete_container)
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from support.runs import code, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.servers import Azurite
 
 # A runner outlives the program that launched it.
 pytestmark = [
@@ -43,17 +42,6 @@ reg = mj.connect()
 job = reg.job("py-1")
 json.dump([dict(job.status()), job.results().rows, job.tasks().rows], sys.stdout)
 """
-
-
-@pytest.fixture(params=["embedded", "azurite"])
-def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Return an environment whose registry is embedded, or in an Azurite."""
-    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MOPS_JOBS_CACHE": f"{tmp_path}/cache.db"}
-    if request.param == "embedded":
-        return {**env, "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
-    azurite: Azurite = request.getfixturevalue("azurite")
-    there = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
-    return {**env, **there, "MOPS_JOBS_REGISTRY": f"azure://{azurite.new_container()}"}
 
 
 def _run(env: dict[str, str], *words: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 import threading
@@ -20,7 +19,6 @@ from support.runs import code, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.servers import Azurite
 
 # A runner outlives the program that launched it.
 pytestmark = [
@@ -75,17 +73,6 @@ with mj.connect() as reg:
     done.set()
     thread.join()
 """
-
-
-@pytest.fixture(params=["embedded", "azurite"])
-def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Return an environment whose registry is embedded, or in an Azurite."""
-    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MOPS_JOBS_CACHE": f"{tmp_path}/cache.db"}
-    if request.param == "embedded":
-        return {**env, "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}
-    azurite: Azurite = request.getfixturevalue("azurite")
-    there = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
-    return {**env, **there, "MOPS_JOBS_REGISTRY": f"azure://{azurite.new_container()}"}
 
 
 def _run(env: dict[str, str], program: str) -> str:

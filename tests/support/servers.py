@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bench.azurite
 import bench.dynalite
@@ -66,6 +66,13 @@ class Dynalite:
             aws_access_key_id=self.env["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
         )
+
+
+class Place(NamedTuple):
+    """An environment for programs, and what removes its registry."""
+
+    env: dict[str, str]
+    remove_registry: Callable[[], object]
 
 
 class Backend:
