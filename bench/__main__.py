@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import (
     abusing,
     azurite,
+    counting,
     growing,
     ledgers,
     listing,
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "abuse": abusing.run,
     "metrics": metrics.run,
     "python": python_api.run,
+    "requests": counting.run,
     "network": network.run,
 }
 ON_REQUEST = frozenset({"network"})

@@ -18,7 +18,7 @@ ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # published
 ARGUMENTS = (
     *("--blobHost", "127.0.0.1", "--blobPort", "{port}"),
-    *("--skipApiVersionCheck", "--inMemoryPersistence", "--silent"),
+    *("--skipApiVersionCheck", "--inMemoryPersistence"),
 )
 _NEWEST_ARGUMENTS = ("--disableTelemetry",)
 """The older version sends none."""
@@ -64,6 +64,7 @@ def make_server(
     *,
     package: str = NEWEST,
     collects_garbage: bool = True,
+    logs_requests: bool = False,
 ) -> node.NodeServer:
     """Return a server that is not started yet. What it prints goes to a file in `directory`.
 
@@ -74,6 +75,7 @@ def make_server(
         package: which version.
         collects_garbage: whether it looks each ten minutes for content that no blob has any more. After some 100,000
             writes it does not answer for minutes then, and no setting switches that off.
+        logs_requests: whether it prints a line per request.
     """
     preload = None
     if not collects_garbage:
@@ -81,7 +83,8 @@ def make_server(
         constants = json.dumps(str(node.package_directory(package) / "dist/src/blob/utils/constants.js"))
         preload.write_text(f"require({constants}).DEFAULT_GC_INTERVAL_MS = {2**31 - 1};\n", encoding="utf-8")
     env = {"AZURITE_ACCOUNTS": f"{account}:{key}"}
-    arguments = (*ARGUMENTS, *(_NEWEST_ARGUMENTS if package == NEWEST else ()))
+    quiet = () if logs_requests else ("--silent",)
+    arguments = (*ARGUMENTS, *quiet, *(_NEWEST_ARGUMENTS if package == NEWEST else ()))
     return node.NodeServer(package, "dist/src/blob/main.js", directory, arguments, env=env, preload=preload)
 
 
