@@ -33,7 +33,7 @@ KINDS = ("writes", "listings", "reads", "deletions")
 
 
 class Counted(NamedTuple):
-    """What one command sent."""
+    """The requests of one command."""
 
     what: str
     requests: Counter[str]

@@ -1,4 +1,4 @@
-"""What operations cost in requests: the counts that docs/decisions/0017-limits-of-scale.md reckons with."""
+"""What operations cost in requests: the counts that docs/reference/limits.md reckons with."""
 
 from __future__ import annotations
 
