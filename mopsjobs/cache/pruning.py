@@ -17,6 +17,8 @@ from mopsjobs.cache.sync_state import transaction
 BATCH = 2000
 """Jobs per transaction: few enough that other writers of the cache need not wait long."""
 
+_ENDED_BEFORE = "is_active = 0 AND status IN (SELECT status FROM tally) AND ended_ts < ?"
+"""The index of ends has the status first."""
 
 LEDGER_TABLES = ("ledger", "ledger_chunk", "attempt", "task", "parameter_set", "failure_summary")
 """The tables of what is known of the tasks of jobs."""
@@ -41,10 +43,11 @@ class PruneResult(NamedTuple):
 def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan:
     """Count the jobs that ended before a time (seconds since 1970), and their events."""
     (jobs,) = connection.execute(
-        "SELECT count(*) FROM job WHERE is_active = 0 AND ended_ts < ?", (ended_before,)
+        f"SELECT count(*) FROM job WHERE {_ENDED_BEFORE}",  # noqa: S608 - constant names
+        (ended_before,),
     ).fetchone()
     (events,) = connection.execute(
-        "SELECT count(*) FROM event WHERE job_id IN (SELECT job_id FROM job WHERE is_active = 0 AND ended_ts < ?)",
+        f"SELECT count(*) FROM event WHERE job_id IN (SELECT job_id FROM job WHERE {_ENDED_BEFORE})",  # noqa: S608
         (ended_before,),
     ).fetchone()
     return PrunePlan(jobs, events)
@@ -60,7 +63,7 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
     while True:
         with transaction(connection):
             rows = connection.execute(
-                "SELECT key, version, job_id FROM job WHERE is_active = 0 AND ended_ts < ? LIMIT ?",
+                f"SELECT key, version, job_id FROM job WHERE {_ENDED_BEFORE} LIMIT ?",  # noqa: S608 - constant names
                 (ended_before, BATCH),
             ).fetchall()
             ids = [(job_id,) for _, _, job_id in rows]

@@ -60,7 +60,6 @@ CREATE VIEW "job_sums" AS SELECT status, namespace, owner, jobs, verified, missi
 CREATE INDEX idx_job_created_ts ON job (created_ts, started_ts, ended_ts, has_history, status, owner, is_active);
 CREATE INDEX "idx_job_generation"
     ON "job" ("generation");
-CREATE INDEX idx_job_ended ON job (ended_ts) WHERE is_active = 0;
 CREATE TABLE counter (name TEXT NOT NULL, labels TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (name, labels)) WITHOUT ROWID;
 CREATE TABLE pruned (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE VIEW "counters" AS SELECT name, labels, value FROM counter;
@@ -86,6 +85,9 @@ CREATE INDEX idx_job_study ON job (study, changed_ts, status, is_active);
 CREATE INDEX idx_job_error ON job (error) WHERE error IS NOT NULL;
 CREATE INDEX idx_job_owner_changed_ts ON job (owner, changed_ts, status, is_active);
 CREATE INDEX idx_job_active_tallies ON job (status, changed_ts, suspect, heartbeat_ts, tasks_total, tasks_completed, created_ts, owner, study, forecast) WHERE is_active = 1;
+CREATE INDEX idx_job_queue_seconds ON job (max(started_ts - created_ts, 0.0)) WHERE started_ts IS NOT NULL AND has_history = 1;
+CREATE INDEX idx_job_run_seconds ON job (max(ended_ts - started_ts, 0.0)) WHERE started_ts IS NOT NULL AND ended_ts IS NOT NULL;
+CREATE INDEX idx_job_ended ON job (status, ended_ts) WHERE is_active = 0;
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm001_mirror', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm002_events', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm003_view_columns', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
@@ -98,4 +100,5 @@ INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-j
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm010_usage', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm011_scalars', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm012_pages', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
+INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('mops-jobs', 'm013_durations', strftime('%Y-%m-%d %H:%M:%f+00:00', 'now'));
 INSERT INTO meta (name, value) VALUES ('cache_id', lower(hex(randomblob(6))));

@@ -100,6 +100,8 @@ def _downgrade(connection: sqlite3.Connection) -> None:
             "idx_job_study",
             "idx_job_error",
             "idx_job_owner_changed_ts",
+            "idx_job_queue_seconds",
+            "idx_job_run_seconds",
         ),
     }.items():
         for name in names:
