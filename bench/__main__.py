@@ -12,6 +12,7 @@ from bench import (
     azurite,
     counting,
     growing,
+    importing,
     ledgers,
     listing,
     machine,
@@ -31,6 +32,7 @@ from bench import (
 
 BENCHMARKS = {
     "list": listing.run,
+    "imports": importing.run,
     "ledgers": ledgers.run,
     "record": recording.run,
     "sync": syncing.run,
