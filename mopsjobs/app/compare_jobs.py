@@ -1,16 +1,18 @@
-"""Compare two jobs: their code, studies, environments and outputs."""
+"""Compare jobs: the code, studies and environments of several, and the outputs of two."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
+import operator
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.app.app import App
 from mopsjobs.app.provenance import Provenance, printable, read_provenance
-from mopsjobs.bundles.contents import read_files
+from mopsjobs.bundles.contents import BundleFile, read_files
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
 from mopsjobs.studies.lineage import family_of
@@ -18,6 +20,9 @@ from mopsjobs.studies.study import ParameterSet, Study
 from mopsjobs.utils.text import parse_whole_number
 
 SCHEMA_VERSION = 1
+
+MIN_KNOWN = 2
+"""Jobs of which a part has to be known, to be compared."""
 
 MAX_NAMED = 20
 """Parameter sets that are named of each job. All are counted."""
@@ -33,7 +38,8 @@ MAX_DIFF_LINES = 2_000
 
 STUDY_FIELDS = ("model", "scenario", "sampling_method", "n_replicates", "outputs", "targets", "metadata")
 
-Pair = tuple[Any, Any]
+Values = tuple[Any, ...]
+"""A value of each job, in their order."""
 
 
 class CodeDifference(NamedTuple):
@@ -50,26 +56,25 @@ class CodeDifference(NamedTuple):
 
 
 class StudyDifference(NamedTuple):
-    """The difference of two studies."""
+    """The difference of studies."""
 
-    fields: dict[str, Pair]
-    """Fields that differ, with both values."""
-    only_first: int
-    """Parameter sets that only the first job has, a set as often as it is repeated."""
-    only_second: int
+    fields: dict[str, Values]
+    """Fields that differ."""
     common: int
-    first_sets: list[Mapping[str, Any]]
-    """The parameters of the first few of `only_first`."""
-    second_sets: list[Mapping[str, Any]]
+    """Parameter sets that all have, a set as often as it is repeated."""
+    others: list[int]
+    """The other parameter sets of each study, counted in the same way."""
+    other_sets: list[list[Mapping[str, Any]]]
+    """The parameters of the first few of them."""
 
 
 class EnvironmentDifference(NamedTuple):
-    """The difference of the environments of two jobs. Several versions of one job are joined by commas."""
+    """The difference of the environments of jobs. Several versions of one job are joined by commas."""
 
-    fields: dict[str, Pair]
-    """`python`, `implementation`, `platform`, `libc` or `mops_jobs`, with both values."""
-    packages: dict[str, Pair]
-    """Packages that differ, with both versions; None for a job without the package."""
+    fields: dict[str, Values]
+    """`python`, `implementation`, `platform`, `libc` or `mops_jobs`, where they differ."""
+    packages: dict[str, Values]
+    """Packages that differ, with their versions; None for a job without the package, or without a note."""
 
 
 class JobDifference(NamedTuple):
@@ -80,7 +85,7 @@ class JobDifference(NamedTuple):
     code: CodeDifference | None
     study: StudyDifference | None
     environment: EnvironmentDifference | None
-    image: Pair | None
+    image: Values | None
     """The images of both, if they differ."""
     results: ComparedResults | None
     """None if they were not to be compared."""
@@ -92,7 +97,7 @@ class JobDifference(NamedTuple):
             "first": self.first.job_id,
             "second": self.second.job_id,
             "code": None if self.code is None else self.code._asdict(),
-            "study": None if self.study is None else self.study._asdict(),
+            "study": None if self.study is None else _study_json(self.study),
             "environment": None if self.environment is None else self.environment._asdict(),
             "image": self.image,
             "results": None if self.results is None else _results_json(self.results),
@@ -138,21 +143,43 @@ def compare_jobs(
         _compare_code(one, other, with_lines=options.with_lines),
         None
         if one.manifest is None or other.manifest is None
-        else compare_studies(one.manifest.study, other.manifest.study),
-        compare_environments(one.environments, other.environments),
+        else compare_studies([one.manifest.study, other.manifest.study]),
+        compare_environments([one.environments, other.environments]),
         None if images[0] == images[1] else images,
         results,
     )
 
 
 def _compare_code(first: Provenance, second: Provenance, *, with_lines: bool) -> CodeDifference | None:
-    if first.files is None or second.files is None:
+    found = compare_files([first.files, second.files])
+    if found is None:
         return None
-    ours, theirs = ({file.name: file for file in files} for files in (first.files, second.files))
-    added, removed = sorted(theirs.keys() - ours.keys()), sorted(ours.keys() - theirs.keys())
-    changed = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+    added = [name for name, (ours, _) in found.items() if ours is None]
+    removed = [name for name, (_, theirs) in found.items() if theirs is None]
+    changed = [name for name, files in found.items() if None not in files]
     diffs = _compare_lines(first, second, [*changed, *added, *removed]) if with_lines else {}
     return CodeDifference(_shown(added), _shown(removed), _shown(changed), diffs)
+
+
+def compare_files(sides: Sequence[Sequence[BundleFile] | None]) -> dict[str, tuple[BundleFile | None, ...]] | None:
+    """Compare the files of bundles.
+
+    Args:
+        sides: the files of each job; None if they are not known.
+
+    Returns:
+        The files that differ by name, each as every job has it: None for a job without the file, and for one whose
+        files are not known. None if the files of fewer than two jobs are known.
+    """
+    if sum(files is not None for files in sides) < MIN_KNOWN:
+        return None
+    by_name = [None if files is None else {file.name: file for file in files} for files in sides]
+    names = sorted({name for files in by_name if files is not None for name in files})
+    return {
+        name: tuple(None if files is None else files.get(name) for files in by_name)
+        for name in names
+        if len({files.get(name) for files in by_name if files is not None}) > 1
+    }
 
 
 def _shown(names: Iterable[str]) -> list[str]:
@@ -192,22 +219,21 @@ def _unified_diff(name: str, texts: list[list[str] | None]) -> list[str] | None:
     return list(difflib.unified_diff(first, second, f"a/{name}", f"b/{name}", lineterm=""))
 
 
-def compare_studies(first: Study, second: Study) -> StudyDifference:
-    """Compare two studies. Parameter sets are equal if their parameters and their named seeds are."""
-    fields: dict[str, Pair] = {}
+def compare_studies(studies: Sequence[Study]) -> StudyDifference:
+    """Compare studies. Parameter sets are equal if their parameters and their named seeds are."""
+    fields: dict[str, Values] = {}
     for name in STUDY_FIELDS:
-        ours, theirs = (json.dumps(getattr(study, name), sort_keys=True) for study in (first, second))
-        if ours != theirs:
-            fields[name] = (json.loads(ours), json.loads(theirs))
-    of_first, of_second = (Counter(map(_identity, study.parameter_sets)) for study in (first, second))
-    only_first, only_second = of_first - of_second, of_second - of_first
+        texts = [json.dumps(getattr(study, name), sort_keys=True) for study in studies]
+        if len(set(texts)) > 1:
+            fields[name] = tuple(map(json.loads, texts))
+    counts = [Counter(map(_identity, study.parameter_sets)) for study in studies]
+    common = functools.reduce(operator.and_, counts)
+    others = [count - common for count in counts]
     return StudyDifference(
         fields,
-        only_first.total(),
-        only_second.total(),
-        (of_first & of_second).total(),
-        _named_sets(first, only_first),
-        _named_sets(second, only_second),
+        common.total(),
+        [count.total() for count in others],
+        [_named_sets(study, count) for study, count in zip(studies, others, strict=True)],
     )
 
 
@@ -224,28 +250,44 @@ def _named_sets(study: Study, wanted: Container[tuple[str, int | None]]) -> list
     return [{"params": dict(one.params), "seed": one.seed} for one in first_of.values()]
 
 
-def compare_environments(first: list[Environment], second: list[Environment]) -> EnvironmentDifference | None:
-    """Compare the environments of two jobs; return None if one of them was not noted."""
-    if not (first and second):
+def compare_environments(sides: Sequence[Sequence[Environment]]) -> EnvironmentDifference | None:
+    """Compare the environments of jobs. Those without a note are not compared.
+
+    Args:
+        sides: the environments of each job; empty if they were not noted.
+
+    Returns:
+        The difference; None if the environments of fewer than two jobs were noted.
+    """
+    if sum(map(bool, sides)) < MIN_KNOWN:
         return None
     names = Environment._fields[:-1]
-    packages = sorted({name for one in (*first, *second) for name in one.packages})
+    packages = sorted({name for side in sides for one in side for name in one.packages})
     return EnvironmentDifference(
-        _differing(names, [one.to_json() for one in first], [one.to_json() for one in second]),
-        _differing(packages, [one.packages for one in first], [one.packages for one in second]),
+        _differing(names, [[one.to_json() for one in side] for side in sides]),
+        _differing(packages, [[one.packages for one in side] for side in sides]),
     )
 
 
-def _differing(
-    names: Iterable[str], first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
-) -> dict[str, Pair]:
-    """Return the names whose values differ, each with the values of both sides."""
+def _differing(names: Iterable[str], sides: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Values]:
+    """Return the names whose values differ between the sides that have any, each with the values of all sides."""
     found = {}
     for name in names:
-        ours, theirs = ({str(one[name]) for one in side if one.get(name) is not None} for side in (first, second))
-        if ours != theirs:
-            found[name] = (", ".join(sorted(ours)) if ours else None, ", ".join(sorted(theirs)) if theirs else None)
+        values = [{str(one[name]) for one in side if one.get(name) is not None} for side in sides]
+        if len({frozenset(some) for some, side in zip(values, sides, strict=True) if side}) > 1:
+            found[name] = tuple(", ".join(sorted(some)) if some else None for some in values)
     return found
+
+
+def _study_json(study: StudyDifference) -> dict[str, object]:
+    return {
+        "fields": study.fields,
+        "only_first": study.others[0],
+        "only_second": study.others[1],
+        "common": study.common,
+        "first_sets": study.other_sets[0],
+        "second_sets": study.other_sets[1],
+    }
 
 
 def _results_json(results: ComparedResults) -> dict[str, object]:

@@ -113,7 +113,7 @@ def _study_lines(found: JobDifference) -> Iterator[Line]:
         return
     counts = [
         f"{pluralize(count, 'parameter set')} only in {job.job_id}"
-        for count, job in ((study.only_first, found.first), (study.only_second, found.second))
+        for count, job in zip(study.others, (found.first, found.second), strict=True)
         if count
     ]
     fields = [f"other {', '.join(study.fields)}"] if study.fields else []
@@ -121,7 +121,7 @@ def _study_lines(found: JobDifference) -> Iterator[Line]:
     yield _line("Study", ", ".join([*fields, *counts, *common]) or SAME)
     for name, pair in study.fields.items():
         yield f"  {name}: {_arrow(pair, 'none')}"
-    for mark, sets in (("-", study.first_sets), ("+", study.second_sets)):
+    for mark, sets in zip("-+", study.other_sets, strict=True):
         yield from _some(f"  {mark} {_set_text(one)}" for one in sets)
 
 
