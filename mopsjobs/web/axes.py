@@ -6,7 +6,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mopsjobs.studies.conditions import category, is_number
 from mopsjobs.utils.text import cut_to_length
@@ -30,6 +30,18 @@ MAX_LABEL = 60
 Params = Mapping[str, Any]
 
 _NOT_SET = object()
+
+MAX_NAMED = 4
+"""Values that a summary names one by one."""
+
+
+class ValueSummary(NamedTuple):
+    """The different values of a parameter."""
+
+    text: str
+    """The values, or their number with the least and the greatest."""
+    values: frozenset[Hashable]
+    """Equal for parameters of equal values."""
 
 
 class Axis:
@@ -115,12 +127,7 @@ class Axis:
     def _text(self, place: int) -> str:
         if place >= len(self._values):
             return "others"
-        value = self._values[place]
-        if value is _NOT_SET:
-            return "(not set)"
-        if self.is_ordered:
-            return f"{value:g}" if len(f"{value:g}") < len(str(value)) else str(value)
-        return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_LABEL)
+        return _value_text(self._values[place], as_number=self.is_ordered)
 
 
 def tick_texts(low: float, high: float) -> list[str]:
@@ -141,6 +148,20 @@ def count_values(name: str, sets: Iterable[Params]) -> int:
     return len(values)
 
 
+def summarize_values(name: str, sets: Iterable[Params]) -> ValueSummary:
+    """Return the different values of a parameter in some sets, in words."""
+    values = _distinct(name, sets)
+    found = list(values.values())
+    is_ordered = all(is_number(value) for value in found)
+    if is_ordered:
+        found.sort()
+    texts = [_value_text(value, as_number=is_ordered) for value in found[:MAX_NAMED]]
+    if len(found) > MAX_NAMED:
+        ends = f", {texts[0]} to {_value_text(found[-1], as_number=True)}" if is_ordered else f": {', '.join(texts)}, …"
+        return ValueSummary(f"{len(found):,} values{ends}", frozenset(values))
+    return ValueSummary(", ".join(texts), frozenset(values))
+
+
 def _distinct(name: str, sets: Iterable[Params]) -> dict[Hashable, Any]:
     """Return the different values of a parameter, in the order in which they come."""
     values: dict[Hashable, Any] = {}
@@ -152,6 +173,15 @@ def _distinct(name: str, sets: Iterable[Params]) -> dict[Hashable, Any]:
 
 def _key(value: object) -> Hashable:
     return _NOT_SET if value is _NOT_SET else category(value)
+
+
+def _value_text(value: Any, *, as_number: bool) -> str:
+    """Return a value as the text of a place."""
+    if value is _NOT_SET:
+        return "(not set)"
+    if as_number:
+        return f"{value:g}" if len(f"{value:g}") < len(str(value)) else str(value)
+    return cut_to_length(value if isinstance(value, str) else json.dumps(value), MAX_LABEL)
 
 
 def _edges(low: float, high: float) -> list[float]:

@@ -16,8 +16,10 @@ from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failed_tasks import describe_failures
 from mopsjobs.cache.queries.failures import last_failures
-from mopsjobs.cache.queries.families import describe_short_name
+from mopsjobs.cache.queries.families import Family, describe_short_name
 from mopsjobs.cache.queries.ledgers import read_ledger
+from mopsjobs.cache.queries.overview import jobs_of_study
+from mopsjobs.cache.rows import study_of
 from mopsjobs.errors import command_line
 from mopsjobs.events.format import LOG, STRAGGLER
 from mopsjobs.web import job_sections, view_models
@@ -27,11 +29,18 @@ from mopsjobs.web.map_view import MapView
 from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.rendering import Renderer
 from mopsjobs.web.site import Site
+from mopsjobs.web.view_models import compare_path
 
 SHOWN_EVENTS = 200
 """The last events on the page of a job when it is opened; the script adds later ones."""
 
 SHOWN_STRAGGLERS = 20
+
+MAX_COMPARED = 5
+"""Jobs that can be compared."""
+
+MAX_RUNS = 50
+"""The last changed jobs of a study, among which another run is looked for."""
 
 MAX_READ_TASKS = 500_000
 """Tasks of a job that a page has read: they take some 100 MB of the cache."""
@@ -70,6 +79,7 @@ class JobPage:
                 "fields": job_sections.fields(job, now),
                 "parent": job["parent_job_id"],
                 "family": None if family is None else job_sections.family(family, whole_id),
+                "comparisons": _comparisons(connection, job, family),
                 "short": describe_short_name(job_id, whole_id, family),
                 "outputs": job_sections.outputs(job),
                 "timeline": job_sections.timeline(job, now),
@@ -105,6 +115,22 @@ class JobPage:
             "axes": axes,
             "reading": reading,
         }
+
+
+def _comparisons(connection: sqlite3.Connection, job: Job, family: Family | None) -> list[tuple[str, str]]:
+    """Return with which jobs to compare a job, each with the address of that: those of its family, and another run."""
+    job_id, parent = str(job["job_id"]), job["parent_job_id"]
+    members = [] if family is None else [member.job_id for member in family.members]
+    found = [("its parent", [str(parent), job_id])] if parent in members else []
+    if len(members) > len(found) + 1:
+        others = [one for one in members if one != job_id][1 - MAX_COMPARED :]
+        found.append(("its family", [one for one in members if one == job_id or one in others]))
+    study = study_of(job["metadata"])  # type: ignore[arg-type]
+    runs = [] if study is None else jobs_of_study(connection, study, MAX_RUNS)
+    other = next((one for one in runs if one != job_id and one not in members), None)
+    if other is not None:
+        found.append(("another run of this study", [other, job_id]))
+    return [(text, compare_path(ids)) for text, ids in found]
 
 
 class Reading(NamedTuple):

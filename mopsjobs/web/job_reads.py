@@ -22,6 +22,9 @@ FAILURES = "failures"
 RESULTS = "results"
 """What to read: the scalars of a job's outputs."""
 
+PROVENANCE = "provenance"
+"""What to read: the study, the code and the environments of a job."""
+
 MAX_WAITING = 32
 """Jobs that wait to be read. A request beyond them is asked again by the next page load."""
 
@@ -78,7 +81,7 @@ class JobReads:
         """Ask for a job to be read, unless that was done a moment ago.
 
         Args:
-            kind: `FAILURES` or `RESULTS`.
+            kind: `FAILURES`, `RESULTS` or `PROVENANCE`.
             job_id: the full id of a job that the cache has.
         """
         key = (kind, job_id)

@@ -21,8 +21,11 @@ from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.utils.table_files import csv_pieces, is_numeric
 
-MAX_JOBS = 4
-"""Jobs whose results are kept."""
+MAX_JOBS = 10
+"""Jobs whose results are kept: two comparisons of five."""
+
+MAX_KEPT_BYTES = 300 * 1024 * 1024
+"""Of all results that are kept, as far as they are tables and numbers: five of the largest jobs."""
 
 MAX_TASKS = 200_000
 """Tasks of a table. `results --table` has no such limit."""
@@ -52,6 +55,8 @@ class Results(NamedTuple):
     rows: int
     sets: list[Mapping[str, Any]]
     """The parameters of each set."""
+    set_ids: list[str]
+    """The id of each set."""
     set_of: array[int]
     """For each task, the place of its set."""
     scalars: dict[str, array[float]]
@@ -59,6 +64,11 @@ class Results(NamedTuple):
     left_out: int
     """Scalars that are numbers, and are not among these."""
     problems: list[str]
+
+    @property
+    def held(self) -> int:
+        """Return the bytes of memory that table and numbers take."""
+        return self.table.held + 8 * len(self.set_of) * (1 + len(self.scalars))
 
 
 class TableText:
@@ -123,7 +133,9 @@ class JobResults:
         with self._lock:
             self._kept[job_id] = results
             self._kept.move_to_end(job_id)
-            while len(self._kept) > MAX_JOBS:
+            while len(self._kept) > MAX_JOBS or (
+                len(self._kept) > 1 and sum(one.held for one in self._kept.values()) > MAX_KEPT_BYTES
+            ):
                 self._kept.popitem(last=False)
 
 
@@ -159,6 +171,7 @@ class _Collected:
             table=text,
             rows=len(self._set_of),
             sets=self._params,
+            set_ids=[str(one) for one in self._sets],
             set_of=self._set_of,
             scalars=dict(list(zip(names, self._values, strict=True))[:kept]),
             left_out=self._left_out + max(0, len(names) - kept),

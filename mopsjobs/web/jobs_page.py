@@ -193,12 +193,22 @@ def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str])
             ],
             "hidden": [(name, value) for name, value in params if name not in own and value],
             "suggestions": suggestions,
+            "compare": _with_boxes(params, chosen),
             "mine": link(list(params), {"owner": "", "mine": "true"}),
             "remember": link(list(params), {"mine": owners[-1]}) if owners else None,
             "owner": owners[-1] if owners else None,
         },
         "chips": [(text, "?" + urlencode(others)) for text, others in describe_filters(params[:MAX_CHIPS])],
     }
+
+
+def _with_boxes(params: Params, chosen: Sequence[str]) -> str:
+    """Return the query string with boxes to choose jobs by, or without them."""
+    others = [one for one in params if one[0] != "columns"]
+    has_boxes = query_params.COMPARE in chosen
+    columns = [name for name in chosen or query_params.DEFAULT_COLUMNS if name != query_params.COMPARE]
+    shown = columns if has_boxes else [query_params.COMPARE, *columns]
+    return "?" + urlencode([*others, *(("columns", name) for name in shown)])
 
 
 def _panels(

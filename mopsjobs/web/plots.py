@@ -1,4 +1,7 @@
-"""Draw a scalar over a parameter: a dot per task, and mean and quantiles of the tasks at each value. Pure."""
+"""Draw a scalar over a parameter: a dot per task, and mean and quantiles of the tasks at each value. Pure.
+
+The means of several jobs are drawn over the same axes.
+"""
 
 from __future__ import annotations
 
@@ -67,15 +70,7 @@ def draw(axis: Axis, sets: Sequence[Mapping[str, Any]], set_of: Sequence[int], v
     y = _Scale([value for _, value in points], HEIGHT - MARGIN, MARGIN)
     spots = dict.fromkeys((round(x.at(positions[place])), round(y.at(value))) for place, value in points)
     shown = list(spots)[:: max(1, math.ceil(len(spots) / MAX_DOTS))]
-    by_place: dict[int, list[tuple[float, float]]] = {}
-    for place, value in points:
-        by_place.setdefault(places[place], []).append((positions[place], value))
-    groups, centres = [], []
-    for place, members in sorted(by_place.items()):
-        ordered = sorted(value for _, value in members)
-        low, high = (quantile(ordered, share) for share in QUANTILES)
-        groups.append(Group(axis.label(place), len(ordered), mean(ordered), low, high))
-        centres.append(mean([position for position, _ in members]))
+    groups, centres = _group(axis, positions, places, points)
     across = [x.at(centre) for centre in centres]
     band = _band if axis.is_ordered and len(groups) > 1 else _bars
     return Plot(
@@ -89,6 +84,83 @@ def draw(axis: Axis, sets: Sequence[Mapping[str, Any]], set_of: Sequence[int], v
         drawn=len(shown),
         tasks=len(points),
     )
+
+
+class Series(NamedTuple):
+    """The values of a job: the parameters of each set, and for each task the place of its set and the scalar."""
+
+    sets: Sequence[Mapping[str, Any]]
+    set_of: Sequence[int]
+    values: Sequence[float]
+
+
+class Line(NamedTuple):
+    """The means of a job."""
+
+    path: str
+    dots: str
+    """A dot at each mean."""
+    groups: list[Group]
+
+
+class LinePlot(NamedTuple):
+    """The means of several jobs over the same axes. A job without the scalar has no line."""
+
+    lines: list[Line | None]
+    is_line: bool
+    x_ticks: list[str]
+    y_ticks: list[str]
+    """From the top."""
+
+
+def draw_means(axis: Axis, series: Sequence[Series]) -> LinePlot | None:
+    """Return the means of a scalar of several jobs; None if no task has it.
+
+    Args:
+        axis: the parameter, over the sets of all jobs.
+        series: the values of each job.
+    """
+    found = []
+    for one in series:
+        positions, places = [axis.position(params) for params in one.sets], [axis.place(params) for params in one.sets]
+        points = [(place, value) for place, value in zip(one.set_of, one.values, strict=True) if not math.isnan(value)]
+        found.append(_group(axis, positions, places, points))
+    centres = [centre for _, of_one in found for centre in of_one]
+    if not centres:
+        return None
+    x = _Scale(centres if axis.is_ordered else [-0.5, axis.size - 0.5], MARGIN, WIDTH - MARGIN)
+    y = _Scale([group.mean for groups, _ in found for group in groups], HEIGHT - MARGIN, MARGIN)
+    is_line = axis.is_ordered and axis.size > 1
+    lines = []
+    for groups, of_one in found:
+        across, down = [x.at(centre) for centre in of_one], [y.at(group.mean) for group in groups]
+        dots = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in zip(across, down, strict=True))
+        lines.append(Line(_means(across, down, is_line=is_line), dots, groups) if groups else None)
+    x_ticks = x.ticks() if axis.is_ordered else [axis.label(place) for place in range(axis.size)]
+    return LinePlot(lines, is_line, x_ticks, y.ticks()[::-1])
+
+
+def _group(
+    axis: Axis, positions: Sequence[float], places: Sequence[int], points: Sequence[tuple[int, float]]
+) -> tuple[list[Group], list[float]]:
+    """Return the statistics of the tasks at each place of an axis, and where their middle is.
+
+    Args:
+        axis: the parameter.
+        positions: where each set is.
+        places: the place of each set.
+        points: for each task, the place of its set among all sets, and the scalar.
+    """
+    by_place: dict[int, list[tuple[float, float]]] = {}
+    for place, value in points:
+        by_place.setdefault(places[place], []).append((positions[place], value))
+    groups, centres = [], []
+    for place, members in sorted(by_place.items()):
+        ordered = sorted(value for _, value in members)
+        low, high = (quantile(ordered, share) for share in QUANTILES)
+        groups.append(Group(axis.label(place), len(ordered), mean(ordered), low, high))
+        centres.append(mean([position for position, _ in members]))
+    return groups, centres
 
 
 class _Scale:

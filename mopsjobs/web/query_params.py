@@ -24,7 +24,11 @@ MAX_PAGE = 100_000
 PAGE_SIZE = 25
 """Jobs per page: a screen full."""
 
+COMPARE = "compare"
+"""The column of boxes to choose jobs by."""
+
 COLUMNS = {
+    COMPARE: "Compare",
     "study": "Study and labels",
     "owner": "Owner",
     "progress": "Tasks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,6 +25,7 @@ from mopsjobs.web.job_results import Results
 from mopsjobs.web.logs_page import attachment
 from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.rendering import Renderer
+from mopsjobs.web.site import Site
 from mopsjobs.web.view_models import job_path, moment
 
 MAX_PARAMETERS = 100
@@ -54,7 +55,7 @@ class ResultsPage:
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             now = self._site.app.now().timestamp()
             job = job_queries.find_job(connection, job_id, now=now)
-            results, reading = self._results(connection, job, now)
+            results, reading = find_results(self._site, connection, job, now)
             return {
                 "header": self._site.header_of(connection, freshness),
                 "job_id": job["job_id"],
@@ -77,7 +78,7 @@ class ResultsPage:
         def view(connection: sqlite3.Connection, _freshness: Freshness) -> tuple[Job, Results | None, Reading | None]:
             now = self._site.app.now().timestamp()
             job = job_queries.find_job(connection, job_id, now=now)
-            return job, *self._results(connection, job, now)
+            return job, *find_results(self._site, connection, job, now)
 
         job, results, reading = self._site.read(view)
         if results is None:
@@ -89,14 +90,17 @@ class ResultsPage:
         response.headers["Content-Length"] = str(results.table.size)
         return response
 
-    def _results(self, connection: sqlite3.Connection, job: Job, now: float) -> tuple[Results | None, Reading | None]:
-        """Return the results that are kept, and what to say if they lack what is known by now."""
-        job_id = str(job["job_id"])
-        results = self._site.results.get(job_id)
-        if results is not None and results.state == results_state(connection, job_id, now=now):
-            return results, None
-        reading = ask(self._site, RESULTS, job, "results", "--table FILE.csv")
-        return results, reading or (None if results is not None else NOT_SUBMITTED)
+
+def find_results(
+    site: Site, connection: sqlite3.Connection, job: Mapping[str, Any], now: float
+) -> tuple[Results | None, Reading | None]:
+    """Return the results of a job that are kept, and what to say if they lack what is known by now."""
+    job_id = str(job["job_id"])
+    results = site.results.get(job_id)
+    if results is not None and results.state == results_state(connection, job_id, now=now):
+        return results, None
+    reading = ask(site, RESULTS, job, "results", "--table FILE.csv")
+    return results, reading or (None if results is not None else NOT_SUBMITTED)
 
 
 def _newest(connection: sqlite3.Connection, job_id: str) -> str | None:
@@ -124,7 +128,7 @@ def _plot(results: Results | None, job_id: str, x: str | None, y: str | None) ->
         return empty
     scalars = list(results.scalars)
     parameters = list(plots.plotted(list(results.sets[0])[:MAX_PARAMETERS], results.sets))
-    x, y = _chosen("parameter", x, parameters), _chosen("value", y, scalars)
+    x, y = choose("parameter", x, parameters), choose("value", y, scalars)
     if x is None or y is None:
         return empty | {"parameters": parameters, "scalars": scalars}
     plot = plots.draw(Axis(x, results.sets), results.sets, results.set_of, results.scalars[y])
@@ -140,7 +144,7 @@ def _plot(results: Results | None, job_id: str, x: str | None, y: str | None) ->
     }
 
 
-def _chosen(kind: str, name: str | None, names: Sequence[str]) -> str | None:
+def choose(kind: str, name: str | None, names: Sequence[str]) -> str | None:
     """Return the name of a query, or the first one."""
     if name is None:
         return next(iter(names), None)

@@ -15,7 +15,8 @@ from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.background import ChangeSignal, PageCache, Syncer
 from mopsjobs.web.cache_connections import ConnectionPool
-from mopsjobs.web.job_reads import FAILURES, RESULTS, JobReads
+from mopsjobs.web.job_provenance import JobProvenances
+from mopsjobs.web.job_reads import FAILURES, PROVENANCE, RESULTS, JobReads
 from mopsjobs.web.job_results import JobResults
 from mopsjobs.web.live_pages import LivePages
 from mopsjobs.web.viewer import Viewers
@@ -37,6 +38,7 @@ class Site:
         self.reads: JobReads | None = None
         """None if the server never uses the network."""
         self.results = JobResults(app)
+        self.provenances = JobProvenances(app)
         self.readers = ConnectionPool(app)
         self.pages = PageCache(changes, app.monotonic)
         self.charts = PageCache(ChangeSignal(), app.monotonic)
@@ -55,7 +57,11 @@ class Site:
 
     def make_reads(self) -> JobReads:
         """Return what reads the jobs that pages ask for."""
-        actions = {FAILURES: lambda job_id: keep_job_failures(job_id, self.app), RESULTS: self.results.read}
+        actions = {
+            FAILURES: lambda job_id: keep_job_failures(job_id, self.app),
+            RESULTS: self.results.read,
+            PROVENANCE: self.provenances.read,
+        }
         return JobReads(self.app, self.changes, actions)
 
     def read_cached(self, view: Callable[[sqlite3.Connection], T]) -> T | None:

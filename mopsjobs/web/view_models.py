@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup
 
@@ -29,6 +29,11 @@ KINDS = frozenset(STATUSES)
 def job_path(job_id: object) -> str:
     """Return the path of a job's page."""
     return f"/jobs/{quote(str(job_id), safe='')}"
+
+
+def compare_path(ids: Iterable[str]) -> str:
+    """Return the address of the page that compares jobs."""
+    return f"/compare?{urlencode([('job', one) for one in ids])}"
 
 
 class Status(NamedTuple):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.base import VersionedStore
+    from mopsjobs.studies.origin import Origin
     from support.cli import Cli
 
 BUNDLE = "sha256:" + "0" * 64
@@ -60,14 +61,22 @@ def attempts_in(store: VersionedStore) -> list[Attempt]:
 
 
 def put_manifest(
-    store: VersionedStore, job_id: str, sets: list[Any], *, only: Iterable[int] | None = None, **study: Any
+    store: VersionedStore,
+    job_id: str,
+    sets: list[Any],
+    *,
+    only: Iterable[int] | None = None,
+    bundle: str = BUNDLE,
+    origin: Origin | None = None,
+    **study: Any,
 ) -> Manifest:
     """Put the manifest of a job into the store."""
     parent = job_id.rpartition(".")[0] or None
     manifest = Manifest(
         job_id=job_id,
         study=parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **study}),
-        bundle=BUNDLE,
+        bundle=bundle,
+        origin=origin,
         only=None if only is None else tuple(only),
         parent_job_id=parent if only is not None else None,
     )

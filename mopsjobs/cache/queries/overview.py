@@ -173,3 +173,11 @@ def _latest(now: float) -> str:
     latest = "json_extract(forecast, '$.latest')"
     is_heard = f"coalesce(heartbeat_ts >= {now - SILENT_SECONDS!r}, 1)"
     return f"iif(forecast IS NOT NULL AND {is_heard} AND {latest} > {now!r}, {latest}, NULL)"
+
+
+def jobs_of_study(connection: sqlite3.Connection, study: str, limit: int) -> list[str]:
+    """Return the ids of the jobs of a study, the last changed first."""
+    rows = connection.execute(
+        "SELECT job_id FROM job WHERE study = ? ORDER BY changed_ts DESC, job_id LIMIT ?", (study, limit)
+    )
+    return [str(job_id) for (job_id,) in rows]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.cache.queries.task_filters import parse_condition
-from mopsjobs.web.axes import BINS, MAX_PLACES, Axis
+from mopsjobs.web.axes import BINS, MAX_PLACES, Axis, summarize_values
 
 VALUES = st.one_of(
     st.integers(-(10**20), 10**20),
@@ -82,3 +82,14 @@ def test_the_conditions_of_bins_select_their_sets() -> None:
         conditions = [parse_condition(text) for text in axis.conditions(first, last)]
         selected = [one for one in sets if all(condition.holds(one) for condition in conditions)]
         assert selected == [one for one in sets if first <= axis.place(one) <= last]
+
+
+def test_a_summary_names_few_values_and_counts_many() -> None:
+    """Numbers in their order with both ends, other values as they come. Equal values are equal in any order."""
+    few = summarize_values("x", [{"x": 0.3}, {"x": 0.1}, {"x": 0.1}])
+    assert few.text == "0.1, 0.3"
+    assert few.values == summarize_values("x", [{"x": 0.1}, {"x": 0.3}]).values
+    assert summarize_values("x", [{"x": number} for number in range(1200, 0, -1)]).text == "1,200 values, 1 to 1200"
+    words = [{"x": word} for word in "zyxwvut"]
+    assert summarize_values("x", words).text == "7 values: z, y, x, w, …"
+    assert summarize_values("x", [{"x": True}, {"x": 1}, {}]).text == "true, 1, (not set)"

@@ -8,7 +8,7 @@ from array import array
 from typing import Any
 
 from mopsjobs.web.axes import Axis
-from mopsjobs.web.plots import MAX_DOTS, Plot, draw, plotted
+from mopsjobs.web.plots import MAX_DOTS, LinePlot, Plot, Series, draw, draw_means, plotted
 
 
 def _draw(values: dict[Any, list[float]]) -> Plot | None:
@@ -72,3 +72,40 @@ def test_numbers_come_first_among_the_parameters() -> None:
     """One that does not vary is not offered."""
     sets = [{"mode": "a", "beta": 1, "k": 7}, {"mode": "b", "beta": 2, "k": 7}]
     assert list(plotted(["mode", "beta", "k"], sets)) == ["beta", "mode"]
+
+
+def _means(*jobs: dict[Any, list[float]]) -> LinePlot | None:
+    """Draw the means of jobs, each of which has some values at each value of `x`."""
+    series = [
+        Series(
+            [{"x": value} for value in job],
+            [place for place, values in enumerate(job.values()) for _ in values],
+            [one for values in job.values() for one in values],
+        )
+        for job in jobs
+    ]
+    return draw_means(Axis("x", [one for some in series for one in some.sets]), series)
+
+
+def test_the_means_of_jobs_share_their_axes() -> None:
+    """A job with half of the values ends in the middle, and lies where the other one is."""
+    plot = _means({0: [1.0, 3.0], 5: [4.0], 10: [5.0]}, {0: [2.0], 5: [4.0, math.nan]}, {})
+    assert plot is not None
+    first, second, third = plot.lines
+    assert first is not None
+    assert second is not None
+    assert third is None
+    assert first.path == "M8.0 312.0L360.0 109.3L712.0 8.0"
+    assert second.path == "M8.0 312.0L360.0 109.3"
+    assert first.dots == "M8.0 312.0h0M360.0 109.3h0M712.0 8.0h0"
+    assert [(one.label, one.tasks, one.mean) for one in second.groups] == [("0", 1, 2.0), ("5", 1, 4.0)]
+    assert (plot.x_ticks[0], plot.x_ticks[-1], plot.y_ticks[0], plot.y_ticks[-1]) == ("0", "10", "5", "2")
+
+
+def test_means_over_categories_are_not_joined() -> None:
+    plot = _means({"a": [1.0], "b": [2.0]}, {"b": [3.0], "c": [3.0]})
+    assert plot is not None
+    assert (plot.is_line, plot.x_ticks) == (False, ["a", "b", "c"])
+    assert plot.lines[1] is not None
+    assert plot.lines[1].path.count("h24") == 2
+    assert _means({"a": [math.nan]}) is None

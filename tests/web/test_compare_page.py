@@ -1,0 +1,321 @@
+"""The page that compares two to five jobs: what differs, what is equal, and what is not known."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import pytest
+
+from mopsjobs.web import job_provenance
+from support.cli import Cli, Remote, add, foreign, key
+from support.compared_jobs import note_environment, run_compared
+from support.study_jobs import LONG, RTL, run_hostile, run_study
+from support.web import HOSTILE_ID, Web, hostile_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+THREE = "/compare?job=base&job=faster&job=wider"
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Web:
+    """Return an application over three runs of a study, which reads what its pages ask for when `_read` says so."""
+    run_compared(remote.jobs, tmp_path / "code")
+    cli.ok("sync", "-q")
+    web = Web(cli, capsys)
+    web.site.reads = web.site.make_reads()
+    return web
+
+
+def _read(web: Web) -> int:
+    """Read what pages have asked for, as the syncer does. Return how often that was."""
+    assert web.site.reads is not None
+    count = 0
+    while web.site.reads.run_next(0):
+        count += 1
+    return count
+
+
+def _complete(web: Web, path: str) -> str:
+    """Return a page when all was read that it asks for."""
+    web.ok(path)
+    _read(web)
+    return web.ok(path)
+
+
+def _text(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
+def _rows(page: str) -> dict[str, list[str]]:
+    """Return the rows of the comparison by their names, with a mark before those that differ: a text per job."""
+    rows = {}
+    for name, cells in re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', page, re.DOTALL):
+        texts = [_text(cell) for cell in re.findall(r"<td>(.*?)</td>", cells, re.DOTALL)]
+        rows[_text(name).replace(" differs:", "")] = [text.partition(" ")[2] for text in texts]
+    return rows
+
+
+def _equal(page: str) -> str:
+    """Return what is said to be equal."""
+    return " · ".join(map(_text, re.findall(r'<tr class="equal">(.*?)</tr>', page, re.DOTALL)))
+
+
+# --- what differs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_names_what_differs(web: Web) -> None:
+    """Study, parameters, code, packages, outcome and results: each row that differs has a mark."""
+    rows = _rows(_complete(web, THREE))
+    assert rows["≠ Status"] == ["succeeded", "succeeded", "partial"]
+    assert rows["≠ Tasks failed"] == ["0", "0", "8"]
+    assert rows["≠ Scenario"] == ["base", "fast", "base"]
+    assert rows["≠ beta"] == ["10 values, 0.1 to 1", "10 values, 0.1 to 1", "15 values, 0.1 to 1.5"]
+    sets = "15 5 not in all jobs: beta=1.1, gamma=0.25 beta=1.2, gamma=0.25 beta=1.3, gamma=0.25 …"
+    assert rows["≠ Parameter sets"] == ["10", "10", sets]
+    assert rows["≠ Git commit"] == ["a" * 12, "b" * 12, "a" * 12]
+    assert rows["≠ fast.py"] == ["none", "e3b0c44298fc 0 bytes", "none"]
+    old, new, same = rows["≠ model.py"]
+    assert (old == same, old == new) == (True, False)
+    assert rows["≠ numpy"] == ["1.26.4", "2.1.0", "1.26.4"]
+    assert {"≠ Bundle", "≠ Tasks done", "≠ peak"} <= rows.keys()
+
+
+def test_what_is_equal_is_one_line_of_a_section(web: Web) -> None:
+    """Its names and values, and the number of files and packages. A link shows all rows."""
+    page = _complete(web, THREE)
+    equal = _equal(page)
+    for text in ("Model model:simulate", "Replicates 4", "gamma 0.25", "1 file", "Python 3.12.4", "2 packages"):
+        assert text in equal
+    assert "population 1000" in equal
+    assert not {"Model", "gamma", "Python", "scipy", "data.py"} & _rows(page).keys()
+    shown = html.unescape(re.findall(r'<a href="([^"]+)">Show all rows', page)[0])
+    rows = _rows(web.ok(shown))
+    assert (rows["Model"], rows["gamma"], rows["Python"]) == (["model:simulate"] * 3, ["0.25"] * 3, ["3.12.4"] * 3)
+    assert rows["≠ numpy"] == ["1.26.4", "2.1.0", "1.26.4"]
+
+
+def test_means_are_compared_over_shared_parameter_sets(web: Web) -> None:
+    """Replicates with equal seeds have equal noise here, so the difference is the effect: 0.5 times beta."""
+    rows = _rows(_complete(web, THREE))
+    assert rows["≠ peak"][1].endswith("40 tasks +0.275 ± 0.048 in 10 shared sets")
+    assert rows["≠ peak"][2].endswith("52 tasks no difference in 10 shared sets")
+    assert rows["≠ peak"][0].endswith("40 tasks")
+
+
+def test_the_means_of_all_jobs_are_plotted(web: Web) -> None:
+    """A line per job over a parameter that varies, and the same numbers as a table."""
+    page = _complete(web, f"{THREE}&y=population")
+    assert 'aria-label="Mean of population over beta for each job' in page
+    drawing = page.partition("Mean of population over beta")[2].partition("</svg>")[0]
+    assert len(re.findall(r'<path class="line series-\d" d="M[^"]+"></path><path class="point', drawing)) == 3
+    assert "<bdi>1.3</bdi></th><td></td><td></td><td>1000" in page
+    assert web.get(f"{THREE}&y=nothing").status_code == 400
+
+
+def test_the_first_job_is_the_one_compared_with(web: Web) -> None:
+    """A link puts another one first; another removes one while more than two are left."""
+    page = _complete(web, THREE)
+    links = [html.unescape(link) for link in re.findall(r'href="(/compare[^"]+)">(?:put first|remove)', page)]
+    assert "/compare?job=faster&job=base&job=wider" in links
+    assert "/compare?job=base&job=wider" in links
+    assert "remove" not in web.ok("/compare?job=base&job=wider")
+    assert _rows(web.ok("/compare?job=faster&job=base"))["≠ peak"][1].endswith("-0.275 ± 0.048 in 10 shared sets")
+
+
+# --- what is not known -----------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_shows_at_once_what_the_cache_has(web: Web, remote: Remote) -> None:
+    """It asks the registry nothing, says what is being read, and loads itself again without a script."""
+    before = dict(remote.store.calls)
+    page = web.ok(THREE)
+    assert remote.store.calls == before
+    assert "Code, study and packages of A, B, C: Being read from the registry." in page
+    assert "Results of A, B, C: Being read from the registry." in page
+    assert '<noscript><meta http-equiv="refresh" content="3"></noscript>' in page
+    rows = _rows(page)
+    assert rows["≠ Scenario"] == ["base", "fast", "base"]
+    assert "Being read" in _equal(page), "for whole sections"
+    assert _read(web) == 6
+    page = web.ok(THREE)
+    assert not {"being read", "Being read", "http-equiv"} & set(re.findall(r"[Bb]eing read|http-equiv", page))
+    assert _read(web) == 0
+
+
+def test_reads_for_a_comparison_write_nothing(web: Web, remote: Remote) -> None:
+    """Neither records nor anything else of the registry changes."""
+    store = remote.store.inner
+    before = {name: store.get(name).value for name in store.list_keys("")}  # type: ignore[union-attr]
+    _complete(web, THREE)
+    assert {name: store.get(name).value for name in store.list_keys("")} == before  # type: ignore[union-attr]
+
+
+def test_a_job_of_another_program_has_what_its_record_says(web: Web, cli: Cli, remote: Remote) -> None:
+    """The rest is not recorded. That makes no difference, and is not read again and again."""
+    remote.put(key("theirs"), foreign("theirs", "running"))
+    cli.ok("sync", "-q")
+    page = _complete(web, "/compare?job=base&job=theirs")
+    rows = _rows(page)
+    assert rows["≠ Status"] == ["succeeded", "running"]
+    assert rows["beta"] == ["10 values, 0.1 to 1", "not recorded"]
+    assert rows["Python"] == ["3.12.4", "not recorded"]
+    assert rows["peak"][1] == "not recorded"
+    assert "Results of B: mops-jobs did not submit this job: its results are not known." in page
+    assert _read(web) == 0
+
+
+def test_an_outage_leaves_what_the_cache_has(web: Web, remote: Remote) -> None:
+    """The page says why the rest is missing."""
+    web.ok(THREE)
+    remote.store.down = True
+    assert _read(web) == 6
+    page = web.ok(THREE)
+    assert "Code, study and packages of A, B, C: Cannot reach the registry" in page
+    assert _rows(page)["≠ Scenario"] == ["base", "fast", "base"]
+    assert "Not read" in _equal(page)
+
+
+def test_an_offline_server_names_diff(web: Web) -> None:
+    """It reads nothing itself."""
+    web.site.reads = None
+    page = web.ok("/compare?job=base&job=faster")
+    assert "Code, study and packages of A: Not on this machine yet. Run: mops-jobs diff base faster" in page
+    assert "mops-jobs diff base faster --code" in page
+
+
+def test_too_many_parameter_sets_are_left_to_diff(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor cannot fill the memory of a server."""
+    monkeypatch.setattr(job_provenance, "MAX_SETS", 10)
+    page = _complete(web, THREE)
+    assert "packages of C: The page does not compare more than 10 parameter sets. Use: mops-jobs diff wider" in page
+    assert _rows(page)["beta"] == ["10 values, 0.1 to 1", "10 values, 0.1 to 1", "not read"]
+
+
+def test_a_job_that_goes_on_is_read_again_at_its_end(web: Web, cli: Cli, remote: Remote) -> None:
+    """Its runner may have noted an environment meanwhile."""
+    run_study(remote.jobs, "night", [{"beta": 0.1}], lambda _task: "succeeded", status="running")
+    note_environment(remote.jobs, "night", numpy="1.26.4")
+    cli.ok("sync", "-q")
+    path = "/compare?job=base&job=night"
+    assert "≠ numpy" not in _rows(_complete(web, path))
+    note_environment(remote.jobs, "night", numpy="2.2.0")
+    remote.jobs.update_status("night", "succeeded")
+    cli.clock.advance(minutes=2)
+    cli.ok("sync", "-q")
+    assert _rows(_complete(web, path))["≠ numpy"] == ["1.26.4", "1.26.4, 2.2.0"]
+
+
+def test_five_jobs_are_kept_at_once(web: Web, cli: Cli, remote: Remote) -> None:
+    """None makes room for another, so each is read once."""
+    for job_id in ("four", "five"):
+        run_study(remote.jobs, job_id, [{"beta": 0.1}], lambda _task: "succeeded", lambda _task: {"r.json/peak": 1})
+    cli.ok("sync", "-q")
+    page = _complete(web, f"{THREE}&job=four&job=five")
+    assert [len(cells) for cells in _rows(page).values()] == [5] * len(_rows(page))
+    assert "eing read" not in page
+    cli.clock.advance(minutes=2)
+    web.ok(f"{THREE}&job=four&job=five")
+    assert _read(web) == 0
+
+
+# --- which jobs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ids", "code", "message"),
+    [
+        ([], 400, "invalid number of jobs &#39;0&#39;: expected 2 to 5."),
+        (["base"], 400, "invalid number of jobs &#39;1&#39;: expected 2 to 5."),
+        (["base", "faster", "wider", "a", "b", "c"], 400, "invalid number of jobs &#39;6&#39;"),
+        (["base", "bas"], 400, "invalid job &#39;bas&#39;: expected another job than base, which comes before."),
+        (["base", "nothing"], 404, "Job nothing not found."),
+    ],
+)
+def test_a_query_of_other_jobs_keeps_the_form(web: Web, ids: list[str], code: int, message: str) -> None:
+    """It says what is wrong in one sentence, and has what was named, and room for another job."""
+    answer = web.get(f"/compare?{urlencode({'job': ids}, doseq=True)}")
+    assert answer.status_code == code
+    assert message in answer.text
+    values = re.findall(r'<input name="job" value="([^"]*)"', answer.text)
+    assert [value for value in values if value] == ids
+    assert len(values) >= 2
+
+
+def test_a_job_is_found_by_a_prefix(web: Web) -> None:
+    """As everywhere; links have the whole id. Empty fields of the form do not count."""
+    page = web.ok("/compare?job=fast&job=wid&job=&show=")
+    assert "/compare?job=wider&amp;job=faster" in page
+    values = re.findall(r'<input name="job" value="([^"]*)"', page)
+    assert values == ["faster", "wider", ""]
+
+
+def test_the_form_suggests_other_jobs_of_the_study(web: Web) -> None:
+    """Those that are not on the page yet."""
+    page = web.ok("/compare?job=base&job=faster")
+    assert re.findall(r'<option value="([^"]*)"></option>', page) == ["wider"]
+
+
+def test_a_job_leads_to_comparisons(web: Web, cli: Cli, remote: Remote) -> None:
+    """With its parent, its family, and another run of its study."""
+    sets = [{"beta": number} for number in range(4)]
+    for number, job_id in enumerate(("trial", "trial.2", "trial.3")):
+        only = range(4 - number, 4) if number else None
+        run_study(remote.jobs, job_id, sets, lambda _task: "failed", only=only, scenario="base")
+    cli.ok("sync", "-q")
+    links = {
+        text: html.unescape(link)
+        for link, text in re.findall(r'<a href="(/compare[^"]+)">([^<]+)</a>', web.ok("/jobs/trial.2"))
+    }
+    assert links == {
+        "its parent": "/compare?job=trial&job=trial.2",
+        "its family": "/compare?job=trial&job=trial.2&job=trial.3",
+        "another run of this study": "/compare?job=base&job=trial.2",
+    }
+    for link in links.values():
+        web.ok(link)
+
+
+def test_jobs_are_chosen_by_boxes_on_the_page_of_jobs(web: Web) -> None:
+    """They are a column, which a button shows; without it, the page is as it was."""
+    page = web.ok("/jobs?owner=")
+    assert 'type="checkbox" form="compare"' not in page
+    shown = html.unescape(re.findall(r'<a class="button[^"]*" href="([^"]+)">Compare</a>', page)[0])
+    page = web.ok(f"/jobs{shown}")
+    boxes = re.findall(r'<input type="checkbox" form="compare" name="job" value="([^"]+)" aria-label="([^"]+)">', page)
+    assert {one for one, _ in boxes} == {"base", "faster", "wider"}
+    assert all(label == f"Compare {one}" for one, label in boxes)
+    assert '<form method="get" action="/compare" id="compare"' in page
+    assert "Study and labels" in page
+    left = html.unescape(re.findall(r'<a href="([^"]+)">Cancel</a>', page)[0])
+    assert web.get(f"/jobs{left}").location == "/jobs"
+
+
+def test_hostile_ids_and_names_are_texts(web: Web, cli: Cli, remote: Remote) -> None:
+    """Markup, another writing direction and 500 characters are neither interpreted nor lost in links."""
+    ids = [HOSTILE_ID, f"{RTL}-run", LONG]
+    for job_id in ids:
+        remote.put(key(job_id), hostile_record(job_id))
+    run_hostile(remote.jobs, "hostile", cli.clock.now)
+    cli.ok("sync", "-q")
+    path = f"/compare?{urlencode({'job': [*ids, 'hostile']}, doseq=True)}"
+    page = _complete(web, path)
+    assert re.findall(r"<(?:img|script)\b(?! src=\"/static)", page) == []
+    assert "onerror=alert(1)&gt;" in page
+    assert "\u202e" not in page
+    assert html.unescape(re.findall(r'<input name="job" value="([^"]*)"', page)[0]) == HOSTILE_ID
+    for link in re.findall(r'href="(/compare[^"]+)"', page):
+        web.ok(html.unescape(link).partition("#")[0])
+
+
+def test_a_job_without_outputs_says_so(web: Web, cli: Cli, remote: Remote) -> None:
+    add(remote.jobs, "plain", "succeeded")
+    add(remote.jobs, "other", "succeeded")
+    cli.ok("sync", "-q")
+    page = web.ok("/compare?job=plain&job=other")
+    assert "none in what is known" in page
+    assert "Not recorded" in _equal(page)
