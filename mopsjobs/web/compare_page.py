@@ -17,7 +17,8 @@ from mopsjobs.errors import JobError, UsageError, command_line
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.web import plots
 from mopsjobs.web.axes import Axis
-from mopsjobs.web.compare_rows import NOT_RECORDED, Side, sections
+from mopsjobs.web.compare_cells import Section
+from mopsjobs.web.compare_rows import NOT_RECORDED, RESULTS_KEY, Side, sections
 from mopsjobs.web.compare_scalars import MAX_SCALARS, ScalarStatistics, scalar_names, summarize_scalars
 from mopsjobs.web.job_page import Reading, ask
 from mopsjobs.web.job_provenance import KeptProvenance
@@ -112,6 +113,7 @@ class ComparePage:
             "toggle": address.to(show="" if query["show"] == ALL else ALL),
             "readings": _readings([one.readings for one in known]),
             "waiting": next((one for some in known for _, one in some.readings if one.is_waiting), None),
+            "plot_gaps": ["no value" if one.results else one.side.scalars_missing for one in known],
             "more_scalars": max(0, len(names) - MAX_SCALARS),
             "scalar_links": {name: f"{address.to(y=name)}#plot" for name in names},
             "commands": [command_line("diff", ids[0], f"{_quoted(other)} --code") for other in ids[1:]],
@@ -120,7 +122,7 @@ class ComparePage:
                 "suggestions": _suggestions(connection, jobs),
                 "show": query["show"],
             },
-            **_plot([one.results for one in known], names, query),
+            **_plot([one.results for one in known], names, {**query, "y": query["y"] or _first_that_differs(found)}),
         }
 
     def _known(self, connection: sqlite3.Connection, job: Job, other: str, now: float) -> Known:
@@ -250,6 +252,11 @@ def _suggestions(connection: sqlite3.Connection, jobs: Sequence[Job]) -> list[st
     ids = {str(job["job_id"]) for job in jobs}
     found = [one for study in studies for one in jobs_of_study(connection, study, MAX_SUGGESTIONS)]
     return [one for one in dict.fromkeys(found) if one not in ids][:MAX_SUGGESTIONS]
+
+
+def _first_that_differs(found: Sequence[Section]) -> str | None:
+    """Return the first scalar that differs; None if none does."""
+    return next((row.name for one in found if one.key == RESULTS_KEY for row in one.rows if row.differs), None)
 
 
 def _plot(results: Sequence[Results | None], names: Sequence[str], query: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,9 @@ SHORT_HASH = 12
 
 NOT_RECORDED = "not recorded"
 
+RESULTS_KEY = "results"
+"""The key of the section of scalars."""
+
 TITLES = {
     "model": "Model",
     "scenario": "Scenario",
@@ -85,7 +88,7 @@ def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
         ("code", "Code", _code(sides)),
         ("environment", "Environment", _environment(sides)),
         ("cost", "Cost", _cost(sides)),
-        ("results", "Results", _results(sides, names)),
+        (RESULTS_KEY, "Results", _results(sides, names)),
     ]
     made = []
     for key, title, parts in found:
@@ -100,8 +103,8 @@ def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
 
 
 def _gap(key: str, sides: Sequence[Side]) -> str:
-    texts = [side.scalars_missing if key == "results" else side.missing for side in sides]
-    if key == "results" and all(side.scalars is not None for side in sides):
+    texts = [side.scalars_missing if key == RESULTS_KEY else side.missing for side in sides]
+    if key == RESULTS_KEY and all(side.scalars is not None for side in sides):
         return "no output has a number"
     return ", ".join(dict.fromkeys(texts))
 
@@ -285,15 +288,14 @@ def _with_gaps(sides: Sequence[Side], noted: Sequence[Sequence[Environment]], va
 
 def _cost(sides: Sequence[Side]) -> Iterator[Row | None]:
     jobs = [side.job for side in sides]
-    yield _amounts("Run time", [job["run_seconds"] for job in jobs], human_duration)
-    yield _amounts("CPU time", [job["cpu_seconds"] for job in jobs], human_duration)
+    yield _amounts("Run time", [job["run_seconds"] for job in jobs], _seconds_text)
+    yield _amounts("CPU time", [job["cpu_seconds"] for job in jobs], _seconds_text)
     per_task = [
         None if job["cpu_seconds"] is None or not (ended := _ended(job)) else job["cpu_seconds"] / ended for job in jobs
     ]
     yield _amounts("CPU time per task", per_task, _seconds_text)
-    yield _amounts(
-        "CPU of what was held", [job["cpu_efficiency"] for job in jobs], lambda share: f"{100 * share:.0f} %"
-    )
+    shares = [None if job["cpu_efficiency"] is None else f"{100 * job['cpu_efficiency']:.0f} %" for job in jobs]
+    yield make_row("CPU efficiency", [Missing(NOT_RECORDED) if share is None else share for share in shares])
     yield _amounts("Peak memory", [job["max_rss_bytes"] for job in jobs], lambda size: str(memory_text(size)))
 
 
@@ -311,12 +313,10 @@ def _amounts(name: str, values: Sequence[float | None], text: Callable[[float], 
     if row is None:
         return None
     first = values[0]
-    cells = [
-        cell._replace(notes=[f"{100 * (value / first - 1):+,.0f} %"])
-        if place and first and value is not None and cell.text != row.cells[0].text
-        else cell
-        for place, (cell, value) in enumerate(zip(row.cells, values, strict=True))
-    ]
+    cells = list(row.cells)
+    for place, value in enumerate(values):
+        if first and value is not None and cells[place].text != cells[0].text:
+            cells[place] = cells[place]._replace(notes=[f"{100 * (value / first - 1):+,.0f} %"])
     return row._replace(cells=cells, differs=len({cell.text for cell in cells if not cell.is_weak}) > 1)
 
 

@@ -54,7 +54,7 @@ def _text(markup: str) -> str:
 def _rows(page: str) -> dict[str, list[str]]:
     """Return the rows of the comparison by their names, with a mark before those that differ: a text per job."""
     rows = {}
-    for name, cells in re.findall(r'<tr[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', page, re.DOTALL):
+    for name, cells in re.findall(r'<tr data-key[^>]*><th scope="row">(.*?)</th>(.*?)</tr>', page, re.DOTALL):
         texts = [_text(cell) for cell in re.findall(r"<td>(.*?)</td>", cells, re.DOTALL)]
         rows[_text(name).replace(" differs:", "")] = [text.partition(" ")[2] for text in texts]
     return rows
@@ -108,7 +108,8 @@ def test_means_are_compared_over_shared_parameter_sets(web: Web) -> None:
 
 
 def test_the_means_of_all_jobs_are_plotted(web: Web) -> None:
-    """A line per job over a parameter that varies, and the same numbers as a table."""
+    """A line per job over a parameter that varies, and the same numbers as a table; first a value that differs."""
+    assert "Mean of peak over beta" in _complete(web, THREE)
     page = _complete(web, f"{THREE}&y=population")
     assert 'aria-label="Mean of population over beta for each job' in page
     drawing = page.partition("Mean of population over beta")[2].partition("</svg>")[0]
