@@ -297,8 +297,8 @@ def test_jobs_are_chosen_by_boxes_on_the_page_of_jobs(web: Web) -> None:
 
 
 def test_hostile_ids_and_names_are_texts(web: Web, cli: Cli, remote: Remote) -> None:
-    """Markup, another writing direction and 500 characters are neither interpreted nor lost in links."""
-    ids = [HOSTILE_ID, f"{RTL}-run", LONG]
+    """Markup, signs of an address, another direction and 500 characters are neither interpreted nor lost in links."""
+    ids = [HOSTILE_ID, f"{RTL}-run", LONG, "R&D=1#x+y%41"]
     for job_id in ids:
         remote.put(key(job_id), hostile_record(job_id))
     run_hostile(remote.jobs, "hostile", cli.clock.now)

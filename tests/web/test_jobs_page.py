@@ -153,7 +153,7 @@ def test_the_page_finds_by_study_error_and_words(web: Web, query: str, ids: list
         ("q=is:stukc", "Did you mean 'stuck'?"),
         ("q=status:faild", "Did you mean 'failed'?"),
         ("status=nope&owner=ada", "invalid status 'nope'"),
-        ("columns=size", "invalid columns 'size': expected one of study,"),
+        ("columns=size", "invalid columns 'size': expected one of compare, study,"),
         ("group=colour", "invalid group 'colour': expected study, owner or label:KEY"),
         ("param=%3D5", "invalid condition '=5'"),
     ],
