@@ -185,7 +185,7 @@ def _parameters(sides: Sequence[Side]) -> Iterator[Row | None]:
             cells.append(Cell(side.missing, is_weak=True))
             continue
         others, sets = next(counts)
-        notes = [] if difference.common else ["none in all jobs"]
+        notes = [] if difference.common else ["no set is in all jobs"]
         if others and difference.common:
             notes = [f"{others:,} not in all jobs:", *map(_set_text, sets[:SHOWN_SETS]), *["…"] * (others > SHOWN_SETS)]
         cells.append(Cell(f"{len(study.parameter_sets):,}", notes))

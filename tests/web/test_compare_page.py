@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from mopsjobs.web import job_provenance
+from mopsjobs.web import job_provenance, job_results
 from support.cli import Cli, Remote, add, foreign, key
 from support.compared_jobs import note_environment, run_compared
 from support.study_jobs import LONG, RTL, run_hostile, run_study
@@ -222,6 +222,13 @@ def test_five_jobs_are_kept_at_once(web: Web, cli: Cli, remote: Remote) -> None:
     cli.clock.advance(minutes=2)
     web.ok(f"{THREE}&job=four&job=five")
     assert _read(web) == 0
+
+
+def test_results_that_are_kept_have_a_limit_of_memory(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last ones stay, however large they are."""
+    monkeypatch.setattr(job_results, "MAX_KEPT_BYTES", 1)
+    _complete(web, THREE)
+    assert [web.site.results.get(job_id) is not None for job_id in ("base", "faster", "wider")] == [False, False, True]
 
 
 # --- which jobs ------------------------------------------------------------------------------------------------------
