@@ -18,7 +18,7 @@ NONE = "none"
 
 
 class Cell(NamedTuple):
-    """What a job has in a row."""
+    """The value of a job in a row."""
 
     text: str
     notes: Sequence[str] = ()
@@ -70,7 +70,7 @@ class Section(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """In place of a value that is not known."""
+    """A text in place of a value that is not known."""
 
     text: str
 

@@ -29,7 +29,6 @@ from mopsjobs.web.map_view import MapView
 from mopsjobs.web.query_params import Parameter, parse_query
 from mopsjobs.web.rendering import Renderer
 from mopsjobs.web.site import Site
-from mopsjobs.web.view_models import compare_path
 
 SHOWN_EVENTS = 200
 """The last events on the page of a job when it is opened; the script adds later ones."""
@@ -130,7 +129,7 @@ def _comparisons(connection: sqlite3.Connection, job: Job, family: Family | None
     other = next((one for one in runs if one != job_id and one not in members), None)
     if other is not None:
         found.append(("another run of this study", [other, job_id]))
-    return [(text, compare_path(ids)) for text, ids in found]
+    return [(text, view_models.compare_path(ids)) for text, ids in found]
 
 
 class Reading(NamedTuple):

@@ -23,7 +23,7 @@ MODEL = "def simulate(params, seed):\n    return {'peak': params['beta'] * FACTO
 
 
 def put_bundle(jobs: JobRegistry, directory: Path, **files: str) -> str:
-    """Pack files into a bundle, store that, and return its name. `model_py` is the file `model.py`."""
+    """Pack files into a bundle, store that, and return its name. Of a file's name, `_py` is the end `.py`."""
     root = tree(directory, {name.replace("_py", ".py"): text for name, text in files.items()})
     with pack(root) as packed:
         store_bundle(jobs.store, packed)
